@@ -1,0 +1,91 @@
+//! Everything that can go wrong in the engine, by what its caller can do about it.
+//!
+//! Messages name the file, key or tensor, and never contain a prompt.
+
+use std::path::PathBuf;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model file cannot be opened, mapped or read.
+    #[error("could not read model file \"{}\"", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it says it is: not GGUF, truncated, a key or tensor of the wrong type or shape.
+    #[error("model file \"{}\" is corrupt: {reason}", path.display())]
+    CorruptModel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, naming the key or tensor.
+        reason: String,
+    },
+    /// The file is sound, but it needs something that this engine cannot do.
+    #[error("model file \"{}\" is not supported: {reason}", path.display())]
+    UnsupportedModel {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, naming the architecture, key or tensor type.
+        reason: String,
+    },
+    /// The model's chat template cannot be rendered.
+    #[error("the chat template of model file \"{}\" failed: {reason}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// What the template engine said.
+        reason: String,
+    },
+    /// Prompt and `max_tokens` do not fit into the context.
+    #[error("the prompt has {prompt_tokens} tokens, which leaves no room in the context of {context_length} tokens")]
+    PromptTooLong {
+        /// Tokens of the prompt, template included.
+        prompt_tokens: usize,
+        /// The context length in force.
+        context_length: usize,
+    },
+    /// A parameter is out of range; a caller that validates never sees this.
+    #[error("invalid request: {0}")]
+    InvalidRequest(String),
+    /// Loading the model or serving the request would exceed the memory limit.
+    #[error("{what} needs {needed_mb} MB of memory, {limit_mb} MB are allowed")]
+    OutOfMemory {
+        /// The model or cache that needs it.
+        what: String,
+        /// Its need.
+        needed_mb: u64,
+        /// The limit or what is left of it.
+        limit_mb: u64,
+    },
+    /// As many requests as the engine takes are waiting already.
+    #[error("the engine's queue of {capacity} requests is full")]
+    QueueFull {
+        /// Its length.
+        capacity: usize,
+    },
+    /// The model computed an infinity or a NaN.
+    #[error("the model computed a value that is not finite at position {position}")]
+    NonFinite {
+        /// Token position in the context.
+        position: usize,
+    },
+    /// The model's answer cannot be a text value: invalid UTF-8, or a zero byte.
+    #[error("the model's answer is not valid text at byte {position}")]
+    InvalidText {
+        /// Offset of the first byte that is not part of a valid character.
+        position: usize,
+    },
+    /// The request was cancelled by its ticket.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The engine was stopped before the request was finished.
+    #[error("the engine was stopped")]
+    Stopped,
+    /// A bug: a panic was caught at the edge of an engine thread.
+    #[error("the engine failed: {0}")]
+    Panicked(String),
+}

@@ -1,0 +1,201 @@
+//! What goes into the engine and what comes out of it: requests, events, tickets.
+//!
+//! These types are all that the rest of the house knows of inference. They own their data, so that a
+//! request can travel over a channel today and over a socket later.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Sender;
+
+use crate::Error;
+
+/// One unit of work for [`crate::Engine::submit`].
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Chosen by the caller, comes back in every [`Event`]; the engine attaches no meaning to it.
+    pub key: u64,
+    /// The model that does the work.
+    pub model: ModelSource,
+    /// What is to be done.
+    pub work: Work,
+}
+
+/// Where a model comes from. Names are resolved by the caller: the engine only opens files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ModelSource {
+    /// The small model compiled into the library.
+    Builtin,
+    /// A GGUF file.
+    File(PathBuf),
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// Text from a prompt.
+    Generate(Generate),
+    /// A vector from a text.
+    Embed(Embed),
+}
+
+/// Text generation.
+#[derive(Debug, Clone)]
+pub struct Generate {
+    /// The user's prompt; the model's chat template is put around it.
+    pub prompt: String,
+    /// Most tokens to generate, at least 1.
+    pub max_tokens: usize,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Generation ends before the first of these strings; none of them is part of the result.
+    pub stop: Vec<String>,
+}
+
+/// How the next token is chosen from the logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy: the most likely token, the lowest id of equals.
+    pub temperature: f32,
+    /// Only the `top_k` most likely tokens; 0 switches the limit off.
+    pub top_k: usize,
+    /// Only the most likely tokens whose probabilities add up to `top_p`; 1 switches the limit off.
+    pub top_p: f32,
+    /// Only tokens at least `min_p` times as likely as the most likely one; 0 switches the limit off.
+    pub min_p: f32,
+    /// One uniform number is drawn per (seed, position).
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 }
+    }
+}
+
+/// Embedding of one text.
+#[derive(Debug, Clone)]
+pub struct Embed {
+    /// The text, as it is: no template is put around it.
+    pub text: String,
+}
+
+/// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
+/// every submitted request gets exactly one of them, also after a cancel or a shutdown.
+#[derive(Debug)]
+pub struct Event {
+    /// [`Request::key`].
+    pub key: u64,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened to a request.
+#[derive(Debug)]
+pub enum EventKind {
+    /// The model is being opened; comes only where that takes time.
+    Loading,
+    /// The prompt is tokenized and its prefill begins.
+    Started {
+        /// Length of the prompt in tokens, template included.
+        prompt_tokens: usize,
+    },
+    /// Some tokens were generated.
+    Progress {
+        /// Tokens generated up to now.
+        generated_tokens: usize,
+        /// Text that is new since the last progress event: whole characters, never part of a stop string.
+        text: String,
+    },
+    /// The result; last event.
+    Done(Output),
+    /// There is no result; last event.
+    Failed(Error),
+}
+
+/// The result of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Of [`Work::Generate`].
+    Text {
+        /// The whole text, without the stop string.
+        text: String,
+        /// Tokens generated.
+        generated_tokens: usize,
+        /// Why generation ended.
+        finish: Finish,
+    },
+    /// Of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
+    Embedding(Vec<f32>),
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model said so.
+    EndOfText,
+    /// A stop string was reached.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// Where a request's events go: a channel, and optionally a bell that is rung after each send, for
+/// receivers that sleep on a file descriptor rather than on the channel.
+#[derive(Clone)]
+pub struct Reply {
+    sender: Sender<Event>,
+    bell: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Reply {
+    /// Events to `sender`.
+    pub fn new(sender: Sender<Event>) -> Self {
+        Reply { sender, bell: None }
+    }
+
+    /// Events to `sender`, and `bell` called after each. It must not block or panic.
+    pub fn with_bell(sender: Sender<Event>, bell: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Reply { sender, bell: Some(bell) }
+    }
+
+    /// Sends one event. A receiver that has gone is no error: nobody wants to know.
+    pub fn send(&self, key: u64, kind: EventKind) {
+        if self.sender.send(Event { key, kind }).is_ok()
+            && let Some(bell) = &self.bell
+        {
+            bell();
+        }
+    }
+}
+
+/// The caller's handle on a submitted request.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    /// A ticket that nobody has cancelled.
+    pub fn new() -> Self {
+        Ticket { cancelled: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Asks the engine to stop within a token. The request still gets its last event:
+    /// `Failed(Error::Cancelled)`, or `Done` if it was finished already.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Ticket::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Ticket::new()
+    }
+}
