@@ -5,8 +5,12 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
+pub mod builtin;
 mod error;
+pub mod gguf;
 mod request;
+pub mod template;
+pub mod tokenizer;
 
 pub use error::Error;
 pub use request::{

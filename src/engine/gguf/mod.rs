@@ -1,0 +1,308 @@
+//! GGUF model files: metadata keys and tensors over a mapped file.
+//!
+//! Written for hostile input: every count, length, offset and alignment is checked against the size of
+//! the file before it is used; nothing is allocated in proportion to a number in the file, only to bytes
+//! that are there. Arrays stay views. Errors name the key or the tensor.
+//!
+//! Invariant: no function here panics or allocates without bound, whatever the bytes are.
+
+mod cursor;
+mod kind;
+mod map;
+mod parse;
+mod value;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Error;
+use cursor::Problem;
+use map::Bytes;
+use parse::{Contents, TensorInfo};
+use value::{Raw, ValueType};
+
+pub use kind::GgmlType;
+pub use value::{Numbers, Strings};
+
+/// An open model file. Clones share one mapping.
+#[derive(Debug, Clone)]
+pub struct Gguf {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    bytes: Bytes,
+    contents: Contents,
+}
+
+/// A tensor of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// GGML order: `shape[0]` is the length of a row. One to four dimensions, none of them zero.
+    pub shape: &'a [usize],
+    /// Type of its elements.
+    pub kind: GgmlType,
+    /// Its bytes, exactly as many as shape and kind ask for.
+    pub data: &'a [u8],
+}
+
+/// A metadata value, for listings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'a> {
+    /// Any integer type.
+    Integer(i128),
+    /// `f32` or `f64`.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// Text; `None` where it is not UTF-8.
+    String(Option<&'a str>),
+    /// An array, by the name of its element type and its length.
+    Array(&'static str, usize),
+}
+
+impl Gguf {
+    /// Maps and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] where it cannot be opened, [`Error::CorruptModel`] and
+    /// [`Error::UnsupportedModel`] where it cannot be used.
+    pub fn open(path: &Path) -> Result<Gguf, Error> {
+        let bytes = Bytes::map(path).map_err(|source| Error::ModelFile { path: path.into(), source })?;
+        Gguf::new(path.into(), bytes)
+    }
+
+    /// Checks bytes that are part of the program. They should begin at a multiple of 64, so that tensors
+    /// are as aligned as in a mapped file.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`], with `name` for the path.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Gguf, Error> {
+        Gguf::new(name.into(), Bytes::Static(bytes))
+    }
+
+    fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
+        match parse::parse(&bytes) {
+            Ok(contents) => Ok(Gguf { inner: Arc::new(Inner { path, bytes, contents }) }),
+            Err(Problem::Corrupt(reason)) => Err(Error::CorruptModel { path, reason }),
+            Err(Problem::Unsupported(reason)) => Err(Error::UnsupportedModel { path, reason }),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Its size in bytes.
+    pub fn file_size(&self) -> u64 {
+        self.inner.bytes.len() as u64
+    }
+
+    /// The version of the format, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.inner.contents.version
+    }
+
+    /// An error about this file: it contradicts itself or the format.
+    pub fn corrupt(&self, reason: impl Into<String>) -> Error {
+        Error::CorruptModel { path: self.inner.path.clone(), reason: reason.into() }
+    }
+
+    /// An error about this file: it needs something that the engine cannot do.
+    pub fn unsupported(&self, reason: impl Into<String>) -> Error {
+        Error::UnsupportedModel { path: self.inner.path.clone(), reason: reason.into() }
+    }
+
+    /// All keys with their values, in the order of their names.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = (&str, Value<'_>)> {
+        self.inner.contents.keys.iter().map(|(name, raw)| (&**name, self.value(raw)))
+    }
+
+    fn value(&self, raw: &Raw) -> Value<'_> {
+        match raw {
+            Raw::Integer(value) => Value::Integer(*value),
+            Raw::Float(value) => Value::Float(*value),
+            Raw::Bool(value) => Value::Bool(*value),
+            Raw::String(range) => Value::String(std::str::from_utf8(self.bytes(range.clone())).ok()),
+            Raw::Array { of, count, .. } => Value::Array(of.name(), *count),
+        }
+    }
+
+    /// All tensors in the order of the file. Those of unknown type have no data.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
+        self.inner.contents.tensors.iter().map(|info| self.view(info))
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where there is none, [`Error::UnsupportedModel`] where its type is unknown.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, Error> {
+        self.opt_tensor(name)?.ok_or_else(|| self.corrupt(format!("tensor \"{name}\" is missing")))
+    }
+
+    /// The tensor of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`] where its type is unknown.
+    pub fn opt_tensor(&self, name: &str) -> Result<Option<Tensor<'_>>, Error> {
+        let contents = &self.inner.contents;
+        let Some(info) = contents.tensor_index.get(name).and_then(|index| contents.tensors.get(*index))
+        else {
+            return Ok(None);
+        };
+        if let GgmlType::Unknown(number) = info.kind {
+            return Err(self.unsupported(format!("tensor \"{name}\" has the unknown element type {number}")));
+        }
+        Ok(Some(self.view(info)))
+    }
+
+    fn view<'a>(&'a self, info: &'a TensorInfo) -> Tensor<'a> {
+        Tensor { name: &info.name, shape: &info.shape, kind: info.kind, data: self.bytes(info.data.clone()) }
+    }
+
+    /// Ranges were checked when the file was parsed.
+    fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
+        self.inner.bytes.get(range).unwrap_or_default()
+    }
+
+    fn raw(&self, key: &str) -> Option<&Raw> {
+        self.inner.contents.keys.get(key)
+    }
+
+    fn ill_typed(&self, key: &str, raw: &Raw, expected: &str) -> Error {
+        self.corrupt(format!("key \"{key}\" is {}, not {expected}", raw.type_name()))
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+        value.ok_or_else(|| self.corrupt(format!("key \"{key}\" is missing")))
+    }
+
+    /// A string, if the key is there.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where it is something else or not UTF-8; so do all that follow.
+    pub fn opt_str(&self, key: &str) -> Result<Option<&str>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::String(range)) => std::str::from_utf8(self.bytes(range.clone()))
+                .map(Some)
+                .map_err(|_| self.corrupt(format!("key \"{key}\" is not valid UTF-8"))),
+            Some(other) => Err(self.ill_typed(key, other, "a string")),
+        }
+    }
+
+    /// An integer of any type that fits, if the key is there.
+    pub fn opt_u32(&self, key: &str) -> Result<Option<u32>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Integer(value)) => u32::try_from(*value)
+                .map(Some)
+                .map_err(|_| self.corrupt(format!("key \"{key}\" is {value}, out of range"))),
+            Some(other) => Err(self.ill_typed(key, other, "an integer")),
+        }
+    }
+
+    /// A finite float, if the key is there.
+    pub fn opt_f32(&self, key: &str) -> Result<Option<f32>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Float(value)) if (*value as f32).is_finite() => Ok(Some(*value as f32)),
+            Some(Raw::Float(value)) => Err(self.corrupt(format!("key \"{key}\" is {value}, not finite"))),
+            Some(other) => Err(self.ill_typed(key, other, "a float")),
+        }
+    }
+
+    /// A truth value, if the key is there.
+    pub fn opt_bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(self.ill_typed(key, other, "a bool")),
+        }
+    }
+
+    /// An array of strings, if the key is there.
+    pub fn opt_strings(&self, key: &str) -> Result<Option<Strings<'_>>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of: ValueType::String, count, bytes }) => {
+                Strings::new(self.bytes(bytes.clone()), *count).map(Some).map_err(|index| {
+                    self.corrupt(format!("element {index} of key \"{key}\" is not valid UTF-8"))
+                })
+            }
+            Some(other) => Err(self.ill_typed(key, other, "an array of strings")),
+        }
+    }
+
+    /// An array of `i32`, if the key is there; one of `u32` is taken as well, as some writers make them.
+    pub fn opt_i32s(&self, key: &str) -> Result<Option<Numbers<'_, i32>>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of: ValueType::I32 | ValueType::U32, bytes, .. }) => {
+                Ok(Some(numbers(self.bytes(bytes.clone()), |chunk| i32::from_le_bytes(four(chunk)))))
+            }
+            Some(other) => Err(self.ill_typed(key, other, "an array of i32")),
+        }
+    }
+
+    /// An array of `f32`, if the key is there. Its values may be anything.
+    pub fn opt_f32s(&self, key: &str) -> Result<Option<Numbers<'_, f32>>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of: ValueType::F32, bytes, .. }) => {
+                Ok(Some(numbers(self.bytes(bytes.clone()), |chunk| f32::from_le_bytes(four(chunk)))))
+            }
+            Some(other) => Err(self.ill_typed(key, other, "an array of f32")),
+        }
+    }
+
+    /// As [`Gguf::opt_str`], a missing key being an error; so do all that follow.
+    pub fn str(&self, key: &str) -> Result<&str, Error> {
+        self.required(key, self.opt_str(key)?)
+    }
+
+    /// As [`Gguf::opt_u32`].
+    pub fn u32(&self, key: &str) -> Result<u32, Error> {
+        self.required(key, self.opt_u32(key)?)
+    }
+
+    /// As [`Gguf::opt_f32`].
+    pub fn f32(&self, key: &str) -> Result<f32, Error> {
+        self.required(key, self.opt_f32(key)?)
+    }
+
+    /// As [`Gguf::opt_bool`].
+    pub fn bool(&self, key: &str) -> Result<bool, Error> {
+        self.required(key, self.opt_bool(key)?)
+    }
+
+    /// As [`Gguf::opt_strings`].
+    pub fn strings(&self, key: &str) -> Result<Strings<'_>, Error> {
+        self.required(key, self.opt_strings(key)?)
+    }
+
+    /// As [`Gguf::opt_i32s`].
+    pub fn i32s(&self, key: &str) -> Result<Numbers<'_, i32>, Error> {
+        self.required(key, self.opt_i32s(key)?)
+    }
+
+    /// As [`Gguf::opt_f32s`].
+    pub fn f32s(&self, key: &str) -> Result<Numbers<'_, f32>, Error> {
+        self.required(key, self.opt_f32s(key)?)
+    }
+}
+
+fn numbers<T>(bytes: &[u8], read: fn(&[u8]) -> T) -> Numbers<'_, T> {
+    Numbers { chunks: bytes.chunks_exact(4), read }
+}
+
+/// Chunks of four bytes have four bytes.
+fn four(chunk: &[u8]) -> [u8; 4] {
+    chunk.try_into().unwrap_or_default()
+}
