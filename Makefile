@@ -1,0 +1,66 @@
+# pg_steadytext: `make help` lists what can be made.
+#
+# PG_CONFIG chooses the server to build for, as with PGXS; the Cargo feature (pg14 … pg18) follows from it.
+# What needs root (packages, files in the server's directories) asks sudo for just that step.
+
+PG_CONFIG ?= pg_config
+CARGO     ?= cargo
+DESTDIR   ?=
+LOOPS     ?= 20
+
+# Evaluated when a recipe runs: on a fresh machine the server comes with `make setup`.
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+# An absolute path, so that pgrx finds the same server in every crate's directory.
+export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
+export PG_CONFIG DESTDIR LOOPS
+export CARGO_TERM_COLOR ?= never
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: help setup build install demo test test-engine test-install test-sql test-docs test-server \
+	chaos bench-queue lint clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
+
+setup: ## install what is missing on this machine (packages, pgvector)
+	@scripts/setup.sh
+
+build: ## build the extension for the server of PG_CONFIG
+	$(CARGO) build --release --features pg$(PG_MAJOR)
+
+install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
+	@scripts/install.sh
+
+demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
+	@scripts/demo.sh
+
+test: ## all tests; the last line is "N passed, M failed"
+	@scripts/test.sh
+
+test-engine: ## the engine's tests; they need no PostgreSQL
+	@scripts/test.sh engine
+
+test-install: ## that the installation holds every SQL fragment and migration
+	@scripts/test.sh install
+
+test-sql: setup install ## the pgTAP tests
+	@scripts/test.sh sql
+
+test-docs: setup install ## that the SQL in README.md and docs/ runs
+	@scripts/test.sh docs
+
+test-server: setup install ## tests that start servers of their own: crashes, several databases, dump and restore
+	@scripts/test.sh server
+
+chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a line of counts
+	$(CARGO) run --release -p steadytext-test-server --bin chaos
+
+bench-queue: setup install ## speed of wake, enqueue and claim-to-completion
+	@scripts/bench-queue.sh
+
+lint: ## formatting, clippy without warnings, house rules
+	@scripts/lint.sh
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs bench-queue against a library with the no-op engine, which is built apart from the real one and never
+# installed: the servers of the benchmark find it through dynamic_library_path.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo=${CARGO:-cargo}
+major=$("${PG_CONFIG:-pg_config}" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+
+"$cargo" build --release --features "pg$major,noop-engine" --target-dir target/noop
+
+# Outside the checkout: the server's user may not be allowed to read that.
+library_dir=$(mktemp -d /tmp/pg_steadytext.noop.XXXXXX)
+trap 'rm -rf "$library_dir"' EXIT
+chmod 755 "$library_dir"
+install -m 755 target/noop/release/libpg_steadytext.so "$library_dir/pg_steadytext.so"
+
+STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench --bin bench-queue

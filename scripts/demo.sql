@@ -1,0 +1,75 @@
+-- Enqueues requests of every kind, waits for them and shows them; an error when one is not completed.
+
+set client_min_messages = warning;
+create extension pg_steadytext cascade;
+
+create temporary table demo (
+    position integer generated always as identity,
+    kind text not null,
+    input text not null,
+    request_id uuid not null
+);
+
+insert into demo (kind, input, request_id)
+select 'generate', prompt, steadytext_generate_async(prompt, max_tokens => 48)
+from unnest(array[
+    'Hello',
+    'What does VACUUM do?',
+    'What is the syntax of CREATE INDEX?',
+    'Write a haiku about PostgreSQL',
+    'work_mem'
+]) as prompt;
+
+insert into demo (kind, input, request_id)
+select 'embed', input, steadytext_embed_async(input)
+from unnest(array['reclaim storage of dead rows', 'a function that returns a set of rows']) as input;
+
+with
+inputs as (select array['What does ANALYZE do?', 'What does REINDEX do?', 'What does CLUSTER do?'] as list)
+
+insert into demo (kind, input, request_id)
+select 'generate batch', pair.input, pair.request_id
+from inputs, unnest(inputs.list, steadytext_generate_batch_async(inputs.list, max_tokens => 32)) as pair (input, request_id);
+
+with
+inputs as (select array['index', 'transaction', 'replication slot'] as list)
+
+insert into demo (kind, input, request_id)
+select 'embed batch', pair.input, pair.request_id
+from inputs, unnest(inputs.list, steadytext_embed_batch_async(inputs.list)) as pair (input, request_id);
+
+-- Each call returns within milliseconds of its request's completion; a failed request shows in the table.
+do $$
+declare
+    request record;
+begin
+    for request in select request_id from demo order by position loop
+        begin
+            perform steadytext_get_async_result(request.request_id, 60);
+        exception when others then
+            null;
+        end;
+    end loop;
+end
+$$;
+
+select
+    demo.kind || ': ' || demo.input as request,
+    state.status,
+    state.processing_time_ms as "time ms",
+    case
+        when state.embedding is not null then left(state.embedding::text, 40) || '…'
+        else left(regexp_replace(coalesce(state.result, state.error), '\s+', ' ', 'g'), 80)
+    end as result
+from demo, steadytext_check_async(demo.request_id) as state
+order by demo.position;
+
+do $$
+begin
+    if exists (
+        select from demo, steadytext_check_async(demo.request_id) as state where state.status <> 'completed'
+    ) then
+        raise exception 'not every request was completed';
+    end if;
+end
+$$;

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Prints TAP: formatting, clippy without warnings for every crate, and the house rules (docs/development.md).
+
+# shellcheck disable=SC2317 # the rules are called through check and none
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+cargo=${CARGO:-cargo}
+major=$("${PG_CONFIG:-pg_config}" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+number=0 failures=0
+
+# check NAME COMMAND…: one line of TAP; what the command said, when it failed.
+check() {
+    local name=$1 said
+    shift
+    number=$((number + 1))
+    if said=$("$@" 2>&1); then
+        echo "ok $number - $name"
+    else
+        echo "not ok $number - $name"
+        printf '%s\n' "$said" | sed 's/^/# /'
+        failures=$((failures + 1))
+    fi
+}
+
+# none NAME COMMAND…: passes when the command prints nothing.
+none() {
+    local name=$1 found
+    shift
+    found=$("$@" 2>&1)
+    check "$name" test -z "$found"
+    if [ -n "$found" ]; then printf '%s\n' "$found" | sed 's/^/# /'; fi
+}
+
+# files REGEX: the house's files whose path matches; those that git knows, or all where there is no git.
+files() {
+    { git ls-files --cached --others --exclude-standard 2>/dev/null ||
+        find . \( -path ./target -o -path ./.git \) -prune -o -type f -print | sed 's|^\./||'; } |
+        LC_ALL=C sort -u | grep -E "$1" | while read -r file; do
+            if [ -f "$file" ]; then printf '%s\n' "$file"; fi
+        done
+}
+
+# longer_than LINES REGEX: the files with more lines than that.
+longer_than() {
+    local lines=$1
+    files "$2" | xargs -r wc -l | awk -v lines="$lines" '$2 != "total" && $1 > lines { print $2 ": " $1 " lines" }'
+}
+
+# Lines of code, without comment lines, that hold the word `unsafe` where it is not allowed.
+stray_unsafe() {
+    files '\.rs$' | grep -vE '^src/pg/|^src/engine/kernels/|^src/engine/gguf/map\.rs$' |
+        xargs -r grep -nHwE 'unsafe' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
+}
+
+# Standard output and error of a library belong to whoever loads it: the server.
+stray_prints() {
+    files '^src/.*\.rs$' | grep -vE '^src/engine/(main\.rs$|cli/)' |
+        xargs -r grep -nHE '\b(e?println|e?print|dbg)!' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
+}
+
+# Paths that exist on one machine only.
+machine_paths() {
+    files '\.(rs|sql|sh|toml|md|yml)$|^Makefile$|^Dockerfile$|^\.ci/run$' | grep -v '^scripts/lint\.sh$' |
+        xargs -r grep -nHE '(^|[^A-Za-z0-9_.~-])/(home|Users|work)/[A-Za-z0-9_]'
+}
+
+# The engine may be linked without PostgreSQL (by a worker elsewhere), so nothing of it may depend on pgrx.
+pgrx_in_engine() { "$cargo" tree --offline --prefix none -p steadytext-engine -e normal,build | grep -E '^pgrx'; }
+
+# SQL fragments are installed in the order of their names: two digits, each of them once.
+misnamed_fragments() {
+    files '^sql/' | grep -vE '^sql/[0-9]{2}_[a-z_]+\.sql$'
+    files '^sql/' | sed -nE 's|^sql/([0-9]{2})_.*|sql/\1_* is there twice|p' | uniq -d
+}
+
+# Text files end with a line feed: the fragments are concatenated.
+unfinished_files() {
+    files '\.(sql|rs|sh|md)$' | while read -r file; do
+        [ -z "$(tail -c 1 "$file")" ] || echo "$file: no line feed at the end"
+    done
+}
+
+# Links in README.md and docs/ to files of this repository.
+broken_links() {
+    local page target
+    for page in README.md CHANGELOG.md docs/*.md; do
+        grep -oE '\]\([^)#]+' "$page" | sed 's/^](//' | grep -vE '^[a-z]+:' | while read -r target; do
+            [ -e "$(dirname "$page")/$target" ] || echo "$page: $target is not there"
+        done
+    done
+}
+
+# The version stands in Cargo.toml, the control file and the change log.
+same_version() {
+    local control
+    control=$(sed -nE "s/^default_version *= *'([^']+)'.*/\1/p" pg_steadytext.control)
+    grep -qx "version = \"$control\"" Cargo.toml || { echo "Cargo.toml does not say $control"; return 1; }
+    grep -qE "^## \[($control|Unreleased)\]" CHANGELOG.md || { echo "CHANGELOG.md does not know $control"; return 1; }
+}
+
+check 'rustfmt has nothing to change' "$cargo" fmt --all --check
+check 'clippy is content' "$cargo" clippy --release --quiet --workspace --all-targets \
+    --features "pg$major" -- -D warnings
+check 'clippy is content with the no-op engine' "$cargo" clippy --release --quiet -p pg_steadytext \
+    --features "pg$major,noop-engine" -- -D warnings
+none 'no source file above 500 lines' longer_than 500 '\.(rs|sh)$'
+none 'no SQL fragment above 400 lines' longer_than 400 '^sql/.*\.sql$'
+none 'unsafe only in src/pg, src/engine/kernels and src/engine/gguf/map.rs' stray_unsafe
+none 'libraries print nothing' stray_prints
+none 'no paths of one machine' machine_paths
+none 'the engine does not depend on pgrx' pgrx_in_engine
+none 'SQL fragments have an order' misnamed_fragments
+none 'text files end with a line feed' unfinished_files
+none 'links in the documentation lead somewhere' broken_links
+check 'one version everywhere' same_version
+
+echo "1..$number"
+exit $((failures > 0))

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Runs test suites, shows what they print, and ends with the line "N passed, M failed".
+#
+#     scripts/test.sh [SUITE…]      engine install sql docs server lint; without any: all of them in this
+#                                   order, after installing what is missing (lint where CI=true only)
+#
+# The counts are those of the runners: cargo's "test result" lines and TAP. A runner that fails without
+# naming a failed test, and one that ran no test at all, count as one failure. The exit status is 0 only
+# when nothing failed.
+
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+cargo=${CARGO:-cargo}
+passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# A suite that hangs must not take the rest with it. Not at a terminal, where Ctrl-C would not reach it.
+limit=()
+if [ ! -t 0 ]; then limit=(timeout --kill-after=30s "${SUITE_MINUTES:-40}m"); fi
+
+# counts LOG: prints "passed failed" as the runners in LOG counted them.
+counts() {
+    awk '
+        /^test result: / {
+            for (i = 2; i <= NF; i++) {
+                if ($i == "passed;") good += $(i - 1)
+                if ($i == "failed;") bad += $(i - 1)
+            }
+        }
+        /^ok [0-9]+/ && !/# *(SKIP|skip)/ { good++ }
+        /^not ok [0-9]+/ && !/# *(TODO|todo)/ { bad++ }
+        END { print good + 0, bad + 0 }' "$1"
+}
+
+# suite NAME COMMAND…: runs it and adds what it counted.
+suite() {
+    local name=$1 status good bad
+    shift
+    printf '\n== %s\n' "$name"
+    "${limit[@]}" "$@" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r good bad < <(counts "$log")
+    if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
+        printf '== %s: exit status %s without a failed test\n' "$name" "$status"
+        bad=1
+    elif [ $((good + bad)) = 0 ]; then
+        printf '== %s: no test ran\n' "$name"
+        bad=1
+    fi
+    printf '== %s: %s passed, %s failed\n' "$name" "$good" "$bad"
+    passed=$((passed + good)) failed=$((failed + bad))
+}
+
+# step COMMAND…: what every suite needs; without it there is nothing to test.
+step() {
+    "$@" 2>&1
+    local status=$?
+    [ $status = 0 ] && return
+    printf '\n%s failed with exit status %s\n%s passed, %s failed\n' "$*" $status "$passed" $((failed + 1))
+    exit 1
+}
+
+if [ $# = 0 ]; then
+    set -- engine install sql docs server
+    if [ "${CI:-}" = true ]; then set -- lint "$@"; fi
+    step make --no-print-directory setup install
+fi
+
+for name in "$@"; do
+    case $name in
+        engine)
+            suite engine "$cargo" test --release --no-fail-fast -p steadytext-engine -p steadytext-test-models ;;
+        install) suite install scripts/test-install.sh ;;
+        sql) suite sql scripts/test-sql.sh ;;
+        docs) suite docs scripts/test-docs.sh ;;
+        server) suite server "$cargo" test --release --no-fail-fast -p steadytext-test-server ;;
+        lint) suite lint scripts/lint.sh ;;
+        *) echo "unknown suite $name" >&2; exit 2 ;;
+    esac
+done
+
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]
