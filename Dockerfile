@@ -8,12 +8,15 @@
 FROM rust:1.95-bookworm AS rust
 
 FROM postgres:17-bookworm AS server
+# No pinned versions: the archive keeps only the newest of each package.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends postgresql-17-pgtap postgresql-17-pgvector \
     && rm -rf /var/lib/apt/lists/*
 
 # The same image as the server's, so that headers and server are of one version.
 FROM server AS build
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends build-essential clang libclang-dev postgresql-server-dev-17 \
     && rm -rf /var/lib/apt/lists/*

@@ -18,7 +18,7 @@ check() {
         echo "ok $number - $name"
     else
         echo "not ok $number - $name"
-        printf '%s\n' "$said" | sed 's/^/# /'
+        if [ -n "$said" ]; then printf '%s\n' "$said" | sed 's/^/# /'; fi
         failures=$((failures + 1))
     fi
 }
@@ -85,7 +85,7 @@ unfinished_files() {
 broken_links() {
     local page target
     for page in README.md CHANGELOG.md docs/*.md; do
-        grep -oE '\]\([^)#]+' "$page" | sed 's/^](//' | grep -vE '^[a-z]+:' | while read -r target; do
+        grep -oE '\]\([^)#]+' "$page" | sed 's/^](//' | grep -vE '^[a-z]+:' | sort -u | while read -r target; do
             [ -e "$(dirname "$page")/$target" ] || echo "$page: $target is not there"
         done
     done
