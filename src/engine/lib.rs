@@ -8,6 +8,8 @@
 pub mod builtin;
 mod error;
 pub mod gguf;
+mod kernels;
+mod model;
 mod request;
 pub mod template;
 pub mod tokenizer;

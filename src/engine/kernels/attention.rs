@@ -1,0 +1,274 @@
+//! Grouped-query attention over the key-value cache.
+//!
+//! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum
+//! (online softmax). Each score is one ascending chain over the elements of a head, each output one ascending
+//! chain over positions. So a row's result depends on its absolute position and on what precedes it, and not
+//! on how the prompt was cut into slices.
+//!
+//! A tile of one key-value head is stored as keys `[head_dim][64]`, whose lanes are positions, then values
+//! `[64][head_dim]`, whose lanes are elements, both f16.
+#![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
+
+use std::ops::Range;
+
+use super::exp::exp;
+use super::half::widen;
+use super::norm::fold;
+use super::pool::{Disjoint, Pool};
+
+/// Positions in a tile.
+pub(crate) const TILE: usize = 64;
+
+/// The sizes that attention needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    /// Query heads; a multiple of `kv_heads`.
+    pub(crate) query: usize,
+    /// Key-value heads.
+    pub(crate) kv: usize,
+    /// Elements of a head.
+    pub(crate) dim: usize,
+}
+
+impl Heads {
+    /// f16 values that one tile of one key-value head takes: keys and values.
+    pub(crate) fn tile_len(&self) -> usize {
+        2 * TILE * self.dim
+    }
+
+    /// f32 values of scratch per thread for [`attend`] over at most `rows` rows.
+    pub(crate) fn scratch_len(&self, rows: usize) -> usize {
+        self.tile_len() + rows * self.query / self.kv * 2
+    }
+}
+
+/// Rows of one sequence that attend together.
+pub(crate) struct Rows<'a> {
+    /// One block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
+    /// heads one after the other (`Heads::tile_len` each).
+    pub(crate) blocks: &'a [Box<[u16]>],
+    /// Absolute position of the first row; row i attends to all positions up to `position + i`.
+    pub(crate) position: usize,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// Index of the first row in queries and output.
+    pub(crate) first_row: usize,
+}
+
+/// `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head. `queries` and `out` have one row of
+/// `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of the pool; the
+/// layer's tiles are at `offset` in each block.
+pub(crate) fn attend(
+    heads: Heads,
+    offset: usize,
+    sequences: &[Rows<'_>],
+    queries: &[f32],
+    out: &mut [f32],
+    scratch: &mut [f32],
+    pool: &Pool,
+) {
+    let out = Disjoint::new(out);
+    let scratch_len = scratch.len() / pool.threads();
+    let scratch = Disjoint::new(scratch);
+    pool.run(sequences.len() * heads.kv, &|worker, item| {
+        let (rows, kv_head) = (&sequences[item / heads.kv], item % heads.kv);
+        // SAFETY: each thread has a worker number of its own.
+        let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
+        let tile = offset + kv_head * heads.tile_len();
+        attend_head(heads, tile..tile + heads.tile_len(), rows, kv_head, queries, &out, scratch);
+    });
+}
+
+/// All rows of one sequence and the query heads of one key-value head, whose tile is at `range` in each block.
+fn attend_head(
+    heads: Heads,
+    range: Range<usize>,
+    rows: &Rows<'_>,
+    kv_head: usize,
+    queries: &[f32],
+    out: &Disjoint<'_, f32>,
+    scratch: &mut [f32],
+) {
+    let group = heads.query / heads.kv;
+    let scale = 1.0 / (heads.dim as f32).sqrt();
+    let (tile, state) = scratch.split_at_mut(heads.tile_len());
+    let (keys, values) = tile.split_at_mut(TILE * heads.dim);
+    let state = &mut state[..rows.rows * group * 2];
+    for running in state.as_chunks_mut::<2>().0 {
+        *running = [f32::NEG_INFINITY, 0.0];
+    }
+    for (index, block) in rows.blocks.iter().enumerate().take((rows.position + rows.rows).div_ceil(TILE)) {
+        let tile = &block[range.clone()];
+        widen(&tile[..keys.len()], keys);
+        widen(&tile[keys.len()..], values);
+        let start = index * TILE;
+        for row in start.saturating_sub(rows.position)..rows.rows {
+            let visible = (rows.position + row + 1 - start).min(TILE);
+            for member in 0..group {
+                let head = (rows.first_row + row) * heads.query + kv_head * group + member;
+                let range = head * heads.dim..(head + 1) * heads.dim;
+                let running = &mut state[(row * group + member) * 2..][..2];
+                // SAFETY: a row and head belong to one item only.
+                let out = unsafe { out.range(range.clone()) };
+                if index == 0 {
+                    out.fill(0.0);
+                }
+                attend_tile(&queries[range], keys, values, visible, scale, running, out);
+            }
+        }
+    }
+    for row in 0..rows.rows {
+        for member in 0..group {
+            let head = (rows.first_row + row) * heads.query + kv_head * group + member;
+            // SAFETY: as above.
+            let out = unsafe { out.range(head * heads.dim..(head + 1) * heads.dim) };
+            let inverse = 1.0 / state[(row * group + member) * 2 + 1];
+            for out in out {
+                *out *= inverse;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// One query against the first `visible` positions of a tile; `running` is [maximum, sum] of the scores up
+    /// to here, `out` the weighted sum of values so far.
+    fn attend_tile(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        visible: usize,
+        scale: f32,
+        running: &mut [f32],
+        out: &mut [f32],
+    ) = attend_tile_body
+}
+
+#[inline(always)]
+fn attend_tile_body(
+    query: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    visible: usize,
+    scale: f32,
+    running: &mut [f32],
+    out: &mut [f32],
+) {
+    let mut scores = [0.0f32; TILE];
+    for (query, keys) in query.iter().zip(keys.as_chunks::<TILE>().0) {
+        for (score, key) in scores.iter_mut().zip(keys) {
+            *score = query.mul_add(*key, *score);
+        }
+    }
+    let mut maximum = running[0];
+    for score in &mut scores[..visible] {
+        *score *= scale;
+        // Unlike f32::max this keeps a NaN, so that the request fails instead of losing it.
+        maximum = if *score <= maximum { maximum } else { *score };
+    }
+    let correction = exp(running[0] - maximum);
+    let mut weights = [0.0f32; TILE];
+    for (weight, score) in weights.iter_mut().zip(&scores) {
+        *weight = exp(score - maximum);
+    }
+    // Masked keys have no weight, whatever is stored there.
+    weights[visible..].fill(0.0);
+    let mut lanes = [0.0f32; 16];
+    for chunk in weights.as_chunks::<16>().0 {
+        for (lane, weight) in lanes.iter_mut().zip(chunk) {
+            *lane += weight;
+        }
+    }
+    running[1] = running[1].mul_add(correction, fold(&mut lanes));
+    running[0] = maximum;
+    let (chunks, rest) = out.as_chunks_mut::<16>();
+    let width = query.len();
+    for (i, out) in chunks.iter_mut().enumerate() {
+        let mut sums = out.map(|value| value * correction);
+        for (weight, values) in weights[..visible].iter().zip(values.chunks_exact(width)) {
+            let values = &values[i * 16..i * 16 + 16];
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum = weight.mul_add(*value, *sum);
+            }
+        }
+        *out = sums;
+    }
+    let done = width - rest.len();
+    for (i, out) in rest.iter_mut().enumerate() {
+        let mut sum = *out * correction;
+        for (weight, values) in weights[..visible].iter().zip(values.chunks_exact(width)) {
+            sum = weight.mul_add(values[done + i], sum);
+        }
+        *out = sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Heads, Rows, TILE, attend};
+    use crate::kernels::Pool;
+    use crate::kernels::half::narrow;
+
+    /// Fills tiles for `positions` positions from f(kind, head, position, element).
+    fn tiles(
+        heads: Heads,
+        positions: usize,
+        f: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Vec<Box<[u16]>> {
+        let tile = vec![0u16; heads.kv * heads.tile_len()].into_boxed_slice();
+        let mut tiles = vec![tile; positions.div_ceil(TILE)];
+        for position in 0..positions {
+            let (tile, slot) = (&mut tiles[position / TILE], position % TILE);
+            for head in 0..heads.kv {
+                let tile = &mut tile[head * heads.tile_len()..];
+                for d in 0..heads.dim {
+                    tile[d * TILE + slot] = narrow(f(0, head, position, d));
+                    tile[heads.dim * TILE + slot * heads.dim + d] = narrow(f(1, head, position, d));
+                }
+            }
+        }
+        tiles
+    }
+
+    #[test]
+    fn agrees_with_plain_softmax_in_f64() {
+        let heads = Heads { query: 4, kv: 2, dim: 20 };
+        let noise = |kind: usize, head: usize, position: usize, d: usize| {
+            let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
+            x as f32 / 500.0 - 1.0
+        };
+        let positions = 150;
+        let tiles = tiles(heads, positions, noise);
+        let (first, rows) = (100, 50);
+        let queries: Vec<f32> = (0..rows * heads.query * heads.dim).map(|i| noise(2, 0, i, 0)).collect();
+        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let pool = Pool::new(2, &start).unwrap();
+        let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
+        let mut out = vec![f32::NAN; queries.len()];
+        let sequence = Rows { blocks: &tiles, position: first, rows, first_row: 0 };
+        attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
+        let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
+        for row in 0..rows {
+            for head in 0..heads.query {
+                let kv = head / 2;
+                let query = &queries[(row * heads.query + head) * heads.dim..][..heads.dim];
+                let scores: Vec<f64> = (0..=first + row)
+                    .map(|p| {
+                        let dot: f64 =
+                            (0..heads.dim).map(|d| f64::from(query[d]) * half(noise(0, kv, p, d))).sum();
+                        libm::exp(dot / libm::sqrt(heads.dim as f64))
+                    })
+                    .collect();
+                let sum: f64 = scores.iter().sum();
+                for d in 0..heads.dim {
+                    let expected: f64 =
+                        scores.iter().enumerate().map(|(p, s)| s / sum * half(noise(1, kv, p, d))).sum();
+                    let got = f64::from(out[(row * heads.query + head) * heads.dim + d]);
+                    assert!((got - expected).abs() < 1e-5, "row {row} head {head}: {got} for {expected}");
+                }
+            }
+        }
+    }
+}

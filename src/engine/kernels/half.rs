@@ -1,0 +1,71 @@
+//! Conversion between f32 and f16 (IEEE binary16), which the key-value cache stores.
+#![allow(unsafe_code, reason = "F16C intrinsics")]
+
+use ::half::f16;
+
+/// Rounds to nearest, ties to even; beyond 65,504 becomes infinite.
+#[inline(always)]
+pub(crate) fn narrow(value: f32) -> u16 {
+    f16::from_f32_const(value).to_bits()
+}
+
+/// Widens a slice; exact.
+pub(crate) fn widen(source: &[u16], target: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if super::has_avx2() {
+        // SAFETY: the processor has the features that the function is compiled for.
+        return unsafe { widen_f16c(source, target) };
+    }
+    widen_portable(source, target);
+}
+
+fn widen_portable(source: &[u16], target: &mut [f32]) {
+    for (target, source) in target.iter_mut().zip(source) {
+        *target = f16::from_bits(*source).to_f32_const();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_f16c(source: &[u16], target: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    let (sources, source_rest) = source.as_chunks::<8>();
+    let (targets, target_rest) = target.as_chunks_mut::<8>();
+    for (source, target) in sources.iter().zip(targets) {
+        // SAFETY: the arrays are 16 and 32 bytes long, and neither access needs alignment.
+        unsafe {
+            let wide = _mm256_cvtph_ps(_mm_loadu_si128(source.as_ptr().cast()));
+            _mm256_storeu_ps(target.as_mut_ptr(), wide);
+        }
+    }
+    widen_portable(source_rest, target_rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{narrow, widen, widen_portable};
+
+    #[test]
+    fn every_f16_survives_and_both_ways_agree() {
+        let source: Vec<u16> = (0..=u16::MAX).collect();
+        let (mut fast, mut portable) = (vec![0.0; 1 << 16], vec![0.0; 1 << 16]);
+        widen(&source, &mut fast);
+        widen_portable(&source, &mut portable);
+        for ((bits, fast), portable) in source.iter().zip(&fast).zip(&portable) {
+            if portable.is_nan() {
+                assert!(fast.is_nan());
+            } else {
+                assert_eq!(fast.to_bits(), portable.to_bits());
+                assert_eq!(narrow(*fast), *bits);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_go_to_even() {
+        // Half way between 1 and the next f16, and half way between that and the one after it.
+        assert_eq!(narrow(1.0 + 1.0 / 2048.0), narrow(1.0));
+        assert_eq!(narrow(1.0 + 3.0 / 2048.0), narrow(1.0 + 2.0 / 1024.0));
+        assert_eq!(narrow(70_000.0), 0x7c00);
+    }
+}

@@ -1,0 +1,53 @@
+//! The numeric inner loops: threads, dot products over quantized blocks, norms, RoPE, attention, SwiGLU.
+//!
+//! Everything here works on plain slices whose sizes the caller has checked. The loops are written once and
+//! compiled twice: portable, and with AVX2, FMA and F16C where the processor has them ([`multiversion`]). They
+//! use `mul_add` wherever they mean a fused operation and nothing else fuses, so both give the same bytes.
+//!
+//! Invariant: the value of an output depends on its own row, its weights and its absolute position only; never
+//! on how many rows are computed beside it, on the thread that computes it or on the number of threads.
+
+/// Defines the function `$name`, which runs `$body` compiled for AVX2, FMA and F16C where the processor has
+/// them, and as it is elsewhere. `$body` must be `#[inline(always)]`, or it stays portable.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
+        $vis fn $name($($arg: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                #[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
+                fn wide($($arg: $type),*) $(-> $result)? {
+                    $body($($arg),*)
+                }
+                if crate::kernels::has_avx2() {
+                    // SAFETY: the processor has the features that `wide` is compiled for.
+                    #[allow(unsafe_code, reason = "calling code compiled for detected features")]
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            $body($($arg),*)
+        }
+    };
+}
+
+pub(crate) mod attention;
+pub(crate) mod exp;
+pub(crate) mod float;
+pub(crate) mod half;
+pub(crate) mod norm;
+pub(crate) mod pool;
+pub(crate) mod quantized;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
+
+pub(crate) use pool::Pool;
+
+/// Whether the wide versions of the kernels can run.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+}

@@ -1,0 +1,67 @@
+//! Root mean square normalisation.
+
+multiversion! {
+    /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or so
+    /// large that its square is not).
+    pub(crate) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> bool = rms_norm_body
+}
+
+multiversion! {
+    /// [`rms_norm`] of each `weight.len()` values of `x`, in place.
+    pub(crate) fn rms_norm_heads(x: &mut [f32], weight: &[f32], epsilon: f32) -> bool = rms_norm_heads_body
+}
+
+multiversion! {
+    /// The sum of squares: element i in lane i mod 16, the lanes folded 8-4-2-1.
+    pub(crate) fn sum_of_squares(x: &[f32]) -> f32 = sum_of_squares_body
+}
+
+#[inline(always)]
+fn sum_of_squares_body(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = value.mul_add(*value, *lane);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = value.mul_add(*value, *lane);
+    }
+    fold(&mut lanes)
+}
+
+/// Folds 16 lanes into their sum, upper half onto lower half.
+#[inline(always)]
+pub(crate) fn fold(lanes: &mut [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn rms_norm_body(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> bool {
+    let sum = sum_of_squares_body(x);
+    let scale = 1.0 / (sum / x.len() as f32 + epsilon).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+    sum.is_finite()
+}
+
+#[inline(always)]
+fn rms_norm_heads_body(x: &mut [f32], weight: &[f32], epsilon: f32) -> bool {
+    let mut finite = true;
+    for head in x.chunks_exact_mut(weight.len()) {
+        let sum = sum_of_squares_body(head);
+        let scale = 1.0 / (sum / head.len() as f32 + epsilon).sqrt();
+        for (x, weight) in head.iter_mut().zip(weight) {
+            *x = *x * scale * weight;
+        }
+        finite &= sum.is_finite();
+    }
+    finite
+}

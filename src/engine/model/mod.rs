@@ -1,0 +1,321 @@
+//! The decoder of the llama family: llama, qwen2 and qwen3 by configuration.
+//!
+//! A forward pass takes rows of several sequences at once ([`Segment`]); each sequence brings its own
+//! [`KvCache`]. Everything lies in plain slices of a preallocated [`Workspace`].
+//!
+//! Invariant: what a row computes depends on the tokens before it in its own sequence and on nothing else:
+//! not on how they were cut into passes, nor on the other segments, nor on threads.
+
+mod cache;
+mod hyperparameters;
+mod layer;
+mod weights;
+mod workspace;
+
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::attention::{Rows, attend};
+use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
+use crate::kernels::swiglu::{add, swiglu};
+use crate::kernels::{Pool, attention::TILE};
+use layer::{Layer, Projection};
+use weights::{Linear, Matrix, vector};
+
+pub(crate) use cache::{CacheShape, KvCache};
+pub(crate) use hyperparameters::{Hyperparameters, MAX_CONTEXT_LENGTH, Pooling};
+pub(crate) use workspace::Workspace;
+
+/// A loaded model.
+pub(crate) struct Model {
+    sizes: Hyperparameters,
+    vocabulary: usize,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    head: Box<dyn Linear>,
+}
+
+/// The next tokens of one sequence.
+pub(crate) struct Segment<'a> {
+    /// Its cache, with room reserved for the tokens ([`KvCache::reserve`]).
+    pub(crate) cache: &'a mut KvCache,
+    /// At least one token; their positions follow those in the cache.
+    pub(crate) tokens: &'a [u32],
+    /// The rows whose final hidden state is wanted.
+    pub(crate) wanted: Wanted,
+    /// Set by the pass: the first position at which something was not finite.
+    pub(crate) fault: Option<usize>,
+}
+
+/// Rows of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    None,
+    First,
+    Last,
+    All,
+}
+
+impl Wanted {
+    fn includes(self, row: usize, rows: usize) -> bool {
+        match self {
+            Wanted::None => false,
+            Wanted::First => row == 0,
+            Wanted::Last => row + 1 == rows,
+            Wanted::All => true,
+        }
+    }
+}
+
+impl Model {
+    /// Checks every tensor of the file and keeps views of them.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(crate) fn load(gguf: &Gguf) -> Result<Model, Error> {
+        let sizes = Hyperparameters::of(gguf)?;
+        refuse_unknown_tensors(gguf, &sizes)?;
+        let vocabulary = match gguf.tensor("token_embd.weight")?.shape {
+            [_, rows] => *rows,
+            other => return Err(gguf.corrupt(format!("tensor \"token_embd.weight\" has shape {other:?}"))),
+        };
+        let embedding = Matrix::load(gguf, "token_embd.weight", sizes.width, vocabulary)?;
+        let head = match gguf.opt_tensor("output.weight")? {
+            Some(_) => Matrix::load(gguf, "output.weight", sizes.width, vocabulary)?,
+            None => embedding.clone(),
+        };
+        let layers =
+            (0..sizes.layers).map(|index| Layer::load(gguf, index, &sizes)).collect::<Result<Vec<_>, _>>()?;
+        let norm = vector(gguf, "output_norm.weight", sizes.width)?;
+        Ok(Model { sizes, vocabulary, embedding, layers, norm, head: Box::new(head) })
+    }
+
+    /// Sizes and constants.
+    pub(crate) fn sizes(&self) -> &Hyperparameters {
+        &self.sizes
+    }
+
+    /// Number of token ids, which is the number of logits.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Sizes of its key-value caches.
+    pub(crate) fn cache_shape(&self) -> CacheShape {
+        CacheShape::new(self.sizes.layers, self.sizes.heads)
+    }
+
+    /// Memory for passes of up to `rows` rows.
+    pub(crate) fn workspace(&self, rows: usize, threads: usize) -> Workspace {
+        Workspace::new(&self.sizes, rows, threads)
+    }
+
+    /// Bytes of [`Model::workspace`].
+    pub(crate) fn workspace_bytes(sizes: &Hyperparameters, rows: usize, threads: usize) -> u64 {
+        Workspace::bytes(sizes, rows, threads)
+    }
+
+    /// Computes the segments' rows, at most as many as the workspace has, and adds them to their caches.
+    /// `interrupted` is asked between layers: once it says yes the pass ends, false is returned and the
+    /// caches are as before.
+    pub(crate) fn forward(
+        &self,
+        segments: &mut [Segment<'_>],
+        workspace: &mut Workspace,
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> bool {
+        let rows: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
+        assert!(rows <= workspace.rows, "{rows} rows in a workspace of {}", workspace.rows);
+        self.embed(segments, workspace);
+        for (index, layer) in self.layers.iter().enumerate() {
+            if interrupted() {
+                return false;
+            }
+            self.attention(index, layer, segments, rows, workspace, pool);
+            self.feed_forward(layer, segments, rows, workspace, pool);
+        }
+        self.finish(segments, workspace);
+        for segment in segments {
+            segment.cache.advance(segment.tokens.len());
+        }
+        true
+    }
+
+    /// Final hidden states of the rows that the last pass was asked for, `width` each, in their order.
+    pub(crate) fn hidden<'w>(&self, workspace: &'w Workspace) -> &'w [f32] {
+        &workspace.hidden
+    }
+
+    /// Logits of the rows that the last pass was asked for, `vocabulary` each, in their order.
+    pub(crate) fn logits<'w>(&self, workspace: &'w mut Workspace, pool: &Pool) -> &'w mut [f32] {
+        let rows = workspace.hidden.len() / self.sizes.width;
+        workspace.logits.resize(rows * self.vocabulary, 0.0);
+        self.head.forward(&workspace.hidden, &mut workspace.logits, &mut workspace.quantized, pool);
+        &mut workspace.logits
+    }
+
+    /// Token embeddings into the residual stream, and the angles of the rows' positions.
+    fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace) {
+        let pairs = self.sizes.rope.pairs();
+        let xs = workspace.x.chunks_exact_mut(self.sizes.width);
+        let angles = workspace.cos.chunks_exact_mut(pairs).zip(workspace.sin.chunks_exact_mut(pairs));
+        let tokens = segments.iter().flat_map(|segment| (segment.cache.len()..).zip(segment.tokens));
+        for (((position, token), x), (cos, sin)) in tokens.zip(xs).zip(angles) {
+            self.embedding.row(*token as usize, x);
+            self.sizes.rope.angles(position, cos, sin);
+        }
+    }
+
+    /// `h = norm(x)`, noting rows that are not finite.
+    fn norm(&self, weight: &[f32], segments: &mut [Segment<'_>], workspace: &mut Workspace) {
+        let width = self.sizes.width;
+        let mut rows = workspace.x.chunks_exact(width).zip(workspace.h.chunks_exact_mut(width));
+        for segment in segments {
+            for (row, (x, h)) in rows.by_ref().take(segment.tokens.len()).enumerate() {
+                if !rms_norm(x, weight, self.sizes.norm_epsilon, h) {
+                    segment.fault.get_or_insert(segment.cache.len() + row);
+                }
+            }
+        }
+    }
+
+    /// `x += attention(norm(x))`, storing keys and values.
+    fn attention(
+        &self,
+        index: usize,
+        layer: &Layer,
+        segments: &mut [Segment<'_>],
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
+        let heads = self.sizes.heads;
+        let (width, query_width, kv_width) =
+            (self.sizes.width, heads.query * heads.dim, heads.kv * heads.dim);
+        self.norm(&layer.attention_norm, segments, workspace);
+        let Workspace { x, h, query, key, value, attention, cos, sin, tiles, quantized, .. } = workspace;
+        let h = &mut h[..rows * width];
+        let query = &mut query[..rows * query_width];
+        let key = &mut key[..rows * kv_width];
+        let value = &mut value[..rows * kv_width];
+        let attention = &mut attention[..rows * query_width];
+        for (projection, target) in
+            [(&layer.query, &mut *query), (&layer.key, &mut *key), (&layer.value, &mut *value)]
+        {
+            projection.weight.forward(h, target, quantized, pool);
+            add_bias(projection, target);
+        }
+        let pairs = self.sizes.rope.pairs();
+        let epsilon = self.sizes.norm_epsilon;
+        let mut row = 0;
+        for segment in &mut *segments {
+            for position in segment.cache.len()..segment.cache.len() + segment.tokens.len() {
+                let query = &mut query[row * query_width..(row + 1) * query_width];
+                let key = &mut key[row * kv_width..(row + 1) * kv_width];
+                let value = &value[row * kv_width..(row + 1) * kv_width];
+                if let Some(norms) = &layer.head_norms
+                    && !(rms_norm_heads(query, &norms.query, epsilon)
+                        & rms_norm_heads(key, &norms.key, epsilon))
+                {
+                    segment.fault.get_or_insert(position);
+                }
+                let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
+                self.sizes.rope.rotate(query, heads.dim, cos, sin);
+                self.sizes.rope.rotate(key, heads.dim, cos, sin);
+                segment.cache.store(index, position, key, value);
+                row += 1;
+            }
+        }
+        let mut first_row = 0;
+        let mut offset = 0;
+        let sequences: Vec<Rows<'_>> = segments
+            .iter()
+            .map(|segment| {
+                let (cache, rows) = (&*segment.cache, segment.tokens.len());
+                let sequence = Rows { blocks: cache.blocks(), position: cache.len(), rows, first_row };
+                first_row += rows;
+                offset = cache.offset(index);
+                sequence
+            })
+            .collect();
+        attend(heads, offset, &sequences, query, attention, tiles, pool);
+        layer.output.weight.forward(attention, h, quantized, pool);
+        add_bias(&layer.output, h);
+        add(&mut x[..rows * width], h);
+    }
+
+    /// `x += down(silu(gate(norm(x))) · up(norm(x)))`.
+    fn feed_forward(
+        &self,
+        layer: &Layer,
+        segments: &mut [Segment<'_>],
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
+        self.norm(&layer.feed_forward_norm, segments, workspace);
+        let Workspace { x, h, gate, up, quantized, .. } = workspace;
+        let h = &mut h[..rows * self.sizes.width];
+        let gate = &mut gate[..rows * self.sizes.feed_forward];
+        let up = &mut up[..rows * self.sizes.feed_forward];
+        layer.gate.forward(h, gate, quantized, pool);
+        layer.up.forward(h, up, quantized, pool);
+        swiglu(gate, up);
+        layer.down.forward(gate, h, quantized, pool);
+        add(&mut x[..rows * self.sizes.width], h);
+    }
+
+    /// The final norm of the rows that are wanted.
+    fn finish(&self, segments: &mut [Segment<'_>], workspace: &mut Workspace) {
+        let width = self.sizes.width;
+        let Workspace { x, hidden, .. } = workspace;
+        hidden.clear();
+        let mut xs = x.chunks_exact(width);
+        for segment in segments {
+            let rows = segment.tokens.len();
+            for (row, x) in xs.by_ref().take(rows).enumerate() {
+                let finite = if segment.wanted.includes(row, rows) {
+                    let start = hidden.len();
+                    hidden.resize(start + width, 0.0);
+                    rms_norm(x, &self.norm, self.sizes.norm_epsilon, &mut hidden[start..])
+                } else {
+                    sum_of_squares(x).is_finite()
+                };
+                if !finite {
+                    segment.fault.get_or_insert(segment.cache.len() + row);
+                }
+            }
+        }
+    }
+}
+
+fn add_bias(projection: &Projection, rows: &mut [f32]) {
+    if let Some(bias) = &projection.bias {
+        for row in rows.chunks_exact_mut(projection.weight.outputs()) {
+            add(row, bias);
+        }
+    }
+}
+
+/// A tensor that the decoder does not know would change the answer if it were left out.
+fn refuse_unknown_tensors(gguf: &Gguf, sizes: &Hyperparameters) -> Result<(), Error> {
+    for tensor in gguf.tensors() {
+        let known = match tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((_, part)) => Layer::knows(part, sizes.architecture),
+            None => {
+                matches!(
+                    tensor.name,
+                    "token_embd.weight" | "output.weight" | "output_norm.weight" | "rope_freqs.weight"
+                ) || tensor.name.starts_with("cls.")
+            }
+        };
+        if !known {
+            return Err(gguf.unsupported(format!("tensor \"{}\" has no place in the decoder", tensor.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Positions that a cache grows by.
+pub(crate) const CACHE_BLOCK: usize = TILE;

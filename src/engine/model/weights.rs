@@ -1,0 +1,161 @@
+//! Weights of a model: matrices that stay in the mapped file, vectors that are widened to f32.
+
+use candle_core::quantized::k_quants::{
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
+};
+
+use crate::Error;
+use crate::gguf::{GgmlType, Gguf, Tensor};
+use crate::kernels::quantized::Scratch;
+use crate::kernels::{Pool, float, quantized};
+
+/// A linear layer without bias.
+pub(crate) trait Linear: Send + Sync {
+    /// `y = x · Wᵀ`: for each row of `x` (`inputs` values) a row of `y` (`outputs` values). A row of the
+    /// result depends on its row of `x` only.
+    fn forward(&self, x: &[f32], y: &mut [f32], scratch: &mut Scratch, pool: &Pool);
+
+    /// Length of a row of the result.
+    fn outputs(&self) -> usize;
+}
+
+/// A matrix in the model file, in any format that can be multiplied.
+#[derive(Debug, Clone)]
+pub(crate) struct Matrix {
+    gguf: Gguf,
+    name: String,
+    kind: GgmlType,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Matrix {
+    /// The tensor `name`, which must have `outputs` rows of `inputs` values.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where it is missing or has another shape, [`Error::UnsupportedModel`] where
+    /// its type cannot be multiplied.
+    pub(crate) fn load(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
+        let tensor = gguf.tensor(name)?;
+        expect_shape(gguf, &tensor, &[inputs, outputs])?;
+        let matrix = Matrix { gguf: gguf.clone(), name: name.to_owned(), kind: tensor.kind, inputs, outputs };
+        let data = tensor.data;
+        let sound = match tensor.kind {
+            // The reader has checked the size, and these are read byte by byte.
+            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => true,
+            GgmlType::Q4_0 => quantized::fits::<BlockQ4_0>(data, inputs, outputs),
+            GgmlType::Q4_1 => quantized::fits::<BlockQ4_1>(data, inputs, outputs),
+            GgmlType::Q5_0 => quantized::fits::<BlockQ5_0>(data, inputs, outputs),
+            GgmlType::Q5_1 => quantized::fits::<BlockQ5_1>(data, inputs, outputs),
+            GgmlType::Q8_0 => quantized::fits::<BlockQ8_0>(data, inputs, outputs),
+            GgmlType::Q2_K => quantized::fits::<BlockQ2K>(data, inputs, outputs),
+            GgmlType::Q3_K => quantized::fits::<BlockQ3K>(data, inputs, outputs),
+            GgmlType::Q4_K => quantized::fits::<BlockQ4K>(data, inputs, outputs),
+            GgmlType::Q5_K => quantized::fits::<BlockQ5K>(data, inputs, outputs),
+            GgmlType::Q6_K => quantized::fits::<BlockQ6K>(data, inputs, outputs),
+            other => {
+                return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {other}")));
+            }
+        };
+        if sound {
+            Ok(matrix)
+        } else {
+            Err(gguf.corrupt(format!("tensor \"{name}\" is not aligned, or its rows are not whole blocks")))
+        }
+    }
+
+    /// Dequantizes row `index`, for example a token's embedding.
+    pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        let data = self.data();
+        match self.kind {
+            GgmlType::F32 => float::row::<float::F32>(data, index, out),
+            GgmlType::F16 => float::row::<float::F16>(data, index, out),
+            GgmlType::BF16 => float::row::<float::Bf16>(data, index, out),
+            GgmlType::Q4_0 => quantized::row::<BlockQ4_0>(data, index, out),
+            GgmlType::Q4_1 => quantized::row::<BlockQ4_1>(data, index, out),
+            GgmlType::Q5_0 => quantized::row::<BlockQ5_0>(data, index, out),
+            GgmlType::Q5_1 => quantized::row::<BlockQ5_1>(data, index, out),
+            GgmlType::Q8_0 => quantized::row::<BlockQ8_0>(data, index, out),
+            GgmlType::Q2_K => quantized::row::<BlockQ2K>(data, index, out),
+            GgmlType::Q3_K => quantized::row::<BlockQ3K>(data, index, out),
+            GgmlType::Q4_K => quantized::row::<BlockQ4K>(data, index, out),
+            GgmlType::Q5_K => quantized::row::<BlockQ5K>(data, index, out),
+            GgmlType::Q6_K => quantized::row::<BlockQ6K>(data, index, out),
+            other => unreachable!("{other} is refused by `load`"),
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        // `load` has seen it.
+        self.gguf.opt_tensor(&self.name).ok().flatten().map_or(&[], |tensor| tensor.data)
+    }
+}
+
+impl Linear for Matrix {
+    fn forward(&self, x: &[f32], y: &mut [f32], scratch: &mut Scratch, pool: &Pool) {
+        let (data, size) = (self.data(), (self.inputs, self.outputs));
+        match self.kind {
+            GgmlType::F32 => float::product::<float::F32>(data, size, x, y, pool),
+            GgmlType::F16 => float::product::<float::F16>(data, size, x, y, pool),
+            GgmlType::BF16 => float::product::<float::Bf16>(data, size, x, y, pool),
+            GgmlType::Q4_0 => quantized::product::<BlockQ4_0>(data, size, x, y, scratch, pool),
+            GgmlType::Q4_1 => quantized::product::<BlockQ4_1>(data, size, x, y, scratch, pool),
+            GgmlType::Q5_0 => quantized::product::<BlockQ5_0>(data, size, x, y, scratch, pool),
+            GgmlType::Q5_1 => quantized::product::<BlockQ5_1>(data, size, x, y, scratch, pool),
+            GgmlType::Q8_0 => quantized::product::<BlockQ8_0>(data, size, x, y, scratch, pool),
+            GgmlType::Q2_K => quantized::product::<BlockQ2K>(data, size, x, y, scratch, pool),
+            GgmlType::Q3_K => quantized::product::<BlockQ3K>(data, size, x, y, scratch, pool),
+            GgmlType::Q4_K => quantized::product::<BlockQ4K>(data, size, x, y, scratch, pool),
+            GgmlType::Q5_K => quantized::product::<BlockQ5K>(data, size, x, y, scratch, pool),
+            GgmlType::Q6_K => quantized::product::<BlockQ6K>(data, size, x, y, scratch, pool),
+            other => unreachable!("{other} is refused by `load`"),
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
+
+/// A floating-point vector of `length` values, widened to f32.
+///
+/// # Errors
+/// As [`Matrix::load`].
+pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+    let tensor = gguf.tensor(name)?;
+    expect_shape(gguf, &tensor, &[length])?;
+    let mut values = vec![0.0; length];
+    match tensor.kind {
+        GgmlType::F32 => float::row::<float::F32>(tensor.data, 0, &mut values),
+        GgmlType::F16 => float::row::<float::F16>(tensor.data, 0, &mut values),
+        GgmlType::BF16 => float::row::<float::Bf16>(tensor.data, 0, &mut values),
+        other => return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {other}"))),
+    }
+    Ok(values)
+}
+
+/// [`vector`], if there is a tensor of this name.
+///
+/// # Errors
+/// As [`Matrix::load`].
+pub(super) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Option<Vec<f32>>, Error> {
+    match gguf.opt_tensor(name)? {
+        Some(_) => vector(gguf, name, length).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Checks a shape; trailing dimensions of 1 mean nothing.
+fn expect_shape(gguf: &Gguf, tensor: &Tensor<'_>, expected: &[usize]) -> Result<(), Error> {
+    let mut shape = tensor.shape;
+    while let [rest @ .., 1] = shape
+        && rest.len() >= expected.len()
+    {
+        shape = rest;
+    }
+    if shape == expected {
+        return Ok(());
+    }
+    Err(gguf
+        .corrupt(format!("tensor \"{}\" has shape {:?} instead of {expected:?}", tensor.name, tensor.shape)))
+}

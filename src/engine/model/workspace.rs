@@ -1,0 +1,65 @@
+//! Memory that a forward pass works in, allocated once per model.
+
+use super::hyperparameters::Hyperparameters;
+use crate::kernels::quantized::Scratch;
+
+/// Activations of up to `rows` rows.
+pub(crate) struct Workspace {
+    /// Most rows of one forward pass.
+    pub(super) rows: usize,
+    /// The residual stream, `width` a row.
+    pub(super) x: Vec<f32>,
+    /// The normalised input of a layer's halves, and their result; `width` a row.
+    pub(super) h: Vec<f32>,
+    pub(super) query: Vec<f32>,
+    pub(super) key: Vec<f32>,
+    pub(super) value: Vec<f32>,
+    pub(super) attention: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    /// Cosines and sines of each row's position.
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
+    /// Attention's scratch for all threads.
+    pub(super) tiles: Vec<f32>,
+    pub(super) quantized: Scratch,
+    /// Final hidden states of the rows that were asked for.
+    pub(super) hidden: Vec<f32>,
+    pub(super) logits: Vec<f32>,
+}
+
+impl Workspace {
+    /// Room for `rows` rows computed by `threads` threads.
+    pub(super) fn new(sizes: &Hyperparameters, rows: usize, threads: usize) -> Workspace {
+        let heads = sizes.heads;
+        let row = |width: usize| vec![0.0; rows * width];
+        Workspace {
+            rows,
+            x: row(sizes.width),
+            h: row(sizes.width),
+            query: row(heads.query * heads.dim),
+            key: row(heads.kv * heads.dim),
+            value: row(heads.kv * heads.dim),
+            attention: row(heads.query * heads.dim),
+            gate: row(sizes.feed_forward),
+            up: row(sizes.feed_forward),
+            cos: row(sizes.rope.pairs()),
+            sin: row(sizes.rope.pairs()),
+            tiles: vec![0.0; heads.scratch_len(rows) * threads],
+            quantized: Scratch::default(),
+            hidden: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Bytes that a workspace takes, apart from logits.
+    pub(super) fn bytes(sizes: &Hyperparameters, rows: usize, threads: usize) -> u64 {
+        let heads = sizes.heads;
+        let row = 3 * sizes.width
+            + 2 * (heads.query + heads.kv) * heads.dim
+            // The last one is what activations are quantized to, generously.
+            + 3 * sizes.feed_forward
+            + 2 * sizes.rope.pairs();
+        ((row * rows + heads.scratch_len(rows) * threads) * size_of::<f32>()) as u64
+    }
+}
