@@ -1,43 +1,187 @@
-//! Text to tokens and back, from the metadata of a GGUF file.
+//! Text to tokens and back, from the metadata of a GGUF file: byte-level BPE with the splitting patterns
+//! of Qwen2, Llama 3 and GPT-2.
+//!
+//! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised
+//! (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
+//! control tokens only where the caller vouches for the text.
+//!
+//! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
+//! around it.
+
+mod alphabet;
+mod bpe;
+mod marks;
+mod split;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
 
 use crate::Error;
 use crate::gguf::Gguf;
+use bpe::{Bpe, Scratch};
+use marks::{Mark, Marks};
+use split::Splitter;
+use vocabulary::{Role, Vocabulary};
+
+/// `<arch>.pooling_type` of models that embed by their last token.
+const POOLING_LAST: u32 = 3;
 
 /// The tokenizer of a model. Shared between threads.
 #[derive(Debug)]
 pub struct Tokenizer {
-    vocab_size: usize,
+    vocabulary: Vocabulary,
+    bpe: Bpe,
+    marks: Marks,
+    splitter: Splitter,
+    /// Where a word that is a token is taken whole (Llama 3): ordinary tokens by their bytes.
+    whole_words: Option<Vec<u32>>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    embedding_suffix: Option<u32>,
+}
+
+/// A piece of text and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// From the model's template: control tokens stand for themselves.
+    Template(&'a str),
+    /// From a user: control tokens are nothing but characters.
+    User(&'a str),
+}
+
+impl<'a> Part<'a> {
+    /// The text, wherever it comes from.
+    pub fn text(self) -> &'a str {
+        match self {
+            Part::Template(text) | Part::User(text) => text,
+        }
+    }
 }
 
 impl Tokenizer {
     /// The tokenizer that the file describes.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key.
+    /// [`Error::CorruptModel`] where the metadata contradict themselves, [`Error::UnsupportedModel`] for
+    /// other kinds of tokenizers, naming the key.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, Error> {
-        Ok(Tokenizer { vocab_size: gguf.strings("tokenizer.ggml.tokens")?.len() })
+        let model = gguf.str("tokenizer.ggml.model")?;
+        if model != "gpt2" {
+            return Err(gguf.unsupported(format!(
+                "key \"tokenizer.ggml.model\" is \"{}\", only \"gpt2\" (byte-level BPE) is",
+                model.escape_debug()
+            )));
+        }
+        let Some(pre) = gguf.opt_str("tokenizer.ggml.pre")? else {
+            return Err(gguf.unsupported("key \"tokenizer.ggml.pre\" is missing"));
+        };
+        let Some(splitter) = Splitter::from_name(pre) else {
+            return Err(gguf.unsupported(format!(
+                "key \"tokenizer.ggml.pre\" is \"{}\", only \"qwen2\", \"llama-bpe\" and \"gpt-2\" are",
+                pre.escape_debug()
+            )));
+        };
+        let (vocabulary, merging) = vocabulary::read(gguf)?;
+        let marks = Marks::new(&vocabulary).map_err(|error| {
+            gguf.unsupported(format!("its control tokens cannot be searched for: {error}"))
+        })?;
+        let count = vocabulary.len();
+        let bos = vocabulary::token_id(gguf, "tokenizer.ggml.bos_token_id", count)?;
+        let eos = vocabulary::token_id(gguf, "tokenizer.ggml.eos_token_id", count)?;
+        // Llama 3 begins with a token and takes whole words unless the file says otherwise.
+        let llama = splitter == Splitter::LlamaBpe;
+        let add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(llama);
+        let add_eos = gguf.opt_bool("tokenizer.ggml.add_eos_token")?;
+        let embedding_suffix = match add_eos {
+            Some(true) => eos,
+            Some(false) => None,
+            None => pooling_suffix(gguf, &vocabulary)?,
+        };
+        let whole_words = llama.then(|| vocabulary.sorted());
+        let bpe = Bpe::new(merging.bytes, merging.merges);
+        Ok(Tokenizer { vocabulary, bpe, marks, splitter, whole_words, bos, eos, add_bos, embedding_suffix })
     }
 
-    /// Tokens of plain text: never a control token, no beginning or end added.
+    /// Tokens of a user's text: never a control token, no beginning or end added.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] where the vocabulary has no token for a byte of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let _ = text;
-        Err(Error::InvalidRequest("the tokenizer is not there yet".into()))
+        self.encode_parts(&[Part::User(text)])
     }
 
     /// Tokens of text in which control tokens stand for themselves: of templates, not of users.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
     pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.encode(text)
+        self.encode_parts(&[Part::Template(text)])
+    }
+
+    /// Tokens of several parts as one text: words are cut as if there were no border between the parts,
+    /// and a special token is one only if it lies inside one part.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_parts(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, Error> {
+        let mut text = String::with_capacity(parts.iter().map(|part| part.text().len()).sum());
+        let mut marks: Vec<Mark> = Vec::new();
+        for part in parts {
+            let offset = text.len();
+            let control = matches!(part, Part::Template(_));
+            marks.extend(self.marks.find(part.text(), control).map(|mark| Mark {
+                start: offset + mark.start,
+                end: offset + mark.end,
+                id: mark.id,
+            }));
+            text.push_str(part.text());
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        let mut scratch = Scratch::default();
+        let mut position = 0;
+        for mark in marks {
+            self.encode_words(text.get(position..mark.start).unwrap_or_default(), &mut scratch, &mut ids)?;
+            ids.push(mark.id);
+            position = mark.end;
+        }
+        self.encode_words(text.get(position..).unwrap_or_default(), &mut scratch, &mut ids)?;
+        Ok(ids)
+    }
+
+    fn encode_words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), Error> {
+        for word in self.splitter.words(text) {
+            if let Some(id) = self.whole_word(word.as_bytes()) {
+                ids.push(id);
+                continue;
+            }
+            self.bpe.encode(word.as_bytes(), scratch, ids).map_err(|byte| {
+                Error::InvalidRequest(format!("the model's vocabulary has no token for byte 0x{byte:02X}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn whole_word(&self, word: &[u8]) -> Option<u32> {
+        let sorted = self.whole_words.as_ref()?;
+        let found = sorted.binary_search_by(|id| self.vocabulary.bytes(*id).cmp(word)).ok()?;
+        sorted.get(found).copied()
     }
 
     /// Tokens of a text to be embedded: with the beginning and the end that the model wants around it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
     pub fn encode_embedding(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.encode(text)
+        let mut ids: Vec<u32> = self.bos().into_iter().collect();
+        ids.extend(self.encode(text)?);
+        ids.extend(self.embedding_suffix);
+        Ok(ids)
     }
 
     /// What the token adds to the output; nothing for control tokens and ids that do not exist.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        let _ = id;
-        &[]
+        self.vocabulary.bytes(id)
     }
 
     /// The bytes of all tokens.
@@ -47,22 +191,57 @@ impl Tokenizer {
 
     /// Number of tokens; ids are below it.
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.vocabulary.len()
+    }
+
+    /// Whether the token steers the model rather than being part of text.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.vocabulary.role(id) == Some(Role::Control)
+    }
+
+    /// The text by which a control or user-defined token is written in templates.
+    pub fn special_text(&self, id: u32) -> Option<&str> {
+        self.vocabulary.special.get(&id).map(|text| &**text)
     }
 
     /// Whether the token ends the answer.
     pub fn is_end(&self, id: u32) -> bool {
-        let _ = id;
-        false
+        self.vocabulary.end_tokens.binary_search(&id).is_ok()
+    }
+
+    /// Tokens that end the answer, ascending.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.vocabulary.end_tokens
     }
 
     /// The token that begins every text, if the model wants one.
     pub fn bos(&self) -> Option<u32> {
-        None
+        self.bos.filter(|_| self.add_bos)
     }
 
     /// The token that ends a text, if the model has one.
     pub fn eos(&self) -> Option<u32> {
-        None
+        self.eos
     }
+
+    /// How templates write the first token, whether or not every text begins with it.
+    pub fn bos_text(&self) -> Option<&str> {
+        self.special_text(self.bos?)
+    }
+
+    /// How templates write the last token.
+    pub fn eos_text(&self) -> Option<&str> {
+        self.special_text(self.eos?)
+    }
+}
+
+/// Qwen3-Embedding pools at an `<|endoftext|>` behind the text; files made before converters wrote
+/// `add_eos_token` do not say so.
+fn pooling_suffix(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Option<u32>, Error> {
+    let architecture = gguf.opt_str("general.architecture")?.unwrap_or_default();
+    if gguf.opt_u32(&format!("{architecture}.pooling_type"))? != Some(POOLING_LAST) {
+        return Ok(None);
+    }
+    let suffix = vocabulary.special.iter().find(|(_, text)| &***text == "<|endoftext|>");
+    Ok(suffix.map(|(id, _)| *id))
 }

@@ -1,0 +1,265 @@
+//! The vocabulary of a GGUF file: what each token stands for and which tokens are special.
+
+use std::collections::HashMap;
+
+use super::alphabet::{Bytes, characters};
+use crate::Error;
+use crate::gguf::Gguf;
+
+/// Far above any real vocabulary; bounds the tables that are built here.
+const MAX_TOKENS: usize = 1 << 22;
+const MAX_MERGES: usize = 1 << 22;
+const MAX_TEXT_BYTES: usize = 1 << 28;
+/// Tokens that are looked for in text; they go into an automaton, which is many times their size.
+const MAX_SPECIAL_TOKENS: usize = 1 << 14;
+const MAX_SPECIAL_BYTES: usize = 1 << 20;
+
+/// Names of tokens that end an answer whatever the metadata says, as llama.cpp knows them. Some files
+/// name only one of several, or mark them as ordinary.
+const END_NAMES: [&str; 20] = [
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "</s>",
+    "<eos>",
+];
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Part of text.
+    Text,
+    /// Text that is always one token, also in a user's text (`<think>`).
+    UserDefined,
+    /// Steers the model; never part of a user's text, never shown.
+    Control,
+    /// Stands for nothing.
+    Unused,
+}
+
+/// All tokens of a file.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    /// The bytes of all tokens, one after the other.
+    arena: Vec<u8>,
+    /// Where the bytes of each token end.
+    ends: Vec<u32>,
+    roles: Vec<Role>,
+    /// Texts of control and user-defined tokens.
+    pub(super) special: HashMap<u32, Box<str>>,
+    /// Tokens that end an answer, ascending.
+    pub(super) end_tokens: Vec<u32>,
+}
+
+/// What merging needs.
+pub(super) struct Merging {
+    pub(super) bytes: [Option<u32>; 256],
+    pub(super) merges: HashMap<(u32, u32), (u32, u32)>,
+}
+
+pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Merging), Error> {
+    let tokens = gguf.strings("tokenizer.ggml.tokens")?;
+    let count = tokens.len();
+    if count == 0 || count > MAX_TOKENS {
+        return Err(gguf.corrupt(format!(
+            "key \"tokenizer.ggml.tokens\" has {count} elements, 1 to {MAX_TOKENS} are allowed"
+        )));
+    }
+    let text_bytes: usize = tokens.clone().map(str::len).sum();
+    if text_bytes > MAX_TEXT_BYTES {
+        return Err(gguf.corrupt(format!(
+            "key \"tokenizer.ggml.tokens\" has {text_bytes} bytes of text, at most {MAX_TEXT_BYTES} are allowed"
+        )));
+    }
+    let types: Vec<i32> = match gguf.opt_i32s("tokenizer.ggml.token_type")? {
+        Some(types) if types.len() == count => types.collect(),
+        Some(types) => {
+            return Err(gguf.corrupt(format!(
+                "key \"tokenizer.ggml.token_type\" has {} elements for {count} tokens",
+                types.len()
+            )));
+        }
+        None => vec![1; count],
+    };
+
+    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(count);
+    for (id, token) in tokens.clone().enumerate() {
+        if let Some(first) = ids.insert(token, id as u32)
+            && !token.is_empty()
+        {
+            return Err(gguf.corrupt(format!("tokens {first} and {id} are the same")));
+        }
+    }
+    ids.remove("");
+
+    let mut vocabulary = Vocabulary {
+        arena: Vec::new(),
+        ends: Vec::with_capacity(count),
+        roles: Vec::with_capacity(count),
+        special: HashMap::new(),
+        end_tokens: Vec::new(),
+    };
+    let alphabet = Bytes::new();
+    for (id, (token, token_type)) in tokens.zip(types).enumerate() {
+        let role = role(gguf, id, token, token_type)?;
+        vocabulary.push(id as u32, token, role, &alphabet);
+    }
+    let special_bytes: usize = vocabulary.special.values().map(|text| text.len()).sum();
+    if vocabulary.special.len() > MAX_SPECIAL_TOKENS || special_bytes > MAX_SPECIAL_BYTES {
+        return Err(gguf.unsupported(format!(
+            "{} control and user-defined tokens of {special_bytes} bytes, at most {MAX_SPECIAL_TOKENS} of \
+             {MAX_SPECIAL_BYTES} bytes are read",
+            vocabulary.special.len()
+        )));
+    }
+    vocabulary.end_tokens = end_tokens(gguf, &ids, count)?;
+
+    let mut buffer = [0; 4];
+    let bytes = characters().map(|character| ids.get(&*character.encode_utf8(&mut buffer)).copied());
+    Ok((vocabulary, Merging { bytes, merges: merges(gguf, &ids)? }))
+}
+
+/// The role of a token by its type in the file. The name has a say as well: some files mark control
+/// tokens as ordinary or user-defined, and a user's text must not be able to contain them.
+fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32) -> Result<Role, Error> {
+    let looks_like_control = (token.starts_with("<|") && token.ends_with("|>") && token.len() > 4)
+        || (token.starts_with("<｜") && token.ends_with("｜>"))
+        || END_NAMES.contains(&token);
+    Ok(match token_type {
+        1 | 4 if looks_like_control => Role::Control,
+        1 | 6 => Role::Text,
+        2 | 3 => Role::Control,
+        4 => Role::UserDefined,
+        5 => Role::Unused,
+        other => {
+            return Err(gguf.corrupt(format!(
+                "element {id} of key \"tokenizer.ggml.token_type\" is {other}, not a token type"
+            )));
+        }
+    })
+}
+
+fn end_tokens(gguf: &Gguf, ids: &HashMap<&str, u32>, count: usize) -> Result<Vec<u32>, Error> {
+    let mut ends: Vec<u32> = END_NAMES.iter().filter_map(|name| ids.get(name).copied()).collect();
+    for key in ["eos", "eot", "eom"] {
+        ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), count)?);
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    Ok(ends)
+}
+
+/// The token that a key names. All bits set means none, as some writers have it.
+pub(super) fn token_id(gguf: &Gguf, key: &str, count: usize) -> Result<Option<u32>, Error> {
+    match gguf.opt_u32(key)? {
+        None | Some(u32::MAX) => Ok(None),
+        Some(id) if (id as usize) < count => Ok(Some(id)),
+        Some(id) => Err(gguf.corrupt(format!("key \"{key}\" is {id}, there are {count} tokens"))),
+    }
+}
+
+/// Merges by the ids of their parts; their rank is their place in the list.
+fn merges(gguf: &Gguf, ids: &HashMap<&str, u32>) -> Result<HashMap<(u32, u32), (u32, u32)>, Error> {
+    const KEY: &str = "tokenizer.ggml.merges";
+    let lines = gguf.strings(KEY)?;
+    if lines.len() > MAX_MERGES {
+        return Err(gguf.corrupt(format!(
+            "key \"{KEY}\" has {} elements, at most {MAX_MERGES} are allowed",
+            lines.len()
+        )));
+    }
+    let mut merges = HashMap::with_capacity(lines.len());
+    let mut joined = String::new();
+    for (rank, line) in lines.enumerate() {
+        // The first character may be a space that belongs to the left part.
+        let space = line.char_indices().skip(1).find(|(_, character)| *character == ' ');
+        let parts = space.and_then(|(at, _)| Some((line.get(..at)?, line.get(at + 1..)?)));
+        let Some((left, right)) = parts else {
+            return Err(gguf.corrupt(format!("element {rank} of key \"{KEY}\" is not a pair")));
+        };
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        let (Some(left), Some(right), Some(merged)) =
+            (ids.get(left), ids.get(right), ids.get(joined.as_str()))
+        else {
+            return Err(
+                gguf.corrupt(format!("element {rank} of key \"{KEY}\" names a token that is missing"))
+            );
+        };
+        // The first of equals wins, as in llama.cpp.
+        merges.entry((*left, *right)).or_insert((rank as u32, *merged));
+    }
+    Ok(merges)
+}
+
+impl Vocabulary {
+    fn push(&mut self, id: u32, token: &str, role: Role, alphabet: &Bytes) {
+        match role {
+            Role::Text => {
+                // A token with a character outside the alphabet can only have been meant as it is.
+                let start = self.arena.len();
+                for character in token.chars() {
+                    match alphabet.byte(character) {
+                        Some(byte) => self.arena.push(byte),
+                        None => {
+                            self.arena.truncate(start);
+                            self.arena.extend_from_slice(token.as_bytes());
+                            break;
+                        }
+                    }
+                }
+            }
+            Role::UserDefined => self.arena.extend_from_slice(token.as_bytes()),
+            Role::Control | Role::Unused => {}
+        }
+        if matches!(role, Role::Control | Role::UserDefined) && !token.is_empty() {
+            self.special.insert(id, token.into());
+        }
+        self.ends.push(self.arena.len() as u32);
+        self.roles.push(role);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn role(&self, id: u32) -> Option<Role> {
+        self.roles.get(id as usize).copied()
+    }
+
+    /// What the token adds to the output.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let start = match id.checked_sub(1) {
+            None => Some(0),
+            Some(before) => self.ends.get(before).copied(),
+        };
+        let range = start.zip(self.ends.get(id)).map(|(start, end)| start as usize..*end as usize);
+        range.and_then(|range| self.arena.get(range)).unwrap_or_default()
+    }
+
+    /// Ordinary tokens in the order of their bytes, to look up words that are tokens.
+    pub(super) fn sorted(&self) -> Vec<u32> {
+        let mut sorted: Vec<u32> = (0..self.len() as u32)
+            .filter(|id| self.role(*id) == Some(Role::Text) && !self.bytes(*id).is_empty())
+            .collect();
+        sorted.sort_unstable_by(|a, b| self.bytes(*a).cmp(self.bytes(*b)).then(a.cmp(b)));
+        sorted
+    }
+}
