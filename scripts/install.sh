@@ -28,8 +28,6 @@ put() {
 script=$(mktemp)
 trap 'rm -f "$script"' EXIT
 {
-    # psql, not the server, reads this line when somebody runs the file by hand.
-    printf '\\echo Use "CREATE EXTENSION pg_steadytext CASCADE" to load this file. \\quit\n'
     for fragment in sql/*.sql; do
         printf '\n-- %s\n\n' "$fragment"
         cat "$fragment"
