@@ -1,0 +1,80 @@
+-- Roles, the schema of the protocol, and the C functions that tables lean on.
+--
+-- The numbered fragments in sql/ are concatenated in name order into the install script.
+-- Invariant: every name is qualified. Tables and the API live in @extschema@, the protocol
+-- between queue and worker in schema steadytext.
+
+-- Roles belong to the whole server: another database may have made them already, or may be
+-- making them at this moment.
+do $$
+declare
+    v_role text;
+begin
+    foreach v_role in array array['steadytext_user', 'steadytext_admin', 'steadytext_worker'] loop
+        begin
+            if pg_catalog.to_regrole(v_role) is null then
+                execute pg_catalog.format('create role %I nologin', v_role);
+                execute pg_catalog.format('comment on role %I is %L', v_role,
+                    case v_role
+                        when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read the own ones'
+                        when 'steadytext_admin' then 'pg_steadytext: may configure, and see everybody''s requests'
+                        else 'pg_steadytext: may call the queue protocol, for workers on other machines'
+                    end);
+            end if;
+        exception when duplicate_object or unique_violation then
+            null;
+        end;
+    end loop;
+    -- An administrator can do what a user can.
+    if not pg_catalog.pg_has_role('steadytext_admin', 'steadytext_user', 'usage') then
+        grant steadytext_user to steadytext_admin;
+    end if;
+end
+$$;
+
+-- Without IF NOT EXISTS: a schema of this name that somebody else owns must stop the install.
+create schema steadytext;
+comment on schema steadytext is
+    'pg_steadytext: the protocol between the queue and its workers, and what tables and views need; no tables';
+
+create function steadytext.new_request_id()
+returns uuid
+language c volatile parallel safe strict
+as 'MODULE_PATHNAME', 'new_request_id_wrapper';
+comment on function steadytext.new_request_id() is
+    'A fresh UUID version 7; the default of steadytext_queue.request_id';
+
+create function steadytext.check_request()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'check_request_wrapper';
+comment on function steadytext.check_request() is
+    'Checks every limit of a new request, so that plain INSERTs meet them too, and arms the wake that follows the commit';
+
+create function steadytext.wake_worker()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'wake_worker_wrapper';
+comment on function steadytext.wake_worker() is
+    'Arms the wake after a change of status, so that a request put back to pending is noticed at once';
+
+create function steadytext.note_change()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'note_change_wrapper';
+comment on function steadytext.note_change() is
+    'Makes every backend and the worker read configuration and registry again after the commit';
+
+create function steadytext.announce(request_ids uuid[])
+returns void
+language c volatile strict
+as 'MODULE_PATHNAME', 'announce_wrapper';
+comment on function steadytext.announce(uuid[]) is
+    'Wakes whoever waits for these requests, after the commit';
+
+create function steadytext.start_worker()
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'start_worker_wrapper';
+comment on function steadytext.start_worker() is
+    'Asks for a worker of this database at commit';

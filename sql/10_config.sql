@@ -1,0 +1,225 @@
+-- Configuration of one database: known keys with type and range, checked by a trigger so
+-- that config_set, plain UPDATEs and a restore meet the same rules.
+--
+-- Default rows (is_default) come from config_keys() and are not dumped; a dumped row
+-- replaces the default row that CREATE EXTENSION has put in its way.
+
+create function steadytext.config_keys()
+returns table (
+    key text,
+    kind text,
+    minimum numeric,
+    maximum numeric,
+    default_value jsonb,
+    description text
+)
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    values
+        ('default_max_tokens', 'integer', 1, 1048576, '512'::jsonb,
+            'Tokens generated at most when a request does not say'),
+        ('default_seed', 'integer', 0, 9223372036854775807, '42',
+            'Seed of a request that gives none (only used with temperature above 0)'),
+        ('max_tokens_limit', 'integer', 1, 1048576, '4096',
+            'Upper end of max_tokens in a request'),
+        ('max_queue_size', 'integer', 1, 1000000000, '1000000',
+            'Pending requests at most; beyond it enqueuing is refused'),
+        ('max_batch_size', 'integer', 1, 100000, '1000',
+            'Elements at most in one call of a batch function'),
+        ('max_prompt_bytes', 'integer', 1, 268435456, '1048576',
+            'Length of one prompt at most, in bytes'),
+        ('max_retries', 'integer', 0, 100, '3',
+            'Retries of a request whose row does not say'),
+        ('worker_poll_interval', 'number', 0.01, 3600, '1',
+            'Seconds between two looks at the queue when nothing wakes the worker'),
+        ('worker_paused', 'boolean', null, null, 'false',
+            'The worker of this database claims nothing; see steadytext_daemon_stop()'),
+        ('queue_retention_hours', 'integer', 0, 876000, '168',
+            'Finished requests are deleted after this many hours; 0 keeps them for ever'),
+        ('cache_enabled', 'boolean', null, null, 'true',
+            'Answers are cached and taken from the cache'),
+        ('cache_eviction_enabled', 'boolean', null, null, 'true',
+            'The cache is trimmed by itself'),
+        ('cache_eviction_interval', 'integer', 1, 31536000, '300',
+            'Seconds between two evictions'),
+        ('cache_max_entries', 'integer', 0, 1000000000, '10000',
+            'Cache entries at most'),
+        ('cache_max_size_mb', 'number', 0, 1000000000, '1000',
+            'Size of the cache at most, in MB'),
+        ('cache_eviction_batch_size', 'integer', 1, 1000000, '100',
+            'Entries evicted in one go'),
+        ('cache_min_access_count', 'integer', 0, 1000000000, '2',
+            'Entries used at least this often are kept longer'),
+        ('cache_min_age_hours', 'number', 0, 876000, '1',
+            'Entries younger than this many hours are not evicted'),
+        ('cron_host', 'text', null, null, '"localhost"',
+            'Host that pg_cron connects to for scheduled eviction'),
+        ('cron_port', 'integer', 1, 65535, '5432',
+            'Port that pg_cron connects to for scheduled eviction'),
+        ('daemon_host', 'text', null, null, '"localhost"',
+            'Without effect: accepted from programs written for versions with a daemon'),
+        ('daemon_port', 'integer', 1, 65535, '5555',
+            'Without effect: accepted from programs written for versions with a daemon'),
+        ('daemon_auto_start', 'boolean', null, null, 'true',
+            'Without effect: accepted from programs written for versions with a daemon')
+$$;
+comment on function steadytext.config_keys() is
+    'Every key of steadytext_config with its type, range and built-in default';
+
+create table @extschema@.steadytext_config (
+    key text constraint steadytext_config_pkey primary key,
+    value jsonb not null,
+    description text,
+    updated_at timestamptz not null default pg_catalog.now(),
+    updated_by text not null default current_user,
+    is_default boolean not null default false
+);
+comment on table @extschema@.steadytext_config is
+    'Behaviour of pg_steadytext in this database; what belongs to the server is in pg_steadytext.* settings';
+comment on column @extschema@.steadytext_config.key is 'Name of the setting; docs/sql.md lists them all';
+comment on column @extschema@.steadytext_config.value is 'A JSON number, boolean or string, as the key demands';
+comment on column @extschema@.steadytext_config.description is 'What the setting does';
+comment on column @extschema@.steadytext_config.updated_at is 'When the value was last changed';
+comment on column @extschema@.steadytext_config.updated_by is 'Who last changed the value';
+comment on column @extschema@.steadytext_config.is_default is
+    'Never set by anybody: pg_dump leaves the row out. Setting it to true brings the built-in value back';
+comment on constraint steadytext_config_pkey on @extschema@.steadytext_config is 'One row per setting';
+
+insert into @extschema@.steadytext_config (key, value, description, is_default)
+select k.key, k.default_value, k.description, true
+from steadytext.config_keys() as k;
+
+create function steadytext.check_config()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_key record;
+    v_close text;
+    v_number numeric;
+begin
+    select k.* into v_key from steadytext.config_keys() as k where k.key = new.key;
+    if not found then
+        -- Close keys share pairs of letters: enough to catch a typing error.
+        select string_agg(c.key, ', ' order by c.shared desc, c.key) into v_close
+        from (
+            select k.key, count(*) as shared
+            from steadytext.config_keys() as k
+            cross join generate_series(1, length(k.key) - 1) as i
+            where strpos(lower(new.key), substr(k.key, i, 2)) > 0
+            group by k.key
+            having count(*) * 2 >= length(k.key) - 1
+            order by count(*)::float8 / length(k.key) desc, k.key
+            limit 3
+        ) as c;
+        raise exception 'unrecognized configuration key "%"', new.key
+            using errcode = 'undefined_object',
+                  hint = case
+                      when v_close is null then 'The table steadytext_config lists the known keys.'
+                      else format('Did you mean %s?', v_close)
+                  end;
+    end if;
+
+    if tg_op = 'UPDATE' then
+        if new.is_default and not old.is_default then
+            new.value := v_key.default_value;
+        elsif new.value is distinct from old.value then
+            new.is_default := false;
+        end if;
+        new.updated_at := now();
+        new.updated_by := current_user;
+    end if;
+    new.description := coalesce(new.description, v_key.description);
+
+    if v_key.kind = 'boolean' and jsonb_typeof(new.value) <> 'boolean' then
+        raise exception 'invalid value for configuration key "%": %', new.key, new.value
+            using errcode = 'invalid_parameter_value', hint = 'It must be true or false.';
+    elsif v_key.kind = 'text' and jsonb_typeof(new.value) <> 'string' then
+        raise exception 'invalid value for configuration key "%": %', new.key, new.value
+            using errcode = 'invalid_parameter_value', hint = 'It must be a string.';
+    elsif v_key.kind in ('integer', 'number') then
+        v_number := case when jsonb_typeof(new.value) = 'number' then new.value::numeric end;
+        if v_number is null or v_number < v_key.minimum or v_number > v_key.maximum
+            or (v_key.kind = 'integer' and v_number <> trunc(v_number)) then
+            raise exception 'invalid value for configuration key "%": %', new.key, new.value
+                using errcode = 'invalid_parameter_value',
+                      hint = format('It must be %s between %s and %s.',
+                          case v_key.kind when 'integer' then 'an integer' else 'a number' end,
+                          v_key.minimum, v_key.maximum);
+        end if;
+    end if;
+    return new;
+end
+$$;
+comment on function steadytext.check_config() is
+    'Refuses unknown keys and values of the wrong type or out of range; keeps is_default, updated_at and updated_by right';
+
+create function @extschema@.steadytext_config_get(key text)
+returns text
+language plpgsql stable parallel safe strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select c.value #>> '{}'
+        from @extschema@.steadytext_config as c
+        where c.key = steadytext_config_get.key
+    );
+end
+$$;
+comment on function @extschema@.steadytext_config_get(text) is
+    'The value of a setting as plain text; NULL for a key that does not exist';
+
+create function @extschema@.steadytext_config_set(key text, value text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_kind text;
+    v_value jsonb;
+begin
+    if key is null then
+        raise exception 'a configuration key must not be null' using errcode = 'null_value_not_allowed';
+    end if;
+    if value is null then
+        update @extschema@.steadytext_config as c set is_default = true
+        where c.key = steadytext_config_set.key;
+    else
+        select k.kind into v_kind from steadytext.config_keys() as k
+        where k.key = steadytext_config_set.key;
+        -- What does not look like its kind stays a string, which the trigger refuses.
+        v_value := case
+            when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb
+            when v_kind = 'integer' and value ~ '^\s*-?(0|[1-9][0-9]*)\s*$' then value::jsonb
+            when v_kind = 'number' and value ~ '^\s*-?(0|[1-9][0-9]*)(\.[0-9]+)?\s*$' then value::jsonb
+            else to_jsonb(value)
+        end;
+        update @extschema@.steadytext_config as c set value = v_value, is_default = false
+        where c.key = steadytext_config_set.key;
+    end if;
+    if not found then
+        -- An unknown key, which the trigger refuses, or one whose row was deleted.
+        insert into @extschema@.steadytext_config (key, value)
+        select steadytext_config_set.key,
+            coalesce(v_value, (select k.default_value from steadytext.config_keys() as k
+                               where k.key = steadytext_config_set.key), 'null');
+    end if;
+end
+$$;
+comment on function @extschema@.steadytext_config_set(text, text) is
+    'Changes a setting of this database; NULL brings the built-in value back. For members of steadytext_admin';
+
+create function @extschema@.st_config_get(key text)
+returns text
+language sql stable parallel safe strict
+return @extschema@.steadytext_config_get(key);
+comment on function @extschema@.st_config_get(text) is 'Short for steadytext_config_get';
+
+create function @extschema@.st_config_set(key text, value text)
+returns void
+language sql volatile
+return @extschema@.steadytext_config_set(key, value);
+comment on function @extschema@.st_config_set(text, text) is 'Short for steadytext_config_set';

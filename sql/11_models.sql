@@ -1,0 +1,136 @@
+-- The registry of models: the only names a request may use besides 'builtin' and 'auto'.
+-- Administrators keep it, so that no user can make the server read a file or download one.
+
+create table @extschema@.steadytext_models (
+    name text constraint steadytext_models_pkey primary key,
+    task text not null,
+    file text not null,
+    repo text,
+    sha256 text,
+    is_fallback boolean not null default false,
+    is_preferred boolean not null default false,
+    is_default boolean not null default false,
+    description text,
+    created_at timestamptz not null default pg_catalog.now(),
+    updated_at timestamptz not null default pg_catalog.now()
+);
+comment on table @extschema@.steadytext_models is
+    'Models that requests may name; a file is looked for under pg_steadytext.model_dir';
+comment on column @extschema@.steadytext_models.name is 'What a request says in model or size';
+comment on column @extschema@.steadytext_models.task is 'generate, embed or rerank';
+comment on column @extschema@.steadytext_models.file is
+    'GGUF file, relative to pg_steadytext.model_dir or absolute';
+comment on column @extschema@.steadytext_models.repo is 'Where the file comes from: owner/name at the hub';
+comment on column @extschema@.steadytext_models.sha256 is
+    'Lower-case hexadecimal SHA-256 of the file; NULL when it is not to be checked';
+comment on column @extschema@.steadytext_models.is_fallback is
+    'Stands in where the usual model of its task cannot be used';
+comment on column @extschema@.steadytext_models.is_preferred is
+    'The setting auto takes this one first when its file is there';
+comment on column @extschema@.steadytext_models.is_default is
+    'Came with the extension and was never changed: pg_dump leaves the row out';
+comment on column @extschema@.steadytext_models.description is 'What the model is good for';
+comment on column @extschema@.steadytext_models.created_at is 'When the row was made';
+comment on column @extschema@.steadytext_models.updated_at is 'When the row was last changed';
+comment on constraint steadytext_models_pkey on @extschema@.steadytext_models is 'One row per model name';
+
+insert into @extschema@.steadytext_models
+    (name, task, file, repo, is_fallback, is_preferred, is_default, description)
+values
+    ('small', 'generate', 'Qwen3-0.6B-Q8_0.gguf', 'Qwen/Qwen3-0.6B-GGUF', false, true, true,
+        'Qwen3 0.6B, 8 bits: quick, for short and simple answers'),
+    ('medium', 'generate', 'Qwen3-1.7B-Q8_0.gguf', 'Qwen/Qwen3-1.7B-GGUF', false, false, true,
+        'Qwen3 1.7B, 8 bits: the middle way'),
+    ('large', 'generate', 'Qwen3-4B-Q8_0.gguf', 'Qwen/Qwen3-4B-GGUF', false, false, true,
+        'Qwen3 4B, 8 bits: best answers, slowest'),
+    ('qwen2.5-3b', 'generate', 'Qwen2.5-3B-Instruct-Q8_0.gguf',
+        'lmstudio-community/Qwen2.5-3B-Instruct-GGUF', true, false, true,
+        'Qwen2.5 3B Instruct, 8 bits: fallback'),
+    ('qwen3-1.7b-fallback', 'generate', 'qwen3-1.7b-q8_0.gguf',
+        'lmstudio-community/qwen3-1.7b-llama-cpp-python-GGUF', true, false, true,
+        'Qwen3 1.7B, 8 bits, another conversion: fallback'),
+    ('embedding', 'embed', 'Qwen3-Embedding-0.6B-Q8_0.gguf', 'Qwen/Qwen3-Embedding-0.6B-GGUF',
+        false, true, true, 'Qwen3 Embedding 0.6B, 8 bits: vectors of 1,024 dimensions'),
+    ('reranker', 'rerank', 'Qwen3-Reranker-4B-Q8_0.gguf', null, false, true, true,
+        'Qwen3 Reranker 4B, 8 bits');
+
+create function steadytext.check_model()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.name !~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' or new.name in ('auto', 'builtin') then
+        raise exception 'invalid model name "%"', new.name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Use up to 63 letters, digits, dots, dashes and underscores; auto and builtin are taken.';
+    end if;
+    if new.task is null or new.task not in ('generate', 'embed', 'rerank') then
+        raise exception 'invalid task "%" of model "%"', new.task, new.name
+            using errcode = 'invalid_parameter_value', hint = 'It must be generate, embed or rerank.';
+    end if;
+    if new.file is null or new.file = '' then
+        raise exception 'model "%" has no file', new.name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give the path of a GGUF file, relative to pg_steadytext.model_dir or absolute.';
+    end if;
+    if new.sha256 !~ '^[0-9a-f]{64}$' then
+        raise exception 'invalid sha256 of model "%"', new.name
+            using errcode = 'invalid_parameter_value', hint = 'Give 64 lower-case hexadecimal digits.';
+    end if;
+    if tg_op = 'UPDATE' then
+        if new is distinct from old then
+            new.is_default := false;
+        end if;
+        new.updated_at := now();
+    end if;
+    return new;
+end
+$$;
+comment on function steadytext.check_model() is
+    'Refuses rows of the registry that could not work; a changed row is no default any more';
+
+-- Runs as the extension's owner: administrators may not delete rows of steadytext_config.
+create function steadytext.replace_default()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if tg_table_name = 'steadytext_config' then
+        delete from @extschema@.steadytext_config as c where c.key = new.key and c.is_default;
+    else
+        delete from @extschema@.steadytext_models as m where m.name = new.name and m.is_default;
+    end if;
+    return new;
+end
+$$;
+comment on function steadytext.replace_default() is
+    'Takes a default row away when a row of the same name is inserted, as a restore does';
+
+-- Triggers come after the default rows: they have nothing to do for those.
+create trigger check_config before insert or update on @extschema@.steadytext_config
+    for each row execute function steadytext.check_config();
+comment on trigger check_config on @extschema@.steadytext_config is
+    'Known keys, right types, values in range';
+create trigger replace_default before insert on @extschema@.steadytext_config
+    for each row execute function steadytext.replace_default();
+comment on trigger replace_default on @extschema@.steadytext_config is
+    'A restored row takes the place of the default row';
+create trigger note_change after insert or update or delete or truncate on @extschema@.steadytext_config
+    for each statement execute function steadytext.note_change();
+comment on trigger note_change on @extschema@.steadytext_config is
+    'Caches are read again after the commit';
+
+create trigger check_model before insert or update on @extschema@.steadytext_models
+    for each row execute function steadytext.check_model();
+comment on trigger check_model on @extschema@.steadytext_models is
+    'Names, tasks, files and checksums that can work';
+create trigger replace_default before insert on @extschema@.steadytext_models
+    for each row execute function steadytext.replace_default();
+comment on trigger replace_default on @extschema@.steadytext_models is
+    'A restored row takes the place of the default row';
+create trigger note_change after insert or update or delete or truncate on @extschema@.steadytext_models
+    for each statement execute function steadytext.note_change();
+comment on trigger note_change on @extschema@.steadytext_models is
+    'Caches are read again after the commit';

@@ -1,0 +1,168 @@
+-- The queue: one row per request, from pending to completed, failed or cancelled.
+--
+-- No CHECK speaks about text a user sends: its message would put the whole row, prompt
+-- included, into the server log. The limits are in steadytext.check_request(), which fires
+-- before the few constraints below.
+
+create table @extschema@.steadytext_queue (
+    id bigint generated always as identity constraint steadytext_queue_pkey primary key,
+    request_id uuid not null default steadytext.new_request_id(),
+    request_type text not null,
+    prompt text,
+    prompts text[],
+    params jsonb default '{}',
+    priority integer not null default 5,
+    user_id text,
+    session_id text,
+    status text not null default 'pending',
+    result text,
+    results text[],
+    embedding vector,
+    embeddings vector[],
+    error text,
+    created_at timestamptz not null default pg_catalog.now(),
+    started_at timestamptz,
+    completed_at timestamptz,
+    processing_time_ms integer,
+    retry_count integer not null default 0,
+    max_retries integer default 3,
+    daemon_endpoint text,
+    owner_role name not null default current_user,
+    run_after timestamptz,
+    lease_expires_at timestamptz,
+    attempt integer not null default 0,
+    worker text,
+    error_code text,
+    alone boolean not null default false,
+    constraint steadytext_queue_request_id_key unique (request_id),
+    constraint steadytext_queue_status_check
+        check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
+    constraint steadytext_queue_numbers_check
+        check (priority between 1 and 10 and retry_count >= 0 and max_retries between 0 and 100)
+);
+
+comment on table @extschema@.steadytext_queue is
+    'Requests and their answers. Users see their own rows; INSERT enqueues, UPDATE … SET status = ''pending'', retry_count = 0 tries a failed one again';
+comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was enqueued earlier';
+comment on column @extschema@.steadytext_queue.request_id is
+    'UUID version 7 that the enqueuing functions return';
+comment on column @extschema@.steadytext_queue.request_type is
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed or batch_rerank';
+comment on column @extschema@.steadytext_queue.prompt is 'The prompt, or the text to embed';
+comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type';
+comment on column @extschema@.steadytext_queue.params is
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch';
+comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
+comment on column @extschema@.steadytext_queue.user_id is
+    'A label of the program''s own; rights go by owner_role';
+comment on column @extschema@.steadytext_queue.session_id is 'A label of the program''s own, to group requests';
+comment on column @extschema@.steadytext_queue.status is
+    'pending, processing, completed, failed or cancelled';
+comment on column @extschema@.steadytext_queue.result is 'The generated text';
+comment on column @extschema@.steadytext_queue.results is 'The texts of a batch type, in input order';
+comment on column @extschema@.steadytext_queue.embedding is
+    'The vector of an embed request; its dimension is the model''s';
+comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';
+comment on column @extschema@.steadytext_queue.error is
+    'Message of the last error; kept while the request waits for its next try';
+comment on column @extschema@.steadytext_queue.created_at is 'Start of the transaction that enqueued';
+comment on column @extschema@.steadytext_queue.started_at is 'When the last attempt began';
+comment on column @extschema@.steadytext_queue.completed_at is 'When the request ended, in whatever way';
+comment on column @extschema@.steadytext_queue.processing_time_ms is
+    'Milliseconds from started_at to completed_at';
+comment on column @extschema@.steadytext_queue.retry_count is 'Attempts that ended in an error and were tried again';
+comment on column @extschema@.steadytext_queue.max_retries is
+    'Retries before the request ends as failed; NULL means the setting max_retries';
+comment on column @extschema@.steadytext_queue.daemon_endpoint is
+    'Not used: kept for programs written for versions with a daemon';
+comment on column @extschema@.steadytext_queue.owner_role is
+    'Role that enqueued; it alone sees the row, besides administrators';
+comment on column @extschema@.steadytext_queue.run_after is
+    'A retry waits until then; NULL where the row may be claimed at once';
+comment on column @extschema@.steadytext_queue.lease_expires_at is
+    'Until then the worker of another machine is believed to live';
+comment on column @extschema@.steadytext_queue.attempt is
+    'Claims ever made, never reset: a result is written only by the attempt that is running';
+comment on column @extschema@.steadytext_queue.worker is
+    'Worker that runs the request, or ran it last: local:<uuid> is this server''s own';
+comment on column @extschema@.steadytext_queue.error_code is 'SQLSTATE of the last error';
+comment on column @extschema@.steadytext_queue.alone is
+    'Was in flight when a worker died: runs with nothing beside it, so that only the guilty one suffers';
+comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
+    'Age; retention walks along it';
+comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is
+    'How programs find their request';
+comment on constraint steadytext_queue_status_check on @extschema@.steadytext_queue is
+    'A row in another state would never end';
+comment on constraint steadytext_queue_numbers_check on @extschema@.steadytext_queue is
+    'Priority, retry_count and max_retries in range';
+
+comment on sequence @extschema@.steadytext_queue_id_seq is 'Source of steadytext_queue.id';
+
+-- The indexes are partial with literal states, and the protocol functions repeat the
+-- literals: that alone makes the planner use them. Nothing else is indexed on the hot path;
+-- each index costs every enqueue.
+create index steadytext_queue_claim_idx on @extschema@.steadytext_queue (priority desc, owner_role, id)
+    where status = 'pending' and run_after is null and not alone;
+comment on index @extschema@.steadytext_queue_claim_idx is
+    'Requests ready to run, in the order of claims; skip-scanned per user';
+create index steadytext_queue_deferred_idx on @extschema@.steadytext_queue (run_after)
+    where status = 'pending' and run_after is not null;
+comment on index @extschema@.steadytext_queue_deferred_idx is 'Retries that wait for their time';
+create index steadytext_queue_alone_idx on @extschema@.steadytext_queue (id)
+    where status = 'pending' and run_after is null and alone;
+comment on index @extschema@.steadytext_queue_alone_idx is 'Requests that run one at a time after a crash';
+create index steadytext_queue_processing_idx on @extschema@.steadytext_queue (id)
+    where status = 'processing';
+comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight: completion and rescue';
+
+create trigger check_request before insert on @extschema@.steadytext_queue
+    for each row execute function steadytext.check_request();
+comment on trigger check_request on @extschema@.steadytext_queue is
+    'Limits of a request, and the wake after the commit';
+create trigger wake_worker after update of status on @extschema@.steadytext_queue
+    for each statement execute function steadytext.wake_worker();
+comment on trigger wake_worker on @extschema@.steadytext_queue is
+    'A request put back to pending is noticed at once';
+
+-- Every request leaves two dead versions behind. Vacuum comes early, by number rather than
+-- by share, and works without pauses, so that claims do not wade through dead entries.
+alter table @extschema@.steadytext_queue set (
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0.1,
+    autovacuum_analyze_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- Row-level security goes by owner_role; the worker acts as the owner of the table, whom it
+-- does not bind.
+alter table @extschema@.steadytext_queue enable row level security;
+
+create policy user_select on @extschema@.steadytext_queue
+    for select to steadytext_user using (owner_role = current_user);
+comment on policy user_select on @extschema@.steadytext_queue is 'Users see their own requests';
+create policy user_insert on @extschema@.steadytext_queue
+    for insert to steadytext_user with check (owner_role = current_user);
+comment on policy user_insert on @extschema@.steadytext_queue is 'Users enqueue in their own name';
+create policy user_update on @extschema@.steadytext_queue
+    for update to steadytext_user
+    using (owner_role = current_user and status = 'failed')
+    with check (owner_role = current_user and status = 'pending' and retry_count >= 0);
+comment on policy user_update on @extschema@.steadytext_queue is
+    'Users put their own failed requests back to pending, and nothing else';
+create policy admin_select on @extschema@.steadytext_queue
+    for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_queue is 'Administrators see every request';
+create policy admin_update on @extschema@.steadytext_queue
+    for update to steadytext_admin
+    using (status in ('pending', 'failed', 'cancelled'))
+    with check (status = 'pending' and retry_count >= 0);
+comment on policy admin_update on @extschema@.steadytext_queue is
+    'Administrators put ended requests back to pending and change the priority of waiting ones';
+create policy admin_delete on @extschema@.steadytext_queue
+    for delete to steadytext_admin using (status <> 'processing');
+comment on policy admin_delete on @extschema@.steadytext_queue is
+    'Administrators delete what is not running; running requests are cancelled first';

@@ -1,0 +1,83 @@
+-- Heartbeats of workers. Not dumped: they speak of the moment.
+
+create table @extschema@.steadytext_daemon_health (
+    daemon_id text constraint steadytext_daemon_health_pkey primary key,
+    endpoint text not null,
+    last_heartbeat timestamptz not null default pg_catalog.now(),
+    status text not null,
+    version text,
+    models_loaded text[],
+    memory_usage_mb integer,
+    active_connections integer not null default 0,
+    total_requests bigint not null default 0,
+    error_count bigint not null default 0,
+    avg_response_time_ms double precision
+);
+comment on table @extschema@.steadytext_daemon_health is
+    'Last heartbeat of each worker; steadytext_daemon_status() shows them';
+comment on column @extschema@.steadytext_daemon_health.daemon_id is 'Worker: local:<uuid> is this server''s own';
+comment on column @extschema@.steadytext_daemon_health.endpoint is 'Where the worker runs';
+comment on column @extschema@.steadytext_daemon_health.last_heartbeat is 'When the worker last reported';
+comment on column @extschema@.steadytext_daemon_health.status is 'State the worker reported';
+comment on column @extschema@.steadytext_daemon_health.version is 'Version of the worker''s library';
+comment on column @extschema@.steadytext_daemon_health.models_loaded is 'Models in its memory';
+comment on column @extschema@.steadytext_daemon_health.memory_usage_mb is 'Memory of its engine in MB';
+comment on column @extschema@.steadytext_daemon_health.active_connections is 'Requests it was running';
+comment on column @extschema@.steadytext_daemon_health.total_requests is 'Requests it has ended since its start';
+comment on column @extschema@.steadytext_daemon_health.error_count is 'Those among them that failed';
+comment on column @extschema@.steadytext_daemon_health.avg_response_time_ms is
+    'Mean milliseconds from claim to completion';
+comment on constraint steadytext_daemon_health_pkey on @extschema@.steadytext_daemon_health is
+    'One row per worker';
+
+create function steadytext.record_heartbeat(
+    p_daemon_id text,
+    p_endpoint text,
+    p_status text,
+    p_version text,
+    p_models jsonb,
+    p_memory_mb integer,
+    p_active integer,
+    p_total bigint,
+    p_errors bigint,
+    p_avg_ms double precision
+)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A worker starts with a new id each time; what its predecessor left is stale.
+    delete from @extschema@.steadytext_daemon_health as h
+    where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id;
+
+    insert into @extschema@.steadytext_daemon_health as h (
+        daemon_id, endpoint, last_heartbeat, status, version, models_loaded,
+        memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms
+    )
+    values (
+        p_daemon_id, p_endpoint, clock_timestamp(), p_status, p_version,
+        array(
+            select coalesce(m.model ->> 'name', m.model #>> '{}')
+            from jsonb_array_elements(
+                case when jsonb_typeof(p_models) = 'array' then p_models else '[]' end
+            ) as m(model)
+        ),
+        p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms
+    )
+    on conflict (daemon_id) do update set
+        endpoint = excluded.endpoint,
+        last_heartbeat = excluded.last_heartbeat,
+        status = excluded.status,
+        version = excluded.version,
+        models_loaded = excluded.models_loaded,
+        memory_usage_mb = excluded.memory_usage_mb,
+        active_connections = excluded.active_connections,
+        total_requests = excluded.total_requests,
+        error_count = excluded.error_count,
+        avg_response_time_ms = excluded.avg_response_time_ms;
+end
+$$;
+comment on function steadytext.record_heartbeat(
+    text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision
+) is 'Protocol: stores what a worker says of itself and forgets its predecessor at the same endpoint';

@@ -1,0 +1,163 @@
+-- Protocol: ending requests. A result is written only where id, attempt and worker still
+-- match and the status is still processing; rows that somebody else has locked are skipped
+-- and reported, so that one open transaction never stalls the others.
+
+create function steadytext.complete_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_results text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[]
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_ids bigint[];
+    v_request_ids uuid[];
+begin
+    with given as (
+        select g.id, g.attempt, g.result, coalesce(g.length, 0) as length,
+            sum(g.length) over (order by g.n rows unbounded preceding)::integer as last
+        from unnest(p_ids, p_attempts, p_results, p_embedding_lengths)
+            with ordinality as g(id, attempt, result, length, n)
+    ),
+    held as materialized (
+        select q.ctid as tid, g.result, g.length, g.last
+        from given as g
+        join @extschema@.steadytext_queue as q on q.id = g.id
+        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+        order by q.id
+        for update of q skip locked
+    ),
+    done as (
+        -- A slice of real[] becomes a vector by assignment: the type has no name here.
+        update @extschema@.steadytext_queue as q set
+            status = 'completed',
+            result = h.result,
+            embedding = case when h.length > 0 then p_embeddings[h.last - h.length + 1 : h.last] end,
+            error = null,
+            error_code = null,
+            lease_expires_at = null,
+            completed_at = v_now,
+            processing_time_ms = least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647)
+        from held as h
+        where q.ctid = h.tid
+        returning q.id, q.request_id
+    )
+    select array_agg(d.id), array_agg(d.request_id) into v_ids, v_request_ids from done as d;
+
+    if v_ids is not null then
+        perform steadytext.announce(v_request_ids);
+        return query select d.id, 'done' from unnest(v_ids) as d(id);
+    end if;
+    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
+        return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids) as m;
+    end if;
+end
+$$;
+comment on function steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[]) is
+    'Protocol: writes answers; outcome done, locked (still ours, try again) or lost';
+
+create function steadytext.missed_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_done bigint[]
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select g.id,
+        case when q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+            then 'locked' else 'lost' end
+    from unnest(p_ids, p_attempts) as g(id, attempt)
+    left join @extschema@.steadytext_queue as q on q.id = g.id
+    where not exists (select from unnest(p_done) as d(id) where d.id = g.id);
+end
+$$;
+comment on function steadytext.missed_requests(text, bigint[], integer[], bigint[]) is
+    'Why requests could not be ended: locked by somebody and still ours, or lost; called by complete_requests and fail_requests';
+
+create function steadytext.fail_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_errors text[],
+    p_codes text[],
+    p_retry boolean[]
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_max_retries integer := steadytext.config_integer('max_retries');
+    v_ids bigint[];
+    v_outcomes text[];
+    v_request_ids uuid[];
+begin
+    with held as materialized (
+        select q.ctid as tid, g.error, g.code,
+            coalesce(g.retry, false) and q.retry_count < coalesce(q.max_retries, v_max_retries) as retry
+        from unnest(p_ids, p_attempts, p_errors, p_codes, p_retry) as g(id, attempt, error, code, retry)
+        join @extschema@.steadytext_queue as q on q.id = g.id
+        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+        order by q.id
+        for update of q skip locked
+    ),
+    ended as (
+        update @extschema@.steadytext_queue as q set
+            status = case when h.retry then 'pending' else 'failed' end,
+            retry_count = q.retry_count + h.retry::integer,
+            run_after = case when h.retry then v_now + steadytext.backoff(q.retry_count) end,
+            worker = case when h.retry then null else q.worker end,
+            error = coalesce(h.error, 'unknown error'),
+            error_code = coalesce(h.code, 'XX000'),
+            lease_expires_at = null,
+            completed_at = case when h.retry then null else v_now end,
+            processing_time_ms =
+                case when h.retry then null else least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
+        from held as h
+        where q.ctid = h.tid
+        returning q.id, q.request_id, h.retry
+    )
+    select array_agg(e.id), array_agg(case when e.retry then 'retried' else 'done' end),
+        array_agg(e.request_id) filter (where not e.retry)
+    into v_ids, v_outcomes, v_request_ids
+    from ended as e;
+
+    if v_request_ids is not null then
+        perform steadytext.announce(v_request_ids);
+    end if;
+    return query select e.id, e.outcome from unnest(v_ids, v_outcomes) as e(id, outcome);
+    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
+        return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids) as m;
+    end if;
+end
+$$;
+comment on function steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]) is
+    'Protocol: writes errors; outcome retried (pending again after a backoff), done (failed), locked (still ours, try again) or lost';

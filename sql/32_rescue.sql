@@ -1,0 +1,250 @@
+-- Protocol: what time and crashes leave behind. Rows of dead workers, retries that have
+-- come due, finished rows that have aged.
+
+-- Twice as long each time, up to five minutes, and a random half of it, so that requests
+-- that failed together do not come back together.
+create function steadytext.backoff(p_retry_count integer)
+returns interval
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return make_interval(secs => least(power(2, least(p_retry_count, 30)), 300) * (0.5 + random() / 2));
+end
+$$;
+comment on function steadytext.backoff(integer) is
+    'How long a request waits before its next try: least(2^retry_count, 300) seconds, times 0.5 to 1';
+
+create function steadytext.config_integer(p_key text)
+returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(
+        (select (c.value #>> '{}')::integer from @extschema@.steadytext_config as c where c.key = p_key),
+        (select (k.default_value #>> '{}')::integer from steadytext.config_keys() as k where k.key = p_key)
+    );
+end
+$$;
+comment on function steadytext.config_integer(text) is
+    'An integer setting; the built-in value where its row was deleted';
+
+create function steadytext.rescue_requests(p_live text[], p_limit integer default 1000)
+returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_max_retries integer;
+    v_count integer;
+    v_request_ids uuid[];
+begin
+    -- The usual case costs one scan of the rows in flight.
+    if not exists (
+        select from @extschema@.steadytext_queue as q
+        where q.status = 'processing'
+            and steadytext.is_abandoned(q.worker, q.lease_expires_at, p_live, v_now)
+    ) then
+        return 0;
+    end if;
+    v_max_retries := steadytext.config_integer('max_retries');
+
+    -- Rescued rows keep the name of their dead worker until the next claim. That is how a
+    -- later batch still knows how many there were: only one alone can have been the guilty one.
+    with flight as materialized (
+        select f.worker, count(*) as n
+        from (
+            select q.worker from @extschema@.steadytext_queue as q
+            where q.status = 'processing'
+            union all
+            select q.worker from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and q.alone
+        ) as f
+        group by f.worker
+    ),
+    held as materialized (
+        -- No ORDER BY: the index on rows in flight gives the order of ids.
+        select q.ctid as tid, q.worker, q.alone
+        from @extschema@.steadytext_queue as q
+        where q.status = 'processing'
+            and steadytext.is_abandoned(q.worker, q.lease_expires_at, p_live, v_now)
+        limit p_limit
+        for update skip locked
+    ),
+    judged as (
+        select h.tid, h.alone or f.n = 1 as guilty
+        from held as h
+        join flight as f on f.worker is not distinct from h.worker
+    ),
+    rescued as (
+        update @extschema@.steadytext_queue as q set
+            status = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                then 'failed' else 'pending' end,
+            retry_count = q.retry_count
+                + (j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries))::integer,
+            run_after = case when j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries)
+                then v_now + steadytext.backoff(q.retry_count) end,
+            alone = true,
+            lease_expires_at = null,
+            error = case when j.guilty
+                then format('The worker died while running this request (%s attempts)', q.attempt) end,
+            error_code = case when j.guilty then '58000' end,
+            completed_at = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                then v_now end,
+            processing_time_ms = case
+                when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                then least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
+        from judged as j
+        where q.ctid = j.tid
+        returning q.request_id, q.status
+    )
+    select count(*), array_agg(r.request_id) filter (where r.status = 'failed')
+    into v_count, v_request_ids
+    from rescued as r;
+
+    if v_request_ids is not null then
+        perform steadytext.announce(v_request_ids);
+    end if;
+    return v_count;
+end
+$$;
+comment on function steadytext.rescue_requests(text[], integer) is
+    'Protocol: puts back what dead workers had in flight: local workers not in p_live (NULL leaves local rows alone), others by lease. A request that was alone in flight is counted and fails in the end';
+
+create function steadytext.is_abandoned(
+    p_worker text,
+    p_lease_expires_at timestamptz,
+    p_live text[],
+    p_now timestamptz
+)
+returns boolean
+language sql immutable parallel safe
+begin atomic
+    select case
+        when pg_catalog.starts_with(p_worker, 'local:')
+            then p_live is not null and p_worker operator(pg_catalog.<>) all (p_live)
+        else coalesce(p_lease_expires_at operator(pg_catalog.<) p_now, true)
+    end;
+end;
+comment on function steadytext.is_abandoned(text, timestamptz, text[], timestamptz) is
+    'Whether the worker of a row in flight is gone: by list for this server''s own, by lease for others';
+
+create function steadytext.promote_requests(p_limit integer default 1000)
+returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_count integer;
+begin
+    with due as materialized (
+        select q.ctid as tid
+        from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is not null and q.run_after <= v_now
+        limit p_limit
+        for update skip locked
+    )
+    update @extschema@.steadytext_queue as q
+    set run_after = null
+    from due as d
+    where q.ctid = d.tid;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+comment on function steadytext.promote_requests(integer) is
+    'Protocol: makes retries claimable whose time has come';
+
+create function steadytext.queue_outlook()
+returns table (pending bigint, alone_due boolean)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    -- One part per partial index, so that each is counted from its index.
+    return query
+    select count(*), coalesce(bool_or(p.alone_due), false)
+    from (
+        select true as alone_due from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and q.alone
+        union all
+        select false from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+        union all
+        select false from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is not null
+        limit 1000000
+    ) as p;
+end
+$$;
+comment on function steadytext.queue_outlook() is
+    'Protocol: pending requests, counted up to 1,000,000, and whether one waits that must run alone';
+
+create function steadytext.expire_requests(p_after_id bigint, p_batch integer)
+returns table (last_id bigint, deleted integer)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_hours integer := steadytext.config_integer('queue_retention_hours');
+    v_cutoff timestamptz := clock_timestamp() - make_interval(hours => v_hours);
+    v_seen integer;
+    v_young boolean;
+    v_tids tid[];
+begin
+    deleted := 0;
+    if v_hours > 0 then
+        select count(*), max(b.id), bool_and(b.created_at >= v_cutoff),
+            array_agg(b.tid) filter (where b.status in ('completed', 'failed', 'cancelled'))
+        into v_seen, last_id, v_young, v_tids
+        from (
+            select q.id, q.ctid as tid, q.created_at, q.status
+            from @extschema@.steadytext_queue as q
+            where q.id > coalesce(p_after_id, 0)
+            order by q.id
+            limit p_batch
+        ) as b;
+
+        with old as materialized (
+            select q.ctid as tid
+            from @extschema@.steadytext_queue as q
+            where q.ctid = any (v_tids)
+                and q.status in ('completed', 'failed', 'cancelled')
+                and coalesce(q.completed_at, q.created_at) < v_cutoff
+            for update skip locked
+        )
+        delete from @extschema@.steadytext_queue as q
+        using old as o
+        where q.ctid = o.tid;
+        get diagnostics deleted = row_count;
+
+        -- Ids grow with time: after a whole batch of young rows come only younger ones.
+        if v_seen < p_batch or v_young then
+            last_id := null;
+        end if;
+    end if;
+    return next;
+end
+$$;
+comment on function steadytext.expire_requests(bigint, integer) is
+    'Protocol: one step of retention upward along the primary key after p_after_id; last_id is where to go on, NULL at the end';

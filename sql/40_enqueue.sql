@@ -1,0 +1,150 @@
+-- Enqueuing: one INSERT, returns the request id. Nothing here touches a model.
+--
+-- These functions only put parameters into columns; the trigger on the queue checks them. A
+-- parameter that says what would happen anyway is left out of params, so that most rows
+-- carry '{}'. A missing max_tokens or seed means the settings default_max_tokens and
+-- default_seed: an explicit max_tokens is therefore always kept, and so is the seed where a
+-- temperature makes it matter.
+--
+-- The single ones run on the hot path and have no SET search_path, which would cost several
+-- microseconds a call. Every name and operator in them is qualified, and they run with the
+-- rights of their caller, so a strange search_path could not even reach beyond the caller.
+
+create function @extschema@.steadytext_generate_async(
+    prompt text,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    eos_string text default '[EOS]',
+    model text default null,
+    size text default null,
+    temperature double precision default 0,
+    priority integer default 5
+)
+returns uuid
+language plpgsql volatile
+as $$
+declare
+    v_params pg_catalog.jsonb := '{}';
+    v_request_id pg_catalog.uuid;
+begin
+    if max_tokens is not null or model is not null or size is not null or not use_cache
+        or seed operator(pg_catalog.<>) 42 or temperature operator(pg_catalog.<>) 0
+        or eos_string operator(pg_catalog.<>) '[EOS]' then
+        v_params := steadytext.generate_params(
+            max_tokens, use_cache, seed, eos_string, model, size, temperature);
+    end if;
+    insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
+    values ('generate', steadytext_generate_async.prompt, v_params,
+        coalesce(steadytext_generate_async.priority, 5))
+    returning request_id into v_request_id;
+    return v_request_id;
+end
+$$;
+comment on function @extschema@.steadytext_generate_async(
+    text, integer, boolean, integer, text, text, text, double precision, integer
+) is 'Enqueues the generation of a text and returns the request id';
+
+create function steadytext.generate_params(
+    max_tokens integer,
+    use_cache boolean,
+    seed integer,
+    eos_string text,
+    model text,
+    size text,
+    temperature double precision
+)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_strip_nulls(jsonb_build_object(
+        'max_tokens', max_tokens,
+        'use_cache', case when not use_cache then false end,
+        'seed', case when seed <> 42 or temperature <> 0 then seed end,
+        'eos_string', nullif(eos_string, '[EOS]'),
+        'model', model,
+        'size', size,
+        'temperature', nullif(temperature, 0)
+    ));
+end
+$$;
+comment on function steadytext.generate_params(
+    integer, boolean, integer, text, text, text, double precision
+) is 'The params of a generate request: what differs from the defaults';
+
+create function @extschema@.steadytext_embed_async(
+    text_input text,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid
+language plpgsql volatile
+as $$
+declare
+    v_params pg_catalog.jsonb := '{}';
+    v_request_id pg_catalog.uuid;
+begin
+    if model is not null or not use_cache or seed operator(pg_catalog.<>) 42 then
+        v_params := steadytext.embed_params(use_cache, seed, model, false);
+    end if;
+    insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
+    values ('embed', text_input, v_params, coalesce(steadytext_embed_async.priority, 5))
+    returning request_id into v_request_id;
+    return v_request_id;
+end
+$$;
+comment on function @extschema@.steadytext_embed_async(text, boolean, integer, text, integer) is
+    'Enqueues the embedding of a text and returns the request id';
+
+create function steadytext.embed_params(use_cache boolean, seed integer, model text, batch boolean)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_strip_nulls(jsonb_build_object(
+        'use_cache', case when not use_cache then false end,
+        'seed', nullif(seed, 42),
+        'model', model,
+        'batch', case when batch then true end
+    ));
+end
+$$;
+comment on function steadytext.embed_params(boolean, integer, text, boolean) is
+    'The params of an embed request: what differs from the defaults';
+
+create function @extschema@.st_generate_async(
+    prompt text,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    eos_string text default '[EOS]',
+    model text default null,
+    size text default null,
+    temperature double precision default 0,
+    priority integer default 5
+)
+returns uuid
+language sql volatile
+return @extschema@.steadytext_generate_async(
+    prompt, max_tokens, use_cache, seed, eos_string, model, size, temperature, priority);
+comment on function @extschema@.st_generate_async(
+    text, integer, boolean, integer, text, text, text, double precision, integer
+) is 'Short for steadytext_generate_async';
+
+create function @extschema@.st_embed_async(
+    text_input text,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid
+language sql volatile
+return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority);
+comment on function @extschema@.st_embed_async(text, boolean, integer, text, integer) is
+    'Short for steadytext_embed_async';

@@ -1,0 +1,197 @@
+-- What is going on: version, requests now running, workers.
+
+create function @extschema@.steadytext_version()
+returns text
+language c immutable parallel safe strict
+as 'MODULE_PATHNAME', 'version_wrapper';
+comment on function @extschema@.steadytext_version() is 'Version of the library that is loaded';
+
+create function @extschema@.st_version()
+returns text
+language c immutable parallel safe strict
+as 'MODULE_PATHNAME', 'version_wrapper';
+comment on function @extschema@.st_version() is 'Short for steadytext_version';
+
+create function steadytext.activity()
+returns table (
+    request_id uuid,
+    owner_role name,
+    request_type text,
+    phase text,
+    prompt_tokens integer,
+    generated_tokens integer,
+    tokens_per_second double precision,
+    partial_text text,
+    started_at timestamptz,
+    worker_pid integer
+)
+language c volatile parallel restricted
+as 'MODULE_PATHNAME', 'activity_wrapper';
+comment on function steadytext.activity() is
+    'Requests of this database now running that the caller may see, from shared memory';
+
+create view @extschema@.steadytext_activity as
+select
+    a.request_id,
+    a.owner_role,
+    a.request_type,
+    a.phase,
+    a.prompt_tokens,
+    a.generated_tokens,
+    a.tokens_per_second,
+    a.partial_text,
+    a.started_at,
+    a.worker_pid
+from steadytext.activity() as a;
+comment on view @extschema@.steadytext_activity is
+    'Requests now running: how far they are, how fast, and what they have said so far';
+comment on column @extschema@.steadytext_activity.request_id is 'The request';
+comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
+comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …';
+comment on column @extschema@.steadytext_activity.phase is 'loading, prefill or decoding';
+comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
+comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
+comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';
+comment on column @extschema@.steadytext_activity.partial_text is 'The answer so far';
+comment on column @extschema@.steadytext_activity.started_at is 'When the engine took the request';
+comment on column @extschema@.steadytext_activity.worker_pid is 'Process id of the worker';
+
+create function steadytext.worker_state()
+returns table (
+    state text,
+    pid integer,
+    worker text,
+    started_at timestamptz,
+    library_version text,
+    message text,
+    running integer,
+    models text[],
+    memory_mb integer
+)
+language c volatile parallel restricted rows 1
+as 'MODULE_PATHNAME', 'worker_state_wrapper';
+comment on function steadytext.worker_state() is
+    'The worker of this database, always one row; state is not_preloaded, stopped, starting, idle, running, paused or version_mismatch';
+
+create function @extschema@.steadytext_daemon_status()
+returns table (
+    daemon_id text,
+    status text,
+    endpoint text,
+    last_heartbeat timestamptz,
+    uptime_seconds integer,
+    pid integer,
+    version text,
+    models_loaded text[],
+    running integer,
+    pending bigint,
+    message text
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_pending bigint;
+    v_worker record;
+begin
+    -- One part per partial index, so that each is counted from its index. Row-level security
+    -- applies: users count their own requests, administrators all.
+    select count(*) into v_pending
+    from (
+        select from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+        union all
+        select from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and q.alone
+        union all
+        select from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is not null
+        limit 1000000
+    ) as p;
+    select w.* into v_worker from steadytext.worker_state() as w;
+
+    return query
+    select coalesce(v_worker.worker, 'local'), v_worker.state, coalesce(h.endpoint, 'local'),
+        h.last_heartbeat,
+        case when v_worker.pid is not null
+            then date_part('epoch', clock_timestamp() - v_worker.started_at)::integer end,
+        v_worker.pid, v_worker.library_version, v_worker.models, v_worker.running, v_pending,
+        v_worker.message
+    from (select) as one
+    left join @extschema@.steadytext_daemon_health as h on h.daemon_id = v_worker.worker;
+
+    -- Workers on other machines speak through their heartbeats only.
+    return query
+    select h.daemon_id,
+        case when h.last_heartbeat < clock_timestamp() - interval '60 seconds'
+            then 'stale' else h.status end,
+        h.endpoint, h.last_heartbeat, null::integer, null::integer, h.version, h.models_loaded,
+        h.active_connections, v_pending, null::text
+    from @extschema@.steadytext_daemon_health as h
+    where not starts_with(h.daemon_id, 'local:')
+    order by h.daemon_id;
+end
+$$;
+comment on function @extschema@.steadytext_daemon_status() is
+    'The worker of this database in the first row, workers on other machines after it; status says what is wrong, message what to do';
+
+create function @extschema@.steadytext_daemon_start()
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform @extschema@.steadytext_config_set('worker_paused', 'false');
+    return true;
+end
+$$;
+comment on function @extschema@.steadytext_daemon_start() is
+    'Lets the worker of this database go on. For members of steadytext_admin';
+
+create function @extschema@.steadytext_daemon_stop()
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform @extschema@.steadytext_config_set('worker_paused', 'true');
+    return true;
+end
+$$;
+comment on function @extschema@.steadytext_daemon_stop() is
+    'Pauses the worker of this database: requests wait until steadytext_daemon_start(). For members of steadytext_admin';
+
+create function @extschema@.st_daemon_status()
+returns table (
+    daemon_id text,
+    status text,
+    endpoint text,
+    last_heartbeat timestamptz,
+    uptime_seconds integer,
+    pid integer,
+    version text,
+    models_loaded text[],
+    running integer,
+    pending bigint,
+    message text
+)
+language sql volatile
+begin atomic
+    select s.daemon_id, s.status, s.endpoint, s.last_heartbeat, s.uptime_seconds, s.pid,
+        s.version, s.models_loaded, s.running, s.pending, s.message
+    from @extschema@.steadytext_daemon_status() as s;
+end;
+comment on function @extschema@.st_daemon_status() is 'Short for steadytext_daemon_status';
+
+create function @extschema@.st_daemon_start()
+returns boolean
+language sql volatile
+return @extschema@.steadytext_daemon_start();
+comment on function @extschema@.st_daemon_start() is 'Short for steadytext_daemon_start';
+
+create function @extschema@.st_daemon_stop()
+returns boolean
+language sql volatile
+return @extschema@.steadytext_daemon_stop();
+comment on function @extschema@.st_daemon_stop() is 'Short for steadytext_daemon_stop';

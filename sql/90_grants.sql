@@ -1,0 +1,113 @@
+-- Who may do what. PUBLIC gets nothing; a test compares this page with the catalogs.
+
+grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker;
+
+-- Functions are open to PUBLIC when they are made.
+revoke all on all functions in schema steadytext from public;
+do $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid
+        from pg_catalog.pg_proc as p
+        join pg_catalog.pg_depend as d
+            on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid
+        join pg_catalog.pg_extension as e
+            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.refobjid = e.oid
+        where e.extname = 'pg_steadytext' and d.deptype = 'e'
+    loop
+        execute pg_catalog.format('revoke all on function %s from public', v_function);
+    end loop;
+end
+$$;
+
+-- The API.
+grant execute on function
+    @extschema@.steadytext_generate_async(text, integer, boolean, integer, text, text, text, double precision, integer),
+    @extschema@.steadytext_embed_async(text, boolean, integer, text, integer),
+    @extschema@.steadytext_generate_batch_async(text[], integer, boolean, integer, text, text, text, double precision, integer),
+    @extschema@.steadytext_embed_batch_async(text[], boolean, integer, text, integer),
+    @extschema@.steadytext_check_async(uuid),
+    @extschema@.steadytext_check_async_batch(uuid[]),
+    @extschema@.steadytext_get_async_result(uuid, integer),
+    @extschema@.steadytext_get_async_embedding(uuid, integer),
+    @extschema@.steadytext_cancel_async(uuid),
+    @extschema@.steadytext_config_get(text),
+    @extschema@.steadytext_daemon_status(),
+    @extschema@.steadytext_version(),
+    @extschema@.st_generate_async(text, integer, boolean, integer, text, text, text, double precision, integer),
+    @extschema@.st_embed_async(text, boolean, integer, text, integer),
+    @extschema@.st_generate_batch_async(text[], integer, boolean, integer, text, text, text, double precision, integer),
+    @extschema@.st_embed_batch_async(text[], boolean, integer, text, integer),
+    @extschema@.st_check_async(uuid),
+    @extschema@.st_check_async_batch(uuid[]),
+    @extschema@.st_get_async_result(uuid, integer),
+    @extschema@.st_get_async_embedding(uuid, integer),
+    @extschema@.st_cancel_async(uuid),
+    @extschema@.st_config_get(text),
+    @extschema@.st_daemon_status(),
+    @extschema@.st_version()
+to steadytext_user;
+-- What the API, the view and the column defaults call with their caller's rights.
+grant execute on function
+    steadytext.new_request_id(),
+    steadytext.generate_params(integer, boolean, integer, text, text, text, double precision),
+    steadytext.embed_params(boolean, integer, text, boolean),
+    steadytext.check_batch(text[], text),
+    steadytext.config_integer(text),
+    steadytext.config_keys(),
+    steadytext.activity(),
+    steadytext.worker_state()
+to steadytext_user;
+grant execute on function
+    @extschema@.steadytext_config_set(text, text),
+    @extschema@.steadytext_daemon_start(),
+    @extschema@.steadytext_daemon_stop(),
+    @extschema@.st_config_set(text, text),
+    @extschema@.st_daemon_start(),
+    @extschema@.st_daemon_stop()
+to steadytext_admin;
+
+-- The protocol.
+grant execute on function
+    steadytext.claim_requests(text, integer, integer, name, boolean),
+    steadytext.extend_leases(text, bigint[], integer[], integer),
+    steadytext.release_requests(text, bigint[], integer[]),
+    steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[]),
+    steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
+    steadytext.rescue_requests(text[], integer),
+    steadytext.promote_requests(integer),
+    steadytext.queue_outlook(),
+    steadytext.expire_requests(bigint, integer),
+    steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
+to steadytext_worker;
+
+-- Tables. What a user may write in the queue is narrowed further by its policies.
+grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries)
+    on @extschema@.steadytext_queue to steadytext_user;
+grant update (status, retry_count) on @extschema@.steadytext_queue to steadytext_user;
+grant delete, update (status, retry_count, max_retries, priority)
+    on @extschema@.steadytext_queue to steadytext_admin;
+
+grant select on
+    @extschema@.steadytext_config,
+    @extschema@.steadytext_models,
+    @extschema@.steadytext_daemon_health,
+    @extschema@.steadytext_activity
+to steadytext_user, steadytext_admin;
+grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
+grant
+    insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),
+    update (task, file, repo, sha256, is_fallback, is_preferred, description),
+    delete
+on @extschema@.steadytext_models to steadytext_admin;
+
+-- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
+
+select steadytext.start_worker();
