@@ -1,1 +1,40 @@
-//! To be written.
+//! Throwaway PostgreSQL clusters for the tests that need a whole server: kill it, restart it, promote it.
+//!
+//! [`Cluster`] is a server of its own, in a directory of its own, reached through a Unix socket of its own;
+//! [`Session`] is a connection with the words that the tests of pg_steadytext speak; [`chaos`] is the storm.
+//!
+//! Invariant: nothing is left behind. A cluster goes when its value is dropped, also by a panic, and a
+//! guardian process ([`run_directory`]) removes what is left when the test process itself is killed.
+//!
+//! The harness panics where it cannot go on: that is how a test fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a harness of tests: a panic is how a test fails"
+)]
+
+pub mod chaos;
+mod cluster;
+mod life;
+mod models;
+mod process;
+mod program;
+mod requests;
+mod run_directory;
+mod session;
+mod standby;
+mod wait;
+
+pub use cluster::{Cluster, Options};
+pub use life::Shutdown;
+pub use models::{BrokenModel, broken_models, endless_text, slow_model, write_model};
+pub use process::{Signal, children_of, is_alive, signal};
+pub use requests::{AUDIT, Request};
+pub use run_directory::run_directory;
+pub use session::{Address, Session, message_of, sqlstate_of};
+pub use wait::{PATIENCE, eventually, wait_until};
+
+/// Whether `pg_steadytext` can be installed on this machine; the harness' own tests run without it.
+pub fn library_directory() -> Option<std::path::PathBuf> {
+    std::env::var_os("STEADYTEXT_LIBRARY_DIR").map(std::path::PathBuf::from)
+}

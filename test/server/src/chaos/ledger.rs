@@ -1,0 +1,245 @@
+//! The books: what clients were told, set against what the audit trail and the queue say in the end.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Mutex;
+
+use uuid::Uuid;
+
+use crate::session::Session;
+
+/// How a client's transaction ended, as far as the client can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The server said so.
+    Committed,
+    /// The server said so, or never got a COMMIT.
+    RolledBack,
+    /// The connection was lost on the way.
+    Unknown,
+}
+
+/// One transaction of a client.
+#[derive(Debug)]
+struct Entry {
+    tag: String,
+    /// Requests that it enqueues when it commits.
+    requests: usize,
+    /// Those whose id the client was told.
+    ids: Vec<Uuid>,
+    outcome: Outcome,
+}
+
+/// What clients note down.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    entries: Mutex<Vec<Entry>>,
+    /// Cancels that were tried, and whether the server said that it was done.
+    cancels: Mutex<HashMap<Uuid, bool>>,
+    kills: Mutex<u32>,
+    wrong_answers: Mutex<Vec<String>>,
+}
+
+impl Ledger {
+    /// A transaction that would enqueue `requests` requests has ended.
+    pub(super) fn note(&self, tag: String, requests: usize, ids: Vec<Uuid>, outcome: Outcome) {
+        self.entries.lock().expect("no panic while noting").push(Entry { tag, requests, ids, outcome });
+    }
+
+    /// Somebody tried to cancel a request, and was told that it is done (or not).
+    pub(super) fn note_cancel(&self, id: Uuid, done: bool) {
+        *self.cancels.lock().expect("no panic while noting").entry(id).or_default() |= done;
+    }
+
+    /// A process was killed.
+    pub(super) fn note_kill(&self) {
+        *self.kills.lock().expect("no panic while noting") += 1;
+    }
+
+    /// A client was given an answer that the request does not have on a quiet day.
+    pub(super) fn note_wrong_answer(&self, what: String) {
+        self.wrong_answers.lock().expect("no panic while noting").push(what);
+    }
+
+    /// Sets the books against the server's, when everything is quiet.
+    pub(super) fn settle(&self, session: &mut Session) -> Counts {
+        let entries = self.entries.lock().expect("no panic while noting");
+        let cancels = self.cancels.lock().expect("no panic while noting");
+        let mut counts = Counts { kills: *self.kills.lock().expect("no panic"), ..Counts::default() };
+        counts.find(
+            self.wrong_answers.lock().expect("no panic").iter().map(|what| (Fault::Wrong, what.clone())),
+        );
+
+        let mut by_tag: HashMap<String, HashSet<Uuid>> = HashMap::new();
+        for row in
+            session.query("select coalesce(tag, ''), request_id from audit.inserted", &[]).expect("the trail")
+        {
+            by_tag.entry(row.get(0)).or_default().insert(row.get(1));
+        }
+        let fates: HashMap<Uuid, Fate> =
+            session.query(FATES, &[]).expect("the fates").iter().map(Fate::read).collect();
+
+        for entry in entries.iter() {
+            let there = by_tag.remove(&entry.tag).unwrap_or_default();
+            counts.requests += there.len();
+            counts.unknown += usize::from(entry.outcome == Outcome::Unknown);
+            let missing = entry.ids.iter().filter(|id| !there.contains(id)).count();
+            match entry.outcome {
+                Outcome::Committed => {
+                    let lost = missing.max(entry.requests.saturating_sub(there.len()));
+                    counts.find(
+                        (0..lost).map(|_| (Fault::Lost, format!("{}: committed, but not there", entry.tag))),
+                    );
+                }
+                Outcome::RolledBack if !there.is_empty() => {
+                    counts.find([(Fault::Wrong, format!("{}: rolled back, but there", entry.tag))]);
+                }
+                Outcome::Unknown if !there.is_empty() && there.len() != entry.requests => {
+                    counts.find([(
+                        Fault::Lost,
+                        format!("{}: {} of {}", entry.tag, there.len(), entry.requests),
+                    )]);
+                }
+                Outcome::RolledBack | Outcome::Unknown => {}
+            }
+            if there.len() > entry.requests {
+                counts.find([(
+                    Fault::Doubled,
+                    format!("{}: {} rows for {}", entry.tag, there.len(), entry.requests),
+                )]);
+            }
+            for id in &there {
+                counts.add_fate(*id, fates.get(id), cancels.get(id).copied());
+            }
+        }
+        for (id, status) in session
+            .query(STORED_TWICE, &[])
+            .expect("the trail")
+            .iter()
+            .map(|row| (row.get::<_, Uuid>(0), row.get::<_, String>(1)))
+        {
+            counts.find([(Fault::Doubled, format!("{id}: {status}"))]);
+        }
+        counts
+    }
+}
+
+/// How each request ended: those in the table, and those that went with a DROP EXTENSION.
+const FATES: &str = "
+select q.request_id, q.status, q.status <> 'completed' or r.answer is not distinct from q.answer, q.dropped, q.error
+from (select request_id, request_type, prompt, params, status, coalesce(result, embedding::text) as answer,
+             false as dropped, format('%s %s', error_code, error) as error
+      from steadytext_queue
+      union all
+      select request_id, request_type, prompt, params, status, answer, true, '' from audit.dropped) q
+left join audit.reference r using (request_type, prompt, params)";
+
+/// Requests that got more than one answer, or changed after they had ended.
+const STORED_TWICE: &str = "
+select request_id, format('%s answers', count(*)) from audit.changed where new_answer group by 1 having count(*) > 1
+union all
+select request_id, format('%s became %s', was, becomes) from audit.changed where was in ('completed', 'failed', 'cancelled')";
+
+struct Fate {
+    status: String,
+    is_right: bool,
+    dropped: bool,
+    error: String,
+}
+
+impl Fate {
+    fn read(row: &postgres::Row) -> (Uuid, Fate) {
+        (
+            row.get(0),
+            Fate { status: row.get(1), is_right: row.get(2), dropped: row.get(3), error: row.get(4) },
+        )
+    }
+}
+
+/// What can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Lost,
+    Doubled,
+    Stuck,
+    Wrong,
+}
+
+/// The result of a storm.
+#[derive(Debug, Default, Clone)]
+pub struct Counts {
+    /// Requests that were committed.
+    pub requests: usize,
+    /// Those that were answered.
+    pub completed: usize,
+    /// Those that were cancelled.
+    pub cancelled: usize,
+    /// Those that were still to do when their table was dropped.
+    pub dropped: usize,
+    /// Transactions of which no client knows how they ended.
+    pub unknown: usize,
+    /// Processes killed.
+    pub kills: u32,
+    faults: Vec<(Fault, String)>,
+}
+
+impl Counts {
+    fn find(&mut self, faults: impl IntoIterator<Item = (Fault, String)>) {
+        self.faults.extend(faults);
+    }
+
+    fn add_fate(&mut self, id: Uuid, fate: Option<&Fate>, cancel: Option<bool>) {
+        let Some(fate) = fate else {
+            return self.find([(Fault::Lost, format!("{id}: neither in the queue nor dropped with it"))]);
+        };
+        match fate.status.as_str() {
+            "completed" if !fate.is_right => {
+                self.find([(Fault::Wrong, format!("{id}: not the answer of a quiet day"))])
+            }
+            "completed" if cancel == Some(true) => {
+                self.find([(Fault::Wrong, format!("{id}: completed after its cancel was confirmed"))]);
+            }
+            "completed" => self.completed += 1,
+            "cancelled" if cancel.is_none() => {
+                self.find([(Fault::Wrong, format!("{id}: cancelled, but by nobody"))]);
+            }
+            "cancelled" => self.cancelled += 1,
+            "pending" | "processing" if fate.dropped => self.dropped += 1,
+            "pending" | "processing" => self.find([(Fault::Stuck, format!("{id}: {}", fate.status))]),
+            other => self.find([(Fault::Wrong, format!("{id}: {other}: {}", fate.error))]),
+        }
+    }
+
+    fn count(&self, which: Fault) -> usize {
+        self.faults.iter().filter(|(fault, _)| *fault == which).count()
+    }
+
+    /// Whether nothing was lost, doubled, stuck or wrong.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// What went wrong, one line each.
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.iter().map(|(fault, what)| format!("{fault:?} {what}").to_lowercase()).collect()
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "requests {} completed {} cancelled {} dropped {} unknown {} kills {} wrong {} lost {} doubled {} stuck {}",
+            self.requests,
+            self.completed,
+            self.cancelled,
+            self.dropped,
+            self.unknown,
+            self.kills,
+            self.count(Fault::Wrong),
+            self.count(Fault::Lost),
+            self.count(Fault::Doubled),
+            self.count(Fault::Stuck),
+        )
+    }
+}

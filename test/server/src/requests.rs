@@ -1,0 +1,188 @@
+//! What tests say about requests: enqueue, watch, wait, audit.
+
+use std::fmt::Display;
+
+use postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::session::Session;
+use crate::wait::{PATIENCE, eventually};
+
+/// A trail of everything that happens to `steadytext_queue`, outside the extension, so that it outlives a DROP
+/// EXTENSION. `audit.inserted.tag` is what the inserting session had in `audit.tag`.
+pub const AUDIT: &str = "
+create schema if not exists audit;
+create table if not exists audit.inserted (request_id uuid, tag text);
+create table if not exists audit.changed (
+    at timestamptz default clock_timestamp(), request_id uuid, attempt integer,
+    was text, becomes text, new_answer boolean);
+create or replace function audit.note() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+    if tg_op = 'INSERT' then
+        insert into audit.inserted values (new.request_id, current_setting('audit.tag', true));
+    elsif tg_op = 'UPDATE' then
+        insert into audit.changed (request_id, attempt, was, becomes, new_answer)
+        values (new.request_id, new.attempt, old.status, new.status,
+                new.result is not null and old.result is distinct from new.result
+                or new.embedding is not null and old.embedding is null);
+    end if;
+    return null;
+end $$;
+create trigger audit after insert or update on steadytext_queue for each row execute function audit.note();
+";
+
+/// A row of steadytext_queue as tests look at it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// `pending`, `processing`, `completed`, `failed`, `cancelled`.
+    pub status: String,
+    /// The text, or the vector's text form.
+    pub answer: Option<String>,
+    /// Message of a failed request.
+    pub error: Option<String>,
+    /// Its SQLSTATE.
+    pub error_code: Option<String>,
+    /// Failures that were counted.
+    pub retry_count: i32,
+    /// Claims ever made.
+    pub attempt: i32,
+}
+
+impl Session {
+    /// `steadytext_generate_async(prompt)`; `more` are further arguments, like `max_tokens => 5`.
+    #[track_caller]
+    pub fn generate(&mut self, prompt: &str, more: impl Display) -> Uuid {
+        self.enqueue("steadytext_generate_async", &prompt, &more.to_string())
+    }
+
+    /// `steadytext_embed_async(text)`; `more` are further arguments.
+    #[track_caller]
+    pub fn embed(&mut self, text: &str, more: impl Display) -> Uuid {
+        self.enqueue("steadytext_embed_async", &text, &more.to_string())
+    }
+
+    #[track_caller]
+    fn enqueue(&mut self, function: &str, argument: &(dyn ToSql + Sync), more: &str) -> Uuid {
+        let comma = if more.is_empty() { "" } else { ", " };
+        match self.query_one(&format!("select {function}($1{comma}{more})"), &[argument]) {
+            Ok(row) => row.get(0),
+            Err(error) => panic!("{function}(…{comma}{more}): {error:?}"),
+        }
+    }
+
+    /// `steadytext_cancel_async`.
+    #[track_caller]
+    pub fn cancel(&mut self, id: Uuid) -> bool {
+        self.one(&format!("select steadytext_cancel_async('{id}')"))
+    }
+
+    /// The row of a request; `None` where there is none (to see).
+    #[track_caller]
+    pub fn find(&mut self, id: Uuid) -> Option<Request> {
+        let sql = "select status, coalesce(result, embedding::text), error, error_code, retry_count, attempt \
+                   from steadytext_queue where request_id = $1";
+        let row = self.query_opt(sql, &[&id]).unwrap_or_else(|error| panic!("{sql}: {error:?}"))?;
+        Some(Request {
+            status: row.get(0),
+            answer: row.get(1),
+            error: row.get(2),
+            error_code: row.get(3),
+            retry_count: row.get(4),
+            attempt: row.get(5),
+        })
+    }
+
+    /// The row of a request that exists.
+    #[track_caller]
+    pub fn request(&mut self, id: Uuid) -> Request {
+        self.find(id).unwrap_or_else(|| panic!("request {id} is gone"))
+    }
+
+    /// Waits until a request has the status.
+    #[track_caller]
+    pub fn wait_for(&mut self, id: Uuid, status: &str) -> Request {
+        let found = eventually(PATIENCE, || self.find(id).filter(|request| request.status == status));
+        found.unwrap_or_else(|| {
+            let worker = self.worker_state();
+            panic!("request {id} never became {status}; it is {:?}; worker: {worker}", self.find(id))
+        })
+    }
+
+    /// Waits until a request is completed and returns its answer.
+    #[track_caller]
+    pub fn answer(&mut self, id: Uuid) -> String {
+        let done =
+            |request: &Request| matches!(request.status.as_str(), "completed" | "failed" | "cancelled");
+        let request = eventually(PATIENCE, || self.find(id).filter(done))
+            .unwrap_or_else(|| self.wait_for(id, "completed"));
+        assert_eq!(request.status, "completed", "{request:?}");
+        request.answer.unwrap_or_else(|| panic!("request {id} is completed without an answer"))
+    }
+
+    /// Waits until the engine works on a request: a token of it has been generated.
+    #[track_caller]
+    pub fn wait_for_tokens(&mut self, id: Uuid) {
+        let sql =
+            "select exists (select from steadytext_activity where request_id = $1 and generated_tokens > 0)";
+        let found = eventually(PATIENCE, || {
+            let row = self.query_one(sql, &[&id]).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            row.get::<_, bool>(0).then_some(())
+        });
+        if found.is_none() {
+            panic!("request {id} never generates: {:?}; worker: {}", self.find(id), self.worker_state());
+        }
+    }
+
+    /// What `steadytext.worker_state()` says, in one line.
+    pub fn worker_state(&mut self) -> String {
+        match self.query_one("select s::text from steadytext.worker_state() s", &[]) {
+            Ok(row) => row.get(0),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Process id of this database's worker; waits until there is one that can work.
+    #[track_caller]
+    pub fn worker_pid(&mut self) -> i32 {
+        let sql = "select pid from steadytext.worker_state() where state in ('idle', 'running', 'paused')";
+        let found = eventually(PATIENCE, || self.query_opt(sql, &[]).expect(sql).map(|row| row.get(0)));
+        found.unwrap_or_else(|| panic!("no worker: {}", self.worker_state()))
+    }
+
+    /// Process id of this database's worker, as pg_stat_activity knows it; `None` where there is none.
+    pub fn worker_of(&mut self, database: &str) -> Option<i32> {
+        let sql =
+            "select pid from pg_stat_activity where datname = $1 and backend_type like 'pg_steadytext%'";
+        self.query(sql, &[&database]).expect(sql).first().map(|row| row.get(0))
+    }
+
+    /// Waits until `database` has a worker process.
+    #[track_caller]
+    pub fn wait_for_worker_of(&mut self, database: &str) -> i32 {
+        let found = eventually(PATIENCE, || self.worker_of(database));
+        found.unwrap_or_else(|| {
+            let all: Vec<String> = self.list(
+                "select format('%s %s %s', pid, datname, backend_type) from pg_stat_activity \
+                 where backend_type not like '% writer'",
+            );
+            panic!("database {database} has no worker; there are {all:?}")
+        })
+    }
+
+    /// Installs [`AUDIT`].
+    #[track_caller]
+    pub fn audit(&mut self) {
+        self.run(AUDIT);
+    }
+
+    /// Requests whose answer was stored more than once, or that changed after they had ended.
+    #[track_caller]
+    pub fn doubled(&mut self) -> i64 {
+        self.one(
+            "select (select count(*) from (select from audit.changed where new_answer
+                                           group by request_id having count(*) > 1) d)
+                  + (select count(*) from audit.changed where was in ('completed', 'failed', 'cancelled'))",
+        )
+    }
+}

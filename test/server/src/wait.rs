@@ -1,0 +1,30 @@
+//! Waiting for an event with a deadline: bounded polling in one place.
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that should take milliseconds, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// Polls `look` until it yields something; `None` when `patience` is used up.
+pub fn eventually<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Polls until `holds`, and panics naming `what` after [`PATIENCE`].
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    if eventually(PATIENCE, || holds().then_some(())).is_none() {
+        panic!("waited {} s in vain for: {what}", PATIENCE.as_secs());
+    }
+}

@@ -1,0 +1,145 @@
+//! Processes of the server die in mid-inference: no request is lost, none is completed twice.
+
+use std::time::{Duration, Instant};
+
+use steadytext_test_server::{Cluster, PATIENCE, Session, Signal, slow_model};
+use uuid::Uuid;
+
+/// A cluster with the slow model and an audit trail.
+fn audited() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    slow_model(&cluster, &mut session);
+    (cluster, session)
+}
+
+/// Some short requests, some long ones; the first long one is generating when this returns.
+fn load(session: &mut Session) -> Vec<Uuid> {
+    let mut ids: Vec<Uuid> = (0..3)
+        .map(|i| session.generate(&format!("long {i}"), "model => 'slow', max_tokens => 300"))
+        .collect();
+    ids.extend((0..12).map(|i| session.generate(&format!("short {i}"), "max_tokens => 4")));
+    ids.push(session.embed("a text beside them", ""));
+    session.wait_for_tokens(ids[0]);
+    ids
+}
+
+fn all_complete_once(session: &mut Session, ids: &[Uuid]) {
+    for id in ids {
+        session.answer(*id);
+    }
+    assert_eq!(session.doubled(), 0);
+    let stored: i64 = session.one("select count(*) from audit.changed where becomes = 'completed'");
+    assert_eq!(stored, ids.len() as i64);
+}
+
+#[test]
+fn a_worker_killed_in_mid_inference_loses_nothing_and_completes_nothing_twice() {
+    for how in [Signal::KILL, Signal::SEGV, Signal::ABORT] {
+        let (cluster, mut session) = audited();
+        let ids = load(&mut session);
+        let killed = session.worker_pid();
+        cluster.crash(killed, how);
+        let mut session = cluster.session("postgres");
+        all_complete_once(&mut session, &ids);
+        assert_ne!(session.worker_pid(), killed);
+    }
+}
+
+#[test]
+fn a_killed_postmaster_loses_nothing_and_completes_nothing_twice() {
+    let (mut cluster, mut session) = audited();
+    let ids = load(&mut session);
+    cluster.kill_postmaster();
+    cluster.start();
+    all_complete_once(&mut cluster.session("postgres"), &ids);
+}
+
+#[test]
+fn a_killed_backend_of_somebody_loses_nothing_and_completes_nothing_twice() {
+    let (cluster, mut session) = audited();
+    let ids = load(&mut session);
+    cluster.crash(session.backend_pid(), Signal::KILL);
+    all_complete_once(&mut cluster.session("postgres"), &ids);
+}
+
+#[test]
+fn a_request_that_kills_its_worker_every_time_fails_after_max_retries_and_its_neighbours_complete() {
+    let (cluster, mut session) = audited();
+    let neighbours = load(&mut session);
+    let poison: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params, max_retries)
+         values ('generate', 'poison', '{\"model\": \"slow\", \"max_tokens\": 2000}', 2) returning request_id",
+    );
+    let mut kills = 0;
+    let begun = Instant::now();
+    loop {
+        let request = session.request(poison);
+        match request.status.as_str() {
+            "processing" => {
+                let worker = session.worker_pid();
+                // It may have been given back in between: then this was no kill of the poison's worker.
+                if session.request(poison) == request {
+                    cluster.crash(worker, Signal::KILL);
+                    session = cluster.session("postgres");
+                    kills += 1;
+                }
+            }
+            "failed" => break,
+            "pending" => {}
+            status => panic!("the poison ended as {status}"),
+        }
+        assert!(begun.elapsed() < 2 * PATIENCE, "not failed after {kills} kills: {request:?}");
+        std::thread::yield_now();
+    }
+    let request = session.request(poison);
+    assert_eq!((request.retry_count, request.error_code.as_deref()), (2, Some("58000")), "{request:?}");
+    assert!(request.error.as_deref().is_some_and(|error| !error.contains("poison")), "{request:?}");
+    assert!((3..=5).contains(&kills), "{kills} kills");
+    for id in neighbours {
+        session.answer(id);
+    }
+    assert_eq!(session.doubled(), 0);
+}
+
+#[test]
+fn a_terminated_worker_gives_its_rows_back_uncounted_and_the_server_stays_up() {
+    let (_cluster, mut session) = audited();
+    let ids = load(&mut session);
+    let worker = session.worker_pid();
+    let begun = Instant::now();
+    assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)")));
+    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    // The same connection goes on: nobody else was disturbed.
+    all_complete_once(&mut session, &ids);
+    let counted: i64 = session.one("select count(*) from steadytext_queue where retry_count > 0");
+    assert_eq!(counted, 0);
+    let given_back: i64 =
+        session.one("select count(*) from audit.changed where was = 'processing' and becomes = 'pending'");
+    assert!(given_back >= 1);
+}
+
+#[test]
+fn a_killed_launcher_comes_back_and_so_do_the_workers() {
+    let (cluster, mut session) = audited();
+    let ids = load(&mut session);
+    let launcher: i32 =
+        session.one("select pid from pg_stat_activity where backend_type like 'pg_steadytext%launcher%'");
+    cluster.crash(launcher, Signal::KILL);
+    all_complete_once(&mut cluster.session("postgres"), &ids);
+}
+
+#[test]
+fn a_terminated_launcher_comes_back_and_starts_workers_again() {
+    let (cluster, mut session) = audited();
+    let sql = "select pid from pg_stat_activity where backend_type like 'pg_steadytext%launcher%'";
+    let launcher: i32 = session.one(sql);
+    session.one::<bool>(&format!("select pg_terminate_backend({launcher}, 10000)"));
+    session.run("create database later");
+    let mut later = cluster.session("later");
+    later.create_extension();
+    let id = later.generate("after the launcher's end", "max_tokens => 3");
+    later.answer(id);
+    assert_ne!(session.one::<i32>(sql), launcher);
+}

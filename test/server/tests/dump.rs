@@ -1,0 +1,109 @@
+//! pg_dump and restore keep requests, results, configuration and registry.
+
+use std::process::Command;
+
+use steadytext_test_server::{Cluster, Session};
+
+const STATE: &str = "select coalesce(string_agg(format('%s %s %s %s %s %s', request_id, status, md5(result), \
+     md5(embedding::text), error_code, owner_role), E'\\n' order by request_id), '') from steadytext_queue";
+const CONFIG: &str = "select string_agg(format('%s=%s', key, value), E'\\n' order by key) from steadytext_config where key <> 'worker_paused'";
+const MODELS: &str =
+    "select string_agg(format('%s %s %s', name, task, file), E'\\n' order by name) from steadytext_models";
+
+/// A database with a row in every state that lasts, and a paused worker.
+fn filled() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "create role alice login in role steadytext_user;
+         insert into steadytext_models (name, task, file) values ('missing', 'generate', 'missing.gguf');
+         update steadytext_models set description = 'changed here' where name = 'small';
+         select steadytext_config_set('default_max_tokens', '77');
+         select steadytext_config_set('worker_poll_interval', '2')",
+    );
+    for i in 0..3 {
+        let id = session.generate(&format!("done {i}"), "max_tokens => 4");
+        session.answer(id);
+    }
+    let id = session.embed("done as well", "");
+    session.answer(id);
+    let id = session.generate("fails", "model => 'missing'");
+    session.wait_for(id, "failed");
+    session.run("select steadytext_daemon_stop()");
+    for i in 0..5 {
+        session.generate(&format!("pending {i}"), "max_tokens => 4");
+    }
+    let id = session.generate("cancelled", "max_tokens => 4");
+    session.cancel(id);
+    cluster.session_as("postgres", "alice").generate("by alice", "max_tokens => 4");
+    (cluster, session)
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && !text.contains("ERROR") && !text.contains("error:"),
+        "{command:?}\n{text}"
+    );
+}
+
+/// The restored database holds the same, answers what was pending, and takes new requests.
+fn is_whole(cluster: &Cluster, original: &mut Session, database: &str) {
+    let mut restored = cluster.session(database);
+    for sql in [STATE, CONFIG, MODELS] {
+        assert_eq!(restored.one::<String>(sql), original.one::<String>(sql));
+    }
+    assert_eq!(restored.one::<String>("select steadytext_config_get('default_max_tokens')"), "77");
+    restored.run("select steadytext_daemon_start()");
+    let pending =
+        restored.list::<uuid::Uuid>("select request_id from steadytext_queue where status = 'pending'");
+    assert!(
+        pending.len() >= 6
+            || restored.one::<i64>("select count(*) from steadytext_queue where prompt like 'pending%'") == 5
+    );
+    let ids = restored
+        .list("select request_id from steadytext_queue where prompt like 'pending%' or prompt = 'by alice'");
+    assert_eq!(ids.len(), 6);
+    for id in ids {
+        restored.answer(id);
+    }
+    let new = restored.generate("new", "max_tokens => 4");
+    restored.answer(new);
+    assert!(restored.one::<bool>(&format!(
+        "select max(id) = (select id from steadytext_queue where request_id = '{new}') from steadytext_queue"
+    )));
+    // Done requests were not done again.
+    assert_eq!(
+        restored
+            .one::<i64>("select count(*) from steadytext_queue where prompt like 'done%' and attempt = 1"),
+        4
+    );
+}
+
+#[test]
+fn a_plain_dump_keeps_everything() {
+    let (cluster, mut session) = filled();
+    let directory = cluster.make_directory("dump");
+    let file = directory.join("plain.sql");
+    run(cluster.client_program("pg_dump").args(["-d", "postgres", "-f"]).arg(&file));
+    session.run("create database restored");
+    run(cluster
+        .client_program("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "restored", "-f"])
+        .arg(&file));
+    is_whole(&cluster, &mut session, "restored");
+}
+
+#[test]
+fn a_parallel_directory_dump_and_a_single_transaction_restore_keep_everything() {
+    let (cluster, mut session) = filled();
+    let directory = cluster.make_directory("dump");
+    let file = directory.join("parallel");
+    run(cluster.client_program("pg_dump").args(["-Fd", "-j2", "-d", "postgres", "-f"]).arg(&file));
+    for (database, how) in [("parallel", "-j2"), ("single", "--single-transaction")] {
+        session.run(&format!("create database {database}"));
+        run(cluster.client_program("pg_restore").args([how, "-d", database]).arg(&file));
+        is_whole(&cluster, &mut session, database);
+    }
+}

@@ -1,0 +1,165 @@
+//! Everything that can be wrong with a request or a model: a clear error, and the other requests go on.
+
+use steadytext_test_server::{Cluster, PATIENCE, Session, broken_models, eventually};
+use uuid::Uuid;
+
+fn cluster() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let session = cluster.session("postgres");
+    (cluster, session)
+}
+
+#[test]
+fn a_request_that_cannot_be_meant_is_refused_when_it_is_enqueued() {
+    let (_cluster, mut session) = cluster();
+    for (call, code, message) in [
+        ("steadytext_generate_async('')", "P0001", "Prompt cannot be empty"),
+        ("steadytext_generate_async(null)", "P0001", "Prompt cannot be empty"),
+        ("st_generate_async('')", "P0001", "Prompt cannot be empty"),
+        ("steadytext_generate_async('x', 0)", "P0001", "max_tokens must be between 1 and 4096"),
+        ("steadytext_generate_async('x', -5)", "P0001", "max_tokens must be between 1 and 4096"),
+        ("steadytext_generate_async('x', 4097)", "P0001", "max_tokens must be between 1 and 4096"),
+        ("steadytext_embed_async('')", "P0001", "Text input cannot be empty"),
+        ("steadytext_embed_async(null)", "P0001", "Text input cannot be empty"),
+        ("steadytext_generate_batch_async(array[]::text[])", "P0001", "Prompts array cannot be empty"),
+        ("steadytext_generate_batch_async(null)", "P0001", "Prompts array cannot be empty"),
+        ("steadytext_embed_batch_async(array[]::text[])", "P0001", "Texts array cannot be empty"),
+        (
+            "steadytext_generate_batch_async(array_fill('x'::text, array[1001]))",
+            "P0001",
+            "Batch size cannot exceed 1000 prompts",
+        ),
+        (
+            "steadytext_embed_batch_async(array_fill('x'::text, array[1001]))",
+            "P0001",
+            "Batch size cannot exceed 1000 texts",
+        ),
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert_eq!((error.code().code(), error.message()), (code, message), "{call}");
+    }
+    for (call, code) in [
+        ("select steadytext_generate_async('x', model => 'nobody knows it')", "42704"),
+        ("select steadytext_generate_async('x', model => '/etc/passwd')", "42704"),
+        ("select steadytext_generate_async('x', model => '../x.gguf')", "42704"),
+        ("select steadytext_embed_async('x', model => 'nobody knows it')", "42704"),
+        ("select steadytext_generate_async('x', temperature => -1)", "22023"),
+        ("select steadytext_generate_async('x', temperature => 'NaN')", "22023"),
+        ("select steadytext_generate_async('x', priority => 11)", "22023"),
+        (
+            "insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{\"max_token\": 3}')",
+            "22023",
+        ),
+        (
+            "insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '[]')",
+            "22023",
+        ),
+        ("insert into steadytext_queue (request_type, prompt) values ('generate_json', 'x')", "0A000"),
+        ("insert into steadytext_queue (request_type, prompt) values ('dance', 'x')", "22023"),
+        ("insert into steadytext_queue (request_type, prompt) values ('generate', '')", "P0001"),
+        ("insert into steadytext_queue (request_type) values ('generate')", "P0001"),
+        (
+            "insert into steadytext_queue (request_type, prompt) values ('generate', repeat('x', 2000000))",
+            "54000",
+        ),
+    ] {
+        let error = session.error(call);
+        assert_eq!(error.code().code(), code, "{call}: {error}");
+        if code == "42704" {
+            assert!(error.hint().is_some_and(|hint| hint.contains("steadytext_models")), "{call}: {error:?}");
+        }
+    }
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
+}
+
+#[test]
+fn the_queue_is_full_when_it_is_full() {
+    let (_cluster, mut session) = cluster();
+    session.run("select steadytext_daemon_stop(); select steadytext_config_set('max_queue_size', '50')");
+    // The count of waiting requests is an estimate that follows the truth within moments.
+    let refusal = eventually(PATIENCE, || {
+        session.query_one("select steadytext_generate_async('one more', 2)", &[]).err()
+    });
+    let error = refusal.expect("the queue has a limit");
+    assert!(session.one::<i64>("select count(*) from steadytext_queue") >= 50);
+    assert_eq!(error.code().map(|code| code.code()), Some("53400"), "{error}");
+    assert!(error.as_db_error().is_some_and(|error| error.hint().is_some()), "{error:?}");
+    session
+        .run("select steadytext_config_set('max_queue_size', '1000000'); select steadytext_daemon_start()");
+    let id = session.generate("there is room again", "max_tokens => 2");
+    session.answer(id);
+}
+
+#[test]
+fn a_model_file_that_is_no_good_fails_its_requests_and_no_others() {
+    let (cluster, mut session) = cluster();
+    let models = broken_models(&cluster, &mut session);
+    let mut beside: Vec<Uuid> = Vec::new();
+    let mut broken = Vec::new();
+    for model in &models {
+        broken.push((
+            session.generate("a prompt", format!("model => '{}', max_tokens => 8", model.name)),
+            model,
+        ));
+        beside.push(session.generate("beside it", "max_tokens => 4"));
+    }
+    for (id, model) in broken {
+        let request = session.wait_for(id, "failed");
+        assert_eq!(request.error_code.as_deref(), Some(model.sqlstate), "{}: {request:?}", model.name);
+        let error = request.error.unwrap_or_default();
+        for word in &model.mentions {
+            assert!(error.contains(word), "{}: {error:?} does not mention {word:?}", model.name);
+        }
+        assert_eq!(request.retry_count, 0, "{}: trying again does not help", model.name);
+        let raised = session.error(&format!("select steadytext_get_async_result('{id}', 5)"));
+        assert_eq!(raised.code().code(), "P0001");
+        assert!(raised.message().starts_with("Async request failed: "), "{raised}");
+        let row = session
+            .query_one("select status, error, error_code from steadytext_check_async($1)", &[&id])
+            .expect("the request is known");
+        assert_eq!((row.get(0), row.get(1), row.get(2)), ("failed", error.as_str(), model.sqlstate));
+    }
+    for id in beside {
+        session.answer(id);
+    }
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_fails_with_its_length_and_the_limit() {
+    let (_cluster, mut session) = cluster();
+    let id = session.generate(&"many words ".repeat(40_000), "max_tokens => 4");
+    let beside = session.generate("beside it", "max_tokens => 4");
+    let request = session.wait_for(id, "failed");
+    assert_eq!(request.error_code.as_deref(), Some("54000"), "{request:?}");
+    assert!(request.error.as_deref().is_some_and(|error| error.contains("context of")), "{request:?}");
+    session.answer(beside);
+    let id = session.embed(&"many words ".repeat(40_000), "");
+    assert_eq!(session.wait_for(id, "failed").error_code.as_deref(), Some("54000"));
+}
+
+#[test]
+fn a_model_for_another_task_is_refused() {
+    let (_cluster, mut session) = cluster();
+    session.run("insert into steadytext_models (name, task, file) values ('vectors', 'embed', 'v.gguf'), ('texts', 'generate', 't.gguf')");
+    for call in [
+        "steadytext_generate_async('x', model => 'vectors')",
+        "steadytext_embed_async('x', model => 'texts')",
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert!(["22023", "42704"].contains(&error.code().code()), "{call}: {error}");
+    }
+}
+
+#[test]
+fn an_unknown_request_is_said_to_be_unknown() {
+    let (_cluster, mut session) = cluster();
+    let id = Uuid::from_u128(0x0123_4567_89ab_7def_8123_4567_89ab_cdef);
+    for call in ["steadytext_check_async", "steadytext_get_async_result", "steadytext_get_async_embedding"] {
+        let error = session.error(&format!("select * from {call}('{id}')"));
+        assert_eq!(
+            (error.code().code(), error.message()),
+            ("P0001", format!("Request ID {id} not found").as_str())
+        );
+    }
+}

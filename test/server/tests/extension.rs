@@ -1,0 +1,157 @@
+//! CREATE and DROP EXTENSION, in all their forms, while the worker is busy.
+
+use std::time::{Duration, Instant};
+
+use steadytext_test_server::{Cluster, Session, endless_text, slow_model, wait_until};
+
+fn busy() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    keep_busy(&cluster, &mut session);
+    (cluster, session)
+}
+
+fn keep_busy(cluster: &Cluster, session: &mut Session) {
+    slow_model(cluster, session);
+    let id = session.generate("without end", endless_text());
+    session.generate("waiting", endless_text());
+    session.wait_for_tokens(id);
+}
+
+fn promptly(session: &mut Session, sql: &str) {
+    let begun = Instant::now();
+    session.run(sql);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{sql} took {:?}", begun.elapsed());
+}
+
+fn worker_goes(session: &mut Session) {
+    wait_until("the worker goes", || session.worker_of("postgres").is_none());
+}
+
+fn works(session: &mut Session) {
+    let id = session.generate("and it works", "max_tokens => 3, priority => 10");
+    session.answer(id);
+}
+
+#[test]
+fn create_extension_starts_a_worker_without_a_restart_and_drop_ends_it() {
+    let (cluster, mut session) = busy();
+    for _ in 0..3 {
+        promptly(&mut session, "drop extension pg_steadytext");
+        worker_goes(&mut session);
+        assert!(!session.one::<bool>("select to_regnamespace('steadytext') is not null"));
+        session.run("create extension pg_steadytext");
+        works(&mut session);
+        keep_busy(&cluster, &mut session);
+    }
+    let log = cluster.log();
+    assert!(!log.contains("PANIC") && !log.contains("terminated by signal"), "{log}");
+}
+
+#[test]
+fn drop_and_create_in_one_transaction_works() {
+    let (_cluster, mut session) = busy();
+    promptly(&mut session, "begin; drop extension pg_steadytext; create extension pg_steadytext; commit");
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
+    works(&mut session);
+}
+
+#[test]
+fn drop_cascade_takes_dependent_objects_along() {
+    let (_cluster, mut session) = busy();
+    session.run("create view watched as select request_id from steadytext_queue");
+    assert_eq!(session.error("drop extension pg_steadytext").code().code(), "2BP01");
+    works(&mut session);
+    promptly(&mut session, "drop extension pg_steadytext cascade");
+    worker_goes(&mut session);
+    session.create_extension();
+    works(&mut session);
+}
+
+#[test]
+fn dropping_the_extension_vector_with_cascade_ends_the_worker() {
+    let (_cluster, mut session) = busy();
+    promptly(&mut session, "drop extension vector cascade");
+    worker_goes(&mut session);
+    session.create_extension();
+    works(&mut session);
+}
+
+#[test]
+fn drop_schema_cascade_ends_the_worker() {
+    let (cluster, mut session) = busy();
+    session.run(
+        "drop extension pg_steadytext; create schema ai; create extension pg_steadytext schema ai;
+                 set search_path = public, ai",
+    );
+    keep_busy(&cluster, &mut session);
+    promptly(&mut session, "drop schema ai cascade");
+    worker_goes(&mut session);
+    session.create_extension();
+    works(&mut session);
+}
+
+#[test]
+fn drop_owned_ends_the_worker() {
+    let (cluster, mut session) = busy();
+    session.run("drop extension pg_steadytext; create role boss superuser login");
+    let mut boss = cluster.session_as("postgres", "boss");
+    boss.create_extension();
+    keep_busy(&cluster, &mut boss);
+    promptly(&mut session, "drop owned by boss cascade");
+    worker_goes(&mut session);
+    session.create_extension();
+    works(&mut session);
+}
+
+#[test]
+fn a_drop_that_is_rolled_back_loses_nothing() {
+    let (cluster, mut session) = busy();
+    session.audit();
+    let ids: Vec<_> = (0..3)
+        .map(|i| session.generate(&format!("kept {i}"), "model => 'slow', max_tokens => 60, priority => 10"))
+        .collect();
+    promptly(&mut session, "begin; drop extension pg_steadytext cascade; rollback");
+    let mut other = cluster.session("postgres");
+    for id in ids {
+        other.answer(id);
+    }
+    assert_eq!(other.doubled(), 0);
+}
+
+#[test]
+fn a_create_that_is_rolled_back_leaves_no_worker_and_the_next_one_works() {
+    let (_cluster, mut session) = busy();
+    session.run("drop extension pg_steadytext");
+    worker_goes(&mut session);
+    session.run("begin; create extension pg_steadytext");
+    session.generate("never", "");
+    session.run("rollback");
+    session.run("create extension pg_steadytext");
+    works(&mut session);
+}
+
+#[test]
+fn moving_the_extension_to_another_schema_is_refused() {
+    let (_cluster, mut session) = busy();
+    session.run("create schema ai");
+    assert_eq!(session.error("alter extension pg_steadytext set schema ai").code().code(), "0A000");
+}
+
+#[test]
+fn it_works_from_a_schema_that_is_not_in_the_search_path() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "drop extension pg_steadytext; drop extension vector; create schema \"Odd Name\"; create schema v;
+                 create extension vector schema v; create extension pg_steadytext schema \"Odd Name\"",
+    );
+    let id: uuid::Uuid = session.one("select \"Odd Name\".steadytext_embed_async('from elsewhere')");
+    let text: String = session.one(&format!("select \"Odd Name\".steadytext_get_async_result('{id}', 50)"));
+    assert!(text.starts_with('['), "{text}");
+    let id: uuid::Uuid = session.one("select \"Odd Name\".steadytext_generate_async('from elsewhere', 3)");
+    session.one::<String>(&format!("select \"Odd Name\".steadytext_get_async_result('{id}', 50)"));
+    session.run(
+        "select * from \"Odd Name\".steadytext_activity; select \"Odd Name\".steadytext_daemon_status()",
+    );
+}

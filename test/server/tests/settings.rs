@@ -1,0 +1,161 @@
+//! Settings of the server, of a database, and of the extension.
+
+use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
+use uuid::Uuid;
+
+fn restart_worker(session: &mut Session) {
+    let worker = session.worker_pid();
+    session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)"));
+    wait_until("another worker", || session.worker_of("postgres").is_some_and(|pid| pid != worker));
+}
+
+#[test]
+fn settings_of_the_database_do_not_stop_the_worker() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "alter database postgres set default_transaction_read_only = on;
+         alter database postgres set default_transaction_isolation = 'serializable';
+         alter database postgres set default_transaction_deferrable = on;
+         alter database postgres set statement_timeout = '1ms';
+         alter database postgres set lock_timeout = '1ms';
+         alter database postgres set idle_in_transaction_session_timeout = '1ms';
+         alter database postgres set search_path = 'nowhere';
+         alter database postgres set session_replication_role = 'replica';
+         alter database postgres set row_security = off;
+         alter database postgres set synchronous_commit = off;
+         alter database postgres set datestyle = 'German';
+         alter database postgres set extra_float_digits = -5;
+         alter database postgres set jit_above_cost = 0;
+         alter database postgres set enable_indexscan = off;
+         alter database postgres set plan_cache_mode = 'force_generic_plan'",
+    );
+    // This session was there before and has none of that.
+    restart_worker(&mut session);
+    let ids: Vec<Uuid> =
+        (0..5).map(|i| session.generate(&format!("request {i}"), "max_tokens => 3")).collect();
+    for id in ids {
+        session.answer(id);
+    }
+    let id = session.embed("exact", "");
+    session.answer(id);
+    assert!(session.one::<bool>(&format!("select abs(1 - (embedding <#> embedding) * -1) < 1e-5 from steadytext_queue where request_id = '{id}'")));
+}
+
+#[test]
+fn a_paused_worker_lets_the_running_request_end_and_takes_no_other() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    slow_model(&cluster, &mut session);
+    let running = session.generate("is running", "model => 'slow', max_tokens => 200");
+    session.wait_for_tokens(running);
+    assert!(session.one::<bool>("select steadytext_daemon_stop()"));
+    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    let later = session.generate("comes later", "max_tokens => 3");
+    session.answer(running);
+    assert_eq!(session.request(later).attempt, 0);
+    // The pause outlives the worker: it belongs to the database.
+    restart_worker(&mut session);
+    wait_until("the new worker pauses", || session.worker_state().contains("paused"));
+    assert_eq!(session.request(later).attempt, 0);
+    assert!(session.one::<bool>("select steadytext_daemon_start()"));
+    session.answer(later);
+}
+
+#[test]
+fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_there_is_room() {
+    // The launcher and the logical replication launcher take two; there is one for a database.
+    let cluster = Options::new().set("max_worker_processes", 3).set("max_parallel_workers", 0).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    let id = session.generate("in the first database", "max_tokens => 3");
+    session.answer(id);
+    session.run("create database other");
+    let from = cluster.log().len();
+    let mut other = cluster.session("other");
+    other.create_extension();
+    let id = other.generate("in the other one", "max_tokens => 3");
+    cluster.wait_for_log(from, "max_worker_processes");
+    assert_eq!(other.request(id).attempt, 0);
+    let said = cluster.log()[from..].lines().filter(|line| line.contains("max_worker_processes")).count();
+    assert!(said < 10, "it is said {said} times");
+    session.run("drop extension pg_steadytext");
+    other.answer(id);
+}
+
+#[test]
+fn changed_engine_settings_take_effect_without_a_restart() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let id = session.generate("before", "max_tokens => 8");
+    let before = session.answer(id);
+    session.run("alter system set \"pg_steadytext.context_length\" = 64; select pg_reload_conf()");
+    let long = "word ".repeat(200);
+    wait_until("the context is short", || {
+        let id = session.generate(&long, "max_tokens => 1");
+        wait_until("it ends", || {
+            session.request(id).status != "pending" && session.request(id).status != "processing"
+        });
+        session.request(id).error_code.as_deref() == Some("54000")
+    });
+    session.run("alter system set \"pg_steadytext.context_length\" = 0; alter system set \"pg_steadytext.threads\" = 1; select pg_reload_conf()");
+    let id = session.generate("before", "max_tokens => 8");
+    assert_eq!(session.answer(id), before, "the number of threads does not change the answer");
+}
+
+#[test]
+fn higher_priorities_go_first_and_users_take_turns() {
+    let cluster = Options::new().set("pg_steadytext.max_running", 1).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    session.run("create role alice login in role steadytext_user; create role bob login in role steadytext_user; select steadytext_daemon_stop()");
+    let mut alice = cluster.session_as("postgres", "alice");
+    let mut bob = cluster.session_as("postgres", "bob");
+    for i in 0..30 {
+        alice.generate(&format!("alice {i}"), "max_tokens => 2");
+    }
+    for i in 0..3 {
+        bob.generate(&format!("bob {i}"), "max_tokens => 2");
+    }
+    let urgent = alice.generate("urgent", "max_tokens => 2, priority => 10");
+    let idle = alice.generate("idle", "max_tokens => 2, priority => 1");
+    session.run("select steadytext_daemon_start()");
+    session.answer(idle);
+    let order: Vec<Uuid> = session.list("select request_id from steadytext_queue order by started_at, id");
+    assert_eq!(order.first(), Some(&urgent));
+    assert_eq!(order.last(), Some(&idle));
+    let last_of_bob: i64 = session.one(
+        "select max(place) from (select owner_role, row_number() over (order by completed_at, id) as place
+                                 from steadytext_queue) p where owner_role = 'bob'",
+    );
+    assert!(last_of_bob <= 20, "bob's last request was number {last_of_bob}");
+}
+
+#[test]
+fn what_the_activity_shows_belongs_to_the_running_request_and_goes_with_it() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    slow_model(&cluster, &mut session);
+    let id = session.generate("without end", endless_text());
+    session.wait_for_tokens(id);
+    let row = session
+        .query_one(
+            "select owner_role::text, request_type, phase, prompt_tokens, generated_tokens, partial_text, worker_pid
+             from steadytext_activity",
+            &[],
+        )
+        .expect("one request is running");
+    assert_eq!(
+        (row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, &str>(2)),
+        ("postgres", "generate", "decoding")
+    );
+    assert!(row.get::<_, i32>(3) > 0 && row.get::<_, i32>(4) > 0);
+    assert_eq!(row.get::<_, i32>(6), session.worker_pid());
+    wait_until("tokens come", || {
+        session.one::<Option<i32>>("select max(generated_tokens) from steadytext_activity") > Some(row.get(4))
+    });
+    let partial: String = session.one("select partial_text from steadytext_activity");
+    let whole = session.answer(id);
+    assert!(!partial.is_empty() && whole.starts_with(&partial), "{partial:?}\n{whole:?}");
+    wait_until("it is gone", || session.one::<bool>("select not exists (select from steadytext_activity)"));
+}

@@ -1,0 +1,51 @@
+//! The server stops promptly in every way while the worker is in mid-inference, and nothing is lost.
+
+use std::time::Duration;
+
+use steadytext_test_server::{Cluster, Shutdown, slow_model};
+use uuid::Uuid;
+
+#[test]
+fn every_shutdown_while_busy_ends_promptly_and_loses_nothing() {
+    let mut cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.audit();
+    slow_model(&cluster, &mut session);
+    drop(session);
+    for how in [Shutdown::Smart, Shutdown::Fast, Shutdown::Immediate] {
+        let mut session = cluster.session("postgres");
+        let long: Vec<Uuid> = (0..3)
+            .map(|i| session.generate(&format!("{how:?} {i}"), "model => 'slow', max_tokens => 1500"))
+            .collect();
+        let short: Vec<Uuid> =
+            (0..5).map(|i| session.generate(&format!("short {i}"), "max_tokens => 3")).collect();
+        session.wait_for_tokens(long[0]);
+        drop(session);
+        let took = cluster.stop(how);
+        assert!(took < Duration::from_secs(5), "{how:?} shutdown took {took:?}");
+        cluster.start();
+        let mut session = cluster.session("postgres");
+        for id in long.iter().chain(&short) {
+            session.answer(*id);
+            assert_eq!(session.request(*id).retry_count, 0);
+        }
+        assert_eq!(session.doubled(), 0);
+    }
+    let log = cluster.log();
+    assert!(!log.contains("PANIC"), "{log}");
+}
+
+#[test]
+fn a_crash_recovery_does_not_leave_a_second_worker() {
+    let cluster = Cluster::with_extension();
+    for _ in 0..3 {
+        let mut session = cluster.session("postgres");
+        let worker = session.worker_pid();
+        cluster.crash(worker, steadytext_test_server::Signal::KILL);
+    }
+    let mut session = cluster.session("postgres");
+    let id = session.generate("afterwards", "max_tokens => 3");
+    session.answer(id);
+    let sql = "select count(*) from pg_stat_activity where backend_type like 'pg_steadytext%'";
+    assert_eq!(session.one::<i64>(sql), 2, "launcher and worker");
+}

@@ -1,0 +1,169 @@
+//! The wake: worker and waiting callers sleep until something happens, and then act at once. The fallback poll is an
+//! hour away in these tests, so that nothing here is its work.
+
+use std::time::{Duration, SystemTime};
+
+use steadytext_test_server::{Cluster, Session, message_of, wait_until};
+use uuid::Uuid;
+
+/// A cluster whose worker has nothing to do for the next hour.
+fn sleepy() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("select steadytext_config_set('worker_poll_interval', '3600')");
+    // The first request also sees to it that the model is loaded.
+    let id = session.generate("to begin with", "max_tokens => 3");
+    session.answer(id);
+    (cluster, session)
+}
+
+#[test]
+fn an_api_call_wakes_the_worker() {
+    let (_cluster, mut session) = sleepy();
+    for _ in 0..5 {
+        let id = session.generate("wake up", "max_tokens => 3");
+        session.answer(id);
+        let id = session.embed("wake up", "");
+        session.answer(id);
+    }
+}
+
+#[test]
+fn a_plain_insert_wakes_the_worker() {
+    let (_cluster, mut session) = sleepy();
+    let id: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params, priority)
+         values ('generate', 'a plain insert', '{\"max_tokens\": 3}', 7) returning request_id",
+    );
+    session.answer(id);
+}
+
+#[test]
+fn notify_from_a_plain_psql_wakes_the_worker() {
+    let (cluster, mut session) = sleepy();
+    for _ in 0..3 {
+        // Without triggers, as a replication apply worker would insert it: nothing wakes.
+        session.run("set session_replication_role = replica");
+        let id: Uuid = session.one(
+            "insert into steadytext_queue (request_type, prompt, params)
+             values ('generate', 'quietly', '{\"max_tokens\": 3}') returning request_id",
+        );
+        session.run("reset session_replication_role");
+        assert_eq!(session.request(id).attempt, 0, "something else has woken the worker");
+        cluster.psql("postgres", "notify steadytext_queue");
+        session.answer(id);
+    }
+    // The listener keeps its place in the notification queue, so that the queue does not fill up.
+    wait_until("the notification queue is empty", || {
+        session.one::<f64>("select pg_notification_queue_usage()") == 0.0
+    });
+}
+
+#[test]
+fn making_a_failed_request_pending_wakes_the_worker() {
+    let (_cluster, mut session) = sleepy();
+    session.run(
+        "insert into steadytext_models (name, task, file) values ('missing', 'generate', 'missing.gguf')",
+    );
+    let id = session.generate("fails", "model => 'missing'");
+    session.wait_for(id, "failed");
+    session.run("delete from steadytext_models where name = 'missing'");
+    session.run("insert into steadytext_models (name, task, file) values ('missing', 'generate', 'still missing.gguf')");
+    session.run("update steadytext_queue set status = 'pending', retry_count = 0 where status = 'failed'");
+    wait_until("it fails again", || {
+        let request = session.request(id);
+        request.attempt == 2 && request.error.is_some_and(|error| error.contains("still missing.gguf"))
+    });
+}
+
+#[test]
+fn a_pause_ends_at_once() {
+    let (_cluster, mut session) = sleepy();
+    session.run("select steadytext_daemon_stop()");
+    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    let id = session.generate("meanwhile", "max_tokens => 3");
+    assert_eq!(session.request(id).status, "pending");
+    session.run("select steadytext_daemon_start()");
+    session.answer(id);
+}
+
+/// How long after the completion of a request the caller that waited for it has the answer in hand.
+fn wait_latency(cluster: &Cluster, session: &mut Session, begin: &str) -> Duration {
+    // The waiter must wait already when the request ends: it is kept from being claimed until then.
+    session.run("select steadytext_daemon_stop()");
+    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    let id = session.generate("somebody waits", "max_tokens => 3");
+    let mut waiter = cluster.session("postgres");
+    let pid = waiter.backend_pid();
+    let begin = begin.to_owned();
+    let waiting = std::thread::spawn(move || {
+        waiter.run(&begin);
+        let row = waiter.query_one("select steadytext_get_async_result($1, 50)", &[&id]);
+        let ended = SystemTime::now();
+        (ended, row.map(|row| row.get::<_, Option<String>>(0)).map_err(|error| message_of(&error)))
+    });
+    let is_waiting = format!(
+        "select state = 'active' and wait_event is not null and query like '%get_async_result%'
+         from pg_stat_activity where pid = {pid}"
+    );
+    wait_until("the caller waits", || session.one::<bool>(&is_waiting));
+    session.run("select steadytext_daemon_start()");
+    let (ended, answer) = waiting.join().unwrap_or_else(|_| panic!("the waiter panicked"));
+    assert_eq!(answer, Ok(session.request(id).answer));
+    let completed: SystemTime =
+        session.one(&format!("select completed_at from steadytext_queue where request_id = '{id}'"));
+    ended.duration_since(completed).unwrap_or_default()
+}
+
+#[test]
+fn a_waiting_caller_is_woken_by_completion_in_every_isolation_level() {
+    let (cluster, mut session) = sleepy();
+    for begin in [
+        "",
+        "begin isolation level read committed",
+        "begin isolation level repeatable read",
+        "begin isolation level serializable",
+        "begin isolation level repeatable read; select count(*) from steadytext_queue",
+    ] {
+        let mut latencies: Vec<Duration> =
+            (0..5).map(|_| wait_latency(&cluster, &mut session, begin)).collect();
+        latencies.sort();
+        assert!(latencies[2] < Duration::from_millis(100), "{begin:?}: {latencies:?}");
+    }
+}
+
+#[test]
+fn many_waiting_callers_all_get_their_own_answer() {
+    let (cluster, mut session) = sleepy();
+    session.run("select steadytext_daemon_stop()");
+    let ids: Vec<Uuid> =
+        (0..12).map(|i| session.generate(&format!("number {}", i / 2), "max_tokens => 6")).collect();
+    let waiting: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            let (mut waiter, id) = (cluster.session("postgres"), *id);
+            std::thread::spawn(move || {
+                waiter.one::<String>(&format!("select steadytext_get_async_result('{id}', 50)"))
+            })
+        })
+        .collect();
+    wait_until("all of them wait", || {
+        session.one::<i64>("select count(*) from pg_stat_activity where state = 'active' and query like '%get_async_result(''%'")
+            >= 12
+    });
+    session.run("select steadytext_daemon_start()");
+    for (id, waiter) in ids.iter().zip(waiting) {
+        assert_eq!(Some(waiter.join().expect("the waiter gets an answer")), session.request(*id).answer);
+    }
+}
+
+#[test]
+fn a_wait_that_is_too_short_says_so_and_changes_nothing() {
+    let (_cluster, mut session) = sleepy();
+    session.run("select steadytext_daemon_stop()");
+    let id = session.generate("nobody works", "max_tokens => 3");
+    let error = session.error(&format!("select steadytext_get_async_result('{id}', 1)"));
+    assert_eq!(error.code().code(), "P0001");
+    assert_eq!(error.message(), "Timeout waiting for async result (1 seconds)");
+    assert_eq!(session.request(id).status, "pending");
+}
