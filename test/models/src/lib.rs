@@ -1,1 +1,366 @@
-//! To be written.
+//! Random-weight GGUF models for tests and benchmarks, made where no model can be downloaded.
+//!
+//! Such a file has everything that a real one has: metadata, a byte-level BPE tokenizer, a chat template,
+//! tensors of the right names, shapes and types. Kernels and schedulers do not care about values. The
+//! bytes depend on the [`Spec`] alone.
+//!
+//! The vocabulary is made so that any sequence of tokens is valid ASCII text, whatever the weights choose.
+
+pub mod gguf;
+mod random;
+mod vocabulary;
+mod weights;
+
+use std::io::BufWriter;
+use std::path::Path;
+
+use gguf::{File, Tensor, Value};
+
+/// What can go wrong when a model is made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The specification contradicts itself.
+    #[error("invalid specification: {0}")]
+    Spec(String),
+    /// The file cannot be written.
+    #[error("could not write the model")]
+    Io(#[from] std::io::Error),
+    /// candle cannot quantize a tensor.
+    #[error("could not quantize")]
+    Quantize(#[from] candle_core::Error),
+}
+
+/// Families of decoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama: no biases, no norms of queries and keys, interleaved rotary pairs.
+    Llama,
+    /// Qwen2: biases of queries, keys and values.
+    Qwen2,
+    /// Qwen3: norms of queries and keys.
+    Qwen3,
+}
+
+impl Architecture {
+    /// The value of `general.architecture`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Llama => "llama",
+            Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+}
+
+/// Element types of matrices. Norms and biases are always F32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ggml's names")]
+pub enum Kind {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// Element types by the place of the matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantization {
+    /// Token embedding, and the head where it is tied.
+    pub embedding: Kind,
+    /// Queries, keys and attention output.
+    pub attention: Kind,
+    /// Values, which mixed quantizations keep finer.
+    pub value: Kind,
+    /// Gate and up projections.
+    pub feed_forward: Kind,
+    /// Down projection, which mixed quantizations keep finer.
+    pub down: Kind,
+    /// The head where it is not tied.
+    pub output: Kind,
+}
+
+impl Quantization {
+    /// One type everywhere.
+    pub fn uniform(kind: Kind) -> Self {
+        Quantization {
+            embedding: kind,
+            attention: kind,
+            value: kind,
+            feed_forward: kind,
+            down: kind,
+            output: kind,
+        }
+    }
+
+    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for values, down projections, embedding and head.
+    pub fn q4_k_m() -> Self {
+        Quantization {
+            embedding: Kind::Q6K,
+            attention: Kind::Q4K,
+            value: Kind::Q6K,
+            feed_forward: Kind::Q4K,
+            down: Kind::Q6K,
+            output: Kind::Q6K,
+        }
+    }
+}
+
+/// How embeddings are pooled, by the numbers of `<arch>.pooling_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Pooling {
+    None,
+    Mean,
+    Cls,
+    Last,
+}
+
+/// What the tokens stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// Made-up words of ASCII letters: any answer is valid text.
+    Ascii,
+    /// Continuation bytes only: any answer is invalid UTF-8 from its first byte that is not empty.
+    InvalidUtf8,
+}
+
+/// How text is split into words, by the values of `tokenizer.ggml.pre`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Splitter {
+    Qwen2,
+    LlamaBpe,
+    Gpt2,
+}
+
+impl Splitter {
+    fn name(self) -> &'static str {
+        match self {
+            Splitter::Qwen2 => "qwen2",
+            Splitter::LlamaBpe => "llama-bpe",
+            Splitter::Gpt2 => "gpt-2",
+        }
+    }
+}
+
+/// A model to be made. [`Spec::default`] is a tiny Qwen3.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// Family.
+    pub architecture: Architecture,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of the feed-forward block.
+    pub feed_forward: usize,
+    /// Tokens, 258 at least.
+    pub vocab: usize,
+    /// Context length.
+    pub context: usize,
+    /// Element types.
+    pub quantization: Quantization,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Epsilon of the norms.
+    pub norm_epsilon: f32,
+    /// Whether the head is the token embedding.
+    pub tied: bool,
+    /// Written where given.
+    pub pooling: Option<Pooling>,
+    /// What the tokens stand for.
+    pub text: Text,
+    /// No token ends an answer: generation always runs to its limit.
+    pub endless: bool,
+    /// How text is split.
+    pub splitter: Splitter,
+    /// The chat template; `None` is ChatML with the control tokens of the vocabulary, an empty string
+    /// leaves the key out.
+    pub chat_template: Option<String>,
+    /// Everything random follows from it.
+    pub seed: u64,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Spec {
+            architecture: Architecture::Qwen3,
+            layers: 2,
+            width: 64,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            feed_forward: 128,
+            vocab: 512,
+            context: 512,
+            quantization: Quantization::uniform(Kind::Q8_0),
+            rope_theta: 10_000.0,
+            norm_epsilon: 1e-6,
+            tied: true,
+            pooling: None,
+            text: Text::Ascii,
+            endless: false,
+            splitter: Splitter::Qwen2,
+            chat_template: None,
+            seed: 1,
+        }
+    }
+}
+
+impl Spec {
+    /// The tiny model of this family.
+    pub fn tiny(architecture: Architecture) -> Self {
+        Spec {
+            architecture,
+            tied: architecture != Architecture::Llama,
+            splitter: match architecture {
+                Architecture::Llama => Splitter::LlamaBpe,
+                Architecture::Qwen2 | Architecture::Qwen3 => Splitter::Qwen2,
+            },
+            ..Spec::default()
+        }
+    }
+
+    /// The shape of Qwen3-0.6B, for benchmarks: 0.6 GB at Q8_0.
+    pub fn qwen3_0_6b(quantization: Quantization) -> Self {
+        Spec {
+            layers: 28,
+            width: 1024,
+            heads: 16,
+            kv_heads: 8,
+            head_dim: 128,
+            feed_forward: 3072,
+            vocab: 151_936,
+            context: 40_960,
+            quantization,
+            rope_theta: 1_000_000.0,
+            ..Spec::default()
+        }
+    }
+}
+
+/// Makes the model and writes it.
+pub fn write(spec: &Spec, path: &Path) -> Result<(), Error> {
+    let mut out = BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    Ok(file(spec)?.write(&mut out)?)
+}
+
+/// Makes the model; the caller may spoil it before writing.
+pub fn file(spec: &Spec) -> Result<File, Error> {
+    if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
+        return Err(Error::Spec(format!("{} heads over {} key-value heads", spec.heads, spec.kv_heads)));
+    }
+    Ok(File { version: 3, keys: keys(spec)?, tensors: tensors(spec)? })
+}
+
+fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
+    let arch = spec.architecture.name();
+    let number = |value: usize| Value::U32(value as u32);
+    let mut keys = vec![
+        ("general.architecture".to_owned(), Value::String(arch.into())),
+        ("general.name".to_owned(), Value::String(format!("random {arch}"))),
+        (format!("{arch}.block_count"), number(spec.layers)),
+        (format!("{arch}.context_length"), number(spec.context)),
+        (format!("{arch}.embedding_length"), number(spec.width)),
+        (format!("{arch}.feed_forward_length"), number(spec.feed_forward)),
+        (format!("{arch}.attention.head_count"), number(spec.heads)),
+        (format!("{arch}.attention.head_count_kv"), number(spec.kv_heads)),
+        (format!("{arch}.attention.key_length"), number(spec.head_dim)),
+        (format!("{arch}.attention.value_length"), number(spec.head_dim)),
+        (format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon)),
+        (format!("{arch}.rope.freq_base"), Value::F32(spec.rope_theta)),
+    ];
+    if spec.architecture == Architecture::Llama {
+        keys.push((format!("{arch}.rope.dimension_count"), number(spec.head_dim)));
+        keys.push((format!("{arch}.vocab_size"), number(spec.vocab)));
+    }
+    if let Some(pooling) = spec.pooling {
+        keys.push((format!("{arch}.pooling_type"), Value::U32(pooling as u32)));
+    }
+    let vocabulary = vocabulary::build(spec)?;
+    let template = match &spec.chat_template {
+        Some(template) => template.clone(),
+        None => format!(
+            "{{% for m in messages %}}{turn}{{{{ m.role }}}}\n{{{{ m.content }}}}{end}\n{{% endfor %}}\
+             {{% if add_generation_prompt %}}{turn}assistant\n{{% endif %}}",
+            turn = vocabulary.turn,
+            end = vocabulary.end,
+        ),
+    };
+    let mut tokenizer = vec![
+        ("model", Value::String("gpt2".into())),
+        ("pre", Value::String(spec.splitter.name().into())),
+        ("tokens", Value::Strings(vocabulary.tokens)),
+        ("token_type", Value::I32s(vocabulary.types)),
+        ("merges", Value::Strings(vocabulary.merges)),
+        ("add_bos_token", Value::Bool(false)),
+    ];
+    if !spec.endless {
+        tokenizer.push(("eos_token_id", Value::U32(vocabulary.end_id)));
+    }
+    keys.extend(tokenizer.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)));
+    if !template.is_empty() {
+        keys.push(("tokenizer.chat_template".into(), Value::String(template)));
+    }
+    Ok(keys)
+}
+
+fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
+    let Spec { width, seed, quantization: kinds, .. } = *spec;
+    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let mut tensors = Vec::new();
+    // Rows of a projection are scaled so that its output is about as large as its input; those of the
+    // head so that logits spread over a few units.
+    let matrix = |name: String, row: usize, rows: usize, kind: Kind| {
+        weights::matrix(seed, name, row, rows, 1.0 / (row as f32).sqrt(), kind)
+    };
+    let head = |name: &str, kind: Kind| {
+        weights::matrix(seed, name.into(), width, spec.vocab, 3.0 / (width as f32).sqrt(), kind)
+    };
+    let norm = |name: String, length: usize| weights::vector(seed, name, length, 1.0, 0.1);
+    tensors.push(head("token_embd.weight", kinds.embedding)?);
+    tensors.push(norm("output_norm.weight".into(), width)?);
+    if !spec.tied {
+        tensors.push(head("output.weight", kinds.output)?);
+    }
+    for layer in 0..spec.layers {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        tensors.push(norm(name("attn_norm.weight"), width)?);
+        tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
+        tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
+        tensors.push(matrix(name("attn_v.weight"), width, keys, kinds.value)?);
+        tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
+        match spec.architecture {
+            Architecture::Llama => {}
+            Architecture::Qwen2 => {
+                for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
+                    tensors.push(weights::vector(seed, name(&format!("{part}.bias")), length, 0.0, 0.1)?);
+                }
+            }
+            Architecture::Qwen3 => {
+                tensors.push(norm(name("attn_q_norm.weight"), spec.head_dim)?);
+                tensors.push(norm(name("attn_k_norm.weight"), spec.head_dim)?);
+            }
+        }
+        tensors.push(norm(name("ffn_norm.weight"), width)?);
+        tensors.push(matrix(name("ffn_gate.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+        tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+        tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, kinds.down)?);
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,108 @@
+//! Makes a random-weight model from a shell:
+//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|qwen3-0.6b] [--quant q8_0|q4_k_m|…]
+//! [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use steadytext_test_models::{Architecture, Error, Kind, Quantization, Spec, Text};
+
+const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|qwen3-0.6b]
+    [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
+    [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
+
+#[allow(clippy::print_stderr, reason = "a command line tool talks to its user")]
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((spec, out)) = parse(&arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match steadytext_test_models::write(&spec, &out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("steadytext-test-model: {}", describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn describe(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// A change to the specification that an option asks for.
+type Change = Box<dyn Fn(&mut Spec)>;
+
+fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
+    let mut arguments = arguments.iter();
+    let mut architecture = Architecture::Qwen3;
+    let mut large = false;
+    let mut quantization = Quantization::uniform(Kind::Q8_0);
+    let mut out = None;
+    // Applied last, over the shape.
+    let mut changes: Vec<Change> = Vec::new();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--arch" => {
+                architecture = match arguments.next()?.as_str() {
+                    "llama" => Architecture::Llama,
+                    "qwen2" => Architecture::Qwen2,
+                    "qwen3" => Architecture::Qwen3,
+                    _ => return None,
+                };
+            }
+            "--shape" => {
+                large = match arguments.next()?.as_str() {
+                    "tiny" => false,
+                    "qwen3-0.6b" => true,
+                    _ => return None,
+                };
+            }
+            "--quant" => quantization = self::quantization(arguments.next()?)?,
+            "--endless" => changes.push(Box::new(|spec| spec.endless = true)),
+            "--invalid-utf8" => changes.push(Box::new(|spec| spec.text = Text::InvalidUtf8)),
+            name @ ("--layers" | "--width" | "--vocab" | "--context" | "--seed") => {
+                let value: usize = arguments.next()?.parse().ok()?;
+                changes.push(match name {
+                    "--layers" => Box::new(move |spec| spec.layers = value),
+                    "--width" => Box::new(move |spec| spec.width = value),
+                    "--vocab" => Box::new(move |spec| spec.vocab = value),
+                    "--context" => Box::new(move |spec| spec.context = value),
+                    _ => Box::new(move |spec| spec.seed = value as u64),
+                });
+            }
+            path if !path.starts_with('-') && out.is_none() => out = Some(PathBuf::from(path)),
+            _ => return None,
+        }
+    }
+    let mut spec = if large { Spec::qwen3_0_6b(quantization) } else { Spec::tiny(architecture) };
+    spec.architecture = architecture;
+    spec.quantization = quantization;
+    changes.iter().for_each(|change| change(&mut spec));
+    Some((spec, out?))
+}
+
+fn quantization(name: &str) -> Option<Quantization> {
+    let kind = match name {
+        "f32" => Kind::F32,
+        "f16" => Kind::F16,
+        "bf16" => Kind::BF16,
+        "q4_0" => Kind::Q4_0,
+        "q4_1" => Kind::Q4_1,
+        "q5_0" => Kind::Q5_0,
+        "q5_1" => Kind::Q5_1,
+        "q8_0" => Kind::Q8_0,
+        "q2_k" => Kind::Q2K,
+        "q3_k" => Kind::Q3K,
+        "q4_k" => Kind::Q4K,
+        "q5_k" => Kind::Q5K,
+        "q6_k" => Kind::Q6K,
+        "q4_k_m" => return Some(Quantization::q4_k_m()),
+        _ => return None,
+    };
+    Some(Quantization::uniform(kind))
+}

@@ -1,0 +1,96 @@
+//! A byte-level BPE vocabulary: the bytes, made-up words with the merges that build them, and a few
+//! control tokens.
+
+use std::collections::HashSet;
+
+use crate::random::Random;
+use crate::{Error, Spec, Text};
+
+const NORMAL: i32 = 1;
+const CONTROL: i32 = 3;
+const UNUSED: i32 = 5;
+
+/// Longest word, in bytes.
+const MAX_WORD: usize = 8;
+
+/// What goes into the `tokenizer.ggml.*` keys.
+pub(crate) struct Vocabulary {
+    pub(crate) tokens: Vec<String>,
+    pub(crate) types: Vec<i32>,
+    pub(crate) merges: Vec<String>,
+    /// Beginning of a turn and, unless generation is to be endless, its end.
+    pub(crate) turn: &'static str,
+    pub(crate) end: &'static str,
+    pub(crate) end_id: u32,
+}
+
+/// The character that stands for a byte in byte-level BPE.
+fn character(byte: u8) -> char {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|byte| !printable(*byte)).count() as u32;
+    char::from_u32(0x100 + before).unwrap_or_default()
+}
+
+/// Fills the vocabulary up to `spec.vocab` tokens: bytes first, then control tokens, then words.
+pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
+    // Names that no engine knows as the end of an answer make one that never ends.
+    let (turn, end) = if spec.endless { ("<|turn|>", "<|over|>") } else { ("<|im_start|>", "<|im_end|>") };
+    let mut tokens: Vec<String> = (0..=255).map(|byte| character(byte).to_string()).collect();
+    let mut types: Vec<i32> = (0..=255).map(|byte| byte_type(byte, spec.text)).collect();
+    let end_id = tokens.len() as u32 + 1;
+    for name in [turn, end] {
+        tokens.push(name.into());
+        types.push(CONTROL);
+    }
+    if spec.vocab < tokens.len() {
+        return Err(Error::Spec(format!("a vocabulary has {} tokens at least", tokens.len())));
+    }
+
+    let first: Vec<u8> = match spec.text {
+        Text::Ascii => (b'a'..=b'z').collect(),
+        // Bytes that continue a character which never began.
+        Text::InvalidUtf8 => (0x80..=0xbf).collect(),
+    };
+    // The parts that words are made of: single bytes, a leading space, and words themselves.
+    let mut words: Vec<Vec<u8>> = first.iter().map(|byte| vec![*byte]).collect();
+    let mut known: HashSet<Vec<u8>> = words.iter().cloned().collect();
+    let mut merges = Vec::new();
+    let mut random = Random::named(spec.seed, "vocabulary");
+    let mut attempts = 0usize;
+    while tokens.len() < spec.vocab {
+        attempts += 1;
+        if attempts > 1000 * spec.vocab {
+            return Err(Error::Spec(format!("cannot make up {} words", spec.vocab)));
+        }
+        let right = words.get(random.below(words.len())).cloned().unwrap_or_default();
+        let with_space = spec.text == Text::Ascii && random.below(2) == 0;
+        let left = if with_space {
+            vec![b' ']
+        } else {
+            words.get(random.below(words.len())).cloned().unwrap_or_default()
+        };
+        let word = [left.as_slice(), right.as_slice()].concat();
+        // A space can only begin a word.
+        if word.len() > MAX_WORD || right.contains(&b' ') || !known.insert(word.clone()) {
+            continue;
+        }
+        let written = |bytes: &[u8]| bytes.iter().map(|byte| character(*byte)).collect::<String>();
+        merges.push(format!("{} {}", written(&left), written(&right)));
+        tokens.push(written(&word));
+        types.push(NORMAL);
+        words.push(word);
+    }
+    Ok(Vocabulary { tokens, types, merges, turn, end, end_id })
+}
+
+/// Bytes that would break the promise of [`Text`] are there for prompts, but say nothing in an answer.
+fn byte_type(byte: u8, text: Text) -> i32 {
+    let said = match text {
+        Text::Ascii => (1..0x80).contains(&byte),
+        Text::InvalidUtf8 => (0x80..0xc0).contains(&byte),
+    };
+    if said { NORMAL } else { UNUSED }
+}

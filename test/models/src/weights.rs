@@ -1,0 +1,93 @@
+//! Random tensors in any type that candle can quantize.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor as Dense};
+
+use crate::gguf::Tensor;
+use crate::random::Random;
+use crate::{Error, Kind};
+
+impl Kind {
+    fn dtype(self) -> GgmlDType {
+        match self {
+            Kind::F32 => GgmlDType::F32,
+            Kind::F16 => GgmlDType::F16,
+            Kind::BF16 => GgmlDType::BF16,
+            Kind::Q4_0 => GgmlDType::Q4_0,
+            Kind::Q4_1 => GgmlDType::Q4_1,
+            Kind::Q5_0 => GgmlDType::Q5_0,
+            Kind::Q5_1 => GgmlDType::Q5_1,
+            Kind::Q8_0 => GgmlDType::Q8_0,
+            Kind::Q2K => GgmlDType::Q2K,
+            Kind::Q3K => GgmlDType::Q3K,
+            Kind::Q4K => GgmlDType::Q4K,
+            Kind::Q5K => GgmlDType::Q5K,
+            Kind::Q6K => GgmlDType::Q6K,
+        }
+    }
+
+    /// Its number in `enum ggml_type`.
+    pub fn number(self) -> u32 {
+        match self {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            Kind::Q4_0 => 2,
+            Kind::Q4_1 => 3,
+            Kind::Q5_0 => 6,
+            Kind::Q5_1 => 7,
+            Kind::Q8_0 => 8,
+            Kind::Q2K => 10,
+            Kind::Q3K => 11,
+            Kind::Q4K => 12,
+            Kind::Q5K => 13,
+            Kind::Q6K => 14,
+            Kind::BF16 => 30,
+        }
+    }
+}
+
+/// A matrix of `rows` rows of length `row`: normal numbers around 0 with this deviation.
+pub(crate) fn matrix(
+    seed: u64,
+    name: String,
+    row: usize,
+    rows: usize,
+    deviation: f32,
+    kind: Kind,
+) -> Result<Tensor, Error> {
+    let mut random = Random::named(seed, &name);
+    let values: Vec<f32> = (0..row * rows).map(|_| random.normal() * deviation).collect();
+    quantize(name, vec![row, rows], values, kind)
+}
+
+/// A vector in F32, as all norms and biases are: normal numbers around `mean`.
+pub(crate) fn vector(
+    seed: u64,
+    name: String,
+    length: usize,
+    mean: f32,
+    deviation: f32,
+) -> Result<Tensor, Error> {
+    let mut random = Random::named(seed, &name);
+    let values: Vec<f32> = (0..length).map(|_| mean + random.normal() * deviation).collect();
+    quantize(name, vec![length], values, Kind::F32)
+}
+
+fn quantize(name: String, shape: Vec<usize>, values: Vec<f32>, kind: Kind) -> Result<Tensor, Error> {
+    let dtype = kind.dtype();
+    let row = shape.first().copied().unwrap_or_default();
+    if !row.is_multiple_of(dtype.block_size()) {
+        return Err(Error::Spec(format!(
+            "tensor {name} has rows of {row}, {kind:?} needs a multiple of {}",
+            dtype.block_size()
+        )));
+    }
+    let data = if kind == Kind::F32 {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    } else {
+        let reversed: Vec<usize> = shape.iter().rev().copied().collect();
+        let dense = Dense::from_vec(values, reversed, &Device::Cpu)?;
+        QTensor::quantize(&dense, dtype)?.data()?.into_owned()
+    };
+    Ok(Tensor { name, shape, kind: kind.number(), data })
+}
