@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::program::{as_server_user, give_to_server_user, run, server_program, succeed};
+use crate::run_directory;
 use crate::session::{Address, Session};
 use crate::wait::{PATIENCE, eventually};
-use crate::{library_directory, run_directory};
 
 /// Settings that every cluster starts with; later lines win.
 const SETTINGS: &str = "\
@@ -31,12 +31,13 @@ timezone = 'UTC'
 pub struct Options {
     preload: bool,
     fsync: bool,
+    library: Option<PathBuf>,
     settings: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { preload: true, fsync: false, settings: Vec::new() }
+        Options { preload: true, fsync: false, library: library_directory(), settings: Vec::new() }
     }
 }
 
@@ -55,6 +56,12 @@ impl Options {
     /// Switches fsync on, for measurements.
     pub fn with_fsync(mut self) -> Self {
         self.fsync = true;
+        self
+    }
+
+    /// A directory in which the library is looked for first; `STEADYTEXT_LIBRARY_DIR` by itself.
+    pub fn with_library(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.library = Some(directory.into());
         self
     }
 
@@ -78,7 +85,7 @@ impl Options {
         let mut text = String::from(SETTINGS);
         text.push_str(&format!("unix_socket_directories = '{}'\n", cluster.directory.display()));
         text.push_str(&format!("fsync = {}\n", if self.fsync { "on" } else { "off" }));
-        if let Some(library) = library_directory() {
+        if let Some(library) = &self.library {
             text.push_str(&format!("dynamic_library_path = '{}:$libdir'\n", library.display()));
         }
         if self.preload {
@@ -91,6 +98,11 @@ impl Options {
         }
         cluster
     }
+}
+
+/// A build of the library other than the installed one, from the environment.
+fn library_directory() -> Option<PathBuf> {
+    std::env::var_os("STEADYTEXT_LIBRARY_DIR").map(PathBuf::from)
 }
 
 /// Made once per process: initdb takes longer than a copy.

@@ -33,8 +33,3 @@ pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
 pub use wait::{PATIENCE, eventually, wait_until};
-
-/// Whether `pg_steadytext` can be installed on this machine; the harness' own tests run without it.
-pub fn library_directory() -> Option<std::path::PathBuf> {
-    std::env::var_os("STEADYTEXT_LIBRARY_DIR").map(std::path::PathBuf::from)
-}

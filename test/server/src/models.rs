@@ -1,25 +1,61 @@
 //! Model files for tests: one that takes its time, and all kinds that are no good.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use steadytext_test_models::gguf::{File, Value};
+use steadytext_test_models::{Architecture, Kind, Quantization, Spec, Text};
 
 use crate::cluster::Cluster;
+use crate::program::give_to_server_user;
+use crate::run_directory;
 use crate::session::Session;
 
-/// Arguments of a generation that takes several seconds with the slow model.
+/// Arguments of a generation that takes many seconds with the slow model.
 pub fn endless_text() -> &'static str {
     "model => 'slow', max_tokens => 4096"
 }
 
-/// Writes a model into the cluster's model directory that takes about a millisecond per token and never ends by
-/// itself, and registers it as `slow`. The builtin model would be done before a test could look.
+/// Made once per process and copied into each cluster that wants it.
+static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
+    let path = run_directory().join("slow.gguf");
+    let spec = Spec {
+        layers: 12,
+        width: 384,
+        heads: 12,
+        kv_heads: 2,
+        head_dim: 32,
+        feed_forward: 1152,
+        vocab: 1024,
+        context: 8192,
+        quantization: Quantization::uniform(Kind::Q8_0),
+        endless: true,
+        ..Spec::tiny(Architecture::Qwen3)
+    };
+    steadytext_test_models::write(&spec, &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path
+});
+
+/// Registers `slow`, a model that takes some milliseconds per token and never ends by itself. The builtin model
+/// would be done before a test could look.
 #[track_caller]
 pub fn slow_model(cluster: &Cluster, session: &mut Session) {
-    if !cluster.model_directory().join("slow.gguf").exists() {
-        write_model(cluster, "slow.gguf");
-    }
+    write_model(cluster, "slow.gguf");
     register(session, "slow", "slow.gguf");
 }
 
+/// Puts a working model into the cluster's model directory.
+#[track_caller]
+pub fn write_model(cluster: &Cluster, file: &str) {
+    let path = cluster.model_directory().join(file);
+    if !path.exists() {
+        fs::copy(&*SLOW, &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[track_caller]
 fn register(session: &mut Session, name: &str, file: &str) {
     session
         .execute(
@@ -29,24 +65,100 @@ fn register(session: &mut Session, name: &str, file: &str) {
         .unwrap_or_else(|error| panic!("model {name} cannot be registered: {error:?}"));
 }
 
-/// Writes a working model into the cluster's model directory.
-pub fn write_model(cluster: &Cluster, file: &str) {
-    let _ = (cluster, file);
-    todo!("test/models")
-}
-
-/// A model file that cannot work, registered under its name.
+/// A model that cannot work.
+#[derive(Debug, Clone)]
 pub struct BrokenModel {
-    /// Name in the registry.
+    /// Its name in the registry.
     pub name: &'static str,
     /// What the row of a request that wanted it must hold.
     pub sqlstate: &'static str,
-    /// Words that its error must contain.
-    pub mentions: Vec<&'static str>,
+    /// What its error must mention.
+    pub mentions: &'static str,
 }
 
-/// Writes and registers one model file of every kind that is no good.
+/// Cannot be read.
+const UNREADABLE: &str = "58030";
+/// Is not what it says it is.
+const CORRUPT: &str = "XX001";
+/// Is something that the engine cannot do.
+const UNSUPPORTED: &str = "0A000";
+/// Says something that is no text.
+const NO_TEXT: &str = "22021";
+
+/// Name, SQLSTATE, what the error mentions, how the file is made.
+type Recipe = (&'static str, &'static str, &'static str, fn(&Path));
+
+const BROKEN: [Recipe; 14] = [
+    ("missing", UNREADABLE, "missing.gguf", |_| {}),
+    ("forbidden", UNREADABLE, "forbidden.gguf", |path| {
+        spoiled(path, Spec::default(), |_| {});
+        give_to_server_user(path);
+        fs::set_permissions(path, Permissions::from_mode(0o000)).expect("our own file");
+    }),
+    ("directory", UNREADABLE, "directory.gguf", |path| fs::create_dir(path).expect("our own directory")),
+    ("empty", CORRUPT, "empty.gguf", |path| fs::write(path, "").expect("our own file")),
+    ("letter", CORRUPT, "letter.gguf", |path| {
+        fs::write(path, "Dear Sir or Madam, ".repeat(500)).expect("our own file")
+    }),
+    ("truncated", CORRUPT, "truncated.gguf", |path| {
+        spoiled(path, Spec::default(), |_| {});
+        let bytes = fs::read(path).expect("it was just written");
+        fs::write(path, &bytes[..bytes.len() * 3 / 4]).expect("our own file");
+    }),
+    ("beheaded", CORRUPT, "beheaded.gguf", |path| {
+        spoiled(path, Spec::default(), |_| {});
+        let bytes = fs::read(path).expect("it was just written");
+        fs::write(path, &bytes[..1000]).expect("our own file");
+    }),
+    ("misshapen", CORRUPT, "blk.1.ffn_up.weight", |path| {
+        spoiled(path, Spec::default(), |file| {
+            let tensor = file.tensor_mut("blk.1.ffn_up.weight").expect("every decoder has it");
+            tensor.shape.swap(0, 1);
+        });
+    }),
+    ("incomplete", CORRUPT, "blk.0.attn_norm.weight", |path| {
+        spoiled(path, Spec::default(), |file| {
+            file.tensors.retain(|tensor| tensor.name != "blk.0.attn_norm.weight")
+        });
+    }),
+    ("keyless", CORRUPT, "qwen3.block_count", |path| {
+        spoiled(path, Spec::default(), |file| file.remove("qwen3.block_count"));
+    }),
+    ("foreign", UNSUPPORTED, "mamba", |path| {
+        spoiled(path, Spec::default(), |file| {
+            file.set("general.architecture", Value::String("mamba".to_owned()))
+        });
+    }),
+    ("unruly", CORRUPT, "template", |path| {
+        spoiled(path, Spec { chat_template: Some("{{ nonsense( }}".to_owned()), ..Spec::default() }, |_| {});
+    }),
+    ("infinite", CORRUPT, "finite", |path| {
+        spoiled(path, Spec::default(), |file| {
+            let tensor = file.tensor_mut("output_norm.weight").expect("every decoder has it");
+            tensor.data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        });
+    }),
+    ("babbling", NO_TEXT, "not valid text", |path| {
+        spoiled(path, Spec { text: Text::InvalidUtf8, endless: true, ..Spec::default() }, |_| {});
+    }),
+];
+
+/// Makes and registers one model of every kind that is no good.
 pub fn broken_models(cluster: &Cluster, session: &mut Session) -> Vec<BrokenModel> {
-    let _ = (cluster, session, Path::new(""), PathBuf::new());
-    todo!("test/models")
+    BROKEN
+        .into_iter()
+        .map(|(name, sqlstate, mentions, make)| {
+            let file = format!("{name}.gguf");
+            make(&cluster.model_directory().join(&file));
+            register(session, name, &file);
+            BrokenModel { name, sqlstate, mentions }
+        })
+        .collect()
+}
+
+fn spoiled(path: &Path, spec: Spec, spoil: impl FnOnce(&mut File)) {
+    let mut file = steadytext_test_models::file(&spec).expect("the specification is sound");
+    spoil(&mut file);
+    let mut out = fs::File::create(path).expect("our own file");
+    file.write(&mut out).expect("our own file");
 }

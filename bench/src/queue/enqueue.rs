@@ -1,0 +1,63 @@
+//! Enqueuing by 16 clients, beside plain INSERTs into an identical bare table.
+
+use std::path::Path;
+
+use steadytext_bench::Report;
+use steadytext_test_server::{Cluster, wait_until};
+
+use crate::USER;
+
+const CLIENTS: &str = "16";
+const SLICES: usize = 10;
+const SLICE_SECONDS: &str = "2";
+
+const ENQUEUE: &str =
+    "select steadytext_generate_async('What is the difference between a table and an index?');\n";
+const INSERT: &str = "insert into bare (request_type, prompt, params, priority) values ('generate', \
+     'What is the difference between a table and an index?', '{}', 5) returning request_id;\n";
+
+pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
+    let mut session = cluster.session("postgres");
+    session.run(&format!(
+        "create table bare (like steadytext_queue including all);
+         grant insert, select on bare to {USER};
+         select steadytext_daemon_stop()"
+    ));
+    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    let directory = cluster.make_directory("pgbench");
+    let scripts = [("enqueue.sql", ENQUEUE), ("insert.sql", INSERT)].map(|(name, text)| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("the script can be written");
+        path
+    });
+    // Caches fill, relations grow their first pages.
+    let _ = scripts.each_ref().map(|script| slice(cluster, script));
+    let mut sums = [0.0; 2];
+    for round in 0..SLICES {
+        // A B, B A, …: drift of the machine hits both.
+        for which in [round % 2, 1 - round % 2] {
+            sums[which] += slice(cluster, &scripts[which]);
+        }
+    }
+    session.run("truncate steadytext_queue; drop table bare; checkpoint; select steadytext_daemon_start()");
+    report.add("enqueue_per_s", sums[0] / SLICES as f64, "1/s");
+    report.add("plain_insert_per_s", sums[1] / SLICES as f64, "1/s");
+    report.add("enqueue_ratio", sums[0] / sums[1], "");
+}
+
+/// Transactions per second of one slice.
+fn slice(cluster: &Cluster, script: &Path) -> f64 {
+    let output = cluster
+        .client_program("pgbench")
+        .args(["-n", "-M", "prepared", "-c", CLIENTS, "-j", "2", "-T", SLICE_SECONDS, "-U", USER, "-f"])
+        .arg(script)
+        .arg("postgres")
+        .output()
+        .expect("pgbench starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rate = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    match rate {
+        Some(rate) if output.status.success() => rate,
+        _ => panic!("pgbench failed:\n{text}\n{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}

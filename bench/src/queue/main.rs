@@ -1,0 +1,98 @@
+//! `bench-queue`: how fast the queue is, without a model. See [`HELP`] for what the numbers mean.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on has nothing to say"
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+
+mod backlog;
+mod enqueue;
+mod wake;
+
+use std::process::ExitCode;
+
+use steadytext_bench::Report;
+use steadytext_test_server::{Options, Session};
+
+const HELP: &str = "\
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog]
+
+Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
+built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
+tabs, and writes the same to bench/out/queue.tsv.
+
+wake_p50_ms, wake_p99_ms  From commit to claim: 2,000 requests, one at a time, each on an idle queue with a sleeping
+                          worker. From the commit timestamp of the transaction that enqueued (taken before its WAL is
+                          flushed, so the flush is part of it) to started_at of the claim.
+enqueue_per_s             Commits per second of 16 clients (pgbench, prepared) that call steadytext_generate_async once
+                          per transaction, as a member of steadytext_user. The worker is paused.
+plain_insert_per_s        The same with a plain INSERT of the same row into a table with the same columns, defaults,
+                          constraints and indexes, and without triggers and row-level security. Slices of both take turns.
+enqueue_ratio             enqueue_per_s / plain_insert_per_s, both summed over all slices.
+noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
+                          completion; median of three runs.
+";
+
+/// The role that enqueues: a user like any other.
+const USER: &str = "bench";
+
+fn main() -> ExitCode {
+    let mut options = Options::new();
+    let mut only = None;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match (argument.as_str(), arguments.next()) {
+            ("--library-dir", Some(directory)) => options = options.with_library(directory),
+            ("--only", Some(part)) => only = Some(part),
+            ("--help" | "-h", _) => {
+                print!("{HELP}");
+                return ExitCode::SUCCESS;
+            }
+            _ => {
+                eprint!("{HELP}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let cluster = options
+        .with_fsync()
+        .set("shared_buffers", "256MB")
+        .set("max_wal_size", "4GB")
+        .set("checkpoint_timeout", "30min")
+        .start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    session.run(&format!("create role {USER} login in role steadytext_user"));
+    if !answers_at_once(&mut session) {
+        eprintln!(
+            "bench-queue: this pg_steadytext.so runs a real engine; build it with --features noop-engine"
+        );
+        return ExitCode::FAILURE;
+    }
+    drop(session);
+    let mut report = Report::new("queue");
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("wake") {
+        wake::measure(&cluster, &mut report);
+    }
+    if wanted("enqueue") {
+        enqueue::measure(&cluster, &mut report);
+    }
+    if wanted("backlog") {
+        backlog::measure(&cluster, &mut report);
+    }
+    match report.write() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-queue: bench/out/queue.tsv: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the library has the no-op engine, which says "ok" to everything.
+fn answers_at_once(session: &mut Session) -> bool {
+    let id = session.generate("Are you there?", "max_tokens => 1");
+    session.answer(id) == "ok"
+}
