@@ -41,7 +41,9 @@ pub enum Error {
         reason: String,
     },
     /// Prompt and `max_tokens` do not fit into the context.
-    #[error("the prompt has {prompt_tokens} tokens, which leaves no room in the context of {context_length} tokens")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens, which leaves no room in the context of {context_length} tokens"
+    )]
     PromptTooLong {
         /// Tokens of the prompt, template included.
         prompt_tokens: usize,
@@ -85,7 +87,7 @@ pub enum Error {
     /// The engine was stopped before the request was finished.
     #[error("the engine was stopped")]
     Stopped,
-    /// A bug: a panic was caught at the edge of an engine thread.
+    /// A bug: a panic was caught at the edge of an engine thread. Or the system had no thread for the engine.
     #[error("the engine failed: {0}")]
     Panicked(String),
 }

@@ -6,15 +6,20 @@
 //! Invariant: this crate knows nothing of PostgreSQL.
 
 pub mod builtin;
+mod config;
 mod error;
 pub mod gguf;
 mod kernels;
 mod model;
 mod request;
+mod sampling;
+mod scheduler;
 pub mod template;
 pub mod tokenizer;
 
+pub use config::Config;
 pub use error::Error;
 pub use request::{
     Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,
 };
+pub use scheduler::{Engine, LoadedModel};

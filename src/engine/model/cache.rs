@@ -62,7 +62,7 @@ impl KvCache {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn reserve(&mut self, positions: usize) -> Result<(), Error> {
+    pub(crate) fn reserve(&mut self, positions: usize) -> Result<(), Error> {
         while self.blocks.len() < positions.div_ceil(TILE) {
             let mut block = Vec::new();
             let length = self.shape.block_len();

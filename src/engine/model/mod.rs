@@ -17,12 +17,12 @@ use crate::gguf::Gguf;
 use crate::kernels::attention::{Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
-use crate::kernels::{Pool, attention::TILE};
+use crate::kernels::Pool;
 use layer::{Layer, Projection};
 use weights::{Linear, Matrix, vector};
 
 pub(crate) use cache::{CacheShape, KvCache};
-pub(crate) use hyperparameters::{Hyperparameters, MAX_CONTEXT_LENGTH, Pooling};
+pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 pub(crate) use workspace::Workspace;
 
 /// A loaded model.
@@ -57,6 +57,15 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
+    /// How many of `rows` rows they are.
+    pub(crate) fn count(self, rows: usize) -> usize {
+        match self {
+            Wanted::None => 0,
+            Wanted::First | Wanted::Last => 1,
+            Wanted::All => rows,
+        }
+    }
+
     fn includes(self, row: usize, rows: usize) -> bool {
         match self {
             Wanted::None => false,
@@ -147,12 +156,17 @@ impl Model {
         &workspace.hidden
     }
 
-    /// Logits of the rows that the last pass was asked for, `vocabulary` each, in their order.
-    pub(crate) fn logits<'w>(&self, workspace: &'w mut Workspace, pool: &Pool) -> &'w mut [f32] {
-        let rows = workspace.hidden.len() / self.sizes.width;
-        workspace.logits.resize(rows * self.vocabulary, 0.0);
-        self.head.forward(&workspace.hidden, &mut workspace.logits, &mut workspace.quantized, pool);
-        &mut workspace.logits
+    /// Logits of some of those rows, `vocabulary` each.
+    pub(crate) fn logits<'w>(&self, workspace: &'w mut Workspace, rows: &[usize], pool: &Pool) -> &'w [f32] {
+        let width = self.sizes.width;
+        let Workspace { hidden, head_input, logits, quantized, .. } = workspace;
+        head_input.clear();
+        for row in rows {
+            head_input.extend_from_slice(&hidden[row * width..(row + 1) * width]);
+        }
+        logits.resize(rows.len() * self.vocabulary, 0.0);
+        self.head.forward(head_input, logits, quantized, pool);
+        logits
     }
 
     /// Token embeddings into the residual stream, and the angles of the rows' positions.
@@ -316,6 +330,3 @@ fn refuse_unknown_tensors(gguf: &Gguf, sizes: &Hyperparameters) -> Result<(), Er
     }
     Ok(())
 }
-
-/// Positions that a cache grows by.
-pub(crate) const CACHE_BLOCK: usize = TILE;

@@ -25,6 +25,8 @@ pub(crate) struct Workspace {
     pub(super) quantized: Scratch,
     /// Final hidden states of the rows that were asked for.
     pub(super) hidden: Vec<f32>,
+    /// Those of them that go through the head.
+    pub(super) head_input: Vec<f32>,
     pub(super) logits: Vec<f32>,
 }
 
@@ -48,6 +50,7 @@ impl Workspace {
             tiles: vec![0.0; heads.scratch_len(rows) * threads],
             quantized: Scratch::default(),
             hidden: Vec::new(),
+            head_input: Vec::new(),
             logits: Vec::new(),
         }
     }

@@ -1,0 +1,91 @@
+//! Settings of an engine.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of an engine, fixed from its start to its end.
+#[derive(Clone)]
+pub struct Config {
+    /// Threads that compute; 0 for one per core. Results do not depend on it.
+    pub threads: usize,
+    /// How much the engine's threads give way to others, 0 to 19 (Linux).
+    pub nice: i32,
+    /// Most requests that are worked on at a time.
+    pub max_running: usize,
+    /// Most requests that wait; one more is refused.
+    pub queue_capacity: usize,
+    /// Most tokens of prompt and answer together; 0 for what the model can, at most 32,768.
+    pub context_length: usize,
+    /// Memory for the keys and values of all running requests.
+    pub kv_cache_mb: u64,
+    /// Memory for models, keys and values together; 0 for no limit.
+    pub memory_limit_mb: u64,
+    /// How long a model stays without a request before it is unloaded; None for ever.
+    pub model_idle_timeout: Option<Duration>,
+    /// Run first on every thread that the engine starts.
+    pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            threads: 0,
+            nice: 10,
+            max_running: 16,
+            queue_capacity: 1024,
+            context_length: 0,
+            kv_cache_mb: 1024,
+            memory_limit_mb: 0,
+            model_idle_timeout: Some(Duration::from_secs(600)),
+            thread_start: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("threads", &self.threads)
+            .field("nice", &self.nice)
+            .field("max_running", &self.max_running)
+            .field("queue_capacity", &self.queue_capacity)
+            .field("context_length", &self.context_length)
+            .field("kv_cache_mb", &self.kv_cache_mb)
+            .field("memory_limit_mb", &self.memory_limit_mb)
+            .field("model_idle_timeout", &self.model_idle_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Threads that compute, at least one.
+    pub(crate) fn compute_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+
+    /// What every thread of the engine runs first: the caller's hook, then its niceness.
+    pub(crate) fn on_thread_start(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let (hook, nice) = (self.thread_start.clone(), self.nice);
+        Arc::new(move || {
+            if let Some(hook) = &hook {
+                hook();
+            }
+            set_nice(nice);
+        })
+    }
+}
+
+/// Sets the niceness of the calling thread. Only Linux has one for each thread; there, a value that the
+/// system refuses (giving way less than it does already) leaves things as they are.
+fn set_nice(nice: i32) {
+    #[cfg(target_os = "linux")]
+    if nice != 0 {
+        let _ = rustix::process::setpriority_process(None, nice.clamp(0, 19));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}

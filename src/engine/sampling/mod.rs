@@ -1,0 +1,187 @@
+//! The choice of the next token from its logits.
+//!
+//! Filters apply in llama.cpp's order: top-k, top-p, min-p on the probabilities at temperature 1, then the
+//! temperature on what is left. Candidates are ordered by (logit descending, id ascending), sums go through
+//! them in that order in f64, and one uniform number is drawn per (seed, position): so the choice depends on
+//! nothing else.
+
+mod uniform;
+
+use crate::{Error, Sampling};
+use uniform::uniform;
+
+/// Chooses tokens; keeps memory between choices.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    /// Candidates, packed so that ascending order is (logit descending, id ascending).
+    candidates: Vec<u64>,
+    /// Their weights, in the same order.
+    weights: Vec<f64>,
+}
+
+impl Sampler {
+    /// The token at `position` of the context.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] where a logit is infinite or NaN.
+    pub(crate) fn choose(&mut self, logits: &[f32], how: &Sampling, position: usize) -> Result<u32, Error> {
+        // Infinities and NaN turn into NaN, everything else into 0.
+        let check: f32 = logits.iter().map(|logit| logit * 0.0).sum();
+        if check != 0.0 || logits.is_empty() {
+            return Err(Error::NonFinite { position });
+        }
+        if how.temperature <= 0.0 || how.top_k == 1 {
+            return Ok(most_likely(logits));
+        }
+        Ok(self.draw(logits, how, position))
+    }
+
+    fn draw(&mut self, logits: &[f32], how: &Sampling, position: usize) -> u32 {
+        self.candidates.clear();
+        self.candidates.extend(logits.iter().zip(0..).map(|(logit, id)| pack(*logit, id)));
+        if how.top_k > 0 && how.top_k < self.candidates.len() {
+            self.candidates.select_nth_unstable(how.top_k - 1);
+            self.candidates.truncate(how.top_k);
+        }
+        self.candidates.sort_unstable();
+        let (highest, _) = unpack(self.candidates[0]);
+        let weight = |candidate: u64, temperature: f32| {
+            libm::exp(f64::from(unpack(candidate).0 - highest) / f64::from(temperature))
+        };
+        self.weights.clear();
+        self.weights.extend(self.candidates.iter().map(|candidate| weight(*candidate, 1.0)));
+        let mut keep = self.candidates.len();
+        if how.top_p < 1.0 {
+            let wanted = f64::from(how.top_p) * self.weights.iter().sum::<f64>();
+            let mut sum = 0.0;
+            let enough = self.weights.iter().position(|weight| {
+                sum += weight;
+                sum >= wanted
+            });
+            keep = enough.map_or(keep, |last| last + 1);
+        }
+        if how.min_p > 0.0 {
+            // The most likely one has weight 1, so it always stays.
+            let min_p = f64::from(how.min_p.min(1.0));
+            keep = keep.min(self.weights.partition_point(|weight| *weight >= min_p).max(1));
+        }
+        self.candidates.truncate(keep);
+        self.weights.clear();
+        self.weights.extend(self.candidates.iter().map(|candidate| weight(*candidate, how.temperature)));
+        let mut left = uniform(how.seed, position as u64) * self.weights.iter().sum::<f64>();
+        for (candidate, weight) in self.candidates.iter().zip(&self.weights) {
+            left -= weight;
+            if left < 0.0 {
+                return unpack(*candidate).1;
+            }
+        }
+        // Rounding let the number survive all weights.
+        unpack(self.candidates[self.candidates.len() - 1]).1
+    }
+}
+
+/// The highest logit, the lowest id of equals.
+fn most_likely(logits: &[f32]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (id, logit) in (0..).zip(logits) {
+        if *logit > best.0 {
+            best = (*logit, id);
+        }
+    }
+    best.1
+}
+
+/// An integer whose ascending order is (logit descending, id ascending); the logit is finite.
+fn pack(logit: f32, id: u32) -> u64 {
+    // Adding 0 turns -0 into 0, which it equals.
+    let bits = (logit + 0.0).to_bits();
+    let ascending = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
+    u64::from(!ascending) << 32 | u64::from(id)
+}
+
+fn unpack(candidate: u64) -> (f32, u32) {
+    let ascending = !((candidate >> 32) as u32);
+    let bits = if ascending >> 31 == 1 { ascending & !(1 << 31) } else { !ascending };
+    (f32::from_bits(bits), candidate as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sampler, pack, unpack};
+    use crate::{Error, Sampling};
+
+    fn hot() -> Sampling {
+        Sampling { temperature: 1.0, ..Sampling::default() }
+    }
+
+    fn distribution(logits: &[f32], how: &Sampling) -> Vec<f64> {
+        let mut sampler = Sampler::default();
+        let mut counts = vec![0.0; logits.len()];
+        for position in 0..20_000 {
+            counts[sampler.choose(logits, how, position).unwrap() as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_of_ties() {
+        let mut sampler = Sampler::default();
+        let logits = [0.5, 2.0, -1.0, 2.0, 2.0];
+        assert_eq!(sampler.choose(&logits, &Sampling::default(), 0).unwrap(), 1);
+        assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn candidates_are_ordered_by_logit_then_id() {
+        let logits = [-0.0, 1.5, -3.0e38, 0.0, 1.5, -2.0, 3.0e38];
+        let mut packed: Vec<u64> = (0..).zip(logits).map(|(id, logit)| pack(logit, id)).collect();
+        packed.sort_unstable();
+        let ids: Vec<u32> = packed.iter().map(|candidate| unpack(*candidate).1).collect();
+        assert_eq!(ids, [6, 1, 4, 0, 3, 5, 2]);
+        assert_eq!(unpack(pack(-2.5, 7)), (-2.5, 7));
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        let sum: f64 = logits.iter().map(|logit| libm::exp(f64::from(*logit))).sum();
+        for (logit, share) in logits.iter().zip(distribution(&logits, &hot())) {
+            let expected = libm::exp(f64::from(*logit)) / sum;
+            assert!((share - expected).abs() < 0.012, "{share} for {expected}");
+        }
+    }
+
+    #[test]
+    fn filters_cut_the_tail() {
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        // Probabilities 0.032, 0.087, 0.237, 0.644.
+        let top_k = distribution(&logits, &Sampling { top_k: 2, ..hot() });
+        assert!(top_k[0] == 0.0 && top_k[1] == 0.0 && top_k[2] > 0.2);
+        let top_p = distribution(&logits, &Sampling { top_p: 0.9, ..hot() });
+        assert!(top_p[0] == 0.0 && top_p[1] > 0.0);
+        let min_p = distribution(&logits, &Sampling { min_p: 0.2, ..hot() });
+        assert!(min_p[1] == 0.0 && min_p[2] > 0.0);
+        let nothing_left = distribution(&logits, &Sampling { top_p: 0.0, min_p: 1.0, ..hot() });
+        assert_eq!(nothing_left[3], 1.0);
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_only() {
+        let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32).collect();
+        let draw = |seed, position| {
+            let how = Sampling { seed, ..hot() };
+            Sampler::default().choose(&logits, &how, position).unwrap()
+        };
+        assert_eq!(draw(1, 5), draw(1, 5));
+        assert!((0..50).any(|position| draw(1, position) != draw(2, position)));
+        assert!((0..50).any(|position| draw(1, position) != draw(1, position + 1)));
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let result = Sampler::default().choose(&[0.0, bad, 1.0], &hot(), 9);
+            assert!(matches!(result, Err(Error::NonFinite { position: 9 })));
+        }
+    }
+}

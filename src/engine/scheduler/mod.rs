@@ -1,0 +1,154 @@
+//! The engine: a thread that loads models and computes the steps of all running requests.
+//!
+//! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests in their
+//! order, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
+//! row of every request that generates, and a slice of the prompts that are not computed yet.
+
+mod models;
+mod panic;
+mod running;
+mod step;
+mod text;
+mod thread;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+
+use crate::config::Config;
+use crate::{Error, EventKind, Reply, Request, Ticket, Work};
+
+pub use models::LoadedModel;
+
+/// Most stop strings of a request.
+const MAX_STOPS: usize = 64;
+/// Most bytes of a stop string.
+const MAX_STOP_BYTES: usize = 1024;
+
+/// An engine. Dropping it stops it: requests that are not finished fail with [`Error::Stopped`].
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    queue: Sender<Message>,
+    capacity: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the engine's threads and its owner share.
+#[derive(Debug)]
+struct Shared {
+    /// Requests that were submitted and have not begun.
+    waiting: AtomicUsize,
+    stop: AtomicBool,
+    loaded: Arc<Mutex<Vec<LoadedModel>>>,
+}
+
+/// What goes to the engine thread.
+enum Message {
+    Submit(Submission),
+    /// Look at the stop flag.
+    Wake,
+}
+
+/// A request with the ends of its two lines to the caller.
+struct Submission {
+    request: Request,
+    reply: Reply,
+    ticket: Ticket,
+}
+
+impl Submission {
+    fn send(&self, kind: EventKind) {
+        self.reply.send(self.request.key, kind);
+    }
+
+    fn fail(&self, error: Error) {
+        self.send(EventKind::Failed(error));
+    }
+}
+
+impl Engine {
+    /// Starts the engine's threads. No model is loaded yet.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] where the system has no more threads.
+    pub fn start(config: Config) -> Result<Engine, Error> {
+        panic::contain();
+        let shared = Arc::new(Shared {
+            waiting: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            loaded: Arc::default(),
+        });
+        let (queue, messages) = crossbeam_channel::unbounded();
+        let capacity = config.queue_capacity;
+        let thread = thread::start(config, Arc::clone(&shared), messages)?;
+        Ok(Engine { shared, queue, capacity, thread: Some(thread) })
+    }
+
+    /// Hands over a request. Its events go to `reply`; errors come as [`EventKind::Failed`], also those that
+    /// are found at once.
+    pub fn submit(&self, request: Request, reply: Reply) -> Ticket {
+        let ticket = Ticket::new();
+        let submission = Submission { request, reply, ticket: ticket.clone() };
+        if let Err(error) = validate(&submission.request) {
+            submission.fail(error);
+            return ticket;
+        }
+        let waiting = &self.shared.waiting;
+        if waiting.fetch_add(1, Ordering::AcqRel) >= self.capacity {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+            submission.fail(Error::QueueFull { capacity: self.capacity });
+            return ticket;
+        }
+        if let Err(unsent) = self.queue.send(Message::Submit(submission))
+            && let Message::Submit(submission) = unsent.into_inner()
+        {
+            submission.fail(Error::Stopped);
+        }
+        ticket
+    }
+
+    /// The models that are loaded now.
+    pub fn loaded_models(&self) -> Vec<LoadedModel> {
+        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Without a receiver the thread has ended already.
+        let _ = self.queue.send(Message::Wake);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Refuses parameters that make no sense.
+fn validate(request: &Request) -> Result<(), Error> {
+    let Work::Generate(how) = &request.work else { return Ok(()) };
+    let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
+    let sampling = &how.sampling;
+    if how.max_tokens == 0 {
+        return invalid("max_tokens is 0");
+    }
+    if !(sampling.temperature.is_finite() && sampling.temperature >= 0.0) {
+        return invalid("temperature is not a number from 0 upward");
+    }
+    if !(0.0..=1.0).contains(&sampling.top_p) {
+        return invalid("top_p is not between 0 and 1");
+    }
+    if !(0.0..=1.0).contains(&sampling.min_p) {
+        return invalid("min_p is not between 0 and 1");
+    }
+    if how.stop.len() > MAX_STOPS {
+        return invalid("there are more than 64 stop strings");
+    }
+    if how.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        return invalid("a stop string is empty or longer than 1,024 bytes");
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The engine thread: takes requests in, admits them, computes steps until it is told to stop.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::models::{Missing, Models};
+use super::panic::{catch, mark_thread};
+use super::running::{Plan, Running};
+use super::step::Stepper;
+use super::{Message, Shared, Submission};
+use crate::config::Config;
+use crate::kernels::Pool;
+use crate::{Error, EventKind, ModelSource};
+
+/// How long the thread waits for a request before it looks around.
+const LOOK_AROUND: Duration = Duration::from_secs(60);
+
+/// Starts the engine thread and its compute threads.
+pub(super) fn start(
+    config: Config,
+    shared: Arc<Shared>,
+    messages: Receiver<Message>,
+) -> Result<JoinHandle<()>, Error> {
+    let on_start = config.on_thread_start();
+    let marked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        mark_thread();
+        on_start();
+    });
+    let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
+    std::thread::Builder::new()
+        .name("st-engine".to_owned())
+        .spawn(move || {
+            // A hook of the caller that panics has nobody to be told.
+            let _ = catch(|| marked());
+            EngineThread::new(&config, shared, messages, pool).run();
+        })
+        .map_err(no_thread)
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::Panicked(format!("could not start a thread: {error}"))
+}
+
+/// A request that has not begun.
+struct Waiting {
+    submission: Submission,
+    /// Its tokens, if it only waits for memory.
+    plan: Option<Plan>,
+    told_loading: bool,
+}
+
+/// The state of the engine thread.
+struct EngineThread {
+    shared: Arc<Shared>,
+    messages: Receiver<Message>,
+    models: Models,
+    waiting: VecDeque<Waiting>,
+    running: Vec<Running>,
+    max_running: usize,
+    kv_budget: u64,
+    stepper: Stepper,
+}
+
+impl EngineThread {
+    fn new(config: &Config, shared: Arc<Shared>, messages: Receiver<Message>, pool: Pool) -> EngineThread {
+        EngineThread {
+            models: Models::new(config, Arc::clone(&shared.loaded)),
+            shared,
+            messages,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            max_running: config.max_running.max(1),
+            kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
+            stepper: Stepper::new(pool),
+        }
+    }
+
+    fn run(mut self) {
+        while self.receive() {
+            if let Err(error) = catch(|| self.turn()) {
+                // Not in a place that belongs to one request: all that were in it may be half done.
+                let message = error.to_string();
+                for running in self.running.drain(..) {
+                    running.submission.fail(Error::Panicked(message.clone()));
+                }
+            }
+        }
+        self.models.clear();
+        for running in self.running.drain(..) {
+            running.submission.fail(Error::Stopped);
+        }
+        // Closing the channel first leaves nobody in it.
+        let queued = self.messages.try_iter().filter_map(|message| match message {
+            Message::Submit(submission) => Some(submission),
+            Message::Wake => None,
+        });
+        for submission in self.waiting.into_iter().map(|waiting| waiting.submission).chain(queued) {
+            submission.fail(Error::Stopped);
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
+    fn receive(&mut self) -> bool {
+        if self.running.is_empty() && self.waiting.is_empty() {
+            let idle = self.models.unload_idle(&|_| false).unwrap_or(LOOK_AROUND).min(LOOK_AROUND);
+            match self.messages.recv_timeout(idle) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
+        !self.stopping()
+    }
+
+    fn take(&mut self, message: Message) {
+        if let Message::Submit(submission) = message {
+            self.waiting.push_back(Waiting { submission, plan: None, told_loading: false });
+        }
+    }
+
+    /// One turn: drop what was cancelled, admit what fits, compute a step.
+    fn turn(&mut self) {
+        self.waiting.retain(|waiting| {
+            let cancelled = waiting.submission.ticket.is_cancelled();
+            if cancelled {
+                self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                waiting.submission.fail(Error::Cancelled);
+            }
+            !cancelled
+        });
+        while self.running.len() < self.max_running && !self.stopping() {
+            let Some(next) = self.waiting.pop_front() else { break };
+            match self.admit(next) {
+                Some(later) => {
+                    self.waiting.push_front(later);
+                    break;
+                }
+                None => {
+                    self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+        }
+        let stop = &self.shared.stop;
+        self.stepper.step(&mut self.running, &mut self.models, &|| stop.load(Ordering::Acquire));
+    }
+
+    /// Begins a request or fails it; returns it where it has to wait.
+    fn admit(&mut self, mut waiting: Waiting) -> Option<Waiting> {
+        let reserved: u64 = self.running.iter().map(|running| running.reserved).sum();
+        let source = waiting.submission.request.model.clone();
+        if !self.models.has(&source) {
+            waiting.plan = None;
+            if matches!(source, ModelSource::File(_)) && !waiting.told_loading {
+                waiting.told_loading = true;
+                waiting.submission.send(EventKind::Loading);
+            }
+        }
+        let (plan, bytes) = match self.plan(&mut waiting, &source, reserved) {
+            Ok(planned) => planned,
+            Err(Missing::NoRoom) => return Some(waiting),
+            Err(Missing::Failed(error)) => {
+                waiting.submission.fail(error);
+                return None;
+            }
+        };
+        if bytes > self.kv_budget.saturating_sub(reserved).min(self.models.room(reserved)) {
+            let alone = self.kv_budget.min(self.models.room(0));
+            // What does not fit beside nothing never will.
+            if bytes <= alone && reserved > 0 {
+                waiting.plan = Some(plan);
+                return Some(waiting);
+            }
+            waiting.submission.fail(Error::OutOfMemory {
+                what: format!("the key-value cache for {} tokens", plan.positions),
+                needed_mb: bytes.div_ceil(1 << 20),
+                limit_mb: alone >> 20,
+            });
+            return None;
+        }
+        if let Some(loaded) = self.models.get(&source) {
+            self.running.push(Running::new(waiting.submission, plan, loaded, bytes));
+        }
+        None
+    }
+
+    /// Loads the model and tokenizes the request, unless that is done already; with the bytes of its cache.
+    fn plan(
+        &mut self,
+        waiting: &mut Waiting,
+        source: &ModelSource,
+        reserved: u64,
+    ) -> Result<(Plan, u64), Missing> {
+        let (running, models) = (&self.running, &mut self.models);
+        let in_use = |source: &ModelSource| running.iter().any(|running| running.source() == source);
+        let planned = catch(|| {
+            let loaded = models.load(source, &in_use, reserved)?;
+            let plan = match waiting.plan.take() {
+                Some(plan) => plan,
+                None => Plan::new(&waiting.submission.request.work, loaded).map_err(Missing::Failed)?,
+            };
+            let bytes = loaded.model.cache_shape().bytes(plan.positions);
+            Ok((plan, bytes))
+        });
+        planned.map_err(Missing::Failed)?
+    }
+}
