@@ -236,8 +236,13 @@ impl Spec {
         }
     }
 
+    /// The smallest model whose matrices all have rows of 256, as the K-quants need.
+    pub fn small(architecture: Architecture) -> Self {
+        Spec { width: 256, head_dim: 64, feed_forward: 512, ..Spec::tiny(architecture) }
+    }
+
     /// The shape of Qwen3-0.6B, for benchmarks: 0.6 GB at Q8_0.
-    pub fn qwen3_0_6b(quantization: Quantization) -> Self {
+    pub fn qwen3_0_6b() -> Self {
         Spec {
             layers: 28,
             width: 1024,
@@ -247,7 +252,6 @@ impl Spec {
             feed_forward: 3072,
             vocab: 151_936,
             context: 40_960,
-            quantization,
             rope_theta: 1_000_000.0,
             ..Spec::default()
         }
@@ -256,8 +260,8 @@ impl Spec {
 
 /// Makes the model and writes it.
 pub fn write(spec: &Spec, path: &Path) -> Result<(), Error> {
-    let mut out = BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
-    Ok(file(spec)?.write(&mut out)?)
+    let file = file(spec)?;
+    Ok(file.write(&mut BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?))?)
 }
 
 /// Makes the model; the caller may spoil it before writing.

@@ -11,7 +11,10 @@ const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
 /// Longest word, in bytes.
-const MAX_WORD: usize = 8;
+const MAX_WORD: usize = 12;
+/// Words are made of two earlier ones, of these many: the earliest are the shortest.
+const LEFT_PARTS: usize = 8192;
+const RIGHT_PARTS: usize = 512;
 
 /// What goes into the `tokenizer.ggml.*` keys.
 pub(crate) struct Vocabulary {
@@ -65,13 +68,11 @@ pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
         if attempts > 1000 * spec.vocab {
             return Err(Error::Spec(format!("cannot make up {} words", spec.vocab)));
         }
-        let right = words.get(random.below(words.len())).cloned().unwrap_or_default();
+        let mut part =
+            |parts: usize| words.get(random.below(words.len().min(parts))).cloned().unwrap_or_default();
+        let (left, right) = (part(LEFT_PARTS), part(RIGHT_PARTS));
         let with_space = spec.text == Text::Ascii && random.below(2) == 0;
-        let left = if with_space {
-            vec![b' ']
-        } else {
-            words.get(random.below(words.len())).cloned().unwrap_or_default()
-        };
+        let left = if with_space { vec![b' '] } else { left };
         let word = [left.as_slice(), right.as_slice()].concat();
         // A space can only begin a word.
         if word.len() > MAX_WORD || right.contains(&b' ') || !known.insert(word.clone()) {

@@ -1,5 +1,5 @@
 //! Makes a random-weight model from a shell:
-//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|qwen3-0.6b] [--quant q8_0|q4_k_m|…]
+//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b] [--quant q8_0|q4_k_m|…]
 //! [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use steadytext_test_models::{Architecture, Error, Kind, Quantization, Spec, Text};
 
-const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|qwen3-0.6b]
+const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b]
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
 
@@ -40,7 +40,7 @@ type Change = Box<dyn Fn(&mut Spec)>;
 fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
     let mut arguments = arguments.iter();
     let mut architecture = Architecture::Qwen3;
-    let mut large = false;
+    let mut shape: fn(Architecture) -> Spec = Spec::tiny;
     let mut quantization = Quantization::uniform(Kind::Q8_0);
     let mut out = None;
     // Applied last, over the shape.
@@ -56,9 +56,10 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
                 };
             }
             "--shape" => {
-                large = match arguments.next()?.as_str() {
-                    "tiny" => false,
-                    "qwen3-0.6b" => true,
+                shape = match arguments.next()?.as_str() {
+                    "tiny" => Spec::tiny,
+                    "small" => Spec::small,
+                    "qwen3-0.6b" => |architecture| Spec { architecture, ..Spec::qwen3_0_6b() },
                     _ => return None,
                 };
             }
@@ -79,9 +80,7 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
             _ => return None,
         }
     }
-    let mut spec = if large { Spec::qwen3_0_6b(quantization) } else { Spec::tiny(architecture) };
-    spec.architecture = architecture;
-    spec.quantization = quantization;
+    let mut spec = Spec { quantization, ..shape(architecture) };
     changes.iter().for_each(|change| change(&mut spec));
     Some((spec, out?))
 }
