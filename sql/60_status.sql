@@ -65,7 +65,6 @@ returns table (
     library_version text,
     message text,
     running integer,
-    models text[],
     memory_mb integer
 )
 language c volatile parallel restricted rows 1
@@ -116,7 +115,7 @@ begin
         h.last_heartbeat,
         case when v_worker.pid is not null
             then date_part('epoch', clock_timestamp() - v_worker.started_at)::integer end,
-        v_worker.pid, v_worker.library_version, v_worker.models, v_worker.running, v_pending,
+        v_worker.pid, v_worker.library_version, h.models_loaded, v_worker.running, v_pending,
         v_worker.message
     from (select) as one
     left join @extschema@.steadytext_daemon_health as h on h.daemon_id = v_worker.worker;

@@ -1,1 +1,28 @@
-//! pg_steadytext
+//! pg_steadytext: text generation and embeddings inside PostgreSQL.
+//!
+//! SQL functions enqueue requests; a background worker claims them, runs a model in its own process and stores the
+//! results. This file only wires the parts together: `api` is what SQL calls, `worker` the processes, `pg` everything that
+//! touches PostgreSQL's C side, and the crate `steadytext-engine` the inference.
+
+mod api;
+mod pg;
+mod worker;
+
+use pgrx::prelude::*;
+
+::pgrx::pg_module_magic!();
+
+/// Called when a process loads the library; in the postmaster, when it processes shared_preload_libraries.
+#[pg_guard]
+extern "C-unwind" fn _PG_init() {
+    if pg::catalog::binary_upgrade() {
+        return;
+    }
+    pg::wake::install();
+    if pg::catalog::preloading() {
+        pg::guc::define();
+        pg::shmem::install();
+        pg::hooks::install();
+        pg::bgworker::register_launcher();
+    }
+}

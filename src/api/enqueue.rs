@@ -1,0 +1,200 @@
+//! What happens when a row is inserted into steadytext_queue: every limit is checked here, so that plain INSERTs
+//! meet the same ones as the API functions, and the worker's wake is armed.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, Array, JsonB};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::pg::caches::{self, Config};
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::{guc, listen, shmem, slots, wake};
+
+/// Longest free label (user_id, session_id), in bytes.
+const MAX_LABEL_BYTES: usize = 1024;
+/// Longest string among the parameters (eos_string, model, size), in bytes.
+const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
+const MAX_RETRIES_LIMIT: i32 = 100;
+
+type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
+
+/// A version 7 UUID: ids made later sort later, so the unique index grows at its right end.
+#[pg_extern(volatile, parallel_safe)]
+fn new_request_id() -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*Uuid::now_v7().as_bytes())
+}
+
+/// BEFORE INSERT FOR EACH ROW on steadytext_queue.
+#[pg_trigger]
+fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infallible> {
+    let row = trigger.new();
+    if let Some(row) = &row {
+        let config = caches::config().or_raise();
+        check_row(row, &config).or_raise();
+        check_queue_length(&config).or_raise();
+        wake::arm_enqueued();
+        if guc::notify()
+            && let Some(id) = column::<pgrx::Uuid>(row, "request_id").or_raise()
+        {
+            listen::notify(c"steadytext_queue", &id.to_string());
+        }
+        warn_once_if_not_preloaded();
+    }
+    Ok(row)
+}
+
+fn check_row(row: &Row<'_>, config: &Config) -> Result<(), PgError> {
+    let params = column::<JsonB>(row, "params")?.map_or(Value::Null, |params| params.0);
+    let request_type = column::<&str>(row, "request_type")?.unwrap_or_default();
+    let text = column::<&str>(row, "prompt")?;
+    match request_type {
+        "generate" => check_text(text, "Prompt cannot be empty", config)?,
+        // Members of a batch fail alone, in the worker, not with the whole batch here.
+        "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config)?,
+        "embed" => check_text(text, "Text input cannot be empty", config)?,
+        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed" | "batch_rerank" => {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("request type \"{request_type}\" is not supported by this version"),
+            )
+            .hint("Use request type generate or embed."));
+        }
+        _ => {
+            return Err(invalid(format!("unknown request type \"{}\"", truncated(request_type)))
+                .hint("Use request type generate or embed."));
+        }
+    }
+    if column::<Array<'_, &str>>(row, "prompts")?.is_some() {
+        return Err(invalid(format!("requests of type {request_type} take no prompts array"))
+            .hint("Put the text into column prompt, one row for each."));
+    }
+    for label in ["user_id", "session_id"] {
+        if column::<&str>(row, label)?.is_some_and(|text| text.len() > MAX_LABEL_BYTES) {
+            return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
+        }
+    }
+    if !column::<i32>(row, "priority")?.is_some_and(|priority| (1..=10).contains(&priority)) {
+        return Err(invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default."));
+    }
+    if !column::<i32>(row, "max_retries")?.is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries)) {
+        return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
+    }
+    check_params(&params, config)
+}
+
+fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
+    if text.is_none_or(|text| text.trim().is_empty()) {
+        return Err(PgError::raised(if_empty));
+    }
+    check_length(text, config)
+}
+
+fn check_length(text: Option<&str>, config: &Config) -> Result<(), PgError> {
+    let limit = config.max_prompt_bytes;
+    match text {
+        Some(text) if text.len() as i64 > limit => {
+            Err(too_long(format!("the text has {} bytes, {limit} are allowed", text.len()))
+                .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set()."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_params(params: &Value, config: &Config) -> Result<(), PgError> {
+    let params = match params {
+        Value::Null => return Ok(()),
+        Value::Object(params) => params,
+        _ => return Err(invalid("params must be a JSON object")),
+    };
+    for (key, value) in params {
+        match key.as_str() {
+            "max_tokens" => {
+                let limit = config.max_tokens_limit;
+                if !value.as_i64().is_some_and(|tokens| (1..=limit).contains(&tokens)) {
+                    return Err(PgError::raised(format!("max_tokens must be between 1 and {limit}")));
+                }
+            }
+            "seed" => require(value.is_i64(), key, "an integer")?,
+            "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
+            "top_k" => require(value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)), key, "an integer between 0 and 1000000")?,
+            "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            "use_cache" | "batch" => require(value.is_boolean(), key, "true or false")?,
+            "eos_string" | "model" | "size" => {
+                let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
+                let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            _ => {
+                return Err(invalid(format!("unknown parameter \"{}\"", truncated(key))).hint(
+                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size.",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn in_range(value: &Value, low: f64, high: f64) -> bool {
+    value.as_f64().is_some_and(|number| (low..=high).contains(&number))
+}
+
+fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
+    if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
+}
+
+/// The count is of committed rows, kept in shared memory, so the limit is met within the size of what
+/// transactions enqueue at the same moment.
+fn check_queue_length(config: &Config) -> Result<(), PgError> {
+    let Some(slot) = slots::mine() else { return Ok(()) };
+    let limit = config.max_queue_size;
+    if slot.pending.load(Relaxed) + wake::enqueued_now() >= limit {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("the queue is full: {limit} requests are pending"),
+        )
+        .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
+    }
+    Ok(())
+}
+
+fn warn_once_if_not_preloaded() {
+    thread_local! {
+        static WARNED: Cell<bool> = const { Cell::new(false) };
+    }
+    if shmem::get().is_none() && !WARNED.replace(true) {
+        not_preloaded("the request is enqueued, but no worker runs: pg_steadytext is not preloaded")
+            .report(PgLogLevel::WARNING);
+    }
+}
+
+/// What to say where the library is not in shared_preload_libraries.
+pub(super) fn not_preloaded(message: &'static str) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")
+}
+
+fn column<'a, T>(row: &'a Row<'_>, name: &str) -> Result<Option<T>, PgError>
+where
+    T: pgrx::FromDatum + pgrx::IntoDatum + pgrx::datum::UnboxDatum<As<'a> = T> + 'a,
+{
+    row.get_by_name(name).map_err(|error| PgError::internal(format!("column {name} of steadytext_queue: {error}")))
+}
+
+fn invalid(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}
+
+fn too_long(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+}
+
+/// The beginning of something a user sent, fit for an error message.
+fn truncated(text: &str) -> String {
+    text.chars().take(64).collect()
+}

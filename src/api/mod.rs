@@ -1,0 +1,8 @@
+//! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives in
+//! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
+
+mod cancel;
+mod enqueue;
+mod result;
+mod status;
+mod tables;

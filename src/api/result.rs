@@ -1,0 +1,130 @@
+//! Waiting for a request's result.
+
+use std::time::{Duration, Instant};
+
+use pgrx::AnyElement;
+use pgrx::prelude::*;
+use uuid::Uuid;
+
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::spi::{self, Mode, Row, Value};
+use crate::pg::transaction::{is_own, with_latest_snapshot};
+use crate::pg::waiters::Sleeper;
+use crate::pg::{caches, catalog};
+
+/// How often a waiting caller looks by itself, should a wake be missed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Which of a request's results is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Text,
+    Embedding,
+}
+
+/// The text of a completed request, or the text form of its embedding; waits for it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn get_async_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>) -> Option<String> {
+    await_result(request_id, timeout_seconds, Wanted::Text).and_then(Value::into_text)
+}
+
+/// The embedding of a completed request; waits for it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>) -> Option<AnyElement> {
+    await_result(request_id, timeout_seconds, Wanted::Embedding).and_then(Value::into_datum)
+}
+
+/// What a look at the request's row found.
+enum Look {
+    NotFound,
+    Unfinished { own: bool },
+    Ended(Result<Option<Value>, PgError>),
+}
+
+fn await_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>, wanted: Wanted) -> Option<Value> {
+    let id = request_id?;
+    let uuid = Uuid::from_bytes(*id.as_bytes());
+    let seconds = timeout_seconds.unwrap_or(30);
+    let Ok(timeout) = u64::try_from(seconds).map(Duration::from_secs) else {
+        PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "timeout_seconds must not be negative").raise()
+    };
+    let deadline = Instant::now() + timeout;
+    let schema = caches::installation().or_raise().schema.clone();
+    let sql = format!(
+        "select status, xmin, error, error_code, result, embedding from {schema}.steadytext_queue
+          where request_id operator(pg_catalog.=) $1"
+    );
+    let sleeper = Sleeper::new(uuid);
+    loop {
+        match look(&sql, id, wanted) {
+            Look::NotFound => PgError::raised(format!("Request ID {uuid} not found"))
+                .hint("It may have been removed after queue_retention_hours, or belong to another role.")
+                .raise(),
+            Look::Ended(result) => return result.or_raise(),
+            Look::Unfinished { own: true } => PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("Request ID {uuid} was enqueued by the current transaction, which has not been committed"),
+            )
+            .hint("Commit first: the worker sees a request only then.")
+            .raise(),
+            Look::Unfinished { own: false } => {}
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            PgError::raised(format!("Timeout waiting for async result ({seconds} seconds)"))
+                .hint(timeout_hint())
+                .raise();
+        }
+        sleeper.sleep(left.min(LOOK_AGAIN).as_millis().max(1) as i64);
+    }
+}
+
+fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {
+    let found = with_latest_snapshot(|| {
+        spi::query_one(sql, vec![id.into()], Mode::ReadOnly, |row| {
+            match row.get::<String>(1).as_deref().unwrap_or_default() {
+                "pending" | "processing" => {
+                    Look::Unfinished { own: row.get::<pg_sys::TransactionId>(2).is_some_and(is_own) }
+                }
+                "completed" => Look::Ended(value(row, wanted)),
+                _ => Look::Ended(Err(failure(row))),
+            }
+        })
+    });
+    found.or_raise().unwrap_or(Look::NotFound)
+}
+
+fn value(row: &Row, wanted: Wanted) -> Result<Option<Value>, PgError> {
+    match wanted {
+        Wanted::Text => Ok(row.get_text(5).or_else(|| row.get_text(6)).map(Value::Text)),
+        Wanted::Embedding => match row.get_copy(6) {
+            None => Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "the request has no embedding: it is of another type",
+            )
+            .hint("Use steadytext_get_async_result().")),
+            some => Ok(some.map(Value::Datum)),
+        },
+    }
+}
+
+fn failure(row: &Row) -> PgError {
+    let error = row.get::<String>(3).unwrap_or_default();
+    let (message, hint) = match error.split_once("\nHINT: ") {
+        Some((message, hint)) => (message, Some(hint.to_owned())),
+        None => (error.as_str(), None),
+    };
+    let mut failure = PgError::raised(format!("Async request failed: {message}"));
+    failure.hint = hint;
+    failure
+}
+
+fn timeout_hint() -> &'static str {
+    if catalog::in_recovery() {
+        "The server is a standby, which answers no queued requests."
+    } else if crate::pg::shmem::get().is_none() {
+        "No worker runs: add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server."
+    } else {
+        "The request is still in the queue; steadytext_daemon_status() shows what the worker does."
+    }
+}

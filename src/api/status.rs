@@ -1,0 +1,102 @@
+//! What is going on: running requests, the worker, the version.
+
+use pgrx::prelude::*;
+
+use crate::pg::privilege::{current_user, has_privileges_of};
+use crate::pg::slots::State;
+use crate::pg::{activity, catalog, shmem, slots};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The version of the library.
+#[pg_extern(immutable, parallel_safe)]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Requests that are running in this database and belong to a role whose rights the caller has.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a view")]
+fn activity() -> TableIterator<
+    'static,
+    (
+        name!(request_id, pgrx::Uuid),
+        name!(owner_role, String),
+        name!(request_type, &'static str),
+        name!(phase, &'static str),
+        name!(prompt_tokens, i32),
+        name!(generated_tokens, i32),
+        name!(tokens_per_second, Option<f64>),
+        name!(partial_text, String),
+        name!(started_at, TimestampWithTimeZone),
+        name!(worker_pid, i32),
+    ),
+> {
+    let caller = current_user();
+    let rows: Vec<_> = activity::list()
+        .into_iter()
+        .filter(|running| has_privileges_of(caller, running.owner))
+        .filter_map(|running| {
+            Some((
+                pgrx::Uuid::from_bytes(*running.request_id.as_bytes()),
+                catalog::role_name(running.owner),
+                running.request_type,
+                running.phase.name(),
+                running.prompt_tokens,
+                running.generated_tokens,
+                running.tokens_per_second,
+                running.partial_text,
+                TimestampWithTimeZone::try_from(running.started_at).ok()?,
+                running.worker_pid,
+            ))
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// The state of this database's worker; always one row.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn worker_state() -> TableIterator<
+    'static,
+    (
+        name!(state, &'static str),
+        name!(pid, Option<i32>),
+        name!(worker, Option<String>),
+        name!(started_at, Option<TimestampWithTimeZone>),
+        name!(library_version, &'static str),
+        name!(message, Option<String>),
+        name!(running, i32),
+        name!(memory_mb, i32),
+    ),
+> {
+    let slot = slots::mine();
+    let running = slot.map_or(0, |slot| slot.running.load(Relaxed));
+    let state = slot.map_or(State::Stopped, |slot| slot.state());
+    let (word, message) = match state {
+        _ if shmem::get().is_none() => {
+            ("not_preloaded", Some("add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart"))
+        }
+        State::Stopped if catalog::in_recovery() => ("stopped", Some("the server is a standby")),
+        State::Stopped => ("stopped", Some("the launcher has not started a worker; see the server log")),
+        State::Starting => ("starting", None),
+        State::Working if running == 0 => ("idle", None),
+        State::Working => ("running", None),
+        State::Paused => ("paused", Some("steadytext_daemon_start() resumes it")),
+        State::VersionMismatch => (
+            "version_mismatch",
+            Some("restart the server and run ALTER EXTENSION pg_steadytext UPDATE, so that library and extension match"),
+        ),
+    };
+    let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);
+    let started_at = slot.map(|slot| slot.started_at.load(Relaxed)).filter(|_| pid.is_some());
+    TableIterator::once((
+        word,
+        pid,
+        slot.and_then(|slot| slot.worker_id()).map(|id| format!("local:{id}")),
+        started_at.and_then(|at| TimestampWithTimeZone::try_from(at).ok()),
+        env!("CARGO_PKG_VERSION"),
+        message.map(str::to_owned),
+        running,
+        slot.map_or(0, |slot| slot.memory_mb.load(Relaxed)),
+    ))
+}

@@ -1,0 +1,65 @@
+//! Triggers and functions by which the extension's tables tell the processes around them that something has changed.
+
+use std::convert::Infallible;
+
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, Array};
+use uuid::Uuid;
+
+use super::enqueue::not_preloaded;
+use crate::pg::error::PgError;
+use crate::pg::{bgworker, caches, catalog, guc, listen, shmem, wake};
+
+type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
+
+/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again. The worker's own
+/// updates need no wake.
+#[pg_trigger]
+fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    if !bgworker::is_worker() {
+        wake::arm_work();
+    }
+    Ok(None)
+}
+
+/// AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_config and steadytext_models.
+#[pg_trigger]
+fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    if let Ok(table) = trigger.relid() {
+        caches::invalidate(table);
+    }
+    wake::arm_work();
+    Ok(None)
+}
+
+/// After commit, wakes the callers who wait for these requests, and tells listening clients if they asked for it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn announce(request_ids: Array<'_, pgrx::Uuid>) {
+    let notify = guc::notify();
+    for id in request_ids.iter().flatten() {
+        let id = Uuid::from_bytes(*id.as_bytes());
+        wake::arm_ended(id);
+        if notify {
+            listen::notify(c"steadytext_result", &id.to_string());
+        }
+    }
+}
+
+/// Asks for a worker in this database, at commit. The last line of the install script.
+#[pg_extern(volatile, parallel_unsafe)]
+fn start_worker() {
+    if !catalog::encoding_is_utf8() {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "pg_steadytext needs a database with encoding UTF8",
+        )
+        .hint("Create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0.")
+        .raise();
+    }
+    if shmem::get().is_none() {
+        not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
+            .report(PgLogLevel::WARNING);
+    }
+    wake::arm_call();
+}

@@ -1,0 +1,139 @@
+//! Starting background workers and connecting them.
+
+use pgrx::pg_sys;
+
+/// Registers the launcher. Only while shared_preload_libraries is processed.
+pub(crate) fn register_launcher() {
+    let mut worker = template("pg_steadytext launcher", "steadytext_launcher_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
+    worker.bgw_restart_time = 5;
+    // SAFETY: a filled-in description, copied by the callee.
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
+}
+
+/// A dynamic worker that this process has started.
+pub(crate) struct Handle(*mut pg_sys::BackgroundWorkerHandle);
+
+impl Handle {
+    /// Whether the worker has ended (or will never start).
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: a handle from `start_worker`, alive until dropped.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) };
+        !matches!(
+            status,
+            pg_sys::BgwHandleStatus::BGWH_STARTED | pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED
+        )
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: allocated by RegisterDynamicBackgroundWorker for its caller.
+        unsafe { pg_sys::pfree(self.0.cast()) };
+    }
+}
+
+/// Starts the worker of a slot. `None` if all of max_worker_processes are in use.
+pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle> {
+    let mut worker = template(&format!("pg_steadytext worker for database {}", database.to_u32()), "steadytext_worker_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+    worker.bgw_main_arg = pg_sys::Datum::from(slot);
+    worker.bgw_extra[..4].copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
+    // SAFETY: the handle is allocated in a context that lives as long as this process.
+    unsafe {
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let mut handle = std::ptr::null_mut();
+        let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+        pg_sys::MemoryContextSwitchTo(before);
+        started.then_some(Handle(handle))
+    }
+}
+
+/// The database that this worker was started for.
+pub(crate) fn my_assignment() -> pg_sys::Oid {
+    // SAFETY: set by PostgreSQL before the worker's main function is called.
+    let extra = unsafe { (*pg_sys::MyBgworkerEntry).bgw_extra };
+    pg_sys::Oid::from(u32::from_ne_bytes([extra[0] as u8, extra[1] as u8, extra[2] as u8, extra[3] as u8]))
+}
+
+/// Whether this process is a background worker of this extension's.
+pub(crate) fn is_worker() -> bool {
+    super::slots::mine().is_some_and(|slot| {
+        // SAFETY: a plain global of this process.
+        slot.pid.load(std::sync::atomic::Ordering::Relaxed) == unsafe { pg_sys::MyProcPid }
+    })
+}
+
+/// Connects this worker to `database` as the bootstrap superuser; without one, to the shared catalogs only.
+pub(crate) fn connect(database: Option<pg_sys::Oid>) {
+    // SAFETY: once per worker, after signals were let in.
+    unsafe {
+        match database {
+            Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0),
+            None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
+        }
+    }
+}
+
+/// Settings of the session that the database or the role may have changed, but on which the worker relies.
+pub(crate) fn pin_settings() {
+    let mut settings = vec![
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_deferrable", c"off"),
+        (c"session_replication_role", c"origin"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", c"500ms"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"row_security", c"on"),
+        (c"jit", c"off"),
+        (c"bytea_output", c"hex"),
+        (c"DateStyle", c"ISO, YMD"),
+    ];
+    if cfg!(any(feature = "pg17", feature = "pg18")) {
+        settings.push((c"transaction_timeout", c"0"));
+    }
+    for (name, value) in settings {
+        set(name, value);
+    }
+    // "off" would lose a result that a client was told of.
+    let weakest = super::guc::server_setting(c"synchronous_commit");
+    if weakest.as_deref() == Some("off") {
+        set(c"synchronous_commit", c"local");
+    }
+}
+
+fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+    // SAFETY: C strings; the session's own value outranks those of database, role and configuration file.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+    }
+}
+
+fn template(name: &str, function: &str) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32,
+        ..Default::default()
+    };
+    fill(&mut worker.bgw_name, name);
+    fill(&mut worker.bgw_type, if function.contains("launcher") { name } else { "pg_steadytext worker" });
+    fill(&mut worker.bgw_library_name, "pg_steadytext");
+    fill(&mut worker.bgw_function_name, function);
+    worker
+}
+
+fn fill(field: &mut [std::ffi::c_char], text: &str) {
+    let room = field.len() - 1;
+    for (target, byte) in field[..room].iter_mut().zip(text.bytes()) {
+        *target = byte as std::ffi::c_char;
+    }
+}

@@ -1,0 +1,219 @@
+//! What a process knows of its database's extension: where its tables are, the configuration, the registry of
+//! models. Read once and kept until one of these tables changes, in whatever session.
+//!
+//! PostgreSQL tells every process when a table's definition changes; the triggers on steadytext_config and
+//! steadytext_models use the same message for changed rows ([`invalidate`]), so it arrives with the commit.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::error::PgError;
+use super::privilege::as_owner;
+use super::spi::{self, Mode};
+use super::transaction::with_latest_snapshot;
+
+/// The extension of this database.
+#[derive(Debug, Clone)]
+pub(crate) struct Installation {
+    /// pg_extension's OID.
+    pub(crate) extension: pg_sys::Oid,
+    /// Its version.
+    pub(crate) version: String,
+    /// The schema of its tables, quoted for use in SQL.
+    pub(crate) schema: String,
+    /// The role that owns the queue: protocol functions run as it.
+    pub(crate) owner: pg_sys::Oid,
+    tables: [pg_sys::Oid; 3],
+}
+
+/// The part of steadytext_config that the library uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// `default_max_tokens`.
+    pub(crate) default_max_tokens: i64,
+    /// `default_seed`.
+    pub(crate) default_seed: i64,
+    /// `max_tokens_limit`.
+    pub(crate) max_tokens_limit: i64,
+    /// `max_queue_size`.
+    pub(crate) max_queue_size: i64,
+    /// `max_prompt_bytes`.
+    pub(crate) max_prompt_bytes: i64,
+    /// `worker_poll_interval`, in seconds.
+    pub(crate) worker_poll_interval_s: f64,
+    /// `queue_retention_hours`; 0 keeps everything.
+    pub(crate) queue_retention_hours: i64,
+    /// `worker_paused`.
+    pub(crate) worker_paused: bool,
+}
+
+/// A row of steadytext_models.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    /// By which requests name it.
+    pub(crate) name: String,
+    /// `generate`, `embed` or `rerank`.
+    pub(crate) task: String,
+    /// Relative to pg_steadytext.model_dir, or absolute.
+    pub(crate) file: String,
+}
+
+#[derive(Default)]
+struct Cached {
+    installation: Option<Rc<Installation>>,
+    config: Option<Rc<Config>>,
+    models: Option<Rc<Vec<Model>>>,
+}
+
+thread_local! {
+    static CACHED: RefCell<Cached> = RefCell::default();
+    /// The tables whose change empties the cache; 0: none is cached.
+    static WATCHED: Cell<[u32; 3]> = const { Cell::new([0; 3]) };
+    static STALE: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The extension of this database. Inside a transaction.
+///
+/// # Errors
+///
+/// 55000 if it is not installed.
+pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
+    empty_if_stale();
+    if let Some(known) = CACHED.with_borrow(|cached| cached.installation.clone()) {
+        return Ok(known);
+    }
+    let found = spi::query_one(
+        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid
+           from pg_catalog.pg_extension e
+           join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
+           join pg_catalog.pg_class q on q.relnamespace operator(pg_catalog.=) n.oid and q.relname operator(pg_catalog.=) 'steadytext_queue'
+           join pg_catalog.pg_class c on c.relnamespace operator(pg_catalog.=) n.oid and c.relname operator(pg_catalog.=) 'steadytext_config'
+           join pg_catalog.pg_class m on m.relnamespace operator(pg_catalog.=) n.oid and m.relname operator(pg_catalog.=) 'steadytext_models'
+          where e.extname operator(pg_catalog.=) 'pg_steadytext'",
+        vec![],
+        Mode::ReadOnly,
+        |row| {
+            let oid = |column| row.get::<pg_sys::Oid>(column).unwrap_or(pg_sys::InvalidOid);
+            Installation {
+                extension: oid(1),
+                version: row.get(2).unwrap_or_default(),
+                schema: row.get(3).unwrap_or_default(),
+                owner: oid(4),
+                tables: [oid(5), oid(6), oid(7)],
+            }
+        },
+    )?
+    .ok_or_else(|| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "extension pg_steadytext is not installed in this database",
+        )
+        .hint("Run CREATE EXTENSION pg_steadytext.")
+    })?;
+    watch(&found);
+    let found = Rc::new(found);
+    CACHED.with_borrow_mut(|cached| cached.installation = Some(found.clone()));
+    Ok(found)
+}
+
+/// This database's configuration. Inside a transaction.
+///
+/// # Errors
+///
+/// As [`installation`].
+pub(crate) fn config() -> Result<Rc<Config>, PgError> {
+    let installation = installation()?;
+    if let Some(known) = CACHED.with_borrow(|cached| cached.config.clone()) {
+        return Ok(known);
+    }
+    let sql = format!("select key, value #>> '{{}}' from {}.steadytext_config", installation.schema);
+    let rows = read_as_owner(&installation, || {
+        spi::query(&sql, vec![], Mode::ReadOnly, |row| (row.get::<String>(1), row.get::<String>(2)))
+    })?;
+    let text = |key: &str| {
+        rows.iter().find(|(k, _)| k.as_deref() == Some(key)).and_then(|(_, value)| value.as_deref())
+    };
+    let number = |key: &str, default: i64| text(key).and_then(|value| value.parse().ok()).unwrap_or(default);
+    let config = Rc::new(Config {
+        default_max_tokens: number("default_max_tokens", 512),
+        default_seed: number("default_seed", 42),
+        max_tokens_limit: number("max_tokens_limit", 4096),
+        max_queue_size: number("max_queue_size", 1_000_000),
+        max_prompt_bytes: number("max_prompt_bytes", 1_048_576),
+        worker_poll_interval_s: text("worker_poll_interval")
+            .and_then(|value| value.parse().ok())
+            .filter(|seconds: &f64| seconds.is_finite())
+            .unwrap_or(1.0),
+        queue_retention_hours: number("queue_retention_hours", 168),
+        worker_paused: text("worker_paused") == Some("true"),
+    });
+    CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));
+    Ok(config)
+}
+
+/// The registry of models, in the order in which `auto` looks for one that is there. Inside a transaction.
+///
+/// # Errors
+///
+/// As [`installation`].
+pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
+    let installation = installation()?;
+    if let Some(known) = CACHED.with_borrow(|cached| cached.models.clone()) {
+        return Ok(known);
+    }
+    let sql = format!(
+        "select name, task, file from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        installation.schema
+    );
+    let rows = read_as_owner(&installation, || {
+        spi::query(&sql, vec![], Mode::ReadOnly, |row| Model {
+            name: row.get(1).unwrap_or_default(),
+            task: row.get(2).unwrap_or_default(),
+            file: row.get(3).unwrap_or_default(),
+        })
+    })?;
+    let models = Rc::new(rows);
+    CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
+    Ok(models)
+}
+
+/// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,
+/// would outlive the transaction it belongs to.
+fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
+    as_owner(installation.owner, || with_latest_snapshot(read))
+}
+
+/// Tells every process, at commit, that rows of `table` have changed.
+pub(crate) fn invalidate(table: pg_sys::Oid) {
+    // SAFETY: queues a message in the caller's transaction.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) };
+}
+
+fn empty_if_stale() {
+    // SAFETY: reads the messages that have arrived, as every statement does at its start.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    if STALE.replace(false) {
+        CACHED.take();
+        WATCHED.set([0; 3]);
+    }
+}
+
+fn watch(installation: &Installation) {
+    if !REGISTERED.replace(true) {
+        // SAFETY: the callback lives as long as the library; registered once per process.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0)) };
+    }
+    WATCHED.set(installation.tables.map(|oid| oid.to_u32()));
+}
+
+/// Called in the middle of anything: it only notes what it heard.
+#[pg_guard]
+unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation.to_u32()) {
+        STALE.set(true);
+    }
+}

@@ -1,0 +1,99 @@
+//! Look-ups in PostgreSQL's catalogs.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+/// The extension's name.
+pub(crate) const EXTENSION: &CStr = c"pg_steadytext";
+
+/// A database of this server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Database {
+    /// Its OID.
+    pub(crate) oid: pg_sys::Oid,
+    /// Whether a worker may connect: it accepts connections and is no template. A worker in a template would
+    /// make every CREATE DATABASE from it fail.
+    pub(crate) eligible: bool,
+}
+
+/// All databases. Inside a transaction; works without being connected to one.
+pub(crate) fn databases() -> Vec<Database> {
+    let mut found = Vec::new();
+    // SAFETY: a heap scan of a shared catalog, as autovacuum's launcher does; the tuples are looked at while the
+    // scan holds them.
+    unsafe {
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan =
+            pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let form: pg_sys::Form_pg_database = pg_sys::GETSTRUCT(tuple).cast();
+            // datconnlimit -2 marks a database whose DROP was interrupted.
+            let eligible = (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2;
+            found.push(Database { oid: (*form).oid, eligible });
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    }
+    found
+}
+
+/// The extension's OID in this database, if it is there. Inside a transaction.
+pub(crate) fn extension_oid() -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up.
+    let oid = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether this OID is the extension's.
+pub(crate) fn is_extension(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up; the name is compared before its memory can go.
+    unsafe {
+        let name = pg_sys::get_extension_name(oid);
+        !name.is_null() && CStr::from_ptr(name) == EXTENSION
+    }
+}
+
+/// The OID of the database of this name, if there is one.
+pub(crate) fn database_oid(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog look-up.
+    let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// Whether this process's database stores text as UTF-8.
+pub(crate) fn encoding_is_utf8() -> bool {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+/// The role's name; its OID in digits if it has been dropped.
+pub(crate) fn role_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: a catalog look-up; the name is copied before its memory can go.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(oid, true);
+        if name.is_null() { oid.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
+/// Whether the server is a standby.
+pub(crate) fn in_recovery() -> bool {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Whether shared_preload_libraries is being processed, in the postmaster.
+pub(crate) fn preloading() -> bool {
+    // SAFETY: a plain global.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Whether the server runs for pg_upgrade.
+pub(crate) fn binary_upgrade() -> bool {
+    // SAFETY: a plain global.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}

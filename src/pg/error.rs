@@ -1,0 +1,191 @@
+//! Errors on their way to SQL: SQLSTATE, message, hint.
+
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+use pgrx::prelude::*;
+use steadytext_engine::Error as EngineError;
+
+/// An error as PostgreSQL shows it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct PgError {
+    /// Its SQLSTATE.
+    pub(crate) code: PgSqlErrorCode,
+    /// What is wrong. Never contains a prompt.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: Option<String>,
+}
+
+impl PgError {
+    /// An error with a code of its own.
+    pub(crate) fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        PgError { code, message: message.into(), hint: None }
+    }
+
+    /// An error with the predecessor's words, which were raised without a code of their own.
+    pub(crate) fn raised(message: impl Into<String>) -> Self {
+        PgError::new(PgSqlErrorCode::ERRCODE_RAISE_EXCEPTION, message)
+    }
+
+    /// A bug.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        PgError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message)
+    }
+
+    /// The same error with a hint.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Raises it as an ERROR.
+    pub(crate) fn raise(self) -> ! {
+        self.report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    /// Reports it at any level; returns for levels below ERROR.
+    pub(crate) fn report(self, level: PgLogLevel) {
+        let mut report = ErrorReport::new(self.code, self.message, "pg_steadytext");
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report.report(level);
+    }
+
+    /// The five characters of its SQLSTATE.
+    pub(crate) fn sqlstate(&self) -> String {
+        let mut code = self.code as i32;
+        (0..5)
+            .map(|_| {
+                let character = char::from((b'0' as i32 + (code & 0x3f)) as u8);
+                code >>= 6;
+                character
+            })
+            .collect()
+    }
+
+    /// Whether trying again later can help: the error is about this moment, not about the request.
+    pub(crate) fn is_transient(&self) -> bool {
+        use PgSqlErrorCode as Code;
+        matches!(
+            self.code,
+            Code::ERRCODE_T_R_SERIALIZATION_FAILURE
+                | Code::ERRCODE_T_R_DEADLOCK_DETECTED
+                | Code::ERRCODE_LOCK_NOT_AVAILABLE
+                | Code::ERRCODE_QUERY_CANCELED
+                | Code::ERRCODE_DISK_FULL
+                | Code::ERRCODE_OUT_OF_MEMORY
+                | Code::ERRCODE_INSUFFICIENT_RESOURCES
+                | Code::ERRCODE_TOO_MANY_CONNECTIONS
+                | Code::ERRCODE_READ_ONLY_SQL_TRANSACTION
+                | Code::ERRCODE_IO_ERROR
+        )
+    }
+
+    /// Whether it says that a table, function or schema is not there: the extension may be being dropped.
+    pub(crate) fn is_about_missing_objects(&self) -> bool {
+        use PgSqlErrorCode as Code;
+        matches!(
+            self.code,
+            Code::ERRCODE_UNDEFINED_TABLE
+                | Code::ERRCODE_UNDEFINED_FUNCTION
+                | Code::ERRCODE_INVALID_SCHEMA_NAME
+                | Code::ERRCODE_UNDEFINED_OBJECT
+                | Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+                | Code::ERRCODE_INTERNAL_ERROR
+        )
+    }
+}
+
+/// Raises the error of a result as an ERROR.
+pub(crate) trait OrRaise<T> {
+    /// The value, or no return.
+    fn or_raise(self) -> T;
+}
+
+impl<T> OrRaise<T> for Result<T, PgError> {
+    fn or_raise(self) -> T {
+        self.unwrap_or_else(|error| error.raise())
+    }
+}
+
+impl From<CaughtError> for PgError {
+    fn from(caught: CaughtError) -> Self {
+        let report = match &caught {
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic { ereport: report, .. } => report,
+        };
+        PgError {
+            code: report.sql_error_code(),
+            message: report.message().to_owned(),
+            hint: report.hint().map(str::to_owned),
+        }
+    }
+}
+
+/// What a request that met an engine error becomes.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// The error that its row keeps.
+    pub(crate) error: PgError,
+    /// Whether the request is tried again.
+    pub(crate) retry: bool,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        use PgSqlErrorCode as Code;
+        let message = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let (code, retry, hint) = match &error {
+            EngineError::ModelFile { .. } => (
+                Code::ERRCODE_IO_ERROR,
+                false,
+                Some("Check that the file exists and that the operating system user of the server can read it; pg_steadytext.model_dir and steadytext_models say where it is looked for."),
+            ),
+            EngineError::CorruptModel { .. } => {
+                (Code::ERRCODE_DATA_CORRUPTED, false, Some("Fetch the file again and compare its checksum."))
+            }
+            EngineError::UnsupportedModel { .. } => (
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                false,
+                Some("Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer."),
+            ),
+            EngineError::Template { .. } => {
+                (Code::ERRCODE_DATA_CORRUPTED, false, Some("Use a GGUF file with a working tokenizer.chat_template."))
+            }
+            EngineError::PromptTooLong { .. } => (
+                Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                false,
+                Some("Shorten the prompt, or use a model with a longer context (see pg_steadytext.context_length)."),
+            ),
+            EngineError::InvalidRequest(_) => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, None),
+            EngineError::OutOfMemory { .. } => (
+                Code::ERRCODE_OUT_OF_MEMORY,
+                true,
+                Some("Raise pg_steadytext.memory_limit_mb or pg_steadytext.kv_cache_mb, or use a smaller model."),
+            ),
+            EngineError::QueueFull { .. } => (Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, true, None),
+            EngineError::NonFinite { .. } => (
+                Code::ERRCODE_DATA_CORRUPTED,
+                false,
+                Some("The model file is damaged or its quantization does not suit it; use another one."),
+            ),
+            EngineError::InvalidText { .. } => (
+                Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                false,
+                Some("Use another model, prompt or seed."),
+            ),
+            EngineError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, false, None),
+            EngineError::Stopped => (Code::ERRCODE_ADMIN_SHUTDOWN, true, None),
+            EngineError::Panicked(_) => {
+                (Code::ERRCODE_INTERNAL_ERROR, true, Some("This is a bug in pg_steadytext; please report it."))
+            }
+        };
+        Failure { error: PgError { code, message, hint: hint.map(str::to_owned) }, retry }
+    }
+}

@@ -1,0 +1,128 @@
+//! The server's settings, prefix `pg_steadytext.`: what belongs to the process and the machine. What belongs
+//! to one database is in its table steadytext_config.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+static MODEL_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
+static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
+static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
+static CONTEXT_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(0);
+static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
+static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
+static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// The settings that an engine is started with; a change of any of them starts a new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EngineSettings {
+    /// Threads that compute; 0: as many as the machine has cores.
+    pub(crate) threads: usize,
+    /// Their nice value.
+    pub(crate) nice: i32,
+    /// Requests computed together, at most.
+    pub(crate) max_running: usize,
+    /// Tokens of context per request, at most; 0: as many as the model has.
+    pub(crate) context_length: usize,
+    /// Memory for keys and values.
+    pub(crate) kv_cache_mb: u64,
+    /// Memory for models and caches; 0: four fifths of the machine's.
+    pub(crate) memory_limit_mb: u64,
+    /// After how long an unused model is unloaded; 0: never.
+    pub(crate) model_idle_timeout_s: u64,
+}
+
+/// The current [`EngineSettings`].
+pub(crate) fn engine() -> EngineSettings {
+    let positive = |setting: &GucSetting<i32>| u64::try_from(setting.get()).unwrap_or(0);
+    EngineSettings {
+        threads: positive(&THREADS) as usize,
+        nice: NICE.get(),
+        max_running: positive(&MAX_RUNNING).max(1) as usize,
+        context_length: positive(&CONTEXT_LENGTH) as usize,
+        kv_cache_mb: positive(&KV_CACHE_MB),
+        memory_limit_mb: positive(&MEMORY_LIMIT_MB),
+        model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
+    }
+}
+
+/// `pg_steadytext.generation_model`.
+pub(crate) fn generation_model() -> String {
+    text(&GENERATION_MODEL)
+}
+
+/// `pg_steadytext.embedding_model`.
+pub(crate) fn embedding_model() -> String {
+    text(&EMBEDDING_MODEL)
+}
+
+/// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working directory.
+pub(crate) fn model_dir() -> String {
+    text(&MODEL_DIR)
+}
+
+/// `pg_steadytext.notify`.
+pub(crate) fn notify() -> bool {
+    NOTIFY.get()
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Defines the settings. Only while shared_preload_libraries is processed.
+pub(crate) fn define() {
+    string(c"pg_steadytext.generation_model", &GENERATION_MODEL, c"Model that generates text where a request names none.",
+        c"\"auto\" takes a registered model whose file is there, otherwise the builtin one; otherwise the name of a row of steadytext_models, \"builtin\", or a file in pg_steadytext.model_dir.");
+    string(c"pg_steadytext.embedding_model", &EMBEDDING_MODEL, c"Model that computes embeddings where a request names none.",
+        c"As pg_steadytext.generation_model.");
+    string(c"pg_steadytext.model_dir", &MODEL_DIR, c"Directory of the model files.", c"Relative to the data directory.");
+    int(c"pg_steadytext.threads", &THREADS, 0, 1024, c"Threads that compute.", c"0 means as many as the machine has cores.", GucFlags::default());
+    int(c"pg_steadytext.nice", &NICE, 0, 19, c"Nice value of the threads that compute.",
+        c"Higher values leave more of the processor to the other backends.", GucFlags::default());
+    int(c"pg_steadytext.max_running", &MAX_RUNNING, 1, 256, c"Requests that are computed together, at most.", c"", GucFlags::default());
+    int(c"pg_steadytext.context_length", &CONTEXT_LENGTH, 0, 1_048_576, c"Tokens of prompt and answer, at most.",
+        c"0 means as many as the model was made for, up to 32768.", GucFlags::default());
+    int(c"pg_steadytext.kv_cache_mb", &KV_CACHE_MB, 16, 1_048_576, c"Memory for the keys and values of running requests.", c"", GucFlags::UNIT_MB);
+    int(c"pg_steadytext.memory_limit_mb", &MEMORY_LIMIT_MB, 0, 16_777_216, c"Memory for models and their caches.",
+        c"A model that does not fit is refused. 0 means four fifths of the machine's memory.", GucFlags::UNIT_MB);
+    int(c"pg_steadytext.model_idle_timeout", &MODEL_IDLE_TIMEOUT, 0, 2_147_483, c"Time after which an unused model is unloaded.",
+        c"0 keeps models loaded.", GucFlags::UNIT_S);
+    GucRegistry::define_bool_guc(c"pg_steadytext.notify", c"Whether to send NOTIFY when a request is enqueued or ends.",
+        c"Channels steadytext_queue and steadytext_result, payload the request id. It slows concurrent commits.",
+        &NOTIFY, GucContext::Sighup, GucFlags::default());
+    // SAFETY: a prefix of this library's own settings, after all of them are defined.
+    #[cfg(not(feature = "pg14"))]
+    unsafe {
+        pgrx::pg_sys::MarkGUCPrefixReserved(c"pg_steadytext".as_ptr());
+    }
+}
+
+fn string(name: &'static CStr, setting: &'static GucSetting<Option<CString>>, short: &'static CStr, long: &'static CStr) {
+    GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
+}
+
+fn int(
+    name: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    min: i32,
+    max: i32,
+    short: &'static CStr,
+    long: &'static CStr,
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, short, long, setting, min, max, GucContext::Sighup, flags);
+}
+
+/// The value in force of any of the server's settings.
+pub(crate) fn server_setting(name: &CStr) -> Option<String> {
+    // SAFETY: the string is copied before anything can change it.
+    unsafe {
+        let value = pgrx::pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,192 @@
+//! Hooks into the server: the extension is dropped, or a statement needs a database without sessions.
+
+use std::ffi::CStr;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::slots::{self, EvictionGuard};
+use super::{catalog, interrupts, privilege, shmem, wake};
+
+/// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
+const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
+
+static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+
+/// Installs the hooks. Only while shared_preload_libraries is processed.
+pub(crate) fn install() {
+    // SAFETY: called once by the postmaster while it loads libraries; hooks are chained.
+    unsafe {
+        PREVIOUS_ACCESS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+/// Sees the drop of the extension however it comes about: DROP EXTENSION, DROP SCHEMA, DROP OWNED, CASCADE.
+#[pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: i32,
+    arg: *mut core::ffi::c_void,
+) {
+    // SAFETY: the previous hook is a valid function of another library.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub, arg));
+        }
+    }
+    let is_drop = access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId;
+    if is_drop && catalog::is_extension(object) {
+        wake::arm_review();
+        wake::arm_call();
+    }
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const core::ffi::c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: PostgreSQL passes a statement that is alive during the call. The guard lives across the statement and is
+    // dropped by unwinding when it fails; if the process ends inside, its entry is void.
+    unsafe {
+        let eviction = match statement.as_ref() {
+            Some(statement) => database_to_vacate(statement.utilityStmt).and_then(vacate),
+            None => None,
+        };
+        pg_sys::ffi::pg_guard_ffi_boundary(|| match PREVIOUS_UTILITY {
+            Some(previous) => {
+                previous(statement, text, read_only, context, params, environment, destination, completion)
+            }
+            None => pg_sys::standard_ProcessUtility(
+                statement, text, read_only, context, params, environment, destination, completion,
+            ),
+        });
+        drop(eviction);
+    }
+}
+
+/// The database that must have no sessions for this statement to work, if the caller has the right to run it: a worker
+/// is not evicted for somebody who will be refused.
+unsafe fn database_to_vacate(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    shmem::get()?;
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_DropdbStmt => {
+                let statement: *mut pg_sys::DropdbStmt = node.cast();
+                owned_database((*statement).dbname)
+            }
+            pg_sys::NodeTag::T_RenameStmt => {
+                let statement: *mut pg_sys::RenameStmt = node.cast();
+                if (*statement).renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                    return None;
+                }
+                owned_database((*statement).subname).filter(|_| may_create_databases())
+            }
+            pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                let statement: *mut pg_sys::AlterDatabaseStmt = node.cast();
+                option((*statement).options, c"tablespace")?;
+                owned_database((*statement).dbname)
+            }
+            pg_sys::NodeTag::T_CreatedbStmt => {
+                let statement: *mut pg_sys::CreatedbStmt = node.cast();
+                let template = option((*statement).options, c"template")?;
+                if !may_create_databases() {
+                    return None;
+                }
+                copyable_database(pg_sys::defGetString(template))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The option of this name, if the statement has it.
+unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: a list of DefElem, as the grammar makes it; null is the empty list.
+    unsafe {
+        let list = options.as_ref()?;
+        (0..list.length as usize)
+            .map(|index| (*list.elements.add(index)).ptr_value.cast::<pg_sys::DefElem>())
+            .find(|element| CStr::from_ptr((**element).defname) == name)
+    }
+}
+
+unsafe fn owned_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
+    // SAFETY: the parser's C string.
+    let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
+    is_owner(oid).then_some(oid)
+}
+
+unsafe fn copyable_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
+    // SAFETY: the parser's C string.
+    let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
+    // A template may be copied by everybody, but never has a worker.
+    is_owner(oid).then_some(oid)
+}
+
+fn is_owner(database: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside the statement's transaction.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_database_ownercheck(database, privilege::current_user());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, privilege::current_user());
+    }
+}
+
+fn may_create_databases() -> bool {
+    // SAFETY: catalog look-ups inside the statement's transaction.
+    unsafe {
+        if pg_sys::superuser() {
+            return true;
+        }
+        let role = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::AUTHOID as i32,
+            pg_sys::Datum::from(privilege::current_user()),
+        );
+        if role.is_null() {
+            return false;
+        }
+        let form: pg_sys::Form_pg_authid = pg_sys::GETSTRUCT(role).cast();
+        let may = (*form).rolcreatedb;
+        pg_sys::ReleaseSysCache(role);
+        may
+    }
+}
+
+/// Keeps workers away from `database` until the guard is dropped, and waits until the one that is there has gone.
+fn vacate(database: pg_sys::Oid) -> Option<EvictionGuard> {
+    let shared = shmem::get()?;
+    let guard = slots::evict(shared, database)?;
+    let deadline = Instant::now() + EVICTION_PATIENCE;
+    let mut told = 0;
+    while let Some(slot) = slots::find(shared, database) {
+        let pid = slot.pid.load(SeqCst);
+        if pid == 0 || Instant::now() >= deadline {
+            break;
+        }
+        if pid != told {
+            // SAFETY: the process id of one of our own workers; should it have ended just now, nothing happens.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
+            told = pid;
+        }
+        interrupts::sleep_ms(5);
+    }
+    Some(guard)
+}

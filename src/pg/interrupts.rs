@@ -1,0 +1,154 @@
+//! Signals, latches and sleeping.
+
+use std::cell::Cell;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+// Declared here because pgrx wraps the functions that it binds, and a signal handler must be the C function itself.
+unsafe extern "C-unwind" {
+    fn die(signal: i32);
+    fn SignalHandlerForConfigReload(signal: i32);
+}
+
+/// Installs the handlers of a worker that acts on its own interrupts, and lets signals in.
+pub(crate) fn accept_signals() {
+    // SAFETY: PostgreSQL's own handlers, for a process that has just been started with signals blocked. `die`
+    // sets the flag that `termination_requested` reads, so that a worker waiting for a lock stops too.
+    unsafe {
+        pg_sys::pqsignal(libc::SIGTERM, Some(die));
+        pg_sys::pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Whether SIGTERM has arrived.
+pub(crate) fn termination_requested() -> bool {
+    // SAFETY: a flag that the signal handler of this process sets.
+    unsafe { std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 }
+}
+
+/// Runs `work` with a termination that has arrived put aside, so that a last transaction can be committed. A
+/// second SIGTERM ends the process all the same.
+pub(crate) fn postponing_termination<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the flags belong to this process; they are set again afterwards.
+    unsafe {
+        pg_sys::ProcDiePending = 0;
+        let value = work();
+        pg_sys::ProcDiePending = 1;
+        pg_sys::InterruptPending = 1;
+        value
+    }
+}
+
+/// Acts on whatever has arrived; does not return after SIGTERM.
+pub(crate) fn check() {
+    pgrx::check_for_interrupts!();
+}
+
+/// Reads the configuration files again if SIGHUP has arrived. True if so.
+pub(crate) fn reload_configuration() -> bool {
+    // SAFETY: a flag of this process; the file is read outside of transactions, as in every worker.
+    unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) == 0 {
+            return false;
+        }
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        true
+    }
+}
+
+/// This process's latch, in shared memory.
+pub(crate) fn my_latch() -> *mut pg_sys::Latch {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::MyLatch }
+}
+
+/// Waits until the latch is set, `fd` (if any) can be read, or the time is over; then resets the latch. Ends the process when the
+/// postmaster has died.
+pub(crate) fn wait(timeout: Duration, fd: Option<RawFd>) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if fd.is_some() {
+        events |= pg_sys::WL_SOCKET_READABLE;
+    }
+    let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
+    // SAFETY: waits on the latch of this process and a descriptor that the caller keeps open.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            fd.unwrap_or(pg_sys::PGINVALID_SOCKET),
+            timeout_ms,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Sleeps for a while, interruptibly.
+pub(crate) fn sleep_ms(timeout_ms: i64) {
+    check();
+    wait(Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)), None);
+    check();
+}
+
+/// Runs `work` with every signal blocked, for starting threads: they inherit the mask, and PostgreSQL's signal
+/// handlers must run on the main thread only.
+pub(crate) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: masks of this thread, restored afterwards.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let value = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        value
+    }
+}
+
+thread_local! {
+    static BEFORE_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
+    static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
+}
+
+/// Runs `work` when this process begins to end, while it is still connected. One per process.
+pub(crate) fn before_exit(work: fn()) {
+    if BEFORE_EXIT.replace(Some(work)).is_none() {
+        // SAFETY: the callback lives as long as the library.
+        unsafe { pg_sys::before_shmem_exit(Some(run_before_exit), pg_sys::Datum::from(0)) };
+    }
+}
+
+/// Runs `work` when this process has left the database, if it is called before the process connects to one. One per process.
+pub(crate) fn at_exit(work: fn()) {
+    if AT_EXIT.replace(Some(work)).is_none() {
+        // SAFETY: the callback lives as long as the library.
+        unsafe { pg_sys::on_shmem_exit(Some(run_at_exit), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn run_before_exit(_code: i32, _arg: pg_sys::Datum) {
+    if let Some(work) = BEFORE_EXIT.take() {
+        work();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn run_at_exit(_code: i32, _arg: pg_sys::Datum) {
+    if let Some(work) = AT_EXIT.take() {
+        work();
+    }
+}
+
+/// Ends this process. Code 0 is an orderly end.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: runs the exit callbacks and does not return.
+    unsafe { pg_sys::proc_exit(code) };
+    #[allow(unreachable_code, reason = "proc_exit is not declared as never returning in all versions")]
+    std::process::abort()
+}

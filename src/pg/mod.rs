@@ -1,0 +1,21 @@
+//! Everything that touches PostgreSQL's C side: the rest of the extension calls safe functions of this module.
+//!
+//! Invariant: no other module contains `unsafe` code.
+#![allow(unsafe_code, reason = "the one module that calls PostgreSQL's C functions")]
+
+pub(crate) mod activity;
+pub(crate) mod bgworker;
+pub(crate) mod caches;
+pub(crate) mod catalog;
+pub(crate) mod error;
+pub(crate) mod guc;
+pub(crate) mod hooks;
+pub(crate) mod interrupts;
+pub(crate) mod listen;
+pub(crate) mod privilege;
+pub(crate) mod shmem;
+pub(crate) mod slots;
+pub(crate) mod spi;
+pub(crate) mod transaction;
+pub(crate) mod waiters;
+pub(crate) mod wake;

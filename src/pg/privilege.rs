@@ -1,0 +1,44 @@
+//! Acting as another role, the way PostgreSQL does it for maintenance commands.
+
+use pgrx::pg_sys;
+
+/// The role whose rights are in force.
+pub(crate) fn current_user() -> pg_sys::Oid {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether `member` has the rights of `role`; a superuser has everybody's.
+pub(crate) fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogs up inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(member, role) }
+}
+
+/// Runs `work` as `owner`, restricted so that code which others planted on the owner's objects cannot escape,
+/// and with a search path on which they have no place. After an error, the abort restores the caller.
+pub(crate) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let mut saved_user = pg_sys::InvalidOid;
+    let mut saved_context = 0;
+    // SAFETY: user and settings are restored in reverse order; see above for errors.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut saved_user, &mut saved_context);
+        let context =
+            saved_context | (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32;
+        pg_sys::SetUserIdAndSecContext(owner, context);
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let value = work();
+        pg_sys::AtEOXact_GUC(true, level);
+        pg_sys::SetUserIdAndSecContext(saved_user, saved_context);
+        value
+    }
+}

@@ -1,0 +1,176 @@
+//! The bookkeeping in shared memory of who runs where: one slot per database's worker, calls for a worker,
+//! and statements that keep workers away.
+//!
+//! Invariant: only the launcher gives and takes slots; a worker fills its own slot and empties it when it ends;
+//! everybody else only reads them, counts in them, and sets latches.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+use pgrx::pg_sys;
+
+use super::shmem::{self, Shared, Slot};
+
+/// What a worker does, as its slot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum State {
+    /// No worker runs.
+    Stopped = 0,
+    /// The worker is being started, or connects.
+    Starting = 1,
+    /// It claims and runs requests.
+    Working = 2,
+    /// steadytext_daemon_stop() was called.
+    Paused = 3,
+    /// Library and extension are of different versions.
+    VersionMismatch = 4,
+}
+
+/// How the last worker of a slot ended: the launcher's next step depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Ended {
+    /// It did not say: it failed, was terminated, or is still running.
+    Unexpectedly = 0,
+    /// The database does not have the extension.
+    NoExtension = 1,
+    /// The extension was created anew, or the settings of the engine changed: start another at once.
+    Again = 2,
+}
+
+impl Slot {
+    /// The worker's state.
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Acquire) {
+            1 => State::Starting,
+            2 => State::Working,
+            3 => State::Paused,
+            4 => State::VersionMismatch,
+            _ => State::Stopped,
+        }
+    }
+
+    /// Sets the worker's state.
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u32, Release);
+    }
+
+    /// How the last worker ended.
+    pub(crate) fn ended(&self) -> Ended {
+        match self.ended.load(Acquire) {
+            1 => Ended::NoExtension,
+            2 => Ended::Again,
+            _ => Ended::Unexpectedly,
+        }
+    }
+
+    /// Says how the worker is about to end.
+    pub(crate) fn set_ended(&self, ended: Ended) {
+        self.ended.store(ended as u32, Release);
+    }
+
+    /// The unique id of the running worker.
+    pub(crate) fn worker_id(&self) -> Option<uuid::Uuid> {
+        match (self.worker[0].load(Acquire), self.worker[1].load(Acquire)) {
+            (0, 0) => None,
+            (high, low) => Some(uuid::Uuid::from_u64_pair(high, low)),
+        }
+    }
+
+    /// Sets the worker's latch, if there is one. Safe at any time, also after commit: nothing here can raise.
+    pub(crate) fn wake(&self) {
+        set_latch(self.latch.load(Acquire));
+    }
+
+    /// Empties the slot for another database. Only the launcher, and only while no worker runs.
+    pub(crate) fn free(&self) {
+        self.set_state(State::Stopped);
+        self.pending.store(0, Relaxed);
+        self.database.store(0, SeqCst);
+    }
+}
+
+/// The slot of `database`.
+pub(crate) fn find(shared: &'static Shared, database: pg_sys::Oid) -> Option<&'static Slot> {
+    let database = database.to_u32();
+    shared.slots.iter().find(|slot| slot.database.load(Acquire) == database)
+}
+
+/// The slot of this process's database.
+pub(crate) fn mine() -> Option<&'static Slot> {
+    // SAFETY: a plain global of this process.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    if database == pg_sys::InvalidOid {
+        return None;
+    }
+    find(shmem::get()?, database)
+}
+
+/// Asks the launcher to look at `database` now. Nothing here can raise.
+pub(crate) fn call_launcher(shared: &Shared, database: pg_sys::Oid) {
+    let wanted = database.to_u32();
+    let taken = shared.calls.iter().any(|call| {
+        call.load(Acquire) == wanted || call.compare_exchange(0, wanted, AcqRel, Acquire).is_ok()
+    });
+    if !taken {
+        shared.reprobe.store(true, Release);
+    }
+    wake_launcher(shared);
+}
+
+/// Sets the launcher's latch. Nothing here can raise.
+pub(crate) fn wake_launcher(shared: &Shared) {
+    set_latch(shared.launcher_latch.load(Acquire));
+}
+
+fn set_latch(latch: *mut pg_sys::Latch) {
+    if !latch.is_null() {
+        // SAFETY: a latch in PostgreSQL's shared memory, which never moves. If its owner has gone, some other
+        // process wakes once for nothing.
+        unsafe { pg_sys::SetLatch(latch) };
+    }
+}
+
+/// Whether a running statement keeps workers away from `database`. Entries of processes that died are cleared.
+pub(crate) fn is_evicted(shared: &Shared, database: pg_sys::Oid) -> bool {
+    let wanted = database.to_u32();
+    shared.evictions.iter().any(|entry| {
+        let pid = entry.pid.load(SeqCst);
+        if pid == 0 || entry.database.load(SeqCst) != wanted {
+            return false;
+        }
+        // SAFETY: looks the process up under PostgreSQL's own lock.
+        let alive = unsafe { !pg_sys::BackendPidGetProc(pid).is_null() };
+        if !alive {
+            entry.database.store(0, SeqCst);
+            entry.pid.store(0, SeqCst);
+        }
+        alive
+    })
+}
+
+/// Keeps workers away from a database while it lives.
+pub(crate) struct EvictionGuard {
+    shared: &'static Shared,
+    index: usize,
+}
+
+/// Keeps workers away from `database`, without waiting for one that is there. `None` if too many statements do so already.
+pub(crate) fn evict(shared: &'static Shared, database: pg_sys::Oid) -> Option<EvictionGuard> {
+    // SAFETY: a plain global of this process.
+    let me = unsafe { pg_sys::MyProcPid };
+    let index =
+        shared.evictions.iter().position(|entry| entry.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok())?;
+    shared.evictions[index].database.store(database.to_u32(), SeqCst);
+    Some(EvictionGuard { shared, index })
+}
+
+impl Drop for EvictionGuard {
+    fn drop(&mut self) {
+        let entry = &self.shared.evictions[self.index];
+        entry.database.store(0, SeqCst);
+        entry.pid.store(0, SeqCst);
+        self.shared.rescan.store(true, Release);
+        wake_launcher(self.shared);
+    }
+}

@@ -1,0 +1,160 @@
+//! Queries. Thinner than pgrx's SPI in one respect: the caller says whether the query is read-only, because
+//! that decides which snapshot it sees.
+
+use std::ffi::CString;
+
+use pgrx::datum::{FromDatum, IntoDatum};
+use pgrx::{AnyElement, pg_sys};
+
+use super::error::PgError;
+
+/// An argument of a query.
+pub(crate) struct Arg {
+    oid: pg_sys::Oid,
+    datum: Option<pg_sys::Datum>,
+}
+
+impl<T: IntoDatum> From<T> for Arg {
+    fn from(value: T) -> Self {
+        Arg { oid: T::type_oid(), datum: value.into_datum() }
+    }
+}
+
+/// One row of a result, valid while the query's closure runs.
+pub(crate) struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// The value of a column, counted from 1; `None` for NULL.
+    pub(crate) fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        let mut is_null = true;
+        // SAFETY: tuple and descriptor belong together, and the caller's type is the column's.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null);
+            T::from_datum(datum, is_null)
+        }
+    }
+
+    /// The value of a column in its type's text form.
+    pub(crate) fn get_text(&self, column: i32) -> Option<String> {
+        // SAFETY: as above; the string is copied before SPI's memory goes.
+        unsafe {
+            let text = pg_sys::SPI_getvalue(self.tuple, self.descriptor, column);
+            (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+}
+
+impl Row {
+    /// The value of a column whose type Rust does not know and that is passed by reference, copied into the memory
+    /// that was current before the query.
+    pub(crate) fn get_copy(&self, column: i32) -> Option<AnyElement> {
+        let mut is_null = true;
+        // SAFETY: as above; SPI is connected, and extension types such as vector are of variable length.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null);
+            if is_null {
+                return None;
+            }
+            let copy = pg_sys::SPI_datumTransfer(datum, false, -1);
+            AnyElement::from_polymorphic_datum(copy, false, pg_sys::SPI_gettypeid(self.descriptor, column))
+        }
+    }
+}
+
+/// A result as it is handed back to SQL.
+pub(crate) enum Value {
+    /// A text.
+    Text(String),
+    /// A value of another type, in the memory of the function's caller.
+    Datum(AnyElement),
+}
+
+impl Value {
+    /// The text, if it is one.
+    pub(crate) fn into_text(self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Datum(_) => None,
+        }
+    }
+
+    /// The value, if it is no text.
+    pub(crate) fn into_datum(self) -> Option<AnyElement> {
+        match self {
+            Value::Text(_) => None,
+            Value::Datum(value) => Some(value),
+        }
+    }
+}
+
+/// What snapshot a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The active snapshot; the query must not write.
+    ReadOnly,
+    /// A new one that sees the effects of the transaction's earlier commands.
+    ReadWrite,
+}
+
+/// Runs `sql`, and `map` over the rows of its result.
+///
+/// # Errors
+///
+/// PostgreSQL's errors are raised, not returned; what is returned is a query that cannot be a C string.
+pub(crate) fn query<T>(
+    sql: &str,
+    args: Vec<Arg>,
+    mode: Mode,
+    mut map: impl FnMut(&Row) -> T,
+) -> Result<Vec<T>, PgError> {
+    let sql = CString::new(sql).map_err(|_| PgError::internal("a query contains a zero byte"))?;
+    let mut types: Vec<pg_sys::Oid> = args.iter().map(|arg| arg.oid).collect();
+    let mut values: Vec<pg_sys::Datum> =
+        args.iter().map(|arg| arg.datum.unwrap_or(pg_sys::Datum::from(0))).collect();
+    let nulls: Vec<std::ffi::c_char> =
+        args.iter().map(|arg| if arg.datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char).collect();
+    // SAFETY: SPI is connected and finished in pairs, an error in between is cleaned up by the abort; the three
+    // arrays are as long as the argument count and outlive the call.
+    unsafe {
+        if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
+            return Err(PgError::internal("SPI_connect failed"));
+        }
+        let code = pg_sys::SPI_execute_with_args(
+            sql.as_ptr(),
+            args.len() as i32,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            mode == Mode::ReadOnly,
+            0,
+        );
+        if code < 0 {
+            return Err(PgError::internal(format!("SPI_execute_with_args failed with code {code}")));
+        }
+        let table = pg_sys::SPI_tuptable;
+        let mut rows = Vec::new();
+        if !table.is_null() {
+            let count = pg_sys::SPI_processed as usize;
+            rows.reserve_exact(count);
+            for index in 0..count {
+                let row = Row { tuple: *(*table).vals.add(index), descriptor: (*table).tupdesc };
+                rows.push(map(&row));
+            }
+        }
+        pg_sys::SPI_finish();
+        Ok(rows)
+    }
+}
+
+/// As [`query`], for at most one row.
+pub(crate) fn query_one<T>(
+    sql: &str,
+    args: Vec<Arg>,
+    mode: Mode,
+    map: impl FnMut(&Row) -> T,
+) -> Result<Option<T>, PgError> {
+    Ok(query(sql, args, mode, map)?.pop())
+}

@@ -1,0 +1,96 @@
+//! Transactions of the background workers: the one way in which they talk to a database.
+//!
+//! pgrx's own helper commits when its closure returns `Err` and does not abort after a caught error; this one
+//! commits on `Ok` and aborts on everything else.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::error::PgError;
+
+/// Runs `work` in a transaction of its own, in a memory context that is gone afterwards.
+///
+/// # Errors
+///
+/// Whatever `work` returned or raised; the transaction was aborted then.
+pub(crate) fn transaction<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+    report_running(activity);
+    // SAFETY: begins and ends a transaction outside of any other; `AbortCurrentTransaction` cleans up after an
+    // error in whatever state it left the transaction, also one that never got to begin.
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let value = work()?;
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        Ok(value)
+    }))
+    .catch_others(|caught| Err(PgError::from(caught)))
+    .execute();
+    // SAFETY: as above; the rest reports statistics and that the process is idle.
+    unsafe {
+        if result.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        report_statistics();
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+    }
+    result
+}
+
+/// Runs `work`, which begins and ends transactions itself, and cleans up after an error.
+///
+/// # Errors
+///
+/// Whatever `work` raised.
+pub(crate) fn guarded(work: impl FnOnce()) -> Result<(), PgError> {
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        work();
+        Ok(())
+    }))
+    .catch_others(|caught| Err(PgError::from(caught)))
+    .execute();
+    if result.is_err() {
+        // SAFETY: outside of any transaction of the caller's.
+        unsafe {
+            pg_sys::AbortCurrentTransaction();
+            pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        }
+    }
+    result
+}
+
+fn report_running(activity: &str) {
+    let text: Vec<u8> = activity.bytes().filter(|byte| *byte != 0).chain([0]).collect();
+    // SAFETY: a string that ends with a zero, copied by the callee.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr().cast()) };
+}
+
+/// Without this, autovacuum would not see the rows that a worker leaves dead.
+fn report_statistics() {
+    // SAFETY: called outside of transactions.
+    unsafe {
+        pg_sys::pgstat_report_stat(false);
+    }
+}
+
+/// Runs `work` under PostgreSQL's latest snapshot, whatever the isolation level of the caller's transaction.
+pub(crate) fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: pushed and popped in pairs; after an error the abort pops it.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let value = work();
+        pg_sys::PopActiveSnapshot();
+        value
+    }
+}
+
+/// Whether `xid` is the caller's own transaction or one of its subtransactions.
+pub(crate) fn is_own(xid: pg_sys::TransactionId) -> bool {
+    // SAFETY: looks at the state of this process only.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
+}

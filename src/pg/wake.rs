@@ -1,0 +1,120 @@
+//! What a transaction does after it has committed: wake the worker, the launcher, and callers who wait.
+//!
+//! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
+//! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
+//! too: the session that commits cannot know, and the worker's fallback poll finds the rows.
+//!
+//! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
+//! would be a PANIC of the server.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use uuid::Uuid;
+
+use super::waiters::{self, BucketSet};
+use super::{shmem, slots};
+
+/// What to do after the commit.
+#[derive(Clone, Copy, Default)]
+struct Armed {
+    /// Rows became pending: the worker should claim.
+    work: bool,
+    /// Requests were cancelled, or the extension dropped: the worker should look at what it is running.
+    review: bool,
+    /// The launcher should look at this database.
+    call: bool,
+    /// How many requests were enqueued.
+    enqueued: i64,
+    /// Requests of these buckets ended.
+    ended: BucketSet,
+}
+
+thread_local! {
+    static ARMED: Cell<Option<Armed>> = const { Cell::new(None) };
+}
+
+fn arm(change: impl FnOnce(&mut Armed)) {
+    let mut armed = ARMED.get().unwrap_or_default();
+    change(&mut armed);
+    ARMED.set(Some(armed));
+}
+
+/// After commit, the worker of this database claims; one more request is pending.
+pub(crate) fn arm_enqueued() {
+    arm(|armed| {
+        armed.work = true;
+        armed.enqueued += 1;
+    });
+}
+
+/// After commit, the worker of this database claims.
+pub(crate) fn arm_work() {
+    arm(|armed| armed.work = true);
+}
+
+/// After commit, the worker of this database checks whether its running requests are still its own.
+pub(crate) fn arm_review() {
+    arm(|armed| armed.review = true);
+}
+
+/// After commit, the launcher looks at this database.
+pub(crate) fn arm_call() {
+    arm(|armed| armed.call = true);
+}
+
+/// After commit, whoever waits for `request_id` looks at it.
+pub(crate) fn arm_ended(request_id: Uuid) {
+    arm(|armed| armed.ended |= waiters::bucket_set(request_id));
+}
+
+/// Requests that this transaction has enqueued up to now.
+pub(crate) fn enqueued_now() -> i64 {
+    ARMED.get().map_or(0, |armed| armed.enqueued)
+}
+
+/// Registers the callback for this process and, where the postmaster does it, for all that it forks.
+pub(crate) fn install() {
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(after_transaction), std::ptr::null_mut()) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            if let Some(armed) = ARMED.take() {
+                fire(armed);
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => ARMED.set(None),
+        _ => {}
+    }
+}
+
+fn fire(armed: Armed) {
+    let Some(shared) = shmem::get() else { return };
+    if armed.ended != 0 {
+        waiters::broadcast(armed.ended);
+    }
+    if let Some(slot) = slots::mine() {
+        if armed.enqueued != 0 {
+            slot.pending.fetch_add(armed.enqueued, Relaxed);
+        }
+        if armed.work {
+            slot.wakes.fetch_add(1, Release);
+        }
+        if armed.review {
+            slot.reviews.fetch_add(1, Release);
+        }
+        if armed.work || armed.review {
+            slot.wake();
+        }
+    }
+    if armed.call {
+        // SAFETY: a plain global of this process.
+        slots::call_launcher(shared, unsafe { pg_sys::MyDatabaseId });
+    }
+}

@@ -1,0 +1,502 @@
+//! The worker of one database: claims requests, hands them to the engine, stores what comes back.
+//!
+//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine rings, or
+//! the next poll. Every step that touches the database is a short transaction; none is open while the engine works.
+//!
+//! Invariant: the loop never blocks on anything but its own wait, so interrupts are answered at once.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+use uuid::Uuid;
+
+use super::flight::{self, Flights, Outcome};
+use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
+use super::{launcher, request, seat};
+use crate::pg::caches::{Config, Installation};
+use crate::pg::error::PgError;
+use crate::pg::guc::{self, EngineSettings};
+use crate::pg::shmem::{self, Slot};
+use crate::pg::slots::{self, Ended, State};
+use crate::pg::{activity, bgworker, interrupts, listen};
+
+/// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
+const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
+/// How soon a step that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the same trouble is written to the server log.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
+/// Results that could not be stored, as multiples of the engine's capacity, before no more requests are claimed.
+const BACKLOG_FACTOR: usize = 8;
+
+/// What a worker knows.
+struct Worker {
+    slot: &'static Slot,
+    /// `local:<uuid>`, as rows carry it.
+    id: String,
+    extension: Rc<Installation>,
+    settings: EngineSettings,
+    flights: Flights,
+    outcomes: Vec<Outcome>,
+    config: Option<Rc<Config>>,
+    wakes_seen: u64,
+    reviews_seen: u64,
+    /// The last claim was cut off by its limit: there may be more.
+    maybe_more: bool,
+    alone_due: bool,
+    /// The role that was served last.
+    after_role: Option<String>,
+    retention_at: Option<i64>,
+    due: Due,
+    warned_of_builtin: bool,
+    complaint: Option<(String, Instant)>,
+}
+
+/// When things happen next.
+struct Due {
+    poll: Instant,
+    store: Instant,
+    claim: Instant,
+    notified: Option<Instant>,
+    last_notified_claim: Option<Instant>,
+    heartbeat: Instant,
+    retention: Instant,
+}
+
+/// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this database.
+pub(super) fn run(slot_index: usize) {
+    interrupts::accept_signals();
+    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(slot_index)) else { return };
+    let database = bgworker::my_assignment();
+    if !enter_slot(slot, database) {
+        return;
+    }
+    bgworker::connect(Some(database));
+    bgworker::pin_settings();
+    let extension = match protocol::presence() {
+        Ok(Presence::Present(extension)) => extension,
+        Ok(Presence::Absent) => return slot.set_ended(Ended::NoExtension),
+        Err(error) => return error.report(PgLogLevel::LOG),
+    };
+    if extension.version != env!("CARGO_PKG_VERSION") {
+        idle_with_wrong_version(slot, &extension);
+    }
+    match Worker::start(slot, extension) {
+        Ok(mut worker) => worker.work(),
+        Err(error) => error.report(PgLogLevel::WARNING),
+    }
+}
+
+/// Puts this process into its slot; false if the slot is another database's or another worker is in it, or a statement
+/// keeps workers away.
+fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
+    let Some(shared) = shmem::get() else { return false };
+    let me = std::process::id() as i32;
+    if slot.database.load(SeqCst) != database.to_u32()
+        || slot.pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
+    {
+        return false;
+    }
+    // Before the process connects, so that it runs after the process has left the database: whoever waits for the slot
+    // to become empty finds no session of ours.
+    interrupts::at_exit(leave_slot);
+    slot.latch.store(interrupts::my_latch(), SeqCst);
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    slot.worker[0].store(high, Release);
+    slot.worker[1].store(low, Release);
+    slot.started_at.store(activity::now(), Release);
+    if slots::is_evicted(shared, database) {
+        slot.set_ended(Ended::Again);
+        return false;
+    }
+    true
+}
+
+fn leave_slot() {
+    let Some(shared) = shmem::get() else { return };
+    let me = std::process::id() as i32;
+    if let Some(slot) = shared.slots.iter().find(|slot| slot.pid.load(SeqCst) == me) {
+        launcher::leave_slot(slot, me);
+        slots::wake_launcher(shared);
+    }
+}
+
+/// Waits for the upgrade to be completed. Ends with the process.
+fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
+    slot.set_state(State::VersionMismatch);
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "pg_steadytext's library is version {}, but the extension in this database is {}",
+            env!("CARGO_PKG_VERSION"),
+            extension.version
+        ),
+    )
+    .hint("Install the new files, restart the server, then run ALTER EXTENSION pg_steadytext UPDATE.")
+    .report(PgLogLevel::WARNING);
+    loop {
+        interrupts::wait(Duration::from_secs(5), None);
+        if interrupts::termination_requested() {
+            slot.set_ended(Ended::Again);
+        }
+        interrupts::check();
+        let same = match protocol::presence() {
+            Ok(Presence::Present(now)) => {
+                now.extension == extension.extension && now.version == extension.version
+            }
+            Ok(Presence::Absent) => false,
+            Err(_) => true,
+        };
+        if !same {
+            slot.set_ended(Ended::Again);
+            interrupts::exit(0);
+        }
+    }
+}
+
+impl Worker {
+    fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
+        let settings = guc::engine();
+        seat::take(&settings).map_err(|error| crate::pg::error::Failure::from(error).error)?;
+        protocol::listen()?;
+        let now = Instant::now();
+        let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
+        slot.set_state(State::Working);
+        if let Some(shared) = shmem::get() {
+            slots::wake_launcher(shared);
+        }
+        Ok(Worker {
+            slot,
+            id,
+            extension,
+            settings,
+            flights: Flights::default(),
+            outcomes: Vec::new(),
+            config: None,
+            wakes_seen: slot.wakes.load(Acquire),
+            reviews_seen: slot.reviews.load(Acquire),
+            maybe_more: true,
+            alone_due: false,
+            after_role: None,
+            retention_at: None,
+            due: Due {
+                poll: now,
+                store: now,
+                claim: now,
+                notified: None,
+                last_notified_claim: None,
+                heartbeat: now,
+                retention: now + RETENTION_INTERVAL,
+            },
+            warned_of_builtin: false,
+            complaint: None,
+        })
+    }
+
+    fn work(&mut self) {
+        loop {
+            if interrupts::termination_requested() {
+                self.slot.set_ended(Ended::Again);
+                interrupts::postponing_termination(|| self.give_back());
+            }
+            interrupts::check();
+            if interrupts::reload_configuration() && guc::engine() != self.settings {
+                return self.end(Ended::Again);
+            }
+            self.read_notifications();
+            self.read_events();
+            if let Some(ended) = self.review() {
+                return self.end(ended);
+            }
+            self.store();
+            self.poll();
+            self.read_events();
+            if self.claim() {
+                continue;
+            }
+            self.maintain();
+            interrupts::wait(self.pause(), seat::with(|seat| seat.bell()).flatten());
+        }
+    }
+
+    /// Stops working here; the launcher draws its conclusions.
+    fn end(&mut self, ended: Ended) {
+        self.slot.set_ended(ended);
+        if ended == Ended::Again {
+            self.give_back();
+        }
+        seat::leave();
+    }
+
+    /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by the next worker.
+    fn give_back(&mut self) {
+        self.read_events();
+        self.due.store = Instant::now();
+        self.store();
+        let held = self.flights.clear();
+        seat::leave();
+        if !held.is_empty()
+            && let Err(error) = protocol::release(&self.id, &held)
+        {
+            self.complain(error);
+        }
+    }
+
+    fn read_notifications(&mut self) {
+        if listen::is_pending() {
+            if let Err(error) = crate::pg::transaction::guarded(listen::process) {
+                self.complain(error);
+            }
+            let earliest = self.due.last_notified_claim.map_or_else(Instant::now, |last| last + NOTIFY_INTERVAL);
+            self.due.notified.get_or_insert(earliest);
+        }
+    }
+
+    fn read_events(&mut self) {
+        seat::with(|seat| seat.silence());
+        while let Some(event) = seat::with(|seat| seat.next_event()).flatten() {
+            if let Some(outcome) = self.flights.take(event) {
+                self.outcomes.push(outcome);
+                self.maybe_more = true;
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.slot.running.store(i32::try_from(self.flights.len()).unwrap_or(i32::MAX), Relaxed);
+    }
+
+    /// Looks whether the extension is still there and the running requests still ours, when somebody says that this may have
+    /// changed, and at every poll. `Some`: the worker must end.
+    fn review(&mut self) -> Option<Ended> {
+        let reviews = self.slot.reviews.load(Acquire);
+        if reviews == self.reviews_seen && Instant::now() < self.due.poll {
+            return None;
+        }
+        self.reviews_seen = reviews;
+        match protocol::presence() {
+            Ok(Presence::Absent) => return Some(Ended::NoExtension),
+            Ok(Presence::Present(now))
+                if now.extension != self.extension.extension || now.version != self.extension.version =>
+            {
+                return Some(Ended::Again);
+            }
+            Ok(Presence::Present(_)) => {}
+            Err(error) => self.complain(error),
+        }
+        let held = self.flights.held();
+        if !held.is_empty() {
+            match protocol::extend(&self.id, &held) {
+                Ok(lost) => self.flights.abandon(&lost),
+                Err(error) => self.complain(error),
+            }
+        }
+        None
+    }
+
+    fn store(&mut self) {
+        if self.outcomes.is_empty() || Instant::now() < self.due.store {
+            return;
+        }
+        self.outcomes.sort_unstable_by_key(|outcome| outcome.held.id);
+        match protocol::store(&self.id, &self.outcomes) {
+            Ok(locked) if locked.is_empty() => self.outcomes.clear(),
+            Ok(locked) => {
+                self.outcomes.retain(|outcome| locked.binary_search(&outcome.held.id).is_ok());
+                self.due.store = Instant::now() + RETRY_INTERVAL;
+            }
+            Err(error) => {
+                self.due.store = Instant::now() + RETRY_INTERVAL;
+                self.isolate(&error);
+                self.complain(error);
+            }
+        }
+    }
+
+    /// A batch that failed for a reason that will not pass may hold one result that cannot be stored, such as a text with a
+    /// character that the table's own triggers refuse: store them one by one, and let that one fail.
+    fn isolate(&mut self, error: &PgError) {
+        if error.is_transient() || error.is_about_missing_objects() {
+            return;
+        }
+        let mut kept = Vec::new();
+        for outcome in std::mem::take(&mut self.outcomes) {
+            match protocol::store(&self.id, std::slice::from_ref(&outcome)) {
+                Ok(locked) if locked.is_empty() => {}
+                Err(error) if !error.is_transient() && !error.is_about_missing_objects() => {
+                    if !matches!(outcome.verdict, flight::Verdict::Failed(_)) {
+                        kept.push(flight::refused(outcome.held, error, false));
+                    } else {
+                        kept.push(outcome);
+                    }
+                }
+                Ok(_) | Err(_) => kept.push(outcome),
+            }
+        }
+        self.outcomes = kept;
+    }
+
+    fn poll(&mut self) {
+        if Instant::now() < self.due.poll {
+            return;
+        }
+        let interval = self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
+        self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
+        match protocol::poll(&self.id) {
+            Ok(Outlook { pending, alone_due }) => {
+                self.slot.pending.store(pending, Relaxed);
+                self.alone_due |= alone_due;
+                self.maybe_more |= pending > 0;
+            }
+            Err(error) => self.complain(error),
+        }
+        let memory: u64 = seat::with(|seat| seat.models().iter().map(|(_, mb)| mb).sum()).unwrap_or(0);
+        self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
+    }
+
+    /// Claims what the engine has room for. True: look at the engine again at once.
+    fn claim(&mut self) -> bool {
+        let now = Instant::now();
+        let wakes = self.slot.wakes.load(Acquire);
+        let notified = self.due.notified.is_some_and(|at| now >= at);
+        if !(self.maybe_more || notified || wakes != self.wakes_seen) || now < self.due.claim {
+            return false;
+        }
+        let capacity = seat::with(|seat| seat.capacity()).unwrap_or(0);
+        let room = capacity.saturating_sub(self.flights.len());
+        if room == 0 || self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR {
+            return false;
+        }
+        let alone = self.alone_due;
+        if alone && self.flights.len() > 0 {
+            return false;
+        }
+        self.wakes_seen = wakes;
+        if notified {
+            self.due.notified = None;
+            self.due.last_notified_claim = Some(now);
+        }
+        let limit = if alone { 1 } else { room };
+        match protocol::claim(&self.id, limit, self.after_role.as_deref(), alone) {
+            Ok(claims) => self.submit(claims, limit, alone),
+            Err(error) => {
+                self.due.claim = Instant::now() + RETRY_INTERVAL;
+                self.maybe_more = true;
+                self.complain(error);
+                false
+            }
+        }
+    }
+
+    fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {
+        let Claims { requests, config, models } = claims;
+        self.slot.set_state(if config.worker_paused { State::Paused } else { State::Working });
+        let claimed = requests.len();
+        // Without one that must run alone, go on with the others at once.
+        self.maybe_more = alone || claimed == limit;
+        self.alone_due = alone && claimed > 0;
+        if config.worker_paused {
+            self.maybe_more = false;
+        }
+        self.slot.pending.fetch_sub(claimed as i64, Relaxed);
+        if let Some(last) = requests.last() {
+            self.after_role = Some(last.owner_role.clone());
+        }
+        for claimed in &requests {
+            match request::prepare(claimed, &config, &models) {
+                Ok(prepared) => {
+                    if prepared.for_want_of_another {
+                        self.warn_of_builtin();
+                    }
+                    if let Some(ticket) = seat::with(|seat| seat.submit(prepared.request)) {
+                        self.flights.add(claimed, ticket, alone);
+                    }
+                }
+                Err(error) => self.outcomes.push(flight::refused(claimed.held, error, false)),
+            }
+        }
+        self.config = Some(config);
+        self.publish();
+        claimed > 0 || alone
+    }
+
+    fn warn_of_builtin(&mut self) {
+        if !std::mem::replace(&mut self.warned_of_builtin, true) {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
+                "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
+            )
+            .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model and pg_steadytext.embedding_model; set them to \"builtin\" to silence this.")
+            .report(PgLogLevel::WARNING);
+        }
+    }
+
+    /// What can wait: the heartbeat, and the removal of old requests.
+    fn maintain(&mut self) {
+        let now = Instant::now();
+        if now >= self.due.heartbeat {
+            self.due.heartbeat = now + HEARTBEAT_INTERVAL;
+            let beat = Heartbeat {
+                worker: &self.id,
+                status: if self.slot.state() == State::Paused { "paused" } else { "running" },
+                models: seat::with(|seat| seat.models()).unwrap_or_default(),
+                active: self.flights.len(),
+                total: self.flights.ended,
+                errors: self.flights.failed,
+                average_ms: self.flights.spent_ms / (self.flights.ended.max(1) as f64),
+            };
+            if let Err(error) = protocol::heartbeat(&beat) {
+                self.complain(error);
+            }
+        }
+        let keeps_all = self.config.as_ref().is_none_or(|config| config.queue_retention_hours == 0);
+        if now >= self.due.retention && !keeps_all {
+            match protocol::expire(self.retention_at.unwrap_or(0)) {
+                Ok(next) => {
+                    self.retention_at = next;
+                    let pause = if next.is_some() { RETRY_INTERVAL } else { RETENTION_INTERVAL };
+                    self.due.retention = now + pause;
+                }
+                Err(error) => {
+                    self.due.retention = now + RETENTION_INTERVAL;
+                    self.complain(error);
+                }
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let mut until = self.due.poll.min(self.due.heartbeat);
+        if !self.outcomes.is_empty() {
+            until = until.min(self.due.store);
+        }
+        if let Some(notified) = self.due.notified {
+            until = until.min(notified.max(self.due.claim));
+        }
+        if self.maybe_more && self.due.claim > Instant::now() {
+            until = until.min(self.due.claim);
+        }
+        until.saturating_duration_since(Instant::now())
+    }
+
+    /// Writes trouble to the server log, the same one not too often.
+    fn complain(&mut self, error: PgError) {
+        // The extension is being dropped: the next look will find it gone.
+        if error.is_about_missing_objects() && !matches!(protocol::presence(), Ok(Presence::Present(_))) {
+            self.slot.reviews.fetch_add(1, Release);
+            return;
+        }
+        let recent = self.complaint.as_ref().is_some_and(|(message, at)| {
+            *message == error.message && at.elapsed() < COMPLAINT_INTERVAL
+        });
+        if !recent {
+            self.complaint = Some((error.message.clone(), Instant::now()));
+            error.report(PgLogLevel::WARNING);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! From a model's name to its file.
+//!
+//! Invariant: a request can only name a row of steadytext_models, or the builtin model. Files are named by
+//! administrators, in that table and in the server's settings.
+
+use std::path::{Path, PathBuf};
+
+use pgrx::prelude::*;
+use steadytext_engine::ModelSource;
+
+use crate::pg::caches::Model;
+use crate::pg::error::PgError;
+use crate::pg::guc;
+
+/// The name of the model inside the library.
+const BUILTIN: &str = "builtin";
+/// The setting that leaves the choice to the registry.
+const AUTO: &str = "auto";
+
+/// What the model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Text generation.
+    Generate,
+    /// Embeddings.
+    Embed,
+}
+
+impl Task {
+    fn name(self) -> &'static str {
+        match self {
+            Task::Generate => "generate",
+            Task::Embed => "embed",
+        }
+    }
+
+    fn setting(self) -> (&'static str, String) {
+        match self {
+            Task::Generate => ("pg_steadytext.generation_model", guc::generation_model()),
+            Task::Embed => ("pg_steadytext.embedding_model", guc::embedding_model()),
+        }
+    }
+}
+
+/// A model that was found.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    /// Where it is.
+    pub(super) source: ModelSource,
+    /// Nobody chose it: it is the builtin one because no other is there.
+    pub(super) for_want_of_another: bool,
+}
+
+/// The model of a request that names one, by name or size, or the one that the server's settings choose.
+///
+/// # Errors
+///
+/// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for one whose
+/// file is not there.
+pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+    if let Some(name) = asked {
+        return chosen(if name == BUILTIN { Ok(ModelSource::Builtin) } else { registered(task, name, models) });
+    }
+    let (setting, name) = task.setting();
+    match name.as_str() {
+        BUILTIN => chosen(Ok(ModelSource::Builtin)),
+        AUTO | "" => {
+            let present = models
+                .iter()
+                .filter(|model| model.task == task.name())
+                .map(|model| path_of(&model.file))
+                .find(|path| path.is_file());
+            Ok(match present {
+                Some(path) => Resolved { source: ModelSource::File(path), for_want_of_another: false },
+                None => Resolved { source: ModelSource::Builtin, for_want_of_another: true },
+            })
+        }
+        name if models.iter().any(|model| model.name == name) => chosen(registered(task, name, models)),
+        name => {
+            let path = path_of(name);
+            if !path.is_file() {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                    format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
+                )
+                .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
+            }
+            chosen(Ok(ModelSource::File(path)))
+        }
+    }
+}
+
+fn chosen(source: Result<ModelSource, PgError>) -> Result<Resolved, PgError> {
+    source.map(|source| Resolved { source, for_want_of_another: false })
+}
+
+fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, PgError> {
+    let shown: String = name.chars().take(64).collect();
+    let model = models.iter().find(|model| model.name == name).ok_or_else(|| {
+        PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("model \"{shown}\" is not registered"))
+            .hint("See steadytext_models for the models there are; administrators add to it.")
+    })?;
+    if model.task != task.name() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("model \"{shown}\" is registered for task {}, not {}", model.task, task.name()),
+        )
+        .hint("Name a model of this task, or none."));
+    }
+    let path = path_of(&model.file);
+    if !path.is_file() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("the file of model \"{shown}\" is not there: \"{}\"", path.display()),
+        )
+        .hint("Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models."));
+    }
+    Ok(ModelSource::File(path))
+}
+
+/// A file of the registry or a setting: relative names are under pg_steadytext.model_dir.
+fn path_of(file: &str) -> PathBuf {
+    Path::new(&guc::model_dir()).join(file)
+}

@@ -1,0 +1,304 @@
+//! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
+//!
+//! Invariant: there is no other SQL in the worker.
+
+use std::rc::Rc;
+
+use pgrx::prelude::*;
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use super::flight::{Held, Outcome, Verdict};
+use crate::pg::caches::{self, Config, Installation, Model};
+use crate::pg::error::PgError;
+use crate::pg::privilege::as_owner;
+use crate::pg::spi::{self, Arg, Mode};
+use crate::pg::transaction::transaction;
+use crate::pg::{catalog, listen};
+
+/// How long a claim is valid without being extended.
+const LEASE_SECONDS: i32 = 60;
+/// Rows that one sweep of the retention looks at.
+const RETENTION_BATCH: i32 = 1000;
+
+/// A claimed request.
+pub(super) struct Claimed {
+    /// The row, and the attempt that fences what is written to it.
+    pub(super) held: Held,
+    /// Its public id.
+    pub(super) request_id: Uuid,
+    /// `generate`, `embed`, …
+    pub(super) request_type: String,
+    /// The text.
+    pub(super) prompt: Option<String>,
+    /// The parameters.
+    pub(super) params: Json,
+    /// Whom it belongs to.
+    pub(super) owner_role: String,
+    /// The same as an OID.
+    pub(super) owner: pg_sys::Oid,
+}
+
+/// What a claim came back with.
+pub(super) struct Claims {
+    /// The requests; none while paused.
+    pub(super) requests: Vec<Claimed>,
+    /// The configuration at that moment.
+    pub(super) config: Rc<Config>,
+    /// The registry at that moment.
+    pub(super) models: Rc<Vec<Model>>,
+}
+
+/// What the queue looks like.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Outlook {
+    /// Requests that are pending.
+    pub(super) pending: i64,
+    /// Whether one that must run alone is due.
+    pub(super) alone_due: bool,
+}
+
+/// The extension in this database, after `version` was checked.
+#[derive(Debug, Clone)]
+pub(super) enum Presence {
+    /// It is not installed.
+    Absent,
+    /// It is.
+    Present(Rc<Installation>),
+}
+
+/// Looks whether the extension is there.
+pub(super) fn presence() -> Result<Presence, PgError> {
+    transaction("look for the extension", || {
+        if catalog::extension_oid().is_none() {
+            return Ok(Presence::Absent);
+        }
+        caches::installation().map(Presence::Present)
+    })
+}
+
+/// Starts listening on channel steadytext_queue.
+pub(super) fn listen() -> Result<(), PgError> {
+    transaction("listen", || {
+        listen::listen();
+        Ok(())
+    })
+}
+
+/// Claims up to `limit` requests, or one that must run alone.
+pub(super) fn claim(
+    worker: &str,
+    limit: usize,
+    after_role: Option<&str>,
+    alone: bool,
+) -> Result<Claims, PgError> {
+    in_queue("claim requests", || {
+        let config = caches::config()?;
+        let models = caches::models()?;
+        if config.worker_paused {
+            return Ok(Claims { requests: Vec::new(), config, models });
+        }
+        let args: Vec<Arg> = vec![
+            worker.into(),
+            i32::try_from(limit).unwrap_or(i32::MAX).into(),
+            LEASE_SECONDS.into(),
+            after_role.map(str::to_owned).into(),
+            alone.into(),
+        ];
+        let requests = spi::query(
+            "select id, request_id, attempt, request_type, prompt, params, owner_role::text, owner_oid
+               from steadytext.claim_requests($1, $2, $3, $4::name, $5)",
+            args,
+            Mode::ReadWrite,
+            |row| {
+                Some(Claimed {
+                    held: Held { id: row.get(1)?, attempt: row.get(3)? },
+                    request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
+                    request_type: row.get(4)?,
+                    prompt: row.get(5),
+                    params: row.get::<pgrx::JsonB>(6).map_or(Json::Null, |params| params.0),
+                    owner_role: row.get(7).unwrap_or_default(),
+                    owner: row.get(8).unwrap_or(pg_sys::InvalidOid),
+                })
+            },
+        )?;
+        Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
+    })
+}
+
+/// Extends the leases of what is being worked on; returns the rows that are no longer held.
+pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
+    let (ids, attempts) = columns(held);
+    in_queue("extend leases", || {
+        spi::query(
+            "select id from steadytext.extend_leases($1, $2, $3, $4)",
+            vec![worker.into(), ids.into(), attempts.into(), LEASE_SECONDS.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i64>(1).unwrap_or_default(),
+        )
+    })
+}
+
+/// Gives requests back that were not finished; this costs them no retry.
+pub(super) fn release(worker: &str, held: &[Held]) -> Result<(), PgError> {
+    let (ids, attempts) = columns(held);
+    in_queue("release requests", || {
+        spi::query(
+            "select steadytext.release_requests($1, $2, $3)",
+            vec![worker.into(), ids.into(), attempts.into()],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| ())
+    })
+}
+
+/// Stores results and failures; returns the rows that were locked by somebody and have to be stored again.
+pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+    in_queue("store results", || {
+        let mut locked = complete(worker, outcomes)?;
+        locked.extend(fail(worker, outcomes)?);
+        Ok(locked)
+    })
+}
+
+fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+    let (mut held, mut texts, mut numbers, mut lengths) = (vec![], vec![], vec![], vec![]);
+    for outcome in outcomes {
+        match &outcome.verdict {
+            Verdict::Text(text) => {
+                texts.push(Some(text.clone()));
+                lengths.push(0);
+            }
+            Verdict::Embedding(vector) => {
+                texts.push(None);
+                numbers.extend_from_slice(vector);
+                lengths.push(i32::try_from(vector.len()).unwrap_or(i32::MAX));
+            }
+            Verdict::Failed(_) => continue,
+        }
+        held.push(outcome.held);
+    }
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, attempts) = columns(&held);
+    locked_rows(
+        "select id, outcome from steadytext.complete_requests($1, $2, $3, $4, $5, $6)",
+        vec![worker.into(), ids.into(), attempts.into(), texts.into(), numbers.into(), lengths.into()],
+    )
+}
+
+fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+    let (mut held, mut errors, mut codes, mut retries) = (vec![], vec![], vec![], vec![]);
+    for outcome in outcomes {
+        let Verdict::Failed(failure) = &outcome.verdict else { continue };
+        held.push(outcome.held);
+        errors.push(match &failure.error.hint {
+            Some(hint) => format!("{}\nHINT: {hint}", failure.error.message),
+            None => failure.error.message.clone(),
+        });
+        codes.push(failure.error.sqlstate());
+        retries.push(failure.retry);
+    }
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, attempts) = columns(&held);
+    locked_rows(
+        "select id, outcome from steadytext.fail_requests($1, $2, $3, $4, $5, $6)",
+        vec![worker.into(), ids.into(), attempts.into(), errors.into(), codes.into(), retries.into()],
+    )
+}
+
+fn locked_rows(sql: &str, args: Vec<Arg>) -> Result<Vec<i64>, PgError> {
+    let rows = spi::query(sql, args, Mode::ReadWrite, |row| {
+        (row.get::<String>(2).as_deref() == Some("locked")).then(|| row.get::<i64>(1)).flatten()
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
+/// whose time has come become claimable.
+pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
+    in_queue("poll the queue", || {
+        let live = vec![worker.to_owned()];
+        spi::query("select steadytext.rescue_requests($1)", vec![live.into()], Mode::ReadWrite, |_| ())?;
+        spi::query("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |_| ())?;
+        let outlook = spi::query_one(
+            "select pending, alone_due from steadytext.queue_outlook()",
+            vec![],
+            Mode::ReadWrite,
+            |row| Outlook { pending: row.get(1).unwrap_or(0), alone_due: row.get(2).unwrap_or(false) },
+        )?;
+        Ok(outlook.unwrap_or_default())
+    })
+}
+
+/// Removes finished requests that are older than the retention, in one small step from `after`; returns where to go
+/// on, or `None` at the end.
+pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
+    in_queue("remove old requests", || {
+        let step = spi::query_one(
+            "select last_id from steadytext.expire_requests($1, $2)",
+            vec![after.into(), RETENTION_BATCH.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i64>(1),
+        )?;
+        Ok(step.flatten())
+    })
+}
+
+/// What a worker reports of itself.
+pub(super) struct Heartbeat<'a> {
+    /// The worker's id.
+    pub(super) worker: &'a str,
+    /// `running` or `paused`.
+    pub(super) status: &'a str,
+    /// Loaded models.
+    pub(super) models: Vec<(String, u64)>,
+    /// Requests running.
+    pub(super) active: usize,
+    /// Requests ended since the worker started.
+    pub(super) total: i64,
+    /// Of these, failed ones.
+    pub(super) errors: i64,
+    /// Average time from claim to end.
+    pub(super) average_ms: f64,
+}
+
+/// Writes the worker's row of steadytext_daemon_health.
+pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
+    let names: Vec<&str> = beat.models.iter().map(|(name, _)| name.as_str()).collect();
+    let memory_mb: u64 = beat.models.iter().map(|(_, memory_mb)| memory_mb).sum();
+    in_queue("record heartbeat", || {
+        spi::query(
+            "select steadytext.record_heartbeat($1, 'local', $2, $3, $4, $5, $6, $7, $8, $9)",
+            vec![
+                beat.worker.into(),
+                beat.status.into(),
+                env!("CARGO_PKG_VERSION").into(),
+                pgrx::JsonB(Json::from(names)).into(),
+                i32::try_from(memory_mb).unwrap_or(i32::MAX).into(),
+                i32::try_from(beat.active).unwrap_or(i32::MAX).into(),
+                beat.total.into(),
+                beat.errors.into(),
+                beat.average_ms.into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| ())
+    })
+}
+
+fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+    transaction(activity, || {
+        let owner = caches::installation()?.owner;
+        as_owner(owner, work)
+    })
+}
+
+fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+    held.iter().map(|held| (held.id, held.attempt)).unzip()
+}
