@@ -57,7 +57,8 @@ fn check_row(row: &Row<'_>, config: &Config) -> Result<(), PgError> {
         // Members of a batch fail alone, in the worker, not with the whole batch here.
         "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config)?,
         "embed" => check_text(text, "Text input cannot be empty", config)?,
-        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed" | "batch_rerank" => {
+        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed"
+        | "batch_rerank" => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!("request type \"{request_type}\" is not supported by this version"),
@@ -79,7 +80,9 @@ fn check_row(row: &Row<'_>, config: &Config) -> Result<(), PgError> {
         }
     }
     if !column::<i32>(row, "priority")?.is_some_and(|priority| (1..=10).contains(&priority)) {
-        return Err(invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default."));
+        return Err(
+            invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default.")
+        );
     }
     if !column::<i32>(row, "max_retries")?.is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries)) {
         return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
@@ -121,7 +124,11 @@ fn check_params(params: &Value, config: &Config) -> Result<(), PgError> {
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
-            "top_k" => require(value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)), key, "an integer between 0 and 1000000")?,
+            "top_k" => require(
+                value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)),
+                key,
+                "an integer between 0 and 1000000",
+            )?,
             "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "use_cache" | "batch" => require(value.is_boolean(), key, "true or false")?,
@@ -183,7 +190,8 @@ fn column<'a, T>(row: &'a Row<'_>, name: &str) -> Result<Option<T>, PgError>
 where
     T: pgrx::FromDatum + pgrx::IntoDatum + pgrx::datum::UnboxDatum<As<'a> = T> + 'a,
 {
-    row.get_by_name(name).map_err(|error| PgError::internal(format!("column {name} of steadytext_queue: {error}")))
+    row.get_by_name(name)
+        .map_err(|error| PgError::internal(format!("column {name} of steadytext_queue: {error}")))
 }
 
 fn invalid(message: impl Into<String>) -> PgError {

@@ -41,12 +41,17 @@ enum Look {
     Ended(Result<Option<Value>, PgError>),
 }
 
-fn await_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>, wanted: Wanted) -> Option<Value> {
+fn await_result(
+    request_id: Option<pgrx::Uuid>,
+    timeout_seconds: Option<i32>,
+    wanted: Wanted,
+) -> Option<Value> {
     let id = request_id?;
     let uuid = Uuid::from_bytes(*id.as_bytes());
     let seconds = timeout_seconds.unwrap_or(30);
     let Ok(timeout) = u64::try_from(seconds).map(Duration::from_secs) else {
-        PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "timeout_seconds must not be negative").raise()
+        PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "timeout_seconds must not be negative")
+            .raise()
     };
     let deadline = Instant::now() + timeout;
     let schema = caches::installation().or_raise().schema.clone();
@@ -63,7 +68,9 @@ fn await_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>, wa
             Look::Ended(result) => return result.or_raise(),
             Look::Unfinished { own: true } => PgError::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("Request ID {uuid} was enqueued by the current transaction, which has not been committed"),
+                format!(
+                    "Request ID {uuid} was enqueued by the current transaction, which has not been committed"
+                ),
             )
             .hint("Commit first: the worker sees a request only then.")
             .raise(),

@@ -73,9 +73,10 @@ fn worker_state() -> TableIterator<
     let running = slot.map_or(0, |slot| slot.running.load(Relaxed));
     let state = slot.map_or(State::Stopped, |slot| slot.state());
     let (word, message) = match state {
-        _ if shmem::get().is_none() => {
-            ("not_preloaded", Some("add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart"))
-        }
+        _ if shmem::get().is_none() => (
+            "not_preloaded",
+            Some("add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart"),
+        ),
         State::Stopped if catalog::in_recovery() => ("stopped", Some("the server is a standby")),
         State::Stopped => ("stopped", Some("the launcher has not started a worker; see the server log")),
         State::Starting => ("starting", None),
@@ -84,7 +85,9 @@ fn worker_state() -> TableIterator<
         State::Paused => ("paused", Some("steadytext_daemon_start() resumes it")),
         State::VersionMismatch => (
             "version_mismatch",
-            Some("restart the server and run ALTER EXTENSION pg_steadytext UPDATE, so that library and extension match"),
+            Some(
+                "restart the server and run ALTER EXTENSION pg_steadytext UPDATE, so that library and extension match",
+            ),
         ),
     };
     let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);

@@ -36,11 +36,15 @@ impl Drop for Handle {
 
 /// Starts the worker of a slot. `None` if all of max_worker_processes are in use.
 pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle> {
-    let mut worker = template(&format!("pg_steadytext worker for database {}", database.to_u32()), "steadytext_worker_main");
+    let mut worker = template(
+        &format!("pg_steadytext worker for database {}", database.to_u32()),
+        "steadytext_worker_main",
+    );
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
     worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
     worker.bgw_main_arg = pg_sys::Datum::from(slot);
-    worker.bgw_extra[..4].copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
+    worker.bgw_extra[..4]
+        .copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
     // SAFETY: the handle is allocated in a context that lives as long as this process.
     unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;

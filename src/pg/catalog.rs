@@ -23,9 +23,16 @@ pub(crate) fn databases() -> Vec<Database> {
     // SAFETY: a heap scan of a shared catalog, as autovacuum's launcher does; the tuples are looked at while the
     // scan holds them.
     unsafe {
-        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let scan =
-            pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, std::ptr::null_mut());
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
@@ -76,7 +83,11 @@ pub(crate) fn role_name(oid: pg_sys::Oid) -> String {
     // SAFETY: a catalog look-up; the name is copied before its memory can go.
     unsafe {
         let name = pg_sys::GetUserNameFromId(oid, true);
-        if name.is_null() { oid.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+        if name.is_null() {
+            oid.to_u32().to_string()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
     }
 }
 

@@ -145,7 +145,9 @@ impl From<EngineError> for Failure {
             EngineError::ModelFile { .. } => (
                 Code::ERRCODE_IO_ERROR,
                 false,
-                Some("Check that the file exists and that the operating system user of the server can read it; pg_steadytext.model_dir and steadytext_models say where it is looked for."),
+                Some(
+                    "Check that the file exists and that the operating system user of the server can read it; pg_steadytext.model_dir and steadytext_models say where it is looked for.",
+                ),
             ),
             EngineError::CorruptModel { .. } => {
                 (Code::ERRCODE_DATA_CORRUPTED, false, Some("Fetch the file again and compare its checksum."))
@@ -153,21 +155,29 @@ impl From<EngineError> for Failure {
             EngineError::UnsupportedModel { .. } => (
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 false,
-                Some("Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer."),
+                Some(
+                    "Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer.",
+                ),
             ),
-            EngineError::Template { .. } => {
-                (Code::ERRCODE_DATA_CORRUPTED, false, Some("Use a GGUF file with a working tokenizer.chat_template."))
-            }
+            EngineError::Template { .. } => (
+                Code::ERRCODE_DATA_CORRUPTED,
+                false,
+                Some("Use a GGUF file with a working tokenizer.chat_template."),
+            ),
             EngineError::PromptTooLong { .. } => (
                 Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 false,
-                Some("Shorten the prompt, or use a model with a longer context (see pg_steadytext.context_length)."),
+                Some(
+                    "Shorten the prompt, or use a model with a longer context (see pg_steadytext.context_length).",
+                ),
             ),
             EngineError::InvalidRequest(_) => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, None),
             EngineError::OutOfMemory { .. } => (
                 Code::ERRCODE_OUT_OF_MEMORY,
                 true,
-                Some("Raise pg_steadytext.memory_limit_mb or pg_steadytext.kv_cache_mb, or use a smaller model."),
+                Some(
+                    "Raise pg_steadytext.memory_limit_mb or pg_steadytext.kv_cache_mb, or use a smaller model.",
+                ),
             ),
             EngineError::QueueFull { .. } => (Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, true, None),
             EngineError::NonFinite { .. } => (
@@ -175,16 +185,16 @@ impl From<EngineError> for Failure {
                 false,
                 Some("The model file is damaged or its quantization does not suit it; use another one."),
             ),
-            EngineError::InvalidText { .. } => (
-                Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-                false,
-                Some("Use another model, prompt or seed."),
-            ),
+            EngineError::InvalidText { .. } => {
+                (Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, false, Some("Use another model, prompt or seed."))
+            }
             EngineError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, false, None),
             EngineError::Stopped => (Code::ERRCODE_ADMIN_SHUTDOWN, true, None),
-            EngineError::Panicked(_) => {
-                (Code::ERRCODE_INTERNAL_ERROR, true, Some("This is a bug in pg_steadytext; please report it."))
-            }
+            EngineError::Panicked(_) => (
+                Code::ERRCODE_INTERNAL_ERROR,
+                true,
+                Some("This is a bug in pg_steadytext; please report it."),
+            ),
         };
         Failure { error: PgError { code, message, hint: hint.map(str::to_owned) }, retry }
     }

@@ -7,7 +7,8 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
-static MODEL_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
+static MODEL_DIR: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
@@ -78,20 +79,81 @@ fn text(setting: &GucSetting<Option<CString>>) -> String {
 pub(crate) fn define() {
     string(c"pg_steadytext.generation_model", &GENERATION_MODEL, c"Model that generates text where a request names none.",
         c"\"auto\" takes a registered model whose file is there, otherwise the builtin one; otherwise the name of a row of steadytext_models, \"builtin\", or a file in pg_steadytext.model_dir.");
-    string(c"pg_steadytext.embedding_model", &EMBEDDING_MODEL, c"Model that computes embeddings where a request names none.",
-        c"As pg_steadytext.generation_model.");
-    string(c"pg_steadytext.model_dir", &MODEL_DIR, c"Directory of the model files.", c"Relative to the data directory.");
-    int(c"pg_steadytext.threads", &THREADS, 0, 1024, c"Threads that compute.", c"0 means as many as the machine has cores.", GucFlags::default());
-    int(c"pg_steadytext.nice", &NICE, 0, 19, c"Nice value of the threads that compute.",
-        c"Higher values leave more of the processor to the other backends.", GucFlags::default());
-    int(c"pg_steadytext.max_running", &MAX_RUNNING, 1, 256, c"Requests that are computed together, at most.", c"", GucFlags::default());
-    int(c"pg_steadytext.context_length", &CONTEXT_LENGTH, 0, 1_048_576, c"Tokens of prompt and answer, at most.",
-        c"0 means as many as the model was made for, up to 32768.", GucFlags::default());
-    int(c"pg_steadytext.kv_cache_mb", &KV_CACHE_MB, 16, 1_048_576, c"Memory for the keys and values of running requests.", c"", GucFlags::UNIT_MB);
-    int(c"pg_steadytext.memory_limit_mb", &MEMORY_LIMIT_MB, 0, 16_777_216, c"Memory for models and their caches.",
-        c"A model that does not fit is refused. 0 means four fifths of the machine's memory.", GucFlags::UNIT_MB);
-    int(c"pg_steadytext.model_idle_timeout", &MODEL_IDLE_TIMEOUT, 0, 2_147_483, c"Time after which an unused model is unloaded.",
-        c"0 keeps models loaded.", GucFlags::UNIT_S);
+    string(
+        c"pg_steadytext.embedding_model",
+        &EMBEDDING_MODEL,
+        c"Model that computes embeddings where a request names none.",
+        c"As pg_steadytext.generation_model.",
+    );
+    string(
+        c"pg_steadytext.model_dir",
+        &MODEL_DIR,
+        c"Directory of the model files.",
+        c"Relative to the data directory.",
+    );
+    int(
+        c"pg_steadytext.threads",
+        &THREADS,
+        0,
+        1024,
+        c"Threads that compute.",
+        c"0 means as many as the machine has cores.",
+        GucFlags::default(),
+    );
+    int(
+        c"pg_steadytext.nice",
+        &NICE,
+        0,
+        19,
+        c"Nice value of the threads that compute.",
+        c"Higher values leave more of the processor to the other backends.",
+        GucFlags::default(),
+    );
+    int(
+        c"pg_steadytext.max_running",
+        &MAX_RUNNING,
+        1,
+        256,
+        c"Requests that are computed together, at most.",
+        c"",
+        GucFlags::default(),
+    );
+    int(
+        c"pg_steadytext.context_length",
+        &CONTEXT_LENGTH,
+        0,
+        1_048_576,
+        c"Tokens of prompt and answer, at most.",
+        c"0 means as many as the model was made for, up to 32768.",
+        GucFlags::default(),
+    );
+    int(
+        c"pg_steadytext.kv_cache_mb",
+        &KV_CACHE_MB,
+        16,
+        1_048_576,
+        c"Memory for the keys and values of running requests.",
+        c"",
+        GucFlags::UNIT_MB,
+    );
+    int(
+        c"pg_steadytext.memory_limit_mb",
+        &MEMORY_LIMIT_MB,
+        0,
+        16_777_216,
+        c"Memory for models and their caches.",
+        c"A model that does not fit is refused. 0 means four fifths of the machine's memory.",
+        GucFlags::UNIT_MB,
+    );
+    int(
+        c"pg_steadytext.model_idle_timeout",
+        &MODEL_IDLE_TIMEOUT,
+        0,
+        2_147_483,
+        c"Time after which an unused model is unloaded.",
+        c"0 keeps models loaded.",
+        GucFlags::UNIT_S,
+    );
     GucRegistry::define_bool_guc(c"pg_steadytext.notify", c"Whether to send NOTIFY when a request is enqueued or ends.",
         c"Channels steadytext_queue and steadytext_result, payload the request id. It slows concurrent commits.",
         &NOTIFY, GucContext::Sighup, GucFlags::default());
@@ -102,7 +164,12 @@ pub(crate) fn define() {
     }
 }
 
-fn string(name: &'static CStr, setting: &'static GucSetting<Option<CString>>, short: &'static CStr, long: &'static CStr) {
+fn string(
+    name: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    short: &'static CStr,
+    long: &'static CStr,
+) {
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
 }
 

@@ -73,7 +73,14 @@ unsafe extern "C-unwind" fn process_utility(
                 previous(statement, text, read_only, context, params, environment, destination, completion)
             }
             None => pg_sys::standard_ProcessUtility(
-                statement, text, read_only, context, params, environment, destination, completion,
+                statement,
+                text,
+                read_only,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
             ),
         });
         drop(eviction);

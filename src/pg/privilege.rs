@@ -22,8 +22,8 @@ pub(crate) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     // SAFETY: user and settings are restored in reverse order; see above for errors.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut saved_user, &mut saved_context);
-        let context =
-            saved_context | (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32;
+        let context = saved_context
+            | (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32;
         pg_sys::SetUserIdAndSecContext(owner, context);
         let level = pg_sys::NewGUCNestLevel();
         pg_sys::set_config_option(

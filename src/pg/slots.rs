@@ -159,8 +159,10 @@ pub(crate) struct EvictionGuard {
 pub(crate) fn evict(shared: &'static Shared, database: pg_sys::Oid) -> Option<EvictionGuard> {
     // SAFETY: a plain global of this process.
     let me = unsafe { pg_sys::MyProcPid };
-    let index =
-        shared.evictions.iter().position(|entry| entry.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok())?;
+    let index = shared
+        .evictions
+        .iter()
+        .position(|entry| entry.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok())?;
     shared.evictions[index].database.store(database.to_u32(), SeqCst);
     Some(EvictionGuard { shared, index })
 }

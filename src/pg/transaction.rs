@@ -15,7 +15,10 @@ use super::error::PgError;
 /// # Errors
 ///
 /// Whatever `work` returned or raised; the transaction was aborted then.
-pub(crate) fn transaction<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+pub(crate) fn transaction<T>(
+    activity: &str,
+    work: impl FnOnce() -> Result<T, PgError>,
+) -> Result<T, PgError> {
     report_running(activity);
     // SAFETY: begins and ends a transaction outside of any other; `AbortCurrentTransaction` cleans up after an
     // error in whatever state it left the transaction, also one that never got to begin.

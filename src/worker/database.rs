@@ -251,7 +251,8 @@ impl Worker {
             if let Err(error) = crate::pg::transaction::guarded(listen::process) {
                 self.complain(error);
             }
-            let earliest = self.due.last_notified_claim.map_or_else(Instant::now, |last| last + NOTIFY_INTERVAL);
+            let earliest =
+                self.due.last_notified_claim.map_or_else(Instant::now, |last| last + NOTIFY_INTERVAL);
             self.due.notified.get_or_insert(earliest);
         }
     }
@@ -345,7 +346,8 @@ impl Worker {
         if Instant::now() < self.due.poll {
             return;
         }
-        let interval = self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
+        let interval =
+            self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
         self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
         match protocol::poll(&self.id) {
             Ok(Outlook { pending, alone_due }) => {
@@ -491,9 +493,10 @@ impl Worker {
             self.slot.reviews.fetch_add(1, Release);
             return;
         }
-        let recent = self.complaint.as_ref().is_some_and(|(message, at)| {
-            *message == error.message && at.elapsed() < COMPLAINT_INTERVAL
-        });
+        let recent = self
+            .complaint
+            .as_ref()
+            .is_some_and(|(message, at)| *message == error.message && at.elapsed() < COMPLAINT_INTERVAL);
         if !recent {
             self.complaint = Some((error.message.clone(), Instant::now()));
             error.report(PgLogLevel::WARNING);

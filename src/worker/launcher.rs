@@ -139,7 +139,9 @@ impl Launcher {
                 continue;
             }
             let known = self.known.entry(database).or_default();
-            if slot.pid.load(SeqCst) != 0 || self.handles.get(&index).is_some_and(|handle| !handle.has_ended()) {
+            if slot.pid.load(SeqCst) != 0
+                || self.handles.get(&index).is_some_and(|handle| !handle.has_ended())
+            {
                 if !matches!(slot.state(), State::Starting | State::Stopped) {
                     known.confirmed = true;
                     known.failures = 0;

@@ -59,7 +59,11 @@ pub(super) struct Resolved {
 /// file is not there.
 pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
     if let Some(name) = asked {
-        return chosen(if name == BUILTIN { Ok(ModelSource::Builtin) } else { registered(task, name, models) });
+        return chosen(if name == BUILTIN {
+            Ok(ModelSource::Builtin)
+        } else {
+            registered(task, name, models)
+        });
     }
     let (setting, name) = task.setting();
     match name.as_str() {
@@ -83,7 +87,9 @@ pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
                     PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
                     format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
                 )
-                .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
+                .hint(
+                    "Register the model in steadytext_models, or put its file into pg_steadytext.model_dir.",
+                ));
             }
             chosen(Ok(ModelSource::File(path)))
         }
@@ -113,7 +119,9 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, P
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!("the file of model \"{shown}\" is not there: \"{}\"", path.display()),
         )
-        .hint("Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models."));
+        .hint(
+            "Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
+        ));
     }
     Ok(ModelSource::File(path))
 }
