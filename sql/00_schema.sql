@@ -4,6 +4,8 @@
 -- Invariant: every name is qualified. Tables and the API live in @extschema@, the protocol
 -- between queue and worker in schema steadytext.
 
+\echo Use "CREATE EXTENSION pg_steadytext CASCADE" to load this file. \quit
+
 -- Roles belong to the whole server: another database may have made them already, or may be
 -- making them at this moment.
 do $$

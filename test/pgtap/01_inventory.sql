@@ -1,0 +1,262 @@
+-- Every object of the extension is listed here: one more, or one less, fails.
+\ir setup.psql
+select plan(16);
+
+select set_eq(
+    $$
+        select pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+        from pg_catalog.pg_depend as d
+        join pg_catalog.pg_extension as e on e.oid = d.refobjid
+        where d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+            and d.deptype = 'e' and e.extname = 'pg_steadytext'
+            -- Row and array types of tables and views belong to them.
+            and d.classid <> 'pg_catalog.pg_type'::pg_catalog.regclass
+    $$,
+    array[
+        'schema steadytext',
+        'table steadytext_config',
+        'table steadytext_models',
+        'table steadytext_queue',
+        'sequence steadytext_queue_id_seq',
+        'table steadytext_daemon_health',
+        'view steadytext_activity',
+        'function steadytext.new_request_id()',
+        'function steadytext.check_request()',
+        'function steadytext.wake_worker()',
+        'function steadytext.note_change()',
+        'function steadytext.announce(uuid[])',
+        'function steadytext.start_worker()',
+        'function steadytext.config_keys()',
+        'function steadytext.check_config()',
+        'function steadytext.check_model()',
+        'function steadytext.replace_default()',
+        'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
+        'function steadytext.claim_requests(text,integer,integer,name,boolean)',
+        'function steadytext.extend_leases(text,bigint[],integer[],integer)',
+        'function steadytext.release_requests(text,bigint[],integer[])',
+        'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[])',
+        'function steadytext.missed_requests(text,bigint[],integer[],bigint[])',
+        'function steadytext.fail_requests(text,bigint[],integer[],text[],text[],boolean[])',
+        'function steadytext.backoff(integer)',
+        'function steadytext.config_integer(text)',
+        'function steadytext.rescue_requests(text[],integer)',
+        'function steadytext.is_abandoned(text,timestamp with time zone,text[],timestamp with time zone)',
+        'function steadytext.promote_requests(integer)',
+        'function steadytext.queue_outlook()',
+        'function steadytext.expire_requests(bigint,integer)',
+        'function steadytext.generate_params(integer,boolean,integer,text,text,text,double precision)',
+        'function steadytext.embed_params(boolean,integer,text,boolean)',
+        'function steadytext.check_batch(text[],text)',
+        'function steadytext.activity()',
+        'function steadytext.worker_state()',
+        'function steadytext_config_get(text)',
+        'function steadytext_config_set(text,text)',
+        'function steadytext_generate_async(text,integer,boolean,integer,text,text,text,double precision,integer)',
+        'function steadytext_embed_async(text,boolean,integer,text,integer)',
+        'function steadytext_generate_batch_async(text[],integer,boolean,integer,text,text,text,double precision,integer)',
+        'function steadytext_embed_batch_async(text[],boolean,integer,text,integer)',
+        'function steadytext_check_async(uuid)',
+        'function steadytext_check_async_batch(uuid[])',
+        'function steadytext_get_async_result(uuid,integer)',
+        'function steadytext_get_async_embedding(uuid,integer)',
+        'function steadytext_cancel_async(uuid)',
+        'function steadytext_version()',
+        'function steadytext_daemon_status()',
+        'function steadytext_daemon_start()',
+        'function steadytext_daemon_stop()',
+        'function st_config_get(text)',
+        'function st_config_set(text,text)',
+        'function st_generate_async(text,integer,boolean,integer,text,text,text,double precision,integer)',
+        'function st_embed_async(text,boolean,integer,text,integer)',
+        'function st_generate_batch_async(text[],integer,boolean,integer,text,text,text,double precision,integer)',
+        'function st_embed_batch_async(text[],boolean,integer,text,integer)',
+        'function st_check_async(uuid)',
+        'function st_check_async_batch(uuid[])',
+        'function st_get_async_result(uuid,integer)',
+        'function st_get_async_embedding(uuid,integer)',
+        'function st_cancel_async(uuid)',
+        'function st_version()',
+        'function st_daemon_status()',
+        'function st_daemon_start()',
+        'function st_daemon_stop()'
+    ],
+    'the extension consists of exactly these objects'
+);
+
+-- The objects and all that hangs on them, for the questions below.
+create temporary view members as
+    select d.classid, d.objid
+    from pg_catalog.pg_depend as d
+    join pg_catalog.pg_extension as e on e.oid = d.refobjid
+    where d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+        and d.deptype = 'e' and e.extname = 'pg_steadytext';
+create temporary view relations as
+    select c.oid, c.relname, c.relkind, c.relacl, c.relowner
+    from pg_catalog.pg_class as c
+    join members as m on m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and m.objid = c.oid;
+create temporary view functions as
+    select p.*
+    from pg_catalog.pg_proc as p
+    join members as m on m.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and m.objid = p.oid;
+
+select is_empty(
+    $$
+        select pg_catalog.pg_describe_object(o.classid, o.objid, 0)
+        from (
+            select classid, objid from members
+            where classid <> 'pg_catalog.pg_type'::pg_catalog.regclass
+            union all
+            select 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid
+            from pg_catalog.pg_index as i join relations as r on r.oid = i.indrelid
+            -- An index that serves a constraint is explained there.
+            where not exists (select from pg_catalog.pg_constraint as c where c.conindid = i.indexrelid)
+            union all
+            select 'pg_catalog.pg_constraint'::pg_catalog.regclass, c.oid
+            from pg_catalog.pg_constraint as c join relations as r on r.oid = c.conrelid
+            where c.contype <> 'n'
+            union all
+            select 'pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid
+            from pg_catalog.pg_trigger as t join relations as r on r.oid = t.tgrelid
+            union all
+            select 'pg_catalog.pg_policy'::pg_catalog.regclass, p.oid
+            from pg_catalog.pg_policy as p join relations as r on r.oid = p.polrelid
+        ) as o(classid, objid)
+        where not exists (
+            select from pg_catalog.pg_description as d
+            where d.classoid = o.classid and d.objoid = o.objid and d.objsubid = 0
+        )
+    $$,
+    'every object has a comment'
+);
+select is_empty(
+    $$
+        select r.relname, a.attname
+        from pg_catalog.pg_attribute as a
+        join relations as r on r.oid = a.attrelid
+        where r.relkind in ('r', 'v') and a.attnum > 0 and not a.attisdropped
+            and pg_catalog.col_description(a.attrelid, a.attnum) is null
+    $$,
+    'every column has a comment'
+);
+select isnt_empty('select from relations where relkind = ''r''', 'the tables are found');
+
+-- Twins.
+select is_empty(
+    $$
+        select coalesce(long.name, short.name)
+        from (
+            select pg_catalog.substr(proname, 12) as name, proretset, provolatile, proparallel, proisstrict,
+                pg_catalog.pg_get_function_arguments(oid) as arguments,
+                pg_catalog.pg_get_function_result(oid) as result
+            from functions where proname like 'steadytext\_%'
+        ) as long
+        full join (
+            select pg_catalog.substr(proname, 4) as name, proretset, provolatile, proparallel, proisstrict,
+                pg_catalog.pg_get_function_arguments(oid) as arguments,
+                pg_catalog.pg_get_function_result(oid) as result
+            from functions where proname like 'st\_%'
+        ) as short on (long.*) = (short.*)
+        where long.name is null or short.name is null
+    $$,
+    'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
+);
+select is(
+    (select count(*) from functions where proname like 'st\_%'), 15::bigint,
+    'there are as many twins as functions of the API'
+);
+
+-- PUBLIC has nothing.
+select is_empty(
+    $$
+        select p.oid::pg_catalog.regprocedure
+        from functions as p
+        cross join pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) as a
+        where a.grantee = 0
+    $$,
+    'PUBLIC may call nothing'
+);
+select is_empty(
+    $$
+        select r.relname
+        from relations as r
+        cross join pg_catalog.aclexplode(coalesce(r.relacl,
+            pg_catalog.acldefault(case r.relkind when 'S' then 's'::"char" else 'r' end, r.relowner))) as a
+        where a.grantee = 0
+    $$,
+    'PUBLIC may touch no table, view or sequence'
+);
+select is_empty(
+    $$
+        select a.attrelid::pg_catalog.regclass, a.attname
+        from pg_catalog.pg_attribute as a
+        join relations as r on r.oid = a.attrelid
+        cross join pg_catalog.aclexplode(a.attacl) as x
+        where x.grantee = 0
+    $$,
+    'PUBLIC may touch no column'
+);
+select is_empty(
+    $$
+        select from pg_catalog.pg_namespace as n
+        cross join pg_catalog.aclexplode(n.nspacl) as a
+        where n.nspname = 'steadytext' and a.grantee = 0
+    $$,
+    'PUBLIC cannot look into schema steadytext'
+);
+select is_empty(
+    $$ select proname from functions where proleakproof $$,
+    'no function claims to be leakproof'
+);
+
+-- search_path.
+select set_eq(
+    $$
+        select p.proname::text
+        from functions as p
+        join pg_catalog.pg_language as l on l.oid = p.prolang
+        where l.lanname <> 'c' and p.prosqlbody is null
+            and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
+    $$,
+    array['steadytext_generate_async', 'steadytext_embed_async'],
+    'only the two hottest functions do without a search_path of their own'
+);
+select is_empty(
+    $$
+        select p.proname
+        from functions as p
+        where p.proname in ('steadytext_generate_async', 'steadytext_embed_async')
+            and (p.prosecdef
+                or pg_catalog.replace(p.prosrc, 'operator(pg_catalog.<>)', '') ~ '<>|[^:]=')
+    $$,
+    'and those run as their caller, with operators qualified'
+);
+select set_eq(
+    $$ select proname::text from functions where prosecdef $$,
+    array['replace_default', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
+        'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook',
+        'expire_requests'],
+    'only the protocol and one trigger run as the owner'
+);
+
+-- pg_dump.
+select set_eq(
+    $$
+        select t.relation::pg_catalog.regclass::text, t.condition
+        from pg_catalog.pg_extension as e
+        cross join unnest(e.extconfig, e.extcondition) as t(relation, condition)
+        where e.extname = 'pg_steadytext'
+    $$,
+    $$
+        values ('steadytext_queue', ''), ('steadytext_queue_id_seq', ''),
+            ('steadytext_config', 'where not is_default'), ('steadytext_models', 'where not is_default')
+    $$,
+    'pg_dump keeps requests, their sequence, and settings and models that were changed'
+);
+select is(
+    (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),
+    steadytext_version(),
+    'library and extension are of one version'
+);
+
+select * from finish();
+rollback;

@@ -1,0 +1,103 @@
+-- Enqueuing single requests: what a row looks like, and every limit, by function and by
+-- plain INSERT.
+\ir setup.psql
+select plan(58);
+
+-- The row of a request.
+create function pg_temp.request(p_id uuid) returns steadytext_queue
+language sql as $$ select * from steadytext_queue where request_id = p_id $$;
+
+select is((r).request_type, 'generate', 'generate_async: type') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select is((r).prompt, 'Say hello', 'generate_async: prompt') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select is((r).params, '{}', 'generate_async: defaults are left out') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select is((r).params, '{}', 'generate_async: defaults that are given are left out too')
+from pg_temp.request(steadytext_generate_async('Say hello', null, true, 42, '[EOS]', null, null, 0, 5)) as r;
+select is((r).params, '{}', 'generate_async: NULL means the default')
+from pg_temp.request(steadytext_generate_async('Say hello', null, null, null, null, null, null, null, null)) as r;
+select is((r).priority, 5, 'generate_async: NULL priority means 5')
+from pg_temp.request(steadytext_generate_async('Say hello', priority => null)) as r;
+select is((r).priority, 9, 'generate_async: priority') from pg_temp.request(steadytext_generate_async('Say hello', priority => 9)) as r;
+select is((r).params,
+    '{"max_tokens": 512, "use_cache": false, "seed": 7, "eos_string": "STOP", "model": "small", "size": "large", "temperature": 0.5}',
+    'generate_async: everything else goes into params')
+from pg_temp.request(steadytext_generate_async('Say hello', 512, false, 7, 'STOP', 'small', 'large', 0.5)) as r;
+select is((r).params, '{"seed": 42, "temperature": 1}', 'generate_async: the seed is kept where a temperature makes it matter')
+from pg_temp.request(steadytext_generate_async('Say hello', temperature => 1)) as r;
+select is((r).params, '{"temperature": 1}', 'generate_async: a NULL seed is left to the setting')
+from pg_temp.request(steadytext_generate_async('Say hello', temperature => 1, seed => null)) as r;
+select is((r).status, 'pending', 'a new request is pending') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select is((r).owner_role, current_user::name, 'a new request belongs to the current user') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select ok(
+    (r).attempt = 0 and (r).retry_count = 0 and (r).max_retries = 3 and not (r).alone and (r).run_after is null
+        and (r).worker is null and (r).lease_expires_at is null and (r).started_at is null,
+    'a new request has not been tried'
+) from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+
+select is((r).request_type, 'embed', 'embed_async: type') from pg_temp.request(steadytext_embed_async('A text')) as r;
+select is((r).prompt, 'A text', 'embed_async: text') from pg_temp.request(steadytext_embed_async('A text')) as r;
+select is((r).params, '{}', 'embed_async: defaults are left out') from pg_temp.request(steadytext_embed_async('A text')) as r;
+select is((r).params, '{"use_cache": false, "seed": 1, "model": "embedding"}', 'embed_async: everything else goes into params')
+from pg_temp.request(steadytext_embed_async('A text', false, 1, 'embedding')) as r;
+select is((r).priority, 1, 'embed_async: priority') from pg_temp.request(steadytext_embed_async('A text', priority => 1)) as r;
+
+select isnt(st_generate_async('Say hello'), null, 'st_generate_async enqueues');
+select isnt(st_embed_async('A text'), null, 'st_embed_async enqueues');
+
+-- Request ids: UUID version 7, variant 2, rising.
+select matches(steadytext_generate_async('Say hello')::text, '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$', 'request ids are UUIDs of version 7');
+select ok(bool_and(later > earlier), 'later request ids are greater')
+from (
+    select request_id as later, lag(request_id) over (order by id) as earlier from steadytext_queue
+) as ids
+where earlier is not null;
+
+-- Limits.
+select throws_ok($$ select steadytext_generate_async('') $$, 'P0001', 'Prompt cannot be empty', 'empty prompt');
+select throws_ok($$ select steadytext_generate_async(E' \t\n') $$, 'P0001', 'Prompt cannot be empty', 'blank prompt');
+select throws_ok($$ select steadytext_generate_async(null) $$, 'P0001', 'Prompt cannot be empty', 'NULL prompt');
+select throws_ok($$ select steadytext_embed_async('') $$, 'P0001', 'Text input cannot be empty', 'empty text');
+select throws_ok($$ select steadytext_embed_async('  ') $$, 'P0001', 'Text input cannot be empty', 'blank text');
+select throws_ok($$ select steadytext_embed_async(null) $$, 'P0001', 'Text input cannot be empty', 'NULL text');
+select throws_ok($$ select steadytext_generate_async('x', 0) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'max_tokens 0');
+select throws_ok($$ select steadytext_generate_async('x', -1) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'max_tokens -1');
+select throws_ok($$ select steadytext_generate_async('x', 4097) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'max_tokens 4097');
+select lives_ok($$ select steadytext_generate_async('x', 4096) $$, 'max_tokens 4096');
+select throws_ok($$ select steadytext_generate_async('x', priority => 0) $$, '22023', null, 'priority 0');
+select throws_ok($$ select steadytext_generate_async('x', priority => 11) $$, '22023', null, 'priority 11');
+select throws_ok($$ select steadytext_embed_async('x', priority => 11) $$, '22023', null, 'embed_async: priority 11');
+select throws_ok($$ select steadytext_generate_async('x', temperature => -1) $$, '22023', null, 'negative temperature');
+select throws_ok($$ select steadytext_generate_async('x', temperature => 'NaN') $$, '22023', null, 'a temperature that is no number');
+select throws_ok($$ select steadytext_generate_async('x', temperature => 'Infinity') $$, '22023', null, 'infinite temperature');
+select throws_ok($$ select steadytext_generate_async('x', eos_string => '') $$, '22023', null, 'empty eos_string');
+select throws_ok($$ select steadytext_generate_async(repeat('x', 1048577)) $$, '54000', null, 'a prompt that is too long');
+
+-- The same limits for plain INSERTs.
+select lives_ok(
+    $$ insert into steadytext_queue (request_type, prompt, params, priority) values ('generate', 'x', '{"max_tokens": 8}', 7) $$,
+    'INSERT enqueues');
+select lives_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', null) $$, 'INSERT without params');
+select lives_ok(
+    $$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"top_k": 40, "top_p": 0.9, "min_p": 0.05, "temperature": 0.7}') $$,
+    'INSERT with sampling parameters');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('generate', '') $$, 'P0001', 'Prompt cannot be empty', 'INSERT: empty prompt');
+select throws_ok($$ insert into steadytext_queue (request_type) values ('embed') $$, 'P0001', 'Text input cannot be empty', 'INSERT: no text');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"max_tokens": 5000}') $$, 'P0001', 'max_tokens must be between 1 and 4096', 'INSERT: max_tokens');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"max_tokens": "5"}') $$, 'P0001', null, 'INSERT: max_tokens that is no number');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"frobnicate": 1}') $$, '22023', null, 'INSERT: unknown parameter');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '[]') $$, '22023', null, 'INSERT: params that are no object');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, priority) values ('generate', 'x', 99) $$, '22023', null, 'INSERT: priority');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('summarize', 'x') $$, '22023', null, 'INSERT: unknown request type');
+select throws_ok($$ insert into steadytext_queue (prompt) values ('x') $$, '22023', null, 'INSERT: no request type');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('rerank', 'x') $$, '0A000', null, 'INSERT: a type that is not supported yet');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, max_retries) values ('generate', 'x', 101) $$, '22023', null, 'INSERT: max_retries');
+
+-- Settings.
+select steadytext_config_set('max_tokens_limit', '100');
+select throws_ok($$ select steadytext_generate_async('x', 101) $$, 'P0001', 'max_tokens must be between 1 and 100', 'the upper end of max_tokens is a setting');
+select steadytext_config_set('max_prompt_bytes', '10');
+select throws_ok($$ select steadytext_generate_async('12345678901') $$, '54000', null, 'the length of a prompt is a setting');
+select lives_ok($$ select steadytext_generate_async('1234567890') $$, 'as long as allowed');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, user_id) values ('generate', 'x', repeat('u', 1025)) $$, '54000', null, 'INSERT: a label that is too long');
+
+select * from finish();
+rollback;

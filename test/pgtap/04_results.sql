@@ -1,0 +1,120 @@
+-- Looking at requests, waiting for them, cancelling them.
+\ir setup.psql
+select plan(33);
+
+create temporary table r as
+    select steadytext_generate_async('hello') as generated, steadytext_embed_async('text') as embedded,
+        steadytext_generate_async('never') as waiting;
+create function pg_temp.finish_request(p_id uuid, p_result text, p_embedding real[])
+returns void language sql as $$
+    update steadytext_queue
+    set status = 'completed', result = p_result, embedding = p_embedding, attempt = 1, worker = 'local:x',
+        started_at = now(), completed_at = now() + interval '25 milliseconds', processing_time_ms = 25
+    where request_id = p_id
+$$;
+select pg_temp.finish_request(generated, 'Hello, world', null), pg_temp.finish_request(embedded, null, '{0.6,0.8}') from r;
+
+-- check_async
+select results_eq(
+    $$ select c.status, c.result, c.embedding is null, c.error, c.processing_time_ms, c.request_type, c.retry_count, c.error_code
+       from r cross join steadytext_check_async(r.generated) as c $$,
+    $$ values ('completed', 'Hello, world', true, null::text, 25, 'generate', 0, null::text) $$,
+    'check_async: a text'
+);
+select results_eq(
+    $$ select c.status, c.result, c.embedding::text from r cross join steadytext_check_async(r.embedded) as c $$,
+    $$ values ('completed', null::text, '[0.6,0.8]') $$,
+    'check_async: a vector'
+);
+select results_eq(
+    $$ select c.status, c.completed_at, c.started_at, c.created_at = now() from r cross join steadytext_check_async(r.waiting) as c $$,
+    $$ values ('pending', null::timestamptz, null::timestamptz, true) $$,
+    'check_async: a request that waits'
+);
+select is((select count(*) from r cross join st_check_async(r.generated) as c), 1::bigint, 'st_check_async');
+select throws_ok(
+    $$ select * from steadytext_check_async('01890000-0000-7000-8000-000000000000') $$,
+    'P0001', 'Request ID 01890000-0000-7000-8000-000000000000 not found', 'check_async: unknown id');
+select throws_ok(
+    $$ select * from steadytext_check_async(null) $$, 'P0001', 'Request ID <NULL> not found', 'check_async: NULL');
+select is(
+    (select array_agg(a.attname::text order by a.ord)
+     from (select unnest(proargnames[2:]) as attname, generate_series(1, cardinality(proargnames) - 1) as ord
+           from pg_proc where oid = 'steadytext_check_async'::regproc) as a),
+    array['status', 'result', 'results', 'embedding', 'embeddings', 'error', 'created_at', 'completed_at',
+        'processing_time_ms', 'request_type', 'started_at', 'retry_count', 'error_code'],
+    'check_async: the columns in their order');
+
+-- check_async_batch
+select results_eq(
+    $$ select c.request_id = r.waiting, c.request_id = r.generated, c.status, c.result
+       from r cross join steadytext_check_async_batch(array[r.waiting, '01890000-0000-7000-8000-000000000000', r.generated]) as c $$,
+    $$ values (true, false, 'pending', null::text), (false, true, 'completed', 'Hello, world') $$,
+    'check_async_batch: in the order of the ids, without those that are not there'
+);
+select results_eq(
+    $$ select c.request_id = r.generated from r cross join steadytext_check_async_batch(array[r.generated, r.waiting]) as c $$,
+    $$ values (true), (false) $$, 'check_async_batch: the other order');
+select is_empty($$ select * from steadytext_check_async_batch('{}') $$, 'check_async_batch: no ids');
+select is_empty($$ select * from steadytext_check_async_batch(null) $$, 'check_async_batch: NULL');
+select is((select count(*) from r cross join st_check_async_batch(array[r.generated, r.embedded]) as c), 2::bigint, 'st_check_async_batch');
+
+-- get_async_result
+select is((select steadytext_get_async_result(generated) from r), 'Hello, world', 'get_async_result: a text');
+select is((select steadytext_get_async_result(embedded, 1) from r), '[0.6,0.8]', 'get_async_result: a vector as text');
+select is((select st_get_async_result(generated) from r), 'Hello, world', 'st_get_async_result');
+select is((select steadytext_get_async_embedding(embedded)::text from r), '[0.6,0.8]', 'get_async_embedding');
+select is((select st_get_async_embedding(embedded, 1)::text from r), '[0.6,0.8]', 'st_get_async_embedding');
+select throws_ok(
+    $$ select steadytext_get_async_result('01890000-0000-7000-8000-000000000000', 0) $$,
+    'P0001', 'Request ID 01890000-0000-7000-8000-000000000000 not found', 'get_async_result: unknown id');
+select throws_ok(
+    $$ select steadytext_get_async_result(waiting, 1) from r $$, '55000', null,
+    'get_async_result: a request of the own open transaction is an error at once');
+select throws_ok(
+    $$ select steadytext_get_async_embedding(waiting, 1) from r $$, '55000', null,
+    'get_async_embedding: likewise');
+update steadytext_queue set status = 'failed', error = 'no such luck', error_code = '54000', completed_at = now()
+where request_id = (select waiting from r);
+select throws_ok(
+    $$ select steadytext_get_async_result(waiting, 1) from r $$, null, 'Async request failed: no such luck',
+    'get_async_result: a failed request');
+select results_eq(
+    $$ select c.status, c.error, c.error_code from r cross join steadytext_check_async(r.waiting) as c $$,
+    $$ values ('failed', 'no such luck', '54000') $$,
+    'check_async: a failed request shows message and SQLSTATE'
+);
+
+-- cancel_async
+create temporary table c as select steadytext_generate_async('to be cancelled') as waiting, steadytext_generate_async('running') as running;
+update steadytext_queue set status = 'processing', worker = 'local:x', attempt = 1, started_at = now(), lease_expires_at = now() + interval '1 minute'
+where request_id = (select running from c);
+select is((select steadytext_cancel_async(waiting) from c), true, 'cancel_async: a waiting request');
+select results_eq(
+    $$ select q.status, q.error, q.error_code, q.completed_at is not null from c cross join steadytext_check_async(c.waiting) as q $$,
+    $$ values ('cancelled', 'Request was cancelled', '57014', true) $$,
+    'cancel_async: what is left'
+);
+select is((select steadytext_cancel_async(waiting) from c), false, 'cancel_async: not twice');
+select is((select st_cancel_async(running) from c), true, 'st_cancel_async: a running request');
+select is((select steadytext_cancel_async(generated) from r), false, 'cancel_async: a completed request stays');
+select is(steadytext_cancel_async('01890000-0000-7000-8000-000000000000'), false, 'cancel_async: unknown id');
+select is(steadytext_cancel_async(null), false, 'cancel_async: NULL');
+select throws_ok(
+    $$ select steadytext_get_async_result(waiting, 1) from c $$, null, null,
+    'get_async_result: a cancelled request raises');
+
+-- Somebody else's
+create temporary table mine as select pg_temp.run_as('st_alice', $$ select steadytext_generate_async('alice asks') $$)::uuid as id;
+select throws_ok(
+    format('select pg_temp.run_as(''st_bob'', $q$ select status from steadytext_check_async(%L) $q$)', id), 'P0001', format('Request ID %s not found', id),
+    'check_async does not see the requests of others') from mine;
+select throws_ok(
+    format('select pg_temp.run_as(''st_bob'', $q$ select steadytext_get_async_result(%L, 0) $q$)', id), 'P0001', format('Request ID %s not found', id),
+    'get_async_result does not see the requests of others') from mine;
+select is(
+    pg_temp.run_as('st_bob', format('select steadytext_cancel_async(%L)', id)), 'false',
+    'cancel_async does not reach the requests of others') from mine;
+
+select * from finish();
+rollback;

@@ -1,0 +1,66 @@
+-- The registry of models, and what is said of workers.
+\ir setup.psql
+select plan(28);
+
+select set_eq(
+    $$ select name, task, is_preferred from steadytext_models where is_default $$,
+    $$ values ('small', 'generate', true), ('medium', 'generate', false), ('large', 'generate', false),
+        ('qwen2.5-3b', 'generate', false), ('qwen3-1.7b-fallback', 'generate', false),
+        ('embedding', 'embed', true), ('reranker', 'rerank', true) $$,
+    'a fresh database knows these models'
+);
+select lives_ok(
+    $$ insert into steadytext_models (name, task, file, sha256) values ('mine', 'generate', 'mine.gguf', repeat('0a', 32)) $$,
+    'a model can be registered');
+select is((select is_default from steadytext_models where name = 'mine'), false, 'and is no default row');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('builtin', 'generate', 'x') $$, '22023', null, 'builtin is taken');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('auto', 'generate', 'x') $$, '22023', null, 'auto is taken');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('../etc', 'generate', 'x') $$, '22023', null, 'a name that is none');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'sing', 'x') $$, '22023', null, 'unknown task');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', null, 'x') $$, '22023', null, 'no task');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '') $$, '22023', null, 'no file');
+select throws_ok($$ insert into steadytext_models (name, task, file, sha256) values ('x', 'embed', 'x', 'ABC') $$, '22023', null, 'no sha256');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('mine', 'embed', 'x') $$, '23505', null, 'a name is used once');
+update steadytext_models set file = 'other.gguf' where name = 'medium';
+select results_eq(
+    $$ select is_default, updated_at from steadytext_models where name = 'medium' $$, $$ values (false, now()) $$,
+    'a changed row is no default any more');
+update steadytext_models set file = file where name = 'large';
+select is((select is_default from steadytext_models where name = 'large'), true, 'an update that changes nothing leaves it one');
+insert into steadytext_models (name, task, file, description, created_at, is_default)
+values ('small', 'generate', 'restored.gguf', 'from a dump', '2020-01-01', false);
+select results_eq(
+    $$ select file, description, created_at, is_default from steadytext_models where name = 'small' $$,
+    $$ values ('restored.gguf', 'from a dump', '2020-01-01'::timestamptz, false) $$,
+    'a restored row replaces the default row'
+);
+
+-- Status.
+select is(steadytext_version(), st_version(), 'st_version');
+select matches(steadytext_version(), '^\d+\.\d+\.\d+$', 'version');
+select is((select count(*) from steadytext.worker_state()), 1::bigint, 'worker_state: always one row');
+select ok(
+    (select state in ('not_preloaded', 'stopped', 'starting', 'idle', 'running', 'paused', 'version_mismatch') from steadytext.worker_state()),
+    'worker_state: a known state');
+select is((select count(*) from steadytext_daemon_status()), 1::bigint, 'daemon_status: one row for this server''s worker');
+select is((select status from steadytext_daemon_status()), (select state from steadytext.worker_state()), 'daemon_status: its state');
+select is((select s.status from st_daemon_status() as s), (select s.status from steadytext_daemon_status() as s), 'st_daemon_status');
+select ok((select pending = 0 from steadytext_daemon_status()), 'daemon_status: nothing waits');
+select steadytext_generate_async('x'), steadytext_embed_async('y');
+select is((select pending from steadytext_daemon_status()), 2::bigint, 'daemon_status: counts what waits');
+select is(pg_temp.run_as('st_alice', 'select pending from steadytext_daemon_status()'), '0', 'users count their own requests only');
+select is(pg_temp.run_as('st_root', 'select pending from steadytext_daemon_status()'), '2', 'administrators count all');
+
+select steadytext.record_heartbeat('elsewhere-1', 'gpu-box', 'running', '2.0.0', '["small", {"name": "embedding"}]', 4096, 3, 100, 2, 12.5);
+select results_eq(
+    $$ select daemon_id, status, endpoint, version, models_loaded, running from steadytext_daemon_status() offset 1 $$,
+    $$ values ('elsewhere-1', 'running', 'gpu-box', '2.0.0', array['small', 'embedding'], 3) $$,
+    'daemon_status: a worker on another machine'
+);
+update steadytext_daemon_health set last_heartbeat = now() - interval '5 minutes' where daemon_id = 'elsewhere-1';
+select is((select status from steadytext_daemon_status() where endpoint = 'gpu-box'), 'stale', 'a heartbeat that is long ago is stale');
+
+select is_empty($$ select * from steadytext_activity where request_id is null $$, 'steadytext_activity can be read');
+
+select * from finish();
+rollback;

@@ -1,0 +1,135 @@
+-- The protocol: claiming.
+\ir setup.psql
+select plan(39);
+
+-- Requests of a role, by a letter and a number each.
+create function pg_temp.enqueue(p_role name, p_count integer, p_priority integer default 5)
+returns void language sql as $$
+    insert into steadytext_queue (request_type, prompt, priority, owner_role)
+    select 'generate', p_role || ' ' || i, p_priority, p_role from generate_series(1, p_count) as i
+$$;
+create function pg_temp.claim(p_limit integer, p_after name default null, p_alone boolean default false)
+returns text[] language sql as $$
+    select array_agg(c.prompt)
+    from steadytext.claim_requests('local:a', p_limit, 60, p_after, p_alone) as c
+$$;
+
+select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, false) $$, 'nothing to claim');
+select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, true) $$, 'nothing to claim alone');
+
+-- What a claim returns and writes.
+insert into steadytext_queue (request_type, prompt, params, max_retries) values ('embed', 'the text', '{"model": "m"}', 2);
+update steadytext_queue set error = 'old', error_code = 'XX000', result = 'old', embedding = '[1,2]', completed_at = now(),
+    processing_time_ms = 5, retry_count = 1, attempt = 4, worker = 'local:dead';
+select results_eq(
+    $$ select c.attempt, c.request_type, c.prompt, c.prompts, c.params, c.owner_role, c.owner_oid, c.retry_count, c.max_retries
+       from steadytext.claim_requests('local:a', 10, 60, null, false) as c $$,
+    $$ select 5, 'embed', 'the text', null::text[], '{"model": "m"}'::jsonb, current_user::name, current_user::regrole::oid, 1, 2 $$,
+    'a claim returns what the worker needs'
+);
+select results_eq(
+    $$ select q.status, q.attempt, q.worker, q.error, q.error_code, q.result, q.embedding is null, q.completed_at, q.processing_time_ms, q.retry_count
+       from steadytext_queue as q $$,
+    $$ values ('processing', 5, 'local:a', null::text, null::text, null::text, true, null::timestamptz, null::integer, 1) $$,
+    'a claim counts the attempt and clears what an earlier one left'
+);
+select ok(
+    (select started_at between now() and clock_timestamp()
+        and lease_expires_at - started_at = interval '60 seconds' from steadytext_queue),
+    'a claim notes its time and its lease');
+select is_empty($$ select * from steadytext.claim_requests('local:b', 10, 60, null, false) $$, 'nobody claims it again');
+delete from steadytext_queue;
+
+-- Limits.
+select pg_temp.enqueue('st_alice', 5);
+select is(pg_temp.claim(0), null, 'limit 0');
+select is(pg_temp.claim(null), null, 'no limit is no claim');
+select is(pg_temp.claim(2), array['st_alice 1', 'st_alice 2'], 'oldest first');
+select is(pg_temp.claim(10), array['st_alice 3', 'st_alice 4', 'st_alice 5'], 'the rest, when there is less than the limit');
+delete from steadytext_queue;
+
+-- Priority.
+select pg_temp.enqueue('st_alice', 2, 1), pg_temp.enqueue('st_bob', 1, 10), pg_temp.enqueue('st_alice', 1, 5);
+select is(pg_temp.claim(10), array['st_bob 1', 'st_alice 1', 'st_alice 1', 'st_alice 2'], 'priority 10 first, 1 last');
+delete from steadytext_queue;
+select pg_temp.enqueue('st_alice', 3, 5), pg_temp.enqueue('st_bob', 1, 6);
+select is(pg_temp.claim(2), array['st_bob 1', 'st_alice 1'], 'the limit holds over priorities');
+delete from steadytext_queue;
+
+-- Round robin.
+select pg_temp.enqueue('st_alice', 6), pg_temp.enqueue('st_bob', 6), pg_temp.enqueue('st_root', 6);
+select is(pg_temp.claim(6), array['st_alice 1', 'st_bob 1', 'st_root 1', 'st_alice 2', 'st_bob 2', 'st_root 2'], 'users take turns');
+select is(pg_temp.claim(4, 'st_root'), array['st_alice 3', 'st_bob 3', 'st_root 3', 'st_alice 4'], 'after the last user comes the first');
+select is(pg_temp.claim(2, 'st_alice'), array['st_bob 4', 'st_root 4'], 'after alice comes bob');
+select is(pg_temp.claim(1, 'st_bob'), array['st_root 5'], 'a claim of one takes the next user');
+select is(pg_temp.claim(1, 'st_root'), array['st_alice 5'], 'and the next');
+select is(pg_temp.claim(1, 'st_nobody'), array['st_root 6'], 'a user who has gone is no matter');
+select is(pg_temp.claim(100, 'st_alice'), array['st_bob 5', 'st_alice 6', 'st_bob 6'], 'until all are claimed');
+delete from steadytext_queue;
+
+select pg_temp.enqueue('st_alice', 1), pg_temp.enqueue('st_bob', 10), pg_temp.enqueue('st_root', 2);
+select is(
+    pg_temp.claim(9), array['st_alice 1', 'st_bob 1', 'st_root 1', 'st_bob 2', 'st_root 2', 'st_bob 3', 'st_bob 4', 'st_bob 5', 'st_bob 6'],
+    'what users leave of their shares, the others get');
+delete from steadytext_queue;
+
+-- More users than the limit.
+select pg_temp.enqueue(('u' || to_char(i, 'FM00'))::name, 2) from generate_series(1, 20) as i;
+select is(pg_temp.claim(3), array['u01 1', 'u02 1', 'u03 1'], 'more users than the limit: the first ones');
+select is(pg_temp.claim(3, 'u03'), array['u04 1', 'u05 1', 'u06 1'], 'then the next ones');
+select is(pg_temp.claim(4, 'u19'), array['u20 1', 'u01 2', 'u02 2', 'u03 2'], 'and around');
+select is((select owner_oid from steadytext.claim_requests('local:a', 1, 60, 'u06', false)), null, 'owner_oid is NULL where the role does not exist');
+delete from steadytext_queue;
+
+-- Rows that are not ready.
+select pg_temp.enqueue('st_alice', 4);
+update steadytext_queue set run_after = now() - interval '1 second' where prompt = 'st_alice 1';
+update steadytext_queue set alone = true where prompt = 'st_alice 2';
+update steadytext_queue set status = 'cancelled' where prompt = 'st_alice 3';
+select is(pg_temp.claim(10), array['st_alice 4'], 'deferred, lone and cancelled requests are not claimed');
+
+-- Alone.
+update steadytext_queue set alone = true, status = 'pending', run_after = null;
+select is(pg_temp.claim(10, null, true), array['st_alice 1'], 'alone: one request, whatever the limit');
+select is(pg_temp.claim(10), null, 'alone: not among the others');
+select is((select (status, worker, attempt, alone)::text from steadytext_queue where prompt = 'st_alice 1'), '(processing,local:a,1,t)', 'alone: the row says so while it runs');
+select is(pg_temp.claim(0, null, true), null, 'alone: limit 0');
+update steadytext_queue set run_after = now() where prompt = 'st_alice 2';
+select is(pg_temp.claim(1, null, true), array['st_alice 3'], 'alone: a retry waits for its time');
+delete from steadytext_queue;
+
+-- A thousand at once, and what the planner makes of stale statistics: a table full of
+-- finished requests that the statistics believe to be pending.
+insert into steadytext_queue (request_type, prompt) select 'generate', 'old' from generate_series(1, 20000);
+analyze steadytext_queue;
+update steadytext_queue set status = 'completed', completed_at = now();
+insert into steadytext_queue (request_type, prompt) select 'generate', 'new ' || i from generate_series(1, 1000) as i;
+create temporary table before as
+    select pg_stat_get_xact_tuples_returned('steadytext_queue_pkey'::regclass) as by_key,
+        pg_stat_get_xact_tuples_returned('steadytext_queue'::regclass) as by_scan;
+create temporary table claimed as select * from steadytext.claim_requests('local:a', 1000, 60, null, false);
+select is((select count(*) from claimed where prompt like 'new %'), 1000::bigint, 'a thousand are claimed among twenty thousand finished ones');
+select is(
+    (select array_agg(prompt order by id) from claimed),
+    array(select 'new ' || i from generate_series(1, 1000) as i), 'the right ones');
+select is(
+    pg_stat_get_xact_tuples_returned('steadytext_queue_pkey'::regclass) - (select by_key from before), 0::bigint,
+    'a claim does not walk the primary key');
+select is(
+    pg_stat_get_xact_tuples_returned('steadytext_queue'::regclass) - (select by_scan from before), 0::bigint,
+    'a claim does not scan the table');
+create temporary table completed as
+    select c.outcome from (select array_agg(id) as ids, array_agg(attempt) as attempts, array_agg('x'::text) as results from claimed) as a
+    cross join steadytext.complete_requests('local:a', a.ids, a.attempts, a.results, null, null) as c;
+select is((select count(*) from completed where outcome = 'done'), 1000::bigint, 'and completed');
+select is(
+    pg_stat_get_xact_tuples_returned('steadytext_queue'::regclass) - (select by_scan from before), 0::bigint,
+    'completing does not scan the table either');
+select ok(
+    pg_stat_get_xact_tuples_returned('steadytext_queue_pkey'::regclass) - (select by_key from before) <= 1000,
+    'and reads no more of the primary key than it writes');
+select is((select alone_due from steadytext.queue_outlook()), false, 'nothing is left alone');
+select is((select pending from steadytext.queue_outlook()), 0::bigint, 'nothing is left');
+
+select * from finish();
+rollback;
