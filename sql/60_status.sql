@@ -15,7 +15,7 @@ comment on function @extschema@.st_version() is 'Short for steadytext_version';
 create function steadytext.activity()
 returns table (
     request_id uuid,
-    owner_role name,
+    owner_role text,
     request_type text,
     phase text,
     prompt_tokens integer,
@@ -33,7 +33,7 @@ comment on function steadytext.activity() is
 create view @extschema@.steadytext_activity as
 select
     a.request_id,
-    a.owner_role,
+    a.owner_role::name as owner_role,
     a.request_type,
     a.phase,
     a.prompt_tokens,
