@@ -11,6 +11,7 @@ mod error;
 pub mod gguf;
 mod kernels;
 mod model;
+mod probe;
 mod request;
 mod sampling;
 mod scheduler;
@@ -19,6 +20,7 @@ pub mod tokenizer;
 
 pub use config::Config;
 pub use error::Error;
+pub use probe::Probe;
 pub use request::{
     Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,
 };

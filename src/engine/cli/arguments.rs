@@ -1,0 +1,97 @@
+//! Arguments of the command line.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use steadytext_engine::{ModelSource, Sampling};
+
+use super::Error;
+
+/// Arguments of any subcommand; each uses what it needs.
+#[derive(Debug, Default)]
+pub(super) struct Arguments {
+    pub(super) command: String,
+    model: OsString,
+    text: Option<String>,
+    pub(super) max_tokens: Option<usize>,
+    pub(super) sampling: Sampling,
+    pub(super) stop: Vec<String>,
+    pub(super) out: Option<PathBuf>,
+    pub(super) all: bool,
+    pub(super) marked: bool,
+    pub(super) context: usize,
+    pub(super) threads: usize,
+}
+
+impl Arguments {
+    /// Takes options wherever they are.
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Arguments, Error> {
+        let mut parsed = Arguments::default();
+        let mut positional = Vec::new();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let Some(option) = argument.to_str().filter(|text| text.starts_with("--")) else {
+                positional.push(argument);
+                continue;
+            };
+            let mut value =
+                || arguments.next().ok_or_else(|| Error::Usage(format!("option {option} needs a value")));
+            match option {
+                "--max-tokens" => parsed.max_tokens = Some(number(option, value()?)?),
+                "--temperature" => parsed.sampling.temperature = number(option, value()?)?,
+                "--top-k" => parsed.sampling.top_k = number(option, value()?)?,
+                "--top-p" => parsed.sampling.top_p = number(option, value()?)?,
+                "--min-p" => parsed.sampling.min_p = number(option, value()?)?,
+                "--seed" => parsed.sampling.seed = number(option, value()?)?,
+                "--stop" => parsed.stop.push(utf8(value()?)?),
+                "--out" => parsed.out = Some(value()?.into()),
+                "--all" => parsed.all = true,
+                "--marked" => parsed.marked = true,
+                "--context" => parsed.context = number(option, value()?)?,
+                "--threads" => parsed.threads = number(option, value()?)?,
+                _ => return Err(Error::Usage(format!("there is no option {option}"))),
+            }
+        }
+        let mut positional = positional.into_iter();
+        let (Some(command), Some(model)) = (positional.next(), positional.next()) else {
+            return Err(Error::Usage("a command and a model are needed".to_owned()));
+        };
+        parsed.command = utf8(command)?;
+        parsed.model = model;
+        parsed.text = positional.next().map(utf8).transpose()?;
+        match positional.next() {
+            Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
+            None => Ok(parsed),
+        }
+    }
+
+    /// The model to be used.
+    pub(super) fn source(&self) -> ModelSource {
+        if self.model == "builtin" {
+            ModelSource::Builtin
+        } else {
+            ModelSource::File(self.model.clone().into())
+        }
+    }
+
+    /// The text, from standard input if there is none on the command line.
+    pub(super) fn text(&self) -> Result<String, Error> {
+        if let Some(text) = &self.text {
+            return Ok(text.clone());
+        }
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+fn number<T: FromStr>(option: &str, value: OsString) -> Result<T, Error> {
+    let value = utf8(value)?;
+    value.parse().map_err(|_| Error::Usage(format!("\"{value}\" is no value for option {option}")))
+}
+
+fn utf8(value: OsString) -> Result<String, Error> {
+    value.into_string().map_err(|_| Error::Usage("an argument is not valid UTF-8".to_owned()))
+}

@@ -1,0 +1,70 @@
+//! `generate`: text from a prompt, with its progress.
+
+use std::time::Instant;
+
+use steadytext_engine::{Config, Engine, EventKind, Finish, Generate, Output, Reply, Request, Work};
+
+use super::Error;
+use super::arguments::Arguments;
+use super::json::Object;
+
+/// Prints a line for each event, the last one with the whole text.
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let work = Work::Generate(Generate {
+        prompt: arguments.text()?,
+        max_tokens: arguments.max_tokens.unwrap_or(512),
+        sampling: arguments.sampling.clone(),
+        stop: arguments.stop.clone(),
+    });
+    follow(arguments, work)
+}
+
+/// Runs one request on an engine of its own and prints its events.
+pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
+    let config = Config {
+        threads: arguments.threads,
+        nice: 0,
+        context_length: arguments.context,
+        kv_cache_mb: 1 << 20,
+        ..Config::default()
+    };
+    let engine = Engine::start(config)?;
+    let (sender, events) = crossbeam_channel::unbounded();
+    engine.submit(Request { key: 0, model: arguments.source(), work }, Reply::new(sender));
+    let mut started = Instant::now();
+    for event in events {
+        match event.kind {
+            EventKind::Loading => Object::default().text("event", "loading").print()?,
+            EventKind::Started { prompt_tokens } => {
+                started = Instant::now();
+                Object::default().text("event", "started").number("prompt_tokens", prompt_tokens).print()?;
+            }
+            EventKind::Progress { generated_tokens, text } => Object::default()
+                .text("event", "progress")
+                .number("generated_tokens", generated_tokens)
+                .text("text", &text)
+                .print()?,
+            EventKind::Done(output) => {
+                let seconds = started.elapsed().as_secs_f64();
+                return done(output).number("seconds", format!("{seconds:.3}")).print();
+            }
+            EventKind::Failed(error) => return Err(error.into()),
+        }
+    }
+    Err(steadytext_engine::Error::Stopped.into())
+}
+
+fn done(output: Output) -> Object {
+    let object = Object::default().text("event", "done");
+    match output {
+        Output::Text { text, generated_tokens, finish } => {
+            let finish = match finish {
+                Finish::EndOfText => "end_of_text",
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+            };
+            object.text("text", &text).number("generated_tokens", generated_tokens).text("finish", finish)
+        }
+        Output::Embedding(vector) => object.numbers("embedding", vector),
+    }
+}

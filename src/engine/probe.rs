@@ -1,0 +1,131 @@
+//! One sequence on one model, pass by pass: for the command line, tests and whoever wants logits, not text.
+
+use std::sync::Arc;
+
+use crate::builtin;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::model::{KvCache, Model, Segment, Wanted, Workspace};
+use crate::{Error, ModelSource};
+
+/// Most tokens of one pass.
+const PASS: usize = 256;
+
+/// A model, a key-value cache, and threads of their own.
+pub struct Probe {
+    gguf: Gguf,
+    model: Model,
+    cache: KvCache,
+    workspace: Workspace,
+    pool: Pool,
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").field("gguf", &self.gguf).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Probe {
+    /// Opens a model, to be computed by `threads` threads, the calling one included.
+    ///
+    /// # Errors
+    /// Those of opening and checking the file.
+    pub fn open(source: &ModelSource, threads: usize) -> Result<Probe, Error> {
+        let gguf = match source {
+            ModelSource::Builtin => builtin::gguf()?,
+            ModelSource::File(path) => Gguf::open(path)?,
+        };
+        let model = Model::load(&gguf)?;
+        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let pool = Pool::new(threads.max(1), &start)
+            .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
+        let cache = KvCache::new(model.cache_shape());
+        let workspace = model.workspace(PASS, pool.threads());
+        Ok(Probe { gguf, model, cache, workspace, pool })
+    }
+
+    /// The model's file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// Number of token ids, which is the number of logits of a token.
+    pub fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    /// Tokens that the model can take.
+    pub fn context_length(&self) -> usize {
+        self.model.sizes().context_length
+    }
+
+    /// Number of tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.cache.truncate(len);
+    }
+
+    /// Adds tokens in passes of 256 and returns the logits of the last one. None for no tokens.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::PromptTooLong`], and
+    /// [`Error::InvalidRequest`] for a token that the model does not have.
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<Option<&[f32]>, Error> {
+        self.check(tokens)?;
+        let mut passes = tokens.chunks(PASS).peekable();
+        while let Some(pass) = passes.next() {
+            let last = passes.peek().is_none();
+            self.pass(pass, if last { Wanted::Last } else { Wanted::None })?;
+            if last {
+                return Ok(Some(self.model.logits(&mut self.workspace, &[0], &self.pool)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds tokens in passes of 256 and calls `each` with the logits of every one of them.
+    ///
+    /// # Errors
+    /// As [`Probe::extend`].
+    pub fn extend_each(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32])) -> Result<(), Error> {
+        self.check(tokens)?;
+        for pass in tokens.chunks(PASS) {
+            self.pass(pass, Wanted::All)?;
+            for row in 0..pass.len() {
+                each(self.model.logits(&mut self.workspace, &[row], &self.pool));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let total = self.len() + tokens.len();
+        if total > self.context_length() {
+            return Err(Error::PromptTooLong { prompt_tokens: total, context_length: self.context_length() });
+        }
+        match tokens.iter().find(|token| **token as usize >= self.vocabulary()) {
+            Some(token) => Err(Error::InvalidRequest(format!("there is no token {token}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn pass(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), Error> {
+        self.cache.reserve(self.cache.len() + tokens.len())?;
+        let mut segments = [Segment { cache: &mut self.cache, tokens, wanted, fault: None }];
+        self.model.forward(&mut segments, &mut self.workspace, &self.pool, &|| false);
+        match segments[0].fault {
+            Some(position) => Err(Error::NonFinite { position }),
+            None => Ok(()),
+        }
+    }
+}
