@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use uuid::Uuid;
 
 use crate::pg::error::OrRaise;
-use crate::pg::privilege::{as_owner, current_user, has_privileges_of};
+use crate::pg::privilege::{as_owner, current_user, may_manage};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{caches, guc, listen, wake};
 
@@ -31,7 +31,7 @@ fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
         .or_raise()
         .flatten();
         // Rows of a dropped role belong to nobody but superusers and the queue's owner.
-        if !has_privileges_of(caller, owner.unwrap_or(installation.owner)) {
+        if !may_manage(caller, owner.unwrap_or(installation.owner)) {
             return false;
         }
         spi::query_one(

@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use crate::pg::privilege::{current_user, has_privileges_of};
+use crate::pg::privilege::{current_user, may_manage};
 use crate::pg::slots::State;
 use crate::pg::{activity, catalog, shmem, slots};
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,7 +34,7 @@ fn activity() -> TableIterator<
     let caller = current_user();
     let rows: Vec<_> = activity::list()
         .into_iter()
-        .filter(|running| has_privileges_of(caller, running.owner))
+        .filter(|running| may_manage(caller, running.owner))
         .filter_map(|running| {
             Some((
                 pgrx::Uuid::from_bytes(*running.request_id.as_bytes()),

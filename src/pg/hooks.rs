@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::slots::{self, EvictionGuard};
-use super::{catalog, interrupts, privilege, shmem, wake};
+use super::{catalog, interrupts, privilege, shmem, slots, wake};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
 const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -27,8 +26,11 @@ pub(crate) fn install() {
     }
 }
 
+// The hooks themselves are not guarded by pgrx, and call what is behind them directly: a guard turns PostgreSQL's errors
+// into panics and back, and loses their context, position and constraint on the way, for every statement of the server.
+// Errors jump over these two frames, which is sound because they hold nothing to drop.
+
 /// Sees the drop of the extension however it comes about: DROP EXTENSION, DROP SCHEMA, DROP OWNED, CASCADE.
-#[pg_guard]
 unsafe extern "C-unwind" fn object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -39,18 +41,36 @@ unsafe extern "C-unwind" fn object_access(
     // SAFETY: the previous hook is a valid function of another library.
     unsafe {
         if let Some(previous) = PREVIOUS_ACCESS {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub, arg));
+            previous(access, class, object, sub, arg);
         }
     }
-    let is_drop = access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId;
-    if is_drop && catalog::is_extension(object) {
+    if access == pg_sys::ObjectAccessType::OAT_DROP && class == pg_sys::ExtensionRelationId {
+        note_drop(object);
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn note_drop(extension: pg_sys::Oid) {
+    if catalog::is_extension(extension) {
         wake::arm_review();
         wake::arm_call();
     }
 }
 
-#[pg_guard]
-#[allow(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
+// Declared here because pgrx wraps the functions that it binds in the guard described above.
+unsafe extern "C-unwind" {
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const core::ffi::c_char,
+        read_only: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
     text: *const core::ffi::c_char,
@@ -61,18 +81,14 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: PostgreSQL passes a statement that is alive during the call. The guard lives across the statement and is
-    // dropped by unwinding when it fails; if the process ends inside, its entry is void.
+    // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as they are.
     unsafe {
-        let eviction = match statement.as_ref() {
-            Some(statement) => database_to_vacate(statement.utilityStmt).and_then(vacate),
-            None => None,
-        };
-        pg_sys::ffi::pg_guard_ffi_boundary(|| match PREVIOUS_UTILITY {
+        make_room_for((*statement).utilityStmt);
+        match PREVIOUS_UTILITY {
             Some(previous) => {
                 previous(statement, text, read_only, context, params, environment, destination, completion)
             }
-            None => pg_sys::standard_ProcessUtility(
+            None => standard_ProcessUtility(
                 statement,
                 text,
                 read_only,
@@ -82,8 +98,16 @@ unsafe extern "C-unwind" fn process_utility(
                 destination,
                 completion,
             ),
-        });
-        drop(eviction);
+        }
+    }
+}
+
+/// Evicts the worker that would be in the statement's way, until the end of the transaction.
+#[pg_guard]
+unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
+    // SAFETY: as above.
+    if let Some(database) = unsafe { database_to_vacate(statement) } {
+        vacate(database);
     }
 }
 
@@ -177,10 +201,10 @@ fn may_create_databases() -> bool {
     }
 }
 
-/// Keeps workers away from `database` until the guard is dropped, and waits until the one that is there has gone.
-fn vacate(database: pg_sys::Oid) -> Option<EvictionGuard> {
-    let shared = shmem::get()?;
-    let guard = slots::evict(shared, database)?;
+/// Keeps workers away from `database` until the end of the transaction, and waits until the one that is there has gone.
+fn vacate(database: pg_sys::Oid) {
+    let Some(shared) = shmem::get() else { return };
+    slots::evict(shared, database);
     let deadline = Instant::now() + EVICTION_PATIENCE;
     let mut told = 0;
     while let Some(slot) = slots::find(shared, database) {
@@ -195,5 +219,4 @@ fn vacate(database: pg_sys::Oid) -> Option<EvictionGuard> {
         }
         interrupts::sleep_ms(5);
     }
-    Some(guard)
 }

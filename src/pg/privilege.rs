@@ -9,9 +9,20 @@ pub(crate) fn current_user() -> pg_sys::Oid {
 }
 
 /// Whether `member` has the rights of `role`; a superuser has everybody's.
-pub(crate) fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.
     unsafe { pg_sys::has_privs_of_role(member, role) }
+}
+
+/// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for members of
+/// steadytext_admin.
+pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
+    if has_privileges_of(caller, owner) {
+        return true;
+    }
+    // SAFETY: a catalog look-up.
+    let admin = unsafe { pg_sys::get_role_oid(c"steadytext_admin".as_ptr(), true) };
+    admin != pg_sys::InvalidOid && has_privileges_of(caller, admin)
 }
 
 /// Runs `work` as `owner`, restricted so that code which others planted on the owner's objects cannot escape,

@@ -4,6 +4,7 @@
 //! Invariant: only the launcher gives and takes slots; a worker fills its own slot and empties it when it ends;
 //! everybody else only reads them, counts in them, and sets latches.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
@@ -149,30 +150,32 @@ pub(crate) fn is_evicted(shared: &Shared, database: pg_sys::Oid) -> bool {
     })
 }
 
-/// Keeps workers away from a database while it lives.
-pub(crate) struct EvictionGuard {
-    shared: &'static Shared,
-    index: usize,
-}
-
-/// Keeps workers away from `database`, without waiting for one that is there. `None` if too many statements do so already.
-pub(crate) fn evict(shared: &'static Shared, database: pg_sys::Oid) -> Option<EvictionGuard> {
+/// Keeps workers away from `database` until [`end_evictions`], without waiting for one that is there. If too many statements
+/// do so already, this one has to take its chance with PostgreSQL's own wait for sessions.
+pub(crate) fn evict(shared: &'static Shared, database: pg_sys::Oid) {
     // SAFETY: a plain global of this process.
     let me = unsafe { pg_sys::MyProcPid };
-    let index = shared
-        .evictions
-        .iter()
-        .position(|entry| entry.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok())?;
-    shared.evictions[index].database.store(database.to_u32(), SeqCst);
-    Some(EvictionGuard { shared, index })
+    let free =
+        shared.evictions.iter().find(|entry| entry.pid.compare_exchange(0, me, SeqCst, SeqCst).is_ok());
+    if let Some(entry) = free {
+        entry.database.store(database.to_u32(), SeqCst);
+        EVICTING.set(true);
+    }
 }
 
-impl Drop for EvictionGuard {
-    fn drop(&mut self) {
-        let entry = &self.shared.evictions[self.index];
+thread_local! {
+    static EVICTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends the evictions of this process, at the end of a transaction. Nothing here can raise.
+pub(crate) fn end_evictions() {
+    let Some(shared) = shmem::get().filter(|_| EVICTING.take()) else { return };
+    // SAFETY: a plain global of this process.
+    let me = unsafe { pg_sys::MyProcPid };
+    for entry in shared.evictions.iter().filter(|entry| entry.pid.load(SeqCst) == me) {
         entry.database.store(0, SeqCst);
         entry.pid.store(0, SeqCst);
-        self.shared.rescan.store(true, Release);
-        wake_launcher(self.shared);
     }
+    shared.rescan.store(true, Release);
+    wake_launcher(shared);
 }

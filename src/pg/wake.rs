@@ -85,11 +85,15 @@ pub(crate) fn install() {
 unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            slots::end_evictions();
             if let Some(armed) = ARMED.take() {
                 fire(armed);
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => ARMED.set(None),
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            slots::end_evictions();
+            ARMED.set(None);
+        }
         _ => {}
     }
 }

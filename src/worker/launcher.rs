@@ -35,6 +35,8 @@ struct Known {
     absent: bool,
     /// A worker found the extension.
     confirmed: bool,
+    /// Somebody asked for a worker since the last one was started: that one may have looked too early.
+    called: bool,
     /// How often in a row its worker ended unexpectedly.
     failures: u32,
     /// No worker before this.
@@ -103,7 +105,7 @@ impl Launcher {
             }
             any = true;
             let database = Oid::from(database);
-            *self.known.entry(database).or_default() = Known::default();
+            *self.known.entry(database).or_default() = Known { called: true, ..Known::default() };
             if let Some(slot) = slots::find(self.shared, database) {
                 slot.reviews.fetch_add(1, Release);
                 slot.wake();
@@ -151,7 +153,7 @@ impl Launcher {
             if self.handles.remove(&index).is_some() || slot.state() != State::Stopped {
                 slot.set_state(State::Stopped);
                 match slot.ended() {
-                    Ended::NoExtension => known.absent = true,
+                    Ended::NoExtension => known.absent = !known.called,
                     Ended::Again => {}
                     Ended::Unexpectedly => {
                         known.failures += 1;
@@ -229,6 +231,7 @@ impl Launcher {
         let slot = &self.shared.slots[index];
         slot.set_ended(Ended::Unexpectedly);
         slot.set_state(State::Starting);
+        self.known.entry(database).or_default().called = false;
         match bgworker::start_worker(index, database) {
             Some(handle) => {
                 self.handles.insert(index, handle);
