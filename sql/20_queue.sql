@@ -25,7 +25,7 @@ create table @extschema@.steadytext_queue (
     completed_at timestamptz,
     processing_time_ms integer,
     retry_count integer not null default 0,
-    max_retries integer default 3,
+    max_retries integer,
     daemon_endpoint text,
     owner_role name not null default current_user,
     run_after timestamptz,

@@ -1,7 +1,7 @@
 -- Who may do what: users see and write their own requests, administrators configure, workers
 -- call the protocol, everybody else nothing.
 \ir setup.psql
-select plan(66);
+select plan(67);
 
 create function pg_temp.denied(p_role text, p_statement text, p_name text)
 returns text
@@ -112,6 +112,9 @@ select is(
 select pg_temp.denied('st_root', $$ update steadytext_queue set result = 'x' $$, 'write results');
 select pg_temp.denied('st_root', $$ update steadytext_queue set status = 'completed' $$, 'make requests completed');
 select is(pg_temp.written_as('st_root', $$ delete from steadytext_queue where prompt = 'by insert' $$), 1::bigint, 'an administrator deletes requests');
+select is(pg_temp.run_as('st_root', format('select steadytext_cancel_async(%L)', bob)), 'true', 'an administrator cancels requests of others')
+from asked;
+update steadytext_queue set status = 'pending' where prompt = 'bob one';
 select isnt(pg_temp.run_as('st_root', $$ select steadytext_generate_async('x') $$), null, 'an administrator enqueues like a user');
 
 -- A worker on another machine: the protocol, and no table.

@@ -1,6 +1,6 @@
 -- The protocol: claiming.
 \ir setup.psql
-select plan(39);
+select plan(41);
 
 -- Requests of a role, by a letter and a number each.
 create function pg_temp.enqueue(p_role name, p_count integer, p_priority integer default 5)
@@ -38,6 +38,11 @@ select ok(
         and lease_expires_at - started_at = interval '60 seconds' from steadytext_queue),
     'a claim notes its time and its lease');
 select is_empty($$ select * from steadytext.claim_requests('local:b', 10, 60, null, false) $$, 'nobody claims it again');
+delete from steadytext_queue;
+select steadytext_config_set('max_retries', '7');
+insert into steadytext_queue (request_type, prompt) values ('generate', 'x');
+select is((select max_retries from steadytext.claim_requests('local:a', 10, 60, null, false)), 7, 'max_retries is the setting where the row says nothing');
+select is((select max_retries from steadytext_queue), 7, 'and is noted in the row');
 delete from steadytext_queue;
 
 -- Limits.
