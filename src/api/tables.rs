@@ -29,7 +29,7 @@ fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if let Ok(table) = trigger.relid() {
         caches::invalidate(table);
     }
-    wake::arm_work();
+    wake::arm_review();
     Ok(None)
 }
 

@@ -14,15 +14,16 @@ use pgrx::prelude::*;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use uuid::Uuid;
 
+use super::shmem;
+use super::slots::{self, State};
 use super::waiters::{self, BucketSet};
-use super::{shmem, slots};
 
 /// What to do after the commit.
 #[derive(Clone, Copy, Default)]
 struct Armed {
     /// Rows became pending: the worker should claim.
     work: bool,
-    /// Requests were cancelled, or the extension dropped: the worker should look at what it is running.
+    /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should look around.
     review: bool,
     /// The launcher should look at this database.
     call: bool,
@@ -55,7 +56,8 @@ pub(crate) fn arm_work() {
     arm(|armed| armed.work = true);
 }
 
-/// After commit, the worker of this database checks whether its running requests are still its own.
+/// After commit, the worker of this database checks whether its running requests are still its own, and the configuration
+/// as it was.
 pub(crate) fn arm_review() {
     arm(|armed| armed.review = true);
 }
@@ -113,7 +115,7 @@ fn fire(armed: Armed) {
         if armed.review {
             slot.reviews.fetch_add(1, Release);
         }
-        if armed.work || armed.review {
+        if armed.review || (armed.work && slot.state() != State::Paused) {
             slot.wake();
         }
     }

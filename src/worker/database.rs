@@ -48,6 +48,8 @@ struct Worker {
     /// The last claim was cut off by its limit: there may be more.
     maybe_more: bool,
     alone_due: bool,
+    /// Nothing is claimed until the configuration changes.
+    paused: bool,
     /// The role that was served last.
     after_role: Option<String>,
     retention_at: Option<i64>,
@@ -181,6 +183,7 @@ impl Worker {
             reviews_seen: slot.reviews.load(Acquire),
             maybe_more: true,
             alone_due: false,
+            paused: false,
             after_role: None,
             retention_at: None,
             due: Due {
@@ -280,6 +283,8 @@ impl Worker {
             return None;
         }
         self.reviews_seen = reviews;
+        // The configuration may say that the pause is over.
+        self.maybe_more |= self.paused;
         match protocol::presence() {
             Ok(Presence::Absent) => return Some(Ended::NoExtension),
             Ok(Presence::Present(now))
@@ -353,7 +358,7 @@ impl Worker {
             Ok(Outlook { pending, alone_due }) => {
                 self.slot.pending.store(pending, Relaxed);
                 self.alone_due |= alone_due;
-                self.maybe_more |= pending > 0;
+                self.maybe_more |= pending > 0 && !self.paused;
             }
             Err(error) => self.complain(error),
         }
@@ -366,7 +371,8 @@ impl Worker {
         let now = Instant::now();
         let wakes = self.slot.wakes.load(Acquire);
         let notified = self.due.notified.is_some_and(|at| now >= at);
-        if !(self.maybe_more || notified || wakes != self.wakes_seen) || now < self.due.claim {
+        let woken = !self.paused && (notified || wakes != self.wakes_seen);
+        if !(self.maybe_more || woken) || now < self.due.claim {
             return false;
         }
         let capacity = seat::with(|seat| seat.capacity()).unwrap_or(0);
@@ -397,14 +403,13 @@ impl Worker {
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {
         let Claims { requests, config, models } = claims;
-        self.slot.set_state(if config.worker_paused { State::Paused } else { State::Working });
+        self.paused = config.worker_paused;
+        self.slot.set_state(if self.paused { State::Paused } else { State::Working });
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
         self.maybe_more = alone || claimed == limit;
         self.alone_due = alone && claimed > 0;
-        if config.worker_paused {
-            self.maybe_more = false;
-        }
+        self.maybe_more &= !self.paused;
         self.slot.pending.fetch_sub(claimed as i64, Relaxed);
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner_role.clone());
@@ -445,7 +450,7 @@ impl Worker {
             self.due.heartbeat = now + HEARTBEAT_INTERVAL;
             let beat = Heartbeat {
                 worker: &self.id,
-                status: if self.slot.state() == State::Paused { "paused" } else { "running" },
+                status: if self.paused { "paused" } else { "running" },
                 models: seat::with(|seat| seat.models()).unwrap_or_default(),
                 active: self.flights.len(),
                 total: self.flights.ended,
