@@ -145,3 +145,87 @@ pub(crate) fn product<T>(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use candle_core::quantized::k_quants::matmul;
+
+    use super::*;
+
+    fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn pool(threads: usize) -> Pool {
+        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        Pool::new(threads, &start).unwrap()
+    }
+
+    /// The product of many rows, of each alone, with any number of threads, and candle's are equal.
+    fn check<T>()
+    where
+        T: Format,
+        T::VecDotType: Format,
+    {
+        let (inputs, outputs, rows) = (512, 43, 21);
+        let mut weights = vec![T::zeros(); inputs / T::BLCK_SIZE * outputs];
+        T::from_float(&noise(inputs * outputs, 1), &mut weights);
+        let x = noise(rows * inputs, 2);
+        let mut expected = vec![0.0; rows * outputs];
+        matmul((rows, inputs, outputs), &x, &weights, &mut expected).unwrap();
+        // SAFETY: blocks have no padding.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(weights.as_ptr().cast::<u8>(), size_of_val(&weights[..])) };
+        assert!(fits::<T>(bytes, inputs, outputs));
+        let mut scratch = Scratch::default();
+        for threads in [1, 2, 5] {
+            let pool = pool(threads);
+            let mut got = vec![0.0; rows * outputs];
+            product::<T>(bytes, (inputs, outputs), &x, &mut got, &mut scratch, &pool);
+            assert_eq!(got, expected, "{threads} threads");
+            for row in 0..rows {
+                let mut alone = vec![0.0; outputs];
+                let x = &x[row * inputs..(row + 1) * inputs];
+                product::<T>(bytes, (inputs, outputs), x, &mut alone, &mut scratch, &pool);
+                assert_eq!(alone, expected[row * outputs..(row + 1) * outputs], "row {row} alone");
+            }
+        }
+        let mut dequantized = vec![0.0; inputs];
+        row::<T>(bytes, outputs - 1, &mut dequantized);
+        let original = &noise(inputs * outputs, 1)[inputs * (outputs - 1)..];
+        let error = dequantized.iter().zip(original).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error < 0.6, "the last row comes back within the format's precision, not {error} off");
+    }
+
+    #[test]
+    fn products_are_candles_to_the_bit_whatever_the_rows_and_threads() {
+        check::<BlockQ4_0>();
+        check::<BlockQ4_1>();
+        check::<BlockQ5_0>();
+        check::<BlockQ5_1>();
+        check::<BlockQ8_0>();
+        check::<BlockQ2K>();
+        check::<BlockQ3K>();
+        check::<BlockQ4K>();
+        check::<BlockQ5K>();
+        check::<BlockQ6K>();
+    }
+
+    #[test]
+    fn bytes_that_are_not_aligned_or_not_whole_do_not_fit() {
+        let bytes = vec![0u16; 1000];
+        // SAFETY: u16 has no padding.
+        let bytes = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), 2000) };
+        assert!(fits::<BlockQ8_0>(&bytes[..34 * 4], 64, 2));
+        assert!(!fits::<BlockQ8_0>(&bytes[1..34 * 4 + 1], 64, 2));
+        assert!(!fits::<BlockQ8_0>(&bytes[..34 * 4], 64, 3));
+        assert!(!fits::<BlockQ8_0>(&bytes[..34 * 4], 48, 2));
+    }
+}

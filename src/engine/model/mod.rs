@@ -14,10 +14,10 @@ mod workspace;
 
 use crate::Error;
 use crate::gguf::Gguf;
+use crate::kernels::Pool;
 use crate::kernels::attention::{Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
-use crate::kernels::Pool;
 use layer::{Layer, Projection};
 use weights::{Linear, Matrix, vector};
 

@@ -132,7 +132,8 @@ impl Models {
             )));
         }
         let declared = model.sizes().context_length;
-        let context_length = if self.context_length == 0 { declared } else { declared.min(self.context_length) };
+        let context_length =
+            if self.context_length == 0 { declared } else { declared.min(self.context_length) };
         Ok(Loaded {
             source: source.clone(),
             template: ChatTemplate::from_gguf(gguf)?,

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::Submission;
 use super::models::Loaded;
 use super::text::Text;
-use super::Submission;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -167,7 +167,8 @@ impl Running {
             if told.elapsed() >= PROGRESS_INTERVAL && *told_tokens < *generated {
                 *told = Instant::now();
                 *told_tokens = *generated;
-                let progress = EventKind::Progress { generated_tokens: *generated, text: text.take_partial() };
+                let progress =
+                    EventKind::Progress { generated_tokens: *generated, text: text.take_partial() };
                 self.submission.send(progress);
             }
             return Ok(None);

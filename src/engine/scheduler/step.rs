@@ -143,7 +143,8 @@ impl Stepper {
             let logits = loaded.model.logits(&mut loaded.workspace, &rows, &self.pool);
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
-            for ((index, _), logits) in logit_rows.iter().zip(logits.chunks_exact(loaded.model.vocabulary())) {
+            for ((index, _), logits) in logit_rows.iter().zip(logits.chunks_exact(loaded.model.vocabulary()))
+            {
                 let index = *index;
                 match running[index].sample(&logits[..choices], &loaded.tokenizer, &mut self.sampler) {
                     Ok(None) => {}
@@ -154,7 +155,8 @@ impl Stepper {
         }
         let rows: usize = parts.iter().map(|part| part.rows).sum();
         let seconds = started.elapsed().as_secs_f64() / rows.max(1) as f64;
-        loaded.row_seconds = Some(loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25));
+        loaded.row_seconds =
+            Some(loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25));
         ended
     }
 }
