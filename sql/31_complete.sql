@@ -68,6 +68,7 @@ $$;
 comment on function steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[]) is
     'Protocol: writes answers; outcome done, locked (still ours, try again) or lost';
 
+-- Hash joins are on again here: two lists of a thousand ids are compared.
 create function steadytext.missed_requests(
     p_worker text,
     p_ids bigint[],
@@ -78,6 +79,7 @@ returns table (id bigint, outcome text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_hashjoin = on
 set enable_mergejoin = off
 set jit = off
 as $$
