@@ -48,6 +48,14 @@ pub(crate) fn check() {
     pgrx::check_for_interrupts!();
 }
 
+/// Acts on whatever has arrived between two transactions of a worker. A cancel means the statement that was running,
+/// and none is: as in every idle session, it is ignored.
+pub(crate) fn check_between_transactions() {
+    // SAFETY: a flag of this process.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    check();
+}
+
 /// Reads the configuration files again if SIGHUP has arrived. True if so.
 pub(crate) fn reload_configuration() -> bool {
     // SAFETY: a flag of this process; the file is read outside of transactions, as in every worker.

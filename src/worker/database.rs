@@ -145,7 +145,7 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
         if interrupts::termination_requested() {
             slot.set_ended(Ended::Again);
         }
-        interrupts::check();
+        interrupts::check_between_transactions();
         let same = match protocol::presence() {
             Ok(Presence::Present(now)) => {
                 now.extension == extension.extension && now.version == extension.version
@@ -206,7 +206,7 @@ impl Worker {
                 self.slot.set_ended(Ended::Again);
                 interrupts::postponing_termination(|| self.give_back());
             }
-            interrupts::check();
+            interrupts::check_between_transactions();
             if interrupts::reload_configuration() && guc::engine() != self.settings {
                 return self.end(Ended::Again);
             }

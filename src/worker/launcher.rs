@@ -76,7 +76,7 @@ pub(super) fn run() {
         slots_warned: false,
     };
     loop {
-        interrupts::check();
+        interrupts::check_between_transactions();
         interrupts::reload_configuration();
         let pause = if catalog::in_recovery() { STANDBY_INTERVAL } else { launcher.step() };
         interrupts::wait(pause, None);

@@ -93,10 +93,8 @@ pub(super) fn claim(
     alone: bool,
 ) -> Result<Claims, PgError> {
     in_queue("claim requests", || {
-        let config = caches::config()?;
-        let models = caches::models()?;
-        if config.worker_paused {
-            return Ok(Claims { requests: Vec::new(), config, models });
+        if caches::config()?.worker_paused {
+            return Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
         }
         let args: Vec<Arg> = vec![
             worker.into(),
@@ -122,6 +120,9 @@ pub(super) fn claim(
                 })
             },
         )?;
+        // After the claim, whose statements see later commits than this transaction's beginning: a model that was
+        // registered before a request for it must be known.
+        let (config, models) = (caches::config()?, caches::models()?);
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     })
 }
