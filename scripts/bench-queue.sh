@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo=${CARGO:-cargo}
+PGRX_PG_CONFIG_PATH=$(command -v "${PG_CONFIG:-pg_config}")
+export PGRX_PG_CONFIG_PATH
 major=$("${PG_CONFIG:-pg_config}" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 
 "$cargo" build --release --features "pg$major,noop-engine" --target-dir target/noop

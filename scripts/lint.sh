@@ -6,6 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 cargo=${CARGO:-cargo}
+PGRX_PG_CONFIG_PATH=$(command -v "${PG_CONFIG:-pg_config}")
+export PGRX_PG_CONFIG_PATH
 major=$("${PG_CONFIG:-pg_config}" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 number=0 failures=0
 
@@ -99,7 +101,7 @@ same_version() {
     grep -qE "^## \[($control|Unreleased)\]" CHANGELOG.md || { echo "CHANGELOG.md does not know $control"; return 1; }
 }
 
-check 'rustfmt has nothing to change' "$cargo" fmt --all --check
+check 'rustfmt has nothing to change' "$cargo" fmt --all --check -- --color never
 check 'clippy is content' "$cargo" clippy --release --quiet --workspace --all-targets \
     --features "pg$major" -- -D warnings
 check 'clippy is content with the no-op engine' "$cargo" clippy --release --quiet -p pg_steadytext \
