@@ -22,7 +22,8 @@ for page in README.md docs/*.md; do
     script=$work/$(basename "$page")
     awk '/^```sql$/ { sql = 1; print ""; next } /^```/ { sql = 0 } { print sql ? $0 : "" }' "$page" >"$script"
     createdb "page_$number"
-    psql -X -q -d "page_$number" -c 'create extension pg_steadytext cascade' 2>/dev/null
+    PGOPTIONS='-c client_min_messages=warning' \
+        psql -X -q -d "page_$number" -c 'create extension pg_steadytext cascade'
     if psql -X -q -d "page_$number" -v ON_ERROR_STOP=1 -P pager=off -f "$script" >"$work/out" 2>&1; then
         echo "ok $number - $page: $blocks blocks of SQL"
     else
