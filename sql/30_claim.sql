@@ -177,13 +177,15 @@ declare
 begin
     -- Half of a lease left is enough: most calls write nothing.
     with held as materialized (
-        select q.ctid as tid
-        from unnest(p_ids, p_attempts) as g(id, attempt)
-        join @extschema@.steadytext_queue as q on q.id = g.id
-        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-            and q.lease_expires_at < v_now + make_interval(secs => p_lease_seconds / 2.0)
-        order by q.id
-        for update of q skip locked
+        select h.tid
+        from (select * from unnest(p_ids, p_attempts) as u(id, attempt) order by u.id) as g
+        cross join lateral (
+            select q.ctid as tid
+            from @extschema@.steadytext_queue as q
+            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+                and q.lease_expires_at < v_now + make_interval(secs => p_lease_seconds / 2.0)
+            for update skip locked
+        ) as h
     )
     update @extschema@.steadytext_queue as q
     set lease_expires_at = v_now + make_interval(secs => p_lease_seconds)
@@ -215,12 +217,14 @@ declare
     v_count integer;
 begin
     with held as materialized (
-        select q.ctid as tid
-        from unnest(p_ids, p_attempts) as g(id, attempt)
-        join @extschema@.steadytext_queue as q on q.id = g.id
-        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-        order by q.id
-        for update of q skip locked
+        select h.tid
+        from (select * from unnest(p_ids, p_attempts) as u(id, attempt) order by u.id) as g
+        cross join lateral (
+            select q.ctid as tid
+            from @extschema@.steadytext_queue as q
+            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+            for update skip locked
+        ) as h
     )
     update @extschema@.steadytext_queue as q
     set status = 'pending', run_after = null, worker = null, lease_expires_at = null, started_at = null

@@ -1,6 +1,10 @@
 -- Protocol: ending requests. A result is written only where id, attempt and worker still
 -- match and the status is still processing; rows that somebody else has locked are skipped
 -- and reported, so that one open transaction never stalls the others.
+--
+-- The rows are looked up one by one in lateral subqueries, in the order of their ids. As a
+-- plain join the planner, who believes that next to nothing is ever in flight, would read
+-- the index on rows in flight once and compare everything with everything.
 
 create function steadytext.complete_requests(
     p_worker text,
@@ -22,9 +26,14 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_given record;
     v_ids bigint[];
     v_request_ids uuid[];
 begin
+    -- A variable of an array type holds its value unpacked, and each slice would pack the
+    -- whole of it again; a field of a record stays packed.
+    select p_embeddings as numbers into v_given;
+
     with given as (
         select g.id, g.attempt, g.result, coalesce(g.length, 0) as length,
             sum(g.length) over (order by g.n rows unbounded preceding)::integer as last
@@ -32,19 +41,22 @@ begin
             with ordinality as g(id, attempt, result, length, n)
     ),
     held as materialized (
-        select q.ctid as tid, g.result, g.length, g.last
-        from given as g
-        join @extschema@.steadytext_queue as q on q.id = g.id
-        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-        order by q.id
-        for update of q skip locked
+        select h.tid, g.result, g.length, g.last
+        from (select * from given order by id) as g
+        cross join lateral (
+            select q.ctid as tid
+            from @extschema@.steadytext_queue as q
+            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+            for update skip locked
+        ) as h
     ),
     done as (
         -- A slice of real[] becomes a vector by assignment: the type has no name here.
         update @extschema@.steadytext_queue as q set
             status = 'completed',
             result = h.result,
-            embedding = case when h.length > 0 then p_embeddings[h.last - h.length + 1 : h.last] end,
+            embedding = case when h.length > 0
+                then v_given.numbers[h.last - h.length + 1 : h.last] end,
             error = null,
             error_code = null,
             lease_expires_at = null,
@@ -123,13 +135,18 @@ declare
     v_request_ids uuid[];
 begin
     with held as materialized (
-        select q.ctid as tid, g.error, g.code,
-            coalesce(g.retry, false) and q.retry_count < coalesce(q.max_retries, v_max_retries) as retry
-        from unnest(p_ids, p_attempts, p_errors, p_codes, p_retry) as g(id, attempt, error, code, retry)
-        join @extschema@.steadytext_queue as q on q.id = g.id
-        where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-        order by q.id
-        for update of q skip locked
+        select h.tid, g.error, g.code, coalesce(g.retry, false) and h.may_retry as retry
+        from (
+            select *
+            from unnest(p_ids, p_attempts, p_errors, p_codes, p_retry) as u(id, attempt, error, code, retry)
+            order by u.id
+        ) as g
+        cross join lateral (
+            select q.ctid as tid, q.retry_count < coalesce(q.max_retries, v_max_retries) as may_retry
+            from @extschema@.steadytext_queue as q
+            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+            for update skip locked
+        ) as h
     ),
     ended as (
         update @extschema@.steadytext_queue as q set

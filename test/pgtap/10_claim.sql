@@ -1,6 +1,6 @@
 -- The protocol: claiming.
 \ir setup.psql
-select plan(41);
+select plan(42);
 
 -- Requests of a role, by a letter and a number each.
 create function pg_temp.enqueue(p_role name, p_count integer, p_priority integer default 5)
@@ -123,6 +123,9 @@ select is(
 select is(
     pg_stat_get_xact_tuples_returned('steadytext_queue'::regclass) - (select by_scan from before), 0::bigint,
     'a claim does not scan the table');
+create temporary table before_completing as
+    select pg_stat_get_xact_numscans('steadytext_queue_pkey'::regclass)
+        + pg_stat_get_xact_numscans('steadytext_queue_processing_idx'::regclass) as scans;
 create temporary table completed as
     select c.outcome from (select array_agg(id) as ids, array_agg(attempt) as attempts, array_agg('x'::text) as results from claimed) as a
     cross join steadytext.complete_requests('local:a', a.ids, a.attempts, a.results, null, null) as c;
@@ -133,6 +136,11 @@ select is(
 select ok(
     pg_stat_get_xact_tuples_returned('steadytext_queue_pkey'::regclass) - (select by_key from before) <= 1000,
     'and reads no more of the primary key than it writes');
+select ok(
+    pg_stat_get_xact_numscans('steadytext_queue_pkey'::regclass)
+        + pg_stat_get_xact_numscans('steadytext_queue_processing_idx'::regclass)
+        - (select scans from before_completing) >= 1000,
+    'each row is looked up by its id, not compared with everything in flight');
 select is((select alone_due from steadytext.queue_outlook()), false, 'nothing is left alone');
 select is((select pending from steadytext.queue_outlook()), 0::bigint, 'nothing is left');
 
