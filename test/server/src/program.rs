@@ -59,6 +59,8 @@ pub(crate) fn server_program(name: impl AsRef<OsStr>) -> Command {
     for variable in MISLEADING {
         command.env_remove(variable);
     }
+    // Somebody may start a server so; errors must not change their words for it.
+    command.env("RUST_BACKTRACE", "1");
     command
 }
 

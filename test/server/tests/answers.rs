@@ -3,8 +3,12 @@
 use steadytext_test_server::{Cluster, Session, slow_model};
 use uuid::Uuid;
 
-const PROMPTS: [&str; 4] =
-    ["What is a transaction?", "Explain VACUUM in one sentence.", "Grüße aus München 🐘", "select 1;"];
+const PROMPTS: [&str; 4] = [
+    "What does VACUUM do?",
+    "What is the syntax of CREATE INDEX?",
+    "Grüße aus München 🐘",
+    "Write a haiku about PostgreSQL",
+];
 
 fn ask(session: &mut Session) -> Vec<String> {
     let mut ids: Vec<Uuid> =
@@ -27,7 +31,7 @@ fn the_same_request_gets_the_same_bytes_beside_others_and_after_a_restart() {
     slow_model(&cluster, &mut session);
     for i in 0..6 {
         session.generate(&format!("noise {i}"), "model => 'slow', max_tokens => 150");
-        session.generate(&"much noise ".repeat(30 * i), "max_tokens => 60");
+        session.generate(&"much noise ".repeat(30 * i + 1), "max_tokens => 60");
     }
     assert_eq!(first, ask(&mut session), "beside others");
     drop(session);

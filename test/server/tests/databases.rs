@@ -7,13 +7,18 @@ use uuid::Uuid;
 
 /// A server with a database `busy` whose worker is in the middle of a request; the session is on `postgres`.
 fn busy() -> (Cluster, Session) {
+    busy_with(endless_text())
+}
+
+/// The same with a request that takes `arguments`.
+fn busy_with(arguments: &str) -> (Cluster, Session) {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");
     session.run("create database busy");
     let mut there = cluster.session("busy");
     there.create_extension();
     slow_model(&cluster, &mut there);
-    let id = there.generate("without end", endless_text());
+    let id = there.generate("takes its time", arguments);
     there.wait_for_tokens(id);
     drop(there);
     // The end of that session is not yet the end of its process, and a statement that needs the database
@@ -104,7 +109,7 @@ fn somebody_without_the_right_to_drop_a_database_does_not_disturb_its_worker() {
 
 #[test]
 fn a_busy_database_can_be_renamed_and_its_request_is_answered_under_the_new_name() {
-    let (cluster, mut session) = busy();
+    let (cluster, mut session) = busy_with("model => 'slow', max_tokens => 500");
     promptly(&mut session, "alter database busy rename to renamed");
     works(&cluster, "renamed");
     let mut there = cluster.session("renamed");
@@ -124,7 +129,7 @@ fn a_busy_database_can_be_moved_to_another_tablespace() {
 
 #[test]
 fn a_busy_database_can_be_a_template_and_both_work_afterwards() {
-    let (cluster, mut session) = busy();
+    let (cluster, mut session) = busy_with("model => 'slow', max_tokens => 500");
     promptly(&mut session, "create database copy template busy");
     works(&cluster, "busy");
     works(&cluster, "copy");
@@ -153,10 +158,8 @@ fn a_database_made_from_a_template_that_has_the_extension_gets_a_worker() {
 fn after_a_statement_that_fails_the_worker_comes_back() {
     let (cluster, mut session) = busy();
     let directory = cluster.make_directory("tablespace");
-    session.run(&format!(
-        "create tablespace elsewhere location '{}'; create database taken",
-        directory.display()
-    ));
+    session.run(&format!("create tablespace elsewhere location '{}'", directory.display()));
+    session.run("create database taken");
     for (statement, code) in [
         ("alter database busy rename to taken", "42P04"),
         ("create database taken template busy", "42P04"),

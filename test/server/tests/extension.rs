@@ -132,6 +132,22 @@ fn a_create_that_is_rolled_back_leaves_no_worker_and_the_next_one_works() {
 }
 
 #[test]
+fn errors_of_other_statements_keep_their_words() {
+    let (_cluster, mut session) = busy();
+    let error = session.error("drop table nonexistent");
+    assert_eq!((error.code().code(), error.detail()), ("42P01", None));
+    session.run("create table parent (id int primary key); create table child (id int references parent)");
+    let error = session.error("drop table parent");
+    assert!(
+        error.detail().is_some_and(|detail| !detail.contains("pgrx") && detail.contains("child")),
+        "{error:?}"
+    );
+    let error = session.error("create extension nonexistent");
+    assert!(error.detail().is_none_or(|detail| !detail.contains("pgrx")), "{error:?}");
+    works(&mut session);
+}
+
+#[test]
 fn moving_the_extension_to_another_schema_is_refused() {
     let (_cluster, mut session) = busy();
     session.run("create schema ai");

@@ -262,7 +262,8 @@ fn prompts_do_not_reach_the_server_log() {
     session.run(
         "insert into steadytext_models (name, task, file) values ('missing', 'generate', 'missing.gguf')",
     );
-    session.run("alter system set log_min_error_statement = panic; select pg_reload_conf()");
+    cluster.configure("log_min_error_statement", "panic");
+    cluster.reload();
     wait_until("the setting is read", || alice.one::<String>("show log_min_error_statement") == "panic");
     for sql in [
         "select steadytext_generate_async('sesame-4711', 0)",

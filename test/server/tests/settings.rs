@@ -89,7 +89,8 @@ fn changed_engine_settings_take_effect_without_a_restart() {
     let mut session = cluster.session("postgres");
     let id = session.generate("before", "max_tokens => 8");
     let before = session.answer(id);
-    session.run("alter system set \"pg_steadytext.context_length\" = 64; select pg_reload_conf()");
+    cluster.configure("pg_steadytext.context_length", 64);
+    cluster.reload();
     let long = "word ".repeat(200);
     wait_until("the context is short", || {
         let id = session.generate(&long, "max_tokens => 1");
@@ -98,7 +99,9 @@ fn changed_engine_settings_take_effect_without_a_restart() {
         });
         session.request(id).error_code.as_deref() == Some("54000")
     });
-    session.run("alter system set \"pg_steadytext.context_length\" = 0; alter system set \"pg_steadytext.threads\" = 1; select pg_reload_conf()");
+    cluster.configure("pg_steadytext.context_length", 0);
+    cluster.configure("pg_steadytext.threads", 1);
+    cluster.reload();
     let id = session.generate("before", "max_tokens => 8");
     assert_eq!(session.answer(id), before, "the number of threads does not change the answer");
 }
@@ -121,13 +124,16 @@ fn higher_priorities_go_first_and_users_take_turns() {
     let idle = alice.generate("idle", "max_tokens => 2, priority => 1");
     session.run("select steadytext_daemon_start()");
     session.answer(idle);
-    let order: Vec<Uuid> = session.list("select request_id from steadytext_queue order by started_at, id");
-    assert_eq!(order.first(), Some(&urgent));
-    assert_eq!(order.last(), Some(&idle));
-    let last_of_bob: i64 = session.one(
-        "select max(place) from (select owner_role, row_number() over (order by completed_at, id) as place
-                                 from steadytext_queue) p where owner_role = 'bob'",
-    );
+    let places = session
+        .query("select request_id, owner_role::text, rank() over (order by completed_at) from steadytext_queue order by 3", &[])
+        .expect("the queue can be read");
+    let place =
+        |id: Uuid| places.iter().find(|row| row.get::<_, Uuid>(0) == id).map(|row| row.get::<_, i64>(2));
+    let last_of_bob =
+        places.iter().filter(|row| row.get::<_, &str>(1) == "bob").map(|row| row.get::<_, i64>(2)).max();
+    assert_eq!(place(urgent), Some(1));
+    assert_eq!(place(idle), Some(places.len() as i64));
+    let last_of_bob = last_of_bob.expect("bob has requests");
     assert!(last_of_bob <= 20, "bob's last request was number {last_of_bob}");
 }
 
@@ -158,4 +164,46 @@ fn what_the_activity_shows_belongs_to_the_running_request_and_goes_with_it() {
     let whole = session.answer(id);
     assert!(!partial.is_empty() && whole.starts_with(&partial), "{partial:?}\n{whole:?}");
     wait_until("it is gone", || session.one::<bool>("select not exists (select from steadytext_activity)"));
+}
+
+#[test]
+fn a_worker_of_another_version_than_the_extension_idles_and_says_so() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let version: String = session.one("select steadytext_version()");
+    let from = cluster.log().len();
+    session.run("update pg_extension set extversion = '1.4.0' where extname = 'pg_steadytext'");
+    restart_worker(&mut session);
+    wait_until("the worker says so", || session.worker_state().contains("version_mismatch"));
+    let line = cluster.wait_for_log(from, "1.4.0");
+    assert!(line.contains(&version), "{line}");
+    let id = session.generate("later", "max_tokens => 3");
+    assert_eq!(session.request(id).attempt, 0);
+    session.run("update pg_extension set extversion = steadytext_version() where extname = 'pg_steadytext'");
+    let worker = session.worker_of("postgres").expect("it idles");
+    session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)"));
+    session.answer(id);
+}
+
+#[test]
+fn the_builtin_model_is_warned_of_once() {
+    let mut cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let warnings =
+        |cluster: &Cluster| cluster.log().lines().filter(|line| line.contains("builtin model")).count();
+    for i in 0..3 {
+        let id = session.generate(&format!("request {i}"), "max_tokens => 3");
+        session.answer(id);
+        let id = session.embed(&format!("text {i}"), "");
+        session.answer(id);
+    }
+    assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
+    drop(session);
+    cluster.configure("pg_steadytext.generation_model", "builtin");
+    cluster.configure("pg_steadytext.embedding_model", "builtin");
+    cluster.restart();
+    let mut session = cluster.session("postgres");
+    let id = session.generate("chosen by name", "max_tokens => 3");
+    session.answer(id);
+    assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
 }

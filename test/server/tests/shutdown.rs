@@ -15,7 +15,7 @@ fn every_shutdown_while_busy_ends_promptly_and_loses_nothing() {
     for how in [Shutdown::Smart, Shutdown::Fast, Shutdown::Immediate] {
         let mut session = cluster.session("postgres");
         let long: Vec<Uuid> = (0..3)
-            .map(|i| session.generate(&format!("{how:?} {i}"), "model => 'slow', max_tokens => 1500"))
+            .map(|i| session.generate(&format!("{how:?} {i}"), "model => 'slow', max_tokens => 300"))
             .collect();
         let short: Vec<Uuid> =
             (0..5).map(|i| session.generate(&format!("short {i}"), "max_tokens => 3")).collect();

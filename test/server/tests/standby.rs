@@ -1,6 +1,6 @@
 //! A standby writes nothing; promoted, it answers what the primary has left.
 
-use steadytext_test_server::{Cluster, Options, Shutdown, endless_text, slow_model};
+use steadytext_test_server::{Cluster, Options, Shutdown, slow_model};
 
 #[test]
 fn a_standby_writes_nothing_and_works_once_it_is_promoted() {
@@ -11,8 +11,8 @@ fn a_standby_writes_nothing_and_works_once_it_is_promoted() {
 
     let finished = session.generate("finished on the primary", "max_tokens => 4");
     let answer = session.answer(finished);
-    let running = session.generate("runs when the primary dies", "model => 'slow', max_tokens => 1000");
-    let waiting = session.generate("waits meanwhile", endless_text());
+    let running = session.generate("runs when the primary dies", "model => 'slow', max_tokens => 400");
+    let waiting = session.generate("waits meanwhile", "model => 'slow', max_tokens => 200");
     session.wait_for_tokens(running);
     primary.wait_for_replay(&standby);
 
@@ -65,14 +65,13 @@ fn a_library_that_is_not_preloaded_enqueues_with_a_warning_and_the_rows_are_answ
 }
 
 #[test]
-fn waiting_where_no_worker_can_come_is_an_error_and_not_a_timeout() {
+fn waiting_in_vain_where_the_library_is_not_preloaded_says_why() {
     let cluster = Options::new().without_preload().start();
     let mut session = cluster.session("postgres");
     session.create_extension();
     let id = session.generate("nobody comes", "max_tokens => 3");
-    let begun = std::time::Instant::now();
-    let error = session.error(&format!("select steadytext_get_async_result('{id}', 30)"));
-    assert_eq!(error.code().code(), "55000", "{error}");
+    // A worker on another machine could come, so it is no error at once.
+    let error = session.error(&format!("select steadytext_get_async_result('{id}', 1)"));
+    assert_eq!(error.message(), "Timeout waiting for async result (1 seconds)");
     assert!(error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")), "{error:?}");
-    assert!(begun.elapsed().as_secs() < 5);
 }

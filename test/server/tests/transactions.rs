@@ -74,7 +74,8 @@ fn a_prepared_transaction_is_answered_after_commit_prepared_and_not_before() {
 
     session.run("begin");
     let id = session.generate("in two phases, rolled back", "max_tokens => 3");
-    session.run("prepare transaction 'enqueue'; rollback prepared 'enqueue'");
+    session.run("prepare transaction 'enqueue'");
+    session.run("rollback prepared 'enqueue'");
     let beside = other.generate("afterwards", "max_tokens => 3");
     other.answer(beside);
     assert_eq!(other.find(id), None);

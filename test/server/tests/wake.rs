@@ -3,7 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use steadytext_test_server::{Cluster, Session, message_of, wait_until};
+use postgres::fallible_iterator::FallibleIterator;
+use steadytext_test_server::{Cluster, PATIENCE, Session, message_of, wait_until};
 use uuid::Uuid;
 
 /// A cluster whose worker has nothing to do for the next hour.
@@ -166,4 +167,26 @@ fn a_wait_that_is_too_short_says_so_and_changes_nothing() {
     assert_eq!(error.code().code(), "P0001");
     assert_eq!(error.message(), "Timeout waiting for async result (1 seconds)");
     assert_eq!(session.request(id).status, "pending");
+}
+
+#[test]
+fn with_notify_on_clients_that_listen_learn_of_requests_and_results() {
+    let (cluster, mut session) = sleepy();
+    let mut listener = cluster.session("postgres");
+    listener.run("listen steadytext_queue; listen steadytext_result");
+    cluster.configure("pg_steadytext.notify", "on");
+    cluster.reload();
+    let mut session = cluster.session("postgres");
+    wait_until("the setting is read", || session.one::<String>("show \"pg_steadytext.notify\"") == "on");
+    let id = session.generate("announced", "max_tokens => 3").to_string();
+    let mut heard = Vec::new();
+    let mut notifications = listener.notifications();
+    let mut iterator = notifications.timeout_iter(PATIENCE);
+    while heard.len() < 2 {
+        let notification = iterator.next().expect("the connection holds").expect("both come in time");
+        if notification.payload() == id {
+            heard.push(notification.channel().to_owned());
+        }
+    }
+    assert_eq!(heard, ["steadytext_queue", "steadytext_result"]);
 }

@@ -17,10 +17,10 @@ use crate::wait::eventually;
 
 /// Ways to enqueue one request: its SQL, which yields the id.
 const SINGLES: [&str; 11] = [
-    "select steadytext_generate_async('What is a table?', 4)",
-    "select steadytext_generate_async('What is an index?', 12)",
-    "select steadytext_generate_async('Explain the lock manager.', 30, priority => 8)",
-    "select steadytext_generate_async('Explain vacuum.', 16, temperature => 0.7, seed => 3)",
+    "select steadytext_generate_async('What does VACUUM do?', 4)",
+    "select steadytext_generate_async('What is the syntax of CREATE INDEX?', 12)",
+    "select steadytext_generate_async('Write a haiku about PostgreSQL', 30, priority => 8)",
+    "select steadytext_generate_async('What does VACUUM do?', 16, temperature => 0.7, seed => 3)",
     "select steadytext_generate_async('A long story', 120, model => 'slow')",
     "select steadytext_generate_async('Another long story', 60, model => 'slow', priority => 2)",
     "select steadytext_embed_async('a text')",
