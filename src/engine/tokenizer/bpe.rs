@@ -11,13 +11,15 @@ use std::collections::{BinaryHeap, HashMap};
 /// Marks the end of the list of symbols, and a symbol that was merged into its left neighbour.
 const NONE: u32 = u32::MAX;
 
-/// The merges of a vocabulary.
+/// (left, right) to (rank, merged token).
+pub(super) type Merges = HashMap<(u32, u32), (u32, u32)>;
+
+/// Bytes and merges of a vocabulary.
 #[derive(Debug)]
 pub(super) struct Bpe {
     /// The token of each byte.
     bytes: [Option<u32>; 256],
-    /// (left, right) to (rank, merged token).
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: Merges,
 }
 
 /// A token in the making. Positions are 32 bits: words are shorter than 4 GiB.
@@ -37,7 +39,7 @@ pub(super) struct Scratch {
 }
 
 impl Bpe {
-    pub(super) fn new(bytes: [Option<u32>; 256], merges: HashMap<(u32, u32), (u32, u32)>) -> Self {
+    pub(super) fn new(bytes: [Option<u32>; 256], merges: Merges) -> Self {
         Bpe { bytes, merges }
     }
 

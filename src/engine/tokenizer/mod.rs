@@ -11,6 +11,8 @@
 mod alphabet;
 mod bpe;
 mod marks;
+#[cfg(test)]
+mod reference;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -82,7 +84,11 @@ impl Tokenizer {
                 pre.escape_debug()
             )));
         };
-        let (vocabulary, merging) = vocabulary::read(gguf)?;
+        Tokenizer::with_splitter(gguf, splitter)
+    }
+
+    fn with_splitter(gguf: &Gguf, splitter: Splitter) -> Result<Tokenizer, Error> {
+        let (vocabulary, bpe) = vocabulary::read(gguf)?;
         let marks = Marks::new(&vocabulary).map_err(|error| {
             gguf.unsupported(format!("its control tokens cannot be searched for: {error}"))
         })?;
@@ -99,7 +105,6 @@ impl Tokenizer {
             None => pooling_suffix(gguf, &vocabulary)?,
         };
         let whole_words = llama.then(|| vocabulary.sorted());
-        let bpe = Bpe::new(merging.bytes, merging.merges);
         Ok(Tokenizer { vocabulary, bpe, marks, splitter, whole_words, bos, eos, add_bos, embedding_suffix })
     }
 

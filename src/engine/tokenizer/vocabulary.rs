@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::alphabet::{Bytes, characters};
+use super::bpe::{Bpe, Merges};
 use crate::Error;
 use crate::gguf::Gguf;
 
@@ -66,13 +67,7 @@ pub(super) struct Vocabulary {
     pub(super) end_tokens: Vec<u32>,
 }
 
-/// What merging needs.
-pub(super) struct Merging {
-    pub(super) bytes: [Option<u32>; 256],
-    pub(super) merges: HashMap<(u32, u32), (u32, u32)>,
-}
-
-pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Merging), Error> {
+pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
     let tokens = gguf.strings("tokenizer.ggml.tokens")?;
     let count = tokens.len();
     if count == 0 || count > MAX_TOKENS {
@@ -131,7 +126,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Merging), Error> {
 
     let mut buffer = [0; 4];
     let bytes = characters().map(|character| ids.get(&*character.encode_utf8(&mut buffer)).copied());
-    Ok((vocabulary, Merging { bytes, merges: merges(gguf, &ids)? }))
+    Ok((vocabulary, Bpe::new(bytes, merges(gguf, &ids)?)))
 }
 
 /// The role of a token by its type in the file. The name has a say as well: some files mark control
@@ -174,7 +169,7 @@ pub(super) fn token_id(gguf: &Gguf, key: &str, count: usize) -> Result<Option<u3
 }
 
 /// Merges by the ids of their parts; their rank is their place in the list.
-fn merges(gguf: &Gguf, ids: &HashMap<&str, u32>) -> Result<HashMap<(u32, u32), (u32, u32)>, Error> {
+fn merges(gguf: &Gguf, ids: &HashMap<&str, u32>) -> Result<Merges, Error> {
     const KEY: &str = "tokenizer.ggml.merges";
     let lines = gguf.strings(KEY)?;
     if lines.len() > MAX_MERGES {

@@ -1,0 +1,266 @@
+//! What a template may use up while it runs: bytes of text and sizes of values.
+//!
+//! Fuel bounds how many instructions run, but a few dozen of them can double a string to terabytes, or nest
+//! a list that takes for ever to compare. So every operation that makes a value asks here first.
+//!
+//! Invariant: no value in a running template has more than [`MAX_NODES`] nodes or [`MAX_BYTES`] bytes when
+//! written out, and all values ever made have no more than [`MAX_TOTAL_BYTES`] bytes together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use minijinja::value::{Rest, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
+
+const MAX_NODES: usize = 10_000;
+const MAX_DEPTH: usize = 16;
+const MAX_BYTES: usize = 1 << 20;
+const MAX_TOTAL_BYTES: usize = 1 << 23;
+/// Counted for a number or a list, beside its contents.
+const NODE_BYTES: usize = 32;
+
+/// Filters whose result is not much larger than what goes in, or that are checked below.
+const FILTERS: [&str; 32] = [
+    "abs",
+    "bool",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "sort",
+    "string",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+];
+
+/// What is used up already.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    used_bytes: AtomicUsize,
+}
+
+pub(super) fn refuse(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.into())
+}
+
+/// Nodes and bytes of a value when written out.
+fn measure(value: &Value, depth: usize, nodes: &mut usize, bytes: &mut usize) -> Result<(), Error> {
+    *nodes += 1;
+    *bytes += match value.as_str() {
+        Some(text) => text.len(),
+        None => NODE_BYTES,
+    };
+    if *nodes > MAX_NODES || *bytes > MAX_BYTES || depth > MAX_DEPTH {
+        return Err(refuse("a value is too large"));
+    }
+    let map = value.kind() == ValueKind::Map;
+    if map || matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        for item in value.try_iter()? {
+            measure(&item, depth + 1, nodes, bytes)?;
+            if map {
+                measure(&value.get_item(&item)?, depth + 1, nodes, bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Budget {
+    /// Bytes that are about to be made.
+    pub(super) fn spend(&self, bytes: usize) -> Result<(), Error> {
+        let used = self.used_bytes.fetch_add(bytes.min(MAX_TOTAL_BYTES), Ordering::Relaxed);
+        if bytes > MAX_BYTES || used.saturating_add(bytes) > MAX_TOTAL_BYTES {
+            return Err(refuse("the template makes too much text"));
+        }
+        Ok(())
+    }
+
+    /// A value that was made, if it is small enough.
+    pub(super) fn admit(&self, value: Value) -> Result<Value, Error> {
+        let (mut nodes, mut bytes) = (0, 0);
+        measure(&value, 0, &mut nodes, &mut bytes)?;
+        self.spend(bytes)?;
+        Ok(value)
+    }
+
+    /// `a ~ b`, of values that are text, numbers or the like.
+    pub(super) fn concatenate(&self, left: &Value, right: &Value) -> Result<Value, Error> {
+        let text = |value: &Value| match value.kind() {
+            ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::None => {
+                Ok(value.to_string())
+            }
+            ValueKind::Undefined => Ok(String::new()),
+            kind => Err(refuse(format!("cannot put a {kind} into text"))),
+        };
+        self.spend(left.as_str().map_or(NODE_BYTES, str::len) + right.as_str().map_or(NODE_BYTES, str::len))?;
+        Ok(Value::from(text(left)? + &text(right)?))
+    }
+
+    /// `a + b`: text, lists or numbers.
+    pub(super) fn add(&self, left: &Value, right: &Value) -> Result<Value, Error> {
+        match (left.kind(), right.kind()) {
+            (ValueKind::String, ValueKind::String) => self.concatenate(left, right),
+            (ValueKind::Seq | ValueKind::Iterable, ValueKind::Seq | ValueKind::Iterable) => {
+                self.admit(left.try_iter()?.chain(right.try_iter()?).collect())
+            }
+            (ValueKind::Number, ValueKind::Number) => {
+                if let (Ok(a), Ok(b)) = (i64::try_from(left.clone()), i64::try_from(right.clone())) {
+                    return a.checked_add(b).map(Value::from).ok_or_else(|| refuse("a number is too large"));
+                }
+                Ok(Value::from(f64::try_from(left.clone())? + f64::try_from(right.clone())?))
+            }
+            (a, b) => Err(refuse(format!("cannot add {b} to {a}"))),
+        }
+    }
+
+    /// What may be assigned to a namespace, the only thing that can change: nothing that could hold the
+    /// namespace itself.
+    pub(super) fn flat(&self, value: Value) -> Result<Value, Error> {
+        let scalar = |value: &Value| {
+            !matches!(
+                value.kind(),
+                ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Plain | ValueKind::Invalid
+            )
+        };
+        let flat = match value.kind() {
+            ValueKind::Seq => value.try_iter()?.all(|item| scalar(&item)),
+            _ => scalar(&value),
+        };
+        if flat { Ok(value) } else { Err(refuse("only text, numbers and lists of them go into a namespace")) }
+    }
+
+    /// A method of Python's strings, lists and dictionaries.
+    pub(super) fn method(
+        &self,
+        state: &State<'_, '_>,
+        value: &Value,
+        name: &str,
+        arguments: &[Value],
+    ) -> Result<Value, Error> {
+        match name {
+            "format" => return Err(Error::from(ErrorKind::UnknownMethod)),
+            // The implementation does not end on an empty string.
+            "count" if arguments.first().and_then(Value::as_str) == Some("") => {
+                return Err(refuse("cannot count an empty string"));
+            }
+            "replace" => self.foresee_replace(Some(value), arguments.first(), arguments.get(1))?,
+            "join" => self.foresee_join(arguments.first(), Some(value))?,
+            _ => {}
+        }
+        self.admit(pycompat::unknown_method_callback(state, value, name, arguments)?)
+    }
+
+    fn filter(&self, plain: &Environment<'_>, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+        match name {
+            "replace" => self.foresee_replace(arguments.first(), arguments.get(1), arguments.get(2))?,
+            "join" => self.foresee_join(arguments.first(), arguments.get(1))?,
+            _ => {}
+        }
+        self.admit(plain.empty_state().apply_filter(name, arguments)?)
+    }
+
+    /// Refuses a replacement whose result would be too long, before it is made.
+    fn foresee_replace(
+        &self,
+        text: Option<&Value>,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Result<(), Error> {
+        let length =
+            |value: Option<&Value>| value.map_or(0, |value| value.as_str().map_or(NODE_BYTES, str::len));
+        let places = length(text) / length(old).max(1) + 1;
+        self.spend(length(text).saturating_add(places.saturating_mul(length(new))))
+    }
+
+    /// The same for a joined list.
+    fn foresee_join(&self, list: Option<&Value>, separator: Option<&Value>) -> Result<(), Error> {
+        let items = list.and_then(Value::len).unwrap_or(MAX_NODES);
+        let separator = separator.and_then(Value::as_str).map_or(0, str::len);
+        self.spend(items.saturating_mul(separator))
+    }
+}
+
+/// The environment of a template: minijinja's tests, the filters above, Python's methods, all within the
+/// budget. Functions that a template can do without are absent, so that it sees that they are.
+pub(super) fn environment(budget: &std::sync::Arc<Budget>) -> Environment<'static> {
+    let mut environment = Environment::empty();
+    let plain = std::sync::Arc::new(Environment::new());
+    for name in FILTERS {
+        let (budget, plain) = (budget.clone(), plain.clone());
+        environment.add_filter(name, move |arguments: Rest<Value>| budget.filter(&plain, name, &arguments));
+    }
+    {
+        // Its other arguments ask for indentation of any width.
+        let (budget, plain) = (budget.clone(), plain.clone());
+        environment.add_filter("tojson", move |value: Value| budget.filter(&plain, "tojson", &[value]));
+    }
+    for name in [
+        "boolean",
+        "defined",
+        "divisibleby",
+        "endingwith",
+        "eq",
+        "equalto",
+        "even",
+        "false",
+        "float",
+        "ge",
+        "gt",
+        "in",
+        "integer",
+        "iterable",
+        "le",
+        "lower",
+        "lt",
+        "mapping",
+        "ne",
+        "none",
+        "number",
+        "odd",
+        "sameas",
+        "sequence",
+        "startingwith",
+        "string",
+        "true",
+        "undefined",
+        "upper",
+    ] {
+        let plain = plain.clone();
+        environment
+            .add_test(name, move |arguments: Rest<Value>| plain.empty_state().perform_test(name, &arguments));
+    }
+    for name in ["range", "dict", "namespace"] {
+        let (budget, plain) = (budget.clone(), plain.clone());
+        environment.add_function(name, move |state: &State<'_, '_>, arguments: Rest<Value>| {
+            let function = plain.empty_state().lookup(name).unwrap_or_default();
+            budget.admit(function.call(state, &arguments)?)
+        });
+    }
+    let methods = budget.clone();
+    environment.set_unknown_method_callback(move |state, value, name, arguments| {
+        methods.method(state, value, name, arguments)
+    });
+    environment
+}

@@ -1,0 +1,194 @@
+//! Running a template that nobody vouches for.
+//!
+//! Templates come with model files and are programs. Bounded are: the length of the source, instructions
+//! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
+//! thread with a large stack), and memory (see `budget.rs`). For the last, the compiled program is rewritten
+//! so that every operation that makes a value goes through the budget; minijinja has no hook for that.
+
+use std::sync::Arc;
+
+use minijinja::machinery::{
+    CodeGenerator, Instruction, Instructions, Token, Vm, WhitespaceConfig, make_string_output, parse,
+    tokenize,
+};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
+use minijinja::{AutoEscape, Environment, Error, Value};
+
+use super::budget::{self, Budget, refuse};
+
+/// Templates of real models have up to about 20,000 bytes. Compiling a deep expression takes time that
+/// grows with the square of its length: seconds at this limit.
+const MAX_SOURCE_BYTES: usize = 1 << 15;
+const FUEL: u64 = 100_000;
+const MAX_CALL_DEPTH: usize = 64;
+/// A source of the size above cannot nest deeper than this can hold.
+const STACK_BYTES: usize = 1 << 26;
+
+/// What stands for today: an answer must not depend on the day.
+const DATE: [(&str, &str); 12] = [
+    ("%Y", "2024"),
+    ("%y", "24"),
+    ("%m", "07"),
+    ("%B", "July"),
+    ("%b", "Jul"),
+    ("%d", "26"),
+    ("%A", "Friday"),
+    ("%a", "Fri"),
+    ("%H", "00"),
+    ("%I", "12"),
+    ("%M", "00"),
+    ("%S", "00"),
+];
+const MAX_DATE_BYTES: usize = 256;
+
+/// As Hugging Face and llama.cpp set them.
+const WHITESPACE: WhitespaceConfig =
+    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+
+/// The text that the template makes of the context. The error is a message.
+/// The template sees a clock, stopped at [`DATE`], only `with_date`.
+pub(super) fn render(source: &str, context: &Value, with_date: bool) -> Result<String, String> {
+    if source.len() > MAX_SOURCE_BYTES {
+        return Err(format!("it has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len()));
+    }
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("template".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || run(source, context, with_date).map_err(|error| message(&error)))
+            .map_err(|error| format!("its thread cannot be started: {error}"))?;
+        thread.join().unwrap_or_else(|_| Err("the template engine panicked".into()))
+    })
+}
+
+/// The whole story in one line.
+fn message(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+fn run(source: &str, context: &Value, with_date: bool) -> Result<String, Error> {
+    let source = &without_generation_tags(source);
+    // Multiplied constants are computed while compiling, where no budget holds.
+    for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
+        if matches!(token?.0, Token::Mul) {
+            return Err(refuse("multiplication is not supported"));
+        }
+    }
+    let tree = parse(source, "chat_template", SyntaxConfig, WHITESPACE)?;
+    let mut generator = CodeGenerator::new("chat_template", source);
+    generator.compile_stmt(&tree);
+    let (program, blocks) = generator.finish();
+    if !blocks.is_empty() {
+        return Err(refuse("blocks are not supported"));
+    }
+    let program = rewrite(&program, source)?;
+
+    let budget = Arc::new(Budget::default());
+    let environment = environment(&budget, with_date);
+    let mut text = String::new();
+    let mut output = make_string_output(&mut text);
+    Vm::new(&environment).eval(&program, context.clone(), &blocks, &mut output, AutoEscape::None)?;
+    drop(output);
+    Ok(text)
+}
+
+/// Hugging Face's `{% generation %}` marks the assistant's part for training and does nothing else.
+fn without_generation_tags(source: &str) -> String {
+    static TAG: std::sync::LazyLock<Option<regex::Regex>> =
+        std::sync::LazyLock::new(|| regex::Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").ok());
+    let Some(tag) = TAG.as_ref() else { return source.to_owned() };
+    let replaced = tag.replace_all(source, |found: &regex::Captures<'_>| {
+        let part = |index: usize| found.get(index).map_or("", |part| part.as_str());
+        let word = if part(2).is_empty() { "if true" } else { "endif" };
+        format!("{{%{} {word} {}%}}", part(1), part(3))
+    });
+    replaced.into_owned()
+}
+
+fn environment(budget: &Arc<Budget>, with_date: bool) -> Environment<'static> {
+    let mut environment = budget::environment(budget);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_CALL_DEPTH);
+    // The operations that `rewrite` puts in; no template can call them by such names.
+    let mine = budget.clone();
+    environment.add_function("+", move |left: Value, right: Value| mine.add(&left, &right));
+    let mine = budget.clone();
+    environment.add_function("~", move |left: Value, right: Value| mine.concatenate(&left, &right));
+    let mine = budget.clone();
+    environment.add_function("[]", move |value: Value| mine.admit(value));
+    let mine = budget.clone();
+    environment.add_function(".=", move |value: Value| mine.flat(value));
+    let mine = budget.clone();
+    environment.set_formatter(move |output, state, value| {
+        if !matches!(
+            value.kind(),
+            ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::None | ValueKind::Undefined
+        ) {
+            return Err(refuse(format!("cannot write a {}", value.kind())));
+        }
+        mine.spend(value.as_str().map_or(0, str::len))?;
+        minijinja::escape_formatter(output, state, value)
+    });
+    environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
+        Err(refuse(format!("the template says: {reason}")))
+    });
+    if with_date {
+        environment.add_function("strftime_now", |format: String| -> Result<String, Error> {
+            let date = DATE.iter().fold(format, |text, (code, value)| text.replace(code, value));
+            if date.len() > MAX_DATE_BYTES { Err(refuse("the date is too long")) } else { Ok(date) }
+        });
+    }
+    environment
+}
+
+/// The program with every operation that makes a value going through the budget.
+fn rewrite<'source>(
+    program: &Instructions<'source>,
+    source: &'source str,
+) -> Result<Instructions<'source>, Error> {
+    use Instruction::*;
+    let instructions: Vec<&Instruction<'source>> =
+        (0..program.len() as u32).filter_map(|index| program.get(index)).collect();
+    let mut rewritten: Vec<Instruction<'source>> = Vec::with_capacity(instructions.len() * 2);
+    // Where each old instruction begins in the new program, for jumps.
+    let mut positions: Vec<u32> = Vec::with_capacity(instructions.len() + 1);
+    for instruction in instructions {
+        positions.push(rewritten.len() as u32);
+        match instruction {
+            EmitRaw(text) => rewritten.extend([LoadConst(Value::from(*text)), Emit]),
+            Add => rewritten.push(CallFunction("+", Some(2))),
+            StringConcat => rewritten.push(CallFunction("~", Some(2))),
+            BuildList(_) | BuildMap(_) | Slice => {
+                rewritten.extend([instruction.clone(), CallFunction("[]", Some(1))]);
+            }
+            SetAttr(_) => rewritten.extend([Swap, CallFunction(".=", Some(1)), Swap, instruction.clone()]),
+            Mul => return Err(refuse("multiplication is not supported")),
+            CallBlock(_) | LoadBlocks | Include(_) | ExportLocals | FastSuper => {
+                return Err(refuse("other templates cannot be included"));
+            }
+            other => rewritten.push(other.clone()),
+        }
+    }
+    positions.push(rewritten.len() as u32);
+    let mut made = Instructions::new("chat_template", source);
+    for mut instruction in rewritten {
+        if let Iterate(target)
+        | Jump(target)
+        | JumpIfFalse(target)
+        | JumpIfFalseOrPop(target)
+        | JumpIfTrueOrPop(target)
+        | BuildMacro(_, target, _) = &mut instruction
+        {
+            *target = positions.get(*target as usize).copied().unwrap_or(u32::MAX);
+        }
+        made.add(instruction);
+    }
+    Ok(made)
+}
