@@ -42,7 +42,7 @@ select set_eq(
         'function steadytext.rescue_requests(text[],integer)',
         'function steadytext.is_abandoned(text,timestamp with time zone,text[],timestamp with time zone)',
         'function steadytext.promote_requests(integer)',
-        'function steadytext.queue_outlook()',
+        'function steadytext.queue_outlook(integer)',
         'function steadytext.expire_requests(bigint,integer)',
         'function steadytext.generate_params(integer,boolean,integer,text,text,text,double precision)',
         'function steadytext.embed_params(boolean,integer,text,boolean)',

@@ -10,7 +10,7 @@ select plan(33);
 select steadytext_daemon_stop();
 do $$
 declare
-    v_deadline timestamptz := clock_timestamp() + interval '20 seconds';
+    v_deadline timestamptz := clock_timestamp() + interval '5 seconds';
 begin
     while (select state not in ('paused', 'not_preloaded', 'stopped') from steadytext.worker_state())
         and clock_timestamp() < v_deadline loop
