@@ -109,13 +109,22 @@ impl Session {
         })
     }
 
+    /// Waits until a request has ended, in whatever way.
+    #[track_caller]
+    pub fn wait_for_end(&mut self, id: Uuid) -> Request {
+        let done =
+            |request: &Request| matches!(request.status.as_str(), "completed" | "failed" | "cancelled");
+        let ended = eventually(PATIENCE, || self.find(id).filter(done));
+        ended.unwrap_or_else(|| {
+            let worker = self.worker_state();
+            panic!("request {id} never ends; it is {:?}; worker: {worker}", self.find(id))
+        })
+    }
+
     /// Waits until a request is completed and returns its answer.
     #[track_caller]
     pub fn answer(&mut self, id: Uuid) -> String {
-        let done =
-            |request: &Request| matches!(request.status.as_str(), "completed" | "failed" | "cancelled");
-        let request = eventually(PATIENCE, || self.find(id).filter(done))
-            .unwrap_or_else(|| self.wait_for(id, "completed"));
+        let request = self.wait_for_end(id);
         assert_eq!(request.status, "completed", "{request:?}");
         request.answer.unwrap_or_else(|| panic!("request {id} is completed without an answer"))
     }
