@@ -39,6 +39,7 @@ impl Text {
             let complete = self.stop.iter().filter(|stop| self.bytes[..end].ends_with(stop.as_bytes()));
             if let Some(longest) = complete.map(String::len).max() {
                 self.bytes.truncate(end - longest);
+                self.valid = self.valid.min(self.bytes.len());
                 return true;
             }
         }
