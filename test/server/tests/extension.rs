@@ -57,6 +57,25 @@ fn drop_and_create_in_one_transaction_works() {
 }
 
 #[test]
+fn a_caller_that_waits_for_an_answer_does_not_keep_the_extension_from_being_dropped() {
+    let (cluster, mut session) = busy();
+    let mut waiter = cluster.session("postgres");
+    let pid = waiter.backend_pid();
+    let waiting = std::thread::spawn(move || {
+        waiter
+            .query("select steadytext_get_async_result(request_id, 60) from steadytext_activity", &[])
+            .is_err()
+    });
+    wait_until("the caller waits", || {
+        session.one::<bool>(&format!(
+            "select state = 'active' and wait_event = 'Extension' from pg_stat_activity where pid = {pid}"
+        ))
+    });
+    promptly(&mut session, "drop extension pg_steadytext cascade");
+    assert!(waiting.join().expect("the waiter does not panic"), "its request is gone");
+}
+
+#[test]
 fn drop_cascade_takes_dependent_objects_along() {
     let (_cluster, mut session) = busy();
     session.run("create view watched as select request_id from steadytext_queue");

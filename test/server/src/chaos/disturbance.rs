@@ -14,6 +14,7 @@ use crate::life::Shutdown;
 use crate::models::slow_model;
 use crate::process::{Signal, signal};
 use crate::requests::AUDIT;
+use crate::session::message_of;
 use crate::wait::{PATIENCE, eventually};
 
 /// Creates the extension in database `postgres` as the storm needs it.
@@ -159,7 +160,7 @@ impl Storm {
         };
         match result {
             Ok(()) => format!("{strike:?}"),
-            Err(error) => format!("{strike:?}: {error}"),
+            Err(error) => format!("{strike:?}: {}", message_of(&error)),
         }
     }
 
@@ -207,7 +208,8 @@ fn insist(cluster: &Cluster, sql: &str, is_done: &str) -> Result<(), Error> {
             if session.query_one(is_done, &[])?.get(0) {
                 return Ok(());
             }
-            session.batch_execute("set lock_timeout = '3s'")?;
+            // Longer than any client waits for an answer, which it does with the table locked.
+            session.batch_execute("set lock_timeout = '8s'")?;
             session.batch_execute(sql)
         })();
         last.is_ok().then_some(())
