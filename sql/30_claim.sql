@@ -46,10 +46,15 @@ declare
     v_after name := coalesce(p_after_role, '');
     v_left integer := p_limit;
     v_got integer;
-    v_priority integer := 11;
+    v_bound integer := 10;
+    v_priority integer;
+    v_first_role name;
+    v_first_id bigint;
     v_roles name[];
+    v_ids bigint[];
     v_role name;
-    v_wrapped boolean;
+    v_id bigint;
+    v_to_wrap boolean;
     v_share integer;
     v_extra integer;
 begin
@@ -75,81 +80,90 @@ begin
         return;
     end if;
 
-    -- Priority after priority, highest first.
+    -- Round after round, each at the highest priority where something waits: what users leave
+    -- of their shares, the others get.
     while v_left > 0 loop
-        select q.priority into v_priority
+        select q.priority, q.owner_role, q.id into v_priority, v_first_role, v_first_id
         from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is null and not q.alone
-            and q.priority < v_priority
-        order by q.priority desc
+            and q.priority <= v_bound
+        order by q.priority desc, q.owner_role, q.id
         limit 1;
         exit when not found;
 
-        -- Round after round inside a priority: what users leave of their shares, the others
-        -- get. A round that brings nothing met only rows that others hold.
-        while v_left > 0 loop
-            -- The users in turn, each found with one descent of the index: first those after
-            -- the last one served, then from the beginning.
+        -- The users in turn, each found with one descent of the index: first those after the
+        -- last one served, then from the beginning. With each comes the first of its ids, so
+        -- that the next scan need not step over the same dead entries: while somebody has an
+        -- old snapshot open they can be many.
+        v_to_wrap := v_first_role <= v_after;
+        if v_to_wrap then
             v_roles := '{}';
+            v_ids := '{}';
             v_role := v_after;
-            v_wrapped := v_after = '';
-            while cardinality(v_roles) < v_left loop
-                select q.owner_role into v_role
+        else
+            v_roles := array[v_first_role];
+            v_ids := array[v_first_id];
+            v_role := v_first_role;
+        end if;
+        while cardinality(v_roles) < v_left loop
+            select q.owner_role, q.id into v_role, v_id
+            from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and not q.alone
+                and q.priority = v_priority and q.owner_role > v_role
+            order by q.owner_role, q.id
+            limit 1;
+            if not found then
+                exit when not v_to_wrap;
+                v_to_wrap := false;
+                v_role := v_first_role;
+                v_id := v_first_id;
+            end if;
+            exit when not v_to_wrap and v_first_role <= v_after and v_role > v_after;
+            v_roles := v_roles || v_role;
+            v_ids := v_ids || v_id;
+        end loop;
+
+        v_share := v_left / cardinality(v_roles);
+        v_extra := v_left % cardinality(v_roles);
+        return query
+        with picked as materialized (
+            select r.tid, u.n, r.id
+            from unnest(v_roles, v_ids) with ordinality as u(role, id, n)
+            cross join lateral (
+                select q.ctid as tid, q.id
                 from @extschema@.steadytext_queue as q
                 where q.status = 'pending' and q.run_after is null and not q.alone
-                    and q.priority = v_priority and q.owner_role > v_role
-                order by q.owner_role
-                limit 1;
-                if found then
-                    exit when v_wrapped and v_after <> '' and v_role > v_after;
-                    v_roles := v_roles || v_role;
-                else
-                    exit when v_wrapped;
-                    v_wrapped := true;
-                    v_role := '';
-                end if;
-            end loop;
-            exit when v_roles = '{}';
-
-            v_share := v_left / cardinality(v_roles);
-            v_extra := v_left % cardinality(v_roles);
-            return query
-            with picked as materialized (
-                select r.tid, u.n, r.id
-                from unnest(v_roles) with ordinality as u(role, n)
-                cross join lateral (
-                    select q.ctid as tid, q.id
-                    from @extschema@.steadytext_queue as q
-                    where q.status = 'pending' and q.run_after is null and not q.alone
-                        and q.priority = v_priority and q.owner_role = u.role
-                    limit v_share + (u.n <= v_extra)::integer
-                    for update skip locked
-                ) as r
-            ),
-            turns as (
-                select p.tid, p.n, row_number() over (partition by p.n order by p.id) as turn
-                from picked as p
-            ),
-            claimed as (
-                update @extschema@.steadytext_queue as q set
-                    status = 'processing', attempt = q.attempt + 1, worker = p_worker,
-                    started_at = v_now, lease_expires_at = v_lease,
-                    max_retries = coalesce(q.max_retries, v_max_retries),
-                    result = null, results = null, embedding = null, embeddings = null,
-                    error = null, error_code = null, completed_at = null, processing_time_ms = null
-                from turns as t
-                where q.ctid = t.tid
-                returning t.turn, t.n, q.id, q.request_id, q.attempt, q.request_type, q.prompt,
-                    q.prompts, q.params, q.owner_role, q.retry_count, q.max_retries
-            )
-            select c.id, c.request_id, c.attempt, c.request_type, c.prompt, c.prompts, c.params,
-                c.owner_role, to_regrole(quote_ident(c.owner_role))::oid, c.retry_count, c.max_retries
-            from claimed as c
-            order by c.turn, c.n;
-            get diagnostics v_got = row_count;
-            exit when v_got = 0;
-            v_left := v_left - v_got;
-        end loop;
+                    and q.priority = v_priority
+                    -- This user, from this id on; written so that only the claim index serves.
+                    and (q.owner_role, q.id) >= (u.role, u.id) and q.owner_role <= u.role
+                limit v_share + (u.n <= v_extra)::integer
+                for update skip locked
+            ) as r
+        ),
+        turns as (
+            select p.tid, p.n, row_number() over (partition by p.n order by p.id) as turn
+            from picked as p
+        ),
+        claimed as (
+            update @extschema@.steadytext_queue as q set
+                status = 'processing', attempt = q.attempt + 1, worker = p_worker,
+                started_at = v_now, lease_expires_at = v_lease,
+                max_retries = coalesce(q.max_retries, v_max_retries),
+                result = null, results = null, embedding = null, embeddings = null,
+                error = null, error_code = null, completed_at = null, processing_time_ms = null
+            from turns as t
+            where q.ctid = t.tid
+            returning t.turn, t.n, q.id, q.request_id, q.attempt, q.request_type, q.prompt,
+                q.prompts, q.params, q.owner_role, q.retry_count, q.max_retries
+        )
+        select c.id, c.request_id, c.attempt, c.request_type, c.prompt, c.prompts, c.params,
+            c.owner_role, to_regrole(quote_ident(c.owner_role))::oid, c.retry_count, c.max_retries
+        from claimed as c
+        order by c.turn, c.n;
+        get diagnostics v_got = row_count;
+        v_left := v_left - v_got;
+        -- A round that brings nothing met only rows that others hold.
+        v_bound := case when v_got = 0 then v_priority - 1 else v_priority end;
     end loop;
 end
 $$;

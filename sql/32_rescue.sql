@@ -166,7 +166,7 @@ $$;
 comment on function steadytext.promote_requests(integer) is
     'Protocol: makes retries claimable whose time has come';
 
-create function steadytext.queue_outlook()
+create function steadytext.queue_outlook(p_count_limit integer default 1000000)
 returns table (pending bigint, alone_due boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -189,12 +189,12 @@ begin
         union all
         select false from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is not null
-        limit 1000000
+        limit p_count_limit
     ) as p;
 end
 $$;
-comment on function steadytext.queue_outlook() is
-    'Protocol: pending requests, counted up to 1,000,000, and whether one waits that must run alone';
+comment on function steadytext.queue_outlook(integer) is
+    'Protocol: pending requests, counted up to p_count_limit, and whether one waits that must run alone';
 
 create function steadytext.expire_requests(p_after_id bigint, p_batch integer)
 returns table (last_id bigint, deleted integer)

@@ -78,7 +78,7 @@ grant execute on function
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
-    steadytext.queue_outlook(),
+    steadytext.queue_outlook(integer),
     steadytext.expire_requests(bigint, integer),
     steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
 to steadytext_worker;

@@ -1,6 +1,6 @@
 -- The protocol: leases, giving back, promotion, outlook, retention, heartbeats.
 \ir setup.psql
-select plan(45);
+select plan(46);
 
 create function pg_temp.claimed(p_count integer)
 returns table (ids bigint[], attempts integer[])
@@ -65,6 +65,7 @@ delete from steadytext_queue;
 insert into steadytext_queue (request_type, prompt, run_after)
 select 'generate', 'later ' || i, now() + (i - 3) * interval '1 hour' from generate_series(1, 5) as i;
 select is((select pending from steadytext.queue_outlook()), 5::bigint, 'outlook: retries count as pending');
+select is((select pending from steadytext.queue_outlook(3)), 3::bigint, 'outlook: counted up to the limit');
 select is((select alone_due from steadytext.queue_outlook()), false, 'outlook: nobody alone');
 select is(steadytext.promote_requests(1), 1, 'promote: up to the limit');
 select is(steadytext.promote_requests(), 2, 'promote: the rest that is due');
