@@ -52,7 +52,7 @@ pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle>
         let mut handle = std::ptr::null_mut();
         let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
         pg_sys::MemoryContextSwitchTo(before);
-        started.then_some(Handle(handle))
+        started.then(|| Handle(handle))
     }
 }
 

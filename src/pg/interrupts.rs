@@ -9,6 +9,9 @@ use pgrx::prelude::*;
 
 // Declared here because pgrx wraps the functions that it binds, and a signal handler must be the C function itself.
 unsafe extern "C-unwind" {
+    // A macro for this name since version 18.
+    #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
+    fn pqsignal(signal: i32, handler: Option<unsafe extern "C-unwind" fn(i32)>);
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);
 }
@@ -18,8 +21,8 @@ pub(crate) fn accept_signals() {
     // SAFETY: PostgreSQL's own handlers, for a process that has just been started with signals blocked. `die`
     // sets the flag that `termination_requested` reads, so that a worker waiting for a lock stops too.
     unsafe {
-        pg_sys::pqsignal(libc::SIGTERM, Some(die));
-        pg_sys::pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+        pqsignal(libc::SIGTERM, Some(die));
+        pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn run(slot_index: usize) {
     bgworker::connect(Some(database));
     bgworker::pin_settings();
     let extension = match protocol::presence() {
-        Ok(Presence::Present(extension)) => extension,
+        Ok(Presence::Present(extension, _)) => extension,
         Ok(Presence::Absent) => return slot.set_ended(Ended::NoExtension),
         Err(error) => return error.report(PgLogLevel::LOG),
     };
@@ -147,7 +147,7 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
         }
         interrupts::check_between_transactions();
         let same = match protocol::presence() {
-            Ok(Presence::Present(now)) => {
+            Ok(Presence::Present(now, _)) => {
                 now.extension == extension.extension && now.version == extension.version
             }
             Ok(Presence::Absent) => false,
@@ -283,16 +283,14 @@ impl Worker {
             return None;
         }
         self.reviews_seen = reviews;
-        // The configuration may say that the pause is over.
-        self.maybe_more |= self.paused;
         match protocol::presence() {
             Ok(Presence::Absent) => return Some(Ended::NoExtension),
-            Ok(Presence::Present(now))
+            Ok(Presence::Present(now, _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
                 return Some(Ended::Again);
             }
-            Ok(Presence::Present(_)) => {}
+            Ok(Presence::Present(_, config)) => self.obey(config),
             Err(error) => self.complain(error),
         }
         let held = self.flights.held();
@@ -303,6 +301,14 @@ impl Worker {
             }
         }
         None
+    }
+
+    fn obey(&mut self, config: Rc<Config>) {
+        // At the end of a pause, claim what has come in between.
+        self.maybe_more |= self.paused && !config.worker_paused;
+        self.paused = config.worker_paused;
+        self.slot.set_state(if self.paused { State::Paused } else { State::Working });
+        self.config = Some(config);
     }
 
     fn store(&mut self) {
@@ -354,9 +360,12 @@ impl Worker {
         let interval =
             self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
         self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
-        match protocol::poll(&self.id) {
+        let count = Instant::now() >= self.due.heartbeat;
+        match protocol::poll(&self.id, count) {
             Ok(Outlook { pending, alone_due }) => {
-                self.slot.pending.store(pending, Relaxed);
+                if count || pending == 0 {
+                    self.slot.pending.store(pending, Relaxed);
+                }
                 self.alone_due |= alone_due;
                 self.maybe_more |= pending > 0 && !self.paused;
             }
@@ -403,8 +412,7 @@ impl Worker {
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {
         let Claims { requests, config, models } = claims;
-        self.paused = config.worker_paused;
-        self.slot.set_state(if self.paused { State::Paused } else { State::Working });
+        self.obey(config.clone());
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
         self.maybe_more = alone || claimed == limit;
@@ -427,7 +435,6 @@ impl Worker {
                 Err(error) => self.outcomes.push(flight::refused(claimed.held, error, false)),
             }
         }
-        self.config = Some(config);
         self.publish();
         claimed > 0 || alone
     }
@@ -494,7 +501,7 @@ impl Worker {
     /// Writes trouble to the server log, the same one not too often.
     fn complain(&mut self, error: PgError) {
         // The extension is being dropped: the next look will find it gone.
-        if error.is_about_missing_objects() && !matches!(protocol::presence(), Ok(Presence::Present(_))) {
+        if error.is_about_missing_objects() && !matches!(protocol::presence(), Ok(Presence::Present(..))) {
             self.slot.reviews.fetch_add(1, Release);
             return;
         }

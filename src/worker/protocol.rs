@@ -58,13 +58,13 @@ pub(super) struct Outlook {
     pub(super) alone_due: bool,
 }
 
-/// The extension in this database, after `version` was checked.
+/// The extension in this database.
 #[derive(Debug, Clone)]
 pub(super) enum Presence {
     /// It is not installed.
     Absent,
-    /// It is.
-    Present(Rc<Installation>),
+    /// It is, with this configuration.
+    Present(Rc<Installation>, Rc<Config>),
 }
 
 /// Looks whether the extension is there.
@@ -73,7 +73,7 @@ pub(super) fn presence() -> Result<Presence, PgError> {
         if catalog::extension_oid().is_none() {
             return Ok(Presence::Absent);
         }
-        caches::installation().map(Presence::Present)
+        Ok(Presence::Present(caches::installation()?, caches::config()?))
     })
 }
 
@@ -219,16 +219,21 @@ fn locked_rows(sql: &str, args: Vec<Arg>) -> Result<Vec<i64>, PgError> {
     Ok(rows.into_iter().flatten().collect())
 }
 
+/// Most pending requests that are counted.
+const COUNT_LIMIT: i32 = 1_000_000;
+
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
-/// whose time has come become claimable.
-pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
+/// whose time has come become claimable. With `count`, pending requests are counted, which takes a while where there are many;
+/// otherwise [`Outlook::pending`] only says whether there are any.
+pub(super) fn poll(worker: &str, count: bool) -> Result<Outlook, PgError> {
+    let limit = if count { COUNT_LIMIT } else { 1 };
     in_queue("poll the queue", || {
         let live = vec![worker.to_owned()];
         spi::query("select steadytext.rescue_requests($1)", vec![live.into()], Mode::ReadWrite, |_| ())?;
         spi::query("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |_| ())?;
         let outlook = spi::query_one(
-            "select pending, alone_due from steadytext.queue_outlook()",
-            vec![],
+            "select pending, alone_due from steadytext.queue_outlook($1)",
+            vec![limit.into()],
             Mode::ReadWrite,
             |row| Outlook { pending: row.get(1).unwrap_or(0), alone_due: row.get(2).unwrap_or(false) },
         )?;
