@@ -46,3 +46,18 @@ pub(super) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{catch, contain, mark_thread};
+    use crate::Error;
+
+    #[test]
+    fn a_panic_becomes_an_error_that_says_where() {
+        contain();
+        mark_thread();
+        let Err(Error::Panicked(message)) = catch(|| panic!("number {}", 5)) else { panic!("no error") };
+        assert!(message.starts_with("number 5 at ") && message.contains("panic.rs"), "{message}");
+        assert_eq!(catch(|| 7).unwrap(), 7);
+    }
+}
