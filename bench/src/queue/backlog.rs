@@ -17,7 +17,7 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
 fn run(cluster: &Cluster) -> f64 {
     let mut session = cluster.session("postgres");
     session.run("select steadytext_daemon_stop()");
-    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     session.run("truncate steadytext_queue; checkpoint");
     session.run(&format!(
         "set role bench;

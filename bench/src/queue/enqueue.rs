@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use steadytext_bench::Report;
-use steadytext_test_server::{Cluster, wait_until};
+use steadytext_test_server::Cluster;
 
 use crate::USER;
 
@@ -23,7 +23,7 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
          grant insert, select on bare to {USER};
          select steadytext_daemon_stop()"
     ));
-    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     let directory = cluster.make_directory("pgbench");
     let scripts = [("enqueue.sql", ENQUEUE), ("insert.sql", INSERT)].map(|(name, text)| {
         let path = directory.join(name);

@@ -151,6 +151,18 @@ impl Session {
         }
     }
 
+    /// Waits until this database's worker says that it is in `state`.
+    #[track_caller]
+    pub fn wait_for_worker(&mut self, state: &str) {
+        let sql = "select state = $1 from steadytext.worker_state()";
+        let found = eventually(PATIENCE, || {
+            self.query_one(sql, &[&state]).expect(sql).get::<_, bool>(0).then_some(())
+        });
+        if found.is_none() {
+            panic!("the worker is never {state}; it is {}", self.worker_state());
+        }
+    }
+
     /// Process id of this database's worker; waits until there is one that can work.
     #[track_caller]
     pub fn worker_pid(&mut self) -> i32 {

@@ -50,13 +50,13 @@ fn a_paused_worker_lets_the_running_request_end_and_takes_no_other() {
     let running = session.generate("is running", "model => 'slow', max_tokens => 200");
     session.wait_for_tokens(running);
     assert!(session.one::<bool>("select steadytext_daemon_stop()"));
-    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     let later = session.generate("comes later", "max_tokens => 3");
     session.answer(running);
     assert_eq!(session.request(later).attempt, 0);
     // The pause outlives the worker: it belongs to the database.
     restart_worker(&mut session);
-    wait_until("the new worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     assert_eq!(session.request(later).attempt, 0);
     assert!(session.one::<bool>("select steadytext_daemon_start()"));
     session.answer(later);

@@ -81,7 +81,7 @@ fn making_a_failed_request_pending_wakes_the_worker() {
 fn a_pause_ends_at_once() {
     let (_cluster, mut session) = sleepy();
     session.run("select steadytext_daemon_stop()");
-    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     let id = session.generate("meanwhile", "max_tokens => 3");
     assert_eq!(session.request(id).status, "pending");
     session.run("select steadytext_daemon_start()");
@@ -92,7 +92,7 @@ fn a_pause_ends_at_once() {
 fn wait_latency(cluster: &Cluster, session: &mut Session, begin: &str) -> Duration {
     // The waiter must wait already when the request ends: it is kept from being claimed until then.
     session.run("select steadytext_daemon_stop()");
-    wait_until("the worker pauses", || session.worker_state().contains("paused"));
+    session.wait_for_worker("paused");
     let id = session.generate("somebody waits", "max_tokens => 3");
     let mut waiter = cluster.session("postgres");
     let pid = waiter.backend_pid();
@@ -171,7 +171,7 @@ fn a_wait_that_is_too_short_says_so_and_changes_nothing() {
 
 #[test]
 fn with_notify_on_clients_that_listen_learn_of_requests_and_results() {
-    let (cluster, mut session) = sleepy();
+    let (cluster, _session) = sleepy();
     let mut listener = cluster.session("postgres");
     listener.run("listen steadytext_queue; listen steadytext_result");
     cluster.configure("pg_steadytext.notify", "on");
