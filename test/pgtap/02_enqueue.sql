@@ -1,7 +1,7 @@
 -- Enqueuing single requests: what a row looks like, and every limit, by function and by
 -- plain INSERT.
 \ir setup.psql
-select plan(58);
+select plan(59);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -98,6 +98,12 @@ select steadytext_config_set('max_prompt_bytes', '10');
 select throws_ok($$ select steadytext_generate_async('12345678901') $$, '54000', null, 'the length of a prompt is a setting');
 select lives_ok($$ select steadytext_generate_async('1234567890') $$, 'as long as allowed');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, user_id) values ('generate', 'x', repeat('u', 1025)) $$, '54000', null, 'INSERT: a label that is too long');
+
+
+-- A restore: rows that were accepted under other limits come in by COPY with their time.
+select lives_ok(
+    $$ insert into steadytext_queue (request_type, prompt, params, created_at) values ('generate', '12345678901', '{"max_tokens": 4000}', now() - interval '1 day') $$,
+    'rows from a dump pass limits that were lowered since');
 
 select * from finish();
 rollback;
