@@ -91,6 +91,10 @@ impl Options {
         if self.preload {
             text.push_str("shared_preload_libraries = 'pg_steadytext'\n");
             text.push_str(&format!("pg_steadytext.model_dir = '{}'\n", cluster.model_directory().display()));
+            // A test that registers a model names it; "auto" would take it for the other requests, too.
+            text.push_str(
+                "pg_steadytext.generation_model = 'builtin'\npg_steadytext.embedding_model = 'builtin'\n",
+            );
         }
         cluster.append_settings(&text);
         for (name, value) in &self.settings {

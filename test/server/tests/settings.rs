@@ -1,6 +1,6 @@
 //! Settings of the server, of a database, and of the extension.
 
-use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, slow_model, wait_until};
 use uuid::Uuid;
 
 fn restart_worker(session: &mut Session) {
@@ -142,7 +142,7 @@ fn what_the_activity_shows_belongs_to_the_running_request_and_goes_with_it() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     slow_model(&cluster, &mut session);
-    let id = session.generate("without end", endless_text());
+    let id = session.generate("takes its time", "model => 'slow', max_tokens => 600");
     session.wait_for_tokens(id);
     let row = session
         .query_one(
@@ -186,9 +186,13 @@ fn a_worker_of_another_version_than_the_extension_idles_and_says_so() {
 }
 
 #[test]
-fn the_builtin_model_is_warned_of_once() {
-    let mut cluster = Cluster::with_extension();
+fn auto_takes_the_builtin_model_with_one_warning_until_a_registered_file_is_there() {
+    let cluster = Options::new()
+        .set("pg_steadytext.generation_model", "auto")
+        .set("pg_steadytext.embedding_model", "auto")
+        .start();
     let mut session = cluster.session("postgres");
+    session.create_extension();
     let warnings =
         |cluster: &Cluster| cluster.log().lines().filter(|line| line.contains("builtin model")).count();
     for i in 0..3 {
@@ -198,12 +202,24 @@ fn the_builtin_model_is_warned_of_once() {
         session.answer(id);
     }
     assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
-    drop(session);
-    cluster.configure("pg_steadytext.generation_model", "builtin");
-    cluster.configure("pg_steadytext.embedding_model", "builtin");
-    cluster.restart();
+    let [by_auto, by_name] = ["", ", model => 'builtin'"].map(|more| {
+        let id = session.generate("What does VACUUM do?", format!("max_tokens => 8{more}"));
+        session.answer(id)
+    });
+    assert_eq!(by_auto, by_name);
+    slow_model(&cluster, &mut session);
+    let [by_auto, by_name] = ["", ", model => 'slow'"].map(|more| {
+        let id = session.generate("What does VACUUM do?", format!("max_tokens => 8{more}"));
+        session.answer(id)
+    });
+    assert_eq!(by_auto, by_name);
+}
+
+#[test]
+fn the_builtin_model_chosen_by_name_is_not_warned_of() {
+    let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     let id = session.generate("chosen by name", "max_tokens => 3");
     session.answer(id);
-    assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
+    assert!(!cluster.log().contains("builtin model"), "{}", cluster.log());
 }
