@@ -193,6 +193,12 @@ pub(crate) fn invalidate(table: pg_sys::Oid) {
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) };
 }
 
+/// Empties this process's cache. A worker that is woken by the commit that changed something is faster than the message
+/// about it: PostgreSQL sends that only after the commit callback.
+pub(crate) fn forget() {
+    STALE.set(true);
+}
+
 fn empty_if_stale() {
     // SAFETY: reads the messages that have arrived, as every statement does at its start.
     unsafe { pg_sys::AcceptInvalidationMessages() };

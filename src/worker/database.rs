@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
 use super::{launcher, request, seat};
-use crate::pg::caches::{Config, Installation};
+use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
 use crate::pg::shmem::{self, Slot};
@@ -282,7 +282,10 @@ impl Worker {
         if reviews == self.reviews_seen && Instant::now() < self.due.poll {
             return None;
         }
-        self.reviews_seen = reviews;
+        if reviews != self.reviews_seen {
+            self.reviews_seen = reviews;
+            caches::forget();
+        }
         match protocol::presence() {
             Ok(Presence::Absent) => return Some(Ended::NoExtension),
             Ok(Presence::Present(now, _))
