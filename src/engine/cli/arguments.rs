@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use steadytext_engine::gguf::Gguf;
 use steadytext_engine::{ModelSource, Sampling};
 
 use super::Error;
@@ -21,6 +22,7 @@ pub(super) struct Arguments {
     pub(super) out: Option<PathBuf>,
     pub(super) all: bool,
     pub(super) marked: bool,
+    pub(super) chat: bool,
     pub(super) context: usize,
     pub(super) threads: usize,
 }
@@ -49,6 +51,7 @@ impl Arguments {
                 "--out" => parsed.out = Some(value()?.into()),
                 "--all" => parsed.all = true,
                 "--marked" => parsed.marked = true,
+                "--chat" => parsed.chat = true,
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
                 _ => return Err(Error::Usage(format!("there is no option {option}"))),
@@ -74,6 +77,14 @@ impl Arguments {
         } else {
             ModelSource::File(self.model.clone().into())
         }
+    }
+
+    /// The model's file, without loading it.
+    pub(super) fn gguf(&self) -> Result<Gguf, Error> {
+        Ok(match self.source() {
+            ModelSource::Builtin => steadytext_engine::builtin::gguf()?,
+            ModelSource::File(path) => Gguf::open(&path)?,
+        })
     }
 
     /// The text, from standard input if there is none on the command line.

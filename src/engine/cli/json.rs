@@ -28,6 +28,12 @@ impl Object {
         self.member(name, &format!("[{}]", values.join(",")))
     }
 
+    /// Adds an array of texts.
+    pub(super) fn texts<T: AsRef<str>>(self, name: &str, values: impl IntoIterator<Item = T>) -> Self {
+        let values: Vec<String> = values.into_iter().map(|value| quoted(value.as_ref())).collect();
+        self.member(name, &format!("[{}]", values.join(",")))
+    }
+
     fn member(mut self, name: &str, value: &str) -> Self {
         if !self.members.is_empty() {
             self.members.push(',');

@@ -4,8 +4,10 @@
 mod arguments;
 mod embed;
 mod generate;
+mod inspect;
 mod json;
 mod logits;
+mod tokenize;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,6 +24,8 @@ commands:
   generate   text from a prompt, in the model's chat template
   embed      the embedding of a text
   logits     logits of the last token of a text (of all with --all)
+  tokenize   tokens of a text
+  inspect    what the file contains
 
 options:
   --max-tokens N      most tokens to generate (512)
@@ -30,7 +34,8 @@ options:
   --stop TEXT         generation ends before this string; may be given more than once
   --out FILE          logits: write raw little-endian f32 to this file
   --all               logits: of every token
-  --marked            logits: control tokens in the text stand for themselves
+  --marked            logits, tokenize: control tokens in the text stand for themselves
+  --chat              tokenize: put the chat template around the text
   --context N         context length (the model's)
   --threads N         compute threads (one per core)
 ";
@@ -52,6 +57,8 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         "generate" => generate::run(&arguments),
         "embed" => embed::run(&arguments),
         "logits" => logits::run(&arguments),
+        "tokenize" => tokenize::run(&arguments),
+        "inspect" => inspect::run(&arguments),
         other => Err(Error::Usage(format!("there is no command \"{other}\""))),
     });
     let Err(error) = outcome else { return ExitCode::SUCCESS };

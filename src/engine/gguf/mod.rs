@@ -10,6 +10,8 @@ mod cursor;
 mod kind;
 mod map;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::path::{Path, PathBuf};

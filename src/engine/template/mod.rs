@@ -78,6 +78,16 @@ impl ChatTemplate {
     }
 }
 
+/// What a prompt looks like in it.
+impl std::fmt::Display for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.frame {
+            None => f.write_str("PROMPT"),
+            Some(frame) => frame.around("PROMPT").iter().try_for_each(|part| f.write_str(part.text())),
+        }
+    }
+}
+
 impl Frame {
     fn around<'a>(&'a self, prompt: &'a str) -> [Part<'a>; 3] {
         let prompt = if self.trim_start { prompt.trim_start() } else { prompt };

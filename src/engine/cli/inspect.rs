@@ -1,0 +1,56 @@
+//! `inspect`: what a model file contains and whether it can be used.
+
+use steadytext_engine::gguf::Value;
+use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::tokenizer::Tokenizer;
+
+use super::Error;
+use super::arguments::Arguments;
+use super::json::Object;
+
+/// Prints a line for the file, one for each key, one for each tensor, and one for each part of the model
+/// that is made from keys.
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let gguf = arguments.gguf()?;
+    Object::default()
+        .text("file", &gguf.path().to_string_lossy())
+        .number("bytes", gguf.file_size())
+        .number("version", gguf.version())
+        .number("keys", gguf.keys().len())
+        .number("tensors", gguf.tensors().len())
+        .print()?;
+    for (key, value) in gguf.keys() {
+        let line = Object::default().text("key", key);
+        match value {
+            Value::Integer(value) => line.number("value", value),
+            Value::Float(value) if value.is_finite() => line.number("value", value),
+            Value::Float(_) | Value::String(None) => line.number("value", "null"),
+            Value::Bool(value) => line.number("value", value),
+            Value::String(Some(value)) => line.text("value", value),
+            Value::Array(of, length) => line.text("array_of", of).number("length", length),
+        }
+        .print()?;
+    }
+    for tensor in gguf.tensors() {
+        Object::default()
+            .text("tensor", tensor.name)
+            .text("type", &tensor.kind.to_string())
+            .numbers("shape", tensor.shape)
+            .number("bytes", tensor.data.len())
+            .print()?;
+    }
+    part(
+        "tokenizer",
+        Tokenizer::from_gguf(&gguf).map(|tokenizer| format!("{} tokens", tokenizer.vocab_size())),
+    )?;
+    part("chat_template", ChatTemplate::from_gguf(&gguf).map(|template| template.to_string()))
+}
+
+fn part(name: &str, outcome: Result<String, steadytext_engine::Error>) -> Result<(), Error> {
+    let line = Object::default().text("part", name).number("usable", outcome.is_ok());
+    match outcome {
+        Ok(description) => line.text("description", &description),
+        Err(error) => line.text("error", &error.to_string()),
+    }
+    .print()
+}

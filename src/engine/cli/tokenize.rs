@@ -1,0 +1,27 @@
+//! `tokenize`: the tokens of a text.
+
+use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::tokenizer::Tokenizer;
+
+use super::Error;
+use super::arguments::Arguments;
+use super::json::Object;
+
+/// Prints one line with the ids and what each stands for.
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let gguf = arguments.gguf()?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let text = arguments.text()?;
+    let ids = if arguments.chat {
+        ChatTemplate::from_gguf(&gguf)?.encode_prompt(&tokenizer, &text)?
+    } else if arguments.marked {
+        tokenizer.encode_marked(&text)?
+    } else {
+        tokenizer.encode(&text)?
+    };
+    let pieces = ids.iter().map(|id| match tokenizer.special_text(*id) {
+        Some(special) => special.to_owned(),
+        None => String::from_utf8_lossy(tokenizer.token_bytes(*id)).into_owned(),
+    });
+    Object::default().number("count", ids.len()).numbers("ids", ids.iter()).texts("tokens", pieces).print()
+}
