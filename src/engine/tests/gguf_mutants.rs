@@ -60,9 +60,10 @@ fn visit(path: &Path) -> bool {
 }
 
 fn limit_memory() {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
-    let bytes = pages * rustix::param::page_size() as u64 + HEADROOM_BYTES;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kilobytes: u64 = size.trim().trim_end_matches("kB").trim().parse().unwrap();
+    let bytes = kilobytes * 1024 + HEADROOM_BYTES;
     setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) }).unwrap();
 }
 
