@@ -91,7 +91,7 @@ fn a_model_file_that_is_no_good_fails_its_requests_and_no_others() {
     let mut broken = Vec::new();
     for model in &models {
         broken.push((
-            session.generate("a prompt", format!("model => '{}', max_tokens => 8", model.name)),
+            session.generate("a prompt", format!("model => '{}', max_tokens => 64", model.name)),
             model,
         ));
         beside.push(session.generate("beside it", "max_tokens => 4"));
@@ -150,17 +150,10 @@ fn a_model_that_is_not_registered_for_the_task_fails_its_requests_and_no_others(
     let beside = session.generate("beside them", "max_tokens => 3");
     for id in ids {
         let request = session.wait_for_end(id);
-        assert_eq!(
-            (request.status.as_str(), request.error_code.as_deref()),
-            ("failed", Some("42704")),
-            "{request:?}"
-        );
-        assert!(
-            request.error.is_some_and(|error| error.contains("steadytext_models")),
-            "{:?}",
-            session.request(id)
-        );
-        assert_eq!(request.retry_count, 0);
+        assert_eq!((request.status.as_str(), request.retry_count), ("failed", 0), "{request:?}");
+        // Unknown, or known for another task.
+        assert!(matches!(request.error_code.as_deref(), Some("42704" | "42809")), "{request:?}");
+        assert!(request.error.is_some_and(|error| error.contains("HINT: ")), "{:?}", session.request(id));
     }
     session.answer(beside);
 }
