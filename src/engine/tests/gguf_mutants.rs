@@ -11,7 +11,7 @@ use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Spec};
 
-const MUTANTS: usize = 6_000;
+const MUTANTS: usize = 3_000;
 /// Room for the sandbox's stack and the allocator's arenas; a number taken from a file asks for more.
 const HEADROOM_BYTES: u64 = 512 << 20;
 

@@ -1,0 +1,274 @@
+//! Tokenizers and templates of files that are made for the purpose: what is refused, and what metadata do.
+
+use std::path::Path;
+
+use steadytext_engine::Error;
+use steadytext_engine::gguf::Gguf;
+use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_test_models::gguf::{File, Value};
+use steadytext_test_models::{Architecture, Spec, Text};
+
+fn spec() -> Spec {
+    Spec { vocab: 400, width: 32, heads: 1, kv_heads: 1, layers: 1, ..Spec::tiny(Architecture::Qwen3) }
+}
+
+/// The file of a specification, without the bulk of its tensors.
+fn file(spec: &Spec) -> File {
+    let mut file = steadytext_test_models::file(spec).unwrap();
+    file.tensors.clear();
+    file
+}
+
+fn gguf(file: &File) -> Gguf {
+    let mut out = tempfile::NamedTempFile::new().unwrap();
+    file.write(&mut out).unwrap();
+    // The mapping outlives the name.
+    Gguf::open(out.path()).unwrap()
+}
+
+fn tokenizer(file: &File) -> Tokenizer {
+    Tokenizer::from_gguf(&gguf(file)).unwrap()
+}
+
+/// A file with one key changed; `None` removes it.
+fn with(key: &str, value: Option<Value>) -> File {
+    let mut file = file(&spec());
+    match value {
+        Some(value) => file.set(key, value),
+        None => file.remove(key),
+    }
+    file
+}
+
+fn text(value: &str) -> Option<Value> {
+    Some(Value::String(value.into()))
+}
+
+fn strings_mut<'a>(file: &'a mut File, key: &str) -> &'a mut Vec<String> {
+    match file.keys.iter_mut().find(|(name, _)| name == key) {
+        Some((_, Value::Strings(strings))) => strings,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn types_mut(file: &mut File) -> &mut Vec<i32> {
+    match file.keys.iter_mut().find(|(name, _)| name == "tokenizer.ggml.token_type") {
+        Some((_, Value::I32s(types))) => types,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn other_kinds_of_tokenizers_are_not_supported_and_named() {
+    for (file, expected) in [
+        (with("tokenizer.ggml.model", text("llama")), "key \"tokenizer.ggml.model\" is \"llama\""),
+        (with("tokenizer.ggml.model", text("bert")), "key \"tokenizer.ggml.model\" is \"bert\""),
+        (with("tokenizer.ggml.pre", text("deepseek-llm")), "key \"tokenizer.ggml.pre\" is \"deepseek-llm\""),
+        (with("tokenizer.ggml.pre", text("default")), "key \"tokenizer.ggml.pre\" is \"default\""),
+        (with("tokenizer.ggml.pre", None), "key \"tokenizer.ggml.pre\" is missing"),
+    ] {
+        match Tokenizer::from_gguf(&gguf(&file)) {
+            Err(Error::UnsupportedModel { reason, .. }) => assert!(reason.contains(expected), "{reason}"),
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+    for name in ["qwen2", "llama-bpe", "gpt-2"] {
+        assert!(Tokenizer::from_gguf(&gguf(&with("tokenizer.ggml.pre", text(name)))).is_ok());
+    }
+}
+
+#[test]
+fn contradicting_metadata_are_corrupt_and_named() {
+    let merges = |merges: &[&str]| {
+        let merges = merges.iter().map(|merge| (*merge).to_owned()).collect();
+        with("tokenizer.ggml.merges", Some(Value::Strings(merges)))
+    };
+    let mut twice = file(&spec());
+    strings_mut(&mut twice, "tokenizer.ggml.tokens")[7] = "!".into();
+    for (file, expected) in [
+        (with("tokenizer.ggml.model", None), "key \"tokenizer.ggml.model\" is missing"),
+        (with("tokenizer.ggml.tokens", None), "key \"tokenizer.ggml.tokens\" is missing"),
+        (with("tokenizer.ggml.tokens", Some(Value::Strings(vec![]))), "has 0 elements"),
+        (with("tokenizer.ggml.token_type", Some(Value::I32s(vec![1]))), "has 1 elements for 400 tokens"),
+        (with("tokenizer.ggml.token_type", Some(Value::I32s(vec![9; 400]))), "is 9, not a token type"),
+        (
+            with("tokenizer.ggml.eos_token_id", Some(Value::U32(400))),
+            "\"tokenizer.ggml.eos_token_id\" is 400",
+        ),
+        (with("tokenizer.ggml.merges", None), "key \"tokenizer.ggml.merges\" is missing"),
+        (merges(&["a b", "ab"]), "element 0 of key \"tokenizer.ggml.merges\" names a token that is missing"),
+        (merges(&["ab"]), "element 0 of key \"tokenizer.ggml.merges\" is not a pair"),
+        (merges(&["longer thananytokeninthisvocabulary"]), "names a token that is missing"),
+        (twice, "are the same"),
+    ] {
+        match Tokenizer::from_gguf(&gguf(&file)) {
+            Err(Error::CorruptModel { reason, .. }) => assert!(reason.contains(expected), "{reason}"),
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn user_defined_tokens_are_found_in_any_text_but_not_those_that_look_like_control_tokens() {
+    let mut file = file(&spec());
+    let count = {
+        let tokens = strings_mut(&mut file, "tokenizer.ggml.tokens");
+        tokens.extend(["<think>".to_owned(), "<|tool|>".to_owned(), "<｜User｜>".to_owned()]);
+        tokens.len() as u32
+    };
+    types_mut(&mut file).extend([4, 4, 4]);
+    let (think, tool, user) = (count - 3, count - 2, count - 1);
+    let tokenizer = tokenizer(&file);
+    let ids = tokenizer.encode("a<think>b").unwrap();
+    assert!(ids.contains(&think) && !tokenizer.is_control(think));
+    assert_eq!(tokenizer.decode(&ids), b"a<think>b");
+    for (text, id) in [("<|tool|>", tool), ("<｜User｜>", user)] {
+        assert!(tokenizer.is_control(id));
+        assert!(!tokenizer.encode(text).unwrap().contains(&id), "{text}");
+        assert_eq!(tokenizer.encode_marked(text).unwrap(), [id]);
+        assert!(tokenizer.token_bytes(id).is_empty());
+    }
+}
+
+#[test]
+fn the_longest_special_token_wins() {
+    let mut file = file(&spec());
+    let count = {
+        let tokens = strings_mut(&mut file, "tokenizer.ggml.tokens");
+        tokens.extend(["<|im".to_owned(), "<|im_start|><|im".to_owned()]);
+        tokens.len() as u32
+    };
+    types_mut(&mut file).extend([3, 3]);
+    let tokenizer = tokenizer(&file);
+    assert_eq!(tokenizer.encode_marked("<|im_start|><|im").unwrap(), [count - 1]);
+    assert_eq!(tokenizer.encode_marked("<|im_start|>").unwrap(), [256]);
+}
+
+#[test]
+fn the_first_token_is_added_once() {
+    let bos = 256;
+    let mut file = with("tokenizer.ggml.bos_token_id", Some(Value::U32(bos)));
+    let chat = |file: &File| {
+        let gguf = gguf(file);
+        let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+        ChatTemplate::from_gguf(&gguf).unwrap().encode_prompt(&tokenizer, "x").unwrap()
+    };
+    file.set("tokenizer.chat_template", Value::String("[{{ messages[0].content }}]".into()));
+    assert_eq!(tokenizer(&file).bos(), None);
+    assert_ne!(chat(&file)[0], bos);
+    file.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    assert_eq!(tokenizer(&file).bos(), Some(bos));
+    assert_eq!(chat(&file).iter().filter(|id| **id == bos).count(), 1);
+    // Llama 3 begins with it unless the file says otherwise.
+    file.remove("tokenizer.ggml.add_bos_token");
+    assert_eq!(tokenizer(&file).bos(), None);
+    file.set("tokenizer.ggml.pre", Value::String("llama-bpe".into()));
+    assert_eq!(tokenizer(&file).bos(), Some(bos));
+    // A template that writes it itself.
+    file.set("tokenizer.chat_template", Value::String("{{ bos_token }}[{{ messages[0].content }}]".into()));
+    let ids = chat(&file);
+    assert_eq!((ids[0], ids.iter().filter(|id| **id == bos).count()), (bos, 1));
+    // Without a template the prompt stands alone behind it.
+    file.remove("tokenizer.chat_template");
+    assert_eq!(chat(&file)[0], bos);
+}
+
+#[test]
+fn embeddings_end_as_the_metadata_want() {
+    let mut file = file(&spec());
+    let plain = tokenizer(&file).encode("abc").unwrap();
+    assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), plain);
+    file.set("tokenizer.ggml.add_eos_token", Value::Bool(true));
+    assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), [plain.as_slice(), &[257]].concat());
+    // Last-token pooling without a word about the end: <|endoftext|> if there is one.
+    file.remove("tokenizer.ggml.add_eos_token");
+    file.set("qwen3.pooling_type", Value::U32(3));
+    assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), plain);
+    strings_mut(&mut file, "tokenizer.ggml.tokens")[399] = "<|endoftext|>".into();
+    types_mut(&mut file)[399] = 3;
+    strings_mut(&mut file, "tokenizer.ggml.merges").clear();
+    let plain = tokenizer(&file).encode("abc").unwrap();
+    assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), [plain.as_slice(), &[399]].concat());
+    file.set("tokenizer.ggml.add_eos_token", Value::Bool(false));
+    assert_eq!(tokenizer(&file).encode_embedding("abc").unwrap(), plain);
+}
+
+#[test]
+fn a_byte_without_token_is_an_error_that_names_it() {
+    let mut file = file(&spec());
+    strings_mut(&mut file, "tokenizer.ggml.tokens")[0xe2] = "gone".into();
+    strings_mut(&mut file, "tokenizer.ggml.merges").clear();
+    let tokenizer = tokenizer(&file);
+    assert!(tokenizer.encode("ascii").is_ok());
+    match tokenizer.encode("a € sign") {
+        Err(Error::InvalidRequest(reason)) => assert!(reason.contains("0xE2"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn end_tokens_come_from_metadata_and_names() {
+    let mut file = file(&spec());
+    assert_eq!(tokenizer(&file).end_tokens(), [257]);
+    file.set("tokenizer.ggml.eot_token_id", Value::U32(300));
+    assert!(tokenizer(&file).is_end(300) && !tokenizer(&file).is_end(301));
+    // All bits set means none.
+    file.set("tokenizer.ggml.eos_token_id", Value::U32(u32::MAX));
+    file.remove("tokenizer.ggml.eot_token_id");
+    assert_eq!((tokenizer(&file).eos(), tokenizer(&file).end_tokens().to_vec()), (None, vec![257]));
+}
+
+#[test]
+fn random_models_say_what_their_vocabulary_promises() {
+    for splitter in [
+        steadytext_test_models::Splitter::Qwen2,
+        steadytext_test_models::Splitter::LlamaBpe,
+        steadytext_test_models::Splitter::Gpt2,
+    ] {
+        let ascii = tokenizer(&file(&Spec { splitter, ..spec() }));
+        for id in 0..400 {
+            assert!(ascii.token_bytes(id).iter().all(|byte| (1..0x80).contains(byte)), "{id}");
+        }
+        let text = "some words, 123 numbers\nand lines";
+        let ids = ascii.encode(text).unwrap();
+        assert_eq!(ascii.decode(&ids), text.as_bytes());
+        // Its words are words of the splitter, so that merges are used.
+        let word = (300..400).map(|id| ascii.token_bytes(id)).find(|bytes| bytes.starts_with(b" ")).unwrap();
+        assert_eq!(ascii.encode(std::str::from_utf8(word).unwrap()).unwrap().len(), 1);
+    }
+    let invalid = tokenizer(&file(&Spec { text: Text::InvalidUtf8, ..spec() }));
+    for id in 0..400 {
+        assert!(invalid.token_bytes(id).iter().all(|byte| (0x80..0xc0).contains(byte)), "{id}");
+    }
+    let endless = tokenizer(&file(&Spec { endless: true, ..spec() }));
+    assert_eq!((endless.eos(), endless.end_tokens().len()), (None, 0));
+    let chat = ChatTemplate::from_gguf(&gguf(&file(&Spec { endless: true, ..spec() }))).unwrap();
+    assert_eq!(chat.to_string(), "<|turn|>user\nPROMPT<|over|>\n<|turn|>assistant\n");
+}
+
+#[test]
+fn random_models_depend_on_their_specification_alone() {
+    let bytes = |spec: &Spec| {
+        let mut bytes = Vec::new();
+        steadytext_test_models::file(spec).unwrap().write(&mut bytes).unwrap();
+        bytes
+    };
+    assert!(bytes(&spec()) == bytes(&spec()));
+    assert!(bytes(&spec()) != bytes(&Spec { seed: 2, ..spec() }));
+}
+
+#[test]
+fn a_template_that_is_no_text_or_fails_names_the_file() {
+    let gguf = gguf(&with("tokenizer.chat_template", Some(Value::Bool(true))));
+    assert!(matches!(ChatTemplate::from_gguf(&gguf), Err(Error::CorruptModel { .. })));
+    let broken = self::gguf(&with("tokenizer.chat_template", text("{% for %}")));
+    match ChatTemplate::from_gguf(&broken) {
+        Err(Error::Template { path, reason }) => {
+            assert_eq!(path, broken.path());
+            assert_ne!(path, Path::new(""));
+            assert!(reason.contains("syntax error"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
