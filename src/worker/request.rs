@@ -51,8 +51,8 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
-    let max_tokens =
-        integer("max_tokens").unwrap_or(config.default_max_tokens).clamp(1, config.max_tokens_limit.max(1));
+    // No upper limit here: the row was let in under the limit of its time.
+    let max_tokens = integer("max_tokens").unwrap_or(config.default_max_tokens).max(1);
     let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != MODEL_DECIDES);
     Generate {
         prompt: prompt.to_owned(),
