@@ -74,29 +74,30 @@ fn a_request_that_kills_its_worker_every_time_fails_after_max_retries_and_its_ne
     );
     let mut kills = 0;
     let begun = Instant::now();
+    // The worker that is running it: rows of a dead one wait for their rescue in the same state.
+    let running_it = format!(
+        "select s.pid from steadytext.worker_state() s join steadytext_queue q on q.worker = s.worker
+         where q.request_id = '{poison}' and q.status = 'processing' and s.pid <> 0"
+    );
     loop {
+        if let Some(worker) = session.list::<i32>(&running_it).first() {
+            cluster.crash(*worker, Signal::KILL);
+            session = cluster.session("postgres");
+            kills += 1;
+        }
         let request = session.request(poison);
         match request.status.as_str() {
-            "processing" => {
-                let worker = session.worker_pid();
-                // It may have been given back in between: then this was no kill of the poison's worker.
-                if session.request(poison) == request {
-                    cluster.crash(worker, Signal::KILL);
-                    session = cluster.session("postgres");
-                    kills += 1;
-                }
-            }
             "failed" => break,
-            "pending" => {}
+            "pending" | "processing" => {}
             status => panic!("the poison ended as {status}"),
         }
         assert!(begun.elapsed() < 2 * PATIENCE, "not failed after {kills} kills: {request:?}");
-        std::thread::yield_now();
     }
     let request = session.request(poison);
     assert_eq!((request.retry_count, request.error_code.as_deref()), (2, Some("58000")), "{request:?}");
     assert!(request.error.as_deref().is_some_and(|error| !error.contains("poison")), "{request:?}");
-    assert!((3..=5).contains(&kills), "{kills} kills");
+    // Beside others it was not to blame; alone it was, three times.
+    assert!((3..=4).contains(&kills), "{kills} kills");
     for id in neighbours {
         session.answer(id);
     }
