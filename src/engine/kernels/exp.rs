@@ -24,7 +24,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 8.333_452e-3);
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 5.000_000_1e-1);
+    p = p.mul_add(r, 0.5);
     let value = p.mul_add(r * r, r) + 1.0;
     // 2^n from the integer that the rounding left in the low bits of `shifted`.
     let scale = f32::from_bits(

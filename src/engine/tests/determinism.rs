@@ -1,4 +1,5 @@
 //! The same bytes whatever the chunks, truncations, threads and batch mates.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 
@@ -124,7 +125,8 @@ fn run(path: &Path, config: Config, work: &[Work]) -> Vec<Output> {
 #[test]
 fn batch_mates_threads_and_restarts_change_no_byte() {
     let directory = TempDir::new().unwrap();
-    let path = model(&directory, &Spec { pooling: Some(Pooling::Mean), ..spec(Architecture::Qwen3, mixed()) });
+    let path =
+        model(&directory, &Spec { pooling: Some(Pooling::Mean), ..spec(Architecture::Qwen3, mixed()) });
     let hot = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed: 7 };
     let mut work = Vec::new();
     for i in 0..12usize {

@@ -1,0 +1,177 @@
+//! What a model file must have: every tensor in its shape and type, and nothing that the decoder leaves out.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+
+use steadytext_engine::{Error, ModelSource, Probe};
+use steadytext_test_models::gguf::{File, Value};
+use steadytext_test_models::{Architecture, Kind, Quantization, Spec, file};
+use tempfile::TempDir;
+
+/// Opens a model that was altered before it was written.
+fn open(spec: &Spec, alter: impl FnOnce(&mut File)) -> Result<Probe, Error> {
+    let mut file = file(spec).unwrap();
+    alter(&mut file);
+    let directory = TempDir::new().unwrap();
+    let path: PathBuf = directory.path().join("model.gguf");
+    file.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
+    // The mapping outlives the name.
+    Probe::open(&ModelSource::File(path), 1)
+}
+
+fn corrupt(spec: &Spec, alter: impl FnOnce(&mut File), naming: &str) {
+    match open(spec, alter) {
+        Err(Error::CorruptModel { reason, .. }) => assert!(reason.contains(naming), "{reason}"),
+        other => panic!("{naming}: {other:?}"),
+    }
+}
+
+fn unsupported(spec: &Spec, alter: impl FnOnce(&mut File), naming: &str) {
+    match open(spec, alter) {
+        Err(Error::UnsupportedModel { reason, .. }) => assert!(reason.contains(naming), "{reason}"),
+        other => panic!("{naming}: {other:?}"),
+    }
+}
+
+fn tiny() -> Spec {
+    Spec::tiny(Architecture::Qwen3)
+}
+
+#[test]
+fn every_tensor_is_missed_by_its_name() {
+    for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+        let spec = Spec { tied: true, ..Spec::tiny(architecture) };
+        for tensor in file(&spec).unwrap().tensors {
+            if tensor.name.ends_with(".bias") {
+                // Biases are optional in every architecture.
+                continue;
+            }
+            let name = tensor.name.clone();
+            corrupt(&spec, |file| file.tensors.retain(|tensor| tensor.name != name), &name);
+        }
+    }
+}
+
+#[test]
+fn every_shape_is_checked() {
+    for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+        let spec = Spec::tiny(architecture);
+        for tensor in file(&spec).unwrap().tensors {
+            let name = tensor.name.clone();
+            let alter = |file: &mut File| {
+                let tensor = file.tensor_mut(&name).unwrap();
+                // As many bytes, in another shape.
+                match &mut tensor.shape[..] {
+                    [row, rows] => (*row, *rows) = (*row * 2, *rows / 2),
+                    shape => shape[0] /= 2,
+                }
+                if tensor.shape.len() == 1 {
+                    tensor.data.truncate(tensor.data.len() / 2);
+                }
+            };
+            corrupt(&spec, alter, &name);
+        }
+    }
+}
+
+#[test]
+fn sizes_in_the_metadata_are_checked() {
+    let spec = tiny();
+    let set = |key: &'static str, value: u32| {
+        move |file: &mut File| file.set(&format!("qwen3.{key}"), Value::U32(value))
+    };
+    corrupt(&spec, set("block_count", 0), "qwen3.block_count");
+    corrupt(&spec, set("block_count", 3), "blk.2.");
+    corrupt(&spec, set("embedding_length", u32::MAX), "qwen3.embedding_length");
+    corrupt(&spec, set("attention.head_count", 5), "heads");
+    corrupt(&spec, set("context_length", 0), "qwen3.context_length");
+    corrupt(&spec, set("rope.dimension_count", 1 << 20), "qwen3.rope.dimension_count");
+    corrupt(&spec, |file| file.remove("qwen3.feed_forward_length"), "qwen3.feed_forward_length");
+    unsupported(&spec, set("attention.value_length", 16), "different lengths");
+    unsupported(&spec, set("expert_count", 8), "experts");
+    unsupported(&spec, set("pooling_type", 4), "qwen3.pooling_type");
+    corrupt(
+        &spec,
+        |file| file.set("qwen3.attention.layer_norm_rms_epsilon", Value::F32(-1.0)),
+        "layer_norm_rms_epsilon",
+    );
+}
+
+#[test]
+fn what_the_decoder_cannot_do_is_refused_by_name() {
+    let spec = tiny();
+    unsupported(
+        &spec,
+        |file| file.set("general.architecture", Value::String("mamba".into())),
+        "architecture \"mamba\"",
+    );
+    unsupported(&spec, |file| file.set("qwen3.rope.scaling.type", Value::String("yarn".into())), "\"yarn\"");
+    unsupported(
+        &spec,
+        |file| {
+            let mut extra = file.tensors[0].clone();
+            extra.name = "blk.0.ffn_gate_exps.weight".into();
+            file.tensors.push(extra);
+        },
+        "blk.0.ffn_gate_exps.weight",
+    );
+    // Type 24 is I8, which has no scale.
+    unsupported(
+        &spec,
+        |file| {
+            let tensor = file.tensor_mut("blk.1.attn_k.weight").unwrap();
+            tensor.kind = 24;
+            tensor.data = vec![0; tensor.shape.iter().product()];
+        },
+        "blk.1.attn_k.weight",
+    );
+}
+
+#[test]
+fn linear_scaling_stretches_positions() {
+    let spec = Spec { quantization: Quantization::uniform(Kind::F32), ..Spec::tiny(Architecture::Llama) };
+    let logits = |alter: &dyn Fn(&mut File)| {
+        let mut probe = open(&spec, alter).unwrap();
+        probe.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap().unwrap().to_vec()
+    };
+    let plain = logits(&|_| {});
+    let scaled = logits(&|file| {
+        file.set("llama.rope.scaling.type", Value::String("linear".into()));
+        file.set("llama.rope.scaling.factor", Value::F32(4.0));
+    });
+    assert_ne!(plain, scaled);
+    // Frequencies divided by 4 one by one are the same as all of them scaled.
+    let by_factors = logits(&|file| {
+        let factors = [4.0f32; 16];
+        file.tensors.push(steadytext_test_models::gguf::Tensor {
+            name: "rope_freqs.weight".into(),
+            shape: vec![16],
+            kind: 0,
+            data: factors.iter().flat_map(|factor| factor.to_le_bytes()).collect(),
+        });
+    });
+    assert_eq!(scaled, by_factors);
+}
+
+#[test]
+fn values_that_are_not_finite_fail_at_their_position() {
+    let spec = Spec { quantization: Quantization::uniform(Kind::F32), ..tiny() };
+    // The embedding of token 7 is infinite.
+    let mut probe = open(&spec, |file| {
+        let row = spec.width * 4;
+        let data = &mut file.tensor_mut("token_embd.weight").unwrap().data;
+        data[7 * row..7 * row + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    })
+    .unwrap();
+    assert!(probe.extend(&[1, 2, 3]).is_ok());
+    let error = probe.extend(&[4, 7, 5]).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { position: 4 }), "{error:?}");
+}
+
+#[test]
+fn tokens_and_contexts_out_of_range_are_refused() {
+    let mut probe = open(&tiny(), |_| {}).unwrap();
+    assert!(matches!(probe.extend(&[512]), Err(Error::InvalidRequest(_))));
+    assert!(matches!(probe.extend(&[1; 513]), Err(Error::PromptTooLong { .. })));
+    assert!(probe.is_empty());
+}
