@@ -88,10 +88,17 @@ impl Gguf {
     }
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
-        match parse::parse(&bytes) {
-            Ok(contents) => Ok(Gguf { inner: Arc::new(Inner { path, bytes, contents }) }),
-            Err(Problem::Corrupt(reason)) => Err(Error::CorruptModel { path, reason }),
-            Err(Problem::Unsupported(reason)) => Err(Error::UnsupportedModel { path, reason }),
+        let gguf = match parse::parse(&bytes) {
+            Ok(contents) => Gguf { inner: Arc::new(Inner { path, bytes, contents }) },
+            Err(Problem::Corrupt(reason)) => return Err(Error::CorruptModel { path, reason }),
+            Err(Problem::Unsupported(reason)) => return Err(Error::UnsupportedModel { path, reason }),
+        };
+        // Otherwise the first tensor of another part would be called missing.
+        match gguf.opt_u32("split.count")? {
+            None | Some(0 | 1) => Ok(gguf),
+            Some(count) => Err(gguf.unsupported(format!(
+                "it is one of {count} parts of a split model, they have to be merged first (llama-gguf-split --merge)"
+            ))),
         }
     }
 

@@ -201,6 +201,16 @@ fn keys_are_checked() {
 }
 
 #[test]
+fn a_part_of_a_split_model_is_not_supported() {
+    let mut file = Builder::new(3, 0, 1);
+    file.string("split.count").u32(2).bytes.extend(3u16.to_le_bytes());
+    assert!(file.unsupported().contains("one of 3 parts"));
+    let mut file = Builder::new(3, 0, 1);
+    file.string("split.count").u32(2).bytes.extend(1u16.to_le_bytes());
+    assert!(file.open().is_ok());
+}
+
+#[test]
 fn tensors_are_checked() {
     let file = |describe: &dyn Fn(&mut Builder)| {
         let mut file = Builder::new(3, 1, 0);

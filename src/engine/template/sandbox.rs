@@ -17,13 +17,15 @@ use minijinja::{AutoEscape, Environment, Error, Value};
 
 use super::budget::{self, Budget, refuse};
 
-/// Templates of real models have up to about 20,000 bytes. Compiling a deep expression takes time that
-/// grows with the square of its length: seconds at this limit.
+/// Templates of real models have up to about 20,000 bytes.
 const MAX_SOURCE_BYTES: usize = 1 << 15;
+/// Real tags have a hundred or two. Compiling an expression takes time that grows with the square of its
+/// depth.
+const MAX_TAG_TOKENS: usize = 2000;
 const FUEL: u64 = 100_000;
 const MAX_CALL_DEPTH: usize = 64;
 /// A source of the size above cannot nest deeper than this can hold.
-const STACK_BYTES: usize = 1 << 26;
+const STACK_BYTES: usize = 1 << 25;
 
 /// What stands for today: an answer must not depend on the day.
 const DATE: [(&str, &str); 12] = [
@@ -75,12 +77,7 @@ fn message(error: &Error) -> String {
 
 fn run(source: &str, context: &Value, with_date: bool) -> Result<String, Error> {
     let source = &without_generation_tags(source);
-    // Multiplied constants are computed while compiling, where no budget holds.
-    for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
-        if matches!(token?.0, Token::Mul) {
-            return Err(refuse("multiplication is not supported"));
-        }
-    }
+    check_tokens(source)?;
     let tree = parse(source, "chat_template", SyntaxConfig, WHITESPACE)?;
     let mut generator = CodeGenerator::new("chat_template", source);
     generator.compile_stmt(&tree);
@@ -97,6 +94,24 @@ fn run(source: &str, context: &Value, with_date: bool) -> Result<String, Error> 
     Vm::new(&environment).eval(&program, context.clone(), &blocks, &mut output, AutoEscape::None)?;
     drop(output);
     Ok(text)
+}
+
+/// What cannot be bounded while the template runs, because it happens while it is compiled.
+fn check_tokens(source: &str) -> Result<(), Error> {
+    let mut tag_tokens = 0;
+    for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
+        tag_tokens += 1;
+        match token?.0 {
+            Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => tag_tokens = 0,
+            // Multiplied constants are multiplied then.
+            Token::Mul => return Err(refuse("multiplication is not supported")),
+            _ => {}
+        }
+        if tag_tokens > MAX_TAG_TOKENS {
+            return Err(refuse(format!("a tag has more than {MAX_TAG_TOKENS} words")));
+        }
+    }
+    Ok(())
 }
 
 /// Hugging Face's `{% generation %}` marks the assistant's part for training and does nothing else.

@@ -127,6 +127,66 @@ fn llama3_trims_and_shows_its_own_date() {
     );
 }
 
+/// In the manner of Mistral: checks that roles alternate.
+const ALTERNATING: &str = "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != \
+                           (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate \
+                           user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}{{ \
+                           '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' \
+                           %}{{ message['content'] + eos_token}}{% else %}{{ raise_exception('Only user and \
+                           assistant roles are supported!') }}{% endif %}{% endfor %}";
+
+/// In the manner of Gemma: renames the assistant, takes content as text or as a list of parts.
+const RENAMING: &str = r#"{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first_user_prefix = messages[0]['content'] + '
+
+' -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '
+' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {{ item['text'] | trim }}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<end_of_turn>
+' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model
+'}}
+{%- endif -%}
+"#;
+
+/// In the manner of DeepSeek: gathers system messages in a namespace, first.
+const GATHERING: &str = "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% \
+                         endif %}{% set ns = namespace(is_first=false, is_tool=false, system_prompt='') %}{%- \
+                         for message in messages %}{%- if message['role'] == 'system' %}{% set ns.system_prompt \
+                         = ns.system_prompt + message['content'] %}{%- endif %}{%- endfor %}{{ bos_token }}{{ \
+                         ns.system_prompt }}{%- for message in messages %}{%- if message['role'] == 'user' \
+                         %}{%- set ns.is_tool = false -%}{{'<｜User｜>' + message['content']}}{%- endif %}{%- \
+                         endfor -%}{% if add_generation_prompt and not ns.is_tool %}{{'<｜Assistant｜>'}}{% endif \
+                         %}";
+
+#[test]
+fn other_families() {
+    assert_eq!(parts(ALTERNATING, " x "), "<s>[INST]  x  [/INST]");
+    assert_eq!(parts(RENAMING, " x "), "<s><start_of_turn>user\nx<end_of_turn>\n<start_of_turn>model\n");
+    assert_eq!(parts(GATHERING, " x "), "<s><｜User｜> x <｜Assistant｜>");
+}
+
 #[test]
 fn the_usual_constructs_work() {
     let user = "{{ messages[0].content }}";
@@ -255,6 +315,9 @@ fn hostile_templates_end_soon_and_small() {
         "{{ ".to_owned() + &"-".repeat(30_000),
         "{{ ".to_owned() + &"not ".repeat(8_000) + "x }}",
         "{{ a".to_owned() + &"~a".repeat(16_000) + " }}",
+        "{{ a".to_owned() + &"~a".repeat(990) + " }}",
+        "{{ a".to_owned() + &"|d".repeat(990) + " }}",
+        "{{ ".to_owned() + &"not ".repeat(1_990) + "x }}",
         "{{ a".to_owned() + &".a".repeat(16_000) + " }}",
         "{{ a".to_owned() + &"|d".repeat(16_000) + " }}",
         "{{ a".to_owned() + &"[0]".repeat(10_000) + " }}",
