@@ -1,6 +1,7 @@
 //! Thousands of damaged model files: opening them and making tokenizer and template from them neither
 //! panics nor takes memory out of proportion. The damage is the same in every run.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
