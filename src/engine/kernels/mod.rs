@@ -38,6 +38,7 @@ pub(crate) mod float;
 pub(crate) mod half;
 pub(crate) mod norm;
 pub(crate) mod pool;
+pub(crate) mod q8_0;
 pub(crate) mod quantized;
 pub(crate) mod rope;
 pub(crate) mod swiglu;

@@ -44,9 +44,22 @@ formats!(BlockQ8_1, BlockQ8K);
 #[derive(Default)]
 pub(crate) struct Scratch {
     words: Vec<u64>,
+    bytes: Vec<i8>,
+    scales: Vec<f32>,
 }
 
 impl Scratch {
+    /// Room for quantized values and their scales, of unspecified content.
+    pub(super) fn bytes_and_scales(&mut self, bytes: usize, scales: usize) -> (&mut [i8], &mut [f32]) {
+        if self.bytes.len() < bytes {
+            self.bytes.resize(bytes, 0);
+        }
+        if self.scales.len() < scales {
+            self.scales.resize(scales, 0.0);
+        }
+        (&mut self.bytes[..bytes], &mut self.scales[..scales])
+    }
+
     /// `count` blocks of unspecified content.
     fn blocks<T: Format>(&mut self, count: usize) -> &mut [T] {
         const { assert!(align_of::<T>() <= align_of::<u64>()) };

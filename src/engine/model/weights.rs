@@ -7,7 +7,7 @@ use candle_core::quantized::k_quants::{
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::quantized::Scratch;
-use crate::kernels::{Pool, float, quantized};
+use crate::kernels::{Pool, float, q8_0, quantized};
 
 /// A linear layer without bias.
 pub(crate) trait Linear: Send + Sync {
@@ -102,7 +102,7 @@ impl Linear for Matrix {
             GgmlType::Q4_1 => quantized::product::<BlockQ4_1>(data, size, x, y, scratch, pool),
             GgmlType::Q5_0 => quantized::product::<BlockQ5_0>(data, size, x, y, scratch, pool),
             GgmlType::Q5_1 => quantized::product::<BlockQ5_1>(data, size, x, y, scratch, pool),
-            GgmlType::Q8_0 => quantized::product::<BlockQ8_0>(data, size, x, y, scratch, pool),
+            GgmlType::Q8_0 => q8_0::product(data, size, x, y, scratch, pool),
             GgmlType::Q2_K => quantized::product::<BlockQ2K>(data, size, x, y, scratch, pool),
             GgmlType::Q3_K => quantized::product::<BlockQ3K>(data, size, x, y, scratch, pool),
             GgmlType::Q4_K => quantized::product::<BlockQ4K>(data, size, x, y, scratch, pool),
