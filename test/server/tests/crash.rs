@@ -17,7 +17,7 @@ fn audited() -> (Cluster, Session) {
 /// Some short requests, some long ones; the first long one is generating when this returns.
 fn load(session: &mut Session) -> Vec<Uuid> {
     let mut ids: Vec<Uuid> = (0..3)
-        .map(|i| session.generate(&format!("long {i}"), "model => 'slow', max_tokens => 300"))
+        .map(|i| session.generate(&format!("long {i}"), "model => 'slow', max_tokens => 120"))
         .collect();
     ids.extend((0..12).map(|i| session.generate(&format!("short {i}"), "max_tokens => 4")));
     ids.push(session.embed("a text beside them", ""));

@@ -4,8 +4,10 @@ use std::process::Command;
 
 use steadytext_test_server::{Cluster, Session};
 
+/// Rows that had ended. The others may be answered in the restored database before its pause is restored.
 const STATE: &str = "select coalesce(string_agg(format('%s %s %s %s %s %s', request_id, status, md5(result), \
-     md5(embedding::text), error_code, owner_role), E'\\n' order by request_id), '') from steadytext_queue";
+     md5(embedding::text), error_code, owner_role), E'\\n' order by request_id), '') from steadytext_queue \
+     where prompt not like 'pending%' and prompt <> 'by alice'";
 const CONFIG: &str = "select string_agg(format('%s=%s', key, value), E'\\n' order by key) from steadytext_config where key <> 'worker_paused'";
 const MODELS: &str =
     "select string_agg(format('%s %s %s', name, task, file), E'\\n' order by name) from steadytext_models";

@@ -68,7 +68,7 @@ fn a_caller_that_waits_for_an_answer_does_not_keep_the_extension_from_being_drop
     });
     wait_until("the caller waits", || {
         session.one::<bool>(&format!(
-            "select state = 'active' and wait_event_type = 'Extension' from pg_stat_activity where pid = {pid}"
+            "select state = 'active' and wait_event_type is not distinct from 'Extension' from pg_stat_activity where pid = {pid}"
         ))
     });
     promptly(&mut session, "drop extension pg_steadytext cascade");
