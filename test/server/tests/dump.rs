@@ -58,12 +58,6 @@ fn is_whole(cluster: &Cluster, original: &mut Session, database: &str) {
     }
     assert_eq!(restored.one::<String>("select steadytext_config_get('default_max_tokens')"), "77");
     restored.run("select steadytext_daemon_start()");
-    let pending =
-        restored.list::<uuid::Uuid>("select request_id from steadytext_queue where status = 'pending'");
-    assert!(
-        pending.len() >= 6
-            || restored.one::<i64>("select count(*) from steadytext_queue where prompt like 'pending%'") == 5
-    );
     let ids = restored
         .list("select request_id from steadytext_queue where prompt like 'pending%' or prompt = 'by alice'");
     assert_eq!(ids.len(), 6);
