@@ -164,14 +164,19 @@ impl Storm {
         }
     }
 
+    /// Kills the processes that `whom` selects, once there are any: the server may still be recovering.
     fn kill(&mut self, cluster: &Cluster, how: Signal, whom: &str) -> Result<(), Error> {
         let sql = format!("select pid from pg_stat_activity where pid <> pg_backend_pid() and {whom}");
-        let victims: Vec<i32> =
-            cluster.session("postgres").query(&sql, &[])?.iter().map(|row| row.get(0)).collect();
-        let only_one = whom == CLIENTS;
-        for victim in victims.iter().take(if only_one { 1 } else { victims.len() }) {
-            self.ledger.note_kill();
-            signal(*victim, how);
+        let victims: Vec<i32> = eventually(PATIENCE, || {
+            let rows = cluster.session("postgres").query(&sql, &[]).ok()?;
+            (!rows.is_empty()).then(|| rows.iter().map(|row| row.get(0)).collect())
+        })
+        .unwrap_or_default();
+        let most = if whom == CLIENTS { 1 } else { victims.len() };
+        for victim in victims.iter().take(most) {
+            if signal(*victim, how) {
+                self.ledger.note_kill();
+            }
         }
         Ok(())
     }

@@ -243,3 +243,117 @@ impl fmt::Display for Counts {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    /// What the storm's tables look like to [`Ledger::settle`].
+    const TABLES: &str = "
+        create schema audit;
+        create table steadytext_queue (request_id uuid, request_type text default 'generate', prompt text default 'p',
+            params jsonb default '{}', status text, result text, embedding text, error_code text, error text);
+        create table audit.dropped (request_id uuid, request_type text default 'generate', prompt text default 'p',
+            params jsonb default '{}', status text, answer text);
+        create table audit.reference as
+            select 'generate' as request_type, 'p' as prompt, '{}'::jsonb as params, 'right' as answer;
+        create table audit.inserted (request_id uuid, tag text);
+        create table audit.changed (request_id uuid, was text, becomes text, new_answer boolean)";
+
+    fn id(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    fn note(ledger: &Ledger, number: u128, outcome: Outcome) {
+        ledger.note(format!("tag {number}"), 1, vec![id(number)], outcome);
+    }
+
+    fn enter(session: &mut Session, number: u128, status: &str, answer: Option<&str>) {
+        let id = id(number);
+        session.run(&format!("insert into audit.inserted values ('{id}', 'tag {number}')"));
+        session
+            .execute(
+                "insert into steadytext_queue values ($1, default, default, default, $2, $3)",
+                &[&id, &status, &answer],
+            )
+            .unwrap();
+        if answer.is_some() {
+            session
+                .run(&format!("insert into audit.changed values ('{id}', 'processing', 'completed', true)"));
+        }
+    }
+
+    #[test]
+    fn a_clean_storm_is_clean() {
+        let cluster = Options::new().without_preload().start();
+        let mut session = cluster.session("postgres");
+        session.run(TABLES);
+        let ledger = Ledger::default();
+        enter(&mut session, 1, "completed", Some("right"));
+        note(&ledger, 1, Outcome::Committed);
+        note(&ledger, 2, Outcome::RolledBack);
+        note(&ledger, 3, Outcome::Unknown);
+        enter(&mut session, 4, "cancelled", None);
+        note(&ledger, 4, Outcome::Unknown);
+        ledger.note_cancel(id(4), false);
+        session.run(&format!(
+            "insert into audit.inserted values ('{0}', 'tag 5');
+             insert into audit.dropped values ('{0}', default, default, default, 'processing', null)",
+            id(5)
+        ));
+        note(&ledger, 5, Outcome::Committed);
+        let counts = ledger.settle(&mut session);
+        assert!(counts.is_clean(), "{:?}", counts.faults());
+        assert_eq!((counts.requests, counts.completed, counts.cancelled, counts.dropped), (3, 1, 1, 1));
+        assert!(counts.to_string().ends_with("wrong 0 lost 0 doubled 0 stuck 0"), "{counts}");
+    }
+
+    #[test]
+    fn every_fault_is_found() {
+        let cluster = Options::new().without_preload().start();
+        let mut session = cluster.session("postgres");
+        session.run(TABLES);
+        let ledger = Ledger::default();
+        // Committed, but never there; there once, but neither in the queue nor dropped.
+        note(&ledger, 1, Outcome::Committed);
+        enter(&mut session, 2, "completed", Some("right"));
+        note(&ledger, 2, Outcome::Committed);
+        session.run(&format!("delete from steadytext_queue where request_id = '{}'", id(2)));
+        // Still to do.
+        enter(&mut session, 3, "processing", None);
+        note(&ledger, 3, Outcome::Committed);
+        // Answered twice, enqueued twice, changed after its end.
+        enter(&mut session, 4, "completed", Some("right"));
+        note(&ledger, 4, Outcome::Committed);
+        session
+            .run(&format!("insert into audit.changed values ('{}', 'processing', 'completed', true)", id(4)));
+        enter(&mut session, 5, "completed", Some("right"));
+        enter(&mut session, 6, "completed", Some("right"));
+        session.run("update audit.inserted set tag = 'tag 5' where tag = 'tag 6'");
+        note(&ledger, 5, Outcome::Committed);
+        enter(&mut session, 7, "cancelled", None);
+        note(&ledger, 7, Outcome::Committed);
+        ledger.note_cancel(id(7), true);
+        session
+            .run(&format!("insert into audit.changed values ('{}', 'cancelled', 'cancelled', false)", id(7)));
+        // Another answer, rolled back but there, failed, cancelled by nobody, completed in spite of a cancel.
+        enter(&mut session, 8, "completed", Some("other"));
+        note(&ledger, 8, Outcome::Committed);
+        enter(&mut session, 9, "completed", Some("right"));
+        note(&ledger, 9, Outcome::RolledBack);
+        enter(&mut session, 10, "failed", None);
+        note(&ledger, 10, Outcome::Committed);
+        enter(&mut session, 11, "cancelled", None);
+        note(&ledger, 11, Outcome::Committed);
+        enter(&mut session, 12, "completed", Some("right"));
+        note(&ledger, 12, Outcome::Committed);
+        ledger.note_cancel(id(12), true);
+        let counts = ledger.settle(&mut session);
+        assert!(
+            counts.to_string().ends_with("wrong 5 lost 2 doubled 3 stuck 1"),
+            "{counts}\n{:#?}",
+            counts.faults()
+        );
+    }
+}
