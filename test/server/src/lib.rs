@@ -23,6 +23,7 @@ mod requests;
 mod run_directory;
 mod session;
 mod standby;
+mod upgrade;
 mod wait;
 
 pub use cluster::{Cluster, Options};

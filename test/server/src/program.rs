@@ -36,6 +36,11 @@ static SERVER_IDS: LazyLock<Option<Ids>> = LazyLock::new(|| {
 
 static BIN_DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| PathBuf::from(pg_config("--bindir")));
 
+/// Where the server's programs are.
+pub(crate) fn bin_directory() -> &'static Path {
+    &BIN_DIRECTORY
+}
+
 fn id(flag: &str) -> u32 {
     let output = text_of(Command::new("id").args([flag, SERVER_USER]));
     output.parse().unwrap_or_else(|_| panic!("id {flag} {SERVER_USER} printed {output:?}"))

@@ -1,8 +1,8 @@
-//! pg_dump and restore keep requests, results, configuration and registry.
+//! pg_dump and restore, and pg_upgrade, keep requests, results, configuration and registry.
 
 use std::process::Command;
 
-use steadytext_test_server::{Cluster, Session};
+use steadytext_test_server::{Cluster, Options, Session, Shutdown};
 
 /// Rows that had ended. The others may be answered in the restored database before its pause is restored.
 const STATE: &str = "select coalesce(string_agg(format('%s %s %s %s %s %s', request_id, status, md5(result), \
@@ -101,5 +101,24 @@ fn a_parallel_directory_dump_and_a_single_transaction_restore_keep_everything() 
         session.run(&format!("create database {database}"));
         run(cluster.client_program("pg_restore").args([how, "-d", database]).arg(&file));
         is_whole(&cluster, &mut session, database);
+    }
+}
+
+#[test]
+fn pg_upgrade_keeps_everything_and_starts_no_worker_meanwhile() {
+    let (mut old, mut session) = filled();
+    let before = [STATE, CONFIG, MODELS].map(|sql| session.one::<String>(sql));
+    drop(session);
+    old.stop(Shutdown::Fast);
+    let mut new = Options::new().create();
+    new.upgrade_from(&old);
+    new.start();
+    let mut session = new.session("postgres");
+    assert_eq!([STATE, CONFIG, MODELS].map(|sql| session.one::<String>(sql)), before);
+    // Nothing was claimed: the pause was upgraded, too.
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where status = 'pending'"), 6);
+    session.run("select steadytext_daemon_start()");
+    for id in session.list("select request_id from steadytext_queue where status = 'pending'") {
+        session.answer(id);
     }
 }

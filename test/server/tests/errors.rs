@@ -170,3 +170,25 @@ fn an_unknown_request_is_said_to_be_unknown() {
         );
     }
 }
+
+#[test]
+fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
+    let (_cluster, mut session) = cluster();
+    session.run(
+        "create function refuse() returns trigger language plpgsql as $$
+         begin raise exception 'not this one' using errcode = 'check_violation'; end $$;
+         create trigger refuse before update on steadytext_queue for each row
+         when (new.status = 'completed' and new.prompt = 'refused') execute function refuse();
+         select steadytext_daemon_stop()",
+    );
+    let mut ids: Vec<Uuid> =
+        (0..4).map(|i| session.generate(&format!("before {i}"), "max_tokens => 3")).collect();
+    let refused = session.generate("refused", "max_tokens => 3");
+    ids.extend((0..4).map(|i| session.generate(&format!("after {i}"), "max_tokens => 3")));
+    session.run("select steadytext_daemon_start()");
+    for id in ids {
+        session.answer(id);
+    }
+    let request = session.wait_for(refused, "failed");
+    assert_eq!(request.error_code.as_deref(), Some("23514"), "{request:?}");
+}
