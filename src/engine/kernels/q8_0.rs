@@ -128,14 +128,21 @@ struct Part<'a> {
     scales: &'a [f32],
 }
 
+/// Scales of the weights by block and row. Rows are walked one after the other, as they lie in memory: this is
+/// where the panel is fetched.
 fn widen_scales(weights: &[u8], row_bytes: usize, rows: usize, scales: &mut [[f32; PANEL]]) {
-    let mut narrow = [0u16; PANEL];
-    for (block, scales) in scales.iter_mut().enumerate() {
-        for (row, narrow) in narrow[..rows].iter_mut().enumerate() {
-            let at = row * row_bytes + block * BLOCK_BYTES;
-            *narrow = u16::from_le_bytes([weights[at], weights[at + 1]]);
+    for row in 0..rows {
+        let mut blocks = weights[row * row_bytes..].chunks_exact(BLOCK_BYTES);
+        for scales in scales.chunks_mut(8) {
+            let (mut narrow, mut wide) = ([0u16; 8], [0.0f32; 8]);
+            for (narrow, block) in narrow.iter_mut().zip(blocks.by_ref().take(scales.len())) {
+                *narrow = u16::from_le_bytes([block[0], block[1]]);
+            }
+            super::half::widen(&narrow, &mut wide);
+            for (scales, wide) in scales.iter_mut().zip(wide) {
+                scales[row] = wide;
+            }
         }
-        super::half::widen(&narrow, scales);
     }
 }
 
