@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::spi::{self, Mode, Row, Value};
-use crate::pg::transaction::{is_own, with_latest_snapshot};
-use crate::pg::waiters::Sleeper;
+use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
+use crate::pg::waiters::Waiter;
 use crate::pg::{caches, catalog};
 
 /// How often a waiting caller looks by itself, should a wake be missed.
@@ -59,8 +59,9 @@ fn await_result(
         "select status, xmin, error, error_code, result, embedding from {schema}.steadytext_queue
           where request_id operator(pg_catalog.=) $1"
     );
-    let sleeper = Sleeper::new(uuid);
+    let waiter = Waiter::new(uuid);
     loop {
+        let seen = waiter.endings();
         match look(&sql, id, wanted) {
             Look::NotFound => PgError::raised(format!("Request ID {uuid} not found"))
                 .hint("It may have been removed after queue_retention_hours, or belong to another role.")
@@ -82,20 +83,22 @@ fn await_result(
                 .hint(timeout_hint())
                 .raise();
         }
-        sleeper.sleep(left.min(LOOK_AGAIN).as_millis().max(1) as i64);
+        waiter.sleep(seen, left.min(LOOK_AGAIN).as_millis().max(1) as i64);
     }
 }
 
 fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {
-    let found = with_latest_snapshot(|| {
-        spi::query_one(sql, vec![id.into()], Mode::ReadOnly, |row| {
-            match row.get::<String>(1).as_deref().unwrap_or_default() {
-                "pending" | "processing" => {
-                    Look::Unfinished { own: row.get::<pg_sys::TransactionId>(2).is_some_and(is_own) }
+    let found = in_passing(|| {
+        with_latest_snapshot(|| {
+            spi::query_one(sql, vec![id.into()], Mode::ReadOnly, |row| {
+                match row.get::<String>(1).as_deref().unwrap_or_default() {
+                    "pending" | "processing" => {
+                        Look::Unfinished { own: row.get::<pg_sys::TransactionId>(2).is_some_and(is_own) }
+                    }
+                    "completed" => Look::Ended(value(row, wanted)),
+                    _ => Look::Ended(Err(failure(row))),
                 }
-                "completed" => Look::Ended(value(row, wanted)),
-                _ => Look::Ended(Err(failure(row))),
-            }
+            })
         })
     });
     found.or_raise().unwrap_or(Look::NotFound)

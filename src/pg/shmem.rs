@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) slots: [Slot; SLOTS],
     /// Woken when a request of their bucket ends.
     pub(crate) waiters: [pg_sys::ConditionVariable; BUCKETS],
+    /// Counts them, so that a waiter can tell whether it was too slow to be woken.
+    pub(crate) endings: [AtomicU64; BUCKETS],
     /// What is running now.
     pub(crate) activity: ActivityTable,
 }
@@ -67,6 +69,8 @@ pub(crate) struct Slot {
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
+    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it.
+    pub(crate) deaf: AtomicBool,
     /// Counts commits that cancelled something or ended the extension: running work must be looked at.
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker corrects.

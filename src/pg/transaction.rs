@@ -92,6 +92,25 @@ pub(crate) fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs `work`, which only reads, without keeping the locks it takes: in a subtransaction that is rolled back. A caller that
+/// looks at a table again and again must not stand in the way of who wants to change the table, nor, behind that one, of the
+/// worker whose result it waits for.
+pub(crate) fn in_passing<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: as PL/pgSQL does it for a block with an exception handler; memory context and resource owner are the caller's
+    // before and after.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute();
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result.unwrap_or_else(|caught| caught.rethrow())
+    }
+}
+
 /// Whether `xid` is the caller's own transaction or one of its subtransactions.
 pub(crate) fn is_own(xid: pg_sys::TransactionId) -> bool {
     // SAFETY: looks at the state of this process only.

@@ -1,10 +1,12 @@
 //! Callers that wait for a request to end sleep on a condition variable in shared memory, one of a few
 //! buckets by request id, and are woken after the commit that ended it.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, BUCKETS};
+use super::shmem::{self, BUCKETS, Shared};
 
 /// A set of buckets, one bit each.
 pub(crate) type BucketSet = u64;
@@ -24,46 +26,49 @@ pub(crate) fn bucket_set(request_id: Uuid) -> BucketSet {
 pub(crate) fn broadcast(buckets: BucketSet) {
     let Some(shared) = shmem::get() else { return };
     for bucket in (0..BUCKETS).filter(|bucket| buckets & (1 << bucket) != 0) {
+        shared.endings[bucket].fetch_add(1, SeqCst);
         // SAFETY: a condition variable in shared memory, initialised at server start; C takes it by a mutable
         // pointer and guards it by its own spinlock.
         unsafe { pg_sys::ConditionVariableBroadcast((&raw const shared.waiters[bucket]).cast_mut()) };
     }
 }
 
-/// A caller's place in the queue of sleepers of one request; leaves it when dropped.
-pub(crate) struct Sleeper {
-    variable: Option<*mut pg_sys::ConditionVariable>,
+/// A caller that waits for one request.
+pub(crate) struct Waiter {
+    shared: Option<&'static Shared>,
+    bucket: usize,
 }
 
-impl Sleeper {
-    /// Queues up for `request_id`. Look at the request's state only after this: then no wake is missed.
+/// How many requests of a bucket had ended at some moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Endings(u64);
+
+impl Waiter {
+    /// Waits for `request_id`.
     pub(crate) fn new(request_id: Uuid) -> Self {
-        let variable = shmem::get().map(|shared| (&raw const shared.waiters[bucket(request_id)]).cast_mut());
-        if let Some(variable) = variable {
-            // SAFETY: as in `broadcast`.
-            unsafe { pg_sys::ConditionVariablePrepareToSleep(variable) };
-        }
-        Sleeper { variable }
+        Waiter { shared: shmem::get(), bucket: bucket(request_id) }
     }
 
-    /// Sleeps until woken, `timeout_ms` have passed, or an interrupt ends the statement. May wake early.
-    pub(crate) fn sleep(&self, timeout_ms: i64) {
-        match self.variable {
-            // SAFETY: as in `broadcast`; handles interrupts, which may raise.
-            Some(variable) => unsafe {
-                pg_sys::ConditionVariableTimedSleep(variable, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
-            },
+    /// Call before looking at the request; then no ending is missed between the look and [`Waiter::sleep`].
+    pub(crate) fn endings(&self) -> Endings {
+        Endings(self.shared.map_or(0, |shared| shared.endings[self.bucket].load(SeqCst)))
+    }
+
+    /// Sleeps until a request of the bucket has ended since `seen`, `timeout_ms` have passed, or an interrupt ends the
+    /// statement. May wake early.
+    pub(crate) fn sleep(&self, seen: Endings, timeout_ms: i64) {
+        let Some(shared) = self.shared else {
             // Not preloaded: nobody will wake us, a worker elsewhere may still answer.
-            None => super::interrupts::sleep_ms(timeout_ms.min(100)),
-        }
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        if self.variable.is_some() {
-            // SAFETY: leaves whatever queue this process is in; does nothing otherwise.
-            unsafe { pg_sys::ConditionVariableCancelSleep() };
+            return super::interrupts::sleep_ms(timeout_ms.min(100));
+        };
+        let variable = (&raw const shared.waiters[self.bucket]).cast_mut();
+        // SAFETY: as in `broadcast`. Sleeping handles interrupts, which may raise; the abort then leaves the queue.
+        unsafe {
+            pg_sys::ConditionVariablePrepareToSleep(variable);
+            if self.endings().0 == seen.0 {
+                pg_sys::ConditionVariableTimedSleep(variable, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
+            }
+            pg_sys::ConditionVariableCancelSleep();
         }
     }
 }

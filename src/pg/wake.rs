@@ -11,11 +11,11 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use uuid::Uuid;
 
 use super::shmem;
-use super::slots::{self, State};
+use super::slots;
 use super::waiters::{self, BucketSet};
 
 /// What to do after the commit.
@@ -110,12 +110,12 @@ fn fire(armed: Armed) {
             slot.pending.fetch_add(armed.enqueued, Relaxed);
         }
         if armed.work {
-            slot.wakes.fetch_add(1, Release);
+            slot.wakes.fetch_add(1, SeqCst);
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
         }
-        if armed.review || (armed.work && slot.state() != State::Paused) {
+        if armed.review || (armed.work && !slot.deaf.load(SeqCst)) {
             slot.wake();
         }
     }

@@ -381,15 +381,18 @@ impl Worker {
     /// Claims what the engine has room for. True: look at the engine again at once.
     fn claim(&mut self) -> bool {
         let now = Instant::now();
-        let wakes = self.slot.wakes.load(Acquire);
+        let capacity = seat::with(|seat| seat.capacity()).unwrap_or(0);
+        let room = capacity.saturating_sub(self.flights.len());
+        let full = room == 0 || self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR;
+        // In this order, and the other way round in the commit: then no wake is missed.
+        self.slot.deaf.store(full || self.paused, SeqCst);
+        let wakes = self.slot.wakes.load(SeqCst);
         let notified = self.due.notified.is_some_and(|at| now >= at);
         let woken = !self.paused && (notified || wakes != self.wakes_seen);
         if !(self.maybe_more || woken) || now < self.due.claim {
             return false;
         }
-        let capacity = seat::with(|seat| seat.capacity()).unwrap_or(0);
-        let room = capacity.saturating_sub(self.flights.len());
-        if room == 0 || self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR {
+        if full {
             return false;
         }
         let alone = self.alone_due;

@@ -264,6 +264,7 @@ pub(super) fn leave_slot(slot: &Slot, pid: i32) {
     activity::end_all_of(pid);
     slot.latch.store(std::ptr::null_mut(), SeqCst);
     slot.worker.iter().for_each(|half| half.store(0, SeqCst));
+    slot.deaf.store(false, SeqCst);
     slot.running.store(0, Relaxed);
     slot.memory_mb.store(0, Relaxed);
     slot.pid.store(0, SeqCst);
