@@ -153,13 +153,12 @@ fn kernel() -> fn(&Part<'_>, &mut [f32; PANEL]) {
         if super::has_avx2() {
             let vnni = std::arch::is_x86_feature_detected!("avx512vnni")
                 && std::arch::is_x86_feature_detected!("avx512vl");
-            // SAFETY: the processor has the features that the functions are compiled for.
-            return if vnni {
-                |part, sums| unsafe { x86::vnni(part, sums) }
-            } else {
-                // SAFETY: as above.
-                |part, sums| unsafe { x86::avx2(part, sums) }
-            };
+            if vnni {
+                // SAFETY: the processor has the features that the function is compiled for.
+                return |part, sums| unsafe { x86::vnni(part, sums) };
+            }
+            // SAFETY: as above.
+            return |part, sums| unsafe { x86::avx2(part, sums) };
         }
     }
     |part, sums| portable(part, sums)
