@@ -207,7 +207,7 @@ fn attend_tile_body(
 mod tests {
     use std::sync::Arc;
 
-    use super::{Heads, Rows, TILE, attend};
+    use super::{Heads, Rows, TILE, attend, attend_tile, attend_tile_body};
     use crate::kernels::Pool;
     use crate::kernels::half::narrow;
 
@@ -268,6 +268,23 @@ mod tests {
                     let got = f64::from(out[(row * heads.query + head) * heads.dim + d]);
                     assert!((got - expected).abs() < 1e-5, "row {row} head {head}: {got} for {expected}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_wide_version_gives_the_bytes_of_the_portable_one() {
+        for dim in [8, 20, 64] {
+            let noise = |seed: usize, count: usize| -> Vec<f32> {
+                (0..count).map(|i| (((i + seed) * 7919) % 2003) as f32 / 1000.0 - 1.0).collect()
+            };
+            let (query, keys, values) = (noise(1, dim), noise(2, dim * TILE), noise(3, dim * TILE));
+            for visible in [1, 17, 64] {
+                let (mut wide, mut portable) = (vec![0.25; dim], vec![0.25; dim]);
+                let (mut wide_running, mut running) = ([0.5, 2.0], [0.5, 2.0]);
+                attend_tile(&query, &keys, &values, visible, 0.3, &mut wide_running, &mut wide);
+                attend_tile_body(&query, &keys, &values, visible, 0.3, &mut running, &mut portable);
+                assert_eq!((wide, wide_running), (portable, running));
             }
         }
     }

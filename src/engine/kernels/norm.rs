@@ -65,3 +65,30 @@ fn rms_norm_heads_body(x: &mut [f32], weight: &[f32], epsilon: f32) -> bool {
     }
     finite
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wide_version_gives_the_bytes_of_the_portable_one() {
+        let x: Vec<f32> = (0..77).map(|i| ((i * 7919) % 2003) as f32 / 700.0 - 1.3).collect();
+        let weight: Vec<f32> = (0..77).map(|i| 1.0 + (i % 5) as f32 / 7.0).collect();
+        let (mut wide, mut portable) = (vec![0.0; 77], vec![0.0; 77]);
+        assert!(rms_norm(&x, &weight, 1e-6, &mut wide));
+        assert!(rms_norm_body(&x, &weight, 1e-6, &mut portable));
+        assert_eq!(wide, portable);
+        let (mut wide, mut portable) = (x.clone(), x);
+        assert!(rms_norm_heads(&mut wide, &weight[..11], 1e-6));
+        assert!(rms_norm_heads_body(&mut portable, &weight[..11], 1e-6));
+        assert_eq!(wide, portable);
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_is_noticed() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut out = [0.0; 3];
+            assert!(!rms_norm(&[1.0, bad, 2.0], &[1.0; 3], 1e-6, &mut out));
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub(super) struct Loaded {
     pub(super) context_length: usize,
     bytes: u64,
     used: Instant,
-    /// Seconds that a row of a pass takes, a running average; None before the first pass.
+    /// Seconds that a row of a pass with a slice of prompts takes, a running average.
     pub(super) row_seconds: Option<f64>,
 }
 

@@ -154,9 +154,12 @@ impl Stepper {
             }
         }
         let rows: usize = parts.iter().map(|part| part.rows).sum();
-        let seconds = started.elapsed().as_secs_f64() / rows.max(1) as f64;
-        loaded.row_seconds =
-            Some(loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25));
+        // A few rows take as long as the weights take to read, which says nothing about more of them.
+        if rows >= MIN_PREFILL_ROWS {
+            let seconds = started.elapsed().as_secs_f64() / rows as f64;
+            let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
+            loaded.row_seconds = Some(average);
+        }
         ended
     }
 }

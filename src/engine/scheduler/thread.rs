@@ -152,6 +152,8 @@ impl EngineThread {
                 }
             }
         }
+        let running = &self.running;
+        self.models.unload_idle(&|source| running.iter().any(|request| request.source() == source));
         let stop = &self.shared.stop;
         self.stepper.step(&mut self.running, &mut self.models, &|| stop.load(Ordering::Acquire));
     }

@@ -181,3 +181,21 @@ fn pooling_follows_the_metadata() {
     assert_ne!(vectors[1], vectors[2]);
     assert_eq!(vectors[2], vectors[3], "without metadata it is the last token");
 }
+
+/// The builtin model is all F32 and Q8_0, whose kernels are the engine's own: the same bits on every machine,
+/// with any instruction set. A change here changes the answers that users have seen; it belongs into the
+/// change log.
+#[test]
+fn the_builtin_model_computes_the_same_bits_everywhere() {
+    let mut probe = Probe::open(&ModelSource::Builtin, 2).unwrap();
+    let tokens: Vec<u32> = (0..300).map(|i| i * 7919 % 6144).collect();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    probe
+        .extend_each(&tokens, |logits| {
+            for byte in logits.iter().flat_map(|logit| logit.to_le_bytes()) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        })
+        .unwrap();
+    assert_eq!(hash, 0xb2f4_fd57_cb73_9b0f, "{hash:#018x}");
+}
