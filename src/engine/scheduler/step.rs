@@ -10,8 +10,10 @@ use crate::model::Segment;
 use crate::sampling::Sampler;
 use crate::{Error, EventKind, ModelSource, Output};
 
-/// A step should not take longer than this, so that everybody gets a token now and then.
-const STEP_SECONDS: f64 = 0.1;
+/// A step should not take longer than this while requests generate, so that they get a token now and then.
+const SHARED_STEP_SECONDS: f64 = 0.1;
+/// Nor than this while there are only prompts; long slices cost less, as they share the reading of the weights.
+const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;
 
@@ -175,8 +177,10 @@ fn cancelled(request: &Running) -> bool {
 
 /// One row for each request that generates, and as many prompt rows as should fit into the time of a step.
 fn plan(running: &[Running], source: &ModelSource, row_seconds: Option<f64>) -> Vec<Part> {
+    let shared = running.iter().any(Running::decodes);
+    let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
     let mut prefill = match row_seconds {
-        Some(seconds) => ((STEP_SECONDS / seconds) as usize).clamp(MIN_PREFILL_ROWS, MAX_PREFILL_ROWS),
+        Some(seconds) => ((step_seconds / seconds) as usize).clamp(MIN_PREFILL_ROWS, MAX_PREFILL_ROWS),
         None => MIN_PREFILL_ROWS,
     };
     let mut parts = Vec::new();
