@@ -30,6 +30,8 @@ enqueue_per_s             Commits per second of 16 clients (pgbench, prepared) t
 plain_insert_per_s        The same with a plain INSERT of the same row into a table with the same columns, defaults,
                           constraints and indexes, and without triggers and row-level security. Slices of both take turns.
 enqueue_ratio             enqueue_per_s / plain_insert_per_s, both summed over all slices.
+enqueue_working_per_s     As enqueue_per_s, while the worker claims and completes what comes, on the same cores.
+enqueue_working_ratio     enqueue_working_per_s / plain INSERTs in slices between.
 noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
                           completion; median of three runs.
 ";
