@@ -18,10 +18,12 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::config::Config;
-use crate::{Error, EventKind, Reply, Request, Ticket, Work};
+use crate::{Embed, Error, EventKind, Generate, Reply, Request, Ticket, Work};
 
 pub use models::LoadedModel;
 
+/// Most bytes of a prompt or text; a context takes far less.
+const MAX_TEXT_BYTES: usize = 16 << 20;
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 64;
 /// Most bytes of a stop string.
@@ -130,8 +132,12 @@ impl Drop for Engine {
 
 /// Refuses parameters that make no sense.
 fn validate(request: &Request) -> Result<(), Error> {
-    let Work::Generate(how) = &request.work else { return Ok(()) };
     let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
+    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = &request.work;
+    if text.len() > MAX_TEXT_BYTES {
+        return invalid("the text is longer than 16 MB");
+    }
+    let Work::Generate(how) = &request.work else { return Ok(()) };
     let sampling = &how.sampling;
     if how.max_tokens == 0 {
         return invalid("max_tokens is 0");

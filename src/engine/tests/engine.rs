@@ -281,6 +281,7 @@ fn invalid_parameters_are_refused() {
     let base =
         Generate { prompt: "p".to_owned(), max_tokens: 1, sampling: Sampling::default(), stop: Vec::new() };
     refused(Generate { max_tokens: 0, ..base.clone() });
+    refused(Generate { prompt: "p".repeat((16 << 20) + 1), ..base.clone() });
     refused(Generate { stop: vec![String::new()], ..base.clone() });
     refused(Generate { stop: vec!["x".to_owned(); 65], ..base.clone() });
     for sampling in [
@@ -378,6 +379,33 @@ fn every_thread_runs_the_hook_first() {
     world.run(&ModelSource::Builtin, embed("a")).unwrap();
     drop(world);
     assert_eq!(calls.load(Ordering::SeqCst), 3, "the engine thread and two helpers");
+}
+
+/// Niceness of this process's threads of a name; /proc cuts names at 15 bytes.
+#[cfg(target_os = "linux")]
+fn niceness(name: &str) -> Vec<i32> {
+    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let of_name = |stat: String| {
+        let (start, rest) = stat.rsplit_once(") ")?;
+        // Field 19 of proc(5), counted from 1; field 3 is the first after the name.
+        start.ends_with(name).then(|| rest.split(' ').nth(16).unwrap().parse().unwrap())
+    };
+    tasks.filter_map(stat).filter_map(of_name).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn all_threads_of_the_engine_and_no_others_are_nice() {
+    let world = World::new(Config { threads: 2, nice: 19, ..Config::default() });
+    world.run(&ModelSource::Builtin, embed("a")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !(niceness("st-engine").contains(&19) && niceness("st-compute-1").contains(&19)) {
+        assert!(Instant::now() < deadline, "they are not nice");
+        std::thread::yield_now();
+    }
+    assert!(niceness("all_threads_of_").iter().all(|nice| *nice < 19));
+    assert_eq!(niceness("all_threads_of_").len(), 1);
 }
 
 #[test]
