@@ -11,6 +11,7 @@ mod step;
 mod text;
 mod thread;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,16 +60,30 @@ struct Submission {
     request: Request,
     reply: Reply,
     ticket: Ticket,
+    /// Whether the last event was sent.
+    ended: Cell<bool>,
 }
 
 impl Submission {
     fn send(&self, kind: EventKind) {
+        if matches!(kind, EventKind::Done(_) | EventKind::Failed(_)) {
+            self.ended.set(true);
+        }
         // A bell that panics against its promise must not take the engine with it.
         let _ = panic::catch(|| self.reply.send(self.request.key, kind));
     }
 
     fn fail(&self, error: Error) {
         self.send(EventKind::Failed(error));
+    }
+}
+
+impl Drop for Submission {
+    /// Whatever happened to it, a request gets its last event.
+    fn drop(&mut self) {
+        if !self.ended.get() {
+            self.fail(Error::Panicked("the request was lost".to_owned()));
+        }
     }
 }
 
@@ -94,7 +109,7 @@ impl Engine {
     /// are found at once.
     pub fn submit(&self, request: Request, reply: Reply) -> Ticket {
         let ticket = Ticket::new();
-        let submission = Submission { request, reply, ticket: ticket.clone() };
+        let submission = Submission { request, reply, ticket: ticket.clone(), ended: Cell::new(false) };
         if let Err(error) = validate(&submission.request) {
             submission.fail(error);
             return ticket;
@@ -158,4 +173,32 @@ fn validate(request: &Request) -> Result<(), Error> {
         return invalid("a stop string is empty or longer than 1,024 bytes");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::Submission;
+    use crate::{Embed, Error, EventKind, ModelSource, Reply, Request, Ticket, Work};
+
+    #[test]
+    fn a_request_gets_exactly_one_last_event_even_when_it_is_lost() {
+        let (sender, events) = crossbeam_channel::unbounded();
+        let submission = || Submission {
+            request: Request {
+                key: 1,
+                model: ModelSource::Builtin,
+                work: Work::Embed(Embed { text: String::new() }),
+            },
+            reply: Reply::new(sender.clone()),
+            ticket: Ticket::new(),
+            ended: Cell::new(false),
+        };
+        drop(submission());
+        assert!(matches!(events.try_recv().unwrap().kind, EventKind::Failed(Error::Panicked(_))));
+        submission().fail(Error::Stopped);
+        assert!(matches!(events.try_recv().unwrap().kind, EventKind::Failed(Error::Stopped)));
+        assert!(events.try_recv().is_err());
+    }
 }

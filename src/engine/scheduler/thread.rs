@@ -82,9 +82,8 @@ impl EngineThread {
 
     fn run(mut self) {
         while self.receive() {
-            if let Err(error) = catch(|| self.turn()) {
+            if let Err(Error::Panicked(message)) = catch(|| self.turn()) {
                 // Not in a place that belongs to one request: all that were in it may be half done.
-                let message = error.to_string();
                 for running in self.running.drain(..) {
                     running.submission.fail(Error::Panicked(message.clone()));
                 }
