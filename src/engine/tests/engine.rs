@@ -435,6 +435,46 @@ fn requests_share_the_engine_fairly() {
     assert!(matches!(finish(&long), Err(Error::Cancelled)));
 }
 
+#[test]
+fn a_storm_of_requests_and_cancels_loses_none_and_doubles_none() {
+    let timeout = Some(Duration::from_millis(1));
+    let world = World::new(Config { kv_cache_mb: 4, max_running: 6, model_idle_timeout: timeout, ..quick() });
+    let models =
+        [ModelSource::Builtin, world.model("one.gguf", &endless()), world.model("two.gguf", &endless())];
+    let (sender, events) = unbounded();
+    let mut tickets = Vec::new();
+    for key in 0..600u64 {
+        let size = (key * 7919 % 41) as usize;
+        let text = "word ".repeat(size % 13 + 1);
+        let work = if key % 3 == 0 { embed(&text) } else { generate(&text, size + 1) };
+        let model = models[(key % 7 % 3) as usize].clone();
+        tickets.push(world.engine.submit(Request { key, model, work }, Reply::new(sender.clone())));
+        if key % 5 == 0 {
+            tickets[(key * 31 % (key + 1)) as usize].cancel();
+        }
+    }
+    drop(sender);
+    let mut lasts = vec![0; tickets.len()];
+    let (mut done, mut cancelled) = (0, 0);
+    while lasts.contains(&0) {
+        let Ok(event) = events.recv_timeout(PATIENCE) else { break };
+        match event.kind {
+            EventKind::Done(_) => done += 1,
+            EventKind::Failed(Error::Cancelled) => {
+                assert!(tickets[event.key as usize].is_cancelled());
+                cancelled += 1;
+            }
+            EventKind::Failed(error) => panic!("request {}: {error}", event.key),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+        }
+        lasts[event.key as usize] += 1;
+    }
+    assert!(events.try_iter().next().is_none(), "nothing follows");
+    assert!(lasts.iter().all(|count| *count == 1), "{lasts:?}");
+    assert_eq!(done + cancelled, 600);
+    assert!(done > 300, "{done} done, {cancelled} cancelled");
+}
+
 /// The path of a test model as it is shown in errors.
 fn shown(path: &Path) -> String {
     path.display().to_string()
