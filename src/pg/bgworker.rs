@@ -2,6 +2,21 @@
 
 use pgrx::pg_sys;
 
+/// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's argument.
+macro_rules! entry_point {
+    ($(#[$doc:meta])* $name:ident => $run:expr) => {
+        $(#[$doc])*
+        #[pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        #[allow(unsafe_code, unreachable_pub, reason = "an exported symbol")]
+        pub extern "C-unwind" fn $name(argument: pgrx::pg_sys::Datum) {
+            let run: fn(usize) = $run;
+            run(argument.value());
+        }
+    };
+}
+pub(crate) use entry_point;
+
 /// Registers the launcher. Only while shared_preload_libraries is processed.
 pub(crate) fn register_launcher() {
     let mut worker = template("pg_steadytext launcher", "steadytext_launcher_main");

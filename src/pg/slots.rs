@@ -83,6 +83,16 @@ impl Slot {
         set_latch(self.latch.load(Acquire));
     }
 
+    /// Says that the worker has gone. By the worker itself, last of all.
+    pub(crate) fn leave(&self) {
+        self.latch.store(std::ptr::null_mut(), SeqCst);
+        self.worker.iter().for_each(|half| half.store(0, SeqCst));
+        self.deaf.store(false, SeqCst);
+        self.running.store(0, Relaxed);
+        self.memory_mb.store(0, Relaxed);
+        self.pid.store(0, SeqCst);
+    }
+
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&self) {
         self.set_state(State::Stopped);

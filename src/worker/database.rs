@@ -10,17 +10,16 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
-use uuid::Uuid;
 
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
-use super::{launcher, request, seat};
+use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{activity, bgworker, interrupts, listen};
+use crate::pg::{interrupts, listen};
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -34,7 +33,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 const BACKLOG_FACTOR: usize = 8;
 
 /// What a worker knows.
-struct Worker {
+pub(super) struct Worker {
     slot: &'static Slot,
     /// `local:<uuid>`, as rows carry it.
     id: String,
@@ -69,99 +68,13 @@ struct Due {
     retention: Instant,
 }
 
-/// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this database.
-pub(super) fn run(slot_index: usize) {
-    interrupts::accept_signals();
-    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(slot_index)) else { return };
-    let database = bgworker::my_assignment();
-    if !enter_slot(slot, database) {
-        return;
-    }
-    bgworker::connect(Some(database));
-    bgworker::pin_settings();
-    let extension = match protocol::presence() {
-        Ok(Presence::Present(extension, _)) => extension,
-        Ok(Presence::Absent) => return slot.set_ended(Ended::NoExtension),
-        Err(error) => return error.report(PgLogLevel::LOG),
-    };
-    if extension.version != env!("CARGO_PKG_VERSION") {
-        idle_with_wrong_version(slot, &extension);
-    }
-    match Worker::start(slot, extension) {
-        Ok(mut worker) => worker.work(),
-        Err(error) => error.report(PgLogLevel::WARNING),
-    }
-}
-
-/// Puts this process into its slot; false if the slot is another database's or another worker is in it, or a statement
-/// keeps workers away.
-fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
-    let Some(shared) = shmem::get() else { return false };
-    let me = std::process::id() as i32;
-    if slot.database.load(SeqCst) != database.to_u32()
-        || slot.pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
-    {
-        return false;
-    }
-    // Before the process connects, so that it runs after the process has left the database: whoever waits for the slot
-    // to become empty finds no session of ours.
-    interrupts::at_exit(leave_slot);
-    slot.latch.store(interrupts::my_latch(), SeqCst);
-    let (high, low) = Uuid::new_v4().as_u64_pair();
-    slot.worker[0].store(high, Release);
-    slot.worker[1].store(low, Release);
-    slot.started_at.store(activity::now(), Release);
-    if slots::is_evicted(shared, database) {
-        slot.set_ended(Ended::Again);
-        return false;
-    }
-    true
-}
-
-fn leave_slot() {
-    let Some(shared) = shmem::get() else { return };
-    let me = std::process::id() as i32;
-    if let Some(slot) = shared.slots.iter().find(|slot| slot.pid.load(SeqCst) == me) {
-        launcher::leave_slot(slot, me);
-        slots::wake_launcher(shared);
-    }
-}
-
-/// Waits for the upgrade to be completed. Ends with the process.
-fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
-    slot.set_state(State::VersionMismatch);
-    PgError::new(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!(
-            "pg_steadytext's library is version {}, but the extension in this database is {}",
-            env!("CARGO_PKG_VERSION"),
-            extension.version
-        ),
-    )
-    .hint("Install the new files, restart the server, then run ALTER EXTENSION pg_steadytext UPDATE.")
-    .report(PgLogLevel::WARNING);
-    loop {
-        interrupts::wait(Duration::from_secs(5), None);
-        if interrupts::termination_requested() {
-            slot.set_ended(Ended::Again);
-        }
-        interrupts::check_between_transactions();
-        let same = match protocol::presence() {
-            Ok(Presence::Present(now, _)) => {
-                now.extension == extension.extension && now.version == extension.version
-            }
-            Ok(Presence::Absent) => false,
-            Err(_) => true,
-        };
-        if !same {
-            slot.set_ended(Ended::Again);
-            interrupts::exit(0);
-        }
-    }
-}
-
 impl Worker {
-    fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
+    /// Starts the engine and the listening.
+    ///
+    /// # Errors
+    ///
+    /// The engine's, or the database's.
+    pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
         let settings = guc::engine();
         seat::take(&settings).map_err(|error| crate::pg::error::Failure::from(error).error)?;
         protocol::listen()?;
@@ -200,7 +113,8 @@ impl Worker {
         })
     }
 
-    fn work(&mut self) {
+    /// Works until there is nothing to do in this database any more.
+    pub(super) fn work(&mut self) {
         loop {
             if interrupts::termination_requested() {
                 self.slot.set_ended(Ended::Again);

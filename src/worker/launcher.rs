@@ -6,7 +6,7 @@
 //! Invariant: nobody else hands out or frees slots, so there is never a second worker for a database.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::Oid;
@@ -15,10 +15,10 @@ use pgrx::prelude::*;
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::catalog::{self, Database};
 use crate::pg::error::PgError;
+use crate::pg::interrupts;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
-use crate::pg::{activity, interrupts};
 
 /// How often the list of databases is read, beside the occasions on which somebody asks for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(10);
@@ -257,15 +257,4 @@ impl Launcher {
 /// Half a second after the first failure, doubling.
 fn backoff(failures: u32) -> Duration {
     (RETRY_INTERVAL * 2u32.saturating_pow(failures.saturating_sub(1).min(16))).min(LONGEST_BACKOFF)
-}
-
-/// Empties the slot of a worker that has ended: called by the worker itself, last of all.
-pub(super) fn leave_slot(slot: &Slot, pid: i32) {
-    activity::end_all_of(pid);
-    slot.latch.store(std::ptr::null_mut(), SeqCst);
-    slot.worker.iter().for_each(|half| half.store(0, SeqCst));
-    slot.deaf.store(false, SeqCst);
-    slot.running.store(0, Relaxed);
-    slot.memory_mb.store(0, Relaxed);
-    slot.pid.store(0, SeqCst);
 }
