@@ -23,15 +23,18 @@ built with the feature noop-engine, which answers every request at once. Prints 
 tabs, and writes the same to bench/out/queue.tsv.
 
 wake_p50_ms, wake_p99_ms  From commit to claim: 2,000 requests, one at a time, each on an idle queue with a sleeping
-                          worker. From the commit timestamp of the transaction that enqueued (taken before its WAL is
-                          flushed, so the flush is part of it) to started_at of the claim.
+                          worker. From the commit timestamp of the transaction that enqueued, in a session with
+                          synchronous_commit off, to started_at of the claim.
+wake_flushed_p50_ms, …    The same with synchronous_commit on: the commit timestamp is taken before the flush of the
+                          WAL, so the time of that flush is part of it.
 enqueue_per_s             Commits per second of 16 clients (pgbench, prepared) that call steadytext_generate_async once
                           per transaction, as a member of steadytext_user. The worker is paused.
 plain_insert_per_s        The same with a plain INSERT of the same row into a table with the same columns, defaults,
-                          constraints and indexes, and without triggers and row-level security. Slices of both take turns.
-enqueue_ratio             enqueue_per_s / plain_insert_per_s, both summed over all slices.
+                          constraints and indexes, and without triggers and row-level security. Both are medians over
+                          slices of a second that take turns.
+enqueue_ratio             Median of the ratios of neighbouring slices.
 enqueue_working_per_s     As enqueue_per_s, while the worker claims and completes what comes, on the same cores.
-enqueue_working_ratio     enqueue_working_per_s / plain INSERTs in slices between.
+enqueue_working_ratio     The ratio in that case.
 noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
                           completion; median of three runs.
 ";

@@ -16,7 +16,21 @@ const WARM_UP: usize = 100;
 const IDLE: Duration = Duration::from_millis(4);
 
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
+    // The commit timestamp is taken before the transaction's WAL is flushed. Without that flush it is the moment at
+    // which the row becomes visible, and what follows is the wake.
+    for (setting, p50, p99) in
+        [("off", "wake_p50_ms", "wake_p99_ms"), ("on", "wake_flushed_p50_ms", "wake_flushed_p99_ms")]
+    {
+        let latencies = latencies(cluster, setting);
+        report.add(p50, percentile(&latencies, 0.5), "ms");
+        report.add(p99, percentile(&latencies, 0.99), "ms");
+    }
+}
+
+/// Milliseconds from commit to claim, sorted.
+fn latencies(cluster: &Cluster, synchronous_commit: &str) -> Vec<f64> {
     let mut user = cluster.session_as("postgres", USER);
+    user.run(&format!("set synchronous_commit = {synchronous_commit}"));
     let enqueue = user
         .prepare("select steadytext_generate_async('What is a table?', 16), pg_current_xact_id()::text")
         .expect("the statement is right");
@@ -44,6 +58,5 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
         .collect();
     assert_eq!(latencies.len(), REQUESTS);
     latencies.sort_by(f64::total_cmp);
-    report.add("wake_p50_ms", percentile(&latencies, 0.5), "ms");
-    report.add("wake_p99_ms", percentile(&latencies, 0.99), "ms");
+    latencies
 }
