@@ -36,17 +36,18 @@ fi
 # Not under TMPDIR: a socket's path must fit into 107 bytes.
 home=$(mktemp -d /tmp/pg_steadytext.XXXXXX)
 
+# Removes first and tells later: whoever reads our output may have gone, and a second signal may come.
 clean() {
-    local status=$?
+    local status=$? log=''
+    set +e
+    trap '' HUP INT TERM PIPE
     trap - EXIT
     if [ -f "$home/data/postmaster.pid" ]; then
-        "${as_server[@]}" "$bindir/pg_ctl" stop -D "$home/data" -m immediate -w -s >/dev/null 2>&1 || true
+        "${as_server[@]}" "$bindir/pg_ctl" stop -D "$home/data" -m immediate -w -s >/dev/null 2>&1
     fi
-    if [ $status != 0 ] && [ -s "$home/log" ]; then
-        printf '\n-- the last lines of the server log:\n' >&2
-        tail -n "${LOG_LINES:-60}" "$home/log" >&2
-    fi
+    if [ $status != 0 ] && [ -s "$home/log" ]; then log=$(tail -n "${LOG_LINES:-60}" "$home/log"); fi
     rm -rf "$home"
+    if [ -n "$log" ]; then printf '\n-- the last lines of the server log:\n%s\n' "$log" >&2; fi
     exit $status
 }
 trap clean EXIT
