@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::heap_tuple::PgHeapTuple;
@@ -23,6 +24,70 @@ const MAX_RETRIES_LIMIT: i32 = 100;
 
 type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
 
+/// The columns that are checked.
+#[derive(Debug, Clone, Copy)]
+enum Column {
+    RequestId,
+    RequestType,
+    Prompt,
+    Prompts,
+    Params,
+    Priority,
+    UserId,
+    SessionId,
+    MaxRetries,
+}
+
+impl Column {
+    const NAMES: [&str; 9] = [
+        "request_id",
+        "request_type",
+        "prompt",
+        "prompts",
+        "params",
+        "priority",
+        "user_id",
+        "session_id",
+        "max_retries",
+    ];
+}
+
+/// Where the columns are. Looking them up by name costs more than everything else that is done with a row, and they never
+/// move while a table lives.
+#[derive(Debug, Clone, Copy)]
+struct Places {
+    table: pg_sys::Oid,
+    numbers: [NonZeroUsize; Column::NAMES.len()],
+}
+
+impl Places {
+    fn of(row: &Row<'_>, table: pg_sys::Oid) -> Result<Places, PgError> {
+        thread_local! {
+            static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
+        }
+        if let Some(known) = KNOWN.get().filter(|known| known.table == table) {
+            return Ok(known);
+        }
+        let mut numbers = [NonZeroUsize::MIN; Column::NAMES.len()];
+        for (number, name) in numbers.iter_mut().zip(Column::NAMES) {
+            (*number, _) = row.get_attribute_by_name(name).ok_or_else(|| {
+                PgError::internal(format!("the table of this trigger has no column {name}"))
+            })?;
+        }
+        let places = Places { table, numbers };
+        KNOWN.set(Some(places));
+        Ok(places)
+    }
+
+    fn get<'a, T>(&self, row: &'a Row<'_>, column: Column) -> Result<Option<T>, PgError>
+    where
+        T: pgrx::FromDatum + pgrx::IntoDatum + pgrx::datum::UnboxDatum<As<'a> = T> + 'a,
+    {
+        row.get_by_index(self.numbers[column as usize])
+            .map_err(|error| PgError::internal(format!("column {}: {error}", Column::NAMES[column as usize])))
+    }
+}
+
 /// A version 7 UUID: ids made later sort later, so the unique index grows at its right end.
 #[pg_extern(volatile, parallel_safe)]
 fn new_request_id() -> pgrx::Uuid {
@@ -35,11 +100,12 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     let row = trigger.new();
     if let Some(row) = &row {
         let config = caches::config().or_raise();
-        check_row(row, &config).or_raise();
+        let places = Places::of(row, trigger.relid().unwrap_or(pg_sys::InvalidOid)).or_raise();
+        check_row(row, &places, &config).or_raise();
         check_queue_length(&config).or_raise();
         wake::arm_enqueued();
         if guc::notify()
-            && let Some(id) = column::<pgrx::Uuid>(row, "request_id").or_raise()
+            && let Some(id) = places.get::<pgrx::Uuid>(row, Column::RequestId).or_raise()
         {
             listen::notify(c"steadytext_queue", &id.to_string());
         }
@@ -48,10 +114,10 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     Ok(row)
 }
 
-fn check_row(row: &Row<'_>, config: &Config) -> Result<(), PgError> {
-    let params = column::<JsonB>(row, "params")?.map_or(Value::Null, |params| params.0);
-    let request_type = column::<&str>(row, "request_type")?.unwrap_or_default();
-    let text = column::<&str>(row, "prompt")?;
+fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgError> {
+    let params = places.get::<JsonB>(row, Column::Params)?.map_or(Value::Null, |params| params.0);
+    let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
+    let text = places.get::<&str>(row, Column::Prompt)?;
     match request_type {
         "generate" => check_text(text, "Prompt cannot be empty", config)?,
         // Members of a batch fail alone, in the worker, not with the whole batch here.
@@ -70,21 +136,25 @@ fn check_row(row: &Row<'_>, config: &Config) -> Result<(), PgError> {
                 .hint("Use request type generate or embed."));
         }
     }
-    if column::<Array<'_, &str>>(row, "prompts")?.is_some() {
+    if places.get::<Array<'_, &str>>(row, Column::Prompts)?.is_some() {
         return Err(invalid(format!("requests of type {request_type} take no prompts array"))
             .hint("Put the text into column prompt, one row for each."));
     }
-    for label in ["user_id", "session_id"] {
-        if column::<&str>(row, label)?.is_some_and(|text| text.len() > MAX_LABEL_BYTES) {
+    for column in [Column::UserId, Column::SessionId] {
+        let label = Column::NAMES[column as usize];
+        if places.get::<&str>(row, column)?.is_some_and(|text| text.len() > MAX_LABEL_BYTES) {
             return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
         }
     }
-    if !column::<i32>(row, "priority")?.is_some_and(|priority| (1..=10).contains(&priority)) {
+    if !places.get::<i32>(row, Column::Priority)?.is_some_and(|priority| (1..=10).contains(&priority)) {
         return Err(
             invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default.")
         );
     }
-    if !column::<i32>(row, "max_retries")?.is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries)) {
+    if !places
+        .get::<i32>(row, Column::MaxRetries)?
+        .is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries))
+    {
         return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
     }
     check_params(&params, config)
@@ -184,14 +254,6 @@ fn warn_once_if_not_preloaded() {
 pub(super) fn not_preloaded(message: &'static str) -> PgError {
     PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
         .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")
-}
-
-fn column<'a, T>(row: &'a Row<'_>, name: &str) -> Result<Option<T>, PgError>
-where
-    T: pgrx::FromDatum + pgrx::IntoDatum + pgrx::datum::UnboxDatum<As<'a> = T> + 'a,
-{
-    row.get_by_name(name)
-        .map_err(|error| PgError::internal(format!("column {name} of steadytext_queue: {error}")))
 }
 
 fn invalid(message: impl Into<String>) -> PgError {
