@@ -116,11 +116,8 @@ create index steadytext_queue_processing_idx on @extschema@.steadytext_queue (id
     where status = 'processing';
 comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight: completion and rescue';
 
--- Rows from a dump come with their time and pass unchecked: a limit that was lowered since
--- must not refuse the whole COPY. Users may not write created_at.
 create trigger check_request before insert on @extschema@.steadytext_queue
-    for each row when (new.created_at = pg_catalog.now())
-    execute function steadytext.check_request();
+    for each row execute function steadytext.check_request();
 comment on trigger check_request on @extschema@.steadytext_queue is
     'Limits of a request, and the wake after the commit';
 create trigger wake_worker after update of status on @extschema@.steadytext_queue

@@ -113,6 +113,12 @@ pub(crate) fn in_passing<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// What now() says in this transaction, as TimestampTz.
+pub(crate) fn started_at() -> i64 {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
 /// Whether `xid` is the caller's own transaction or one of its subtransactions.
 pub(crate) fn is_own(xid: pg_sys::TransactionId) -> bool {
     // SAFETY: looks at the state of this process only.
