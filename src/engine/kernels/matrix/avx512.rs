@@ -1,0 +1,304 @@
+//! Products of panels with AVX-512 VNNI: a vector is four inputs of all 16 outputs of a panel.
+//!
+//! `vpdpbusd` multiplies unsigned weights with signed activations and adds four products to a 32-bit lane, all
+//! exact. What weights are stored above their value is taken off through sums of the activations.
+#![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
+
+use std::arch::x86_64::*;
+
+use super::Tile;
+use super::layout::Format;
+
+/// Rows that are computed together; more do not fit into registers.
+const ROWS: usize = 8;
+
+macro_rules! by_rows {
+    ($kernel:ident, $tile:ident, $first:ident, $rows:expr $(, $flag:expr)*) => {
+        match $rows {
+            1 => $kernel::<1, $($flag),*>($tile, $first),
+            2 => $kernel::<2, $($flag),*>($tile, $first),
+            3 => $kernel::<3, $($flag),*>($tile, $first),
+            4 => $kernel::<4, $($flag),*>($tile, $first),
+            5 => $kernel::<5, $($flag),*>($tile, $first),
+            6 => $kernel::<6, $($flag),*>($tile, $first),
+            7 => $kernel::<7, $($flag),*>($tile, $first),
+            _ => $kernel::<8, $($flag),*>($tile, $first),
+        }
+    };
+}
+
+/// Adds the blocks of a tile to its sums.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+    tile.check(format);
+    let rows = tile.sums.len();
+    for first in (0..rows).step_by(ROWS) {
+        let count = (rows - first).min(ROWS);
+        // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
+        unsafe {
+            match (format, tile.unpacked) {
+                (Format::Q8_0, _) => by_rows!(multiply_32, tile, first, count, true),
+                (Format::Q4_0, _) => by_rows!(multiply_32, tile, first, count, false),
+                (Format::Q4_K, false) => by_rows!(multiply_q4_k, tile, first, count, false),
+                (Format::Q4_K, true) => by_rows!(multiply_q4_k, tile, first, count, true),
+                (Format::Q6_K, false) => by_rows!(multiply_q6_k, tile, first, count, false),
+                (Format::Q6_K, true) => by_rows!(multiply_q6_k, tile, first, count, true),
+            }
+        }
+    }
+}
+
+/// Unpacks the quants of `blocks` blocks of a K-quant into bytes, four inputs of each output after the other.
+///
+/// # Safety
+/// As [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
+    assert!(quants.len() >= blocks * format.quant_bytes() && out.len() >= blocks * 4096);
+    for block in 0..blocks {
+        // SAFETY: within the slices.
+        unsafe {
+            let quants = quants.as_ptr().add(block * format.quant_bytes());
+            let out = out.as_mut_ptr().add(block * 4096);
+            for word in 0..64 {
+                let bytes =
+                    if format == Format::Q4_K { q4_k_word(quants, word) } else { q6_k_word(quants, word) };
+                _mm512_storeu_si512(out.add(word * 64).cast(), bytes);
+            }
+        }
+    }
+}
+
+/// 16 f16 values as f32.
+///
+/// # Safety
+/// 32 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn halves(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
+}
+
+/// Four activations in every lane.
+///
+/// # Safety
+/// 4 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn broadcast(at: *const i8) -> __m512i {
+    // SAFETY: the caller's promise.
+    _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
+}
+
+/// Q8_0 (`EIGHT`) and Q4_0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, first: usize) {
+    // SAFETY: `multiply` has checked the sizes.
+    unsafe {
+        let low = _mm512_set1_epi8(15);
+        let mut acc = [_mm512_setzero_ps(); R];
+        let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
+        for r in 0..R {
+            acc[r] = _mm512_loadu_ps(sums.add(r * 16));
+        }
+        let x = tile.x.as_ptr().add(first * tile.x_stride);
+        let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
+        let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
+        for block in 0..tile.blocks {
+            let d = halves(tile.meta.as_ptr().add(block * 32));
+            let mut sum = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                let at = x_sums.add(r * tile.x_sum_stride + block * 4);
+                sum[r] = _mm512_set1_epi32(*at.add(if EIGHT { 0 } else { 1 }));
+            }
+            if EIGHT {
+                let quants = tile.quants.as_ptr().add(block * 512);
+                for word in 0..8 {
+                    let w = _mm512_loadu_si512(quants.add(word * 64).cast());
+                    for r in 0..R {
+                        let x = broadcast(x.add(r * tile.x_stride + block * 32 + word * 4));
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                    }
+                }
+            } else {
+                let quants = tile.quants.as_ptr().add(block * 256);
+                for word in 0..4 {
+                    let w = _mm512_loadu_si512(quants.add(word * 64).cast());
+                    let (a, b) = (
+                        _mm512_and_si512(w, low),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(w), low),
+                    );
+                    for r in 0..R {
+                        let x = x.add(r * tile.x_stride + block * 32 + word * 4);
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], a, broadcast(x));
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], b, broadcast(x.add(16)));
+                    }
+                }
+            }
+            for r in 0..R {
+                let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), _mm512_mul_ps(d, scale), acc[r]);
+            }
+        }
+        for r in 0..R {
+            _mm512_storeu_ps(sums.add(r * 16), acc[r]);
+        }
+    }
+}
+
+/// Inputs 4 · `word` … of a Q4_K block.
+///
+/// # Safety
+/// `quants` points to a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn q4_k_word(quants: *const u8, word: usize) -> __m512i {
+    // SAFETY: the caller's promise; `word` is below 64.
+    let bytes = unsafe { _mm512_loadu_si512(quants.add((word / 16 * 8 + word % 8) * 64).cast()) };
+    let bytes = if word / 8 % 2 == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+    _mm512_and_si512(bytes, _mm512_set1_epi8(15))
+}
+
+/// Inputs 4 · `word` … of a Q6_K block.
+///
+/// # Safety
+/// `quants` points to a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn q6_k_word(quants: *const u8, word: usize) -> __m512i {
+    let (half, quarter, word) = (word / 32 * 1536, word / 8 % 4, word % 8);
+    // SAFETY: the caller's promise; the word is one of 64.
+    let (low, high) = unsafe {
+        (
+            _mm512_loadu_si512(quants.add(half + (quarter % 2 * 8 + word) * 64).cast()),
+            _mm512_loadu_si512(quants.add(half + 1024 + word * 64).cast()),
+        )
+    };
+    let low = if quarter < 2 { low } else { _mm512_srli_epi16::<4>(low) };
+    let high = match quarter {
+        0 => _mm512_slli_epi16::<4>(high),
+        1 => _mm512_slli_epi16::<2>(high),
+        2 => high,
+        _ => _mm512_srli_epi16::<2>(high),
+    };
+    let high = _mm512_and_si512(high, _mm512_set1_epi8(0x30));
+    // (low & 15) | high
+    _mm512_ternarylogic_epi32::<0xea>(low, _mm512_set1_epi8(15), high)
+}
+
+/// Q4_K; with `UNPACKED` the quants are bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+    // SAFETY: `multiply` has checked the sizes.
+    unsafe {
+        let mut acc = [_mm512_setzero_ps(); R];
+        let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
+        for r in 0..R {
+            acc[r] = _mm512_loadu_ps(sums.add(r * 16));
+        }
+        let x = tile.x.as_ptr().add(first * tile.x_stride);
+        let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
+        let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
+        let quant_bytes = if UNPACKED { 4096 } else { 2048 };
+        for block in 0..tile.blocks {
+            let quants = tile.quants.as_ptr().add(block * quant_bytes);
+            let meta = tile.meta.as_ptr().add(block * 320);
+            let x = x.add(block * 256);
+            let mut total = [_mm512_setzero_si512(); R];
+            for part in 0..8 {
+                let mut sum = [_mm512_setzero_si512(); R];
+                for word in 0..8 {
+                    let w = if UNPACKED {
+                        _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
+                    } else {
+                        q4_k_word(quants, part * 8 + word)
+                    };
+                    for r in 0..R {
+                        let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                    }
+                }
+                let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(meta.add(64 + part * 16).cast()));
+                for r in 0..R {
+                    total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                }
+            }
+            let d = halves(meta);
+            let d_min = halves(meta.add(32));
+            let mut minima = [_mm512_setzero_si512(); R];
+            for pair in 0..4 {
+                let mins = _mm256_loadu_si256(meta.add(192 + pair * 32).cast());
+                let mins = _mm512_cvtepu8_epi16(mins);
+                for r in 0..R {
+                    let x_sum = *x_sums.add(r * tile.x_sum_stride + block * 36 + 16 + pair);
+                    minima[r] = _mm512_dpwssd_epi32(minima[r], mins, _mm512_set1_epi32(x_sum));
+                }
+            }
+            for r in 0..R {
+                let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[r]), _mm512_mul_ps(d, scale), acc[r]);
+                let minima = _mm512_cvtepi32_ps(minima[r]);
+                acc[r] = _mm512_fnmadd_ps(minima, _mm512_mul_ps(d_min, scale), acc[r]);
+            }
+        }
+        for r in 0..R {
+            _mm512_storeu_ps(sums.add(r * 16), acc[r]);
+        }
+    }
+}
+
+/// Q6_K; with `UNPACKED` the quants are bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
+    // SAFETY: `multiply` has checked the sizes.
+    unsafe {
+        let mut acc = [_mm512_setzero_ps(); R];
+        let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
+        for r in 0..R {
+            acc[r] = _mm512_loadu_ps(sums.add(r * 16));
+        }
+        let x = tile.x.as_ptr().add(first * tile.x_stride);
+        let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
+        let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
+        let quant_bytes = if UNPACKED { 4096 } else { 3072 };
+        for block in 0..tile.blocks {
+            let quants = tile.quants.as_ptr().add(block * quant_bytes);
+            let meta = tile.meta.as_ptr().add(block * 288);
+            let x = x.add(block * 256);
+            let mut total = [_mm512_setzero_si512(); R];
+            for part in 0..16 {
+                let mut sum = [_mm512_setzero_si512(); R];
+                for r in 0..R {
+                    sum[r] = _mm512_set1_epi32(*x_sums.add(r * tile.x_sum_stride + block * 36 + part));
+                }
+                for word in 0..4 {
+                    let w = if UNPACKED {
+                        _mm512_loadu_si512(quants.add((part * 4 + word) * 64).cast())
+                    } else {
+                        q6_k_word(quants, part * 4 + word)
+                    };
+                    for r in 0..R {
+                        let x = broadcast(x.add(r * tile.x_stride + part * 16 + word * 4));
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                    }
+                }
+                let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(meta.add(32 + part * 16).cast()));
+                for r in 0..R {
+                    total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                }
+            }
+            let d = halves(meta);
+            for r in 0..R {
+                let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[r]), _mm512_mul_ps(d, scale), acc[r]);
+            }
+        }
+        for r in 0..R {
+            _mm512_storeu_ps(sums.add(r * 16), acc[r]);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Matrix products with quantized weights, repacked into panels of 16 outputs.
+//!
+//! Invariant: the bytes of an output are those of [`portable`] on every instruction set, whatever rows are
+//! computed beside it and however the work is cut for threads: a block is summed exactly in integers, blocks
+//! are added in ascending order, and the inputs of an output are never split between threads.
+#![allow(unsafe_code, reason = "threads write disjoint ranges; calling code compiled for detected features")]
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod instructions;
+mod layout;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::collections::TryReserveError;
+use std::ops::Range;
+
+pub(crate) use activations::Activations;
+pub use instructions::Instructions;
+pub(crate) use layout::Format;
+
+use super::pool::{Disjoint, Pool};
+use layout::PANEL;
+
+/// Rows whose activations stay in the cache while panels pass by.
+const ROW_BLOCK: usize = 128;
+/// Rows from which unpacking weights into memory first pays.
+const UNPACK_ROWS: usize = 12;
+/// Blocks of 256 that are unpacked at a time.
+const STRETCH: usize = 4;
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Lines of a thread's working memory: unpacked quants, then sums.
+const WORK: usize = STRETCH * 64 + ROW_BLOCK;
+
+fn bytes(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 bytes without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
+}
+
+fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: a line is 64 bytes without padding, and any bytes make one.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
+}
+
+fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
+    // SAFETY: a line is as large as 16 f32 and aligned for them, and any bytes make one.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
+}
+
+/// A matrix in panels.
+pub(crate) struct Packed {
+    format: Format,
+    inputs: usize,
+    outputs: usize,
+    lines: Vec<Line>,
+}
+
+/// Some blocks of a panel, some rows of activations and their sums.
+struct Tile<'a> {
+    /// As in the panel, or unpacked into bytes.
+    quants: &'a [u8],
+    unpacked: bool,
+    meta: &'a [u8],
+    blocks: usize,
+    /// Activations of the first row and those after it.
+    x: &'a [i8],
+    x_stride: usize,
+    scales: &'a [f32],
+    scale_stride: usize,
+    x_sums: &'a [i32],
+    x_sum_stride: usize,
+    /// One for each row.
+    sums: &'a mut [[f32; PANEL]],
+}
+
+impl Tile<'_> {
+    /// Panics if a slice is too short for the rows and blocks.
+    fn check(&self, format: Format) {
+        let rows = self.sums.len();
+        if rows == 0 {
+            return;
+        }
+        let quants = if self.unpacked { format.block() * PANEL } else { format.quant_bytes() };
+        let x_sums = if format.block() == 32 { activations::SUMS_32 } else { activations::SUMS_256 };
+        assert!(self.quants.len() >= self.blocks * quants);
+        assert!(self.meta.len() >= self.blocks * format.meta_bytes());
+        assert!(self.x.len() >= (rows - 1) * self.x_stride + self.blocks * format.block());
+        assert!(self.scales.len() >= (rows - 1) * self.scale_stride + self.blocks);
+        assert!(self.x_sums.len() >= (rows - 1) * self.x_sum_stride + self.blocks * x_sums);
+    }
+}
+
+impl Packed {
+    /// Repacks `outputs` rows of `inputs` values, which `bytes` must hold exactly.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(crate) fn new(
+        format: Format,
+        source: &[u8],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Packed, TryReserveError> {
+        let blocks = inputs / format.block();
+        let row_bytes = blocks * format.source_bytes();
+        assert!(inputs.is_multiple_of(format.block()) && source.len() == outputs * row_bytes);
+        let panel_lines = format.panel_bytes(blocks) / 64;
+        let mut lines = Vec::new();
+        let count = panel_lines * outputs.div_ceil(PANEL);
+        lines.try_reserve_exact(count)?;
+        lines.resize(count, Line([0; 64]));
+        for (panel, rows) in lines.chunks_exact_mut(panel_lines.max(1)).zip(source.chunks(PANEL * row_bytes)) {
+            let (quants, meta) = bytes_mut(panel).split_at_mut(blocks * format.quant_bytes());
+            let quants = quants.chunks_exact_mut(format.quant_bytes());
+            let parts = quants.zip(meta.chunks_exact_mut(format.meta_bytes()));
+            for (block, (quants, meta)) in parts.enumerate() {
+                for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                    let source = &row[block * format.source_bytes()..][..format.source_bytes()];
+                    format.pack(source, lane, quants, meta);
+                }
+            }
+        }
+        Ok(Packed { format, inputs, outputs, lines })
+    }
+
+    /// Bytes of memory that the panels of a matrix take.
+    pub(crate) fn size(format: Format, inputs: usize, outputs: usize) -> usize {
+        format.panel_bytes(inputs / format.block()) * outputs.div_ceil(PANEL)
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Computes the outputs of one panel for some rows and hands them to `put` by row.
+    fn multiply(
+        &self,
+        panel: usize,
+        x: &Activations,
+        rows: Range<usize>,
+        instructions: Instructions,
+        work: &mut [Line],
+        mut put: impl FnMut(usize, &[f32]),
+    ) {
+        let format = self.format;
+        let blocks = self.inputs / format.block();
+        let panel_lines = format.panel_bytes(blocks) / 64;
+        let panel_bytes = bytes(&self.lines[panel * panel_lines..][..panel_lines]);
+        let (quants, meta) = panel_bytes.split_at(blocks * format.quant_bytes());
+        let x_sums = x.sums_per_block();
+        let (unpacked, sums) = work.split_at_mut(STRETCH * 64);
+        let sums = &mut sums_mut(sums)[..rows.len()];
+        sums.fill([0.0; PANEL]);
+        let unpack =
+            format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions != Instructions::Portable;
+        let step = if unpack { STRETCH } else { blocks.max(1) };
+        for start in (0..blocks).step_by(step) {
+            let count = step.min(blocks - start);
+            let mut quants = &quants[start * format.quant_bytes()..];
+            if unpack {
+                let unpacked = bytes_mut(unpacked);
+                instructions.unpack(format, quants, count, unpacked);
+                quants = unpacked;
+            }
+            let mut tile = Tile {
+                quants,
+                unpacked: unpack,
+                meta: &meta[start * format.meta_bytes()..],
+                blocks: count,
+                x: &x.quants[rows.start * x.inputs + start * format.block()..],
+                x_stride: x.inputs,
+                scales: &x.scales[rows.start * blocks + start..],
+                scale_stride: blocks,
+                x_sums: &x.sums[(rows.start * blocks + start) * x_sums..],
+                x_sum_stride: blocks * x_sums,
+                sums,
+            };
+            instructions.multiply(format, &mut tile);
+        }
+        let width = PANEL.min(self.outputs - panel * PANEL);
+        for (row, sums) in rows.zip(&*sums) {
+            put(row, &sums[..width]);
+        }
+    }
+}
+
+/// `y = x · Wᵀ` for several matrices with one input: `x` has `inputs` values a row, each `y` gets as many rows
+/// of its matrix's outputs. Activations are quantized once for all matrices of a block size.
+pub(crate) fn products(
+    matrices: &[&Packed],
+    x: &[f32],
+    ys: &mut [&mut [f32]],
+    scratch: &mut Activations,
+    instructions: Instructions,
+    pool: &Pool,
+) {
+    assert_eq!(matrices.len(), ys.len());
+    let instructions = if instructions.present() { instructions } else { Instructions::Portable };
+    scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
+    for block in [32, 256] {
+        let mut group = Vec::new();
+        for (matrix, y) in matrices.iter().zip(&mut *ys) {
+            if matrix.format.block() == block {
+                let rows = x.len() / matrix.inputs;
+                assert!(x.len() == rows * matrix.inputs && y.len() == rows * matrix.outputs);
+                group.push((*matrix, Disjoint::new(y)));
+            }
+        }
+        if let Some((first, _)) = group.first() {
+            let inputs = first.inputs;
+            assert!(group.iter().all(|(matrix, _)| matrix.inputs == inputs));
+            quantize(x, inputs, block, scratch, pool);
+            let mut work = std::mem::take(&mut scratch.work);
+            run(&group, scratch, instructions, &mut work, pool);
+            scratch.work = work;
+        }
+    }
+}
+
+/// Quantizes rows; a few are done before threads would have woken up.
+fn quantize(x: &[f32], inputs: usize, block: usize, target: &mut Activations, pool: &Pool) {
+    let rows = x.len() / inputs;
+    target.resize(block, inputs, rows);
+    let (blocks, words) = (inputs / block, inputs / block * target.sums_per_block());
+    let quants = Disjoint::new(&mut target.quants);
+    let scales = Disjoint::new(&mut target.scales);
+    let sums = Disjoint::new(&mut target.sums);
+    let quantize = |range: Range<usize>| {
+        for row in range {
+            // SAFETY: each row is quantized by one thread.
+            let (quants, scales, sums) = unsafe {
+                (
+                    quants.range(row * inputs..(row + 1) * inputs),
+                    scales.range(row * blocks..(row + 1) * blocks),
+                    sums.range(row * words..(row + 1) * words),
+                )
+            };
+            activations::quantize(block, &x[row * inputs..(row + 1) * inputs], quants, scales, sums);
+        }
+    };
+    if x.len() < 32_768 {
+        quantize(0..rows);
+    } else {
+        pool.ranges(rows, 8, &|_, range| quantize(range));
+    }
+}
+
+/// Multiplies matrices of one block size with the same activations.
+fn run(
+    group: &[(&Packed, Disjoint<'_, f32>)],
+    x: &Activations,
+    instructions: Instructions,
+    work: &mut [Line],
+    pool: &Pool,
+) {
+    let work = Disjoint::new(work);
+    let panels: usize = group.iter().map(|(matrix, _)| matrix.panels()).sum();
+    let row_blocks = x.rows.div_ceil(ROW_BLOCK);
+    // About eight claims for each thread, and not many panels in one.
+    let grain = (panels / (pool.threads() * 8)).clamp(1, 8);
+    let claims = panels.div_ceil(grain);
+    pool.run(row_blocks * claims, &|worker, item| {
+        // SAFETY: each thread has a worker number of its own.
+        let work = unsafe { work.range(worker * WORK..(worker + 1) * WORK) };
+        let start = item / claims * ROW_BLOCK;
+        let rows = start..x.rows.min(start + ROW_BLOCK);
+        let first = item % claims * grain;
+        for panel in first..panels.min(first + grain) {
+            let mut panel = panel;
+            let mut members = group.iter();
+            let (matrix, y) = loop {
+                match members.next() {
+                    Some((matrix, _)) if panel >= matrix.panels() => panel -= matrix.panels(),
+                    Some((matrix, y)) => break (matrix, y),
+                    None => unreachable!("panels are counted over the group"),
+                }
+            };
+            matrix.multiply(panel, x, rows.clone(), instructions, work, |row, sums| {
+                let start = row * matrix.outputs + panel * PANEL;
+                // SAFETY: each output of each row is computed by one thread.
+                unsafe { y.range(start..start + sums.len()) }.copy_from_slice(sums);
+            });
+        }
+    });
+}
