@@ -20,6 +20,8 @@ pub mod tokenizer;
 
 pub use config::Config;
 pub use error::Error;
+#[doc(hidden)]
+pub use kernels::matrix::Instructions;
 pub use probe::Probe;
 pub use request::{
     Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,

@@ -36,6 +36,7 @@ pub(crate) mod attention;
 pub(crate) mod exp;
 pub(crate) mod float;
 pub(crate) mod half;
+pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod q8_0;

@@ -43,6 +43,8 @@ formats!(BlockQ8_1, BlockQ8K);
 /// Memory for quantized activations; grows to what the largest product needs and stays.
 #[derive(Default)]
 pub(crate) struct Scratch {
+    /// Those of panels.
+    pub(crate) activations: super::matrix::Activations,
     words: Vec<u64>,
     bytes: Vec<i8>,
     scales: Vec<f32>,

@@ -42,7 +42,7 @@ impl Layer {
         let (width, ff) = (sizes.width, sizes.feed_forward);
         let name = |part: &str| format!("blk.{index}.{part}");
         let matrix = |part: &str, inputs, outputs| -> Result<Box<dyn Linear>, Error> {
-            Ok(Box::new(Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?))
+            Ok(Box::new(Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?.pack()?))
         };
         let projection = |part: &str, inputs, outputs| -> Result<Projection, Error> {
             let weight = matrix(part, inputs, outputs)?;

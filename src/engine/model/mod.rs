@@ -19,7 +19,7 @@ use crate::kernels::attention::{Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use layer::{Layer, Projection};
-use weights::{Linear, Matrix, vector};
+use weights::{Linear, Matrix, forward_all, vector};
 
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
@@ -92,7 +92,8 @@ impl Model {
         let head = match gguf.opt_tensor("output.weight")? {
             Some(_) => Matrix::load(gguf, "output.weight", sizes.width, vocabulary)?,
             None => embedding.clone(),
-        };
+        }
+        .pack()?;
         let layers =
             (0..sizes.layers).map(|index| Layer::load(gguf, index, &sizes)).collect::<Result<Vec<_>, _>>()?;
         let norm = vector(gguf, "output_norm.weight", sizes.width)?;
@@ -117,6 +118,11 @@ impl Model {
     /// Memory for passes of up to `rows` rows.
     pub(crate) fn workspace(&self, rows: usize, threads: usize) -> Workspace {
         Workspace::new(&self.sizes, rows, threads)
+    }
+
+    /// Bytes of memory that the weights of a file take beyond its size.
+    pub(crate) fn repacked_bytes(gguf: &Gguf) -> u64 {
+        weights::repacked_bytes(gguf)
     }
 
     /// Bytes of [`Model::workspace`].
@@ -214,10 +220,10 @@ impl Model {
         let key = &mut key[..rows * kv_width];
         let value = &mut value[..rows * kv_width];
         let attention = &mut attention[..rows * query_width];
-        for (projection, target) in
-            [(&layer.query, &mut *query), (&layer.key, &mut *key), (&layer.value, &mut *value)]
-        {
-            projection.weight.forward(h, target, quantized, pool);
+        let projections = [&layer.query, &layer.key, &layer.value];
+        let layers = projections.map(|projection| &*projection.weight);
+        forward_all(layers, h, [&mut *query, &mut *key, &mut *value], quantized, pool);
+        for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
             add_bias(projection, target);
         }
         let pairs = self.sizes.rope.pairs();
@@ -273,8 +279,7 @@ impl Model {
         let h = &mut h[..rows * self.sizes.width];
         let gate = &mut gate[..rows * self.sizes.feed_forward];
         let up = &mut up[..rows * self.sizes.feed_forward];
-        layer.gate.forward(h, gate, quantized, pool);
-        layer.up.forward(h, up, quantized, pool);
+        forward_all([&*layer.gate, &*layer.up], h, [&mut *gate, &mut *up], quantized, pool);
         swiglu(gate, up);
         layer.down.forward(gate, h, quantized, pool);
         add(&mut x[..rows * self.sizes.width], h);

@@ -1,4 +1,6 @@
-//! Weights of a model: matrices that stay in the mapped file, vectors that are widened to f32.
+//! Weights of a model: matrices that are repacked or stay in the mapped file, vectors that are widened to f32.
+
+use std::sync::Arc;
 
 use candle_core::quantized::k_quants::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
@@ -6,6 +8,7 @@ use candle_core::quantized::k_quants::{
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
+use crate::kernels::matrix::{Format, Instructions, Packed, products};
 use crate::kernels::quantized::Scratch;
 use crate::kernels::{Pool, float, q8_0, quantized};
 
@@ -17,16 +20,66 @@ pub(crate) trait Linear: Send + Sync {
 
     /// Length of a row of the result.
     fn outputs(&self) -> usize;
+
+    /// The weights in panels, if that is how they are multiplied.
+    fn packed(&self) -> Option<&Packed>;
+}
+
+/// [`Linear::forward`] of several layers with one input, which is quantized once for all of them.
+pub(super) fn forward_all<const N: usize>(
+    layers: [&dyn Linear; N],
+    x: &[f32],
+    mut ys: [&mut [f32]; N],
+    scratch: &mut Scratch,
+    pool: &Pool,
+) {
+    let packed: Vec<&Packed> = layers.iter().filter_map(|layer| layer.packed()).collect();
+    if packed.len() == N {
+        products(&packed, x, &mut ys, &mut scratch.activations, Instructions::best(), pool);
+    } else {
+        for (layer, y) in layers.into_iter().zip(ys) {
+            layer.forward(x, y, scratch, pool);
+        }
+    }
+}
+
+/// The format of panels for an element type, where there are kernels for it.
+fn panel_format(kind: GgmlType) -> Option<Format> {
+    match kind {
+        GgmlType::Q8_0 => Some(Format::Q8_0),
+        GgmlType::Q4_0 => Some(Format::Q4_0),
+        GgmlType::Q4_K => Some(Format::Q4_K),
+        GgmlType::Q6_K => Some(Format::Q6_K),
+        _ => None,
+    }
+}
+
+/// Bytes that the model of a file takes beyond the file's size: panels replace what they are made of, but the
+/// token embedding stays beside its panels where it is the head too.
+pub(super) fn repacked_bytes(gguf: &Gguf) -> u64 {
+    let tied = !gguf.tensors().any(|tensor| tensor.name == "output.weight");
+    let mut more = 0;
+    for tensor in gguf.tensors() {
+        let (Some(format), [inputs, outputs]) = (panel_format(tensor.kind), tensor.shape) else { continue };
+        let embedding = tensor.name == "token_embd.weight";
+        if embedding && !tied {
+            continue;
+        }
+        let replaced = if embedding { 0 } else { tensor.data.len() };
+        more += Packed::size(format, *inputs, *outputs).saturating_sub(replaced) as u64;
+    }
+    more
 }
 
 /// A matrix in the model file, in any format that can be multiplied.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Matrix {
     gguf: Gguf,
     name: String,
     kind: GgmlType,
     inputs: usize,
     outputs: usize,
+    packed: Option<Arc<Packed>>,
 }
 
 impl Matrix {
@@ -38,7 +91,8 @@ impl Matrix {
     pub(crate) fn load(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
         let tensor = gguf.tensor(name)?;
         expect_shape(gguf, &tensor, &[inputs, outputs])?;
-        let matrix = Matrix { gguf: gguf.clone(), name: name.to_owned(), kind: tensor.kind, inputs, outputs };
+        let (gguf_clone, kind) = (gguf.clone(), tensor.kind);
+        let matrix = Matrix { gguf: gguf_clone, name: name.to_owned(), kind, inputs, outputs, packed: None };
         let data = tensor.data;
         let sound = match tensor.kind {
             // The reader has checked the size, and these are read byte by byte.
@@ -62,6 +116,22 @@ impl Matrix {
         } else {
             Err(gguf.corrupt(format!("tensor \"{name}\" is not aligned, or its rows are not whole blocks")))
         }
+    }
+
+    /// Repacks the weights for multiplication where there are kernels for their type.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn pack(mut self) -> Result<Matrix, Error> {
+        if let Some(format) = panel_format(self.kind) {
+            let packed = Packed::new(format, self.data(), self.inputs, self.outputs).map_err(|_| {
+                let size = Packed::size(format, self.inputs, self.outputs) as u64;
+                let what = format!("tensor \"{}\" of \"{}\"", self.name, self.gguf.path().display());
+                Error::OutOfMemory { what, needed_mb: size.div_ceil(1 << 20), limit_mb: 0 }
+            })?;
+            self.packed = Some(Arc::new(packed));
+        }
+        Ok(self)
     }
 
     /// Dequantizes row `index`, for example a token's embedding.
@@ -93,6 +163,10 @@ impl Matrix {
 
 impl Linear for Matrix {
     fn forward(&self, x: &[f32], y: &mut [f32], scratch: &mut Scratch, pool: &Pool) {
+        if let Some(packed) = &self.packed {
+            let activations = &mut scratch.activations;
+            return products(&[packed], x, &mut [y], activations, Instructions::best(), pool);
+        }
         let (data, size) = (self.data(), (self.inputs, self.outputs));
         match self.kind {
             GgmlType::F32 => float::product::<float::F32>(data, size, x, y, pool),
@@ -114,6 +188,10 @@ impl Linear for Matrix {
 
     fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    fn packed(&self) -> Option<&Packed> {
+        self.packed.as_deref()
     }
 }
 

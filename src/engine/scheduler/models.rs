@@ -112,6 +112,7 @@ impl Models {
             // are built from it.
             let bytes = gguf.file_size()
                 + gguf.file_size().min(64 << 20)
+                + Model::repacked_bytes(&gguf)
                 + Model::workspace_bytes(&sizes, self.rows, self.threads);
             self.make_room(&gguf, bytes, in_use, reserved)?;
             let loaded = self.open(source, &gguf, bytes).map_err(Missing::Failed)?;
