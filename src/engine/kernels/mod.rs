@@ -49,7 +49,5 @@ pub(crate) use pool::Pool;
 /// Whether the wide versions of the kernels can run.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-        && std::arch::is_x86_feature_detected!("f16c")
+    matrix::Instructions::Avx2.usable()
 }

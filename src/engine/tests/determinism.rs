@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::{
-    Config, Embed, Engine, EventKind, Generate, ModelSource, Output, Probe, Reply, Request, Sampling, Work,
+    Config, Embed, Engine, EventKind, Generate, Instructions, ModelSource, Output, Probe, Reply, Request, Sampling, Work,
 };
 use steadytext_test_models::{Architecture, Kind, Pooling, Quantization, Spec, write};
 use tempfile::TempDir;
@@ -77,6 +77,24 @@ fn chunked_prefill_is_whole_prefill_on_any_number_of_threads() {
         assert!(whole == logits(&path, 2, &tokens, &[1]), "{architecture:?}: one by one");
         assert!(whole == logits(&path, 3, &tokens, &[7, 64, 1, 30]), "{architecture:?}: uneven chunks");
         assert!(whole == logits(&path, 2, &tokens, &[63, 2, 65]), "{architecture:?}: around tiles");
+    }
+}
+
+#[test]
+fn instruction_sets_change_no_byte() {
+    let mixed = Quantization { output: Kind::Q4_0, value: Kind::Q6K, ..mixed() };
+    for quantization in [mixed, Quantization::q4_k_m()] {
+        let directory = TempDir::new().unwrap();
+        let path = model(&directory, &spec(Architecture::Llama, quantization));
+        let tokens = tokens(80);
+        let best = logits(&path, 2, &tokens, &[64]);
+        // The limit holds for the tests that run beside this one too, which must not notice either.
+        for limit in [Instructions::Portable, Instructions::Avx2] {
+            limit.limit();
+            let limited = logits(&path, 1, &tokens, &[33, 1, 17]);
+            Instructions::Avx512.limit();
+            assert!(best == limited, "{limit:?}");
+        }
     }
 }
 

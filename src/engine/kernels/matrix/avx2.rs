@@ -4,6 +4,7 @@
 //! weights above 127, so those go in as magnitudes with their sign moved to the activations; products of 4-bit
 //! weights fit for a whole block of 32 and those of 6-bit weights for two steps.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
+#![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
@@ -62,10 +63,13 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
             let out = out.as_mut_ptr().add(block * 4096);
             for half in 0..128 {
                 let (word, side) = (half / 2, half % 2);
-                let bytes = if format == Format::Q4_K {
-                    q4_k_word(quants, word, side)
-                } else {
-                    q6_k_word(quants, word, side)
+                let bytes = match (format, word / 8 % 4) {
+                    (Format::Q4_K, 0 | 2) => q4_k_word::<false>(quants, word, side),
+                    (Format::Q4_K, _) => q4_k_word::<true>(quants, word, side),
+                    (_, 0) => q6_k_word::<0>(quants, word, side),
+                    (_, 1) => q6_k_word::<1>(quants, word, side),
+                    (_, 2) => q6_k_word::<2>(quants, word, side),
+                    (_, _) => q6_k_word::<3>(quants, word, side),
                 };
                 _mm256_storeu_si256(out.add(half * 32).cast(), bytes);
             }
@@ -176,38 +180,39 @@ unsafe fn multiply_q4_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
     }
 }
 
-/// Inputs 4 · `word` … of a Q4_K block, for one half of the outputs.
+/// Inputs 4 · `word` … of a Q4_K block, for one half of the outputs; every other eight words are `HIGH`.
 ///
 /// # Safety
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn q4_k_word(quants: *const u8, word: usize, side: usize) -> __m256i {
+unsafe fn q4_k_word<const HIGH: bool>(quants: *const u8, word: usize, side: usize) -> __m256i {
     let at = (word / 16 * 8 + word % 8) * 64 + side * 32;
     // SAFETY: the caller's promise; `word` is below 64.
     let bytes = unsafe { _mm256_loadu_si256(quants.add(at).cast()) };
-    let bytes = if word / 8 % 2 == 0 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+    let bytes = if HIGH { _mm256_srli_epi16::<4>(bytes) } else { bytes };
     _mm256_and_si256(bytes, _mm256_set1_epi8(15))
 }
 
-/// Inputs 4 · `word` … of a Q6_K block, for one half of the outputs.
+/// Inputs 4 · `word` … of a Q6_K block, for one half of the outputs; they are in the given quarter of a half
+/// block.
 ///
 /// # Safety
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn q6_k_word(quants: *const u8, word: usize, side: usize) -> __m256i {
-    let (half, quarter, word) = (word / 32 * 1536, word / 8 % 4, word % 8);
+unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize, side: usize) -> __m256i {
+    let (half, word) = (word / 32 * 1536, word % 8);
     // SAFETY: the caller's promise; the word is one of 64.
     let (low, high) = unsafe {
         let quants = quants.add(half + side * 32);
         (
-            _mm256_loadu_si256(quants.add((quarter % 2 * 8 + word) * 64).cast()),
+            _mm256_loadu_si256(quants.add((QUARTER % 2 * 8 + word) * 64).cast()),
             _mm256_loadu_si256(quants.add(1024 + word * 64).cast()),
         )
     };
-    let low = if quarter < 2 { low } else { _mm256_srli_epi16::<4>(low) };
-    let high = match quarter {
+    let low = if QUARTER < 2 { low } else { _mm256_srli_epi16::<4>(low) };
+    let high = match QUARTER {
         0 => _mm256_slli_epi16::<4>(high),
         1 => _mm256_slli_epi16::<2>(high),
         2 => high,
@@ -235,25 +240,32 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             let meta = tile.meta.as_ptr().add(block * 320);
             let x = x.add(block * 256);
             let mut total = [_mm256_setzero_si256(); R];
-            for part in 0..8 {
-                let mut sum = [_mm256_setzero_si256(); R];
-                for word in 0..8 {
-                    let w = if UNPACKED {
-                        _mm256_loadu_si256(quants.add((part * 8 + word) * 64 + side * 32).cast())
-                    } else {
-                        q4_k_word(quants, part * 8 + word, side)
-                    };
-                    for r in 0..R {
-                        let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
-                        sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(w, x));
+            macro_rules! part {
+                ($part:expr, $high:literal) => {{
+                    let part = $part;
+                    let mut sum = [_mm256_setzero_si256(); R];
+                    for word in 0..8 {
+                        let w = if UNPACKED {
+                            _mm256_loadu_si256(quants.add((part * 8 + word) * 64 + side * 32).cast())
+                        } else {
+                            q4_k_word::<$high>(quants, part * 8 + word, side)
+                        };
+                        for r in 0..R {
+                            let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
+                            sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(w, x));
+                        }
                     }
-                }
-                let scale = _mm_loadl_epi64(meta.add(64 + part * 16 + side * 8).cast());
-                let scale = _mm256_cvtepu8_epi32(scale);
-                let scale = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
-                for r in 0..R {
-                    total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum[r], scale));
-                }
+                    let scale = _mm_loadl_epi64(meta.add(64 + part * 16 + side * 8).cast());
+                    let scale = _mm256_cvtepu8_epi32(scale);
+                    let scale = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
+                    for r in 0..R {
+                        total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum[r], scale));
+                    }
+                }};
+            }
+            for pair in 0..4 {
+                part!(2 * pair, false);
+                part!(2 * pair + 1, true);
             }
             let mut minima = [_mm256_setzero_si256(); R];
             for pair in 0..4 {
@@ -295,34 +307,43 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             let meta = tile.meta.as_ptr().add(block * 288);
             let x = x.add(block * 256);
             let mut total = [_mm256_setzero_si256(); R];
-            for part in 0..16 {
-                let scale = _mm_loadl_epi64(meta.add(32 + part * 16 + side * 8).cast());
-                let scale = _mm256_cvtepi8_epi32(scale);
-                let scale = _mm256_blend_epi16::<0xaa>(scale, _mm256_slli_epi32::<16>(scale));
-                for r in 0..R {
-                    // -16 times the sum of the activations, for each of two products.
-                    let offset = *x_sums.add(r * tile.x_sum_stride + block * 36 + 20 + part);
-                    let offset = _mm256_madd_epi16(scale, _mm256_set1_epi32(offset));
-                    total[r] = _mm256_add_epi32(total[r], offset);
-                }
-                for word in [0, 2] {
-                    let mut w = [_mm256_setzero_si256(); 2];
-                    for i in 0..2 {
-                        w[i] = if UNPACKED {
-                            _mm256_loadu_si256(quants.add((part * 4 + word + i) * 64 + side * 32).cast())
-                        } else {
-                            q6_k_word(quants, part * 4 + word + i, side)
-                        };
-                    }
+            macro_rules! part {
+                ($part:expr, $quarter:literal) => {{
+                    let part = $part;
+                    let scale = _mm_loadl_epi64(meta.add(32 + part * 16 + side * 8).cast());
+                    let scale = _mm256_cvtepi8_epi32(scale);
+                    let scale = _mm256_blend_epi16::<0xaa>(scale, _mm256_slli_epi32::<16>(scale));
                     for r in 0..R {
-                        let x = x.add(r * tile.x_stride + part * 16 + word * 4);
-                        let sum = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(w[0], broadcast(x)),
-                            _mm256_maddubs_epi16(w[1], broadcast(x.add(4))),
-                        );
-                        total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum, scale));
+                        // -16 times the sum of the activations, for each of two products.
+                        let offset = *x_sums.add(r * tile.x_sum_stride + block * 36 + 20 + part);
+                        let offset = _mm256_madd_epi16(scale, _mm256_set1_epi32(offset));
+                        total[r] = _mm256_add_epi32(total[r], offset);
                     }
-                }
+                    for word in [0, 2] {
+                        let mut w = [_mm256_setzero_si256(); 2];
+                        for i in 0..2 {
+                            w[i] = if UNPACKED {
+                                _mm256_loadu_si256(quants.add((part * 4 + word + i) * 64 + side * 32).cast())
+                            } else {
+                                q6_k_word::<$quarter>(quants, part * 4 + word + i, side)
+                            };
+                        }
+                        for r in 0..R {
+                            let x = x.add(r * tile.x_stride + part * 16 + word * 4);
+                            let sum = _mm256_add_epi16(
+                                _mm256_maddubs_epi16(w[0], broadcast(x)),
+                                _mm256_maddubs_epi16(w[1], broadcast(x.add(4))),
+                            );
+                            total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum, scale));
+                        }
+                    }
+                }};
+            }
+            for first in [0, 1, 8, 9] {
+                part!(first, 0);
+                part!(first + 2, 1);
+                part!(first + 4, 2);
+                part!(first + 6, 3);
             }
             let d = halves(meta.add(side * 16));
             for r in 0..R {

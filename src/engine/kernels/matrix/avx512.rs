@@ -3,6 +3,7 @@
 //! `vpdpbusd` multiplies unsigned weights with signed activations and adds four products to a 32-bit lane, all
 //! exact. What weights are stored above their value is taken off through sums of the activations.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
+#![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
@@ -64,8 +65,14 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
             let quants = quants.as_ptr().add(block * format.quant_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
             for word in 0..64 {
-                let bytes =
-                    if format == Format::Q4_K { q4_k_word(quants, word) } else { q6_k_word(quants, word) };
+                let bytes = match (format, word / 8 % 4) {
+                    (Format::Q4_K, 0 | 2) => q4_k_word::<false>(quants, word),
+                    (Format::Q4_K, _) => q4_k_word::<true>(quants, word),
+                    (_, 0) => q6_k_word::<0>(quants, word),
+                    (_, 1) => q6_k_word::<1>(quants, word),
+                    (_, 2) => q6_k_word::<2>(quants, word),
+                    (_, _) => q6_k_word::<3>(quants, word),
+                };
                 _mm512_storeu_si512(out.add(word * 64).cast(), bytes);
             }
         }
@@ -128,10 +135,7 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
                 let quants = tile.quants.as_ptr().add(block * 256);
                 for word in 0..4 {
                     let w = _mm512_loadu_si512(quants.add(word * 64).cast());
-                    let (a, b) = (
-                        _mm512_and_si512(w, low),
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(w), low),
-                    );
+                    let (a, b) = (_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16::<4>(w), low));
                     for r in 0..R {
                         let x = x.add(r * tile.x_stride + block * 32 + word * 4);
                         sum[r] = _mm512_dpbusd_epi32(sum[r], a, broadcast(x));
@@ -150,36 +154,36 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
     }
 }
 
-/// Inputs 4 · `word` … of a Q4_K block.
+/// Inputs 4 · `word` … of a Q4_K block; every other eight words are `HIGH`.
 ///
 /// # Safety
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn q4_k_word(quants: *const u8, word: usize) -> __m512i {
+unsafe fn q4_k_word<const HIGH: bool>(quants: *const u8, word: usize) -> __m512i {
     // SAFETY: the caller's promise; `word` is below 64.
     let bytes = unsafe { _mm512_loadu_si512(quants.add((word / 16 * 8 + word % 8) * 64).cast()) };
-    let bytes = if word / 8 % 2 == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+    let bytes = if HIGH { _mm512_srli_epi16::<4>(bytes) } else { bytes };
     _mm512_and_si512(bytes, _mm512_set1_epi8(15))
 }
 
-/// Inputs 4 · `word` … of a Q6_K block.
+/// Inputs 4 · `word` … of a Q6_K block, which are in the given quarter of a half block.
 ///
 /// # Safety
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn q6_k_word(quants: *const u8, word: usize) -> __m512i {
-    let (half, quarter, word) = (word / 32 * 1536, word / 8 % 4, word % 8);
+unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize) -> __m512i {
+    let (half, word) = (word / 32 * 1536, word % 8);
     // SAFETY: the caller's promise; the word is one of 64.
     let (low, high) = unsafe {
         (
-            _mm512_loadu_si512(quants.add(half + (quarter % 2 * 8 + word) * 64).cast()),
+            _mm512_loadu_si512(quants.add(half + (QUARTER % 2 * 8 + word) * 64).cast()),
             _mm512_loadu_si512(quants.add(half + 1024 + word * 64).cast()),
         )
     };
-    let low = if quarter < 2 { low } else { _mm512_srli_epi16::<4>(low) };
-    let high = match quarter {
+    let low = if QUARTER < 2 { low } else { _mm512_srli_epi16::<4>(low) };
+    let high = match QUARTER {
         0 => _mm512_slli_epi16::<4>(high),
         1 => _mm512_slli_epi16::<2>(high),
         2 => high,
@@ -209,23 +213,30 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             let meta = tile.meta.as_ptr().add(block * 320);
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
-            for part in 0..8 {
-                let mut sum = [_mm512_setzero_si512(); R];
-                for word in 0..8 {
-                    let w = if UNPACKED {
-                        _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
-                    } else {
-                        q4_k_word(quants, part * 8 + word)
-                    };
-                    for r in 0..R {
-                        let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
-                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+            macro_rules! part {
+                ($part:expr, $high:literal) => {{
+                    let part = $part;
+                    let mut sum = [_mm512_setzero_si512(); R];
+                    for word in 0..8 {
+                        let w = if UNPACKED {
+                            _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
+                        } else {
+                            q4_k_word::<$high>(quants, part * 8 + word)
+                        };
+                        for r in 0..R {
+                            let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
+                            sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                        }
                     }
-                }
-                let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(meta.add(64 + part * 16).cast()));
-                for r in 0..R {
-                    total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
-                }
+                    let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(meta.add(64 + part * 16).cast()));
+                    for r in 0..R {
+                        total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                    }
+                }};
+            }
+            for pair in 0..4 {
+                part!(2 * pair, false);
+                part!(2 * pair + 1, true);
             }
             let d = halves(meta);
             let d_min = halves(meta.add(32));
@@ -270,26 +281,35 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             let meta = tile.meta.as_ptr().add(block * 288);
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
-            for part in 0..16 {
-                let mut sum = [_mm512_setzero_si512(); R];
-                for r in 0..R {
-                    sum[r] = _mm512_set1_epi32(*x_sums.add(r * tile.x_sum_stride + block * 36 + part));
-                }
-                for word in 0..4 {
-                    let w = if UNPACKED {
-                        _mm512_loadu_si512(quants.add((part * 4 + word) * 64).cast())
-                    } else {
-                        q6_k_word(quants, part * 4 + word)
-                    };
+            macro_rules! part {
+                ($part:expr, $quarter:literal) => {{
+                    let part = $part;
+                    let mut sum = [_mm512_setzero_si512(); R];
                     for r in 0..R {
-                        let x = broadcast(x.add(r * tile.x_stride + part * 16 + word * 4));
-                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                        sum[r] = _mm512_set1_epi32(*x_sums.add(r * tile.x_sum_stride + block * 36 + part));
                     }
-                }
-                let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(meta.add(32 + part * 16).cast()));
-                for r in 0..R {
-                    total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
-                }
+                    for word in 0..4 {
+                        let w = if UNPACKED {
+                            _mm512_loadu_si512(quants.add((part * 4 + word) * 64).cast())
+                        } else {
+                            q6_k_word::<$quarter>(quants, part * 4 + word)
+                        };
+                        for r in 0..R {
+                            let x = broadcast(x.add(r * tile.x_stride + part * 16 + word * 4));
+                            sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                        }
+                    }
+                    let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(meta.add(32 + part * 16).cast()));
+                    for r in 0..R {
+                        total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                    }
+                }};
+            }
+            for first in [0, 1, 8, 9] {
+                part!(first, 0);
+                part!(first + 2, 1);
+                part!(first + 4, 2);
+                part!(first + 6, 3);
             }
             let d = halves(meta);
             for r in 0..R {

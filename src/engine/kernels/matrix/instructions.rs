@@ -1,4 +1,5 @@
 //! Which instructions multiply: found at run time.
+#![allow(unsafe_code, reason = "calling code compiled for detected features")]
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -6,7 +7,7 @@ use super::layout::Format;
 use super::{Tile, portable};
 
 /// Sets of instructions that there are kernels for, in ascending order. Results do not depend on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
     /// Any processor; the definition of the results.
     Portable,
@@ -16,10 +17,8 @@ pub enum Instructions {
     Avx512,
 }
 
-const ALL: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
-
-/// The most that may be used, as an index into `ALL`.
-static LIMIT: AtomicU8 = AtomicU8::new(2);
+/// The most that may be used, as a number.
+static LIMIT: AtomicU8 = AtomicU8::new(Instructions::Avx512 as u8);
 
 impl Instructions {
     /// Whether the processor has them.
@@ -53,11 +52,15 @@ impl Instructions {
         LIMIT.store(self as u8, Ordering::Relaxed);
     }
 
-    /// The best that the processor has and the limit lets.
-    pub fn best() -> Instructions {
-        let limit = usize::from(LIMIT.load(Ordering::Relaxed));
-        let allowed = ALL[..=limit.min(2)].iter().rev();
-        allowed.copied().find(|instructions| instructions.present()).unwrap_or(Instructions::Portable)
+    /// Whether the processor has them and the limit lets.
+    pub(crate) fn usable(self) -> bool {
+        self as u8 <= LIMIT.load(Ordering::Relaxed) && self.present()
+    }
+
+    /// The best that are usable.
+    pub(crate) fn best() -> Instructions {
+        let best = [Instructions::Avx512, Instructions::Avx2].into_iter().find(|set| set.usable());
+        best.unwrap_or(Instructions::Portable)
     }
 
     /// Adds the blocks of a tile to its sums. Instructions that the processor does not have are replaced.
@@ -65,7 +68,6 @@ impl Instructions {
         #[cfg(target_arch = "x86_64")]
         if self.present() {
             // SAFETY: the processor has the instructions.
-            #[allow(unsafe_code, reason = "calling code compiled for detected features")]
             unsafe {
                 match self {
                     Instructions::Avx512 => return super::avx512::multiply(format, tile),
@@ -82,7 +84,6 @@ impl Instructions {
         assert!(self != Instructions::Portable && self.present());
         // SAFETY: the processor has the instructions.
         #[cfg(target_arch = "x86_64")]
-        #[allow(unsafe_code, reason = "calling code compiled for detected features")]
         unsafe {
             match self {
                 Instructions::Avx512 => super::avx512::unpack(format, quants, blocks, out),

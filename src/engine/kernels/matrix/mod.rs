@@ -118,7 +118,8 @@ impl Packed {
         let count = panel_lines * outputs.div_ceil(PANEL);
         lines.try_reserve_exact(count)?;
         lines.resize(count, Line([0; 64]));
-        for (panel, rows) in lines.chunks_exact_mut(panel_lines.max(1)).zip(source.chunks(PANEL * row_bytes)) {
+        for (panel, rows) in lines.chunks_exact_mut(panel_lines.max(1)).zip(source.chunks(PANEL * row_bytes))
+        {
             let (quants, meta) = bytes_mut(panel).split_at_mut(blocks * format.quant_bytes());
             let quants = quants.chunks_exact_mut(format.quant_bytes());
             let parts = quants.zip(meta.chunks_exact_mut(format.meta_bytes()));

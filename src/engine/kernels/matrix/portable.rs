@@ -22,15 +22,7 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>) {
     }
 }
 
-fn add_block(
-    format: Format,
-    quants: &[u8],
-    meta: &[u8],
-    lane: usize,
-    x: &[i8],
-    scale: f32,
-    sum: f32,
-) -> f32 {
+fn add_block(format: Format, quants: &[u8], meta: &[u8], lane: usize, x: &[i8], scale: f32, sum: f32) -> f32 {
     let half = |at: usize| half::f16::from_le_bytes([meta[at], meta[at + 1]]).to_f32_const();
     // The exact sum over some of the block's inputs.
     let part = |start: usize, length: usize| -> i32 {

@@ -180,9 +180,8 @@ fn compare_with_candle<T: GgmlType>(format: Format) {
     let mut weights = vec![0.0; inputs * outputs];
     T::to_float(&quantized, &mut weights);
     // SAFETY: candle's blocks have no padding.
-    let source = unsafe {
-        std::slice::from_raw_parts(quantized.as_ptr().cast::<u8>(), size_of_val(&quantized[..]))
-    };
+    let source =
+        unsafe { std::slice::from_raw_parts(quantized.as_ptr().cast::<u8>(), size_of_val(&quantized[..])) };
     let packed = Packed::new(format, source, inputs, outputs).unwrap();
     // Whole numbers of which one is 127 are their own quants: then there is no rounding but of sums.
     let x: Vec<f32> = (0..rows * inputs)
