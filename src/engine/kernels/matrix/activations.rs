@@ -75,6 +75,7 @@ multiversion! {
 
 /// Quantizes a block and returns its scale, which is not finite if a value is not.
 #[inline(always)]
+#[allow(clippy::manual_clamp, reason = "unlike clamp this makes a NaN a number; the scale keeps it")]
 fn quantize_block<const N: usize>(x: &[f32; N], quants: &mut [i8; N]) -> f32 {
     // As integers, so that a NaN counts as larger than everything and is not lost.
     let largest = x.iter().fold(0, |largest: u32, x| largest.max(x.to_bits() & 0x7fff_ffff));
