@@ -54,14 +54,14 @@ pub enum Error {
     #[error("invalid request: {0}")]
     InvalidRequest(String),
     /// Loading the model or serving the request would exceed the memory limit.
-    #[error("{what} needs {needed_mb} MB of memory, {limit_mb} MB are allowed")]
+    #[error("{what} needs {needed_mb} MB of memory, {}", allowance(*limit_mb))]
     OutOfMemory {
         /// The model or cache that needs it.
         what: String,
         /// Its need.
         needed_mb: u64,
-        /// The limit or what is left of it.
-        limit_mb: u64,
+        /// The limit or what is left of it; None where it is the system that has no more.
+        limit_mb: Option<u64>,
     },
     /// As many requests as the engine takes are waiting already.
     #[error("the engine's queue of {capacity} requests is full")]
@@ -90,4 +90,11 @@ pub enum Error {
     /// A bug: a panic was caught at the edge of an engine thread. Or the system had no thread for the engine.
     #[error("the engine failed: {0}")]
     Panicked(String),
+}
+
+fn allowance(limit_mb: Option<u64>) -> String {
+    match limit_mb {
+        Some(limit_mb) => format!("{limit_mb} MB are allowed"),
+        None => "which the system does not have".to_owned(),
+    }
 }

@@ -32,12 +32,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         .print()?;
     }
     for tensor in gguf.tensors() {
-        Object::default()
+        let line = Object::default()
             .text("tensor", tensor.name)
             .text("type", &tensor.kind.to_string())
             .numbers("shape", tensor.shape)
-            .number("bytes", tensor.data.len())
-            .print()?;
+            .number("bytes", tensor.data.len());
+        // Products of these types differ between kinds of processors.
+        if tensor.kind.is_processor_bound() { line.number("processor_bound", true) } else { line }.print()?;
     }
     part(
         "tokenizer",

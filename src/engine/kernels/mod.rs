@@ -39,7 +39,6 @@ pub(crate) mod half;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
-pub(crate) mod q8_0;
 pub(crate) mod quantized;
 pub(crate) mod rope;
 pub(crate) mod swiglu;

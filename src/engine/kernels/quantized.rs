@@ -1,4 +1,5 @@
-//! Matrix products with block-quantized weights, over candle's dot products.
+//! Block-quantized weights through candle: dequantized rows of every format, and matrix products of the formats
+//! that have no panels ([`super::matrix`]).
 //!
 //! Candle provides the block formats, the quantization of activations and one dot product of a weight row with
 //! an activation row for each format; the loops and threads around them are ours. Candle's own matrix product
@@ -21,7 +22,7 @@ use super::pool::{Disjoint, Pool};
 /// Rows of activations that are multiplied with a few rows of weights before the next ones are fetched.
 const ROW_TILE: usize = 16;
 
-/// A block format of GGML that candle has a dot product for.
+/// A block format of GGML that candle knows.
 ///
 /// # Safety
 /// The type is `repr(C)`, has no padding, and every bit pattern is a value of it.
@@ -46,22 +47,9 @@ pub(crate) struct Scratch {
     /// Those of panels.
     pub(crate) activations: super::matrix::Activations,
     words: Vec<u64>,
-    bytes: Vec<i8>,
-    scales: Vec<f32>,
 }
 
 impl Scratch {
-    /// Room for quantized values and their scales, of unspecified content.
-    pub(super) fn bytes_and_scales(&mut self, bytes: usize, scales: usize) -> (&mut [i8], &mut [f32]) {
-        if self.bytes.len() < bytes {
-            self.bytes.resize(bytes, 0);
-        }
-        if self.scales.len() < scales {
-            self.scales.resize(scales, 0.0);
-        }
-        (&mut self.bytes[..bytes], &mut self.scales[..scales])
-    }
-
     /// `count` blocks of unspecified content.
     fn blocks<T: Format>(&mut self, count: usize) -> &mut [T] {
         const { assert!(align_of::<T>() <= align_of::<u64>()) };
@@ -212,6 +200,17 @@ mod tests {
                 assert_eq!(alone, expected[row * outputs..(row + 1) * outputs], "row {row} alone");
             }
         }
+    }
+
+    /// A dequantized row is what was quantized, up to the format's precision.
+    fn check_row<T: Format>() {
+        let (inputs, outputs) = (512, 43);
+        let mut weights = vec![T::zeros(); inputs / T::BLCK_SIZE * outputs];
+        T::from_float(&noise(inputs * outputs, 1), &mut weights);
+        // SAFETY: blocks have no padding.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(weights.as_ptr().cast::<u8>(), size_of_val(&weights[..])) };
+        assert!(fits::<T>(bytes, inputs, outputs));
         let mut dequantized = vec![0.0; inputs];
         row::<T>(bytes, outputs - 1, &mut dequantized);
         let original = &noise(inputs * outputs, 1)[inputs * (outputs - 1)..];
@@ -221,16 +220,26 @@ mod tests {
 
     #[test]
     fn products_are_candles_to_the_bit_whatever_the_rows_and_threads() {
-        check::<BlockQ4_0>();
         check::<BlockQ4_1>();
         check::<BlockQ5_0>();
         check::<BlockQ5_1>();
-        check::<BlockQ8_0>();
         check::<BlockQ2K>();
         check::<BlockQ3K>();
-        check::<BlockQ4K>();
         check::<BlockQ5K>();
-        check::<BlockQ6K>();
+    }
+
+    #[test]
+    fn rows_come_back_within_the_precision_of_the_format() {
+        check_row::<BlockQ4_0>();
+        check_row::<BlockQ4_1>();
+        check_row::<BlockQ5_0>();
+        check_row::<BlockQ5_1>();
+        check_row::<BlockQ8_0>();
+        check_row::<BlockQ2K>();
+        check_row::<BlockQ3K>();
+        check_row::<BlockQ4K>();
+        check_row::<BlockQ5K>();
+        check_row::<BlockQ6K>();
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl KvCache {
             block.try_reserve_exact(length).map_err(|_| Error::OutOfMemory {
                 what: format!("the key-value cache for {positions} tokens"),
                 needed_mb: self.shape.bytes(positions).div_ceil(1 << 20),
-                limit_mb: self.shape.bytes(self.blocks.len() * TILE) >> 20,
+                limit_mb: None,
             })?;
             // Zeroed, so that what masked positions hold is at least the same each time.
             block.resize(length, 0);

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::matrix::{Format, Instructions, Packed, products};
 use crate::kernels::quantized::Scratch;
-use crate::kernels::{Pool, float, q8_0, quantized};
+use crate::kernels::{Pool, float, quantized};
 
 /// A linear layer without bias.
 pub(crate) trait Linear: Send + Sync {
@@ -127,7 +127,7 @@ impl Matrix {
             let packed = Packed::new(format, self.data(), self.inputs, self.outputs).map_err(|_| {
                 let size = Packed::size(format, self.inputs, self.outputs) as u64;
                 let what = format!("tensor \"{}\" of \"{}\"", self.name, self.gguf.path().display());
-                Error::OutOfMemory { what, needed_mb: size.div_ceil(1 << 20), limit_mb: 0 }
+                Error::OutOfMemory { what, needed_mb: size.div_ceil(1 << 20), limit_mb: None }
             })?;
             self.packed = Some(Arc::new(packed));
         }
@@ -172,17 +172,13 @@ impl Linear for Matrix {
             GgmlType::F32 => float::product::<float::F32>(data, size, x, y, pool),
             GgmlType::F16 => float::product::<float::F16>(data, size, x, y, pool),
             GgmlType::BF16 => float::product::<float::Bf16>(data, size, x, y, pool),
-            GgmlType::Q4_0 => quantized::product::<BlockQ4_0>(data, size, x, y, scratch, pool),
             GgmlType::Q4_1 => quantized::product::<BlockQ4_1>(data, size, x, y, scratch, pool),
             GgmlType::Q5_0 => quantized::product::<BlockQ5_0>(data, size, x, y, scratch, pool),
             GgmlType::Q5_1 => quantized::product::<BlockQ5_1>(data, size, x, y, scratch, pool),
-            GgmlType::Q8_0 => q8_0::product(data, size, x, y, scratch, pool),
             GgmlType::Q2_K => quantized::product::<BlockQ2K>(data, size, x, y, scratch, pool),
             GgmlType::Q3_K => quantized::product::<BlockQ3K>(data, size, x, y, scratch, pool),
-            GgmlType::Q4_K => quantized::product::<BlockQ4K>(data, size, x, y, scratch, pool),
             GgmlType::Q5_K => quantized::product::<BlockQ5K>(data, size, x, y, scratch, pool),
-            GgmlType::Q6_K => quantized::product::<BlockQ6K>(data, size, x, y, scratch, pool),
-            other => unreachable!("{other} is refused by `load`"),
+            other => unreachable!("{other} is refused by `load` or packed"),
         }
     }
 

@@ -108,8 +108,8 @@ impl Models {
             }
             .map_err(Missing::Failed)?;
             let sizes = Hyperparameters::of(&gguf).map_err(Missing::Failed)?;
-            // Weights are used where they are mapped, so the file is counted once; vocabulary and merges
-            // are built from it.
+            // The file counts once, although pages of it whose weights were repacked are soon dropped; beside
+            // it vocabulary and merges, which are built from it, and what panels take beyond what they replace.
             let bytes = gguf.file_size()
                 + gguf.file_size().min(64 << 20)
                 + Model::repacked_bytes(&gguf)
@@ -160,7 +160,7 @@ impl Models {
             return Err(Missing::Failed(Error::OutOfMemory {
                 what: format!("model file \"{}\"", gguf.path().display()),
                 needed_mb: bytes.div_ceil(1 << 20),
-                limit_mb: self.limit_bytes >> 20,
+                limit_mb: Some(self.limit_bytes >> 20),
             }));
         }
         while bytes > self.room(reserved) {

@@ -186,7 +186,7 @@ impl EngineThread {
             waiting.submission.fail(Error::OutOfMemory {
                 what: format!("the key-value cache for {} tokens", plan.positions),
                 needed_mb: bytes.div_ceil(1 << 20),
-                limit_mb: alone >> 20,
+                limit_mb: Some(alone >> 20),
             });
             return None;
         }

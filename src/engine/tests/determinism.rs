@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::unbounded;
 use steadytext_engine::{
-    Config, Embed, Engine, EventKind, Generate, Instructions, ModelSource, Output, Probe, Reply, Request, Sampling, Work,
+    Config, Embed, Engine, EventKind, Generate, Instructions, ModelSource, Output, Probe, Reply, Request,
+    Sampling, Work,
 };
 use steadytext_test_models::{Architecture, Kind, Pooling, Quantization, Spec, write};
 use tempfile::TempDir;

@@ -1,5 +1,5 @@
 //! The decoder against candle-transformers' quantized models, which share no code with it but the dot products
-//! of quantized blocks.
+//! of blocks that have no panels.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::quantized::gguf_file;
@@ -126,7 +126,7 @@ fn logits_agree_with_candle_beyond_position_1000() {
 
 /// With quantized weights any difference, however small, flips the rounding of some activations to 8 bits, and
 /// each flip causes more: the two end up as far from each other as both are from exact activations (measured:
-/// 0.05 to 0.14). That the products themselves are candle's to the bit is a test beside them.
+/// 0.05 to 0.14). That the products themselves are right is a test beside them.
 #[test]
 fn logits_agree_with_candle_on_every_quantization() {
     let kinds = [
