@@ -6,9 +6,8 @@
 -- default_seed: an explicit max_tokens is therefore always kept, and so is the seed where a
 -- temperature makes it matter.
 --
--- The single ones run on the hot path and have no SET search_path, which would cost several
--- microseconds a call. Every name and operator in them is qualified, and they run with the
--- rights of their caller, so a strange search_path could not even reach beyond the caller.
+-- The single ones run on the hot path: they are Rust functions that keep the plan of their
+-- INSERT, and run it with the rights of their caller.
 
 create function @extschema@.steadytext_generate_async(
     prompt text,
@@ -22,25 +21,8 @@ create function @extschema@.steadytext_generate_async(
     priority integer default 5
 )
 returns uuid
-language plpgsql volatile
-as $$
-declare
-    v_params pg_catalog.jsonb := '{}';
-    v_request_id pg_catalog.uuid;
-begin
-    if max_tokens is not null or model is not null or size is not null or not use_cache
-        or seed operator(pg_catalog.<>) 42 or temperature operator(pg_catalog.<>) 0
-        or eos_string operator(pg_catalog.<>) '[EOS]' then
-        v_params := steadytext.generate_params(
-            max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    end if;
-    insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
-    values ('generate', steadytext_generate_async.prompt, v_params,
-        coalesce(steadytext_generate_async.priority, 5))
-    returning request_id into v_request_id;
-    return v_request_id;
-end
-$$;
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'generate_async_wrapper';
 comment on function @extschema@.steadytext_generate_async(
     text, integer, boolean, integer, text, text, text, double precision, integer
 ) is 'Enqueues the generation of a text and returns the request id';
@@ -82,21 +64,8 @@ create function @extschema@.steadytext_embed_async(
     priority integer default 5
 )
 returns uuid
-language plpgsql volatile
-as $$
-declare
-    v_params pg_catalog.jsonb := '{}';
-    v_request_id pg_catalog.uuid;
-begin
-    if model is not null or not use_cache or seed operator(pg_catalog.<>) 42 then
-        v_params := steadytext.embed_params(use_cache, seed, model, false);
-    end if;
-    insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
-    values ('embed', text_input, v_params, coalesce(steadytext_embed_async.priority, 5))
-    returning request_id into v_request_id;
-    return v_request_id;
-end
-$$;
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'embed_async_wrapper';
 comment on function @extschema@.steadytext_embed_async(text, boolean, integer, text, integer) is
     'Enqueues the embedding of a text and returns the request id';
 

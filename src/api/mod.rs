@@ -3,6 +3,7 @@
 
 mod cancel;
 mod enqueue;
+mod request;
 mod result;
 mod status;
 mod tables;

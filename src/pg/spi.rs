@@ -1,6 +1,7 @@
 //! Queries. Thinner than pgrx's SPI in one respect: the caller says whether the query is read-only, because
 //! that decides which snapshot it sees.
 
+use std::cell::Cell;
 use std::ffi::CString;
 
 use pgrx::datum::{FromDatum, IntoDatum};
@@ -157,4 +158,76 @@ pub(crate) fn query_one<T>(
     map: impl FnMut(&Row) -> T,
 ) -> Result<Option<T>, PgError> {
     Ok(query(sql, args, mode, map)?.pop())
+}
+
+/// A query whose plan is kept for the session, for what is run again and again.
+pub(crate) struct SavedPlan(Cell<Option<(pg_sys::Oid, pg_sys::SPIPlanPtr)>>);
+
+impl SavedPlan {
+    /// No plan yet.
+    pub(crate) const fn new() -> Self {
+        SavedPlan(Cell::new(None))
+    }
+
+    /// Runs the query that `sql` gives, which may write, and `map` over the first row of its result. The plan is made anew
+    /// when `extension` is another one than before: then its tables are, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`].
+    pub(crate) fn query_one<T>(
+        &self,
+        extension: pg_sys::Oid,
+        sql: impl FnOnce() -> String,
+        args: &[Arg],
+        map: impl FnOnce(&Row) -> T,
+    ) -> Result<Option<T>, PgError> {
+        let mut values: Vec<pg_sys::Datum> =
+            args.iter().map(|arg| arg.datum.unwrap_or(pg_sys::Datum::from(0))).collect();
+        let nulls: Vec<std::ffi::c_char> = args
+            .iter()
+            .map(|arg| if arg.datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char)
+            .collect();
+        // SAFETY: as in `query`; a kept plan lives until it is freed here.
+        unsafe {
+            if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
+                return Err(PgError::internal("SPI_connect failed"));
+            }
+            let plan = match self.0.get() {
+                Some((of, plan)) if of == extension => plan,
+                old => {
+                    if let Some((_, plan)) = old {
+                        self.0.set(None);
+                        pg_sys::SPI_freeplan(plan);
+                    }
+                    let plan = prepare(&sql(), args)?;
+                    self.0.set(Some((extension, plan)));
+                    plan
+                }
+            };
+            let code = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), false, 0);
+            if code < 0 {
+                return Err(PgError::internal(format!("SPI_execute_plan failed with code {code}")));
+            }
+            let table = pg_sys::SPI_tuptable;
+            let first = (!table.is_null() && pg_sys::SPI_processed > 0)
+                .then(|| map(&Row { tuple: *(*table).vals, descriptor: (*table).tupdesc }));
+            pg_sys::SPI_finish();
+            Ok(first)
+        }
+    }
+}
+
+/// A plan that outlives the transaction. SPI is connected.
+fn prepare(sql: &str, args: &[Arg]) -> Result<pg_sys::SPIPlanPtr, PgError> {
+    let sql = CString::new(sql).map_err(|_| PgError::internal("a query contains a zero byte"))?;
+    let mut types: Vec<pg_sys::Oid> = args.iter().map(|arg| arg.oid).collect();
+    // SAFETY: the types are as many as the arguments; the plan is moved out of SPI's memory.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(sql.as_ptr(), args.len() as i32, types.as_mut_ptr());
+        if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+            return Err(PgError::internal("a query could not be prepared"));
+        }
+        Ok(plan)
+    }
 }

@@ -209,7 +209,7 @@ select is_empty(
 );
 
 -- search_path.
-select set_eq(
+select is_empty(
     $$
         select p.proname::text
         from functions as p
@@ -217,18 +217,16 @@ select set_eq(
         where l.lanname <> 'c' and p.prosqlbody is null
             and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
     $$,
-    array['steadytext_generate_async', 'steadytext_embed_async'],
-    'only the two hottest functions do without a search_path of their own'
+    'no interpreted function does without a search_path of its own'
 );
 select is_empty(
     $$
         select p.proname
         from functions as p
-        where p.proname in ('steadytext_generate_async', 'steadytext_embed_async')
-            and (p.prosecdef
-                or pg_catalog.replace(p.prosrc, 'operator(pg_catalog.<>)', '') ~ '<>|[^:]=')
+        join pg_catalog.pg_language as l on l.oid = p.prolang
+        where l.lanname = 'c' and p.prosecdef
     $$,
-    'and those run as their caller, with operators qualified'
+    'the functions in C run as their caller'
 );
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,

@@ -1,0 +1,105 @@
+//! The functions that enqueue one request. In Rust because they are on the hot path of every enqueuing transaction: the
+//! plan of their INSERT is made once per session, and nothing is interpreted.
+
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+
+use crate::pg::caches;
+use crate::pg::error::OrRaise;
+use crate::pg::spi::{Arg, SavedPlan};
+
+const DEFAULT_SEED: i32 = 42;
+const MODEL_DECIDES: &str = "[EOS]";
+const DEFAULT_PRIORITY: i32 = 5;
+
+thread_local! {
+    static INSERT: SavedPlan = const { SavedPlan::new() };
+}
+
+/// Enqueues the generation of a text. Parameters that say what would happen anyway are left out of params.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
+fn generate_async(
+    prompt: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let temperature = temperature.filter(|value| *value != 0.0);
+    // An explicit seed is kept wherever it matters, so that a changed default never alters what was asked for.
+    let seed = seed.filter(|seed| *seed != DEFAULT_SEED || temperature.is_some());
+    let params = params([
+        ("max_tokens", max_tokens.map(Value::from)),
+        ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
+        ("seed", seed.map(Value::from)),
+        ("eos_string", eos_string.filter(|text| *text != MODEL_DECIDES).map(Value::from)),
+        ("model", model.map(Value::from)),
+        ("size", size.map(Value::from)),
+        ("temperature", temperature.map(number)),
+    ]);
+    enqueue("generate", prompt, params, priority)
+}
+
+/// Enqueues the embedding of a text.
+#[pg_extern(volatile, parallel_unsafe)]
+fn embed_async(
+    text_input: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let params = params([
+        ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
+        ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
+        ("model", model.map(Value::from)),
+    ]);
+    enqueue("embed", text_input, params, priority)
+}
+
+fn params<const N: usize>(given: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+}
+
+/// JSON knows no infinities; as texts they meet the trigger's own message.
+fn number(value: f64) -> Value {
+    serde_json::Number::from_f64(value).map_or_else(|| Value::from(value.to_string()), Value::Number)
+}
+
+/// With the rights of the caller, like the INSERT that it is.
+fn enqueue(
+    request_type: &str,
+    text: Option<&str>,
+    params: Map<String, Value>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let installation = caches::installation().or_raise();
+    let args: [Arg; 4] = [
+        request_type.into(),
+        text.into(),
+        JsonB(Value::Object(params)).into(),
+        priority.unwrap_or(DEFAULT_PRIORITY).into(),
+    ];
+    INSERT.with(|plan| {
+        plan.query_one(
+            installation.extension,
+            || {
+                format!(
+                    "insert into {}.steadytext_queue (request_type, prompt, params, priority)
+                     values ($1, $2, $3, $4) returning request_id",
+                    installation.schema
+                )
+            },
+            &args,
+            |row| row.get(1),
+        )
+        .or_raise()
+        .flatten()
+    })
+}
