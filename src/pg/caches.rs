@@ -26,6 +26,8 @@ pub(crate) struct Installation {
     pub(crate) schema: String,
     /// The role that owns the queue: protocol functions run as it.
     pub(crate) owner: pg_sys::Oid,
+    /// The role that owns the protocol functions, which run with its rights.
+    pub(crate) protocol_owner: pg_sys::Oid,
     tables: [pg_sys::Oid; 3],
 }
 
@@ -87,12 +89,14 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
         return Ok(known);
     }
     let found = spi::query_one(
-        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid
+        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
            join pg_catalog.pg_class q on q.relnamespace operator(pg_catalog.=) n.oid and q.relname operator(pg_catalog.=) 'steadytext_queue'
            join pg_catalog.pg_class c on c.relnamespace operator(pg_catalog.=) n.oid and c.relname operator(pg_catalog.=) 'steadytext_config'
            join pg_catalog.pg_class m on m.relnamespace operator(pg_catalog.=) n.oid and m.relname operator(pg_catalog.=) 'steadytext_models'
+           join pg_catalog.pg_namespace s on s.nspname operator(pg_catalog.=) 'steadytext'
+           join pg_catalog.pg_proc p on p.pronamespace operator(pg_catalog.=) s.oid and p.proname operator(pg_catalog.=) 'claim_requests'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
         vec![],
         Mode::ReadOnly,
@@ -103,6 +107,7 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
                 version: row.get(2).unwrap_or_default(),
                 schema: row.get(3).unwrap_or_default(),
                 owner: oid(4),
+                protocol_owner: oid(8),
                 tables: [oid(5), oid(6), oid(7)],
             }
         },

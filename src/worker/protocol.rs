@@ -300,8 +300,18 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 
 fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
-        let owner = caches::installation()?.owner;
-        as_owner(owner, work)
+        let installation = caches::installation()?;
+        // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.
+        if installation.owner != installation.protocol_owner {
+            // Nothing tells when a function changes hands: look again next time.
+            caches::forget();
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "steadytext_queue and the functions of schema steadytext belong to different roles",
+            )
+            .hint("Give all objects of the extension to one role: REASSIGN OWNED, or ALTER … OWNER TO."));
+        }
+        as_owner(installation.owner, work)
     })
 }
 
