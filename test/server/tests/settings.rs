@@ -163,7 +163,10 @@ fn what_the_activity_shows_belongs_to_the_running_request_and_goes_with_it() {
     let partial: String = session.one("select partial_text from steadytext_activity");
     let whole = session.answer(id);
     // The last 1,024 bytes at most, of what there was at that moment.
-    assert!(partial.len() <= 1024 && !partial.is_empty() && whole.contains(&partial), "{partial:?}\n{whole:?}");
+    assert!(
+        partial.len() <= 1024 && !partial.is_empty() && whole.contains(&partial),
+        "{partial:?}\n{whole:?}"
+    );
     wait_until("it is gone", || session.one::<bool>("select not exists (select from steadytext_activity)"));
 }
 
