@@ -32,13 +32,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         .print()?;
     }
     for tensor in gguf.tensors() {
-        let line = Object::default()
+        Object::default()
             .text("tensor", tensor.name)
             .text("type", &tensor.kind.to_string())
             .numbers("shape", tensor.shape)
-            .number("bytes", tensor.data.len());
-        // Products of these types differ between kinds of processors.
-        if tensor.kind.is_processor_bound() { line.number("processor_bound", true) } else { line }.print()?;
+            .number("bytes", tensor.data.len())
+            .print()?;
     }
     part(
         "tokenizer",

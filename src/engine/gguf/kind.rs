@@ -88,12 +88,3 @@ ggml_types! {
     35 TQ2_0 "TQ2_0" 256 66,
     39 MXFP4 "MXFP4" 32 17,
 }
-
-impl GgmlType {
-    /// Whether the engine multiplies this type by dot products that round differently on different kinds of
-    /// processors, so that answers are repeatable on one kind only.
-    pub fn is_processor_bound(self) -> bool {
-        use GgmlType::{Q2_K, Q3_K, Q4_1, Q5_0, Q5_1, Q5_K};
-        matches!(self, Q2_K | Q3_K | Q4_1 | Q5_0 | Q5_1 | Q5_K)
-    }
-}

@@ -34,12 +34,10 @@ macro_rules! multiversion {
 
 pub(crate) mod attention;
 pub(crate) mod exp;
-pub(crate) mod float;
 pub(crate) mod half;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
-pub(crate) mod quantized;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 

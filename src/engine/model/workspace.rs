@@ -1,7 +1,7 @@
 //! Memory that a forward pass works in, allocated once per model.
 
 use super::hyperparameters::Hyperparameters;
-use crate::kernels::quantized::Scratch;
+use crate::kernels::matrix::Activations;
 
 /// Activations of up to `rows` rows.
 pub(crate) struct Workspace {
@@ -22,7 +22,7 @@ pub(crate) struct Workspace {
     pub(super) sin: Vec<f32>,
     /// Attention's scratch for all threads.
     pub(super) tiles: Vec<f32>,
-    pub(super) quantized: Scratch,
+    pub(super) quantized: Activations,
     /// Final hidden states of the rows that were asked for.
     pub(super) hidden: Vec<f32>,
     /// Those of them that go through the head.
@@ -48,7 +48,7 @@ impl Workspace {
             cos: row(sizes.rope.pairs()),
             sin: row(sizes.rope.pairs()),
             tiles: vec![0.0; heads.scratch_len(rows) * threads],
-            quantized: Scratch::default(),
+            quantized: Activations::default(),
             hidden: Vec::new(),
             head_input: Vec::new(),
             logits: Vec::new(),

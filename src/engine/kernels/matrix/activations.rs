@@ -22,7 +22,6 @@ pub(crate) struct Activations {
     pub(super) block: usize,
     /// Values of a row.
     pub(super) inputs: usize,
-    pub(super) rows: usize,
     pub(super) quants: Vec<i8>,
     /// One for each block.
     pub(super) scales: Vec<f32>,
@@ -41,7 +40,7 @@ impl Activations {
     /// Makes room for `rows` rows of `inputs` values in blocks of `block` (32 or 256).
     pub(super) fn resize(&mut self, block: usize, inputs: usize, rows: usize) {
         debug_assert!(block == 32 || block == 256);
-        (self.block, self.inputs, self.rows) = (block, inputs, rows);
+        (self.block, self.inputs) = (block, inputs);
         let blocks = rows * (inputs / block);
         // Never shrinks, so that a pass allocates nothing once the largest one has run.
         grow(&mut self.quants, rows * inputs);

@@ -44,6 +44,7 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
                 (Format::Q4_K, true) => by_rows!(multiply_q4_k, tile, first, count, true),
                 (Format::Q6_K, false) => by_rows!(multiply_q6_k, tile, first, count, false),
                 (Format::Q6_K, true) => by_rows!(multiply_q6_k, tile, first, count, true),
+                (other, _) => unreachable!("{other:?} is multiplied elsewhere"),
             }
         }
     }
@@ -83,7 +84,7 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
 /// 16 bytes can be read.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn halves(at: *const u8) -> __m256 {
+pub(super) unsafe fn halves(at: *const u8) -> __m256 {
     // SAFETY: the caller's promise.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
@@ -94,7 +95,7 @@ unsafe fn halves(at: *const u8) -> __m256 {
 /// 4 bytes can be read.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn broadcast(at: *const i8) -> __m256i {
+pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
     // SAFETY: the caller's promise.
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }

@@ -47,6 +47,7 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
                 (Format::Q4_K, true) => by_rows!(multiply_q4_k, tile, first, count, true),
                 (Format::Q6_K, false) => by_rows!(multiply_q6_k, tile, first, count, false),
                 (Format::Q6_K, true) => by_rows!(multiply_q6_k, tile, first, count, true),
+                (other, _) => unreachable!("{other:?} is multiplied elsewhere"),
             }
         }
     }
@@ -85,7 +86,7 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
 /// 32 bytes can be read.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn halves(at: *const u8) -> __m512 {
+pub(super) unsafe fn halves(at: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
@@ -96,7 +97,7 @@ unsafe fn halves(at: *const u8) -> __m512 {
 /// 4 bytes can be read.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn broadcast(at: *const i8) -> __m512i {
+pub(super) unsafe fn broadcast(at: *const i8) -> __m512i {
     // SAFETY: the caller's promise.
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }

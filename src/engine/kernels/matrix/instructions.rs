@@ -6,6 +6,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::layout::Format;
 use super::{Tile, portable};
 
+/// Formats of weights of [`super::avx2`] and [`super::avx512`].
+macro_rules! simple {
+    () => {
+        Format::Q8_0 | Format::Q4_0 | Format::Q4_K | Format::Q6_K
+    };
+}
+
+/// Formats of weights of [`super::avx2_32`] and [`super::avx512_32`].
+macro_rules! small {
+    () => {
+        Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL
+    };
+}
+
 /// Sets of instructions that there are kernels for, in ascending order. Results do not depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
@@ -67,12 +81,17 @@ impl Instructions {
     pub(super) fn multiply(self, format: Format, tile: &mut Tile<'_>) {
         #[cfg(target_arch = "x86_64")]
         if self.present() {
+            use super::{avx2, avx2_32, avx2_256, avx512, avx512_32, avx512_256};
             // SAFETY: the processor has the instructions.
             unsafe {
-                match self {
-                    Instructions::Avx512 => return super::avx512::multiply(format, tile),
-                    Instructions::Avx2 => return super::avx2::multiply(format, tile),
-                    Instructions::Portable => {}
+                match (self, format) {
+                    (Instructions::Portable, _) => {}
+                    (Instructions::Avx2, simple!()) => return avx2::multiply(format, tile),
+                    (Instructions::Avx2, small!()) => return avx2_32::multiply(format, tile),
+                    (Instructions::Avx2, _) => return avx2_256::multiply(format, tile),
+                    (Instructions::Avx512, simple!()) => return avx512::multiply(format, tile),
+                    (Instructions::Avx512, small!()) => return avx512_32::multiply(format, tile),
+                    (Instructions::Avx512, _) => return avx512_256::multiply(format, tile),
                 }
             }
         }
@@ -85,9 +104,11 @@ impl Instructions {
         // SAFETY: the processor has the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            match self {
-                Instructions::Avx512 => super::avx512::unpack(format, quants, blocks, out),
-                _ => super::avx2::unpack(format, quants, blocks, out),
+            match (self, format) {
+                (Instructions::Avx512, simple!()) => super::avx512::unpack(format, quants, blocks, out),
+                (Instructions::Avx512, _) => super::avx512_256::unpack(format, quants, blocks, out),
+                (_, simple!()) => super::avx2::unpack(format, quants, blocks, out),
+                (_, _) => super::avx2_256::unpack(format, quants, blocks, out),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -1,18 +1,31 @@
-//! Matrix products with quantized weights, repacked into panels of 16 outputs.
+//! Matrix products with weights of any type, repacked into panels of 16 outputs.
 //!
 //! Invariant: the bytes of an output are those of [`portable`] on every instruction set, whatever rows are
 //! computed beside it and however the work is cut for threads: a block is summed exactly in integers, blocks
-//! are added in ascending order, and the inputs of an output are never split between threads.
+//! are added in ascending order, and the inputs of an output are never split between threads. Floating-point
+//! weights are multiplied with the activations as they are, input by input in ascending order.
 #![allow(unsafe_code, reason = "threads write disjoint ranges; calling code compiled for detected features")]
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_256;
+#[cfg(target_arch = "x86_64")]
+mod avx2_32;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_256;
+#[cfg(target_arch = "x86_64")]
+mod avx512_32;
+mod dequantize;
+mod float;
 mod instructions;
 mod layout;
 mod portable;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +75,15 @@ pub(crate) struct Packed {
     inputs: usize,
     outputs: usize,
     lines: Vec<Line>,
+}
+
+/// What weights are multiplied with.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    /// Rows of values.
+    Floats(&'a [f32]),
+    /// Rows of blocks of 8-bit integers.
+    Quantized(&'a Activations),
 }
 
 /// Some blocks of a panel, some rows of activations and their sums.
@@ -120,15 +142,7 @@ impl Packed {
         lines.resize(count, Line([0; 64]));
         for (panel, rows) in lines.chunks_exact_mut(panel_lines.max(1)).zip(source.chunks(PANEL * row_bytes))
         {
-            let (quants, meta) = bytes_mut(panel).split_at_mut(blocks * format.quant_bytes());
-            let quants = quants.chunks_exact_mut(format.quant_bytes());
-            let parts = quants.zip(meta.chunks_exact_mut(format.meta_bytes()));
-            for (block, (quants, meta)) in parts.enumerate() {
-                for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-                    let source = &row[block * format.source_bytes()..][..format.source_bytes()];
-                    format.pack(source, lane, quants, meta);
-                }
-            }
+            format.pack_panel(rows, blocks, bytes_mut(panel));
         }
         Ok(Packed { format, inputs, outputs, lines })
     }
@@ -146,21 +160,45 @@ impl Packed {
     fn multiply(
         &self,
         panel: usize,
-        x: &Activations,
+        x: Input<'_>,
         rows: Range<usize>,
         instructions: Instructions,
         work: &mut [Line],
         mut put: impl FnMut(usize, &[f32]),
     ) {
-        let format = self.format;
-        let blocks = self.inputs / format.block();
-        let panel_lines = format.panel_bytes(blocks) / 64;
-        let panel_bytes = bytes(&self.lines[panel * panel_lines..][..panel_lines]);
-        let (quants, meta) = panel_bytes.split_at(blocks * format.quant_bytes());
-        let x_sums = x.sums_per_block();
+        let panel_lines = self.format.panel_bytes(self.inputs / self.format.block()) / 64;
+        let bytes = bytes(&self.lines[panel * panel_lines..][..panel_lines]);
         let (unpacked, sums) = work.split_at_mut(STRETCH * 64);
         let sums = &mut sums_mut(sums)[..rows.len()];
         sums.fill([0.0; PANEL]);
+        match x {
+            Input::Floats(x) => {
+                let x = &x[rows.start * self.inputs..rows.end * self.inputs];
+                let mut tile = float::Tile { panel: bytes, inputs: self.inputs, x, sums };
+                float::multiply(self.format, &mut tile, instructions);
+            }
+            Input::Quantized(x) => self.multiply_blocks(bytes, x, rows.clone(), instructions, unpacked, sums),
+        }
+        let width = PANEL.min(self.outputs - panel * PANEL);
+        for (row, sums) in rows.zip(&*sums) {
+            put(row, &sums[..width]);
+        }
+    }
+
+    /// Adds the blocks of a panel to the sums of some rows.
+    fn multiply_blocks(
+        &self,
+        panel: &[u8],
+        x: &Activations,
+        rows: Range<usize>,
+        instructions: Instructions,
+        unpacked: &mut [Line],
+        sums: &mut [[f32; PANEL]],
+    ) {
+        let format = self.format;
+        let blocks = self.inputs / format.block();
+        let (quants, meta) = panel.split_at(blocks * format.quant_bytes());
+        let x_sums = x.sums_per_block();
         let unpack =
             format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions != Instructions::Portable;
         let step = if unpack { STRETCH } else { blocks.max(1) };
@@ -187,10 +225,6 @@ impl Packed {
             };
             instructions.multiply(format, &mut tile);
         }
-        let width = PANEL.min(self.outputs - panel * PANEL);
-        for (row, sums) in rows.zip(&*sums) {
-            put(row, &sums[..width]);
-        }
     }
 }
 
@@ -207,7 +241,7 @@ pub(crate) fn products(
     assert_eq!(matrices.len(), ys.len());
     let instructions = if instructions.present() { instructions } else { Instructions::Portable };
     scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
-    for block in [32, 256] {
+    for block in [1, 32, 256] {
         let mut group = Vec::new();
         for (matrix, y) in matrices.iter().zip(&mut *ys) {
             if matrix.format.block() == block {
@@ -219,9 +253,14 @@ pub(crate) fn products(
         if let Some((first, _)) = group.first() {
             let inputs = first.inputs;
             assert!(group.iter().all(|(matrix, _)| matrix.inputs == inputs));
-            quantize(x, inputs, block, scratch, pool);
             let mut work = std::mem::take(&mut scratch.work);
-            run(&group, scratch, instructions, &mut work, pool);
+            let input = if block == 1 {
+                Input::Floats(x)
+            } else {
+                quantize(x, inputs, block, scratch, pool);
+                Input::Quantized(scratch)
+            };
+            run(&group, input, x.len() / inputs, instructions, &mut work, pool);
             scratch.work = work;
         }
     }
@@ -258,14 +297,15 @@ fn quantize(x: &[f32], inputs: usize, block: usize, target: &mut Activations, po
 /// Multiplies matrices of one block size with the same activations.
 fn run(
     group: &[(&Packed, Disjoint<'_, f32>)],
-    x: &Activations,
+    x: Input<'_>,
+    x_rows: usize,
     instructions: Instructions,
     work: &mut [Line],
     pool: &Pool,
 ) {
     let work = Disjoint::new(work);
     let panels: usize = group.iter().map(|(matrix, _)| matrix.panels()).sum();
-    let row_blocks = x.rows.div_ceil(ROW_BLOCK);
+    let row_blocks = x_rows.div_ceil(ROW_BLOCK);
     // About eight claims for each thread, and not many panels in one.
     let grain = (panels / (pool.threads() * 8)).clamp(1, 8);
     let claims = panels.div_ceil(grain);
@@ -273,7 +313,7 @@ fn run(
         // SAFETY: each thread has a worker number of its own.
         let work = unsafe { work.range(worker * WORK..(worker + 1) * WORK) };
         let start = item / claims * ROW_BLOCK;
-        let rows = start..x.rows.min(start + ROW_BLOCK);
+        let rows = start..x_rows.min(start + ROW_BLOCK);
         let first = item % claims * grain;
         for panel in first..panels.min(first + grain) {
             let mut panel = panel;

@@ -1,49 +1,118 @@
 //! The products of panels, defined: other instruction sets give these bytes.
 //!
 //! Within a block everything is summed exactly in integers and converted once; blocks follow each other in
-//! ascending order, each one fused multiply-add (K-quants with minima: two).
+//! ascending order, each one fused multiply-add (formats with minima: two).
 
 use super::Tile;
 use super::layout::{Format, PANEL};
 
+/// The exact sums of products for each output: weights are 4 inputs of each output after the other, as many
+/// fours as `x` has.
+pub(super) trait Dot {
+    fn dot(&self, weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL];
+}
+
+/// Without vector instructions of our own.
+pub(super) struct Portable;
+
+impl Dot for Portable {
+    #[inline(always)]
+    fn dot(&self, weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL] {
+        let mut sums = [0; PANEL];
+        for (weights, x) in weights.iter().zip(x) {
+            let x = x.map(i32::from);
+            for (sum, w) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+                let w = w.map(i32::from);
+                *sum += w[0] * x[0] + w[1] * x[1] + (w[2] * x[2] + w[3] * x[3]);
+            }
+        }
+        sums
+    }
+}
+
 /// Adds the blocks of a tile to its sums.
 pub(super) fn multiply(format: Format, tile: &mut Tile<'_>) {
+    multiply_with(format, tile, &Portable);
+}
+
+/// [`multiply`] with a dot product.
+#[inline(always)]
+pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot) {
     let size = format.block();
-    for (row, sums) in tile.sums.iter_mut().enumerate() {
-        for block in 0..tile.blocks {
-            let quants = &tile.quants[block * format.quant_bytes()..][..format.quant_bytes()];
-            let meta = &tile.meta[block * format.meta_bytes()..][..format.meta_bytes()];
+    let mut unpacked = [[0; 64]; 64];
+    let weights = &mut unpacked[..size / 4];
+    for block in 0..tile.blocks {
+        let quants = &tile.quants[block * format.quant_bytes()..][..format.quant_bytes()];
+        let meta = &tile.meta[block * format.meta_bytes()..][..format.meta_bytes()];
+        format.unpack(quants, weights.as_flattened_mut());
+        for (row, sums) in tile.sums.iter_mut().enumerate() {
             let x = &tile.x[row * tile.x_stride + block * size..][..size];
+            let (total, minima) = sum_block(format, weights, meta, x, dot);
             let scale = tile.scales[row * tile.scale_stride + block];
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum = add_block(format, quants, meta, lane, x, scale, *sum);
+            let halves = |at: usize, lane: usize| {
+                half::f16::from_le_bytes([meta[at + 2 * lane], meta[at + 2 * lane + 1]]).to_f32_const()
+            };
+            for (lane, (sum, total)) in sums.iter_mut().zip(total).enumerate() {
+                *sum = (total as f32).mul_add(halves(0, lane) * scale, *sum);
+            }
+            if let Some((sign, minima)) = minima {
+                for (lane, (sum, minimum)) in sums.iter_mut().zip(minima).enumerate() {
+                    *sum = (sign * minimum as f32).mul_add(halves(32, lane) * scale, *sum);
+                }
             }
         }
     }
 }
 
-fn add_block(format: Format, quants: &[u8], meta: &[u8], lane: usize, x: &[i8], scale: f32, sum: f32) -> f32 {
-    let half = |at: usize| half::f16::from_le_bytes([meta[at], meta[at + 1]]).to_f32_const();
-    // The exact sum over some of the block's inputs.
-    let part = |start: usize, length: usize| -> i32 {
-        (start..start + length).map(|k| format.weight(quants, k, lane) * i32::from(x[k])).sum()
+/// What a block's scale is multiplied with for each output, and if it has minima, their sign and what their scale
+/// is multiplied with.
+#[inline(always)]
+fn sum_block(
+    format: Format,
+    weights: &[[i8; 64]],
+    meta: &[u8],
+    x: &[i8],
+    dot: &impl Dot,
+) -> ([i32; PANEL], Option<(f32, [i32; PANEL])>) {
+    let x = x.as_chunks::<4>().0;
+    let sum = |x: &[[i8; 4]]| x.as_flattened().iter().map(|x| i32::from(*x)).sum::<i32>();
+    // Sums of parts of `length` inputs, times their scales.
+    let parts = |length: usize, scale: &dyn Fn(usize, usize) -> i32| {
+        let mut total = [0; PANEL];
+        let parts = weights.chunks_exact(length / 4).zip(x.chunks_exact(length / 4));
+        for (part, (weights, x)) in parts.enumerate() {
+            for (lane, (total, sum)) in total.iter_mut().zip(dot.dot(weights, x)).enumerate() {
+                *total += sum * scale(part, lane);
+            }
+        }
+        total
     };
-    let d = half(2 * lane) * scale;
+    // Sums of the activations of parts, times their minima.
+    let minima = |length: usize, minimum: &dyn Fn(usize, usize) -> i32| {
+        let mut total = [0; PANEL];
+        for (part, x) in x.chunks_exact(length / 4).enumerate() {
+            let sum = sum(x);
+            for (lane, total) in total.iter_mut().enumerate() {
+                *total += sum * minimum(part, lane);
+            }
+        }
+        Some((-1.0, total))
+    };
     match format {
-        Format::Q8_0 | Format::Q4_0 => (part(0, 32) as f32).mul_add(d, sum),
-        Format::Q4_K => {
-            let scale_of = |i: usize| i32::from(meta[64 + i * PANEL + lane]);
-            let min_of = |i: usize| i32::from(meta[192 + i / 2 * 2 * PANEL + 2 * lane + i % 2]);
-            let total: i32 = (0..8).map(|i| scale_of(i) * part(i * 32, 32)).sum();
-            let x_sum = |i: usize| x[i * 32..][..32].iter().map(|x| i32::from(*x)).sum::<i32>();
-            let minima: i32 = (0..8).map(|i| min_of(i) * x_sum(i)).sum();
-            let sum = (total as f32).mul_add(d, sum);
-            (-(minima as f32)).mul_add(half(32 + 2 * lane) * scale, sum)
+        Format::F32 | Format::F16 | Format::BF16 => unreachable!("floating-point weights have no blocks"),
+        Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL => (dot.dot(weights, x), None),
+        Format::Q4_1 | Format::Q5_1 => (dot.dot(weights, x), Some((1.0, [sum(x); PANEL]))),
+        Format::Q4_K | Format::Q5_K => (
+            parts(32, &|part, lane| i32::from(meta[64 + part * PANEL + lane])),
+            minima(32, &|part, lane| i32::from(meta[192 + part / 2 * 2 * PANEL + 2 * lane + part % 2])),
+        ),
+        Format::Q2_K => (
+            parts(16, &|part, lane| i32::from(meta[64 + part * PANEL + lane] & 15)),
+            minima(16, &|part, lane| i32::from(meta[64 + part * PANEL + lane] >> 4)),
+        ),
+        Format::Q3_K | Format::Q6_K => {
+            (parts(16, &|part, lane| i32::from(meta[32 + part * PANEL + lane] as i8)), None)
         }
-        Format::Q6_K => {
-            let scale_of = |i: usize| i32::from(meta[32 + i * PANEL + lane] as i8);
-            let total: i32 = (0..16).map(|i| scale_of(i) * part(i * 16, 16)).sum();
-            (total as f32).mul_add(d, sum)
-        }
+        Format::IQ4_XS => (parts(32, &|part, lane| i32::from(meta[32 + part * PANEL + lane] as i8)), None),
     }
 }
