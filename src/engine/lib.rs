@@ -10,6 +10,7 @@ mod config;
 mod error;
 pub mod gguf;
 mod kernels;
+mod mapping;
 mod model;
 mod probe;
 mod request;
@@ -22,6 +23,7 @@ pub use config::Config;
 pub use error::Error;
 #[doc(hidden)]
 pub use kernels::matrix::Instructions;
+pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;
 pub use request::{
     Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,

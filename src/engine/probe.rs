@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::builtin;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::model::{KvCache, Model, Segment, Wanted, Workspace};
+use crate::model::{KvCache, Loading, Model, Segment, Wanted, Workspace};
 use crate::{Error, ModelSource};
 
 /// Most tokens of one pass.
@@ -36,10 +36,10 @@ impl Probe {
             ModelSource::Builtin => builtin::gguf()?,
             ModelSource::File(path) => Gguf::open(path)?,
         };
-        let model = Model::load(&gguf)?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
+        let model = Model::load(&gguf, &Loading { pool: &pool, stop: &|| false })?;
         let cache = KvCache::new(model.cache_shape());
         let workspace = model.workspace(PASS, pool.threads());
         Ok(Probe { gguf, model, cache, workspace, pool })

@@ -23,6 +23,7 @@ pub(super) struct Arguments {
     pub(super) all: bool,
     pub(super) marked: bool,
     pub(super) chat: bool,
+    pub(super) verify: bool,
     pub(super) context: usize,
     pub(super) threads: usize,
 }
@@ -52,6 +53,7 @@ impl Arguments {
                 "--all" => parsed.all = true,
                 "--marked" => parsed.marked = true,
                 "--chat" => parsed.chat = true,
+                "--verify" => parsed.verify = true,
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
                 _ => return Err(Error::Usage(format!("there is no option {option}"))),
@@ -76,6 +78,14 @@ impl Arguments {
             ModelSource::Builtin
         } else {
             ModelSource::File(self.model.clone().into())
+        }
+    }
+
+    /// Threads that compute, one per core by itself.
+    pub(super) fn compute_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
         }
     }
 

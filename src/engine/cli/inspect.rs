@@ -1,8 +1,9 @@
 //! `inspect`: what a model file contains and whether it can be used.
 
-use steadytext_engine::gguf::Value;
+use steadytext_engine::gguf::{Gguf, Value};
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_engine::{PanelsState, verify_panels};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -43,7 +44,31 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         "tokenizer",
         Tokenizer::from_gguf(&gguf).map(|tokenizer| format!("{} tokens", tokenizer.vocab_size())),
     )?;
-    part("chat_template", ChatTemplate::from_gguf(&gguf).map(|template| template.to_string()))
+    part("chat_template", ChatTemplate::from_gguf(&gguf).map(|template| template.to_string()))?;
+    if arguments.verify { panels(&gguf, arguments) } else { Ok(()) }
+}
+
+/// Compares the stored panels, if there are any, with the model's weights.
+fn panels(gguf: &Gguf, arguments: &Arguments) -> Result<(), Error> {
+    let (path, state) = verify_panels(gguf, arguments.compute_threads())?;
+    let line = Object::default().text("part", "panels").text(
+        "state",
+        match state {
+            PanelsState::Absent => "absent",
+            PanelsState::Stale => "stale",
+            PanelsState::Corrupt => "corrupt",
+            PanelsState::Sound => "sound",
+        },
+    );
+    match path {
+        Some(path) => line.text("file", &path.to_string_lossy()),
+        None => line,
+    }
+    .print()?;
+    match state {
+        PanelsState::Corrupt => Err(Error::CorruptPanels),
+        PanelsState::Absent | PanelsState::Stale | PanelsState::Sound => Ok(()),
+    }
 }
 
 fn part(name: &str, outcome: Result<String, steadytext_engine::Error>) -> Result<(), Error> {

@@ -15,11 +15,7 @@ const SHOWN: usize = 5;
 
 /// Prints tokens and their most likely successors; writes all logits with `--out`.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let threads = match arguments.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
-    let mut probe = Probe::open(&arguments.source(), threads)?;
+    let mut probe = Probe::open(&arguments.source(), arguments.compute_threads())?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;
     let mut tokens =

@@ -37,6 +37,7 @@ options:
   --marked            logits, tokenize: control tokens in the text stand for themselves
   --chat              tokenize: put the chat template around the text
   --context N         context length (the model's)
+  --verify            inspect: compare the stored panels with the model's weights
   --threads N         compute threads (one per core)
 ";
 
@@ -47,6 +48,8 @@ enum Error {
     Usage(String),
     #[error(transparent)]
     Engine(#[from] steadytext_engine::Error),
+    #[error("the stored panels are not those of the model: remove their file")]
+    CorruptPanels,
     #[error("could not read or write")]
     Io(#[from] std::io::Error),
 }

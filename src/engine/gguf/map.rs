@@ -1,20 +1,17 @@
 //! The bytes of a model: a file mapped into memory, or bytes compiled into the library.
-//!
-//! Invariant: this is the only file of the reader with `unsafe` in it.
-#![allow(unsafe_code, reason = "mapping a file is unsafe in every crate that offers it")]
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::Mmap;
+use crate::mapping::Mapping;
 
 /// Immutable bytes that stay where they are for as long as this value lives.
 #[derive(Debug)]
 pub(super) enum Bytes {
     /// Pages of a file, shared with every process that maps it.
-    Mapped(Mmap),
+    Mapped(Mapping),
     /// Bytes of the library itself.
     Static(&'static [u8]),
 }
@@ -32,12 +29,15 @@ impl Bytes {
         if metadata.len() == 0 {
             return Ok(Bytes::Static(&[]));
         }
-        // SAFETY: the mapping is private and read-only, and nobody in this process writes to the file. What
-        // another process writes to it shows up as changed bytes; the reader copies no length or offset
-        // out of the mapping twice, so that a check holds for the value that is used. A file that is cut
-        // short while it is mapped raises SIGBUS on access, which no reader of mapped files can rule out.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Bytes::Mapped(map))
+        Mapping::file(&file).map(Bytes::Mapped)
+    }
+
+    /// The mapping, if it is a file's.
+    pub(super) fn mapping(&self) -> Option<&Mapping> {
+        match self {
+            Bytes::Mapped(mapping) => Some(mapping),
+            Bytes::Static(_) => None,
+        }
     }
 }
 
@@ -46,7 +46,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(mapping) => mapping,
             Bytes::Static(bytes) => bytes,
         }
     }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
+use crate::mapping::FileId;
 use cursor::Problem;
 use map::Bytes;
 use parse::{Contents, TensorInfo};
@@ -110,6 +111,29 @@ impl Gguf {
     /// Its size in bytes.
     pub fn file_size(&self) -> u64 {
         self.inner.bytes.len() as u64
+    }
+
+    /// Which file it is; None for bytes of the program.
+    pub(crate) fn file_id(&self) -> Option<FileId> {
+        self.inner.bytes.mapping()?.file_id()
+    }
+
+    /// Whether the file at the path is the one that was opened, and nobody has written to it since.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        let now = std::fs::metadata(&self.inner.path).ok().map(|metadata| FileId::of(&metadata));
+        now.is_some() && now == self.file_id()
+    }
+
+    /// Gives back the memory of a part of the file; reading it again fetches it again.
+    pub(crate) fn release(&self, part: &[u8]) {
+        if let Some(mapping) = self.inner.bytes.mapping() {
+            mapping.release(part);
+        }
+    }
+
+    /// [`Gguf::release`] of all of it.
+    pub(crate) fn release_all(&self) {
+        self.release(&self.inner.bytes);
     }
 
     /// The version of the format, 2 or 3.

@@ -1,6 +1,7 @@
 //! The weights of one transformer block.
 
 use super::hyperparameters::{Architecture, Hyperparameters};
+use super::panels::Panels;
 use super::weights::{Linear, Matrix, opt_vector, vector};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -36,13 +37,18 @@ impl Layer {
     /// Block `index` of the file.
     ///
     /// # Errors
-    /// Those of [`Matrix::load`].
-    pub(super) fn load(gguf: &Gguf, index: usize, sizes: &Hyperparameters) -> Result<Layer, Error> {
+    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    pub(super) fn load(
+        gguf: &Gguf,
+        panels: Option<&Panels>,
+        index: usize,
+        sizes: &Hyperparameters,
+    ) -> Result<Layer, Error> {
         let heads = sizes.heads;
         let (width, ff) = (sizes.width, sizes.feed_forward);
         let name = |part: &str| format!("blk.{index}.{part}");
         let matrix = |part: &str, inputs, outputs| -> Result<Box<dyn Linear>, Error> {
-            Ok(Box::new(Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?.pack()?))
+            Ok(Box::new(Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?.pack(panels)?))
         };
         let projection = |part: &str, inputs, outputs| -> Result<Projection, Error> {
             let weight = matrix(part, inputs, outputs)?;

@@ -9,6 +9,7 @@
 mod cache;
 mod hyperparameters;
 mod layer;
+mod panels;
 mod weights;
 mod workspace;
 
@@ -19,10 +20,13 @@ use crate::kernels::attention::{Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use layer::{Layer, Projection};
+use panels::Panels;
 use weights::{Linear, Matrix, forward_all, vector};
 
 pub(crate) use cache::{CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
+pub(crate) use panels::Loading;
+pub use panels::{PanelsState, verify_panels};
 pub(crate) use workspace::Workspace;
 
 /// A loaded model.
@@ -77,25 +81,38 @@ impl Wanted {
 }
 
 impl Model {
-    /// Checks every tensor of the file and keeps views of them.
+    /// Checks every tensor of the file, then maps or makes the panels of those that have some.
     ///
     /// # Errors
-    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    pub(crate) fn load(gguf: &Gguf) -> Result<Model, Error> {
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
+    /// [`Error::OutOfMemory`], [`Error::Stopped`].
+    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Model, Error> {
+        // Without panels first: nothing is made or stored for a file that is refused.
+        Model::assemble(gguf, None)?;
+        let model = Model::assemble(gguf, Some(&Panels::open(gguf, loading)?))?;
+        // What is looked up later comes back page by page.
+        gguf.release_all();
+        Ok(model)
+    }
+
+    fn assemble(gguf: &Gguf, panels: Option<&Panels>) -> Result<Model, Error> {
         let sizes = Hyperparameters::of(gguf)?;
         refuse_unknown_tensors(gguf, &sizes)?;
         let vocabulary = match gguf.tensor("token_embd.weight")?.shape {
             [_, rows] => *rows,
             other => return Err(gguf.corrupt(format!("tensor \"token_embd.weight\" has shape {other:?}"))),
         };
-        let embedding = Matrix::load(gguf, "token_embd.weight", sizes.width, vocabulary)?;
+        let mut embedding = Matrix::load(gguf, "token_embd.weight", sizes.width, vocabulary)?;
         let head = match gguf.opt_tensor("output.weight")? {
-            Some(_) => Matrix::load(gguf, "output.weight", sizes.width, vocabulary)?,
-            None => embedding.clone(),
-        }
-        .pack()?;
-        let layers =
-            (0..sizes.layers).map(|index| Layer::load(gguf, index, &sizes)).collect::<Result<Vec<_>, _>>()?;
+            Some(_) => Matrix::load(gguf, "output.weight", sizes.width, vocabulary)?.pack(panels)?,
+            None => {
+                embedding = embedding.pack(panels)?;
+                embedding.clone()
+            }
+        };
+        let layers = (0..sizes.layers)
+            .map(|index| Layer::load(gguf, panels, index, &sizes))
+            .collect::<Result<Vec<_>, _>>()?;
         let norm = vector(gguf, "output_norm.weight", sizes.width)?;
         Ok(Model { sizes, vocabulary, embedding, layers, norm, head: Box::new(head) })
     }
@@ -122,7 +139,8 @@ impl Model {
 
     /// Bytes of memory that the weights of a file take beyond its size.
     pub(crate) fn repacked_bytes(gguf: &Gguf) -> u64 {
-        weights::repacked_bytes(gguf)
+        let (panels, replaced) = panels::sizes(gguf);
+        panels.saturating_sub(replaced)
     }
 
     /// Bytes of [`Model::workspace`].

@@ -1,11 +1,11 @@
-//! Weights of a model: matrices that are repacked or stay in the mapped file, vectors that are widened to f32.
-
-use std::sync::Arc;
+//! Weights of a model: matrices in panels or in the mapped file, vectors that are widened to f32.
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
 use crate::kernels::matrix::{Activations, Format, Instructions, Packed, products};
+
+use super::panels::{Panels, panel_format};
 
 /// A linear layer without bias.
 pub(crate) trait Linear: Send + Sync {
@@ -38,45 +38,6 @@ pub(super) fn forward_all<const N: usize>(
     }
 }
 
-/// The format of an element type that can be multiplied.
-fn panel_format(kind: GgmlType) -> Option<Format> {
-    Some(match kind {
-        GgmlType::F32 => Format::F32,
-        GgmlType::F16 => Format::F16,
-        GgmlType::BF16 => Format::BF16,
-        GgmlType::Q8_0 => Format::Q8_0,
-        GgmlType::Q4_0 => Format::Q4_0,
-        GgmlType::Q4_1 => Format::Q4_1,
-        GgmlType::Q5_0 => Format::Q5_0,
-        GgmlType::Q5_1 => Format::Q5_1,
-        GgmlType::IQ4_NL => Format::IQ4_NL,
-        GgmlType::Q2_K => Format::Q2_K,
-        GgmlType::Q3_K => Format::Q3_K,
-        GgmlType::Q4_K => Format::Q4_K,
-        GgmlType::Q5_K => Format::Q5_K,
-        GgmlType::Q6_K => Format::Q6_K,
-        GgmlType::IQ4_XS => Format::IQ4_XS,
-        _ => return None,
-    })
-}
-
-/// Bytes that the model of a file takes beyond the file's size: panels replace what they are made of, but the
-/// token embedding stays beside its panels where it is the head too.
-pub(super) fn repacked_bytes(gguf: &Gguf) -> u64 {
-    let tied = !gguf.tensors().any(|tensor| tensor.name == "output.weight");
-    let mut more = 0;
-    for tensor in gguf.tensors() {
-        let (Some(format), [inputs, outputs]) = (panel_format(tensor.kind), tensor.shape) else { continue };
-        let embedding = tensor.name == "token_embd.weight";
-        if embedding && !tied {
-            continue;
-        }
-        let replaced = if embedding { 0 } else { tensor.data.len() };
-        more += Packed::size(format, *inputs, *outputs).saturating_sub(replaced) as u64;
-    }
-    more
-}
-
 /// A matrix in the model file, in any format that can be multiplied.
 #[derive(Clone)]
 pub(crate) struct Matrix {
@@ -85,7 +46,7 @@ pub(crate) struct Matrix {
     format: Format,
     inputs: usize,
     outputs: usize,
-    packed: Option<Arc<Packed>>,
+    packed: Option<Packed>,
 }
 
 impl Matrix {
@@ -107,22 +68,22 @@ impl Matrix {
         Ok(Matrix { gguf: gguf.clone(), name: name.to_owned(), format, inputs, outputs, packed: None })
     }
 
-    /// Repacks the weights for multiplication.
+    /// Takes the weights' panels; None before panels are made.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub(crate) fn pack(mut self) -> Result<Matrix, Error> {
-        let packed = Packed::new(self.format, self.data(), self.inputs, self.outputs).map_err(|_| {
-            let size = Packed::size(self.format, self.inputs, self.outputs) as u64;
-            let what = format!("tensor \"{}\" of \"{}\"", self.name, self.gguf.path().display());
-            Error::OutOfMemory { what, needed_mb: size.div_ceil(1 << 20), limit_mb: None }
-        })?;
-        self.packed = Some(Arc::new(packed));
+    /// Those of [`Panels::get`].
+    pub(crate) fn pack(mut self, panels: Option<&Panels>) -> Result<Matrix, Error> {
+        if let Some(panels) = panels {
+            self.packed = Some(panels.get(&self.gguf, &self.name, self.inputs, self.outputs)?);
+        }
         Ok(self)
     }
 
     /// Dequantizes row `index`, for example a token's embedding.
     pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        if let Some(packed) = &self.packed {
+            return packed.row(index, out);
+        }
         let row_bytes = self.inputs / self.format.block() * self.format.source_bytes();
         self.format.dequantize_row(&self.data()[index * row_bytes..(index + 1) * row_bytes], out);
     }
@@ -144,7 +105,7 @@ impl Linear for Matrix {
     }
 
     fn packed(&self) -> Option<&Packed> {
-        self.packed.as_deref()
+        self.packed.as_ref()
     }
 }
 

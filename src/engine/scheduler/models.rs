@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::gguf::Gguf;
-use crate::model::{Hyperparameters, Model, Workspace};
+use crate::kernels::Pool;
+use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelSource, builtin};
@@ -123,7 +124,9 @@ impl Models {
     }
 
     fn open(&self, source: &ModelSource, gguf: &Gguf, bytes: u64) -> Result<Loaded, Error> {
-        let model = Model::load(gguf)?;
+        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let pool = Pool::new(self.threads, &start).map_err(|error| Error::Panicked(error.to_string()))?;
+        let model = Model::load(gguf, &Loading { pool: &pool, stop: &|| false })?;
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         if tokenizer.vocab_size() > model.vocabulary() {
             return Err(gguf.corrupt(format!(

@@ -26,18 +26,20 @@ mod layout;
 mod portable;
 #[cfg(test)]
 mod reference;
+mod row;
+mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::TryReserveError;
 use std::ops::Range;
 
 pub(crate) use activations::Activations;
 pub use instructions::Instructions;
-pub(crate) use layout::Format;
+pub(crate) use layout::{Format, PANEL};
+pub(crate) use storage::{fingerprint, pack, panel_size};
 
 use super::pool::{Disjoint, Pool};
-use layout::PANEL;
+use storage::{Line, Lines};
 
 /// Rows whose activations stay in the cache while panels pass by.
 const ROW_BLOCK: usize = 128;
@@ -45,11 +47,6 @@ const ROW_BLOCK: usize = 128;
 const UNPACK_ROWS: usize = 12;
 /// Blocks of 256 that are unpacked at a time.
 const STRETCH: usize = 4;
-
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
 const WORK: usize = STRETCH * 64 + ROW_BLOCK;
@@ -69,12 +66,13 @@ fn sums_mut(lines: &mut [Line]) -> &mut [[f32; PANEL]] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len()) }
 }
 
-/// A matrix in panels.
+/// A matrix in panels. Clones share them.
+#[derive(Clone)]
 pub(crate) struct Packed {
     format: Format,
     inputs: usize,
     outputs: usize,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
 /// What weights are multiplied with.
@@ -122,36 +120,6 @@ impl Tile<'_> {
 }
 
 impl Packed {
-    /// Repacks `outputs` rows of `inputs` values, which `bytes` must hold exactly.
-    ///
-    /// # Errors
-    /// When there is not enough memory.
-    pub(crate) fn new(
-        format: Format,
-        source: &[u8],
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<Packed, TryReserveError> {
-        let blocks = inputs / format.block();
-        let row_bytes = blocks * format.source_bytes();
-        assert!(inputs.is_multiple_of(format.block()) && source.len() == outputs * row_bytes);
-        let panel_lines = format.panel_bytes(blocks) / 64;
-        let mut lines = Vec::new();
-        let count = panel_lines * outputs.div_ceil(PANEL);
-        lines.try_reserve_exact(count)?;
-        lines.resize(count, Line([0; 64]));
-        for (panel, rows) in lines.chunks_exact_mut(panel_lines.max(1)).zip(source.chunks(PANEL * row_bytes))
-        {
-            format.pack_panel(rows, blocks, bytes_mut(panel));
-        }
-        Ok(Packed { format, inputs, outputs, lines })
-    }
-
-    /// Bytes of memory that the panels of a matrix take.
-    pub(crate) fn size(format: Format, inputs: usize, outputs: usize) -> usize {
-        format.panel_bytes(inputs / format.block()) * outputs.div_ceil(PANEL)
-    }
-
     fn panels(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }

@@ -333,3 +333,28 @@ fn rows_of_iq4_come_back_by_their_table() {
         }
     }
 }
+
+#[test]
+fn rows_of_panels_are_those_of_the_file() {
+    let mut noise = Noise(9);
+    for format in FORMATS {
+        let (inputs, outputs) = (512, 37);
+        let source = blocks(format, inputs, outputs, &mut noise, Fill::Random);
+        let packed = Packed::new(format, &source, inputs, outputs).unwrap();
+        let (mut expected, mut got) = (vec![0.0; inputs], vec![0.0; inputs]);
+        for (index, row) in source.chunks(source.len() / outputs).enumerate() {
+            format.dequantize_row(row, &mut expected);
+            packed.row(index, &mut got);
+            assert!(bits(&got) == bits(&expected), "{format:?}, row {index}");
+        }
+    }
+}
+
+#[test]
+fn each_layout_has_a_fingerprint_of_its_own() {
+    let mut fingerprints: Vec<u32> = FORMATS.into_iter().map(fingerprint).collect();
+    assert_eq!(fingerprints, FORMATS.map(fingerprint), "it is the same each time");
+    fingerprints.sort_unstable();
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), FORMATS.len());
+}

@@ -1,0 +1,113 @@
+//! Where panels lie: cache lines in a part of a mapping, and how they are filled.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use super::layout::{Format, PANEL};
+use super::{Packed, bytes_mut};
+use crate::mapping::Mapping;
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [u8; 64]);
+
+/// Whole cache lines of a mapping.
+#[derive(Clone)]
+pub(super) struct Lines {
+    mapping: Arc<Mapping>,
+    /// Byte of the mapping that they begin at.
+    start: usize,
+    count: usize,
+}
+
+impl Lines {
+    /// `bytes` of the mapping; None where they are not whole lines, or not there.
+    fn new(mapping: Arc<Mapping>, bytes: Range<usize>) -> Option<Lines> {
+        let part = mapping.get(bytes.clone())?;
+        let whole = part.as_ptr().cast::<Line>().is_aligned() && part.len().is_multiple_of(64);
+        whole.then(|| Lines { mapping, start: bytes.start, count: bytes.len() / 64 })
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        // SAFETY: `new` has checked bounds and alignment; a mapping stays where it is, is read-only, and any
+        // bytes make a line.
+        unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().add(self.start).cast(), self.count) }
+    }
+}
+
+impl Packed {
+    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned or
+    /// would reach beyond its end.
+    pub(crate) fn stored(
+        format: Format,
+        inputs: usize,
+        outputs: usize,
+        mapping: Arc<Mapping>,
+        start: usize,
+    ) -> Option<Packed> {
+        let end = start.checked_add(Packed::size(format, inputs, outputs))?;
+        Some(Packed { format, inputs, outputs, lines: Lines::new(mapping, start..end)? })
+    }
+
+    /// Repacks `outputs` rows of `inputs` values, which `source` must hold exactly, into memory of their own.
+    #[cfg(test)]
+    pub(super) fn new(
+        format: Format,
+        source: &[u8],
+        inputs: usize,
+        outputs: usize,
+    ) -> std::io::Result<Packed> {
+        use crate::mapping::Blank;
+        let size = Packed::size(format, inputs, outputs);
+        assert!(source.len() == outputs * (inputs / format.block()) * format.source_bytes());
+        let mut memory = Blank::new(size)?;
+        pack(format, source, inputs, &mut memory.bytes_mut()[..size]);
+        let mapping = Arc::new(memory.finish()?);
+        Packed::stored(format, inputs, outputs, mapping, 0)
+            .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    /// Bytes that the panels of a matrix take.
+    pub(crate) fn size(format: Format, inputs: usize, outputs: usize) -> usize {
+        panel_size(format, inputs) * outputs.div_ceil(PANEL)
+    }
+}
+
+/// Bytes of one panel of a matrix with `inputs` inputs.
+pub(crate) fn panel_size(format: Format, inputs: usize) -> usize {
+    format.panel_bytes(inputs / format.block())
+}
+
+/// Fills `target`, which holds zeros, with the panels of some rows of `inputs` values.
+pub(crate) fn pack(format: Format, rows: &[u8], inputs: usize, target: &mut [u8]) {
+    let blocks = inputs / format.block();
+    let row_bytes = blocks * format.source_bytes();
+    let size = format.panel_bytes(blocks);
+    assert!(inputs.is_multiple_of(format.block()) && rows.len().is_multiple_of(row_bytes.max(1)));
+    assert!(target.len() == (rows.len() / row_bytes.max(1)).div_ceil(PANEL) * size);
+    let rows = rows.chunks(PANEL * row_bytes.max(1));
+    for (panel, rows) in target.chunks_exact_mut(size.max(1)).zip(rows) {
+        format.pack_panel(rows, blocks, panel);
+    }
+}
+
+/// A number that changes when the layout of a format's panels does: the checksum of a small matrix in it, made of other bytes
+/// for each format.
+pub(crate) fn fingerprint(format: Format) -> u32 {
+    let (inputs, outputs) = (3 * format.block(), PANEL + 1);
+    let mut state = u32::from(format as u8);
+    let mut source = vec![0; outputs * 3 * format.source_bytes()];
+    for byte in &mut source {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    }
+    let mut lines = vec![Line([0; 64]); Packed::size(format, inputs, outputs) / 64];
+    let panels = bytes_mut(&mut lines);
+    pack(format, &source, inputs, panels);
+    crc32fast::hash(panels)
+}

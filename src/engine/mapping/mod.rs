@@ -1,0 +1,120 @@
+//! Memory that is mapped: files to be read, and anonymous memory that is filled once.
+//!
+//! Invariant: a mapping that has become a [`Mapping`] is read-only and stays where it is until it is dropped.
+#![allow(unsafe_code, reason = "mapping a file is unsafe in every crate that offers it")]
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
+
+use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
+
+/// Which file it is, and in which state: two files of the same identity have the same content, unless somebody
+/// set the clock or the file's time back on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// When it was last written to, since the epoch.
+    pub(crate) modified_s: i64,
+    pub(crate) modified_ns: i64,
+}
+
+impl FileId {
+    pub(crate) fn of(metadata: &Metadata) -> FileId {
+        FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+}
+
+/// Bytes in mapped memory, read-only.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    map: Mmap,
+    file: Option<FileId>,
+}
+
+impl Mapping {
+    /// Maps a file that is not empty. Its pages are shared with every process that maps it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn file(file: &File) -> io::Result<Mapping> {
+        let id = FileId::of(&file.metadata()?);
+        let length = usize::try_from(id.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        // SAFETY: the mapping is read-only, and nobody in this process writes to the file. What another
+        // process writes to it shows up as changed bytes; readers copy no length or offset out of the
+        // mapping twice, so that a check holds for the value that is used.
+        let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
+        Ok(Mapping { map, file: Some(id) })
+    }
+
+    /// The file at the time it was mapped; None for anonymous memory.
+    pub(crate) fn file_id(&self) -> Option<FileId> {
+        self.file
+    }
+
+    /// Tells the system that all of it will be read soon.
+    pub(crate) fn will_need(&self) {
+        // Advice: without it pages are read when they are touched.
+        let _ = self.map.advise(Advice::WillNeed);
+    }
+
+    /// Gives back the pages that hold `part`, which lies in a mapped file; whoever reads them gets them from the
+    /// file again. Does nothing to anonymous memory, which would lose its content.
+    pub(crate) fn release(&self, part: &[u8]) {
+        let start = (part.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if self.file.is_none() || start > self.map.len() || part.len() > self.map.len() - start {
+            return;
+        }
+        // SAFETY: the mapping is a read-only one of a file, so that nothing written to it can be lost.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, part.len()) };
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+/// Anonymous memory, zeroed, to be filled.
+#[derive(Debug)]
+pub(crate) struct Blank(MmapMut);
+
+impl Blank {
+    /// Memory of `length` bytes, at least one page. Nothing is taken from the system before it is written to.
+    ///
+    /// # Errors
+    /// When the system does not have or grant it.
+    pub(crate) fn new(length: usize) -> io::Result<Blank> {
+        let map = MmapMut::map_anon(length.max(1))?;
+        // Advice: large pages are read faster.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
+        Ok(Blank(map))
+    }
+
+    /// The bytes, to be written.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// Ends the writing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn finish(self) -> io::Result<Mapping> {
+        Ok(Mapping { map: self.0.make_read_only()?, file: None })
+    }
+}

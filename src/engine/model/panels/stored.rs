@@ -1,0 +1,193 @@
+//! The file of panels beside a model's file: who may write it, and when it is believed.
+//!
+//! It is `MODEL.panels`, mode 0400. Whoever has the lock on `MODEL.panels.new` writes that file, gives it to the
+//! disk, and renames it; a file that a crash left there is taken over by the next one. A file is believed only if
+//! it is a regular one, belongs to the user of this process, nobody else may write to it, and it has the size and
+//! the head that belong to the model's file.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::plan;
+use crate::mapping::Mapping;
+
+/// How long another process is waited for that writes the file.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What becomes of a model's panels.
+pub(super) enum Claim {
+    /// They are there.
+    Stored(Mapping),
+    /// They are to be made and published.
+    Build(Building),
+    /// They can't be stored.
+    Elsewhere,
+    Stopped,
+}
+
+/// The file that is being written, locked.
+pub(super) struct Building {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+/// The file for the panels of a model's file.
+pub(super) fn path_of(model: &Path) -> Option<PathBuf> {
+    model.file_name()?;
+    Some(with_suffix(model, ".panels"))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// Maps the file if it can be believed, and is `size` bytes with the head of `entries` tensors and this key.
+pub(super) fn open(path: &Path, key: &[u8], entries: usize, size: usize) -> Option<Mapping> {
+    let file = open_ours(OpenOptions::new().read(true), path).ok()?;
+    let metadata = file.metadata().ok()?;
+    if metadata.mode() & 0o222 != 0 || metadata.len() != size as u64 {
+        return None;
+    }
+    let mapping = Mapping::file(&file).ok()?;
+    (mapping.len() == size && plan::has_head(&mapping, key, entries)).then_some(mapping)
+}
+
+/// Finds the file, or the right to write it. Waits for another process that is writing it.
+pub(super) fn claim(
+    path: &Path,
+    key: &[u8],
+    entries: usize,
+    size: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Claim {
+    let temporary = with_suffix(path, ".new");
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if stop() {
+            return Claim::Stopped;
+        }
+        if let Some(mapping) = open(path, key, entries, size) {
+            clean(&temporary);
+            return Claim::Stored(mapping);
+        }
+        match lock(&temporary) {
+            // Whoever had it may have published it in the meantime.
+            Ok(Some(file)) => match open(path, key, entries, size) {
+                Some(mapping) => {
+                    let _ = std::fs::remove_file(&temporary);
+                    return Claim::Stored(mapping);
+                }
+                None => return prepare(Building { file, temporary, path: path.into() }, path, size),
+            },
+            Ok(None) => std::thread::sleep(LOOK_AGAIN),
+            Err(_) => return Claim::Elsewhere,
+        }
+    }
+    Claim::Elsewhere
+}
+
+/// Makes room on the disk, unless somebody else's file is in the place of ours in a directory that isn't ours
+/// either: it may be of use to them.
+fn prepare(building: Building, path: &Path, size: usize) -> Claim {
+    let user = rustix::process::geteuid().as_raw();
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let others = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() != user);
+    let ours = std::fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == user);
+    if (others && !ours) || reserve(&building.file, size).is_err() {
+        return Claim::Elsewhere;
+    }
+    Claim::Build(building)
+}
+
+fn reserve(file: &File, size: usize) -> io::Result<()> {
+    file.set_len(0)?;
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
+        // Where the file system can't promise room, writing tells.
+        Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
+        Err(error) => return Err(error.into()),
+    }
+    file.set_len(size as u64)
+}
+
+/// Opens the temporary file and locks it; None where another process has it.
+fn lock(temporary: &Path) -> io::Result<Option<File>> {
+    let file = open_ours(OpenOptions::new().read(true).write(true).create(true).mode(0o600), temporary)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    // It was renamed or removed before the lock was ours: then it is no longer the temporary file.
+    let same = std::fs::symlink_metadata(temporary).is_ok_and(|there| same_file(&there, &file));
+    Ok(same.then_some(file))
+}
+
+fn same_file(there: &Metadata, file: &File) -> bool {
+    file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+}
+
+/// Removes a temporary file that a crash left.
+fn clean(temporary: &Path) {
+    if std::fs::symlink_metadata(temporary).is_ok() && matches!(lock(temporary), Ok(Some(_))) {
+        let _ = std::fs::remove_file(temporary);
+    }
+}
+
+/// Opens a regular file of ours that nobody else may write to, and not through a link.
+fn open_ours(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if ours && metadata.is_file() && metadata.nlink() == 1 && metadata.mode() & 0o022 == 0 {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+impl Building {
+    /// The file to be written, as large as it will be.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes the head, gives everything to the disk, and puts the file in its place if `wanted` says so then.
+    ///
+    /// # Errors
+    /// The system's; the temporary file is gone then.
+    pub(super) fn publish(self, key: &[u8], sums: &[u32], wanted: impl FnOnce() -> bool) -> io::Result<()> {
+        self.file.write_all_at(&plan::head(key, sums), 0)?;
+        self.file.set_permissions(Permissions::from_mode(0o400))?;
+        self.file.sync_all()?;
+        if !wanted() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        std::fs::rename(&self.temporary, &self.path)?;
+        // The name survives a power cut if the directory does, and if not it is written again.
+        if let Some(directory) = self.path.parent().and_then(|directory| File::open(directory).ok()) {
+            let _ = directory.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        // After `publish` another process may be writing the next one already.
+        if std::fs::symlink_metadata(&self.temporary).is_ok_and(|there| same_file(&there, &self.file)) {
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
