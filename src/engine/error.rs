@@ -3,9 +3,10 @@
 //! Messages name the file, key or tensor, and never contain a prompt.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An error of the engine.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The model file cannot be opened, mapped or read.
     #[error("could not read model file \"{}\"", path.display())]
@@ -14,7 +15,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
+    },
+    /// The model file, or the file of panels beside it, lost pages while it was in use. The next request opens it
+    /// anew.
+    #[error("file \"{}\" could no longer be read while its model was in use", path.display())]
+    LostModel {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not what it says it is: not GGUF, truncated, a key or tensor of the wrong type or shape.
     #[error("model file \"{}\" is corrupt: {reason}", path.display())]

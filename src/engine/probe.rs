@@ -123,7 +123,9 @@ impl Probe {
         self.cache.reserve(self.cache.len() + tokens.len())?;
         let mut segments = [Segment { cache: &mut self.cache, tokens, wanted, fault: None }];
         self.model.forward(&mut segments, &mut self.workspace, &self.pool, &|| false);
-        match segments[0].fault {
+        let fault = segments[0].fault;
+        self.model.check_lost()?;
+        match fault {
             Some(position) => Err(Error::NonFinite { position }),
             None => Ok(()),
         }

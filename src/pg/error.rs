@@ -149,6 +149,13 @@ impl From<EngineError> for Failure {
                     "Check that the file exists and that the operating system user of the server can read it; pg_steadytext.model_dir and steadytext_models say where it is looked for.",
                 ),
             ),
+            EngineError::LostModel { .. } => (
+                Code::ERRCODE_IO_ERROR,
+                true,
+                Some(
+                    "The file was cut short, or the disk could not read it. Put it back in order; the next request opens it anew.",
+                ),
+            ),
             EngineError::CorruptModel { .. } => {
                 (Code::ERRCODE_DATA_CORRUPTED, false, Some("Fetch the file again and compare its checksum."))
             }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
-use crate::mapping::FileId;
+use crate::mapping::{FileId, Mapping};
 use cursor::Problem;
 use map::Bytes;
 use parse::{Contents, TensorInfo};
@@ -75,7 +75,8 @@ impl Gguf {
     /// [`Error::ModelFile`] where it cannot be opened, [`Error::CorruptModel`] and
     /// [`Error::UnsupportedModel`] where it cannot be used.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let bytes = Bytes::map(path).map_err(|source| Error::ModelFile { path: path.into(), source })?;
+        let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+        let bytes = Bytes::map(path).map_err(failed)?;
         Gguf::new(path.into(), bytes)
     }
 
@@ -89,7 +90,11 @@ impl Gguf {
     }
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
-        let gguf = match parse::parse(&bytes) {
+        let parsed = parse::parse(&bytes);
+        if bytes.mapping().is_some_and(Mapping::lost) {
+            return Err(Error::LostModel { path });
+        }
+        let gguf = match parsed {
             Ok(contents) => Gguf { inner: Arc::new(Inner { path, bytes, contents }) },
             Err(Problem::Corrupt(reason)) => return Err(Error::CorruptModel { path, reason }),
             Err(Problem::Unsupported(reason)) => return Err(Error::UnsupportedModel { path, reason }),
@@ -116,6 +121,14 @@ impl Gguf {
     /// Which file it is; None for bytes of the program.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         self.inner.bytes.mapping()?.file_id()
+    }
+
+    /// [`Error::LostModel`] if a page of the file could not be read since it was opened.
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+        match self.inner.bytes.mapping() {
+            Some(mapping) if mapping.lost() => Err(Error::LostModel { path: self.inner.path.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the file at the path is the one that was opened, and nobody has written to it since.

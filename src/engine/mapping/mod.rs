@@ -1,7 +1,11 @@
 //! Memory that is mapped: files to be read, and anonymous memory that is filled once.
 //!
 //! Invariant: a mapping that has become a [`Mapping`] is read-only and stays where it is until it is dropped.
-#![allow(unsafe_code, reason = "mapping a file is unsafe in every crate that offers it")]
+#![allow(unsafe_code, reason = "mapping a file is unsafe in every crate that offers it; signal handlers")]
+
+mod sigbus;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -9,6 +13,9 @@ use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 
 use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
+
+use sigbus::Watch;
+pub(crate) use sigbus::unblock as unblock_sigbus;
 
 /// Which file it is, and in which state: two files of the same identity have the same content, unless somebody
 /// set the clock or the file's time back on purpose.
@@ -38,6 +45,8 @@ impl FileId {
 /// Bytes in mapped memory, read-only.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Before the mapping itself, as it ends first. None for anonymous memory.
+    watch: Option<Watch>,
     map: Mmap,
     file: Option<FileId>,
 }
@@ -52,14 +61,21 @@ impl Mapping {
         let length = usize::try_from(id.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         // SAFETY: the mapping is read-only, and nobody in this process writes to the file. What another
         // process writes to it shows up as changed bytes; readers copy no length or offset out of the
-        // mapping twice, so that a check holds for the value that is used.
+        // mapping twice, so that a check holds for the value that is used. Pages that are gone are zeros (`sigbus`).
         let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
-        Ok(Mapping { map, file: Some(id) })
+        let watch = Watch::new(map.as_ptr() as usize, length.next_multiple_of(rustix::param::page_size()))?;
+        Ok(Mapping { watch: Some(watch), map, file: Some(id) })
     }
 
     /// The file at the time it was mapped; None for anonymous memory.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         self.file
+    }
+
+    /// Whether a page of the file could not be read, because the file was cut short or the disk failed. All
+    /// bytes read as zeros then, or already were such when they were used last.
+    pub(crate) fn lost(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::lost)
     }
 
     /// Tells the system that all of it will be read soon.
@@ -115,6 +131,6 @@ impl Blank {
     /// # Errors
     /// The system's.
     pub(crate) fn finish(self) -> io::Result<Mapping> {
-        Ok(Mapping { map: self.0.make_read_only()?, file: None })
+        Ok(Mapping { watch: None, map: self.0.make_read_only()?, file: None })
     }
 }

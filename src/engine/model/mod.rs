@@ -13,12 +13,15 @@ mod panels;
 mod weights;
 mod workspace;
 
+use std::sync::Arc;
+
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
+use crate::mapping::Mapping;
 use layer::{Layer, Projection};
 use panels::Panels;
 use weights::{Linear, Matrix, forward_all, vector};
@@ -31,6 +34,9 @@ pub(crate) use workspace::Workspace;
 
 /// A loaded model.
 pub(crate) struct Model {
+    gguf: Gguf,
+    /// What holds the panels, once there are some.
+    panels: Option<Arc<Mapping>>,
     sizes: Hyperparameters,
     vocabulary: usize,
     embedding: Matrix,
@@ -89,9 +95,13 @@ impl Model {
     pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Model, Error> {
         // Without panels first: nothing is made or stored for a file that is refused.
         Model::assemble(gguf, None)?;
-        let model = Model::assemble(gguf, Some(&Panels::open(gguf, loading)?))?;
+        gguf.check_lost()?;
+        let panels = Panels::open(gguf, loading)?;
+        let mut model = Model::assemble(gguf, Some(&panels))?;
+        model.panels = Some(panels.mapping());
         // What is looked up later comes back page by page.
         gguf.release_all();
+        model.check_lost()?;
         Ok(model)
     }
 
@@ -114,7 +124,23 @@ impl Model {
             .map(|index| Layer::load(gguf, panels, index, &sizes))
             .collect::<Result<Vec<_>, _>>()?;
         let norm = vector(gguf, "output_norm.weight", sizes.width)?;
-        Ok(Model { sizes, vocabulary, embedding, layers, norm, head: Box::new(head) })
+        let head = Box::new(head);
+        Ok(Model { gguf: gguf.clone(), panels: None, sizes, vocabulary, embedding, layers, norm, head })
+    }
+
+    /// Whether everything that was computed up to now came from weights that were there.
+    ///
+    /// # Errors
+    /// [`Error::LostModel`], naming the file.
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+        self.gguf.check_lost()?;
+        match &self.panels {
+            Some(mapping) if mapping.lost() => {
+                let path = panels::path(&self.gguf).unwrap_or_else(|| self.gguf.path().into());
+                Err(Error::LostModel { path })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sizes and constants.

@@ -188,6 +188,23 @@ impl Models {
         self.loaded.iter().map(|loaded| timeout.saturating_sub(loaded.used.elapsed())).min()
     }
 
+    /// What is wrong with a model's file, if it can no longer be read.
+    pub(super) fn lost(&self, source: &ModelSource) -> Option<Error> {
+        let loaded = self.loaded.iter().find(|loaded| loaded.source == *source)?;
+        loaded.model.check_lost().err()
+    }
+
+    /// Unloads the models whose files can no longer be read.
+    pub(super) fn unload_lost(&mut self) -> Vec<(ModelSource, Error)> {
+        let lost = |loaded: &Loaded| Some((loaded.source.clone(), loaded.model.check_lost().err()?));
+        let lost: Vec<_> = self.loaded.iter().filter_map(lost).collect();
+        if !lost.is_empty() {
+            self.loaded.retain(|loaded| loaded.model.check_lost().is_ok());
+            self.list();
+        }
+        lost
+    }
+
     /// Unloads everything.
     pub(super) fn clear(&mut self) {
         self.loaded.clear();

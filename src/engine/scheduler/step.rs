@@ -54,6 +54,10 @@ impl Stepper {
                 parts.iter().map(|part| (part.index, Err(Error::Panicked(message.clone())))).collect()
             }
         };
+        if let Some(error) = models.lost(&source) {
+            // Whatever came of it was computed from zeros.
+            ended = parts.iter().map(|part| (part.index, Err(error.clone()))).collect();
+        }
         // From the back, so that indexes stay right.
         ended.sort_by_key(|(index, _)| *index);
         for (index, result) in ended.into_iter().rev() {
@@ -143,6 +147,9 @@ impl Stepper {
         if !logit_rows.is_empty() {
             let rows: Vec<usize> = logit_rows.iter().map(|(_, row)| *row).collect();
             let logits = loaded.model.logits(&mut loaded.workspace, &rows, &self.pool);
+            if loaded.model.check_lost().is_err() {
+                return ended;
+            }
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
             for ((index, _), logits) in logit_rows.iter().zip(logits.chunks_exact(loaded.model.vocabulary()))

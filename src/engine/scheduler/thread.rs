@@ -15,6 +15,7 @@ use super::step::Stepper;
 use super::{Message, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::Pool;
+use crate::mapping::unblock_sigbus;
 use crate::{Error, EventKind, ModelSource};
 
 /// How long the thread waits for a request before it looks around.
@@ -30,6 +31,7 @@ pub(super) fn start(
     let marked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
         mark_thread();
         on_start();
+        unblock_sigbus();
     });
     let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
     std::thread::Builder::new()
@@ -155,6 +157,16 @@ impl EngineThread {
         self.models.unload_idle(&|source| running.iter().any(|request| request.source() == source));
         let stop = &self.shared.stop;
         self.stepper.step(&mut self.running, &mut self.models, &|| stop.load(Ordering::Acquire));
+        self.drop_lost();
+    }
+
+    /// Unloads models whose files can no longer be read, and fails what was running on them.
+    fn drop_lost(&mut self) {
+        for (source, error) in self.models.unload_lost() {
+            for running in self.running.extract_if(.., |running| *running.source() == source) {
+                running.submission.fail(error.clone());
+            }
+        }
     }
 
     /// Begins a request or fails it; returns it where it has to wait.

@@ -137,6 +137,11 @@ impl Panels {
             .ok_or_else(|| gguf.corrupt(format!("tensor \"{name}\" has no panels")))
     }
 
+    /// The memory that they lie in.
+    pub(super) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
+    }
+
     /// Whether they are a file's.
     #[cfg(test)]
     pub(super) fn stored(&self) -> bool {
@@ -145,7 +150,7 @@ impl Panels {
 }
 
 /// The file with the panels of a model's file.
-fn path(gguf: &Gguf) -> Option<PathBuf> {
+pub(super) fn path(gguf: &Gguf) -> Option<PathBuf> {
     gguf.file_id()?;
     stored::path_of(gguf.path())
 }
