@@ -21,7 +21,7 @@ use crate::kernels::swiglu::{add, swiglu};
 use layer::{Layer, Projection};
 use weights::{Linear, Matrix, forward_all, vector};
 
-pub(crate) use cache::{CacheShape, KvCache};
+pub(crate) use cache::{Block, CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 pub(crate) use workspace::Workspace;
 
@@ -47,12 +47,19 @@ pub(crate) struct Segment<'a> {
     pub(crate) fault: Option<usize>,
 }
 
+impl Segment<'_> {
+    fn note_fault(&mut self, position: usize) {
+        self.fault = Some(self.fault.map_or(position, |first| first.min(position)));
+    }
+}
+
 /// Rows of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     None,
     First,
-    Last,
+    /// This many at the end.
+    Last(usize),
     All,
 }
 
@@ -61,7 +68,8 @@ impl Wanted {
     pub(crate) fn count(self, rows: usize) -> usize {
         match self {
             Wanted::None => 0,
-            Wanted::First | Wanted::Last => 1,
+            Wanted::First => 1,
+            Wanted::Last(count) => count,
             Wanted::All => rows,
         }
     }
@@ -70,7 +78,7 @@ impl Wanted {
         match self {
             Wanted::None => false,
             Wanted::First => row == 0,
-            Wanted::Last => row + 1 == rows,
+            Wanted::Last(count) => row + count >= rows,
             Wanted::All => true,
         }
     }
@@ -194,7 +202,7 @@ impl Model {
         for segment in segments {
             for (row, (x, h)) in rows.by_ref().take(segment.tokens.len()).enumerate() {
                 if !rms_norm(x, weight, self.sizes.norm_epsilon, h) {
-                    segment.fault.get_or_insert(segment.cache.len() + row);
+                    segment.note_fault(segment.cache.len() + row);
                 }
             }
         }
@@ -238,7 +246,7 @@ impl Model {
                     && !(rms_norm_heads(query, &norms.query, epsilon)
                         & rms_norm_heads(key, &norms.key, epsilon))
                 {
-                    segment.fault.get_or_insert(position);
+                    segment.note_fault(position);
                 }
                 let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
                 self.sizes.rope.rotate(query, heads.dim, cos, sin);
@@ -302,7 +310,7 @@ impl Model {
                     sum_of_squares(x).is_finite()
                 };
                 if !finite {
-                    segment.fault.get_or_insert(segment.cache.len() + row);
+                    segment.note_fault(segment.cache.len() + row);
                 }
             }
         }
