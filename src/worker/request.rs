@@ -49,6 +49,7 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
         request: Request {
             key: key(claimed.held),
             model: source,
+            // How soon an answer begins must tell a role nothing of what others ask.
             salt: u64::from(claimed.owner.to_u32()),
             work,
         },
