@@ -4,6 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
+/// them in one pass. Results do not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PromptLookup {
+    /// Where few requests run and the guesses turn out right.
+    #[default]
+    Auto,
+    /// Whenever there is something to guess from.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Settings of an engine, fixed from its start to its end.
 #[derive(Clone)]
 pub struct Config {
@@ -17,12 +30,20 @@ pub struct Config {
     pub queue_capacity: usize,
     /// Most tokens of prompt and answer together; 0 for what the model can, at most 32,768.
     pub context_length: usize,
-    /// Memory for the keys and values of all running requests.
+    /// Memory for the keys and values of all running requests, and of those kept for the next ones.
     pub kv_cache_mb: u64,
     /// Memory for models, keys and values together; 0 for no limit.
     pub memory_limit_mb: u64,
     /// How long a model stays without a request before it is unloaded; None for ever.
     pub model_idle_timeout: Option<Duration>,
+    /// Whether keys and values are kept, for requests that begin like others before them.
+    pub prefix_reuse: bool,
+    /// Whether tokens are guessed.
+    pub prompt_lookup: PromptLookup,
+    /// Rows of prompts in one step after another, over and over; empty to let the engine choose, which depends
+    /// on time. For tests: results do not depend on it.
+    #[doc(hidden)]
+    pub prefill_rows: Vec<usize>,
     /// Run first on every thread that the engine starts.
     pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -38,6 +59,9 @@ impl Default for Config {
             kv_cache_mb: 1024,
             memory_limit_mb: 0,
             model_idle_timeout: Some(Duration::from_secs(600)),
+            prefix_reuse: true,
+            prompt_lookup: PromptLookup::Auto,
+            prefill_rows: Vec::new(),
             thread_start: None,
         }
     }
@@ -54,6 +78,9 @@ impl fmt::Debug for Config {
             .field("kv_cache_mb", &self.kv_cache_mb)
             .field("memory_limit_mb", &self.memory_limit_mb)
             .field("model_idle_timeout", &self.model_idle_timeout)
+            .field("prefix_reuse", &self.prefix_reuse)
+            .field("prompt_lookup", &self.prompt_lookup)
+            .field("prefill_rows", &self.prefill_rows)
             .finish_non_exhaustive()
     }
 }

@@ -19,7 +19,7 @@ mod scheduler;
 pub mod template;
 pub mod tokenizer;
 
-pub use config::Config;
+pub use config::{Config, PromptLookup};
 pub use error::Error;
 #[doc(hidden)]
 pub use kernels::matrix::Instructions;
@@ -28,4 +28,4 @@ pub use probe::Probe;
 pub use request::{
     Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,
 };
-pub use scheduler::{Engine, LoadedModel};
+pub use scheduler::{Engine, LoadedModel, Statistics};

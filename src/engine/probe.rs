@@ -85,7 +85,7 @@ impl Probe {
         let mut passes = tokens.chunks(PASS).peekable();
         while let Some(pass) = passes.next() {
             let last = passes.peek().is_none();
-            self.pass(pass, if last { Wanted::Last } else { Wanted::None })?;
+            self.pass(pass, if last { Wanted::Last(1) } else { Wanted::None })?;
             if last {
                 return Ok(Some(self.model.logits(&mut self.workspace, &[0], &self.pool)));
             }

@@ -18,6 +18,10 @@ pub struct Request {
     pub key: u64,
     /// The model that does the work.
     pub model: ModelSource,
+    /// Who may share: requests of the same salt, and no others, reuse each other's keys and values where they
+    /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from which
+    /// somebody could guess at the prompts of others.
+    pub salt: u64,
     /// What is to be done.
     pub work: Work,
 }

@@ -45,7 +45,16 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
     };
     let asked = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
     let Resolved { source, for_want_of_another } = models::resolve(task, asked, models)?;
-    Ok(Prepared { request: Request { key: key(claimed.held), model: source, work }, for_want_of_another })
+    Ok(Prepared {
+        request: Request {
+            key: key(claimed.held),
+            model: source,
+            // How soon an answer begins must tell a role nothing of what others ask.
+            salt: u64::from(claimed.owner.to_u32()),
+            work,
+        },
+        for_want_of_another,
+    })
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

@@ -30,7 +30,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     };
     let engine = Engine::start(config)?;
     let (sender, events) = crossbeam_channel::unbounded();
-    engine.submit(Request { key: 0, model: arguments.source(), work }, Reply::new(sender));
+    engine.submit(Request { key: 0, model: arguments.source(), salt: 0, work }, Reply::new(sender));
     let mut started = Instant::now();
     for event in events {
         match event.kind {

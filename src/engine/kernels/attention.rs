@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::exp::exp;
 use super::half::widen;
@@ -46,7 +47,7 @@ impl Heads {
 pub(crate) struct Rows<'a> {
     /// One block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
     /// heads one after the other (`Heads::tile_len` each).
-    pub(crate) blocks: &'a [Box<[u16]>],
+    pub(crate) blocks: &'a [Arc<Box<[u16]>>],
     /// Absolute position of the first row; row i attends to all positions up to `position + i`.
     pub(crate) position: usize,
     /// Number of rows.
@@ -247,7 +248,8 @@ mod tests {
         let pool = Pool::new(2, &start).unwrap();
         let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
         let mut out = vec![f32::NAN; queries.len()];
-        let sequence = Rows { blocks: &tiles, position: first, rows, first_row: 0 };
+        let shared: Vec<_> = tiles.iter().cloned().map(Arc::new).collect();
+        let sequence = Rows { blocks: &shared, position: first, rows, first_row: 0 };
         attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
         let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
         for row in 0..rows {

@@ -1,11 +1,19 @@
 //! The key-value cache of one sequence.
 //!
 //! It grows by blocks of 64 positions, each of which holds the keys and values of all layers as f16. A block
-//! is one allocation, made when its first position is reached.
+//! is one allocation, made when its first position is reached. Sequences that begin with the same tokens may
+//! share blocks.
+//!
+//! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
+
+use std::sync::Arc;
 
 use crate::Error;
 use crate::kernels::attention::{Heads, TILE};
 use crate::kernels::half::narrow;
+
+/// Keys and values of 64 positions in all layers.
+pub(crate) type Block = Arc<Box<[u16]>>;
 
 /// Sizes of the blocks of one model.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +26,12 @@ pub(crate) struct CacheShape {
 #[derive(Debug)]
 pub(crate) struct KvCache {
     shape: CacheShape,
-    blocks: Vec<Box<[u16]>>,
+    blocks: Vec<Block>,
     len: usize,
 }
 
 impl CacheShape {
-    pub(super) fn new(layers: usize, heads: Heads) -> Self {
+    pub(crate) fn new(layers: usize, heads: Heads) -> Self {
         CacheShape { layers, heads }
     }
 
@@ -35,9 +43,14 @@ impl CacheShape {
         self.heads.kv * self.heads.tile_len()
     }
 
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.block_len() as u64 * size_of::<u16>() as u64
+    }
+
     /// Bytes of a cache for `positions` positions.
     pub(crate) fn bytes(&self, positions: usize) -> u64 {
-        positions.div_ceil(TILE) as u64 * self.block_len() as u64 * size_of::<u16>() as u64
+        positions.div_ceil(TILE) as u64 * self.block_bytes()
     }
 }
 
@@ -52,10 +65,49 @@ impl KvCache {
         self.len
     }
 
+    /// Sizes of its blocks.
+    pub(crate) fn shape(&self) -> CacheShape {
+        self.shape
+    }
+
+    /// Adds the 64 positions of a block that another sequence has computed after the same tokens.
+    pub(crate) fn attach(&mut self, block: Block) {
+        assert!(self.len.is_multiple_of(TILE), "a block is attached behind {} positions", self.len);
+        self.blocks.truncate(self.len / TILE);
+        self.blocks.push(block);
+        self.len += TILE;
+    }
+
+    /// Block `index`, whose positions are all there.
+    pub(crate) fn block(&self, index: usize) -> &Block {
+        &self.blocks[index]
+    }
+
+    /// Takes another block of the same contents for block `index`.
+    pub(crate) fn replace(&mut self, index: usize, block: Block) {
+        self.blocks[index] = block;
+    }
+
     /// Forgets the positions from `len` on; what is computed afterwards is as if they had never been.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.blocks.truncate(self.len.div_ceil(TILE));
+    }
+
+    /// [`KvCache::truncate`], leaving zeros where the positions were: values that are not finite would spoil
+    /// even what has no weight.
+    pub(crate) fn wipe(&mut self, len: usize) {
+        self.truncate(len);
+        let (slot, tile_len) = (self.len % TILE, self.shape.heads.tile_len());
+        if slot == 0 {
+            return;
+        }
+        let Some(block) = self.blocks.last_mut() else { return };
+        for tile in Arc::make_mut(block).chunks_exact_mut(tile_len) {
+            let (keys, values) = tile.split_at_mut(tile_len / 2);
+            keys.chunks_exact_mut(TILE).for_each(|keys| keys[slot..].fill(0));
+            values[slot * self.shape.heads.dim..].fill(0);
+        }
     }
 
     /// Makes room for `positions` positions, without adding them.
@@ -73,13 +125,13 @@ impl KvCache {
             })?;
             // Zeroed, so that what masked positions hold is at least the same each time.
             block.resize(length, 0);
-            self.blocks.push(block.into_boxed_slice());
+            self.blocks.push(Arc::new(block.into_boxed_slice()));
         }
         Ok(())
     }
 
     /// Adds `count` positions that were stored in all layers.
-    pub(super) fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         self.len += count;
     }
 
@@ -87,7 +139,8 @@ impl KvCache {
     pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
         let Heads { dim, .. } = self.shape.heads;
         let start = self.offset(layer);
-        let tiles = &mut self.blocks[position / TILE][start..start + self.shape.layer_len()];
+        let tiles =
+            &mut Arc::make_mut(&mut self.blocks[position / TILE])[start..start + self.shape.layer_len()];
         let slot = position % TILE;
         let heads = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
         for (tile, (keys, values)) in tiles.chunks_exact_mut(self.shape.heads.tile_len()).zip(heads) {
@@ -107,7 +160,7 @@ impl KvCache {
     }
 
     /// The blocks, one for each 64 positions.
-    pub(super) fn blocks(&self) -> &[Box<[u16]>] {
+    pub(super) fn blocks(&self) -> &[Block] {
         &self.blocks
     }
 }

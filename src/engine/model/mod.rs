@@ -26,7 +26,7 @@ use layer::{Layer, Projection};
 use panels::Panels;
 use weights::{Linear, Matrix, forward_all, vector};
 
-pub(crate) use cache::{CacheShape, KvCache};
+pub(crate) use cache::{Block, CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 pub(crate) use panels::Loading;
 pub use panels::{PanelsState, verify_panels};
@@ -57,12 +57,19 @@ pub(crate) struct Segment<'a> {
     pub(crate) fault: Option<usize>,
 }
 
+impl Segment<'_> {
+    fn note_fault(&mut self, position: usize) {
+        self.fault = Some(self.fault.map_or(position, |first| first.min(position)));
+    }
+}
+
 /// Rows of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     None,
     First,
-    Last,
+    /// This many at the end.
+    Last(usize),
     All,
 }
 
@@ -71,7 +78,8 @@ impl Wanted {
     pub(crate) fn count(self, rows: usize) -> usize {
         match self {
             Wanted::None => 0,
-            Wanted::First | Wanted::Last => 1,
+            Wanted::First => 1,
+            Wanted::Last(count) => count,
             Wanted::All => rows,
         }
     }
@@ -80,7 +88,7 @@ impl Wanted {
         match self {
             Wanted::None => false,
             Wanted::First => row == 0,
-            Wanted::Last => row + 1 == rows,
+            Wanted::Last(count) => row + count >= rows,
             Wanted::All => true,
         }
     }
@@ -238,7 +246,7 @@ impl Model {
         for segment in segments {
             for (row, (x, h)) in rows.by_ref().take(segment.tokens.len()).enumerate() {
                 if !rms_norm(x, weight, self.sizes.norm_epsilon, h) {
-                    segment.fault.get_or_insert(segment.cache.len() + row);
+                    segment.note_fault(segment.cache.len() + row);
                 }
             }
         }
@@ -282,7 +290,7 @@ impl Model {
                     && !(rms_norm_heads(query, &norms.query, epsilon)
                         & rms_norm_heads(key, &norms.key, epsilon))
                 {
-                    segment.fault.get_or_insert(position);
+                    segment.note_fault(position);
                 }
                 let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
                 self.sizes.rope.rotate(query, heads.dim, cos, sin);
@@ -346,7 +354,7 @@ impl Model {
                     sum_of_squares(x).is_finite()
                 };
                 if !finite {
-                    segment.fault.get_or_insert(segment.cache.len() + row);
+                    segment.note_fault(segment.cache.len() + row);
                 }
             }
         }

@@ -4,9 +4,12 @@
 //! order, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
 //! row of every request that generates, and a slice of the prompts that are not computed yet.
 
+mod lookup;
 mod models;
 mod panic;
+mod prefix;
 mod running;
+mod statistics;
 mod step;
 mod text;
 mod thread;
@@ -22,6 +25,8 @@ use crate::config::Config;
 use crate::{Embed, Error, EventKind, Generate, Reply, Request, Ticket, Work};
 
 pub use models::LoadedModel;
+use statistics::Counters;
+pub use statistics::Statistics;
 
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -46,6 +51,7 @@ struct Shared {
     waiting: AtomicUsize,
     stop: AtomicBool,
     loaded: Arc<Mutex<Vec<LoadedModel>>>,
+    statistics: Counters,
 }
 
 /// What goes to the engine thread.
@@ -65,12 +71,24 @@ struct Submission {
 }
 
 impl Submission {
+    /// Nothing follows the last event.
     fn send(&self, kind: EventKind) {
+        if self.ended.get() {
+            return;
+        }
         if matches!(kind, EventKind::Done(_) | EventKind::Failed(_)) {
             self.ended.set(true);
         }
         // A bell that panics against its promise must not take the engine with it.
         let _ = panic::catch(|| self.reply.send(self.request.key, kind));
+    }
+
+    /// Fails the request if it was cancelled; whether its last event was sent.
+    fn fail_if_cancelled(&self) -> bool {
+        if self.ticket.is_cancelled() {
+            self.fail(Error::Cancelled);
+        }
+        self.ended.get()
     }
 
     fn fail(&self, error: Error) {
@@ -98,6 +116,7 @@ impl Engine {
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             loaded: Arc::default(),
+            statistics: Counters::default(),
         });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
@@ -131,6 +150,11 @@ impl Engine {
     /// The models that are loaded now.
     pub fn loaded_models(&self) -> Vec<LoadedModel> {
         self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was computed since the start, and what did not have to be.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics.read()
     }
 }
 
@@ -189,6 +213,7 @@ mod tests {
             request: Request {
                 key: 1,
                 model: ModelSource::Builtin,
+                salt: 0,
                 work: Work::Embed(Embed { text: String::new() }),
             },
             reply: Reply::new(sender.clone()),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::prefix::Prefixes;
 use crate::config::Config;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -30,12 +31,21 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Tokenizer,
     pub(super) template: ChatTemplate,
     pub(super) workspace: Workspace,
+    /// Blocks of keys and values kept for the next requests.
+    pub(super) prefixes: Prefixes,
     /// Tokens that a request may have in all.
     pub(super) context_length: usize,
     bytes: u64,
     used: Instant,
     /// Seconds that a row of a pass with a slice of prompts takes, a running average.
     pub(super) row_seconds: Option<f64>,
+}
+
+impl Loaded {
+    /// Bytes of a block of keys and values.
+    fn block_bytes(&self) -> u64 {
+        self.model.cache_shape().block_bytes()
+    }
 }
 
 /// Why a model is not there.
@@ -76,6 +86,28 @@ impl Models {
     /// Bytes left for keys and values, beside the models and what is reserved already.
     pub(super) fn room(&self, reserved: u64) -> u64 {
         self.limit_bytes.saturating_sub(reserved).saturating_sub(self.bytes())
+    }
+
+    /// Bytes of kept blocks that running requests hold.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.loaded.iter().map(|loaded| loaded.prefixes.held() as u64 * loaded.block_bytes()).sum()
+    }
+
+    /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
+    /// Those of the models that were not used for the longest time go first.
+    pub(super) fn trim_prefixes(&mut self, bytes: u64) {
+        let kept = |loaded: &Loaded| loaded.prefixes.len() as u64 * loaded.block_bytes();
+        let mut total: u64 = self.loaded.iter().map(kept).sum();
+        if total <= bytes {
+            return;
+        }
+        let mut by_age: Vec<&mut Loaded> = self.loaded.iter_mut().collect();
+        by_age.sort_by_key(|loaded| loaded.used);
+        for loaded in by_age {
+            while total > bytes && loaded.prefixes.evict() {
+                total -= loaded.block_bytes();
+            }
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -142,6 +174,7 @@ impl Models {
             source: source.clone(),
             template: ChatTemplate::from_gguf(gguf)?,
             workspace: model.workspace(self.rows, self.threads),
+            prefixes: Prefixes::default(),
             model,
             tokenizer,
             context_length,
@@ -174,6 +207,9 @@ impl Models {
             self.loaded.remove(oldest);
             self.list();
         }
+        let others =
+            self.bytes().saturating_add(bytes).saturating_add(reserved.saturating_sub(self.held_bytes()));
+        self.trim_prefixes(self.limit_bytes.saturating_sub(others));
         Ok(())
     }
 

@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::Submission;
+use super::lookup::Lookup;
 use super::models::Loaded;
+use super::prefix::{Chain, Prefixes};
 use super::text::Text;
+use crate::kernels::attention::TILE;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, EventKind, Finish, Generate, ModelSource, Output, Work};
+use crate::{Error, EventKind, Finish, Generate, ModelSource, Output, Request, Work};
 
 /// Progress of a request is told this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -16,14 +19,26 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// A request that is being worked on.
 pub(super) struct Running {
     pub(super) submission: Submission,
-    pub(super) cache: KvCache,
-    /// Bytes of the cache when it is full.
-    pub(super) reserved: u64,
-    /// Tokens to compute: those of the prompt, later the last one that was chosen.
+    cache: KvCache,
+    /// Its place among the model's kept blocks; None where it has to compute everything itself.
+    chain: Option<Chain>,
+    /// Positions that its cache will have.
+    positions: usize,
+    /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
+    /// the cache are to be computed.
     tokens: Vec<u32>,
-    /// How many of `tokens` are computed.
-    computed: usize,
+    /// How many of them are guesses.
+    guessed: usize,
+    lookup: Lookup,
     goal: Goal,
+}
+
+/// What a pass computes of a request.
+pub(super) struct Slice<'a> {
+    pub(super) submission: &'a Submission,
+    pub(super) cache: &'a mut KvCache,
+    pub(super) tokens: &'a [u32],
+    pub(super) wanted: Wanted,
 }
 
 /// What is to come of a request.
@@ -67,11 +82,55 @@ impl Plan {
         let positions = tokens.len() + max_tokens - 1;
         Ok(Plan { tokens, max_tokens, positions })
     }
+
+    /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
+    pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
+        let mut cache = KvCache::new(loaded.model.cache_shape());
+        let whole = match request.work {
+            Work::Generate(_) => false,
+            // The hidden states of all tokens are needed, or that of the first.
+            Work::Embed(_) => loaded.model.sizes().pooling != Pooling::Last,
+        };
+        let chain = (reuse && !whole).then(|| {
+            let mut chain = Chain::new(request.salt);
+            loaded.prefixes.attach(&mut chain, &mut cache, reusable(&self.tokens));
+            chain
+        });
+        Beginning { cache, chain, positions: self.positions }
+    }
+}
+
+/// The last token is always computed: its hidden state is what all is about.
+fn reusable(tokens: &[u32]) -> &[u32] {
+    tokens.split_last().map_or(&[], |(_, before)| before)
+}
+
+/// Where a request begins to compute.
+pub(super) struct Beginning {
+    cache: KvCache,
+    chain: Option<Chain>,
+    positions: usize,
+}
+
+impl Beginning {
+    /// Bytes of keys and values that the request will add to the model's kept blocks.
+    pub(super) fn own_bytes(&self) -> u64 {
+        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
+    }
+
+    /// Positions that need not be computed.
+    pub(super) fn reused(&self) -> usize {
+        self.cache.len()
+    }
+}
+
+fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
+    cache.shape().bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * cache.shape().block_bytes()
 }
 
 impl Running {
     /// Begins a request; tells that it is started.
-    pub(super) fn new(submission: Submission, plan: Plan, loaded: &Loaded, reserved: u64) -> Running {
+    pub(super) fn new(submission: Submission, plan: Plan, beginning: Beginning, loaded: &Loaded) -> Running {
         submission.send(EventKind::Started { prompt_tokens: plan.tokens.len() });
         let goal = match &submission.request.work {
             Work::Generate(how) => Goal::Text {
@@ -84,47 +143,117 @@ impl Running {
             },
             Work::Embed(_) => Goal::Vector { sum: Vec::new(), pooling: loaded.model.sizes().pooling },
         };
-        let cache = KvCache::new(loaded.model.cache_shape());
-        Running { submission, cache, reserved, tokens: plan.tokens, computed: 0, goal }
+        let Beginning { cache, chain, positions } = beginning;
+        let (tokens, lookup) = (plan.tokens, Lookup::new());
+        Running { submission, cache, chain, positions, tokens, guessed: 0, lookup, goal }
+    }
+
+    /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
+    pub(super) fn own_bytes(&self) -> u64 {
+        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
     }
 
     pub(super) fn source(&self) -> &ModelSource {
         &self.submission.request.model
     }
 
-    /// Whether its next pass computes one token that was just chosen.
+    /// Whether its prompt is computed.
     pub(super) fn decodes(&self) -> bool {
         matches!(&self.goal, Goal::Text { generated, .. } if *generated > 0)
     }
 
-    /// Number of tokens that wait to be computed.
+    /// Number of tokens that wait to be computed, guesses included.
     pub(super) fn left(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.tokens.len() - self.cache.len()
     }
 
-    /// The next `rows` tokens, the cache they go to, and the rows whose hidden state is wanted.
-    pub(super) fn next(&mut self, rows: usize) -> (&mut KvCache, &[u32], Wanted) {
-        let end = self.tokens.len().min(self.computed + rows);
+    /// Skips what others have computed since; returns how many positions that are.
+    pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
+        let decodes = self.decodes();
+        match &mut self.chain {
+            Some(chain) if !decodes => prefixes.attach(chain, &mut self.cache, reusable(&self.tokens)),
+            _ => 0,
+        }
+    }
+
+    /// Keeps its full blocks for others.
+    pub(super) fn keep(&mut self, prefixes: &mut Prefixes) {
+        if let Some(chain) = &mut self.chain {
+            let computed = self.cache.len();
+            prefixes.keep(chain, &mut self.cache, &self.tokens[..computed]);
+        }
+    }
+
+    /// Hashes of the prompt's blocks that are computed when the next `rows` rows are, wholly or in part.
+    pub(super) fn blocks_ahead(&self, rows: usize) -> impl Iterator<Item = u64> {
+        let chain = self.chain.as_ref().filter(|_| !self.decodes());
+        let count = move |chain: &Chain| (self.cache.len() + rows).div_ceil(TILE) - chain.blocks();
+        chain.into_iter().flat_map(move |chain| chain.hashes(reusable(&self.tokens)).take(count(chain)))
+    }
+
+    /// Whether it could go on with whole blocks if it waited for them.
+    pub(super) fn at_border(&self) -> bool {
+        self.cache.len().is_multiple_of(TILE)
+    }
+
+    /// Adds guesses at the tokens that follow, at most `most`; forgets those of a pass that came to nothing.
+    /// Returns how many there are.
+    pub(super) fn guess(&mut self, most: usize, always: bool) -> usize {
+        self.tokens.truncate(self.tokens.len() - self.guessed);
+        self.guessed = 0;
+        if let Goal::Text { generated, max_tokens, .. } = &self.goal
+            && *generated > 0
+        {
+            // The last token needs no guess: nothing follows it.
+            let draft = self.lookup.draft(&self.tokens, most.min(max_tokens - generated - 1), always);
+            self.guessed = draft.len();
+            self.tokens.extend(draft);
+        }
+        self.guessed
+    }
+
+    /// The next `rows` tokens and where they go. Guesses go together with the token before them.
+    pub(super) fn next(&mut self, rows: usize) -> Slice<'_> {
+        let computed = self.cache.len();
+        let end = self.tokens.len().min(computed + rows);
         let last = end == self.tokens.len();
         let wanted = match &self.goal {
             Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
-            Goal::Vector { pooling: Pooling::First, .. } if self.computed == 0 => Wanted::First,
+            Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
             Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
-            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text { .. } if last => Wanted::Last,
+            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text { .. } if last => {
+                Wanted::Last(1 + self.guessed)
+            }
             Goal::Vector { .. } | Goal::Text { .. } => Wanted::None,
         };
-        (&mut self.cache, &self.tokens[self.computed..end], wanted)
+        Slice {
+            submission: &self.submission,
+            cache: &mut self.cache,
+            tokens: &self.tokens[computed..end],
+            wanted,
+        }
     }
 
-    /// Whether the pass over the next `rows` tokens ends in a token to be chosen.
-    pub(super) fn samples(&self, rows: usize) -> bool {
-        matches!(self.goal, Goal::Text { .. }) && rows >= self.left()
+    /// Whether a token is to be chosen: everything is computed.
+    pub(super) fn samples(&self) -> bool {
+        matches!(self.goal, Goal::Text { .. }) && self.left() == 0
     }
 
-    /// Takes what a pass over `rows` tokens computed: hidden states of the rows that were wanted, `width`
-    /// each. Returns the result once it is complete.
-    pub(super) fn computed(&mut self, rows: usize, hidden: &[f32], width: usize) -> Option<Output> {
-        self.computed += rows;
+    /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
+    /// guess that is now dropped.
+    pub(super) fn fault(&mut self, position: usize) -> Result<(), Error> {
+        if position < self.tokens.len() - self.guessed {
+            return Err(Error::NonFinite { position });
+        }
+        self.guessed -= self.tokens.len() - position;
+        self.tokens.truncate(position);
+        self.cache.wipe(position);
+        Ok(())
+    }
+
+    /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the result
+    /// once it is complete.
+    pub(super) fn computed(&mut self, hidden: &[f32], width: usize) -> Option<Output> {
         let Goal::Vector { sum, .. } = &mut self.goal else { return None };
         for row in hidden.chunks_exact(width) {
             if sum.is_empty() {
@@ -134,20 +263,50 @@ impl Running {
             }
         }
         // Mean or sum: normalising makes them equal.
-        (self.computed == self.tokens.len()).then(|| Output::Embedding(normalise(std::mem::take(sum))))
+        (self.cache.len() == self.tokens.len()).then(|| Output::Embedding(normalise(std::mem::take(sum))))
     }
 
-    /// Chooses the next token. Returns the result once it is complete.
-    pub(super) fn sample(
+    /// Number of rows whose logits [`Running::sample`] takes.
+    pub(super) fn sampled_rows(&self) -> usize {
+        1 + self.guessed
+    }
+
+    /// Chooses the next token from the first row of logits, and one more from each following row as long as
+    /// the guess before it was right. Returns the result once it is complete, and how many guesses were right.
+    pub(super) fn sample<'l>(
+        &mut self,
+        logits: impl Iterator<Item = &'l [f32]>,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> Result<(Option<Output>, usize), Error> {
+        let draft = self.tokens.split_off(self.tokens.len() - std::mem::take(&mut self.guessed));
+        let mut right = 0;
+        let mut output = None;
+        for (row, logits) in logits.enumerate() {
+            let (token, ended) = self.choose(logits, tokenizer, sampler)?;
+            output = ended;
+            if output.is_some() || draft.get(row) != Some(&token) {
+                break;
+            }
+            right += 1;
+        }
+        self.lookup.learn(draft.len(), right);
+        // What followed a wrong guess. The last token is not computed yet.
+        self.cache.truncate(self.tokens.len() - 1);
+        Ok((output, right))
+    }
+
+    /// Chooses the token after all others.
+    fn choose(
         &mut self,
         logits: &[f32],
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
-    ) -> Result<Option<Output>, Error> {
+    ) -> Result<(u32, Option<Output>), Error> {
         let Goal::Text { how, text, generated, max_tokens, told, told_tokens } = &mut self.goal else {
-            return Ok(None);
+            return Ok((0, None));
         };
-        let token = sampler.choose(logits, &how.sampling, self.cache.len())?;
+        let token = sampler.choose(logits, &how.sampling, self.tokens.len())?;
         let finish = if tokenizer.is_end(token) {
             Some(Finish::EndOfText)
         } else {
@@ -161,9 +320,7 @@ impl Running {
             }
         };
         let Some(finish) = finish else {
-            self.tokens.clear();
             self.tokens.push(token);
-            self.computed = 0;
             if told.elapsed() >= PROGRESS_INTERVAL && *told_tokens < *generated {
                 *told = Instant::now();
                 *told_tokens = *generated;
@@ -171,10 +328,10 @@ impl Running {
                     EventKind::Progress { generated_tokens: *generated, text: text.take_partial() };
                 self.submission.send(progress);
             }
-            return Ok(None);
+            return Ok((token, None));
         };
         let text = std::mem::replace(text, Text::new(Vec::new())).finish(finish == Finish::Length)?;
-        Ok(Some(Output::Text { text, generated_tokens: *generated, finish }))
+        Ok((token, Some(Output::Text { text, generated_tokens: *generated, finish })))
     }
 }
 

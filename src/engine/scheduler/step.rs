@@ -1,10 +1,16 @@
 //! One step: a forward pass over the next rows of one model's running requests.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Shared;
+use super::lookup::MAX_DRAFT;
 use super::models::{MAX_PREFILL_ROWS, Models};
 use super::panic::catch;
-use super::running::Running;
+use super::prefix::Prefixes;
+use super::running::{Running, Slice};
+use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::model::Segment;
 use crate::sampling::Sampler;
@@ -17,12 +23,25 @@ const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;
 
+/// Most guesses of a step.
+const MAX_GUESSES: usize = 32;
+/// Most tokens and guesses of a step that guesses by itself: while the reading of the weights is what takes the
+/// time, some rows more cost little.
+const FEW_ROWS: usize = 8;
+/// Most requests of such a step.
+const FEW_REQUESTS: usize = 2;
+
 /// Computes steps; keeps what they share.
 pub(super) struct Stepper {
     pool: Pool,
     sampler: Sampler,
     /// Whose turn it is.
     last: Option<ModelSource>,
+    shared: Arc<Shared>,
+    prompt_lookup: PromptLookup,
+    /// [`Config::prefill_rows`], and how many steps there were.
+    prefill_rows: Vec<usize>,
+    steps: usize,
 }
 
 /// The part of a request in a step.
@@ -33,16 +52,27 @@ struct Part {
 }
 
 impl Stepper {
-    pub(super) fn new(pool: Pool) -> Stepper {
-        Stepper { pool, sampler: Sampler::default(), last: None }
+    pub(super) fn new(config: &Config, pool: Pool, shared: Arc<Shared>) -> Stepper {
+        Stepper {
+            pool,
+            sampler: Sampler::default(),
+            last: None,
+            shared,
+            prompt_lookup: config.prompt_lookup,
+            prefill_rows: config.prefill_rows.clone(),
+            steps: 0,
+        }
     }
 
     /// Computes one step, and ends the requests that are done, failed or cancelled with it.
     pub(super) fn step(&mut self, running: &mut Vec<Running>, models: &mut Models, stop: &dyn Fn() -> bool) {
         running.retain(|request| !cancelled(request));
         let Some(source) = self.next_model(running) else { return };
-        let Some(row_seconds) = models.get(&source).map(|loaded| loaded.row_seconds) else { return };
-        let parts = plan(running, &source, row_seconds);
+        let Some(loaded) = models.get(&source) else { return };
+        let guesses = self.guess(running, &source);
+        self.catch_up(running, &source, &mut loaded.prefixes);
+        let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
+        let parts = plan(running, &source, prefill);
         let outcome = catch(|| self.compute(running, models, &source, &parts, stop));
         let mut ended = match outcome {
             Ok(ended) => ended,
@@ -74,6 +104,49 @@ impl Stepper {
         }
     }
 
+    /// Lets the requests guess where that pays; returns the number of guesses.
+    fn guess(&self, running: &mut [Running], source: &ModelSource) -> usize {
+        let mut requests: Vec<_> = running.iter_mut().filter(|request| request.source() == source).collect();
+        let always = self.prompt_lookup == PromptLookup::On;
+        let mut left = match self.prompt_lookup {
+            PromptLookup::Off => 0,
+            PromptLookup::On => MAX_GUESSES,
+            PromptLookup::Auto => {
+                let few = requests.len() <= FEW_REQUESTS && requests.iter().all(|request| request.decodes());
+                if few { FEW_ROWS.saturating_sub(requests.len()) } else { 0 }
+            }
+        };
+        let each = if always { MAX_DRAFT } else { left / requests.len().max(1) };
+        let mut guesses = 0;
+        for request in &mut requests {
+            let count = request.guess(each.min(left), always);
+            left -= count;
+            guesses += count;
+        }
+        guesses
+    }
+
+    /// Lets prompts skip what other requests have computed in the meantime.
+    fn catch_up(&self, running: &mut [Running], source: &ModelSource, prefixes: &mut Prefixes) {
+        for request in running.iter_mut().filter(|request| request.source() == source) {
+            self.shared.statistics.reused(request.catch_up(prefixes));
+        }
+    }
+
+    /// Prompt rows that should fit into the time of a step.
+    fn prefill_rows(&mut self, running: &[Running], row_seconds: Option<f64>) -> usize {
+        self.steps += 1;
+        if !self.prefill_rows.is_empty() {
+            return self.prefill_rows[self.steps % self.prefill_rows.len()].clamp(1, MAX_PREFILL_ROWS);
+        }
+        let shared = running.iter().any(Running::decodes);
+        let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
+        match row_seconds {
+            Some(seconds) => ((step_seconds / seconds) as usize).clamp(MIN_PREFILL_ROWS, MAX_PREFILL_ROWS),
+            None => MIN_PREFILL_ROWS,
+        }
+    }
+
     /// The model after the last one, in the order of their requests.
     fn next_model(&mut self, running: &[Running]) -> Option<ModelSource> {
         let mut sources: Vec<&ModelSource> = Vec::new();
@@ -100,23 +173,27 @@ impl Stepper {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return ended };
         let started = Instant::now();
-        let tickets: Vec<_> =
-            parts.iter().map(|part| running[part.index].submission.ticket.clone()).collect();
-        let interrupted = || stop() || tickets.iter().all(|ticket| ticket.is_cancelled());
         let mut segments = Vec::with_capacity(parts.len());
+        let mut submissions = Vec::with_capacity(parts.len());
         let mut computing = Vec::with_capacity(parts.len());
         let mut remaining = parts.iter().peekable();
         for (index, request) in running.iter_mut().enumerate() {
             let Some(part) = remaining.next_if(|part| part.index == index) else { continue };
-            let (cache, tokens, wanted) = request.next(part.rows);
+            let Slice { submission, cache, tokens, wanted } = request.next(part.rows);
             match cache.reserve(cache.len() + tokens.len()) {
                 Ok(()) => {
                     segments.push(Segment { cache, tokens, wanted, fault: None });
-                    computing.push(part);
+                    submissions.push(submission);
+                    computing.push(part.index);
                 }
                 Err(error) => ended.push((index, Err(error))),
             }
         }
+        // Who cancels is told at once, also where the pass goes on for others.
+        let interrupted = || {
+            let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
+            stop() || cancelled == submissions.len()
+        };
         if segments.is_empty()
             || !loaded.model.forward(&mut segments, &mut loaded.workspace, &self.pool, &interrupted)
         {
@@ -128,41 +205,54 @@ impl Stepper {
         drop(segments);
         let width = loaded.model.sizes().width;
         let mut first = 0;
-        let mut logit_rows = Vec::new();
-        for ((part, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
-            let request = &mut running[part.index];
-            if let Some(position) = fault {
-                ended.push((part.index, Err(Error::NonFinite { position: *position })));
-            } else {
-                if request.samples(part.rows) {
-                    logit_rows.push((part.index, first));
-                }
-                let hidden = &loaded.model.hidden(&loaded.workspace)[first * width..(first + rows) * width];
-                if let Some(output) = request.computed(part.rows, hidden, width) {
-                    ended.push((part.index, Ok(output)));
-                }
-            }
+        let mut sampling = Vec::new();
+        for ((index, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
+            let request = &mut running[*index];
+            let hidden = first..first + rows;
             first += rows;
+            if let Some(position) = fault
+                && let Err(error) = request.fault(*position)
+            {
+                ended.push((*index, Err(error)));
+                continue;
+            }
+            if request.samples() {
+                sampling.push((*index, hidden.start..hidden.start + request.sampled_rows()));
+            }
+            let hidden = &loaded.model.hidden(&loaded.workspace)[hidden.start * width..hidden.end * width];
+            if let Some(output) = request.computed(hidden, width) {
+                ended.push((*index, Ok(output)));
+            }
         }
-        if !logit_rows.is_empty() {
-            let rows: Vec<usize> = logit_rows.iter().map(|(_, row)| *row).collect();
+        if !sampling.is_empty() {
+            let rows: Vec<usize> = sampling.iter().flat_map(|(_, rows)| rows.clone()).collect();
             let logits = loaded.model.logits(&mut loaded.workspace, &rows, &self.pool);
             if loaded.model.check_lost().is_err() {
                 return ended;
             }
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
-            for ((index, _), logits) in logit_rows.iter().zip(logits.chunks_exact(loaded.model.vocabulary()))
-            {
-                let index = *index;
-                match running[index].sample(&logits[..choices], &loaded.tokenizer, &mut self.sampler) {
-                    Ok(None) => {}
-                    Ok(Some(output)) => ended.push((index, Ok(output))),
-                    Err(error) => ended.push((index, Err(error))),
+            let mut logits = logits.chunks_exact(loaded.model.vocabulary()).map(|logits| &logits[..choices]);
+            for (index, rows) in &sampling {
+                // All of its rows are taken, also where it ends before the last of them.
+                let logits: Vec<&[f32]> = logits.by_ref().take(rows.len()).collect();
+                let guesses = rows.len() - 1;
+                match running[*index].sample(logits.into_iter(), &loaded.tokenizer, &mut self.sampler) {
+                    Ok((output, right)) => {
+                        self.shared.statistics.guessed(guesses, right);
+                        ended.extend(output.map(|output| (*index, Ok(output))));
+                    }
+                    Err(error) => ended.push((*index, Err(error))),
                 }
             }
         }
+        for index in computing {
+            if !ended.iter().any(|(other, result)| *other == index && result.is_err()) {
+                running[index].keep(&mut loaded.prefixes);
+            }
+        }
         let rows: usize = parts.iter().map(|part| part.rows).sum();
+        self.shared.statistics.computed(rows);
         // A few rows take as long as the weights take to read, which says nothing about more of them.
         if rows >= MIN_PREFILL_ROWS {
             let seconds = started.elapsed().as_secs_f64() / rows as f64;
@@ -173,31 +263,27 @@ impl Stepper {
     }
 }
 
-/// Fails a request that was cancelled.
+/// Fails a request that was cancelled; whether its last event was sent.
 fn cancelled(request: &Running) -> bool {
-    let cancelled = request.submission.ticket.is_cancelled();
-    if cancelled {
-        request.submission.send(EventKind::Failed(Error::Cancelled));
-    }
-    cancelled
+    request.submission.fail_if_cancelled()
 }
 
-/// One row for each request that generates, and as many prompt rows as should fit into the time of a step.
-fn plan(running: &[Running], source: &ModelSource, row_seconds: Option<f64>) -> Vec<Part> {
-    let shared = running.iter().any(Running::decodes);
-    let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
-    let mut prefill = match row_seconds {
-        Some(seconds) => ((step_seconds / seconds) as usize).clamp(MIN_PREFILL_ROWS, MAX_PREFILL_ROWS),
-        None => MIN_PREFILL_ROWS,
-    };
+/// All that is left of each request that generates, and prompt rows as long as there are any. A prompt that
+/// begins like another one before it waits for the blocks that they have in common.
+fn plan(running: &[Running], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
     let mut parts = Vec::new();
+    let mut ahead = HashSet::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
         if request.decodes() {
-            parts.push(Part { index, rows: 1 });
+            parts.push(Part { index, rows: request.left() });
         } else if prefill > 0 {
-            let rows = request.left().min(prefill);
-            prefill -= rows;
-            parts.push(Part { index, rows });
+            let waits = request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash));
+            if !waits {
+                let rows = request.left().min(prefill);
+                prefill -= rows;
+                ahead.extend(request.blocks_ahead(rows));
+                parts.push(Part { index, rows });
+            }
         }
     }
     parts

@@ -65,6 +65,7 @@ struct EngineThread {
     running: Vec<Running>,
     max_running: usize,
     kv_budget: u64,
+    prefix_reuse: bool,
     stepper: Stepper,
 }
 
@@ -72,13 +73,14 @@ impl EngineThread {
     fn new(config: &Config, shared: Arc<Shared>, messages: Receiver<Message>, pool: Pool) -> EngineThread {
         EngineThread {
             models: Models::new(config, Arc::clone(&shared.loaded)),
+            prefix_reuse: config.prefix_reuse,
+            stepper: Stepper::new(config, pool, Arc::clone(&shared)),
             shared,
             messages,
             waiting: VecDeque::new(),
             running: Vec::new(),
             max_running: config.max_running.max(1),
             kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
-            stepper: Stepper::new(pool),
         }
     }
 
@@ -171,7 +173,8 @@ impl EngineThread {
 
     /// Begins a request or fails it; returns it where it has to wait.
     fn admit(&mut self, mut waiting: Waiting) -> Option<Waiting> {
-        let reserved: u64 = self.running.iter().map(|running| running.reserved).sum();
+        let own: u64 = self.running.iter().map(Running::own_bytes).sum();
+        let reserved = own + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
         if !self.models.has(&source) {
             waiting.plan = None;
@@ -180,7 +183,7 @@ impl EngineThread {
                 waiting.submission.send(EventKind::Loading);
             }
         }
-        let (plan, bytes) = match self.plan(&mut waiting, &source, reserved) {
+        let plan = match self.plan(&mut waiting, &source, reserved) {
             Ok(planned) => planned,
             Err(Missing::NoRoom) => return Some(waiting),
             Err(Missing::Failed(error)) => {
@@ -188,43 +191,43 @@ impl EngineThread {
                 return None;
             }
         };
-        if bytes > self.kv_budget.saturating_sub(reserved).min(self.models.room(reserved)) {
-            let alone = self.kv_budget.min(self.models.room(0));
+        let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
+        let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
+        let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
+        // Kept blocks that nobody holds make room; those that the request itself has found are held now.
+        let most = self.kv_budget.min(self.models.room(0));
+        let held = self.models.held_bytes();
+        if own.saturating_add(held).saturating_add(new) > most {
             // What does not fit beside nothing never will.
-            if bytes <= alone && reserved > 0 {
+            if whole <= most && reserved > 0 {
                 waiting.plan = Some(plan);
                 return Some(waiting);
             }
             waiting.submission.fail(Error::OutOfMemory {
                 what: format!("the key-value cache for {} tokens", plan.positions),
-                needed_mb: bytes.div_ceil(1 << 20),
-                limit_mb: Some(alone >> 20),
+                needed_mb: whole.div_ceil(1 << 20),
+                limit_mb: Some(most >> 20),
             });
             return None;
         }
+        self.models.trim_prefixes(most - own - new);
+        self.shared.statistics.reused(beginning.reused());
         if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Running::new(waiting.submission, plan, loaded, bytes));
+            self.running.push(Running::new(waiting.submission, plan, beginning, loaded));
         }
         None
     }
 
-    /// Loads the model and tokenizes the request, unless that is done already; with the bytes of its cache.
-    fn plan(
-        &mut self,
-        waiting: &mut Waiting,
-        source: &ModelSource,
-        reserved: u64,
-    ) -> Result<(Plan, u64), Missing> {
+    /// Loads the model and tokenizes the request, unless that is done already.
+    fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
         let (running, models) = (&self.running, &mut self.models);
         let in_use = |source: &ModelSource| running.iter().any(|running| running.source() == source);
         let planned = catch(|| {
             let loaded = models.load(source, &in_use, reserved)?;
-            let plan = match waiting.plan.take() {
-                Some(plan) => plan,
-                None => Plan::new(&waiting.submission.request.work, loaded).map_err(Missing::Failed)?,
-            };
-            let bytes = loaded.model.cache_shape().bytes(plan.positions);
-            Ok((plan, bytes))
+            match waiting.plan.take() {
+                Some(plan) => Ok(plan),
+                None => Plan::new(&waiting.submission.request.work, loaded).map_err(Missing::Failed),
+            }
         });
         planned.map_err(Missing::Failed)?
     }

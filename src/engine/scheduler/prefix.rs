@@ -1,0 +1,297 @@
+//! Blocks of keys and values that are kept, so that sequences which begin alike compute their beginning once.
+//!
+//! Each model has one [`Prefixes`]: full blocks, found by a hash over the salt and all tokens up to their end.
+//! A hit is compared token by token and by its place in the chain, so a collision is a miss and never a wrong
+//! block. Keys and values are the same bytes whoever computes them, so hits change no result.
+//!
+//! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
+//! does, and neither while a running sequence holds it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::kernels::attention::TILE;
+use crate::model::{Block, KvCache};
+
+/// Kept blocks of one model.
+#[derive(Default)]
+pub(super) struct Prefixes {
+    entries: HashMap<u64, Entry>,
+    /// (last use, hash) of the entries that no other one follows.
+    leaves: BTreeSet<(u64, u64)>,
+    /// Counts uses.
+    clock: u64,
+    /// The last entry's number.
+    number: u64,
+}
+
+struct Entry {
+    /// Never used twice.
+    number: u64,
+    salt: u64,
+    /// Number of the entry that it follows; 0 for none.
+    parent: u64,
+    /// Its hash.
+    parent_hash: u64,
+    tokens: Box<[u32]>,
+    block: Block,
+    used: u64,
+    /// Entries that follow it.
+    followers: usize,
+}
+
+/// How many of a sequence's first blocks are kept ones.
+#[derive(Debug, Clone)]
+pub(super) struct Chain {
+    salt: u64,
+    /// Hash and number of the last kept block.
+    hash: u64,
+    number: u64,
+    blocks: usize,
+    /// A hash of another block is in the way: nothing more of this sequence is kept.
+    blocked: bool,
+}
+
+impl Chain {
+    /// No blocks yet. Only sequences of the same salt share blocks.
+    pub(super) fn new(salt: u64) -> Chain {
+        Chain { salt, hash: mix(salt), number: 0, blocks: 0, blocked: false }
+    }
+
+    /// Number of the sequence's first blocks that are kept ones.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Hashes of the full blocks of `tokens` from the first that is not a kept one.
+    pub(super) fn hashes<'a>(&self, tokens: &'a [u32]) -> impl Iterator<Item = u64> + use<'a> {
+        let rest = tokens.get(self.blocks * TILE..).unwrap_or_default();
+        rest.as_chunks::<TILE>().0.iter().scan(self.hash, |hash, tokens| {
+            *hash = extend(*hash, tokens);
+            Some(*hash)
+        })
+    }
+}
+
+impl Prefixes {
+    /// Number of blocks.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Number of blocks that running sequences hold.
+    pub(super) fn held(&self) -> usize {
+        self.entries.values().filter(|entry| Arc::strong_count(&entry.block) > 1).count()
+    }
+
+    /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
+    /// tokens only. Returns how many positions it has gained.
+    pub(super) fn attach(&mut self, chain: &mut Chain, cache: &mut KvCache, tokens: &[u32]) -> usize {
+        let before = cache.len();
+        if before != chain.blocks * TILE {
+            return 0;
+        }
+        for tokens in tokens[before.min(tokens.len())..].as_chunks::<TILE>().0 {
+            let hash = extend(chain.hash, tokens);
+            let Some(entry) = self.find(chain, hash, tokens) else { break };
+            cache.attach(Arc::clone(&entry.block));
+            (chain.hash, chain.number) = (hash, entry.number);
+            chain.blocks += 1;
+        }
+        cache.len() - before
+    }
+
+    /// Keeps the full blocks of a sequence. `tokens` are those in its cache. Where the same block is kept
+    /// already, the sequence takes that one and its own is freed.
+    pub(super) fn keep(&mut self, chain: &mut Chain, cache: &mut KvCache, tokens: &[u32]) {
+        debug_assert!(tokens.len() == cache.len());
+        for tokens in tokens.get(chain.blocks * TILE..).unwrap_or_default().as_chunks::<TILE>().0 {
+            if chain.blocked {
+                return;
+            }
+            let hash = extend(chain.hash, tokens);
+            let number = if let Some(entry) = self.find(chain, hash, tokens) {
+                cache.replace(chain.blocks, Arc::clone(&entry.block));
+                entry.number
+            } else if self.entries.contains_key(&hash) {
+                chain.blocked = true;
+                return;
+            } else {
+                self.insert(chain, hash, tokens, Arc::clone(cache.block(chain.blocks)))
+            };
+            (chain.hash, chain.number) = (hash, number);
+            chain.blocks += 1;
+        }
+    }
+
+    /// Frees the block that was not used for the longest time. False where running sequences hold all of them.
+    pub(super) fn evict(&mut self) -> bool {
+        let free = |(_, hash): &&(u64, u64)| {
+            self.entries.get(hash).is_some_and(|entry| Arc::strong_count(&entry.block) == 1)
+        };
+        let Some(leaf) = self.leaves.iter().find(free).copied() else { return false };
+        self.leaves.remove(&leaf);
+        let Some(entry) = self.entries.remove(&leaf.1) else { return false };
+        if let Some(parent) = self.entries.get_mut(&entry.parent_hash)
+            && parent.number == entry.parent
+        {
+            parent.followers -= 1;
+            if parent.followers == 0 {
+                self.leaves.insert((parent.used, entry.parent_hash));
+            }
+        }
+        true
+    }
+
+    /// The entry of this hash, if it is the block of these tokens in this chain; notes the use.
+    fn find(&mut self, chain: &Chain, hash: u64, tokens: &[u32]) -> Option<&Entry> {
+        let entry = self.entries.get_mut(&hash)?;
+        let same = entry.salt == chain.salt && entry.parent == chain.number && *entry.tokens == *tokens;
+        if !same {
+            return None;
+        }
+        self.clock += 1;
+        let before = std::mem::replace(&mut entry.used, self.clock);
+        if self.leaves.remove(&(before, hash)) {
+            self.leaves.insert((self.clock, hash));
+        }
+        Some(entry)
+    }
+
+    /// Adds a block behind the chain; returns its number.
+    fn insert(&mut self, chain: &Chain, hash: u64, tokens: &[u32], block: Block) -> u64 {
+        if let Some(parent) = self.entries.get_mut(&chain.hash)
+            && parent.number == chain.number
+        {
+            parent.followers += 1;
+            self.leaves.remove(&(parent.used, chain.hash));
+        }
+        self.clock += 1;
+        self.number += 1;
+        let entry = Entry {
+            number: self.number,
+            salt: chain.salt,
+            parent: chain.number,
+            parent_hash: chain.hash,
+            tokens: tokens.into(),
+            block,
+            used: self.clock,
+            followers: 0,
+        };
+        self.entries.insert(hash, entry);
+        self.leaves.insert((self.clock, hash));
+        self.number
+    }
+}
+
+/// The hash of a chain with 64 more tokens.
+fn extend(hash: u64, tokens: &[u32]) -> u64 {
+    tokens.iter().fold(hash, |hash, token| mix(hash ^ u64::from(*token)))
+}
+
+/// The finaliser of SplitMix64 behind an odd constant, so that 0 is not its own image.
+fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Chain, Prefixes};
+    use crate::kernels::attention::{Heads, TILE};
+    use crate::model::{CacheShape, KvCache};
+
+    fn shape() -> CacheShape {
+        CacheShape::new(1, Heads { query: 1, kv: 1, dim: 2 })
+    }
+
+    /// A sequence whose tokens are all computed and kept.
+    fn kept(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> (Chain, KvCache) {
+        let (mut chain, mut cache) = (Chain::new(salt), KvCache::new(shape()));
+        let gained = prefixes.attach(&mut chain, &mut cache, tokens);
+        cache.reserve(tokens.len()).unwrap();
+        cache.advance(tokens.len() - gained);
+        prefixes.keep(&mut chain, &mut cache, tokens);
+        (chain, cache)
+    }
+
+    /// How many positions of the tokens are there.
+    fn found(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> usize {
+        prefixes.attach(&mut Chain::new(salt), &mut KvCache::new(shape()), tokens)
+    }
+
+    fn tokens(seed: u32, blocks: usize) -> Vec<u32> {
+        (0..(blocks * TILE) as u32).map(|i| i * seed).collect()
+    }
+
+    #[test]
+    fn a_block_is_found_by_its_tokens_and_all_before_it() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 3);
+        kept(&mut prefixes, 0, &one);
+        assert_eq!(prefixes.len(), 3);
+        assert_eq!(found(&mut prefixes, 0, &one), 3 * TILE);
+        assert_eq!(found(&mut prefixes, 0, &one[..2 * TILE + 63]), 2 * TILE, "full blocks only");
+        let mut other = one.clone();
+        other[TILE + 5] += 1;
+        assert_eq!(found(&mut prefixes, 0, &other), TILE, "up to the first difference");
+        assert_eq!(found(&mut prefixes, 0, &one[TILE..]), 0, "not in another place");
+        assert_eq!(found(&mut prefixes, 1, &one), 0, "not under another salt");
+    }
+
+    #[test]
+    fn equal_blocks_are_kept_once() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 2);
+        // Both were computed before either was kept.
+        let mut second = (Chain::new(0), KvCache::new(shape()));
+        second.1.reserve(one.len()).unwrap();
+        second.1.advance(one.len());
+        let (_, first) = kept(&mut prefixes, 0, &one);
+        prefixes.keep(&mut second.0, &mut second.1, &one);
+        assert_eq!(prefixes.len(), 2);
+        assert!(std::sync::Arc::ptr_eq(first.block(1), second.1.block(1)));
+    }
+
+    #[test]
+    fn a_collision_is_a_miss() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 2);
+        kept(&mut prefixes, 0, &one);
+        // What a collision would look like: the same hash over other tokens, or behind another block.
+        for entry in prefixes.entries.values_mut() {
+            entry.tokens[0] ^= 1;
+        }
+        assert_eq!(found(&mut prefixes, 0, &one), 0);
+        let (chain, _) = kept(&mut prefixes, 0, &one);
+        assert_eq!((chain.blocks(), prefixes.len()), (0, 2), "what is in the way stays");
+        for entry in prefixes.entries.values_mut() {
+            entry.tokens[0] ^= 1;
+            entry.parent += 7;
+        }
+        assert_eq!(found(&mut prefixes, 0, &one), 0);
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first_ends_before_beginnings_and_nothing_that_is_held() {
+        let mut prefixes = Prefixes::default();
+        let (one, two, three) = (tokens(3, 2), tokens(5, 2), tokens(7, 2));
+        kept(&mut prefixes, 0, &one);
+        let held = kept(&mut prefixes, 0, &two);
+        kept(&mut prefixes, 0, &three);
+        assert_eq!((prefixes.len(), prefixes.held()), (6, 2));
+        assert_eq!(found(&mut prefixes, 0, &one), 2 * TILE, "now three is the oldest");
+        assert!(prefixes.evict());
+        assert_eq!(found(&mut prefixes, 0, &three), TILE, "its end went");
+        assert_eq!(found(&mut prefixes, 0, &one), 2 * TILE);
+        while prefixes.evict() {}
+        assert_eq!(prefixes.len(), 2);
+        assert_eq!(found(&mut prefixes, 0, &two), 2 * TILE, "which a sequence holds");
+        drop(held);
+        while prefixes.evict() {}
+        assert_eq!(prefixes.len(), 0);
+        assert!(prefixes.leaves.is_empty());
+    }
+}

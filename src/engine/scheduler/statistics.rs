@@ -1,0 +1,55 @@
+//! Counts of what the engine has computed and of what it did not have to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the start of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Tokens that went through a model, guesses included.
+    pub computed_tokens: u64,
+    /// Tokens of prompts whose keys and values were there already.
+    pub reused_tokens: u64,
+    /// Tokens guessed by prompt lookup.
+    pub guessed_tokens: u64,
+    /// Those of them that were right.
+    pub right_guesses: u64,
+}
+
+/// The counters behind [`Statistics`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    computed: AtomicU64,
+    reused: AtomicU64,
+    guessed: AtomicU64,
+    right: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn computed(&self, tokens: usize) {
+        add(&self.computed, tokens);
+    }
+
+    pub(super) fn reused(&self, tokens: usize) {
+        add(&self.reused, tokens);
+    }
+
+    pub(super) fn guessed(&self, tokens: usize, right: usize) {
+        add(&self.guessed, tokens);
+        add(&self.right, right);
+    }
+
+    pub(super) fn read(&self) -> Statistics {
+        Statistics {
+            computed_tokens: self.computed.load(Ordering::Relaxed),
+            reused_tokens: self.reused.load(Ordering::Relaxed),
+            guessed_tokens: self.guessed.load(Ordering::Relaxed),
+            right_guesses: self.right.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    if count > 0 {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,275 @@
+//! Replays of a mixed set of requests under everything that must not matter: batch mates, order of arrival,
+//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts.
+//!
+//! Some dozens of replays by default; `make bench-determinism` sets REPLAYS=1000 and reads the lines
+//! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the benchmark reads the counts")]
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use steadytext_engine::{
+    Config, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
+    PromptLookup, Reply, Request, Sampling, Statistics, Ticket, Work,
+};
+use steadytext_test_models::{Architecture, Kind, Pooling, Quantization, Spec, write};
+use tempfile::TempDir;
+
+/// Replays where nobody asks for a number.
+const FEW: u64 = 24;
+/// Bytes of a text that is long.
+const LONG: usize = 300;
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())].clone()
+    }
+
+    fn shuffle<T>(&mut self, things: &mut [T]) {
+        for i in (1..things.len()).rev() {
+            things.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// The builtin model and two of random weights, in all the formats that are repeatable everywhere.
+fn models(directory: &TempDir) -> Vec<ModelSource> {
+    let mixed = Quantization {
+        embedding: Kind::Q6K,
+        attention: Kind::Q8_0,
+        value: Kind::F16,
+        feed_forward: Kind::Q4K,
+        down: Kind::Q6K,
+        output: Kind::Q4_0,
+    };
+    let spec = |architecture, quantization, pooling| Spec {
+        width: 256,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        feed_forward: 512,
+        vocab: 600,
+        context: 1024,
+        quantization,
+        pooling: Some(pooling),
+        endless: true,
+        ..Spec::tiny(architecture)
+    };
+    let specs = [
+        spec(Architecture::Qwen3, mixed, Pooling::Last),
+        spec(Architecture::Llama, Quantization::q4_k_m(), Pooling::Mean),
+    ];
+    let files = specs.iter().enumerate().map(|(i, spec)| {
+        let path = directory.path().join(format!("{i}.gguf"));
+        write(spec, &path).unwrap();
+        ModelSource::File(path)
+    });
+    std::iter::once(ModelSource::Builtin).chain(files).collect()
+}
+
+/// What is asked of each model: short and long, greedy and sampled, common beginnings, repetitions.
+fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
+    let text = |seed: usize, words: usize| -> String {
+        (0..words).map(|i| format!("{} ", (seed * 7919 + i * i * 31) % 1000)).collect()
+    };
+    let hot = |seed| Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed };
+    let warm = |seed| Sampling { temperature: 0.4, seed, ..Sampling::default() };
+    let generate = |prompt: String, max_tokens, sampling, stop: &[&str]| {
+        let stop = stop.iter().map(ToString::to_string).collect();
+        Work::Generate(Generate { prompt, max_tokens, sampling, stop })
+    };
+    let common = text(1, 60);
+    let work = [
+        generate("What does VACUUM do?".to_owned(), 60, Sampling::default(), &[]),
+        generate("What does VACUUM do?".to_owned(), 40, hot(3), &[]),
+        generate(format!("{common} one"), 12, Sampling::default(), &[]),
+        generate(format!("{common} two {}", text(2, 10)), 12, hot(4), &["e"]),
+        generate(common.clone(), 8, warm(5), &[]),
+        generate("again and again and again and".repeat(4), 70, Sampling::default(), &["never there"]),
+        generate("a b c a b c a b c a b".to_owned(), 50, warm(9), &[]),
+        generate(text(3, 200), 3, Sampling::default(), &[]),
+        Work::Embed(Embed { text: "a short text".to_owned() }),
+        Work::Embed(Embed { text: format!("{common} as a text") }),
+        Work::Embed(Embed { text: text(4, 120) }),
+    ];
+    work.into_iter().map(|work| (model.clone(), work)).collect()
+}
+
+fn submit(
+    engine: &Engine,
+    key: usize,
+    (model, work): &(ModelSource, Work),
+    salt: u64,
+    to: &Sender<Event>,
+) -> Ticket {
+    let request = Request { key: key as u64, model: model.clone(), salt, work: work.clone() };
+    engine.submit(request, Reply::new(to.clone()))
+}
+
+/// The next last event.
+fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
+    loop {
+        let event = events.recv_timeout(PATIENCE).unwrap();
+        match event.kind {
+            EventKind::Done(output) => return (event.key as usize, Ok(output)),
+            EventKind::Failed(error) => return (event.key as usize, Err(error)),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+        }
+    }
+}
+
+/// Bytes of the text of a request.
+fn length(work: &Work) -> usize {
+    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = work;
+    text.len()
+}
+
+/// Each request by itself, with nothing that could save work.
+fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
+    let config = Config {
+        threads: 1,
+        max_running: 1,
+        prefix_reuse: false,
+        prompt_lookup: PromptLookup::Off,
+        ..Config::default()
+    };
+    let engine = Engine::start(config).unwrap();
+    set.iter()
+        .map(|request| {
+            let (sender, events) = unbounded();
+            submit(&engine, 0, request, 0, &sender);
+            last(&events).1.unwrap()
+        })
+        .collect()
+}
+
+fn any_config(random: &mut Random) -> Config {
+    let sizes = [1, 2, 5, 8, 17, 31, 63, 64, 65, 100, 128, 200, 256];
+    Config {
+        threads: 1 + random.below(4),
+        max_running: random.of(&[1, 2, 3, 5, 8, 16]),
+        kv_cache_mb: random.of(&[4, 8, 1024]),
+        prefix_reuse: random.below(4) > 0,
+        prompt_lookup: random.of(&[PromptLookup::On, PromptLookup::Auto, PromptLookup::Off]),
+        prefill_rows: (0..random.below(4)).map(|_| random.of(&sizes)).collect(),
+        ..Config::default()
+    }
+}
+
+/// Runs some of the set, in any order, among requests that are cancelled; `slowly`, only a few that are not
+/// long. Returns how many were run and which of them gave something else.
+fn replay(
+    engine: &Engine,
+    set: &[(ModelSource, Work)],
+    expected: &[Output],
+    random: &mut Random,
+    slowly: bool,
+) -> (usize, Vec<usize>) {
+    let (mut order, most) = if slowly {
+        ((0..set.len()).filter(|key| length(&set[*key].1) < LONG).collect(), 3)
+    } else {
+        ((0..set.len()).collect::<Vec<_>>(), set.len())
+    };
+    random.shuffle(&mut order);
+    order.truncate(1 + random.below(most));
+    let (sender, events) = unbounded();
+    let (mut tickets, mut differing, mut pending) = (Vec::new(), Vec::new(), 0);
+    let mut settle = |(key, result): (usize, Result<Output, Error>)| match result {
+        Ok(output) if key < set.len() && output != expected[key] => differing.push(key),
+        Err(Error::Cancelled) if key >= set.len() => {}
+        Err(error) => panic!("request {key}: {error}"),
+        Ok(_) => {}
+    };
+    for key in &order {
+        submit(engine, *key, &set[*key], random.next() % 2, &sender);
+        pending += 1;
+        if random.below(6) == 0 {
+            let mate = random.of(set);
+            tickets.push(submit(engine, set.len(), &mate, 0, &sender));
+            pending += 1;
+        }
+        if random.below(3) == 0 {
+            settle(last(&events));
+            pending -= 1;
+            tickets.pop().iter().for_each(|ticket| ticket.cancel());
+        }
+    }
+    tickets.iter().for_each(|ticket| ticket.cancel());
+    (0..pending).for_each(|_| settle(last(&events)));
+    (order.len(), differing)
+}
+
+#[test]
+fn replays_change_no_byte() {
+    let replays = match std::env::var("REPLAYS") {
+        Ok(number) => number.parse().unwrap(),
+        Err(_) => FEW,
+    };
+    let directory = TempDir::new().unwrap();
+    let set: Vec<_> = models(&directory).iter().flat_map(work).collect();
+    let expected = alone(&set);
+    let mut session: Option<(Engine, String)> = None;
+    let mut total = Statistics::default();
+    let (mut requests, mut differing) = (0, 0);
+    for number in 0..replays {
+        let mut random = Random(number);
+        // A third of the replays begin with a restart; the others find what those before them have left.
+        if number % 3 == 0 {
+            add(&mut total, session.take());
+            let config = any_config(&mut random);
+            session = Some((Engine::start(config.clone()).unwrap(), format!("{config:?}")));
+        }
+        let (engine, config) = session.as_ref().unwrap();
+        // Without vectors, and on x86 without fused multiply-add, a token takes a hundred times as long.
+        let slowly = number % 8 == 7;
+        let instructions = match slowly {
+            true => Instructions::Portable,
+            false => random.of(&[Instructions::Avx2, Instructions::Avx512]),
+        };
+        instructions.limit();
+        let (count, other) = replay(engine, &set, &expected, &mut random, slowly);
+        requests += count;
+        differing += other.len();
+        if !other.is_empty() {
+            println!("\nreplay {number}: requests {other:?} differ, {instructions:?}, {config}");
+        }
+    }
+    add(&mut total, session.take());
+    Instructions::Avx512.limit();
+    println!("\nreplays\t{replays}\nrequests\t{requests}\nreused tokens\t{}", total.reused_tokens);
+    println!(
+        "right guesses\t{}\nwrong guesses\t{}",
+        total.right_guesses,
+        total.guessed_tokens - total.right_guesses
+    );
+    println!("differing\t{differing}");
+    assert_eq!(differing, 0);
+    assert!(total.reused_tokens > 64 * replays && total.right_guesses > replays, "{total:?}");
+    assert!(total.guessed_tokens > total.right_guesses + replays, "{total:?}");
+}
+
+fn add(total: &mut Statistics, session: Option<(Engine, String)>) {
+    let Some((engine, _)) = session else { return };
+    let more = engine.statistics();
+    total.computed_tokens += more.computed_tokens;
+    total.reused_tokens += more.reused_tokens;
+    total.guessed_tokens += more.guessed_tokens;
+    total.right_guesses += more.right_guesses;
+}
