@@ -56,11 +56,11 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-    assert!(quants.len() >= blocks * format.quant_bytes() && out.len() >= blocks * 4096);
+    assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.
         unsafe {
-            let quants = quants.as_ptr().add(block * format.quant_bytes());
+            let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
             for half in 0..128 {
                 let (word, side) = (half / 2, half % 2);
@@ -124,7 +124,7 @@ unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         for block in 0..tile.blocks {
             for side in 0..2 {
-                let quants = tile.quants.as_ptr().add(block * 512 + side * 32);
+                let quants = tile.quants.as_ptr().add(block * tile.quant_stride + side * 32);
                 let mut sum = [_mm256_setzero_si256(); R];
                 for word in 0..8 {
                     let w = _mm256_loadu_si256(quants.add(word * 64).cast());
@@ -136,7 +136,7 @@ unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
                         sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(products, ones));
                     }
                 }
-                let d = halves(tile.meta.as_ptr().add(block * 32 + side * 16));
+                let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride + side * 16));
                 for r in 0..R {
                     let scale = *scales.add(r * tile.scale_stride + block);
                     accumulate(sums.add(r * 16 + side * 8), sum[r], d, scale);
@@ -157,7 +157,7 @@ unsafe fn multiply_q4_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
             for side in 0..2 {
-                let quants = tile.quants.as_ptr().add(block * 256 + side * 32);
+                let quants = tile.quants.as_ptr().add(block * tile.quant_stride + side * 32);
                 let mut sum = [_mm256_setzero_si256(); R];
                 for word in 0..4 {
                     let w = _mm256_loadu_si256(quants.add(word * 64).cast());
@@ -169,7 +169,7 @@ unsafe fn multiply_q4_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
                         sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(b, broadcast(x.add(16))));
                     }
                 }
-                let d = halves(tile.meta.as_ptr().add(block * 32 + side * 16));
+                let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride + side * 16));
                 for r in 0..R {
                     let offset = *x_sums.add(r * tile.x_sum_stride + block * 4 + 1);
                     let sum = _mm256_add_epi32(_mm256_madd_epi16(sum[r], ones), _mm256_set1_epi32(offset));
@@ -234,11 +234,10 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        let quant_bytes = if UNPACKED { 4096 } else { 2048 };
         for half in 0..tile.blocks * 2 {
             let (block, side) = (half / 2, half % 2);
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * 320);
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
             let mut total = [_mm256_setzero_si256(); R];
             macro_rules! part {
@@ -301,11 +300,10 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        let quant_bytes = if UNPACKED { 4096 } else { 3072 };
         for half in 0..tile.blocks * 2 {
             let (block, side) = (half / 2, half % 2);
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * 288);
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
             let mut total = [_mm256_setzero_si256(); R];
             macro_rules! part {

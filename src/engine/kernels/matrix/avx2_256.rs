@@ -41,24 +41,24 @@ macro_rules! by_format {
 pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
-    unsafe { by_format!(by_rows, format, (format, tile)) }
+    unsafe { by_format!(by_rows, format, (tile)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn by_rows<const F: u8>(format: Format, tile: &mut Tile<'_>) {
+unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
     let rows = tile.sums.len();
     for first in (0..rows).step_by(ROWS) {
         // SAFETY: the caller's promise.
         unsafe {
             match (rows - first, tile.unpacked) {
-                (1, false) => multiply_rows::<F, 1, false>(format, tile, first),
-                (2, false) => multiply_rows::<F, 2, false>(format, tile, first),
-                (3, false) => multiply_rows::<F, 3, false>(format, tile, first),
-                (_, false) => multiply_rows::<F, 4, false>(format, tile, first),
-                (1, true) => multiply_rows::<F, 1, true>(format, tile, first),
-                (2, true) => multiply_rows::<F, 2, true>(format, tile, first),
-                (3, true) => multiply_rows::<F, 3, true>(format, tile, first),
-                (_, true) => multiply_rows::<F, 4, true>(format, tile, first),
+                (1, false) => multiply_rows::<F, 1, false>(tile, first),
+                (2, false) => multiply_rows::<F, 2, false>(tile, first),
+                (3, false) => multiply_rows::<F, 3, false>(tile, first),
+                (_, false) => multiply_rows::<F, 4, false>(tile, first),
+                (1, true) => multiply_rows::<F, 1, true>(tile, first),
+                (2, true) => multiply_rows::<F, 2, true>(tile, first),
+                (3, true) => multiply_rows::<F, 3, true>(tile, first),
+                (_, true) => multiply_rows::<F, 4, true>(tile, first),
             }
         }
     }
@@ -70,11 +70,11 @@ unsafe fn by_rows<const F: u8>(format: Format, tile: &mut Tile<'_>) {
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-    assert!(quants.len() >= blocks * format.quant_bytes() && out.len() >= blocks * 4096);
+    assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.
         unsafe {
-            let quants = quants.as_ptr().add(block * format.quant_bytes());
+            let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
             by_format!(unpack_block, format, (quants, out));
         }
@@ -158,11 +158,9 @@ fn pairs(a: __m256i, b: __m256i) -> __m256i {
 /// With `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
-    format: Format,
     tile: &mut Tile<'_>,
     first: usize,
 ) {
-    let quant_bytes = if UNPACKED { 4096 } else { format.quant_bytes() };
     let minima = F == Q2_K || F == Q5_K;
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
@@ -172,8 +170,8 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for half in 0..tile.blocks * 2 {
             let (block, side) = (half / 2, half % 2);
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * format.meta_bytes());
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let (x, x_sums) = (x.add(block * 256), x_sums.add(block * 36));
             let sub = meta.add(if minima { 64 } else { 32 } + side * 8);
             // The byte that each of 8 outputs has at `i`, which is a scale but for Q2_K.

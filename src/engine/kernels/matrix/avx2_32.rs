@@ -82,7 +82,6 @@ pub(super) fn fifth<const BIT: usize>(bits: __m256i) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first: usize) {
     let (five, minima) = (F == Q5_0 || F == Q5_1, F == Q4_1 || F == Q5_1);
-    let (quant_bytes, meta_bytes) = (if five { 320 } else { 256 }, if minima { 64 } else { 32 });
     let (low, ones, table) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1), iq4_table());
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
@@ -93,7 +92,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
         for block in 0..tile.blocks {
             let x = x.add(block * 32);
             for side in 0..2 {
-                let quants = tile.quants.as_ptr().add(block * quant_bytes + side * 32);
+                let quants = tile.quants.as_ptr().add(block * tile.quant_stride + side * 32);
                 let bits = if five { _mm256_loadu_si256(quants.add(256).cast()) } else { low };
                 let mut total = [_mm256_setzero_si256(); R];
                 let mut sum = [_mm256_setzero_si256(); R];
@@ -138,7 +137,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
                 }
                 word!(2, 6);
                 word!(3, 7);
-                let meta = tile.meta.as_ptr().add(block * meta_bytes + side * 16);
+                let meta = tile.meta.as_ptr().add(block * tile.meta_stride + side * 16);
                 let d = halves(meta);
                 for r in 0..R {
                     if F != IQ4_NL {

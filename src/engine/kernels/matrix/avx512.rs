@@ -59,11 +59,11 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-    assert!(quants.len() >= blocks * format.quant_bytes() && out.len() >= blocks * 4096);
+    assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.
         unsafe {
-            let quants = quants.as_ptr().add(block * format.quant_bytes());
+            let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
             for word in 0..64 {
                 let bytes = match (format, word / 8 % 4) {
@@ -117,14 +117,14 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
-            let d = halves(tile.meta.as_ptr().add(block * 32));
+            let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride));
             let mut sum = [_mm512_setzero_si512(); R];
             for r in 0..R {
                 let at = x_sums.add(r * tile.x_sum_stride + block * 4);
                 sum[r] = _mm512_set1_epi32(*at.add(if EIGHT { 0 } else { 1 }));
             }
             if EIGHT {
-                let quants = tile.quants.as_ptr().add(block * 512);
+                let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
                 for word in 0..8 {
                     let w = _mm512_loadu_si512(quants.add(word * 64).cast());
                     for r in 0..R {
@@ -133,7 +133,7 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
                     }
                 }
             } else {
-                let quants = tile.quants.as_ptr().add(block * 256);
+                let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
                 for word in 0..4 {
                     let w = _mm512_loadu_si512(quants.add(word * 64).cast());
                     let (a, b) = (_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16::<4>(w), low));
@@ -208,10 +208,9 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        let quant_bytes = if UNPACKED { 4096 } else { 2048 };
         for block in 0..tile.blocks {
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * 320);
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
             macro_rules! part {
@@ -276,10 +275,9 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        let quant_bytes = if UNPACKED { 4096 } else { 3072 };
         for block in 0..tile.blocks {
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * 288);
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
             macro_rules! part {

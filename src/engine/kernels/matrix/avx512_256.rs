@@ -42,9 +42,9 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {
         if tile.unpacked {
-            by_format!(by_rows_unpacked, format, (format, tile));
+            by_format!(by_rows_unpacked, format, (tile));
         } else {
-            by_format!(by_rows_packed, format, (format, tile));
+            by_format!(by_rows_packed, format, (tile));
         }
     }
 }
@@ -52,20 +52,20 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
 macro_rules! by_rows {
     ($name:ident, $unpacked:literal) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $name<const F: u8>(format: Format, tile: &mut Tile<'_>) {
+        unsafe fn $name<const F: u8>(tile: &mut Tile<'_>) {
             let rows = tile.sums.len();
             for first in (0..rows).step_by(ROWS) {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match rows - first {
-                        1 => multiply_rows::<F, 1, $unpacked>(format, tile, first),
-                        2 => multiply_rows::<F, 2, $unpacked>(format, tile, first),
-                        3 => multiply_rows::<F, 3, $unpacked>(format, tile, first),
-                        4 => multiply_rows::<F, 4, $unpacked>(format, tile, first),
-                        5 => multiply_rows::<F, 5, $unpacked>(format, tile, first),
-                        6 => multiply_rows::<F, 6, $unpacked>(format, tile, first),
-                        7 => multiply_rows::<F, 7, $unpacked>(format, tile, first),
-                        _ => multiply_rows::<F, 8, $unpacked>(format, tile, first),
+                        1 => multiply_rows::<F, 1, $unpacked>(tile, first),
+                        2 => multiply_rows::<F, 2, $unpacked>(tile, first),
+                        3 => multiply_rows::<F, 3, $unpacked>(tile, first),
+                        4 => multiply_rows::<F, 4, $unpacked>(tile, first),
+                        5 => multiply_rows::<F, 5, $unpacked>(tile, first),
+                        6 => multiply_rows::<F, 6, $unpacked>(tile, first),
+                        7 => multiply_rows::<F, 7, $unpacked>(tile, first),
+                        _ => multiply_rows::<F, 8, $unpacked>(tile, first),
                     }
                 }
             }
@@ -81,11 +81,11 @@ by_rows!(by_rows_unpacked, true);
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-    assert!(quants.len() >= blocks * format.quant_bytes() && out.len() >= blocks * 4096);
+    assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.
         unsafe {
-            let quants = quants.as_ptr().add(block * format.quant_bytes());
+            let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
             by_format!(unpack_block, format, (quants, out));
         }
@@ -168,11 +168,9 @@ fn pairs(a: __m512i, b: __m512i) -> __m512i {
 /// With `UNPACKED` the quants are bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
-    format: Format,
     tile: &mut Tile<'_>,
     first: usize,
 ) {
-    let quant_bytes = if UNPACKED { 4096 } else { format.quant_bytes() };
     let minima = F == Q2_K || F == Q5_K;
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
@@ -185,8 +183,8 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
-            let meta = tile.meta.as_ptr().add(block * format.meta_bytes());
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let (x, x_sums) = (x.add(block * 256), x_sums.add(block * 36));
             let sub = meta.add(if minima { 64 } else { 32 });
             // The byte that each output has at `i`, which is a scale but for Q2_K.

@@ -88,7 +88,6 @@ pub(super) fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first: usize) {
     let (five, minima) = (F == Q5_0 || F == Q5_1, F == Q4_1 || F == Q5_1);
-    let (quant_bytes, meta_bytes) = (if five { 320 } else { 256 }, if minima { 64 } else { 32 });
     let (low, table) = (_mm512_set1_epi8(15), iq4_table());
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
@@ -102,7 +101,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
             let x = x.add(block * 32);
-            let quants = tile.quants.as_ptr().add(block * quant_bytes);
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
             let bits = if five { _mm512_loadu_si512(quants.add(256).cast()) } else { low };
             let mut sum = [_mm512_setzero_si512(); R];
             // What the weights' offset makes of the activations.
@@ -142,7 +141,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
             word!(1, 5);
             word!(2, 6);
             word!(3, 7);
-            let meta = tile.meta.as_ptr().add(block * meta_bytes);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let d = halves(meta);
             let m = if minima { halves(meta.add(32)) } else { d };
             for r in 0..R {

@@ -1,8 +1,8 @@
 //! Panels of 16 outputs: the one layout of repacked weights, for all instruction sets.
 //!
 //! Blocks of 16 rows lie interleaved by four bytes, so that a vector holds four inputs of each output and lanes
-//! are outputs. A panel is the quants of all its blocks, then what else its blocks have ("meta"): scales, and
-//! minima. Nothing is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml
+//! are outputs. A panel is its blocks one after the other, each of them quants and then what else there is
+//! ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two. Nothing is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml
 //! packs into odd bits get a byte each. Floating-point weights are 16 values, one of each output, for each input.
 
 /// Outputs in a panel.
@@ -75,7 +75,17 @@ impl Format {
 
     /// Bytes of a panel of `blocks` blocks, whole cache lines.
     pub(super) fn panel_bytes(self, blocks: usize) -> usize {
-        (blocks * (self.quant_bytes() + self.meta_bytes())).next_multiple_of(64)
+        (blocks * self.block_bytes()).next_multiple_of(64)
+    }
+
+    /// Bytes from a panel's block to the next.
+    pub(super) fn block_bytes(self) -> usize {
+        self.quant_bytes() + self.meta_bytes()
+    }
+
+    /// Whether the quants of `blocks` blocks of a panel lie in `bytes`.
+    pub(super) fn holds(self, bytes: &[u8], blocks: usize) -> bool {
+        blocks == 0 || bytes.len() >= (blocks - 1) * self.block_bytes() + self.quant_bytes()
     }
 
     /// Puts the block `source` of output `lane` into a panel's block.
@@ -171,12 +181,9 @@ impl Format {
 
     /// Fills a panel from up to 16 rows of `blocks` blocks in ggml's layout.
     pub(super) fn pack_panel(self, rows: &[u8], blocks: usize, panel: &mut [u8]) {
-        let (source_bytes, quant_bytes, meta_bytes) =
-            (self.source_bytes(), self.quant_bytes(), self.meta_bytes());
-        let (quants, meta) = panel.split_at_mut(blocks * quant_bytes);
-        for block in 0..blocks {
-            let quants = &mut quants[block * quant_bytes..][..quant_bytes];
-            let meta = &mut meta[block * meta_bytes..][..meta_bytes];
+        let source_bytes = self.source_bytes();
+        for (block, panel) in panel.chunks_exact_mut(self.block_bytes()).take(blocks).enumerate() {
+            let (quants, meta) = panel.split_at_mut(self.quant_bytes());
             for (lane, row) in rows.chunks_exact(blocks * source_bytes).enumerate() {
                 self.pack(&row[block * source_bytes..][..source_bytes], lane, quants, meta);
             }

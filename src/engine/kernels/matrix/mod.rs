@@ -88,8 +88,12 @@ enum Input<'a> {
 struct Tile<'a> {
     /// As in the panel, or unpacked into bytes.
     quants: &'a [u8],
+    /// Bytes from a block's quants to the next.
+    quant_stride: usize,
     unpacked: bool,
     meta: &'a [u8],
+    /// Bytes from a block's meta to the next.
+    meta_stride: usize,
     blocks: usize,
     /// Activations of the first row and those after it.
     x: &'a [i8],
@@ -106,13 +110,13 @@ impl Tile<'_> {
     /// Panics if a slice is too short for the rows and blocks.
     fn check(&self, format: Format) {
         let rows = self.sums.len();
-        if rows == 0 {
+        if rows == 0 || self.blocks == 0 {
             return;
         }
         let quants = if self.unpacked { format.block() * PANEL } else { format.quant_bytes() };
         let x_sums = if format.block() == 32 { activations::SUMS_32 } else { activations::SUMS_256 };
-        assert!(self.quants.len() >= self.blocks * quants);
-        assert!(self.meta.len() >= self.blocks * format.meta_bytes());
+        assert!(self.quants.len() >= (self.blocks - 1) * self.quant_stride + quants);
+        assert!(self.meta.len() >= (self.blocks - 1) * self.meta_stride + format.meta_bytes());
         assert!(self.x.len() >= (rows - 1) * self.x_stride + self.blocks * format.block());
         assert!(self.scales.len() >= (rows - 1) * self.scale_stride + self.blocks);
         assert!(self.x_sums.len() >= (rows - 1) * self.x_sum_stride + self.blocks * x_sums);
@@ -165,23 +169,26 @@ impl Packed {
     ) {
         let format = self.format;
         let blocks = self.inputs / format.block();
-        let (quants, meta) = panel.split_at(blocks * format.quant_bytes());
+        let block_bytes = format.block_bytes();
         let x_sums = x.sums_per_block();
         let unpack =
             format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions != Instructions::Portable;
         let step = if unpack { STRETCH } else { blocks.max(1) };
         for start in (0..blocks).step_by(step) {
             let count = step.min(blocks - start);
-            let mut quants = &quants[start * format.quant_bytes()..];
+            let panel = &panel[start * block_bytes..];
+            let (mut quants, mut quant_stride) = (panel, block_bytes);
             if unpack {
                 let unpacked = bytes_mut(unpacked);
                 instructions.unpack(format, quants, count, unpacked);
-                quants = unpacked;
+                (quants, quant_stride) = (unpacked, format.block() * PANEL);
             }
             let mut tile = Tile {
                 quants,
+                quant_stride,
                 unpacked: unpack,
-                meta: &meta[start * format.meta_bytes()..],
+                meta: &panel[format.quant_bytes()..],
+                meta_stride: block_bytes,
                 blocks: count,
                 x: &x.quants[rows.start * x.inputs + start * format.block()..],
                 x_stride: x.inputs,

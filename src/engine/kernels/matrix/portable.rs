@@ -42,8 +42,8 @@ pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot)
     let mut unpacked = [[0; 64]; 64];
     let weights = &mut unpacked[..size / 4];
     for block in 0..tile.blocks {
-        let quants = &tile.quants[block * format.quant_bytes()..][..format.quant_bytes()];
-        let meta = &tile.meta[block * format.meta_bytes()..][..format.meta_bytes()];
+        let quants = &tile.quants[block * tile.quant_stride..][..format.quant_bytes()];
+        let meta = &tile.meta[block * tile.meta_stride..][..format.meta_bytes()];
         format.unpack(quants, weights.as_flattened_mut());
         for (row, sums) in tile.sums.iter_mut().enumerate() {
             let x = &tile.x[row * tile.x_stride + block * size..][..size];

@@ -11,11 +11,10 @@ impl Packed {
         let format = self.format;
         let lines = storage::panel_size(format, self.inputs) / 64;
         let panel = bytes(&self.lines[index / PANEL * lines..][..lines]);
-        let (size, meta_size) = (format.quant_bytes(), format.meta_bytes());
-        let (quants, meta) = panel.split_at(self.inputs / format.block() * size);
-        for (block, out) in out.chunks_exact_mut(format.block()).enumerate() {
-            let meta = &meta[block * meta_size..][..meta_size];
-            format.dequantize(&quants[block * size..][..size], meta, index % PANEL, out);
+        let blocks = panel.chunks_exact(format.block_bytes());
+        for (block, out) in blocks.zip(out.chunks_exact_mut(format.block())) {
+            let (quants, meta) = block.split_at(format.quant_bytes());
+            format.dequantize(quants, meta, index % PANEL, out);
         }
     }
 }
