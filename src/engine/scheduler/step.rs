@@ -49,6 +49,8 @@ struct Part {
     /// Index in the running requests.
     index: usize,
     rows: usize,
+    /// Whether they belong to its prompt.
+    prompt: bool,
 }
 
 impl Stepper {
@@ -254,7 +256,8 @@ impl Stepper {
         let rows: usize = parts.iter().map(|part| part.rows).sum();
         self.shared.statistics.computed(rows);
         // A few rows take as long as the weights take to read, which says nothing about more of them.
-        if rows >= MIN_PREFILL_ROWS {
+        let prompt_rows: usize = parts.iter().filter(|part| part.prompt).map(|part| part.rows).sum();
+        if prompt_rows >= MIN_PREFILL_ROWS {
             let seconds = started.elapsed().as_secs_f64() / rows as f64;
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
             loaded.row_seconds = Some(average);
@@ -275,14 +278,14 @@ fn plan(running: &[Running], source: &ModelSource, mut prefill: usize) -> Vec<Pa
     let mut ahead = HashSet::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
         if request.decodes() {
-            parts.push(Part { index, rows: request.left() });
+            parts.push(Part { index, rows: request.left(), prompt: false });
         } else if prefill > 0 {
             let waits = request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash));
             if !waits {
                 let rows = request.left().min(prefill);
                 prefill -= rows;
                 ahead.extend(request.blocks_ahead(rows));
-                parts.push(Part { index, rows });
+                parts.push(Part { index, rows, prompt: true });
             }
         }
     }

@@ -2,7 +2,8 @@
 //! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts.
 //!
 //! Some dozens of replays by default; `make bench-determinism` sets REPLAYS=1000 and reads the lines
-//! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated.
+//! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated:
+//! FIRST_REPLAY=n, a multiple of 3, begins with that one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the benchmark reads the counts")]
 
@@ -218,20 +219,19 @@ fn replay(
 
 #[test]
 fn replays_change_no_byte() {
-    let replays = match std::env::var("REPLAYS") {
-        Ok(number) => number.parse().unwrap(),
-        Err(_) => FEW,
-    };
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |number| number.parse().unwrap());
+    let (first, replays) = (number("FIRST_REPLAY", 0), number("REPLAYS", FEW));
     let directory = TempDir::new().unwrap();
     let set: Vec<_> = models(&directory).iter().flat_map(work).collect();
     let expected = alone(&set);
     let mut session: Option<(Engine, String)> = None;
     let mut total = Statistics::default();
     let (mut requests, mut differing) = (0, 0);
-    for number in 0..replays {
+    for number in first..first + replays {
         let mut random = Random(number);
         // A third of the replays begin with a restart; the others find what those before them have left.
-        if number % 3 == 0 {
+        if number % 3 == 0 || session.is_none() {
             add(&mut total, session.take());
             let config = any_config(&mut random);
             session = Some((Engine::start(config.clone()).unwrap(), format!("{config:?}")));
