@@ -1,7 +1,7 @@
 //! Threads beside the engine thread, for what takes long and computes no step: opening and loading models, and
 //! tokenizing long texts. Running requests go on meanwhile.
 //!
-//! Each does one job after the other and reports to the engine thread through its queue of messages.
+//! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread through its queue of messages.
 //!
 //! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped.
 
@@ -95,21 +95,42 @@ impl Drop for Worker {
     }
 }
 
-fn work(jobs: &Receiver<Job>, hook: &Hook, settings: &Settings, shared: &Shared, reports: &Sender<Message>) {
-    let stop = || shared.stop.load(Ordering::Acquire);
+fn work(
+    jobs: &Receiver<Job>,
+    hook: &Hook,
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    reports: &Sender<Message>,
+) {
+    let mut loads: Vec<JoinHandle<()>> = Vec::new();
     for job in jobs {
-        if stop() {
-            return;
+        if shared.stop.load(Ordering::Acquire) {
+            break;
         }
         let report = match job {
             Job::Open(source) => {
                 let opened = catch(|| Opened::new(&source, settings)).and_then(|opened| opened);
                 Report::Opened(source, opened.map(Box::new))
             }
+            // On a thread of its own: it may wait for another process, and other models need not.
             Job::Load(source, opened) => {
-                let loaded =
-                    catch(|| load(&source, &opened, hook, settings, &stop)).and_then(|loaded| loaded);
-                Report::Loaded(source, loaded.map(Box::new))
+                loads.retain(|thread| !thread.is_finished());
+                let (hook, settings) = (Arc::clone(hook), settings.clone());
+                let (shared, answers, wanted) = (Arc::clone(shared), reports.clone(), source.clone());
+                let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
+                    let _ = catch(|| hook());
+                    let stop = || shared.stop.load(Ordering::Acquire);
+                    let loaded = catch(|| load(&wanted, &opened, &hook, &settings, &stop));
+                    let loaded = loaded.and_then(|loaded| loaded).map(Box::new);
+                    let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
+                });
+                match thread {
+                    Ok(thread) => {
+                        loads.push(thread);
+                        continue;
+                    }
+                    Err(error) => Report::Loaded(source, Err(no_thread(&error))),
+                }
             }
             Job::Plan { number, work, reader } => {
                 let plan = catch(|| Plan::new(&work, &reader)).and_then(|plan| plan);
@@ -119,6 +140,14 @@ fn work(jobs: &Receiver<Job>, hook: &Hook, settings: &Settings, shared: &Shared,
         // Without a receiver nobody waits for it.
         let _ = reports.send(Message::Report(report));
     }
+    for thread in loads {
+        // It catches every panic, so there is no error to pass on.
+        let _ = thread.join();
+    }
+}
+
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::Panicked(format!("could not start a thread: {error}"))
 }
 
 /// Loads a model with threads of its own: the engine's compute steps meanwhile.
@@ -129,7 +158,6 @@ fn load(
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Loaded, Error> {
-    let pool = Pool::new(settings.threads, hook)
-        .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
+    let pool = Pool::new(settings.threads, hook).map_err(|error| no_thread(&error))?;
     Loaded::new(source, opened, settings, &Loading { pool: &pool, stop })
 }

@@ -16,6 +16,9 @@ use crate::{Error, ModelSource, builtin};
 /// Most rows of one forward pass that belong to prompts.
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
+/// Most models that are loaded at the same time.
+const MAX_LOADS: usize = 4;
+
 /// A model that is loaded, for listings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedModel {
@@ -259,7 +262,10 @@ impl Models {
             self.loader.send(Job::Open(source.clone()));
             return Err(Missing::Coming);
         };
-        if let Stage::Opened(opened) = &self.coming[index].1 {
+        let loads = self.coming.iter().filter(|(_, stage)| matches!(stage, Stage::Loading { .. })).count();
+        if let Stage::Opened(opened) = &self.coming[index].1
+            && loads < MAX_LOADS
+        {
             let bytes = opened.bytes;
             self.make_room(bytes, in_use, reserved)?;
             if let Stage::Opened(opened) =

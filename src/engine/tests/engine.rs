@@ -380,8 +380,8 @@ fn every_thread_runs_the_hook_first() {
     drop(world);
     assert_eq!(
         calls.load(Ordering::SeqCst),
-        7,
-        "the engine thread and two helpers, two threads beside it, two helpers to load"
+        8,
+        "the engine thread and two helpers, two threads beside it, three that loaded"
     );
 }
 
