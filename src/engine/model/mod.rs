@@ -167,14 +167,25 @@ impl Model {
     }
 
     /// Memory for passes of up to `rows` rows.
-    pub(crate) fn workspace(&self, rows: usize, threads: usize) -> Workspace {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn workspace(&self, rows: usize, threads: usize) -> Result<Workspace, Error> {
         Workspace::new(&self.sizes, rows, threads)
     }
 
-    /// Bytes of memory that the weights of a file take beyond its size.
-    pub(crate) fn repacked_bytes(gguf: &Gguf) -> u64 {
+    /// Bytes of memory that the weights of a file take: panels, and the tensors that stay as they are.
+    pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {
         let (panels, replaced) = panels::sizes(gguf);
-        panels.saturating_sub(replaced)
+        let tensors: u64 = gguf.tensors().map(|tensor| tensor.data.len() as u64).sum();
+        panels.saturating_add(tensors.saturating_sub(replaced))
+    }
+
+    /// Bytes of the logits of `rows` rows.
+    pub(crate) fn logit_bytes(gguf: &Gguf, rows: usize) -> u64 {
+        let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
+        let vocabulary = embedding.and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);
+        (vocabulary as u64).saturating_mul(rows as u64).saturating_mul(size_of::<f32>() as u64)
     }
 
     /// Bytes of [`Model::workspace`].

@@ -1,6 +1,7 @@
 //! Memory that a forward pass works in, allocated once per model.
 
 use super::hyperparameters::Hyperparameters;
+use crate::Error;
 use crate::kernels::matrix::Activations;
 
 /// Activations of up to `rows` rows.
@@ -32,27 +33,40 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Room for `rows` rows computed by `threads` threads.
-    pub(super) fn new(sizes: &Hyperparameters, rows: usize, threads: usize) -> Workspace {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the system has no more.
+    pub(super) fn new(sizes: &Hyperparameters, rows: usize, threads: usize) -> Result<Workspace, Error> {
         let heads = sizes.heads;
-        let row = |width: usize| vec![0.0; rows * width];
-        Workspace {
+        let zeros = |count: usize| -> Result<Vec<f32>, Error> {
+            let mut values = Vec::new();
+            values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory {
+                what: "the workspace of a model".to_owned(),
+                needed_mb: Workspace::bytes(sizes, rows, threads).div_ceil(1 << 20),
+                limit_mb: None,
+            })?;
+            values.resize(count, 0.0);
+            Ok(values)
+        };
+        let row = |width: usize| zeros(rows * width);
+        Ok(Workspace {
             rows,
-            x: row(sizes.width),
-            h: row(sizes.width),
-            query: row(heads.query * heads.dim),
-            key: row(heads.kv * heads.dim),
-            value: row(heads.kv * heads.dim),
-            attention: row(heads.query * heads.dim),
-            gate: row(sizes.feed_forward),
-            up: row(sizes.feed_forward),
-            cos: row(sizes.rope.pairs()),
-            sin: row(sizes.rope.pairs()),
-            tiles: vec![0.0; heads.scratch_len(rows) * threads],
+            x: row(sizes.width)?,
+            h: row(sizes.width)?,
+            query: row(heads.query * heads.dim)?,
+            key: row(heads.kv * heads.dim)?,
+            value: row(heads.kv * heads.dim)?,
+            attention: row(heads.query * heads.dim)?,
+            gate: row(sizes.feed_forward)?,
+            up: row(sizes.feed_forward)?,
+            cos: row(sizes.rope.pairs())?,
+            sin: row(sizes.rope.pairs())?,
+            tiles: zeros(heads.scratch_len(rows) * threads)?,
             quantized: Activations::default(),
             hidden: Vec::new(),
             head_input: Vec::new(),
             logits: Vec::new(),
-        }
+        })
     }
 
     /// Bytes that a workspace takes, apart from logits.

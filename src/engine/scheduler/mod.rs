@@ -1,9 +1,11 @@
-//! The engine: a thread that loads models and computes the steps of all running requests.
+//! The engine: a thread that computes the steps of all running requests, and threads beside it that load models
+//! and tokenize long texts.
 //!
 //! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests in their
 //! order, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
 //! row of every request that generates, and a slice of the prompts that are not computed yet.
 
+mod loader;
 mod lookup;
 mod models;
 mod panic;
@@ -57,6 +59,8 @@ struct Shared {
 /// What goes to the engine thread.
 enum Message {
     Submit(Submission),
+    /// Something was done beside the engine thread.
+    Report(loader::Report),
     /// Look at the stop flag.
     Wake,
 }
@@ -120,7 +124,7 @@ impl Engine {
         });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
-        let thread = thread::start(config, Arc::clone(&shared), messages)?;
+        let thread = thread::start(config, Arc::clone(&shared), queue.clone(), messages)?;
         Ok(Engine { shared, queue, capacity, thread: Some(thread) })
     }
 

@@ -1,5 +1,6 @@
 //! One request on its way: what it still has to compute, and what comes of each pass.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Submission;
@@ -10,6 +11,7 @@ use super::text::Text;
 use crate::kernels::attention::TILE;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::sampling::Sampler;
+use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, ModelSource, Output, Request, Work};
 
@@ -55,13 +57,20 @@ pub(super) struct Plan {
     pub(super) positions: usize,
 }
 
+/// What of a model tokenizes requests.
+pub(super) struct Reader {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) template: Arc<ChatTemplate>,
+    pub(super) context_length: usize,
+}
+
 impl Plan {
     /// Tokenizes the request and checks that it fits into the context.
-    pub(super) fn new(work: &Work, loaded: &Loaded) -> Result<Plan, Error> {
-        let context_length = loaded.context_length;
+    pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
+        let context_length = reader.context_length;
         let tokens = match work {
-            Work::Generate(how) => loaded.template.encode_prompt(&loaded.tokenizer, &how.prompt)?,
-            Work::Embed(how) => loaded.tokenizer.encode_embedding(&how.text)?,
+            Work::Generate(how) => reader.template.encode_prompt(&reader.tokenizer, &how.prompt)?,
+            Work::Embed(how) => reader.tokenizer.encode_embedding(&how.text)?,
         };
         if tokens.is_empty() {
             return Err(Error::InvalidRequest("the text has no tokens".to_owned()));

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::models::{Missing, Models};
+use super::loader::{Job, Report, Worker};
+use super::models::{Missing, Models, Settings};
 use super::panic::{catch, mark_thread};
 use super::running::{Plan, Running};
 use super::step::Stepper;
@@ -16,15 +17,21 @@ use super::{Message, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::Pool;
 use crate::mapping::unblock_sigbus;
-use crate::{Error, EventKind, ModelSource};
+use crate::{Embed, Error, EventKind, Generate, ModelSource, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
+
+/// How often it looks for cancelled requests while all of them wait for a model.
+const LOOK_FOR_CANCELS: Duration = Duration::from_millis(10);
+/// Texts up to this length are tokenized at once, which takes less than waking another thread is worth.
+const SHORT_BYTES: usize = 4096;
 
 /// Starts the engine thread and its compute threads.
 pub(super) fn start(
     config: Config,
     shared: Arc<Shared>,
+    queue: Sender<Message>,
     messages: Receiver<Message>,
 ) -> Result<JoinHandle<()>, Error> {
     let on_start = config.on_thread_start();
@@ -34,12 +41,19 @@ pub(super) fn start(
         unblock_sigbus();
     });
     let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
+    let settings = Settings::of(&config);
+    let worker = |name, queue| {
+        Worker::start(name, Arc::clone(&marked), settings.clone(), Arc::clone(&shared), queue)
+            .map_err(no_thread)
+    };
+    let tokenizer = worker("st-tokenize", queue.clone())?;
+    let models = Models::new(&config, worker("st-load", queue)?, Arc::clone(&shared.loaded));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
         .spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| marked());
-            EngineThread::new(&config, shared, messages, pool).run();
+            EngineThread::new(&config, shared, messages, pool, models, tokenizer).run();
         })
         .map_err(no_thread)
 }
@@ -53,6 +67,8 @@ struct Waiting {
     submission: Submission,
     /// Its tokens, if it only waits for memory.
     plan: Option<Plan>,
+    /// Its number, while it is tokenized on another thread.
+    planning: Option<u64>,
     told_loading: bool,
 }
 
@@ -61,6 +77,12 @@ struct EngineThread {
     shared: Arc<Shared>,
     messages: Receiver<Message>,
     models: Models,
+    /// Tokenizes long texts.
+    tokenizer: Worker,
+    /// Numbers given to requests that are tokenized there.
+    planned: u64,
+    /// Nothing can be done before something arrives.
+    stalled: bool,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
     max_running: usize,
@@ -70,9 +92,19 @@ struct EngineThread {
 }
 
 impl EngineThread {
-    fn new(config: &Config, shared: Arc<Shared>, messages: Receiver<Message>, pool: Pool) -> EngineThread {
+    fn new(
+        config: &Config,
+        shared: Arc<Shared>,
+        messages: Receiver<Message>,
+        pool: Pool,
+        models: Models,
+        tokenizer: Worker,
+    ) -> EngineThread {
         EngineThread {
-            models: Models::new(config, Arc::clone(&shared.loaded)),
+            models,
+            tokenizer,
+            planned: 0,
+            stalled: false,
             prefix_reuse: config.prefix_reuse,
             stepper: Stepper::new(config, pool, Arc::clone(&shared)),
             shared,
@@ -100,7 +132,7 @@ impl EngineThread {
         // Closing the channel first leaves nobody in it.
         let queued = self.messages.try_iter().filter_map(|message| match message {
             Message::Submit(submission) => Some(submission),
-            Message::Wake => None,
+            Message::Report(_) | Message::Wake => None,
         });
         for submission in self.waiting.into_iter().map(|waiting| waiting.submission).chain(queued) {
             submission.fail(Error::Stopped);
@@ -121,6 +153,11 @@ impl EngineThread {
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
+        if std::mem::take(&mut self.stalled)
+            && let Ok(message) = self.messages.recv_timeout(LOOK_FOR_CANCELS)
+        {
+            self.take(message);
+        }
         while let Ok(message) = self.messages.try_recv() {
             self.take(message);
         }
@@ -128,9 +165,55 @@ impl EngineThread {
     }
 
     fn take(&mut self, message: Message) {
-        if let Message::Submit(submission) = message {
-            self.waiting.push_back(Waiting { submission, plan: None, told_loading: false });
+        match message {
+            Message::Submit(submission) => {
+                let waiting = Waiting { submission, plan: None, planning: None, told_loading: false };
+                self.waiting.push_back(waiting);
+            }
+            Message::Report(report) => self.learn(report),
+            Message::Wake => {}
         }
+    }
+
+    /// Takes in what was done beside this thread. A load that failed fails all that waited for it.
+    fn learn(&mut self, report: Report) {
+        let (source, outcome) = match report {
+            Report::Opened(source, opened) => {
+                let outcome = self.models.opened(&source, opened);
+                (source, outcome)
+            }
+            Report::Loaded(source, loaded) => {
+                let outcome = self.models.loaded(&source, loaded);
+                (source, outcome)
+            }
+            Report::Planned { number, plan } => {
+                let found = self.waiting.iter().position(|waiting| waiting.planning == Some(number));
+                // It may have been cancelled, or its model unloaded.
+                let Some(index) = found else { return };
+                match plan {
+                    Ok(plan) => {
+                        self.waiting[index].planning = None;
+                        self.waiting[index].plan = Some(plan);
+                    }
+                    Err(error) => self.fail_waiting(&error, |waiting| waiting.planning == Some(number)),
+                }
+                return;
+            }
+        };
+        if let Err(error) = outcome {
+            self.fail_waiting(&error, |waiting| waiting.submission.request.model == source);
+        }
+    }
+
+    fn fail_waiting(&mut self, error: &Error, which: impl Fn(&Waiting) -> bool) {
+        self.waiting.retain(|waiting| {
+            let failed = which(waiting);
+            if failed {
+                self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                waiting.submission.fail(error.clone());
+            }
+            !failed
+        });
     }
 
     /// One turn: drop what was cancelled, admit what fits, compute a step.
@@ -143,18 +226,36 @@ impl EngineThread {
             }
             !cancelled
         });
+        self.plan_ahead();
+        // Models whose requests have to wait; those of the others go on.
+        let mut coming: Vec<ModelSource> = Vec::new();
+        let mut index = 0;
         while self.running.len() < self.max_running && !self.stopping() {
-            let Some(next) = self.waiting.pop_front() else { break };
+            let Some(source) = self.waiting.get(index).map(|waiting| &waiting.submission.request.model)
+            else {
+                break;
+            };
+            if coming.contains(source) {
+                index += 1;
+                continue;
+            }
+            let Some(next) = self.waiting.remove(index) else { break };
             match self.admit(next) {
                 Some(later) => {
-                    self.waiting.push_front(later);
-                    break;
+                    let source = later.submission.request.model.clone();
+                    let overtaken = later.planning.is_some() || self.models.is_coming(&source);
+                    self.waiting.insert(index, later);
+                    if !overtaken {
+                        break;
+                    }
+                    coming.push(source);
                 }
                 None => {
                     self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
                 }
             }
         }
+        self.stalled = self.running.is_empty() && !self.waiting.is_empty();
         let running = &self.running;
         self.models.unload_idle(&|source| running.iter().any(|request| request.source() == source));
         let stop = &self.shared.stop;
@@ -171,13 +272,38 @@ impl EngineThread {
         }
     }
 
+    /// Has long texts tokenized on another thread before it is their turn.
+    fn plan_ahead(&mut self) {
+        let mut ahead = 0;
+        for waiting in &mut self.waiting {
+            let request = &waiting.submission.request;
+            let Some(loaded) = self.models.get(&request.model) else { continue };
+            ahead += 1;
+            if ahead > self.max_running {
+                break;
+            }
+            let done = waiting.plan.is_some() || waiting.planning.is_some();
+            if done || text_bytes(&request.work) <= SHORT_BYTES {
+                continue;
+            }
+            self.planned += 1;
+            waiting.planning = Some(self.planned);
+            let (work, reader) = (request.work.clone(), loaded.reader());
+            self.tokenizer.send(Job::Plan { number: self.planned, work, reader });
+        }
+    }
+
     /// Begins a request or fails it; returns it where it has to wait.
     fn admit(&mut self, mut waiting: Waiting) -> Option<Waiting> {
         let own: u64 = self.running.iter().map(Running::own_bytes).sum();
         let reserved = own + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
         if !self.models.has(&source) {
-            waiting.plan = None;
+            // What was tokenized for it belongs to a model that is gone.
+            let same = self.waiting.iter_mut().filter(|other| other.submission.request.model == source);
+            for waiting in same.chain([&mut waiting]) {
+                (waiting.plan, waiting.planning) = (None, None);
+            }
             if matches!(source, ModelSource::File(_)) && !waiting.told_loading {
                 waiting.told_loading = true;
                 waiting.submission.send(EventKind::Loading);
@@ -185,7 +311,7 @@ impl EngineThread {
         }
         let plan = match self.plan(&mut waiting, &source, reserved) {
             Ok(planned) => planned,
-            Err(Missing::NoRoom) => return Some(waiting),
+            Err(Missing::NoRoom | Missing::Coming) => return Some(waiting),
             Err(Missing::Failed(error)) => {
                 waiting.submission.fail(error);
                 return None;
@@ -224,11 +350,21 @@ impl EngineThread {
         let in_use = |source: &ModelSource| running.iter().any(|running| running.source() == source);
         let planned = catch(|| {
             let loaded = models.load(source, &in_use, reserved)?;
+            if waiting.planning.is_some() {
+                return Err(Missing::Coming);
+            }
             match waiting.plan.take() {
                 Some(plan) => Ok(plan),
-                None => Plan::new(&waiting.submission.request.work, loaded).map_err(Missing::Failed),
+                None => {
+                    Plan::new(&waiting.submission.request.work, &loaded.reader()).map_err(Missing::Failed)
+                }
             }
         });
         planned.map_err(Missing::Failed)?
     }
+}
+
+fn text_bytes(work: &Work) -> usize {
+    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = work;
+    text.len()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Cluster, PATIENCE, Session, Signal, slow_model};
+use steadytext_test_server::{Cluster, PATIENCE, Session, Signal, endless_text, slow_model};
 use uuid::Uuid;
 
 /// A cluster with the slow model and an audit trail.
@@ -143,4 +143,28 @@ fn a_terminated_launcher_comes_back_and_starts_workers_again() {
     let id = later.generate("after the launcher's end", "max_tokens => 3");
     later.answer(id);
     assert_ne!(session.one::<i32>(sql), launcher);
+}
+
+#[test]
+fn a_model_cut_short_in_mid_inference_fails_its_requests_and_not_the_server() {
+    let (cluster, mut session) = audited();
+    let lost = session.generate("it loses its model", endless_text());
+    session.wait_for_tokens(lost);
+    let (worker, backend) = (session.worker_pid(), session.backend_pid());
+    for file in ["slow.gguf", "slow.gguf.panels"] {
+        let path = cluster.model_directory().join(file);
+        let file = std::fs::File::options().write(true).open(&path);
+        file.and_then(|file| file.set_len(0)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    // It is tried again, with a file that is empty then.
+    let request = session.wait_for_end(lost);
+    assert_eq!(
+        (request.status.as_str(), request.error_code.as_deref()),
+        ("failed", Some("XX001")),
+        "{request:?}"
+    );
+    assert!(request.retry_count > 0, "{request:?}");
+    let id = session.generate("beside it", "max_tokens => 4");
+    session.answer(id);
+    assert_eq!((session.worker_pid(), session.backend_pid()), (worker, backend));
 }

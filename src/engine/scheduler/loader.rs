@@ -1,0 +1,163 @@
+//! Threads beside the engine thread, for what takes long and computes no step: opening and loading models, and
+//! tokenizing long texts. Running requests go on meanwhile.
+//!
+//! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread through its queue of messages.
+//!
+//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::models::{Loaded, Opened, Settings};
+use super::panic::catch;
+use super::running::{Plan, Reader};
+use super::{Message, Shared};
+use crate::kernels::Pool;
+use crate::model::Loading;
+use crate::{Error, ModelSource, Work};
+
+/// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
+/// is left to itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Run first on every thread of the engine.
+pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
+
+/// Something to be done.
+pub(super) enum Job {
+    /// Look at a model's file.
+    Open(ModelSource),
+    /// Load a model, for which there is room now.
+    Load(ModelSource, Box<Opened>),
+    /// Tokenize a request.
+    Plan { number: u64, work: Work, reader: Reader },
+}
+
+/// What came of a job.
+pub(super) enum Report {
+    Opened(ModelSource, Result<Box<Opened>, Error>),
+    Loaded(ModelSource, Result<Box<Loaded>, Error>),
+    Planned { number: u64, plan: Result<Plan, Error> },
+}
+
+/// A thread that does jobs in their order. Dropping it takes back those that have not begun.
+pub(super) struct Worker {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a thread of this name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn start(
+        name: &str,
+        hook: Hook,
+        settings: Settings,
+        shared: Arc<Shared>,
+        reports: Sender<Message>,
+    ) -> std::io::Result<Worker> {
+        let (sender, jobs) = crossbeam_channel::unbounded();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // A hook of the caller that panics has nobody to be told.
+            let _ = catch(|| hook());
+            work(&jobs, &hook, &settings, &shared, &reports);
+        })?;
+        Ok(Worker { jobs: Some(sender), thread: Some(thread) })
+    }
+
+    /// Adds a job.
+    pub(super) fn send(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // The thread lives as long as the sender.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        let Some(thread) = self.thread.take() else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if thread.is_finished() {
+            // It catches every panic, so there is no error to pass on.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(
+    jobs: &Receiver<Job>,
+    hook: &Hook,
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    reports: &Sender<Message>,
+) {
+    let mut loads: Vec<JoinHandle<()>> = Vec::new();
+    for job in jobs {
+        if shared.stop.load(Ordering::Acquire) {
+            break;
+        }
+        let report = match job {
+            Job::Open(source) => {
+                let opened = catch(|| Opened::new(&source, settings)).and_then(|opened| opened);
+                Report::Opened(source, opened.map(Box::new))
+            }
+            // On a thread of its own: it may wait for another process, and other models need not.
+            Job::Load(source, opened) => {
+                loads.retain(|thread| !thread.is_finished());
+                let (hook, settings) = (Arc::clone(hook), settings.clone());
+                let (shared, answers, wanted) = (Arc::clone(shared), reports.clone(), source.clone());
+                let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
+                    let _ = catch(|| hook());
+                    let stop = || shared.stop.load(Ordering::Acquire);
+                    let loaded = catch(|| load(&wanted, &opened, &hook, &settings, &stop));
+                    let loaded = loaded.and_then(|loaded| loaded).map(Box::new);
+                    let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
+                });
+                match thread {
+                    Ok(thread) => {
+                        loads.push(thread);
+                        continue;
+                    }
+                    Err(error) => Report::Loaded(source, Err(no_thread(&error))),
+                }
+            }
+            Job::Plan { number, work, reader } => {
+                let plan = catch(|| Plan::new(&work, &reader)).and_then(|plan| plan);
+                Report::Planned { number, plan }
+            }
+        };
+        // Without a receiver nobody waits for it.
+        let _ = reports.send(Message::Report(report));
+    }
+    for thread in loads {
+        // It catches every panic, so there is no error to pass on.
+        let _ = thread.join();
+    }
+}
+
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::Panicked(format!("could not start a thread: {error}"))
+}
+
+/// Loads a model with threads of its own: the engine's compute steps meanwhile.
+fn load(
+    source: &ModelSource,
+    opened: &Opened,
+    hook: &Hook,
+    settings: &Settings,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Loaded, Error> {
+    let pool = Pool::new(settings.threads, hook).map_err(|error| no_thread(&error))?;
+    Loaded::new(source, opened, settings, &Loading { pool: &pool, stop })
+}
