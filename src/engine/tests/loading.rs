@@ -54,7 +54,7 @@ impl World {
 
     fn submit(&self, key: u64, model: &ModelSource, work: Work) -> Ticket {
         self.engine
-            .submit(Request { salt: 0, key, model: model.clone(), work }, Reply::new(self.sender.clone()))
+            .submit(Request { key, model: model.clone(), salt: 0, work }, Reply::new(self.sender.clone()))
     }
 
     fn next(&self) -> Event {

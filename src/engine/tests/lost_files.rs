@@ -41,7 +41,7 @@ impl World {
             sampling: Sampling::default(),
             stop: Vec::new(),
         });
-        let request = Request { salt: 0, key: 1, model: ModelSource::File(model.into()), work };
+        let request = Request { key: 1, model: ModelSource::File(model.into()), salt: 0, work };
         self.engine.submit(request, Reply::new(sender));
         events
     }
