@@ -22,6 +22,8 @@ pub mod tokenizer;
 pub use config::{Config, PromptLookup};
 pub use error::Error;
 #[doc(hidden)]
+pub use kernels::bench as kernel_bench;
+#[doc(hidden)]
 pub use kernels::matrix::Instructions;
 pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;

@@ -33,6 +33,7 @@ macro_rules! multiversion {
 }
 
 pub(crate) mod attention;
+pub mod bench;
 pub(crate) mod exp;
 pub(crate) mod half;
 pub(crate) mod matrix;

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::Tile;
 use super::avx2::{broadcast, halves};
-use super::avx2_32::{fifth, iq4_table};
+use super::avx2_32::iq4_table;
 use super::layout::Format;
 
 /// Rows that are computed together.
@@ -83,67 +83,51 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
 
 #[target_feature(enable = "avx2")]
 unsafe fn unpack_block<const F: u8>(quants: *const u8, out: *mut u8) {
-    for at in 0..16 {
-        let (word, side) = (at / 2, at % 2);
-        macro_rules! part {
-            ($($part:literal)*) => { $(
-                // SAFETY: the caller's promise of a block, and of 4096 bytes.
-                unsafe {
-                    let bytes = word_of::<F, $part>(quants, word, side);
-                    _mm256_storeu_si256(out.add(($part * 16 + at) * 32).cast(), bytes);
-                }
-            )* };
+    for part in 0..8 {
+        for at in 0..16 {
+            // SAFETY: the caller's promise of a block, and of 4096 bytes.
+            unsafe {
+                let bytes = word_of::<F>(quants, part, at / 2, at % 2);
+                _mm256_storeu_si256(out.add((part * 16 + at) * 32).cast(), bytes);
+            }
         }
-        part!(0 1 2 3 4 5 6 7);
     }
 }
 
-/// Inputs 4 · `word` … of the part `P` of 32 inputs of a block, for one half of the outputs. They are unsigned, and
-/// plus 4 for Q3_K; only IQ4_XS's are signed.
+/// Inputs 4 · `word` … of a part of 32 inputs of a block, for one half of the outputs. They are unsigned, and plus 4
+/// for Q3_K; only IQ4_XS's are signed.
+///
+/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into memory.
 ///
 /// # Safety
-/// `quants` points to a block, `word` is below 8.
+/// `quants` points to a block; `part` and `word` are below 8, `side` is below 2.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn word_of<const F: u8, const P: usize>(quants: *const u8, word: usize, side: usize) -> __m256i {
+unsafe fn word_of<const F: u8>(quants: *const u8, part: usize, word: usize, side: usize) -> __m256i {
     // SAFETY: the caller's promise.
     let load = |at: usize| unsafe { _mm256_loadu_si256(quants.add(at * 64 + side * 32).cast()) };
-    let low = _mm256_set1_epi8(15);
+    let shifted = |bytes: __m256i, bits: usize| _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(bits as i32));
+    // `value` where the part's bit of the word at `at` is set.
+    let set = |at: usize, value: i8| {
+        let mask = _mm256_set1_epi8((1_u8 << part) as i8);
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(load(at), mask), mask);
+        _mm256_and_si256(set, _mm256_set1_epi8(value))
+    };
+    let (low, three) = (_mm256_set1_epi8(15), _mm256_set1_epi8(3));
     match F {
         Q5_K => {
-            let quants = load(P / 2 * 8 + word);
-            let quants = if P.is_multiple_of(2) { quants } else { _mm256_srli_epi16::<4>(quants) };
-            _mm256_or_si256(_mm256_and_si256(quants, low), fifth::<P>(load(32 + word)))
+            let quants = shifted(load(part / 2 * 8 + word), part % 2 * 4);
+            _mm256_or_si256(_mm256_and_si256(quants, low), set(32 + word, 16))
         }
-        IQ4_XS => {
-            let quants = load(P * 4 + word % 4);
-            let quants = if word < 4 { quants } else { _mm256_srli_epi16::<4>(quants) };
-            _mm256_shuffle_epi8(iq4_table(), _mm256_and_si256(quants, low))
+        Q2_K => _mm256_and_si256(shifted(load(part / 4 * 8 + word), part % 4 * 2), three),
+        Q3_K => {
+            let quants = shifted(load(part / 4 * 8 + word), part % 4 * 2);
+            _mm256_or_si256(_mm256_and_si256(quants, three), set(16 + word, 4))
         }
         _ => {
-            let quants = load(P / 4 * 8 + word);
-            let quants = match P % 4 {
-                0 => quants,
-                1 => _mm256_srli_epi16::<2>(quants),
-                2 => _mm256_srli_epi16::<4>(quants),
-                _ => _mm256_srli_epi16::<6>(quants),
-            };
-            let quants = _mm256_and_si256(quants, _mm256_set1_epi8(3));
-            if F == Q2_K {
-                return quants;
-            }
-            let bits = load(16 + word);
-            let third = match P {
-                0 => _mm256_slli_epi16::<2>(bits),
-                1 => _mm256_slli_epi16::<1>(bits),
-                2 => bits,
-                3 => _mm256_srli_epi16::<1>(bits),
-                4 => _mm256_srli_epi16::<2>(bits),
-                5 => _mm256_srli_epi16::<3>(bits),
-                6 => _mm256_srli_epi16::<4>(bits),
-                _ => _mm256_srli_epi16::<5>(bits),
-            };
-            _mm256_or_si256(quants, _mm256_and_si256(third, _mm256_set1_epi8(4)))
+            let quants = load(part * 4 + word % 4);
+            let quants = if word < 4 { quants } else { _mm256_srli_epi16::<4>(quants) };
+            _mm256_shuffle_epi8(iq4_table(), _mm256_and_si256(quants, low))
         }
     }
 }
@@ -180,43 +164,40 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
                 if minima { _mm256_cvtepu8_epi32(bytes) } else { _mm256_cvtepi8_epi32(bytes) }
             };
             let mut total = [_mm256_setzero_si256(); R];
-            macro_rules! part {
-                ($($part:literal)*) => { $(
-                    for part in 0..2 {
-                        let scale = match F {
-                            Q2_K => _mm256_and_si256(bytes($part * 2 + part), _mm256_set1_epi32(15)),
-                            Q3_K => bytes($part * 2 + part),
-                            _ => bytes($part),
+            for part in 0..8 {
+                for sixteen in 0..2 {
+                    let scale = match F {
+                        Q2_K => _mm256_and_si256(bytes(part * 2 + sixteen), _mm256_set1_epi32(15)),
+                        Q3_K => bytes(part * 2 + sixteen),
+                        _ => bytes(part),
+                    };
+                    let scale = pairs(scale, scale);
+                    let mut sum = [_mm256_setzero_si256(); R];
+                    for word in sixteen * 4..sixteen * 4 + 4 {
+                        let w = if UNPACKED {
+                            _mm256_loadu_si256(quants.add((part * 8 + word) * 64 + side * 32).cast())
+                        } else {
+                            word_of::<F>(quants, part, word, side)
                         };
-                        let scale = pairs(scale, scale);
-                        let mut sum = [_mm256_setzero_si256(); R];
-                        for word in part * 4..part * 4 + 4 {
-                            let w = if UNPACKED {
-                                _mm256_loadu_si256(quants.add(($part * 8 + word) * 64 + side * 32).cast())
+                        for r in 0..R {
+                            let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
+                            if F == IQ4_XS {
+                                let products =
+                                    _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                                let products = _mm256_madd_epi16(products, scale);
+                                total[r] = _mm256_add_epi32(total[r], products);
                             } else {
-                                word_of::<F, $part>(quants, word, side)
-                            };
-                            for r in 0..R {
-                                let x = broadcast(x.add(r * tile.x_stride + $part * 32 + word * 4));
-                                if F == IQ4_XS {
-                                    let signed = _mm256_sign_epi8(x, w);
-                                    let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), signed);
-                                    let products = _mm256_madd_epi16(products, scale);
-                                    total[r] = _mm256_add_epi32(total[r], products);
-                                } else {
-                                    sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(w, x));
-                                }
-                            }
-                        }
-                        if F != IQ4_XS {
-                            for r in 0..R {
-                                total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum[r], scale));
+                                sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(w, x));
                             }
                         }
                     }
-                )* };
+                    if F != IQ4_XS {
+                        for r in 0..R {
+                            total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum[r], scale));
+                        }
+                    }
+                }
             }
-            part!(0 1 2 3 4 5 6 7);
             // Sums of the activations of parts times their minima or, for Q3_K, scales: times -16 for parts of 16.
             let mut extra = [_mm256_setzero_si256(); R];
             if F == Q5_K {

@@ -65,7 +65,7 @@ pub(super) fn iq4_table() -> __m256i {
 /// Moves bit `BIT` of every byte to bit 4 and clears the others.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn fifth<const BIT: usize>(bits: __m256i) -> __m256i {
+fn fifth<const BIT: usize>(bits: __m256i) -> __m256i {
     let moved = match BIT {
         0 => _mm256_slli_epi16::<4>(bits),
         1 => _mm256_slli_epi16::<3>(bits),

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::Tile;
 use super::avx512::{broadcast, halves};
-use super::avx512_32::{fifth, iq4_table};
+use super::avx512_32::iq4_table;
 use super::layout::Format;
 
 /// Rows that are computed together; more do not fit into registers.
@@ -94,66 +94,49 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
 
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn unpack_block<const F: u8>(quants: *const u8, out: *mut u8) {
-    for word in 0..8 {
-        macro_rules! part {
-            ($($part:literal)*) => { $(
-                // SAFETY: the caller's promise of a block, and of 4096 bytes.
-                unsafe {
-                    let bytes = word_of::<F, $part>(quants, word);
-                    _mm512_storeu_si512(out.add(($part * 8 + word) * 64).cast(), bytes);
-                }
-            )* };
+    for part in 0..8 {
+        for word in 0..8 {
+            // SAFETY: the caller's promise of a block, and of 4096 bytes.
+            unsafe {
+                let bytes = word_of::<F>(quants, part, word);
+                _mm512_storeu_si512(out.add((part * 8 + word) * 64).cast(), bytes);
+            }
         }
-        part!(0 1 2 3 4 5 6 7);
     }
 }
 
-/// Inputs 4 · `word` … of the part `P` of 32 inputs of a block, unsigned: plus 4 for Q3_K, plus 128 for IQ4_XS.
+/// Inputs 4 · `word` … of a part of 32 inputs of a block, unsigned: plus 4 for Q3_K, plus 128 for IQ4_XS.
+///
+/// Shifts are by registers: parts that are not a loop make the compiler load all activations first, into memory.
 ///
 /// # Safety
-/// `quants` points to a block, `word` is below 8.
+/// `quants` points to a block; `part` and `word` are below 8.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn word_of<const F: u8, const P: usize>(quants: *const u8, word: usize) -> __m512i {
+unsafe fn word_of<const F: u8>(quants: *const u8, part: usize, word: usize) -> __m512i {
     // SAFETY: the caller's promise.
     let load = |at: usize| unsafe { _mm512_loadu_si512(quants.add(at * 64).cast()) };
+    let shifted = |bytes: __m512i, bits: usize| _mm512_srl_epi16(bytes, _mm_cvtsi32_si128(bits as i32));
+    // Adds `value` where the part's bit of the word at `at` is set.
+    let add = |quants: __m512i, at: usize, value: i8| {
+        let set = _mm512_test_epi8_mask(load(at), _mm512_set1_epi8((1_u8 << part) as i8));
+        _mm512_mask_add_epi8(quants, set, quants, _mm512_set1_epi8(value))
+    };
+    let (low, three) = (_mm512_set1_epi8(15), _mm512_set1_epi8(3));
     match F {
         Q5_K => {
-            let quants = load(P / 2 * 8 + word);
-            let quants = if P.is_multiple_of(2) { quants } else { _mm512_srli_epi16::<4>(quants) };
-            fifth::<P>(load(32 + word), quants)
+            let quants = shifted(load(part / 2 * 8 + word), part % 2 * 4);
+            add(_mm512_and_si512(quants, low), 32 + word, 16)
         }
-        IQ4_XS => {
-            let quants = load(P * 4 + word % 4);
-            let quants = if word < 4 { quants } else { _mm512_srli_epi16::<4>(quants) };
-            _mm512_shuffle_epi8(iq4_table(), _mm512_and_si512(quants, _mm512_set1_epi8(15)))
+        Q2_K => _mm512_and_si512(shifted(load(part / 4 * 8 + word), part % 4 * 2), three),
+        Q3_K => {
+            let quants = shifted(load(part / 4 * 8 + word), part % 4 * 2);
+            add(_mm512_and_si512(quants, three), 16 + word, 4)
         }
         _ => {
-            let quants = load(P / 4 * 8 + word);
-            let quants = match P % 4 {
-                0 => quants,
-                1 => _mm512_srli_epi16::<2>(quants),
-                2 => _mm512_srli_epi16::<4>(quants),
-                _ => _mm512_srli_epi16::<6>(quants),
-            };
-            let three = _mm512_set1_epi8(3);
-            if F == Q2_K {
-                return _mm512_and_si512(quants, three);
-            }
-            let bits = load(16 + word);
-            let third = match P {
-                0 => _mm512_slli_epi16::<2>(bits),
-                1 => _mm512_slli_epi16::<1>(bits),
-                2 => bits,
-                3 => _mm512_srli_epi16::<1>(bits),
-                4 => _mm512_srli_epi16::<2>(bits),
-                5 => _mm512_srli_epi16::<3>(bits),
-                6 => _mm512_srli_epi16::<4>(bits),
-                _ => _mm512_srli_epi16::<5>(bits),
-            };
-            let third = _mm512_and_si512(third, _mm512_set1_epi8(4));
-            // (quants & 3) | third
-            _mm512_ternarylogic_epi32::<0xea>(quants, three, third)
+            let quants = load(part * 4 + word % 4);
+            let quants = if word < 4 { quants } else { _mm512_srli_epi16::<4>(quants) };
+            _mm512_shuffle_epi8(iq4_table(), _mm512_and_si512(quants, low))
         }
     }
 }
@@ -193,35 +176,32 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
                 if minima { _mm512_cvtepu8_epi32(bytes) } else { _mm512_cvtepi8_epi32(bytes) }
             };
             let mut total = [_mm512_setzero_si512(); R];
-            macro_rules! part {
-                ($($part:literal)*) => { $(
-                    let mut sum = [_mm512_setzero_si512(); R];
-                    for word in 0..8 {
-                        let w = if UNPACKED {
-                            _mm512_loadu_si512(quants.add(($part * 8 + word) * 64).cast())
-                        } else {
-                            word_of::<F, $part>(quants, word)
+            for part in 0..8 {
+                let mut sum = [_mm512_setzero_si512(); R];
+                for word in 0..8 {
+                    let w = if UNPACKED {
+                        _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
+                    } else {
+                        word_of::<F>(quants, part, word)
+                    };
+                    for r in 0..R {
+                        let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
+                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                    }
+                    // Sub-scales are those of 16 inputs or of 32.
+                    if word == 7 || word == 3 && (F == Q2_K || F == Q3_K) {
+                        let scale = match F {
+                            Q2_K => _mm512_and_si512(bytes(part * 2 + word / 4), _mm512_set1_epi32(15)),
+                            Q3_K => bytes(part * 2 + word / 4),
+                            _ => bytes(part),
                         };
                         for r in 0..R {
-                            let x = broadcast(x.add(r * tile.x_stride + $part * 32 + word * 4));
-                            sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
-                        }
-                        // Sub-scales are those of 16 inputs or of 32.
-                        if word == 7 || word == 3 && (F == Q2_K || F == Q3_K) {
-                            let scale = match F {
-                                Q2_K => _mm512_and_si512(bytes($part * 2 + word / 4), _mm512_set1_epi32(15)),
-                                Q3_K => bytes($part * 2 + word / 4),
-                                _ => bytes($part),
-                            };
-                            for r in 0..R {
-                                total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
-                                sum[r] = _mm512_setzero_si512();
-                            }
+                            total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                            sum[r] = _mm512_setzero_si512();
                         }
                     }
-                )* };
+                }
             }
-            part!(0 1 2 3 4 5 6 7);
             // Sums of the activations of parts times their minima or scales: times -16 for parts of 16.
             let mut extra = [_mm512_setzero_si512(); R];
             if F == Q5_K || F == IQ4_XS {

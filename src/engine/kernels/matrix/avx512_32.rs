@@ -69,7 +69,7 @@ pub(super) fn iq4_table() -> __m512i {
 /// Moves bit `BIT` of every byte to bit 4 and puts it beside the low bits of `quants`, whose others are cleared.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i {
+fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i {
     let moved = match BIT {
         0 => _mm512_slli_epi16::<4>(bits),
         1 => _mm512_slli_epi16::<3>(bits),

@@ -242,7 +242,7 @@ pub(crate) fn products(
 }
 
 /// Quantizes rows; a few are done before threads would have woken up.
-fn quantize(x: &[f32], inputs: usize, block: usize, target: &mut Activations, pool: &Pool) {
+pub(crate) fn quantize(x: &[f32], inputs: usize, block: usize, target: &mut Activations, pool: &Pool) {
     let rows = x.len() / inputs;
     target.resize(block, inputs, rows);
     let (blocks, words) = (inputs / block, inputs / block * target.sums_per_block());
