@@ -7,6 +7,7 @@
 
 use super::Instructions;
 use super::layout::{Format, PANEL};
+use crate::kernels::half::widen_one;
 
 /// Inputs that all rows are multiplied with before the next ones: their weights stay in the first cache.
 const STRETCH: usize = 256;
@@ -27,7 +28,7 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instru
     for start in (0..tile.inputs).step_by(STRETCH) {
         let count = STRETCH.min(tile.inputs - start);
         #[cfg(target_arch = "x86_64")]
-        if instructions != Instructions::Portable && instructions.present() {
+        if instructions.unpacks() && instructions.present() {
             // SAFETY: the processor has the instructions, and the sizes are right.
             unsafe {
                 match (instructions, format) {
@@ -50,10 +51,24 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instru
 fn portable(format: Format, tile: &mut Tile<'_>, start: usize, count: usize) {
     let mut weights = [[0.0; PANEL]; STRETCH];
     let size = format.quant_bytes();
-    for (k, weights) in weights[..count].iter_mut().enumerate() {
-        let quants = &tile.panel[(start + k) * size..][..size];
-        for (lane, weight) in weights.iter_mut().enumerate() {
-            format.dequantize(quants, &[], lane, std::slice::from_mut(weight));
+    let panel = tile.panel[start * size..(start + count) * size].chunks_exact(size);
+    for (quants, weights) in panel.zip(&mut weights) {
+        match format {
+            Format::F32 => {
+                for (quant, weight) in quants.as_chunks::<4>().0.iter().zip(weights) {
+                    *weight = f32::from_le_bytes(*quant);
+                }
+            }
+            Format::F16 => {
+                for (quant, weight) in quants.as_chunks::<2>().0.iter().zip(weights) {
+                    *weight = widen_one(u16::from_le_bytes(*quant));
+                }
+            }
+            _ => {
+                for (quant, weight) in quants.as_chunks::<2>().0.iter().zip(weights) {
+                    *weight = f32::from_bits(u32::from(u16::from_le_bytes(*quant)) << 16);
+                }
+            }
         }
     }
     let rows = tile.x.chunks_exact(tile.inputs).zip(tile.sums.iter_mut());

@@ -25,6 +25,8 @@ macro_rules! small {
 pub enum Instructions {
     /// Any processor; the definition of the results.
     Portable,
+    /// NEON with the dot product (64-bit ARM).
+    Neon,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW and VNNI.
@@ -46,6 +48,7 @@ impl Instructions {
             };
             match self {
                 Instructions::Portable => true,
+                Instructions::Neon => false,
                 Instructions::Avx2 => avx2(),
                 Instructions::Avx512 => {
                     avx2()
@@ -55,7 +58,13 @@ impl Instructions {
                 }
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        match self {
+            Instructions::Portable => true,
+            Instructions::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Instructions::Avx2 | Instructions::Avx512 => false,
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             self == Instructions::Portable
         }
@@ -73,7 +82,9 @@ impl Instructions {
 
     /// The best that are usable.
     pub(crate) fn best() -> Instructions {
-        let best = [Instructions::Avx512, Instructions::Avx2].into_iter().find(|set| set.usable());
+        let best = [Instructions::Avx512, Instructions::Avx2, Instructions::Neon]
+            .into_iter()
+            .find(|set| set.usable());
         best.unwrap_or(Instructions::Portable)
     }
 
@@ -85,7 +96,7 @@ impl Instructions {
             // SAFETY: the processor has the instructions.
             unsafe {
                 match (self, format) {
-                    (Instructions::Portable, _) => {}
+                    (Instructions::Portable | Instructions::Neon, _) => {}
                     (Instructions::Avx2, simple!()) => return avx2::multiply(format, tile),
                     (Instructions::Avx2, small!()) => return avx2_32::multiply(format, tile),
                     (Instructions::Avx2, _) => return avx2_256::multiply(format, tile),
@@ -95,12 +106,23 @@ impl Instructions {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if self == Instructions::Neon && self.present() {
+            // SAFETY: the processor has the instructions.
+            return unsafe { super::neon::multiply(format, tile) };
+        }
         portable::multiply(format, tile);
     }
 
-    /// Unpacks a K-quant's quants into bytes; not for [`Instructions::Portable`].
+    /// Whether there is [`Instructions::unpack`] for these.
+    pub(super) fn unpacks(self) -> bool {
+        matches!(self, Instructions::Avx2 | Instructions::Avx512)
+    }
+
+    /// Unpacks the quants of blocks of 256 into bytes, as [`Instructions::multiply`] with the same instructions takes
+    /// them.
     pub(super) fn unpack(self, format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-        assert!(self != Instructions::Portable && self.present());
+        assert!(self.unpacks() && self.present());
         // SAFETY: the processor has the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {

@@ -23,6 +23,8 @@ mod dequantize;
 mod float;
 mod instructions;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod reference;
@@ -171,8 +173,7 @@ impl Packed {
         let blocks = self.inputs / format.block();
         let block_bytes = format.block_bytes();
         let x_sums = x.sums_per_block();
-        let unpack =
-            format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions != Instructions::Portable;
+        let unpack = format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions.unpacks();
         let step = if unpack { STRETCH } else { blocks.max(1) };
         for start in (0..blocks).step_by(step) {
             let count = step.min(blocks - start);

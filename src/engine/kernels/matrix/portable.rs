@@ -6,10 +6,17 @@
 use super::Tile;
 use super::layout::{Format, PANEL};
 
-/// The exact sums of products for each output: weights are 4 inputs of each output after the other, as many
-/// fours as `x` has.
+/// The inner loop.
 pub(super) trait Dot {
+    /// The exact sums of products for each output: weights are 4 inputs of each output after the other, as many
+    /// fours as `x` has: 4 or 8.
     fn dot(&self, weights: &[[i8; 64]], x: &[[i8; 4]]) -> [i32; PANEL];
+
+    /// [`Format::unpack`].
+    #[inline(always)]
+    fn unpack(&self, format: Format, quants: &[u8], out: &mut [i8]) {
+        format.unpack(quants, out);
+    }
 }
 
 /// Without vector instructions of our own.
@@ -44,7 +51,7 @@ pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot)
     for block in 0..tile.blocks {
         let quants = &tile.quants[block * tile.quant_stride..][..format.quant_bytes()];
         let meta = &tile.meta[block * tile.meta_stride..][..format.meta_bytes()];
-        format.unpack(quants, weights.as_flattened_mut());
+        dot.unpack(format, quants, weights.as_flattened_mut());
         for (row, sums) in tile.sums.iter_mut().enumerate() {
             let x = &tile.x[row * tile.x_stride + block * size..][..size];
             let (total, minima) = sum_block(format, weights, meta, x, dot);

@@ -27,7 +27,8 @@ const FORMATS: [Format; 15] = [
     Format::Q6_K,
     Format::IQ4_XS,
 ];
-const SETS: [Instructions; 3] = [Instructions::Portable, Instructions::Avx2, Instructions::Avx512];
+const SETS: [Instructions; 4] =
+    [Instructions::Portable, Instructions::Neon, Instructions::Avx2, Instructions::Avx512];
 
 /// A stream of random words.
 struct Noise(u64);
