@@ -70,8 +70,8 @@ pub fn attention(
     let tile = heads.kv * heads.tile_len();
     // f16 values of about 0.1.
     let block = || (0..tile).map(|i| 0x2e00 + (i % 251) as u16).collect::<Box<[u16]>>();
-    let blocks: Vec<Box<[u16]>> =
-        (0..(positions + rows).div_ceil(attention::TILE)).map(|_| block()).collect();
+    let blocks: Vec<Arc<Box<[u16]>>> =
+        (0..(positions + rows).div_ceil(attention::TILE)).map(|_| Arc::new(block())).collect();
     let width = heads.query * heads.dim;
     let (queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
     let (mut scratch, pool) = (vec![0.0; heads.scratch_len(rows) * threads], pool(threads)?);

@@ -55,8 +55,10 @@ impl Packed {
     }
 
     /// Repacks `outputs` rows of `inputs` values, which `source` must hold exactly, into memory of their own.
-    #[cfg(test)]
-    pub(super) fn new(
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(crate) fn new(
         format: Format,
         source: &[u8],
         inputs: usize,
