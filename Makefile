@@ -18,7 +18,7 @@ export CARGO_TERM_COLOR ?= never
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install demo test test-engine test-install test-sql test-docs test-server \
-	chaos bench-queue bench-determinism lint clean
+	chaos bench-queue bench-engine bench-determinism lint clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -58,6 +58,9 @@ chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a 
 
 bench-queue: setup install ## speed of wake, enqueue and claim-to-completion
 	@scripts/bench-queue.sh
+
+bench-engine: ## speed and memory of the engine; QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS; PEER=1 beside llama.cpp
+	@scripts/bench-engine.sh
 
 bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with a differing byte
 	@scripts/bench-determinism.sh

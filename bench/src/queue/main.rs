@@ -8,6 +8,7 @@
 
 mod backlog;
 mod enqueue;
+mod neighbour;
 mod wake;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -37,6 +38,15 @@ enqueue_working_per_s     As enqueue_per_s, while the worker claims and complete
 enqueue_working_ratio     The ratio in that case.
 noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
                           completion; median of three runs.
+
+The neighbour is measured with the real engine only, and only when asked for (--only neighbour); its numbers go to
+bench/out/neighbour.tsv.
+
+neighbour_idle_tps        Read-only transactions per second of pgbench (scale 10, 2 clients, prepared) beside a worker that
+                          has nothing to do.
+neighbour_busy_tps        The same while the worker generates with more requests than it runs at a time, with default
+                          settings. Both are medians over slices of five seconds that take turns.
+neighbour_ratio           Median of the ratios of neighbouring slices.
 ";
 
 /// The role that enqueues: a user like any other.
@@ -59,6 +69,13 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
         }
+    }
+    if only.as_deref() == Some("neighbour") {
+        let cluster = options.set("shared_buffers", "256MB").start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("neighbour");
+        neighbour::measure(&cluster, &mut report);
+        return written(&report, "neighbour");
     }
     let cluster = options
         .with_fsync()
@@ -87,10 +104,14 @@ fn main() -> ExitCode {
     if wanted("backlog") {
         backlog::measure(&cluster, &mut report);
     }
+    written(&report, "queue")
+}
+
+fn written(report: &Report, name: &str) -> ExitCode {
     match report.write() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench-queue: bench/out/queue.tsv: {error}");
+            eprintln!("bench-queue: bench/out/{name}.tsv: {error}");
             ExitCode::FAILURE
         }
     }

@@ -41,6 +41,7 @@ fn mixed() -> Quantization {
         feed_forward: Kind::Q4K,
         down: Kind::Q6K,
         output: Kind::Q5_0,
+        in_some_layers: false,
     }
 }
 

@@ -86,6 +86,9 @@ pub struct Quantization {
     pub down: Kind,
     /// The head where it is not tied.
     pub output: Kind,
+    /// `value` and `down` only in the layers where llama.cpp's mixes are finer, at both ends and every third
+    /// between; the other layers have the types of `attention` and `feed_forward`.
+    pub in_some_layers: bool,
 }
 
 impl Quantization {
@@ -98,10 +101,12 @@ impl Quantization {
             feed_forward: kind,
             down: kind,
             output: kind,
+            in_some_layers: false,
         }
     }
 
-    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for values, down projections, embedding and head.
+    /// As llama.cpp's Q4_K_M: Q4_K with Q6_K for embedding and head, and in about half of the layers for values
+    /// and down projections.
     pub fn q4_k_m() -> Self {
         Quantization {
             embedding: Kind::Q6K,
@@ -110,6 +115,39 @@ impl Quantization {
             feed_forward: Kind::Q4K,
             down: Kind::Q6K,
             output: Kind::Q6K,
+            in_some_layers: true,
+        }
+    }
+
+    /// By its name in lower case, such as `q8_0` or `q4_k_m`.
+    pub fn named(name: &str) -> Option<Self> {
+        let kind = match name {
+            "f32" => Kind::F32,
+            "f16" => Kind::F16,
+            "bf16" => Kind::BF16,
+            "q4_0" => Kind::Q4_0,
+            "q4_1" => Kind::Q4_1,
+            "q5_0" => Kind::Q5_0,
+            "q5_1" => Kind::Q5_1,
+            "q8_0" => Kind::Q8_0,
+            "q2_k" => Kind::Q2K,
+            "q3_k" => Kind::Q3K,
+            "q4_k" => Kind::Q4K,
+            "q5_k" => Kind::Q5K,
+            "q6_k" => Kind::Q6K,
+            "q4_k_m" => return Some(Quantization::q4_k_m()),
+            _ => return None,
+        };
+        Some(Quantization::uniform(kind))
+    }
+
+    /// Types of values and down projections in a layer; `use_more_bits` of llama.cpp says which layers are finer.
+    fn finer(&self, layer: usize, layers: usize) -> (Kind, Kind) {
+        let ends = layer < layers / 8 || layer >= 7 * layers / 8;
+        if !self.in_some_layers || ends || (layer - layers / 8) % 3 == 2 {
+            (self.value, self.down)
+        } else {
+            (self.attention, self.feed_forward)
         }
     }
 }
@@ -256,6 +294,29 @@ impl Spec {
             ..Spec::default()
         }
     }
+
+    /// The shape of Qwen3-1.7B.
+    pub fn qwen3_1_7b() -> Self {
+        Spec { width: 2048, feed_forward: 6144, ..Spec::qwen3_0_6b() }
+    }
+
+    /// The shape of Llama-3.2-1B, without the factors that stretch its rotary frequencies.
+    pub fn llama_3_2_1b() -> Self {
+        Spec {
+            layers: 16,
+            width: 2048,
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 64,
+            feed_forward: 8192,
+            vocab: 128_256,
+            context: 131_072,
+            rope_theta: 500_000.0,
+            norm_epsilon: 1e-5,
+            tied: true,
+            ..Spec::tiny(Architecture::Llama)
+        }
+    }
 }
 
 /// Makes the model and writes it.
@@ -344,10 +405,11 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     }
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
+        let (value, down) = kinds.finer(layer, spec.layers);
         tensors.push(norm(name("attn_norm.weight"), width)?);
         tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
         tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
-        tensors.push(matrix(name("attn_v.weight"), width, keys, kinds.value)?);
+        tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
         tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
         match spec.architecture {
             Architecture::Llama => {}
@@ -364,7 +426,7 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         tensors.push(norm(name("ffn_norm.weight"), width)?);
         tensors.push(matrix(name("ffn_gate.weight"), width, spec.feed_forward, kinds.feed_forward)?);
         tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
-        tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, kinds.down)?);
+        tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, down)?);
     }
     Ok(tensors)
 }

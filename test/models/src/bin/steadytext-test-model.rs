@@ -1,13 +1,14 @@
 //! Makes a random-weight model from a shell:
-//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b] [--quant q8_0|q4_k_m|…]
-//! [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
+//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
+//! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use steadytext_test_models::{Architecture, Error, Kind, Quantization, Spec, Text};
 
-const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b]
+const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3]
+    [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
 
@@ -60,10 +61,12 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
                     "tiny" => Spec::tiny,
                     "small" => Spec::small,
                     "qwen3-0.6b" => |architecture| Spec { architecture, ..Spec::qwen3_0_6b() },
+                    "qwen3-1.7b" => |architecture| Spec { architecture, ..Spec::qwen3_1_7b() },
+                    "llama-3.2-1b" => |_| Spec::llama_3_2_1b(),
                     _ => return None,
                 };
             }
-            "--quant" => quantization = self::quantization(arguments.next()?)?,
+            "--quant" => quantization = Quantization::named(arguments.next()?)?,
             "--endless" => changes.push(Box::new(|spec| spec.endless = true)),
             "--invalid-utf8" => changes.push(Box::new(|spec| spec.text = Text::InvalidUtf8)),
             name @ ("--layers" | "--width" | "--vocab" | "--context" | "--seed") => {
@@ -83,25 +86,4 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
     let mut spec = Spec { quantization, ..shape(architecture) };
     changes.iter().for_each(|change| change(&mut spec));
     Some((spec, out?))
-}
-
-fn quantization(name: &str) -> Option<Quantization> {
-    let kind = match name {
-        "f32" => Kind::F32,
-        "f16" => Kind::F16,
-        "bf16" => Kind::BF16,
-        "q4_0" => Kind::Q4_0,
-        "q4_1" => Kind::Q4_1,
-        "q5_0" => Kind::Q5_0,
-        "q5_1" => Kind::Q5_1,
-        "q8_0" => Kind::Q8_0,
-        "q2_k" => Kind::Q2K,
-        "q3_k" => Kind::Q3K,
-        "q4_k" => Kind::Q4K,
-        "q5_k" => Kind::Q5K,
-        "q6_k" => Kind::Q6K,
-        "q4_k_m" => return Some(Quantization::q4_k_m()),
-        _ => return None,
-    };
-    Some(Quantization::uniform(kind))
 }

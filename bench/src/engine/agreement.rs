@@ -1,0 +1,187 @@
+//! Whether the engine computes what llama.cpp computes: logits of every type and family, perplexity of the builtin
+//! model.
+//!
+//! Both sides are given the same token ids: tokenizers are not compared here.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use steadytext_bench::Report;
+use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_engine::{ModelSource, Probe};
+use steadytext_test_models::{Architecture, Quantization, Spec, write};
+
+use crate::peer::Peer;
+use crate::settings::Settings;
+
+/// Tokens of the long prompt of each model.
+const TOKENS: usize = 4096;
+/// Largest root mean square of the differences, in standard deviations of llama.cpp's logits. Weights in f32 leave
+/// the rounding of keys and values to f16. llama.cpp rounds activations to f16 or bf16 where weights are, the engine
+/// does not.
+const BOUND_FLOAT: f64 = 0.02;
+/// Both sides quantize activations to 8 bits, and any difference, however small, flips the rounding of some.
+const BOUND_QUANTIZED: f64 = 0.10;
+/// Perplexities of the builtin model differ by this share at most.
+const BOUND_PERPLEXITY: f64 = 0.005;
+
+/// The family of a model, its name, and its quantization.
+const MODELS: [(Architecture, &str); 20] = [
+    (Architecture::Qwen3, "f32"),
+    (Architecture::Qwen3, "f16"),
+    (Architecture::Qwen3, "bf16"),
+    (Architecture::Qwen3, "q4_0"),
+    (Architecture::Qwen3, "q4_1"),
+    (Architecture::Qwen3, "q5_0"),
+    (Architecture::Qwen3, "q5_1"),
+    (Architecture::Qwen3, "q8_0"),
+    (Architecture::Qwen3, "q2_k"),
+    (Architecture::Qwen3, "q3_k"),
+    (Architecture::Qwen3, "q4_k"),
+    (Architecture::Qwen3, "q5_k"),
+    (Architecture::Qwen3, "q6_k"),
+    (Architecture::Qwen3, "q4_k_m"),
+    (Architecture::Llama, "f32"),
+    (Architecture::Llama, "q8_0"),
+    (Architecture::Llama, "q4_k_m"),
+    (Architecture::Qwen2, "f32"),
+    (Architecture::Qwen2, "q8_0"),
+    (Architecture::Qwen2, "q4_k_m"),
+];
+
+/// Compares and prints; false where a bound is exceeded.
+pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
+    let python = settings.peer.as_ref().expect("agreement needs --peer");
+    let mut side = Sides { peer: Peer::start(python), directory: directory(), threads: settings.threads };
+    let mut sound = true;
+    for (architecture, quant) in MODELS {
+        let quantization = Quantization::named(quant).expect("the quantization has a name");
+        let spec = Spec {
+            layers: 3,
+            context: TOKENS,
+            rope_theta: 1_000_000.0,
+            quantization,
+            endless: true,
+            ..Spec::small(architecture)
+        };
+        let path = side.directory.join("model.gguf");
+        write(&spec, &path).expect("the model can be written");
+        let ids: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 7919 + i * i * 31) % spec.vocab as u32).collect();
+        let (ours, peers) = side.logits(&path, &ids);
+        let (rms, largest) = differences(&ours, &peers);
+        let name = format!("{}.{quant}", architecture.name());
+        report.add(&format!("agreement.{name}.rms"), rms, "deviations");
+        report.add(&format!("agreement.{name}.max"), largest, "deviations");
+        let bound = if quant.contains("f") { BOUND_FLOAT } else { BOUND_QUANTIZED };
+        if rms.is_nan() || rms > bound {
+            eprintln!("bench-engine: {name}: {rms} is above the bound of {bound}");
+            sound = false;
+        }
+    }
+    sound & perplexity(&mut side, report)
+}
+
+/// Perplexities of the builtin model on the pages of this repository; and, for the tests that run without llama.cpp,
+/// its losses on the licence.
+fn perplexity(side: &mut Sides, report: &mut Report) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let model = root.join("src/engine/builtin/builtin.gguf");
+    let (mut ours_sum, mut peers_sum, mut count) = (0.0, 0.0, 0);
+    for page in ["README.md", "docs/architecture.md", "docs/operations.md", "docs/sql.md"] {
+        let text = std::fs::read_to_string(root.join(page)).expect("the page can be read");
+        for window in tokens(&model, &text).chunks(512).filter(|window| window.len() > 1) {
+            let (ours, peers) = side.logits(&model, window);
+            ours_sum += losses(&ours, window).iter().sum::<f64>();
+            peers_sum += losses(&peers, window).iter().sum::<f64>();
+            count += window.len() - 1;
+        }
+    }
+    let [ours, peers] = [ours_sum, peers_sum].map(|sum| (sum / count as f64).exp());
+    report.add("perplexity.builtin", ours, "");
+    report.add("peer.perplexity.builtin", peers, "");
+    report.add("ratio.perplexity.builtin", ours / peers, "");
+
+    let licence = std::fs::read_to_string(root.join("LICENSE")).expect("the licence can be read");
+    let ids = tokens(&model, &licence);
+    let (_, peers_logits) = side.logits(&model, &ids);
+    let mut lines = String::from(
+        "# Losses of llama.cpp on the LICENSE with the builtin model: token, nats. Written to bench/out by\n\
+         # `make bench-engine ONLY=agreement PEER=1`.\n",
+    );
+    for (id, loss) in ids[1..].iter().zip(losses(&peers_logits, &ids)) {
+        let _ = writeln!(lines, "{id}\t{loss:.6}");
+    }
+    let out = root.join("bench/out");
+    std::fs::create_dir_all(&out)
+        .and_then(|()| std::fs::write(out.join("builtin_losses.tsv"), lines))
+        .expect("bench/out can be written");
+    (ours / peers - 1.0).abs() <= BOUND_PERPLEXITY
+}
+
+/// Token ids of a text.
+fn tokens(model: &Path, text: &str) -> Vec<u32> {
+    let gguf = steadytext_engine::gguf::Gguf::open(model).expect("the model can be opened");
+    let tokenizer = Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer");
+    tokenizer.encode(text).expect("the text can be encoded")
+}
+
+/// Both engines, and a directory for what goes between them.
+struct Sides {
+    peer: Peer,
+    directory: PathBuf,
+    threads: usize,
+}
+
+impl Sides {
+    /// Logits after every token, of the engine and of llama.cpp.
+    fn logits(&mut self, model: &Path, ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
+        let mut probe = Probe::open(&ModelSource::File(model.into()), self.threads).expect("the model loads");
+        let mut ours = Vec::with_capacity(ids.len() * probe.vocabulary());
+        probe.extend_each(ids, |row| ours.extend_from_slice(row)).expect("the engine computes");
+        let (input, output) = (self.directory.join("tokens"), self.directory.join("logits"));
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        std::fs::write(&input, bytes).expect("tokens can be written");
+        self.peer.open(model, self.threads);
+        self.peer.logits(&input, &output);
+        let bytes = std::fs::read(&output).expect("logits can be read");
+        let peers: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(ours.len(), peers.len(), "as many logits on both sides");
+        (ours, peers)
+    }
+}
+
+impl Drop for Sides {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn directory() -> PathBuf {
+    let path = std::env::temp_dir().join(format!("bench-engine.{}", std::process::id()));
+    std::fs::create_dir_all(&path).expect("a directory can be made");
+    path
+}
+
+/// Root mean square and largest of the differences, in standard deviations of what is expected.
+fn differences(got: &[f32], expected: &[f32]) -> (f64, f64) {
+    let count = expected.len() as f64;
+    let mean = expected.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+    let deviation = (expected.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count).sqrt();
+    let apart = || got.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b));
+    let rms = (apart().map(|x| x * x).sum::<f64>() / count).sqrt();
+    // Not f64::max, which would overlook what is not a number.
+    let largest = apart().map(f64::abs).fold(0.0, |largest, x| if x <= largest { largest } else { x });
+    (rms / deviation, largest / deviation)
+}
+
+/// Of each token but the first: minus the logarithm of its probability after those before it.
+fn losses(logits: &[f32], ids: &[u32]) -> Vec<f64> {
+    let vocabulary = logits.len() / ids.len();
+    let loss = |(row, id): (&[f32], &u32)| {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
+        f64::from(largest) + sum.ln() - f64::from(row[*id as usize])
+    };
+    logits.chunks_exact(vocabulary).zip(&ids[1..]).map(loss).collect()
+}

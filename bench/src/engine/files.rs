@@ -1,0 +1,45 @@
+//! The models that are measured: made once, kept in target/bench-models.
+
+use std::path::{Path, PathBuf};
+
+use steadytext_test_models::{Quantization, Spec, write};
+
+use crate::settings::Settings;
+
+/// Part of the file names: another number where the same name would mean another model.
+const VERSION: u32 = 1;
+
+/// Names and paths of the models to measure. Nothing where only the agreement is asked for.
+pub(crate) fn of(settings: &Settings) -> Vec<(String, PathBuf)> {
+    if settings.only == ["agreement"] {
+        return Vec::new();
+    }
+    if let Some(path) = &settings.model {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().replace(['\t', ' '], "_");
+        return vec![(name, path.clone())];
+    }
+    settings.quants.iter().map(|quant| (quant.clone(), made(&settings.shape, quant))).collect()
+}
+
+/// Makes the model unless it is there.
+fn made(shape: &str, quant: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-models");
+    let path = directory.join(format!("{shape}-{quant}-{VERSION}.gguf"));
+    if path.exists() {
+        return path;
+    }
+    let shape = match shape {
+        "qwen3-0.6b" => Spec::qwen3_0_6b(),
+        "qwen3-1.7b" => Spec::qwen3_1_7b(),
+        "llama-3.2-1b" => Spec::llama_3_2_1b(),
+        _ => panic!("there is no shape {shape}"),
+    };
+    let quantization =
+        Quantization::named(quant).unwrap_or_else(|| panic!("there is no quantization {quant}"));
+    std::fs::create_dir_all(&directory).expect("target/bench-models can be made");
+    eprintln!("bench-engine: making {}", path.display());
+    let unfinished = path.with_extension("unfinished");
+    write(&Spec { quantization, endless: true, ..shape }, &unfinished).expect("the model can be written");
+    std::fs::rename(&unfinished, &path).expect("the model can be renamed");
+    path
+}

@@ -1,0 +1,70 @@
+//! What the command line says.
+
+use std::path::PathBuf;
+
+use steadytext_engine::Instructions;
+
+/// The options, with their defaults.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) quants: Vec<String>,
+    pub(crate) shape: String,
+    pub(crate) model: Option<PathBuf>,
+    /// Metrics that are wanted, by the beginnings of their names; all where there are none.
+    pub(crate) only: Vec<String>,
+    pub(crate) threads: usize,
+    pub(crate) rounds: usize,
+    pub(crate) instructions: Instructions,
+    /// The Python that runs llama.cpp.
+    pub(crate) peer: Option<PathBuf>,
+    /// What this process is to do as the fresh process of another one.
+    pub(crate) fresh: Option<String>,
+}
+
+impl Settings {
+    /// None where something is not understood.
+    pub(crate) fn parse(arguments: &[String]) -> Option<Settings> {
+        let list =
+            |text: &str| text.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let mut settings = Settings {
+            quants: list("q8_0,q4_k_m"),
+            shape: "qwen3-0.6b".to_owned(),
+            model: None,
+            only: Vec::new(),
+            threads: 2,
+            rounds: 3,
+            instructions: Instructions::Avx512,
+            peer: None,
+            fresh: None,
+        };
+        let mut arguments = arguments.iter();
+        while let Some(name) = arguments.next() {
+            let value = arguments.next()?;
+            match name.as_str() {
+                "--quants" => settings.quants = list(value),
+                "--shape" => settings.shape = value.clone(),
+                "--model" => settings.model = Some(value.into()),
+                "--only" => settings.only = list(value),
+                "--threads" => settings.threads = value.parse().ok()?,
+                "--rounds" => settings.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
+                "--peer" => settings.peer = Some(value.into()),
+                "--fresh" => settings.fresh = Some(value.clone()),
+                "--instructions" => {
+                    settings.instructions = match value.as_str() {
+                        "avx512" => Instructions::Avx512,
+                        "avx2" => Instructions::Avx2,
+                        "portable" => Instructions::Portable,
+                        _ => return None,
+                    };
+                }
+                _ => return None,
+            }
+        }
+        Some(settings)
+    }
+
+    /// Whether this metric is to be measured.
+    pub(crate) fn wants(&self, metric: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| metric.starts_with(only.as_str()))
+    }
+}
