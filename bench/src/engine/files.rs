@@ -9,9 +9,9 @@ use crate::settings::Settings;
 /// Part of the file names: another number where the same name would mean another model.
 const VERSION: u32 = 1;
 
-/// Names and paths of the models to measure. Nothing where only the agreement is asked for.
+/// Names and paths of the models to measure. None where results are compared.
 pub(crate) fn of(settings: &Settings) -> Vec<(String, PathBuf)> {
-    if settings.only == ["agreement"] {
+    if settings.compares() {
         return Vec::new();
     }
     if let Some(path) = &settings.model {

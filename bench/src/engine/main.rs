@@ -39,6 +39,7 @@ peak_mb.Q              Peak resident memory of a fresh process: a prompt of 512 
 memory_ratio.Q         That by the size of the file plus keys and values (f16) of those tokens.
 agreement              Only when asked for, needs --peer: logits of tiny models of every type and family at positions up to
                        4,096, and perplexity of the builtin model, against llama.cpp. Fails beyond the bounds.
+perplexity             The second part of that alone.
 
 With --peer (a Python that has llama_cpp and numpy) llama.cpp runs on the same file with the same number of threads, in
 turns with the engine: peer.NAME, and ratio.NAME, the median of the ratios of neighbouring runs, above 1 where the
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     for (name, path) in files::of(&settings) {
         rounds::measure(&name, &path, &settings, &mut report);
     }
-    if settings.only.iter().any(|only| only == "agreement") {
+    if settings.compares() {
         sound = agreement::check(&settings, &mut report);
     }
     if let Err(error) = report.write() {

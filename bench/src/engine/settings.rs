@@ -63,6 +63,11 @@ impl Settings {
         Some(settings)
     }
 
+    /// Whether results are to be compared with llama.cpp's, instead of speed.
+    pub(crate) fn compares(&self) -> bool {
+        self.only.iter().any(|only| only == "agreement" || only == "perplexity")
+    }
+
     /// Whether this metric is to be measured.
     pub(crate) fn wants(&self, metric: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| metric.starts_with(only.as_str()))
