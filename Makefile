@@ -59,11 +59,11 @@ chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a 
 bench-queue: setup install ## speed of wake, enqueue and claim-to-completion
 	@scripts/bench-queue.sh
 
-bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with a differing byte
-	@scripts/bench-determinism.sh
-
 bench-engine: ## speed and memory of the engine; QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS; PEER=1 beside llama.cpp
 	@scripts/bench-engine.sh
+
+bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with a differing byte
+	@scripts/bench-determinism.sh
 
 check-peer: ## logits of every type and family, and perplexity, against llama.cpp; fails beyond the bounds
 	@PEER=1 ONLY=agreement scripts/bench-engine.sh

@@ -8,7 +8,8 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Embed, Engine, Event, EventKind, Generate, ModelSource, Reply, Request, Sampling, Ticket, Work,
+    Config, Embed, Engine, Event, EventKind, Generate, ModelSource, PromptLookup, Reply, Request, Sampling,
+    Ticket, Work,
 };
 
 use crate::prompts::Prompts;
@@ -43,7 +44,7 @@ impl Ours {
     }
 
     fn submit(&self, key: u64, work: Work) -> Ticket {
-        let request = Request { key, model: self.source.clone(), work };
+        let request = Request { salt: 0, key, model: self.source.clone(), work };
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
@@ -131,13 +132,14 @@ pub(crate) fn load_ms(path: &Path, threads: usize) -> f64 {
     let engine = start(threads);
     let (sender, events) = unbounded();
     let work = generate("Hello".to_owned(), 1);
-    engine.submit(Request { key: 0, model: ModelSource::File(path.into()), work }, Reply::new(sender));
+    engine.submit(Request { salt: 0, key: 0, model: ModelSource::File(path.into()), work }, Reply::new(sender));
     while !matches!(next(&events).kind, EventKind::Done(_)) {}
     begin.elapsed().as_secs_f64() * 1000.0
 }
 
 fn start(threads: usize) -> Engine {
-    let config = Config { threads, nice: 0, kv_cache_mb: 4096, ..Config::default() };
+    let config =
+        Config { threads, nice: 0, kv_cache_mb: 4096, prompt_lookup: PromptLookup::Off, ..Config::default() };
     Engine::start(config).expect("the engine starts")
 }
 

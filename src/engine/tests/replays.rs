@@ -59,6 +59,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         feed_forward: Kind::Q4K,
         down: Kind::Q6K,
         output: Kind::Q4_0,
+        in_some_layers: false,
     };
     let spec = |architecture, quantization, pooling| Spec {
         width: 256,
