@@ -132,7 +132,8 @@ pub(crate) fn load_ms(path: &Path, threads: usize) -> f64 {
     let engine = start(threads);
     let (sender, events) = unbounded();
     let work = generate("Hello".to_owned(), 1);
-    engine.submit(Request { salt: 0, key: 0, model: ModelSource::File(path.into()), work }, Reply::new(sender));
+    engine
+        .submit(Request { salt: 0, key: 0, model: ModelSource::File(path.into()), work }, Reply::new(sender));
     while !matches!(next(&events).kind, EventKind::Done(_)) {}
     begin.elapsed().as_secs_f64() * 1000.0
 }

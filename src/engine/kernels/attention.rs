@@ -9,6 +9,9 @@
 //! `[64][head_dim]`, whose lanes are elements, both f16.
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -100,6 +103,11 @@ fn attend_head(
     }
     for (index, block) in rows.blocks.iter().enumerate().take((rows.position + rows.rows).div_ceil(TILE)) {
         let tile = &block[range.clone()];
+        #[cfg(target_arch = "x86_64")]
+        if super::has_avx2() {
+            avx2_heads(heads, tile, index * TILE, rows, kv_head, queries, out, state);
+            continue;
+        }
         widen(&tile[..keys.len()], keys);
         widen(&tile[keys.len()..], values);
         let start = index * TILE;
@@ -128,6 +136,52 @@ fn attend_head(
                 *out *= inverse;
             }
         }
+    }
+}
+
+/// A tile with all query heads that see some of it, a few at a time.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
+fn avx2_heads(
+    heads: Heads,
+    tile: &[u16],
+    start: usize,
+    rows: &Rows<'_>,
+    kv_head: usize,
+    queries: &[f32],
+    out: &Disjoint<'_, f32>,
+    state: &mut [f32],
+) {
+    let group = heads.query / heads.kv;
+    let scale = 1.0 / (heads.dim as f32).sqrt();
+    let head = |item: usize| {
+        let (row, member) = (item / group, item % group);
+        let head = (rows.first_row + row) * heads.query + kv_head * group + member;
+        let range = head * heads.dim..(head + 1) * heads.dim;
+        // SAFETY: a row and head belong to one item only.
+        let out = unsafe { out.range(range.clone()) };
+        if start == 0 {
+            out.fill(0.0);
+        }
+        let visible = (rows.position + row + 1 - start).min(TILE);
+        avx2::Head { query: &queries[range], visible, out }
+    };
+    let mut item = start.saturating_sub(rows.position) * group;
+    let items = rows.rows * group;
+    let state = state.as_chunks_mut::<2>().0;
+    while item < items {
+        let count = (items - item).min(4);
+        let running = &mut state[item..item + count];
+        // SAFETY: the caller has looked for AVX2.
+        unsafe {
+            match count {
+                4 => avx2::attend::<4>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
+                3 => avx2::attend::<3>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
+                2 => avx2::attend::<2>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
+                _ => avx2::attend::<1>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
+            }
+        }
+        item += count;
     }
 }
 
@@ -161,27 +215,8 @@ fn attend_tile_body(
             *score = query.mul_add(*key, *score);
         }
     }
-    let mut maximum = running[0];
-    for score in &mut scores[..visible] {
-        *score *= scale;
-        // Unlike f32::max this keeps a NaN, so that the request fails instead of losing it.
-        maximum = if *score <= maximum { maximum } else { *score };
-    }
-    let correction = exp(running[0] - maximum);
-    let mut weights = [0.0f32; TILE];
-    for (weight, score) in weights.iter_mut().zip(&scores) {
-        *weight = exp(score - maximum);
-    }
-    // Masked keys have no weight, whatever is stored there.
-    weights[visible..].fill(0.0);
-    let mut lanes = [0.0f32; 16];
-    for chunk in weights.as_chunks::<16>().0 {
-        for (lane, weight) in lanes.iter_mut().zip(chunk) {
-            *lane += weight;
-        }
-    }
-    running[1] = running[1].mul_add(correction, fold(&mut lanes));
-    running[0] = maximum;
+    let correction = weigh(&mut scores, visible, scale, running);
+    let weights = scores;
     let (chunks, rest) = out.as_chunks_mut::<16>();
     let width = query.len();
     for (i, out) in chunks.iter_mut().enumerate() {
@@ -204,6 +239,33 @@ fn attend_tile_body(
     }
 }
 
+/// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before is
+/// multiplied with.
+#[inline(always)]
+fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f32]) -> f32 {
+    let mut maximum = running[0];
+    for score in &mut scores[..visible] {
+        *score *= scale;
+        // Unlike f32::max this keeps a NaN, so that the request fails instead of losing it.
+        maximum = if *score <= maximum { maximum } else { *score };
+    }
+    let correction = exp(running[0] - maximum);
+    for score in &mut *scores {
+        *score = exp(*score - maximum);
+    }
+    // Masked keys have no weight, whatever is stored there.
+    scores[visible..].fill(0.0);
+    let mut lanes = [0.0f32; 16];
+    for chunk in scores.as_chunks::<16>().0 {
+        for (lane, weight) in lanes.iter_mut().zip(chunk) {
+            *lane += weight;
+        }
+    }
+    running[1] = running[1].mul_add(correction, fold(&mut lanes));
+    running[0] = maximum;
+    correction
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -211,6 +273,7 @@ mod tests {
     use super::{Heads, Rows, TILE, attend, attend_tile, attend_tile_body};
     use crate::kernels::Pool;
     use crate::kernels::half::narrow;
+    use crate::kernels::matrix::Instructions;
 
     /// Fills tiles for `positions` positions from f(kind, head, position, element).
     fn tiles(
@@ -270,6 +333,39 @@ mod tests {
                     let got = f64::from(out[(row * heads.query + head) * heads.dim + d]);
                     assert!((got - expected).abs() < 1e-5, "row {row} head {head}: {got} for {expected}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_together_get_the_bytes_of_each_alone() {
+        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let pool = Pool::new(2, &start).unwrap();
+        for (query, kv, dim) in [(4, 2, 64), (3, 1, 20), (5, 1, 48), (2, 2, 16)] {
+            let heads = Heads { query, kv, dim };
+            let noise = |kind: usize, head: usize, position: usize, d: usize| {
+                let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
+                x as f32 / 500.0 - 1.0
+            };
+            let shared: Vec<_> = tiles(heads, 200, noise).into_iter().map(Arc::new).collect();
+            let (first, rows) = (63, 137);
+            let queries: Vec<f32> = (0..rows * query * dim).map(|i| noise(2, 0, i, 0)).collect();
+            let run = |first_row: usize, rows: usize, queries: &[f32]| {
+                let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
+                let mut out = vec![f32::NAN; queries.len()];
+                let sequence = Rows { blocks: &shared, position: first + first_row, rows, first_row: 0 };
+                attend(heads, 0, &[sequence], queries, &mut out, &mut scratch, &pool);
+                out
+            };
+            let together = run(0, rows, &queries);
+            // The limit holds for the tests that run beside this one too, which must not notice.
+            Instructions::Portable.limit();
+            let portable = run(0, rows, &queries);
+            Instructions::Avx512.limit();
+            assert!(together == portable, "{query} heads of {dim}");
+            for row in [0, 1, 64, 136] {
+                let range = row * query * dim..(row + 1) * query * dim;
+                assert!(run(row, 1, &queries[range.clone()]) == together[range], "row {row} of {dim}");
             }
         }
     }
