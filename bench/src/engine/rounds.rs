@@ -68,9 +68,8 @@ fn speeds(quant: &str, path: &Path, settings: &Settings, report: &mut Report) {
             if let Some(other) = other {
                 peer(other);
             }
-            let runs: Vec<_> = (0..settings.rounds)
-                .map(|_| (ours(engine), other.as_mut().map(|other| peer(other))))
-                .collect();
+            let runs: Vec<_> =
+                (0..settings.rounds).map(|_| (ours(engine), other.as_mut().map(peer))).collect();
             add(report, &name, unit, Better::More, &runs);
         };
     turns(format!("prefill_512.{quant}.tok_s"), "tokens/s", &|ours| ours.prefill(512), &|peer| {
