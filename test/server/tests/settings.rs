@@ -5,6 +5,10 @@ use uuid::Uuid;
 
 fn restart_worker(session: &mut Session) {
     let worker = session.worker_pid();
+    replace_worker(session, worker);
+}
+
+fn replace_worker(session: &mut Session, worker: i32) {
     session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)"));
     wait_until("another worker", || session.worker_of("postgres").is_some_and(|pid| pid != worker));
 }
@@ -176,8 +180,10 @@ fn a_worker_of_another_version_than_the_extension_idles_and_says_so() {
     let mut session = cluster.session("postgres");
     let version: String = session.one("select steadytext_version()");
     let from = cluster.log().len();
+    // Before the update: a worker that starts after it does not work.
+    let worker = session.worker_pid();
     session.run("update pg_extension set extversion = '1.4.0' where extname = 'pg_steadytext'");
-    restart_worker(&mut session);
+    replace_worker(&mut session, worker);
     wait_until("the worker says so", || session.worker_state().contains("version_mismatch"));
     let line = cluster.wait_for_log(from, "1.4.0");
     assert!(line.contains(&version), "{line}");
