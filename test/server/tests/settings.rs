@@ -128,15 +128,22 @@ fn higher_priorities_go_first_and_users_take_turns() {
     let idle = alice.generate("idle", "max_tokens => 2, priority => 1");
     session.run("select steadytext_daemon_start()");
     session.answer(idle);
+    // Requests that end in one transaction share a time and a place.
     let places = session
-        .query("select request_id, owner_role::text, rank() over (order by completed_at) from steadytext_queue order by 3", &[])
+        .query(
+            "select request_id, owner_role::text, rank() over (order by completed_at),
+                    rank() over (order by completed_at desc)
+             from steadytext_queue",
+            &[],
+        )
         .expect("the queue can be read");
-    let place =
-        |id: Uuid| places.iter().find(|row| row.get::<_, Uuid>(0) == id).map(|row| row.get::<_, i64>(2));
+    let place = |id: Uuid, column: usize| {
+        places.iter().find(|row| row.get::<_, Uuid>(0) == id).map(|row| row.get::<_, i64>(column))
+    };
     let last_of_bob =
         places.iter().filter(|row| row.get::<_, &str>(1) == "bob").map(|row| row.get::<_, i64>(2)).max();
-    assert_eq!(place(urgent), Some(1));
-    assert_eq!(place(idle), Some(places.len() as i64));
+    assert_eq!(place(urgent, 2), Some(1), "nothing ended before the urgent one");
+    assert_eq!(place(idle, 3), Some(1), "nothing ended after the idle one");
     let last_of_bob = last_of_bob.expect("bob has requests");
     assert!(last_of_bob <= 20, "bob's last request was number {last_of_bob}");
 }
