@@ -1,7 +1,8 @@
 //! Threads beside the engine thread, for what takes long and computes no step: opening and loading models, and
 //! tokenizing long texts. Running requests go on meanwhile.
 //!
-//! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread through its queue of messages.
+//! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread
+//! through its queue of messages.
 //!
 //! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped.
 

@@ -7,6 +7,7 @@ use super::layout::Format;
 use super::{Tile, portable};
 
 /// Formats of weights of [`super::avx2`] and [`super::avx512`].
+#[cfg(target_arch = "x86_64")]
 macro_rules! simple {
     () => {
         Format::Q8_0 | Format::Q4_0 | Format::Q4_K | Format::Q6_K
@@ -14,6 +15,7 @@ macro_rules! simple {
 }
 
 /// Formats of weights of [`super::avx2_32`] and [`super::avx512_32`].
+#[cfg(target_arch = "x86_64")]
 macro_rules! small {
     () => {
         Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL

@@ -2,8 +2,9 @@
 //!
 //! Blocks of 16 rows lie interleaved by four bytes, so that a vector holds four inputs of each output and lanes
 //! are outputs. A panel is its blocks one after the other, each of them quants and then what else there is
-//! ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two. Nothing is rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml
-//! packs into odd bits get a byte each. Floating-point weights are 16 values, one of each output, for each input.
+//! ("meta": scales and minima): one stream of memory, which is read up to twice as fast as two. Nothing is
+//! rounded: quants keep their bits (Q8_0's are stored plus 128), sub-scales that ggml packs into odd bits get a
+//! byte each. Floating-point weights are 16 values, one of each output, for each input.
 
 /// Outputs in a panel.
 pub(crate) const PANEL: usize = 16;
@@ -84,6 +85,7 @@ impl Format {
     }
 
     /// Whether the quants of `blocks` blocks of a panel lie in `bytes`.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn holds(self, bytes: &[u8], blocks: usize) -> bool {
         blocks == 0 || bytes.len() >= (blocks - 1) * self.block_bytes() + self.quant_bytes()
     }

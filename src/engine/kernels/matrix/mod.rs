@@ -87,6 +87,7 @@ enum Input<'a> {
 }
 
 /// Some blocks of a panel, some rows of activations and their sums.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some of it serves the x86 kernels only"))]
 struct Tile<'a> {
     /// As in the panel, or unpacked into bytes.
     quants: &'a [u8],
@@ -110,6 +111,7 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// Panics if a slice is too short for the rows and blocks.
+    #[cfg(target_arch = "x86_64")]
     fn check(&self, format: Format) {
         let rows = self.sums.len();
         if rows == 0 || self.blocks == 0 {
