@@ -5,16 +5,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// An error of the engine.
-#[derive(Debug, Clone, thiserror::Error)]
+use serde::{Deserialize, Serialize};
+
+/// An error of the engine. It crosses the socket with everything that its message is made of.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// The model file cannot be opened, mapped or read.
     #[error("could not read model file \"{}\"", path.display())]
     ModelFile {
         /// The file.
+        #[serde(with = "crate::socket::wire::path")]
         path: PathBuf,
         /// What the system said.
         #[source]
+        #[serde(with = "crate::socket::wire::io_error")]
         source: Arc<std::io::Error>,
     },
     /// The model file, or the file of panels beside it, lost pages while it was in use. The next request opens it
@@ -22,12 +26,14 @@ pub enum Error {
     #[error("file \"{}\" could no longer be read while its model was in use", path.display())]
     LostModel {
         /// The file.
+        #[serde(with = "crate::socket::wire::path")]
         path: PathBuf,
     },
     /// The file is not what it says it is: not GGUF, truncated, a key or tensor of the wrong type or shape.
     #[error("model file \"{}\" is corrupt: {reason}", path.display())]
     CorruptModel {
         /// The file.
+        #[serde(with = "crate::socket::wire::path")]
         path: PathBuf,
         /// What is wrong, naming the key or tensor.
         reason: String,
@@ -36,6 +42,7 @@ pub enum Error {
     #[error("model file \"{}\" is not supported: {reason}", path.display())]
     UnsupportedModel {
         /// The file.
+        #[serde(with = "crate::socket::wire::path")]
         path: PathBuf,
         /// What is missing, naming the architecture, key or tensor type.
         reason: String,
@@ -44,6 +51,7 @@ pub enum Error {
     #[error("the chat template of model file \"{}\" failed: {reason}", path.display())]
     Template {
         /// The file.
+        #[serde(with = "crate::socket::wire::path")]
         path: PathBuf,
         /// What the template engine said.
         reason: String,

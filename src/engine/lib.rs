@@ -5,6 +5,7 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
+mod bell;
 pub mod builtin;
 mod config;
 mod error;
@@ -16,9 +17,11 @@ mod probe;
 mod request;
 mod sampling;
 mod scheduler;
+pub mod socket;
 pub mod template;
 pub mod tokenizer;
 
+pub use bell::Bell;
 pub use config::{Config, PromptLookup};
 pub use error::Error;
 #[doc(hidden)]

@@ -1,18 +1,19 @@
 //! What goes into the engine and what comes out of it: requests, events, tickets.
 //!
-//! These types are all that the rest of the house knows of inference. They own their data, so that a
-//! request can travel over a channel today and over a socket later.
+//! These types are all that the rest of the house knows of inference. They own their data, and travel over channels
+//! within a process and over a socket ([`crate::socket`]) between processes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// One unit of work for [`crate::Engine::submit`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the caller, comes back in every [`Event`]; the engine attaches no meaning to it.
     pub key: u64,
@@ -27,16 +28,16 @@ pub struct Request {
 }
 
 /// Where a model comes from. Names are resolved by the caller: the engine only opens files.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ModelSource {
     /// The small model compiled into the library.
     Builtin,
     /// A GGUF file.
-    File(PathBuf),
+    File(#[serde(with = "crate::socket::wire::path")] PathBuf),
 }
 
 /// The kinds of work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Work {
     /// Text from a prompt.
     Generate(Generate),
@@ -45,7 +46,7 @@ pub enum Work {
 }
 
 /// Text generation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Generate {
     /// The user's prompt; the model's chat template is put around it.
     pub prompt: String,
@@ -58,7 +59,7 @@ pub struct Generate {
 }
 
 /// How the next token is chosen from the logits.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 is greedy: the most likely token, the lowest id of equals.
     pub temperature: f32,
@@ -79,7 +80,7 @@ impl Default for Sampling {
 }
 
 /// Embedding of one text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Embed {
     /// The text, as it is: no template is put around it.
     pub text: String,
@@ -87,7 +88,7 @@ pub struct Embed {
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
 /// every submitted request gets exactly one of them, also after a cancel or a shutdown.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Event {
     /// [`Request::key`].
     pub key: u64,
@@ -96,7 +97,7 @@ pub struct Event {
 }
 
 /// What happened to a request.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum EventKind {
     /// The model is being opened; comes only where that takes time.
     Loading,
@@ -119,7 +120,7 @@ pub enum EventKind {
 }
 
 /// The result of a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Output {
     /// Of [`Work::Generate`].
     Text {
@@ -135,7 +136,7 @@ pub enum Output {
 }
 
 /// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finish {
     /// The model said so.
     EndOfText,

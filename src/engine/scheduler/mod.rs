@@ -8,7 +8,7 @@
 mod loader;
 mod lookup;
 mod models;
-mod panic;
+pub(crate) mod panic;
 mod prefix;
 mod running;
 mod statistics;
@@ -132,23 +132,26 @@ impl Engine {
     /// are found at once.
     pub fn submit(&self, request: Request, reply: Reply) -> Ticket {
         let ticket = Ticket::new();
-        let submission = Submission { request, reply, ticket: ticket.clone(), ended: Cell::new(false) };
+        self.submit_with(request, reply, ticket.clone());
+        ticket
+    }
+
+    /// As [`Engine::submit`], with a ticket that the caller has already.
+    pub fn submit_with(&self, request: Request, reply: Reply, ticket: Ticket) {
+        let submission = Submission { request, reply, ticket, ended: Cell::new(false) };
         if let Err(error) = validate(&submission.request) {
-            submission.fail(error);
-            return ticket;
+            return submission.fail(error);
         }
         let waiting = &self.shared.waiting;
         if waiting.fetch_add(1, Ordering::AcqRel) >= self.capacity {
             waiting.fetch_sub(1, Ordering::AcqRel);
-            submission.fail(Error::QueueFull { capacity: self.capacity });
-            return ticket;
+            return submission.fail(Error::QueueFull { capacity: self.capacity });
         }
         if let Err(unsent) = self.queue.send(Message::Submit(submission))
             && let Message::Submit(submission) = unsent.into_inner()
         {
             submission.fail(Error::Stopped);
         }
-        ticket
     }
 
     /// The models that are loaded now.

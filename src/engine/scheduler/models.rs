@@ -20,7 +20,7 @@ pub(super) const MAX_PREFILL_ROWS: usize = 256;
 const MAX_LOADS: usize = 4;
 
 /// A model that is loaded, for listings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LoadedModel {
     /// `builtin`, or the path of its file.
     pub name: String,

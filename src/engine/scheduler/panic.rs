@@ -28,12 +28,12 @@ pub(super) fn contain() {
 }
 
 /// Marks the calling thread as one of the engine's.
-pub(super) fn mark_thread() {
+pub(crate) fn mark_thread() {
     CONTAINED.set(true);
 }
 
 /// Runs `work`; a panic in it becomes an error.
-pub(super) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
             (Some(message), _) => (*message).to_owned(),

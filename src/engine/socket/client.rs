@@ -1,0 +1,110 @@
+//! A client's end of the socket. It never blocks: its owner waits on the descriptor as it sees fit.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::frame::{Incoming, Outgoing};
+use super::{FromEngine, ToEngine};
+use crate::Request;
+
+/// A connection to a [`super::Server`]. Dropping it cancels what was submitted.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// The other end has closed; what it had sent can still be taken.
+    closed: bool,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// `NotFound` and `ConnectionRefused` where nobody serves, `WouldBlock` where too many connect at once.
+    pub fn connect(path: &Path) -> io::Result<Client> {
+        // The standard library's way would wait for a server that does not accept.
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Client {
+            stream: UnixStream::from(socket),
+            incoming: Incoming::default(),
+            outgoing: Outgoing::default(),
+            closed: false,
+        })
+    }
+
+    /// Hands a request over; what does not go at once goes with [`Client::flush`].
+    ///
+    /// # Errors
+    /// `InvalidInput` for a request that is too long; others are the connection's.
+    pub fn submit(&mut self, request: &Request) -> io::Result<()> {
+        self.send(&ToEngine::Submit(Cow::Borrowed(request)))
+    }
+
+    /// Cancels a request; its last event comes all the same.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn cancel(&mut self, key: u64) -> io::Result<()> {
+        self.send(&ToEngine::Cancel { key })
+    }
+
+    /// Asks for the loaded models.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn ask_for_models(&mut self) -> io::Result<()> {
+        self.send(&ToEngine::ListModels)
+    }
+
+    fn send(&mut self, message: &ToEngine<'_>) -> io::Result<()> {
+        self.outgoing.push(message)?;
+        self.flush()
+    }
+
+    /// Sends what could not be sent before.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.outgoing.flush(&self.stream)
+    }
+
+    /// Whether something waits until the descriptor can be written.
+    pub fn wants_to_write(&self) -> bool {
+        self.outgoing.len() > 0
+    }
+
+    /// The next message, if one is there.
+    ///
+    /// # Errors
+    /// The connection's; `UnexpectedEof` when the other end has gone.
+    pub fn receive(&mut self) -> io::Result<Option<FromEngine>> {
+        loop {
+            if let Some(message) = self.incoming.next()? {
+                return Ok(Some(message));
+            }
+            if self.closed {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let before = self.incoming.len();
+            self.closed = !self.incoming.read(&self.stream)?;
+            if !self.closed && self.incoming.len() == before {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl AsRawFd for Client {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}

@@ -1,0 +1,48 @@
+//! The engine for other processes: a Unix socket with the same requests and events as [`crate::Engine::submit`].
+//!
+//! [`Server`] serves an engine from a thread of its own; [`Client`] is the other end, which never blocks. A message is
+//! four bytes of length, little-endian, and its postcard form. Both ends are of the same build: there is no version.
+//!
+//! When a connection ends, whatever its client had submitted is cancelled.
+//!
+//! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken for bytes that
+//! have arrived, and a message that cannot be read ends its connection and nothing else.
+
+mod client;
+mod frame;
+mod server;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wire;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::Client;
+pub use server::Server;
+
+use crate::{Event, LoadedModel, Request};
+
+/// Most bytes of a message.
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+
+/// What a client sends.
+#[derive(Debug, Serialize, Deserialize)]
+enum ToEngine<'a> {
+    /// Do this; [`Request::key`] is the client's own.
+    Submit(Cow<'a, Request>),
+    /// Stop doing it. There will be a last event all the same.
+    Cancel { key: u64 },
+    /// Answer with [`FromEngine::Models`].
+    ListModels,
+}
+
+/// What a client receives.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// Something happened to a request.
+    Event(Event),
+    /// The models that are loaded now.
+    Models(Vec<LoadedModel>),
+}
