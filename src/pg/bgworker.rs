@@ -56,10 +56,14 @@ pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle>
         "steadytext_worker_main",
     );
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-    worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
     worker.bgw_main_arg = pg_sys::Datum::from(slot);
     worker.bgw_extra[..4]
         .copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
+    start(worker)
+}
+
+fn start(mut worker: pg_sys::BackgroundWorker) -> Option<Handle> {
+    worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
     // SAFETY: the handle is allocated in a context that lives as long as this process.
     unsafe {
         worker.bgw_notify_pid = pg_sys::MyProcPid;
@@ -69,6 +73,14 @@ pub(crate) fn start_worker(slot: usize, database: pg_sys::Oid) -> Option<Handle>
         pg_sys::MemoryContextSwitchTo(before);
         started.then(|| Handle(handle))
     }
+}
+
+/// Starts a process that only runs the engine, also while the server is a standby. `None` if all of max_worker_processes are
+/// in use.
+pub(crate) fn start_engine() -> Option<Handle> {
+    let mut worker = template("pg_steadytext engine", "steadytext_engine_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
+    start(worker)
 }
 
 /// The database that this worker was started for.
@@ -144,7 +156,8 @@ fn template(name: &str, function: &str) -> pg_sys::BackgroundWorker {
         ..Default::default()
     };
     fill(&mut worker.bgw_name, name);
-    fill(&mut worker.bgw_type, if function.contains("launcher") { name } else { "pg_steadytext worker" });
+    let kind = if function == "steadytext_worker_main" { "pg_steadytext worker" } else { name };
+    fill(&mut worker.bgw_type, kind);
     fill(&mut worker.bgw_library_name, "pg_steadytext");
     fill(&mut worker.bgw_function_name, function);
     worker

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use super::error::PgError;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
-use super::transaction::with_latest_snapshot;
+use super::transaction::{in_parallel_query, is_parallel_worker, with_latest_snapshot};
 
 /// The extension of this database.
 #[derive(Debug, Clone)]
@@ -156,7 +156,9 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
         queue_retention_hours: number("queue_retention_hours", 168),
         worker_paused: text("worker_paused") == Some("true"),
     });
-    CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));
+    if may_keep() {
+        CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));
+    }
     Ok(config)
 }
 
@@ -182,14 +184,24 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
         })
     })?;
     let models = Rc::new(rows);
-    CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
+    if may_keep() {
+        CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
+    }
     Ok(models)
 }
 
 /// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,
-/// would outlive the transaction it belongs to.
+/// would outlive the transaction it belongs to. PostgreSQL gives none within a parallel query, where the query's own must do.
 fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
+    if in_parallel_query() {
+        return as_owner(installation.owner, read);
+    }
     as_owner(installation.owner, || with_latest_snapshot(read))
+}
+
+/// Whether what was read may be kept: not under a snapshot that others have chosen, except in a process that ends with the query.
+fn may_keep() -> bool {
+    !in_parallel_query() || is_parallel_worker()
 }
 
 /// Tells every process, at commit, that rows of `table` have changed.

@@ -78,12 +78,24 @@ pub(crate) fn my_latch() -> *mut pg_sys::Latch {
     unsafe { pg_sys::MyLatch }
 }
 
-/// Waits until the latch is set, `fd` (if any) can be read, or the time is over; then resets the latch. Ends the process when the
+/// A descriptor to wait for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line {
+    /// Until it can be read,
+    pub(crate) fd: RawFd,
+    /// or also until it can be written.
+    pub(crate) writing: bool,
+}
+
+/// Waits until the latch is set, `line` (if any) is ready, or the time is over; then resets the latch. Ends the process when the
 /// postmaster has died.
-pub(crate) fn wait(timeout: Duration, fd: Option<RawFd>) {
+pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    if fd.is_some() {
+    if let Some(line) = line {
         events |= pg_sys::WL_SOCKET_READABLE;
+        if line.writing {
+            events |= pg_sys::WL_SOCKET_WRITEABLE;
+        }
     }
     let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
     // SAFETY: waits on the latch of this process and a descriptor that the caller keeps open.
@@ -91,7 +103,7 @@ pub(crate) fn wait(timeout: Duration, fd: Option<RawFd>) {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,
             events as i32,
-            fd.unwrap_or(pg_sys::PGINVALID_SOCKET),
+            line.map_or(pg_sys::PGINVALID_SOCKET, |line| line.fd),
             timeout_ms,
             pg_sys::PG_WAIT_EXTENSION,
         );

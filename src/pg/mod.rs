@@ -13,6 +13,7 @@ pub(crate) mod hooks;
 pub(crate) mod interrupts;
 pub(crate) mod listen;
 pub(crate) mod privilege;
+pub(crate) mod seat;
 pub(crate) mod shmem;
 pub(crate) mod slots;
 pub(crate) mod spi;

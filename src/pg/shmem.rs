@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::activity::ActivityTable;
+use super::seat::EngineSeat;
 
 /// Databases with a worker, at most.
 pub(crate) const SLOTS: usize = 128;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) calls: [AtomicU32; CALLS],
     /// Statements that need a database without sessions.
     pub(crate) evictions: [Eviction; EVICTIONS],
+    /// Who runs the engine.
+    pub(crate) seat: EngineSeat,
     /// One per database that has, or is being asked for, the extension. Only the launcher hands them out.
     pub(crate) slots: [Slot; SLOTS],
     /// Woken when a request of their bucket ends.

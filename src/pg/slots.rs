@@ -134,6 +134,11 @@ pub(crate) fn wake_launcher(shared: &Shared) {
     set_latch(shared.launcher_latch.load(Acquire));
 }
 
+/// Sets the latches of all workers. Nothing here can raise.
+pub(crate) fn wake_workers(shared: &Shared) {
+    shared.slots.iter().filter(|slot| slot.pid.load(Acquire) != 0).for_each(Slot::wake);
+}
+
 fn set_latch(latch: *mut pg_sys::Latch) {
     if !latch.is_null() {
         // SAFETY: a latch in PostgreSQL's shared memory, which never moves. If its owner has gone, some other

@@ -113,6 +113,18 @@ pub(crate) fn in_passing<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Whether this process takes part in a parallel query.
+pub(crate) fn in_parallel_query() -> bool {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
+/// Whether it is one of those that were started for it.
+pub(crate) fn is_parallel_worker() -> bool {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
+}
+
 /// What now() says in this transaction, as TimestampTz.
 pub(crate) fn started_at() -> i64 {
     // SAFETY: a plain getter.

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
+use steadytext_engine::Ticket;
 
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
 use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
-use crate::pg::guc::{self, EngineSettings};
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::{interrupts, listen};
@@ -38,7 +38,6 @@ pub(super) struct Worker {
     /// `local:<uuid>`, as rows carry it.
     id: String,
     extension: Rc<Installation>,
-    settings: EngineSettings,
     flights: Flights,
     outcomes: Vec<Outcome>,
     config: Option<Rc<Config>>,
@@ -75,8 +74,7 @@ impl Worker {
     ///
     /// The engine's, or the database's.
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
-        let settings = guc::engine();
-        seat::take(&settings).map_err(|error| crate::pg::error::Failure::from(error).error)?;
+        seat::attend()?;
         protocol::listen()?;
         let now = Instant::now();
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
@@ -88,7 +86,6 @@ impl Worker {
             slot,
             id,
             extension,
-            settings,
             flights: Flights::default(),
             outcomes: Vec::new(),
             config: None,
@@ -121,8 +118,11 @@ impl Worker {
                 interrupts::postponing_termination(|| self.give_back());
             }
             interrupts::check_between_transactions();
-            if interrupts::reload_configuration() && guc::engine() != self.settings {
+            if interrupts::reload_configuration() && seat::has_other_settings() {
                 return self.end(Ended::Again);
+            }
+            if let Err(error) = seat::attend() {
+                self.complain(error);
             }
             self.read_notifications();
             self.read_events();
@@ -136,7 +136,7 @@ impl Worker {
                 continue;
             }
             self.maintain();
-            interrupts::wait(self.pause(), seat::with(|seat| seat.bell()).flatten());
+            interrupts::wait(self.pause(), seat::line());
         }
     }
 
@@ -175,8 +175,8 @@ impl Worker {
     }
 
     fn read_events(&mut self) {
-        seat::with(|seat| seat.silence());
-        while let Some(event) = seat::with(|seat| seat.next_event()).flatten() {
+        seat::exchange();
+        while let Some(event) = seat::next_event() {
             if let Some(outcome) = self.flights.take(event) {
                 self.outcomes.push(outcome);
                 self.maybe_more = true;
@@ -288,14 +288,14 @@ impl Worker {
             }
             Err(error) => self.complain(error),
         }
-        let memory: u64 = seat::with(|seat| seat.models().iter().map(|(_, mb)| mb).sum()).unwrap_or(0);
+        let memory: u64 = seat::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
     }
 
     /// Claims what the engine has room for. True: look at the engine again at once.
     fn claim(&mut self) -> bool {
         let now = Instant::now();
-        let capacity = seat::with(|seat| seat.capacity()).unwrap_or(0);
+        let capacity = seat::capacity();
         let room = capacity.saturating_sub(self.flights.len());
         let full = room == 0 || self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR;
         // In this order, and the other way round in the commit: then no wake is missed.
@@ -348,9 +348,9 @@ impl Worker {
                     if prepared.for_want_of_another {
                         self.warn_of_builtin();
                     }
-                    if let Some(ticket) = seat::with(|seat| seat.submit(prepared.request)) {
-                        self.flights.add(claimed, ticket, alone);
-                    }
+                    let ticket = Ticket::new();
+                    self.flights.add(claimed, ticket.clone(), alone);
+                    seat::submit(prepared.request, ticket);
                 }
                 Err(error) => self.outcomes.push(flight::refused(claimed.held, error, false)),
             }
@@ -361,12 +361,7 @@ impl Worker {
 
     fn warn_of_builtin(&mut self) {
         if !std::mem::replace(&mut self.warned_of_builtin, true) {
-            PgError::new(
-                PgSqlErrorCode::ERRCODE_WARNING,
-                "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
-            )
-            .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model and pg_steadytext.embedding_model; set them to \"builtin\" to silence this.")
-            .report(PgLogLevel::WARNING);
+            request::builtin_warning().report(PgLogLevel::WARNING);
         }
     }
 
@@ -378,7 +373,7 @@ impl Worker {
             let beat = Heartbeat {
                 worker: &self.id,
                 status: if self.paused { "paused" } else { "running" },
-                models: seat::with(|seat| seat.models()).unwrap_or_default(),
+                models: seat::models(),
                 active: self.flights.len(),
                 total: self.flights.ended,
                 errors: self.flights.failed,
@@ -405,7 +400,7 @@ impl Worker {
     }
 
     fn pause(&self) -> Duration {
-        let mut until = self.due.poll.min(self.due.heartbeat);
+        let mut until = self.due.poll.min(self.due.heartbeat).min(Instant::now() + seat::pause());
         if !self.outcomes.is_empty() {
             until = until.min(self.due.store);
         }

@@ -50,7 +50,7 @@ struct Flight {
     alone: bool,
 }
 
-/// All of them, by row id.
+/// All of them, by key.
 #[derive(Default)]
 pub(super) struct Flights {
     flights: HashMap<u64, Flight>,
@@ -111,6 +111,8 @@ impl Flights {
                 return None;
             }
             EventKind::Started { prompt_tokens } => {
+                // For the second time, where the engine that had begun it has gone.
+                flight.text.clear();
                 show(flight, |place| activity::set_phase(place, Phase::Prefill, Some(prompt_tokens)));
                 return None;
             }
@@ -151,9 +153,9 @@ pub(super) fn refused(held: Held, error: PgError, retry: bool) -> Outcome {
     Outcome { held, verdict: Verdict::Failed(Failure { error, retry }) }
 }
 
-/// The engine's key for a row. Ids are positive.
+/// The engine's key for a row. A row that is claimed again while the engine still ends its last attempt has another one.
 pub(super) fn key(held: Held) -> u64 {
-    held.id as u64
+    ((held.id as u64) << 16) | u64::from(held.attempt as u16)
 }
 
 fn show(flight: &Flight, change: impl FnOnce(Place)) {

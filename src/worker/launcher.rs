@@ -16,6 +16,7 @@ use crate::pg::bgworker::{self, Handle};
 use crate::pg::catalog::{self, Database};
 use crate::pg::error::PgError;
 use crate::pg::interrupts;
+use crate::pg::seat;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
@@ -53,6 +54,8 @@ struct Launcher {
     /// After a start that failed for want of worker processes.
     full: Option<(Duration, Instant)>,
     slots_warned: bool,
+    /// Of the process that only runs the engine.
+    engine: Option<Handle>,
 }
 
 /// The launcher's life.
@@ -74,10 +77,12 @@ pub(super) fn run() {
         scanned_at: None,
         full: None,
         slots_warned: false,
+        engine: None,
     };
     loop {
         interrupts::check_between_transactions();
         interrupts::reload_configuration();
+        launcher.start_engine();
         let pause = if catalog::in_recovery() { STANDBY_INTERVAL } else { launcher.step() };
         interrupts::wait(pause, None);
     }
@@ -225,6 +230,25 @@ impl Launcher {
         };
         self.shared.slots[index].database.store(database.to_u32(), SeqCst);
         Some(index)
+    }
+
+    /// Starts a process for the engine, if somebody waits for one and no worker is there that would run it.
+    fn start_engine(&mut self) {
+        if !seat::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
+            return;
+        }
+        if self.shared.slots.iter().any(|slot| matches!(slot.state(), State::Working | State::Paused)) {
+            return;
+        }
+        self.engine = bgworker::start_engine();
+        if self.engine.is_none() {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "pg_steadytext could not start its engine: all background worker slots are in use",
+            )
+            .hint("Raise max_worker_processes and restart the server.")
+            .report(PgLogLevel::WARNING);
+        }
     }
 
     fn start(&mut self, index: usize, database: Oid) {

@@ -1,12 +1,14 @@
-//! The background processes: a launcher for the server, and a worker for each database that has the extension.
+//! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
+//! the engine alone where no worker can run it.
 
 mod database;
+mod engine;
 mod entry;
 mod flight;
 mod launcher;
 mod models;
 mod protocol;
-mod request;
+pub(crate) mod request;
 mod seat;
 
 use crate::pg::bgworker::entry_point;
@@ -14,6 +16,10 @@ use crate::pg::bgworker::entry_point;
 entry_point!(
     /// Entry point of the launcher.
     steadytext_launcher_main => |_| launcher::run()
+);
+entry_point!(
+    /// Entry point of a process that only runs the engine.
+    steadytext_engine_main => |_| engine::run()
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.

@@ -44,11 +44,11 @@ impl Task {
 
 /// A model that was found.
 #[derive(Debug)]
-pub(super) struct Resolved {
+pub(crate) struct Resolved {
     /// Where it is.
-    pub(super) source: ModelSource,
+    pub(crate) source: ModelSource,
     /// Nobody chose it: it is the builtin one because no other is there.
-    pub(super) for_want_of_another: bool,
+    pub(crate) for_want_of_another: bool,
 }
 
 /// The model of a request that names one, by name or size, or the one that the server's settings choose.

@@ -1,11 +1,12 @@
-//! From a claimed row to a request for the engine.
+//! From what a row, or a synchronous call, says to a request for the engine.
 
 use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Request, Sampling, Work};
 
 use super::flight::key;
-use super::models::{self, Resolved, Task};
+pub(crate) use super::models::Resolved;
+use super::models::{self, Task};
 use super::protocol::Claimed;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
@@ -28,10 +29,35 @@ pub(super) struct Prepared {
 ///
 /// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know.
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
-    let params = &claimed.params;
     let text = claimed.prompt.as_deref().unwrap_or_default();
+    let (work, Resolved { source, for_want_of_another }) =
+        work(&claimed.request_type, text, &claimed.params, config, models)?;
+    Ok(Prepared {
+        request: Request {
+            key: key(claimed.held),
+            model: source,
+            // How soon an answer begins must tell a role nothing of what others ask.
+            salt: u64::from(claimed.owner.to_u32()),
+            work,
+        },
+        for_want_of_another,
+    })
+}
+
+/// The work, and the model that does it.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub(crate) fn work(
+    request_type: &str,
+    text: &str,
+    params: &Value,
+    config: &Config,
+    models: &[Model],
+) -> Result<(Work, Resolved), PgError> {
     let is_empty = text.trim().is_empty();
-    let (task, work) = match claimed.request_type.as_str() {
+    let (task, work) = match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
         "generate" => (Task::Generate, Work::Generate(generate(text, params, config))),
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty")),
@@ -44,17 +70,16 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
         }
     };
     let asked = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
-    let Resolved { source, for_want_of_another } = models::resolve(task, asked, models)?;
-    Ok(Prepared {
-        request: Request {
-            key: key(claimed.held),
-            model: source,
-            // How soon an answer begins must tell a role nothing of what others ask.
-            salt: u64::from(claimed.owner.to_u32()),
-            work,
-        },
-        for_want_of_another,
-    })
+    Ok((work, models::resolve(task, asked, models)?))
+}
+
+/// What to say where [`Resolved::for_want_of_another`] is set.
+pub(crate) fn builtin_warning() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
+    )
+    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model and pg_steadytext.embedding_model; set them to \"builtin\" to silence this.")
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

@@ -1,68 +1,185 @@
-//! The worker's way to an engine.
+//! The worker's way to the engine.
 //!
-//! One trait, so that the worker does not know where the engine's threads run. For now each worker runs an engine
-//! of its own and talks to it over channels.
+//! There is one engine per server. The first worker that finds the seat empty takes it and runs the engine's threads in its own
+//! process ([`channel`]); the others reach it through its socket ([`socket`]). When its holder goes, another worker takes the
+//! seat, and every worker hands the requests that it had not got back to the new engine: same request, same bytes.
 //!
 //! Invariant: a seat never calls PostgreSQL, and its threads are started with every signal blocked.
 
 use std::cell::RefCell;
-use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use steadytext_engine::{Event, Request, Ticket};
 
-use crate::pg::guc::EngineSettings;
+use crate::pg::error::PgError;
+use crate::pg::guc::{self, EngineSettings};
+use crate::pg::interrupts::{self, Line};
 
 #[cfg(not(feature = "noop-engine"))]
 mod channel;
 #[cfg(feature = "noop-engine")]
 mod noop;
+#[cfg(not(feature = "noop-engine"))]
+mod socket;
+
+/// How soon a worker without an engine looks for one again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// An engine, as the worker sees it.
-pub(super) trait Seat {
+trait Seat {
     /// Hands over a request; everything else arrives as events.
-    fn submit(&mut self, request: Request) -> Ticket;
+    fn submit(&mut self, request: Request, ticket: Ticket);
+    /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to wait for more.
+    /// False: the engine has gone.
+    fn exchange(&mut self) -> bool;
     /// The next event, if there is one.
     fn next_event(&mut self) -> Option<Event>;
-    /// A descriptor that becomes readable when an event arrives.
-    fn bell(&self) -> Option<RawFd>;
-    /// Makes the bell ring anew for events that arrive from now on.
-    fn silence(&mut self);
+    /// Becomes ready when an event arrives.
+    fn line(&self) -> Option<Line>;
     /// How many requests it is worth having claimed at once.
     fn capacity(&self) -> usize;
     /// Names and sizes in MB of the loaded models.
-    fn models(&self) -> Vec<(String, u64)>;
+    fn models(&mut self) -> Vec<(String, u64)>;
+    /// For how long other processes have asked nothing.
+    fn idle_for(&self) -> Duration;
+    /// Ends it; what was submitted and has not come back.
+    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)>;
+}
+
+/// This process's seat, and what belongs to none.
+#[derive(Default)]
+struct Place {
+    seat: Option<Box<dyn Seat>>,
+    /// Requests that wait for the next engine.
+    homeless: Vec<(Request, Ticket)>,
+    /// Those that the engine of this process was started with.
+    settings: Option<EngineSettings>,
+    look_at: Option<Instant>,
 }
 
 thread_local! {
     /// Here rather than in the worker's frame, because a FATAL error ends the process without unwinding it, and the
     /// engine's threads must stop before the process leaves shared memory.
-    static SEAT: RefCell<Option<Box<dyn Seat>>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Place> = RefCell::default();
 }
 
-/// Starts the engine.
+/// Sees to it that there is an engine, if there can be one now: starts it, or connects to it. Each turn of the loop.
 ///
 /// # Errors
 ///
 /// The engine's, when it cannot start.
-pub(super) fn take(settings: &EngineSettings) -> Result<(), steadytext_engine::Error> {
-    #[cfg(not(feature = "noop-engine"))]
-    let seat = channel::ChannelSeat::start(settings)?;
-    #[cfg(feature = "noop-engine")]
-    let seat = noop::NoopSeat::start(settings);
-    SEAT.set(Some(Box::new(seat)));
-    crate::pg::interrupts::before_exit(leave);
-    Ok(())
+pub(super) fn attend() -> Result<(), PgError> {
+    PLACE.with_borrow_mut(Place::attend)
 }
 
-/// Stops the engine; does nothing if there is none.
+/// Takes in what has come from the engine, and tells it what was cancelled.
+pub(super) fn exchange() {
+    // That it has gone is found anew by `attend`.
+    with(|seat| seat.exchange());
+}
+
+/// Stops the engine, if it runs in this process, and gives the seat to another. Requests in flight are forgotten.
 pub(super) fn leave() {
     // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of the
-    // calls below; its threads end with it.
-    let seat = SEAT.with(|seat| seat.try_borrow_mut().ok().and_then(|mut seat| seat.take()));
-    drop(seat);
+    // calls above or below; its threads end with it.
+    let place = PLACE.with(|place| place.try_borrow_mut().ok().map(|mut place| std::mem::take(&mut *place)));
+    drop(place);
+    crate::pg::seat::leave();
 }
 
-/// Calls the seat; `None` if there is none.
-pub(super) fn with<R>(work: impl FnOnce(&mut dyn Seat) -> R) -> Option<R> {
-    SEAT.with_borrow_mut(|seat| seat.as_mut().map(|seat| work(seat.as_mut())))
+/// Hands over a request; `ticket` cancels it.
+pub(super) fn submit(request: Request, ticket: Ticket) {
+    PLACE.with_borrow_mut(|place| match &mut place.seat {
+        Some(seat) => seat.submit(request, ticket),
+        None => place.homeless.push((request, ticket)),
+    });
+}
+
+/// The next event, if there is one.
+pub(super) fn next_event() -> Option<Event> {
+    with(|seat| seat.next_event()).flatten()
+}
+
+/// Becomes ready when an event arrives.
+pub(super) fn line() -> Option<Line> {
+    with(|seat| seat.line()).flatten()
+}
+
+/// How many requests it is worth having claimed at once; 0 while there is no engine.
+pub(super) fn capacity() -> usize {
+    with(|seat| seat.capacity()).unwrap_or(0)
+}
+
+/// Names and sizes in MB of the loaded models.
+pub(super) fn models() -> Vec<(String, u64)> {
+    with(|seat| seat.models()).unwrap_or_default()
+}
+
+/// For how long other processes have asked the engine of this one for nothing.
+pub(super) fn idle_for() -> Duration {
+    with(|seat| seat.idle_for()).unwrap_or_default()
+}
+
+/// How long the worker may sleep.
+pub(super) fn pause() -> Duration {
+    PLACE.with_borrow(|place| if place.seat.is_some() { Duration::from_secs(3600) } else { LOOK_AGAIN })
+}
+
+/// Whether an engine runs in this process with other settings than those in force.
+pub(super) fn has_other_settings() -> bool {
+    PLACE.with_borrow(|place| place.settings.as_ref().is_some_and(|settings| *settings != guc::engine()))
+}
+
+fn with<R>(work: impl FnOnce(&mut dyn Seat) -> R) -> Option<R> {
+    PLACE.with_borrow_mut(|place| place.seat.as_mut().map(|seat| work(seat.as_mut())))
+}
+
+impl Place {
+    fn attend(&mut self) -> Result<(), PgError> {
+        if let Some(seat) = &mut self.seat {
+            if seat.exchange() {
+                return Ok(());
+            }
+            if let Some(seat) = self.seat.take() {
+                self.homeless.extend(seat.leave());
+            }
+        }
+        if self.look_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.look_at = Some(Instant::now() + LOOK_AGAIN);
+        self.seat = self.find()?;
+        if let Some(seat) = &mut self.seat {
+            self.look_at = None;
+            for (request, ticket) in self.homeless.drain(..) {
+                seat.submit(request, ticket);
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "noop-engine"))]
+    fn find(&mut self) -> Result<Option<Box<dyn Seat>>, PgError> {
+        use crate::pg::seat;
+        if seat::take() {
+            interrupts::before_exit(leave);
+            let settings = guc::engine();
+            let started = channel::ChannelSeat::start(&settings);
+            match &started {
+                Ok(_) => seat::open(),
+                Err(_) => seat::leave(),
+            }
+            self.settings = Some(settings);
+            return Ok(Some(Box::new(started?)));
+        }
+        // It may be between two holders.
+        let connected = socket::SocketSeat::connect().ok();
+        Ok(connected.map(|seat| Box::new(seat) as Box<dyn Seat>))
+    }
+
+    #[cfg(feature = "noop-engine")]
+    fn find(&mut self) -> Result<Option<Box<dyn Seat>>, PgError> {
+        interrupts::before_exit(leave);
+        Ok(Some(Box::new(noop::NoopSeat::default())))
+    }
 }

@@ -1,56 +1,64 @@
-//! An engine whose threads run in this process.
+//! The engine runs in this process, and serves the others of the server through its socket.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use steadytext_engine::{Config, Engine, Error, Event, Reply, Request, Ticket};
+use pgrx::PgSqlErrorCode;
+use steadytext_engine::socket::Server;
+use steadytext_engine::{Bell, Config, Engine, Event, Reply, Request, Ticket};
 
 use super::Seat;
+use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
-use crate::pg::interrupts::with_signals_blocked;
+use crate::pg::interrupts::{Line, with_signals_blocked};
+use crate::pg::seat;
 
 /// Requests claimed beyond those that run, so that the engine need not wait for the next claim.
 const CLAIMED_AHEAD: usize = 16;
+/// Requests that wait in the engine, from all databases and backends.
+const QUEUE_CAPACITY: usize = 16_384;
 
-/// An engine, the channel of its events, and a socket pair as the bell that wakes the worker's main thread.
+/// An engine, the channel of its events, and the bell that wakes the worker's main thread.
 pub(super) struct ChannelSeat {
-    engine: Engine,
+    /// Before the engine, so that nobody is told of the engine's end as if it were the request's: connections break, and their
+    /// owners look for the next engine.
+    server: Server,
+    engine: Arc<Engine>,
     events: Receiver<Event>,
     reply: Reply,
-    listener: UnixStream,
-    rung: Arc<AtomicBool>,
+    bell: Bell,
     capacity: usize,
 }
 
+/// How many requests a worker claims at once.
+pub(super) fn capacity(settings: &EngineSettings) -> usize {
+    settings.max_running + CLAIMED_AHEAD
+}
+
 impl ChannelSeat {
-    /// Starts the engine's threads.
-    pub(super) fn start(settings: &EngineSettings) -> Result<Self, Error> {
-        let capacity = settings.max_running + CLAIMED_AHEAD;
-        let no_socket = |error: std::io::Error| Error::InvalidRequest(format!("no socket pair: {error}"));
-        let (listener, ringer) = UnixStream::pair().map_err(no_socket)?;
-        listener.set_nonblocking(true).map_err(no_socket)?;
-        ringer.set_nonblocking(true).map_err(no_socket)?;
-        let rung = Arc::new(AtomicBool::new(false));
-        let ring = {
-            let rung = rung.clone();
-            move || {
-                if !rung.swap(true, Ordering::AcqRel) {
-                    // A full socket is a bell that rings already.
-                    let _ = (&ringer).write(&[1]);
-                }
-            }
+    /// Starts the engine's threads and opens the socket.
+    ///
+    /// # Errors
+    ///
+    /// The system's, for want of threads or of the socket.
+    pub(super) fn start(settings: &EngineSettings) -> Result<Self, PgError> {
+        let no_socket = |error: std::io::Error| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_IO_ERROR,
+                format!("could not make the engine's socket \"{}\": {error}", seat::SOCKET),
+            )
+            .hint("Check that the directory exists and that the server can write to it.")
         };
+        let bell = Bell::new().map_err(no_socket)?;
         let (sender, events) = crossbeam_channel::unbounded();
         let config = Config {
             threads: settings.threads,
             nice: settings.nice,
             max_running: settings.max_running,
-            queue_capacity: capacity,
+            queue_capacity: QUEUE_CAPACITY,
             context_length: settings.context_length,
             kv_cache_mb: settings.kv_cache_mb,
             memory_limit_mb: match settings.memory_limit_mb {
@@ -61,37 +69,49 @@ impl ChannelSeat {
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             ..Config::default()
         };
-        let engine = with_signals_blocked(|| Engine::start(config))?;
-        let reply = Reply::with_bell(sender, Arc::new(ring));
-        Ok(ChannelSeat { engine, events, reply, listener, rung, capacity })
+        with_signals_blocked(|| {
+            let engine = Engine::start(config).map_err(|error| Failure::from(error).error)?;
+            let engine = Arc::new(engine);
+            let server = Server::start(Path::new(seat::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
+            let reply = Reply::with_bell(sender, bell.ringer());
+            Ok(ChannelSeat { server, engine, events, reply, bell, capacity: capacity(settings) })
+        })
     }
 }
 
 impl Seat for ChannelSeat {
-    fn submit(&mut self, request: Request) -> Ticket {
-        self.engine.submit(request, self.reply.clone())
+    fn submit(&mut self, request: Request, ticket: Ticket) {
+        self.engine.submit_with(request, self.reply.clone(), ticket);
+    }
+
+    fn exchange(&mut self) -> bool {
+        self.bell.silence();
+        true
     }
 
     fn next_event(&mut self) -> Option<Event> {
         self.events.try_recv().ok()
     }
 
-    fn bell(&self) -> Option<RawFd> {
-        Some(self.listener.as_raw_fd())
-    }
-
-    fn silence(&mut self) {
-        let mut rings = [0; 16];
-        while matches!((&self.listener).read(&mut rings), Ok(count) if count > 0) {}
-        self.rung.store(false, Ordering::Release);
+    fn line(&self) -> Option<Line> {
+        Some(Line { fd: self.bell.as_raw_fd(), writing: false })
     }
 
     fn capacity(&self) -> usize {
         self.capacity
     }
 
-    fn models(&self) -> Vec<(String, u64)> {
+    fn models(&mut self) -> Vec<(String, u64)> {
         self.engine.loaded_models().into_iter().map(|model| (model.name, model.memory_mb)).collect()
+    }
+
+    fn idle_for(&self) -> Duration {
+        self.server.idle_for()
+    }
+
+    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
+        // They end with the process.
+        Vec::new()
     }
 }
 

@@ -1,0 +1,85 @@
+//! The engine seat in shared memory: one process of the server runs the engine, all others reach it through its socket.
+//!
+//! Invariant: who has taken the seat gives it back only when its engine is gone, so that there are never two engines.
+
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32};
+
+use pgrx::pg_sys;
+
+use super::shmem;
+use super::slots;
+
+/// The engine's socket. Relative to the data directory, which is every server process's working directory; in this part of it,
+/// base backups leave it out.
+pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
+
+/// The seat.
+#[repr(C)]
+pub(crate) struct EngineSeat {
+    /// The process that runs the engine; 0: none.
+    holder: AtomicI32,
+    /// Its socket takes connections.
+    open: AtomicBool,
+    /// Somebody waits for an engine.
+    wanted: AtomicBool,
+}
+
+fn me() -> i32 {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Takes the seat if it is free. True if this process has it now, and must call [`leave`].
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn take() -> bool {
+    shmem::get().is_some_and(|shared| shared.seat.holder.compare_exchange(0, me(), SeqCst, SeqCst).is_ok())
+}
+
+/// Says that the engine of this process takes connections.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn open() {
+    if let Some(shared) = shmem::get() {
+        shared.seat.wanted.store(false, SeqCst);
+        shared.seat.open.store(true, SeqCst);
+        slots::wake_workers(shared);
+    }
+}
+
+/// Gives the seat back, if this process has it.
+pub(crate) fn leave() {
+    let Some(shared) = shmem::get() else { return };
+    if is_mine() {
+        shared.seat.open.store(false, SeqCst);
+        shared.seat.holder.store(0, SeqCst);
+        slots::wake_workers(shared);
+    }
+}
+
+/// Whether this process runs the engine.
+pub(crate) fn is_mine() -> bool {
+    holder() == Some(me())
+}
+
+/// The process that runs the engine.
+pub(crate) fn holder() -> Option<i32> {
+    shmem::get().map(|shared| shared.seat.holder.load(Acquire)).filter(|pid| *pid != 0)
+}
+
+/// Whether there is an engine that takes connections.
+pub(crate) fn is_open() -> bool {
+    shmem::get().is_some_and(|shared| shared.seat.open.load(Acquire))
+}
+
+/// Asks for an engine: where no worker can run one, the launcher starts a process for it alone.
+pub(crate) fn want() {
+    if let Some(shared) = shmem::get() {
+        shared.seat.wanted.store(true, SeqCst);
+        slots::wake_launcher(shared);
+    }
+}
+
+/// Whether somebody has asked for an engine since the last look.
+pub(crate) fn is_wanted() -> bool {
+    shmem::get().is_some_and(|shared| shared.seat.wanted.swap(false, SeqCst)) && holder().is_none()
+}

@@ -1,0 +1,137 @@
+//! The engine runs in another process of the server.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use steadytext_engine::socket::{Client, FromEngine};
+use steadytext_engine::{Error, Event, EventKind, Request, Ticket};
+
+use super::Seat;
+use super::channel::capacity;
+use crate::pg::guc;
+use crate::pg::interrupts::Line;
+use crate::pg::seat;
+
+/// A connection to the engine, and everything that the next engine would have to be told.
+pub(super) struct SocketSeat {
+    client: Client,
+    /// By key: in this order they are handed to the next engine.
+    unfinished: BTreeMap<u64, Submitted>,
+    events: VecDeque<Event>,
+    models: Vec<(String, u64)>,
+    gone: bool,
+}
+
+struct Submitted {
+    request: Request,
+    ticket: Ticket,
+    /// The engine was told that it is cancelled.
+    told: bool,
+}
+
+impl SocketSeat {
+    /// Connects to the engine.
+    ///
+    /// # Errors
+    ///
+    /// Where none takes connections.
+    pub(super) fn connect() -> io::Result<Self> {
+        if !seat::is_open() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(SocketSeat {
+            client: Client::connect(Path::new(seat::SOCKET))?,
+            unfinished: BTreeMap::new(),
+            events: VecDeque::new(),
+            models: Vec::new(),
+            gone: false,
+        })
+    }
+
+    fn try_exchange(&mut self) -> io::Result<()> {
+        for (key, submitted) in &mut self.unfinished {
+            if submitted.ticket.is_cancelled() && !std::mem::replace(&mut submitted.told, true) {
+                self.client.cancel(*key)?;
+            }
+        }
+        self.client.flush()?;
+        while let Some(message) = self.client.receive()? {
+            match message {
+                // Of the engine, not of the request: the next one will do it.
+                FromEngine::Event(Event { kind: EventKind::Failed(Error::Stopped), .. }) => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                FromEngine::Event(event) => {
+                    if matches!(event.kind, EventKind::Done(_) | EventKind::Failed(_)) {
+                        self.unfinished.remove(&event.key);
+                    }
+                    self.events.push_back(event);
+                }
+                FromEngine::Models(models) => {
+                    self.models = models.into_iter().map(|model| (model.name, model.memory_mb)).collect();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Once the engine has gone, everything waits for the next one.
+    fn note(&mut self, sent: io::Result<()>) {
+        self.gone |= sent.is_err();
+    }
+}
+
+impl Seat for SocketSeat {
+    fn submit(&mut self, request: Request, ticket: Ticket) {
+        let (key, sent) = (request.key, self.client.submit(&request));
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let kind = EventKind::Failed(Error::InvalidRequest(error.to_string()));
+                self.events.push_back(Event { key, kind });
+            }
+            sent => {
+                self.unfinished.insert(key, Submitted { request, ticket, told: false });
+                self.note(sent);
+            }
+        }
+    }
+
+    fn exchange(&mut self) -> bool {
+        if !self.gone {
+            let exchanged = self.try_exchange();
+            self.note(exchanged);
+        }
+        // What came before it went is still taken.
+        !self.gone || !self.events.is_empty()
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn line(&self) -> Option<Line> {
+        Some(Line { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
+    }
+
+    fn capacity(&self) -> usize {
+        if self.gone { 0 } else { capacity(&guc::engine()) }
+    }
+
+    /// As the engine said when it was asked last; asks again.
+    fn models(&mut self) -> Vec<(String, u64)> {
+        let asked = self.client.ask_for_models();
+        self.note(asked);
+        self.models.clone()
+    }
+
+    fn idle_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
+        self.unfinished.into_values().map(|submitted| (submitted.request, submitted.ticket)).collect()
+    }
+}
