@@ -1,4 +1,5 @@
--- Enqueues requests of every kind, waits for them and shows them; an error when one is not completed.
+-- Enqueues requests of every kind, waits for them and shows them; an error when one is not completed. Then the same
+-- without the queue.
 
 set client_min_messages = warning;
 create extension pg_steadytext cascade;
@@ -63,6 +64,12 @@ select
     end as result
 from demo, steadytext_check_async(demo.request_id) as state
 order by demo.position;
+
+-- The answer in the same statement.
+select 'generate, at once: work_mem' as request,
+    left(regexp_replace(steadytext_generate('work_mem', max_tokens => 48), '\s+', ' ', 'g'), 80) as result
+union all
+select 'embed, at once: index', left(steadytext_embed('index')::text, 40) || '…';
 
 do $$
 begin

@@ -45,7 +45,7 @@ select
 from steadytext.activity() as a;
 comment on view @extschema@.steadytext_activity is
     'Requests now running: how far they are, how fast, and what they have said so far';
-comment on column @extschema@.steadytext_activity.request_id is 'The request';
+comment on column @extschema@.steadytext_activity.request_id is 'The request; of a synchronous call, an id of its own';
 comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
 comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …';
 comment on column @extschema@.steadytext_activity.phase is 'loading, prefill or decoding';
@@ -54,7 +54,7 @@ comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens ge
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';
 comment on column @extschema@.steadytext_activity.partial_text is 'The answer so far';
 comment on column @extschema@.steadytext_activity.started_at is 'When the engine took the request';
-comment on column @extschema@.steadytext_activity.worker_pid is 'Process id of the worker';
+comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or who called a synchronous function';
 
 create function steadytext.worker_state()
 returns table (

@@ -125,24 +125,7 @@ fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgEr
     let params = places.get::<JsonB>(row, Column::Params)?.map_or(Value::Null, |params| params.0);
     let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
     let text = places.get::<&str>(row, Column::Prompt)?;
-    match request_type {
-        "generate" => check_text(text, "Prompt cannot be empty", config)?,
-        // Members of a batch fail alone, in the worker, not with the whole batch here.
-        "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config)?,
-        "embed" => check_text(text, "Text input cannot be empty", config)?,
-        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed"
-        | "batch_rerank" => {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("request type \"{request_type}\" is not supported by this version"),
-            )
-            .hint("Use request type generate or embed."));
-        }
-        _ => {
-            return Err(invalid(format!("unknown request type \"{}\"", truncated(request_type)))
-                .hint("Use request type generate or embed."));
-        }
-    }
+    check_type(request_type, text, &params, config)?;
     if places.get::<Array<'_, &str>>(row, Column::Prompts)?.is_some() {
         return Err(invalid(format!("requests of type {request_type} take no prompts array"))
             .hint("Put the text into column prompt, one row for each."));
@@ -167,6 +150,29 @@ fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgEr
     check_params(&params, config)
 }
 
+/// Checks a request's type and what the type asks of its text.
+pub(super) fn check_type(
+    request_type: &str,
+    text: Option<&str>,
+    params: &Value,
+    config: &Config,
+) -> Result<(), PgError> {
+    match request_type {
+        "generate" => check_text(text, "Prompt cannot be empty", config),
+        // Members of a batch fail alone, in the worker, not with the whole batch here.
+        "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config),
+        "embed" => check_text(text, "Text input cannot be empty", config),
+        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed"
+        | "batch_rerank" => Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("request type \"{request_type}\" is not supported by this version"),
+        )
+        .hint("Use request type generate or embed.")),
+        _ => Err(invalid(format!("unknown request type \"{}\"", truncated(request_type)))
+            .hint("Use request type generate or embed.")),
+    }
+}
+
 fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
     if text.is_none_or(|text| text.trim().is_empty()) {
         return Err(PgError::raised(if_empty));
@@ -185,7 +191,8 @@ fn check_length(text: Option<&str>, config: &Config) -> Result<(), PgError> {
     }
 }
 
-fn check_params(params: &Value, config: &Config) -> Result<(), PgError> {
+/// Checks the parameters of a request of any type.
+pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgError> {
     let params = match params {
         Value::Null => return Ok(()),
         Value::Object(params) => params,

@@ -1,9 +1,11 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives in
 //! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod call;
 mod cancel;
 mod enqueue;
 mod request;
 mod result;
 mod status;
+mod sync;
 mod tables;

@@ -1,4 +1,4 @@
-//! The functions that enqueue one request. In Rust because they are on the hot path of every enqueuing transaction: the
+//! The functions that enqueue one request, and the form in which requests carry their parameters. In Rust because they are on the hot path of every enqueuing transaction: the
 //! plan of their INSERT is made once per session, and nothing is interpreted.
 
 use pgrx::JsonB;
@@ -31,18 +31,7 @@ fn generate_async(
     temperature: Option<f64>,
     priority: Option<i32>,
 ) -> Option<pgrx::Uuid> {
-    let temperature = temperature.filter(|value| *value != 0.0);
-    // An explicit seed is kept wherever it matters, so that a changed default never alters what was asked for.
-    let seed = seed.filter(|seed| *seed != DEFAULT_SEED || temperature.is_some());
-    let params = params([
-        ("max_tokens", max_tokens.map(Value::from)),
-        ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
-        ("seed", seed.map(Value::from)),
-        ("eos_string", eos_string.filter(|text| *text != MODEL_DECIDES).map(Value::from)),
-        ("model", model.map(Value::from)),
-        ("size", size.map(Value::from)),
-        ("temperature", temperature.map(number)),
-    ]);
+    let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     enqueue("generate", prompt, params, priority)
 }
 
@@ -55,12 +44,44 @@ fn embed_async(
     model: Option<&str>,
     priority: Option<i32>,
 ) -> Option<pgrx::Uuid> {
-    let params = params([
+    enqueue("embed", text_input, embed_params(use_cache, seed, model), priority)
+}
+
+/// The parameters of a generation that differ from the defaults.
+pub(super) fn generate_params(
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+) -> Map<String, Value> {
+    let temperature = temperature.filter(|value| *value != 0.0);
+    // An explicit seed is kept wherever it matters, so that a changed default never alters what was asked for.
+    let seed = seed.filter(|seed| *seed != DEFAULT_SEED || temperature.is_some());
+    params([
+        ("max_tokens", max_tokens.map(Value::from)),
+        ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
+        ("seed", seed.map(Value::from)),
+        ("eos_string", eos_string.filter(|text| *text != MODEL_DECIDES).map(Value::from)),
+        ("model", model.map(Value::from)),
+        ("size", size.map(Value::from)),
+        ("temperature", temperature.map(number)),
+    ])
+}
+
+/// The parameters of an embedding that differ from the defaults.
+pub(super) fn embed_params(
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+) -> Map<String, Value> {
+    params([
         ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
         ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
         ("model", model.map(Value::from)),
-    ]);
-    enqueue("embed", text_input, params, priority)
+    ])
 }
 
 fn params<const N: usize>(given: [(&str, Option<Value>); N]) -> Map<String, Value> {

@@ -55,6 +55,13 @@ select set_eq(
         'function steadytext_embed_async(text,boolean,integer,text,integer)',
         'function steadytext_generate_batch_async(text[],integer,boolean,integer,text,text,text,double precision,integer)',
         'function steadytext_embed_batch_async(text[],boolean,integer,text,integer)',
+        'function steadytext_generate(text,integer,boolean,integer,text,text,text,double precision)',
+        'function steadytext_generate_stream(text,integer,integer,text,text,text,double precision)',
+        'function steadytext_embed(text,boolean,integer,text)',
+        'function steadytext.embed(text,boolean,integer,text)',
+        'function st_generate(text,integer,boolean,integer,text,text,text,double precision)',
+        'function st_generate_stream(text,integer,integer,text,text,text,double precision)',
+        'function st_embed(text,boolean,integer,text)',
         'function steadytext_check_async(uuid)',
         'function steadytext_check_async_batch(uuid[])',
         'function steadytext_get_async_result(uuid,integer)',
@@ -161,7 +168,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 15::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 18::bigint,
     'there are as many twins as functions of the API'
 );
 

@@ -9,6 +9,7 @@
 mod backlog;
 mod enqueue;
 mod neighbour;
+mod sync;
 mod wake;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -47,6 +48,16 @@ neighbour_idle_tps        Read-only transactions per second of pgbench (scale 10
 neighbour_busy_tps        The same while the worker generates with more requests than it runs at a time, with default
                           settings. Both are medians over slices of five seconds that take turns.
 neighbour_ratio           Median of the ratios of neighbouring slices.
+
+Synchronous calls, too, are measured with the real engine and when asked for (--only sync); bench/out/sync.tsv.
+
+sync_embed_p50_ms, …      Round trip of an embedding of 'hello' with the builtin model, as the client sees it: 3,000 prepared
+                          calls, one after the other.
+sync_engine_p50_ms        The same request in an engine of the benchmark's own process.
+sync_overhead_ms          The difference of the two medians: protocol, executor, socket, wakes.
+sync_1_per_s              Embeddings of different short texts per second, from one backend (pgbench).
+sync_32_per_s             The same from 32 backends at once, which are computed together.
+sync_32_ratio             How many times as much that is; medians of slices that take turns.
 ";
 
 /// The role that enqueues: a user like any other.
@@ -69,6 +80,13 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
         }
+    }
+    if only.as_deref() == Some("sync") {
+        let cluster = options.start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("sync");
+        sync::measure(&cluster, &mut report);
+        return written(&report, "sync");
     }
     if only.as_deref() == Some("neighbour") {
         let cluster = options.set("shared_buffers", "256MB").start();

@@ -77,12 +77,17 @@ fn end(session: &mut Session, ids: &[Uuid]) {
 fn slice(cluster: &Cluster) -> f64 {
     let text =
         pgbench(cluster, &["-n", "-S", "-M", "prepared", "-c", CLIENTS, "-j", "2", "-T", SLICE_SECONDS]);
+    rate(&text)
+}
+
+/// The rate that pgbench says.
+pub(crate) fn rate(text: &str) -> f64 {
     text.lines()
         .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
         .unwrap_or_else(|| panic!("pgbench says no rate:\n{text}"))
 }
 
-fn pgbench(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) fn pgbench(cluster: &Cluster, arguments: &[&str]) -> String {
     let output =
         cluster.client_program("pgbench").args(arguments).arg("postgres").output().expect("pgbench starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

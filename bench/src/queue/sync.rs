@@ -1,0 +1,83 @@
+//! Synchronous calls: their round trip beside the engine's own time, and what many backends get together.
+
+use std::time::Instant;
+
+use postgres::types::ToSql;
+use steadytext_bench::{Report, percentile};
+use steadytext_engine::{Config, Embed, Engine, EventKind, ModelSource, Reply, Request, Work};
+use steadytext_test_server::Cluster;
+
+use crate::neighbour::{pgbench, rate};
+
+const CALLS: usize = 3000;
+const WARM_UP: usize = 200;
+const TEXT: &str = "hello";
+const BACKENDS: &str = "32";
+const SLICE_SECONDS: &str = "4";
+const PAIRS: usize = 3;
+
+pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
+    let calls = calls(cluster);
+    let engine = engine();
+    report.add("sync_embed_p50_ms", percentile(&calls, 0.5), "ms");
+    report.add("sync_embed_p99_ms", percentile(&calls, 0.99), "ms");
+    report.add("sync_engine_p50_ms", percentile(&engine, 0.5), "ms");
+    report.add("sync_overhead_ms", percentile(&calls, 0.5) - percentile(&engine, 0.5), "ms");
+
+    let mut ratios: Vec<(f64, f64)> =
+        (0..PAIRS).map(|_| (slice(cluster, "1"), slice(cluster, BACKENDS))).collect();
+    ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
+    let (one, many) = ratios[PAIRS / 2];
+    report.add("sync_1_per_s", one, "1/s");
+    report.add("sync_32_per_s", many, "1/s");
+    report.add("sync_32_ratio", many / one, "");
+}
+
+/// Milliseconds of calls from a client, sorted.
+fn calls(cluster: &Cluster) -> Vec<f64> {
+    let mut session = cluster.session("postgres");
+    // As a parameter: a constant would be embedded once, when the statement is planned.
+    let statement =
+        session.prepare("select steadytext.embed($1, true, 42, null)").expect("the statement is right");
+    let parameters: [&(dyn ToSql + Sync); 1] = [&TEXT];
+    timed(|| {
+        session.query_one(&statement, &parameters).expect("the call is answered");
+    })
+}
+
+/// Milliseconds of the same request in an engine of this process, sorted.
+fn engine() -> Vec<f64> {
+    let engine = Engine::start(Config::default()).expect("the engine starts");
+    let (sender, events) = crossbeam_channel::unbounded();
+    timed(|| {
+        let work = Work::Embed(Embed { text: TEXT.to_owned() });
+        let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, work };
+        engine.submit(request, Reply::new(sender.clone()));
+        while !matches!(events.recv().expect("the engine answers").kind, EventKind::Done(_)) {}
+    })
+}
+
+fn timed(mut call: impl FnMut()) -> Vec<f64> {
+    let mut times: Vec<f64> = (0..WARM_UP + CALLS)
+        .map(|_| {
+            let begun = Instant::now();
+            call();
+            begun.elapsed().as_secs_f64() * 1e3
+        })
+        .skip(WARM_UP)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// Calls per second of so many backends, each of which sends one after the other.
+fn slice(cluster: &Cluster, backends: &str) -> f64 {
+    let script = cluster.directory().join("sync.sql");
+    std::fs::write(&script, "\\set i random(1, 1000000000)\nselect steadytext_embed('text ' || :i);\n")
+        .expect("the script can be written");
+    let script = script.display().to_string();
+    rate(&pgbench(
+        cluster,
+        &["-n", "-M", "prepared", "-f", &script, "-c", backends, "-j", "2", "-T", SLICE_SECONDS],
+    ))
+}

@@ -1,0 +1,102 @@
+//! The synchronous functions: the answer in the same statement.
+//!
+//! They are declared IMMUTABLE, as the same input gives the same bytes, and because generated columns and indexes want it. What
+//! follows from that is documented: a constant call is computed when the statement is planned, and another model leaves
+//! what was generated before as it is.
+
+use pgrx::prelude::*;
+use steadytext_engine::{EventKind, Output};
+
+use super::call::Call;
+use super::request::{embed_params, generate_params};
+use crate::pg::error::{OrRaise, PgError};
+
+/// Generates a text.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
+fn generate(
+    prompt: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+) -> String {
+    let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
+    let answer = Call::begin("generate", prompt, params).and_then(Call::output);
+    answer.and_then(text).or_raise()
+}
+
+/// Computes an embedding.
+#[pg_extern(immutable, parallel_safe)]
+fn embed(
+    text_input: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+) -> Vec<f32> {
+    let params = embed_params(use_cache, seed, model);
+    match Call::begin("embed", text_input, params).and_then(Call::output).or_raise() {
+        Output::Embedding(vector) => vector,
+        Output::Text { .. } => unexpected().raise(),
+    }
+}
+
+/// Generates a text piece by piece. Whoever stops asking for more stops the work.
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::too_many_arguments, reason = "those of generate")]
+fn generate_stream(
+    prompt: Option<&str>,
+    max_tokens: Option<i32>,
+    seed: Option<i32>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+) -> SetOfIterator<'static, String> {
+    let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
+    let call = Call::begin("generate", prompt, params).or_raise();
+    SetOfIterator::new(Pieces { call: Some(call), sent_bytes: 0 })
+}
+
+/// The pieces of a text, as they are generated. Together they are the text.
+struct Pieces {
+    call: Option<Call>,
+    sent_bytes: usize,
+}
+
+impl Iterator for Pieces {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        while let Some(call) = &mut self.call {
+            let piece = match call.next().or_raise() {
+                EventKind::Progress { text, .. } => text,
+                EventKind::Done(output) => {
+                    self.call = None;
+                    let text = text(output).or_raise();
+                    text.get(self.sent_bytes..).unwrap_or_default().to_owned()
+                }
+                EventKind::Loading | EventKind::Started { .. } | EventKind::Failed(_) => continue,
+            };
+            self.sent_bytes += piece.len();
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+        }
+        None
+    }
+}
+
+fn text(output: Output) -> Result<String, PgError> {
+    match output {
+        Output::Text { text, .. } => Ok(text),
+        Output::Embedding(_) => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> PgError {
+    PgError::internal("the engine's answer is of another kind than the request")
+}
