@@ -319,7 +319,7 @@ impl Worker {
             self.due.last_notified_claim = Some(now);
         }
         let limit = if alone { 1 } else { room };
-        match protocol::claim(&self.id, limit, self.after_role.as_deref(), alone) {
+        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role.as_deref(), alone) {
             Ok(claims) => self.submit(claims, limit, alone),
             Err(error) => {
                 self.due.claim = Instant::now() + RETRY_INTERVAL;
@@ -415,8 +415,9 @@ impl Worker {
 
     /// Writes trouble to the server log, the same one not too often.
     fn complain(&mut self, error: PgError) {
-        // The extension is being dropped: the next look will find it gone.
-        if error.is_about_missing_objects() && !matches!(protocol::presence(), Ok(Presence::Present(..))) {
+        // The extension is being dropped, or was created anew: the next look will find out.
+        let is_same = |now: &Presence| matches!(now, Presence::Present(now, _) if now.extension == self.extension.extension);
+        if error.is_about_missing_objects() && !protocol::presence().is_ok_and(|now| is_same(&now)) {
             self.slot.reviews.fetch_add(1, Release);
             return;
         }

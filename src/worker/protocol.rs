@@ -86,7 +86,13 @@ pub(super) fn listen() -> Result<(), PgError> {
 }
 
 /// Claims up to `limit` requests, or one that must run alone.
+///
+/// # Errors
+///
+/// Also where the extension is no longer `extension`: its table is another one, whose ids begin anew, and what the worker
+/// still holds of the old one would be taken for answers to these.
 pub(super) fn claim(
+    extension: pg_sys::Oid,
     worker: &str,
     limit: usize,
     after_role: Option<&str>,
@@ -123,6 +129,12 @@ pub(super) fn claim(
         // After the claim, whose statements see later commits than this transaction's beginning: a model that was
         // registered before a request for it must be known.
         let (config, models) = (caches::config()?, caches::models()?);
+        if caches::installation()?.extension != extension {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                "extension pg_steadytext was created anew",
+            ));
+        }
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     })
 }
