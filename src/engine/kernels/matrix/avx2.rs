@@ -225,7 +225,21 @@ unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize, side: 
     )
 }
 
-/// Q4_K; with `UNPACKED` the quants are bytes.
+/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the processor
+/// itself follows it no further than the end of a page.
+const AHEAD: usize = 4096;
+
+/// Asks for the two cache lines `AHEAD` of an address, which may lie beyond the weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(at: *const u8) {
+    let at = at.wrapping_add(AHEAD).cast::<i8>();
+    // A prefetch of any address does nothing that can be seen.
+    _mm_prefetch::<_MM_HINT_T0>(at);
+    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
+}
+
+/// Q4_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
@@ -234,64 +248,82 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        for half in 0..tile.blocks * 2 {
-            let (block, side) = (half / 2, half % 2);
+        for block in 0..tile.blocks {
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
-            let mut total = [_mm256_setzero_si256(); R];
+            let mut total = [[_mm256_setzero_si256(); 2]; R];
             macro_rules! part {
                 ($part:expr, $high:literal) => {{
                     let part = $part;
-                    let mut sum = [_mm256_setzero_si256(); R];
+                    let mut sum = [[_mm256_setzero_si256(); 2]; R];
                     for word in 0..8 {
-                        let w = if UNPACKED {
-                            _mm256_loadu_si256(quants.add((part * 8 + word) * 64 + side * 32).cast())
-                        } else {
-                            q4_k_word::<$high>(quants, part * 8 + word, side)
-                        };
+                        let w = [0, 1].map(|side| {
+                            if UNPACKED {
+                                _mm256_loadu_si256(quants.add((part * 8 + word) * 64 + side * 32).cast())
+                            } else {
+                                q4_k_word::<$high>(quants, part * 8 + word, side)
+                            }
+                        });
                         for r in 0..R {
                             let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
-                            sum[r] = _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(w, x));
+                            for side in 0..2 {
+                                sum[r][side] =
+                                    _mm256_add_epi16(sum[r][side], _mm256_maddubs_epi16(w[side], x));
+                            }
                         }
                     }
-                    let scale = _mm_loadl_epi64(meta.add(64 + part * 16 + side * 8).cast());
-                    let scale = _mm256_cvtepu8_epi32(scale);
-                    let scale = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
-                    for r in 0..R {
-                        total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum[r], scale));
+                    for side in 0..2 {
+                        let scale = _mm_loadl_epi64(meta.add(64 + part * 16 + side * 8).cast());
+                        let scale = _mm256_cvtepu8_epi32(scale);
+                        let scale = _mm256_or_si256(scale, _mm256_slli_epi32::<16>(scale));
+                        for r in 0..R {
+                            let products = _mm256_madd_epi16(sum[r][side], scale);
+                            total[r][side] = _mm256_add_epi32(total[r][side], products);
+                        }
                     }
                 }};
             }
             for pair in 0..4 {
+                if !UNPACKED {
+                    for lines in 0..4 {
+                        prefetch(quants.add(pair * 512 + lines * 128));
+                    }
+                }
                 part!(2 * pair, false);
                 part!(2 * pair + 1, true);
             }
-            let mut minima = [_mm256_setzero_si256(); R];
-            for pair in 0..4 {
-                let mins = _mm_loadu_si128(meta.add(192 + pair * 32 + side * 16).cast());
-                let mins = _mm256_cvtepu8_epi16(mins);
-                for r in 0..R {
-                    let x_sum = *x_sums.add(r * tile.x_sum_stride + block * 36 + 16 + pair);
-                    let products = _mm256_madd_epi16(mins, _mm256_set1_epi32(x_sum));
-                    minima[r] = _mm256_add_epi32(minima[r], products);
-                }
+            if !UNPACKED {
+                prefetch(meta);
+                prefetch(meta.add(128));
             }
-            let d = halves(meta.add(side * 16));
-            let d_min = halves(meta.add(32 + side * 16));
-            for r in 0..R {
-                let at = sums.add(r * 16 + side * 8);
-                let scale = *scales.add(r * tile.scale_stride + block);
-                accumulate(at, total[r], d, scale);
-                let d_min = _mm256_mul_ps(d_min, _mm256_set1_ps(scale));
-                let minima = _mm256_cvtepi32_ps(minima[r]);
-                _mm256_storeu_ps(at, _mm256_fnmadd_ps(minima, d_min, _mm256_loadu_ps(at)));
+            for side in 0..2 {
+                let mut minima = [_mm256_setzero_si256(); R];
+                for pair in 0..4 {
+                    let mins = _mm_loadu_si128(meta.add(192 + pair * 32 + side * 16).cast());
+                    let mins = _mm256_cvtepu8_epi16(mins);
+                    for r in 0..R {
+                        let x_sum = *x_sums.add(r * tile.x_sum_stride + block * 36 + 16 + pair);
+                        let products = _mm256_madd_epi16(mins, _mm256_set1_epi32(x_sum));
+                        minima[r] = _mm256_add_epi32(minima[r], products);
+                    }
+                }
+                let d = halves(meta.add(side * 16));
+                let d_min = halves(meta.add(32 + side * 16));
+                for r in 0..R {
+                    let at = sums.add(r * 16 + side * 8);
+                    let scale = *scales.add(r * tile.scale_stride + block);
+                    accumulate(at, total[r][side], d, scale);
+                    let d_min = _mm256_mul_ps(d_min, _mm256_set1_ps(scale));
+                    let minima = _mm256_cvtepi32_ps(minima[r]);
+                    _mm256_storeu_ps(at, _mm256_fnmadd_ps(minima, d_min, _mm256_loadu_ps(at)));
+                }
             }
         }
     }
 }
 
-/// Q6_K; with `UNPACKED` the quants are bytes.
+/// Q6_K; with `UNPACKED` the quants are bytes. Both halves of the outputs together share the loads of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
@@ -300,54 +332,87 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
-        for half in 0..tile.blocks * 2 {
-            let (block, side) = (half / 2, half % 2);
+        for block in 0..tile.blocks {
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let x = x.add(block * 256);
-            let mut total = [_mm256_setzero_si256(); R];
+            let x_sums = x_sums.add(block * 36 + 20);
+            let mut total = [[_mm256_setzero_si256(); 2]; R];
+            for side in 0..2 {
+                // -16 times the sums of the activations times their scales, two parts at a time, then twice that.
+                for pair in 0..8 {
+                    let scale = meta.add(32 + pair * 32 + side * 8);
+                    let scales = _mm256_blend_epi16::<0xaa>(
+                        _mm256_cvtepi8_epi32(_mm_loadl_epi64(scale.cast())),
+                        _mm256_slli_epi32::<16>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
+                            scale.add(16).cast(),
+                        ))),
+                    );
+                    for r in 0..R {
+                        // Each sum is there twice: the second half of one word and the first of the next.
+                        let x_sum = x_sums.add(r * tile.x_sum_stride + 2 * pair).cast::<i8>().add(2);
+                        let products = _mm256_madd_epi16(scales, broadcast(x_sum));
+                        total[r][side] = _mm256_add_epi32(total[r][side], products);
+                    }
+                }
+                for r in 0..R {
+                    total[r][side] = _mm256_slli_epi32::<1>(total[r][side]);
+                }
+            }
             macro_rules! part {
                 ($part:expr, $quarter:literal) => {{
                     let part = $part;
-                    let scale = _mm_loadl_epi64(meta.add(32 + part * 16 + side * 8).cast());
-                    let scale = _mm256_cvtepi8_epi32(scale);
-                    let scale = _mm256_blend_epi16::<0xaa>(scale, _mm256_slli_epi32::<16>(scale));
-                    for r in 0..R {
-                        // -16 times the sum of the activations, for each of two products.
-                        let offset = *x_sums.add(r * tile.x_sum_stride + block * 36 + 20 + part);
-                        let offset = _mm256_madd_epi16(scale, _mm256_set1_epi32(offset));
-                        total[r] = _mm256_add_epi32(total[r], offset);
-                    }
+                    let scale = [0, 1].map(|side| {
+                        let scale = _mm_loadl_epi64(meta.add(32 + part * 16 + side * 8).cast());
+                        let scale = _mm256_cvtepi8_epi32(scale);
+                        _mm256_blend_epi16::<0xaa>(scale, _mm256_slli_epi32::<16>(scale))
+                    });
                     for word in [0, 2] {
-                        let mut w = [_mm256_setzero_si256(); 2];
-                        for i in 0..2 {
-                            w[i] = if UNPACKED {
-                                _mm256_loadu_si256(quants.add((part * 4 + word + i) * 64 + side * 32).cast())
+                        let w = [0, 1, 2, 3].map(|i| {
+                            let (word, side) = (part * 4 + word + i / 2, i % 2);
+                            if UNPACKED {
+                                _mm256_loadu_si256(quants.add(word * 64 + side * 32).cast())
                             } else {
-                                q6_k_word::<$quarter>(quants, part * 4 + word + i, side)
-                            };
-                        }
+                                q6_k_word::<$quarter>(quants, word, side)
+                            }
+                        });
                         for r in 0..R {
                             let x = x.add(r * tile.x_stride + part * 16 + word * 4);
-                            let sum = _mm256_add_epi16(
-                                _mm256_maddubs_epi16(w[0], broadcast(x)),
-                                _mm256_maddubs_epi16(w[1], broadcast(x.add(4))),
-                            );
-                            total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(sum, scale));
+                            let x = [broadcast(x), broadcast(x.add(4))];
+                            for side in 0..2 {
+                                let sum = _mm256_add_epi16(
+                                    _mm256_maddubs_epi16(w[side], x[0]),
+                                    _mm256_maddubs_epi16(w[2 + side], x[1]),
+                                );
+                                let products = _mm256_madd_epi16(sum, scale[side]);
+                                total[r][side] = _mm256_add_epi32(total[r][side], products);
+                            }
                         }
                     }
                 }};
             }
-            for first in [0, 1, 8, 9] {
+            for group in 0..4 {
+                if !UNPACKED {
+                    for lines in 0..6 {
+                        prefetch(quants.add(group * 768 + lines * 128));
+                    }
+                }
+                let first = group / 2 * 8 + group % 2;
                 part!(first, 0);
                 part!(first + 2, 1);
                 part!(first + 4, 2);
                 part!(first + 6, 3);
             }
-            let d = halves(meta.add(side * 16));
-            for r in 0..R {
-                let scale = *scales.add(r * tile.scale_stride + block);
-                accumulate(sums.add(r * 16 + side * 8), total[r], d, scale);
+            if !UNPACKED {
+                prefetch(meta);
+                prefetch(meta.add(128));
+            }
+            for side in 0..2 {
+                let d = halves(meta.add(side * 16));
+                for r in 0..R {
+                    let scale = *scales.add(r * tile.scale_stride + block);
+                    accumulate(sums.add(r * 16 + side * 8), total[r][side], d, scale);
+                }
             }
         }
     }

@@ -46,7 +46,7 @@ use storage::{Line, Lines};
 /// Rows whose activations stay in the cache while panels pass by.
 const ROW_BLOCK: usize = 128;
 /// Rows from which unpacking weights into memory first pays.
-const UNPACK_ROWS: usize = 12;
+const UNPACK_ROWS: usize = 20;
 /// Blocks of 256 that are unpacked at a time.
 const STRETCH: usize = 4;
 
