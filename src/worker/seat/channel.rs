@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -11,6 +11,7 @@ use steadytext_engine::socket::Server;
 use steadytext_engine::{Bell, Config, Engine, Event, Reply, Request, Ticket};
 
 use super::Seat;
+use crate::pg::bgworker::give_way;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
 use crate::pg::interrupts::{Line, with_signals_blocked};
@@ -67,6 +68,7 @@ impl ChannelSeat {
             },
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
+            thread_start: Some(once(settings.nice)),
             ..Config::default()
         };
         with_signals_blocked(|| {
@@ -113,6 +115,12 @@ impl Seat for ChannelSeat {
         // They end with the process.
         Vec::new()
     }
+}
+
+/// What every engine thread runs first, and the first of them does: the process gives way to others.
+fn once(nice: i32) -> Arc<dyn Fn() + Send + Sync> {
+    let once = Once::new();
+    Arc::new(move || once.call_once(|| give_way(nice)))
 }
 
 /// The machine's memory; 0 (no limit) where it cannot be told.
