@@ -48,15 +48,15 @@ pub fn product(
     let source: Vec<u8> =
         (0..count as u32).map(|i| 0x11 + (i.wrapping_mul(2_654_435_761) >> 24) as u8 % 30).collect();
     let packed = Packed::new(format, &source, inputs, outputs).ok()?;
-    let (x, mut y) = (values(rows * inputs), vec![0.0; rows * outputs]);
+    let (mut x, mut y) = (values(rows * inputs), vec![0.0; rows * outputs]);
     let (mut scratch, pool) = (Activations::default(), pool(threads)?);
-    Some(move || products(&[&packed], &x, &mut [&mut y], &mut scratch, instructions, &pool))
+    Some(move || products(&[&packed], &mut x, None, &mut [&mut y], &mut scratch, instructions, &pool))
 }
 
 /// Quantization of `rows` rows, in blocks of 32 or 256.
 pub fn quantize(block: usize, inputs: usize, rows: usize) -> Option<impl FnMut()> {
-    let (x, mut target, pool) = (values(rows * inputs), Activations::default(), pool(1)?);
-    Some(move || matrix::quantize(&x, inputs, block, &mut target, &pool))
+    let (mut x, mut target, pool) = (values(rows * inputs), Activations::default(), pool(1)?);
+    Some(move || matrix::quantize(&mut x, None, inputs, block, &mut target, &pool))
 }
 
 /// `rows` rows of one sequence attend to `positions` positions before them.

@@ -14,6 +14,7 @@ mod weights;
 mod workspace;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
 use crate::gguf::Gguf;
@@ -234,7 +235,7 @@ impl Model {
             head_input.extend_from_slice(&hidden[row * width..(row + 1) * width]);
         }
         logits.resize(rows.len() * self.vocabulary, 0.0);
-        self.head.forward(head_input, logits, quantized, pool);
+        self.head.forward(head_input, None, logits, quantized, pool);
         logits
     }
 
@@ -247,19 +248,6 @@ impl Model {
         for (((position, token), x), (cos, sin)) in tokens.zip(xs).zip(angles) {
             self.embedding.row(*token as usize, x);
             self.sizes.rope.angles(position, cos, sin);
-        }
-    }
-
-    /// `h = norm(x)`, noting rows that are not finite.
-    fn norm(&self, weight: &[f32], segments: &mut [Segment<'_>], workspace: &mut Workspace) {
-        let width = self.sizes.width;
-        let mut rows = workspace.x.chunks_exact(width).zip(workspace.h.chunks_exact_mut(width));
-        for segment in segments {
-            for (row, (x, h)) in rows.by_ref().take(segment.tokens.len()).enumerate() {
-                if !rms_norm(x, weight, self.sizes.norm_epsilon, h) {
-                    segment.note_fault(segment.cache.len() + row);
-                }
-            }
         }
     }
 
@@ -276,8 +264,8 @@ impl Model {
         let heads = self.sizes.heads;
         let (width, query_width, kv_width) =
             (self.sizes.width, heads.query * heads.dim, heads.kv * heads.dim);
-        self.norm(&layer.attention_norm, segments, workspace);
-        let Workspace { x, h, query, key, value, attention, cos, sin, tiles, quantized, .. } = workspace;
+        let Workspace { x, h, finite, query, key, value, attention, cos, sin, tiles, quantized, .. } =
+            workspace;
         let h = &mut h[..rows * width];
         let query = &mut query[..rows * query_width];
         let key = &mut key[..rows * kv_width];
@@ -285,7 +273,10 @@ impl Model {
         let attention = &mut attention[..rows * query_width];
         let projections = [&layer.query, &layer.key, &layer.value];
         let layers = projections.map(|projection| &*projection.weight);
-        forward_all(layers, h, [&mut *query, &mut *key, &mut *value], quantized, pool);
+        let make = self.norm(&layer.attention_norm, x, finite);
+        forward_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
+        drop(make);
+        note_faults(segments, finite);
         for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
             add_bias(projection, target);
         }
@@ -323,7 +314,7 @@ impl Model {
             })
             .collect();
         attend(heads, offset, &sequences, query, attention, tiles, pool);
-        layer.output.weight.forward(attention, h, quantized, pool);
+        layer.output.weight.forward(attention, None, h, quantized, pool);
         add_bias(&layer.output, h);
         add(&mut x[..rows * width], h);
     }
@@ -337,15 +328,32 @@ impl Model {
         workspace: &mut Workspace,
         pool: &Pool,
     ) {
-        self.norm(&layer.feed_forward_norm, segments, workspace);
-        let Workspace { x, h, gate, up, quantized, .. } = workspace;
+        let Workspace { x, h, finite, gate, up, quantized, .. } = workspace;
         let h = &mut h[..rows * self.sizes.width];
         let gate = &mut gate[..rows * self.sizes.feed_forward];
         let up = &mut up[..rows * self.sizes.feed_forward];
-        forward_all([&*layer.gate, &*layer.up], h, [&mut *gate, &mut *up], quantized, pool);
-        swiglu(gate, up);
-        layer.down.forward(gate, h, quantized, pool);
+        let make = self.norm(&layer.feed_forward_norm, x, finite);
+        forward_all([&*layer.gate, &*layer.up], h, Some(&make), [&mut *gate, &mut *up], quantized, pool);
+        drop(make);
+        note_faults(segments, finite);
+        let width = self.sizes.feed_forward;
+        let activate = |row: usize, gate: &mut [f32]| swiglu(gate, &up[row * width..(row + 1) * width]);
+        layer.down.forward(gate, Some(&activate), h, quantized, pool);
         add(&mut x[..rows * self.sizes.width], h);
+    }
+
+    /// `norm(x)` of a row, noting whether it is finite.
+    fn norm<'a>(
+        &self,
+        weight: &'a [f32],
+        x: &'a [f32],
+        finite: &'a [AtomicBool],
+    ) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+        let (width, epsilon) = (self.sizes.width, self.sizes.norm_epsilon);
+        move |row, h| {
+            let sound = rms_norm(&x[row * width..(row + 1) * width], weight, epsilon, h);
+            finite[row].store(sound, Ordering::Relaxed);
+        }
     }
 
     /// The final norm of the rows that are wanted.
@@ -367,6 +375,18 @@ impl Model {
                 if !finite {
                     segment.note_fault(segment.cache.len() + row);
                 }
+            }
+        }
+    }
+}
+
+/// Notes the rows whose norm was not finite.
+fn note_faults(segments: &mut [Segment<'_>], finite: &[AtomicBool]) {
+    let mut finite = finite.iter();
+    for segment in segments {
+        for (row, finite) in finite.by_ref().take(segment.tokens.len()).enumerate() {
+            if !finite.load(Ordering::Relaxed) {
+                segment.note_fault(segment.cache.len() + row);
             }
         }
     }

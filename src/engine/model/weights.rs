@@ -3,15 +3,22 @@
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Activations, Format, Instructions, Packed, products};
+use crate::kernels::matrix::{Activations, Format, Instructions, Make, Packed, products};
 
 use super::panels::{Panels, panel_format};
 
 /// A linear layer without bias.
 pub(crate) trait Linear: Send + Sync {
     /// `y = x · Wᵀ`: for each row of `x` (`inputs` values) a row of `y` (`outputs` values). A row of the
-    /// result depends on its row of `x` only.
-    fn forward(&self, x: &[f32], y: &mut [f32], scratch: &mut Activations, pool: &Pool);
+    /// result depends on its row of `x` only. Where `make` is given it makes the rows of `x` first.
+    fn forward(
+        &self,
+        x: &mut [f32],
+        make: Option<Make<'_>>,
+        y: &mut [f32],
+        scratch: &mut Activations,
+        pool: &Pool,
+    );
 
     /// Length of a row of the result.
     fn outputs(&self) -> usize;
@@ -20,20 +27,21 @@ pub(crate) trait Linear: Send + Sync {
     fn packed(&self) -> Option<&Packed>;
 }
 
-/// [`Linear::forward`] of several layers with one input, which is quantized once for all of them.
+/// [`Linear::forward`] of several layers with one input, which is made and quantized once for all of them.
 pub(super) fn forward_all<const N: usize>(
     layers: [&dyn Linear; N],
-    x: &[f32],
+    x: &mut [f32],
+    mut make: Option<Make<'_>>,
     mut ys: [&mut [f32]; N],
     scratch: &mut Activations,
     pool: &Pool,
 ) {
     let packed: Vec<&Packed> = layers.iter().filter_map(|layer| layer.packed()).collect();
     if packed.len() == N {
-        products(&packed, x, &mut ys, scratch, Instructions::best(), pool);
+        products(&packed, x, make, &mut ys, scratch, Instructions::best(), pool);
     } else {
         for (layer, y) in layers.into_iter().zip(ys) {
-            layer.forward(x, y, scratch, pool);
+            layer.forward(x, make.take(), y, scratch, pool);
         }
     }
 }
@@ -95,9 +103,16 @@ impl Matrix {
 }
 
 impl Linear for Matrix {
-    fn forward(&self, x: &[f32], y: &mut [f32], scratch: &mut Activations, pool: &Pool) {
+    fn forward(
+        &self,
+        x: &mut [f32],
+        make: Option<Make<'_>>,
+        y: &mut [f32],
+        scratch: &mut Activations,
+        pool: &Pool,
+    ) {
         let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
-        products(&[packed], x, &mut [y], scratch, Instructions::best(), pool);
+        products(&[packed], x, make, &mut [y], scratch, Instructions::best(), pool);
     }
 
     fn outputs(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Memory that a forward pass works in, allocated once per model.
 
+use std::sync::atomic::AtomicBool;
+
 use super::hyperparameters::Hyperparameters;
 use crate::Error;
 use crate::kernels::matrix::Activations;
@@ -12,6 +14,8 @@ pub(crate) struct Workspace {
     pub(super) x: Vec<f32>,
     /// The normalised input of a layer's halves, and their result; `width` a row.
     pub(super) h: Vec<f32>,
+    /// Whether the norm of each row was finite.
+    pub(super) finite: Vec<AtomicBool>,
     pub(super) query: Vec<f32>,
     pub(super) key: Vec<f32>,
     pub(super) value: Vec<f32>,
@@ -53,6 +57,7 @@ impl Workspace {
             rows,
             x: row(sizes.width)?,
             h: row(sizes.width)?,
+            finite: (0..rows).map(|_| AtomicBool::new(true)).collect(),
             query: row(heads.query * heads.dim)?,
             key: row(heads.kv * heads.dim)?,
             value: row(heads.kv * heads.dim)?,

@@ -114,6 +114,7 @@ unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f32) {
     }
 }
 
+/// Q8_0. Both halves of the outputs together share the loads of activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
@@ -123,23 +124,30 @@ unsafe fn multiply_q8_0<const R: usize>(tile: &mut Tile<'_>, first: usize) {
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         for block in 0..tile.blocks {
-            for side in 0..2 {
-                let quants = tile.quants.as_ptr().add(block * tile.quant_stride + side * 32);
-                let mut sum = [_mm256_setzero_si256(); R];
-                for word in 0..8 {
-                    let w = _mm256_loadu_si256(quants.add(word * 64).cast());
-                    let w = _mm256_xor_si256(w, flip);
-                    let magnitude = _mm256_abs_epi8(w);
-                    for r in 0..R {
-                        let x = broadcast(x.add(r * tile.x_stride + block * 32 + word * 4));
-                        let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
-                        sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(products, ones));
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
+            let mut sum = [[_mm256_setzero_si256(); 2]; R];
+            for word in 0..8 {
+                if word % 2 == 0 {
+                    prefetch(quants.add(word * 64));
+                }
+                let w = [0, 1].map(|side| {
+                    _mm256_xor_si256(_mm256_loadu_si256(quants.add(word * 64 + side * 32).cast()), flip)
+                });
+                let magnitude = w.map(|w| _mm256_abs_epi8(w));
+                for r in 0..R {
+                    let x = broadcast(x.add(r * tile.x_stride + block * 32 + word * 4));
+                    for side in 0..2 {
+                        let products = _mm256_maddubs_epi16(magnitude[side], _mm256_sign_epi8(x, w[side]));
+                        sum[r][side] = _mm256_add_epi32(sum[r][side], _mm256_madd_epi16(products, ones));
                     }
                 }
-                let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride + side * 16));
+            }
+            for side in 0..2 {
+                let d = halves(meta.add(side * 16));
                 for r in 0..R {
                     let scale = *scales.add(r * tile.scale_stride + block);
-                    accumulate(sums.add(r * 16 + side * 8), sum[r], d, scale);
+                    accumulate(sums.add(r * 16 + side * 8), sum[r][side], d, scale);
                 }
             }
         }
@@ -344,9 +352,7 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
                     let scale = meta.add(32 + pair * 32 + side * 8);
                     let scales = _mm256_blend_epi16::<0xaa>(
                         _mm256_cvtepi8_epi32(_mm_loadl_epi64(scale.cast())),
-                        _mm256_slli_epi32::<16>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
-                            scale.add(16).cast(),
-                        ))),
+                        _mm256_slli_epi32::<16>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(scale.add(16).cast()))),
                     );
                     for r in 0..R {
                         // Each sum is there twice: the second half of one word and the first of the next.

@@ -206,11 +206,16 @@ impl Packed {
     }
 }
 
+/// Computes row `.0` of an input in place.
+pub(crate) type Make<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
 /// `y = x · Wᵀ` for several matrices with one input: `x` has `inputs` values a row, each `y` gets as many rows
-/// of its matrix's outputs. Activations are quantized once for all matrices of a block size.
+/// of its matrix's outputs. Activations are quantized once for all matrices of a block size. Where `make` is given
+/// it makes each row of `x` first, on the thread that quantizes the row and just before it does.
 pub(crate) fn products(
     matrices: &[&Packed],
-    x: &[f32],
+    x: &mut [f32],
+    mut make: Option<Make<'_>>,
     ys: &mut [&mut [f32]],
     scratch: &mut Activations,
     instructions: Instructions,
@@ -219,7 +224,7 @@ pub(crate) fn products(
     assert_eq!(matrices.len(), ys.len());
     let instructions = if instructions.present() { instructions } else { Instructions::Portable };
     scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
-    for block in [1, 32, 256] {
+    for block in [32, 256, 1] {
         let mut group = Vec::new();
         for (matrix, y) in matrices.iter().zip(&mut *ys) {
             if matrix.format.block() == block {
@@ -232,10 +237,14 @@ pub(crate) fn products(
             let inputs = first.inputs;
             assert!(group.iter().all(|(matrix, _)| matrix.inputs == inputs));
             let mut work = std::mem::take(&mut scratch.work);
+            let make = make.take();
             let input = if block == 1 {
+                if let Some(make) = make {
+                    each_row(x, inputs, pool, &make);
+                }
                 Input::Floats(x)
             } else {
-                quantize(x, inputs, block, scratch, pool);
+                quantize(x, make, inputs, block, scratch, pool);
                 Input::Quantized(scratch)
             };
             run(&group, input, x.len() / inputs, instructions, &mut work, pool);
@@ -244,31 +253,51 @@ pub(crate) fn products(
     }
 }
 
-/// Quantizes rows; a few are done before threads would have woken up.
-pub(crate) fn quantize(x: &[f32], inputs: usize, block: usize, target: &mut Activations, pool: &Pool) {
+/// Quantizes rows, which `make` makes first.
+pub(crate) fn quantize(
+    x: &mut [f32],
+    make: Option<Make<'_>>,
+    inputs: usize,
+    block: usize,
+    target: &mut Activations,
+    pool: &Pool,
+) {
     let rows = x.len() / inputs;
     target.resize(block, inputs, rows);
     let (blocks, words) = (inputs / block, inputs / block * target.sums_per_block());
     let quants = Disjoint::new(&mut target.quants);
     let scales = Disjoint::new(&mut target.scales);
     let sums = Disjoint::new(&mut target.sums);
-    let quantize = |range: Range<usize>| {
+    each_row(x, inputs, pool, &|row, x| {
+        if let Some(make) = make {
+            make(row, x);
+        }
+        // SAFETY: each row is quantized by one thread.
+        let (quants, scales, sums) = unsafe {
+            (
+                quants.range(row * inputs..(row + 1) * inputs),
+                scales.range(row * blocks..(row + 1) * blocks),
+                sums.range(row * words..(row + 1) * words),
+            )
+        };
+        activations::quantize(block, x, quants, scales, sums);
+    });
+}
+
+/// Does something with each row of `x`; a few are done before threads would have woken up.
+fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>) {
+    let (rows, values) = (x.len() / inputs, x.len());
+    let x = Disjoint::new(x);
+    let work = |range: Range<usize>| {
         for row in range {
-            // SAFETY: each row is quantized by one thread.
-            let (quants, scales, sums) = unsafe {
-                (
-                    quants.range(row * inputs..(row + 1) * inputs),
-                    scales.range(row * blocks..(row + 1) * blocks),
-                    sums.range(row * words..(row + 1) * words),
-                )
-            };
-            activations::quantize(block, &x[row * inputs..(row + 1) * inputs], quants, scales, sums);
+            // SAFETY: each row is done by one thread.
+            work(row, unsafe { x.range(row * inputs..(row + 1) * inputs) });
         }
     };
-    if x.len() < 32_768 {
-        quantize(0..rows);
+    if values < 16_384 {
+        work(0..rows);
     } else {
-        pool.ranges(rows, 8, &|_, range| quantize(range));
+        pool.ranges(rows, 4, &|_, range| work(range));
     }
 }
 

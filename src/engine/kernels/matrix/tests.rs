@@ -94,7 +94,7 @@ fn expected(format: Format, source: &[u8], inputs: usize, x: &[f32]) -> Vec<f32>
 
 fn product(packed: &Packed, x: &[f32], set: Instructions, pool: &Pool) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / packed.inputs * packed.outputs];
-    products(&[packed], x, &mut [&mut y], &mut Activations::default(), set, pool);
+    products(&[packed], &mut x.to_vec(), None, &mut [&mut y], &mut Activations::default(), set, pool);
     y
 }
 
@@ -174,7 +174,15 @@ fn rows_beyond_a_row_block_and_several_matrices_change_nothing() {
     for set in SETS.into_iter().filter(|set| set.present()) {
         let mut ys = vec![vec![f32::NAN; rows * 35]; matrices.len()];
         let mut targets: Vec<&mut [f32]> = ys.iter_mut().map(|y| &mut y[..]).collect();
-        products(&matrices.iter().collect::<Vec<_>>(), &x, &mut targets, &mut scratch, set, &pool);
+        products(
+            &matrices.iter().collect::<Vec<_>>(),
+            &mut x.clone(),
+            None,
+            &mut targets,
+            &mut scratch,
+            set,
+            &pool,
+        );
         for row in [0, ROW_BLOCK - 1, ROW_BLOCK, rows - 1] {
             for (matrix, y) in matrices.iter().zip(&ys) {
                 let x = &x[row * inputs..(row + 1) * inputs];
