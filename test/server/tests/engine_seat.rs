@@ -60,14 +60,15 @@ fn two_databases_share_one_engine_and_load_a_model_once() {
         let memory = [first.one::<i32>(memory), second.one::<i32>(memory)];
         memory[0] > 0 && memory[0] == memory[1]
     });
+    first.cancel(one);
+    second.cancel(other);
+    assert_eq!(first.wait_for_end(one).status, "cancelled");
+    // The heartbeats may come later than the longest answer takes.
     let models = "select coalesce((select models_loaded::text from steadytext_daemon_status()
                                    where models_loaded is not null), '')";
     for session in [&mut first, &mut second] {
         wait_until("the status shows it", || session.one::<String>(models).contains("slow.gguf"));
     }
-    first.cancel(one);
-    second.cancel(other);
-    assert_eq!(first.wait_for_end(one).status, "cancelled");
     wait_until("it stops", || second.one("select not exists (select from steadytext_activity)"));
 }
 
