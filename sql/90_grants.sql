@@ -104,6 +104,8 @@ grant select on
     @extschema@.steadytext_daemon_health,
     @extschema@.steadytext_activity
 to steadytext_user, steadytext_admin;
+-- Prompts are private: the cache is for administrators.
+grant select on @extschema@.steadytext_cache, @extschema@.steadytext_cache_with_frecency to steadytext_admin;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
     insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),

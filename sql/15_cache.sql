@@ -1,0 +1,115 @@
+-- The result cache: answers by the key of their request. What a key is made of, and when an
+-- entry answers, is in src/cache.
+--
+-- Prompts are private, so the table is for administrators only; who may call the API gets
+-- answers out of it through functions that look up one key. The cache is derived data:
+-- pg_dump leaves it out.
+
+create function steadytext.cache_key_hash(cache_key text)
+returns bytea
+language sql immutable parallel safe strict
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The extension lives in databases with encoding UTF8 only: there this never changes.
+    select sha256(convert_to(cache_key, 'UTF8'))
+$$;
+comment on function steadytext.cache_key_hash(text) is
+    'What the cache is searched by: a key may be a whole prompt, which is too long for an index';
+
+create table @extschema@.steadytext_cache (
+    id bigint generated always as identity constraint steadytext_cache_pkey primary key,
+    cache_key text not null,
+    prompt text not null,
+    response text,
+    embedding vector,
+    access_count integer not null default 1,
+    last_accessed timestamptz not null default pg_catalog.now(),
+    created_at timestamptz not null default pg_catalog.now(),
+    model_name text,
+    model_size text,
+    seed bigint,
+    eos_string text,
+    generation_params jsonb,
+    response_size integer,
+    generation_time_ms integer,
+    request_type text not null,
+    model_hash text,
+    kernel_version integer,
+    imported boolean not null default false,
+    key_hash bytea not null generated always as (steadytext.cache_key_hash(cache_key)) stored
+        constraint steadytext_cache_key_hash_key unique
+);
+comment on table @extschema@.steadytext_cache is
+    'Answers that were computed or imported, by the key of their request; for administrators';
+comment on column @extschema@.steadytext_cache.id is 'Number of the entry';
+comment on column @extschema@.steadytext_cache.cache_key is
+    'steadytext_cache_key() of the request; unique through key_hash';
+comment on column @extschema@.steadytext_cache.prompt is 'The prompt, or the text that was embedded';
+comment on column @extschema@.steadytext_cache.response is 'The generated text; NULL for vectors';
+comment on column @extschema@.steadytext_cache.embedding is 'The vector of an embed request';
+comment on column @extschema@.steadytext_cache.access_count is
+    'How often the answer was given, the first time included';
+comment on column @extschema@.steadytext_cache.last_accessed is 'When it was given last';
+comment on column @extschema@.steadytext_cache.created_at is 'When it was computed or imported';
+comment on column @extschema@.steadytext_cache.model_name is 'Name or file of the model that answered';
+comment on column @extschema@.steadytext_cache.model_size is 'The size that the request named';
+comment on column @extschema@.steadytext_cache.seed is 'Seed of a generation with a temperature';
+comment on column @extschema@.steadytext_cache.eos_string is 'Text before which generation stopped';
+comment on column @extschema@.steadytext_cache.generation_params is 'The params of the request';
+comment on column @extschema@.steadytext_cache.response_size is
+    'Bytes of the answer before compression';
+comment on column @extschema@.steadytext_cache.generation_time_ms is
+    'Milliseconds that the answer took when it was computed';
+comment on column @extschema@.steadytext_cache.request_type is 'As in steadytext_queue';
+comment on column @extschema@.steadytext_cache.model_hash is
+    'SHA-256 of the model''s file in hexadecimal digits; NULL for imported entries. An entry of another model answers nothing';
+comment on column @extschema@.steadytext_cache.kernel_version is
+    'Changes when the engine computes other bytes; an entry of another version answers nothing';
+comment on column @extschema@.steadytext_cache.imported is
+    'An administrator imported the entry: it answers whatever model is in use';
+comment on column @extschema@.steadytext_cache.key_hash is 'SHA-256 of cache_key: what is searched for';
+comment on constraint steadytext_cache_pkey on @extschema@.steadytext_cache is
+    'By this number accesses are counted';
+comment on constraint steadytext_cache_key_hash_key on @extschema@.steadytext_cache is
+    'One answer per key; every look-up goes through it';
+comment on sequence @extschema@.steadytext_cache_id_seq is 'Source of steadytext_cache.id';
+
+-- Accesses are counted in batches by updates that touch no index: the free fifth of each page
+-- takes the next version of its rows. No index on access_count or last_accessed.
+alter table @extschema@.steadytext_cache set (
+    fillfactor = 80,
+    autovacuum_vacuum_scale_factor = 0.1,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+create view @extschema@.steadytext_cache_with_frecency as
+select c.id, c.cache_key, c.prompt, c.response, c.embedding, c.access_count, c.last_accessed,
+    c.created_at, c.model_name, c.model_size, c.seed, c.eos_string, c.generation_params,
+    c.response_size, c.generation_time_ms, c.request_type, c.model_hash, c.kernel_version, c.imported,
+    -- exp() refuses what is next to 0, and an import may bring any date.
+    c.access_count * pg_catalog.exp(
+        -least(greatest(pg_catalog.date_part('epoch', pg_catalog.now() - c.last_accessed) / 86400.0, 0), 700)
+    ) as frecency_score
+from @extschema@.steadytext_cache as c;
+comment on view @extschema@.steadytext_cache_with_frecency is
+    'The cache with the score by which entries are evicted: access_count * exp(-days since the last access); the lowest goes first';
+do $$
+declare
+    v_column record;
+begin
+    -- A column of a view does not inherit its comment.
+    for v_column in
+        select v.attname, pg_catalog.col_description(t.attrelid, t.attnum) as comment
+        from pg_catalog.pg_attribute as v
+        join pg_catalog.pg_attribute as t
+            on t.attrelid = '@extschema@.steadytext_cache'::pg_catalog.regclass and t.attname = v.attname
+        where v.attrelid = '@extschema@.steadytext_cache_with_frecency'::pg_catalog.regclass
+            and v.attnum > 0
+    loop
+        execute pg_catalog.format('comment on column @extschema@.steadytext_cache_with_frecency.%I is %L',
+            v_column.attname, v_column.comment);
+    end loop;
+end
+$$;
+comment on column @extschema@.steadytext_cache_with_frecency.frecency_score is
+    'access_count * exp(-days since last_accessed)';
