@@ -39,6 +39,32 @@ insert into demo (kind, input, request_id)
 select 'embed batch', pair.input, pair.request_id
 from inputs, unnest(inputs.list, steadytext_embed_batch_async(inputs.list)) as pair (input, request_id);
 
+insert into demo (kind, input, request_id)
+select 'rerank', query, steadytext_rerank_async(query, array[
+    'CREATE INDEX constructs an index on the specified columns.',
+    'VACUUM reclaims storage occupied by dead tuples.',
+    'A cursor fetches a few rows at a time.'
+])
+from unnest(array['reclaim storage', 'make a query faster']) as query;
+
+insert into demo (kind, input, request_id)
+select 'rerank batch', pair.input, pair.request_id
+from unnest(
+    array['lock a table', 'copy data'],
+    steadytext_rerank_batch_async(array['lock a table', 'copy data'], array['LOCK obtains a table-level lock.', 'COPY moves data.'])
+) as pair (input, request_id);
+
+-- Everything in one row, as programs of any language enqueue.
+with
+enqueued as (
+    insert into steadytext_queue (request_type, prompts, params)
+    values ('batch_rerank', array['tables', 'roles'], '{"documents": ["CREATE ROLE adds a role.", "CREATE TABLE makes a table."]}')
+    returning request_id
+)
+
+insert into demo (kind, input, request_id)
+select 'batch_rerank', 'tables, roles', enqueued.request_id from enqueued;
+
 -- Each call returns within milliseconds of its request's completion; a failed request shows in the table.
 do $$
 declare
@@ -69,7 +95,10 @@ order by demo.position;
 select 'generate, at once: work_mem' as request,
     left(regexp_replace(steadytext_generate('work_mem', max_tokens => 48), '\s+', ' ', 'g'), 80) as result
 union all
-select 'embed, at once: index', left(steadytext_embed('index')::text, 40) || '…';
+select 'embed, at once: index', left(steadytext_embed('index')::text, 40) || '…'
+union all
+select 'rerank, at once: index', format('%s %s', round(ranked.score::numeric, 3), ranked.document)
+from steadytext_rerank('index', array['CREATE INDEX constructs an index.', 'VACUUM reclaims storage.']) as ranked;
 
 do $$
 begin

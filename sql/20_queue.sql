@@ -48,18 +48,19 @@ comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
     'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed or batch_rerank';
-comment on column @extschema@.steadytext_queue.prompt is 'The prompt, or the text to embed';
-comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type';
+comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
+comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, or the documents to be ranked';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch, task, return_scores, documents';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';
 comment on column @extschema@.steadytext_queue.session_id is 'A label of the program''s own, to group requests';
 comment on column @extschema@.steadytext_queue.status is
     'pending, processing, completed, failed or cancelled';
-comment on column @extschema@.steadytext_queue.result is 'The generated text';
-comment on column @extschema@.steadytext_queue.results is 'The texts of a batch type, in input order';
+comment on column @extschema@.steadytext_queue.result is
+    'The generated text, or a ranking as JSON: objects with document and score, best first';
+comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, best first';
 comment on column @extschema@.steadytext_queue.embedding is
     'The vector of an embed request; its dimension is the model''s';
 comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';

@@ -6,13 +6,39 @@
 -- plain join the planner, who believes that next to nothing is ever in flight, would read
 -- the index on rows in flight once and compare everything with everything.
 
+-- The type of the vectors has no name here; an example of it has one all the same.
+create function steadytext.vectors(p_numbers real[], p_count integer, p_like anyelement)
+returns anyarray
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_length integer := cardinality(p_numbers) / nullif(p_count, 0);
+    v_given record;
+    v_vector p_like%type;
+    v_vectors alias for $0;
+begin
+    select p_numbers as numbers into v_given;
+    for i in 1 .. p_count loop
+        v_vector := v_given.numbers[(i - 1) * v_length + 1 : i * v_length];
+        v_vectors := array_append(v_vectors, v_vector);
+    end loop;
+    return v_vectors;
+end
+$$;
+comment on function steadytext.vectors(real[], integer, anyelement) is
+    'Numbers as an array of p_count vectors of the type of p_like; called by complete_requests';
+
 create function steadytext.complete_requests(
     p_worker text,
     p_ids bigint[],
     p_attempts integer[],
     p_results text[],
     p_embeddings real[],
-    p_embedding_lengths integer[]
+    p_embedding_lengths integer[],
+    p_embedding_counts integer[] default null,
+    p_lists text[] default null,
+    p_list_lengths integer[] default null
 )
 returns table (id bigint, outcome text)
 language plpgsql volatile security definer
@@ -32,16 +58,19 @@ declare
 begin
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
-    select p_embeddings as numbers into v_given;
+    select p_embeddings as numbers, p_lists as lists into v_given;
 
     with given as (
-        select g.id, g.attempt, g.result, coalesce(g.length, 0) as length,
-            sum(g.length) over (order by g.n rows unbounded preceding)::integer as last
-        from unnest(p_ids, p_attempts, p_results, p_embedding_lengths)
-            with ordinality as g(id, attempt, result, length, n)
+        select g.id, g.attempt, g.result, g.count, g.list_length,
+            coalesce(g.length * coalesce(g.count, 1), 0) as length,
+            sum(g.length * coalesce(g.count, 1)) over w::integer as last,
+            sum(g.list_length) over w::integer as last_text
+        from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
+            with ordinality as g(id, attempt, result, length, count, list_length, n)
+        window w as (order by g.n rows unbounded preceding)
     ),
     held as materialized (
-        select h.tid, g.result, g.length, g.last
+        select h.tid, g.result, g.length, g.last, g.count, g.list_length, g.last_text
         from (select * from given order by id) as g
         cross join lateral (
             select q.ctid as tid
@@ -55,8 +84,12 @@ begin
         update @extschema@.steadytext_queue as q set
             status = 'completed',
             result = h.result,
-            embedding = case when h.length > 0
+            results = case when h.list_length is not null
+                then v_given.lists[h.last_text - h.list_length + 1 : h.last_text] end,
+            embedding = case when h.length > 0 and h.count is null
                 then v_given.numbers[h.last - h.length + 1 : h.last] end,
+            embeddings = case when h.count is not null then steadytext.vectors(
+                v_given.numbers[h.last - h.length + 1 : h.last], h.count, q.embedding) end,
             error = null,
             error_code = null,
             lease_expires_at = null,
@@ -77,7 +110,9 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[]) is
+comment on function steadytext.complete_requests(
+    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]
+) is
     'Protocol: writes answers; outcome done, locked (still ours, try again) or lost';
 
 -- Hash joins are on again here: two lists of a thousand ids are compared.

@@ -55,6 +55,21 @@ grant execute on function
     @extschema@.st_daemon_status(),
     @extschema@.st_version()
 to steadytext_user;
+-- Ranking.
+grant execute on function
+    @extschema@.steadytext_rerank(text, text[], text, boolean, integer, text),
+    @extschema@.st_rerank(text, text[], text, boolean, integer, text),
+    @extschema@.steadytext_rerank_docs_only(text, text[], text, integer, text),
+    @extschema@.st_rerank_docs_only(text, text[], text, integer, text),
+    @extschema@.steadytext_rerank_top_k(text, text[], integer, text, boolean, integer, text),
+    @extschema@.st_rerank_top_k(text, text[], integer, text, boolean, integer, text),
+    @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, integer, text),
+    @extschema@.st_rerank_batch(text[], text[], text, boolean, integer, text),
+    @extschema@.steadytext_rerank_async(text, text[], text, boolean, integer, text, integer),
+    @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, integer, text, integer),
+    @extschema@.st_rerank_async(text, text[], text, boolean, integer, text, integer),
+    @extschema@.st_rerank_batch_async(text[], text[], text, boolean, integer, text, integer)
+to steadytext_user;
 -- What the API, the view and the column defaults call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -62,6 +77,7 @@ grant execute on function
     steadytext.embed_params(boolean, integer, text, boolean),
     steadytext.embed(text, boolean, integer, text),
     steadytext.check_batch(text[], text),
+    steadytext.rerank_params(text, boolean, integer, text),
     steadytext.config_integer(text),
     steadytext.config_keys(),
     steadytext.activity(),
@@ -81,7 +97,7 @@ grant execute on function
     steadytext.claim_requests(text, integer, integer, name, boolean),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
-    steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[]),
+    steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]),
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),

@@ -7,6 +7,7 @@
 //! Invariant: the engine that answers is in another process; a backend never loads a model.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -16,15 +17,15 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::{Client, FromEngine};
-use steadytext_engine::{Error, Event, EventKind, Output, Request, Work};
+use steadytext_engine::{Error, Event, EventKind, ModelSource, Request};
 use uuid::Uuid;
 
 use super::enqueue::{check_params, check_type, not_preloaded};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{bgworker, caches, privilege, seat, shmem};
-use crate::worker::request;
+use crate::pg::{bgworker, caches, guc, privilege, seat, shmem};
+use crate::worker::request::{self, Answer, Asked, Parts, Progress};
 
 /// How long a call waits for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL_MS: i64 = 5;
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 5;
+/// Parts of a call that wait in the engine beyond those that run.
+const HANDED_OVER_AHEAD: usize = 16;
 /// A wait ends after this long even if nothing happens; the call goes on.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -46,7 +49,14 @@ thread_local! {
 
 /// A request that is being worked on. Dropping it stops the work.
 pub(super) struct Call {
-    request: Request,
+    model: ModelSource,
+    salt: u64,
+    parts: Parts,
+    progress: Progress,
+    /// The parts that the engine has, by their keys.
+    under_way: BTreeMap<u64, usize>,
+    /// How many it has at most.
+    capacity: usize,
     /// `None` when the last event has come.
     client: Option<Client>,
     attempts: u32,
@@ -55,6 +65,16 @@ pub(super) struct Call {
     /// Its line in steadytext_activity.
     place: Option<Place>,
     text: String,
+}
+
+/// What there is to be told of a call.
+pub(super) enum News {
+    /// More text, and it is not the last.
+    Text(String),
+    /// Nothing that its caller waits for.
+    None,
+    /// The end.
+    Answer(Answer),
 }
 
 impl Call {
@@ -66,11 +86,13 @@ impl Call {
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,
+        texts: Option<&[Option<String>]>,
         params: Map<String, Value>,
     ) -> Result<Call, PgError> {
         let params = Value::Object(params);
         let (config, models) = (caches::config()?, caches::models()?);
-        check_type(request_type, text, &params, &config)?;
+        let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
+        check_type(asked, &config)?;
         check_params(&params, &config)?;
         if shmem::get().is_none() {
             return Err(not_preloaded(
@@ -84,33 +106,27 @@ impl Call {
             )
             .hint("Call the asynchronous functions from triggers of steadytext_queue."));
         }
-        let (work, model) = request::work(request_type, text.unwrap_or_default(), &params, &config, &models)?;
+        let (parts, model) = request::parts(asked, &config, &models)?;
         if model.for_want_of_another {
             warn_of_builtin();
         }
-        let salt = u64::from(privilege::current_user().to_u32());
-        let key = LAST_KEY.get() + 1;
-        LAST_KEY.set(key);
-        let place = match &work {
-            Work::Generate(_) => show(),
-            _ => None,
-        };
         let mut call = Call {
-            request: Request { key, model: model.source, salt, work },
-            client: None,
+            model: model.source,
+            salt: u64::from(privilege::current_user().to_u32()),
+            progress: Progress::new(&parts),
+            under_way: BTreeMap::new(),
+            capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
+            client: KEPT.take(),
             attempts: 0,
             begun: false,
-            place,
+            place: if parts.is_text() { show(request_type) } else { None },
+            parts,
             text: String::new(),
         };
-        call.client = KEPT.take();
-        match &mut call.client {
-            Some(client) => {
-                let sent = client.submit(&call.request);
-                call.recover(sent)?;
-            }
-            None => call.hand_over()?,
+        if call.client.is_none() {
+            call.connect()?;
         }
+        call.fill()?;
         Ok(call)
     }
 
@@ -119,17 +135,19 @@ impl Call {
     /// # Errors
     ///
     /// The request's; 55000 when the engine goes away in the middle of it.
-    pub(super) fn next(&mut self) -> Result<EventKind, PgError> {
+    pub(super) fn next(&mut self) -> Result<News, PgError> {
         loop {
             interrupts::check();
             let Some(client) = &mut self.client else {
                 return Err(PgError::internal("the call has ended"));
             };
             match client.flush().and_then(|()| client.receive()) {
-                Ok(Some(FromEngine::Event(Event { key, kind }))) if key == self.request.key => {
-                    return self.take(kind);
+                Ok(Some(FromEngine::Event(Event { key, kind }))) => {
+                    if let Some(index) = self.under_way.get(&key) {
+                        return self.take(key, *index, kind);
+                    }
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(FromEngine::Models(_))) => {}
                 Ok(None) => {
                     let line = Line { fd: client.as_raw_fd(), writing: client.wants_to_write() };
                     interrupts::wait(LONGEST_WAIT, Some(line));
@@ -139,24 +157,21 @@ impl Call {
         }
     }
 
-    /// Waits for the result.
+    /// Waits for the answer.
     ///
     /// # Errors
     ///
     /// As [`Call::next`].
-    pub(super) fn output(mut self) -> Result<Output, PgError> {
+    pub(super) fn answer(mut self) -> Result<Answer, PgError> {
         loop {
-            if let EventKind::Done(output) = self.next()? {
-                return Ok(output);
+            if let News::Answer(answer) = self.next()? {
+                return Ok(answer);
             }
         }
     }
 
-    fn take(&mut self, kind: EventKind) -> Result<EventKind, PgError> {
+    fn take(&mut self, key: u64, index: usize, kind: EventKind) -> Result<News, PgError> {
         self.begun = true;
-        if matches!(kind, EventKind::Done(_) | EventKind::Failed(_)) {
-            KEPT.set(self.client.take());
-        }
         if let Some(place) = self.place {
             match &kind {
                 EventKind::Loading => activity::set_phase(place, Phase::Loading, None),
@@ -171,33 +186,75 @@ impl Call {
             }
         }
         match kind {
-            EventKind::Failed(Error::Stopped) => {
-                KEPT.take();
-                Err(engine_went())
+            EventKind::Loading | EventKind::Started { .. } => Ok(News::None),
+            EventKind::Progress { text, .. } => Ok(News::Text(text)),
+            EventKind::Done(output) => {
+                self.under_way.remove(&key);
+                let Some(outputs) = self.progress.store(index, output) else {
+                    self.fill()?;
+                    return Ok(News::None);
+                };
+                KEPT.set(self.client.take());
+                self.parts.answer(outputs).map(News::Answer)
             }
-            EventKind::Failed(error) => Err(Failure::from(error).error),
-            kind => Ok(kind),
+            EventKind::Failed(error) => {
+                self.under_way.remove(&key);
+                let client = self.client.take();
+                if matches!(error, Error::Stopped) {
+                    return Err(engine_went());
+                }
+                // What else the engine has of this call ends with the connection.
+                KEPT.set(client.filter(|_| self.under_way.is_empty()));
+                Err(self.parts.blame(index, Failure::from(error).error))
+            }
+        }
+    }
+
+    /// Hands over parts as long as there are some and room for them.
+    fn fill(&mut self) -> Result<(), PgError> {
+        while self.under_way.len() < self.capacity
+            && let Some(index) = self.progress.take_next()
+        {
+            let key = LAST_KEY.get() + 1;
+            LAST_KEY.set(key);
+            self.under_way.insert(key, index);
+            let sent = self.submit(key, index);
+            self.recover(sent)?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
+        let work = self.parts.work(index);
+        let request = Request { key, model: self.model.clone(), salt: self.salt, work };
+        match &mut self.client {
+            Some(client) => client.submit(&request),
+            None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
     /// Goes on after an error of the connection: a request that has not begun is handed to the next engine.
     fn recover(&mut self, sent: io::Result<()>) -> Result<(), PgError> {
-        match sent {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Err(Failure::from(Error::InvalidRequest(error.to_string())).error)
+        let mut sent = sent;
+        while let Err(error) = sent {
+            if error.kind() == io::ErrorKind::InvalidInput {
+                return Err(Failure::from(Error::InvalidRequest(error.to_string())).error);
             }
-            Err(_) if self.begun || self.attempts >= MOST_ATTEMPTS => Err(engine_went()),
-            Err(_) => self.hand_over(),
+            if self.begun || self.attempts >= MOST_ATTEMPTS {
+                return Err(engine_went());
+            }
+            self.connect()?;
+            let under_way: Vec<(u64, usize)> =
+                self.under_way.iter().map(|(key, index)| (*key, *index)).collect();
+            sent = under_way.into_iter().try_for_each(|(key, index)| self.submit(key, index));
         }
+        Ok(())
     }
 
-    fn hand_over(&mut self) -> Result<(), PgError> {
+    fn connect(&mut self) -> Result<(), PgError> {
         self.attempts += 1;
-        let mut client = connect()?;
-        let sent = client.submit(&self.request);
-        self.client = Some(client);
-        self.recover(sent)
+        self.client = Some(connect()?);
+        Ok(())
     }
 }
 
@@ -243,9 +300,9 @@ fn engine_went() -> PgError {
 }
 
 /// A line in steadytext_activity, which goes with this process if not before.
-fn show() -> Option<Place> {
+fn show(request_type: &str) -> Option<Place> {
     interrupts::before_exit(|| activity::end_all_of(std::process::id() as i32));
-    activity::begin(Uuid::now_v7(), privilege::current_user(), false)
+    activity::begin(Uuid::now_v7(), privilege::current_user(), request_type)
 }
 
 fn warn_of_builtin() {

@@ -15,11 +15,13 @@ use uuid::Uuid;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{guc, listen, shmem, slots, transaction, wake};
+use crate::worker::request::{Asked, check_embed, check_rerank};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
 /// Longest string among the parameters (eos_string, model, size), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
+const TYPES_HINT: &str = "Use request type generate, embed, batch_embed, rerank or batch_rerank.";
 const MAX_RETRIES_LIMIT: i32 = 100;
 
 type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
@@ -125,11 +127,10 @@ fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgEr
     let params = places.get::<JsonB>(row, Column::Params)?.map_or(Value::Null, |params| params.0);
     let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
     let text = places.get::<&str>(row, Column::Prompt)?;
-    check_type(request_type, text, &params, config)?;
-    if places.get::<Array<'_, &str>>(row, Column::Prompts)?.is_some() {
-        return Err(invalid(format!("requests of type {request_type} take no prompts array"))
-            .hint("Put the text into column prompt, one row for each."));
-    }
+    let texts = places.get::<Array<'_, &str>>(row, Column::Prompts)?;
+    let texts: Option<Vec<Option<String>>> =
+        texts.map(|texts| texts.iter().map(|text| text.map(str::to_owned)).collect());
+    check_type(Asked { request_type, prompt: text, prompts: texts.as_deref(), params: &params }, config)?;
     for column in [Column::UserId, Column::SessionId] {
         let label = Column::NAMES[column as usize];
         if places.get::<&str>(row, column)?.is_some_and(|text| text.len() > MAX_LABEL_BYTES) {
@@ -151,25 +152,33 @@ fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgEr
 }
 
 /// Checks a request's type and what the type asks of its text.
-pub(super) fn check_type(
-    request_type: &str,
-    text: Option<&str>,
-    params: &Value,
-    config: &Config,
-) -> Result<(), PgError> {
+pub(super) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+    let Asked { request_type, prompt: text, params, .. } = asked;
+    check_prompts(asked)?;
     match request_type {
         "generate" => check_text(text, "Prompt cannot be empty", config),
         // Members of a batch fail alone, in the worker, not with the whole batch here.
         "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config),
         "embed" => check_text(text, "Text input cannot be empty", config),
-        "generate_json" | "generate_regex" | "generate_choice" | "rerank" | "batch_embed"
-        | "batch_rerank" => Err(PgError::new(
+        "rerank" | "batch_rerank" => check_rerank(asked, config),
+        "batch_embed" => check_embed(asked, config),
+        "generate_json" | "generate_regex" | "generate_choice" => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!("request type \"{request_type}\" is not supported by this version"),
         )
-        .hint("Use request type generate or embed.")),
-        _ => Err(invalid(format!("unknown request type \"{}\"", truncated(request_type)))
-            .hint("Use request type generate or embed.")),
+        .hint(TYPES_HINT)),
+        _ => Err(invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)),
+    }
+}
+
+/// Only requests of many parts have many texts.
+fn check_prompts(asked: Asked<'_>) -> Result<(), PgError> {
+    match asked.request_type {
+        "generate" | "embed" if asked.prompts.is_some() => {
+            Err(invalid(format!("requests of type {} take no prompts array", asked.request_type))
+                .hint("Put the text into column prompt, one row for each."))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -215,15 +224,18 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             )?,
             "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
-            "use_cache" | "batch" => require(value.is_boolean(), key, "true or false")?,
-            "eos_string" | "model" | "size" => {
+            "use_cache" | "batch" | "return_scores" => require(value.is_boolean(), key, "true or false")?,
+            "eos_string" | "model" | "size" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;
             }
+            // Texts, with limits of their own.
+            "query" => require(value.is_string(), key, "a text")?,
+            "documents" => require(value.is_array(), key, "an array of texts")?,
             _ => {
                 return Err(invalid(format!("unknown parameter \"{}\"", truncated(key))).hint(
-                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size.",
+                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, task, return_scores, query, documents.",
                 ));
             }
         }

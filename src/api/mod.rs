@@ -5,6 +5,7 @@ mod call;
 mod cancel;
 mod enqueue;
 mod request;
+mod rerank;
 mod result;
 mod status;
 mod sync;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::pg::caches;
 use crate::pg::error::OrRaise;
 use crate::pg::spi::{Arg, SavedPlan};
+use crate::worker::request::DEFAULT_TASK;
 
 const DEFAULT_SEED: i32 = 42;
 const MODEL_DECIDES: &str = "[EOS]";
@@ -79,6 +80,21 @@ pub(super) fn embed_params(
 ) -> Map<String, Value> {
     params([
         ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
+        ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
+        ("model", model.map(Value::from)),
+    ])
+}
+
+/// The parameters of a reranking that differ from the defaults.
+pub(super) fn rerank_params(
+    task: Option<&str>,
+    return_scores: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+) -> Map<String, Value> {
+    params([
+        ("task", task.filter(|task| *task != DEFAULT_TASK).map(Value::from)),
+        ("return_scores", return_scores.filter(|scores| !scores).map(Value::from)),
         ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
         ("model", model.map(Value::from)),
     ])

@@ -5,11 +5,11 @@
 //! what was generated before as it is.
 
 use pgrx::prelude::*;
-use steadytext_engine::{EventKind, Output};
 
-use super::call::Call;
+use super::call::{Call, News};
 use super::request::{embed_params, generate_params};
 use crate::pg::error::{OrRaise, PgError};
+use crate::worker::request::{Answer, unexpected};
 
 /// Generates a text.
 #[pg_extern(immutable, parallel_safe)]
@@ -25,7 +25,7 @@ fn generate(
     temperature: Option<f64>,
 ) -> String {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    let answer = Call::begin("generate", prompt, params).and_then(Call::output);
+    let answer = Call::begin("generate", prompt, None, params).and_then(Call::answer);
     answer.and_then(text).or_raise()
 }
 
@@ -38,9 +38,9 @@ fn embed(
     model: Option<&str>,
 ) -> Vec<f32> {
     let params = embed_params(use_cache, seed, model);
-    match Call::begin("embed", text_input, params).and_then(Call::output).or_raise() {
-        Output::Embedding(vector) => vector,
-        Output::Text { .. } => unexpected().raise(),
+    match Call::begin("embed", text_input, None, params).and_then(Call::answer).or_raise() {
+        Answer::Embedding(vector) => vector,
+        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => unexpected().raise(),
     }
 }
 
@@ -57,7 +57,7 @@ fn generate_stream(
     temperature: Option<f64>,
 ) -> SetOfIterator<'static, String> {
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
-    let call = Call::begin("generate", prompt, params).or_raise();
+    let call = Call::begin("generate", prompt, None, params).or_raise();
     SetOfIterator::new(Pieces { call: Some(call), sent_bytes: 0 })
 }
 
@@ -73,13 +73,13 @@ impl Iterator for Pieces {
     fn next(&mut self) -> Option<String> {
         while let Some(call) = &mut self.call {
             let piece = match call.next().or_raise() {
-                EventKind::Progress { text, .. } => text,
-                EventKind::Done(output) => {
+                News::Text(text) => text,
+                News::Answer(answer) => {
                     self.call = None;
-                    let text = text(output).or_raise();
+                    let text = text(answer).or_raise();
                     text.get(self.sent_bytes..).unwrap_or_default().to_owned()
                 }
-                EventKind::Loading | EventKind::Started { .. } | EventKind::Failed(_) => continue,
+                News::None => continue,
             };
             self.sent_bytes += piece.len();
             if !piece.is_empty() {
@@ -90,13 +90,9 @@ impl Iterator for Pieces {
     }
 }
 
-fn text(output: Output) -> Result<String, PgError> {
-    match output {
-        Output::Text { text, .. } => Ok(text),
-        Output::Embedding(_) => Err(unexpected()),
+fn text(answer: Answer) -> Result<String, PgError> {
+    match answer {
+        Answer::Text(text) => Ok(text),
+        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
     }
-}
-
-fn unexpected() -> PgError {
-    PgError::internal("the engine's answer is of another kind than the request")
 }

@@ -15,6 +15,7 @@ mod mapping;
 mod model;
 mod probe;
 mod request;
+mod rerank;
 mod sampling;
 mod scheduler;
 pub mod socket;
@@ -31,6 +32,7 @@ pub use kernels::matrix::Instructions;
 pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;
 pub use request::{
-    Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Sampling, Ticket, Work,
+    Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Rerank, Sampling, Ticket,
+    Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};

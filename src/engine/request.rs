@@ -43,6 +43,22 @@ pub enum Work {
     Generate(Generate),
     /// A vector from a text.
     Embed(Embed),
+    /// How well a document answers a query.
+    Rerank(Rerank),
+}
+
+impl Work {
+    /// Bytes of the texts that a user has given.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Work::Generate(how) => how.prompt.len(),
+            Work::Embed(how) => how.text.len(),
+            Work::Rerank(how) => {
+                let texts = [&how.query, &how.document, &how.task];
+                texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
+            }
+        }
+    }
 }
 
 /// Text generation.
@@ -84,6 +100,17 @@ impl Default for Sampling {
 pub struct Embed {
     /// The text, as it is: no template is put around it.
     pub text: String,
+}
+
+/// Scoring of one document. Requests of one query compute what they have in common once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rerank {
+    /// What is looked for.
+    pub query: String,
+    /// Where it may be found.
+    pub document: String,
+    /// What makes a document a good one, in the words of an instruction; encoders take no notice of it.
+    pub task: String,
 }
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
@@ -133,6 +160,8 @@ pub enum Output {
     },
     /// Of [`Work::Embed`]: L2-normalised, as long as the model's embedding is wide.
     Embedding(Vec<f32>),
+    /// Of [`Work::Rerank`]: from 0 to 1.
+    Score(f32),
 }
 
 /// Why generation ended.

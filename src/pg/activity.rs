@@ -15,6 +15,18 @@ pub(crate) const ENTRIES: usize = 256;
 /// Bytes of partial text kept per request: the last ones.
 pub(crate) const PARTIAL_TEXT_BYTES: usize = 1024;
 
+/// The types of requests; entries have their place in this list.
+const REQUEST_TYPES: [&str; 8] = [
+    "generate",
+    "embed",
+    "generate_json",
+    "generate_regex",
+    "generate_choice",
+    "rerank",
+    "batch_embed",
+    "batch_rerank",
+];
+
 /// What a running request is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -55,7 +67,7 @@ struct Entry {
     first_token_at: i64,
     request_id: [u8; 16],
     phase: Phase,
-    embedding: bool,
+    request_type: u8,
     text: [u8; PARTIAL_TEXT_BYTES],
 }
 
@@ -74,7 +86,7 @@ pub(crate) struct Activity {
     pub(crate) request_id: Uuid,
     /// Whom it belongs to.
     pub(crate) owner: pg_sys::Oid,
-    /// `generate` or `embed`.
+    /// `generate`, `embed`, …
     pub(crate) request_type: &'static str,
     /// What it is doing.
     pub(crate) phase: Phase,
@@ -115,7 +127,8 @@ fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [Entry; ENTRIES]) -> R) -> Opt
 }
 
 /// Takes an entry for a request that this process has claimed. `None`: all are taken.
-pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, embedding: bool) -> Option<Place> {
+pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) -> Option<Place> {
+    let request_type = REQUEST_TYPES.iter().position(|name| *name == request_type).unwrap_or(0) as u8;
     // SAFETY: plain globals of this process.
     let (pid, database) = unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId) };
     let now = now();
@@ -132,7 +145,7 @@ pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, embedding: bool) -> Op
             first_token_at: 0,
             request_id: *request_id.as_bytes(),
             phase: Phase::Waiting,
-            embedding,
+            request_type,
             text: [0; PARTIAL_TEXT_BYTES],
         };
         Some(Place(index))
@@ -200,7 +213,7 @@ fn describe(entry: &Entry, now: i64) -> Activity {
     Activity {
         request_id: Uuid::from_bytes(entry.request_id),
         owner: entry.owner,
-        request_type: if entry.embedding { "embed" } else { "generate" },
+        request_type: REQUEST_TYPES.get(usize::from(entry.request_type)).copied().unwrap_or_default(),
         phase: entry.phase,
         prompt_tokens: entry.prompt_tokens,
         generated_tokens: entry.generated_tokens,

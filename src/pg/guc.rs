@@ -7,6 +7,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
+static RERANKER_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static MODEL_DIR: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -61,6 +62,11 @@ pub(crate) fn embedding_model() -> String {
     text(&EMBEDDING_MODEL)
 }
 
+/// `pg_steadytext.reranker_model`.
+pub(crate) fn reranker_model() -> String {
+    text(&RERANKER_MODEL)
+}
+
 /// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working directory.
 pub(crate) fn model_dir() -> String {
     text(&MODEL_DIR)
@@ -83,6 +89,12 @@ pub(crate) fn define() {
         c"pg_steadytext.embedding_model",
         &EMBEDDING_MODEL,
         c"Model that computes embeddings where a request names none.",
+        c"As pg_steadytext.generation_model.",
+    );
+    string(
+        c"pg_steadytext.reranker_model",
+        &RERANKER_MODEL,
+        c"Model that ranks documents where a request names none.",
         c"As pg_steadytext.generation_model.",
     );
     string(

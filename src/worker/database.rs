@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
-use steadytext_engine::Ticket;
 
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
@@ -176,13 +175,29 @@ impl Worker {
 
     fn read_events(&mut self) {
         seat::exchange();
-        while let Some(event) = seat::next_event() {
-            if let Some(outcome) = self.flights.take(event) {
-                self.outcomes.push(outcome);
-                self.maybe_more = true;
+        loop {
+            while let Some(event) = seat::next_event() {
+                if let Some(outcome) = self.flights.take(event) {
+                    self.outcomes.push(outcome);
+                    self.maybe_more = true;
+                }
+            }
+            if !self.hand_over() {
+                break;
             }
         }
         self.publish();
+    }
+
+    /// Hands over as much as there is room for; whether that was anything.
+    fn hand_over(&mut self) -> bool {
+        let capacity = seat::capacity();
+        let mut any = false;
+        while let Some((request, ticket)) = self.flights.next_part(capacity) {
+            seat::submit(request, ticket);
+            any = true;
+        }
+        any
     }
 
     fn publish(&self) {
@@ -348,13 +363,12 @@ impl Worker {
                     if prepared.for_want_of_another {
                         self.warn_of_builtin();
                     }
-                    let ticket = Ticket::new();
-                    self.flights.add(claimed, ticket.clone(), alone);
-                    seat::submit(prepared.request, ticket);
+                    self.flights.add(claimed, prepared, alone);
                 }
                 Err(error) => self.outcomes.push(flight::refused(claimed.held, error, false)),
             }
         }
+        self.hand_over();
         self.publish();
         claimed > 0 || alone
     }

@@ -1,16 +1,21 @@
 //! What the worker is holding: requests that the engine works on, and results that wait to be stored.
+//!
+//! A request may have many parts ([`Parts`]), each of which is a request to the engine. Every row that is held has one of its parts in
+//! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-use steadytext_engine::{Event, EventKind, Output, Ticket};
+use steadytext_engine::{Event, EventKind, ModelSource, Request, Ticket};
 
+use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
+use super::request::Prepared;
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 
 /// A row that this worker has claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Held {
     /// steadytext_queue.id.
     pub(super) id: i64,
@@ -21,10 +26,8 @@ pub(super) struct Held {
 /// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// With a text.
-    Text(String),
-    /// With a vector.
-    Embedding(Vec<f32>),
+    /// With an answer.
+    Answered(Answer),
     /// Without a result.
     Failed(Failure),
 }
@@ -41,8 +44,17 @@ pub(super) struct Outcome {
 /// A request that the engine works on.
 struct Flight {
     held: Held,
+    model: ModelSource,
+    salt: u64,
+    parts: Parts,
+    progress: Progress,
+    /// Parts that the engine has.
+    under_way: usize,
+    /// Cancels all of them.
     ticket: Ticket,
+    verdict: Option<Verdict>,
     place: Option<Place>,
+    prompt_tokens: usize,
     text: String,
     since: Instant,
     /// The row is no longer ours: nobody wants the result.
@@ -50,10 +62,21 @@ struct Flight {
     alone: bool,
 }
 
-/// All of them, by key.
+impl Flight {
+    /// Whether nothing more is handed over: it has all, or no more is wanted.
+    fn is_closed(&self) -> bool {
+        self.progress.is_handed_over() || self.abandoned || self.verdict.is_some()
+    }
+}
+
+/// All of them.
 #[derive(Default)]
 pub(super) struct Flights {
-    flights: HashMap<u64, Flight>,
+    flights: HashMap<Held, Flight>,
+    /// By the engine's key: the row and the number of the part.
+    parts: HashMap<u64, (Held, usize)>,
+    /// Never used twice, so that late events of a row that is claimed again are not taken for those of its new attempt.
+    last_key: u64,
     /// Requests ended, of these failed, and the time they took in all.
     pub(super) ended: i64,
     pub(super) failed: i64,
@@ -79,19 +102,43 @@ impl Flights {
         held
     }
 
-    /// Adds a request that was handed to the engine.
-    pub(super) fn add(&mut self, claimed: &Claimed, ticket: Ticket, alone: bool) {
-        let embedding = claimed.request_type == "embed";
+    /// Adds a request; [`Flights::next_part`] has its parts from now on.
+    pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
+        let Prepared { model, salt, parts, .. } = prepared;
         let flight = Flight {
             held: claimed.held,
-            ticket,
-            place: activity::begin(claimed.request_id, claimed.owner, embedding),
+            model,
+            salt,
+            progress: Progress::new(&parts),
+            under_way: 0,
+            ticket: Ticket::new(),
+            verdict: None,
+            place: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
+            parts,
+            prompt_tokens: 0,
             text: String::new(),
             since: Instant::now(),
             abandoned: false,
             alone,
         };
-        self.flights.insert(key(claimed.held), flight);
+        self.flights.insert(claimed.held, flight);
+    }
+
+    /// The part to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
+    /// of which the engine has none.
+    pub(super) fn next_part(&mut self, capacity: usize) -> Option<(Request, Ticket)> {
+        let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
+        let flight = open.min_by_key(|flight| (flight.under_way, flight.held.id))?;
+        if flight.under_way > 0 && self.parts.len() >= capacity {
+            return None;
+        }
+        let index = flight.progress.take_next()?;
+        flight.under_way += 1;
+        self.last_key += 1;
+        self.parts.insert(self.last_key, (flight.held, index));
+        let work = flight.parts.work(index);
+        let request = Request { key: self.last_key, model: flight.model.clone(), salt: flight.salt, work };
+        Some((request, flight.ticket.clone()))
     }
 
     /// Stops work whose row is no longer held.
@@ -100,12 +147,20 @@ impl Flights {
             flight.abandoned = true;
             flight.ticket.cancel();
         }
+        self.flights.retain(|_, flight| {
+            let gone = flight.abandoned && flight.under_way == 0;
+            if gone {
+                show(flight, activity::end);
+            }
+            !gone
+        });
     }
 
     /// Takes note of an event; returns the outcome if the request has ended and its result is wanted.
     pub(super) fn take(&mut self, event: Event) -> Option<Outcome> {
-        let flight = self.flights.get_mut(&event.key)?;
-        let verdict = match event.kind {
+        let (held, index) = *self.parts.get(&event.key)?;
+        let flight = self.flights.get_mut(&held)?;
+        match event.kind {
             EventKind::Loading => {
                 show(flight, |place| activity::set_phase(place, Phase::Loading, None));
                 return None;
@@ -113,7 +168,10 @@ impl Flights {
             EventKind::Started { prompt_tokens } => {
                 // For the second time, where the engine that had begun it has gone.
                 flight.text.clear();
-                show(flight, |place| activity::set_phase(place, Phase::Prefill, Some(prompt_tokens)));
+                flight.prompt_tokens =
+                    if flight.parts.is_text() { prompt_tokens } else { flight.prompt_tokens + prompt_tokens };
+                let tokens = flight.prompt_tokens;
+                show(flight, |place| activity::set_phase(place, Phase::Prefill, Some(tokens)));
                 return None;
             }
             EventKind::Progress { generated_tokens, text } => {
@@ -123,23 +181,52 @@ impl Flights {
                 }
                 return None;
             }
-            EventKind::Done(Output::Text { text, .. }) => Verdict::Text(text),
-            EventKind::Done(Output::Embedding(vector)) => Verdict::Embedding(vector),
-            EventKind::Failed(error) => Verdict::Failed(Failure::from(error)),
-        };
-        let flight = self.flights.remove(&event.key)?;
+            EventKind::Done(output) => {
+                if let Some(outputs) = flight.progress.store(index, output) {
+                    flight.verdict = Some(match flight.parts.answer(outputs) {
+                        Ok(answer) => Verdict::Answered(answer),
+                        Err(error) => Verdict::Failed(Failure { error, retry: false }),
+                    });
+                }
+            }
+            // The first one tells why; the others are cancelled, and that is no reason.
+            EventKind::Failed(error) => {
+                if flight.verdict.is_none() {
+                    let Failure { error, retry } = Failure::from(error);
+                    let error = flight.parts.blame(index, error);
+                    flight.verdict = Some(Verdict::Failed(Failure { error, retry }));
+                    flight.ticket.cancel();
+                }
+            }
+        }
+        self.parts.remove(&event.key);
+        flight.under_way -= 1;
+        if flight.under_way > 0 || !flight.is_closed() {
+            return None;
+        }
+        self.end(held)
+    }
+
+    /// Takes out a request of which the engine has nothing any more.
+    fn end(&mut self, held: Held) -> Option<Outcome> {
+        let flight = self.flights.remove(&held)?;
         show(&flight, activity::end);
         self.ended += 1;
         self.spent_ms += flight.since.elapsed().as_secs_f64() * 1e3;
-        if matches!(verdict, Verdict::Failed(_)) && !flight.abandoned {
+        if flight.abandoned {
+            return None;
+        }
+        let verdict = flight.verdict?;
+        if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        (!flight.abandoned).then_some(Outcome { held: flight.held, verdict })
+        Some(Outcome { held, verdict })
     }
 
     /// Forgets everything; the rows of what was held.
     pub(super) fn clear(&mut self) -> Vec<Held> {
         let held = self.held();
+        self.parts.clear();
         self.flights.drain().for_each(|(_, flight)| {
             flight.ticket.cancel();
             show(&flight, activity::end);
@@ -151,11 +238,6 @@ impl Flights {
 /// A request that never reached the engine.
 pub(super) fn refused(held: Held, error: PgError, retry: bool) -> Outcome {
     Outcome { held, verdict: Verdict::Failed(Failure { error, retry }) }
-}
-
-/// The engine's key for a row. A row that is claimed again while the engine still ends its last attempt has another one.
-pub(super) fn key(held: Held) -> u64 {
-    ((held.id as u64) << 16) | u64::from(held.attempt as u16)
 }
 
 fn show(flight: &Flight, change: impl FnOnce(Place)) {

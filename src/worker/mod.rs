@@ -6,8 +6,11 @@ mod engine;
 mod entry;
 mod flight;
 mod launcher;
+mod many;
 mod models;
+mod parts;
 mod protocol;
+mod ranking;
 pub(crate) mod request;
 mod seat;
 

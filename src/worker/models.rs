@@ -24,6 +24,8 @@ pub(super) enum Task {
     Generate,
     /// Embeddings.
     Embed,
+    /// Scores of documents.
+    Rerank,
 }
 
 impl Task {
@@ -31,6 +33,7 @@ impl Task {
         match self {
             Task::Generate => "generate",
             Task::Embed => "embed",
+            Task::Rerank => "rerank",
         }
     }
 
@@ -38,6 +41,7 @@ impl Task {
         match self {
             Task::Generate => ("pg_steadytext.generation_model", guc::generation_model()),
             Task::Embed => ("pg_steadytext.embedding_model", guc::embedding_model()),
+            Task::Rerank => ("pg_steadytext.reranker_model", guc::reranker_model()),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::flight::{Held, Outcome, Verdict};
+use super::parts::Answer;
 use crate::pg::caches::{self, Config, Installation, Model};
 use crate::pg::error::PgError;
 use crate::pg::privilege::as_owner;
@@ -31,6 +32,8 @@ pub(super) struct Claimed {
     pub(super) request_type: String,
     /// The text.
     pub(super) prompt: Option<String>,
+    /// The texts of a request of many parts.
+    pub(super) prompts: Option<Vec<Option<String>>>,
     /// The parameters.
     pub(super) params: Json,
     /// Whom it belongs to.
@@ -110,7 +113,7 @@ pub(super) fn claim(
             alone.into(),
         ];
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_role::text, owner_oid
+            "select id, request_id, attempt, request_type, prompt, params, owner_role::text, owner_oid, prompts
                from steadytext.claim_requests($1, $2, $3, $4::name, $5)",
             args,
             Mode::ReadWrite,
@@ -120,6 +123,7 @@ pub(super) fn claim(
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     request_type: row.get(4)?,
                     prompt: row.get(5),
+                    prompts: row.get(9),
                     params: row.get::<pgrx::JsonB>(6).map_or(Json::Null, |params| params.0),
                     owner_role: row.get(7).unwrap_or_default(),
                     owner: row.get(8).unwrap_or(pg_sys::InvalidOid),
@@ -176,20 +180,28 @@ pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgEr
 }
 
 fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
-    let (mut held, mut texts, mut numbers, mut lengths) = (vec![], vec![], vec![], vec![]);
+    let (mut held, mut texts, mut numbers, mut lengths, mut counts) =
+        (vec![], vec![], Vec::<f32>::new(), vec![], vec![]);
+    let (mut lists, mut list_lengths) = (vec![], vec![]);
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     for outcome in outcomes {
-        match &outcome.verdict {
-            Verdict::Text(text) => {
-                texts.push(Some(text.clone()));
-                lengths.push(0);
-            }
-            Verdict::Embedding(vector) => {
-                texts.push(None);
-                numbers.extend_from_slice(vector);
-                lengths.push(i32::try_from(vector.len()).unwrap_or(i32::MAX));
-            }
-            Verdict::Failed(_) => continue,
+        let Verdict::Answered(answer) = &outcome.verdict else { continue };
+        let (text, vectors, many) = match answer {
+            Answer::Text(text) => (Some(text.clone()), &[][..], false),
+            Answer::Embedding(vector) => (None, std::slice::from_ref(vector), false),
+            Answer::Embeddings(vectors) => (None, vectors.as_slice(), true),
+            Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
+        };
+        let before = lists.len();
+        if let Answer::Ranking(ranking) = answer {
+            lists.extend(ranking.documents().map(str::to_owned));
         }
+        list_lengths.push(matches!(answer, Answer::Ranking(_)).then(|| count(lists.len() - before)));
+        texts.push(text);
+        numbers.extend(vectors.iter().flatten());
+        // All vectors of a request are of one model.
+        lengths.push(count(vectors.first().map_or(0, Vec::len)));
+        counts.push(many.then(|| count(vectors.len())));
         held.push(outcome.held);
     }
     if held.is_empty() {
@@ -197,8 +209,18 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
     }
     let (ids, attempts) = columns(&held);
     locked_rows(
-        "select id, outcome from steadytext.complete_requests($1, $2, $3, $4, $5, $6)",
-        vec![worker.into(), ids.into(), attempts.into(), texts.into(), numbers.into(), lengths.into()],
+        "select id, outcome from steadytext.complete_requests($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        vec![
+            worker.into(),
+            ids.into(),
+            attempts.into(),
+            texts.into(),
+            numbers.into(),
+            lengths.into(),
+            counts.into(),
+            lists.into(),
+            list_lengths.into(),
+        ],
     )
 }
 

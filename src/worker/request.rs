@@ -2,22 +2,42 @@
 
 use pgrx::prelude::*;
 use serde_json::Value;
-use steadytext_engine::{Embed, Generate, Request, Sampling, Work};
+use steadytext_engine::{Embed, Generate, ModelSource, Sampling, Work};
 
-use super::flight::key;
+use super::many;
+pub(crate) use super::many::{DEFAULT_TASK, check_embed, check_rerank};
 pub(crate) use super::models::Resolved;
 use super::models::{self, Task};
+pub(crate) use super::parts::{Answer, Parts, Progress, unexpected};
 use super::protocol::Claimed;
+pub(crate) use super::ranking::Ranked;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
 
 /// The predecessor's word for "where the model itself ends".
 const MODEL_DECIDES: &str = "[EOS]";
 
-/// A request, and whether its model was chosen for want of another.
+/// What a row, or a call, says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// `generate`, `embed`, …
+    pub(crate) request_type: &'a str,
+    /// The text.
+    pub(crate) prompt: Option<&'a str>,
+    /// The texts of a request of many parts.
+    pub(crate) prompts: Option<&'a [Option<String>]>,
+    /// The parameters.
+    pub(crate) params: &'a Value,
+}
+
+/// A request's work, and whether its model was chosen for want of another.
 pub(super) struct Prepared {
+    /// The model that does it.
+    pub(super) model: ModelSource,
+    /// Whose keys and values it may share.
+    pub(super) salt: u64,
     /// For the engine.
-    pub(super) request: Request,
+    pub(super) parts: Parts,
     /// See [`Resolved::for_want_of_another`].
     pub(super) for_want_of_another: bool,
 }
@@ -29,19 +49,16 @@ pub(super) struct Prepared {
 ///
 /// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know.
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
-    let text = claimed.prompt.as_deref().unwrap_or_default();
-    let (work, Resolved { source, for_want_of_another }) =
-        work(&claimed.request_type, text, &claimed.params, config, models)?;
-    Ok(Prepared {
-        request: Request {
-            key: key(claimed.held),
-            model: source,
-            // How soon an answer begins must tell a role nothing of what others ask.
-            salt: u64::from(claimed.owner.to_u32()),
-            work,
-        },
-        for_want_of_another,
-    })
+    let asked = Asked {
+        request_type: &claimed.request_type,
+        prompt: claimed.prompt.as_deref(),
+        prompts: claimed.prompts.as_deref(),
+        params: &claimed.params,
+    };
+    let (parts, Resolved { source, for_want_of_another }) = parts(asked, config, models)?;
+    // How soon an answer begins must tell a role nothing of what others ask.
+    let salt = u64::from(claimed.owner.to_u32());
+    Ok(Prepared { model: source, salt, parts, for_want_of_another })
 }
 
 /// The work, and the model that does it.
@@ -49,19 +66,21 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
 /// # Errors
 ///
 /// As [`prepare`].
-pub(crate) fn work(
-    request_type: &str,
-    text: &str,
-    params: &Value,
+pub(crate) fn parts(
+    asked: Asked<'_>,
     config: &Config,
     models: &[Model],
-) -> Result<(Work, Resolved), PgError> {
+) -> Result<(Parts, Resolved), PgError> {
+    let Asked { request_type, prompt, params, .. } = asked;
+    let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
-    let (task, work) = match request_type {
+    let (task, parts) = match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
-        "generate" => (Task::Generate, Work::Generate(generate(text, params, config))),
+        "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty")),
-        "embed" => (Task::Embed, Work::Embed(Embed { text: text.to_owned() })),
+        "embed" => (Task::Embed, Parts::One(Work::Embed(Embed { text: text.to_owned() }))),
+        "batch_embed" => (Task::Embed, many::embed(asked, config)?),
+        "rerank" | "batch_rerank" => (Task::Rerank, many::rerank(asked, config)?),
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -69,8 +88,8 @@ pub(crate) fn work(
             ));
         }
     };
-    let asked = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
-    Ok((work, models::resolve(task, asked, models)?))
+    let model = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
+    Ok((parts, models::resolve(task, model, models)?))
 }
 
 /// What to say where [`Resolved::for_want_of_another`] is set.
@@ -79,7 +98,7 @@ pub(crate) fn builtin_warning() -> PgError {
         PgSqlErrorCode::ERRCODE_WARNING,
         "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
     )
-    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model and pg_steadytext.embedding_model; set them to \"builtin\" to silence this.")
+    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model; set them to \"builtin\" to silence this.")
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

@@ -38,7 +38,8 @@ select set_eq(
         'function steadytext.claim_requests(text,integer,integer,name,boolean)',
         'function steadytext.extend_leases(text,bigint[],integer[],integer)',
         'function steadytext.release_requests(text,bigint[],integer[])',
-        'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[])',
+        'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[])',
+        'function steadytext.vectors(real[],integer,anyelement)',
         'function steadytext.missed_requests(text,bigint[],integer[],bigint[])',
         'function steadytext.fail_requests(text,bigint[],integer[],text[],text[],boolean[])',
         'function steadytext.backoff(integer)',
@@ -51,6 +52,19 @@ select set_eq(
         'function steadytext.generate_params(integer,boolean,integer,text,text,text,double precision)',
         'function steadytext.embed_params(boolean,integer,text,boolean)',
         'function steadytext.check_batch(text[],text)',
+        'function steadytext.rerank_params(text,boolean,integer,text)',
+        'function steadytext_rerank(text,text[],text,boolean,integer,text)',
+        'function st_rerank(text,text[],text,boolean,integer,text)',
+        'function steadytext_rerank_docs_only(text,text[],text,integer,text)',
+        'function st_rerank_docs_only(text,text[],text,integer,text)',
+        'function steadytext_rerank_top_k(text,text[],integer,text,boolean,integer,text)',
+        'function st_rerank_top_k(text,text[],integer,text,boolean,integer,text)',
+        'function steadytext_rerank_batch(text[],text[],text,boolean,integer,text)',
+        'function st_rerank_batch(text[],text[],text,boolean,integer,text)',
+        'function steadytext_rerank_async(text,text[],text,boolean,integer,text,integer)',
+        'function steadytext_rerank_batch_async(text[],text[],text,boolean,integer,text,integer)',
+        'function st_rerank_async(text,text[],text,boolean,integer,text,integer)',
+        'function st_rerank_batch_async(text[],text[],text,boolean,integer,text,integer)',
         'function steadytext.activity()',
         'function steadytext.worker_state()',
         'function steadytext_config_get(text)',
@@ -172,7 +186,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 18::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 24::bigint,
     'there are as many twins as functions of the API'
 );
 

@@ -1,6 +1,6 @@
 -- The protocol: completing and failing, with fencing, retries and backoff.
 \ir setup.psql
-select plan(44);
+select plan(46);
 
 create function pg_temp.claimed(p_count integer default 1, p_max_retries integer default 3)
 returns table (ids bigint[], attempts integer[])
@@ -89,6 +89,21 @@ select is(
     (select embedding::text from steadytext_queue order by id offset 999),
     (select '[' || string_agg((i % 1000)::text, ',' order by i) || ']' from generate_series(999 * 64, 999 * 64 + 63) as i),
     'complete: the last of them is right');
+
+-- Requests of many parts among others: lists of texts, lists of vectors.
+truncate c; insert into c select * from pg_temp.claimed(5);
+select lives_ok($$
+    select steadytext.complete_requests('local:a', ids, attempts, '{one,ranked,null,null,null}',
+        '{1,2,3,4,5,6,7,8}', '{0,0,2,2,0}', '{null,null,3,null,null}', '{a,b,c}', '{null,2,null,null,1}') from c
+$$, 'complete: lists');
+select results_eq(
+    $$ select result, results, embedding::text, embeddings::text[] from steadytext_queue order by id $$,
+    $$ values
+        ('one', null::text[], null::text, null::text[]),
+        ('ranked', '{a,b}', null, null),
+        (null, null, null, '{"[1,2]","[3,4]","[5,6]"}'),
+        (null, null, '[7,8]', null),
+        (null, '{c}', null, null) $$, 'complete: lists go to their requests');
 
 -- Failing without retry.
 truncate c; insert into c select * from pg_temp.claimed(1);

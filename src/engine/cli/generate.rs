@@ -66,5 +66,6 @@ fn done(output: Output) -> Object {
             object.text("text", &text).number("generated_tokens", generated_tokens).text("finish", finish)
         }
         Output::Embedding(vector) => object.numbers("embedding", vector),
+        Output::Score(score) => object.number("score", score),
     }
 }

@@ -16,6 +16,26 @@ multiversion! {
     pub(crate) fn sum_of_squares(x: &[f32]) -> f32 = sum_of_squares_body
 }
 
+multiversion! {
+    /// The dot product of two vectors of one length, in the lanes of [`sum_of_squares`].
+    pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 = dot_body
+}
+
+#[inline(always)]
+fn dot_body(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+    for (x, y) in xs.iter().zip(ys) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+            *lane = x.mul_add(*y, *lane);
+        }
+    }
+    for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
+        *lane = x.mul_add(*y, *lane);
+    }
+    fold(&mut lanes)
+}
+
 #[inline(always)]
 fn sum_of_squares_body(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
@@ -78,6 +98,8 @@ mod tests {
         assert!(rms_norm(&x, &weight, 1e-6, &mut wide));
         assert!(rms_norm_body(&x, &weight, 1e-6, &mut portable));
         assert_eq!(wide, portable);
+        assert_eq!(dot(&x, &weight), dot_body(&x, &weight));
+        assert_eq!(dot(&x, &x), sum_of_squares(&x));
         let (mut wide, mut portable) = (x.clone(), x);
         assert!(rms_norm_heads(&mut wide, &weight[..11], 1e-6));
         assert!(rms_norm_heads_body(&mut portable, &weight[..11], 1e-6));

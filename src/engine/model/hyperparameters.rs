@@ -170,7 +170,8 @@ fn pooling(keys: &Keys<'_>) -> Result<Pooling, Error> {
     let key = keys.key("pooling_type");
     match keys.gguf.opt_u32(&key)? {
         // 0 is "none": a plain decoder, whose last token has seen the whole text.
-        None | Some(0 | 3) => Ok(Pooling::Last),
+        // 4 is "rank", which looks at the last token with a head of its own.
+        None | Some(0 | 3 | crate::rerank::POOLING_RANK) => Ok(Pooling::Last),
         Some(1) => Ok(Pooling::Mean),
         Some(2) => Ok(Pooling::First),
         Some(other) => Err(keys.gguf.unsupported(format!("key \"{key}\" is {other}"))),

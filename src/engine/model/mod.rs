@@ -10,6 +10,7 @@ mod cache;
 mod hyperparameters;
 mod layer;
 mod panels;
+mod rank;
 mod weights;
 mod workspace;
 
@@ -31,6 +32,8 @@ pub(crate) use cache::{Block, CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 pub(crate) use panels::Loading;
 pub use panels::{PanelsState, verify_panels};
+pub(crate) use rank::RANK_HEAD;
+use rank::RankHead;
 pub(crate) use workspace::Workspace;
 
 /// A loaded model.
@@ -44,6 +47,7 @@ pub(crate) struct Model {
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Box<dyn Linear>,
+    rank_head: Option<RankHead>,
 }
 
 /// The next tokens of one sequence.
@@ -134,7 +138,18 @@ impl Model {
             .collect::<Result<Vec<_>, _>>()?;
         let norm = vector(gguf, "output_norm.weight", sizes.width)?;
         let head = Box::new(head);
-        Ok(Model { gguf: gguf.clone(), panels: None, sizes, vocabulary, embedding, layers, norm, head })
+        let rank_head = RankHead::load(gguf, sizes.width)?;
+        Ok(Model {
+            gguf: gguf.clone(),
+            panels: None,
+            sizes,
+            vocabulary,
+            embedding,
+            layers,
+            norm,
+            head,
+            rank_head,
+        })
     }
 
     /// Whether everything that was computed up to now came from weights that were there.
@@ -237,6 +252,31 @@ impl Model {
         logits.resize(rows.len() * self.vocabulary, 0.0);
         self.head.forward(head_input, None, logits, quantized, pool);
         logits
+    }
+
+    /// [`Model::logits`] of two tokens only, bit for bit, without the rest of the head.
+    pub(crate) fn logits_of(
+        &self,
+        workspace: &mut Workspace,
+        rows: &[usize],
+        tokens: [u32; 2],
+        pool: &Pool,
+    ) -> Vec<[f32; 2]> {
+        let width = self.sizes.width;
+        let Workspace { hidden, head_input, quantized, .. } = workspace;
+        head_input.clear();
+        for row in rows {
+            head_input.extend_from_slice(&hidden[row * width..(row + 1) * width]);
+        }
+        let columns = tokens.map(|token| self.head.output(token as usize, head_input, quantized, pool));
+        columns[0].iter().zip(&columns[1]).map(|(first, second)| [*first, *second]).collect()
+    }
+
+    /// What the head for ranking says of one of those rows; nothing without one.
+    pub(crate) fn ranks(&self, workspace: &Workspace, row: usize) -> Vec<f32> {
+        let width = self.sizes.width;
+        let hidden = &workspace.hidden[row * width..(row + 1) * width];
+        self.rank_head.as_ref().map(|head| head.outputs(hidden)).unwrap_or_default()
     }
 
     /// Token embeddings into the residual stream, and the angles of the rows' positions.

@@ -20,6 +20,9 @@ pub(crate) trait Linear: Send + Sync {
         pool: &Pool,
     );
 
+    /// One column of the result: output `index` for each row of `x`, the same bytes as [`Linear::forward`] gives it.
+    fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32>;
+
     /// Length of a row of the result.
     fn outputs(&self) -> usize;
 
@@ -113,6 +116,14 @@ impl Linear for Matrix {
     ) {
         let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
         products(&[packed], x, make, &mut [y], scratch, Instructions::best(), pool);
+    }
+
+    fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32> {
+        let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
+        let (panel, column) = packed.panel_of(index);
+        let mut y = vec![0.0; x.len() / self.inputs * panel.outputs()];
+        products(&[&panel], x, None, &mut [&mut y], scratch, Instructions::best(), pool);
+        y.chunks_exact(panel.outputs()).map(|row| row[column]).collect()
     }
 
     fn outputs(&self) -> usize {

@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::config::Config;
-use crate::{Embed, Error, EventKind, Generate, Reply, Request, Ticket, Work};
+use crate::{Error, EventKind, Reply, Request, Ticket, Work};
 
 pub use models::LoadedModel;
 use statistics::Counters;
@@ -179,8 +179,7 @@ impl Drop for Engine {
 /// Refuses parameters that make no sense.
 fn validate(request: &Request) -> Result<(), Error> {
     let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
-    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = &request.work;
-    if text.len() > MAX_TEXT_BYTES {
+    if request.work.text_bytes() > MAX_TEXT_BYTES {
         return invalid("the text is longer than 16 MB");
     }
     let Work::Generate(how) = &request.work else { return Ok(()) };

@@ -8,7 +8,9 @@ use super::prefix::Prefixes;
 use super::running::Reader;
 use crate::config::Config;
 use crate::gguf::Gguf;
+use crate::kernels::Pool;
 use crate::model::{Hyperparameters, Loading, Model, Workspace};
+use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelSource, builtin};
@@ -34,6 +36,7 @@ pub(super) struct Loaded {
     pub(super) model: Model,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
+    pub(super) reranker: Reranker,
     pub(super) workspace: Workspace,
     /// Blocks of keys and values kept for the next requests.
     pub(super) prefixes: Prefixes,
@@ -116,6 +119,7 @@ impl Loaded {
         let loaded = Loaded {
             source: source.clone(),
             template: Arc::new(template),
+            reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
             workspace: model.workspace(settings.rows, settings.threads)?,
             model,
@@ -139,11 +143,28 @@ impl Loaded {
         self.model.cache_shape().block_bytes()
     }
 
+    /// What it thinks of documents, from the rows of the last pass that their prompts end with.
+    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
+        match self.reranker {
+            Reranker::YesNo { yes, no } => {
+                let logits = self.model.logits_of(&mut self.workspace, rows, [yes, no], pool);
+                logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
+            }
+            Reranker::Head { label } => {
+                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row));
+                outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
+            }
+            // Whose scores come of vectors.
+            Reranker::Cosine => Vec::new(),
+        }
+    }
+
     /// What tokenizes its requests.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             tokenizer: Arc::clone(&self.tokenizer),
             template: Arc::clone(&self.template),
+            reranker: self.reranker,
             context_length: self.context_length,
         }
     }

@@ -10,6 +10,7 @@ use super::prefix::{Chain, Prefixes};
 use super::text::Text;
 use crate::kernels::attention::TILE;
 use crate::model::{KvCache, Pooling, Wanted};
+use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -45,13 +46,36 @@ pub(super) struct Slice<'a> {
 
 /// What is to come of a request.
 enum Goal {
-    Text { how: Generate, text: Text, generated: usize, max_tokens: usize, told: Instant, told_tokens: usize },
-    Vector { sum: Vec<f32>, pooling: Pooling },
+    Text {
+        how: Generate,
+        text: Text,
+        generated: usize,
+        max_tokens: usize,
+        told: Instant,
+        told_tokens: usize,
+    },
+    Vector {
+        sum: Vec<f32>,
+        pooling: Pooling,
+        pair: Option<Pair>,
+    },
+    /// What the model says of a document behind the last token.
+    Score,
+}
+
+/// Two texts whose vectors are compared.
+struct Pair {
+    /// The vector of the first, once it is there.
+    first: Option<Vec<f32>>,
+    /// The tokens of the second, until it is its turn.
+    second: Vec<u32>,
 }
 
 /// What a request needs, known after tokenizing.
 pub(super) struct Plan {
     tokens: Vec<u32>,
+    /// Those of a second text, which is computed apart.
+    second: Option<Vec<u32>>,
     max_tokens: usize,
     /// Positions that its cache will have.
     pub(super) positions: usize,
@@ -61,6 +85,7 @@ pub(super) struct Plan {
 pub(super) struct Reader {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
+    pub(super) reranker: Reranker,
     pub(super) context_length: usize,
 }
 
@@ -68,38 +93,49 @@ impl Plan {
     /// Tokenizes the request and checks that it fits into the context.
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
-        let tokens = match work {
-            Work::Generate(how) => reader.template.encode_prompt(&reader.tokenizer, &how.prompt)?,
-            Work::Embed(how) => reader.tokenizer.encode_embedding(&how.text)?,
+        let tokenizer = &reader.tokenizer;
+        let (tokens, second) = match work {
+            Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
+            Work::Embed(how) => (tokenizer.encode_embedding(&how.text)?, None),
+            Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer)? {
+                Some(tokens) => (tokens, None),
+                None => {
+                    let document = tokenizer.encode_embedding(&how.document)?;
+                    (tokenizer.encode_embedding(&how.query)?, Some(document))
+                }
+            },
         };
-        if tokens.is_empty() {
+        if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::InvalidRequest("the text has no tokens".to_owned()));
         }
+        let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
         let room = match work {
-            Work::Generate(_) => context_length.saturating_sub(tokens.len()),
-            // An embedding may fill the context.
-            Work::Embed(_) => (context_length + 1).saturating_sub(tokens.len()),
+            Work::Generate(_) => context_length.saturating_sub(length),
+            // What generates nothing may fill the context.
+            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
         };
         if room == 0 {
-            return Err(Error::PromptTooLong { prompt_tokens: tokens.len(), context_length });
+            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) => 1,
+            Work::Embed(_) | Work::Rerank(_) => 1,
         };
         // The last token is never computed.
-        let positions = tokens.len() + max_tokens - 1;
-        Ok(Plan { tokens, max_tokens, positions })
+        let positions = length + max_tokens - 1;
+        Ok(Plan { tokens, second, max_tokens, positions })
     }
 
     /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
     pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
         let mut cache = KvCache::new(loaded.model.cache_shape());
-        let whole = match request.work {
+        let embeds = match request.work {
             Work::Generate(_) => false,
-            // The hidden states of all tokens are needed, or that of the first.
-            Work::Embed(_) => loaded.model.sizes().pooling != Pooling::Last,
+            Work::Embed(_) => true,
+            Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
+        // The hidden states of all tokens are needed, or that of the first.
+        let whole = embeds && loaded.model.sizes().pooling != Pooling::Last;
         let chain = (reuse && !whole).then(|| {
             let mut chain = Chain::new(request.salt);
             loaded.prefixes.attach(&mut chain, &mut cache, reusable(&self.tokens));
@@ -150,7 +186,12 @@ impl Running {
                 told: Instant::now(),
                 told_tokens: 0,
             },
-            Work::Embed(_) => Goal::Vector { sum: Vec::new(), pooling: loaded.model.sizes().pooling },
+            Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
+            Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
+                sum: Vec::new(),
+                pooling: loaded.model.sizes().pooling,
+                pair: plan.second.map(|second| Pair { first: None, second }),
+            },
         };
         let Beginning { cache, chain, positions } = beginning;
         let (tokens, lookup) = (plan.tokens, Lookup::new());
@@ -230,10 +271,10 @@ impl Running {
             Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
             Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
             Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
-            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text { .. } if last => {
+            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text { .. } | Goal::Score if last => {
                 Wanted::Last(1 + self.guessed)
             }
-            Goal::Vector { .. } | Goal::Text { .. } => Wanted::None,
+            Goal::Vector { .. } | Goal::Text { .. } | Goal::Score => Wanted::None,
         };
         Slice {
             submission: &self.submission,
@@ -246,6 +287,19 @@ impl Running {
     /// Whether a token is to be chosen: everything is computed.
     pub(super) fn samples(&self) -> bool {
         matches!(self.goal, Goal::Text { .. }) && self.left() == 0
+    }
+
+    /// Whether the model is to say what it thinks of a document: everything is computed.
+    pub(super) fn scores(&self) -> bool {
+        matches!(self.goal, Goal::Score) && self.left() == 0
+    }
+
+    /// The result of a score.
+    pub(super) fn scored(&self, score: f32) -> Result<Output, Error> {
+        if score.is_finite() {
+            return Ok(Output::Score(score));
+        }
+        Err(Error::NonFinite { position: self.cache.len().saturating_sub(1) })
     }
 
     /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
@@ -263,7 +317,7 @@ impl Running {
     /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the result
     /// once it is complete.
     pub(super) fn computed(&mut self, hidden: &[f32], width: usize) -> Option<Output> {
-        let Goal::Vector { sum, .. } = &mut self.goal else { return None };
+        let Goal::Vector { sum, pair, .. } = &mut self.goal else { return None };
         for row in hidden.chunks_exact(width) {
             if sum.is_empty() {
                 sum.extend_from_slice(row);
@@ -271,8 +325,21 @@ impl Running {
                 sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
         }
+        if self.cache.len() < self.tokens.len() {
+            return None;
+        }
         // Mean or sum: normalising makes them equal.
-        (self.cache.len() == self.tokens.len()).then(|| Output::Embedding(normalise(std::mem::take(sum))))
+        let vector = normalise(std::mem::take(sum));
+        let Some(pair) = pair else { return Some(Output::Embedding(vector)) };
+        if let Some(first) = &pair.first {
+            return Some(Output::Score(score_of_vectors(first, &vector)));
+        }
+        // The second text, from its beginning.
+        pair.first = Some(vector);
+        self.tokens = std::mem::take(&mut pair.second);
+        self.cache = KvCache::new(self.cache.shape());
+        self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
+        None
     }
 
     /// Number of rows whose logits [`Running::sample`] takes.

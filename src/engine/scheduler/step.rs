@@ -208,6 +208,7 @@ impl Stepper {
         let width = loaded.model.sizes().width;
         let mut first = 0;
         let mut sampling = Vec::new();
+        let mut scoring = Vec::new();
         for ((index, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
             let request = &mut running[*index];
             let hidden = first..first + rows;
@@ -220,6 +221,9 @@ impl Stepper {
             }
             if request.samples() {
                 sampling.push((*index, hidden.start..hidden.start + request.sampled_rows()));
+            }
+            if request.scores() {
+                scoring.push((*index, hidden.start));
             }
             let hidden = &loaded.model.hidden(&loaded.workspace)[hidden.start * width..hidden.end * width];
             if let Some(output) = request.computed(hidden, width) {
@@ -247,6 +251,13 @@ impl Stepper {
                     Err(error) => ended.push((*index, Err(error))),
                 }
             }
+        }
+        if !scoring.is_empty() {
+            let rows: Vec<usize> = scoring.iter().map(|(_, row)| *row).collect();
+            let scores = loaded.scores(&rows, &self.pool);
+            let scored =
+                scoring.iter().zip(scores).map(|((index, _), score)| (*index, running[*index].scored(score)));
+            ended.extend(scored);
         }
         for index in computing {
             if !ended.iter().any(|(other, result)| *other == index && result.is_err()) {

@@ -17,7 +17,7 @@ use super::{Message, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::Pool;
 use crate::mapping::unblock_sigbus;
-use crate::{Embed, Error, EventKind, Generate, ModelSource, Work};
+use crate::{Error, EventKind, ModelSource};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
@@ -283,7 +283,7 @@ impl EngineThread {
                 break;
             }
             let done = waiting.plan.is_some() || waiting.planning.is_some();
-            if done || text_bytes(&request.work) <= SHORT_BYTES {
+            if done || request.work.text_bytes() <= SHORT_BYTES {
                 continue;
             }
             self.planned += 1;
@@ -362,9 +362,4 @@ impl EngineThread {
         });
         planned.map_err(Missing::Failed)?
     }
-}
-
-fn text_bytes(work: &Work) -> usize {
-    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = work;
-    text.len()
 }

@@ -160,6 +160,16 @@ pub enum Pooling {
     Mean,
     Cls,
     Last,
+    Rank,
+}
+
+/// What a model ranks documents by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rerank {
+    /// The tokens "yes" and "no", and those that Qwen3-Reranker's prompt is made of.
+    YesNo,
+    /// The same, and a head of this many outputs.
+    Head(usize),
 }
 
 /// What the tokens stand for.
@@ -221,6 +231,8 @@ pub struct Spec {
     pub tied: bool,
     /// Written where given.
     pub pooling: Option<Pooling>,
+    /// What it ranks documents by; then its answers are not endless.
+    pub rerank: Option<Rerank>,
     /// What the tokens stand for.
     pub text: Text,
     /// No token ends an answer: generation always runs to its limit.
@@ -251,6 +263,7 @@ impl Default for Spec {
             norm_epsilon: 1e-6,
             tied: true,
             pooling: None,
+            rerank: None,
             text: Text::Ascii,
             endless: false,
             splitter: Splitter::Qwen2,
@@ -402,6 +415,10 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     tensors.push(norm("output_norm.weight".into(), width)?);
     if !spec.tied {
         tensors.push(head("output.weight", kinds.output)?);
+    }
+    if let Some(Rerank::Head(labels)) = spec.rerank {
+        let scale = 3.0 / (width as f32).sqrt();
+        tensors.push(weights::matrix(seed, "cls.output.weight".into(), width, labels, scale, Kind::F32)?);
     }
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");

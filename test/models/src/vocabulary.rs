@@ -8,6 +8,7 @@ use crate::{Error, Spec, Text};
 
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
 /// Longest word, in bytes.
@@ -40,13 +41,28 @@ fn character(byte: u8) -> char {
 /// Fills the vocabulary up to `spec.vocab` tokens: bytes first, then control tokens, then words.
 pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
     // Names that no engine knows as the end of an answer make one that never ends.
-    let (turn, end) = if spec.endless { ("<|turn|>", "<|over|>") } else { ("<|im_start|>", "<|im_end|>") };
+    let (turn, end) = if spec.endless && spec.rerank.is_none() {
+        ("<|turn|>", "<|over|>")
+    } else {
+        ("<|im_start|>", "<|im_end|>")
+    };
     let mut tokens: Vec<String> = (0..=255).map(|byte| character(byte).to_string()).collect();
     let mut types: Vec<i32> = (0..=255).map(|byte| byte_type(byte, spec.text)).collect();
     let end_id = tokens.len() as u32 + 1;
     for name in [turn, end] {
         tokens.push(name.into());
         types.push(CONTROL);
+    }
+    // Two words of their own, with the merges that make them.
+    let mut merges = Vec::new();
+    let mut answers: &[&str] = &[];
+    if spec.rerank.is_some() {
+        tokens.extend(["<think>".to_owned(), "</think>".to_owned()]);
+        types.extend([USER_DEFINED; 2]);
+        answers = &["ye", "yes", "no"];
+        tokens.extend(answers.iter().map(ToString::to_string));
+        types.extend([NORMAL; 3]);
+        merges.extend(["y e", "ye s", "n o"].map(str::to_owned));
     }
     if spec.vocab < tokens.len() {
         return Err(Error::Spec(format!("a vocabulary has {} tokens at least", tokens.len())));
@@ -60,7 +76,7 @@ pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
     // The parts that words are made of: single bytes, a leading space, and words themselves.
     let mut words: Vec<Vec<u8>> = first.iter().map(|byte| vec![*byte]).collect();
     let mut known: HashSet<Vec<u8>> = words.iter().cloned().collect();
-    let mut merges = Vec::new();
+    known.extend(answers.iter().map(|answer| answer.as_bytes().to_vec()));
     let mut random = Random::named(spec.seed, "vocabulary");
     let mut attempts = 0usize;
     while tokens.len() < spec.vocab {

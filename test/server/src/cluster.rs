@@ -93,7 +93,8 @@ impl Options {
             text.push_str(&format!("pg_steadytext.model_dir = '{}'\n", cluster.model_directory().display()));
             // A test that registers a model names it; "auto" would take it for the other requests, too.
             text.push_str(
-                "pg_steadytext.generation_model = 'builtin'\npg_steadytext.embedding_model = 'builtin'\n",
+                "pg_steadytext.generation_model = 'builtin'\npg_steadytext.embedding_model = 'builtin'\n\
+                 pg_steadytext.reranker_model = 'builtin'\n",
             );
         }
         cluster.append_settings(&text);

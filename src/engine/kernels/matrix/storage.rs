@@ -28,6 +28,12 @@ impl Lines {
         let whole = part.as_ptr().cast::<Line>().is_aligned() && part.len().is_multiple_of(64);
         whole.then(|| Lines { mapping, start: bytes.start, count: bytes.len() / 64 })
     }
+
+    /// Some of them.
+    fn part(&self, lines: Range<usize>) -> Lines {
+        assert!(lines.start <= lines.end && lines.end <= self.count);
+        Lines { mapping: Arc::clone(&self.mapping), start: self.start + lines.start * 64, count: lines.len() }
+    }
 }
 
 impl Deref for Lines {
@@ -72,6 +78,20 @@ impl Packed {
         let mapping = Arc::new(memory.finish()?);
         Packed::stored(format, inputs, outputs, mapping, 0)
             .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    /// The panel that output `index` is in, as a matrix of its own, and its number there.
+    pub(crate) fn panel_of(&self, index: usize) -> (Packed, usize) {
+        let (panel, size) = (index / PANEL, panel_size(self.format, self.inputs));
+        let first = panel * PANEL;
+        assert!(index < self.outputs, "output {index} of {}", self.outputs);
+        let lines = self.lines.part(panel * size / 64..(panel + 1) * size / 64);
+        (Packed { outputs: PANEL.min(self.outputs - first), lines, ..self.clone() }, index - first)
+    }
+
+    /// Number of outputs.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Bytes that the panels of a matrix take.

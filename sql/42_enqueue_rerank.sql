@@ -1,0 +1,123 @@
+-- Reranking, enqueued: the query in prompt and the documents in prompts, one row for each query.
+
+create function steadytext.rerank_params(task text, return_scores boolean, seed integer, model text)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_strip_nulls(jsonb_build_object(
+        'task', nullif(task, 'Given a web search query, retrieve relevant passages that answer the query'),
+        'return_scores', case when not return_scores then false end,
+        'seed', nullif(seed, 42),
+        'model', model
+    ));
+end
+$$;
+comment on function steadytext.rerank_params(text, boolean, integer, text) is
+    'The params of a rerank request: what differs from the defaults';
+
+create function @extschema@.steadytext_rerank_async(
+    query text,
+    documents text[],
+    task text default
+        'Given a web search query, retrieve relevant passages that answer the query',
+    return_scores boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_request_id uuid;
+begin
+    insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
+    values ('rerank', query, documents, steadytext.rerank_params(task, return_scores, seed, model), coalesce(priority, 5))
+    returning request_id into v_request_id;
+    return v_request_id;
+end
+$$;
+comment on function @extschema@.steadytext_rerank_async(text, text[], text, boolean, integer, text, integer) is
+    'Enqueues the ranking of documents by how well they answer a query and returns the request id';
+
+create function @extschema@.steadytext_rerank_batch_async(
+    queries text[],
+    documents text[],
+    task text default
+        'Given a web search query, retrieve relevant passages that answer the query',
+    return_scores boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_params jsonb;
+    v_priority integer := coalesce(priority, 5);
+    v_bytes bigint;
+    v_limit bigint := 64 * steadytext.config_integer('max_prompt_bytes')::bigint;
+    v_request_ids uuid[];
+begin
+    perform steadytext.check_batch(queries, 'queries');
+    perform steadytext.check_batch(documents, 'documents');
+    -- Each row has all documents: what the rows have together is bounded, not only each of them.
+    select sum(octet_length(d.document)) * cardinality(queries) into v_bytes from unnest(documents) as d(document);
+    if v_bytes > v_limit then
+        raise exception 'the documents of all queries have % bytes together, % are allowed', v_bytes, v_limit
+            using errcode = 'program_limit_exceeded',
+                  hint = 'Send several batches, or raise max_prompt_bytes with steadytext_config_set().';
+    end if;
+    v_params := steadytext.rerank_params(task, return_scores, seed, model);
+    -- The identity column counts in the order of the select.
+    with enqueued as (
+        insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
+        select 'rerank', q.query, documents, v_params, v_priority
+        from unnest(queries) with ordinality as q(query, n)
+        order by q.n
+        returning id, request_id
+    )
+    select array_agg(e.request_id order by e.id) into v_request_ids from enqueued as e;
+    return v_request_ids;
+end
+$$;
+comment on function @extschema@.steadytext_rerank_batch_async(
+    text[], text[], text, boolean, integer, text, integer
+) is 'Enqueues one ranking of the same documents per query and returns the request ids in the order of the queries';
+
+create function @extschema@.st_rerank_async(
+    query text,
+    documents text[],
+    task text default
+        'Given a web search query, retrieve relevant passages that answer the query',
+    return_scores boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid
+language sql volatile
+return @extschema@.steadytext_rerank_async(query, documents, task, return_scores, seed, model, priority);
+comment on function @extschema@.st_rerank_async(text, text[], text, boolean, integer, text, integer) is
+    'Short for steadytext_rerank_async';
+
+create function @extschema@.st_rerank_batch_async(
+    queries text[],
+    documents text[],
+    task text default
+        'Given a web search query, retrieve relevant passages that answer the query',
+    return_scores boolean default true,
+    seed integer default 42,
+    model text default null,
+    priority integer default 5
+)
+returns uuid[]
+language sql volatile
+return @extschema@.steadytext_rerank_batch_async(queries, documents, task, return_scores, seed, model, priority);
+comment on function @extschema@.st_rerank_batch_async(text[], text[], text, boolean, integer, text, integer) is
+    'Short for steadytext_rerank_batch_async';

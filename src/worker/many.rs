@@ -1,0 +1,186 @@
+//! Requests of many texts: what a row or a call must say, its limits, and the parts that come of it.
+//!
+//! | type | texts | also taken |
+//! |---|---|---|
+//! | rerank | prompt: the query; prompts: the documents | params.query, params.documents |
+//! | batch_embed | prompts: the texts | |
+//! | batch_rerank | prompts: the queries; params.documents | params.query for a single one |
+//!
+//! Invariant: whatever the texts are, the parts, their bytes together and the bytes of their answer are bounded.
+
+use pgrx::prelude::*;
+use serde_json::Value;
+
+use super::parts::{Parts, Reranking};
+use super::request::Asked;
+use crate::pg::caches::Config;
+use crate::pg::error::PgError;
+
+/// The instruction where a request has none.
+pub(crate) const DEFAULT_TASK: &str =
+    "Given a web search query, retrieve relevant passages that answer the query";
+/// Most pairs of a query and a document in one request.
+const MAX_PAIRS: usize = 100_000;
+/// The texts of all parts of a request together, as a multiple of max_prompt_bytes.
+const TOTAL_FACTOR: usize = 64;
+
+/// Checks the texts of a batch of embeddings.
+///
+/// # Errors
+///
+/// As [`check_rerank`].
+pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+    texts(asked, config).map(|_| ())
+}
+
+/// The parts of a batch of embeddings: one for each text.
+///
+/// # Errors
+///
+/// As [`check_rerank`].
+pub(crate) fn embed(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError> {
+    Ok(Parts::Embed(owned(texts(asked, config)?)))
+}
+
+fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
+    let given = asked.prompts.map(|texts| texts.iter().map(Option::as_deref).collect());
+    let texts = elements(given, "Texts", config)?;
+    if texts.iter().any(|text| text.trim().is_empty()) {
+        return Err(PgError::raised("Text input cannot be empty"));
+    }
+    check_bytes(bytes(&texts), "the texts", config)?;
+    Ok(texts)
+}
+
+fn owned(texts: Vec<&str>) -> Vec<String> {
+    texts.into_iter().map(str::to_owned).collect()
+}
+
+fn bytes(texts: &[&str]) -> usize {
+    texts.iter().map(|text| text.len()).fold(0, usize::saturating_add)
+}
+
+/// The texts of a reranking, checked.
+struct Texts<'a> {
+    queries: Vec<&'a str>,
+    documents: Vec<&'a str>,
+}
+
+/// Checks the texts of a reranking.
+///
+/// # Errors
+///
+/// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what is too long.
+pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+    read(asked, config).map(|_| ())
+}
+
+/// The parts of a reranking: one for each query and document.
+///
+/// # Errors
+///
+/// As [`check_rerank`].
+pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError> {
+    let Texts { queries, documents } = read(asked, config)?;
+    let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(DEFAULT_TASK);
+    Ok(Parts::Rerank(Reranking {
+        queries: owned(queries),
+        documents: owned(documents),
+        task: task.to_owned(),
+        scores: asked.params.get("return_scores").and_then(Value::as_bool).unwrap_or(true),
+        batch: asked.request_type == "batch_rerank",
+    }))
+}
+
+fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
+    let Asked { request_type, prompt, prompts, params } = asked;
+    let query = prompt.or_else(|| params.get("query").and_then(Value::as_str));
+    let given = prompts.map(|texts| texts.iter().map(Option::as_deref).collect::<Vec<_>>());
+    let among_params = params
+        .get("documents")
+        .and_then(Value::as_array)
+        .map(|texts| texts.iter().map(Value::as_str).collect::<Vec<_>>());
+    let (queries, documents) = match request_type {
+        "batch_rerank" => (given.or_else(|| query.map(|query| vec![Some(query)])), among_params),
+        _ => (Some(vec![query]), given.or(among_params)),
+    };
+    let queries = elements(queries, "Queries", config)?;
+    if queries.iter().any(|query| query.trim().is_empty()) {
+        return Err(PgError::raised("Query cannot be empty"));
+    }
+    let documents = elements(documents, "Documents", config)?;
+    check_total(&queries, &documents, config)?;
+    Ok(Texts { queries, documents })
+}
+
+/// The elements of an array that must have some, and no NULL among them.
+fn elements<'a>(
+    array: Option<Vec<Option<&'a str>>>,
+    what: &str,
+    config: &Config,
+) -> Result<Vec<&'a str>, PgError> {
+    // A single query that is NULL.
+    if what == "Queries" && array.as_deref() == Some(&[None]) {
+        return Err(PgError::raised("Query cannot be empty"));
+    }
+    let array = array.filter(|array| !array.is_empty());
+    let Some(array) = array else {
+        return Err(PgError::raised(format!("{what} array cannot be empty")));
+    };
+    let limit = config.max_batch_size;
+    if array.len() as i64 > limit {
+        return Err(PgError::raised(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
+            .hint("Send several requests, or let an administrator raise the setting max_batch_size."));
+    }
+    let mut texts = Vec::with_capacity(array.len());
+    for (index, text) in array.into_iter().enumerate() {
+        let Some(text) = text else {
+            return Err(PgError::raised(format!("{what} cannot contain null elements")));
+        };
+        if text.len() as i64 > config.max_prompt_bytes {
+            return Err(too_long(
+                format!(
+                    "element {} of the {} has {} bytes, {} are allowed",
+                    index + 1,
+                    what.to_lowercase(),
+                    text.len(),
+                    config.max_prompt_bytes
+                ),
+                "Shorten the text, or raise max_prompt_bytes with steadytext_config_set().",
+            ));
+        }
+        texts.push(text);
+    }
+    Ok(texts)
+}
+
+/// Every query goes together with every document.
+fn check_total(queries: &[&str], documents: &[&str], config: &Config) -> Result<(), PgError> {
+    let pairs = queries.len().saturating_mul(documents.len());
+    if pairs > MAX_PAIRS {
+        return Err(too_long(
+            format!("the request has {pairs} pairs of a query and a document, {MAX_PAIRS} are allowed"),
+            "Send several requests.",
+        ));
+    }
+    let all = bytes(queries)
+        .saturating_mul(documents.len())
+        .saturating_add(bytes(documents).saturating_mul(queries.len()));
+    check_bytes(all, "the pairs of a query and a document", config)
+}
+
+/// Bounds what the parts of a request have together.
+fn check_bytes(all: usize, what: &str, config: &Config) -> Result<(), PgError> {
+    let limit = usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX).saturating_mul(TOTAL_FACTOR);
+    if all > limit {
+        return Err(too_long(
+            format!("{what} have {all} bytes together, {limit} are allowed"),
+            "Send several requests, or raise max_prompt_bytes with steadytext_config_set().",
+        ));
+    }
+    Ok(())
+}
+
+fn too_long(message: String, hint: &str) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(hint)
+}

@@ -1,0 +1,151 @@
+//! Requests of many parts: one row of the queue, or one synchronous call, that is work for the engine many times over.
+//!
+//! The parts are made one by one when there is room for them in the engine, and their outputs become one answer when the last has come.
+//!
+//! Invariant: the answer depends on the parts' outputs and on nothing else, such as the order in which they came.
+
+use steadytext_engine::{Embed, Output, Work};
+
+pub(crate) use super::ranking::{Ranking, Reranking};
+use crate::pg::error::PgError;
+
+/// The work of a request.
+#[derive(Debug)]
+pub(crate) enum Parts {
+    /// One piece of work, whose output is the answer.
+    One(Work),
+    /// A vector for each text.
+    Embed(Vec<String>),
+    /// An order of documents.
+    Rerank(Reranking),
+}
+
+/// What came of a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// A text.
+    Text(String),
+    /// A vector.
+    Embedding(Vec<f32>),
+    /// A vector for each text, in the order of the texts.
+    Embeddings(Vec<Vec<f32>>),
+    /// Documents, best first.
+    Ranking(Ranking),
+}
+
+impl Parts {
+    /// How many parts there are, at least one.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Parts::One(_) => 1,
+            Parts::Embed(texts) => texts.len(),
+            Parts::Rerank(reranking) => reranking.len(),
+        }
+    }
+
+    /// Whether a text is generated, of which there are tokens to be shown while it grows.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self, Parts::One(Work::Generate(_)))
+    }
+
+    /// What the engine is to do for part `index`.
+    pub(crate) fn work(&self, index: usize) -> Work {
+        match self {
+            Parts::One(work) => work.clone(),
+            Parts::Embed(texts) => Work::Embed(Embed { text: texts[index].clone() }),
+            Parts::Rerank(reranking) => reranking.work(index),
+        }
+    }
+
+    /// What an error says in which part it happened; nothing where there is only one.
+    fn name(&self, index: usize) -> Option<String> {
+        match self {
+            Parts::One(_) => None,
+            Parts::Embed(_) => Some(format!("text {}", index + 1)),
+            Parts::Rerank(reranking) => Some(reranking.name(index)),
+        }
+    }
+
+    /// Puts the element that an error is about in front of its message.
+    pub(crate) fn blame(&self, index: usize, mut error: PgError) -> PgError {
+        if let Some(name) = self.name(index) {
+            error.message = format!("{name}: {}", error.message);
+        }
+        error
+    }
+
+    /// The answer that the parts' outputs make, which are as many and in their order.
+    ///
+    /// # Errors
+    ///
+    /// XX000 for an output of another kind than its work: a bug.
+    pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
+        match self {
+            Parts::One(_) => match outputs.into_iter().next() {
+                Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
+                Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
+                Some(Output::Score(_)) | None => Err(unexpected()),
+            },
+            Parts::Embed(_) => {
+                let vectors = outputs.into_iter().map(|output| match output {
+                    Output::Embedding(vector) => Ok(vector),
+                    Output::Text { .. } | Output::Score(_) => Err(unexpected()),
+                });
+                Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
+            }
+            Parts::Rerank(reranking) => {
+                let scores = outputs.into_iter().map(|output| match output {
+                    Output::Score(score) => Ok(score),
+                    Output::Text { .. } | Output::Embedding(_) => Err(unexpected()),
+                });
+                let scores = scores.collect::<Result<Vec<f32>, _>>()?;
+                Ok(Answer::Ranking(reranking.ranking(&scores)))
+            }
+        }
+    }
+}
+
+/// An output, or an answer, that does not belong to the request.
+pub(crate) fn unexpected() -> PgError {
+    PgError::internal("the engine's answer is of another kind than the request")
+}
+
+/// Which parts of a request were handed over, and what has come back.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    outputs: Vec<Option<Output>>,
+    count: usize,
+    /// The first part that was not handed over.
+    next: usize,
+    /// Parts whose output has come.
+    done: usize,
+}
+
+impl Progress {
+    /// Nothing was handed over.
+    pub(crate) fn new(parts: &Parts) -> Progress {
+        Progress { outputs: vec![None; parts.len()], count: parts.len(), next: 0, done: 0 }
+    }
+
+    /// The next part to be handed over, which counts as handed over from now on.
+    pub(crate) fn take_next(&mut self) -> Option<usize> {
+        let index = self.next;
+        (index < self.count).then(|| {
+            self.next += 1;
+            index
+        })
+    }
+
+    /// Whether all parts were handed over.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.next == self.count
+    }
+
+    /// Takes what came of a part. All outputs, once the last has come.
+    pub(crate) fn store(&mut self, index: usize, output: Output) -> Option<Vec<Output>> {
+        if self.outputs[index].replace(output).is_none() {
+            self.done += 1;
+        }
+        (self.done == self.count).then(|| std::mem::take(&mut self.outputs).into_iter().flatten().collect())
+    }
+}

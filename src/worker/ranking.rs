@@ -1,0 +1,108 @@
+//! Reranking: pairs of a query and a document, and the order that their scores make.
+//!
+//! Invariant: documents of one score stay in the order in which they were given.
+
+use serde_json::{Map, Value};
+use steadytext_engine::{Rerank, Work};
+
+/// What is to be ranked: every document for every query.
+#[derive(Debug)]
+pub(crate) struct Reranking {
+    /// At least one.
+    pub(crate) queries: Vec<String>,
+    /// At least one.
+    pub(crate) documents: Vec<String>,
+    /// The instruction.
+    pub(crate) task: String,
+    /// Whether scores are part of the answer.
+    pub(crate) scores: bool,
+    /// Whether the answer says which query each line belongs to.
+    pub(crate) batch: bool,
+}
+
+/// Documents, the best of the first query first.
+#[derive(Debug, Clone)]
+pub(crate) struct Ranking {
+    /// Its lines.
+    pub(crate) lines: Vec<Ranked>,
+    batch: bool,
+}
+
+/// A document and its score.
+#[derive(Debug, Clone)]
+pub(crate) struct Ranked {
+    /// Number of the query, from 0.
+    pub(crate) query: usize,
+    /// The document.
+    pub(crate) document: String,
+    /// From 0 to 1; `None` where it is not wanted.
+    pub(crate) score: Option<f32>,
+}
+
+impl Reranking {
+    /// Number of pairs: the documents of the first query, then those of the next.
+    pub(crate) fn len(&self) -> usize {
+        self.queries.len() * self.documents.len()
+    }
+
+    fn pair(&self, index: usize) -> (usize, usize) {
+        (index / self.documents.len(), index % self.documents.len())
+    }
+
+    /// The scoring of a pair.
+    pub(crate) fn work(&self, index: usize) -> Work {
+        let (query, document) = self.pair(index);
+        Work::Rerank(Rerank {
+            query: self.queries[query].clone(),
+            document: self.documents[document].clone(),
+            task: self.task.clone(),
+        })
+    }
+
+    /// What errors call a pair.
+    pub(crate) fn name(&self, index: usize) -> String {
+        let (query, document) = self.pair(index);
+        if self.batch {
+            return format!("query {}, document {}", query + 1, document + 1);
+        }
+        format!("document {}", document + 1)
+    }
+
+    /// The order that the scores of all pairs make.
+    pub(crate) fn ranking(&self, scores: &[f32]) -> Ranking {
+        let mut lines = Vec::with_capacity(scores.len());
+        for (query, scores) in scores.chunks(self.documents.len()).enumerate() {
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            lines.extend(order.into_iter().map(|index| Ranked {
+                query,
+                document: self.documents[index].clone(),
+                score: self.scores.then_some(scores[index]),
+            }));
+        }
+        Ranking { lines, batch: self.batch }
+    }
+}
+
+impl Ranking {
+    /// As steadytext_queue.result has it: an array of objects.
+    pub(crate) fn json(&self) -> String {
+        let objects = self.lines.iter().map(|line| {
+            let mut object = Map::new();
+            if self.batch {
+                object.insert("query_index".into(), line.query.into());
+            }
+            object.insert("document".into(), line.document.as_str().into());
+            if let Some(score) = line.score {
+                object.insert("score".into(), f64::from(score).into());
+            }
+            Value::Object(object)
+        });
+        Value::Array(objects.collect()).to_string()
+    }
+
+    /// As steadytext_queue.results has it.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| line.document.as_str())
+    }
+}
