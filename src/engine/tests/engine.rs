@@ -105,7 +105,7 @@ fn embed(text: &str) -> Work {
 fn text(output: Result<Output, Error>) -> (String, usize, Finish) {
     match output.unwrap() {
         Output::Text { text, generated_tokens, finish } => (text, generated_tokens, finish),
-        Output::Embedding(_) => panic!("an embedding"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -97,7 +97,7 @@ fn scores_are_the_softmax_of_the_logits_of_yes_and_no() {
             probe.truncate(0);
             let logits = probe.extend(&prompt(&tokenizer, "a query", document)).unwrap().unwrap();
             let (yes, no) = (logits[yes[0] as usize], logits[no[0] as usize]);
-            let exact = 1.0 / (1.0 + (f64::from(no) - f64::from(yes)).exp());
+            let exact = 1.0 / (1.0 + libm::exp(f64::from(no) - f64::from(yes)));
             let score = score(&submit(&engine, &path, rerank("a query", document)));
             assert!((f64::from(score) - exact).abs() < 1e-6, "{score} is not {exact}");
             assert!(score > 0.0 && score < 1.0);
