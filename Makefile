@@ -18,7 +18,7 @@ export CARGO_TERM_COLOR ?= never
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install demo test test-engine test-install test-sql test-docs test-server \
-	chaos bench-queue bench-engine bench-determinism check-peer lint clean
+	chaos bench-queue bench-engine bench-determinism check-peer sanitize lint clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -67,6 +67,9 @@ bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with
 
 check-peer: ## logits of every type and family, and perplexity, against llama.cpp; fails beyond the bounds
 	@PEER=1 ONLY=agreement scripts/bench-engine.sh
+
+sanitize: ## the engine's unit tests under AddressSanitizer
+	@scripts/sanitize.sh
 
 lint: ## formatting, clippy without warnings, house rules
 	@scripts/lint.sh

@@ -56,7 +56,7 @@ pub fn product(
 /// Quantization of `rows` rows, in blocks of 32 or 256.
 pub fn quantize(block: usize, inputs: usize, rows: usize) -> Option<impl FnMut()> {
     let (mut x, mut target, pool) = (values(rows * inputs), Activations::default(), pool(1)?);
-    Some(move || matrix::quantize(&mut x, None, inputs, block, &mut target, &pool))
+    Some(move || matrix::quantize(&mut x, None, inputs, block, false, &mut target, &pool))
 }
 
 /// `rows` rows of one sequence attend to `positions` positions before them.

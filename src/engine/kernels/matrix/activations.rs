@@ -23,6 +23,10 @@ pub(crate) struct Activations {
     /// Values of a row.
     pub(super) inputs: usize,
     pub(super) quants: Vec<i8>,
+    /// The same in 16 bits where [`Activations::is_wide`]: of each four the first and the third, then the second and
+    /// the fourth, as weights of Q8_0 are unpacked.
+    pub(super) wide: Vec<i16>,
+    is_wide: bool,
     /// One for each block.
     pub(super) scales: Vec<f32>,
     /// Sums that make up for weights stored with an offset, and for minima.
@@ -37,13 +41,21 @@ impl Activations {
         if self.block == 32 { SUMS_32 } else { SUMS_256 }
     }
 
-    /// Makes room for `rows` rows of `inputs` values in blocks of `block` (32 or 256).
-    pub(super) fn resize(&mut self, block: usize, inputs: usize, rows: usize) {
+    /// Whether the quants are there in 16 bits too.
+    pub(super) fn is_wide(&self) -> bool {
+        self.is_wide
+    }
+
+    /// Makes room for `rows` rows of `inputs` values in blocks of `block` (32 or 256), and for wide quants.
+    pub(super) fn resize(&mut self, block: usize, inputs: usize, rows: usize, wide: bool) {
         debug_assert!(block == 32 || block == 256);
-        (self.block, self.inputs) = (block, inputs);
+        (self.block, self.inputs, self.is_wide) = (block, inputs, wide);
         let blocks = rows * (inputs / block);
         // Never shrinks, so that a pass allocates nothing once the largest one has run.
         grow(&mut self.quants, rows * inputs);
+        if wide {
+            grow(&mut self.wide, rows * inputs);
+        }
         grow(&mut self.scales, blocks);
         let sums = blocks * self.sums_per_block();
         grow(&mut self.sums, sums);
@@ -70,6 +82,18 @@ multiversion! {
 
 multiversion! {
     fn quantize_256(x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) = quantize_256_body
+}
+
+multiversion! {
+    /// Writes quants in 16 bits, in the order of [`Activations::wide`].
+    pub(super) fn widen(quants: &[i8], out: &mut [i16]) = widen_body
+}
+
+#[inline(always)]
+fn widen_body(quants: &[i8], out: &mut [i16]) {
+    for ([a, b, c, d], out) in quants.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0) {
+        *out = [*a, *c, *b, *d].map(i16::from);
+    }
 }
 
 /// Quantizes a block and returns its scale, which is not finite if a value is not.

@@ -25,6 +25,8 @@ macro_rules! by_rows {
     };
 }
 
+pub(super) use by_rows;
+
 /// Adds the blocks of a tile to its sums.
 ///
 /// # Safety
@@ -106,7 +108,7 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
 /// 32 bytes can be read and written.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f32) {
+pub(super) unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let d = _mm256_mul_ps(d, _mm256_set1_ps(scale));

@@ -28,7 +28,7 @@ pub(super) fn multiply(format: Format, tile: &mut Tile<'_>, instructions: Instru
     for start in (0..tile.inputs).step_by(STRETCH) {
         let count = STRETCH.min(tile.inputs - start);
         #[cfg(target_arch = "x86_64")]
-        if instructions.unpacks() && instructions.present() {
+        if matches!(instructions, Instructions::Avx2 | Instructions::Avx512) && instructions.present() {
             // SAFETY: the processor has the instructions, and the sizes are right.
             unsafe {
                 match (instructions, format) {

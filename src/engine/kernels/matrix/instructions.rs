@@ -94,11 +94,12 @@ impl Instructions {
     pub(super) fn multiply(self, format: Format, tile: &mut Tile<'_>) {
         #[cfg(target_arch = "x86_64")]
         if self.present() {
-            use super::{avx2, avx2_32, avx2_256, avx512, avx512_32, avx512_256};
+            use super::{avx2, avx2_32, avx2_256, avx2_wide, avx512, avx512_32, avx512_256};
             // SAFETY: the processor has the instructions.
             unsafe {
                 match (self, format) {
                     (Instructions::Portable | Instructions::Neon, _) => {}
+                    (Instructions::Avx2, Format::Q8_0) if tile.unpacked => return avx2_wide::multiply(tile),
                     (Instructions::Avx2, simple!()) => return avx2::multiply(format, tile),
                     (Instructions::Avx2, small!()) => return avx2_32::multiply(format, tile),
                     (Instructions::Avx2, _) => return avx2_256::multiply(format, tile),
@@ -117,21 +118,33 @@ impl Instructions {
     }
 
     /// Whether there is [`Instructions::unpack`] for these.
-    pub(super) fn unpacks(self) -> bool {
-        matches!(self, Instructions::Avx2 | Instructions::Avx512)
+    pub(super) fn unpacks(self, format: Format) -> bool {
+        match self {
+            Instructions::Portable | Instructions::Neon => false,
+            Instructions::Avx2 => format.block() == 256 || self.widens(format),
+            Instructions::Avx512 => format.block() == 256,
+        }
     }
 
-    /// Unpacks the quants of blocks of 256 into bytes, as [`Instructions::multiply`] with the same instructions takes
-    /// them.
+    /// Whether quants are unpacked to 16 bits, for wide activations, rather than to bytes.
+    pub(super) fn widens(self, format: Format) -> bool {
+        self == Instructions::Avx2 && format == Format::Q8_0
+    }
+
+    /// Unpacks the quants of blocks into bytes, or 16 bits each where they are widened, as [`Instructions::multiply`]
+    /// with the same instructions takes them.
     pub(super) fn unpack(self, format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
-        assert!(self.unpacks() && self.present());
+        assert!(self.unpacks(format) && self.present());
         // SAFETY: the processor has the instructions.
         #[cfg(target_arch = "x86_64")]
         unsafe {
             match (self, format) {
                 (Instructions::Avx512, simple!()) => super::avx512::unpack(format, quants, blocks, out),
                 (Instructions::Avx512, _) => super::avx512_256::unpack(format, quants, blocks, out),
-                (_, simple!()) => super::avx2::unpack(format, quants, blocks, out),
+                (_, Format::Q8_0) => super::avx2_wide::unpack(quants, blocks, out),
+                (_, Format::Q4_0 | Format::Q4_K | Format::Q6_K) => {
+                    super::avx2::unpack(format, quants, blocks, out)
+                }
                 (_, _) => super::avx2_256::unpack(format, quants, blocks, out),
             }
         }

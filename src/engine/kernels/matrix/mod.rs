@@ -14,6 +14,8 @@ mod avx2_256;
 #[cfg(target_arch = "x86_64")]
 mod avx2_32;
 #[cfg(target_arch = "x86_64")]
+mod avx2_wide;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_256;
@@ -47,7 +49,7 @@ use storage::{Line, Lines};
 const ROW_BLOCK: usize = 128;
 /// Rows from which unpacking weights into memory first pays.
 const UNPACK_ROWS: usize = 20;
-/// Blocks of 256 that are unpacked at a time.
+/// Blocks of 256 that are unpacked at a time, to bytes; or as much memory of wider quants.
 const STRETCH: usize = 4;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
@@ -89,7 +91,7 @@ enum Input<'a> {
 /// Some blocks of a panel, some rows of activations and their sums.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "some of it serves the x86 kernels only"))]
 struct Tile<'a> {
-    /// As in the panel, or unpacked into bytes.
+    /// As in the panel, or unpacked.
     quants: &'a [u8],
     /// Bytes from a block's quants to the next.
     quant_stride: usize,
@@ -100,6 +102,8 @@ struct Tile<'a> {
     blocks: usize,
     /// Activations of the first row and those after it.
     x: &'a [i8],
+    /// The same in 16 bits where they are there.
+    wide: &'a [i16],
     x_stride: usize,
     scales: &'a [f32],
     scale_stride: usize,
@@ -117,7 +121,7 @@ impl Tile<'_> {
         if rows == 0 || self.blocks == 0 {
             return;
         }
-        let quants = if self.unpacked { format.block() * PANEL } else { format.quant_bytes() };
+        let quants = if self.unpacked { self.quant_stride } else { format.quant_bytes() };
         let x_sums = if format.block() == 32 { activations::SUMS_32 } else { activations::SUMS_256 };
         assert!(self.quants.len() >= (self.blocks - 1) * self.quant_stride + quants);
         assert!(self.meta.len() >= (self.blocks - 1) * self.meta_stride + format.meta_bytes());
@@ -175,8 +179,11 @@ impl Packed {
         let blocks = self.inputs / format.block();
         let block_bytes = format.block_bytes();
         let x_sums = x.sums_per_block();
-        let unpack = format.block() == 256 && rows.len() >= UNPACK_ROWS && instructions.unpacks();
-        let step = if unpack { STRETCH } else { blocks.max(1) };
+        let widen = instructions.widens(format);
+        let unpack =
+            rows.len() >= UNPACK_ROWS && instructions.unpacks(format) && (x.is_wide() || !widen);
+        let unpacked_block = format.block() * PANEL * if widen { 2 } else { 1 };
+        let step = if unpack { STRETCH * 4096 / unpacked_block } else { blocks.max(1) };
         for start in (0..blocks).step_by(step) {
             let count = step.min(blocks - start);
             let panel = &panel[start * block_bytes..];
@@ -184,7 +191,7 @@ impl Packed {
             if unpack {
                 let unpacked = bytes_mut(unpacked);
                 instructions.unpack(format, quants, count, unpacked);
-                (quants, quant_stride) = (unpacked, format.block() * PANEL);
+                (quants, quant_stride) = (unpacked, unpacked_block);
             }
             let mut tile = Tile {
                 quants,
@@ -194,6 +201,7 @@ impl Packed {
                 meta_stride: block_bytes,
                 blocks: count,
                 x: &x.quants[rows.start * x.inputs + start * format.block()..],
+                wide: if x.is_wide() { &x.wide[rows.start * x.inputs + start * format.block()..] } else { &[] },
                 x_stride: x.inputs,
                 scales: &x.scales[rows.start * blocks + start..],
                 scale_stride: blocks,
@@ -244,7 +252,9 @@ pub(crate) fn products(
                 }
                 Input::Floats(x)
             } else {
-                quantize(x, make, inputs, block, scratch, pool);
+                let widen = group.iter().any(|(matrix, _)| instructions.widens(matrix.format));
+                let wide = widen && x.len() >= UNPACK_ROWS * inputs;
+                quantize(x, make, inputs, block, wide, scratch, pool);
                 Input::Quantized(scratch)
             };
             run(&group, input, x.len() / inputs, instructions, &mut work, pool);
@@ -253,19 +263,21 @@ pub(crate) fn products(
     }
 }
 
-/// Quantizes rows, which `make` makes first.
+/// Quantizes rows, which `make` makes first, to bytes and where `wide` to 16 bits as well.
 pub(crate) fn quantize(
     x: &mut [f32],
     make: Option<Make<'_>>,
     inputs: usize,
     block: usize,
+    wide: bool,
     target: &mut Activations,
     pool: &Pool,
 ) {
     let rows = x.len() / inputs;
-    target.resize(block, inputs, rows);
+    target.resize(block, inputs, rows, wide);
     let (blocks, words) = (inputs / block, inputs / block * target.sums_per_block());
     let quants = Disjoint::new(&mut target.quants);
+    let wides = Disjoint::new(&mut target.wide);
     let scales = Disjoint::new(&mut target.scales);
     let sums = Disjoint::new(&mut target.sums);
     each_row(x, inputs, pool, &|row, x| {
@@ -281,6 +293,10 @@ pub(crate) fn quantize(
             )
         };
         activations::quantize(block, x, quants, scales, sums);
+        if wide {
+            // SAFETY: as above.
+            activations::widen(quants, unsafe { wides.range(row * inputs..(row + 1) * inputs) });
+        }
     });
 }
 
