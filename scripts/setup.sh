@@ -78,6 +78,8 @@ list_missing() {
     [ -f "$(pg_option --includedir-server)/postgres.h" ] && [ -f "$(pg_option --pgxs)" ] ||
         packages+=("postgresql-server-dev-$major")
     have_extension pgtap || packages+=("postgresql-$major-pgtap")
+    # Cache files are exchanged with Python programs.
+    have python3 || packages+=(python3)
     have pg_prove || packages+=(libtap-parser-sourcehandler-pgtap-perl)
 }
 
@@ -177,6 +179,12 @@ if ! have_extension vector; then
         build_pgvector
     fi
     have_extension vector || die "pgvector is still missing in $(pg_option --sharedir)/extension"
+fi
+
+# Tested where the platform has it; the extension does without.
+if ! have_extension pg_cron && have apt-get &&
+    apt-cache show "postgresql-$major-cron" >/dev/null 2>&1; then
+    install_packages "postgresql-$major-cron"
 fi
 
 say "all there: PostgreSQL $major, pgvector, pgTAP, $(cargo --version)"

@@ -71,7 +71,8 @@ fi
 for name in "$@"; do
     case $name in
         engine)
-            suite engine "$cargo" test --release --no-fail-fast -p steadytext-engine -p steadytext-test-models ;;
+            suite engine "$cargo" test --release --no-fail-fast \
+                -p steadytext-engine -p steadytext-exchange -p steadytext-test-models ;;
         install) suite install scripts/test-install.sh ;;
         sql) suite sql scripts/test-sql.sh ;;
         docs) suite docs scripts/test-docs.sh ;;

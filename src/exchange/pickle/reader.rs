@@ -1,0 +1,383 @@
+//! The stack machine that reads a pickle.
+//!
+//! Objects live in one arena and are referred to by their index, on the stack, in the memo and in each other, so that
+//! shared objects cost nothing and cycles do no harm. Texts and bytes stay where they are in the pickle.
+
+use super::numpy::{self, Dtype, Global};
+use super::{Error, MAX_DIMENSIONS, MAX_TEXT_BYTES, Value, opcode};
+
+/// Objects at most: a list of [`MAX_DIMENSIONS`] floats has as many, and each may be put into the memo.
+const MAX_OBJECTS: usize = 4 * MAX_DIMENSIONS;
+
+/// An index into [`Machine::objects`].
+pub(super) type Handle = usize;
+
+/// What the machine makes.
+#[derive(Debug, Clone)]
+pub(super) enum Object<'p> {
+    None,
+    Bool,
+    Int(i64),
+    Float(f64),
+    Text(&'p str),
+    Bytes(&'p [u8]),
+    /// Bytes that were written as a text of their Latin-1 characters.
+    Latin1(Vec<u8>),
+    List(Vec<Handle>),
+    Tuple(Vec<Handle>),
+    Global(Global),
+    Dtype(Dtype),
+    /// What `_reconstruct` makes, until BUILD fills it.
+    EmptyArray,
+    Array(Vec<f32>),
+}
+
+/// Reads a pickle.
+///
+/// # Errors
+///
+/// It is damaged, or holds anything else than a text or a vector.
+pub fn read(pickle: &[u8]) -> Result<Value, Error> {
+    Machine::new(pickle).run()
+}
+
+pub(super) struct Machine<'p> {
+    pickle: &'p [u8],
+    /// The next byte.
+    next: usize,
+    /// The instruction that is being executed, and where it is.
+    opcode: &'static str,
+    at: usize,
+    objects: Vec<Object<'p>>,
+    stack: Vec<Handle>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: Vec<Option<Handle>>,
+    /// Bytes of what was made by calls, which could make much out of little.
+    made_bytes: usize,
+}
+
+impl<'p> Machine<'p> {
+    fn new(pickle: &'p [u8]) -> Self {
+        Machine {
+            pickle,
+            next: 0,
+            opcode: "PROTO",
+            at: 0,
+            objects: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: Vec::new(),
+            made_bytes: 0,
+        }
+    }
+
+    fn run(mut self) -> Result<Value, Error> {
+        while let Some(&byte) = self.pickle.get(self.next) {
+            self.at = self.next;
+            self.next += 1;
+            self.opcode = opcode::name(byte).ok_or(Error::NoOpcode { byte, at: self.at })?;
+            if byte == b'.' {
+                let value = self.pop("a value")?;
+                if !self.stack.is_empty() || !self.marks.is_empty() {
+                    return Err(self.missing("a single value"));
+                }
+                if self.next != self.pickle.len() {
+                    return Err(Error::Trailing { at: self.next });
+                }
+                return self.value(value);
+            }
+            self.step(byte)?;
+        }
+        Err(Error::Unfinished)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<(), Error> {
+        match byte {
+            0x80 => match self.byte()? {
+                2..=5 => Ok(()),
+                other => Err(Error::Protocol(other)),
+            },
+            // Frames only say how far to read ahead.
+            0x95 => self.length8().map(|_| ()),
+            b'N' => self.push(Object::None),
+            0x88 | 0x89 => self.push(Object::Bool),
+            b'J' => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.push(Object::Int(value.into()))
+            }
+            b'K' => {
+                let value = self.byte()?;
+                self.push(Object::Int(value.into()))
+            }
+            b'M' => {
+                let value = u16::from_le_bytes(self.array()?);
+                self.push(Object::Int(value.into()))
+            }
+            b'G' => {
+                let value = f64::from_be_bytes(self.array()?);
+                self.push(Object::Float(value))
+            }
+            b'X' | 0x8c | 0x8d => {
+                let length = self.length(byte == 0x8c, byte == 0x8d)?;
+                let text = text(self.bytes(length)?)?;
+                self.push(Object::Text(text))
+            }
+            b'B' | b'C' | 0x8e | 0x96 => {
+                let length = self.length(byte == b'C', byte >= 0x8e)?;
+                let bytes = self.bytes(length)?;
+                self.push(Object::Bytes(bytes))
+            }
+            b'(' => {
+                self.marks.push(self.stack.len());
+                self.limit(self.marks.len())
+            }
+            b')' => self.push(Object::Tuple(Vec::new())),
+            0x85..=0x87 => {
+                let from = self.stack.len().checked_sub(usize::from(byte) - 0x84);
+                let items = self.take_from(from)?;
+                self.push(Object::Tuple(items))
+            }
+            b't' => {
+                let from = self.marks.pop();
+                let items = self.take_from(from)?;
+                self.push(Object::Tuple(items))
+            }
+            b']' => self.push(Object::List(Vec::new())),
+            b'a' => {
+                let item = self.pop("an item")?;
+                self.append(vec![item])
+            }
+            b'e' => {
+                let from = self.marks.pop();
+                let items = self.take_from(from)?;
+                self.append(items)
+            }
+            b'q' => {
+                let index = self.byte()?.into();
+                self.memoize(index)
+            }
+            b'r' => {
+                let index = self.length4()?;
+                self.memoize(index)
+            }
+            0x94 => self.memoize(self.memo.len()),
+            b'h' => {
+                let index = self.byte()?.into();
+                self.recall(index)
+            }
+            b'j' => {
+                let index = self.length4()?;
+                self.recall(index)
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.global(module, name)
+            }
+            0x93 => {
+                let (name, module) = (self.pop("a name")?, self.pop("a module")?);
+                match (&self.objects[module], &self.objects[name]) {
+                    (&Object::Text(module), &Object::Text(name)) => self.global(module, name),
+                    _ => Err(self.missing("two names")),
+                }
+            }
+            b'R' => {
+                let (arguments, callee) = (self.pop("arguments")?, self.pop("a function")?);
+                let object = numpy::reduce(self, callee, arguments)?;
+                self.account(&object)?;
+                self.push(object)
+            }
+            b'b' => {
+                let (state, of) = (self.pop("a state")?, self.top()?);
+                let object = numpy::build(self, of, state)?;
+                self.account(&object)?;
+                self.objects[of] = object;
+                Ok(())
+            }
+            _ => Err(Error::Opcode { opcode: self.opcode, at: self.at }),
+        }
+    }
+
+    /// What the pickle's program has made.
+    fn value(&self, handle: Handle) -> Result<Value, Error> {
+        match &self.objects[handle] {
+            Object::Text(text) => match text.len() {
+                length if length > MAX_TEXT_BYTES => Err(Error::TextTooLong(length)),
+                _ if text.contains('\0') => Err(Error::InvalidText),
+                _ => Ok(Value::Text((*text).to_owned())),
+            },
+            Object::List(items) | Object::Tuple(items) => {
+                let numbers: Result<Vec<f32>, Error> = items
+                    .iter()
+                    .map(|item| match &self.objects[*item] {
+                        Object::Float(number) => Ok(*number as f32),
+                        Object::Int(number) => Ok(*number as f32),
+                        _ => Err(Error::Kind("a list with something else than numbers")),
+                    })
+                    .collect();
+                vector(numbers?)
+            }
+            Object::Array(numbers) => vector(numbers.clone()),
+            Object::None => Err(Error::Kind("None")),
+            Object::Bool | Object::Int(_) | Object::Float(_) => Err(Error::Kind("a number")),
+            Object::Bytes(_) | Object::Latin1(_) => Err(Error::Kind("bytes")),
+            Object::Global(_) | Object::Dtype(_) => Err(Error::Kind("a type")),
+            Object::EmptyArray => Err(Error::Kind("an array without content")),
+        }
+    }
+
+    /// An object.
+    pub(super) fn get(&self, handle: Handle) -> &Object<'p> {
+        &self.objects[handle]
+    }
+
+    /// The items of a tuple.
+    pub(super) fn tuple(&self, handle: Handle) -> Option<Vec<&Object<'p>>> {
+        match &self.objects[handle] {
+            Object::Tuple(items) => Some(items.iter().map(|item| &self.objects[*item]).collect()),
+            _ => None,
+        }
+    }
+
+    /// The error of an instruction that does not find what it needs.
+    pub(super) fn missing(&self, expected: &'static str) -> Error {
+        Error::Stack { opcode: self.opcode, at: self.at, expected }
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<(), Error> {
+        match Global::named(module, name) {
+            Some(global) => self.push(Object::Global(global)),
+            None => {
+                let name = format!("{module}.{name}").chars().take(80).flat_map(char::escape_debug).collect();
+                Err(Error::Global { name, opcode: self.opcode })
+            }
+        }
+    }
+
+    fn account(&mut self, object: &Object<'p>) -> Result<(), Error> {
+        self.made_bytes += match object {
+            Object::Latin1(bytes) => bytes.len(),
+            Object::Array(numbers) => size_of_val(&numbers[..]),
+            _ => 0,
+        };
+        // Protocol 2 makes an array of bytes that it makes of a text.
+        if self.made_bytes > 2 * self.pickle.len() { Err(Error::TooMuchData) } else { Ok(()) }
+    }
+
+    fn append(&mut self, items: Vec<Handle>) -> Result<(), Error> {
+        let list = self.top()?;
+        match &mut self.objects[list] {
+            Object::List(list) => {
+                list.extend(items);
+                let count = list.len();
+                self.limit(count)
+            }
+            _ => Err(self.missing("a list")),
+        }
+    }
+
+    fn push(&mut self, object: Object<'p>) -> Result<(), Error> {
+        self.limit(self.objects.len() + 1)?;
+        self.stack.push(self.objects.len());
+        self.objects.push(object);
+        Ok(())
+    }
+
+    fn pop(&mut self, expected: &'static str) -> Result<Handle, Error> {
+        if self.marks.last() == Some(&self.stack.len()) {
+            return Err(self.missing(expected));
+        }
+        self.stack.pop().ok_or_else(|| self.missing(expected))
+    }
+
+    fn top(&self) -> Result<Handle, Error> {
+        self.stack.last().copied().ok_or_else(|| self.missing("an object"))
+    }
+
+    /// Everything on the stack from height `from` on.
+    fn take_from(&mut self, from: Option<usize>) -> Result<Vec<Handle>, Error> {
+        let lowest = self.marks.last().copied().unwrap_or(0);
+        match from {
+            Some(from) if from >= lowest && from <= self.stack.len() => Ok(self.stack.split_off(from)),
+            _ => Err(self.missing("as many objects")),
+        }
+    }
+
+    fn memoize(&mut self, index: usize) -> Result<(), Error> {
+        self.limit(index.saturating_add(1))?;
+        let top = self.top()?;
+        if index >= self.memo.len() {
+            self.memo.resize(index + 1, None);
+        }
+        self.memo[index] = Some(top);
+        Ok(())
+    }
+
+    fn recall(&mut self, index: usize) -> Result<(), Error> {
+        let handle =
+            self.memo.get(index).copied().flatten().ok_or_else(|| self.missing("that place in the memo"))?;
+        self.limit(self.stack.len() + 1)?;
+        self.stack.push(handle);
+        Ok(())
+    }
+
+    fn limit(&self, count: usize) -> Result<(), Error> {
+        if count > MAX_OBJECTS { Err(Error::TooManyObjects(MAX_OBJECTS)) } else { Ok(()) }
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<&'p [u8], Error> {
+        let bytes = self.next.checked_add(length).and_then(|end| self.pickle.get(self.next..end));
+        self.next += length.min(self.pickle.len());
+        bytes.ok_or(Error::Truncated { opcode: self.opcode, at: self.at })
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let truncated = Error::Truncated { opcode: self.opcode, at: self.at };
+        self.bytes(N)?.try_into().map_err(|_| truncated)
+    }
+
+    fn byte(&mut self) -> Result<u8, Error> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn length(&mut self, short: bool, long: bool) -> Result<usize, Error> {
+        match (short, long) {
+            (true, _) => self.byte().map(usize::from),
+            (_, true) => self.length8(),
+            _ => self.length4(),
+        }
+    }
+
+    fn length4(&mut self) -> Result<usize, Error> {
+        Ok(u32::from_le_bytes(self.array()?) as usize)
+    }
+
+    /// A length that the address space cannot hold is beyond the end in any case.
+    fn length8(&mut self) -> Result<usize, Error> {
+        Ok(usize::try_from(u64::from_le_bytes(self.array()?)).unwrap_or(usize::MAX))
+    }
+
+    fn line(&mut self) -> Result<&'p str, Error> {
+        let rest = self.pickle.get(self.next..).unwrap_or_default();
+        let length = rest.iter().position(|byte| *byte == b'\n');
+        let length = length.ok_or(Error::Truncated { opcode: self.opcode, at: self.at })?;
+        self.next += length + 1;
+        text(&rest[..length])
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Error> {
+    std::str::from_utf8(bytes).map_err(|_| Error::InvalidText)
+}
+
+fn vector(numbers: Vec<f32>) -> Result<Value, Error> {
+    if numbers.is_empty() || numbers.len() > MAX_DIMENSIONS {
+        Err(Error::Dimensions(numbers.len()))
+    } else if !numbers.iter().all(|number| number.is_finite()) {
+        Err(Error::NotFinite)
+    } else if numbers.iter().all(|number| *number == 0.0) {
+        Err(Error::Zeros)
+    } else {
+        Ok(Value::Vector(numbers))
+    }
+}
