@@ -41,6 +41,8 @@ grant execute on function
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
+    @extschema@.steadytext_cache_analyze_usage(),
+    @extschema@.st_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.st_generate_async(text, integer, boolean, integer, text, text, text, double precision, integer),
     @extschema@.st_embed_async(text, boolean, integer, text, integer),
@@ -84,6 +86,26 @@ grant execute on function
     steadytext.worker_state()
 to steadytext_user;
 grant execute on function
+    @extschema@.steadytext_cache_clear(),
+    @extschema@.steadytext_cache_import(text, boolean),
+    @extschema@.steadytext_cache_export(text, boolean, boolean, text),
+    @extschema@.steadytext_cache_evict_by_frecency(integer, double precision, integer, integer, integer),
+    @extschema@.steadytext_cache_evict_by_age(integer, double precision, integer, integer),
+    @extschema@.steadytext_cache_scheduled_eviction(),
+    @extschema@.steadytext_cache_preview_eviction(integer),
+    @extschema@.steadytext_cache_warmup(integer),
+    @extschema@.steadytext_setup_cache_eviction_cron(),
+    @extschema@.steadytext_disable_cache_eviction_cron(),
+    @extschema@.st_cache_clear(),
+    @extschema@.st_cache_import(text, boolean),
+    @extschema@.st_cache_export(text, boolean, boolean, text),
+    @extschema@.st_cache_evict_by_frecency(integer, double precision, integer, integer, integer),
+    @extschema@.st_cache_evict_by_age(integer, double precision, integer, integer),
+    @extschema@.st_cache_scheduled_eviction(),
+    @extschema@.st_cache_preview_eviction(integer),
+    @extschema@.st_cache_warmup(integer),
+    @extschema@.st_setup_cache_eviction_cron(),
+    @extschema@.st_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
@@ -103,6 +125,8 @@ grant execute on function
     steadytext.promote_requests(integer),
     steadytext.queue_outlook(integer),
     steadytext.expire_requests(bigint, integer),
+    steadytext.plan_eviction(integer),
+    steadytext.evict_entries(bigint[], integer[]),
     steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
 to steadytext_worker;
 
@@ -122,6 +146,8 @@ grant select on
 to steadytext_user, steadytext_admin;
 -- Prompts are private: the cache is for administrators.
 grant select on @extschema@.steadytext_cache, @extschema@.steadytext_cache_with_frecency to steadytext_admin;
+-- Nobody but the extension's functions writes it.
+grant select on @extschema@.steadytext_audit_log to steadytext_admin;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
     insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),
@@ -134,5 +160,7 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
 
 select steadytext.start_worker();

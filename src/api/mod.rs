@@ -1,9 +1,12 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives in
 //! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod audit;
+mod cache_admin;
 mod call;
 mod cancel;
 mod enqueue;
+mod exchange;
 mod request;
 mod rerank;
 mod result;

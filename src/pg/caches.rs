@@ -52,6 +52,12 @@ pub(crate) struct Config {
     pub(crate) queue_retention_hours: i64,
     /// `worker_paused`.
     pub(crate) worker_paused: bool,
+    /// `cache_eviction_enabled`.
+    pub(crate) cache_eviction_enabled: bool,
+    /// `cache_eviction_interval`, in seconds.
+    pub(crate) cache_eviction_interval_s: u64,
+    /// `cache_eviction_batch_size`.
+    pub(crate) cache_eviction_batch_size: usize,
 }
 
 /// A row of steadytext_models.
@@ -158,6 +164,9 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
             .unwrap_or(1.0),
         queue_retention_hours: number("queue_retention_hours", 168),
         worker_paused: text("worker_paused") == Some("true"),
+        cache_eviction_enabled: text("cache_eviction_enabled") != Some("false"),
+        cache_eviction_interval_s: number("cache_eviction_interval", 300).max(1) as u64,
+        cache_eviction_batch_size: number("cache_eviction_batch_size", 100).max(1) as usize,
     });
     if may_keep() {
         CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));

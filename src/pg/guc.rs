@@ -10,6 +10,7 @@ static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CStrin
 static RERANKER_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static MODEL_DIR: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"pg_steadytext_models"));
+static EXCHANGE_DIR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
@@ -72,6 +73,11 @@ pub(crate) fn model_dir() -> String {
     text(&MODEL_DIR)
 }
 
+/// `pg_steadytext.exchange_dir`; relative to the data directory. Empty: none.
+pub(crate) fn exchange_dir() -> String {
+    text(&EXCHANGE_DIR)
+}
+
 /// `pg_steadytext.notify`.
 pub(crate) fn notify() -> bool {
     NOTIFY.get()
@@ -102,6 +108,12 @@ pub(crate) fn define() {
         &MODEL_DIR,
         c"Directory of the model files.",
         c"Relative to the data directory.",
+    );
+    string(
+        c"pg_steadytext.exchange_dir",
+        &EXCHANGE_DIR,
+        c"Directory of the files that steadytext_cache_import() reads and steadytext_cache_export() writes.",
+        c"Relative to the data directory. Empty: neither works.",
     );
     int(
         c"pg_steadytext.threads",

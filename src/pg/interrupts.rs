@@ -46,6 +46,15 @@ pub(crate) fn postponing_termination<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Whether the statement must stop: the next [`check`] will not return. For where nothing may be raised.
+pub(crate) fn is_stop_pending() -> bool {
+    // SAFETY: flags that the signal handlers of this process set.
+    unsafe {
+        std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0
+            || std::ptr::read_volatile(&raw const pg_sys::QueryCancelPending) != 0
+    }
+}
+
 /// Acts on whatever has arrived; does not return after SIGTERM.
 pub(crate) fn check() {
     pgrx::check_for_interrupts!();

@@ -21,6 +21,29 @@ impl<T: IntoDatum> From<T> for Arg {
     }
 }
 
+impl Arg {
+    /// A `real[]`. Much faster than by element, which is how pgrx makes arrays.
+    pub(crate) fn reals(numbers: &[f32]) -> Self {
+        let Ok(count @ 1..) = i32::try_from(numbers.len()) else { return Vec::<f32>::new().into() };
+        let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>();
+        let bytes = header + size_of_val(numbers);
+        // SAFETY: the memory is as long as header and numbers together, and palloc's is aligned; an array of one dimension has
+        // its length and its lower bound behind the fixed part, and without nulls its data behind these.
+        let datum = unsafe {
+            let array: *mut pg_sys::ArrayType = pg_sys::palloc(bytes).cast();
+            pgrx::set_varsize_4b(array.cast(), bytes as i32);
+            (*array).ndim = 1;
+            (*array).dataoffset = 0;
+            (*array).elemtype = pg_sys::FLOAT4OID;
+            array.add(1).cast::<[i32; 2]>().write([count, 1]);
+            let data = array.cast::<u8>().add(header).cast::<f32>();
+            data.copy_from_nonoverlapping(numbers.as_ptr(), numbers.len());
+            pg_sys::Datum::from(array)
+        };
+        Arg { oid: pg_sys::FLOAT4ARRAYOID, datum: Some(datum) }
+    }
+}
+
 /// One row of a result, valid while the query's closure runs.
 pub(crate) struct Row {
     tuple: pg_sys::HeapTuple,

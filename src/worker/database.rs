@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::eviction::Eviction;
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
 use super::{request, seat};
@@ -50,6 +51,7 @@ pub(super) struct Worker {
     /// The role that was served last.
     after_role: Option<String>,
     retention_at: Option<i64>,
+    eviction: Eviction,
     due: Due,
     warned_of_builtin: bool,
     complaint: Option<(String, Instant)>,
@@ -95,6 +97,7 @@ impl Worker {
             paused: false,
             after_role: None,
             retention_at: None,
+            eviction: Eviction::new(),
             due: Due {
                 poll: now,
                 store: now,
@@ -379,7 +382,7 @@ impl Worker {
         }
     }
 
-    /// What can wait: the heartbeat, and the removal of old requests.
+    /// What can wait: the heartbeat, the removal of old requests, and the eviction from the cache.
     fn maintain(&mut self) {
         let now = Instant::now();
         if now >= self.due.heartbeat {
@@ -411,6 +414,11 @@ impl Worker {
                 }
             }
         }
+        if let Some(config) = &self.config
+            && let Err(error) = self.eviction.step(config)
+        {
+            self.complain(error);
+        }
     }
 
     fn pause(&self) -> Duration {
@@ -424,7 +432,8 @@ impl Worker {
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
         }
-        until.saturating_duration_since(Instant::now())
+        let eviction = self.config.as_ref().and_then(|config| self.eviction.pause(config));
+        until.saturating_duration_since(Instant::now()).min(eviction.unwrap_or(Duration::MAX))
     }
 
     /// Writes trouble to the server log, the same one not too often.

@@ -4,6 +4,7 @@
 mod database;
 mod engine;
 mod entry;
+mod eviction;
 mod flight;
 mod launcher;
 mod many;

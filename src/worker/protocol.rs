@@ -289,6 +289,32 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     })
 }
 
+/// The first `limit` entries that must go from the cache, with their access counts.
+pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
+    in_queue("plan eviction", || {
+        spi::query(
+            "select id, access_count from steadytext.plan_eviction($1)",
+            vec![limit.into()],
+            Mode::ReadWrite,
+            |row| (row.get(1).unwrap_or_default(), row.get(2).unwrap_or_default()),
+        )
+    })
+}
+
+/// Evicts entries that have not been used since they were chosen; returns how many are gone.
+pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
+    let (ids, counts): (Vec<i64>, Vec<i32>) = victims.iter().copied().unzip();
+    in_queue("evict cache entries", || {
+        let gone = spi::query_one(
+            "select cardinality(steadytext.evict_entries($1, $2))",
+            vec![ids.into(), counts.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i32>(1),
+        )?;
+        Ok(gone.flatten().unwrap_or(0))
+    })
+}
+
 /// What a worker reports of itself.
 pub(super) struct Heartbeat<'a> {
     /// The worker's id.

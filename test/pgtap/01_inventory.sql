@@ -24,6 +24,41 @@ select set_eq(
         'sequence steadytext_cache_id_seq',
         'view steadytext_cache_with_frecency',
         'function steadytext.cache_key_hash(text)',
+        'table steadytext_audit_log',
+        'sequence steadytext_audit_log_id_seq',
+        'view steadytext.cache_entries',
+        'function steadytext.config_number(text)',
+        'function steadytext.is_cache_protected(integer,integer)',
+        'function steadytext.cache_victims(double precision,double precision,integer,double precision,boolean,boolean,integer)',
+        'function steadytext.evict_entries(bigint[],integer[])',
+        'function steadytext.evict(double precision,double precision,integer,integer,double precision,boolean,boolean)',
+        'function steadytext.has_eviction_job()',
+        'function steadytext.has_cron()',
+        'function steadytext.plan_eviction(integer)',
+        'function steadytext.schedule_eviction()',
+        'function steadytext.unschedule_eviction()',
+        'function steadytext_cache_analyze_usage()',
+        'function steadytext_cache_clear()',
+        'function steadytext_cache_import(text,boolean)',
+        'function steadytext_cache_export(text,boolean,boolean,text)',
+        'function steadytext_cache_evict_by_frecency(integer,double precision,integer,integer,integer)',
+        'function steadytext_cache_evict_by_age(integer,double precision,integer,integer)',
+        'function steadytext_cache_scheduled_eviction()',
+        'function steadytext_cache_preview_eviction(integer)',
+        'function steadytext_cache_warmup(integer)',
+        'function steadytext_setup_cache_eviction_cron()',
+        'function steadytext_disable_cache_eviction_cron()',
+        'function st_cache_analyze_usage()',
+        'function st_cache_clear()',
+        'function st_cache_import(text,boolean)',
+        'function st_cache_export(text,boolean,boolean,text)',
+        'function st_cache_evict_by_frecency(integer,double precision,integer,integer,integer)',
+        'function st_cache_evict_by_age(integer,double precision,integer,integer)',
+        'function st_cache_scheduled_eviction()',
+        'function st_cache_preview_eviction(integer)',
+        'function st_cache_warmup(integer)',
+        'function st_setup_cache_eviction_cron()',
+        'function st_disable_cache_eviction_cron()',
         'function steadytext.new_request_id()',
         'function steadytext.check_request()',
         'function steadytext.wake_worker()',
@@ -186,7 +221,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 24::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 35::bigint,
     'there are as many twins as functions of the API'
 );
 
@@ -257,8 +292,9 @@ select set_eq(
     $$ select proname::text from functions where prosecdef $$,
     array['replace_default', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook',
-        'expire_requests'],
-    'only the protocol and one trigger run as the owner'
+        'expire_requests', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
+        'steadytext_cache_scheduled_eviction', 'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
+    'only the protocol, one trigger and what looks after the cache run as the owner'
 );
 
 -- pg_dump.
@@ -271,9 +307,10 @@ select set_eq(
     $$,
     $$
         values ('steadytext_queue', ''), ('steadytext_queue_id_seq', ''),
-            ('steadytext_config', 'where not is_default'), ('steadytext_models', 'where not is_default')
+            ('steadytext_config', 'where not is_default'), ('steadytext_models', 'where not is_default'),
+            ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
     $$,
-    'pg_dump keeps requests, their sequence, and settings and models that were changed'
+    'pg_dump keeps requests, the audit log, their sequences, and settings and models that were changed'
 );
 select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),

@@ -1,0 +1,139 @@
+-- What is in the cache, and what good it does. Sums and shares are for every user; what shows
+-- keys or prompts is for administrators.
+--
+-- Sizes are those of the entries as they are stored (steadytext.cache_entries), the same that
+-- eviction goes by. The table, its indexes and the room that evicted entries have left are
+-- pg_total_relation_size('steadytext_cache').
+
+create function @extschema@.steadytext_cache_analyze_usage()
+returns table (
+    access_bucket text,
+    entry_count bigint,
+    avg_frecency_score double precision,
+    total_size_mb double precision,
+    percentage_of_cache double precision
+)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select b.bucket, count(*), avg(b.frecency_score), sum(b.bytes) / 1048576.0::float8,
+        100.0::float8 * count(*) / sum(count(*)) over ()
+    from (
+        select e.frecency_score, e.bytes,
+            case
+                when e.access_count <= 1 then '1_single_access'
+                when e.access_count <= 5 then '2_low_access'
+                when e.access_count <= 20 then '3_medium_access'
+                when e.access_count <= 100 then '4_high_access'
+                else '5_very_high_access'
+            end as bucket
+        from steadytext.cache_entries as e
+    ) as b
+    group by b.bucket
+    order by b.bucket;
+end
+$$;
+comment on function @extschema@.steadytext_cache_analyze_usage() is
+    'Entries by how often they were used: 1, 2 to 5, 6 to 20, 21 to 100, more';
+
+create function @extschema@.steadytext_cache_preview_eviction(preview_count integer default 10)
+returns table (
+    cache_key text,
+    prompt text,
+    access_count integer,
+    last_accessed timestamptz,
+    created_at timestamptz,
+    frecency_score double precision,
+    size_bytes bigint
+)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    -- Without limits all must go: these are the first of them.
+    return query
+    select e.cache_key, left(e.prompt, 100), e.access_count, e.last_accessed, e.created_at,
+        e.frecency_score, e.bytes::bigint
+    from steadytext.cache_victims(-1, -1,
+        steadytext.config_integer('cache_min_access_count'), steadytext.config_number('cache_min_age_hours'),
+        p_limit => greatest(coalesce(preview_count, 10), 0)) with ordinality as v(id, access_count, bytes, n)
+    join steadytext.cache_entries as e on e.id = v.id
+    order by v.n;
+end
+$$;
+comment on function @extschema@.steadytext_cache_preview_eviction(integer) is
+    'What would be evicted next, in this order, were the cache too large; prompts are cut. For members of steadytext_admin';
+
+create function @extschema@.steadytext_cache_warmup(warmup_count integer default 100)
+returns table (warmed_entries integer, total_time_ms integer)
+language plpgsql volatile security definer rows 1
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    v_start timestamptz := clock_timestamp();
+begin
+    -- By the index that look-ups go through. A value that is compared with itself is read,
+    -- also where it is TOASTed; and this comparison needs no operator of the vector's type.
+    select count(*) filter (where record_image_eq(row(x.response, x.embedding), row(x.response, x.embedding)))
+    into warmed_entries
+    from (
+        select c.key_hash
+        from @extschema@.steadytext_cache_with_frecency as f
+        join @extschema@.steadytext_cache as c on c.id = f.id
+        order by f.frecency_score desc, f.id
+        limit greatest(coalesce(warmup_count, 100), 0)
+    ) as w
+    join @extschema@.steadytext_cache as x on x.key_hash = w.key_hash;
+    total_time_ms := date_part('epoch', clock_timestamp() - v_start) * 1000;
+    return next;
+end
+$$;
+comment on function @extschema@.steadytext_cache_warmup(integer) is
+    'Reads the entries that are worth most into memory, as after a restart; changes nothing. For members of steadytext_admin';
+
+create function @extschema@.st_cache_analyze_usage()
+returns table (
+    access_bucket text,
+    entry_count bigint,
+    avg_frecency_score double precision,
+    total_size_mb double precision,
+    percentage_of_cache double precision
+)
+language sql stable
+begin atomic
+    select u.access_bucket, u.entry_count, u.avg_frecency_score, u.total_size_mb, u.percentage_of_cache
+    from @extschema@.steadytext_cache_analyze_usage() as u;
+end;
+comment on function @extschema@.st_cache_analyze_usage() is 'Short for steadytext_cache_analyze_usage';
+
+create function @extschema@.st_cache_preview_eviction(preview_count integer default 10)
+returns table (
+    cache_key text,
+    prompt text,
+    access_count integer,
+    last_accessed timestamptz,
+    created_at timestamptz,
+    frecency_score double precision,
+    size_bytes bigint
+)
+language sql volatile
+begin atomic
+    select p.cache_key, p.prompt, p.access_count, p.last_accessed, p.created_at, p.frecency_score, p.size_bytes
+    from @extschema@.steadytext_cache_preview_eviction(preview_count) as p;
+end;
+comment on function @extschema@.st_cache_preview_eviction(integer) is 'Short for steadytext_cache_preview_eviction';
+
+create function @extschema@.st_cache_warmup(warmup_count integer default 100)
+returns table (warmed_entries integer, total_time_ms integer)
+language sql volatile rows 1
+begin atomic
+    select w.warmed_entries, w.total_time_ms from @extschema@.steadytext_cache_warmup(warmup_count) as w;
+end;
+comment on function @extschema@.st_cache_warmup(integer) is 'Short for steadytext_cache_warmup';

@@ -1,0 +1,294 @@
+//! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and write files.
+//!
+//! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything below it step by step, each
+//! step relative to the one before and never through a symbolic link; what is checked is what is used, whoever may be changing
+//! the directory meanwhile.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{File, OpenOptions};
+use std::io::{Error as IoError, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path};
+
+use pgrx::prelude::*;
+
+use super::error::PgError;
+use super::{guc, interrupts};
+
+/// Bytes copied between two looks for interrupts.
+const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of a file at most.
+const MAX_FILE_BYTES: u64 = 16 << 30;
+/// What a file begins with that may be replaced.
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
+
+/// A place for a file in the exchange directory.
+pub(crate) struct Place {
+    directory: OwnedFd,
+    name: CString,
+    /// As the caller wrote it.
+    path: String,
+}
+
+impl Place {
+    /// The place that `path` names: relative to the exchange directory, or absolute and below it.
+    ///
+    /// # Errors
+    ///
+    /// 55000 where no directory is configured, 42501 where the path leads out of it, and what the operating system says.
+    pub(crate) fn at(path: &str) -> Result<Self, PgError> {
+        let base = guc::exchange_dir();
+        if base.is_empty() {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "no directory for the exchange of files is configured",
+            )
+            .hint("Set pg_steadytext.exchange_dir in postgresql.conf to a directory that is meant for nothing else, and reload."));
+        }
+        let steps = steps(Path::new(&base), path)?;
+        let mut directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(&base)
+            .map(OwnedFd::from)
+            .map_err(|error| file_error("open directory", &base, &error))?;
+        refuse_data_directory(&directory, &base)?;
+        let (name, parents) = steps.split_last().ok_or_else(|| outside(path))?;
+        for parent in parents {
+            directory = open_at(&directory, parent, libc::O_RDONLY | libc::O_DIRECTORY)
+                .map_err(|error| file_error("open", path, &error))?;
+        }
+        Ok(Place { directory, name: name.clone(), path: path.to_owned() })
+    }
+
+    /// Copies the file into `target`.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, no regular file, or too large; or the caller's statement was cancelled.
+    pub(crate) fn copy_to(&self, target: &mut File) -> Result<(), PgError> {
+        let said = |doing: &str, error: IoError| file_error(doing, &self.path, &error);
+        // Without O_NONBLOCK, opening a named pipe would wait for somebody who writes.
+        let mut source = open_at(&self.directory, &self.name, libc::O_RDONLY | libc::O_NONBLOCK)
+            .map(File::from)
+            .map_err(|error| said("open", error))?;
+        let metadata = source.metadata().map_err(|error| said("read", error))?;
+        if !metadata.is_file() {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("\"{}\" is not a regular file", self.path),
+            ));
+        }
+        copy(&mut source, target, &self.path)
+    }
+
+    /// Whether a file of this name with `suffix` lies beside it and is not empty.
+    pub(crate) fn has_beside(&self, suffix: &str) -> bool {
+        let name = [self.name.as_bytes(), suffix.as_bytes()].concat();
+        CString::new(name)
+            .ok()
+            .and_then(|name| open_at(&self.directory, &name, libc::O_RDONLY | libc::O_NONBLOCK).ok())
+            .and_then(|file| File::from(file).metadata().ok())
+            .is_some_and(|metadata| metadata.len() > 0)
+    }
+
+    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600. An existing
+    /// file is replaced only with `replace`, and only if it is an SQLite file.
+    ///
+    /// # Errors
+    ///
+    /// There is one already, or the operating system refuses; or the caller's statement was cancelled.
+    pub(crate) fn put(&self, source: &mut File, replace: bool) -> Result<(), PgError> {
+        let said = |doing: &str, error: IoError| file_error(doing, &self.path, &error);
+        self.check_replaceable(replace)?;
+        let draft = Draft::create(self).map_err(|error| said("create", error))?;
+        copy(source, &mut &draft.file, &self.path)?;
+        draft.file.sync_all().map_err(|error| said("write", error))?;
+        if replace {
+            draft.rename().map_err(|error| said("create", error))?;
+        } else {
+            draft.link().map_err(|error| said("create", error))?;
+        }
+        // SAFETY: a descriptor that is open.
+        unsafe { libc::fsync(self.directory.as_raw_fd()) };
+        Ok(())
+    }
+
+    fn check_replaceable(&self, replace: bool) -> Result<(), PgError> {
+        let existing = match open_at(&self.directory, &self.name, libc::O_RDONLY | libc::O_NONBLOCK) {
+            Ok(existing) => File::from(existing),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(file_error("replace", &self.path, &error)),
+        };
+        if !replace {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_FILE,
+                format!("file \"{}\" exists already", self.path),
+            )
+            .hint("Choose another name, or say replace => true."));
+        }
+        let mut head = Vec::new();
+        let is_file = existing.metadata().is_ok_and(|metadata| metadata.is_file());
+        let is_read = is_file && existing.take(SQLITE_MAGIC.len() as u64).read_to_end(&mut head).is_ok();
+        if is_read && head == SQLITE_MAGIC {
+            Ok(())
+        } else {
+            Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("\"{}\" exists already and is not an SQLite file", self.path),
+            )
+            .hint("Only an earlier cache file is replaced; choose another name."))
+        }
+    }
+}
+
+/// A file that is still being written, and gone when it is dropped.
+struct Draft<'p> {
+    place: &'p Place,
+    name: CString,
+    file: File,
+}
+
+impl<'p> Draft<'p> {
+    fn create(place: &'p Place) -> Result<Self, IoError> {
+        let suffix = format!(".{}.draft", std::process::id());
+        let name = CString::new([b".", place.name.as_bytes(), suffix.as_bytes()].concat())?;
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+        // Left by a process of the same number that was killed.
+        unlink(place, &name);
+        let file = File::from(open_at(&place.directory, &name, flags)?);
+        Ok(Draft { place, name, file })
+    }
+
+    /// Takes the place of what has the name now.
+    fn rename(&self) -> Result<(), IoError> {
+        let directory = self.place.directory.as_raw_fd();
+        // SAFETY: two strings and an open descriptor.
+        let status =
+            unsafe { libc::renameat(directory, self.name.as_ptr(), directory, self.place.name.as_ptr()) };
+        result(status).map(|_| ())
+    }
+
+    /// Takes the name if nothing has it.
+    fn link(&self) -> Result<(), IoError> {
+        let directory = self.place.directory.as_raw_fd();
+        // SAFETY: as above.
+        let status =
+            unsafe { libc::linkat(directory, self.name.as_ptr(), directory, self.place.name.as_ptr(), 0) };
+        result(status).map(|_| ())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        unlink(self.place, &self.name);
+    }
+}
+
+fn unlink(place: &Place, name: &CString) {
+    // SAFETY: a string and an open descriptor; there may be nothing to remove.
+    unsafe { libc::unlinkat(place.directory.as_raw_fd(), name.as_ptr(), 0) };
+}
+
+/// The names of a path below the exchange directory, one after the other.
+fn steps(base: &Path, path: &str) -> Result<Vec<CString>, PgError> {
+    let mut below = Path::new(path);
+    if below.is_absolute() {
+        below = below.strip_prefix(base).map_err(|_| outside(path))?;
+    }
+    let name = |component| match component {
+        Component::Normal(name) => CString::new(OsStr::as_bytes(name)).ok(),
+        _ => None,
+    };
+    let steps = below.components().filter(|component| *component != Component::CurDir);
+    steps.map(|component| name(component).ok_or_else(|| outside(path))).collect()
+}
+
+fn outside(path: &str) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("path \"{path}\" is not in the directory for the exchange of files"),
+    )
+    .hint("Give the path relative to the directory that pg_steadytext.exchange_dir names, without \"..\".")
+}
+
+/// The directory with the server's own files would let a cache file be put among them.
+fn refuse_data_directory(directory: &OwnedFd, base: &str) -> Result<(), PgError> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    // The data directory is every server process's working directory.
+    match identity(Path::new(".")) {
+        Some(data) if identity(Path::new(&link)).or_else(|| identity(Path::new(base))) == Some(data) => {
+            Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "pg_steadytext.exchange_dir is the data directory",
+            )
+            .hint("Set it to a directory that is meant for nothing else."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_at(directory: &OwnedFd, name: &CString, flags: i32) -> Result<OwnedFd, IoError> {
+    let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: a string and an open descriptor; the new descriptor is owned by nobody else.
+    unsafe {
+        let opened = result(libc::openat(directory.as_raw_fd(), name.as_ptr(), flags, 0o600))?;
+        Ok(OwnedFd::from_raw_fd(opened))
+    }
+}
+
+fn result(status: i32) -> Result<i32, IoError> {
+    if status < 0 { Err(IoError::last_os_error()) } else { Ok(status) }
+}
+
+fn copy(source: &mut File, target: &mut impl Write, path: &str) -> Result<(), PgError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut copied = 0;
+    loop {
+        if interrupts::is_stop_pending() {
+            return Err(stopped());
+        }
+        let length = source.read(&mut piece).map_err(|error| file_error("read", path, &error))?;
+        if length == 0 {
+            return Ok(());
+        }
+        copied += length as u64;
+        if copied > MAX_FILE_BYTES {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("file \"{path}\" is larger than {} GB", MAX_FILE_BYTES >> 30),
+            ));
+        }
+        target.write_all(&piece[..length]).map_err(|error| file_error("write", path, &error))?;
+    }
+}
+
+/// What a cancelled statement says, where it is not PostgreSQL that says it: a draft must be removed first.
+pub(crate) fn stopped() -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "canceling statement due to user request")
+}
+
+/// What the operating system said, with PostgreSQL's codes for it.
+pub(crate) fn file_error(doing: &str, path: &str, error: &IoError) -> PgError {
+    use PgSqlErrorCode as Code;
+    let code = match error.raw_os_error() {
+        Some(libc::ENOENT) => Code::ERRCODE_UNDEFINED_FILE,
+        Some(libc::EEXIST) => Code::ERRCODE_DUPLICATE_FILE,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ELOOP) => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        Some(libc::ENOTDIR | libc::EISDIR) => Code::ERRCODE_WRONG_OBJECT_TYPE,
+        Some(libc::ENOSPC | libc::EDQUOT) => Code::ERRCODE_DISK_FULL,
+        Some(libc::ENFILE | libc::EMFILE) => Code::ERRCODE_INSUFFICIENT_RESOURCES,
+        Some(libc::ENAMETOOLONG) => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+        _ => Code::ERRCODE_IO_ERROR,
+    };
+    let said = PgError::new(code, format!("could not {doing} \"{path}\": {error}"));
+    match error.raw_os_error() {
+        Some(libc::ELOOP) => said.hint("Symbolic links are not followed there."),
+        Some(libc::EACCES) => said.hint("The operating system user of the server needs the right."),
+        _ => said,
+    }
+}

@@ -1,0 +1,41 @@
+//! Temporary files: PostgreSQL's own, which go with the transaction, with the process, or with the next start of the server.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+
+use pgrx::pg_sys;
+
+/// An empty file of this transaction's, for what wants a path.
+pub(crate) struct TemporaryFile {
+    file: pg_sys::File,
+    path: PathBuf,
+}
+
+impl TemporaryFile {
+    /// Makes one. Inside a transaction.
+    pub(crate) fn create() -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        // SAFETY: the file belongs to the current resource owner until it is closed; its name is copied.
+        unsafe {
+            let file = pg_sys::OpenTemporaryFile(false);
+            let path = CStr::from_ptr(pg_sys::FilePathName(file));
+            let path = PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes()));
+            TemporaryFile { file, path }
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // After an error, the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened by this value, and closed once.
+            unsafe { pg_sys::FileClose(self.file) };
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses what must go, and removes it in short
+//! transactions, between which everything else goes on.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::protocol;
+use crate::pg::caches::Config;
+use crate::pg::error::PgError;
+
+/// Entries chosen in one look at the cache.
+const MAX_VICTIMS: i32 = 10_000;
+
+/// What is to be evicted, and when the worker looks again.
+pub(super) struct Eviction {
+    victims: VecDeque<(i64, i32)>,
+    /// The choice was cut off by its limit.
+    more: bool,
+    last_look: Option<Instant>,
+}
+
+impl Eviction {
+    /// The first look comes as soon as the worker has nothing better to do.
+    pub(super) fn new() -> Self {
+        Eviction { victims: VecDeque::new(), more: false, last_look: None }
+    }
+
+    /// How long the worker may sleep. None if eviction is switched off.
+    pub(super) fn pause(&self, config: &Config) -> Option<Duration> {
+        if !config.cache_eviction_enabled {
+            None
+        } else if self.victims.is_empty() && !self.more {
+            let interval = Duration::from_secs(config.cache_eviction_interval_s);
+            Some(self.last_look.map_or(Duration::ZERO, |last| interval.saturating_sub(last.elapsed())))
+        } else {
+            Some(Duration::ZERO)
+        }
+    }
+
+    /// Does one step, if one is due.
+    ///
+    /// # Errors
+    ///
+    /// The database's. What was chosen is forgotten, and looked for again after the interval.
+    pub(super) fn step(&mut self, config: &Config) -> Result<(), PgError> {
+        if self.pause(config) != Some(Duration::ZERO) {
+            return Ok(());
+        }
+        let result = if self.victims.is_empty() { self.choose() } else { self.evict(config) };
+        if result.is_err() {
+            self.victims.clear();
+            self.more = false;
+            self.last_look = Some(Instant::now());
+        }
+        result
+    }
+
+    fn choose(&mut self) -> Result<(), PgError> {
+        self.victims = protocol::plan_eviction(MAX_VICTIMS)?.into();
+        self.more = self.victims.len() == MAX_VICTIMS as usize;
+        self.last_look = Some(Instant::now());
+        Ok(())
+    }
+
+    fn evict(&mut self, config: &Config) -> Result<(), PgError> {
+        let count = self.victims.len().min(config.cache_eviction_batch_size);
+        let batch: Vec<(i64, i32)> = self.victims.drain(..count).collect();
+        let gone = protocol::evict(&batch)?;
+        // What stays because it is locked, or was used meanwhile, must not keep the worker busy.
+        self.more &= gone > 0;
+        Ok(())
+    }
+}
