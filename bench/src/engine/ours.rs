@@ -116,7 +116,7 @@ impl Ours {
         let begin = Instant::now();
         let count = texts.len();
         for (key, text) in (0..).zip(texts) {
-            self.submit(key, Work::Embed(Embed { text }));
+            self.submit(key, Work::Embed(Embed::passage(text)));
         }
         let mut done = 0;
         while done < count {

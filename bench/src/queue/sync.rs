@@ -50,7 +50,7 @@ fn engine() -> Vec<f64> {
     let engine = Engine::start(Config::default()).expect("the engine starts");
     let (sender, events) = crossbeam_channel::unbounded();
     timed(|| {
-        let work = Work::Embed(Embed { text: TEXT.to_owned() });
+        let work = Work::Embed(Embed::passage(TEXT));
         let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, work };
         engine.submit(request, Reply::new(sender.clone()));
         while !matches!(events.recv().expect("the engine answers").kind, EventKind::Done(_)) {}

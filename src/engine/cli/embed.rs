@@ -7,5 +7,5 @@ use super::arguments::Arguments;
 
 /// Prints the events of the request, the last one with the vector.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    super::generate::follow(arguments, Work::Embed(Embed { text: arguments.text()? }))
+    super::generate::follow(arguments, Work::Embed(Embed::passage(arguments.text()?)))
 }

@@ -12,6 +12,7 @@ mod map;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod translated;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use parse::{Contents, TensorInfo};
 use value::{Raw, ValueType};
 
 pub use kind::GgmlType;
+pub(crate) use translated::Translation;
 pub use value::{Numbers, Strings};
 
 /// An open model file. Clones share one mapping.
@@ -37,6 +39,8 @@ pub struct Gguf {
 struct Inner {
     path: PathBuf,
     bytes: Bytes,
+    /// Bytes of strings and arrays, where they are not in the file.
+    metadata: Option<Vec<u8>>,
     contents: Contents,
 }
 
@@ -95,7 +99,7 @@ impl Gguf {
             return Err(Error::LostModel { path });
         }
         let gguf = match parsed {
-            Ok(contents) => Gguf { inner: Arc::new(Inner { path, bytes, contents }) },
+            Ok(contents) => Gguf::assemble(path, bytes, None, contents),
             Err(Problem::Corrupt(reason)) => return Err(Error::CorruptModel { path, reason }),
             Err(Problem::Unsupported(reason)) => return Err(Error::UnsupportedModel { path, reason }),
         };
@@ -108,6 +112,10 @@ impl Gguf {
         }
     }
 
+    fn assemble(path: PathBuf, bytes: Bytes, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
+        Gguf { inner: Arc::new(Inner { path, bytes, metadata, contents }) }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.inner.path
@@ -116,6 +124,13 @@ impl Gguf {
     /// Its size in bytes.
     pub fn file_size(&self) -> u64 {
         self.inner.bytes.len() as u64
+    }
+
+    /// Bytes of everything that is not tensors.
+    pub(crate) fn metadata_bytes(&self) -> u64 {
+        let tensors: u64 = self.tensors().map(|tensor| tensor.data.len() as u64).sum();
+        let apart = self.inner.metadata.as_ref().map_or(0, Vec::len) as u64;
+        self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
     /// Which file it is; None for bytes of the program.
@@ -174,7 +189,7 @@ impl Gguf {
             Raw::Integer(value) => Value::Integer(*value),
             Raw::Float(value) => Value::Float(*value),
             Raw::Bool(value) => Value::Bool(*value),
-            Raw::String(range) => Value::String(std::str::from_utf8(self.bytes(range.clone())).ok()),
+            Raw::String(range) => Value::String(std::str::from_utf8(self.metadata(range.clone())).ok()),
             Raw::Array { of, count, .. } => Value::Array(of.name(), *count),
         }
     }
@@ -212,6 +227,14 @@ impl Gguf {
         Tensor { name: &info.name, shape: &info.shape, kind: info.kind, data: self.bytes(info.data.clone()) }
     }
 
+    /// Bytes of a key's value.
+    fn metadata(&self, range: std::ops::Range<usize>) -> &[u8] {
+        match &self.inner.metadata {
+            Some(metadata) => metadata.get(range).unwrap_or_default(),
+            None => self.bytes(range),
+        }
+    }
+
     /// Ranges were checked when the file was parsed.
     fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
         self.inner.bytes.get(range).unwrap_or_default()
@@ -236,7 +259,7 @@ impl Gguf {
     pub fn opt_str(&self, key: &str) -> Result<Option<&str>, Error> {
         match self.raw(key) {
             None => Ok(None),
-            Some(Raw::String(range)) => std::str::from_utf8(self.bytes(range.clone()))
+            Some(Raw::String(range)) => std::str::from_utf8(self.metadata(range.clone()))
                 .map(Some)
                 .map_err(|_| self.corrupt(format!("key \"{key}\" is not valid UTF-8"))),
             Some(other) => Err(self.ill_typed(key, other, "a string")),
@@ -278,7 +301,7 @@ impl Gguf {
         match self.raw(key) {
             None => Ok(None),
             Some(Raw::Array { of: ValueType::String, count, bytes }) => {
-                Strings::new(self.bytes(bytes.clone()), *count).map(Some).map_err(|index| {
+                Strings::new(self.metadata(bytes.clone()), *count).map(Some).map_err(|index| {
                     self.corrupt(format!("element {index} of key \"{key}\" is not valid UTF-8"))
                 })
             }
@@ -291,7 +314,7 @@ impl Gguf {
         match self.raw(key) {
             None => Ok(None),
             Some(Raw::Array { of: ValueType::I32 | ValueType::U32, bytes, .. }) => {
-                Ok(Some(numbers(self.bytes(bytes.clone()), |chunk| i32::from_le_bytes(four(chunk)))))
+                Ok(Some(numbers(self.metadata(bytes.clone()), |chunk| i32::from_le_bytes(four(chunk)))))
             }
             Some(other) => Err(self.ill_typed(key, other, "an array of i32")),
         }
@@ -302,7 +325,7 @@ impl Gguf {
         match self.raw(key) {
             None => Ok(None),
             Some(Raw::Array { of: ValueType::F32, bytes, .. }) => {
-                Ok(Some(numbers(self.bytes(bytes.clone()), |chunk| f32::from_le_bytes(four(chunk)))))
+                Ok(Some(numbers(self.metadata(bytes.clone()), |chunk| f32::from_le_bytes(four(chunk)))))
             }
             Some(other) => Err(self.ill_typed(key, other, "an array of f32")),
         }

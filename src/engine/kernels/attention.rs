@@ -1,4 +1,4 @@
-//! Grouped-query attention over the key-value cache.
+//! Grouped-query attention over the key-value cache, to what precedes a row or, in encoders, both ways.
 //!
 //! The cache is read in tiles of 64 absolute positions in ascending order, with a running maximum and sum
 //! (online softmax). Each score is one ascending chain over the elements of a head, each output one ascending
@@ -57,6 +57,21 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
+    /// Each row attends to all positions, those after its own included: encoders.
+    pub(crate) both_ways: bool,
+}
+
+impl Rows<'_> {
+    /// The first row that sees a tile which begins at position `start`.
+    fn first_in(&self, start: usize) -> usize {
+        if self.both_ways { 0 } else { start.saturating_sub(self.position) }
+    }
+
+    /// How many positions of that tile a row sees.
+    fn visible(&self, row: usize, start: usize) -> usize {
+        let last = if self.both_ways { self.rows - 1 } else { row };
+        (self.position + last + 1 - start).min(TILE)
+    }
 }
 
 /// `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head. `queries` and `out` have one row of
@@ -111,8 +126,8 @@ fn attend_head(
         widen(&tile[..keys.len()], keys);
         widen(&tile[keys.len()..], values);
         let start = index * TILE;
-        for row in start.saturating_sub(rows.position)..rows.rows {
-            let visible = (rows.position + row + 1 - start).min(TILE);
+        for row in rows.first_in(start)..rows.rows {
+            let visible = rows.visible(row, start);
             for member in 0..group {
                 let head = (rows.first_row + row) * heads.query + kv_head * group + member;
                 let range = head * heads.dim..(head + 1) * heads.dim;
@@ -163,10 +178,9 @@ fn avx2_heads(
         if start == 0 {
             out.fill(0.0);
         }
-        let visible = (rows.position + row + 1 - start).min(TILE);
-        avx2::Head { query: &queries[range], visible, out }
+        avx2::Head { query: &queries[range], visible: rows.visible(row, start), out }
     };
-    let mut item = start.saturating_sub(rows.position) * group;
+    let mut item = rows.first_in(start) * group;
     let items = rows.rows * group;
     let state = state.as_chunks_mut::<2>().0;
     while item < items {
@@ -298,6 +312,12 @@ mod tests {
 
     #[test]
     fn agrees_with_plain_softmax_in_f64() {
+        for both_ways in [false, true] {
+            agrees_with_plain_softmax(both_ways);
+        }
+    }
+
+    fn agrees_with_plain_softmax(both_ways: bool) {
         let heads = Heads { query: 4, kv: 2, dim: 20 };
         let noise = |kind: usize, head: usize, position: usize, d: usize| {
             let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
@@ -305,21 +325,22 @@ mod tests {
         };
         let positions = 150;
         let tiles = tiles(heads, positions, noise);
-        let (first, rows) = (100, 50);
+        let (first, rows) = if both_ways { (0, 150) } else { (100, 50) };
         let queries: Vec<f32> = (0..rows * heads.query * heads.dim).map(|i| noise(2, 0, i, 0)).collect();
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(2, &start).unwrap();
         let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
         let mut out = vec![f32::NAN; queries.len()];
         let shared: Vec<_> = tiles.iter().cloned().map(Arc::new).collect();
-        let sequence = Rows { blocks: &shared, position: first, rows, first_row: 0 };
+        let sequence = Rows { blocks: &shared, position: first, rows, first_row: 0, both_ways };
         attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
         let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
         for row in 0..rows {
             for head in 0..heads.query {
                 let kv = head / 2;
                 let query = &queries[(row * heads.query + head) * heads.dim..][..heads.dim];
-                let scores: Vec<f64> = (0..=first + row)
+                let last = if both_ways { positions - 1 } else { first + row };
+                let scores: Vec<f64> = (0..=last)
                     .map(|p| {
                         let dot: f64 =
                             (0..heads.dim).map(|d| f64::from(query[d]) * half(noise(0, kv, p, d))).sum();
@@ -353,7 +374,8 @@ mod tests {
             let run = |first_row: usize, rows: usize, queries: &[f32]| {
                 let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
                 let mut out = vec![f32::NAN; queries.len()];
-                let sequence = Rows { blocks: &shared, position: first + first_row, rows, first_row: 0 };
+                let position = first + first_row;
+                let sequence = Rows { blocks: &shared, position, rows, first_row: 0, both_ways: false };
                 attend(heads, 0, &[sequence], queries, &mut out, &mut scratch, &pool);
                 out
             };

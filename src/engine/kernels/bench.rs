@@ -76,7 +76,7 @@ pub fn attention(
     let (queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
     let (mut scratch, pool) = (vec![0.0; heads.scratch_len(rows) * threads], pool(threads)?);
     Some(move || {
-        let sequence = Rows { blocks: &blocks, position: positions, rows, first_row: 0 };
+        let sequence = Rows { blocks: &blocks, position: positions, rows, first_row: 0, both_ways: false };
         attention::attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
     })
 }

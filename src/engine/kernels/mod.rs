@@ -1,4 +1,4 @@
-//! The numeric inner loops: threads, dot products over quantized blocks, norms, RoPE, attention, SwiGLU.
+//! The numeric inner loops: threads, dot products over quantized blocks, norms, RoPE, attention, SwiGLU, GELU.
 //!
 //! Everything here works on plain slices whose sizes the caller has checked. The loops are written once and
 //! compiled twice: portable, and with AVX2, FMA and F16C where the processor has them ([`multiversion`]). They
@@ -35,6 +35,7 @@ macro_rules! multiversion {
 pub(crate) mod attention;
 pub mod bench;
 pub(crate) mod exp;
+pub(crate) mod gelu;
 pub(crate) mod half;
 pub(crate) mod matrix;
 pub(crate) mod norm;

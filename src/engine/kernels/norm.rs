@@ -1,4 +1,4 @@
-//! Root mean square normalisation.
+//! Normalisation of rows: by their root mean square, or by mean and deviation.
 
 multiversion! {
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or so
@@ -34,6 +34,39 @@ fn dot_body(x: &[f32], y: &[f32]) -> f32 {
         *lane = x.mul_add(*y, *lane);
     }
     fold(&mut lanes)
+}
+
+multiversion! {
+    /// `x = (x - mean(x)) / sqrt(variance(x) + epsilon) · weight + bias`; false if the row holds a value that is
+    /// not finite (or so large that its square is not). Sums are those of [`sum_of_squares`].
+    pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) -> bool = layer_norm_body
+}
+
+/// Scales to length 1; a zero vector stays one.
+pub(crate) fn normalise(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = sum_of_squares(&vector).sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|value| *value /= length);
+    }
+    vector
+}
+
+#[inline(always)]
+fn layer_norm_body(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) -> bool {
+    let mut lanes = [0.0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value);
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane += value);
+    let mean = fold(&mut lanes) / x.len() as f32;
+    x.iter_mut().for_each(|x| *x -= mean);
+    let sum = sum_of_squares_body(x);
+    let scale = 1.0 / (sum / x.len() as f32 + epsilon).sqrt();
+    for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        *x = (*x * scale).mul_add(*weight, *bias);
+    }
+    sum.is_finite()
 }
 
 #[inline(always)]
@@ -107,10 +140,29 @@ mod tests {
     }
 
     #[test]
+    fn layer_norm_agrees_with_f64_and_is_the_same_everywhere() {
+        let x: Vec<f32> = (0..77).map(|i| ((i * 7919) % 2003) as f32 / 700.0 + 5.0).collect();
+        let weight: Vec<f32> = (0..77).map(|i| 1.0 + (i % 5) as f32 / 7.0).collect();
+        let bias: Vec<f32> = (0..77).map(|i| (i % 3) as f32 - 1.0).collect();
+        let (mut wide, mut portable) = (x.clone(), x.clone());
+        assert!(layer_norm(&mut wide, &weight, &bias, 1e-12));
+        assert!(layer_norm_body(&mut portable, &weight, &bias, 1e-12));
+        assert_eq!(wide, portable);
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / 77.0;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean) * (f64::from(*x) - mean)).sum::<f64>() / 77.0;
+        for i in 0..77 {
+            let expected = (f64::from(x[i]) - mean) / libm::sqrt(variance + 1e-12) * f64::from(weight[i])
+                + f64::from(bias[i]);
+            assert!((f64::from(wide[i]) - expected).abs() < 1e-5, "{i}: {} for {expected}", wide[i]);
+        }
+    }
+
+    #[test]
     fn a_row_that_is_not_finite_is_noticed() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut out = [0.0; 3];
             assert!(!rms_norm(&[1.0, bad, 2.0], &[1.0; 3], 1e-6, &mut out));
+            assert!(!layer_norm(&mut [1.0, bad, 2.0], &[1.0; 3], &[0.0; 3], 1e-6));
         }
     }
 }

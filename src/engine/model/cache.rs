@@ -110,6 +110,12 @@ impl KvCache {
         }
     }
 
+    /// Gives back the blocks of a cache without positions beyond those for `positions`.
+    pub(super) fn shrink(&mut self, positions: usize) {
+        debug_assert_eq!(self.len, 0);
+        self.blocks.truncate(positions.div_ceil(TILE));
+    }
+
     /// Makes room for `positions` positions, without adding them.
     ///
     /// # Errors

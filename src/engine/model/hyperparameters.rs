@@ -56,7 +56,8 @@ impl Architecture {
             "qwen2" => Ok(Architecture::Qwen2),
             "qwen3" => Ok(Architecture::Qwen3),
             other => {
-                Err(gguf.unsupported(format!("architecture \"{other}\" is none of llama, qwen2, qwen3")))
+                Err(gguf
+                    .unsupported(format!("architecture \"{other}\" is none of llama, qwen2, qwen3, bert")))
             }
         }
     }
@@ -71,13 +72,13 @@ impl Architecture {
 }
 
 /// Reads keys that begin with the name of the architecture.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    prefix: &'static str,
+pub(super) struct Keys<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) prefix: &'static str,
 }
 
 impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
@@ -91,7 +92,7 @@ impl Keys<'_> {
         }
     }
 
-    fn size(&self, name: &str) -> Result<usize, Error> {
+    pub(super) fn size(&self, name: &str) -> Result<usize, Error> {
         self.opt_size(name)?
             .ok_or_else(|| self.gguf.corrupt(format!("key \"{}\" is missing", self.key(name))))
     }
@@ -166,7 +167,7 @@ fn heads(keys: &Keys<'_>, width: usize) -> Result<Heads, Error> {
     Ok(Heads { query, kv, dim })
 }
 
-fn pooling(keys: &Keys<'_>) -> Result<Pooling, Error> {
+pub(super) fn pooling(keys: &Keys<'_>) -> Result<Pooling, Error> {
     let key = keys.key("pooling_type");
     match keys.gguf.opt_u32(&key)? {
         // 0 is "none": a plain decoder, whose last token has seen the whole text.

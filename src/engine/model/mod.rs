@@ -1,4 +1,4 @@
-//! The decoder of the llama family: llama, qwen2 and qwen3 by configuration.
+//! The decoder of the llama family: llama, qwen2 and qwen3 by configuration. Encoders are in [`encoder`].
 //!
 //! A forward pass takes rows of several sequences at once ([`Segment`]); each sequence brings its own
 //! [`KvCache`]. Everything lies in plain slices of a preallocated [`Workspace`].
@@ -7,6 +7,7 @@
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
 mod cache;
+pub(crate) mod encoder;
 mod hyperparameters;
 mod layer;
 mod panels;
@@ -157,14 +158,7 @@ impl Model {
     /// # Errors
     /// [`Error::LostModel`], naming the file.
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
-        self.gguf.check_lost()?;
-        match &self.panels {
-            Some(mapping) if mapping.lost() => {
-                let path = panels::path(&self.gguf).unwrap_or_else(|| self.gguf.path().into());
-                Err(Error::LostModel { path })
-            }
-            _ => Ok(()),
-        }
+        panels::check_lost(&self.gguf, self.panels.as_deref())
     }
 
     /// Sizes and constants.
@@ -347,7 +341,8 @@ impl Model {
             .iter()
             .map(|segment| {
                 let (cache, rows) = (&*segment.cache, segment.tokens.len());
-                let sequence = Rows { blocks: cache.blocks(), position: cache.len(), rows, first_row };
+                let (blocks, position) = (cache.blocks(), cache.len());
+                let sequence = Rows { blocks, position, rows, first_row, both_ways: false };
                 first_row += rows;
                 offset = cache.offset(index);
                 sequence

@@ -23,6 +23,9 @@ pub(crate) trait Linear: Send + Sync {
     /// One column of the result: output `index` for each row of `x`, the same bytes as [`Linear::forward`] gives it.
     fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32>;
 
+    /// Length of a row of `x`.
+    fn inputs(&self) -> usize;
+
     /// Length of a row of the result.
     fn outputs(&self) -> usize;
 
@@ -124,6 +127,10 @@ impl Linear for Matrix {
         let mut y = vec![0.0; x.len() / self.inputs * panel.outputs()];
         products(&[&panel], x, None, &mut [&mut y], scratch, Instructions::best(), pool);
         y.chunks_exact(panel.outputs()).map(|row| row[column]).collect()
+    }
+
+    fn inputs(&self) -> usize {
+        self.inputs
     }
 
     fn outputs(&self) -> usize {

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::models::{Loaded, Opened, Settings};
+use super::loaded::{Any, Opened, Settings, Texts};
 use super::panic::catch;
-use super::running::{Plan, Reader};
+use super::running::Plan;
 use super::{Message, Shared};
 use crate::kernels::Pool;
 use crate::model::Loading;
@@ -35,13 +35,13 @@ pub(super) enum Job {
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request.
-    Plan { number: u64, work: Work, reader: Reader },
+    Plan { number: u64, work: Work, texts: Texts },
 }
 
 /// What came of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
-    Loaded(ModelSource, Result<Box<Loaded>, Error>),
+    Loaded(ModelSource, Result<Any, Error>),
     Planned { number: u64, plan: Result<Plan, Error> },
 }
 
@@ -121,8 +121,8 @@ fn work(
                 let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
                     let _ = catch(|| hook());
                     let stop = || shared.stop.load(Ordering::Acquire);
-                    let loaded = catch(|| load(&wanted, &opened, &hook, &settings, &stop));
-                    let loaded = loaded.and_then(|loaded| loaded).map(Box::new);
+                    let loaded = catch(|| load(&opened, &hook, &settings, &stop));
+                    let loaded = loaded.and_then(|loaded| loaded);
                     let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
                 });
                 match thread {
@@ -133,8 +133,8 @@ fn work(
                     Err(error) => Report::Loaded(source, Err(no_thread(&error))),
                 }
             }
-            Job::Plan { number, work, reader } => {
-                let plan = catch(|| Plan::new(&work, &reader)).and_then(|plan| plan);
+            Job::Plan { number, work, texts } => {
+                let plan = catch(|| texts.plan(&work)).and_then(|plan| plan);
                 Report::Planned { number, plan }
             }
         };
@@ -153,12 +153,11 @@ fn no_thread(error: &std::io::Error) -> Error {
 
 /// Loads a model with threads of its own: the engine's compute steps meanwhile.
 fn load(
-    source: &ModelSource,
     opened: &Opened,
     hook: &Hook,
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<Loaded, Error> {
+) -> Result<Any, Error> {
     let pool = Pool::new(settings.threads, hook).map_err(|error| no_thread(&error))?;
-    Loaded::new(source, opened, settings, &Loading { pool: &pool, stop })
+    Any::new(opened, settings, &Loading { pool: &pool, stop })
 }

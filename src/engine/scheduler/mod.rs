@@ -3,8 +3,12 @@
 //!
 //! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests in their
 //! order, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
-//! row of every request that generates, and a slice of the prompts that are not computed yet.
+//! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
+//! computed in passes of their own, some layers between two steps.
 
+mod encoder;
+mod encodings;
+mod loaded;
 mod loader;
 mod lookup;
 mod models;
@@ -220,7 +224,7 @@ mod tests {
                 key: 1,
                 model: ModelSource::Builtin,
                 salt: 0,
-                work: Work::Embed(Embed { text: String::new() }),
+                work: Work::Embed(Embed::passage("")),
             },
             reply: Reply::new(sender.clone()),
             ticket: Ticket::new(),

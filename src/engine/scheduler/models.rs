@@ -3,20 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::encoder::LoadedEncoder;
+use super::loaded::{Any, Loaded, Opened, Texts};
 use super::loader::{Job, Worker};
-use super::prefix::Prefixes;
-use super::running::Reader;
 use crate::config::Config;
-use crate::gguf::Gguf;
-use crate::kernels::Pool;
-use crate::model::{Hyperparameters, Loading, Model, Workspace};
-use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
-use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelSource, builtin};
-
-/// Most rows of one forward pass that belong to prompts.
-pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
 /// Most models that are loaded at the same time.
 const MAX_LOADS: usize = 4;
@@ -30,144 +21,12 @@ pub struct LoadedModel {
     pub memory_mb: u64,
 }
 
-/// A model with all that belongs to it.
-pub(super) struct Loaded {
+/// A model that is there.
+struct Entry {
     source: ModelSource,
-    pub(super) model: Model,
-    pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) template: Arc<ChatTemplate>,
-    pub(super) reranker: Reranker,
-    pub(super) workspace: Workspace,
-    /// Blocks of keys and values kept for the next requests.
-    pub(super) prefixes: Prefixes,
-    /// Tokens that a request may have in all.
-    pub(super) context_length: usize,
     bytes: u64,
     used: Instant,
-    /// Seconds that a row of a pass with a slice of prompts takes, a running average.
-    pub(super) row_seconds: Option<f64>,
-}
-
-/// What models are loaded with.
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    context_length: usize,
-    rows: usize,
-    max_running: usize,
-    pub(super) threads: usize,
-}
-
-impl Settings {
-    pub(super) fn of(config: &Config) -> Settings {
-        let max_running = config.max_running.max(1);
-        Settings {
-            context_length: config.context_length,
-            rows: MAX_PREFILL_ROWS + max_running,
-            max_running,
-            threads: config.compute_threads(),
-        }
-    }
-}
-
-/// A model's file, looked at before it is loaded.
-pub(super) struct Opened {
-    gguf: Gguf,
-    /// Memory that the model will take.
-    bytes: u64,
-}
-
-impl Opened {
-    /// Opens the file and adds up what its model needs.
-    pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
-        let gguf = match source {
-            ModelSource::Builtin => builtin::gguf(),
-            ModelSource::File(path) => Gguf::open(path),
-        }?;
-        let sizes = Hyperparameters::of(&gguf)?;
-        let weights = Model::weight_bytes(&gguf);
-        // Vocabulary and merges are built from what is not weights, and take some times as much.
-        let metadata =
-            gguf.file_size().saturating_sub(gguf.tensors().map(|tensor| tensor.data.len() as u64).sum());
-        let logits = Model::logit_bytes(&gguf, settings.max_running);
-        let workspace = Model::workspace_bytes(&sizes, settings.rows, settings.threads);
-        let bytes =
-            [metadata.saturating_mul(4), logits, workspace].into_iter().fold(weights, u64::saturating_add);
-        Ok(Opened { gguf, bytes })
-    }
-}
-
-impl Loaded {
-    /// Loads a model that was opened.
-    pub(super) fn new(
-        source: &ModelSource,
-        opened: &Opened,
-        settings: &Settings,
-        loading: &Loading<'_>,
-    ) -> Result<Loaded, Error> {
-        let gguf = &opened.gguf;
-        let model = Model::load(gguf, loading)?;
-        let tokenizer = Tokenizer::from_gguf(gguf)?;
-        if tokenizer.vocab_size() > model.vocabulary() {
-            return Err(gguf.corrupt(format!(
-                "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
-                tokenizer.vocab_size(),
-                model.vocabulary()
-            )));
-        }
-        let declared = model.sizes().context_length;
-        let template = ChatTemplate::from_gguf(gguf)?;
-        let loaded = Loaded {
-            source: source.clone(),
-            template: Arc::new(template),
-            reranker: Reranker::of(gguf, &tokenizer)?,
-            prefixes: Prefixes::default(),
-            workspace: model.workspace(settings.rows, settings.threads)?,
-            model,
-            tokenizer: Arc::new(tokenizer),
-            context_length: match settings.context_length {
-                0 => declared,
-                limit => declared.min(limit),
-            },
-            bytes: opened.bytes,
-            used: Instant::now(),
-            row_seconds: None,
-        };
-        // The metadata were read once more.
-        gguf.release_all();
-        loaded.model.check_lost()?;
-        Ok(loaded)
-    }
-
-    /// Bytes of a block of keys and values.
-    fn block_bytes(&self) -> u64 {
-        self.model.cache_shape().block_bytes()
-    }
-
-    /// What it thinks of documents, from the rows of the last pass that their prompts end with.
-    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
-        match self.reranker {
-            Reranker::YesNo { yes, no } => {
-                let logits = self.model.logits_of(&mut self.workspace, rows, [yes, no], pool);
-                logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
-            }
-            Reranker::Head { label } => {
-                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row));
-                outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
-            }
-            // Whose scores come of vectors.
-            Reranker::Cosine => Vec::new(),
-        }
-    }
-
-    /// What tokenizes its requests.
-    pub(super) fn reader(&self) -> Reader {
-        Reader {
-            tokenizer: Arc::clone(&self.tokenizer),
-            template: Arc::clone(&self.template),
-            reranker: self.reranker,
-            context_length: self.context_length,
-        }
-    }
+    model: Any,
 }
 
 /// A model on its way.
@@ -191,7 +50,7 @@ pub(super) enum Missing {
 
 /// All loaded models.
 pub(super) struct Models {
-    loaded: Vec<Loaded>,
+    loaded: Vec<Entry>,
     coming: Vec<(ModelSource, Stage)>,
     loader: Worker,
     /// What [`crate::Engine::loaded_models`] shows.
@@ -222,20 +81,20 @@ impl Models {
 
     /// Bytes of kept blocks that running requests hold.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.loaded.iter().map(|loaded| loaded.prefixes.held() as u64 * loaded.block_bytes()).sum()
+        self.loaded.iter().map(|entry| entry.model.kept_bytes(true)).sum()
     }
 
     /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
     /// Those of the models that were not used for the longest time go first.
     pub(super) fn trim_prefixes(&mut self, bytes: u64) {
-        let kept = |loaded: &Loaded| loaded.prefixes.len() as u64 * loaded.block_bytes();
-        let mut total: u64 = self.loaded.iter().map(kept).sum();
+        let mut total: u64 = self.loaded.iter().map(|entry| entry.model.kept_bytes(false)).sum();
         if total <= bytes {
             return;
         }
-        let mut by_age: Vec<&mut Loaded> = self.loaded.iter_mut().collect();
-        by_age.sort_by_key(|loaded| loaded.used);
-        for loaded in by_age {
+        let mut by_age: Vec<&mut Entry> = self.loaded.iter_mut().collect();
+        by_age.sort_by_key(|entry| entry.used);
+        for entry in by_age {
+            let Any::Decoder(loaded) = &mut entry.model else { continue };
             while total > bytes && loaded.prefixes.evict() {
                 total -= loaded.block_bytes();
             }
@@ -260,23 +119,51 @@ impl Models {
         self.coming.iter().any(|(coming, stage)| coming == source && !matches!(stage, Stage::Opened(_)))
     }
 
-    /// The model, if it is there.
-    pub(super) fn get(&mut self, source: &ModelSource) -> Option<&mut Loaded> {
-        let loaded = self.loaded.iter_mut().find(|loaded| loaded.source == *source)?;
-        loaded.used = Instant::now();
-        Some(loaded)
+    fn any(&mut self, source: &ModelSource) -> Option<&mut Any> {
+        let entry = self.loaded.iter_mut().find(|entry| entry.source == *source)?;
+        entry.used = Instant::now();
+        Some(&mut entry.model)
     }
 
-    /// The model; where it is not there, the next thing is done to load it. `in_use` says which models have
+    /// The decoder, if it is there.
+    pub(super) fn get(&mut self, source: &ModelSource) -> Option<&mut Loaded> {
+        match self.any(source)? {
+            Any::Decoder(loaded) => Some(loaded),
+            Any::Encoder(_) => None,
+        }
+    }
+
+    /// The encoder, if it is there.
+    pub(super) fn get_encoder(&mut self, source: &ModelSource) -> Option<&mut LoadedEncoder> {
+        match self.any(source)? {
+            Any::Decoder(_) => None,
+            Any::Encoder(loaded) => Some(loaded),
+        }
+    }
+
+    /// Whether the model is there and an encoder.
+    pub(super) fn is_encoder(&self, source: &ModelSource) -> bool {
+        self.loaded.iter().any(|entry| entry.source == *source && entry.model.decoder().is_none())
+    }
+
+    /// What tokenizes the requests of the model, if it is there.
+    pub(super) fn texts(&mut self, source: &ModelSource) -> Option<Texts> {
+        Some(match self.any(source)? {
+            Any::Decoder(loaded) => Texts::Decoder(loaded.reader()),
+            Any::Encoder(loaded) => Texts::Encoder(loaded.reader()),
+        })
+    }
+
+    /// Whether the model is there; where it is not, the next thing is done to load it. `in_use` says which models have
     /// running requests, `reserved` how many bytes of keys and values those have.
     pub(super) fn load(
         &mut self,
         source: &ModelSource,
         in_use: &dyn Fn(&ModelSource) -> bool,
         reserved: u64,
-    ) -> Result<&mut Loaded, Missing> {
+    ) -> Result<(), Missing> {
         if self.has(source) {
-            return self.get(source).ok_or(Missing::NoRoom);
+            return Ok(());
         }
         let Some(index) = self.coming.iter().position(|(coming, _)| coming == source) else {
             self.coming.push((source.clone(), Stage::Opening));
@@ -333,15 +220,14 @@ impl Models {
     ///
     /// # Errors
     /// Why it is not loaded.
-    pub(super) fn loaded(
-        &mut self,
-        source: &ModelSource,
-        loaded: Result<Box<Loaded>, Error>,
-    ) -> Result<(), Error> {
-        self.coming.retain(|(coming, _)| coming != source);
-        let mut loaded = *loaded?;
-        loaded.used = Instant::now();
-        self.loaded.push(loaded);
+    pub(super) fn loaded(&mut self, source: &ModelSource, loaded: Result<Any, Error>) -> Result<(), Error> {
+        let coming = self.coming.iter().position(|(coming, _)| coming == source);
+        let stage = coming.map(|index| self.coming.remove(index).1);
+        let bytes = match stage {
+            Some(Stage::Loading { bytes }) => bytes,
+            Some(Stage::Opening | Stage::Opened(_)) | None => 0,
+        };
+        self.loaded.push(Entry { source: source.clone(), bytes, used: Instant::now(), model: loaded? });
         self.list();
         Ok(())
     }
@@ -380,13 +266,13 @@ impl Models {
 
     /// What is wrong with a model's file, if it can no longer be read.
     pub(super) fn lost(&self, source: &ModelSource) -> Option<Error> {
-        let loaded = self.loaded.iter().find(|loaded| loaded.source == *source)?;
-        loaded.model.check_lost().err()
+        let entry = self.loaded.iter().find(|entry| entry.source == *source)?;
+        entry.model.check_lost().err()
     }
 
     /// Unloads the models whose files can no longer be read.
     pub(super) fn unload_lost(&mut self) -> Vec<(ModelSource, Error)> {
-        let lost = |loaded: &Loaded| Some((loaded.source.clone(), loaded.model.check_lost().err()?));
+        let lost = |entry: &Entry| Some((entry.source.clone(), entry.model.check_lost().err()?));
         let lost: Vec<_> = self.loaded.iter().filter_map(lost).collect();
         if !lost.is_empty() {
             self.loaded.retain(|loaded| loaded.model.check_lost().is_ok());

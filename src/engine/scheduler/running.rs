@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Submission;
+use super::loaded::Loaded;
 use super::lookup::Lookup;
-use super::models::Loaded;
 use super::prefix::{Chain, Prefixes};
 use super::text::Text;
 use crate::kernels::attention::TILE;
+use crate::kernels::norm::normalise;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Encoded, Tokenizer};
 use crate::{Error, EventKind, Finish, Generate, ModelSource, Output, Request, Work};
 
 /// Progress of a request is told this often.
@@ -73,9 +74,11 @@ struct Pair {
 
 /// What a request needs, known after tokenizing.
 pub(super) struct Plan {
-    tokens: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
     /// Those of a second text, which is computed apart.
-    second: Option<Vec<u32>>,
+    pub(super) second: Option<Vec<u32>>,
+    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
+    pub(super) border: usize,
     max_tokens: usize,
     /// Positions that its cache will have.
     pub(super) positions: usize,
@@ -96,7 +99,7 @@ impl Plan {
         let tokenizer = &reader.tokenizer;
         let (tokens, second) = match work {
             Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
-            Work::Embed(how) => (tokenizer.encode_embedding(&how.text)?, None),
+            Work::Embed(how) => (tokenizer.encode_embedding(&how.instructed())?, None),
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer)? {
                 Some(tokens) => (tokens, None),
                 None => {
@@ -123,7 +126,13 @@ impl Plan {
         };
         // The last token is never computed.
         let positions = length + max_tokens - 1;
-        Ok(Plan { tokens, second, max_tokens, positions })
+        Ok(Plan { border: tokens.len(), tokens, second, max_tokens, positions })
+    }
+
+    /// That of an encoder, which keeps no keys and values.
+    pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
+        let Encoded { tokens, second: border } = encoded;
+        Plan { tokens, second: second.map(|second| second.tokens), border, max_tokens: 1, positions: 0 }
     }
 
     /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
@@ -409,13 +418,4 @@ impl Running {
         let text = std::mem::replace(text, Text::new(Vec::new())).finish(finish == Finish::Length)?;
         Ok((token, Some(Output::Text { text, generated_tokens: *generated, finish })))
     }
-}
-
-/// Scales to length 1; a zero vector stays one.
-fn normalise(mut vector: Vec<f32>) -> Vec<f32> {
-    let length = crate::kernels::norm::sum_of_squares(&vector).sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|value| *value /= length);
-    }
-    vector
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counts since the start of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
+    /// Passes through a model.
+    pub passes: u64,
     /// Tokens that went through a model, guesses included.
     pub computed_tokens: u64,
     /// Tokens of prompts whose keys and values were there already.
@@ -18,6 +20,7 @@ pub struct Statistics {
 /// The counters behind [`Statistics`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    passes: AtomicU64,
     computed: AtomicU64,
     reused: AtomicU64,
     guessed: AtomicU64,
@@ -25,7 +28,9 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Counts a pass.
     pub(super) fn computed(&self, tokens: usize) {
+        add(&self.passes, 1);
         add(&self.computed, tokens);
     }
 
@@ -40,6 +45,7 @@ impl Counters {
 
     pub(super) fn read(&self) -> Statistics {
         Statistics {
+            passes: self.passes.load(Ordering::Relaxed),
             computed_tokens: self.computed.load(Ordering::Relaxed),
             reused_tokens: self.reused.load(Ordering::Relaxed),
             guessed_tokens: self.guessed.load(Ordering::Relaxed),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
+use super::loaded::MAX_PREFILL_ROWS;
 use super::lookup::MAX_DRAFT;
-use super::models::{MAX_PREFILL_ROWS, Models};
+use super::models::Models;
 use super::panic::catch;
 use super::prefix::Prefixes;
 use super::running::{Running, Slice};
@@ -64,6 +65,11 @@ impl Stepper {
             prefill_rows: config.prefill_rows.clone(),
             steps: 0,
         }
+    }
+
+    /// The threads that compute.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Computes one step, and ends the requests that are done, failed or cancelled with it.

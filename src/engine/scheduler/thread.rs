@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::encodings::Encodings;
+use super::loaded::Settings;
 use super::loader::{Job, Report, Worker};
-use super::models::{Missing, Models, Settings};
+use super::models::{Missing, Models};
 use super::panic::{catch, mark_thread};
 use super::running::{Plan, Running};
 use super::step::Stepper;
@@ -85,6 +87,8 @@ struct EngineThread {
     stalled: bool,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
+    /// Texts on encoders.
+    encodings: Encodings,
     max_running: usize,
     kv_budget: u64,
     prefix_reuse: bool,
@@ -107,6 +111,7 @@ impl EngineThread {
             stalled: false,
             prefix_reuse: config.prefix_reuse,
             stepper: Stepper::new(config, pool, Arc::clone(&shared)),
+            encodings: Encodings::new(Arc::clone(&shared)),
             shared,
             messages,
             waiting: VecDeque::new(),
@@ -123,12 +128,14 @@ impl EngineThread {
                 for running in self.running.drain(..) {
                     running.submission.fail(Error::Panicked(message.clone()));
                 }
+                self.encodings.fail(&Error::Panicked(message), &|_| true);
             }
         }
         self.models.clear();
         for running in self.running.drain(..) {
             running.submission.fail(Error::Stopped);
         }
+        self.encodings.fail(&Error::Stopped, &|_| true);
         // Closing the channel first leaves nobody in it.
         let queued = self.messages.try_iter().filter_map(|message| match message {
             Message::Submit(submission) => Some(submission),
@@ -145,7 +152,7 @@ impl EngineThread {
 
     /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
-        if self.running.is_empty() && self.waiting.is_empty() {
+        if self.running.is_empty() && self.encodings.is_empty() && self.waiting.is_empty() {
             let idle = self.models.unload_idle(&|_| false).unwrap_or(LOOK_AROUND).min(LOOK_AROUND);
             match self.messages.recv_timeout(idle) {
                 Ok(message) => self.take(message),
@@ -229,13 +236,16 @@ impl EngineThread {
         self.plan_ahead();
         // Models whose requests have to wait; those of the others go on.
         let mut coming: Vec<ModelSource> = Vec::new();
+        // Requests that need keys and values wait in their order; texts on encoders need none.
+        let mut blocked = false;
         let mut index = 0;
-        while self.running.len() < self.max_running && !self.stopping() {
+        while !self.stopping() {
             let Some(source) = self.waiting.get(index).map(|waiting| &waiting.submission.request.model)
             else {
                 break;
             };
-            if coming.contains(source) {
+            let full = blocked || self.running.len() >= self.max_running;
+            if coming.contains(source) || (full && !self.models.is_encoder(source)) {
                 index += 1;
                 continue;
             }
@@ -243,23 +253,29 @@ impl EngineThread {
             match self.admit(next) {
                 Some(later) => {
                     let source = later.submission.request.model.clone();
-                    let overtaken = later.planning.is_some() || self.models.is_coming(&source);
+                    let overtaken = later.planning.is_some()
+                        || self.models.is_coming(&source)
+                        || self.models.is_encoder(&source);
                     self.waiting.insert(index, later);
-                    if !overtaken {
-                        break;
+                    if overtaken {
+                        coming.push(source);
+                    } else {
+                        blocked = true;
                     }
-                    coming.push(source);
                 }
                 None => {
                     self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
                 }
             }
         }
-        self.stalled = self.running.is_empty() && !self.waiting.is_empty();
-        let running = &self.running;
-        self.models.unload_idle(&|source| running.iter().any(|request| request.source() == source));
+        self.stalled = self.running.is_empty() && self.encodings.is_empty() && !self.waiting.is_empty();
+        let (running, encodings) = (&self.running, &self.encodings);
+        self.models.unload_idle(&|source| in_use(running, encodings, source));
         let stop = &self.shared.stop;
-        self.stepper.step(&mut self.running, &mut self.models, &|| stop.load(Ordering::Acquire));
+        let stop = || stop.load(Ordering::Acquire);
+        self.stepper.step(&mut self.running, &mut self.models, &stop);
+        let generating = !self.running.is_empty();
+        self.encodings.advance(&mut self.models, self.stepper.pool(), generating, &stop);
         self.drop_lost();
     }
 
@@ -269,6 +285,7 @@ impl EngineThread {
             for running in self.running.extract_if(.., |running| *running.source() == source) {
                 running.submission.fail(error.clone());
             }
+            self.encodings.fail(&error, &|other| *other == source);
         }
     }
 
@@ -277,7 +294,9 @@ impl EngineThread {
         let mut ahead = 0;
         for waiting in &mut self.waiting {
             let request = &waiting.submission.request;
-            let Some(loaded) = self.models.get(&request.model) else { continue };
+            if !self.models.has(&request.model) {
+                continue;
+            }
             ahead += 1;
             if ahead > self.max_running {
                 break;
@@ -286,10 +305,10 @@ impl EngineThread {
             if done || request.work.text_bytes() <= SHORT_BYTES {
                 continue;
             }
+            let Some(texts) = self.models.texts(&request.model) else { continue };
             self.planned += 1;
             waiting.planning = Some(self.planned);
-            let (work, reader) = (request.work.clone(), loaded.reader());
-            self.tokenizer.send(Job::Plan { number: self.planned, work, reader });
+            self.tokenizer.send(Job::Plan { number: self.planned, work: request.work.clone(), texts });
         }
     }
 
@@ -317,6 +336,14 @@ impl EngineThread {
                 return None;
             }
         };
+        if self.models.is_encoder(&source) {
+            if self.encodings.is_full() {
+                waiting.plan = Some(plan);
+                return Some(waiting);
+            }
+            self.encodings.add(waiting.submission, plan);
+            return None;
+        }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
         let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
         let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
@@ -346,20 +373,25 @@ impl EngineThread {
 
     /// Loads the model and tokenizes the request, unless that is done already.
     fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
-        let (running, models) = (&self.running, &mut self.models);
-        let in_use = |source: &ModelSource| running.iter().any(|running| running.source() == source);
+        let (running, encodings, models) = (&self.running, &self.encodings, &mut self.models);
         let planned = catch(|| {
-            let loaded = models.load(source, &in_use, reserved)?;
+            models.load(source, &|source| in_use(running, encodings, source), reserved)?;
             if waiting.planning.is_some() {
                 return Err(Missing::Coming);
             }
             match waiting.plan.take() {
                 Some(plan) => Ok(plan),
                 None => {
-                    Plan::new(&waiting.submission.request.work, &loaded.reader()).map_err(Missing::Failed)
+                    let texts = models.texts(source).ok_or(Missing::NoRoom)?;
+                    texts.plan(&waiting.submission.request.work).map_err(Missing::Failed)
                 }
             }
         });
         planned.map_err(Missing::Failed)?
     }
+}
+
+/// Whether a request is being worked on with the model.
+fn in_use(running: &[Running], encodings: &Encodings, source: &ModelSource) -> bool {
+    encodings.uses(source) || running.iter().any(|request| request.source() == source)
 }

@@ -43,7 +43,7 @@ impl Served {
 }
 
 fn embed(key: u64, text: &str) -> Request {
-    let work = Work::Embed(Embed { text: text.to_owned() });
+    let work = Work::Embed(Embed::passage(text));
     Request { key, model: ModelSource::Builtin, salt: 0, work }
 }
 

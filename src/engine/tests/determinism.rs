@@ -153,7 +153,7 @@ fn batch_mates_threads_and_restarts_change_no_byte() {
         let prompt = "some words of a prompt ".repeat(1 + i * i % 23);
         let sampling = if i % 2 == 0 { Sampling::default() } else { hot.clone() };
         work.push(generate(&prompt, 10 + i * 5, sampling));
-        work.push(Work::Embed(Embed { text: prompt }));
+        work.push(Work::Embed(Embed::passage(prompt)));
     }
     let alone = Config { threads: 1, max_running: 1, ..Config::default() };
     let expected = run(&path, alone, &work);
@@ -187,7 +187,7 @@ fn pooling_follows_the_metadata() {
             let directory = TempDir::new().unwrap();
             let spec = Spec { pooling, ..spec(Architecture::Qwen3, Quantization::uniform(Kind::Q8_0)) };
             let path = model(&directory, &spec);
-            let outputs = run(&path, Config::default(), &[Work::Embed(Embed { text: text.to_owned() })]);
+            let outputs = run(&path, Config::default(), &[Work::Embed(Embed::passage(text))]);
             let [Output::Embedding(vector)] = &outputs[..] else { panic!("no embedding") };
             vector.clone()
         })

@@ -99,7 +99,7 @@ fn stopping(prompt: &str, max_tokens: usize, stop: &[&str]) -> Work {
 }
 
 fn embed(text: &str) -> Work {
-    Work::Embed(Embed { text: text.to_owned() })
+    Work::Embed(Embed::passage(text))
 }
 
 fn text(output: Result<Output, Error>) -> (String, usize, Finish) {

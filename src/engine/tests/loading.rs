@@ -76,7 +76,7 @@ impl World {
 }
 
 fn embed(text: &str) -> Work {
-    Work::Embed(Embed { text: text.to_owned() })
+    Work::Embed(Embed::passage(text))
 }
 
 fn generate(prompt: &str, max_tokens: usize) -> Work {

@@ -107,9 +107,9 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         generate("again and again and again and".repeat(4), 70, Sampling::default(), &["never there"]),
         generate("a b c a b c a b c a b".to_owned(), 50, warm(9), &[]),
         generate(text(3, 200), 3, Sampling::default(), &[]),
-        Work::Embed(Embed { text: "a short text".to_owned() }),
-        Work::Embed(Embed { text: format!("{common} as a text") }),
-        Work::Embed(Embed { text: text(4, 120) }),
+        Work::Embed(Embed::passage("a short text")),
+        Work::Embed(Embed::passage(format!("{common} as a text"))),
+        Work::Embed(Embed::passage(text(4, 120))),
     ];
     work.into_iter().map(|work| (model.clone(), work)).collect()
 }
@@ -139,7 +139,7 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
 
 /// Bytes of the text of a request.
 fn length(work: &Work) -> usize {
-    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text })) = work;
+    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text, .. })) = work;
     text.len()
 }
 

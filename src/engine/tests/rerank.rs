@@ -159,7 +159,7 @@ fn models_without_a_form_of_their_own_compare_embeddings() {
             let embed = |text: &str| match finish(&submit(
                 &engine,
                 &path,
-                Work::Embed(Embed { text: text.to_owned() }),
+                Work::Embed(Embed::passage(text)),
             )) {
                 Ok(Output::Embedding(vector)) => vector,
                 other => panic!("{other:?}"),

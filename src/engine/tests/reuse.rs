@@ -143,9 +143,9 @@ fn only_embeddings_pooled_from_the_last_token_reuse_anything() {
     for (pooling, reuses) in [(Pooling::Mean, false), (Pooling::Cls, false), (Pooling::Last, true)] {
         let world = World::new(Config::default(), &Spec { pooling: Some(pooling), ..spec() });
         let text = words(0, 100);
-        let first = world.run(0, Work::Embed(Embed { text: text.clone() }));
+        let first = world.run(0, Work::Embed(Embed::passage(text.clone())));
         world.run(0, generate(&text, 1));
-        let (reused, _, second) = world.counting(|| world.run(0, Work::Embed(Embed { text })));
+        let (reused, _, second) = world.counting(|| world.run(0, Work::Embed(Embed::passage(text))));
         assert_eq!(reused > 64, reuses, "{pooling:?}: {reused}");
         assert_eq!(first, second, "{pooling:?}");
     }

@@ -17,6 +17,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod wordpiece;
 
 use crate::Error;
 use crate::gguf::Gguf;
@@ -24,6 +25,7 @@ use bpe::{Bpe, Scratch};
 use marks::{Mark, Marks};
 use split::Splitter;
 use vocabulary::{Role, Vocabulary};
+pub use wordpiece::{Encoded, WordPiece};
 
 /// `<arch>.pooling_type` of models that embed by their last token.
 const POOLING_LAST: u32 = 3;

@@ -6,6 +6,7 @@
 //!
 //! The vocabulary is made so that any sequence of tokens is valid ASCII text, whatever the weights choose.
 
+mod bert;
 pub mod gguf;
 mod random;
 mod vocabulary;
@@ -14,6 +15,7 @@ mod weights;
 use std::io::BufWriter;
 use std::path::Path;
 
+pub use bert::Bert;
 use gguf::{File, Tensor, Value};
 
 /// What can go wrong when a model is made.

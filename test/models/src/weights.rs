@@ -73,7 +73,12 @@ pub(crate) fn vector(
     quantize(name, vec![length], values, Kind::F32)
 }
 
-fn quantize(name: String, shape: Vec<usize>, values: Vec<f32>, kind: Kind) -> Result<Tensor, Error> {
+pub(crate) fn quantize(
+    name: String,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+    kind: Kind,
+) -> Result<Tensor, Error> {
     let dtype = kind.dtype();
     let row = shape.first().copied().unwrap_or_default();
     if !row.is_multiple_of(dtype.block_size()) {

@@ -301,7 +301,7 @@ pub(crate) fn quantize(
 }
 
 /// Does something with each row of `x`; a few are done before threads would have woken up.
-fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>) {
+pub(crate) fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>) {
     let (rows, values) = (x.len() / inputs, x.len());
     let x = Disjoint::new(x);
     let work = |range: Range<usize>| {

@@ -155,6 +155,20 @@ pub(super) fn path(gguf: &Gguf) -> Option<PathBuf> {
     stored::path_of(gguf.path())
 }
 
+/// Whether everything that was read up to now from a model's file and its panels was there.
+///
+/// # Errors
+/// [`Error::LostModel`], naming the file.
+pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Error> {
+    gguf.check_lost()?;
+    match panels {
+        Some(mapping) if mapping.lost() => {
+            Err(Error::LostModel { path: path(gguf).unwrap_or_else(|| gguf.path().into()) })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is known of the file of panels beside a model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PanelsState {

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::encoder::is_encoder;
 use super::{Loading, panel_format};
 use crate::gguf::Gguf;
 use crate::kernels::matrix::{Format, Packed, fingerprint};
@@ -50,15 +51,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The matrices that the decoder multiplies, of types that have panels. The token embedding is one of them
+    /// The matrices that a model multiplies, of types that have panels. The token embedding is one of them
     /// where it is the head too.
     pub(super) fn of(gguf: &Gguf) -> Plan {
-        let tied = !gguf.tensors().any(|tensor| tensor.name == "output.weight");
+        let encoder = is_encoder(gguf).unwrap_or(false);
+        let tied = !encoder && !gguf.tensors().any(|tensor| tensor.name == "output.weight");
         let mut plan = Plan { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
         for tensor in gguf.tensors() {
             let multiplied = match tensor.name {
                 "output.weight" => true,
                 "token_embd.weight" => tied,
+                "cls.weight" | "cls.output.weight" => encoder,
                 name => name.starts_with("blk.") && name.ends_with(".weight"),
             };
             let (Some(format), true) = (panel_format(tensor.kind), multiplied) else { continue };

@@ -1,0 +1,104 @@
+//! A model of another format in the words of this one: keys that were read elsewhere, tensors in a mapped file.
+//!
+//! Whatever uses models knows GGUF only. A reader of another format says once what its file means.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::kind::GgmlType;
+use super::map::Bytes;
+use super::parse::{Contents, TensorInfo};
+use super::value::{Raw, ValueType};
+use super::{Gguf, Mapping};
+use crate::Error;
+
+/// Keys and tensors, as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Translation {
+    keys: BTreeMap<Box<str>, Raw>,
+    /// Bytes of strings and arrays.
+    metadata: Vec<u8>,
+    tensors: Vec<TensorInfo>,
+    tensor_index: HashMap<Box<str>, usize>,
+}
+
+impl Translation {
+    /// Maps `path`, which holds the tensors, and lets `describe` say what it means.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] where the file cannot be mapped, [`Error::LostModel`] where it is cut short meanwhile; those of
+    /// `describe`.
+    pub(crate) fn open(
+        path: &Path,
+        describe: impl FnOnce(&[u8]) -> Result<Translation, Error>,
+    ) -> Result<Gguf, Error> {
+        let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+        let bytes = Bytes::map(path).map_err(failed)?;
+        let described = describe(&bytes);
+        if bytes.mapping().is_some_and(Mapping::lost) {
+            return Err(Error::LostModel { path: path.into() });
+        }
+        let Translation { keys, metadata, tensors, tensor_index } = described?;
+        let contents = Contents { version: 3, keys, tensors, tensor_index };
+        Ok(Gguf::assemble(path.into(), bytes, Some(metadata), contents))
+    }
+
+    /// Sets a key to an integer.
+    pub(crate) fn integer(&mut self, key: &str, value: u32) {
+        self.keys.insert(key.into(), Raw::Integer(value.into()));
+    }
+
+    /// Sets a key to a float.
+    pub(crate) fn float(&mut self, key: &str, value: f64) {
+        self.keys.insert(key.into(), Raw::Float(value));
+    }
+
+    /// Sets a key to a truth value.
+    pub(crate) fn bool(&mut self, key: &str, value: bool) {
+        self.keys.insert(key.into(), Raw::Bool(value));
+    }
+
+    /// Sets a key to a string.
+    pub(crate) fn string(&mut self, key: &str, value: &str) {
+        let start = self.metadata.len();
+        self.metadata.extend_from_slice(value.as_bytes());
+        self.keys.insert(key.into(), Raw::String(start..self.metadata.len()));
+    }
+
+    /// Sets a key to an array of strings.
+    pub(crate) fn strings<'s>(&mut self, key: &str, values: impl Iterator<Item = &'s str>) {
+        let start = self.metadata.len();
+        let mut count = 0;
+        for value in values {
+            self.metadata.extend((value.len() as u64).to_le_bytes());
+            self.metadata.extend_from_slice(value.as_bytes());
+            count += 1;
+        }
+        let bytes = start..self.metadata.len();
+        self.keys.insert(key.into(), Raw::Array { of: ValueType::String, count, bytes });
+    }
+
+    /// Sets a key to an array of integers.
+    pub(crate) fn i32s(&mut self, key: &str, values: impl Iterator<Item = i32>) {
+        let start = self.metadata.len();
+        self.metadata.extend(values.flat_map(i32::to_le_bytes));
+        let bytes = start..self.metadata.len();
+        self.keys.insert(key.into(), Raw::Array { of: ValueType::I32, count: bytes.len() / 4, bytes });
+    }
+
+    /// Adds a tensor whose bytes are at `data` of the mapped file; false if there is one of this name.
+    pub(crate) fn tensor(
+        &mut self,
+        name: String,
+        shape: Vec<usize>,
+        kind: GgmlType,
+        data: Range<usize>,
+    ) -> bool {
+        let name = name.into_boxed_str();
+        let new = self.tensor_index.insert(name.clone(), self.tensors.len()).is_none();
+        self.tensors.push(TensorInfo { name, shape, kind, data });
+        new
+    }
+}

@@ -1,0 +1,108 @@
+//! The activations of encoders: GELU in its exact form, and the hyperbolic tangent.
+
+use super::exp::exp;
+
+multiversion! {
+    /// `x = (x + bias) · Φ(x + bias)`, Φ being the distribution of a normal variable: GELU as BERT has it, not its
+    /// approximation by a hyperbolic tangent.
+    pub(crate) fn gelu(x: &mut [f32], bias: &[f32]) = gelu_body
+}
+
+multiversion! {
+    /// `x = tanh(x)`.
+    pub(crate) fn tanh(x: &mut [f32]) = tanh_body
+}
+
+/// 1 / √2.
+const FRAC_1_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
+
+#[inline(always)]
+fn gelu_body(x: &mut [f32], bias: &[f32]) {
+    for (x, bias) in x.iter_mut().zip(bias) {
+        let value = *x + bias;
+        // Half of the tail beyond |value|, so that nothing cancels on the negative side.
+        let tail = 0.5 * erfc((value * FRAC_1_SQRT_2).abs());
+        let inside = if value < 0.0 { tail } else { 1.0 - tail };
+        *x = value * inside;
+    }
+}
+
+/// 1 - erf(x) for x >= 0, to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+#[inline(always)]
+fn erfc(x: f32) -> f32 {
+    let t = 1.0 / x.mul_add(0.327_591_1, 1.0);
+    let mut p = 1.061_405_4_f32;
+    p = p.mul_add(t, -1.453_152_1);
+    p = p.mul_add(t, 1.421_413_8);
+    p = p.mul_add(t, -0.284_496_72);
+    p = p.mul_add(t, 0.254_829_6);
+    p * t * exp(-(x * x))
+}
+
+#[inline(always)]
+fn tanh_body(x: &mut [f32]) {
+    for x in x {
+        // Of the absolute value, so that nothing overflows; the sign comes back at the end.
+        let power = exp(-2.0 * x.abs());
+        *x = ((1.0 - power) / (1.0 + power)).copysign(*x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{gelu, gelu_body, tanh, tanh_body};
+
+    fn values() -> Vec<f32> {
+        let mut values: Vec<f32> = (-12_000..12_000).map(|i| i as f32 / 1000.0).collect();
+        values.extend([0.0, -0.0, 1e-30, -1e-30, 100.0, -100.0, 1e30, -1e30]);
+        values
+    }
+
+    #[test]
+    fn gelu_agrees_with_the_f64_function() {
+        let mut got = values();
+        let bias = vec![0.25; got.len()];
+        gelu(&mut got, &bias);
+        for (x, got) in values().into_iter().zip(got) {
+            let x = f64::from(x + 0.25);
+            let expected = x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
+            let error = (f64::from(got) - expected).abs();
+            assert!(error <= 3e-7 * x.abs().max(1.0), "gelu({x}) is off by {error}");
+        }
+    }
+
+    #[test]
+    fn tanh_agrees_with_the_f64_function() {
+        let mut got = values();
+        tanh(&mut got);
+        for (x, got) in values().into_iter().zip(got) {
+            let error = (f64::from(got) - libm::tanh(f64::from(x))).abs();
+            assert!(error < 2e-7, "tanh({x}) is off by {error}");
+        }
+    }
+
+    #[test]
+    fn the_wide_version_gives_the_bytes_of_the_portable_one() {
+        let bias: Vec<f32> = values().iter().rev().map(|x| x * 0.1).collect();
+        let (mut wide, mut portable) = (values(), values());
+        gelu(&mut wide, &bias);
+        gelu_body(&mut portable, &bias);
+        assert_eq!(wide, portable);
+        let (mut wide, mut portable) = (values(), values());
+        tanh(&mut wide);
+        tanh_body(&mut portable);
+        assert_eq!(wide, portable);
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = [bad];
+            gelu(&mut x, &[0.0]);
+            assert!(!x[0].is_finite());
+        }
+        let mut x = [f32::NAN];
+        tanh(&mut x);
+        assert!(x[0].is_nan());
+    }
+}

@@ -1,0 +1,68 @@
+//! The small JSON files of a folder.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+
+/// Most bytes of a configuration file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Reads a file of at most 1 MB.
+///
+/// # Errors
+/// As [`optional`]; [`Error::ModelFile`] also where there is none.
+pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    parse(path, &bytes(path, MAX_BYTES)?)
+}
+
+/// Reads a file of at most 1 MB, if there is one.
+///
+/// # Errors
+/// [`Error::ModelFile`] where it cannot be read, [`Error::CorruptModel`] where it says something else than it should.
+pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    if path.exists() { required(path).map(Some) } else { Ok(None) }
+}
+
+/// The bytes of a regular file that is not longer than `most`.
+///
+/// # Errors
+/// [`Error::ModelFile`], [`Error::CorruptModel`] where it is longer.
+pub(super) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+    // Asked before opening, because opening a named pipe waits for its writer.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > most {
+        return Err(corrupt(path, format!("it has more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The bytes as JSON. Its depth is limited by the parser.
+///
+/// # Errors
+/// [`Error::CorruptModel`].
+pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| corrupt(path, error.to_string()))
+}
+
+/// The file contradicts itself or its format.
+pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Error {
+    Error::CorruptModel { path: path.into(), reason: reason.into() }
+}
+
+/// The file needs something that the engine cannot do.
+pub(super) fn unsupported(path: &Path, reason: impl Into<String>) -> Error {
+    Error::UnsupportedModel { path: path.into(), reason: reason.into() }
+}

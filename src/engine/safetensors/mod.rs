@@ -1,0 +1,38 @@
+//! Folders as transformers and sentence-transformers store encoders: `config.json`, `model.safetensors`, the vocabulary,
+//! and what says how vectors are pooled.
+//!
+//! A folder is told in the words of GGUF once ([`open`]); nothing behind it knows the difference.
+//!
+//! Invariant: no function here panics or allocates without bound, whatever the bytes are.
+
+mod config;
+mod header;
+mod json;
+mod names;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+use std::path::Path;
+
+use crate::Error;
+use crate::gguf::{Gguf, Translation};
+
+/// The file with the weights.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Reads a folder. Errors name the file in it.
+///
+/// # Errors
+/// [`Error::ModelFile`] where a file cannot be read, [`Error::CorruptModel`] and [`Error::UnsupportedModel`] where it
+/// cannot be used.
+pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
+    let path = folder.join(WEIGHTS);
+    Translation::open(&path, |bytes| {
+        let mut translation = Translation::default();
+        let layers = config::read(folder, &mut translation)?;
+        vocabulary::read(folder, &mut translation)?;
+        names::add(&path, bytes, layers, &mut translation)?;
+        Ok(translation)
+    })
+}

@@ -1,0 +1,232 @@
+//! What the reader makes of folders, and what it says of those that it refuses.
+
+use std::path::Path;
+
+use steadytext_test_models::{Bert, Kind};
+use tempfile::TempDir;
+
+use super::{header, open};
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::model::encoder::Sizes;
+use crate::tokenizer::WordPiece;
+
+fn folder() -> TempDir {
+    let directory = TempDir::new().unwrap();
+    Bert::default().write_folder(directory.path()).unwrap();
+    directory
+}
+
+/// The file and the reason of an error about a file.
+fn refusal(folder: &Path) -> (String, String) {
+    match open(folder).unwrap_err() {
+        Error::CorruptModel { path, reason } | Error::UnsupportedModel { path, reason } => {
+            (path.strip_prefix(folder).unwrap().display().to_string(), reason)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn replace(folder: &Path, file: &str, from: &str, to: &str) {
+    let path = folder.join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file}: {text}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+/// A file of safetensors with this header and so many bytes of data.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+#[test]
+fn a_folder_tells_what_the_gguf_file_of_the_same_model_tells() {
+    let directory = folder();
+    let path = directory.path().join("model.gguf");
+    Bert::default().write(&path).unwrap();
+    let (folder, file) = (open(directory.path()).unwrap(), Gguf::open(&path).unwrap());
+    for key in ["bert.block_count", "bert.context_length", "bert.embedding_length", "bert.pooling_type"] {
+        assert_eq!(folder.u32(key).unwrap(), file.u32(key).unwrap(), "{key}");
+    }
+    assert!(
+        folder.strings("tokenizer.ggml.tokens").unwrap().eq(file.strings("tokenizer.ggml.tokens").unwrap())
+    );
+    assert_eq!(folder.tensors().len(), file.tensors().len());
+    for tensor in file.tensors() {
+        let other = folder.tensor(tensor.name).unwrap();
+        assert_eq!((tensor.shape, tensor.kind), (other.shape, other.kind), "{}", tensor.name);
+        assert!(tensor.data == other.data, "{}", tensor.name);
+    }
+}
+
+#[test]
+fn the_file_is_what_the_safetensors_crate_reads() {
+    for kind in [Kind::F32, Kind::F16, Kind::BF16] {
+        let bytes = Bert { kind, labels: 2, ..Bert::default() }.safetensors().unwrap();
+        let theirs = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let ours = header::read(&bytes).unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        for entry in ours {
+            let tensor = theirs.tensor(&entry.name).unwrap();
+            assert_eq!(entry.shape, tensor.shape());
+            assert!(bytes[entry.data] == *tensor.data());
+        }
+    }
+}
+
+#[test]
+fn what_the_files_beside_the_weights_say_is_obeyed() {
+    let directory = folder();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("sentence_bert_config.json", r#"{"max_seq_length": 100, "do_lower_case": false}"#);
+    write("1_Pooling/config.json", r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#);
+    write(
+        "config_sentence_transformers.json",
+        r#"{"prompts": {"query": "query: ", "document": "passage: "}}"#,
+    );
+    let gguf = open(directory.path()).unwrap();
+    assert_eq!(Sizes::of(&gguf).unwrap().context_length, 100);
+    assert_eq!(gguf.u32("bert.pooling_type").unwrap(), 2);
+    assert_eq!(gguf.str("steadytext.prompt.query").unwrap(), "query: ");
+    assert_eq!(gguf.str("steadytext.prompt.passage").unwrap(), "passage: ");
+}
+
+#[test]
+fn tokenizer_json_does_where_there_is_no_vocab_txt() {
+    let directory = folder();
+    let plain = WordPiece::from_gguf(&open(directory.path()).unwrap()).unwrap();
+    let tokens = std::fs::read_to_string(directory.path().join("vocab.txt")).unwrap();
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        tokens.lines().enumerate().map(|(id, token)| (token.to_owned(), id.into())).collect();
+    let json = serde_json::json!({
+        "normalizer": {"type": "BertNormalizer", "lowercase": true, "strip_accents": null, "handle_chinese_chars": true},
+        "model": {"type": "WordPiece", "vocab": vocab}
+    });
+    std::fs::remove_file(directory.path().join("vocab.txt")).unwrap();
+    std::fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let other = WordPiece::from_gguf(&open(directory.path()).unwrap()).unwrap();
+    let text = "Hello wörld, 日本!";
+    assert_eq!(plain.encode_text(text), other.encode_text(text));
+}
+
+#[test]
+fn a_cased_folder_keeps_capitals() {
+    let directory = folder();
+    let config = directory.path().join("tokenizer_config.json");
+    std::fs::write(config, r#"{"do_lower_case": false}"#).unwrap();
+    let tokenizer = WordPiece::from_gguf(&open(directory.path()).unwrap()).unwrap();
+    assert_eq!(tokenizer.encode("AB"), [1], "its vocabulary has no capitals");
+    assert_ne!(tokenizer.encode("ab"), [1]);
+}
+
+#[test]
+fn models_of_other_kinds_are_refused_by_name() {
+    for (file, from, to, reason) in [
+        (
+            "config.json",
+            "\"model_type\": \"bert\"",
+            "\"model_type\": \"xlm-roberta\"",
+            "model_type is \"xlm-roberta\", not \"bert\"",
+        ),
+        ("config.json", "\"gelu\"", "\"silu\"", "hidden_act is \"silu\", not \"gelu\""),
+        (
+            "config.json",
+            "\"absolute\"",
+            "\"relative_key\"",
+            "position_embedding_type is \"relative_key\", not \"absolute\"",
+        ),
+    ] {
+        let directory = folder();
+        replace(directory.path(), file, from, to);
+        assert_eq!(refusal(directory.path()), (file.to_owned(), reason.to_owned()));
+    }
+    let directory = folder();
+    let modules = r#"[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]"#;
+    std::fs::write(directory.path().join("modules.json"), modules).unwrap();
+    let reason = "it has a step \"sentence_transformers.models.Dense\", which is not known";
+    assert_eq!(refusal(directory.path()), ("modules.json".to_owned(), reason.to_owned()));
+}
+
+#[test]
+fn a_step_outside_of_the_folder_is_refused() {
+    for path in ["../secrets", "/etc", "x/../.."] {
+        let directory = folder();
+        let modules = format!(r#"[{{"type": "x.Pooling", "path": "{path}"}}]"#);
+        std::fs::write(directory.path().join("modules.json"), modules).unwrap();
+        assert_eq!(refusal(directory.path()).1, "the path of a step leads out of the folder");
+    }
+}
+
+#[test]
+fn files_that_are_no_files_or_too_large_are_refused() {
+    let directory = folder();
+    std::fs::write(directory.path().join("config.json"), vec![b' '; 2 << 20]).unwrap();
+    assert_eq!(refusal(directory.path()).1, "it has more than 1048576 bytes");
+    let directory = folder();
+    std::fs::remove_file(directory.path().join("config.json")).unwrap();
+    std::fs::create_dir(directory.path().join("config.json")).unwrap();
+    assert!(matches!(open(directory.path()), Err(Error::ModelFile { .. })));
+    std::fs::remove_file(directory.path().join("model.safetensors")).unwrap();
+    assert!(matches!(open(directory.path()), Err(Error::ModelFile { .. })));
+}
+
+#[test]
+fn depth_of_json_is_limited() {
+    for (name, inside) in [("config.json", false), ("model.safetensors", true)] {
+        let directory = folder();
+        let deep = format!("{{\"a\":{}", "[".repeat(100_000));
+        let bytes = if inside { file(&deep, 0) } else { deep.into_bytes() };
+        std::fs::write(directory.path().join(name), bytes).unwrap();
+        refusal(directory.path());
+    }
+}
+
+#[test]
+fn tables_that_lie_are_refused_by_tensor() {
+    let entry = |name: &str, dtype: &str, shape: &str, from: u64, to: u64| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let overlapping = format!("{{{},{}}}", entry("a", "F32", "[2]", 0, 8), entry("b", "F32", "[2]", 4, 12));
+    let twice = format!("{{{},{}}}", entry("a", "F32", "[1]", 0, 4), entry("a", "F32", "[1]", 4, 8));
+    for (header, reason) in [
+        (
+            format!("{{{}}}", entry("a", "F32", "[4]", 0, 17)),
+            "tensor \"a\" of 16 bytes lies from 0 to 17 of 16 bytes of data",
+        ),
+        (
+            format!("{{{}}}", entry("a", "F32", "[8]", 0, 32)),
+            "tensor \"a\" of 32 bytes lies from 0 to 32 of 16 bytes of data",
+        ),
+        (
+            format!("{{{}}}", entry("a", "F32", "[4]", 16, 0)),
+            "tensor \"a\" of 16 bytes lies from 16 to 0 of 16 bytes of data",
+        ),
+        (
+            format!("{{{}}}", entry("a", "F32", "[4]", u64::MAX - 15, 0)),
+            "tensor \"a\" of 16 bytes lies from 18446744073709551600 to 0 of 16 bytes of data",
+        ),
+        (
+            format!("{{{}}}", entry("a", "F32", "[4294967296,4294967296]", 0, 16)),
+            "tensor \"a\" has an impossible shape",
+        ),
+        (format!("{{{}}}", entry("a", "F32", "[1,1,1,1,4]", 0, 16)), "tensor \"a\" has an impossible shape"),
+        (
+            format!("{{{}}}", entry("a", "F3", "[4]", 0, 16)),
+            "tensor \"a\" has the unknown element type \"F3\"",
+        ),
+        (overlapping, "tensors \"a\" and \"b\" overlap"),
+        (twice, "tensor \"a\" occurs twice"),
+    ] {
+        assert_eq!(header::read(&file(&header, 16)).unwrap_err(), reason);
+    }
+    for (bytes, reason) in [
+        (vec![], "the file is too short for a header"),
+        (vec![255; 8], "its header has 18446744073709551615 bytes, at most 8388608 are read"),
+        ([100, 0, 0, 0, 0, 0, 0, 0, 1].to_vec(), "its header has 100 bytes, the file 9"),
+    ] {
+        assert_eq!(header::read(&bytes).unwrap_err(), reason);
+    }
+}

@@ -1,0 +1,115 @@
+//! A loaded encoder with all that belongs to it.
+
+use std::sync::Arc;
+
+use super::running::Plan;
+use crate::gguf::Gguf;
+use crate::model::encoder::{Encoder, Sizes, Workspace};
+use crate::model::{Loading, Model};
+use crate::tokenizer::{Encoded, WordPiece};
+use crate::{Embed, Error, Purpose, Work};
+
+/// An encoder, its tokenizer, and the pass that it computes.
+pub(super) struct LoadedEncoder {
+    pub(super) model: Encoder,
+    pub(super) workspace: Workspace,
+    reader: EncoderReader,
+}
+
+/// What tokenizes the texts of an encoder.
+#[derive(Clone)]
+pub(super) struct EncoderReader {
+    tokenizer: Arc<WordPiece>,
+    prompts: Arc<Prompts>,
+    /// Tokens that a text may have.
+    context_length: usize,
+    /// What to say of work that it cannot do.
+    gguf: Gguf,
+}
+
+/// What the model wants before a text, as sentence-transformers' `prompts` say.
+#[derive(Debug)]
+struct Prompts {
+    query: String,
+    passage: String,
+}
+
+impl LoadedEncoder {
+    /// Memory that the model of a file takes.
+    pub(super) fn bytes(gguf: &Gguf, threads: usize) -> Result<u64, Error> {
+        // Tables of tokens are made of what is not weights, and take some times as much.
+        let metadata = gguf.metadata_bytes().saturating_mul(4);
+        let workspace = Encoder::workspace_bytes(&Sizes::of(gguf)?, threads);
+        Ok(Model::weight_bytes(gguf).saturating_add(metadata).saturating_add(workspace))
+    }
+
+    /// Loads it. `limit` is the longest context of any model, 0 for none.
+    pub(super) fn new(
+        gguf: &Gguf,
+        limit: usize,
+        threads: usize,
+        loading: &Loading<'_>,
+    ) -> Result<LoadedEncoder, Error> {
+        let model = Encoder::load(gguf, loading)?;
+        let tokenizer = WordPiece::from_gguf(gguf)?;
+        if tokenizer.vocab_size() > model.vocabulary() {
+            return Err(gguf.corrupt(format!(
+                "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
+                tokenizer.vocab_size(),
+                model.vocabulary()
+            )));
+        }
+        let prompt = |name: &str| -> Result<String, Error> {
+            Ok(gguf.opt_str(&format!("steadytext.prompt.{name}"))?.unwrap_or_default().to_owned())
+        };
+        let declared = model.sizes().context_length;
+        let reader = EncoderReader {
+            tokenizer: Arc::new(tokenizer),
+            prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
+            context_length: if limit == 0 { declared } else { declared.min(limit) },
+            gguf: gguf.clone(),
+        };
+        let workspace = model.workspace(threads)?;
+        // The metadata were read once more.
+        gguf.release_all();
+        model.check_lost()?;
+        Ok(LoadedEncoder { model, workspace, reader })
+    }
+
+    /// What tokenizes its texts.
+    pub(super) fn reader(&self) -> EncoderReader {
+        self.reader.clone()
+    }
+}
+
+impl EncoderReader {
+    /// Tokenizes a request and checks that it fits into the context.
+    pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
+        let encoded = match work {
+            Work::Embed(how) => self.text(how)?,
+            Work::Generate(_) => {
+                return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
+            }
+        };
+        let (prompt_tokens, context_length) = (encoded.tokens.len(), self.context_length);
+        if prompt_tokens > context_length {
+            return Err(Error::PromptTooLong { prompt_tokens, context_length });
+        }
+        Ok(Plan::encoded(encoded))
+    }
+
+    fn text(&self, how: &Embed) -> Result<Encoded, Error> {
+        let prompt = match &how.purpose {
+            Purpose::Passage => &self.prompts.passage,
+            Purpose::Query { task: None } => &self.prompts.query,
+            Purpose::Query { task: Some(_) } => {
+                return Err(Error::InvalidRequest("the model takes no task".to_owned()));
+            }
+        };
+        Ok(if prompt.is_empty() {
+            self.tokenizer.encode_text(&how.text)
+        } else {
+            self.tokenizer.encode_text(&format!("{prompt}{}", how.text))
+        })
+    }
+}

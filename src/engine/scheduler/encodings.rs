@@ -1,0 +1,195 @@
+//! Texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
+//! generate get their tokens in between.
+//!
+//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::model::encoder`]), so they are
+//! put together as they come.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::models::Models;
+use super::panic::catch;
+use super::running::Plan;
+use super::{Shared, Submission};
+use crate::kernels::Pool;
+use crate::model::encoder::{MAX_TEXTS, Text};
+use crate::{Error, EventKind, ModelSource, Output};
+
+/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
+/// when their model has gone.
+const MAX_QUEUED_TOKENS: usize = 8192;
+/// Rows of a pass while requests generate, unless its first text has more.
+const SHARED_ROWS: usize = 128;
+/// For how long layers are computed before a step gets its turn. A layer is never cut.
+const SHARED_SLICE: Duration = Duration::from_millis(30);
+/// The same while nothing generates: new texts and cancelled ones are looked for in between.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// A text that is to become a vector.
+struct Encoding {
+    submission: Submission,
+    tokens: Vec<u32>,
+    second: usize,
+}
+
+/// All of them: first those of the pass that is computed, then those that wait.
+pub(super) struct Encodings {
+    pass: Vec<Encoding>,
+    queue: VecDeque<Encoding>,
+    queued_tokens: usize,
+    shared: Arc<Shared>,
+}
+
+impl Encoding {
+    fn source(&self) -> &ModelSource {
+        &self.submission.request.model
+    }
+}
+
+impl Encodings {
+    pub(super) fn new(shared: Arc<Shared>) -> Encodings {
+        Encodings { pass: Vec::new(), queue: VecDeque::new(), queued_tokens: 0, shared }
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pass.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether enough texts wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued_tokens >= MAX_QUEUED_TOKENS
+    }
+
+    /// Whether texts are there for the model.
+    pub(super) fn uses(&self, source: &ModelSource) -> bool {
+        self.pass.iter().chain(&self.queue).any(|encoding| encoding.source() == source)
+    }
+
+    /// Takes in a text; tells that it is started.
+    pub(super) fn add(&mut self, submission: Submission, plan: Plan) {
+        let Plan { tokens, second, .. } = plan;
+        submission.send(EventKind::Started { prompt_tokens: tokens.len() });
+        self.queued_tokens += tokens.len();
+        self.queue.push_back(Encoding { submission, tokens, second });
+    }
+
+    /// Fails the texts of some models.
+    pub(super) fn fail(&mut self, error: &Error, which: &dyn Fn(&ModelSource) -> bool) {
+        for encoding in self.pass.iter().chain(&self.queue).filter(|encoding| which(encoding.source())) {
+            encoding.submission.fail(error.clone());
+        }
+        self.forget_ended();
+    }
+
+    /// Drops what has got its last event. A pass goes on for those that are left.
+    fn forget_ended(&mut self) {
+        self.queue.retain(|encoding| !encoding.submission.ended.get());
+        self.queued_tokens = self.queue.iter().map(|encoding| encoding.tokens.len()).sum();
+        if self.pass.iter().all(|encoding| encoding.submission.ended.get()) {
+            self.pass.clear();
+        }
+    }
+
+    /// Computes layers until the pass is done or it is somebody else's turn.
+    pub(super) fn advance(
+        &mut self,
+        models: &mut Models,
+        pool: &Pool,
+        generating: bool,
+        stop: &dyn Fn() -> bool,
+    ) {
+        if let Err(error) = catch(|| self.compute(models, pool, generating, stop)) {
+            for encoding in self.pass.drain(..) {
+                encoding.submission.fail(error.clone());
+            }
+        }
+    }
+
+    fn compute(&mut self, models: &mut Models, pool: &Pool, generating: bool, stop: &dyn Fn() -> bool) {
+        let started = Instant::now();
+        let slice = if generating { SHARED_SLICE } else { SLICE };
+        self.look_for_cancels();
+        if self.pass.is_empty() {
+            self.begin(models, generating);
+        }
+        loop {
+            let Some(source) = self.pass.first().map(|encoding| encoding.source().clone()) else { return };
+            let Some(loaded) = models.get_encoder(&source) else { return self.fail(&gone(), &|_| true) };
+            if stop() {
+                return;
+            }
+            if loaded.model.advance(&mut loaded.workspace, pool) {
+                return self.finish(models, &source, pool);
+            }
+            if started.elapsed() >= slice {
+                return;
+            }
+            self.look_for_cancels();
+        }
+    }
+
+    /// Who cancels is told at once, also where the pass goes on for others.
+    fn look_for_cancels(&mut self) {
+        let cancelled = |encoding: &Encoding| encoding.submission.fail_if_cancelled();
+        if self.pass.iter().chain(&self.queue).filter(|encoding| cancelled(encoding)).count() > 0 {
+            self.forget_ended();
+        }
+    }
+
+    /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
+    fn begin(&mut self, models: &mut Models, generating: bool) {
+        let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
+        let Some(loaded) = models.get_encoder(&source) else {
+            return self.fail(&gone(), &|other| *other == source);
+        };
+        let most = if generating { SHARED_ROWS } else { loaded.workspace.rows };
+        let mut rows = 0;
+        for encoding in std::mem::take(&mut self.queue) {
+            let fits = rows == 0 || rows + encoding.tokens.len() <= most;
+            if fits && self.pass.len() < MAX_TEXTS && *encoding.source() == source {
+                rows += encoding.tokens.len();
+                self.pass.push(encoding);
+            } else {
+                self.queue.push_back(encoding);
+            }
+        }
+        self.queued_tokens -= rows;
+        let texts: Vec<Text<'_>> = self
+            .pass
+            .iter()
+            .map(|encoding| Text { tokens: &encoding.tokens, second: encoding.second })
+            .collect();
+        if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace) {
+            for encoding in self.pass.drain(..) {
+                encoding.submission.fail(error.clone());
+            }
+        }
+    }
+
+    /// Ends the texts of the pass with what came of them.
+    fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
+        let Some(loaded) = models.get_encoder(source) else { return };
+        let lost = loaded.model.check_lost().err();
+        let rows: usize = self.pass.iter().map(|encoding| encoding.tokens.len()).sum();
+        self.shared.statistics.computed(rows);
+        let _ = pool;
+        for (index, encoding) in self.pass.drain(..).enumerate() {
+            let fault = loaded.model.fault(&loaded.workspace, index);
+            encoding.submission.send(match (&lost, fault) {
+                // Whatever came of it was computed from zeros.
+                (Some(error), _) => EventKind::Failed(error.clone()),
+                (None, Some(position)) => EventKind::Failed(Error::NonFinite { position }),
+                (None, None) => {
+                    EventKind::Done(Output::Embedding(loaded.model.vector(&loaded.workspace, index)))
+                }
+            });
+        }
+    }
+}
+
+/// A model was unloaded against the rule that one in use is not.
+fn gone() -> Error {
+    Error::Panicked("the model of a text is gone".to_owned())
+}

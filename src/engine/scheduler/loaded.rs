@@ -1,0 +1,209 @@
+//! What is loaded with a model: tokenizer, template, workspace, and what is kept between its requests.
+
+use std::sync::Arc;
+
+use super::encoder::{EncoderReader, LoadedEncoder};
+use super::prefix::Prefixes;
+use super::running::{Plan, Reader};
+use crate::config::Config;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::model::encoder::is_encoder;
+use crate::model::{Hyperparameters, Loading, Model, Workspace};
+use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, ModelSource, Work, builtin, safetensors};
+
+/// Most rows of one forward pass that belong to prompts.
+pub(super) const MAX_PREFILL_ROWS: usize = 256;
+
+/// A decoder with all that belongs to it.
+pub(super) struct Loaded {
+    pub(super) model: Model,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) template: Arc<ChatTemplate>,
+    pub(super) reranker: Reranker,
+    pub(super) workspace: Workspace,
+    /// Blocks of keys and values kept for the next requests.
+    pub(super) prefixes: Prefixes,
+    /// Tokens that a request may have in all.
+    pub(super) context_length: usize,
+    /// Seconds that a row of a pass with a slice of prompts takes, a running average.
+    pub(super) row_seconds: Option<f64>,
+}
+
+/// What models are loaded with.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    context_length: usize,
+    rows: usize,
+    max_running: usize,
+    pub(super) threads: usize,
+}
+
+impl Settings {
+    pub(super) fn of(config: &Config) -> Settings {
+        let max_running = config.max_running.max(1);
+        Settings {
+            context_length: config.context_length,
+            rows: MAX_PREFILL_ROWS + max_running,
+            max_running,
+            threads: config.compute_threads(),
+        }
+    }
+}
+
+/// A model's file, looked at before it is loaded.
+pub(super) struct Opened {
+    pub(super) gguf: Gguf,
+    /// Memory that the model will take.
+    pub(super) bytes: u64,
+}
+
+impl Opened {
+    /// Opens the file and adds up what its model needs.
+    pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
+        let gguf = match source {
+            ModelSource::Builtin => builtin::gguf(),
+            ModelSource::File(path) if path.is_dir() => safetensors::open(path),
+            ModelSource::File(path) => Gguf::open(path),
+        }?;
+        if is_encoder(&gguf)? {
+            let bytes = LoadedEncoder::bytes(&gguf, settings.threads)?;
+            return Ok(Opened { gguf, bytes });
+        }
+        let sizes = Hyperparameters::of(&gguf)?;
+        let weights = Model::weight_bytes(&gguf);
+        // Vocabulary and merges are built from what is not weights, and take some times as much.
+        let metadata = gguf.metadata_bytes();
+        let logits = Model::logit_bytes(&gguf, settings.max_running);
+        let workspace = Model::workspace_bytes(&sizes, settings.rows, settings.threads);
+        let bytes =
+            [metadata.saturating_mul(4), logits, workspace].into_iter().fold(weights, u64::saturating_add);
+        Ok(Opened { gguf, bytes })
+    }
+}
+
+/// A model of any kind.
+pub(super) enum Any {
+    /// It generates, and embeds or ranks as decoders do.
+    Decoder(Box<Loaded>),
+    /// It embeds or ranks.
+    Encoder(Box<LoadedEncoder>),
+}
+
+impl Any {
+    /// Loads a model that was opened.
+    pub(super) fn new(opened: &Opened, settings: &Settings, loading: &Loading<'_>) -> Result<Any, Error> {
+        if is_encoder(&opened.gguf)? {
+            let limit = settings.context_length;
+            LoadedEncoder::new(&opened.gguf, limit, settings.threads, loading).map(Box::new).map(Any::Encoder)
+        } else {
+            Loaded::new(&opened.gguf, settings, loading).map(Box::new).map(Any::Decoder)
+        }
+    }
+
+    pub(super) fn decoder(&self) -> Option<&Loaded> {
+        match self {
+            Any::Decoder(loaded) => Some(loaded),
+            Any::Encoder(_) => None,
+        }
+    }
+
+    pub(super) fn check_lost(&self) -> Result<(), Error> {
+        match self {
+            Any::Decoder(loaded) => loaded.model.check_lost(),
+            Any::Encoder(loaded) => loaded.model.check_lost(),
+        }
+    }
+
+    /// Bytes of kept blocks of keys and values, of those that running requests hold or of all.
+    pub(super) fn kept_bytes(&self, held: bool) -> u64 {
+        self.decoder().map_or(0, |loaded| {
+            let blocks = if held { loaded.prefixes.held() } else { loaded.prefixes.len() };
+            blocks as u64 * loaded.block_bytes()
+        })
+    }
+}
+
+/// What tokenizes the requests of a model.
+pub(super) enum Texts {
+    Decoder(Reader),
+    Encoder(EncoderReader),
+}
+
+impl Texts {
+    /// Tokenizes a request and checks that it fits into the context.
+    pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
+        match self {
+            Texts::Decoder(reader) => Plan::new(work, reader),
+            Texts::Encoder(reader) => reader.plan(work),
+        }
+    }
+}
+
+impl Loaded {
+    /// Loads a decoder that was opened.
+    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<Loaded, Error> {
+        let model = Model::load(gguf, loading)?;
+        let tokenizer = Tokenizer::from_gguf(gguf)?;
+        if tokenizer.vocab_size() > model.vocabulary() {
+            return Err(gguf.corrupt(format!(
+                "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
+                tokenizer.vocab_size(),
+                model.vocabulary()
+            )));
+        }
+        let declared = model.sizes().context_length;
+        let template = ChatTemplate::from_gguf(gguf)?;
+        let loaded = Loaded {
+            template: Arc::new(template),
+            reranker: Reranker::of(gguf, &tokenizer)?,
+            prefixes: Prefixes::default(),
+            workspace: model.workspace(settings.rows, settings.threads)?,
+            model,
+            tokenizer: Arc::new(tokenizer),
+            context_length: match settings.context_length {
+                0 => declared,
+                limit => declared.min(limit),
+            },
+            row_seconds: None,
+        };
+        // The metadata were read once more.
+        gguf.release_all();
+        loaded.model.check_lost()?;
+        Ok(loaded)
+    }
+
+    /// Bytes of a block of keys and values.
+    pub(super) fn block_bytes(&self) -> u64 {
+        self.model.cache_shape().block_bytes()
+    }
+
+    /// What it thinks of documents, from the rows of the last pass that their prompts end with.
+    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
+        match self.reranker {
+            Reranker::YesNo { yes, no } => {
+                let logits = self.model.logits_of(&mut self.workspace, rows, [yes, no], pool);
+                logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
+            }
+            Reranker::Head { label } => {
+                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row));
+                outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
+            }
+            // Whose scores come of vectors.
+            Reranker::Cosine => Vec::new(),
+        }
+    }
+
+    /// What tokenizes its requests.
+    pub(super) fn reader(&self) -> Reader {
+        Reader {
+            tokenizer: Arc::clone(&self.tokenizer),
+            template: Arc::clone(&self.template),
+            reranker: self.reranker,
+            context_length: self.context_length,
+        }
+    }
+}

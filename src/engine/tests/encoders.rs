@@ -1,0 +1,276 @@
+//! Encoders in an engine: batches, company, limits, cancels, and files that go away.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use steadytext_engine::{
+    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Reply, Request, Sampling,
+    Ticket, Work,
+};
+use steadytext_test_models::{Bert, Kind};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn engine(threads: usize) -> Engine {
+    Engine::start(Config { threads, nice: 0, ..Config::default() }).unwrap()
+}
+
+fn folder(spec: &Bert) -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("encoder");
+    spec.write_folder(&path).unwrap();
+    (directory, path)
+}
+
+fn submit(engine: &Engine, key: u64, model: &Path, work: Work, reply: Reply) -> Ticket {
+    engine.submit(Request { key, model: ModelSource::File(model.into()), salt: 0, work }, reply)
+}
+
+fn generate(max_tokens: usize) -> Work {
+    let prompt = "go on".to_owned();
+    Work::Generate(Generate { prompt, max_tokens, sampling: Sampling::default(), stop: Vec::new() })
+}
+
+/// The last event of each request.
+fn ends(events: &Receiver<Event>, count: usize) -> BTreeMap<u64, Result<Output, Error>> {
+    let mut ends = BTreeMap::new();
+    while ends.len() < count {
+        let event = events.recv_timeout(PATIENCE).unwrap();
+        match event.kind {
+            EventKind::Done(output) => drop(ends.insert(event.key, Ok(output))),
+            EventKind::Failed(error) => drop(ends.insert(event.key, Err(error))),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+        }
+    }
+    ends
+}
+
+fn run(engine: &Engine, model: &Path, work: Vec<Work>) -> Vec<Result<Output, Error>> {
+    let (sender, events) = unbounded();
+    let count = work.len();
+    for (key, work) in (0..).zip(work) {
+        submit(engine, key, model, work, Reply::new(sender.clone()));
+    }
+    ends(&events, count).into_values().collect()
+}
+
+/// Vectors of texts that are submitted together.
+fn embed(engine: &Engine, model: &Path, texts: &[String]) -> Vec<Vec<f32>> {
+    let work = texts.iter().map(|text| Work::Embed(Embed::passage(text))).collect();
+    run(engine, model, work).into_iter().map(vector).collect()
+}
+
+fn vector(output: Result<Output, Error>) -> Vec<f32> {
+    match output.unwrap() {
+        Output::Embedding(vector) => vector,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Texts of 1 to about 200 tokens, more than fit into one pass.
+fn texts() -> Vec<String> {
+    (0..150_usize)
+        .map(|i| (0..i * i % 61 + 1).map(|j| format!("w{} ", (i * 31 + j * 7) % 89)).collect())
+        .collect()
+}
+
+#[test]
+fn vectors_do_not_depend_on_batches_threads_and_what_else_runs() {
+    let (_directory, model) = folder(&Bert { kind: Kind::F16, ..Bert::default() });
+    let texts = texts();
+    let alone: Vec<Vec<f32>> = {
+        let engine = engine(1);
+        texts.iter().map(|text| embed(&engine, &model, std::slice::from_ref(text)).remove(0)).collect()
+    };
+    for threads in [1, 2, 3] {
+        assert!(embed(&engine(threads), &model, &texts) == alone, "{threads} threads");
+    }
+    // Beside requests that generate, passes are shorter.
+    let engine = engine(2);
+    let (sender, events) = unbounded();
+    for key in 0..3 {
+        let request = Request { key, model: ModelSource::Builtin, salt: 0, work: generate(200) };
+        engine.submit(request, Reply::new(sender.clone()));
+    }
+    assert!(embed(&engine, &model, &texts) == alone, "beside generations");
+    assert!(ends(&events, 3).values().all(Result::is_ok));
+}
+
+#[test]
+fn more_texts_than_requests_may_run_are_computed_together() {
+    let (_directory, model) = folder(&Bert::default());
+    let engine = Engine::start(Config { threads: 1, max_running: 2, ..Config::default() }).unwrap();
+    embed(&engine, &model, &["load it".to_owned()]);
+    let before = engine.statistics();
+    let texts: Vec<String> = (0..40).map(|i| format!("text {i}")).collect();
+    embed(&engine, &model, &texts);
+    let (passes, rows) = (
+        engine.statistics().passes - before.passes,
+        engine.statistics().computed_tokens - before.computed_tokens,
+    );
+    assert!(rows >= 40 * 3 && passes < 20, "{rows} rows in {passes} passes");
+}
+
+#[test]
+fn generating_goes_on_while_many_texts_are_embedded() {
+    // Big enough that all texts together take a while.
+    let (_directory, model) = folder(&Bert { width: 256, feed_forward: 1024, layers: 6, ..Bert::default() });
+    let engine = engine(2);
+    embed(&engine, &model, &["load it".to_owned()]);
+    let (sender, embedded) = unbounded();
+    let texts = texts();
+    for round in 0..4 {
+        for (key, text) in (round * 1000..).zip(&texts) {
+            submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()));
+        }
+    }
+    let (sender, events) = unbounded();
+    let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, work: generate(24) };
+    engine.submit(request, Reply::new(sender));
+    ends(&events, 1).remove(&0).unwrap().unwrap();
+    let done = embedded.try_iter().filter(|event| matches!(event.kind, EventKind::Done(_))).count();
+    assert!(done < 4 * texts.len(), "the text was there only after all vectors were");
+    assert!(done > 0, "no vector came while the text was generated");
+}
+
+#[test]
+fn a_text_may_fill_the_context_and_not_exceed_it() {
+    let (_directory, model) = folder(&Bert { context: 64, ..Bert::default() });
+    let engine = engine(1);
+    let words = |count: usize| Work::Embed(Embed::passage("a ".repeat(count)));
+    let mut results = run(&engine, &model, vec![words(62), words(63), words(100_000)]).into_iter();
+    assert_eq!(vector(results.next().unwrap()).len(), 64);
+    for (result, tokens) in results.zip([65, 100_002]) {
+        match result {
+            Err(Error::PromptTooLong { prompt_tokens, context_length: 64 }) => {
+                assert_eq!(prompt_tokens, tokens)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let limited = Engine::start(Config { threads: 1, context_length: 32, ..Config::default() }).unwrap();
+    let result = run(&limited, &model, vec![words(40)]).remove(0);
+    assert!(matches!(result, Err(Error::PromptTooLong { context_length: 32, .. })), "{result:?}");
+}
+
+#[test]
+fn an_encoder_generates_nothing_and_takes_no_task() {
+    let (_directory, model) = folder(&Bert::default());
+    let task = Work::Embed(Embed::query("x", Some("find it".to_owned())));
+    let results = run(&engine(1), &model, vec![generate(5), task]);
+    let message = |result: &Result<Output, Error>| result.as_ref().unwrap_err().to_string();
+    assert!(message(&results[0]).ends_with("it is an encoder, which generates no text"), "{results:?}");
+    assert!(message(&results[1]).ends_with("the model takes no task"), "{results:?}");
+}
+
+#[test]
+fn queries_and_passages_get_the_prompts_of_the_folder() {
+    let (_directory, model) = folder(&Bert::default());
+    let plain = engine(1);
+    let expected = embed(&plain, &model, &["query: find it".to_owned(), "passage: find it".to_owned()]);
+    let same = run(
+        &plain,
+        &model,
+        vec![Work::Embed(Embed::query("find it", None)), Work::Embed(Embed::passage("find it"))],
+    );
+    let same: Vec<_> = same.into_iter().map(vector).collect();
+    assert!(same[0] == same[1], "without prompts, both are the text");
+    std::fs::write(
+        model.join("config_sentence_transformers.json"),
+        r#"{"prompts": {"query": "query: ", "passage": "passage: "}}"#,
+    )
+    .unwrap();
+    let results = run(
+        &engine(1),
+        &model,
+        vec![Work::Embed(Embed::query("find it", None)), Work::Embed(Embed::passage("find it"))],
+    );
+    assert!(results.into_iter().map(vector).collect::<Vec<_>>() == expected);
+}
+
+#[test]
+fn cancelled_texts_end_at_once_and_the_others_go_on() {
+    let (_directory, model) = folder(&Bert { width: 256, feed_forward: 1024, layers: 24, ..Bert::default() });
+    let engine = engine(1);
+    embed(&engine, &model, &["load it".to_owned()]);
+    let (sender, events) = unbounded();
+    let texts = texts();
+    let tickets: Vec<Ticket> = (0..)
+        .zip(&texts)
+        .map(|(key, text)| {
+            submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()))
+        })
+        .collect();
+    // Some are in the pass by now.
+    loop {
+        if matches!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Started { .. }) {
+            break;
+        }
+    }
+    let begun = Instant::now();
+    tickets.iter().skip(1).for_each(Ticket::cancel);
+    let ends = ends(&events, texts.len());
+    let cancelled = ends.values().filter(|end| matches!(end, Err(Error::Cancelled))).count();
+    assert!(ends.values().all(|end| matches!(end, Ok(_) | Err(Error::Cancelled))), "{ends:?}");
+    assert!(cancelled > texts.len() / 2, "{cancelled} of {} were cancelled", texts.len());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(ends[&0].is_ok(), "who did not cancel gets the vector");
+}
+
+#[test]
+fn stopping_the_engine_fails_texts_that_are_not_finished() {
+    let (_directory, model) = folder(&Bert { width: 256, feed_forward: 1024, layers: 24, ..Bert::default() });
+    let engine = engine(1);
+    let (sender, events) = unbounded();
+    let texts = texts();
+    for (key, text) in (0..).zip(&texts) {
+        submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()));
+    }
+    drop(engine);
+    let ends = ends(&events, texts.len());
+    assert!(ends.values().all(|end| matches!(end, Ok(_) | Err(Error::Stopped))), "{ends:?}");
+    assert!(matches!(ends[&149], Err(Error::Stopped)));
+}
+
+#[test]
+fn a_folder_whose_weights_are_cut_short_fails_its_texts_and_nothing_else() {
+    // Token embeddings are looked up in the file; they are larger than what the system reads ahead.
+    let (_directory, model) = folder(&Bert { vocab: 20_000, width: 128, ..Bert::default() });
+    let engine = engine(2);
+    let sound = embed(&engine, &model, &["hello".to_owned()]);
+    let weights = model.join("model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
+    let lost = run(&engine, &model, vec![Work::Embed(Embed::passage("zz 99 hello"))]).remove(0);
+    match lost {
+        Err(Error::LostModel { path }) => assert_eq!(path, weights),
+        other => panic!("{other:?}"),
+    }
+    let corrupt = run(&engine, &model, vec![Work::Embed(Embed::passage("hello"))]).remove(0);
+    assert!(matches!(corrupt, Err(Error::CorruptModel { .. })), "{corrupt:?}");
+    std::fs::write(&weights, whole).unwrap();
+    assert!(embed(&engine, &model, &["hello".to_owned()]) == sound);
+}
+
+#[test]
+fn encoders_count_for_the_memory_limit_and_make_room_for_each_other() {
+    let spec = Bert { width: 256, feed_forward: 1024, layers: 4, ..Bert::default() };
+    let (first, second) = (folder(&spec), folder(&Bert { seed: 2, ..spec }));
+    let config = Config { threads: 1, memory_limit_mb: 2, ..Config::default() };
+    let refused =
+        run(&Engine::start(config).unwrap(), &first.1, vec![Work::Embed(Embed::passage("x"))]).remove(0);
+    let Err(Error::OutOfMemory { needed_mb, .. }) = refused else { panic!("{refused:?}") };
+    let config = Config { threads: 1, memory_limit_mb: needed_mb + needed_mb / 2, ..Config::default() };
+    let engine = Engine::start(config).unwrap();
+    let loaded =
+        |engine: &Engine| engine.loaded_models().into_iter().map(|model| model.name).collect::<Vec<_>>();
+    embed(&engine, &first.1, &["x".to_owned()]);
+    assert_eq!(loaded(&engine), [first.1.display().to_string()]);
+    embed(&engine, &second.1, &["x".to_owned()]);
+    assert_eq!(loaded(&engine), [second.1.display().to_string()]);
+    embed(&engine, &first.1, &["x".to_owned()]);
+}

@@ -1,0 +1,132 @@
+//! From a text to the words that are looked up: control characters away, accents and capitals folded, punctuation and
+//! Chinese characters on their own.
+//!
+//! In the order of transformers' BERT normalizer: a character is judged as it is written, then decomposed, then made
+//! lower case.
+
+use unicode_general_category::{GeneralCategory as Category, get_general_category};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::Error;
+use crate::gguf::Gguf;
+
+/// How a model wants its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cleaning {
+    lower_case: bool,
+    strip_accents: bool,
+    /// Chinese characters are words of their own.
+    split_chinese: bool,
+}
+
+impl Cleaning {
+    /// That of the file. GGUF has no keys for it, as llama.cpp knows models without capitals only; what a folder of
+    /// safetensors says comes under keys of ours.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where such a key is no truth value.
+    pub(super) fn of(gguf: &Gguf) -> Result<Cleaning, Error> {
+        let key = |name: &str| gguf.opt_bool(&format!("steadytext.tokenizer.{name}"));
+        let lower_case = key("lower_case")?.unwrap_or(true);
+        Ok(Cleaning {
+            lower_case,
+            strip_accents: key("strip_accents")?.unwrap_or(lower_case),
+            split_chinese: key("split_chinese")?.unwrap_or(true),
+        })
+    }
+
+    /// The text as it is cut into words.
+    pub(super) fn clean(self, text: &str) -> String {
+        let mut clean = String::with_capacity(text.len() + 16);
+        let mut put = |c: char| {
+            if self.lower_case { clean.extend(c.to_lowercase()) } else { clean.push(c) }
+        };
+        if text.is_ascii() {
+            text.chars().filter_map(visible).for_each(put);
+        } else if self.strip_accents {
+            self.spaced(text).nfd().filter(|c| !is_accent(*c)).for_each(&mut put);
+        } else {
+            self.spaced(text).for_each(&mut put);
+        }
+        clean
+    }
+
+    /// Its visible characters, with spaces around Chinese ones.
+    fn spaced(self, text: &str) -> impl Iterator<Item = char> {
+        text.chars().filter_map(visible).flat_map(move |c| {
+            let around = (self.split_chinese && is_chinese(c)).then_some(' ');
+            around.into_iter().chain([c]).chain(around)
+        })
+    }
+}
+
+/// White space as a space; None for what is neither seen nor space.
+fn visible(c: char) -> Option<char> {
+    match c {
+        '\t' | '\n' | '\r' | ' ' => Some(' '),
+        '!'..='~' => Some(c),
+        '\0' | char::REPLACEMENT_CHARACTER => None,
+        _ if matches!(
+            get_general_category(c),
+            Category::Control | Category::Format | Category::PrivateUse
+        ) =>
+        {
+            None
+        }
+        _ if c.is_whitespace() => Some(' '),
+        _ => Some(c),
+    }
+}
+
+fn is_accent(c: char) -> bool {
+    !c.is_ascii() && get_general_category(c) == Category::NonspacingMark
+}
+
+/// Ideographs, as the authors of BERT count them.
+fn is_chinese(c: char) -> bool {
+    matches!(
+        u32::from(c),
+        0x3400..=0x4DBF
+            | 0x4E00..=0x9FFF
+            | 0xF900..=0xFAFF
+            | 0x20000..=0x2A6DF
+            | 0x2A700..=0x2B73F
+            | 0x2B740..=0x2B81F
+            | 0x2B920..=0x2CEAF
+            | 0x2F800..=0x2FA1F
+    )
+}
+
+fn is_punctuation(c: char) -> bool {
+    use Category::*;
+    if c.is_ascii() {
+        return c.is_ascii_punctuation();
+    }
+    matches!(
+        get_general_category(c),
+        ConnectorPunctuation
+            | DashPunctuation
+            | OpenPunctuation
+            | ClosePunctuation
+            | InitialPunctuation
+            | FinalPunctuation
+            | OtherPunctuation
+    )
+}
+
+/// The words of a clean text: what lies between white space, and each punctuation mark.
+pub(super) fn words(clean: &str) -> impl Iterator<Item = &str> {
+    let mut rest = clean;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let first = rest.chars().next()?;
+        let end = if is_punctuation(first) {
+            first.len_utf8()
+        } else {
+            rest.find(|c: char| c.is_whitespace() || is_punctuation(c)).unwrap_or(rest.len())
+        };
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        Some(word)
+    })
+}
