@@ -19,7 +19,7 @@ comment on table @extschema@.steadytext_models is
 comment on column @extschema@.steadytext_models.name is 'What a request says in model or size';
 comment on column @extschema@.steadytext_models.task is 'generate, embed or rerank';
 comment on column @extschema@.steadytext_models.file is
-    'GGUF file, relative to pg_steadytext.model_dir or absolute';
+    'GGUF file, or folder of an encoder with model.safetensors, relative to pg_steadytext.model_dir or absolute';
 comment on column @extschema@.steadytext_models.repo is 'Where the file comes from: owner/name at the hub';
 comment on column @extschema@.steadytext_models.sha256 is
     'Lower-case hexadecimal SHA-256 of the file; NULL when it is not to be checked';
@@ -72,7 +72,7 @@ begin
     if new.file is null or new.file = '' then
         raise exception 'model "%" has no file', new.name
             using errcode = 'invalid_parameter_value',
-                  hint = 'Give the path of a GGUF file, relative to pg_steadytext.model_dir or absolute.';
+                  hint = 'Give the path of a GGUF file or of a folder with model.safetensors, relative to pg_steadytext.model_dir or absolute.';
     end if;
     if new.sha256 !~ '^[0-9a-f]{64}$' then
         raise exception 'invalid sha256 of model "%"', new.name

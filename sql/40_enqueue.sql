@@ -61,15 +61,20 @@ create function @extschema@.steadytext_embed_async(
     use_cache boolean default true,
     seed integer default 42,
     model text default null,
-    priority integer default 5
+    priority integer default 5,
+    mode text default null,
+    task text default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'embed_async_wrapper';
-comment on function @extschema@.steadytext_embed_async(text, boolean, integer, text, integer) is
-    'Enqueues the embedding of a text and returns the request id';
+comment on function @extschema@.steadytext_embed_async(
+    text, boolean, integer, text, integer, text, text
+) is 'Enqueues the embedding of a text, a passage or (mode query) a query with a task, and returns the request id';
 
-create function steadytext.embed_params(use_cache boolean, seed integer, model text, batch boolean)
+create function steadytext.embed_params(
+    use_cache boolean, seed integer, model text, mode text, task text, batch boolean
+)
 returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -79,11 +84,13 @@ begin
         'use_cache', case when not use_cache then false end,
         'seed', nullif(seed, 42),
         'model', model,
+        'mode', mode,
+        'task', task,
         'batch', case when batch then true end
     ));
 end
 $$;
-comment on function steadytext.embed_params(boolean, integer, text, boolean) is
+comment on function steadytext.embed_params(boolean, integer, text, text, text, boolean) is
     'The params of an embed request: what differs from the defaults';
 
 create function @extschema@.st_generate_async(
@@ -110,10 +117,12 @@ create function @extschema@.st_embed_async(
     use_cache boolean default true,
     seed integer default 42,
     model text default null,
-    priority integer default 5
+    priority integer default 5,
+    mode text default null,
+    task text default null
 )
 returns uuid
 language sql volatile
-return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority);
-comment on function @extschema@.st_embed_async(text, boolean, integer, text, integer) is
+return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority, mode, task);
+comment on function @extschema@.st_embed_async(text, boolean, integer, text, integer, text, text) is
     'Short for steadytext_embed_async';

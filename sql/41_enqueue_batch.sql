@@ -65,7 +65,9 @@ create function @extschema@.steadytext_embed_batch_async(
     use_cache boolean default true,
     seed integer default 42,
     model text default null,
-    priority integer default 5
+    priority integer default 5,
+    mode text default null,
+    task text default null
 )
 returns uuid[]
 language plpgsql volatile
@@ -78,7 +80,7 @@ declare
 begin
     perform steadytext.check_batch(texts, 'texts');
     -- The mark lets empty texts in: each fails alone, in the worker, not the whole batch.
-    v_params := steadytext.embed_params(use_cache, seed, model, true);
+    v_params := steadytext.embed_params(use_cache, seed, model, mode, task, true);
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
         select 'embed', t.prompt, v_params, v_priority
@@ -90,7 +92,9 @@ begin
     return v_request_ids;
 end
 $$;
-comment on function @extschema@.steadytext_embed_batch_async(text[], boolean, integer, text, integer) is
+comment on function @extschema@.steadytext_embed_batch_async(
+    text[], boolean, integer, text, integer, text, text
+) is
     'Enqueues one embedding per text and returns the request ids in the order of the texts; an empty text fails alone';
 
 create function @extschema@.st_generate_batch_async(
@@ -117,10 +121,12 @@ create function @extschema@.st_embed_batch_async(
     use_cache boolean default true,
     seed integer default 42,
     model text default null,
-    priority integer default 5
+    priority integer default 5,
+    mode text default null,
+    task text default null
 )
 returns uuid[]
 language sql volatile
-return @extschema@.steadytext_embed_batch_async(texts, use_cache, seed, model, priority);
-comment on function @extschema@.st_embed_batch_async(text[], boolean, integer, text, integer) is
+return @extschema@.steadytext_embed_batch_async(texts, use_cache, seed, model, priority, mode, task);
+comment on function @extschema@.st_embed_batch_async(text[], boolean, integer, text, integer, text, text) is
     'Short for steadytext_embed_batch_async';

@@ -39,35 +39,41 @@ comment on function @extschema@.st_generate(
     text, integer, boolean, integer, text, text, text, double precision
 ) is 'Short for steadytext_generate';
 
-create function steadytext.embed(text_input text, use_cache boolean, seed integer, model text)
+create function steadytext.embed(
+    text_input text, use_cache boolean, seed integer, model text, mode text, task text
+)
 returns real[]
 language c immutable parallel safe cost 10000
 as 'MODULE_PATHNAME', 'embed_wrapper';
-comment on function steadytext.embed(text, boolean, integer, text) is
+comment on function steadytext.embed(text, boolean, integer, text, text, text) is
     'The embedding of a text as an array: vector is not nameable in the library';
 
 create function @extschema@.steadytext_embed(
     text_input text,
     use_cache boolean default true,
     seed integer default 42,
-    model text default null
+    model text default null,
+    mode text default null,
+    task text default null
 )
 returns vector
 language sql immutable parallel safe cost 10000
-return steadytext.embed(text_input, use_cache, seed, model)::vector;
-comment on function @extschema@.steadytext_embed(text, boolean, integer, text) is
-    'Computes the embedding of a text';
+return steadytext.embed(text_input, use_cache, seed, model, mode, task)::vector;
+comment on function @extschema@.steadytext_embed(text, boolean, integer, text, text, text) is
+    'Computes the embedding of a text, a passage or (mode query) a query with a task';
 
 create function @extschema@.st_embed(
     text_input text,
     use_cache boolean default true,
     seed integer default 42,
-    model text default null
+    model text default null,
+    mode text default null,
+    task text default null
 )
 returns vector
 language sql immutable parallel safe cost 10000
-return steadytext.embed(text_input, use_cache, seed, model)::vector;
-comment on function @extschema@.st_embed(text, boolean, integer, text) is
+return steadytext.embed(text_input, use_cache, seed, model, mode, task)::vector;
+comment on function @extschema@.st_embed(text, boolean, integer, text, text, text) is
     'Short for steadytext_embed';
 
 create function @extschema@.steadytext_generate_stream(

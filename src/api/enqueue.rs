@@ -19,7 +19,7 @@ use crate::worker::request::{Asked, check_embed, check_rerank};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
-/// Longest string among the parameters (eos_string, model, size), in bytes.
+/// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
 const TYPES_HINT: &str = "Use request type generate, embed, batch_embed, rerank or batch_rerank.";
 const MAX_RETRIES_LIMIT: i32 = 100;
@@ -225,6 +225,9 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "use_cache" | "batch" | "return_scores" => require(value.is_boolean(), key, "true or false")?,
+            "mode" => {
+                require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
+            }
             "eos_string" | "model" | "size" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
@@ -235,10 +238,13 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             "documents" => require(value.is_array(), key, "an array of texts")?,
             _ => {
                 return Err(invalid(format!("unknown parameter \"{}\"", truncated(key))).hint(
-                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, task, return_scores, query, documents.",
+                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, mode, task, return_scores, query, documents.",
                 ));
             }
         }
+    }
+    if params.contains_key("task") && params.get("mode").and_then(Value::as_str) == Some("passage") {
+        return Err(invalid("a passage has no task").hint("Give a task with mode query, or leave mode out."));
     }
     Ok(())
 }

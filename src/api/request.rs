@@ -44,8 +44,10 @@ fn embed_async(
     seed: Option<i32>,
     model: Option<&str>,
     priority: Option<i32>,
+    mode: Option<&str>,
+    task: Option<&str>,
 ) -> Option<pgrx::Uuid> {
-    enqueue("embed", text_input, embed_params(use_cache, seed, model), priority)
+    enqueue("embed", text_input, embed_params(use_cache, seed, model, mode, task), priority)
 }
 
 /// The parameters of a generation that differ from the defaults.
@@ -77,11 +79,15 @@ pub(super) fn embed_params(
     use_cache: Option<bool>,
     seed: Option<i32>,
     model: Option<&str>,
+    mode: Option<&str>,
+    task: Option<&str>,
 ) -> Map<String, Value> {
     params([
         ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
         ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
         ("model", model.map(Value::from)),
+        ("mode", mode.map(Value::from)),
+        ("task", task.map(Value::from)),
     ])
 }
 

@@ -36,8 +36,10 @@ fn embed(
     use_cache: Option<bool>,
     seed: Option<i32>,
     model: Option<&str>,
+    mode: Option<&str>,
+    task: Option<&str>,
 ) -> Vec<f32> {
-    let params = embed_params(use_cache, seed, model);
+    let params = embed_params(use_cache, seed, model, mode, task);
     match Call::begin("embed", text_input, None, params).and_then(Call::answer).or_raise() {
         Answer::Embedding(vector) => vector,
         Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => unexpected().raise(),

@@ -163,7 +163,7 @@ impl From<EngineError> for Failure {
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 false,
                 Some(
-                    "Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer.",
+                    "Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer, or, for embeddings, an encoder of the bert architecture.",
                 ),
             ),
             EngineError::Template { .. } => (

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use steadytext_test_models::gguf::{File, Value};
-use steadytext_test_models::{Architecture, Kind, Quantization, Spec, Text};
+use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, Text};
 
 use crate::cluster::Cluster;
 use crate::program::give_to_server_user;
@@ -43,7 +43,17 @@ static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
 #[track_caller]
 pub fn slow_model(cluster: &Cluster, session: &mut Session) {
     write_model(cluster, "slow.gguf");
-    register(session, "slow", "slow.gguf");
+    register(session, "slow", "generate", "slow.gguf");
+}
+
+/// Registers an encoder twice: `folder`, as sentence-transformers save it, and `file`, as GGUF.
+#[track_caller]
+pub fn encoders(cluster: &Cluster, session: &mut Session, spec: &Bert) {
+    let directory = cluster.model_directory();
+    let written = spec.write_folder(&directory.join("encoder"));
+    written.and_then(|()| spec.write(&directory.join("encoder.gguf"))).expect("our own directory");
+    register(session, "folder", "embed", "encoder");
+    register(session, "file", "embed", "encoder.gguf");
 }
 
 /// Puts a working model into the cluster's model directory.
@@ -56,11 +66,11 @@ pub fn write_model(cluster: &Cluster, file: &str) {
 }
 
 #[track_caller]
-fn register(session: &mut Session, name: &str, file: &str) {
+fn register(session: &mut Session, name: &str, task: &str, file: &str) {
     session
         .execute(
-            "insert into steadytext_models (name, task, file) values ($1, 'generate', $2)",
-            &[&name, &file],
+            "insert into steadytext_models (name, task, file) values ($1, $2, $3)",
+            &[&name, &task, &file],
         )
         .unwrap_or_else(|error| panic!("model {name} cannot be registered: {error:?}"));
 }
@@ -152,7 +162,7 @@ pub fn broken_models(cluster: &Cluster, session: &mut Session) -> Vec<BrokenMode
         .map(|(name, sqlstate, mentions, make)| {
             let file = format!("{name}.gguf");
             make(&cluster.model_directory().join(&file));
-            register(session, name, &file);
+            register(session, name, "generate", &file);
             BrokenModel { name, sqlstate, mentions }
         })
         .collect()

@@ -1,0 +1,119 @@
+//! Embeddings through SQL: encoders beside decoders, queries beside passages.
+
+use steadytext_test_models::Bert;
+use steadytext_test_server::{Cluster, Session, encoders};
+
+/// Registers the encoder of 64 dimensions as a folder and as a GGUF file.
+fn with_encoders() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    encoders(&cluster, &mut session, &Bert::default());
+    (cluster, session)
+}
+
+/// The vector of a call as text, or that of its request.
+fn vector(session: &mut Session, function: &str, arguments: &str) -> String {
+    if function.ends_with("_async") {
+        let query = format!("select steadytext_get_async_embedding({function}({arguments}), 60)::text");
+        // The request must be committed before anybody waits for it.
+        let id: uuid::Uuid = session.one(&format!("select {function}({arguments})"));
+        let query = query.replace(&format!("{function}({arguments})"), &format!("'{id}'"));
+        session.one(&query)
+    } else {
+        session.one(&format!("select {function}({arguments})::text"))
+    }
+}
+
+#[test]
+fn an_encoder_answers_with_a_vector_of_its_dimension_whatever_its_form() {
+    let (_cluster, mut session) = with_encoders();
+    let mut vectors = Vec::new();
+    for model in ["folder", "file"] {
+        for function in ["steadytext_embed", "st_embed", "steadytext_embed_async", "st_embed_async"] {
+            let arguments = format!("'Hello world', model => '{model}'");
+            vectors.push(vector(&mut session, function, &arguments));
+        }
+    }
+    let first = vectors[0].clone();
+    assert!(vectors.iter().all(|vector| *vector == first), "{vectors:?}");
+    let (dimensions, length): (i32, f64) = {
+        let row = session
+            .query_one(&format!("select vector_dims('{first}'), vector_norm('{first}')"), &[])
+            .expect("it is a vector");
+        (row.get(0), row.get(1))
+    };
+    assert_eq!(dimensions, 64);
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+    let other = vector(&mut session, "steadytext_embed", "'Goodbye world', model => 'folder'");
+    assert_ne!(other, first);
+}
+
+#[test]
+fn the_setting_takes_a_folder_as_it_takes_a_file() {
+    let (cluster, mut session) = with_encoders();
+    let named = vector(&mut session, "steadytext_embed", "'x', model => 'folder'");
+    for value in ["folder", "encoder", "encoder.gguf"] {
+        cluster.configure("pg_steadytext.embedding_model", value);
+        session.run("select pg_reload_conf()");
+        steadytext_test_server::wait_until("the setting to arrive", || {
+            session.one::<String>("show pg_steadytext.embedding_model") == value
+        });
+        assert_eq!(vector(&mut session, "steadytext_embed", "'x'"), named, "{value}");
+    }
+}
+
+#[test]
+fn a_batch_gives_the_vectors_of_single_calls_in_order() {
+    let (_cluster, mut session) = with_encoders();
+    let texts = "(select array_agg('text number ' || n order by n) from generate_series(1, 100) as n)";
+    let ids: Vec<uuid::Uuid> =
+        session.list(&format!("select unnest(steadytext_embed_batch_async({texts}, model => 'folder'))"));
+    let vectors: Vec<String> = ids
+        .iter()
+        .map(|id| session.one(&format!("select steadytext_get_async_embedding('{id}', 60)::text")))
+        .collect();
+    let single: Vec<String> = session
+        .list(&format!("select steadytext_embed(t, model => 'folder')::text from unnest({texts}) with ordinality as u(t, n) order by n"));
+    assert_eq!(vectors.len(), 100);
+    assert!(vectors == single);
+}
+
+#[test]
+fn queries_and_tasks_reach_decoders_in_their_words() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let task = "Given a web search query, retrieve relevant passages that answer the query";
+    for function in ["steadytext_embed", "steadytext_embed_async"] {
+        let plain = vector(&mut session, function, "'find it'");
+        assert_eq!(vector(&mut session, function, "'find it', mode => 'passage'"), plain);
+        let query = vector(&mut session, function, "'find it', mode => 'query'");
+        assert_ne!(query, plain);
+        let spelt = format!("E'Instruct: {task}\\nQuery:find it'");
+        assert_eq!(vector(&mut session, function, &spelt), query);
+        let spelt = "E'Instruct: Find it\\nQuery:find it'";
+        let expected = vector(&mut session, function, spelt);
+        assert_eq!(vector(&mut session, function, "'find it', task => 'Find it'"), expected);
+        assert_eq!(vector(&mut session, function, "'find it', mode => 'query', task => 'Find it'"), expected);
+    }
+    let ids: Vec<uuid::Uuid> =
+        session.list("select unnest(steadytext_embed_batch_async(array['find it'], mode => 'query'))");
+    let batch: String =
+        session.one(&format!("select steadytext_get_async_embedding('{}', 60)::text", ids[0]));
+    assert_eq!(batch, vector(&mut session, "steadytext_embed", "'find it', mode => 'query'"));
+}
+
+#[test]
+fn an_encoder_refuses_what_it_cannot_do() {
+    let (_cluster, mut session) = with_encoders();
+    session.run("insert into steadytext_models (name, task, file) values ('writer', 'generate', 'encoder')");
+    for (call, sqlstate, mentions) in [
+        ("steadytext_embed('x', model => 'folder', task => 'Find it')", "22023", "takes no task"),
+        ("steadytext_embed(repeat('a ', 300), model => 'folder')", "54000", "302 tokens"),
+        ("steadytext_generate('x', model => 'writer')", "0A000", "generates no text"),
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert_eq!(error.code().code(), sqlstate, "{call}: {error}");
+        assert!(error.message().contains(mentions), "{call}: {error}");
+    }
+    assert_eq!(session.one::<i32>("select vector_dims(steadytext_embed('x', model => 'folder'))"), 64);
+}
