@@ -7,7 +7,7 @@ use crate::gguf::Gguf;
 use crate::model::encoder::{Encoder, Sizes, Workspace};
 use crate::model::{Loading, Model};
 use crate::tokenizer::{Encoded, WordPiece};
-use crate::{Embed, Error, Purpose, Work};
+use crate::{Embed, Error, Purpose, Rerank, Work};
 
 /// An encoder, its tokenizer, and the pass that it computes.
 pub(super) struct LoadedEncoder {
@@ -25,6 +25,8 @@ pub(super) struct EncoderReader {
     context_length: usize,
     /// What to say of work that it cannot do.
     gguf: Gguf,
+    /// Scores that its head gives a pair of texts; 0 where it has none.
+    labels: usize,
 }
 
 /// What the model wants before a text, as sentence-transformers' `prompts` say.
@@ -68,6 +70,7 @@ impl LoadedEncoder {
             prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
             context_length: if limit == 0 { declared } else { declared.min(limit) },
             gguf: gguf.clone(),
+            labels: model.scores_per_text(),
         };
         let workspace = model.workspace(threads)?;
         // The metadata were read once more.
@@ -85,17 +88,32 @@ impl LoadedEncoder {
 impl EncoderReader {
     /// Tokenizes a request and checks that it fits into the context.
     pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
-        let encoded = match work {
-            Work::Embed(how) => self.text(how)?,
+        let (first, second) = match work {
+            Work::Embed(how) => (self.text(how)?, None),
+            Work::Rerank(how) => self.pair(how)?,
             Work::Generate(_) => {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };
-        let (prompt_tokens, context_length) = (encoded.tokens.len(), self.context_length);
-        if prompt_tokens > context_length {
-            return Err(Error::PromptTooLong { prompt_tokens, context_length });
+        let prompt_tokens = first.tokens.len().max(second.as_ref().map_or(0, |second| second.tokens.len()));
+        if prompt_tokens > self.context_length {
+            return Err(Error::PromptTooLong { prompt_tokens, context_length: self.context_length });
         }
-        Ok(Plan::encoded(encoded))
+        Ok(Plan::encoded(first, second))
+    }
+
+    /// A query and a document: together for the head of a cross-encoder, otherwise apart, for their vectors.
+    fn pair(&self, how: &Rerank) -> Result<(Encoded, Option<Encoded>), Error> {
+        match self.labels {
+            0 => {
+                let query = self.text(&Embed::query(&how.query, None))?;
+                Ok((query, Some(self.text(&Embed::passage(&how.document))?)))
+            }
+            1 | 2 => Ok((self.tokenizer.encode_pair(&how.query, &how.document), None)),
+            labels => {
+                Err(self.gguf.unsupported(format!("its head has {labels} labels, one or two rank documents")))
+            }
+        }
     }
 
     fn text(&self, how: &Embed) -> Result<Encoded, Error> {

@@ -1,10 +1,13 @@
 //! Texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
 //! generate get their tokens in between.
 //!
+//! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
+//!
 //! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::model::encoder`]), so they are
 //! put together as they come.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +16,9 @@ use super::panic::catch;
 use super::running::Plan;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
-use crate::model::encoder::{MAX_TEXTS, Text};
-use crate::{Error, EventKind, ModelSource, Output};
+use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
+use crate::rerank::{score_of_labels, score_of_vectors};
+use crate::{Error, EventKind, ModelSource, Output, Work};
 
 /// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
 /// when their model has gone.
@@ -26,11 +30,14 @@ const SHARED_SLICE: Duration = Duration::from_millis(30);
 /// The same while nothing generates: new texts and cancelled ones are looked for in between.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// A text that is to become a vector.
+/// A request: a text, or a query and a document.
 struct Encoding {
     submission: Submission,
     tokens: Vec<u32>,
-    second: usize,
+    /// Where the second of two texts begins that are looked at together.
+    border: usize,
+    /// A second text that is looked at by itself.
+    other: Option<Vec<u32>>,
 }
 
 /// All of them: first those of the pass that is computed, then those that wait.
@@ -44,6 +51,17 @@ pub(super) struct Encodings {
 impl Encoding {
     fn source(&self) -> &ModelSource {
         &self.submission.request.model
+    }
+
+    /// Number of its tokens.
+    fn len(&self) -> usize {
+        self.tokens.len() + self.other.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Its texts, as they go into a pass.
+    fn texts(&self) -> impl Iterator<Item = Text<'_>> {
+        let other = self.other.as_ref().map(|tokens| Text { tokens, second: tokens.len() });
+        [Text { tokens: &self.tokens, second: self.border }].into_iter().chain(other)
     }
 }
 
@@ -69,10 +87,11 @@ impl Encodings {
 
     /// Takes in a text; tells that it is started.
     pub(super) fn add(&mut self, submission: Submission, plan: Plan) {
-        let Plan { tokens, second, .. } = plan;
-        submission.send(EventKind::Started { prompt_tokens: tokens.len() });
-        self.queued_tokens += tokens.len();
-        self.queue.push_back(Encoding { submission, tokens, second });
+        let Plan { tokens, border, second: other, .. } = plan;
+        let encoding = Encoding { submission, tokens, border, other };
+        encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len() });
+        self.queued_tokens += encoding.len();
+        self.queue.push_back(encoding);
     }
 
     /// Fails the texts of some models.
@@ -86,7 +105,7 @@ impl Encodings {
     /// Drops what has got its last event. A pass goes on for those that are left.
     fn forget_ended(&mut self) {
         self.queue.retain(|encoding| !encoding.submission.ended.get());
-        self.queued_tokens = self.queue.iter().map(|encoding| encoding.tokens.len()).sum();
+        self.queued_tokens = self.queue.iter().map(Encoding::len).sum();
         if self.pass.iter().all(|encoding| encoding.submission.ended.get()) {
             self.pass.clear();
         }
@@ -145,22 +164,20 @@ impl Encodings {
             return self.fail(&gone(), &|other| *other == source);
         };
         let most = if generating { SHARED_ROWS } else { loaded.workspace.rows };
-        let mut rows = 0;
+        let (mut rows, mut count) = (0, 0);
         for encoding in std::mem::take(&mut self.queue) {
-            let fits = rows == 0 || rows + encoding.tokens.len() <= most;
-            if fits && self.pass.len() < MAX_TEXTS && *encoding.source() == source {
-                rows += encoding.tokens.len();
+            let texts = encoding.texts().count();
+            let fits = rows == 0 || rows + encoding.len() <= most;
+            if fits && count + texts <= MAX_TEXTS && *encoding.source() == source {
+                rows += encoding.len();
+                count += texts;
                 self.pass.push(encoding);
             } else {
                 self.queue.push_back(encoding);
             }
         }
         self.queued_tokens -= rows;
-        let texts: Vec<Text<'_>> = self
-            .pass
-            .iter()
-            .map(|encoding| Text { tokens: &encoding.tokens, second: encoding.second })
-            .collect();
+        let texts: Vec<Text<'_>> = self.pass.iter().flat_map(Encoding::texts).collect();
         if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace) {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
@@ -171,21 +188,50 @@ impl Encodings {
     /// Ends the texts of the pass with what came of them.
     fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
         let Some(loaded) = models.get_encoder(source) else { return };
-        let lost = loaded.model.check_lost().err();
-        let rows: usize = self.pass.iter().map(|encoding| encoding.tokens.len()).sum();
-        self.shared.statistics.computed(rows);
-        let _ = pool;
-        for (index, encoding) in self.pass.drain(..).enumerate() {
-            let fault = loaded.model.fault(&loaded.workspace, index);
-            encoding.submission.send(match (&lost, fault) {
-                // Whatever came of it was computed from zeros.
-                (Some(error), _) => EventKind::Failed(error.clone()),
-                (None, Some(position)) => EventKind::Failed(Error::NonFinite { position }),
-                (None, None) => {
-                    EventKind::Done(Output::Embedding(loaded.model.vector(&loaded.workspace, index)))
-                }
+        let (model, workspace) = (&loaded.model, &mut loaded.workspace);
+        let mut results: Vec<Result<Output, Error>> = Vec::with_capacity(self.pass.len());
+        let mut text = 0;
+        for encoding in &self.pass {
+            let texts = text..text + encoding.texts().count();
+            text = texts.end;
+            results.push(match texts.clone().find_map(|text| model.fault(workspace, text)) {
+                Some(position) => Err(Error::NonFinite { position }),
+                None => Ok(outcome(&encoding.submission.request.work, model, workspace, texts, pool)),
             });
         }
+        let rows: usize = self.pass.iter().map(Encoding::len).sum();
+        self.shared.statistics.computed(rows);
+        // Whatever came of it was computed from zeros.
+        let lost = model.check_lost().err();
+        for (encoding, result) in self.pass.drain(..).zip(results) {
+            encoding.submission.send(match (&lost, result) {
+                (Some(error), _) => EventKind::Failed(error.clone()),
+                (None, Err(error)) => EventKind::Failed(error),
+                (None, Ok(output)) => EventKind::Done(output),
+            });
+        }
+    }
+}
+
+/// What comes of a request whose texts are computed.
+fn outcome(
+    work: &Work,
+    model: &Encoder,
+    workspace: &mut Workspace,
+    texts: Range<usize>,
+    pool: &Pool,
+) -> Output {
+    match (work, texts.len()) {
+        (Work::Rerank(_), 1) => {
+            let labels = model.scores(workspace, &[texts.start], pool);
+            // Of two labels, transformers' second one is the one that says yes.
+            Output::Score(score_of_labels(&labels, labels.len() - 1))
+        }
+        (Work::Rerank(_), _) => {
+            let [query, document] = [texts.start, texts.start + 1].map(|text| model.vector(workspace, text));
+            Output::Score(score_of_vectors(&query, &document))
+        }
+        (Work::Embed(_) | Work::Generate(_), _) => Output::Embedding(model.vector(workspace, texts.start)),
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
-    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Reply, Request, Sampling,
-    Ticket, Work,
+    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Reply, Request, Rerank,
+    Sampling, Ticket, Work,
 };
 use steadytext_test_models::{Bert, Kind};
 use tempfile::TempDir;
@@ -273,4 +273,49 @@ fn encoders_count_for_the_memory_limit_and_make_room_for_each_other() {
     embed(&engine, &second.1, &["x".to_owned()]);
     assert_eq!(loaded(&engine), [second.1.display().to_string()]);
     embed(&engine, &first.1, &["x".to_owned()]);
+}
+
+fn rerank(query: &str, document: &str) -> Work {
+    Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task: "any".to_owned() })
+}
+
+fn score(output: Result<Output, Error>) -> f32 {
+    match output.unwrap() {
+        Output::Score(score) => score,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_cross_encoder_looks_at_query_and_document_together() {
+    for labels in [1, 2] {
+        let (_directory, model) = folder(&Bert { labels, ..Bert::default() });
+        let engine = engine(2);
+        let pairs = || {
+            (0..40).map(|i| rerank("find it", &format!("document {}", "w ".repeat(i)))).collect::<Vec<_>>()
+        };
+        let scores: Vec<f32> = run(&engine, &model, pairs()).into_iter().map(score).collect();
+        let alone: Vec<f32> =
+            pairs().into_iter().map(|pair| score(run(&engine, &model, vec![pair]).remove(0))).collect();
+        assert!(scores == alone, "{labels} labels");
+        assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{scores:?}");
+        assert!(scores.windows(2).all(|pair| pair[0] != pair[1]), "{scores:?}");
+        let swapped = score(run(&engine, &model, vec![rerank("document ", "find it")]).remove(0));
+        assert_ne!(swapped, scores[0], "which is the query makes a difference");
+    }
+    let (_directory, model) = folder(&Bert { labels: 3, ..Bert::default() });
+    let error = run(&engine(1), &model, vec![rerank("a", "b")]).remove(0).unwrap_err();
+    assert!(error.to_string().ends_with("its head has 3 labels, one or two rank documents"), "{error}");
+}
+
+#[test]
+fn an_encoder_without_a_head_ranks_by_the_cosine_of_its_vectors() {
+    let (_directory, model) = folder(&Bert { context: 300, ..Bert::default() });
+    let engine = engine(2);
+    // Both fill the context.
+    let (query, document) = ("a ".repeat(298), "b ".repeat(298));
+    let vectors = embed(&engine, &model, &[query.clone(), document.clone()]);
+    let cosine: f64 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let score = score(run(&engine, &model, vec![rerank(&query, &document)]).remove(0));
+    assert!((f64::from(score) - (1.0 + cosine) / 2.0).abs() < 1e-5, "{score} for {cosine}");
 }

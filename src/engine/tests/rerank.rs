@@ -156,11 +156,8 @@ fn models_without_a_form_of_their_own_compare_embeddings() {
             let spec = Spec { pooling: Some(pooling), rerank: rerank_form, ..spec() };
             let path = saved(&directory, &spec);
             let engine = engine(Config::default());
-            let embed = |text: &str| match finish(&submit(
-                &engine,
-                &path,
-                Work::Embed(Embed::passage(text)),
-            )) {
+            let embed = |text: &str| match finish(&submit(&engine, &path, Work::Embed(Embed::passage(text))))
+            {
                 Ok(Output::Embedding(vector)) => vector,
                 other => panic!("{other:?}"),
             };

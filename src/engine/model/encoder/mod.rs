@@ -145,7 +145,6 @@ impl Encoder {
     }
 
     /// How many scores its head gives a text; 0 where it has none.
-    #[cfg_attr(not(test), allow(dead_code, reason = "requests that rank ask for it"))]
     pub(crate) fn scores_per_text(&self) -> usize {
         self.head.as_ref().map_or(0, Head::outputs)
     }
@@ -235,7 +234,6 @@ impl Encoder {
     }
 
     /// The scores that the head gives some texts of the pass, [`Encoder::scores_per_text`] each, after the last layer.
-    #[cfg_attr(not(test), allow(dead_code, reason = "requests that rank ask for it"))]
     pub(crate) fn scores(&self, workspace: &mut Workspace, texts: &[usize], pool: &Pool) -> Vec<f32> {
         let Some(head) = &self.head else { return Vec::new() };
         let width = self.sizes.width;

@@ -11,7 +11,7 @@ use crate::kernels::matrix::Activations;
 
 /// Most texts of a pass.
 pub(crate) const MAX_TEXTS: usize = 128;
-/// Rows of a pass, unless a single text has more.
+/// Rows of a pass, unless the context asks for more.
 const PASS_ROWS: usize = 512;
 
 /// Activations of up to `rows` rows.
@@ -42,7 +42,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Room for passes of some texts, and for one text as long as the context.
+    /// Room for passes of some texts, and for two texts as long as the context.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
@@ -90,9 +90,9 @@ impl Workspace {
     }
 }
 
-/// Most rows of a pass.
+/// Most rows of a pass: two texts that fill the context fit in, to be compared.
 fn pass_rows(sizes: &Sizes) -> usize {
-    sizes.context_length.max(PASS_ROWS)
+    (2 * sizes.context_length).max(PASS_ROWS)
 }
 
 /// Sizes of the keys and values of a layer.
