@@ -1,7 +1,7 @@
 -- Enqueuing single requests: what a row looks like, and every limit, by function and by
 -- plain INSERT.
 \ir setup.psql
-select plan(59);
+select plan(69);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -40,6 +40,11 @@ select is((r).params, '{"use_cache": false, "seed": 1, "model": "embedding"}', '
 from pg_temp.request(steadytext_embed_async('A text', false, 1, 'embedding')) as r;
 select is((r).priority, 1, 'embed_async: priority') from pg_temp.request(steadytext_embed_async('A text', priority => 1)) as r;
 
+select is((r).params, '{"mode": "query", "task": "Find it"}', 'embed_async: mode and task come last')
+from pg_temp.request(steadytext_embed_async('A text', true, 42, null, 5, 'query', 'Find it')) as r;
+select is((r).params, '{"task": "Find it"}', 'embed_async: a task is enough') from pg_temp.request(steadytext_embed_async('A text', task => 'Find it')) as r;
+select is((r).params, '{"mode": "passage"}', 'st_embed_async: mode') from pg_temp.request(st_embed_async('A text', mode => 'passage')) as r;
+
 select isnt(st_generate_async('Say hello'), null, 'st_generate_async enqueues');
 select isnt(st_embed_async('A text'), null, 'st_embed_async enqueues');
 
@@ -56,6 +61,16 @@ select throws_ok($$ select steadytext_generate_async('') $$, 'P0001', 'Prompt ca
 select throws_ok($$ select steadytext_generate_async(E' \t\n') $$, 'P0001', 'Prompt cannot be empty', 'blank prompt');
 select throws_ok($$ select steadytext_generate_async(null) $$, 'P0001', 'Prompt cannot be empty', 'NULL prompt');
 select throws_ok($$ select steadytext_embed_async('') $$, 'P0001', 'Text input cannot be empty', 'empty text');
+select throws_ok($$ select steadytext_embed_async('x', mode => 'question') $$, '22023', 'mode must be "query" or "passage"', 'an unknown mode');
+select throws_ok($$ select steadytext_embed_async('x', mode => 'passage', task => 'Find it') $$, '22023', 'a passage has no task', 'a passage with a task');
+select throws_ok($$ select steadytext_embed_async('x', task => '') $$, '22023', null, 'an empty task');
+select throws_ok($$ select steadytext_embed_async('x', task => repeat('x', 1025)) $$, '22023', null, 'a long task');
+select throws_ok($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['x', ' ', 'y']) $$,
+    'P0001', 'text 2: Text input cannot be empty', 'batch_embed: which text is empty');
+select throws_ok($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', '{}') $$,
+    'P0001', 'Texts array cannot be empty', 'batch_embed: no texts');
+select throws_ok($$ insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['x', null]) $$,
+    'P0001', null, 'batch_embed: NULL is no text');
 select throws_ok($$ select steadytext_embed_async('  ') $$, 'P0001', 'Text input cannot be empty', 'blank text');
 select throws_ok($$ select steadytext_embed_async(null) $$, 'P0001', 'Text input cannot be empty', 'NULL text');
 select throws_ok($$ select steadytext_generate_async('x', 0) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'max_tokens 0');

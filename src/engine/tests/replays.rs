@@ -12,9 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
     Config, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
-    PromptLookup, Reply, Request, Sampling, Statistics, Ticket, Work,
+    PromptLookup, Reply, Request, Rerank, Sampling, Statistics, Ticket, Work,
 };
-use steadytext_test_models::{Architecture, Kind, Pooling, Quantization, Spec, write};
+use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, write};
 use tempfile::TempDir;
 
 /// Replays where nobody asks for a number.
@@ -114,6 +114,24 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     work.into_iter().map(|work| (model.clone(), work)).collect()
 }
 
+/// An encoder, and what is asked of it.
+fn encoder(directory: &TempDir) -> Vec<(ModelSource, Work)> {
+    let path = directory.path().join("encoder");
+    Bert { kind: Kind::F16, labels: 1, ..Bert::default() }.write_folder(&path).unwrap();
+    let text = |seed: usize, words: usize| (0..words).map(|i| format!("w{} ", (seed + i * i) % 90)).collect::<String>();
+    let rerank = |seed, words| {
+        Work::Rerank(Rerank { query: "which one".to_owned(), document: text(seed, words), task: String::new() })
+    };
+    let work = [
+        Work::Embed(Embed::passage("a short text")),
+        Work::Embed(Embed::passage(text(1, 70))),
+        Work::Embed(Embed::query(text(2, 20), None)),
+        rerank(3, 5),
+        rerank(4, 60),
+    ];
+    work.into_iter().map(|work| (ModelSource::File(path.clone()), work)).collect()
+}
+
 fn submit(
     engine: &Engine,
     key: usize,
@@ -139,8 +157,7 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
 
 /// Bytes of the text of a request.
 fn length(work: &Work) -> usize {
-    let (Work::Generate(Generate { prompt: text, .. }) | Work::Embed(Embed { text, .. })) = work;
-    text.len()
+    work.text_bytes()
 }
 
 /// Each request by itself, with nothing that could save work.
@@ -224,7 +241,7 @@ fn replays_change_no_byte() {
         |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |number| number.parse().unwrap());
     let (first, replays) = (number("FIRST_REPLAY", 0), number("REPLAYS", FEW));
     let directory = TempDir::new().unwrap();
-    let set: Vec<_> = models(&directory).iter().flat_map(work).collect();
+    let set: Vec<_> = models(&directory).iter().flat_map(work).chain(encoder(&directory)).collect();
     let expected = alone(&set);
     let mut session: Option<(Engine, String)> = None;
     let mut total = Statistics::default();

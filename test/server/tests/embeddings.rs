@@ -79,6 +79,41 @@ fn a_batch_gives_the_vectors_of_single_calls_in_order() {
 }
 
 #[test]
+fn one_request_with_many_texts_gets_all_vectors_in_order() {
+    let (_cluster, mut session) = with_encoders();
+    for model in ["folder", "builtin"] {
+        let id: uuid::Uuid = session.one(&format!(
+            "insert into steadytext_queue (request_type, prompts, params)
+             select 'batch_embed', array_agg('text number ' || n order by n), '{{\"model\": \"{model}\", \"mode\": \"query\"}}'
+             from generate_series(1, 60) as n
+             returning request_id"
+        ));
+        steadytext_test_server::wait_until("all vectors", || {
+            session.one::<bool>(&format!("select status = 'completed' from steadytext_check_async('{id}')"))
+        });
+        let vectors: Vec<String> = session.list(&format!(
+            "select unnest(embeddings)::text from steadytext_queue where request_id = '{id}'"
+        ));
+        let single: Vec<String> = session.list(&format!(
+            "select steadytext_embed('text number ' || n, model => '{model}', mode => 'query')::text
+             from generate_series(1, 60) as n order by n"
+        ));
+        assert_eq!(vectors.len(), 60);
+        assert!(vectors == single, "{model}");
+    }
+    let id: uuid::Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompts, params)
+         values ('batch_embed', array['short', repeat('a ', 300), 'short too'], '{\"model\": \"folder\"}')
+         returning request_id",
+    );
+    steadytext_test_server::wait_until("the failure", || {
+        session.one::<bool>(&format!("select status = 'failed' from steadytext_check_async('{id}')"))
+    });
+    let error: String = session.one(&format!("select error from steadytext_check_async('{id}')"));
+    assert!(error.starts_with("text 2: the prompt has 302 tokens"), "{error}");
+}
+
+#[test]
 fn queries_and_tasks_reach_decoders_in_their_words() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
