@@ -118,9 +118,15 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
 fn encoder(directory: &TempDir) -> Vec<(ModelSource, Work)> {
     let path = directory.path().join("encoder");
     Bert { kind: Kind::F16, labels: 1, ..Bert::default() }.write_folder(&path).unwrap();
-    let text = |seed: usize, words: usize| (0..words).map(|i| format!("w{} ", (seed + i * i) % 90)).collect::<String>();
+    let text = |seed: usize, words: usize| {
+        (0..words).map(|i| format!("w{} ", (seed + i * i) % 90)).collect::<String>()
+    };
     let rerank = |seed, words| {
-        Work::Rerank(Rerank { query: "which one".to_owned(), document: text(seed, words), task: String::new() })
+        Work::Rerank(Rerank {
+            query: "which one".to_owned(),
+            document: text(seed, words),
+            task: String::new(),
+        })
     };
     let work = [
         Work::Embed(Embed::passage("a short text")),

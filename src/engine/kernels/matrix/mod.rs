@@ -180,8 +180,7 @@ impl Packed {
         let block_bytes = format.block_bytes();
         let x_sums = x.sums_per_block();
         let widen = instructions.widens(format);
-        let unpack =
-            rows.len() >= UNPACK_ROWS && instructions.unpacks(format) && (x.is_wide() || !widen);
+        let unpack = rows.len() >= UNPACK_ROWS && instructions.unpacks(format) && (x.is_wide() || !widen);
         let unpacked_block = format.block() * PANEL * if widen { 2 } else { 1 };
         let step = if unpack { STRETCH * 4096 / unpacked_block } else { blocks.max(1) };
         for start in (0..blocks).step_by(step) {
@@ -201,7 +200,11 @@ impl Packed {
                 meta_stride: block_bytes,
                 blocks: count,
                 x: &x.quants[rows.start * x.inputs + start * format.block()..],
-                wide: if x.is_wide() { &x.wide[rows.start * x.inputs + start * format.block()..] } else { &[] },
+                wide: if x.is_wide() {
+                    &x.wide[rows.start * x.inputs + start * format.block()..]
+                } else {
+                    &[]
+                },
                 x_stride: x.inputs,
                 scales: &x.scales[rows.start * blocks + start..],
                 scale_stride: blocks,
