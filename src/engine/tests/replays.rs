@@ -14,7 +14,7 @@ use steadytext_engine::{
     Config, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
     PromptLookup, Reply, Request, Rerank, Sampling, Statistics, Ticket, Work,
 };
-use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, write};
+use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
 
 /// Replays where nobody asks for a number.
@@ -75,7 +75,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         ..Spec::tiny(architecture)
     };
     let specs = [
-        spec(Architecture::Qwen3, mixed, Pooling::Last),
+        Spec { rerank: Some(Form::YesNo), ..spec(Architecture::Qwen3, mixed, Pooling::Rank) },
         spec(Architecture::Llama, Quantization::q4_k_m(), Pooling::Mean),
     ];
     let files = specs.iter().enumerate().map(|(i, spec)| {
@@ -97,6 +97,10 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         let stop = stop.iter().map(ToString::to_string).collect();
         Work::Generate(Generate { prompt, max_tokens, sampling, stop })
     };
+    let rerank = |query: &str, document: &str| {
+        let task = "find what answers the query".to_owned();
+        Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task })
+    };
     let common = text(1, 60);
     let work = [
         generate("What does VACUUM do?".to_owned(), 60, Sampling::default(), &[]),
@@ -110,6 +114,9 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         Work::Embed(Embed::passage("a short text")),
         Work::Embed(Embed::passage(format!("{common} as a text"))),
         Work::Embed(Embed::passage(text(4, 120))),
+        rerank("which one?", "this one"),
+        rerank(&common, &text(6, 40)),
+        rerank(&common, "another one"),
     ];
     work.into_iter().map(|work| (model.clone(), work)).collect()
 }
@@ -161,11 +168,6 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
     }
 }
 
-/// Bytes of the text of a request.
-fn length(work: &Work) -> usize {
-    work.text_bytes()
-}
-
 /// Each request by itself, with nothing that could save work.
 fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
     let config = Config {
@@ -208,7 +210,7 @@ fn replay(
     slowly: bool,
 ) -> (usize, Vec<usize>) {
     let (mut order, most) = if slowly {
-        ((0..set.len()).filter(|key| length(&set[*key].1) < LONG).collect(), 3)
+        ((0..set.len()).filter(|key| set[*key].1.text_bytes() < LONG).collect(), 3)
     } else {
         ((0..set.len()).collect::<Vec<_>>(), set.len())
     };
