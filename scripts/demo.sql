@@ -25,6 +25,13 @@ insert into demo (kind, input, request_id)
 select 'embed', input, steadytext_embed_async(input)
 from unnest(array['reclaim storage of dead rows', 'a function that returns a set of rows']) as input;
 
+insert into demo (kind, input, request_id) values
+    ('json', 'A table', steadytext_generate_json_async('A table',
+        '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "rows": {"type": "integer", "minimum": 0, "maximum": 999}},
+          "required": ["name", "rows"], "additionalProperties": false}', max_tokens => 100)),
+    ('regex', 'A date', steadytext_generate_regex_async('A date', '\d{4}-\d{2}-\d{2}')),
+    ('choice', 'Does VACUUM lock a table?', steadytext_generate_choice_async('Does VACUUM lock a table?', array['yes', 'no', 'it depends']));
+
 with
 inputs as (select array['What does ANALYZE do?', 'What does REINDEX do?', 'What does CLUSTER do?'] as list)
 
@@ -94,6 +101,8 @@ order by demo.position;
 -- The answer in the same statement.
 select 'generate, at once: work_mem' as request,
     left(regexp_replace(steadytext_generate('work_mem', max_tokens => 48), '\s+', ' ', 'g'), 80) as result
+union all
+select 'choice, at once: Is an index a table?', steadytext_generate_choice('Is an index a table?', array['yes', 'no'])
 union all
 select 'embed, at once: index', left(steadytext_embed('index')::text, 40) || '…'
 union all

@@ -51,7 +51,7 @@ comment on column @extschema@.steadytext_queue.request_type is
 comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
 comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, or the documents to be ranked';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch, task, return_scores, documents';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch, task, return_scores, documents; schema, pattern or choices of the types with a constraint';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';

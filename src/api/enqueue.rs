@@ -12,6 +12,7 @@ use pgrx::{AllocatedByPostgres, Array, JsonB};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::constrained::check_constraint;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{guc, listen, shmem, slots, transaction, wake};
@@ -21,7 +22,7 @@ use crate::worker::request::{Asked, check_embed, check_rerank};
 const MAX_LABEL_BYTES: usize = 1024;
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
-const TYPES_HINT: &str = "Use request type generate, embed, batch_embed, rerank or batch_rerank.";
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank or batch_rerank.";
 const MAX_RETRIES_LIMIT: i32 = 100;
 
 type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
@@ -124,7 +125,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
 }
 
 fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgError> {
-    let params = places.get::<JsonB>(row, Column::Params)?.map_or(Value::Null, |params| params.0);
+    let params = params(row, places)?;
     let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
     let text = places.get::<&str>(row, Column::Prompt)?;
     let texts = places.get::<Array<'_, &str>>(row, Column::Prompts)?;
@@ -151,22 +152,29 @@ fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgEr
     check_params(&params, config)
 }
 
-/// Checks a request's type and what the type asks of its text.
+/// The parameters. The type jsonb nests deeper than what parses it here.
+fn params(row: &Row<'_>, places: &Places) -> Result<Value, PgError> {
+    let given = PgTryBuilder::new(|| places.get::<JsonB>(row, Column::Params))
+        .catch_rust_panic(|_| Err(invalid("params is nested too deeply, or has a number out of range")))
+        .execute()?;
+    Ok(given.map_or(Value::Null, |params| params.0))
+}
+
+/// Checks a request's type and what the type asks of its text and its parameters.
 pub(super) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
     let Asked { request_type, prompt: text, params, .. } = asked;
     check_prompts(asked)?;
+    check_constraint(request_type, params)?;
     match request_type {
         "generate" => check_text(text, "Prompt cannot be empty", config),
         // Members of a batch fail alone, in the worker, not with the whole batch here.
         "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config),
         "embed" => check_text(text, "Text input cannot be empty", config),
+        "generate_json" | "generate_regex" | "generate_choice" => {
+            check_text(text, "Prompt cannot be empty", config)
+        }
         "rerank" | "batch_rerank" => check_rerank(asked, config),
         "batch_embed" => check_embed(asked, config),
-        "generate_json" | "generate_regex" | "generate_choice" => Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("request type \"{request_type}\" is not supported by this version"),
-        )
-        .hint(TYPES_HINT)),
         _ => Err(invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)),
     }
 }
@@ -174,7 +182,9 @@ pub(super) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
 /// Only requests of many parts have many texts.
 fn check_prompts(asked: Asked<'_>) -> Result<(), PgError> {
     match asked.request_type {
-        "generate" | "embed" if asked.prompts.is_some() => {
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice"
+            if asked.prompts.is_some() =>
+        {
             Err(invalid(format!("requests of type {} take no prompts array", asked.request_type))
                 .hint("Put the text into column prompt, one row for each."))
         }
@@ -224,6 +234,8 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             )?,
             "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            // They were checked with the type.
+            "schema" | "pattern" | "choices" => {}
             "use_cache" | "batch" | "return_scores" => require(value.is_boolean(), key, "true or false")?,
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
@@ -238,7 +250,7 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             "documents" => require(value.is_array(), key, "an array of texts")?,
             _ => {
                 return Err(invalid(format!("unknown parameter \"{}\"", truncated(key))).hint(
-                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, mode, task, return_scores, query, documents.",
+                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, mode, task, return_scores, query, documents, schema, pattern, choices.",
                 ));
             }
         }

@@ -5,6 +5,7 @@ mod audit;
 mod cache_admin;
 mod call;
 mod cancel;
+mod constrained;
 mod enqueue;
 mod exchange;
 mod request;

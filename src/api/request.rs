@@ -116,7 +116,7 @@ fn number(value: f64) -> Value {
 }
 
 /// With the rights of the caller, like the INSERT that it is.
-fn enqueue(
+pub(super) fn enqueue(
     request_type: &str,
     text: Option<&str>,
     params: Map<String, Value>,

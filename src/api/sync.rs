@@ -92,7 +92,12 @@ impl Iterator for Pieces {
     }
 }
 
-fn text(answer: Answer) -> Result<String, PgError> {
+/// The text of an answer.
+///
+/// # Errors
+///
+/// A bug: it is of another kind.
+pub(super) fn text(answer: Answer) -> Result<String, PgError> {
     match answer {
         Answer::Text(text) => Ok(text),
         Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),

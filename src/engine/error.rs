@@ -97,6 +97,26 @@ pub enum Error {
         /// Offset of the first byte that is not part of a valid character.
         position: usize,
     },
+    /// `max_tokens` were generated, or the context is full, and the answer does not match its constraint yet.
+    #[error("the answer is not complete after {generated_tokens} tokens")]
+    Unfinished {
+        /// Tokens generated.
+        generated_tokens: usize,
+    },
+    /// No token leads on to an answer that matches the constraint, or finding those that do would take too long.
+    #[error("the constraint cannot be followed after {generated_tokens} tokens: {reason}")]
+    Constraint {
+        /// Tokens generated.
+        generated_tokens: usize,
+        /// Which limit was met.
+        reason: String,
+    },
+    /// The answer was checked once more, and something that could not be enforced token by token does not hold.
+    #[error("the answer does not match its constraint: {reason}")]
+    Mismatch {
+        /// What does not hold, without the answer.
+        reason: String,
+    },
     /// The request was cancelled by its ticket.
     #[error("the request was cancelled")]
     Cancelled,

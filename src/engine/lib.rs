@@ -8,6 +8,7 @@
 mod bell;
 pub mod builtin;
 mod config;
+mod constraints;
 mod error;
 pub mod gguf;
 mod kernels;
@@ -25,6 +26,9 @@ pub mod tokenizer;
 
 pub use bell::Bell;
 pub use config::{Config, PromptLookup};
+pub use constraints::Constraint;
+#[doc(hidden)]
+pub use constraints::bench as constraint_bench;
 pub use error::Error;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Constraint, Error};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ pub struct Generate {
     pub sampling: Sampling,
     /// Generation ends before the first of these strings; none of them is part of the result.
     pub stop: Vec<String>,
+    /// What the answer must match, whole; not together with `stop`.
+    pub constraint: Option<Constraint>,
 }
 
 /// How the next token is chosen from the logits.
@@ -217,6 +219,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens` were generated.
     Length,
+    /// Nothing more can follow in an answer that matches the constraint.
+    Complete,
 }
 
 /// Where a request's events go: a channel, and optionally a bell that is rung after each send, for

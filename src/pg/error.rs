@@ -195,6 +195,19 @@ impl From<EngineError> for Failure {
             EngineError::InvalidText { .. } => {
                 (Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, false, Some("Use another model, prompt or seed."))
             }
+            EngineError::Unfinished { .. } => (
+                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                false,
+                Some("Raise max_tokens, or allow shorter answers (maxLength, maxItems, fewer properties)."),
+            ),
+            EngineError::Constraint { .. } => {
+                (Code::ERRCODE_STATEMENT_TOO_COMPLEX, false, Some("Simplify the schema or the pattern."))
+            }
+            EngineError::Mismatch { .. } => (
+                Code::ERRCODE_DATA_EXCEPTION,
+                false,
+                Some("Simplify the schema, or use another prompt, model or seed."),
+            ),
             EngineError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, false, None),
             EngineError::Stopped => (Code::ERRCODE_ADMIN_SHUTDOWN, true, None),
             EngineError::Panicked(_) => (

@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, ModelSource, Purpose, Sampling, Work};
 
+use super::constraint::{constraint, enough_tokens};
 use super::many;
 pub(crate) use super::many::{DEFAULT_TASK, check_embed, check_rerank};
 pub(crate) use super::models::Resolved;
@@ -77,6 +78,20 @@ pub(crate) fn parts(
     let (task, parts) = match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
         "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
+        "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
+            return Err(PgError::raised("Prompt cannot be empty"));
+        }
+        "generate_json" | "generate_regex" | "generate_choice" => {
+            let constraint = constraint(request_type, params)?;
+            let mut how = generate(text, params, config);
+            // There is no reason to fail on a long choice.
+            if params.get("max_tokens").is_none()
+                && let Some(enough) = constraint.as_ref().and_then(enough_tokens)
+            {
+                how.max_tokens = enough;
+            }
+            (Task::Generate, Parts::One(Work::Generate(Generate { constraint, ..how })))
+        }
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty")),
         "embed" => {
             let embed = Embed { text: text.to_owned(), purpose: purpose(params) };
@@ -130,5 +145,6 @@ fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
             seed: integer("seed").unwrap_or(config.default_seed) as u64,
         },
         stop: stop.map(str::to_owned).into_iter().collect(),
+        constraint: None,
     }
 }

@@ -115,6 +115,20 @@ select set_eq(
         'function st_generate(text,integer,boolean,integer,text,text,text,double precision)',
         'function st_generate_stream(text,integer,integer,text,text,text,double precision)',
         'function st_embed(text,boolean,integer,text,text,text)',
+        'function steadytext_generate_json_async(text,jsonb,integer,boolean,integer,text,double precision,integer)',
+        'function steadytext_generate_regex_async(text,text,integer,boolean,integer,text,double precision,integer)',
+        'function steadytext_generate_choice_async(text,text[],boolean,integer,text,integer)',
+        'function steadytext_generate_json(text,jsonb,integer,boolean,integer,text,double precision)',
+        'function steadytext_generate_regex(text,text,integer,boolean,integer,text,double precision)',
+        'function steadytext_generate_choice(text,text[],boolean,integer,text)',
+        'function st_generate_json_async(text,jsonb,integer,boolean,integer,text,double precision,integer)',
+        'function st_generate_regex_async(text,text,integer,boolean,integer,text,double precision,integer)',
+        'function st_generate_choice_async(text,text[],boolean,integer,text,integer)',
+        'function st_generate_json(text,jsonb,integer,boolean,integer,text,double precision)',
+        'function st_generate_regex(text,text,integer,boolean,integer,text,double precision)',
+        'function st_generate_choice(text,text[],boolean,integer,text)',
+        'function steadytext.generate_json_async(text,text,integer,boolean,integer,text,double precision,integer)',
+        'function steadytext.generate_json(text,text,integer,boolean,integer,text,double precision)',
         'function steadytext_check_async(uuid)',
         'function steadytext_check_async_batch(uuid[])',
         'function steadytext_get_async_result(uuid,integer)',
@@ -221,7 +235,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 35::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 41::bigint,
     'there are as many twins as functions of the API'
 );
 

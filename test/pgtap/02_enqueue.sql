@@ -103,7 +103,7 @@ select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) 
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, priority) values ('generate', 'x', 99) $$, '22023', null, 'INSERT: priority');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('summarize', 'x') $$, '22023', null, 'INSERT: unknown request type');
 select throws_ok($$ insert into steadytext_queue (prompt) values ('x') $$, '22023', null, 'INSERT: no request type');
-select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('generate_json', 'x') $$, '0A000', null, 'INSERT: a type that is not supported yet');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('generate_dance', 'x') $$, '22023', 'unknown request type "generate_dance"', 'INSERT: a type that begins like a known one');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, max_retries) values ('generate', 'x', 101) $$, '22023', null, 'INSERT: max_retries');
 
 -- Settings.

@@ -33,7 +33,7 @@ pub(crate) fn run(task: &str, settings: &Settings) {
         "load" => load_ms(path, settings.threads),
         "peak" => {
             let mut ours = Ours::open(path, settings.threads);
-            ours.decode(1, PROMPT_TOKENS, GENERATED_TOKENS);
+            ours.decode(1, PROMPT_TOKENS, GENERATED_TOKENS, None);
             peak_mb()
         }
         _ => panic!("there is no task {task}"),

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 mod agreement;
+mod constraints;
 mod files;
 mod fresh;
 mod ours;
@@ -33,6 +34,10 @@ prefill_512.Q.tok_s    Tokens a second from the beginning of the prefill of a pr
 decode_N.Q.tok_s       Tokens a second of N requests together (1, 4, 16): prompts of 128 tokens, all different, timed
                        from when all have their first token until 128 times N more are there.
 embed_64.Q.texts_s     64 texts of 64 tokens, submitted at once: texts a second.
+constrained_8.Q.tok_s  As decode_8, along a JSON schema of records; free_8 beside it without, constrained_ratio the median of the
+                       ratios of neighbouring runs.
+mask_p50_us.Q          Microseconds of a mask on random walks along ten schemas and patterns, over the model's vocabulary; also
+                       mask_p99_us, mask_max_us, and compile_max_ms, the slowest of them to compile.
 load_ms.Q              A fresh process, file in the page cache: from the start of the engine to the first token of a
                        short prompt.
 peak_mb.Q              Peak resident memory of a fresh process: a prompt of 512 tokens and 128 generated tokens.
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
     let mut sound = true;
     for (name, path) in files::of(&settings) {
         rounds::measure(&name, &path, &settings, &mut report);
+        constraints::measure(&name, &path, &settings, &mut report);
     }
     if settings.compares() {
         sound = agreement::check(&settings, &mut report);

@@ -8,8 +8,8 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Embed, Engine, Event, EventKind, Generate, ModelSource, PromptLookup, Reply, Request, Sampling,
-    Ticket, Work,
+    Config, Constraint, Embed, Engine, Event, EventKind, Generate, ModelSource, PromptLookup, Reply, Request,
+    Sampling, Ticket, Work,
 };
 
 use crate::prompts::Prompts;
@@ -74,11 +74,29 @@ impl Ours {
     }
 
     /// Tokens a second of so many requests together, once all of them generate, over `steps` tokens of each.
-    pub(crate) fn decode(&mut self, requests: usize, prompt_tokens: usize, steps: usize) -> f64 {
+    pub(crate) fn decode(
+        &mut self,
+        requests: usize,
+        prompt_tokens: usize,
+        steps: usize,
+        constraint: Option<&Constraint>,
+    ) -> f64 {
         let prompts: Vec<String> = (0..requests).map(|_| self.prompt(prompt_tokens)).collect();
         // The first ones to generate do so while the prompts of others are computed.
-        let tickets: Vec<Ticket> =
-            (0..).zip(prompts).map(|(key, prompt)| self.submit(key, generate(prompt, 4 * steps))).collect();
+        let tickets: Vec<Ticket> = (0..)
+            .zip(prompts)
+            .map(|(key, prompt)| {
+                let (max_tokens, constraint) = (4 * steps, constraint.cloned());
+                let how = Generate {
+                    prompt,
+                    max_tokens,
+                    sampling: Sampling::default(),
+                    stop: Vec::new(),
+                    constraint,
+                };
+                self.submit(key, Work::Generate(how))
+            })
+            .collect();
         let mut generated = vec![0; requests];
         let mut begin = None;
         let rate = loop {
@@ -145,7 +163,13 @@ fn start(threads: usize) -> Engine {
 }
 
 fn generate(prompt: String, max_tokens: usize) -> Work {
-    Work::Generate(Generate { prompt, max_tokens, sampling: Sampling::default(), stop: Vec::new() })
+    Work::Generate(Generate {
+        prompt,
+        max_tokens,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+    })
 }
 
 /// The next event, which is no failure.

@@ -79,7 +79,7 @@ fn speeds(quant: &str, path: &Path, settings: &Settings, report: &mut Report) {
         turns(
             format!("decode_{requests}.{quant}.tok_s"),
             "tokens/s",
-            &|ours| ours.decode(requests, PROMPT_TOKENS, STEPS),
+            &|ours| ours.decode(requests, PROMPT_TOKENS, STEPS, None),
             &|peer| peer.decode(requests, PROMPT_TOKENS, STEPS),
         );
     }
@@ -100,7 +100,8 @@ fn add(report: &mut Report, name: &str, unit: &str, better: Better, runs: &[(f64
     report.add(&format!("ratio.{name}"), median(both.iter().map(ratio)), "");
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The one in the middle.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     percentile(&values, 0.5)

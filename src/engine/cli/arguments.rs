@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
-use steadytext_engine::{ModelSource, Sampling};
+use steadytext_engine::{Constraint, ModelSource, Sampling};
 
 use super::Error;
 
@@ -19,6 +19,7 @@ pub(super) struct Arguments {
     pub(super) max_tokens: Option<usize>,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
+    pub(super) constraint: Option<Constraint>,
     pub(super) out: Option<PathBuf>,
     pub(super) all: bool,
     pub(super) marked: bool,
@@ -33,6 +34,7 @@ impl Arguments {
     pub(super) fn parse(arguments: Vec<OsString>) -> Result<Arguments, Error> {
         let mut parsed = Arguments::default();
         let mut positional = Vec::new();
+        let mut choices = Vec::new();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             let Some(option) = argument.to_str().filter(|text| text.starts_with("--")) else {
@@ -49,6 +51,9 @@ impl Arguments {
                 "--min-p" => parsed.sampling.min_p = number(option, value()?)?,
                 "--seed" => parsed.sampling.seed = number(option, value()?)?,
                 "--stop" => parsed.stop.push(utf8(value()?)?),
+                "--schema" => parsed.constraint = Some(Constraint::Json(utf8(value()?)?)),
+                "--regex" => parsed.constraint = Some(Constraint::Regex(utf8(value()?)?)),
+                "--choice" => choices.push(utf8(value()?)?),
                 "--out" => parsed.out = Some(value()?.into()),
                 "--all" => parsed.all = true,
                 "--marked" => parsed.marked = true,
@@ -58,6 +63,9 @@ impl Arguments {
                 "--threads" => parsed.threads = number(option, value()?)?,
                 _ => return Err(Error::Usage(format!("there is no option {option}"))),
             }
+        }
+        if !choices.is_empty() {
+            parsed.constraint = Some(Constraint::Choice(choices));
         }
         let mut positional = positional.into_iter();
         let (Some(command), Some(model)) = (positional.next(), positional.next()) else {

@@ -15,6 +15,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         max_tokens: arguments.max_tokens.unwrap_or(512),
         sampling: arguments.sampling.clone(),
         stop: arguments.stop.clone(),
+        constraint: arguments.constraint.clone(),
     });
     follow(arguments, work)
 }
@@ -62,6 +63,7 @@ fn done(output: Output) -> Object {
                 Finish::EndOfText => "end_of_text",
                 Finish::Stop => "stop",
                 Finish::Length => "length",
+                Finish::Complete => "complete",
             };
             object.text("text", &text).number("generated_tokens", generated_tokens).text("finish", finish)
         }

@@ -32,6 +32,9 @@ options:
   --temperature X     0 is greedy (0)
   --top-k N --top-p X --min-p X --seed N
   --stop TEXT         generation ends before this string; may be given more than once
+  --schema JSON       the answer is a JSON document that conforms to this schema
+  --regex PATTERN     the answer matches this pattern from end to end
+  --choice TEXT       the answer is one of these texts; given more than once
   --out FILE          logits: write raw little-endian f32 to this file
   --all               logits: of every token
   --marked            logits, tokenize: control tokens in the text stand for themselves

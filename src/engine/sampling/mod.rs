@@ -7,6 +7,8 @@
 
 mod uniform;
 
+use llguidance::toktrie::SimpleVob;
+
 use crate::{Error, Sampling};
 use uniform::uniform;
 
@@ -20,25 +22,40 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// The token at `position` of the context.
+    /// The token at `position` of the context, one of those that are `allowed` where only some are.
     ///
     /// # Errors
     /// [`Error::NonFinite`] where a logit is infinite or NaN.
-    pub(crate) fn choose(&mut self, logits: &[f32], how: &Sampling, position: usize) -> Result<u32, Error> {
+    pub(crate) fn choose(
+        &mut self,
+        logits: &[f32],
+        how: &Sampling,
+        position: usize,
+        allowed: Option<&SimpleVob>,
+    ) -> Result<u32, Error> {
         // Infinities and NaN turn into NaN, everything else into 0.
         let check: f32 = logits.iter().map(|logit| logit * 0.0).sum();
         if check != 0.0 || logits.is_empty() {
             return Err(Error::NonFinite { position });
         }
         if how.temperature <= 0.0 || how.top_k == 1 {
-            return Ok(most_likely(logits));
+            return Ok(match allowed {
+                None => most_likely((0..).zip(logits.iter().copied())),
+                Some(allowed) => most_likely(only(logits, allowed)),
+            });
         }
-        Ok(self.draw(logits, how, position))
+        self.candidates.clear();
+        match allowed {
+            None => self.candidates.extend(logits.iter().zip(0..).map(|(logit, id)| pack(*logit, id))),
+            Some(allowed) => {
+                self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
+            }
+        }
+        Ok(self.draw(how, position))
     }
 
-    fn draw(&mut self, logits: &[f32], how: &Sampling, position: usize) -> u32 {
-        self.candidates.clear();
-        self.candidates.extend(logits.iter().zip(0..).map(|(logit, id)| pack(*logit, id)));
+    /// One of the candidates, of which there is at least one.
+    fn draw(&mut self, how: &Sampling, position: usize) -> u32 {
         if how.top_k > 0 && how.top_k < self.candidates.len() {
             self.candidates.select_nth_unstable(how.top_k - 1);
             self.candidates.truncate(how.top_k);
@@ -81,14 +98,19 @@ impl Sampler {
 }
 
 /// The highest logit, the lowest id of equals.
-fn most_likely(logits: &[f32]) -> u32 {
+fn most_likely(logits: impl Iterator<Item = (u32, f32)>) -> u32 {
     let mut best = (f32::NEG_INFINITY, 0);
-    for (id, logit) in (0..).zip(logits) {
-        if *logit > best.0 {
-            best = (*logit, id);
+    for (id, logit) in logits {
+        if logit > best.0 {
+            best = (logit, id);
         }
     }
     best.1
+}
+
+/// Ids and logits of the tokens that are allowed, ascending.
+fn only<'a>(logits: &'a [f32], allowed: &'a SimpleVob) -> impl Iterator<Item = (u32, f32)> + 'a {
+    allowed.iter().filter_map(|id| Some((id, *logits.get(id as usize)?)))
 }
 
 /// An integer whose ascending order is (logit descending, id ascending); the logit is finite.
@@ -107,6 +129,8 @@ fn unpack(candidate: u64) -> (f32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use llguidance::toktrie::SimpleVob;
+
     use super::{Sampler, pack, unpack};
     use crate::{Error, Sampling};
 
@@ -118,7 +142,7 @@ mod tests {
         let mut sampler = Sampler::default();
         let mut counts = vec![0.0; logits.len()];
         for position in 0..20_000 {
-            counts[sampler.choose(logits, how, position).unwrap() as usize] += 1.0 / 20_000.0;
+            counts[sampler.choose(logits, how, position, None).unwrap() as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -127,8 +151,30 @@ mod tests {
     fn greedy_takes_the_lowest_id_of_ties() {
         let mut sampler = Sampler::default();
         let logits = [0.5, 2.0, -1.0, 2.0, 2.0];
-        assert_eq!(sampler.choose(&logits, &Sampling::default(), 0).unwrap(), 1);
-        assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0).unwrap(), 1);
+        assert_eq!(sampler.choose(&logits, &Sampling::default(), 0, None).unwrap(), 1);
+        assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0, None).unwrap(), 1);
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_chosen() {
+        let logits = [5.0, 2.0, -1.0, 2.0, 4.0];
+        let mut allowed = SimpleVob::alloc(logits.len());
+        for id in [1, 2, 3] {
+            allowed.allow_token(id);
+        }
+        let mut sampler = Sampler::default();
+        let greedy = sampler.choose(&logits, &Sampling::default(), 0, Some(&allowed)).unwrap();
+        assert_eq!(greedy, 1, "the lowest id of ties");
+        let mut seen = [0; 5];
+        for position in 0..2000 {
+            seen[sampler.choose(&logits, &hot(), position, Some(&allowed)).unwrap() as usize] += 1;
+        }
+        assert!(seen[0] == 0 && seen[4] == 0 && seen[1] > 500 && seen[3] > 500 && seen[2] > 0, "{seen:?}");
+        // Top-k counts allowed tokens.
+        let two = Sampling { top_k: 2, ..hot() };
+        assert!(
+            (0..500).all(|position| sampler.choose(&logits, &two, position, Some(&allowed)).unwrap() != 2)
+        );
     }
 
     #[test]
@@ -170,7 +216,7 @@ mod tests {
         let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32).collect();
         let draw = |seed, position| {
             let how = Sampling { seed, ..hot() };
-            Sampler::default().choose(&logits, &how, position).unwrap()
+            Sampler::default().choose(&logits, &how, position, None).unwrap()
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         assert!((0..50).any(|position| draw(1, position) != draw(2, position)));
@@ -180,7 +226,7 @@ mod tests {
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let result = Sampler::default().choose(&[0.0, bad, 1.0], &hot(), 9);
+            let result = Sampler::default().choose(&[0.0, bad, 1.0], &hot(), 9, None);
             assert!(matches!(result, Err(Error::NonFinite { position: 9 })));
         }
     }

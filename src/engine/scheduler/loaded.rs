@@ -6,6 +6,7 @@ use super::encoder::{EncoderReader, LoadedEncoder};
 use super::prefix::Prefixes;
 use super::running::{Plan, Reader};
 use crate::config::Config;
+use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::model::encoder::is_encoder;
@@ -24,6 +25,7 @@ pub(super) struct Loaded {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
     pub(super) reranker: Reranker,
+    grammars: Arc<Grammars>,
     pub(super) workspace: Workspace,
     /// Blocks of keys and values kept for the next requests.
     pub(super) prefixes: Prefixes,
@@ -157,13 +159,15 @@ impl Loaded {
         }
         let declared = model.sizes().context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
+        let tokenizer = Arc::new(tokenizer);
         let loaded = Loaded {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
             workspace: model.workspace(settings.rows, settings.threads)?,
+            grammars: Arc::new(Grammars::new(Arc::clone(&tokenizer), model.vocabulary())),
             model,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer,
             context_length: match settings.context_length {
                 0 => declared,
                 limit => declared.min(limit),
@@ -203,6 +207,7 @@ impl Loaded {
             tokenizer: Arc::clone(&self.tokenizer),
             template: Arc::clone(&self.template),
             reranker: self.reranker,
+            grammars: Arc::clone(&self.grammars),
             context_length: self.context_length,
         }
     }

@@ -1,10 +1,11 @@
-//! Threads beside the engine thread, for what takes long and computes no step: opening and loading models, and
-//! tokenizing long texts. Running requests go on meanwhile.
+//! Threads beside the engine thread, for what takes long and computes no step: opening and loading models,
+//! tokenizing long texts, compiling constraints and checking what was made under them. Running requests go on meanwhile.
 //!
 //! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread
 //! through its queue of messages.
 //!
-//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped.
+//! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. A check is reported
+//! to whoever submitted the request, in any case.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,10 +17,11 @@ use crossbeam_channel::{Receiver, Sender};
 use super::loaded::{Any, Opened, Settings, Texts};
 use super::panic::catch;
 use super::running::Plan;
-use super::{Message, Shared};
+use super::{Message, Shared, Submission};
+use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::model::Loading;
-use crate::{Error, ModelSource, Work};
+use crate::{Error, EventKind, ModelSource, Output, Work};
 
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
 /// is left to itself.
@@ -34,8 +36,10 @@ pub(super) enum Job {
     Open(ModelSource),
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
-    /// Tokenize a request.
+    /// Tokenize a request, and compile its constraint.
     Plan { number: u64, work: Work, texts: Texts },
+    /// Check a finished answer, and tell how its request has ended.
+    Check { submission: Submission, output: Output, checker: Arc<Checker> },
 }
 
 /// What came of a job.
@@ -52,19 +56,21 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread of this name.
+    /// Starts a thread of this name, with `stack_bytes` for what recurses.
     ///
     /// # Errors
     /// The system's.
     pub(super) fn start(
         name: &str,
+        stack_bytes: usize,
         hook: Hook,
         settings: Settings,
         shared: Arc<Shared>,
         reports: Sender<Message>,
     ) -> std::io::Result<Worker> {
         let (sender, jobs) = crossbeam_channel::unbounded();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes);
+        let thread = thread.spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| hook());
             work(&jobs, &hook, &settings, &shared, &reports);
@@ -106,7 +112,10 @@ fn work(
     let mut loads: Vec<JoinHandle<()>> = Vec::new();
     for job in jobs {
         if shared.stop.load(Ordering::Acquire) {
-            break;
+            if let Job::Check { submission, .. } = job {
+                submission.fail(Error::Stopped);
+            }
+            continue;
         }
         let report = match job {
             Job::Open(source) => {
@@ -137,6 +146,14 @@ fn work(
                 let plan = catch(|| texts.plan(&work)).and_then(|plan| plan);
                 Report::Planned { number, plan }
             }
+            Job::Check { submission, output, checker } => {
+                let checked = catch(|| check(&output, &checker)).and_then(|checked| checked);
+                submission.send(match checked {
+                    Ok(()) => EventKind::Done(output),
+                    Err(error) => EventKind::Failed(error),
+                });
+                continue;
+            }
         };
         // Without a receiver nobody waits for it.
         let _ = reports.send(Message::Report(report));
@@ -144,6 +161,13 @@ fn work(
     for thread in loads {
         // It catches every panic, so there is no error to pass on.
         let _ = thread.join();
+    }
+}
+
+fn check(output: &Output, checker: &Checker) -> Result<(), Error> {
+    match output {
+        Output::Text { text, .. } => checker.check(text),
+        Output::Embedding(_) | Output::Score(_) => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
+mod answer;
 mod encoder;
 mod encodings;
 mod loaded;
@@ -206,7 +207,11 @@ fn validate(request: &Request) -> Result<(), Error> {
     if how.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
         return invalid("a stop string is empty or longer than 1,024 bytes");
     }
-    Ok(())
+    let Some(constraint) = &how.constraint else { return Ok(()) };
+    if !how.stop.is_empty() {
+        return invalid("stop strings would cut an answer that has to match a constraint");
+    }
+    constraint.check_limits()
 }
 
 #[cfg(test)]

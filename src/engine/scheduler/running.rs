@@ -1,13 +1,14 @@
 //! One request on its way: what it still has to compute, and what comes of each pass.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::Submission;
+use super::answer::{Answer, Chosen, Guided};
 use super::loaded::Loaded;
+use super::loader::Job;
 use super::lookup::Lookup;
 use super::prefix::{Chain, Prefixes};
-use super::text::Text;
+use crate::constraints::Grammars;
 use crate::kernels::attention::TILE;
 use crate::kernels::norm::normalise;
 use crate::model::{KvCache, Pooling, Wanted};
@@ -15,10 +16,7 @@ use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoded, Tokenizer};
-use crate::{Error, EventKind, Finish, Generate, ModelSource, Output, Request, Work};
-
-/// Progress of a request is told this often.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+use crate::{Error, EventKind, ModelSource, Output, Request, Work};
 
 /// A request that is being worked on.
 pub(super) struct Running {
@@ -31,6 +29,8 @@ pub(super) struct Running {
     /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
     /// the cache are to be computed.
     tokens: Vec<u32>,
+    /// How many of them were there before the first was chosen: the prompt, and what every answer begins with.
+    given: usize,
     /// How many of them are guesses.
     guessed: usize,
     lookup: Lookup,
@@ -47,14 +47,7 @@ pub(super) struct Slice<'a> {
 
 /// What is to come of a request.
 enum Goal {
-    Text {
-        how: Generate,
-        text: Text,
-        generated: usize,
-        max_tokens: usize,
-        told: Instant,
-        told_tokens: usize,
-    },
+    Text(Box<Answer>),
     Vector {
         sum: Vec<f32>,
         pooling: Pooling,
@@ -74,12 +67,16 @@ struct Pair {
 
 /// What a request needs, known after tokenizing.
 pub(super) struct Plan {
+    /// The prompt, and what every answer begins with.
     pub(super) tokens: Vec<u32>,
     /// Those of a second text, which is computed apart.
     pub(super) second: Option<Vec<u32>>,
     /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
     pub(super) border: usize,
+    /// How many of the tokens are the prompt.
+    prompt_tokens: usize,
     max_tokens: usize,
+    guided: Option<Guided>,
     /// Positions that its cache will have.
     pub(super) positions: usize,
 }
@@ -87,17 +84,18 @@ pub(super) struct Plan {
 /// What of a model tokenizes requests.
 pub(super) struct Reader {
     pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) grammars: Arc<Grammars>,
     pub(super) template: Arc<ChatTemplate>,
     pub(super) reranker: Reranker,
     pub(super) context_length: usize,
 }
 
 impl Plan {
-    /// Tokenizes the request and checks that it fits into the context.
+    /// Tokenizes the request, checks that it fits into the context, and begins what it is constrained to.
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
-        let (tokens, second) = match work {
+        let (mut tokens, second) = match work {
             Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
             Work::Embed(how) => (tokenizer.encode_embedding(&how.instructed())?, None),
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer)? {
@@ -125,14 +123,36 @@ impl Plan {
             Work::Embed(_) | Work::Rerank(_) => 1,
         };
         // The last token is never computed.
-        let positions = length + max_tokens - 1;
-        Ok(Plan { border: tokens.len(), tokens, second, max_tokens, positions })
+        let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
+        let constraint = match work {
+            Work::Generate(how) => how.constraint.as_ref(),
+            Work::Embed(_) | Work::Rerank(_) => None,
+        };
+        let mut guided = None;
+        if let Some(constraint) = constraint {
+            let guide = reader.grammars.guide(constraint)?;
+            let (begun, forced) = Guided::begin(guide, max_tokens, &reader.tokenizer)?;
+            tokens.extend(forced);
+            guided = Some(begun);
+        }
+        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, guided, positions })
     }
 
     /// That of an encoder, which keeps no keys and values.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
-        Plan { tokens, second: second.map(|second| second.tokens), border, max_tokens: 1, positions: 0 }
+        let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
+        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, guided: None, positions: 0 }
+    }
+
+    /// The whole answer, where it was known without a model.
+    pub(super) fn take_output(&mut self) -> Option<Output> {
+        self.guided.as_mut()?.output.take()
+    }
+
+    /// Length of the prompt.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
@@ -185,16 +205,13 @@ fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
 impl Running {
     /// Begins a request; tells that it is started.
     pub(super) fn new(submission: Submission, plan: Plan, beginning: Beginning, loaded: &Loaded) -> Running {
-        submission.send(EventKind::Started { prompt_tokens: plan.tokens.len() });
+        submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens });
+        let given = plan.tokens.len();
         let goal = match &submission.request.work {
-            Work::Generate(how) => Goal::Text {
-                text: Text::new(how.stop.clone()),
-                how: how.clone(),
-                generated: 0,
-                max_tokens: plan.max_tokens,
-                told: Instant::now(),
-                told_tokens: 0,
-            },
+            Work::Generate(how) => {
+                let generated = given - plan.prompt_tokens;
+                Goal::Text(Box::new(Answer::new(how.clone(), plan.guided, generated, plan.max_tokens)))
+            }
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
             Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
                 sum: Vec::new(),
@@ -204,7 +221,7 @@ impl Running {
         };
         let Beginning { cache, chain, positions } = beginning;
         let (tokens, lookup) = (plan.tokens, Lookup::new());
-        Running { submission, cache, chain, positions, tokens, guessed: 0, lookup, goal }
+        Running { submission, cache, chain, positions, tokens, given, guessed: 0, lookup, goal }
     }
 
     /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
@@ -216,9 +233,9 @@ impl Running {
         &self.submission.request.model
     }
 
-    /// Whether its prompt is computed.
+    /// Whether its prompt is computed, and what every answer begins with.
     pub(super) fn decodes(&self) -> bool {
-        matches!(&self.goal, Goal::Text { generated, .. } if *generated > 0)
+        matches!(&self.goal, Goal::Text(_)) && self.tokens.len() > self.given
     }
 
     /// Number of tokens that wait to be computed, guesses included.
@@ -260,11 +277,13 @@ impl Running {
     pub(super) fn guess(&mut self, most: usize, always: bool) -> usize {
         self.tokens.truncate(self.tokens.len() - self.guessed);
         self.guessed = 0;
-        if let Goal::Text { generated, max_tokens, .. } = &self.goal
-            && *generated > 0
+        if let Goal::Text(answer) = &self.goal
+            && self.tokens.len() > self.given
+            // What a constraint forces needs no guess, and the rest of it is not much like the prompt.
+            && answer.guide().is_none()
         {
             // The last token needs no guess: nothing follows it.
-            let draft = self.lookup.draft(&self.tokens, most.min(max_tokens - generated - 1), always);
+            let draft = self.lookup.draft(&self.tokens, most.min(answer.room() - 1), always);
             self.guessed = draft.len();
             self.tokens.extend(draft);
         }
@@ -280,10 +299,10 @@ impl Running {
             Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
             Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
             Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
-            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text { .. } | Goal::Score if last => {
+            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text(_) | Goal::Score if last => {
                 Wanted::Last(1 + self.guessed)
             }
-            Goal::Vector { .. } | Goal::Text { .. } | Goal::Score => Wanted::None,
+            Goal::Vector { .. } | Goal::Text(_) | Goal::Score => Wanted::None,
         };
         Slice {
             submission: &self.submission,
@@ -295,7 +314,7 @@ impl Running {
 
     /// Whether a token is to be chosen: everything is computed.
     pub(super) fn samples(&self) -> bool {
-        matches!(self.goal, Goal::Text { .. }) && self.left() == 0
+        matches!(self.goal, Goal::Text(_)) && self.left() == 0
     }
 
     /// Whether the model is to say what it thinks of a document: everything is computed.
@@ -365,6 +384,7 @@ impl Running {
         sampler: &mut Sampler,
     ) -> Result<(Option<Output>, usize), Error> {
         let draft = self.tokens.split_off(self.tokens.len() - std::mem::take(&mut self.guessed));
+        let known = self.tokens.len();
         let mut right = 0;
         let mut output = None;
         for (row, logits) in logits.enumerate() {
@@ -376,8 +396,8 @@ impl Running {
             right += 1;
         }
         self.lookup.learn(draft.len(), right);
-        // What followed a wrong guess. The last token is not computed yet.
-        self.cache.truncate(self.tokens.len() - 1);
+        // What followed a wrong guess.
+        self.cache.truncate(known + right);
         Ok((output, right))
     }
 
@@ -388,34 +408,33 @@ impl Running {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
     ) -> Result<(u32, Option<Output>), Error> {
-        let Goal::Text { how, text, generated, max_tokens, told, told_tokens } = &mut self.goal else {
+        let Goal::Text(answer) = &mut self.goal else {
             return Ok((0, None));
         };
-        let token = sampler.choose(logits, &how.sampling, self.tokens.len())?;
-        let finish = if tokenizer.is_end(token) {
-            Some(Finish::EndOfText)
-        } else {
-            *generated += 1;
-            if text.push(tokenizer.token_bytes(token))? {
-                Some(Finish::Stop)
-            } else if *generated >= *max_tokens {
-                Some(Finish::Length)
-            } else {
-                None
-            }
-        };
-        let Some(finish) = finish else {
+        let Chosen { token, forced, output } =
+            answer.choose(logits, self.tokens.len(), tokenizer, sampler)?;
+        if output.is_none() {
             self.tokens.push(token);
-            if told.elapsed() >= PROGRESS_INTERVAL && *told_tokens < *generated {
-                *told = Instant::now();
-                *told_tokens = *generated;
-                let progress =
-                    EventKind::Progress { generated_tokens: *generated, text: text.take_partial() };
-                self.submission.send(progress);
-            }
-            return Ok((token, None));
+            self.tokens.extend(forced);
+            answer.tell(&self.submission);
+        }
+        Ok((token, output))
+    }
+
+    /// Ends it with its last event; what was made under a constraint has to be checked before.
+    pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
+        let Running { submission, goal, .. } = self;
+        let guide = match &goal {
+            Goal::Text(answer) => answer.guide(),
+            Goal::Vector { .. } | Goal::Score => None,
         };
-        let text = std::mem::replace(text, Text::new(Vec::new())).finish(finish == Finish::Length)?;
-        Ok((token, Some(Output::Text { text, generated_tokens: *generated, finish })))
+        match (result, guide) {
+            (Ok(output), Some(guide)) => {
+                return Some(Job::Check { submission, output, checker: guide.checker() });
+            }
+            (Ok(output), None) => submission.send(EventKind::Done(output)),
+            (Err(error), _) => submission.fail(error),
+        }
+        None
     }
 }

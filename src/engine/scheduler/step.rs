@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Shared;
 use super::loaded::MAX_PREFILL_ROWS;
+use super::loader::Job;
 use super::lookup::MAX_DRAFT;
 use super::models::Models;
 use super::panic::catch;
@@ -15,7 +16,7 @@ use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::model::Segment;
 use crate::sampling::Sampler;
-use crate::{Error, EventKind, ModelSource, Output};
+use crate::{Error, ModelSource, Output};
 
 /// A step should not take longer than this while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
@@ -72,11 +73,18 @@ impl Stepper {
         &self.pool
     }
 
-    /// Computes one step, and ends the requests that are done, failed or cancelled with it.
-    pub(super) fn step(&mut self, running: &mut Vec<Running>, models: &mut Models, stop: &dyn Fn() -> bool) {
+    /// Computes one step, and ends the requests that are done, failed or cancelled with it. Returns those whose answers
+    /// are still to be checked.
+    pub(super) fn step(
+        &mut self,
+        running: &mut Vec<Running>,
+        models: &mut Models,
+        stop: &dyn Fn() -> bool,
+    ) -> Vec<Job> {
+        let mut checks = Vec::new();
         running.retain(|request| !cancelled(request));
-        let Some(source) = self.next_model(running) else { return };
-        let Some(loaded) = models.get(&source) else { return };
+        let Some(source) = self.next_model(running) else { return checks };
+        let Some(loaded) = models.get(&source) else { return checks };
         let guesses = self.guess(running, &source);
         self.catch_up(running, &source, &mut loaded.prefixes);
         let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
@@ -99,17 +107,14 @@ impl Stepper {
         // From the back, so that indexes stay right.
         ended.sort_by_key(|(index, _)| *index);
         for (index, result) in ended.into_iter().rev() {
-            let request = running.remove(index);
-            request.submission.send(match result {
-                Ok(output) => EventKind::Done(output),
-                Err(error) => EventKind::Failed(error),
-            });
+            checks.extend(running.remove(index).end(result));
         }
         // Whose prompt was served first goes behind the others that still have some.
         running.sort_by_key(|request| !request.decodes());
         if let Some(first) = running.iter().position(|request| !request.decodes()) {
             running[first..].rotate_left(1);
         }
+        checks
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
@@ -288,14 +293,18 @@ fn cancelled(request: &Running) -> bool {
     request.submission.fail_if_cancelled()
 }
 
-/// All that is left of each request that generates, and prompt rows as long as there are any. A prompt that
-/// begins like another one before it waits for the blocks that they have in common.
+/// A row of each request that generates, and its guesses; then tokens that are forced and prompt rows, as long as there
+/// are any. A prompt that begins like another one before it waits for the blocks that they have in common.
 fn plan(running: &[Running], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut ahead = HashSet::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
         if request.decodes() {
-            parts.push(Part { index, rows: request.left(), prompt: false });
+            // Forced tokens are rows like those of a prompt; the last of them is the one that something follows.
+            let forced = request.left().saturating_sub(request.sampled_rows());
+            let rows = if forced <= prefill { request.left() } else { prefill + 1 };
+            prefill -= forced.min(prefill);
+            parts.push(Part { index, rows, prompt: false });
         } else if prefill > 0 {
             let waits = request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash));
             if !waits {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encodings::Encodings;
-use super::loaded::Settings;
+use super::loaded::{Settings, Texts};
 use super::loader::{Job, Report, Worker};
 use super::models::{Missing, Models};
 use super::panic::{catch, mark_thread};
@@ -19,13 +19,22 @@ use super::{Message, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::Pool;
 use crate::mapping::unblock_sigbus;
-use crate::{Error, EventKind, ModelSource};
+use crate::{Error, EventKind, Generate, ModelSource, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
 
 /// How often it looks for cancelled requests while all of them wait for a model.
 const LOOK_FOR_CANCELS: Duration = Duration::from_millis(10);
+/// Stack of threads on which nothing recurses deeply.
+const STACK_BYTES: usize = 2 << 20;
+/// Masks are computed on the engine thread.
+const ENGINE_STACK_BYTES: usize = 16 << 20;
+/// Schemas and patterns are compiled there, of which each reference and each nesting takes some kilobytes.
+const COMPILER_STACK_BYTES: usize = 256 << 20;
+/// Documents and schemas are walked through there.
+const CHECKER_STACK_BYTES: usize = 64 << 20;
+
 /// Texts up to this length are tokenized at once, which takes less than waking another thread is worth.
 const SHORT_BYTES: usize = 4096;
 
@@ -44,18 +53,30 @@ pub(super) fn start(
     });
     let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
     let settings = Settings::of(&config);
-    let worker = |name, queue| {
-        Worker::start(name, Arc::clone(&marked), settings.clone(), Arc::clone(&shared), queue)
-            .map_err(no_thread)
+    let worker = |name, stack_bytes| {
+        Worker::start(
+            name,
+            stack_bytes,
+            Arc::clone(&marked),
+            settings.clone(),
+            Arc::clone(&shared),
+            queue.clone(),
+        )
+        .map_err(no_thread)
     };
-    let tokenizer = worker("st-tokenize", queue.clone())?;
-    let models = Models::new(&config, worker("st-load", queue)?, Arc::clone(&shared.loaded));
+    let helpers = Helpers {
+        tokenizer: worker("st-tokenize", STACK_BYTES)?,
+        compiler: worker("st-grammar", COMPILER_STACK_BYTES)?,
+        checker: worker("st-check", CHECKER_STACK_BYTES)?,
+    };
+    let models = Models::new(&config, worker("st-load", STACK_BYTES)?, Arc::clone(&shared.loaded));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
+        .stack_size(ENGINE_STACK_BYTES)
         .spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| marked());
-            EngineThread::new(&config, shared, messages, pool, models, tokenizer).run();
+            EngineThread::new(&config, shared, messages, pool, models, helpers).run();
         })
         .map_err(no_thread)
 }
@@ -74,13 +95,22 @@ struct Waiting {
     told_loading: bool,
 }
 
+/// Threads beside the engine thread, apart from the one that loads models.
+struct Helpers {
+    /// Tokenizes long texts.
+    tokenizer: Worker,
+    /// Compiles constraints, and tokenizes what they come with.
+    compiler: Worker,
+    /// Checks what was made under constraints.
+    checker: Worker,
+}
+
 /// The state of the engine thread.
 struct EngineThread {
     shared: Arc<Shared>,
     messages: Receiver<Message>,
     models: Models,
-    /// Tokenizes long texts.
-    tokenizer: Worker,
+    helpers: Helpers,
     /// Numbers given to requests that are tokenized there.
     planned: u64,
     /// Nothing can be done before something arrives.
@@ -102,11 +132,11 @@ impl EngineThread {
         messages: Receiver<Message>,
         pool: Pool,
         models: Models,
-        tokenizer: Worker,
+        helpers: Helpers,
     ) -> EngineThread {
         EngineThread {
             models,
-            tokenizer,
+            helpers,
             planned: 0,
             stalled: false,
             prefix_reuse: config.prefix_reuse,
@@ -273,7 +303,9 @@ impl EngineThread {
         self.models.unload_idle(&|source| in_use(running, encodings, source));
         let stop = &self.shared.stop;
         let stop = || stop.load(Ordering::Acquire);
-        self.stepper.step(&mut self.running, &mut self.models, &stop);
+        for check in self.stepper.step(&mut self.running, &mut self.models, &stop) {
+            self.helpers.checker.send(check);
+        }
         let generating = !self.running.is_empty();
         self.encodings.advance(&mut self.models, self.stepper.pool(), generating, &stop);
         self.drop_lost();
@@ -289,7 +321,7 @@ impl EngineThread {
         }
     }
 
-    /// Has long texts tokenized on another thread before it is their turn.
+    /// Has long texts tokenized and constraints compiled on other threads before it is their turn.
     fn plan_ahead(&mut self) {
         let mut ahead = 0;
         for waiting in &mut self.waiting {
@@ -301,14 +333,12 @@ impl EngineThread {
             if ahead > self.max_running {
                 break;
             }
-            let done = waiting.plan.is_some() || waiting.planning.is_some();
-            if done || request.work.text_bytes() <= SHORT_BYTES {
-                continue;
+            if waiting.plan.is_none() && waiting.planning.is_none() && takes_long(&request.work) {
+                let Some(texts) = self.models.texts(&request.model) else { continue };
+                self.planned += 1;
+                waiting.planning = Some(self.planned);
+                self.helpers.plan(self.planned, request.work.clone(), texts);
             }
-            let Some(texts) = self.models.texts(&request.model) else { continue };
-            self.planned += 1;
-            waiting.planning = Some(self.planned);
-            self.tokenizer.send(Job::Plan { number: self.planned, work: request.work.clone(), texts });
         }
     }
 
@@ -328,7 +358,7 @@ impl EngineThread {
                 waiting.submission.send(EventKind::Loading);
             }
         }
-        let plan = match self.plan(&mut waiting, &source, reserved) {
+        let mut plan = match self.plan(&mut waiting, &source, reserved) {
             Ok(planned) => planned,
             Err(Missing::NoRoom | Missing::Coming) => return Some(waiting),
             Err(Missing::Failed(error)) => {
@@ -336,6 +366,11 @@ impl EngineThread {
                 return None;
             }
         };
+        if let Some(output) = plan.take_output() {
+            waiting.submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens() });
+            waiting.submission.send(EventKind::Done(output));
+            return None;
+        }
         if self.models.is_encoder(&source) {
             if self.encodings.is_full() {
                 waiting.plan = Some(plan);
@@ -373,7 +408,9 @@ impl EngineThread {
 
     /// Loads the model and tokenizes the request, unless that is done already.
     fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
-        let (running, encodings, models) = (&self.running, &self.encodings, &mut self.models);
+        let (running, encodings, models, helpers) =
+            (&self.running, &self.encodings, &mut self.models, &self.helpers);
+        let number = self.planned + 1;
         let planned = catch(|| {
             models.load(source, &|source| in_use(running, encodings, source), reserved)?;
             if waiting.planning.is_some() {
@@ -381,12 +418,19 @@ impl EngineThread {
             }
             match waiting.plan.take() {
                 Some(plan) => Ok(plan),
+                None if takes_long(&waiting.submission.request.work) => {
+                    let texts = models.texts(source).ok_or(Missing::NoRoom)?;
+                    waiting.planning = Some(number);
+                    helpers.plan(number, waiting.submission.request.work.clone(), texts);
+                    Err(Missing::Coming)
+                }
                 None => {
                     let texts = models.texts(source).ok_or(Missing::NoRoom)?;
                     texts.plan(&waiting.submission.request.work).map_err(Missing::Failed)
                 }
             }
         });
+        self.planned = number;
         planned.map_err(Missing::Failed)?
     }
 }
@@ -394,4 +438,21 @@ impl EngineThread {
 /// Whether a request is being worked on with the model.
 fn in_use(running: &[Running], encodings: &Encodings, source: &ModelSource) -> bool {
     encodings.uses(source) || running.iter().any(|request| request.source() == source)
+}
+
+impl Helpers {
+    /// Has a request tokenized and its constraint compiled. What is constrained never waits for long texts.
+    fn plan(&self, number: u64, work: Work, texts: Texts) {
+        let helper = if is_constrained(&work) { &self.compiler } else { &self.tokenizer };
+        helper.send(Job::Plan { number, work, texts });
+    }
+}
+
+/// Whether a request is planned on another thread.
+fn takes_long(work: &Work) -> bool {
+    is_constrained(work) || work.text_bytes() > SHORT_BYTES
+}
+
+fn is_constrained(work: &Work) -> bool {
+    matches!(work, Work::Generate(Generate { constraint: Some(_), .. }))
 }

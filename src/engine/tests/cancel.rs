@@ -14,8 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// One token, computed in one pass.
 fn request(key: u64) -> Request {
     let prompt = format!("request {key}");
-    let work =
-        Work::Generate(Generate { prompt, max_tokens: 1, sampling: Sampling::default(), stop: vec![] });
+    let work = Work::Generate(Generate {
+        prompt,
+        max_tokens: 1,
+        sampling: Sampling::default(),
+        stop: vec![],
+        constraint: None,
+    });
     Request { key, model: ModelSource::Builtin, salt: 0, work }
 }
 

@@ -119,7 +119,13 @@ fn a_truncated_cache_forgets() {
 }
 
 fn generate(prompt: &str, max_tokens: usize, sampling: Sampling) -> Work {
-    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new() })
+    Work::Generate(Generate {
+        prompt: prompt.to_owned(),
+        max_tokens,
+        sampling,
+        stop: Vec::new(),
+        constraint: None,
+    })
 }
 
 /// Runs all work at once and returns the results in its order.

@@ -32,7 +32,13 @@ fn submit(engine: &Engine, key: u64, model: &Path, work: Work, reply: Reply) -> 
 
 fn generate(max_tokens: usize) -> Work {
     let prompt = "go on".to_owned();
-    Work::Generate(Generate { prompt, max_tokens, sampling: Sampling::default(), stop: Vec::new() })
+    Work::Generate(Generate {
+        prompt,
+        max_tokens,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+    })
 }
 
 /// The last event of each request.

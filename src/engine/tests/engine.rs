@@ -88,6 +88,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
+        constraint: None,
     })
 }
 
@@ -95,7 +96,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
 fn stopping(prompt: &str, max_tokens: usize, stop: &[&str]) -> Work {
     let stop = stop.iter().map(ToString::to_string).collect();
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
-    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop })
+    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop, constraint: None })
 }
 
 fn embed(text: &str) -> Work {
@@ -278,8 +279,13 @@ fn invalid_parameters_are_refused() {
         let result = world.run(&ModelSource::Builtin, Work::Generate(how));
         assert!(matches!(result, Err(Error::InvalidRequest(_))), "{result:?}");
     };
-    let base =
-        Generate { prompt: "p".to_owned(), max_tokens: 1, sampling: Sampling::default(), stop: Vec::new() };
+    let base = Generate {
+        prompt: "p".to_owned(),
+        max_tokens: 1,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+    };
     refused(Generate { max_tokens: 0, ..base.clone() });
     refused(Generate { prompt: "p".repeat((16 << 20) + 1), ..base.clone() });
     refused(Generate { stop: vec![String::new()], ..base.clone() });

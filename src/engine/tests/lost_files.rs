@@ -40,6 +40,7 @@ impl World {
             max_tokens,
             sampling: Sampling::default(),
             stop: Vec::new(),
+            constraint: None,
         });
         let request = Request { key: 1, model: ModelSource::File(model.into()), salt: 0, work };
         self.engine.submit(request, Reply::new(sender));

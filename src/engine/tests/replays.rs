@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
-    Config, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
+    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
     PromptLookup, Reply, Request, Rerank, Sampling, Statistics, Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
@@ -95,12 +95,18 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let warm = |seed| Sampling { temperature: 0.4, seed, ..Sampling::default() };
     let generate = |prompt: String, max_tokens, sampling, stop: &[&str]| {
         let stop = stop.iter().map(ToString::to_string).collect();
-        Work::Generate(Generate { prompt, max_tokens, sampling, stop })
+        Work::Generate(Generate { prompt, max_tokens, sampling, stop, constraint: None })
     };
     let rerank = |query: &str, document: &str| {
         let task = "find what answers the query".to_owned();
         Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task })
     };
+    let constrained = |prompt: &str, sampling, constraint| {
+        let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
+        Work::Generate(Generate { prompt, max_tokens: 80, sampling, stop: Vec::new(), constraint })
+    };
+    let schema = r#"{"type": "object", "properties": {"kind": {"enum": ["a table", "an index"]}, "rows": {"type": "integer", "minimum": 0, "maximum": 9999}},
+        "required": ["kind", "rows"], "additionalProperties": false}"#;
     let common = text(1, 60);
     let work = [
         generate("What does VACUUM do?".to_owned(), 60, Sampling::default(), &[]),
@@ -111,6 +117,13 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         generate("again and again and again and".repeat(4), 70, Sampling::default(), &["never there"]),
         generate("a b c a b c a b c a b".to_owned(), 50, warm(9), &[]),
         generate(text(3, 200), 3, Sampling::default(), &[]),
+        constrained(
+            "Is it one?",
+            Sampling::default(),
+            Constraint::Choice(vec!["yes".to_owned(), "yes it is".to_owned(), "no".to_owned()]),
+        ),
+        constrained(&common, hot(6), Constraint::Regex("[a-z]{5,9}( [a-z]{1,6}){3}".to_owned())),
+        constrained("a b c a b c a b", warm(2), Constraint::Json(schema.to_owned())),
         Work::Embed(Embed::passage("a short text")),
         Work::Embed(Embed::passage(format!("{common} as a text"))),
         Work::Embed(Embed::passage(text(4, 120))),

@@ -73,12 +73,24 @@ fn words(seed: u64, count: u64) -> String {
 
 fn generate(prompt: &str, max_tokens: usize) -> Work {
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
-    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new() })
+    Work::Generate(Generate {
+        prompt: prompt.to_owned(),
+        max_tokens,
+        sampling,
+        stop: Vec::new(),
+        constraint: None,
+    })
 }
 
 fn greedy(prompt: &str, max_tokens: usize) -> Work {
     let sampling = Sampling::default();
-    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new() })
+    Work::Generate(Generate {
+        prompt: prompt.to_owned(),
+        max_tokens,
+        sampling,
+        stop: Vec::new(),
+        constraint: None,
+    })
 }
 
 fn never() -> Config {
@@ -213,8 +225,13 @@ fn a_stop_string_inside_right_guesses_ends_as_without_them() {
     for start in (0..whole.len() - 12).step_by(41) {
         for length in [1, 5, 12] {
             let stop = vec![whole[start..start + length].to_owned()];
-            let how =
-                Generate { prompt: prompt.clone(), max_tokens: 200, sampling: Sampling::default(), stop };
+            let how = Generate {
+                prompt: prompt.clone(),
+                max_tokens: 200,
+                sampling: Sampling::default(),
+                stop,
+                constraint: None,
+            };
             assert_eq!(
                 on.run(0, Work::Generate(how.clone())),
                 off.run(0, Work::Generate(how)),

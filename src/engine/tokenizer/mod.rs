@@ -156,6 +156,21 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Tokens of bytes that need not be whole characters, as far as the vocabulary has tokens for them; otherwise as
+    /// [`Tokenizer::encode`].
+    pub(crate) fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
+        let mut scratch = Scratch::default();
+        for chunk in bytes.utf8_chunks() {
+            let Ok(tokens) = self.encode(chunk.valid()) else { break };
+            ids.extend(tokens);
+            if self.bpe.encode(chunk.invalid(), &mut scratch, &mut ids).is_err() {
+                break;
+            }
+        }
+        ids
+    }
+
     fn encode_words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), Error> {
         for word in self.splitter.words(text) {
             if let Some(id) = self.whole_word(word.as_bytes()) {

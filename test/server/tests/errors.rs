@@ -50,7 +50,7 @@ fn a_request_that_cannot_be_meant_is_refused_when_it_is_enqueued() {
             "insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '[]')",
             "22023",
         ),
-        ("insert into steadytext_queue (request_type, prompt) values ('generate_json', 'x')", "0A000"),
+        ("insert into steadytext_queue (request_type, prompt) values ('generate_choice', 'x')", "P0001"),
         ("insert into steadytext_queue (request_type, prompt) values ('dance', 'x')", "22023"),
         ("insert into steadytext_queue (request_type, prompt) values ('generate', '')", "P0001"),
         ("insert into steadytext_queue (request_type) values ('generate')", "P0001"),

@@ -1,0 +1,108 @@
+-- What has to match a constraint, in the same statement. Immutable for the reasons of the other
+-- synchronous functions.
+
+create function steadytext.generate_json(
+    prompt text,
+    schema text,
+    max_tokens integer,
+    use_cache boolean,
+    seed integer,
+    model text,
+    temperature double precision
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_json_wrapper';
+comment on function steadytext.generate_json(
+    text, text, integer, boolean, integer, text, double precision
+) is 'steadytext_generate_json, with the schema as text';
+
+create function @extschema@.steadytext_generate_json(
+    prompt text,
+    schema jsonb,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    temperature double precision default 0
+)
+returns text
+language sql immutable parallel safe cost 100000
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature);
+comment on function @extschema@.steadytext_generate_json(
+    text, jsonb, integer, boolean, integer, text, double precision
+) is 'Generates a JSON document that conforms to a schema';
+
+create function @extschema@.steadytext_generate_regex(
+    prompt text,
+    pattern text,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    temperature double precision default 0
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_regex_wrapper';
+comment on function @extschema@.steadytext_generate_regex(
+    text, text, integer, boolean, integer, text, double precision
+) is 'Generates a text that a regular expression matches from end to end';
+
+create function @extschema@.steadytext_generate_choice(
+    prompt text,
+    choices text[],
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_choice_wrapper';
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, integer, text) is
+    'Chooses one of some texts';
+
+create function @extschema@.st_generate_json(
+    prompt text,
+    schema jsonb,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    temperature double precision default 0
+)
+returns text
+language sql immutable parallel safe cost 100000
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature);
+comment on function @extschema@.st_generate_json(
+    text, jsonb, integer, boolean, integer, text, double precision
+) is 'Short for steadytext_generate_json';
+
+create function @extschema@.st_generate_regex(
+    prompt text,
+    pattern text,
+    max_tokens integer default null,
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null,
+    temperature double precision default 0
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_regex_wrapper';
+comment on function @extschema@.st_generate_regex(
+    text, text, integer, boolean, integer, text, double precision
+) is 'Short for steadytext_generate_regex';
+
+create function @extschema@.st_generate_choice(
+    prompt text,
+    choices text[],
+    use_cache boolean default true,
+    seed integer default 42,
+    model text default null
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_choice_wrapper';
+comment on function @extschema@.st_generate_choice(text, text[], boolean, integer, text) is
+    'Short for steadytext_generate_choice';

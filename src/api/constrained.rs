@@ -1,0 +1,161 @@
+//! Generation along a constraint: a JSON schema, a regular expression, a list of choices.
+//!
+//! A schema comes as text: the type jsonb nests deeper than a parser that recurses should be asked to follow, and a text can be
+//! looked at before.
+
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+use steadytext_engine::{Constraint, Error};
+
+use super::call::Call;
+use super::request::{enqueue, generate_params};
+use super::sync::text;
+use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::worker::constraint::constraint;
+
+/// Choices as they come from SQL.
+type Choices = Option<Vec<Option<String>>>;
+
+/// Enqueues the generation of a JSON document that conforms to a schema.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
+fn generate_json_async(
+    prompt: Option<&str>,
+    schema: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    temperature: Option<f64>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    enqueue("generate_json", prompt, with_schema(params, schema).or_raise(), priority)
+}
+
+/// Generates a JSON document that conforms to a schema.
+#[pg_extern(immutable, parallel_safe)]
+fn generate_json(
+    prompt: Option<&str>,
+    schema: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    temperature: Option<f64>,
+) -> String {
+    let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    answer("generate_json", prompt, with_schema(params, schema).or_raise())
+}
+
+/// Enqueues the generation of a text that a pattern matches from end to end.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
+fn generate_regex_async(
+    prompt: Option<&str>,
+    pattern: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    temperature: Option<f64>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    enqueue("generate_regex", prompt, with_pattern(params, pattern), priority)
+}
+
+/// Generates a text that a pattern matches from end to end.
+#[pg_extern(immutable, parallel_safe)]
+fn generate_regex(
+    prompt: Option<&str>,
+    pattern: Option<&str>,
+    max_tokens: Option<i32>,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    temperature: Option<f64>,
+) -> String {
+    let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    answer("generate_regex", prompt, with_pattern(params, pattern))
+}
+
+/// Enqueues the choice of one of some texts.
+#[pg_extern(volatile, parallel_unsafe)]
+fn generate_choice_async(
+    prompt: Option<&str>,
+    choices: Choices,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    priority: Option<i32>,
+) -> Option<pgrx::Uuid> {
+    let params = generate_params(None, use_cache, seed, None, model, None, None);
+    enqueue("generate_choice", prompt, with_choices(params, choices), priority)
+}
+
+/// Chooses one of some texts.
+#[pg_extern(immutable, parallel_safe)]
+fn generate_choice(
+    prompt: Option<&str>,
+    choices: Choices,
+    use_cache: Option<bool>,
+    seed: Option<i32>,
+    model: Option<&str>,
+) -> String {
+    let params = generate_params(None, use_cache, seed, None, model, None, None);
+    answer("generate_choice", prompt, with_choices(params, choices))
+}
+
+fn answer(request_type: &str, prompt: Option<&str>, params: Map<String, Value>) -> String {
+    Call::begin(request_type, prompt, None, params).and_then(Call::answer).and_then(text).or_raise()
+}
+
+fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {
+    // A missing one, like JSON's null, gets the words of the check that follows.
+    if let Some(schema) = schema.filter(|schema| *schema != "null") {
+        Constraint::Json(schema.to_owned()).check().map_err(refusal)?;
+        let value = serde_json::from_str(schema).map_err(|error| {
+            refusal(Error::InvalidRequest(format!("the schema is no JSON document: {error}")))
+        })?;
+        params.insert("schema".to_owned(), value);
+    }
+    Ok(params)
+}
+
+fn with_pattern(mut params: Map<String, Value>, pattern: Option<&str>) -> Map<String, Value> {
+    params.extend(pattern.map(|pattern| ("pattern".to_owned(), pattern.into())));
+    params
+}
+
+fn with_choices(mut params: Map<String, Value>, choices: Choices) -> Map<String, Value> {
+    params.extend(choices.map(|choices| ("choices".to_owned(), choices.into())));
+    params
+}
+
+/// Checks what a request's parameters say of a constraint, as far as that needs no model.
+///
+/// # Errors
+///
+/// P0001 and 22023.
+pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(), PgError> {
+    let Some(constraint) = constraint(request_type, params)? else { return Ok(()) };
+    if params.get("eos_string").is_some() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("eos_string cannot be combined with {request_type}"),
+        )
+        .hint("The constraint says where the answer ends."));
+    }
+    constraint.check().map_err(refusal)
+}
+
+/// What the engine says of a constraint, as an error of the statement that brings it.
+fn refusal(error: Error) -> PgError {
+    match error {
+        Error::InvalidRequest(reason) => {
+            PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, reason)
+        }
+        other => Failure::from(other).error,
+    }
+}

@@ -1,0 +1,158 @@
+//! Constraints compiled for a model's vocabulary, and the last of them kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::InferenceCapabilities;
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory, TokenParser};
+use serde_json::{Value, json};
+
+use super::checker::{self, Checker};
+use super::guide::{Guide, reason};
+use super::{Constraint, trie};
+use crate::Error;
+use crate::tokenizer::Tokenizer;
+
+/// Most grammars that are kept.
+const MAX_KEPT: usize = 32;
+
+/// Steps of the lexer while a grammar is compiled; some 50,000 a millisecond.
+const COMPILE_FUEL: u64 = 500_000;
+/// Steps of the lexer for one mask; some 14,000 a millisecond.
+pub(super) const STEP_FUEL: u64 = 100_000;
+/// Items of the parser for one mask; some 20,000 a millisecond.
+pub(super) const STEP_ITEMS: usize = 20_000;
+/// States that the lexer of a request may have: some kilobytes each.
+const MAX_LEXER_STATES: usize = 20_000;
+/// Symbols in the productions of a grammar.
+const MAX_GRAMMAR_SIZE: usize = 200_000;
+
+/// A constraint, ready to be followed by any number of requests.
+pub(crate) struct Grammar {
+    /// At its beginning. Never moved on, only copied.
+    parser: Mutex<TokenParser>,
+    checker: Arc<Checker>,
+}
+
+/// The grammars of a model.
+pub(crate) struct Grammars {
+    tokenizer: Arc<Tokenizer>,
+    /// Rows of the head.
+    rows: usize,
+    /// Made when the first constraint comes.
+    factory: OnceLock<Result<ParserFactory, Error>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    grammars: HashMap<Constraint, (u64, Arc<Grammar>)>,
+    /// Counts uses.
+    clock: u64,
+}
+
+impl Grammars {
+    /// For a model whose head has `rows` rows.
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, rows: usize) -> Grammars {
+        Grammars { tokenizer, rows, factory: OnceLock::new(), kept: Mutex::default() }
+    }
+
+    /// A guide along the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] where the constraint makes no sense, or is more than llguidance or its limits allow.
+    pub(crate) fn guide(&self, constraint: &Constraint) -> Result<Guide, Error> {
+        let grammar = match self.find(constraint) {
+            Some(grammar) => grammar,
+            None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
+        };
+        let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
+        Ok(Guide::new(Matcher::new(Ok(parser)), Arc::clone(&grammar.checker)))
+    }
+
+    fn find(&self, constraint: &Constraint) -> Option<Arc<Grammar>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clock += 1;
+        let clock = kept.clock;
+        let (used, grammar) = kept.grammars.get_mut(constraint)?;
+        *used = clock;
+        Some(Arc::clone(grammar))
+    }
+
+    /// Keeps it, in the place of the one that was not used for the longest time.
+    fn keep(&self, constraint: &Constraint, grammar: Arc<Grammar>) -> Arc<Grammar> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.grammars.len() >= MAX_KEPT {
+            let oldest = kept.grammars.iter().min_by_key(|(_, (used, _))| *used);
+            if let Some(oldest) = oldest.map(|(constraint, _)| constraint.clone()) {
+                kept.grammars.remove(&oldest);
+            }
+        }
+        let clock = kept.clock;
+        kept.grammars.insert(constraint.clone(), (clock, Arc::clone(&grammar)));
+        grammar
+    }
+
+    fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
+        let checker = Checker::new(constraint)?;
+        let factory = self.factory.get_or_init(|| factory(&self.tokenizer, self.rows)).as_ref();
+        let parser = factory.map_err(Clone::clone)?.create_parser(grammar(constraint)?);
+        let parser = parser.map_err(|error| {
+            let what = match constraint {
+                Constraint::Json(_) => "schema",
+                Constraint::Regex(_) => "pattern",
+                Constraint::Choice(_) => "list of choices",
+            };
+            let reason = reason(&format!("{error:#}"));
+            Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
+        })?;
+        Ok(Grammar { parser: Mutex::new(parser), checker: Arc::new(checker) })
+    }
+}
+
+/// llguidance for a vocabulary, with limits and without words: its messages would show prompts.
+fn factory(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<ParserFactory, Error> {
+    let environment = trie::environment(tokenizer, rows)?;
+    let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
+    let slices = SlicedBiasComputer::general_slices();
+    let mut factory = ParserFactory::new(&environment, capabilities, &slices)
+        .map_err(|error| Error::InvalidRequest(reason(&format!("{error:#}"))))?;
+    factory.quiet();
+    let limits = factory.limits_mut();
+    limits.initial_lexer_fuel = COMPILE_FUEL;
+    limits.step_lexer_fuel = STEP_FUEL;
+    limits.step_max_items = STEP_ITEMS;
+    limits.max_lexer_states = MAX_LEXER_STATES;
+    limits.max_grammar_size = MAX_GRAMMAR_SIZE;
+    limits.verbose_errors = false;
+    Ok(factory)
+}
+
+fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {
+    Ok(match constraint {
+        Constraint::Json(schema) => json_grammar(checker::parse(schema)?),
+        Constraint::Regex(pattern) => TopLevelGrammar::from_regex(pattern),
+        Constraint::Choice(choices) => {
+            let choices: Vec<String> = choices.iter().map(|choice| regex::escape(choice)).collect();
+            TopLevelGrammar::from_regex(&format!("(?:{})", choices.join("|")))
+        }
+    })
+}
+
+/// One line, with a space after each comma and colon: a small model does not lose itself in white space, and whatever
+/// the schema fixes is forced, tokens and all. Of `oneOf` it is made sure in the end that one branch holds alone.
+fn json_grammar(schema: Value) -> TopLevelGrammar {
+    let options = JsonCompileOptions {
+        item_separator: ", ".to_owned(),
+        key_separator: ": ".to_owned(),
+        whitespace_flexible: false,
+        coerce_one_of: true,
+        ..JsonCompileOptions::default()
+    };
+    let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };
+    // In the place of what the user may have written there.
+    options.apply_to(&mut schema);
+    TopLevelGrammar::from_json_schema(schema)
+}

@@ -1,0 +1,115 @@
+//! Following a constraint, token by token.
+
+use std::sync::Arc;
+
+use llguidance::Matcher;
+use llguidance::toktrie::SimpleVob;
+
+use super::checker::{Checker, brief};
+use crate::Error;
+
+/// A request's place in its grammar.
+pub(crate) struct Guide {
+    matcher: Matcher,
+    checker: Arc<Checker>,
+    /// Tokens taken.
+    tokens: usize,
+}
+
+/// What follows from a token.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Tokens that must follow it; they are taken as well.
+    pub(crate) forced: Vec<u32>,
+    /// Whether nothing can follow them.
+    pub(crate) complete: bool,
+}
+
+impl Guide {
+    pub(super) fn new(matcher: Matcher, checker: Arc<Checker>) -> Guide {
+        Guide { matcher, checker, tokens: 0 }
+    }
+
+    /// What every answer begins with. Before anything else.
+    ///
+    /// # Errors
+    /// [`Error::Constraint`].
+    pub(crate) fn begin(&mut self) -> Result<Taken, Error> {
+        self.force()
+    }
+
+    /// The tokens that may follow, those that end the answer among them where it matches.
+    ///
+    /// # Errors
+    /// [`Error::Constraint`] where there are none, or where finding them would take too many steps.
+    pub(crate) fn allowed(&mut self) -> Result<SimpleVob, Error> {
+        self.matcher.compute_mask().map_err(|error| self.failed(&error))
+    }
+
+    /// Goes on with an allowed token that does not end the answer.
+    ///
+    /// # Errors
+    /// As [`Guide::allowed`].
+    pub(crate) fn take(&mut self, token: u32) -> Result<Taken, Error> {
+        self.consume(&[token])?;
+        self.force()
+    }
+
+    /// Whether the answer matches as it is.
+    pub(crate) fn matches(&mut self) -> bool {
+        // A matcher that has stopped without an error has found the end.
+        if self.matcher.is_stopped() {
+            return !self.matcher.is_error();
+        }
+        self.matcher.is_accepting().unwrap_or(false)
+    }
+
+    /// What checks the answer when it is finished.
+    pub(crate) fn checker(&self) -> Arc<Checker> {
+        Arc::clone(&self.checker)
+    }
+
+    /// Steps of the lexer and items of the parser that the last mask took.
+    #[cfg(test)]
+    pub(super) fn cost(&self) -> (u64, usize) {
+        let statistics = self.matcher.last_step_stats();
+        statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
+    }
+
+    fn force(&mut self) -> Result<Taken, Error> {
+        let mut forced = Vec::new();
+        if !self.matcher.is_stopped() {
+            forced = self.matcher.compute_ff_tokens();
+            self.consume(&forced)?;
+        }
+        match self.matcher.get_error() {
+            Some(error) => Err(self.error(&error)),
+            None => Ok(Taken { forced, complete: self.matcher.is_stopped() }),
+        }
+    }
+
+    fn consume(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.tokens += tokens.len();
+        self.matcher.consume_tokens(tokens).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &impl std::fmt::Display) -> Error {
+        self.error(&error.to_string())
+    }
+
+    fn error(&self, error: &str) -> Error {
+        Error::Constraint { generated_tokens: self.tokens, reason: reason(error) }
+    }
+}
+
+/// What llguidance says, without states, backtraces and the pattern.
+pub(super) fn reason(text: &str) -> String {
+    let text = text.rsplit_once("(in regex): ").map_or(text, |(_, reason)| reason);
+    let marks = ["<state>", "<non-verbose/>", "<backtrace>", " in regex /"];
+    let end = marks.iter().filter_map(|mark| text.find(mark)).min();
+    match brief(&text[..end.unwrap_or(text.len())]).as_str() {
+        // A mask without tokens is an end that it had not seen coming.
+        "" | "NoExtensionBias" => "no token of the model leads on".to_owned(),
+        reason => reason.to_owned(),
+    }
+}

@@ -1,0 +1,130 @@
+//! Answers that match a JSON schema, a regular expression or one of some choices, by llguidance: before each token is
+//! chosen, those are masked out that no such answer goes on with.
+//!
+//! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later requests
+//! find again, and each request follows it with a [`Guide`] of its own. The finished answer is checked once more by other
+//! code ([`Checker`]), as the last line of defence.
+//!
+//! Invariant: a guide's state depends on its constraint and the tokens it was given, and on nothing else, so that masks,
+//! forced tokens and failures are the same whatever runs beside it.
+//!
+//! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted steps: fuel,
+//! items, states.
+
+#[doc(hidden)]
+pub mod bench;
+mod checker;
+mod grammar;
+mod guide;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod trie;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use checker::Checker;
+pub(crate) use grammar::Grammars;
+pub(crate) use guide::{Guide, Taken};
+
+use crate::Error;
+
+/// Most bytes of a schema.
+const MAX_SCHEMA_BYTES: usize = 64 << 10;
+/// Deepest nesting of brackets in a schema.
+const MAX_SCHEMA_DEPTH: usize = 64;
+/// Most bytes of a pattern.
+const MAX_PATTERN_BYTES: usize = 8 << 10;
+/// Most choices.
+const MAX_CHOICES: usize = 1000;
+/// Most bytes of all choices.
+const MAX_CHOICES_BYTES: usize = 64 << 10;
+
+/// What an answer has to match, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Constraint {
+    /// A JSON document that conforms to this schema, which is JSON itself.
+    Json(String),
+    /// A text that this regular expression matches from end to end.
+    Regex(String),
+    /// One of these texts, verbatim.
+    Choice(Vec<String>),
+}
+
+impl Constraint {
+    /// Checks sizes and nesting: what must hold before anything else looks at it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`].
+    pub(crate) fn check_limits(&self) -> Result<(), Error> {
+        match self {
+            Constraint::Json(schema) => {
+                check_bytes("the schema has", schema.len(), MAX_SCHEMA_BYTES)?;
+                let depth = depth(schema);
+                if depth > MAX_SCHEMA_DEPTH {
+                    return invalid(format!("the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep"));
+                }
+                Ok(())
+            }
+            Constraint::Regex(pattern) => {
+                if pattern.is_empty() {
+                    return invalid("the pattern is empty");
+                }
+                check_bytes("the pattern has", pattern.len(), MAX_PATTERN_BYTES)
+            }
+            Constraint::Choice(choices) => {
+                if choices.is_empty() {
+                    return invalid("there are no choices");
+                }
+                if choices.len() > MAX_CHOICES {
+                    return invalid(format!(
+                        "there are {} choices, at most {MAX_CHOICES} are allowed",
+                        choices.len()
+                    ));
+                }
+                if choices.iter().any(String::is_empty) {
+                    return invalid("a choice is empty");
+                }
+                check_bytes("the choices have", choices.iter().map(String::len).sum(), MAX_CHOICES_BYTES)
+            }
+        }
+    }
+
+    /// Checks all that can be known without a model and in little time. What passes may still be refused when a model's
+    /// grammar is made of it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.check_limits()?;
+        Checker::new(self).map(drop)
+    }
+}
+
+fn check_bytes(what: &str, bytes: usize, limit: usize) -> Result<(), Error> {
+    if bytes > limit { invalid(format!("{what} {bytes} bytes, at most {limit} are allowed")) } else { Ok(()) }
+}
+
+fn invalid<T>(reason: impl Into<String>) -> Result<T, Error> {
+    Err(Error::InvalidRequest(reason.into()))
+}
+
+/// How deep brackets are nested in a JSON text, counted without a stack. What is no JSON gets some number.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

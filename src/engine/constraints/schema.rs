@@ -1,0 +1,251 @@
+//! A JSON schema as a graph: which schemas stand inside which, and which they refer to. Before a document is checked,
+//! the graph says how much work that can be: the crate that checks has no limit of its own, and a few lines of schema
+//! can lead it through the same places more often than can be counted.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::invalid;
+use crate::Error;
+
+/// Longest way through schemas that apply to the same part of a document.
+const MAX_CHAIN: usize = 200;
+/// Most schemas that are looked at while a document is checked, as far as can be told.
+const MAX_CHECKS: u64 = 2_000_000;
+
+/// Keywords whose value is a schema for the same part of the document.
+const SAME: [&str; 4] = ["not", "if", "then", "else"];
+/// Keywords whose value is a list of such schemas.
+const SAME_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+/// Keywords whose value is a schema for items.
+const ITEMS: [&str; 4] = ["items", "additionalItems", "contains", "unevaluatedItems"];
+/// Keywords whose value is a schema for members.
+const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluatedProperties"];
+/// Keywords that would need more than this file knows.
+const UNKNOWN: [&str; 6] =
+    ["$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "dependentSchemas", "dependencies"];
+
+/// Where schemas inside a schema apply.
+#[derive(Debug, Default)]
+struct Node {
+    /// To the same part of a document: indexes of their nodes.
+    same: Vec<usize>,
+    /// To each item of an array.
+    items: Vec<usize>,
+    /// To one item of an array.
+    item: Vec<(usize, usize)>,
+    /// To each member of an object.
+    members: Vec<usize>,
+    /// To one member of an object.
+    member: Vec<(String, usize)>,
+    /// What it wants the document to be, as far as it is checked before all else.
+    types: Option<Vec<String>>,
+}
+
+/// All schemas that can be reached from the first.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// Follows all references.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for references that lead out of the schema or in a circle, and for chains of them that
+    /// are too long.
+    pub(super) fn new(root: &Value) -> Result<Graph, Error> {
+        let mut builder = Builder { root, numbers: HashMap::new(), found: Vec::new() };
+        builder.number(root);
+        let mut nodes = Vec::new();
+        while let Some(schema) = builder.found.get(nodes.len()).copied() {
+            nodes.push(builder.node(schema)?);
+        }
+        let graph = Graph { nodes };
+        graph.check_chains()?;
+        Ok(graph)
+    }
+
+    /// Goes through the schemas from those that others apply, so that a circle is what is left over.
+    fn check_chains(&self) -> Result<(), Error> {
+        let mut users = vec![0usize; self.nodes.len()];
+        self.nodes.iter().flat_map(|node| &node.same).for_each(|same| users[*same] += 1);
+        let mut ready: Vec<usize> = (0..users.len()).filter(|index| users[*index] == 0).collect();
+        let mut lengths = vec![1usize; self.nodes.len()];
+        let mut done = 0;
+        while let Some(index) = ready.pop() {
+            done += 1;
+            for same in &self.nodes[index].same {
+                lengths[*same] = lengths[*same].max(lengths[index] + 1);
+                users[*same] -= 1;
+                if users[*same] == 0 {
+                    ready.push(*same);
+                }
+            }
+        }
+        if done < self.nodes.len() {
+            return invalid("the schema refers to itself without going on to an item or a property");
+        }
+        if lengths.iter().any(|length| *length > MAX_CHAIN) {
+            return invalid(format!("the schema has more than {MAX_CHAIN} references in a row"));
+        }
+        Ok(())
+    }
+
+    /// Whether a document can be checked in bounded time: how many schemas are looked at, if no check ends early but those
+    /// of types.
+    pub(super) fn is_checked_soon(&self, document: &Value) -> bool {
+        let mut costs = HashMap::new();
+        self.cost(0, document, &mut costs).is_some_and(|cost| cost <= MAX_CHECKS)
+    }
+
+    /// Recurses along chains and into the document, both of which are bounded. `None` where it is too much.
+    fn cost(&self, index: usize, document: &Value, costs: &mut HashMap<(usize, usize), u64>) -> Option<u64> {
+        let node = &self.nodes[index];
+        if node.types.as_ref().is_some_and(|types| !types.iter().any(|name| is_of_type(document, name))) {
+            return Some(1);
+        }
+        let key = (index, std::ptr::from_ref(document).addr());
+        if let Some(cost) = costs.get(&key) {
+            return Some(*cost);
+        }
+        let mut cost = 1u64;
+        let mut add = |index: usize, document: &Value| {
+            cost = cost.saturating_add(self.cost(index, document, costs)?);
+            (cost <= MAX_CHECKS && costs.len() as u64 <= MAX_CHECKS).then_some(())
+        };
+        for same in &node.same {
+            add(*same, document)?;
+        }
+        if let Value::Array(items) = document {
+            for (place, item) in items.iter().enumerate() {
+                for schema in &node.items {
+                    add(*schema, item)?;
+                }
+                for (_, schema) in node.item.iter().filter(|(wanted, _)| *wanted == place) {
+                    add(*schema, item)?;
+                }
+            }
+        }
+        if let Value::Object(members) = document {
+            for (key, member) in members {
+                for schema in &node.members {
+                    add(*schema, member)?;
+                }
+                for (_, schema) in node.member.iter().filter(|(wanted, _)| wanted == key) {
+                    add(*schema, member)?;
+                }
+            }
+        }
+        costs.insert(key, cost);
+        Some(cost)
+    }
+}
+
+fn is_of_type(document: &Value, name: &str) -> bool {
+    match name {
+        "null" => document.is_null(),
+        "boolean" => document.is_boolean(),
+        "number" | "integer" => document.is_number(),
+        "string" => document.is_string(),
+        "array" => document.is_array(),
+        "object" => document.is_object(),
+        _ => true,
+    }
+}
+
+/// Numbers schemas as they are found.
+struct Builder<'a> {
+    root: &'a Value,
+    /// By where they lie in memory.
+    numbers: HashMap<usize, usize>,
+    found: Vec<&'a Value>,
+}
+
+impl<'a> Builder<'a> {
+    fn number(&mut self, schema: &'a Value) -> usize {
+        let next = self.found.len();
+        let number = *self.numbers.entry(std::ptr::from_ref(schema).addr()).or_insert(next);
+        if number == next {
+            self.found.push(schema);
+        }
+        number
+    }
+
+    fn node(&mut self, schema: &'a Value) -> Result<Node, Error> {
+        let mut node = Node::default();
+        let Value::Object(keywords) = schema else { return Ok(node) };
+        for (keyword, value) in keywords {
+            match (keyword.as_str(), value) {
+                ("$ref", Value::String(reference)) => {
+                    let target = self.target(reference)?;
+                    node.same.push(self.number(target));
+                }
+                ("$id" | "id", Value::String(_)) if !std::ptr::eq(schema, self.root) => {
+                    return invalid("the schema has another schema with an $id inside");
+                }
+                ("type", Value::String(name)) => node.types = Some(vec![name.clone()]),
+                ("type", Value::Array(names)) => {
+                    node.types = Some(names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+                }
+                ("properties", Value::Object(members)) => {
+                    for (key, member) in members {
+                        node.member.push((key.clone(), self.number(member)));
+                    }
+                }
+                ("patternProperties", Value::Object(members)) => {
+                    node.members.extend(members.values().map(|member| self.number(member)));
+                }
+                ("prefixItems" | "items", Value::Array(items)) => {
+                    let items = items.iter().enumerate();
+                    node.item.extend(items.map(|(place, item)| (place, self.number(item))));
+                }
+                (name, Value::Array(schemas)) if SAME_LISTS.contains(&name) => {
+                    node.same.extend(schemas.iter().map(|schema| self.number(schema)));
+                }
+                (name, schema) if SAME.contains(&name) => node.same.push(self.number(schema)),
+                (name, schema) if ITEMS.contains(&name) => node.items.push(self.number(schema)),
+                (name, schema) if MEMBERS.contains(&name) => node.members.push(self.number(schema)),
+                (name, _) if UNKNOWN.contains(&name) => {
+                    return invalid(format!("the schema uses {name}, which is not supported"));
+                }
+                _ => {}
+            }
+        }
+        Ok(node)
+    }
+
+    /// What `#` and `#/…` refer to.
+    fn target(&self, reference: &str) -> Result<&'a Value, Error> {
+        let pointer = reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let Some(pointer) = pointer else {
+            return invalid(
+                "the schema refers to something that is not part of it: references begin with \"#/\"",
+            );
+        };
+        let target = self.root.pointer(&unescaped(pointer));
+        target.map_or_else(|| invalid("the schema refers to a part of it that is not there"), Ok)
+    }
+}
+
+/// A part of a URI without its percent signs. What is not UTF-8 then is found nowhere.
+fn unescaped(pointer: &str) -> String {
+    let bytes = pointer.as_bytes();
+    let mut text = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%').then(|| pointer.get(at + 1..at + 3)).flatten();
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                text.push(byte);
+                at += 3;
+            }
+            None => {
+                text.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}

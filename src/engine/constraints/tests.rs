@@ -1,0 +1,429 @@
+//! Guides by themselves: what they let through, what they force, and what they refuse.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Checker, Constraint, Grammars, Guide};
+use crate::sampling::Sampler;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, ModelSource, Probe, Sampling, builtin};
+
+struct Model {
+    tokenizer: Arc<Tokenizer>,
+    grammars: Grammars,
+}
+
+fn model() -> Model {
+    let gguf = builtin::gguf().unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+    // More rows than tokens, as padded heads have.
+    let grammars = Grammars::new(Arc::clone(&tokenizer), tokenizer.vocab_size() + 64);
+    Model { tokenizer, grammars }
+}
+
+fn json_of(schema: Value) -> Constraint {
+    Constraint::Json(schema.to_string())
+}
+
+fn regex(pattern: &str) -> Constraint {
+    Constraint::Regex(pattern.to_owned())
+}
+
+fn choice(choices: &[&str]) -> Constraint {
+    Constraint::Choice(choices.iter().map(ToString::to_string).collect())
+}
+
+impl Model {
+    fn guide(&self, constraint: &Constraint) -> Result<Guide, Error> {
+        constraint.check_limits()?;
+        self.grammars.guide(constraint)
+    }
+
+    /// Whether the constraint can be followed to this text, and lets it end there.
+    fn accepts(&self, constraint: &Constraint, text: &str) -> bool {
+        let mut guide = self.guide(constraint).unwrap();
+        let mut taken = guide.begin().unwrap();
+        let mut written = self.tokenizer.decode(&taken.forced);
+        loop {
+            let Some(rest) = text.as_bytes().strip_prefix(written.as_slice()) else { return false };
+            if taken.complete || rest.is_empty() {
+                return rest.is_empty() && guide.matches();
+            }
+            let allowed = guide.allowed().unwrap();
+            // The longest token that is allowed and agrees with the text.
+            let next = allowed
+                .iter()
+                .filter(|id| !self.tokenizer.is_end(*id) && rest.starts_with(self.tokenizer.token_bytes(*id)))
+                .max_by_key(|id| self.tokenizer.token_bytes(*id).len());
+            let Some(next) = next else { return false };
+            written.extend_from_slice(self.tokenizer.token_bytes(next));
+            taken = guide.take(next).unwrap();
+            written.extend(self.tokenizer.decode(&taken.forced));
+        }
+    }
+
+    fn refusal(&self, constraint: &Constraint) -> String {
+        match self.guide(constraint).map(drop) {
+            Err(Error::InvalidRequest(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn choices_are_taken_verbatim_whatever_they_contain() {
+    let model = model();
+    let lists: [&[&str]; 5] = [
+        &["yes", "yes please", "yes please do", "no"],
+        &["it's", "say \"it\"", "a\nb", "a\r\n\tb", "back\\slash", "slash/slash"],
+        &["naïve", "日本語", "日本", "🙂", "🙂🙃", "e\u{301}"],
+        &["a.c", "abc", "(a|b)*", "[x]", "^$", "#{1}", "a b", " a", "a "],
+        &["null", "true", "{\"a\": 1}", "<|im_end|>", "\u{1}"],
+    ];
+    for choices in lists {
+        let constraint = choice(choices);
+        constraint.check().unwrap();
+        for text in choices {
+            assert!(model.accepts(&constraint, text), "{text:?} of {choices:?}");
+            assert!(!model.accepts(&constraint, &format!("{text}x")), "{text:?} and more");
+        }
+        assert!(!model.accepts(&constraint, "other"));
+        assert!(!model.accepts(&constraint, ""));
+    }
+}
+
+#[test]
+fn a_pattern_matches_from_end_to_end_with_or_without_anchors() {
+    let model = model();
+    for pattern in ["[a-c]{2,4}", "^[a-c]{2,4}$", "^(?:[a-c]{2,4})$", "^[a-c]{2,4}$|^zz$", "\\A[a-c]{2,4}\\z"]
+    {
+        let constraint = regex(pattern);
+        constraint.check().unwrap();
+        for text in ["ab", "abc", "aaaa"] {
+            assert!(model.accepts(&constraint, text), "{pattern}: {text}");
+        }
+        for text in ["a", "aaaaa", "xab", "abx", " ab", ""] {
+            assert!(!model.accepts(&constraint, text), "{pattern}: {text}");
+        }
+    }
+    assert!(model.accepts(&regex("/\\d+/\"\\n"), "/12/\"\n"), "slashes, quotes and newlines");
+    assert!(model.accepts(&regex("(?i)select .+"), "SeLeCt ä"));
+    assert!(model.accepts(&regex("\\p{Han}+"), "漢字"));
+    assert!(!model.accepts(&regex(".+"), "a\nb"), "a dot is no newline");
+}
+
+#[test]
+fn documents_conform_and_are_written_on_one_line() {
+    let model = model();
+    let schema = json_of(json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 5 },
+            "tags": { "type": "array", "items": { "enum": ["a", "b"] }, "maxItems": 2 },
+            "size": { "type": "integer", "minimum": 1, "maximum": 20 }
+        },
+        "required": ["name", "size"],
+        "additionalProperties": false
+    }));
+    for text in [
+        r#"{"name": "abc", "size": 20}"#,
+        r#"{"name": "", "tags": [], "size": 1}"#,
+        r#"{"name": "\"äö", "tags": ["a", "b"], "size": 7}"#,
+    ] {
+        assert!(model.accepts(&schema, text), "{text}");
+    }
+    for text in [
+        r#"{"name": "abc", "size": 21}"#,
+        r#"{"name": "abcdef", "size": 2}"#,
+        r#"{"name": "abc"}"#,
+        r#"{"size": 2, "name": "abc"}"#,
+        r#"{"name":"abc","size":2}"#,
+        r#"{"name": "abc", "size": 2, "more": 1}"#,
+        r#"{"name": "abc", "tags": ["c"], "size": 2}"#,
+        "[]",
+    ] {
+        assert!(!model.accepts(&schema, text), "{text}");
+    }
+    assert!(model.accepts(&json_of(json!(true)), r#"[{"a": null}, 1.5e3]"#));
+    let tree = json_of(json!({
+        "$ref": "#/$defs/tree",
+        "$defs": { "tree": { "type": "array", "items": { "$ref": "#/$defs/tree" }, "maxItems": 2 } }
+    }));
+    assert!(model.accepts(&tree, "[[], [[[]], []]]"));
+    assert!(!model.accepts(&tree, "[[], [], []]"));
+    // What a user writes under llguidance's own key changes nothing.
+    let own =
+        json_of(json!({ "x-guidance": { "whitespace_pattern": "x", "lenient": true }, "const": [1, 2] }));
+    assert!(model.accepts(&own, "[1, 2]"));
+}
+
+#[test]
+fn what_is_fixed_is_forced() {
+    let model = model();
+    let text = |tokens: &[u32]| String::from_utf8(model.tokenizer.decode(tokens)).unwrap();
+    let mut guide = model.guide(&json_of(json!({ "const": { "a": "something", "b": [true] } }))).unwrap();
+    let all = guide.begin().unwrap();
+    assert!(all.complete && guide.matches());
+    assert_eq!(text(&all.forced), r#"{"a": "something", "b": [true]}"#);
+    let schema = json!({
+        "type": "object", "properties": { "verdict": { "enum": ["right", "wrong"] } },
+        "required": ["verdict"], "additionalProperties": false
+    });
+    let mut guide = model.guide(&json_of(schema)).unwrap();
+    let begun = guide.begin().unwrap();
+    assert!(text(&begun.forced).starts_with(r#"{"verdict":"#), "{:?}", text(&begun.forced));
+    assert!(!begun.complete && !guide.matches());
+    let canonical = model.tokenizer.encode(&text(&begun.forced)).unwrap();
+    assert_eq!(begun.forced, canonical, "forced tokens are those of the tokenizer");
+}
+
+#[test]
+fn refusals_say_why_and_nothing_else() {
+    let model = model();
+    for (constraint, words) in [
+        (json_of(json!([1])), "the schema is neither an object nor a boolean"),
+        (Constraint::Json("{\"type\": ".to_owned()), "the schema is no JSON document: EOF"),
+        (json_of(json!({ "type": "strang" })), "the schema is invalid at"),
+        (json_of(json!({ "type": "string", "not": { "const": "a" } })), "Unimplemented keys: [\"not\"]"),
+        (json_of(json!({ "type": "string", "format": "nonsense" })), "Unknown format: nonsense"),
+        (json_of(json!(false)), "the schema cannot be followed: "),
+        (
+            json_of(json!({ "type": "integer", "minimum": 5, "maximum": 2 })),
+            "the schema cannot be followed: ",
+        ),
+        (json_of(json!({ "$ref": "http://example.com/schema.json" })), "not part of it"),
+        (json_of(json!({ "$ref": "file:///etc/passwd" })), "not part of it"),
+        (json_of(json!({ "$ref": "#/$defs/none" })), "a part of it that is not there"),
+        (regex("a(b"), "the pattern is invalid: unclosed group"),
+        (regex("(?=a)b"), "the pattern is invalid: look-around"),
+        (regex("(a)\\1"), "the pattern is invalid: backreferences"),
+        (regex("a\\bb"), "the pattern cannot be followed: lookarounds"),
+        (regex("(a{1000}){1000}"), "the pattern is invalid: "),
+        (regex(""), "the pattern is empty"),
+        (regex(&"a".repeat(8193)), "the pattern has 8193 bytes, at most 8192 are allowed"),
+        (regex(&format!("{}a{}", "(".repeat(100), ")".repeat(100))), "the pattern is invalid: "),
+        (choice(&[]), "there are no choices"),
+        (choice(&["a", ""]), "a choice is empty"),
+        (Constraint::Choice(vec!["a".to_owned(); 1001]), "there are 1001 choices, at most 1000 are allowed"),
+        (choice(&["a", &"b".repeat(65536)]), "the choices have 65537 bytes, at most 65536 are allowed"),
+        (
+            Constraint::Json(format!("{}1{}", "[".repeat(65), "]".repeat(65))),
+            "the schema is nested more than 64",
+        ),
+        (Constraint::Json("[".repeat(60_000)), "the schema is nested more than 64"),
+        (json_of(json!({ "title": "a".repeat(65_536) })), "the schema has 65"),
+    ] {
+        let reason = model.refusal(&constraint);
+        assert!(reason.contains(words), "{words:?} is not in {reason:?}");
+        assert!(!reason.contains('<') && !reason.contains('\n') && reason.len() < 500, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_used_guide_leaves_no_trace_in_the_next_one() {
+    let model = model();
+    let constraint = regex("(a|b|ab)*c(d|e){3,40}f");
+    // A long walk fills the caches of its own copy.
+    let walk = |guide: &mut Guide| {
+        let mut masks = Vec::new();
+        guide.begin().unwrap();
+        for byte in "abababbabacdededdf".bytes() {
+            let allowed = guide.allowed().unwrap();
+            masks.push(allowed.as_slice().to_vec());
+            let next = allowed.iter().find(|id| self::bytes(&model, *id) == [byte]).unwrap();
+            if guide.take(next).unwrap().complete {
+                break;
+            }
+        }
+        masks
+    };
+    let first = walk(&mut model.guide(&constraint).unwrap());
+    assert!(first.len() > 10);
+    for _ in 0..3 {
+        assert!(walk(&mut model.guide(&constraint).unwrap()) == first);
+    }
+    let other = self::model();
+    assert!(walk(&mut other.guide(&constraint).unwrap()) == first, "compiled anew");
+}
+
+fn bytes(model: &Model, id: u32) -> &[u8] {
+    model.tokenizer.token_bytes(id)
+}
+
+#[test]
+fn answers_are_checked_by_other_code() {
+    let checker = |constraint: &Constraint| Checker::new(constraint).unwrap();
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } }, "required": ["a"] });
+    let json = checker(&json_of(schema));
+    assert!(json.check(r#"{"a": 1}"#).is_ok());
+    for (bad, words) in [
+        (r#"{"a": 1"#, "no JSON document"),
+        (r#"{"a": "secret"}"#, "does not conform to the schema"),
+        ("{}", "does not conform to the schema"),
+    ] {
+        let Err(Error::Mismatch { reason }) = json.check(bad) else { panic!("{bad} passes") };
+        assert!(reason.contains(words) && !reason.contains("secret"), "{reason}");
+    }
+    let nested = "[".repeat(5000);
+    assert!(checker(&json_of(json!(true))).check(&nested).is_err(), "and without running out of stack");
+    let regex = checker(&regex("yes|yes please"));
+    assert!(regex.check("yes please").is_ok() && regex.check("yes").is_ok());
+    assert!(regex.check("yes ").is_err() && regex.check("oh yes").is_err() && regex.check("yes\n").is_err());
+    let choice = checker(&choice(&["a", "b"]));
+    assert!(choice.check("a").is_ok() && choice.check("A").is_err() && choice.check("").is_err());
+}
+
+/// Schemas that walk in circles, or in more ways than can be counted, without going on in the document.
+#[test]
+fn checking_an_answer_takes_no_longer_than_it_should() {
+    let ladder = |count: usize| {
+        let mut ladder = serde_json::Map::new();
+        for i in 0..count {
+            let next = json!({ "$ref": format!("#/$defs/a{}", i + 1) });
+            ladder.insert(format!("a{i}"), json!({ "anyOf": [next, next, next] }));
+        }
+        ladder.insert(format!("a{count}"), json!({ "type": "string" }));
+        ladder
+    };
+    let twice = json!({ "items": { "$ref": "#" } });
+    let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
+    let branch = |kind: &str| json!({ "type": "object", "properties": { "kind": { "const": kind }, "of": { "$ref": "#" } }, "required": ["kind"] });
+    for (schema, document, outcome) in [
+        (json!({ "$ref": "#" }), "1", "refers to itself"),
+        (json!({ "anyOf": [{ "$ref": "#" }, { "type": "null" }] }), "1", "refers to itself"),
+        (
+            json!({ "allOf": [{ "$ref": "#/$defs/a" }], "$defs": { "a": { "allOf": [{ "$ref": "#" }] } } }),
+            "1",
+            "refers to itself",
+        ),
+        (json!({ "$ref": "#/$defs/a0", "$defs": ladder(300) }), "1", "in a row"),
+        (
+            json!({ "anyOf": [{ "$ref": "#/$defs/a0" }, { "type": "integer" }], "$defs": ladder(40) }),
+            "1",
+            "too many ways",
+        ),
+        (
+            json!({ "oneOf": [{ "$ref": "#/$defs/a0" }, { "type": "integer" }], "$defs": ladder(40) }),
+            "1",
+            "too many ways",
+        ),
+        (json!({ "oneOf": [{ "$ref": "#/$defs/a0" }, { "type": "integer" }], "$defs": ladder(5) }), "1", ""),
+        (json!({ "allOf": [twice, twice, twice] }), deep.as_str(), "too many ways"),
+        (json!({ "allOf": [twice, twice, twice] }), "[[[]], []]", ""),
+        (json!({ "type": "array", "items": { "$ref": "#" } }), &deep, ""),
+        (
+            json!({ "anyOf": [branch("a"), branch("b"), branch("c")] }),
+            r#"{"kind": "a", "of": {"kind": "c", "of": {"kind": "b"}}}"#,
+            "",
+        ),
+        (
+            json!({ "anyOf": [branch("a"), branch("b"), branch("c")] }),
+            r#"{"kind": "a", "of": {"kind": "d"}}"#,
+            "does not conform",
+        ),
+        (
+            json!({ "properties": { "a b": { "$ref": "#/$defs/%C3%A4~1" } }, "$defs": { "ä/": { "type": "null" } } }),
+            r#"{"a b": null}"#,
+            "",
+        ),
+        (json!({ "properties": { "a": { "$ref": "#/$defs/b" } } }), "{}", "not there"),
+        (json!({ "properties": { "a": { "$ref": "other.json" } } }), "{}", "not part of it"),
+    ] {
+        let begun = Instant::now();
+        let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?} for {schema}", begun.elapsed());
+        let told = checked.map_or_else(|error| error.to_string(), |()| String::new());
+        assert!(told.contains(outcome) && told.is_empty() == outcome.is_empty(), "{told:?} for {schema}");
+    }
+}
+
+/// What the engine does, in the simplest way: one token after the other through the model, forced or chosen.
+#[test]
+fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
+    let model = model();
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "a_rather_long_name": { "type": "string", "maxLength": 12 },
+            "kind": { "enum": ["table", "index", "materialized view"] },
+            "columns": { "type": "array", "items": { "type": "integer", "maximum": 99, "minimum": 0 }, "minItems": 2, "maxItems": 3 }
+        },
+        "required": ["a_rather_long_name", "kind", "columns"], "additionalProperties": false
+    });
+    let constraint = json_of(schema);
+    let prompt = "Describe a table";
+    let mut probe = Probe::open(&ModelSource::Builtin, 1).unwrap();
+    let template = crate::template::ChatTemplate::from_gguf(probe.gguf()).unwrap();
+    let grammars = Grammars::new(Arc::clone(&model.tokenizer), probe.vocabulary());
+    let mut tokens = template.encode_prompt(&model.tokenizer, prompt).unwrap();
+    let mut guide = grammars.guide(&constraint).unwrap();
+    let mut taken = guide.begin().unwrap();
+    let (mut answer, mut forced) = (Vec::new(), taken.forced.len());
+    tokens.extend(&taken.forced);
+    answer.extend(&taken.forced);
+    let mut sampler = Sampler::default();
+    while !taken.complete {
+        for token in &tokens[probe.len()..tokens.len() - 1].to_vec() {
+            probe.extend(&[*token]).unwrap();
+        }
+        let logits = probe.extend(&tokens[tokens.len() - 1..]).unwrap().unwrap();
+        let allowed = guide.allowed().unwrap();
+        let token = sampler.choose(logits, &Sampling::default(), tokens.len(), Some(&allowed)).unwrap();
+        assert!(!model.tokenizer.is_end(token), "this one ends by itself");
+        taken = guide.take(token).unwrap();
+        forced += taken.forced.len();
+        for token in [token].iter().chain(&taken.forced) {
+            tokens.push(*token);
+            answer.push(*token);
+        }
+    }
+    let expected = String::from_utf8(model.tokenizer.decode(&answer)).unwrap();
+    assert!(forced > 10, "{forced} tokens are forced in {expected}");
+    for prefill_rows in [vec![], vec![1], vec![3, 1, 7]] {
+        let engine =
+            crate::Engine::start(crate::Config { threads: 2, prefill_rows, ..crate::Config::default() });
+        let (sender, events) = crossbeam_channel::unbounded();
+        let how = crate::Generate {
+            prompt: prompt.to_owned(),
+            max_tokens: 200,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            constraint: Some(constraint.clone()),
+        };
+        let work = crate::Work::Generate(how);
+        let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, work };
+        engine.as_ref().unwrap().submit(request, crate::Reply::new(sender));
+        let last = events.iter().last().unwrap().kind;
+        let crate::EventKind::Done(crate::Output::Text { text, generated_tokens, .. }) = last else {
+            panic!("{last:?}")
+        };
+        assert_eq!((text, generated_tokens), (expected.clone(), answer.len()));
+    }
+}
+
+/// Time is shown; what is asserted is work, which is the same on every machine.
+#[test]
+fn a_mask_never_costs_more_steps_than_it_may() {
+    let model = model();
+    for pattern in
+        ["(a|b)*a(a|b){40}c", "(((a{1,50}){1,50}){1,20})b", "\\w{200}\\W{200}", "((a*)*b?)*c", "(.*a){20}"]
+    {
+        let Ok(mut guide) = model.guide(&regex(pattern)) else { continue };
+        guide.begin().unwrap();
+        for step in 0..100 {
+            let begun = Instant::now();
+            let Ok(allowed) = guide.allowed() else { break };
+            let (fuel, items) = guide.cost();
+            assert!(fuel <= 3 * super::grammar::STEP_FUEL, "{pattern}: fuel {fuel} in step {step}");
+            assert!(items <= 2 * super::grammar::STEP_ITEMS, "{pattern}: {items} items in step {step}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{pattern}: {:?}", begun.elapsed());
+            let next = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).nth(step % 3);
+            let Some(next) = next else { break };
+            if guide.take(next).is_ok_and(|taken| taken.complete) {
+                break;
+            }
+        }
+    }
+}

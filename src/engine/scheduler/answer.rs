@@ -1,0 +1,172 @@
+//! A text in the making: its tokens are chosen one by one, freely or along a constraint, until it ends.
+
+use std::time::{Duration, Instant};
+
+use super::Submission;
+use super::text::Text;
+use crate::constraints::{Guide, Taken};
+use crate::sampling::Sampler;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, EventKind, Finish, Generate, Output};
+
+/// Progress of a request is told this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A text in the making.
+pub(super) struct Answer {
+    how: Generate,
+    text: Text,
+    /// Where it has to match a constraint.
+    guide: Option<Guide>,
+    generated: usize,
+    max_tokens: usize,
+    told: Instant,
+    told_tokens: usize,
+}
+
+/// An answer that has to match a constraint, at its beginning.
+pub(super) struct Guided {
+    guide: Guide,
+    text: Text,
+    /// The whole of it, where nothing is left to choose.
+    pub(super) output: Option<Output>,
+}
+
+/// A token that was chosen.
+pub(super) struct Chosen {
+    pub(super) token: u32,
+    /// Those that must follow it.
+    pub(super) forced: Vec<u32>,
+    /// The whole answer, if that was its end.
+    pub(super) output: Option<Output>,
+}
+
+impl Guided {
+    /// Also returns the tokens that every answer begins with, at most `max_tokens`.
+    ///
+    /// # Errors
+    /// Those of the guide; [`Error::Unfinished`] where they are too many, [`Error::Mismatch`] where they are the whole
+    /// answer and do not pass the last check.
+    pub(super) fn begin(
+        mut guide: Guide,
+        max_tokens: usize,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Guided, Vec<u32>), Error> {
+        let Taken { forced, complete } = guide.begin()?;
+        if forced.len() > max_tokens || (forced.len() == max_tokens && !guide.matches()) {
+            return Err(Error::Unfinished { generated_tokens: max_tokens });
+        }
+        let mut text = Text::new(Vec::new());
+        for token in &forced {
+            text.push(tokenizer.token_bytes(*token))?;
+        }
+        let mut output = None;
+        if complete || forced.len() == max_tokens {
+            let text = std::mem::replace(&mut text, Text::new(Vec::new())).finish(false)?;
+            guide.checker().check(&text)?;
+            let finish = if complete { Finish::Complete } else { Finish::Length };
+            output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
+        }
+        Ok((Guided { guide, text, output }, forced))
+    }
+}
+
+impl Answer {
+    /// At its beginning, of which `generated` tokens are known.
+    pub(super) fn new(how: Generate, guided: Option<Guided>, generated: usize, max_tokens: usize) -> Answer {
+        let (guide, text) = match guided {
+            Some(Guided { guide, text, .. }) => (Some(guide), text),
+            None => (None, Text::new(how.stop.clone())),
+        };
+        Answer { how, text, guide, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
+    }
+
+    /// What it has to match.
+    pub(super) fn guide(&self) -> Option<&Guide> {
+        self.guide.as_ref()
+    }
+
+    /// How many tokens it may still get.
+    pub(super) fn room(&self) -> usize {
+        self.max_tokens - self.generated
+    }
+
+    /// Chooses the token at `position` of the context.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], [`Error::InvalidText`]; [`Error::Constraint`] and [`Error::Unfinished`] where there is a
+    /// constraint.
+    pub(super) fn choose(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> Result<Chosen, Error> {
+        let allowed = self.guide.as_mut().map(Guide::allowed).transpose()?;
+        let token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut forced = Vec::new();
+        let finish = if tokenizer.is_end(token) {
+            Some(Finish::EndOfText)
+        } else if let Some(guide) = &mut self.guide {
+            let taken = guide.take(token)?;
+            forced = taken.forced;
+            self.follow(token, &forced, taken.complete, tokenizer)?
+        } else {
+            self.generated += 1;
+            if self.text.push(tokenizer.token_bytes(token))? {
+                Some(Finish::Stop)
+            } else {
+                (self.room() == 0).then_some(Finish::Length)
+            }
+        };
+        let output = finish.map(|finish| self.finish(finish)).transpose()?;
+        Ok(Chosen { token, forced, output })
+    }
+
+    /// Adds a token and those that it forces; returns why the answer ends with them.
+    fn follow(
+        &mut self,
+        token: u32,
+        forced: &[u32],
+        complete: bool,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Finish>, Error> {
+        let tokens = 1 + forced.len();
+        if tokens > self.room() {
+            return Err(Error::Unfinished { generated_tokens: self.generated + self.room() });
+        }
+        self.generated += tokens;
+        for token in [token].iter().chain(forced) {
+            self.text.push(tokenizer.token_bytes(*token))?;
+        }
+        if complete {
+            return Ok(Some(Finish::Complete));
+        }
+        if self.room() > 0 {
+            return Ok(None);
+        }
+        // Whole as it is, although it could have been longer.
+        if self.guide.as_mut().is_some_and(Guide::matches) {
+            return Ok(Some(Finish::Length));
+        }
+        Err(Error::Unfinished { generated_tokens: self.generated })
+    }
+
+    fn finish(&mut self, finish: Finish) -> Result<Output, Error> {
+        let text = std::mem::replace(&mut self.text, Text::new(Vec::new()));
+        // Where there is a constraint the last character is whole: it matches.
+        let text = text.finish(finish == Finish::Length)?;
+        Ok(Output::Text { text, generated_tokens: self.generated, finish })
+    }
+
+    /// Tells of progress, now and then.
+    pub(super) fn tell(&mut self, submission: &Submission) {
+        if self.told.elapsed() >= PROGRESS_INTERVAL && self.told_tokens < self.generated {
+            self.told = Instant::now();
+            self.told_tokens = self.generated;
+            let text = self.text.take_partial();
+            submission.send(EventKind::Progress { generated_tokens: self.generated, text });
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Requests that have to match a constraint, from outside.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and shows what it measures"
+)]
+
+mod conforms;
+mod made_up;
+mod nasty;
+mod random;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use conforms::conforms;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use random::Random;
+use steadytext_engine::{
+    Config, Constraint, Engine, Error, Event, EventKind, Finish, Generate, ModelSource, Output, Reply,
+    Request, Sampling, Ticket, Work,
+};
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn engine(config: Config) -> Engine {
+    Engine::start(Config { nice: 0, ..config }).unwrap()
+}
+
+fn constrained(prompt: &str, max_tokens: usize, constraint: Constraint) -> Generate {
+    let (prompt, sampling) = (prompt.to_owned(), Sampling::default());
+    Generate { prompt, max_tokens, sampling, stop: Vec::new(), constraint: Some(constraint) }
+}
+
+fn submit(engine: &Engine, key: usize, how: &Generate, to: &Sender<Event>) -> Ticket {
+    let (key, work) = (key as u64, Work::Generate(how.clone()));
+    let request = Request { key, model: ModelSource::Builtin, salt: 0, work };
+    engine.submit(request, Reply::new(to.clone()))
+}
+
+/// The next last event.
+fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
+    loop {
+        let event = events.recv_timeout(PATIENCE).unwrap();
+        match event.kind {
+            EventKind::Done(output) => return (event.key as usize, Ok(output)),
+            EventKind::Failed(error) => return (event.key as usize, Err(error)),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+        }
+    }
+}
+
+/// Runs all of them, `together` at a time, and returns what became of each.
+fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Output, Error>> {
+    let (sender, events) = unbounded();
+    let mut results: Vec<_> = requests.iter().map(|_| None).collect();
+    let mut submitted = 0;
+    for ended in 0..requests.len() {
+        while submitted < requests.len().min(ended + together) {
+            submit(engine, submitted, &requests[submitted], &sender);
+            submitted += 1;
+        }
+        let (key, result) = last(&events);
+        assert!(results[key].replace(result).is_none(), "two ends");
+    }
+    results.into_iter().flatten().collect()
+}
+
+fn text(output: &Output) -> (&str, usize, Finish) {
+    match output {
+        Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
+        Output::Embedding(_) => panic!("a vector"),
+    }
+}
+
+fn matches(text: &str, constraint: &Constraint) -> bool {
+    match constraint {
+        Constraint::Choice(choices) => choices.iter().any(|choice| choice == text),
+        Constraint::Regex(pattern) => {
+            regex::Regex::new(&format!("\\A(?:{pattern})\\z")).unwrap().is_match(text)
+        }
+        Constraint::Json(schema) => {
+            let schema = serde_json::from_str(schema).unwrap();
+            serde_json::from_str(text).is_ok_and(|document| conforms(&document, &schema, &schema))
+        }
+    }
+}
+
+#[test]
+fn five_hundred_made_up_constraints_hold_or_say_why_not() {
+    let engine = engine(Config { threads: 2, ..Config::default() });
+    let mut random = Random(1);
+    let requests: Vec<Generate> = (0..500)
+        .map(|i| {
+            let how = constrained(&format!("Number {i}"), 120, made_up::constraint(&mut random));
+            let temperature = if i % 3 == 0 { 0.9 } else { 0.0 };
+            Generate { sampling: Sampling { temperature, seed: i, ..Sampling::default() }, ..how }
+        })
+        .collect();
+    let (mut done, mut unfinished, mut refused, mut mismatched) = (0, 0, 0, 0);
+    for (how, result) in requests.iter().zip(run(&engine, &requests, 16)) {
+        let constraint = how.constraint.as_ref().unwrap();
+        match result {
+            Ok(output) => {
+                let (text, tokens, _) = text(&output);
+                assert!(matches(text, constraint), "{text:?} does not match {constraint:?}");
+                assert!(tokens <= 120);
+                done += 1;
+            }
+            Err(Error::Unfinished { generated_tokens: 120 }) => unfinished += 1,
+            Err(Error::InvalidRequest(reason)) => {
+                assert!(reason.contains("cannot be followed: "), "{reason}");
+                println!("refused: {reason}");
+                refused += 1;
+            }
+            Err(Error::Mismatch { reason }) => {
+                println!("mismatch: {reason} with {constraint:?}");
+                mismatched += 1;
+            }
+            Err(error) => panic!("{error} with {constraint:?}"),
+        }
+    }
+    println!("done {done}, unfinished {unfinished}, refused {refused}, mismatched {mismatched}");
+    assert_eq!(done + unfinished + refused + mismatched, 500);
+    assert!(done > 400, "{done} done");
+    assert!(mismatched <= 10, "{mismatched} were guided wrongly");
+}
+
+#[test]
+fn the_same_constraint_gives_the_same_bytes_alone_and_among_others() {
+    let mut random = Random(7);
+    let requests: Vec<Generate> = (0..40)
+        .map(|i| {
+            let how =
+                constrained(&"some words ".repeat(1 + i * 7 % 30), 60, made_up::constraint(&mut random));
+            let temperature = if i % 2 == 0 { 0.0 } else { 1.1 };
+            Generate { sampling: Sampling { temperature, seed: 5, top_k: 40, ..Sampling::default() }, ..how }
+        })
+        .collect();
+    let shown = |results: Vec<Result<Output, Error>>| -> Vec<String> {
+        results.into_iter().map(|result| format!("{result:?}")).collect()
+    };
+    let alone = Config { threads: 1, max_running: 1, prefix_reuse: false, ..Config::default() };
+    let expected = shown(run(&engine(alone), &requests, 1));
+    for (threads, together, prefill_rows) in [(2, 16, vec![]), (3, 7, vec![1]), (2, 40, vec![13, 1, 64])] {
+        let config = Config { threads, max_running: together, prefill_rows, ..Config::default() };
+        let engine = engine(config);
+        assert!(
+            shown(run(&engine, &requests, together)) == expected,
+            "{threads} threads, {together} together"
+        );
+        assert!(shown(run(&engine, &requests, 3)) == expected, "once more, compiled before");
+    }
+}
+
+#[test]
+fn too_few_tokens_are_a_failure_and_no_half_answer() {
+    let engine = engine(Config::default());
+    let schema =
+        r#"{"type": "object", "properties": {"a": {"type": "string", "minLength": 50}}, "required": ["a"]}"#;
+    let long = constrained("x", 9, Constraint::Json(schema.to_owned()));
+    let fixed = constrained("x", 2, Constraint::Json(r#"{"const": "a long text that is fixed"}"#.to_owned()));
+    let open = constrained("x", 7, Constraint::Regex("(ab)+".to_owned()));
+    let results = run(&engine, &[long, fixed, open], 3);
+    assert!(matches!(results[0], Err(Error::Unfinished { generated_tokens: 9 })), "{:?}", results[0]);
+    assert!(matches!(results[1], Err(Error::Unfinished { generated_tokens: 2 })), "{:?}", results[1]);
+    // What matches as it is may end there.
+    match &results[2] {
+        Ok(output) => assert!(text(output).0.starts_with("ab")),
+        Err(error) => assert!(matches!(error, Error::Unfinished { generated_tokens: 7 }), "{error}"),
+    }
+}
+
+#[test]
+fn an_answer_without_a_choice_needs_no_step() {
+    let engine = engine(Config::default());
+    let fixed = constrained("x", 50, Constraint::Json(r#"{"const": [1, "two", null]}"#.to_owned()));
+    let results = run(&engine, &[fixed], 1);
+    let (text, tokens, finish) = text(results[0].as_ref().unwrap());
+    assert_eq!((text, finish), (r#"[1, "two", null]"#, Finish::Complete));
+    assert!(tokens > 3);
+    assert_eq!(engine.statistics().computed_tokens, 0);
+}
+
+#[test]
+fn limits_and_stop_strings_are_refused_at_once() {
+    let engine = engine(Config::default());
+    let fine = constrained("x", 5, Constraint::Regex("a".to_owned()));
+    let requests = [
+        Generate { stop: vec!["b".to_owned()], ..fine.clone() },
+        Generate { constraint: Some(Constraint::Json("[".repeat(100))), ..fine.clone() },
+        Generate { constraint: Some(Constraint::Regex("a".repeat(10_000))), ..fine.clone() },
+        Generate { constraint: Some(Constraint::Choice(Vec::new())), ..fine },
+    ];
+    for result in run(&engine, &requests, 1) {
+        assert!(matches!(result, Err(Error::InvalidRequest(_))), "{result:?}");
+    }
+}
+
+/// Generates freely until it is told to stop; returns how often it began and the longest time without a token.
+fn neighbour(engine: &Engine, stop: &AtomicBool) -> (usize, Duration) {
+    let (sender, events) = unbounded();
+    let (mut begun, mut longest) = (0, Duration::ZERO);
+    let prompt = "Tell me all".to_owned();
+    let free = Generate {
+        prompt,
+        max_tokens: 400,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+    };
+    while !stop.load(Ordering::Relaxed) {
+        begun += 1;
+        submit(engine, begun, &free, &sender);
+        let mut since = Instant::now();
+        loop {
+            match events.recv_timeout(PATIENCE).unwrap().kind {
+                EventKind::Progress { .. } => longest = longest.max(since.elapsed()),
+                EventKind::Done(_) => break,
+                EventKind::Failed(error) => panic!("{error}"),
+                EventKind::Loading | EventKind::Started { .. } => {}
+            }
+            since = Instant::now();
+        }
+    }
+    (begun, longest)
+}
+
+/// How long others wait is shown, not asserted: the machine has other work as well. Progress is told every 50 ms.
+#[test]
+fn nasty_constraints_end_and_others_go_on_meanwhile() {
+    let engine = engine(Config { threads: 2, ..Config::default() });
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| neighbour(&engine, &stop));
+        let (sender, events) = unbounded();
+        for (name, constraint) in nasty::corpus() {
+            let begun = Instant::now();
+            submit(&engine, 0, &constrained("x", 150, constraint), &sender);
+            let (_, result) = last(&events);
+            let took = begun.elapsed();
+            let shown: String = match &result {
+                Ok(output) => text(output).0.chars().take(40).collect(),
+                Err(error) => error.to_string().chars().take(160).collect(),
+            };
+            println!("{name}: {took:.1?} {shown:?}");
+            assert!(!matches!(result, Err(Error::Panicked(_) | Error::Stopped)), "{name}: {shown}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (begun, longest) = other.join().unwrap();
+        println!("the neighbour ran {begun} times, its longest gap was {longest:?}");
+    });
+}
