@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::builtin;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::model::{KvCache, Loading, Model, Segment, Wanted, Workspace};
@@ -32,10 +31,7 @@ impl Probe {
     /// # Errors
     /// Those of opening and checking the file.
     pub fn open(source: &ModelSource, threads: usize) -> Result<Probe, Error> {
-        let gguf = match source {
-            ModelSource::Builtin => builtin::gguf()?,
-            ModelSource::File(path) => Gguf::open(path)?,
-        };
+        let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
-use crate::{Constraint, Error};
+use crate::gguf::Gguf;
+use crate::{Constraint, Error, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,8 +34,22 @@ pub struct Request {
 pub enum ModelSource {
     /// The small model compiled into the library.
     Builtin,
-    /// A GGUF file.
+    /// A GGUF file, or the folder of an encoder with `model.safetensors`.
     File(#[serde(with = "crate::socket::wire::path")] PathBuf),
+}
+
+impl ModelSource {
+    /// Opens and checks what describes the model; no weight is read.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`], [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the file.
+    pub fn open(&self) -> Result<Gguf, Error> {
+        match self {
+            ModelSource::Builtin => builtin::gguf(),
+            ModelSource::File(path) if path.is_dir() => safetensors::open(path),
+            ModelSource::File(path) => Gguf::open(path),
+        }
+    }
 }
 
 /// The kinds of work.

@@ -99,10 +99,7 @@ impl Arguments {
 
     /// The model's file, without loading it.
     pub(super) fn gguf(&self) -> Result<Gguf, Error> {
-        Ok(match self.source() {
-            ModelSource::Builtin => steadytext_engine::builtin::gguf()?,
-            ModelSource::File(path) => Gguf::open(&path)?,
-        })
+        Ok(self.source().open()?)
     }
 
     /// The text, from standard input if there is none on the command line.

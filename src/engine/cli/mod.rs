@@ -18,7 +18,7 @@ use arguments::Arguments;
 const USAGE: &str = "\
 usage: steadytext-engine COMMAND MODEL [TEXT] [OPTION...]
 
-MODEL is the path of a GGUF file, or \"builtin\". Without TEXT, standard input is read.
+MODEL is the path of a GGUF file, the folder of an encoder, or \"builtin\". Without TEXT, standard input is read.
 
 commands:
   generate   text from a prompt, in the model's chat template

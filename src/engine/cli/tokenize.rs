@@ -1,7 +1,7 @@
 //! `tokenize`: the tokens of a text.
 
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_engine::tokenizer::{Tokenizer, WordPiece};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -10,6 +10,10 @@ use super::json::Object;
 /// Prints one line with the ids and what each stands for.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let gguf = arguments.gguf()?;
+    if gguf.opt_str("tokenizer.ggml.model")? == Some("bert") {
+        let ids = WordPiece::from_gguf(&gguf)?.encode_text(&arguments.text()?).tokens;
+        return Object::default().number("count", ids.len()).numbers("ids", ids.iter()).print();
+    }
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let text = arguments.text()?;
     let ids = if arguments.chat {

@@ -14,7 +14,7 @@ use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, Work, builtin, safetensors};
+use crate::{Error, ModelSource, Work};
 
 /// Most rows of one forward pass that belong to prompts.
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
@@ -66,11 +66,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the file and adds up what its model needs.
     pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
-        let gguf = match source {
-            ModelSource::Builtin => builtin::gguf(),
-            ModelSource::File(path) if path.is_dir() => safetensors::open(path),
-            ModelSource::File(path) => Gguf::open(path),
-        }?;
+        let gguf = source.open()?;
         if is_encoder(&gguf)? {
             let bytes = LoadedEncoder::bytes(&gguf, settings.threads)?;
             return Ok(Opened { gguf, bytes });
