@@ -38,7 +38,7 @@ fn an_encoder_answers_with_a_vector_of_its_dimension_whatever_its_form() {
     assert!(vectors.iter().all(|vector| *vector == first), "{vectors:?}");
     let (dimensions, length): (i32, f64) = {
         let row = session
-            .query_one(&format!("select vector_dims('{first}'), vector_norm('{first}')"), &[])
+            .query_one(&format!("select vector_dims('{first}'::vector), vector_norm('{first}'::vector)"), &[])
             .expect("it is a vector");
         (row.get(0), row.get(1))
     };
