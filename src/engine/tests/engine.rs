@@ -386,8 +386,8 @@ fn every_thread_runs_the_hook_first() {
     drop(world);
     assert_eq!(
         calls.load(Ordering::SeqCst),
-        8,
-        "the engine thread and two helpers, two threads beside it, three that loaded"
+        10,
+        "the engine thread and two helpers, four threads beside it, three that loaded"
     );
 }
 
@@ -410,7 +410,7 @@ fn all_threads_of_the_engine_and_no_others_are_nice() {
     let world = World::new(Config { threads: 2, nice: 19, ..Config::default() });
     world.run(&ModelSource::Builtin, embed("a")).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while !["st-engine", "st-compute-1", "st-load", "st-tokenize"]
+    while !["st-engine", "st-compute-1", "st-load", "st-tokenize", "st-grammar", "st-check"]
         .map(niceness)
         .iter()
         .all(|nice| nice.contains(&19))
