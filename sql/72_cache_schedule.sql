@@ -49,15 +49,27 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
+declare
+    v_max_entries double precision := steadytext.config_number('cache_max_entries');
+    v_max_bytes double precision := steadytext.config_number('cache_max_size_mb') * 1048576;
 begin
     if steadytext.has_eviction_job() then
+        return;
+    end if;
+    -- The usual case costs a scan of an index, not of the table.
+    if pg_table_size('@extschema@.steadytext_cache'::regclass) <= v_max_bytes
+        and (
+            select count(*)
+            from (select from @extschema@.steadytext_cache limit v_max_entries::bigint + 1) as c
+        ) <= v_max_entries
+    then
         return;
     end if;
     return query
     select v.id, v.access_count
     from steadytext.cache_victims(
-        steadytext.config_number('cache_max_entries'),
-        steadytext.config_number('cache_max_size_mb') * 1048576,
+        v_max_entries,
+        v_max_bytes,
         steadytext.config_integer('cache_min_access_count'),
         steadytext.config_number('cache_min_age_hours'),
         p_limit => p_limit) as v;
