@@ -68,7 +68,7 @@ machine_paths() {
 }
 
 # The engine may be linked without PostgreSQL (by a worker elsewhere), so nothing of it may depend on pgrx.
-pgrx_in_engine() { "$cargo" tree --offline --prefix none -p steadytext-engine -e normal,build | grep -E '^pgrx'; }
+pgrx_in() { "$cargo" tree --offline --prefix none -p "$1" -e normal,build | grep -E '^pgrx'; }
 
 # SQL fragments are installed in the order of their names: two digits, each of them once.
 misnamed_fragments() {
@@ -111,7 +111,8 @@ none 'no SQL fragment above 400 lines' longer_than 400 '^sql/.*\.sql$'
 none 'unsafe only in src/pg, src/engine/kernels and src/engine/mapping' stray_unsafe
 none 'libraries print nothing' stray_prints
 none 'no paths of one machine' machine_paths
-none 'the engine does not depend on pgrx' pgrx_in_engine
+none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
+none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange
 none 'SQL fragments have an order' misnamed_fragments
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
