@@ -13,6 +13,7 @@ pub(crate) mod guc;
 pub(crate) mod hooks;
 pub(crate) mod interrupts;
 pub(crate) mod listen;
+pub(crate) mod memory;
 pub(crate) mod privilege;
 pub(crate) mod seat;
 pub(crate) mod shmem;

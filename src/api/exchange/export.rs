@@ -20,6 +20,8 @@ use crate::pg::temporary::TemporaryFile;
 
 /// Entries of one query.
 const BATCH: i32 = 200;
+/// Bytes of them before the last one, at most.
+const BATCH_BYTES: i64 = 16 << 20;
 
 /// How to write a file.
 #[derive(Debug, Clone, Copy)]
@@ -112,13 +114,17 @@ fn read(
     let sql = format!(
         "select c.id, c.cache_key, c.prompt, c.eos_string, c.request_type, c.response, c.embedding::real[],
              c.access_count::bigint, (extract(epoch from c.last_accessed) * 1000000)::bigint
-         from {}.steadytext_cache as c
-         where c.id > $1
-         order by c.id
-         limit $2",
+         from (
+             -- The length of a TOASTed text is known without reading it.
+             select t.*, sum(octet_length(t.prompt) + coalesce(octet_length(t.response), 0))
+                 over (order by t.id rows between unbounded preceding and 1 preceding) as bytes_before
+             from (select * from {}.steadytext_cache where id > $1 order by id limit $2) as t
+         ) as c
+         where coalesce(c.bytes_before, 0) < $3
+         order by c.id",
         installation.schema
     );
-    spi::query(&sql, vec![after.into(), BATCH.into()], Mode::ReadOnly, |row| {
+    spi::query(&sql, vec![after.into(), BATCH.into(), BATCH_BYTES.into()], Mode::ReadOnly, |row| {
         (row.get(1).unwrap_or(i64::MAX), entry(row, options.all_entries))
     })
 }

@@ -13,10 +13,10 @@ use super::of_file;
 use crate::pg::caches::{self, Installation};
 use crate::pg::error::PgError;
 use crate::pg::exchange_dir::{Place, file_error};
-use crate::pg::interrupts;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::temporary::TemporaryFile;
+use crate::pg::{interrupts, memory};
 
 /// Entries of one INSERT.
 const BATCH: usize = 500;
@@ -164,18 +164,20 @@ impl Batch {
         if given == 0 {
             return Ok(());
         }
-        let args = vec![
-            batch.keys.into(),
-            batch.prompts.into(),
-            batch.types.into(),
-            batch.stops.into(),
-            batch.responses.into(),
-            Arg::reals(&batch.numbers),
-            batch.lengths.into(),
-            batch.frequencies.into(),
-            batch.last_accesses_us.into(),
-        ];
-        let written = spi::query(&insert(installation, replace), args, Mode::ReadWrite, |_| ());
+        let written = memory::in_scratch(|| {
+            let args = vec![
+                batch.keys.into(),
+                batch.prompts.into(),
+                batch.types.into(),
+                batch.stops.into(),
+                batch.responses.into(),
+                Arg::reals(&batch.numbers),
+                batch.lengths.into(),
+                batch.frequencies.into(),
+                batch.last_accesses_us.into(),
+            ];
+            spi::query(&insert(installation, replace), args, Mode::ReadWrite, |_| ())
+        });
         let written = written.map_err(Stop::Database)?.len() as i64;
         counts.imported += written;
         counts.skipped += given - written;
