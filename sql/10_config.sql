@@ -39,6 +39,8 @@ as $$
             'Finished requests are deleted after this many hours; 0 keeps them for ever'),
         ('cache_enabled', 'boolean', null, null, 'true',
             'Answers are cached and taken from the cache'),
+        ('cache_max_entry_bytes', 'integer', 0, 268435456, '1048576',
+            'Longest prompt and answer together, in bytes, that are cached'),
         ('cache_eviction_enabled', 'boolean', null, null, 'true',
             'The cache is trimmed by itself'),
         ('cache_eviction_interval', 'integer', 1, 31536000, '300',

@@ -56,6 +56,12 @@ grant execute on function
     @extschema@.steadytext_cache_analyze_usage(),
     @extschema@.st_cache_analyze_usage(),
     @extschema@.steadytext_version(),
+    @extschema@.steadytext_cache_key(text, text, jsonb),
+    @extschema@.steadytext_generate_cached(text, integer, integer, text, text, text, double precision),
+    @extschema@.steadytext_embed_cached(text, integer, text, text, text),
+    @extschema@.st_cache_key(text, text, jsonb),
+    @extschema@.st_generate_cached(text, integer, integer, text, text, text, double precision),
+    @extschema@.st_embed_cached(text, integer, text, text, text),
     @extschema@.st_generate_async(text, integer, boolean, integer, text, text, text, double precision, integer),
     @extschema@.st_embed_async(text, boolean, integer, text, integer, text, text),
     @extschema@.st_generate_batch_async(text[], integer, boolean, integer, text, text, text, double precision, integer),
@@ -92,6 +98,8 @@ grant execute on function
     steadytext.embed(text, boolean, integer, text, text, text),
     steadytext.generate_json_async(text, text, integer, boolean, integer, text, double precision, integer),
     steadytext.generate_json(text, text, integer, boolean, integer, text, double precision),
+    steadytext.embed_cached(text, integer, text, text, text),
+    steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, integer, text),
     steadytext.config_integer(text),
@@ -125,7 +133,8 @@ grant execute on function
     @extschema@.steadytext_daemon_stop(),
     @extschema@.st_config_set(text, text),
     @extschema@.st_daemon_start(),
-    @extschema@.st_daemon_stop()
+    @extschema@.st_daemon_stop(),
+    steadytext.reset_cache_counters()
 to steadytext_admin;
 
 -- The protocol.
@@ -141,6 +150,8 @@ grant execute on function
     steadytext.expire_requests(bigint, integer),
     steadytext.plan_eviction(integer),
     steadytext.evict_entries(bigint[], integer[]),
+    steadytext.store_answers(text[], text[], text[], real[], integer[], jsonb[]),
+    steadytext.count_accesses(bigint[], bigint[], timestamptz[]),
     steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
 to steadytext_worker;
 

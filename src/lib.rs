@@ -5,6 +5,7 @@
 //! touches PostgreSQL's C side, and the crate `steadytext-engine` the inference.
 
 mod api;
+mod cache;
 mod pg;
 mod worker;
 

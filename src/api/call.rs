@@ -21,11 +21,12 @@ use steadytext_engine::{Error, Event, EventKind, ModelSource, Request};
 use uuid::Uuid;
 
 use super::enqueue::{check_params, check_type, not_preloaded};
+use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{bgworker, caches, guc, privilege, seat, shmem};
-use crate::worker::request::{self, Answer, Asked, Parts, Progress};
+use crate::pg::{bgworker, caches, guc, hits, letters, privilege, seat, shmem};
+use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved};
 
 /// How long a call waits for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,6 +66,17 @@ pub(super) struct Call {
     /// Its line in steadytext_activity.
     place: Option<Place>,
     text: String,
+    since: Instant,
+    /// For the cache.
+    question: Option<Question>,
+    author: Author,
+}
+
+/// A request that was checked.
+struct Checked {
+    parts: Parts,
+    model: Resolved,
+    question: Option<Question>,
 }
 
 /// What there is to be told of a call.
@@ -77,8 +89,56 @@ pub(super) enum News {
     Answer(Answer),
 }
 
+/// The answer to a request: that of the cache, or the engine's.
+///
+/// # Errors
+///
+/// As [`Call::begin`] and [`Call::next`].
+pub(super) fn answer(
+    request_type: &str,
+    text: Option<&str>,
+    texts: Option<&[Option<String>]>,
+    params: Map<String, Value>,
+) -> Result<Answer, PgError> {
+    let checked = check(request_type, text, texts, params)?;
+    if let Some(question) = &checked.question {
+        if let Some(answer) = question.answer()? {
+            return Ok(answer);
+        }
+        hits::note_miss();
+    }
+    Call::start(request_type, checked)?.finish()
+}
+
+/// Checks a request as the queue's trigger does.
+fn check(
+    request_type: &str,
+    text: Option<&str>,
+    texts: Option<&[Option<String>]>,
+    params: Map<String, Value>,
+) -> Result<Checked, PgError> {
+    let params = Value::Object(params);
+    let (config, models) = (caches::config()?, caches::models()?);
+    let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
+    check_type(asked, &config)?;
+    check_params(&params, &config)?;
+    if shmem::get().is_none() {
+        return Err(not_preloaded("there is no engine that could answer: pg_steadytext is not preloaded"));
+    }
+    if bgworker::is_worker() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "the worker of pg_steadytext cannot wait for an answer",
+        )
+        .hint("Call the asynchronous functions from triggers of steadytext_queue."));
+    }
+    let (parts, model) = request::parts(asked, &config, &models)?;
+    let question = Question::of(request_type, &params, &parts, &model.source, &config);
+    Ok(Checked { parts, model, question })
+}
+
 impl Call {
-    /// Checks a request as the queue's trigger does, and hands it to the engine.
+    /// Checks a request as the queue's trigger does, and hands it to the engine, whatever the cache has.
     ///
     /// # Errors
     ///
@@ -89,24 +149,13 @@ impl Call {
         texts: Option<&[Option<String>]>,
         params: Map<String, Value>,
     ) -> Result<Call, PgError> {
-        let params = Value::Object(params);
-        let (config, models) = (caches::config()?, caches::models()?);
-        let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
-        check_type(asked, &config)?;
-        check_params(&params, &config)?;
-        if shmem::get().is_none() {
-            return Err(not_preloaded(
-                "there is no engine that could answer: pg_steadytext is not preloaded",
-            ));
-        }
-        if bgworker::is_worker() {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "the worker of pg_steadytext cannot wait for an answer",
-            )
-            .hint("Call the asynchronous functions from triggers of steadytext_queue."));
-        }
-        let (parts, model) = request::parts(asked, &config, &models)?;
+        let mut checked = check(request_type, text, texts, params)?;
+        checked.question = None;
+        Call::start(request_type, checked)
+    }
+
+    fn start(request_type: &str, checked: Checked) -> Result<Call, PgError> {
+        let Checked { parts, model, question } = checked;
         if model.for_want_of_another {
             warn_of_builtin();
         }
@@ -122,6 +171,9 @@ impl Call {
             place: if parts.is_text() { show(request_type) } else { None },
             parts,
             text: String::new(),
+            since: Instant::now(),
+            question,
+            author: Author::default(),
         };
         if call.client.is_none() {
             call.connect()?;
@@ -162,7 +214,7 @@ impl Call {
     /// # Errors
     ///
     /// As [`Call::next`].
-    pub(super) fn answer(mut self) -> Result<Answer, PgError> {
+    fn finish(mut self) -> Result<Answer, PgError> {
         loop {
             if let News::Answer(answer) = self.next()? {
                 return Ok(answer);
@@ -172,10 +224,13 @@ impl Call {
 
     fn take(&mut self, key: u64, index: usize, kind: EventKind) -> Result<News, PgError> {
         self.begun = true;
+        if let EventKind::Started { model, .. } = &kind {
+            self.author.note(model);
+        }
         if let Some(place) = self.place {
             match &kind {
                 EventKind::Loading => activity::set_phase(place, Phase::Loading, None),
-                EventKind::Started { prompt_tokens } => {
+                EventKind::Started { prompt_tokens, .. } => {
                     activity::set_phase(place, Phase::Prefill, Some(*prompt_tokens));
                 }
                 EventKind::Progress { generated_tokens, text } => {
@@ -195,7 +250,12 @@ impl Call {
                     return Ok(News::None);
                 };
                 KEPT.set(self.client.take());
-                self.parts.answer(outputs).map(News::Answer)
+                let is_whole = self.parts.is_whole(&outputs);
+                let answer = self.parts.answer(outputs)?;
+                if is_whole {
+                    self.post(&answer);
+                }
+                Ok(News::Answer(answer))
             }
             EventKind::Failed(error) => {
                 self.under_way.remove(&key);
@@ -207,6 +267,16 @@ impl Call {
                 KEPT.set(client.filter(|_| self.under_way.is_empty()));
                 Err(self.parts.blame(index, Failure::from(error).error))
             }
+        }
+    }
+
+    /// Gives the answer to the worker, who may write it down.
+    fn post(&self, answer: &Answer) {
+        if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
+            && let Some(entry) = question.entry(&self.parts, by, answer, self.since.elapsed())
+            && let Some(letter) = entry.to_letter()
+        {
+            letters::post(&letter);
         }
     }
 
@@ -226,7 +296,8 @@ impl Call {
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.parts.work(index);
-        let request = Request { key, model: self.model.clone(), salt: self.salt, work };
+        let flight = self.question.as_ref().and_then(|_| cache::flight(&work));
+        let request = Request { key, model: self.model.clone(), salt: self.salt, flight, work };
         match &mut self.client {
             Some(client) => client.submit(&request),
             None => Err(io::ErrorKind::NotConnected.into()),

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
 
-use super::call::Call;
+use super::call;
 use super::request::{enqueue, generate_params};
 use super::sync::text;
 use crate::pg::error::{Failure, OrRaise, PgError};
@@ -108,7 +108,7 @@ fn generate_choice(
 }
 
 fn answer(request_type: &str, prompt: Option<&str>, params: Map<String, Value>) -> String {
-    Call::begin(request_type, prompt, None, params).and_then(Call::answer).and_then(text).or_raise()
+    call::answer(request_type, prompt, None, params).and_then(text).or_raise()
 }
 
 fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {

@@ -1,5 +1,5 @@
 //! What happens when a row is inserted into steadytext_queue: every limit is checked here, so that plain INSERTs
-//! meet the same ones as the API functions, and the worker's wake is armed.
+//! meet the same ones as the API functions, an answer that the cache has is filled in, and otherwise the worker's wake is armed.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, Array, JsonB};
+use pgrx::{AllocatedByPostgres, Array, IntoDatum, JsonB};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::cache;
 use super::constrained::check_constraint;
+use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{guc, listen, shmem, slots, transaction, wake};
-use crate::worker::request::{Asked, check_embed, check_rerank};
+use crate::pg::{activity, guc, listen, shmem, slots, transaction, tuple, wake};
+use crate::worker::request::{Answer, Asked, check_embed, check_rerank};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -27,7 +29,7 @@ const MAX_RETRIES_LIMIT: i32 = 100;
 
 type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
 
-/// The columns that are checked.
+/// The columns that are checked or filled in.
 #[derive(Debug, Clone, Copy)]
 enum Column {
     RequestId,
@@ -40,10 +42,17 @@ enum Column {
     SessionId,
     MaxRetries,
     CreatedAt,
+    Status,
+    Result,
+    Results,
+    Embedding,
+    StartedAt,
+    CompletedAt,
+    ProcessingTimeMs,
 }
 
 impl Column {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 17] = [
         "request_id",
         "request_type",
         "prompt",
@@ -54,6 +63,13 @@ impl Column {
         "session_id",
         "max_retries",
         "created_at",
+        "status",
+        "result",
+        "results",
+        "embedding",
+        "started_at",
+        "completed_at",
+        "processing_time_ms",
     ];
 }
 
@@ -111,6 +127,9 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         let created_at = places.get::<TimestampWithTimeZone>(row, Column::CreatedAt).or_raise();
         if created_at.is_none_or(|at| i64::from(at) == transaction::started_at()) {
             check_row(row, &places, &config).or_raise();
+            if let Some((found, answer)) = from_cache(row, &places, &config) {
+                return Ok(Some(complete(trigger, row, &places, &found, &answer)));
+            }
             check_queue_length(&config).or_raise();
         }
         wake::arm_enqueued();
@@ -124,13 +143,62 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     Ok(row)
 }
 
+/// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
+fn from_cache(row: &Row<'_>, places: &Places, config: &Config) -> Option<(Found, Answer)> {
+    if places.get::<&str>(row, Column::Status).ok()? != Some("pending") {
+        return None;
+    }
+    let params = params(row, places).ok()?;
+    let request_type = places.get::<&str>(row, Column::RequestType).ok()??;
+    let (prompt, texts) = (places.get::<&str>(row, Column::Prompt).ok()?, texts(row, places).ok()?);
+    cache::find(Asked { request_type, prompt, prompts: texts.as_deref(), params: &params }, config).ok()?
+}
+
+/// The row of a request that is answered: no worker sees it, and nobody has to be woken.
+fn complete<'a>(
+    trigger: &'a PgTrigger<'a>,
+    row: &Row<'_>,
+    places: &Places,
+    found: &Found,
+    answer: &Answer,
+) -> Row<'a> {
+    let now = pg_sys::Datum::from(activity::now());
+    let documents: Option<Vec<String>> = match answer {
+        Answer::Ranking(ranking) => Some(ranking.documents().map(str::to_owned).collect()),
+        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) => None,
+    };
+    let values = [
+        (Column::Status, "completed".into_datum()),
+        (Column::Result, found.response),
+        (Column::Results, documents.into_datum()),
+        (Column::Embedding, found.embedding),
+        (Column::StartedAt, Some(now)),
+        (Column::CompletedAt, Some(now)),
+        (Column::ProcessingTimeMs, 0.into_datum()),
+    ];
+    if guc::notify()
+        && let Some(id) = places.get::<pgrx::Uuid>(row, Column::RequestId).or_raise()
+    {
+        listen::notify(c"steadytext_result", &id.to_string());
+    }
+    let values: Vec<_> = values
+        .into_iter()
+        .filter_map(|(column, datum)| Some((places.numbers[column as usize], datum?)))
+        .collect();
+    tuple::with_values(trigger, &values)
+}
+
+/// Column prompts.
+fn texts(row: &Row<'_>, places: &Places) -> Result<Option<Vec<Option<String>>>, PgError> {
+    let texts = places.get::<Array<'_, &str>>(row, Column::Prompts)?;
+    Ok(texts.map(|texts| texts.iter().map(|text| text.map(str::to_owned)).collect()))
+}
+
 fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgError> {
     let params = params(row, places)?;
     let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
     let text = places.get::<&str>(row, Column::Prompt)?;
-    let texts = places.get::<Array<'_, &str>>(row, Column::Prompts)?;
-    let texts: Option<Vec<Option<String>>> =
-        texts.map(|texts| texts.iter().map(|text| text.map(str::to_owned)).collect());
+    let texts = texts(row, places)?;
     check_type(Asked { request_type, prompt: text, prompts: texts.as_deref(), params: &params }, config)?;
     for column in [Column::UserId, Column::SessionId] {
         let label = Column::NAMES[column as usize];

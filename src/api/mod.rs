@@ -2,6 +2,7 @@
 //! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
 mod audit;
+mod cache;
 mod cache_admin;
 mod call;
 mod cancel;

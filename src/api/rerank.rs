@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
 
-use super::call::Call;
+use super::call;
 use super::request::rerank_params;
 use crate::pg::error::{OrRaise, PgError};
 use crate::worker::request::{Answer, Ranked, unexpected};
@@ -69,8 +69,8 @@ fn rerank_batch(
     if let Some(documents) = documents {
         params.insert("documents".to_owned(), documents.iter().map(Value::from).collect());
     }
-    let call = Call::begin("batch_rerank", None, owned(queries).as_deref(), params);
-    let lines = call.and_then(Call::answer).and_then(lines).or_raise();
+    let answer = call::answer("batch_rerank", None, owned(queries).as_deref(), params);
+    let lines = answer.and_then(lines).or_raise();
     TableIterator::new(
         lines.into_iter().map(|line| (line.query as i32, line.document, line.score.map(f64::from))),
     )
@@ -85,8 +85,7 @@ fn ranked(
     model: Option<&str>,
 ) -> Vec<Ranked> {
     let params = rerank_params(task, return_scores, seed, model);
-    let call = Call::begin("rerank", query, owned(documents).as_deref(), params);
-    call.and_then(Call::answer).and_then(lines).or_raise()
+    call::answer("rerank", query, owned(documents).as_deref(), params).and_then(lines).or_raise()
 }
 
 fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {

@@ -6,7 +6,7 @@
 
 use pgrx::prelude::*;
 
-use super::call::{Call, News};
+use super::call::{self, Call, News};
 use super::request::{embed_params, generate_params};
 use crate::pg::error::{OrRaise, PgError};
 use crate::worker::request::{Answer, unexpected};
@@ -25,7 +25,7 @@ fn generate(
     temperature: Option<f64>,
 ) -> String {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    let answer = Call::begin("generate", prompt, None, params).and_then(Call::answer);
+    let answer = call::answer("generate", prompt, None, params);
     answer.and_then(text).or_raise()
 }
 
@@ -40,7 +40,7 @@ fn embed(
     task: Option<&str>,
 ) -> Vec<f32> {
     let params = embed_params(use_cache, seed, model, mode, task);
-    match Call::begin("embed", text_input, None, params).and_then(Call::answer).or_raise() {
+    match call::answer("embed", text_input, None, params).or_raise() {
         Answer::Embedding(vector) => vector,
         Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => unexpected().raise(),
     }

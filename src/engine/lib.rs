@@ -6,11 +6,14 @@
 //! Invariant: this crate knows nothing of PostgreSQL.
 
 mod bell;
+mod beside;
 pub mod builtin;
+mod cache_key;
 mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+mod identity;
 mod kernels;
 mod mapping;
 mod model;
@@ -25,15 +28,18 @@ pub mod template;
 pub mod tokenizer;
 
 pub use bell::Bell;
+pub use cache_key::{CacheKey, cache_key, cache_key_of_many, flight_key, hex};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
 pub use constraints::bench as constraint_bench;
 pub use error::Error;
+pub use identity::{KERNEL_VERSION, ModelIdentity};
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
 pub use kernels::matrix::Instructions;
+pub use mapping::FileId;
 pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;
 pub use request::{

@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::Gguf;
-use crate::{Constraint, Error, builtin, safetensors};
+use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Request {
     /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from which
     /// somebody could guess at the prompts of others.
     pub salt: u64,
+    /// Requests of the same flight and model ask for the same: they are computed once while they are in the engine
+    /// together, and all get the result. A digest of everything that the result depends on, and of who may share it.
+    pub flight: Option<[u8; 32]>,
     /// What is to be done.
     pub work: Work,
 }
@@ -107,6 +110,13 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// Whether the most likely token is taken always, so that seed and filters do not matter.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0 || self.top_k == 1
+    }
+}
+
 impl Default for Sampling {
     fn default() -> Self {
         Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 }
@@ -185,7 +195,7 @@ pub struct Event {
 }
 
 /// What happened to a request.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum EventKind {
     /// The model is being opened; comes only where that takes time.
     Loading,
@@ -193,6 +203,8 @@ pub enum EventKind {
     Started {
         /// Length of the prompt in tokens, template included.
         prompt_tokens: usize,
+        /// The model that computes it.
+        model: ModelIdentity,
     },
     /// Some tokens were generated.
     Progress {

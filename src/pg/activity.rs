@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem;
+use super::shmem::{self, Lock};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -116,14 +116,8 @@ pub(crate) fn now() -> i64 {
 
 fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [Entry; ENTRIES]) -> R) -> Option<R> {
     let shared = shmem::get()?;
-    let mode = if exclusive { pg_sys::LWLockMode::LW_EXCLUSIVE } else { pg_sys::LWLockMode::LW_SHARED };
-    // SAFETY: the lock guards the table; `f` cannot raise a PostgreSQL error, and readers do not write.
-    unsafe {
-        pg_sys::LWLockAcquire(shmem::activity_lock(), mode);
-        let result = f(&mut *shared.activity.entries.get());
-        pg_sys::LWLockRelease(shmem::activity_lock());
-        Some(result)
-    }
+    // SAFETY: the lock guards the table; readers do not write.
+    Some(shmem::with_lock(Lock::Activity, exclusive, || f(unsafe { &mut *shared.activity.entries.get() })))
 }
 
 /// Takes an entry for a request that this process has claimed. `None`: all are taken.

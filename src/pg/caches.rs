@@ -28,7 +28,18 @@ pub(crate) struct Installation {
     pub(crate) owner: pg_sys::Oid,
     /// The role that owns the protocol functions, which run with its rights.
     pub(crate) protocol_owner: pg_sys::Oid,
-    tables: [pg_sys::Oid; 3],
+    /// Where answers are kept; `None` in a database whose extension is older than the library.
+    pub(crate) cache: Option<CacheTable>,
+    tables: [pg_sys::Oid; 4],
+}
+
+/// The table steadytext_cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheTable {
+    /// Its OID.
+    pub(crate) table: pg_sys::Oid,
+    /// That of the index on key_hash.
+    pub(crate) key_index: pg_sys::Oid,
 }
 
 /// The part of steadytext_config that the library uses.
@@ -58,6 +69,10 @@ pub(crate) struct Config {
     pub(crate) cache_eviction_interval_s: u64,
     /// `cache_eviction_batch_size`.
     pub(crate) cache_eviction_batch_size: usize,
+    /// `cache_enabled`.
+    pub(crate) cache_enabled: bool,
+    /// `cache_max_entry_bytes`.
+    pub(crate) cache_max_entry_bytes: i64,
 }
 
 /// A row of steadytext_models.
@@ -81,7 +96,7 @@ struct Cached {
 thread_local! {
     static CACHED: RefCell<Cached> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
-    static WATCHED: Cell<[u32; 3]> = const { Cell::new([0; 3]) };
+    static WATCHED: Cell<[u32; 4]> = const { Cell::new([0; 4]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
@@ -97,7 +112,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
         return Ok(known);
     }
     let found = spi::query_one(
-        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner
+        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
+                h.oid, k.conindid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
            join pg_catalog.pg_class q on q.relnamespace operator(pg_catalog.=) n.oid and q.relname operator(pg_catalog.=) 'steadytext_queue'
@@ -105,6 +121,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
            join pg_catalog.pg_class m on m.relnamespace operator(pg_catalog.=) n.oid and m.relname operator(pg_catalog.=) 'steadytext_models'
            join pg_catalog.pg_namespace s on s.nspname operator(pg_catalog.=) 'steadytext'
            join pg_catalog.pg_proc p on p.pronamespace operator(pg_catalog.=) s.oid and p.proname operator(pg_catalog.=) 'claim_requests'
+           left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
+           left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
         vec![],
         Mode::ReadOnly,
@@ -116,7 +134,11 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
                 schema: row.get(3).unwrap_or_default(),
                 owner: oid(4),
                 protocol_owner: oid(8),
-                tables: [oid(5), oid(6), oid(7)],
+                cache: row
+                    .get::<pg_sys::Oid>(9)
+                    .zip(row.get::<pg_sys::Oid>(10))
+                    .map(|(table, key_index)| CacheTable { table, key_index }),
+                tables: [oid(5), oid(6), oid(7), oid(9)],
             }
         },
     )?
@@ -167,6 +189,8 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
         cache_eviction_enabled: text("cache_eviction_enabled") != Some("false"),
         cache_eviction_interval_s: number("cache_eviction_interval", 300).max(1) as u64,
         cache_eviction_batch_size: number("cache_eviction_batch_size", 100).max(1) as usize,
+        cache_enabled: text("cache_enabled") != Some("false"),
+        cache_max_entry_bytes: number("cache_max_entry_bytes", 1_048_576),
     });
     if may_keep() {
         CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));
@@ -233,7 +257,7 @@ fn empty_if_stale() {
     unsafe { pg_sys::AcceptInvalidationMessages() };
     if STALE.replace(false) {
         CACHED.take();
-        WATCHED.set([0; 3]);
+        WATCHED.set([0; 4]);
     }
 }
 

@@ -91,6 +91,18 @@ pub(crate) fn role_name(oid: pg_sys::Oid) -> String {
     }
 }
 
+/// This process's database.
+pub(crate) fn my_database() -> pg_sys::Oid {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// When the server started, as TimestampTz.
+pub(crate) fn server_started_at() -> i64 {
+    // SAFETY: a global that the postmaster sets before it forks.
+    unsafe { pg_sys::PgStartTime }
+}
+
 /// Whether the server is a standby.
 pub(crate) fn in_recovery() -> bool {
     // SAFETY: a plain getter.

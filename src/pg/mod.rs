@@ -5,13 +5,17 @@
 
 pub(crate) mod activity;
 pub(crate) mod bgworker;
+pub(crate) mod cache_table;
 pub(crate) mod caches;
 pub(crate) mod catalog;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod guc;
+pub(crate) mod hits;
 pub(crate) mod hooks;
+pub(crate) mod identities;
 pub(crate) mod interrupts;
+pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod privilege;
@@ -21,5 +25,6 @@ pub(crate) mod slots;
 pub(crate) mod spi;
 pub(crate) mod temporary;
 pub(crate) mod transaction;
+pub(crate) mod tuple;
 pub(crate) mod waiters;
 pub(crate) mod wake;

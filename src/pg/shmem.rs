@@ -3,7 +3,7 @@
 //! It exists only while the library is in shared_preload_libraries; [`get`] is `None` otherwise, and
 //! every user has to say what it does then.
 //!
-//! Invariant: everything in it is an atomic, a condition variable or guarded by the activity lock, and the
+//! Invariant: everything in it is an atomic, a condition variable or guarded by one of the locks, and the
 //! all-zero pattern is its valid initial state.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -12,6 +12,9 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::activity::ActivityTable;
+use super::hits::HitTable;
+use super::identities::IdentityTable;
+use super::letters::LetterBox;
 use super::seat::EngineSeat;
 
 /// Databases with a worker, at most.
@@ -46,7 +49,35 @@ pub(crate) struct Shared {
     pub(crate) endings: [AtomicU64; BUCKETS],
     /// What is running now.
     pub(crate) activity: ActivityTable,
+    /// Uses of the cache's entries.
+    pub(crate) hits: HitTable,
+    /// Answers that are to be cached.
+    pub(crate) letters: LetterBox,
+    /// Checksums of model files.
+    pub(crate) identities: IdentityTable,
 }
+
+impl Shared {
+    /// The number of a slot.
+    pub(crate) fn index_of(&self, slot: &Slot) -> usize {
+        (std::ptr::from_ref(slot) as usize - self.slots.as_ptr() as usize) / std::mem::size_of::<Slot>()
+    }
+}
+
+/// What guards the parts that are no atomics.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub(super) enum Lock {
+    /// [`Shared::activity`].
+    Activity,
+    /// [`Shared::hits`].
+    Hits,
+    /// [`Shared::letters`].
+    Letters,
+    /// [`Shared::identities`].
+    Identities,
+}
+const LOCKS: usize = 4;
 
 /// A statement that needs a database without sessions, while it runs.
 #[repr(C)]
@@ -86,11 +117,24 @@ pub(crate) struct Slot {
     pub(crate) running: AtomicI32,
     /// Memory of the loaded models.
     pub(crate) memory_mb: AtomicI32,
+    /// Answers that the cache gave since `cache_reset_at`.
+    pub(crate) cache_hits: AtomicU64,
+    /// Requests that it had no answer for.
+    pub(crate) cache_misses: AtomicU64,
+    /// Answers that did not get into it for want of room in [`Shared::letters`].
+    pub(crate) cache_dropped: AtomicU64,
+    /// Since when they are counted, as TimestampTz; 0: since the server's start.
+    pub(crate) cache_reset_at: AtomicI64,
+    /// There are hits that the worker has not written down.
+    pub(crate) hits_wait: AtomicBool,
+    /// Letters in the pile.
+    pub(crate) letters: AtomicU32,
 }
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 const LOCK_NAME: &std::ffi::CStr = c"pg_steadytext";
-static LOCK: AtomicPtr<pg_sys::LWLock> = AtomicPtr::new(std::ptr::null_mut());
+/// The first of the locks.
+static LOCK_TRANCHE: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The shared memory, or `None` where the library was not preloaded.
 pub(crate) fn get() -> Option<&'static Shared> {
@@ -99,9 +143,17 @@ pub(crate) fn get() -> Option<&'static Shared> {
     unsafe { SHARED.load(Ordering::Relaxed).as_ref() }
 }
 
-/// The lock over [`Shared::activity`].
-pub(super) fn activity_lock() -> *mut pg_sys::LWLock {
-    LOCK.load(Ordering::Relaxed)
+/// Runs `work` while this process has the lock. `work` must not raise a PostgreSQL error.
+pub(super) fn with_lock<R>(lock: Lock, exclusive: bool, work: impl FnOnce() -> R) -> R {
+    let mode = if exclusive { pg_sys::LWLockMode::LW_EXCLUSIVE } else { pg_sys::LWLockMode::LW_SHARED };
+    // SAFETY: the tranche has as many locks, and was found before anybody could reach the shared memory.
+    unsafe {
+        let lock = &raw mut (*LOCK_TRANCHE.load(Ordering::Relaxed).add(lock as usize)).lock;
+        pg_sys::LWLockAcquire(lock, mode);
+        let result = work();
+        pg_sys::LWLockRelease(lock);
+        result
+    }
 }
 
 #[cfg(not(feature = "pg14"))]
@@ -128,7 +180,7 @@ fn request() {
     // SAFETY: called where PostgreSQL allows requests for shared memory.
     unsafe {
         pg_sys::RequestAddinShmemSpace(std::mem::size_of::<Shared>());
-        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), 1);
+        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), LOCKS as i32);
     }
 }
 
@@ -161,8 +213,7 @@ unsafe extern "C-unwind" fn startup_hook() {
                 pg_sys::ConditionVariableInit(&raw mut (*shared).waiters[bucket]);
             }
         }
-        let tranche = pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr());
-        LOCK.store(&raw mut (*tranche).lock, Ordering::Relaxed);
+        LOCK_TRANCHE.store(pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr()), Ordering::Relaxed);
         SHARED.store(shared, Ordering::Relaxed);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Shared, Slot};
+use super::{hits, letters};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +94,21 @@ impl Slot {
         self.pid.store(0, SeqCst);
     }
 
+    /// Counts anew what the cache does, from `now` (TimestampTz) on.
+    pub(crate) fn reset_cache_counters(&self, now: i64) {
+        for counter in [&self.cache_hits, &self.cache_misses, &self.cache_dropped] {
+            counter.store(0, Relaxed);
+        }
+        self.cache_reset_at.store(now, Relaxed);
+    }
+
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
-    pub(crate) fn free(&self) {
+    pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
         self.pending.store(0, Relaxed);
+        letters::forget(self);
+        hits::take(self);
+        self.reset_cache_counters(0);
         self.database.store(0, SeqCst);
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::eviction::Eviction;
+use super::filing::{self, Filing};
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
 use super::{request, seat};
@@ -40,6 +41,7 @@ pub(super) struct Worker {
     extension: Rc<Installation>,
     flights: Flights,
     outcomes: Vec<Outcome>,
+    filing: Filing,
     config: Option<Rc<Config>>,
     wakes_seen: u64,
     reviews_seen: u64,
@@ -89,6 +91,7 @@ impl Worker {
             extension,
             flights: Flights::default(),
             outcomes: Vec::new(),
+            filing: Filing::new(slot),
             config: None,
             wakes_seen: slot.wakes.load(Acquire),
             reviews_seen: slot.reviews.load(Acquire),
@@ -132,6 +135,7 @@ impl Worker {
                 return self.end(ended);
             }
             self.store();
+            self.file();
             self.poll();
             self.read_events();
             if self.claim() {
@@ -156,6 +160,10 @@ impl Worker {
         self.read_events();
         self.due.store = Instant::now();
         self.store();
+        self.filing.add(self.flights.entries.drain(..));
+        if let Err(error) = self.filing.write_all() {
+            self.complain(error);
+        }
         let held = self.flights.clear();
         seat::leave();
         if !held.is_empty()
@@ -219,10 +227,14 @@ impl Worker {
             caches::forget();
         }
         match protocol::presence() {
-            Ok(Presence::Absent) => return Some(Ended::NoExtension),
+            Ok(Presence::Absent) => {
+                self.filing.forget();
+                return Some(Ended::NoExtension);
+            }
             Ok(Presence::Present(now, _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
+                self.filing.forget();
                 return Some(Ended::Again);
             }
             Ok(Presence::Present(_, config)) => self.obey(config),
@@ -286,6 +298,14 @@ impl Worker {
             }
         }
         self.outcomes = kept;
+    }
+
+    /// Keeps the cache.
+    fn file(&mut self) {
+        self.filing.add(self.flights.entries.drain(..));
+        if let Err(error) = self.filing.write() {
+            self.complain(error);
+        }
     }
 
     fn poll(&mut self) {
@@ -360,8 +380,23 @@ impl Worker {
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner_role.clone());
         }
-        for claimed in &requests {
-            match request::prepare(claimed, &config, &models) {
+        let prepared: Vec<_> =
+            requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect();
+        let questions: Vec<_> =
+            prepared.iter().map(|prepared| prepared.as_ref().ok()?.question.as_ref()).collect();
+        let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {
+            self.complain(error);
+            Vec::new()
+        });
+        answers.resize(requests.len(), None);
+        for ((claimed, prepared), answer) in requests.iter().zip(prepared).zip(answers) {
+            if let Some(answer) = answer {
+                self.flights.ended += 1;
+                self.outcomes
+                    .push(Outcome { held: claimed.held, verdict: flight::Verdict::Answered(answer) });
+                continue;
+            }
+            match prepared {
                 Ok(prepared) => {
                     if prepared.for_want_of_another {
                         self.warn_of_builtin();
@@ -425,6 +460,9 @@ impl Worker {
         let mut until = self.due.poll.min(self.due.heartbeat).min(Instant::now() + seat::pause());
         if !self.outcomes.is_empty() {
             until = until.min(self.due.store);
+        }
+        if let Some(due) = self.filing.due() {
+            until = until.min(due);
         }
         if let Some(notified) = self.due.notified {
             until = until.min(notified.max(self.due.claim));

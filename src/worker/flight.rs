@@ -11,6 +11,7 @@ use steadytext_engine::{Event, EventKind, ModelSource, Request, Ticket};
 use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
 use super::request::Prepared;
+use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 
@@ -57,12 +58,21 @@ struct Flight {
     prompt_tokens: usize,
     text: String,
     since: Instant,
+    /// For the cache.
+    question: Option<Question>,
+    author: Author,
     /// The row is no longer ours: nobody wants the result.
     abandoned: bool,
     alone: bool,
 }
 
 impl Flight {
+    /// What the cache is to keep of it.
+    fn entry(&self, answer: &Answer) -> Option<Entry> {
+        let (question, by) = self.question.as_ref().zip(self.author.get())?;
+        question.entry(&self.parts, by, answer, self.since.elapsed())
+    }
+
     /// Whether nothing more is handed over: it has all, or no more is wanted.
     fn is_closed(&self) -> bool {
         self.progress.is_handed_over() || self.abandoned || self.verdict.is_some()
@@ -81,6 +91,8 @@ pub(super) struct Flights {
     pub(super) ended: i64,
     pub(super) failed: i64,
     pub(super) spent_ms: f64,
+    /// What the cache is to keep of those that have ended.
+    pub(super) entries: Vec<Entry>,
 }
 
 impl Flights {
@@ -104,7 +116,7 @@ impl Flights {
 
     /// Adds a request; [`Flights::next_part`] has its parts from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
-        let Prepared { model, salt, parts, .. } = prepared;
+        let Prepared { model, salt, parts, question, .. } = prepared;
         let flight = Flight {
             held: claimed.held,
             model,
@@ -118,6 +130,8 @@ impl Flights {
             prompt_tokens: 0,
             text: String::new(),
             since: Instant::now(),
+            question,
+            author: Author::default(),
             abandoned: false,
             alone,
         };
@@ -137,7 +151,14 @@ impl Flights {
         self.last_key += 1;
         self.parts.insert(self.last_key, (flight.held, index));
         let work = flight.parts.work(index);
-        let request = Request { key: self.last_key, model: flight.model.clone(), salt: flight.salt, work };
+        let shared = flight.question.as_ref().and_then(|_| cache::flight(&work));
+        let request = Request {
+            key: self.last_key,
+            model: flight.model.clone(),
+            salt: flight.salt,
+            flight: shared,
+            work,
+        };
         Some((request, flight.ticket.clone()))
     }
 
@@ -165,7 +186,8 @@ impl Flights {
                 show(flight, |place| activity::set_phase(place, Phase::Loading, None));
                 return None;
             }
-            EventKind::Started { prompt_tokens } => {
+            EventKind::Started { prompt_tokens, model } => {
+                flight.author.note(&model);
                 // For the second time, where the engine that had begun it has gone.
                 flight.text.clear();
                 flight.prompt_tokens =
@@ -183,8 +205,12 @@ impl Flights {
             }
             EventKind::Done(output) => {
                 if let Some(outputs) = flight.progress.store(index, output) {
+                    let is_whole = flight.parts.is_whole(&outputs);
                     flight.verdict = Some(match flight.parts.answer(outputs) {
-                        Ok(answer) => Verdict::Answered(answer),
+                        Ok(answer) => {
+                            self.entries.extend(flight.entry(&answer).filter(|_| is_whole));
+                            Verdict::Answered(answer)
+                        }
                         Err(error) => Verdict::Failed(Failure { error, retry: false }),
                     });
                 }

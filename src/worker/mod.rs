@@ -6,6 +6,7 @@ mod database;
 mod engine;
 mod entry;
 mod eviction;
+mod filing;
 mod flight;
 mod launcher;
 mod many;

@@ -4,7 +4,7 @@
 //!
 //! Invariant: the answer depends on the parts' outputs and on nothing else, such as the order in which they came.
 
-use steadytext_engine::{Embed, Output, Purpose, Work};
+use steadytext_engine::{Embed, Finish, Output, Purpose, Work};
 
 pub(crate) use super::ranking::{Ranking, Reranking};
 use crate::pg::error::PgError;
@@ -70,6 +70,18 @@ impl Parts {
             Parts::One(_) => None,
             Parts::Embed { .. } => Some(format!("text {}", index + 1)),
             Parts::Rerank(reranking) => Some(reranking.name(index)),
+        }
+    }
+
+    /// Whether the answer that these outputs make is the whole one: a text that ends where the context did would be longer under another
+    /// setting.
+    pub(crate) fn is_whole(&self, outputs: &[Output]) -> bool {
+        match (self, outputs) {
+            (
+                Parts::One(Work::Generate(how)),
+                [Output::Text { finish: Finish::Length, generated_tokens, .. }],
+            ) => *generated_tokens >= how.max_tokens,
+            _ => true,
         }
     }
 

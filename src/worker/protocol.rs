@@ -358,7 +358,8 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
     })
 }
 
-fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+/// Runs `work` in a transaction of its own, as the owner of the queue.
+pub(super) fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = caches::installation()?;
         // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.

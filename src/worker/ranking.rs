@@ -2,11 +2,12 @@
 //!
 //! Invariant: documents of one score stay in the order in which they were given.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 use steadytext_engine::{Rerank, Work};
 
 /// What is to be ranked: every document for every query.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Reranking {
     /// At least one.
     pub(crate) queries: Vec<String>,
@@ -99,6 +100,23 @@ impl Ranking {
             Value::Object(object)
         });
         Value::Array(objects.collect()).to_string()
+    }
+
+    /// What [`Ranking::json`] was made of; `None` for anything else.
+    pub(crate) fn from_json(json: &str) -> Option<Ranking> {
+        let objects: Vec<Map<String, Value>> = serde_json::from_str(json).ok()?;
+        let batch = objects.first()?.contains_key("query_index");
+        let lines = objects.into_iter().map(|mut object| {
+            let query = object.get("query_index").map_or(Some(0), Value::as_u64)?;
+            let score = object.get("score").map(|score| score.as_f64().ok_or(())).transpose().ok()?;
+            let Value::String(document) = object.remove("document")? else { return None };
+            Some(Ranked {
+                query: usize::try_from(query).ok()?,
+                document,
+                score: score.map(|score| score as f32),
+            })
+        });
+        Some(Ranking { lines: lines.collect::<Option<_>>()?, batch })
     }
 
     /// As steadytext_queue.results has it.

@@ -9,9 +9,10 @@ use super::many;
 pub(crate) use super::many::{DEFAULT_TASK, check_embed, check_rerank};
 pub(crate) use super::models::Resolved;
 use super::models::{self, Task};
-pub(crate) use super::parts::{Answer, Parts, Progress, unexpected};
+pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, unexpected};
 use super::protocol::Claimed;
 pub(crate) use super::ranking::Ranked;
+use crate::cache::Question;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
 
@@ -39,6 +40,8 @@ pub(super) struct Prepared {
     pub(super) salt: u64,
     /// For the engine.
     pub(super) parts: Parts,
+    /// For the cache.
+    pub(super) question: Option<Question>,
     /// See [`Resolved::for_want_of_another`].
     pub(super) for_want_of_another: bool,
 }
@@ -59,7 +62,8 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
     let (parts, Resolved { source, for_want_of_another }) = parts(asked, config, models)?;
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    Ok(Prepared { model: source, salt, parts, for_want_of_another })
+    let question = Question::of(&claimed.request_type, &claimed.params, &parts, &source, config);
+    Ok(Prepared { model: source, salt, parts, question, for_want_of_another })
 }
 
 /// The work, and the model that does it.

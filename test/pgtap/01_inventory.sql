@@ -59,6 +59,17 @@ select set_eq(
         'function st_cache_warmup(integer)',
         'function st_setup_cache_eviction_cron()',
         'function st_disable_cache_eviction_cron()',
+        'function steadytext.store_answers(text[],text[],text[],real[],integer[],jsonb[])',
+        'function steadytext.count_accesses(bigint[],bigint[],timestamp with time zone[])',
+        'function steadytext.cache_counters()',
+        'function steadytext.reset_cache_counters()',
+        'function steadytext.embed_cached(text,integer,text,text,text)',
+        'function steadytext_cache_key(text,text,jsonb)',
+        'function steadytext_generate_cached(text,integer,integer,text,text,text,double precision)',
+        'function steadytext_embed_cached(text,integer,text,text,text)',
+        'function st_cache_key(text,text,jsonb)',
+        'function st_generate_cached(text,integer,integer,text,text,text,double precision)',
+        'function st_embed_cached(text,integer,text,text,text)',
         'function steadytext.new_request_id()',
         'function steadytext.check_request()',
         'function steadytext.wake_worker()',
@@ -235,7 +246,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 41::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 44::bigint,
     'there are as many twins as functions of the API'
 );
 
@@ -306,7 +317,7 @@ select set_eq(
     $$ select proname::text from functions where prosecdef $$,
     array['replace_default', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook',
-        'expire_requests', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
+        'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
     'only the protocol, one trigger and what looks after the cache run as the owner'
 );

@@ -44,7 +44,7 @@ impl Ours {
     }
 
     fn submit(&self, key: u64, work: Work) -> Ticket {
-        let request = Request { salt: 0, key, model: self.source.clone(), work };
+        let request = Request { salt: 0, flight: None, key, model: self.source.clone(), work };
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
@@ -63,7 +63,7 @@ impl Ours {
         let mut begin = Instant::now();
         loop {
             match next(&self.events).kind {
-                EventKind::Started { prompt_tokens } => {
+                EventKind::Started { prompt_tokens, .. } => {
                     assert_eq!(prompt_tokens, tokens, "the prompt has another length than asked for");
                     begin = Instant::now();
                 }
@@ -150,8 +150,10 @@ pub(crate) fn load_ms(path: &Path, threads: usize) -> f64 {
     let engine = start(threads);
     let (sender, events) = unbounded();
     let work = generate("Hello".to_owned(), 1);
-    engine
-        .submit(Request { salt: 0, key: 0, model: ModelSource::File(path.into()), work }, Reply::new(sender));
+    engine.submit(
+        Request { salt: 0, flight: None, key: 0, model: ModelSource::File(path.into()), work },
+        Reply::new(sender),
+    );
     while !matches!(next(&events).kind, EventKind::Done(_)) {}
     begin.elapsed().as_secs_f64() * 1000.0
 }

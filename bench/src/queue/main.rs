@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 mod backlog;
+mod cache;
 mod enqueue;
 mod neighbour;
 mod sync;
@@ -18,7 +19,7 @@ use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -58,6 +59,17 @@ sync_overhead_ms          The difference of the two medians: protocol, executor,
 sync_1_per_s              Embeddings of different short texts per second, from one backend (pgbench).
 sync_32_per_s             The same from 32 backends at once, which are computed together.
 sync_32_ratio             How many times as much that is; medians of slices that take turns.
+
+So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
+
+cache_hits_per_s          Calls of steadytext_generate per second of 4 clients (pgbench, prepared), as a member of
+                          steadytext_user; median of three slices.
+cache_wal_mb_per_10k      WAL of the whole server meanwhile, per 10,000 hits, with the counts that are written down every second
+                          and the page images after a checkpoint.
+cache_growth_mb_per_10k   Growth of table and indexes meanwhile, per 10,000 hits.
+cache_hit_p50_ms, …       Round trip of such a call from one client: 3,000 prepared calls, one after the other.
+enqueue_hit_p50_ms, …     The same of steadytext_generate_async, whose request is completed at once, with its commit but without
+                          the flush of its WAL.
 ";
 
 /// The role that enqueues: a user like any other.
@@ -87,6 +99,13 @@ fn main() -> ExitCode {
         let mut report = Report::new("sync");
         sync::measure(&cluster, &mut report);
         return written(&report, "sync");
+    }
+    if only.as_deref() == Some("cache") {
+        let cluster = options.with_fsync().set("shared_buffers", "256MB").start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("cache");
+        cache::measure(&cluster, &mut report);
+        return written(&report, "cache");
     }
     if only.as_deref() == Some("neighbour") {
         let cluster = options.set("shared_buffers", "256MB").start();

@@ -36,9 +36,9 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
 /// Milliseconds of calls from a client, sorted.
 fn calls(cluster: &Cluster) -> Vec<f64> {
     let mut session = cluster.session("postgres");
-    // As a parameter: a constant would be embedded once, when the statement is planned.
+    // As a parameter: a constant would be embedded once, when the statement is planned. Not from the cache.
     let statement =
-        session.prepare("select steadytext.embed($1, true, 42, null)").expect("the statement is right");
+        session.prepare("select steadytext.embed($1, false, 42, null)").expect("the statement is right");
     let parameters: [&(dyn ToSql + Sync); 1] = [&TEXT];
     timed(|| {
         session.query_one(&statement, &parameters).expect("the call is answered");
@@ -51,7 +51,7 @@ fn engine() -> Vec<f64> {
     let (sender, events) = crossbeam_channel::unbounded();
     timed(|| {
         let work = Work::Embed(Embed::passage(TEXT));
-        let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, work };
+        let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work };
         engine.submit(request, Reply::new(sender.clone()));
         while !matches!(events.recv().expect("the engine answers").kind, EventKind::Done(_)) {}
     })
@@ -73,8 +73,11 @@ fn timed(mut call: impl FnMut()) -> Vec<f64> {
 /// Calls per second of so many backends, each of which sends one after the other.
 fn slice(cluster: &Cluster, backends: &str) -> f64 {
     let script = cluster.directory().join("sync.sql");
-    std::fs::write(&script, "\\set i random(1, 1000000000)\nselect steadytext_embed('text ' || :i);\n")
-        .expect("the script can be written");
+    std::fs::write(
+        &script,
+        "\\set i random(1, 1000000000)\nselect steadytext_embed('text ' || :i, false);\n",
+    )
+    .expect("the script can be written");
     let script = script.display().to_string();
     rate(&pgbench(
         cluster,

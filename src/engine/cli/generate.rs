@@ -31,12 +31,15 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     };
     let engine = Engine::start(config)?;
     let (sender, events) = crossbeam_channel::unbounded();
-    engine.submit(Request { key: 0, model: arguments.source(), salt: 0, work }, Reply::new(sender));
+    engine.submit(
+        Request { key: 0, model: arguments.source(), salt: 0, flight: None, work },
+        Reply::new(sender),
+    );
     let mut started = Instant::now();
     for event in events {
         match event.kind {
             EventKind::Loading => Object::default().text("event", "loading").print()?,
-            EventKind::Started { prompt_tokens } => {
+            EventKind::Started { prompt_tokens, .. } => {
                 started = Instant::now();
                 Object::default().text("event", "started").number("prompt_tokens", prompt_tokens).print()?;
             }

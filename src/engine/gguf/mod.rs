@@ -133,6 +133,11 @@ impl Gguf {
         self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
+    /// All bytes of its file, and what was made of files beside it.
+    pub(crate) fn content(&self) -> [&[u8]; 2] {
+        [&self.inner.bytes, self.inner.metadata.as_deref().unwrap_or_default()]
+    }
+
     /// Which file it is; None for bytes of the program.
     pub(crate) fn file_id(&self) -> Option<FileId> {
         self.inner.bytes.mapping()?.file_id()
@@ -148,8 +153,7 @@ impl Gguf {
 
     /// Whether the file at the path is the one that was opened, and nobody has written to it since.
     pub(crate) fn is_unchanged(&self) -> bool {
-        let now = std::fs::metadata(&self.inner.path).ok().map(|metadata| FileId::of(&metadata));
-        now.is_some() && now == self.file_id()
+        FileId::of_path(&self.inner.path).is_ok_and(|now| Some(now) == self.file_id())
     }
 
     /// Gives back the memory of a part of the file; reading it again fetches it again.

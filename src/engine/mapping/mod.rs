@@ -11,26 +11,39 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
+use serde::{Deserialize, Serialize};
 
 use sigbus::Watch;
 pub(crate) use sigbus::unblock as unblock_sigbus;
 
 /// Which file it is, and in which state: two files of the same identity have the same content, unless somebody
 /// set the clock or the file's time back on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileId {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
     /// Bytes.
-    pub(crate) size: u64,
-    /// When it was last written to, since the epoch.
-    pub(crate) modified_s: i64,
-    pub(crate) modified_ns: i64,
+    pub size: u64,
+    /// When it was last written to: whole seconds since the epoch,
+    pub modified_s: i64,
+    /// and nanoseconds.
+    pub modified_ns: i64,
 }
 
 impl FileId {
+    /// The file at a path, now.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of_path(path: &Path) -> io::Result<FileId> {
+        Ok(FileId::of(&std::fs::metadata(path)?))
+    }
+
     pub(crate) fn of(metadata: &Metadata) -> FileId {
         FileId {
             device: metadata.dev(),

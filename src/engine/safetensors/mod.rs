@@ -18,8 +18,20 @@ use std::path::Path;
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
 
+/// The others that are read, as far as they are there.
+pub(crate) const FILES: [&str; 8] = [
+    "config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "tokenizer.json",
+];
+
 /// The file with the weights.
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
 /// Reads a folder. Errors name the file in it.
 ///

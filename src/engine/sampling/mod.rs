@@ -38,7 +38,7 @@ impl Sampler {
         if check != 0.0 || logits.is_empty() {
             return Err(Error::NonFinite { position });
         }
-        if how.temperature <= 0.0 || how.top_k == 1 {
+        if how.is_greedy() {
             return Ok(match allowed {
                 None => most_likely((0..).zip(logits.iter().copied())),
                 Some(allowed) => most_likely(only(logits, allowed)),

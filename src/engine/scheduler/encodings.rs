@@ -18,7 +18,7 @@ use super::{Shared, Submission};
 use crate::kernels::Pool;
 use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
 use crate::rerank::{score_of_labels, score_of_vectors};
-use crate::{Error, EventKind, ModelSource, Output, Work};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
 /// when their model has gone.
@@ -85,11 +85,16 @@ impl Encodings {
         self.pass.iter().chain(&self.queue).any(|encoding| encoding.source() == source)
     }
 
+    /// All requests that it has.
+    pub(super) fn submissions(&self) -> impl Iterator<Item = &Submission> {
+        self.pass.iter().chain(&self.queue).map(|encoding| &encoding.submission)
+    }
+
     /// Takes in a text; tells that it is started.
-    pub(super) fn add(&mut self, submission: Submission, plan: Plan) {
+    pub(super) fn add(&mut self, submission: Submission, plan: Plan, model: ModelIdentity) {
         let Plan { tokens, border, second: other, .. } = plan;
         let encoding = Encoding { submission, tokens, border, other };
-        encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len() });
+        encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len(), model });
         self.queued_tokens += encoding.len();
         self.queue.push_back(encoding);
     }
@@ -104,9 +109,9 @@ impl Encodings {
 
     /// Drops what has got its last event. A pass goes on for those that are left.
     fn forget_ended(&mut self) {
-        self.queue.retain(|encoding| !encoding.submission.ended.get());
+        self.queue.retain(|encoding| !encoding.submission.has_ended());
         self.queued_tokens = self.queue.iter().map(Encoding::len).sum();
-        if self.pass.iter().all(|encoding| encoding.submission.ended.get()) {
+        if self.pass.iter().all(|encoding| encoding.submission.has_ended()) {
             self.pass.clear();
         }
     }

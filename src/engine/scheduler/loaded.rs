@@ -14,7 +14,7 @@ use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, Work};
+use crate::{Error, FileId, ModelIdentity, ModelSource, Work};
 
 /// Most rows of one forward pass that belong to prompts.
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
@@ -59,6 +59,8 @@ impl Settings {
 /// A model's file, looked at before it is loaded.
 pub(super) struct Opened {
     pub(super) gguf: Gguf,
+    /// What was opened; None for the builtin model.
+    pub(super) file: Option<FileId>,
     /// Memory that the model will take.
     pub(super) bytes: u64,
 }
@@ -66,10 +68,15 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the file and adds up what its model needs.
     pub(super) fn new(source: &ModelSource, settings: &Settings) -> Result<Opened, Error> {
+        // Before it is read: what changes meanwhile makes it another one.
+        let file = match source {
+            ModelSource::Builtin => None,
+            ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
+        };
         let gguf = source.open()?;
         if is_encoder(&gguf)? {
             let bytes = LoadedEncoder::bytes(&gguf, settings.threads)?;
-            return Ok(Opened { gguf, bytes });
+            return Ok(Opened { gguf, file, bytes });
         }
         let sizes = Hyperparameters::of(&gguf)?;
         let weights = Model::weight_bytes(&gguf);
@@ -79,7 +86,7 @@ impl Opened {
         let workspace = Model::workspace_bytes(&sizes, settings.rows, settings.threads);
         let bytes =
             [metadata.saturating_mul(4), logits, workspace].into_iter().fold(weights, u64::saturating_add);
-        Ok(Opened { gguf, bytes })
+        Ok(Opened { gguf, file, bytes })
     }
 }
 

@@ -21,7 +21,7 @@ use super::{Message, Shared, Submission};
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::model::Loading;
-use crate::{Error, EventKind, ModelSource, Output, Work};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
 /// is left to itself.
@@ -45,7 +45,7 @@ pub(super) enum Job {
 /// What came of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
-    Loaded(ModelSource, Result<Any, Error>),
+    Loaded(ModelSource, Result<(Any, ModelIdentity), Error>),
     Planned { number: u64, plan: Result<Plan, Error> },
 }
 
@@ -130,7 +130,7 @@ fn work(
                 let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
                     let _ = catch(|| hook());
                     let stop = || shared.stop.load(Ordering::Acquire);
-                    let loaded = catch(|| load(&opened, &hook, &settings, &stop));
+                    let loaded = catch(|| load(&wanted, &opened, &hook, &settings, &stop));
                     let loaded = loaded.and_then(|loaded| loaded);
                     let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
                 });
@@ -177,11 +177,15 @@ fn no_thread(error: &std::io::Error) -> Error {
 
 /// Loads a model with threads of its own: the engine's compute steps meanwhile.
 fn load(
+    source: &ModelSource,
     opened: &Opened,
     hook: &Hook,
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<Any, Error> {
+) -> Result<(Any, ModelIdentity), Error> {
     let pool = Pool::new(settings.threads, hook).map_err(|error| no_thread(&error))?;
-    Any::new(opened, settings, &Loading { pool: &pool, stop })
+    let model = Any::new(opened, settings, &Loading { pool: &pool, stop })?;
+    let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
+    model.check_lost()?;
+    Ok((model, identity))
 }

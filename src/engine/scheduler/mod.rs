@@ -18,10 +18,10 @@ mod prefix;
 mod running;
 mod statistics;
 mod step;
+mod submission;
 mod text;
 mod thread;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -29,11 +29,12 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::config::Config;
-use crate::{Error, EventKind, Reply, Request, Ticket, Work};
+use crate::{Error, Reply, Request, Ticket, Work};
 
 pub use models::LoadedModel;
 use statistics::Counters;
 pub use statistics::Statistics;
+use submission::Submission;
 
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -63,55 +64,11 @@ struct Shared {
 
 /// What goes to the engine thread.
 enum Message {
-    Submit(Submission),
+    Submit(Box<Submission>),
     /// Something was done beside the engine thread.
     Report(loader::Report),
     /// Look at the stop flag.
     Wake,
-}
-
-/// A request with the ends of its two lines to the caller.
-struct Submission {
-    request: Request,
-    reply: Reply,
-    ticket: Ticket,
-    /// Whether the last event was sent.
-    ended: Cell<bool>,
-}
-
-impl Submission {
-    /// Nothing follows the last event.
-    fn send(&self, kind: EventKind) {
-        if self.ended.get() {
-            return;
-        }
-        if matches!(kind, EventKind::Done(_) | EventKind::Failed(_)) {
-            self.ended.set(true);
-        }
-        // A bell that panics against its promise must not take the engine with it.
-        let _ = panic::catch(|| self.reply.send(self.request.key, kind));
-    }
-
-    /// Fails the request if it was cancelled; whether its last event was sent.
-    fn fail_if_cancelled(&self) -> bool {
-        if self.ticket.is_cancelled() {
-            self.fail(Error::Cancelled);
-        }
-        self.ended.get()
-    }
-
-    fn fail(&self, error: Error) {
-        self.send(EventKind::Failed(error));
-    }
-}
-
-impl Drop for Submission {
-    /// Whatever happened to it, a request gets its last event.
-    fn drop(&mut self) {
-        if !self.ended.get() {
-            self.fail(Error::Panicked("the request was lost".to_owned()));
-        }
-    }
 }
 
 impl Engine {
@@ -143,7 +100,7 @@ impl Engine {
 
     /// As [`Engine::submit`], with a ticket that the caller has already.
     pub fn submit_with(&self, request: Request, reply: Reply, ticket: Ticket) {
-        let submission = Submission { request, reply, ticket, ended: Cell::new(false) };
+        let submission = Submission::new(request, reply, ticket);
         if let Err(error) = validate(&submission.request) {
             return submission.fail(error);
         }
@@ -152,7 +109,7 @@ impl Engine {
             waiting.fetch_sub(1, Ordering::AcqRel);
             return submission.fail(Error::QueueFull { capacity: self.capacity });
         }
-        if let Err(unsent) = self.queue.send(Message::Submit(submission))
+        if let Err(unsent) = self.queue.send(Message::Submit(Box::new(submission)))
             && let Message::Submit(submission) = unsent.into_inner()
         {
             submission.fail(Error::Stopped);
@@ -212,33 +169,4 @@ fn validate(request: &Request) -> Result<(), Error> {
         return invalid("stop strings would cut an answer that has to match a constraint");
     }
     constraint.check_limits()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::Submission;
-    use crate::{Embed, Error, EventKind, ModelSource, Reply, Request, Ticket, Work};
-
-    #[test]
-    fn a_request_gets_exactly_one_last_event_even_when_it_is_lost() {
-        let (sender, events) = crossbeam_channel::unbounded();
-        let submission = || Submission {
-            request: Request {
-                key: 1,
-                model: ModelSource::Builtin,
-                salt: 0,
-                work: Work::Embed(Embed::passage("")),
-            },
-            reply: Reply::new(sender.clone()),
-            ticket: Ticket::new(),
-            ended: Cell::new(false),
-        };
-        drop(submission());
-        assert!(matches!(events.try_recv().unwrap().kind, EventKind::Failed(Error::Panicked(_))));
-        submission().fail(Error::Stopped);
-        assert!(matches!(events.try_recv().unwrap().kind, EventKind::Failed(Error::Stopped)));
-        assert!(events.try_recv().is_err());
-    }
 }

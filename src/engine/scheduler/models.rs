@@ -7,7 +7,7 @@ use super::encoder::LoadedEncoder;
 use super::loaded::{Any, Loaded, Opened, Texts};
 use super::loader::{Job, Worker};
 use crate::config::Config;
-use crate::{Error, ModelSource, builtin};
+use crate::{Error, ModelIdentity, ModelSource, builtin};
 
 /// Most models that are loaded at the same time.
 const MAX_LOADS: usize = 4;
@@ -26,6 +26,8 @@ struct Entry {
     source: ModelSource,
     bytes: u64,
     used: Instant,
+    /// Its file, told with what it computes.
+    identity: ModelIdentity,
     model: Any,
 }
 
@@ -114,9 +116,40 @@ impl Models {
         self.loaded.iter().any(|loaded| loaded.source == *source)
     }
 
-    /// Whether it is being opened or loaded; not while it waits for room.
+    /// Whether it is being opened or loaded, or will be when the requests have ended that still use the file which was
+    /// there before; not while it waits for room.
     pub(super) fn is_coming(&self, source: &ModelSource) -> bool {
-        self.coming.iter().any(|(coming, stage)| coming == source && !matches!(stage, Stage::Opened(_)))
+        self.is_outdated(source)
+            || self
+                .coming
+                .iter()
+                .any(|(coming, stage)| coming == source && !matches!(stage, Stage::Opened(_)))
+    }
+
+    /// Whether another file is in the place of the one that the model was loaded from.
+    fn is_outdated(&self, source: &ModelSource) -> bool {
+        let ModelSource::File(path) = source else { return false };
+        let Some(entry) = self.loaded.iter().find(|entry| entry.source == *source) else { return false };
+        ModelIdentity::file_of(path).is_ok_and(|file| Some(file) != entry.identity.file)
+    }
+
+    /// Unloads the model if its file is another one by now. False where running requests still use it.
+    pub(super) fn renew(&mut self, source: &ModelSource, in_use: &dyn Fn(&ModelSource) -> bool) -> bool {
+        if !self.is_outdated(source) {
+            return true;
+        }
+        if in_use(source) {
+            return false;
+        }
+        self.loaded.retain(|loaded| loaded.source != *source);
+        self.list();
+        true
+    }
+
+    /// Which model it is; that of none where it is not there.
+    pub(super) fn identity(&self, source: &ModelSource) -> ModelIdentity {
+        let entry = self.loaded.iter().find(|entry| entry.source == *source);
+        entry.map(|entry| entry.identity).unwrap_or_default()
     }
 
     fn any(&mut self, source: &ModelSource) -> Option<&mut Any> {
@@ -220,14 +253,19 @@ impl Models {
     ///
     /// # Errors
     /// Why it is not loaded.
-    pub(super) fn loaded(&mut self, source: &ModelSource, loaded: Result<Any, Error>) -> Result<(), Error> {
+    pub(super) fn loaded(
+        &mut self,
+        source: &ModelSource,
+        loaded: Result<(Any, ModelIdentity), Error>,
+    ) -> Result<(), Error> {
         let coming = self.coming.iter().position(|(coming, _)| coming == source);
         let stage = coming.map(|index| self.coming.remove(index).1);
         let bytes = match stage {
             Some(Stage::Loading { bytes }) => bytes,
             Some(Stage::Opening | Stage::Opened(_)) | None => 0,
         };
-        self.loaded.push(Entry { source: source.clone(), bytes, used: Instant::now(), model: loaded? });
+        let (model, identity) = loaded?;
+        self.loaded.push(Entry { source: source.clone(), bytes, used: Instant::now(), identity, model });
         self.list();
         Ok(())
     }

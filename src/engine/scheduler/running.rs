@@ -16,7 +16,7 @@ use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoded, Tokenizer};
-use crate::{Error, EventKind, ModelSource, Output, Request, Work};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Request, Work};
 
 /// A request that is being worked on.
 pub(super) struct Running {
@@ -204,8 +204,14 @@ fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
 
 impl Running {
     /// Begins a request; tells that it is started.
-    pub(super) fn new(submission: Submission, plan: Plan, beginning: Beginning, loaded: &Loaded) -> Running {
-        submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens });
+    pub(super) fn new(
+        submission: Submission,
+        plan: Plan,
+        beginning: Beginning,
+        loaded: &Loaded,
+        model: ModelIdentity,
+    ) -> Running {
+        submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
         let given = plan.tokens.len();
         let goal = match &submission.request.work {
             Work::Generate(how) => {

@@ -15,6 +15,8 @@ pub struct Statistics {
     pub guessed_tokens: u64,
     /// Those of them that were right.
     pub right_guesses: u64,
+    /// Requests that got the result of another one that asked for the same at the same time.
+    pub joined_requests: u64,
 }
 
 /// The counters behind [`Statistics`].
@@ -25,6 +27,7 @@ pub(super) struct Counters {
     reused: AtomicU64,
     guessed: AtomicU64,
     right: AtomicU64,
+    joined: AtomicU64,
 }
 
 impl Counters {
@@ -43,6 +46,10 @@ impl Counters {
         add(&self.right, right);
     }
 
+    pub(super) fn joined(&self) {
+        add(&self.joined, 1);
+    }
+
     pub(super) fn read(&self) -> Statistics {
         Statistics {
             passes: self.passes.load(Ordering::Relaxed),
@@ -50,6 +57,7 @@ impl Counters {
             reused_tokens: self.reused.load(Ordering::Relaxed),
             guessed_tokens: self.guessed.load(Ordering::Relaxed),
             right_guesses: self.right.load(Ordering::Relaxed),
+            joined_requests: self.joined.load(Ordering::Relaxed),
         }
     }
 }

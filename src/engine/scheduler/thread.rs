@@ -168,7 +168,7 @@ impl EngineThread {
         self.encodings.fail(&Error::Stopped, &|_| true);
         // Closing the channel first leaves nobody in it.
         let queued = self.messages.try_iter().filter_map(|message| match message {
-            Message::Submit(submission) => Some(submission),
+            Message::Submit(submission) => Some(*submission),
             Message::Report(_) | Message::Wake => None,
         });
         for submission in self.waiting.into_iter().map(|waiting| waiting.submission).chain(queued) {
@@ -203,13 +203,26 @@ impl EngineThread {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Submit(submission) => {
-                let waiting = Waiting { submission, plan: None, planning: None, told_loading: false };
-                self.waiting.push_back(waiting);
-            }
+            Message::Submit(submission) => self.queue(*submission),
             Message::Report(report) => self.learn(report),
             Message::Wake => {}
         }
+    }
+
+    /// Lets a request wait for its turn, or for the result of one that asks for the same.
+    fn queue(&mut self, submission: Submission) {
+        let waiting = self.waiting.iter().map(|waiting| &waiting.submission);
+        let running = self.running.iter().map(|running| &running.submission);
+        let encoding = self.encodings.submissions();
+        if let Some(same) =
+            running.chain(encoding).chain(waiting).find(|other| other.is_same_flight(&submission))
+        {
+            same.take_in(submission);
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.shared.statistics.joined();
+            return;
+        }
+        self.waiting.push_back(Waiting { submission, plan: None, planning: None, told_loading: false });
     }
 
     /// Takes in what was done beside this thread. A load that failed fails all that waited for it.
@@ -256,10 +269,9 @@ impl EngineThread {
     /// One turn: drop what was cancelled, admit what fits, compute a step.
     fn turn(&mut self) {
         self.waiting.retain(|waiting| {
-            let cancelled = waiting.submission.ticket.is_cancelled();
+            let cancelled = waiting.submission.fail_if_cancelled();
             if cancelled {
                 self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-                waiting.submission.fail(Error::Cancelled);
             }
             !cancelled
         });
@@ -347,6 +359,10 @@ impl EngineThread {
         let own: u64 = self.running.iter().map(Running::own_bytes).sum();
         let reserved = own + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
+        let (running, encodings) = (&self.running, &self.encodings);
+        if !self.models.renew(&source, &|source| in_use(running, encodings, source)) {
+            return Some(waiting);
+        }
         if !self.models.has(&source) {
             // What was tokenized for it belongs to a model that is gone.
             let same = self.waiting.iter_mut().filter(|other| other.submission.request.model == source);
@@ -367,7 +383,10 @@ impl EngineThread {
             }
         };
         if let Some(output) = plan.take_output() {
-            waiting.submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens() });
+            waiting.submission.send(EventKind::Started {
+                prompt_tokens: plan.prompt_tokens(),
+                model: self.models.identity(&source),
+            });
             waiting.submission.send(EventKind::Done(output));
             return None;
         }
@@ -376,7 +395,7 @@ impl EngineThread {
                 waiting.plan = Some(plan);
                 return Some(waiting);
             }
-            self.encodings.add(waiting.submission, plan);
+            self.encodings.add(waiting.submission, plan, self.models.identity(&source));
             return None;
         }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
@@ -400,8 +419,9 @@ impl EngineThread {
         }
         self.models.trim_prefixes(most - own - new);
         self.shared.statistics.reused(beginning.reused());
+        let identity = self.models.identity(&source);
         if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Running::new(waiting.submission, plan, beginning, loaded));
+            self.running.push(Running::new(waiting.submission, plan, beginning, loaded, identity));
         }
         None
     }

@@ -21,7 +21,7 @@ fn request(key: u64) -> Request {
         stop: vec![],
         constraint: None,
     });
-    Request { key, model: ModelSource::Builtin, salt: 0, work }
+    Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work }
 }
 
 fn reply(to: &Sender<Event>, bell: impl Fn() + Send + Sync + 'static) -> Reply {

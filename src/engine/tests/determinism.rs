@@ -133,7 +133,13 @@ fn run(path: &Path, config: Config, work: &[Work]) -> Vec<Output> {
     let engine = Engine::start(config).unwrap();
     let (sender, events) = unbounded();
     for (key, work) in (0..).zip(work) {
-        let request = Request { key, model: ModelSource::File(path.to_owned()), salt: 0, work: work.clone() };
+        let request = Request {
+            key,
+            model: ModelSource::File(path.to_owned()),
+            salt: 0,
+            flight: None,
+            work: work.clone(),
+        };
         engine.submit(request, Reply::new(sender.clone()));
     }
     drop(sender);

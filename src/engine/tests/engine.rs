@@ -40,7 +40,7 @@ impl World {
 
     fn submit(&self, model: &ModelSource, work: Work) -> (Ticket, Receiver<Event>) {
         let (sender, events) = unbounded();
-        let request = Request { key: 77, model: model.clone(), salt: 0, work };
+        let request = Request { key: 77, model: model.clone(), salt: 0, flight: None, work };
         (self.engine.submit(request, Reply::new(sender)), events)
     }
 
@@ -139,7 +139,9 @@ fn events_come_in_order_and_progress_adds_up() {
             bell.fetch_add(1, Ordering::SeqCst);
         }),
     );
-    world.engine.submit(Request { key: 1, model, salt: 0, work: generate("hello there", 3000) }, reply);
+    world
+        .engine
+        .submit(Request { key: 1, model, salt: 0, flight: None, work: generate("hello there", 3000) }, reply);
     let (mut partial, mut told, mut progress, mut received) = (String::new(), 0, 0, 0);
     let mut started = false;
     loop {
@@ -147,7 +149,7 @@ fn events_come_in_order_and_progress_adds_up() {
         received += 1;
         match event.kind {
             EventKind::Loading => assert!(!started),
-            EventKind::Started { prompt_tokens } => {
+            EventKind::Started { prompt_tokens, .. } => {
                 assert!(!started && prompt_tokens > 0);
                 started = true;
             }
@@ -252,7 +254,7 @@ fn max_tokens_is_cut_to_the_context_and_a_prompt_without_room_is_refused() {
     let model = world.model("model.gguf", &Spec { context: 64, ..endless() });
     let (_, events) = world.submit(&model, generate("a few words", 1000));
     let EventKind::Loading = events.recv_timeout(PATIENCE).unwrap().kind else { panic!("not loading") };
-    let EventKind::Started { prompt_tokens } = events.recv_timeout(PATIENCE).unwrap().kind else {
+    let EventKind::Started { prompt_tokens, .. } = events.recv_timeout(PATIENCE).unwrap().kind else {
         panic!("not started")
     };
     let (_, tokens, finish) = text(finish(&events));
@@ -428,7 +430,9 @@ fn a_bell_that_panics_does_not_stop_the_engine() {
     let (sender, events) = unbounded();
     let reply = Reply::with_bell(sender, Arc::new(|| panic!("the bell is broken")));
     let (key, model) = (77, ModelSource::Builtin);
-    world.engine.submit(Request { key, model: model.clone(), salt: 0, work: generate("p", 5) }, reply);
+    world
+        .engine
+        .submit(Request { key, model: model.clone(), salt: 0, flight: None, work: generate("p", 5) }, reply);
     assert!(finish(&events).is_ok(), "it still gets its events");
     assert!(world.run(&model, generate("p", 5)).is_ok(), "the engine goes on");
 }
@@ -462,7 +466,11 @@ fn a_storm_of_requests_and_cancels_loses_none_and_doubles_none() {
         let text = "word ".repeat(size % 13 + 1);
         let work = if key % 3 == 0 { embed(&text) } else { generate(&text, size + 1) };
         let model = models[(key % 7 % 3) as usize].clone();
-        tickets.push(world.engine.submit(Request { key, model, salt: 0, work }, Reply::new(sender.clone())));
+        tickets.push(
+            world
+                .engine
+                .submit(Request { key, model, salt: 0, flight: None, work }, Reply::new(sender.clone())),
+        );
         if key % 5 == 0 {
             tickets[(key * 31 % (key + 1)) as usize].cancel();
         }

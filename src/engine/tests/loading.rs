@@ -53,8 +53,10 @@ impl World {
     }
 
     fn submit(&self, key: u64, model: &ModelSource, work: Work) -> Ticket {
-        self.engine
-            .submit(Request { key, model: model.clone(), salt: 0, work }, Reply::new(self.sender.clone()))
+        self.engine.submit(
+            Request { key, model: model.clone(), salt: 0, flight: None, work },
+            Reply::new(self.sender.clone()),
+        )
     }
 
     fn next(&self) -> Event {

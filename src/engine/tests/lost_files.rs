@@ -42,7 +42,7 @@ impl World {
             stop: Vec::new(),
             constraint: None,
         });
-        let request = Request { key: 1, model: ModelSource::File(model.into()), salt: 0, work };
+        let request = Request { key: 1, model: ModelSource::File(model.into()), salt: 0, flight: None, work };
         self.engine.submit(request, Reply::new(sender));
         events
     }

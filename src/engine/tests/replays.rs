@@ -165,7 +165,7 @@ fn submit(
     salt: u64,
     to: &Sender<Event>,
 ) -> Ticket {
-    let request = Request { key: key as u64, model: model.clone(), salt, work: work.clone() };
+    let request = Request { key: key as u64, model: model.clone(), salt, flight: None, work: work.clone() };
     engine.submit(request, Reply::new(to.clone()))
 }
 

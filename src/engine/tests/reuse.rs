@@ -31,7 +31,10 @@ impl World {
 
     fn submit(&self, salt: u64, work: Work) -> Receiver<Event> {
         let (sender, events) = unbounded();
-        self.engine.submit(Request { key: 0, model: self.model.clone(), salt, work }, Reply::new(sender));
+        self.engine.submit(
+            Request { key: 0, model: self.model.clone(), salt, flight: None, work },
+            Reply::new(sender),
+        );
         events
     }
 
@@ -56,7 +59,7 @@ fn finish(events: &Receiver<Event>) -> (u64, Output) {
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Done(output) => return (length, output),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Started { prompt_tokens } => length = prompt_tokens as u64,
+            EventKind::Started { prompt_tokens, .. } => length = prompt_tokens as u64,
             EventKind::Loading | EventKind::Progress { .. } => {}
         }
     }

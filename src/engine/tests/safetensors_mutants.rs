@@ -29,7 +29,7 @@ fn limit_memory() {
 fn embed(engine: &Engine, folder: &Path) -> Result<Vec<f32>, Error> {
     let (sender, events) = unbounded();
     let work = Work::Embed(Embed::passage("Hello wörld, 日本 ab12!"));
-    let request = Request { key: 1, model: ModelSource::File(folder.into()), salt: 0, work };
+    let request = Request { key: 1, model: ModelSource::File(folder.into()), salt: 0, flight: None, work };
     engine.submit(request, Reply::new(sender));
     loop {
         match events.recv_timeout(Duration::from_secs(60)).unwrap().kind {

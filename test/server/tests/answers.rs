@@ -11,14 +11,14 @@ const PROMPTS: [&str; 4] = [
 ];
 
 fn ask(session: &mut Session) -> Vec<String> {
-    let mut ids: Vec<Uuid> =
-        PROMPTS.iter().map(|prompt| session.generate(prompt, "max_tokens => 24")).collect();
-    ids.extend(
-        PROMPTS
-            .iter()
-            .map(|prompt| session.generate(prompt, "max_tokens => 24, temperature => 0.8, seed => 7")),
-    );
-    ids.extend(PROMPTS.iter().map(|text| session.embed(text, "")));
+    let mut ids: Vec<Uuid> = PROMPTS
+        .iter()
+        .map(|prompt| session.generate(prompt, "max_tokens => 24, use_cache => false"))
+        .collect();
+    ids.extend(PROMPTS.iter().map(|prompt| {
+        session.generate(prompt, "max_tokens => 24, use_cache => false, temperature => 0.8, seed => 7")
+    }));
+    ids.extend(PROMPTS.iter().map(|text| session.embed(text, "use_cache => false")));
     ids.into_iter().map(|id| session.answer(id)).collect()
 }
 
@@ -55,7 +55,7 @@ fn different_seeds_and_parameters_give_different_answers() {
     assert!(answers.len() > 1, "{answers:?}");
     // Greedy decoding draws nothing.
     let greedy = ["seed => 1", "seed => 2"].map(|more| {
-        let id = session.generate(PROMPTS[0], format!("max_tokens => 24, {more}"));
+        let id = session.generate(PROMPTS[0], format!("max_tokens => 24, use_cache => false, {more}"));
         session.answer(id)
     });
     assert_eq!(greedy[0], greedy[1]);
@@ -94,7 +94,7 @@ fn an_embedding_is_a_unit_vector_and_close_texts_are_close() {
         )));
     }
     let same = [PROMPTS[0], PROMPTS[0]].map(|text| {
-        let id = session.embed(text, "");
+        let id = session.embed(text, "use_cache => false");
         session.answer(id)
     });
     assert_eq!(same[0], same[1]);
@@ -109,7 +109,7 @@ fn batches_answer_in_order_and_an_empty_text_fails_alone() {
     let texts: Vec<Uuid> =
         session.one("select steadytext_embed_batch_async(array['one', '', 'three', null])");
     assert_eq!((ids.len(), texts.len()), (3, 4));
-    let single = session.generate("two", "max_tokens => 5");
+    let single = session.generate("two", "max_tokens => 5, use_cache => false");
     assert_eq!(session.answer(single), session.answer(ids[1]));
     for (i, id) in texts.iter().enumerate() {
         if i % 2 == 0 {

@@ -91,7 +91,7 @@ fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_the
 fn changed_engine_settings_take_effect_without_a_restart() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
-    let id = session.generate("before", "max_tokens => 8");
+    let id = session.generate("before", "max_tokens => 8, use_cache => false");
     let before = session.answer(id);
     cluster.configure("pg_steadytext.context_length", 64);
     cluster.reload();
@@ -106,7 +106,7 @@ fn changed_engine_settings_take_effect_without_a_restart() {
     cluster.configure("pg_steadytext.context_length", 0);
     cluster.configure("pg_steadytext.threads", 1);
     cluster.reload();
-    let id = session.generate("before", "max_tokens => 8");
+    let id = session.generate("before", "max_tokens => 8, use_cache => false");
     assert_eq!(session.answer(id), before, "the number of threads does not change the answer");
 }
 
@@ -220,13 +220,15 @@ fn auto_takes_the_builtin_model_with_one_warning_until_a_registered_file_is_ther
     }
     assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
     let [by_auto, by_name] = ["", ", model => 'builtin'"].map(|more| {
-        let id = session.generate("What does VACUUM do?", format!("max_tokens => 8{more}"));
+        let id =
+            session.generate("What does VACUUM do?", format!("max_tokens => 8, use_cache => false{more}"));
         session.answer(id)
     });
     assert_eq!(by_auto, by_name);
     slow_model(&cluster, &mut session);
     let [by_auto, by_name] = ["", ", model => 'slow'"].map(|more| {
-        let id = session.generate("What does VACUUM do?", format!("max_tokens => 8{more}"));
+        let id =
+            session.generate("What does VACUUM do?", format!("max_tokens => 8, use_cache => false{more}"));
         session.answer(id)
     });
     assert_eq!(by_auto, by_name);

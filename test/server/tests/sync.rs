@@ -46,7 +46,8 @@ fn a_call_gives_the_bytes_and_the_errors_of_the_queue() {
     let id = session.generate("Say hello", "max_tokens => 20, temperature => 1, seed => 3");
     let queued = session.answer(id);
     let call = "steadytext_generate('Say hello', max_tokens => 20, temperature => 1, seed => 3)";
-    assert_eq!(session.one::<String>(&format!("select {call}")), queued);
+    let computed = call.replace(")", ", use_cache => false)");
+    assert_eq!(session.one::<String>(&format!("select {computed}")), queued);
     assert_eq!(
         session.one::<String>(&format!(
             "select string_agg(p, '') from {} p",
@@ -56,7 +57,7 @@ fn a_call_gives_the_bytes_and_the_errors_of_the_queue() {
     );
     let id = session.embed("hello", "");
     let queued = session.answer(id);
-    assert_eq!(session.one::<String>("select steadytext_embed('hello')::text"), queued);
+    assert_eq!(session.one::<String>("select steadytext_embed('hello', false)::text"), queued);
 
     session.run("insert into steadytext_models (name, task, file) values ('gone', 'generate', 'gone.gguf')");
     for arguments in ["model => 'nobody'", "model => 'gone'", "model => 'slow', max_tokens => 4096"] {
@@ -219,8 +220,9 @@ fn calls_of_many_backends_are_computed_together() {
     });
     for (i, call) in calls.into_iter().enumerate() {
         let together = call.join().expect("the thread does not panic");
-        let alone: String = session
-            .one(&format!("select steadytext_generate('call {i}', model => 'slow', max_tokens => 300)"));
+        let alone: String = session.one(&format!(
+            "select steadytext_generate('call {i}', model => 'slow', max_tokens => 300, use_cache => false)"
+        ));
         assert_eq!(together, alone);
     }
 }
@@ -326,9 +328,10 @@ fn a_standby_answers_and_goes_on_when_it_is_promoted() {
     write_model(&primary, "slow.gguf");
     let standby = primary.standby();
     let mut there = standby.session("postgres");
-    for query in
-        ["select steadytext_embed('hello')::text", "select steadytext_generate('hello', max_tokens => 9)"]
-    {
+    for query in [
+        "select steadytext_embed('hello', false)::text",
+        "select steadytext_generate('hello', 9, use_cache => false)",
+    ] {
         assert_eq!(there.one::<String>(query), session.one::<String>(query));
     }
     // A process for the engine alone, which is in no database.

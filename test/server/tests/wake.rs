@@ -22,9 +22,9 @@ fn sleepy() -> (Cluster, Session) {
 fn an_api_call_wakes_the_worker() {
     let (_cluster, mut session) = sleepy();
     for _ in 0..5 {
-        let id = session.generate("wake up", "max_tokens => 3");
+        let id = session.generate("wake up", "max_tokens => 3, use_cache => false");
         session.answer(id);
-        let id = session.embed("wake up", "");
+        let id = session.embed("wake up", "use_cache => false");
         session.answer(id);
     }
 }

@@ -5,16 +5,14 @@
 //! it is a regular one, belongs to the user of this process, nobody else may write to it, and it has the size and
 //! the head that belong to the model's file.
 
-use std::ffi::OsString;
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags};
-
 use super::plan;
+use crate::beside::{lock, open_finished, same_file, with_suffix};
 use crate::mapping::Mapping;
 
 /// How long another process is waited for that writes the file.
@@ -45,17 +43,10 @@ pub(super) fn path_of(model: &Path) -> Option<PathBuf> {
     Some(with_suffix(model, ".panels"))
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
 /// Maps the file if it can be believed, and is `size` bytes with the head of `entries` tensors and this key.
 pub(super) fn open(path: &Path, key: &[u8], entries: usize, size: usize) -> Option<Mapping> {
-    let file = open_ours(OpenOptions::new().read(true), path).ok()?;
-    let metadata = file.metadata().ok()?;
-    if metadata.mode() & 0o222 != 0 || metadata.len() != size as u64 {
+    let file = open_finished(path).ok()?;
+    if file.metadata().ok()?.len() != size as u64 {
         return None;
     }
     let mapping = Mapping::file(&file).ok()?;
@@ -120,40 +111,10 @@ fn reserve(file: &File, size: usize) -> io::Result<()> {
     file.set_len(size as u64)
 }
 
-/// Opens the temporary file and locks it; None where another process has it.
-fn lock(temporary: &Path) -> io::Result<Option<File>> {
-    let file = open_ours(OpenOptions::new().read(true).write(true).create(true).mode(0o600), temporary)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    }
-    // It was renamed or removed before the lock was ours: then it is no longer the temporary file.
-    let same = std::fs::symlink_metadata(temporary).is_ok_and(|there| same_file(&there, &file));
-    Ok(same.then_some(file))
-}
-
-fn same_file(there: &Metadata, file: &File) -> bool {
-    file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
-}
-
 /// Removes a temporary file that a crash left.
 fn clean(temporary: &Path) {
     if std::fs::symlink_metadata(temporary).is_ok() && matches!(lock(temporary), Ok(Some(_))) {
         let _ = std::fs::remove_file(temporary);
-    }
-}
-
-/// Opens a regular file of ours that nobody else may write to, and not through a link.
-fn open_ours(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = options.custom_flags(flags.bits() as i32).open(path)?;
-    let metadata = file.metadata()?;
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    if ours && metadata.is_file() && metadata.nlink() == 1 && metadata.mode() & 0o022 == 0 {
-        Ok(file)
-    } else {
-        Err(io::ErrorKind::PermissionDenied.into())
     }
 }
 

@@ -35,7 +35,7 @@ fn constrained(prompt: &str, max_tokens: usize, constraint: Constraint) -> Gener
 
 fn submit(engine: &Engine, key: usize, how: &Generate, to: &Sender<Event>) -> Ticket {
     let (key, work) = (key as u64, Work::Generate(how.clone()));
-    let request = Request { key, model: ModelSource::Builtin, salt: 0, work };
+    let request = Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work };
     engine.submit(request, Reply::new(to.clone()))
 }
 

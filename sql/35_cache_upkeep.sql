@@ -1,0 +1,137 @@
+-- Protocol: what the worker writes into the cache. Answers come from it and, by way of shared
+-- memory, from synchronous calls; accesses are counted in shared memory and written down here
+-- in batches.
+
+create function steadytext.store_answers(
+    p_keys text[],
+    p_prompts text[],
+    p_responses text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[],
+    p_about jsonb[]
+)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+-- The same key, in somebody's open transaction: whoever calls this has better things to do than to wait.
+set lock_timeout = '20ms'
+as $$
+declare
+    v_given record;
+    v_count bigint;
+begin
+    -- As in complete_requests: a field of a record stays packed.
+    select p_embeddings as numbers into v_given;
+
+    with given as (
+        select g.key, g.prompt, g.response, g.about, coalesce(g.length, 0) as length, g.n,
+            sum(g.length) over (order by g.n rows unbounded preceding)::integer as last
+        from unnest(p_keys, p_prompts, p_responses, p_embedding_lengths, p_about)
+            with ordinality as g(key, prompt, response, length, about, n)
+    ),
+    -- The same answer may have come twice; in the order of the index, so that two writers
+    -- never wait for each other.
+    once as (
+        select distinct on (steadytext.cache_key_hash(g.key)) g.*
+        from given as g
+        order by steadytext.cache_key_hash(g.key), g.n desc
+    )
+    insert into @extschema@.steadytext_cache as c (
+        cache_key, prompt, response, embedding, request_type, model_name, model_size, seed, eos_string,
+        generation_params, response_size, generation_time_ms, model_hash, kernel_version
+    )
+    select o.key, o.prompt, o.response,
+        case when o.length > 0 then v_given.numbers[o.last - o.length + 1 : o.last] end,
+        o.about ->> 'request_type', o.about ->> 'model_name', o.about ->> 'model_size',
+        (o.about ->> 'seed')::bigint, o.about ->> 'eos_string', o.about -> 'generation_params',
+        (o.about ->> 'response_size')::integer, (o.about ->> 'generation_time_ms')::integer,
+        o.about ->> 'model_hash', (o.about ->> 'kernel_version')::integer
+    from once as o
+    on conflict (key_hash) do update set
+        prompt = excluded.prompt,
+        response = excluded.response,
+        embedding = excluded.embedding,
+        access_count = 1,
+        last_accessed = now(),
+        created_at = now(),
+        model_name = excluded.model_name,
+        model_size = excluded.model_size,
+        seed = excluded.seed,
+        eos_string = excluded.eos_string,
+        generation_params = excluded.generation_params,
+        response_size = excluded.response_size,
+        generation_time_ms = excluded.generation_time_ms,
+        request_type = excluded.request_type,
+        model_hash = excluded.model_hash,
+        kernel_version = excluded.kernel_version,
+        imported = false
+    -- What would be computed now stays, and so does what an administrator imported.
+    where c.request_type <> excluded.request_type
+        or not c.imported
+        and (c.model_hash, c.kernel_version) is distinct from (excluded.model_hash, excluded.kernel_version);
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+comment on function steadytext.store_answers(text[], text[], text[], real[], integer[], jsonb[]) is
+    'Protocol: puts answers into the cache, in the place of those of another model or kernel version';
+
+create function steadytext.count_accesses(p_ids bigint[], p_counts bigint[], p_last timestamptz[])
+returns setof bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_ids bigint[];
+begin
+    with held as materialized (
+        select h.tid, g.count, g.last
+        from (
+            select a.id, a.count, a.last from unnest(p_ids, p_counts, p_last) as a(id, count, last) order by a.id
+        ) as g
+        cross join lateral (
+            select c.ctid as tid
+            from @extschema@.steadytext_cache as c
+            where c.id = g.id
+            for no key update skip locked
+        ) as h
+    ),
+    counted as (
+        update @extschema@.steadytext_cache as c set
+            access_count = least(c.access_count + h.count, 2147483647),
+            last_accessed = greatest(c.last_accessed, h.last)
+        from held as h
+        where c.ctid = h.tid
+        returning c.id
+    )
+    select array_agg(counted.id) into v_ids from counted;
+
+    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
+        return query
+        select c.id
+        from unnest(p_ids) as g(id)
+        join @extschema@.steadytext_cache as c on c.id = g.id
+        where c.id <> all (coalesce(v_ids, '{}'));
+    end if;
+end
+$$;
+comment on function steadytext.count_accesses(bigint[], bigint[], timestamptz[]) is
+    'Protocol: adds to access_count and last_accessed; returns the entries that somebody has locked, to be tried again';
+
+create function steadytext.cache_counters()
+returns table (hits bigint, misses bigint, dropped bigint, since timestamptz)
+language c volatile rows 1
+as 'MODULE_PATHNAME', 'cache_counters_wrapper';
+comment on function steadytext.cache_counters() is
+    'What the cache of this database did: answers given, requests it had none for, answers of synchronous calls that found no room on their way into it, and since when that is counted';
+
+create function steadytext.reset_cache_counters()
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'reset_cache_counters_wrapper';
+comment on function steadytext.reset_cache_counters() is 'Counts anew what the cache does';

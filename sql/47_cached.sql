@@ -1,0 +1,78 @@
+-- Answers that the cache has; nothing is computed.
+
+create function @extschema@.steadytext_cache_key(request_type text, prompt text, params jsonb default '{}')
+returns text
+language c stable parallel safe
+as 'MODULE_PATHNAME', 'cache_key_wrapper';
+comment on function @extschema@.steadytext_cache_key(text, text, jsonb) is
+    'Under which key the answer to a request is cached, as settings and models are now; NULL where that depends on a model file that was never loaded';
+
+create function @extschema@.st_cache_key(request_type text, prompt text, params jsonb default '{}')
+returns text
+language c stable parallel safe
+as 'MODULE_PATHNAME', 'cache_key_wrapper';
+comment on function @extschema@.st_cache_key(text, text, jsonb) is 'Short for steadytext_cache_key';
+
+create function @extschema@.steadytext_generate_cached(
+    prompt text,
+    max_tokens integer default null,
+    seed integer default 42,
+    eos_string text default '[EOS]',
+    model text default null,
+    size text default null,
+    temperature double precision default 0
+)
+returns text
+language c stable parallel safe
+as 'MODULE_PATHNAME', 'generate_cached_wrapper';
+comment on function @extschema@.steadytext_generate_cached(
+    text, integer, integer, text, text, text, double precision
+) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
+
+create function @extschema@.st_generate_cached(
+    prompt text,
+    max_tokens integer default null,
+    seed integer default 42,
+    eos_string text default '[EOS]',
+    model text default null,
+    size text default null,
+    temperature double precision default 0
+)
+returns text
+language c stable parallel safe
+as 'MODULE_PATHNAME', 'generate_cached_wrapper';
+comment on function @extschema@.st_generate_cached(
+    text, integer, integer, text, text, text, double precision
+) is 'Short for steadytext_generate_cached';
+
+create function steadytext.embed_cached(text_input text, seed integer, model text, mode text, task text)
+returns real[]
+language c stable parallel safe
+as 'MODULE_PATHNAME', 'embed_cached_wrapper';
+comment on function steadytext.embed_cached(text, integer, text, text, text) is
+    'A cached embedding as an array: vector is not nameable in the library';
+
+create function @extschema@.steadytext_embed_cached(
+    text_input text,
+    seed integer default 42,
+    model text default null,
+    mode text default null,
+    task text default null
+)
+returns vector
+language sql stable parallel safe
+return steadytext.embed_cached(text_input, seed, model, mode, task)::vector;
+comment on function @extschema@.steadytext_embed_cached(text, integer, text, text, text) is
+    'What steadytext_embed would return, if the cache has it; otherwise NULL';
+
+create function @extschema@.st_embed_cached(
+    text_input text,
+    seed integer default 42,
+    model text default null,
+    mode text default null,
+    task text default null
+)
+returns vector
+language sql stable parallel safe
+return steadytext.embed_cached(text_input, seed, model, mode, task)::vector;
+comment on function @extschema@.st_embed_cached(text, integer, text, text, text) is 'Short for steadytext_embed_cached';

@@ -1,0 +1,121 @@
+//! The cache by itself: the key of a request, an answer without computing one, and what is counted.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+
+use super::enqueue::{check_params, check_type};
+use super::request::{embed_params, generate_params};
+use crate::cache::{Question, key_of};
+use crate::pg::cache_table::Found;
+use crate::pg::caches::{self, Config};
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::{activity, catalog, hits, slots};
+use crate::worker::request::{self, Answer, Asked};
+
+/// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
+#[pg_extern(stable, parallel_safe)]
+fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<JsonB>) -> Option<String> {
+    let request_type = request_type.unwrap_or_default();
+    let params = params.map_or(Value::Null, |params| params.0);
+    let (config, models) = (caches::config().or_raise(), caches::models().or_raise());
+    let asked = Asked { request_type, prompt, prompts: None, params: &params };
+    check_type(asked, &config).or_raise();
+    check_params(&params, &config).or_raise();
+    let (parts, model) = request::parts(asked, &config, &models).or_raise();
+    key_of(request_type, &params, &parts, &model.source).map(|key| key.text)
+}
+
+/// A text, if the cache has it.
+#[pg_extern(stable, parallel_safe)]
+fn generate_cached(
+    prompt: Option<&str>,
+    max_tokens: Option<i32>,
+    seed: Option<i32>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+) -> Option<String> {
+    let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
+    match look("generate", prompt, params).or_raise()? {
+        Answer::Text(text) => Some(text),
+        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
+    }
+}
+
+/// An embedding, if the cache has it.
+#[pg_extern(stable, parallel_safe)]
+fn embed_cached(
+    text_input: Option<&str>,
+    seed: Option<i32>,
+    model: Option<&str>,
+    mode: Option<&str>,
+    task: Option<&str>,
+) -> Option<Vec<f32>> {
+    match look("embed", text_input, embed_params(None, seed, model, mode, task)).or_raise()? {
+        Answer::Embedding(vector) => Some(vector),
+        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
+    }
+}
+
+fn look(
+    request_type: &str,
+    text: Option<&str>,
+    params: Map<String, Value>,
+) -> Result<Option<Answer>, PgError> {
+    let (params, config) = (Value::Object(params), caches::config()?);
+    let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
+    check_type(asked, &config)?;
+    check_params(&params, &config)?;
+    let found = find(asked, &config)?;
+    if found.is_none() {
+        hits::note_miss();
+    }
+    Ok(found.map(|(_, answer)| answer))
+}
+
+/// The answer to a request whose parameters were checked, if the cache has it.
+///
+/// # Errors
+///
+/// Those of [`request::parts`].
+pub(super) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
+    let (parts, model) = request::parts(asked, config, &caches::models()?)?;
+    match Question::of(asked.request_type, asked.params, &parts, &model.source, config) {
+        Some(question) => question.find(),
+        None => Ok(None),
+    }
+}
+
+/// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.
+#[pg_extern(volatile, parallel_unsafe)]
+fn cache_counters() -> TableIterator<
+    'static,
+    (name!(hits, i64), name!(misses, i64), name!(dropped, i64), name!(since, Option<TimestampWithTimeZone>)),
+> {
+    let slot = slots::mine();
+    let count = |counter: fn(&crate::pg::shmem::Slot) -> u64| {
+        slot.map_or(0, |slot| i64::try_from(counter(slot)).unwrap_or(i64::MAX))
+    };
+    let since = match slot.map(|slot| slot.cache_reset_at.load(Relaxed)) {
+        None | Some(0) => catalog::server_started_at(),
+        Some(at) => at,
+    };
+    TableIterator::once((
+        count(|slot| slot.cache_hits.load(Relaxed)),
+        count(|slot| slot.cache_misses.load(Relaxed)),
+        count(|slot| slot.cache_dropped.load(Relaxed)),
+        TimestampWithTimeZone::try_from(since).ok(),
+    ))
+}
+
+/// Counts anew.
+#[pg_extern(volatile, parallel_unsafe)]
+fn reset_cache_counters() {
+    if let Some(slot) = slots::mine() {
+        slot.reset_cache_counters(activity::now());
+    }
+}

@@ -1,0 +1,167 @@
+//! The result cache, as those see it who want an answer: what a request's key is, whether an entry answers it, and what is kept of
+//! an answer.
+//!
+//! A look-up writes nothing. Who gets an answer from the engine hands it to the worker of its database, which alone writes
+//! (`worker::filing`).
+//!
+//! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type and key, the same
+//! content of the model's file and the same kernel version. An entry that an administrator imported answers default requests
+//! whatever the model, as that is what it was imported for.
+
+mod entry;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use steadytext_engine::{
+    CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, flight_key, hex,
+};
+
+pub(crate) use entry::Entry;
+
+use crate::pg::cache_table::{self, Found, Provenance};
+use crate::pg::caches::{self, Config};
+use crate::pg::error::PgError;
+use crate::pg::{catalog, hits, identities};
+use crate::worker::request::{Answer, Parts, Ranking};
+
+/// A request that the cache may answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    request_type: String,
+    params: Value,
+    model: ModelSource,
+    /// `None` where it needs the checksum of a model that nobody has loaded yet.
+    key: Option<CacheKey>,
+    max_entry_bytes: usize,
+}
+
+impl Question {
+    /// `None` for a request that must not use the cache, or is of a kind that is not kept.
+    pub(crate) fn of(
+        request_type: &str,
+        params: &Value,
+        parts: &Parts,
+        model: &ModelSource,
+        config: &Config,
+    ) -> Option<Question> {
+        let wanted = config.cache_enabled && params.get("use_cache") != Some(&Value::Bool(false));
+        (wanted && !matches!(parts, Parts::Embed { .. })).then(|| Question {
+            request_type: request_type.to_owned(),
+            params: params.clone(),
+            model: model.clone(),
+            key: key_of(request_type, params, parts, model),
+            max_entry_bytes: usize::try_from(config.cache_max_entry_bytes).unwrap_or(0),
+        })
+    }
+
+    /// The entry that answers it; counts the hit. Inside a transaction.
+    ///
+    /// # Errors
+    ///
+    /// 55000 if the extension is not installed.
+    pub(crate) fn find(&self) -> Result<Option<(Found, Answer)>, PgError> {
+        let Some((key, table)) = self.key.as_ref().zip(caches::installation()?.cache) else {
+            return Ok(None);
+        };
+        let found = cache_table::find(table, &key.hash(), |provenance| self.accepts(key, provenance));
+        let found = found.and_then(|found| {
+            let answer = self.read(&found)?;
+            Some((found, answer))
+        });
+        if let Some((found, _)) = &found {
+            hits::note(found.entry);
+        }
+        Ok(found)
+    }
+
+    /// The answer, if the cache has it; counts the hit. Inside a transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Question::find`].
+    pub(crate) fn answer(&self) -> Result<Option<Answer>, PgError> {
+        Ok(self.find()?.map(|(_, answer)| answer))
+    }
+
+    /// What an entry holds; `None` where that cannot be read.
+    fn read(&self, found: &Found) -> Option<Answer> {
+        match self.request_type.as_str() {
+            "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
+            "embed" => found.vector().map(Answer::Embedding),
+            _ => found.text().map(Answer::Text),
+        }
+    }
+
+    fn accepts(&self, key: &CacheKey, of: &Provenance) -> bool {
+        let is_current = || {
+            let model = identities::of(&self.model).map(|hash| hex(&hash));
+            of.kernel_version == Some(KERNEL_VERSION) && model.is_some() && of.model_hash == model
+        };
+        of.request_type == self.request_type && (of.imported && key.is_short || is_current())
+    }
+
+    /// What is kept of the answer that a model gave. `None` where that is too long.
+    pub(crate) fn entry(
+        &self,
+        parts: &Parts,
+        by: &ModelIdentity,
+        answer: &Answer,
+        took: Duration,
+    ) -> Option<Entry> {
+        let key = key_with(&self.request_type, &self.params, parts, Some(&by.hash))?;
+        entry::make(self, parts, key.text, by, answer, took)
+    }
+}
+
+/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for kinds that are not kept.
+pub(crate) fn key_of(
+    request_type: &str,
+    params: &Value,
+    parts: &Parts,
+    model: &ModelSource,
+) -> Option<CacheKey> {
+    // A short key does not need the checksum, which costs a look at the file.
+    key_with(request_type, params, parts, None)
+        .or_else(|| key_with(request_type, params, parts, identities::of(model).as_ref()))
+}
+
+fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u8; 32]>) -> Option<CacheKey> {
+    match parts {
+        Parts::One(work) => {
+            let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
+            cache_key(request_type, work, names_model, model)
+        }
+        Parts::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
+        // Each of the texts by itself would be one more way to the same entries.
+        Parts::Embed { .. } => None,
+    }
+}
+
+/// What the engine tells work by that is the same in this database.
+pub(crate) fn flight(work: &Work) -> Option<[u8; 32]> {
+    flight_key(catalog::my_database().to_u32(), work)
+}
+
+/// The model that computes an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Author {
+    model: Option<ModelIdentity>,
+    /// Parts of it were computed by another one, whose file was replaced.
+    mixed: bool,
+}
+
+impl Author {
+    /// This one computes it, or a part of it.
+    pub(crate) fn note(&mut self, model: &ModelIdentity) {
+        if self.model.as_ref() != Some(model) {
+            identities::learn(model);
+            self.mixed = self.model.replace(*model).is_some();
+        }
+    }
+
+    /// The one that has computed all of it.
+    pub(crate) fn get(&self) -> Option<&ModelIdentity> {
+        self.model.as_ref().filter(|_| !self.mixed)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a model is, for who keeps its results: the content of its file, by checksum.
+//!
+//! The checksum is computed when a model is loaded, beside the engine thread, and kept in a file beside the model's, so that
+//! it is known at once the next time and to processes that never load the model. Where that file cannot be written,
+//! each load computes it.
+
+use std::fs::Permissions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::gguf::Gguf;
+use crate::mapping::FileId;
+use crate::{Error, ModelSource, beside, builtin, safetensors};
+
+/// Changes whenever the engine computes other bytes of the same model and request: what was computed before is then
+/// no longer what would be computed.
+pub const KERNEL_VERSION: i32 = 1;
+
+const MAGIC: &[u8; 8] = b"STSHA256";
+/// Magic, identity of the file, its checksum, and the CRC-32 of all that.
+const RECORD_BYTES: usize = 8 + 5 * 8 + 32 + 4;
+/// Bytes hashed between two looks at whether to stop.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Which model it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// SHA-256 of its file.
+    pub hash: [u8; 32],
+    /// The file that it was loaded from; None for the builtin model.
+    pub file: Option<FileId>,
+}
+
+impl ModelIdentity {
+    /// The builtin model's.
+    pub const BUILTIN: ModelIdentity = ModelIdentity { hash: builtin::SHA256, file: None };
+
+    /// The state of a model's file. Of a folder, that of all files in it that a model is made of.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn file_of(path: &Path) -> io::Result<FileId> {
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_dir() {
+            return Ok(FileId::of(&metadata));
+        }
+        let mut files = safetensors::FILES.iter();
+        let mut state = FileId::of_path(&path.join(safetensors::WEIGHTS))?;
+        // Which files there are, and which ones they are.
+        files.try_for_each(|name| -> io::Result<()> {
+            state.inode = state.inode.wrapping_mul(0x100_0000_01b3);
+            match FileId::of_path(&path.join(name)) {
+                Ok(file) => {
+                    state.inode ^= file.inode;
+                    state.size = state.size.wrapping_add(file.size);
+                    let latest =
+                        (state.modified_s, state.modified_ns).max((file.modified_s, file.modified_ns));
+                    (state.modified_s, state.modified_ns) = latest;
+                    Ok(())
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            }
+        })?;
+        Ok(state)
+    }
+
+    /// That of a model's file, as far as it is on record: nothing is computed. Costs the opening of a small file.
+    pub fn recorded(path: &Path) -> Option<ModelIdentity> {
+        let file = ModelIdentity::file_of(path).ok()?;
+        let mut record = [0; RECORD_BYTES];
+        let mut record_file = beside::open_finished(&beside::with_suffix(path, ".checksum")).ok()?;
+        record_file.read_exact(&mut record).ok()?;
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&record[RECORD_BYTES - 36..RECORD_BYTES - 4]);
+        (record == make_record(&file, &hash)).then_some(ModelIdentity { hash, file: Some(file) })
+    }
+
+    /// That of a model that is being loaded, whose file was `file` before it was opened. What is not on record is computed, and
+    /// recorded.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub(crate) fn of(
+        source: &ModelSource,
+        gguf: &Gguf,
+        file: Option<FileId>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<ModelIdentity, Error> {
+        let ModelSource::File(path) = source else { return Ok(ModelIdentity::BUILTIN) };
+        if let Some(recorded) = ModelIdentity::recorded(path).filter(|known| known.file == file) {
+            return Ok(recorded);
+        }
+        let mut hasher = Sha256::new();
+        for chunk in gguf.content().into_iter().flat_map(|part| part.chunks(CHUNK_BYTES)) {
+            if stop() {
+                return Err(Error::Stopped);
+            }
+            hasher.update(chunk);
+            gguf.release(chunk);
+        }
+        let hash = hasher.finalize().into();
+        let unchanged = ModelIdentity::file_of(path).ok().filter(|now| Some(*now) == file);
+        // Bytes that could not be read were zeros, and must not be taken for the file's.
+        if let Some(file) = unchanged.filter(|_| gguf.check_lost().is_ok()) {
+            // A directory that is not ours to write to is no error.
+            let _ = write_record(path, &make_record(&file, &hash));
+        }
+        Ok(ModelIdentity { hash, file })
+    }
+}
+
+fn make_record(file: &FileId, hash: &[u8; 32]) -> [u8; RECORD_BYTES] {
+    let mut bytes = MAGIC.to_vec();
+    for number in [file.device, file.inode, file.size, file.modified_s as u64, file.modified_ns as u64] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.extend(hash);
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    let mut record = [0; RECORD_BYTES];
+    record.copy_from_slice(&bytes);
+    record
+}
+
+fn write_record(model: &Path, record: &[u8]) -> io::Result<()> {
+    let path = beside::with_suffix(model, ".checksum");
+    let temporary = beside::with_suffix(&path, ".new");
+    let Some(mut file) = beside::lock(&temporary)? else { return Ok(()) };
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(record))
+        .and_then(|()| file.set_permissions(Permissions::from_mode(0o400)))
+        .and_then(|()| std::fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sha2::{Digest, Sha256};
+    use steadytext_test_models::{Architecture, Spec};
+
+    use super::ModelIdentity;
+    use crate::gguf::Gguf;
+    use crate::{ModelSource, builtin};
+
+    fn identify(path: &Path) -> ModelIdentity {
+        let (source, file) = (ModelSource::File(path.into()), ModelIdentity::file_of(path).ok());
+        ModelIdentity::of(&source, &Gguf::open(path).unwrap(), file, &|| false).unwrap()
+    }
+
+    #[test]
+    fn the_builtin_model_has_the_checksum_that_is_written_down() {
+        let gguf = builtin::gguf().unwrap();
+        let hash: [u8; 32] = Sha256::digest(gguf.content().concat()).into();
+        assert_eq!(hash, builtin::SHA256);
+        let identity = ModelIdentity::of(&ModelSource::Builtin, &gguf, None, &|| false);
+        assert_eq!(identity.unwrap(), ModelIdentity::BUILTIN);
+    }
+
+    #[test]
+    fn a_file_has_its_checksum_and_the_record_is_believed_only_as_long_as_the_file_is_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.gguf");
+        steadytext_test_models::write(&Spec::tiny(Architecture::Qwen3), &path).unwrap();
+        let hash: [u8; 32] = Sha256::digest(std::fs::read(&path).unwrap()).into();
+        assert_eq!(ModelIdentity::recorded(&path), None);
+        let identity = identify(&path);
+        assert_eq!(identity.hash, hash);
+        assert_eq!(ModelIdentity::recorded(&path), Some(identity));
+
+        // The same bytes in another file may be other bytes: the record is that of the first.
+        let copy = directory.path().join("copy.gguf");
+        std::fs::copy(&path, &copy).unwrap();
+        std::fs::rename(&copy, &path).unwrap();
+        assert_eq!(ModelIdentity::recorded(&path), None);
+        let renewed = identify(&path);
+        assert_eq!(renewed.hash, hash);
+        assert_ne!(renewed.file, identity.file);
+
+        // A record that somebody could have written to is none.
+        let record = directory.path().join("model.gguf.checksum");
+        let mut permissions = std::fs::metadata(&record).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        std::fs::set_permissions(&record, permissions).unwrap();
+        assert_eq!(ModelIdentity::recorded(&path), None);
+    }
+}

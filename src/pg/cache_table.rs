@@ -1,0 +1,211 @@
+//! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of role.
+//!
+//! Nothing here runs code of anybody's: no trigger, policy, operator or view stands between the index and the row. That makes it
+//! fit for every caller, also for one who may not read the table, and for read-only transactions, parallel workers and standbys.
+//!
+//! Invariant: nothing is written, and no lock outlives the look.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::caches::CacheTable;
+use super::transaction::in_parallel_query;
+
+/// Where an entry comes from; decides whether it answers.
+#[derive(Debug)]
+pub(crate) struct Provenance {
+    /// `generate`, `embed`, …
+    pub(crate) request_type: String,
+    /// Of the model that answered, in hexadecimal digits.
+    pub(crate) model_hash: Option<String>,
+    /// Of the engine that answered.
+    pub(crate) kernel_version: Option<i32>,
+    /// An administrator brought it.
+    pub(crate) imported: bool,
+}
+
+/// The answer of an entry, in the memory that was current before the look.
+pub(crate) struct Found {
+    /// steadytext_cache.id.
+    pub(crate) entry: i64,
+    /// A text.
+    pub(crate) response: Option<pg_sys::Datum>,
+    /// A value of type vector.
+    pub(crate) embedding: Option<pg_sys::Datum>,
+}
+
+impl Found {
+    /// The text.
+    pub(crate) fn text(&self) -> Option<String> {
+        // SAFETY: a text that was copied out of its row.
+        self.response.and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) })
+    }
+
+    /// The vector's elements.
+    pub(crate) fn vector(&self) -> Option<Vec<f32>> {
+        /// Of pgvector's values on disk: two bytes of dimension, two that are not used, then the elements.
+        const HEADER_BYTES: usize = 4;
+        // SAFETY: a value of variable length that was copied out of its row, uncompressed.
+        let bytes = unsafe {
+            let value: *mut pg_sys::varlena = self.embedding?.cast_mut_ptr();
+            let data: *const u8 = pgrx::varlena::vardata_any(value).cast();
+            std::slice::from_raw_parts(data, pgrx::varlena::varsize_any_exhdr(value))
+        };
+        let (header, elements) = bytes.split_at_checked(HEADER_BYTES)?;
+        let dimension = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let (elements, rest) = elements.as_chunks::<4>();
+        let elements: Vec<f32> = elements.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+        (rest.is_empty() && elements.len() == dimension).then_some(elements)
+    }
+}
+
+/// The columns that are read.
+#[derive(Debug, Clone, Copy)]
+enum Column {
+    Id,
+    Response,
+    Embedding,
+    RequestType,
+    ModelHash,
+    KernelVersion,
+    Imported,
+    KeyHash,
+}
+
+impl Column {
+    const NAMES: [&CStr; 8] = [
+        c"id",
+        c"response",
+        c"embedding",
+        c"request_type",
+        c"model_hash",
+        c"kernel_version",
+        c"imported",
+        c"key_hash",
+    ];
+}
+
+/// Where they are.
+#[derive(Debug, Clone, Copy)]
+struct Places {
+    table: pg_sys::Oid,
+    numbers: [pg_sys::AttrNumber; Column::NAMES.len()],
+}
+
+impl Places {
+    /// `None` where one of them is missing: somebody has changed the table.
+    fn of(table: pg_sys::Oid) -> Option<Places> {
+        thread_local! {
+            static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
+        }
+        if let Some(known) = KNOWN.get().filter(|known| known.table == table) {
+            return Some(known);
+        }
+        // SAFETY: catalog look-ups.
+        let numbers = Column::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
+        if numbers.contains(&0) {
+            return None;
+        }
+        let places = Places { table, numbers };
+        KNOWN.set(Some(places));
+        Some(places)
+    }
+
+    fn number(&self, column: Column) -> pg_sys::AttrNumber {
+        self.numbers[column as usize]
+    }
+}
+
+/// The entry of a key, if there is one that `accept` takes. Inside a transaction.
+pub(crate) fn find(
+    table: CacheTable,
+    key_hash: &[u8; 32],
+    accept: impl FnOnce(&Provenance) -> bool,
+) -> Option<Found> {
+    let places = Places::of(table.table)?;
+    // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and by the abort
+    // after an error.
+    unsafe {
+        let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::table_open(table.table, lock);
+        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
+        // parallel query the query's own must do.
+        let snapshot = match in_parallel_query() {
+            true => pg_sys::GetActiveSnapshot(),
+            false => pg_sys::GetLatestSnapshot(),
+        };
+        let snapshot = pg_sys::RegisterSnapshot(snapshot);
+        let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
+        pg_sys::ScanKeyInit(
+            &mut scan_key,
+            places.number(Column::KeyHash),
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_BYTEAEQ),
+            key,
+        );
+        let scan = pg_sys::systable_beginscan(relation, table.key_index, true, snapshot, 1, &mut scan_key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation).rd_att, places });
+        let found = found.filter(|row| accept(&row.provenance())).and_then(|row| row.found());
+        pg_sys::systable_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::table_close(relation, lock);
+        found
+    }
+}
+
+/// A row, valid while its scan is open.
+struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+    places: Places,
+}
+
+impl Row {
+    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
+        let mut is_null = true;
+        // SAFETY: tuple and descriptor belong together.
+        let datum = unsafe {
+            pg_sys::heap_getattr(
+                self.tuple,
+                i32::from(self.places.number(column)),
+                self.descriptor,
+                &mut is_null,
+            )
+        };
+        (!is_null).then_some(datum)
+    }
+
+    fn value<T: pgrx::FromDatum>(&self, column: Column) -> Option<T> {
+        // SAFETY: the caller's type is the column's.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// A copy that outlives the scan, fetched and uncompressed.
+    fn copy(&self, column: Column) -> Option<pg_sys::Datum> {
+        // SAFETY: a column of a type of variable length.
+        let copied =
+            self.datum(column).map(|datum| unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) });
+        copied.map(pg_sys::Datum::from)
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance {
+            request_type: self.value(Column::RequestType).unwrap_or_default(),
+            model_hash: self.value(Column::ModelHash),
+            kernel_version: self.value(Column::KernelVersion),
+            imported: self.value(Column::Imported).unwrap_or(false),
+        }
+    }
+
+    fn found(&self) -> Option<Found> {
+        Some(Found {
+            entry: self.value(Column::Id)?,
+            response: self.copy(Column::Response),
+            embedding: self.copy(Column::Embedding),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! How often each entry of the cache was used since the worker wrote it down last, in shared memory: a hit writes nothing, so that it works in
+//! read-only transactions and parallel workers, and hits of the same entry do not wait for each other.
+//!
+//! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no hit is lost or counted
+//! twice. One that finds no cell is not counted.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+
+use super::shmem::{self, Lock, Slot};
+use super::{activity, slots};
+
+/// Entries that can be counted between two writings, over all databases.
+const CELLS: usize = 8192;
+/// Cells that are looked at for one entry.
+const PROBES: usize = 64;
+/// Bits of a cell's key that hold the number of the entry; those above hold the slot of the database, counted from 1.
+const ID_BITS: u32 = 56;
+
+/// The table. A cell with key 0 is free.
+#[repr(C)]
+pub(crate) struct HitTable {
+    used: AtomicU32,
+    cells: [Cell; CELLS],
+}
+
+#[repr(C)]
+struct Cell {
+    key: AtomicU64,
+    count: AtomicU64,
+    /// TimestampTz of the last one.
+    last: AtomicI64,
+}
+
+/// What was counted of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hits {
+    /// steadytext_cache.id.
+    pub(crate) entry: i64,
+    /// How many.
+    pub(crate) count: u64,
+    /// TimestampTz of the last one.
+    pub(crate) last: i64,
+}
+
+/// Counts a hit of an entry of this process's database. Not on a standby, which has no worker that could write it down.
+pub(crate) fn note(entry: i64) {
+    let Some((shared, slot)) = shmem::get().zip(slots::mine()) else { return };
+    slot.cache_hits.fetch_add(1, Relaxed);
+    let Some(key) = key(shared.index_of(slot), entry) else { return };
+    let now = activity::now();
+    let table = &shared.hits;
+    shmem::with_lock(Lock::Hits, false, || {
+        let start = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
+        for probe in 0..PROBES {
+            let cell = &table.cells[(start + probe) % CELLS];
+            let claimed = match cell.key.compare_exchange(0, key, AcqRel, Acquire) {
+                Ok(_) => {
+                    table.used.fetch_add(1, Relaxed);
+                    true
+                }
+                Err(other) => other == key,
+            };
+            if claimed {
+                cell.count.fetch_add(1, Relaxed);
+                cell.last.fetch_max(now, Relaxed);
+                break;
+            }
+        }
+    });
+    // The first one since the last writing tells the worker that there is something to write.
+    if !slot.hits_wait.swap(true, AcqRel) || is_crowded() {
+        slot.wake();
+    }
+}
+
+/// Counts a request that the cache had no answer for.
+pub(crate) fn note_miss() {
+    if let Some(slot) = slots::mine() {
+        slot.cache_misses.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether the table should be emptied soon.
+pub(crate) fn is_crowded() -> bool {
+    shmem::get().is_some_and(|shared| shared.hits.used.load(Relaxed) as usize > CELLS / 2)
+}
+
+/// Takes out what was counted for the database of a slot, by number of the entry.
+pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
+    let Some(shared) = shmem::get() else { return Vec::new() };
+    let (table, index) = (&shared.hits, shared.index_of(slot));
+    // Before the look: a hit that comes after it tells the worker anew.
+    slot.hits_wait.store(false, Relaxed);
+    let mut taken = Vec::with_capacity(CELLS / 2);
+    shmem::with_lock(Lock::Hits, true, || {
+        for cell in &table.cells {
+            let key = cell.key.load(Relaxed);
+            if key >> ID_BITS == index as u64 + 1 {
+                taken.push(Hits {
+                    entry: (key & ((1 << ID_BITS) - 1)) as i64,
+                    count: cell.count.swap(0, Relaxed),
+                    last: cell.last.swap(0, Relaxed),
+                });
+                cell.key.store(0, Relaxed);
+                table.used.fetch_sub(1, Relaxed);
+            }
+        }
+    });
+    taken.sort_unstable_by_key(|hits| hits.entry);
+    // A cell that was freed before another of its row leaves the same entry in two of them.
+    taken.dedup_by(|later, kept| {
+        let same = later.entry == kept.entry;
+        if same {
+            kept.count += later.count;
+            kept.last = kept.last.max(later.last);
+        }
+        same
+    });
+    taken
+}
+
+fn key(slot: usize, entry: i64) -> Option<u64> {
+    let entry = u64::try_from(entry).ok().filter(|entry| entry >> ID_BITS == 0)?;
+    Some((slot as u64 + 1) << ID_BITS | entry)
+}

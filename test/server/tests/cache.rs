@@ -1,0 +1,323 @@
+//! The cache: answers that were there before, in whatever asks for them, counted exactly, and never those of another request.
+
+use std::fs;
+use std::thread::{self, JoinHandle};
+
+use steadytext_test_models::{Architecture, Spec, write};
+use steadytext_test_server::{Cluster, Options, Session, Signal, slow_model, wait_until};
+
+fn with_extension() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let session = cluster.session("postgres");
+    (cluster, session)
+}
+
+/// Waits until so many entries match.
+#[track_caller]
+fn wait_for_entries(session: &mut Session, count: i64, condition: &str) {
+    wait_until(&format!("{count} entries where {condition}"), || {
+        session.one::<i64>(&format!("select count(*) from steadytext_cache where {condition}")) == count
+    });
+}
+
+fn hits(session: &mut Session) -> i64 {
+    session.one("select hits from steadytext.cache_counters()")
+}
+
+#[test]
+fn what_was_answered_once_is_answered_at_once_while_the_worker_is_paused() {
+    let (_cluster, mut session) = with_extension();
+    let id = session.generate("asked twice", "");
+    let answer = session.answer(id);
+    let id = session.embed("asked twice", "");
+    let vector = session.answer(id);
+    wait_for_entries(&mut session, 2, "prompt = 'asked twice'");
+    session.run("select steadytext_daemon_stop()");
+    session.wait_for_worker("paused");
+    let text = session.generate("asked twice", "");
+    let embedding = session.embed("asked twice", "");
+    for (id, answer) in [(text, &answer), (embedding, &vector)] {
+        let request = session.request(id);
+        assert_eq!((request.status.as_str(), request.attempt), ("completed", 0), "{request:?}");
+        assert_eq!(request.answer.as_ref(), Some(answer));
+    }
+    // Calls get what the queue has computed, and the other way round.
+    assert_eq!(session.one::<String>("select steadytext_generate('asked twice')"), answer);
+    assert_eq!(session.one::<String>("select steadytext_embed('asked twice')::text"), vector);
+    assert_eq!(hits(&mut session), 4);
+    let called: String = session.one("select steadytext_generate('called first', max_tokens => 7)");
+    wait_for_entries(&mut session, 1, "prompt = 'called first'");
+    let id = session.generate("called first", "max_tokens => 7");
+    assert_eq!(session.request(id).answer, Some(called));
+    let other = session.generate("called first", "max_tokens => 8");
+    assert_eq!(session.request(other).status, "pending");
+}
+
+#[test]
+fn requests_that_could_differ_in_one_byte_never_share_an_answer() {
+    let (cluster, mut session) = with_extension();
+    slow_model(&cluster, &mut session);
+    let variants = [
+        "max_tokens => 30, temperature => 0.9, seed => 1",
+        "max_tokens => 30, temperature => 0.9, seed => 2",
+        "max_tokens => 30, temperature => 0.6, seed => 1",
+        "max_tokens => 30",
+        "max_tokens => 29",
+        "max_tokens => 30, eos_string => 'e'",
+        "max_tokens => 30, eos_string => 'a'",
+        "max_tokens => 30, model => 'slow'",
+    ];
+    let alone: Vec<String> = variants
+        .iter()
+        .map(|arguments| {
+            session.one(&format!("select steadytext_generate('the prompt', use_cache => false, {arguments})"))
+        })
+        .collect();
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_cache"), 0);
+    assert_eq!(session.one::<i64>("select hits + misses from steadytext.cache_counters()"), 0);
+    for round in 0..2 {
+        for (arguments, alone) in variants.iter().zip(&alone) {
+            let answer: String =
+                session.one(&format!("select steadytext_generate('the prompt', {arguments})"));
+            assert_eq!(answer, *alone, "{arguments}");
+        }
+        wait_for_entries(&mut session, variants.len() as i64, "prompt = 'the prompt'");
+        assert_eq!(hits(&mut session), round * variants.len() as i64);
+    }
+    // The seed does not matter without a temperature, nor does use_cache for what is there.
+    let same = "select steadytext_generate_cached('the prompt', 30, seed => 9)";
+    assert_eq!(session.one::<String>(same), alone[3]);
+}
+
+#[test]
+fn accesses_of_sixteen_clients_to_a_hundred_keys_add_up_exactly() {
+    const CLIENTS: i64 = 16;
+    const ROUNDS: i64 = 3;
+    let (cluster, mut session) = with_extension();
+    session.run("select steadytext_embed('key ' || i) from generate_series(1, 100) i");
+    wait_for_entries(&mut session, 100, "prompt like 'key %'");
+    session.run("select steadytext.reset_cache_counters()");
+    let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
+        .map(|client| {
+            let mut session = cluster.session("postgres");
+            thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    // Each in its own order.
+                    let keys = format!("from generate_series(1, 100) i order by md5((i * {client} + {round})::text)");
+                    session.run(&format!(
+                        "select count(steadytext_embed('key ' || i)) from (select i {keys}) k;
+                         select count(steadytext_embed_cached('key ' || i)) from (select i {keys}) k;
+                         insert into steadytext_queue (request_type, prompt) select 'embed', 'key ' || i {keys}"
+                    ));
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("a client fails");
+    }
+    let expected = 100 * 3 * CLIENTS * ROUNDS;
+    assert_eq!(hits(&mut session), expected);
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue where status <> 'completed'"), 0);
+    wait_until("every access is written down", || {
+        session.one::<i64>("select sum(access_count) - count(*) from steadytext_cache") >= expected
+    });
+    let each: i64 = 1 + 3 * CLIENTS * ROUNDS;
+    let wrong = format!("select count(*) from steadytext_cache where access_count <> {each}");
+    assert_eq!(session.one::<i64>(&wrong), 0);
+    assert!(!cluster.log().contains("deadlock"), "{}", cluster.log());
+}
+
+#[test]
+fn accesses_to_an_entry_that_somebody_has_locked_are_counted_later() {
+    let (cluster, mut session) = with_extension();
+    session.run("select steadytext_embed('held'); select steadytext_embed('free')");
+    wait_for_entries(&mut session, 2, "true");
+    let mut other = cluster.session("postgres");
+    other.run("begin; select from steadytext_cache where prompt = 'held' for update");
+    session.run("select steadytext_embed('held' || repeat('', i)), steadytext_embed('free') from generate_series(1, 5) i");
+    wait_until("the free one is counted", || {
+        session.one("select access_count > 1 from steadytext_cache where prompt = 'free'")
+    });
+    assert_eq!(session.one::<i32>("select access_count from steadytext_cache where prompt = 'held'"), 1);
+    other.run("commit");
+    wait_until("the other one is counted", || {
+        session.one("select access_count = 6 from steadytext_cache where prompt = 'held'")
+    });
+}
+
+#[test]
+fn identical_requests_in_flight_are_computed_once_and_all_complete() {
+    const REQUESTS: i64 = 16;
+    // Without joining, no more than two would generate at a time.
+    let cluster = Options::new().set("pg_steadytext.max_running", 2).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    slow_model(&cluster, &mut session);
+    session.wait_for_worker("idle");
+    let arguments = "model => 'slow', max_tokens => 1500";
+    let call = {
+        let mut session = cluster.session("postgres");
+        thread::spawn(move || {
+            session.one::<String>(&format!("select steadytext_generate('the same', {arguments})"))
+        })
+    };
+    let ids: Vec<_> = (0..REQUESTS).map(|_| session.generate("the same", arguments)).collect();
+    wait_until("all of them generate", || {
+        session.one::<i64>("select count(*) from steadytext_activity where generated_tokens > 0")
+            == REQUESTS + 1
+    });
+    // One that is cancelled takes none of the others with it.
+    assert!(session.cancel(ids[0]));
+    let answer = call.join().expect("the call is answered");
+    for id in &ids[1..] {
+        assert_eq!(session.answer(*id), answer);
+    }
+    assert_eq!(session.request(ids[0]).status, "cancelled");
+    wait_for_entries(&mut session, 1, "prompt = 'the same'");
+}
+
+#[test]
+fn hits_work_in_read_only_transactions_old_snapshots_and_parallel_queries() {
+    let (_cluster, mut session) = with_extension();
+    session
+        .run("create table word as select 'word ' || i as word from generate_series(1, 200) i; analyze word");
+    session.run("begin isolation level repeatable read read only; select count(*) from word");
+    session.run("select steadytext_embed('word 1')");
+    // Written after the transaction's snapshot.
+    wait_until("a hit", || session.one("select steadytext_embed_cached('word 1') is not null"));
+    session.run("commit; select steadytext_embed(word) from word");
+    wait_for_entries(&mut session, 200, "true");
+    session.run(
+        "set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0;
+         set max_parallel_workers_per_gather = 2; set parallel_leader_participation = off;
+         select steadytext.reset_cache_counters()",
+    );
+    let query = "select count(*) from word where steadytext_embed(word) is not null";
+    let plan: Vec<String> = session.list(&format!("explain {query}"));
+    assert!(plan.iter().any(|line| line.contains("Workers Planned")), "{plan:?}");
+    assert_eq!(session.one::<i64>(query), 200);
+    assert_eq!(session.list::<i64>("select hits from steadytext.cache_counters()"), [200]);
+    wait_until("they are written down", || {
+        session.one("select min(access_count) > 1 from steadytext_cache where prompt <> 'word 1'")
+    });
+}
+
+#[test]
+fn a_standby_answers_from_the_cache_without_an_engine() {
+    let (primary, mut session) = with_extension();
+    let answer: String = session.one("select steadytext_generate('asked on the primary')");
+    wait_for_entries(&mut session, 1, "true");
+    let standby = primary.standby();
+    primary.wait_for_replay(&standby);
+    let mut there = standby.session("postgres");
+    assert_eq!(there.one::<String>("select steadytext_generate('asked on the primary')"), answer);
+    assert_eq!(there.one::<String>("select steadytext_generate_cached('asked on the primary')"), answer);
+    assert_eq!(
+        there.one::<i64>("select count(*) from pg_stat_activity where backend_type = 'pg_steadytext engine'"),
+        0
+    );
+    // Another one is computed, and nothing of it is kept.
+    there.run("select steadytext_generate('asked on the standby', max_tokens => 4)");
+    assert!(!standby.log().contains("cannot execute"), "{}", standby.log());
+}
+
+#[test]
+fn another_model_in_the_place_of_the_old_one_is_a_miss_and_its_answer_replaces_the_old() {
+    let cluster = Options::new().set("pg_steadytext.generation_model", "house.gguf").start();
+    let replace = |seed: u64| {
+        let path = cluster.model_directory().join("house.gguf");
+        let new = cluster.model_directory().join("new");
+        // A context with room for the longest answer: one that the context ends is not kept.
+        write(&Spec { seed, context: 2048, ..Spec::tiny(Architecture::Qwen3) }, &new)
+            .expect("the model can be written");
+        fs::rename(new, path).expect("our own directory");
+    };
+    replace(1);
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    let sql = "select steadytext_generate('which model are you?')";
+    let cached = "select steadytext_generate_cached('which model are you?')";
+    let hash = "select model_hash from steadytext_cache";
+    let first: String = session.one(sql);
+    wait_for_entries(&mut session, 1, "true");
+    assert_eq!(session.one::<Option<String>>(cached), Some(first.clone()));
+    let first_hash: String = session.one(hash);
+    replace(2);
+    assert_eq!(session.one::<Option<String>>(cached), None);
+    let id = session.generate("which model are you?", "");
+    let second = session.answer(id);
+    assert_ne!(second, first);
+    wait_until("the entry is replaced", || session.one::<String>(hash) != first_hash);
+    assert_eq!(session.one::<String>(sql), second);
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_cache"), 1);
+    // The first one is back, in another file: the same bytes, the same answer, but it has to be read to know.
+    replace(1);
+    assert_eq!(session.one::<Option<String>>(cached), None);
+    assert_eq!(session.one::<String>(sql), first);
+    wait_until("the entry is the first one's again", || session.one::<String>(hash) == first_hash);
+    // A new process knows the file without loading the model.
+    let other: String = cluster.session("postgres").one(cached);
+    assert_eq!(other, first);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_nobody_an_answer() {
+    let (cluster, mut session) = with_extension();
+    session.run(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'no more'; end $$;
+         create trigger refuse before insert on steadytext_cache for each row execute function refuse()",
+    );
+    let id = session.generate("not kept", "max_tokens => 3");
+    let answer = session.answer(id);
+    assert_eq!(session.one::<String>("select steadytext_generate('not kept', max_tokens => 3)"), answer);
+    cluster.wait_for_log(0, "no more");
+    assert!(!cluster.log().contains("not kept"), "a prompt is in the log");
+    session.run("drop trigger refuse on steadytext_cache");
+    session.run("select steadytext_generate('kept again', max_tokens => 3)");
+    wait_for_entries(&mut session, 1, "prompt = 'kept again'");
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_cache"), 1);
+}
+
+#[test]
+fn after_a_crash_what_was_written_is_there_and_what_was_under_way_is_computed_anew() {
+    let (cluster, mut session) = with_extension();
+    session.run("select steadytext_embed('text ' || i) from generate_series(1, 50) i");
+    wait_for_entries(&mut session, 50, "true");
+    // Hits and letters are on their way when the worker dies.
+    session.run("select steadytext_embed('text ' || i) from generate_series(1, 200) i");
+    cluster.crash(session.worker_pid(), Signal::KILL);
+    let mut session = cluster.session("postgres");
+    session.wait_for_worker("idle");
+    let kept: i64 = session.one("select count(*) from steadytext_cache");
+    assert!((50..=200).contains(&kept), "{kept}");
+    let agree = "select count(*) from steadytext_cache where embedding::text <> steadytext_embed(prompt, false)::text";
+    assert_eq!(session.one::<i64>(agree), 0);
+    session.run("select steadytext_embed('text ' || i) from generate_series(1, 200) i");
+    wait_for_entries(&mut session, 200, "true");
+}
+
+#[test]
+fn another_role_is_served_and_cannot_read_prompts_and_another_database_has_its_own() {
+    let (cluster, mut session) = with_extension();
+    session.run(
+        "create role alice login in role steadytext_user; create role bob login in role steadytext_user",
+    );
+    session.run("create database other");
+    let mut alice = cluster.session_as("postgres", "alice");
+    let id = alice.generate("what alice asks", "");
+    let answer = alice.answer(id);
+    wait_for_entries(&mut session, 1, "true");
+    let mut bob = cluster.session_as("postgres", "bob");
+    let id = bob.generate("what alice asks", "");
+    assert_eq!(bob.request(id).answer, Some(answer.clone()));
+    assert_eq!(bob.one::<String>("select steadytext_generate('what alice asks')"), answer);
+    for query in ["select * from steadytext_cache", "select * from steadytext_cache_with_frecency"] {
+        assert_eq!(bob.error(query).code().code(), "42501");
+    }
+    let mut other = cluster.session("other");
+    other.create_extension();
+    assert_eq!(other.one::<Option<String>>("select steadytext_generate_cached('what alice asks')"), None);
+    assert_eq!(other.one::<String>("select steadytext_generate('what alice asks')"), answer);
+    wait_for_entries(&mut other, 1, "true");
+}
