@@ -26,11 +26,11 @@ select 'embed', input, steadytext_embed_async(input)
 from unnest(array['reclaim storage of dead rows', 'a function that returns a set of rows']) as input;
 
 insert into demo (kind, input, request_id) values
-    ('json', 'A table', steadytext_generate_json_async('A table',
+    ('generate_json', 'A table', steadytext_generate_json_async('A table',
         '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "rows": {"type": "integer", "minimum": 0, "maximum": 999}},
           "required": ["name", "rows"], "additionalProperties": false}', max_tokens => 100)),
-    ('regex', 'A date', steadytext_generate_regex_async('A date', '\d{4}-\d{2}-\d{2}')),
-    ('choice', 'Does VACUUM lock a table?', steadytext_generate_choice_async('Does VACUUM lock a table?', array['yes', 'no', 'it depends']));
+    ('generate_regex', 'A date', steadytext_generate_regex_async('A date', '\d{4}-\d{2}-\d{2}')),
+    ('generate_choice', 'Does VACUUM lock a table?', steadytext_generate_choice_async('Does VACUUM lock a table?', array['yes', 'no', 'it depends']));
 
 with
 inputs as (select array['What does ANALYZE do?', 'What does REINDEX do?', 'What does CLUSTER do?'] as list)
@@ -64,13 +64,23 @@ from unnest(
 -- Everything in one row, as programs of any language enqueue.
 with
 enqueued as (
-    insert into steadytext_queue (request_type, prompts, params)
-    values ('batch_rerank', array['tables', 'roles'], '{"documents": ["CREATE ROLE adds a role.", "CREATE TABLE makes a table."]}')
-    returning request_id
+    insert into steadytext_queue (request_type, prompts)
+    values ('batch_embed', array['a sequence', 'a view', 'a trigger'])
+    returning request_id, prompts
 )
 
 insert into demo (kind, input, request_id)
-select 'batch_rerank', 'tables, roles', enqueued.request_id from enqueued;
+select 'batch_embed', array_to_string(enqueued.prompts, ', '), enqueued.request_id from enqueued;
+
+with
+enqueued as (
+    insert into steadytext_queue (request_type, prompts, params)
+    values ('batch_rerank', array['tables', 'roles'], '{"documents": ["CREATE ROLE adds a role.", "CREATE TABLE makes a table."]}')
+    returning request_id, prompts
+)
+
+insert into demo (kind, input, request_id)
+select 'batch_rerank', array_to_string(enqueued.prompts, ', '), enqueued.request_id from enqueued;
 
 -- Each call returns within milliseconds of its request's completion; a failed request shows in the table.
 do $$
@@ -93,6 +103,8 @@ select
     state.processing_time_ms as "time ms",
     case
         when state.embedding is not null then left(state.embedding::text, 40) || '…'
+        when state.embeddings is not null then
+            cardinality(state.embeddings) || ' vectors: ' || left(state.embeddings[1]::text, 40) || '…'
         else left(regexp_replace(coalesce(state.result, state.error), '\s+', ' ', 'g'), 80)
     end as result
 from demo, steadytext_check_async(demo.request_id) as state
