@@ -28,7 +28,9 @@ mod wait;
 
 pub use cluster::{Cluster, Options};
 pub use life::Shutdown;
-pub use models::{BrokenModel, broken_models, encoders, endless_text, slow_model, write_model};
+pub use models::{
+    BrokenModel, broken_models, encoders, endless_text, slow_model, write_model, write_reranker,
+};
 pub use process::{Signal, children_of, is_alive, signal};
 pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;

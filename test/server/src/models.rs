@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use steadytext_test_models::gguf::{File, Value};
-use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, Text};
+use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Rerank, Spec, Text};
 
 use crate::cluster::Cluster;
 use crate::program::give_to_server_user;
@@ -63,6 +63,14 @@ pub fn write_model(cluster: &Cluster, file: &str) {
     if !path.exists() {
         fs::copy(&*SLOW, &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
+}
+
+/// Puts a tiny model that ranks documents by the tokens yes and no into the cluster's model directory.
+#[track_caller]
+pub fn write_reranker(cluster: &Cluster, file: &str) {
+    let spec = Spec { rerank: Some(Rerank::YesNo), ..Spec::default() };
+    let path = cluster.model_directory().join(file);
+    steadytext_test_models::write(&spec, &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 #[track_caller]

@@ -4,7 +4,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Cluster, Session, Signal, endless_text, slow_model, wait_until};
+use steadytext_test_server::{
+    Cluster, Options, Session, Signal, endless_text, slow_model, wait_until, write_reranker,
+};
 use uuid::Uuid;
 
 /// A cluster with the slow model, also as a reranker.
@@ -207,4 +209,43 @@ fn more_rows_of_many_parts_than_the_engine_takes_at_once_all_complete() {
     );
     assert_eq!(right, 60);
     assert_eq!(session.doubled(), 0);
+}
+
+#[test]
+fn the_reranker_is_chosen_like_other_models_and_its_scores_are_graded() {
+    let cluster = Options::new().set("pg_steadytext.reranker_model", "auto").start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    let scores = |session: &mut Session, more: &str| -> Vec<f64> {
+        session.list(&format!(
+            "select score from steadytext_rerank('which?', array['one', 'two', 'three', 'four']{more}) order by document"
+        ))
+    };
+    let without = scores(&mut session, "");
+    assert_eq!(without, scores(&mut session, ", model => 'builtin'"));
+    assert!(session.notices().iter().any(|notice| notice.message().contains("builtin model")));
+    // The file of a row that is registered from the start.
+    write_reranker(&cluster, "Qwen3-Reranker-4B-Q8_0.gguf");
+    let with = scores(&mut session, "");
+    assert_eq!(with, scores(&mut session, ", model => 'reranker'"));
+    assert_ne!(with, without);
+    assert!(with.iter().all(|score| 0.0 < *score && *score < 1.0), "{with:?}");
+    let mut different = with.clone();
+    different.dedup();
+    assert_eq!(different.len(), 4, "{with:?}");
+    assert_ne!(with, scores(&mut session, ", task => 'find the longest word'"));
+    cluster.configure("pg_steadytext.reranker_model", "Qwen3-Reranker-4B-Q8_0.gguf");
+    cluster.reload();
+    wait_until("the setting is known", || {
+        session.one("select current_setting('pg_steadytext.reranker_model') like 'Qwen3%'")
+    });
+    assert_eq!(scores(&mut session, ""), with);
+    let id: Uuid =
+        session.one("select steadytext_rerank_async('which?', array['one', 'two', 'three', 'four'])");
+    session.answer(id);
+    let queued: Vec<f64> = session.list(&format!(
+        "select r.score from steadytext_queue q, jsonb_to_recordset(q.result::jsonb) r(document text, score float8)
+         where q.request_id = '{id}' order by r.document"
+    ));
+    assert_eq!(queued, with);
 }
