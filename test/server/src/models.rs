@@ -46,14 +46,16 @@ pub fn slow_model(cluster: &Cluster, session: &mut Session) {
     register(session, "slow", "generate", "slow.gguf");
 }
 
-/// Registers an encoder twice: `folder`, as sentence-transformers save it, and `file`, as GGUF.
+/// Registers an encoder twice: `folder`, as sentence-transformers save it, and `file`, as GGUF. One with labels is for
+/// ranking.
 #[track_caller]
 pub fn encoders(cluster: &Cluster, session: &mut Session, spec: &Bert) {
     let directory = cluster.model_directory();
     let written = spec.write_folder(&directory.join("encoder"));
     written.and_then(|()| spec.write(&directory.join("encoder.gguf"))).expect("our own directory");
-    register(session, "folder", "embed", "encoder");
-    register(session, "file", "embed", "encoder.gguf");
+    let task = if spec.labels > 0 { "rerank" } else { "embed" };
+    register(session, "folder", task, "encoder");
+    register(session, "file", task, "encoder.gguf");
 }
 
 /// Puts a working model into the cluster's model directory.

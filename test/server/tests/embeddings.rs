@@ -152,3 +152,35 @@ fn an_encoder_refuses_what_it_cannot_do() {
     }
     assert_eq!(session.one::<i32>("select vector_dims(steadytext_embed('x', model => 'folder'))"), 64);
 }
+
+#[test]
+fn a_cross_encoder_ranks_documents_by_its_head_whatever_its_form() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    encoders(&cluster, &mut session, &Bert { labels: 1, ..Bert::default() });
+    let mut rankings = ["folder", "file"].map(|model| {
+        let rows = session
+            .query(
+                &format!(
+                    "select document, score
+                     from steadytext_rerank('which one', array['one', 'another one', 'none of them'], model => '{model}')"
+                ),
+                &[],
+            )
+            .expect("the documents are ranked");
+        rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, f64>(1))).collect::<Vec<_>>()
+    });
+    assert_eq!(rankings[0], rankings[1]);
+    assert_eq!(rankings[0].len(), 3);
+    assert!(rankings[0].windows(2).all(|pair| pair[0].1 > pair[1].1), "{rankings:?}");
+    assert!(rankings[0].iter().all(|(_, score)| *score > 0.0 && *score < 1.0), "{rankings:?}");
+    // By its head: a cosine would not tell one order of the two texts from the other.
+    let score = |session: &mut Session, query: &str, document: &str| -> f64 {
+        session.one(&format!(
+            "select score from steadytext_rerank('{query}', array['{document}'], model => 'folder')"
+        ))
+    };
+    assert_ne!(score(&mut session, "which one", "one"), score(&mut session, "one", "which one"));
+    rankings[0].sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(score(&mut session, "which one", "one"), rankings[0][2].1);
+}
