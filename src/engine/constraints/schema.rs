@@ -12,7 +12,7 @@ use crate::Error;
 /// Longest way through schemas that apply to the same part of a document.
 const MAX_CHAIN: usize = 200;
 /// Most schemas that are looked at while a document is checked, as far as can be told.
-const MAX_CHECKS: u64 = 2_000_000;
+const MAX_CHECKS: u64 = 500_000;
 
 /// Keywords whose value is a schema for the same part of the document.
 const SAME: [&str; 4] = ["not", "if", "then", "else"];
