@@ -5,6 +5,65 @@
 -- eviction goes by. The table, its indexes and the room that evicted entries have left are
 -- pg_total_relation_size('steadytext_cache').
 
+create function @extschema@.steadytext_cache_stats()
+returns table (
+    total_entries bigint,
+    total_size_mb double precision,
+    cache_hit_rate double precision,
+    avg_access_count double precision,
+    oldest_entry timestamptz,
+    newest_entry timestamptz
+)
+language plpgsql stable security definer rows 1
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select count(*), coalesce(sum(e.bytes), 0) / 1048576.0::float8,
+        coalesce((select k.hits::float8 / nullif(k.hits + k.misses, 0) from steadytext.cache_counters() as k), 0),
+        coalesce(avg(e.access_count), 0)::float8, min(e.created_at), max(e.created_at)
+    from steadytext.cache_entries as e;
+end
+$$;
+comment on function @extschema@.steadytext_cache_stats() is
+    'The cache in one row; cache_hit_rate is hits / (hits + misses) since the counters were reset, total_size_mb what the entries take as they are stored';
+
+create function @extschema@.steadytext_cache_stats_extended()
+returns table (
+    total_entries bigint,
+    total_size_mb double precision,
+    cache_hit_rate double precision,
+    avg_access_count double precision,
+    oldest_entry timestamptz,
+    newest_entry timestamptz,
+    low_frecency_count bigint,
+    protected_count bigint,
+    eviction_candidates bigint
+)
+language plpgsql stable security definer rows 1
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_min_access_count integer := steadytext.config_integer('cache_min_access_count');
+    v_young timestamptz := now() - make_interval(secs => steadytext.config_number('cache_min_age_hours') * 3600);
+begin
+    return query
+    select s.*, w.low, w.all_entries - w.candidates, w.candidates
+    from @extschema@.steadytext_cache_stats() as s
+    cross join (
+        select count(*) as all_entries,
+            count(*) filter (where e.frecency_score < 1) as low,
+            count(*) filter (
+                where e.created_at <= v_young
+                    and not steadytext.is_cache_protected(e.access_count, v_min_access_count)
+            ) as candidates
+        from steadytext.cache_entries as e
+    ) as w;
+end
+$$;
+comment on function @extschema@.steadytext_cache_stats_extended() is
+    'As steadytext_cache_stats, and how many entries have a frecency below 1, are protected by cache_min_access_count or cache_min_age_hours, and are not';
+
 create function @extschema@.steadytext_cache_analyze_usage()
 returns table (
     access_bucket text,
@@ -97,6 +156,42 @@ end
 $$;
 comment on function @extschema@.steadytext_cache_warmup(integer) is
     'Reads the entries that are worth most into memory, as after a restart; changes nothing. For members of steadytext_admin';
+
+create function @extschema@.st_cache_stats()
+returns table (
+    total_entries bigint,
+    total_size_mb double precision,
+    cache_hit_rate double precision,
+    avg_access_count double precision,
+    oldest_entry timestamptz,
+    newest_entry timestamptz
+)
+language sql stable rows 1
+begin atomic
+    select s.total_entries, s.total_size_mb, s.cache_hit_rate, s.avg_access_count, s.oldest_entry, s.newest_entry
+    from @extschema@.steadytext_cache_stats() as s;
+end;
+comment on function @extschema@.st_cache_stats() is 'Short for steadytext_cache_stats';
+
+create function @extschema@.st_cache_stats_extended()
+returns table (
+    total_entries bigint,
+    total_size_mb double precision,
+    cache_hit_rate double precision,
+    avg_access_count double precision,
+    oldest_entry timestamptz,
+    newest_entry timestamptz,
+    low_frecency_count bigint,
+    protected_count bigint,
+    eviction_candidates bigint
+)
+language sql stable rows 1
+begin atomic
+    select s.total_entries, s.total_size_mb, s.cache_hit_rate, s.avg_access_count, s.oldest_entry, s.newest_entry,
+        s.low_frecency_count, s.protected_count, s.eviction_candidates
+    from @extschema@.steadytext_cache_stats_extended() as s;
+end;
+comment on function @extschema@.st_cache_stats_extended() is 'Short for steadytext_cache_stats_extended';
 
 create function @extschema@.st_cache_analyze_usage()
 returns table (

@@ -37,6 +37,8 @@ select set_eq(
         'function steadytext.plan_eviction(integer)',
         'function steadytext.schedule_eviction()',
         'function steadytext.unschedule_eviction()',
+        'function steadytext_cache_stats()',
+        'function steadytext_cache_stats_extended()',
         'function steadytext_cache_analyze_usage()',
         'function steadytext_cache_clear()',
         'function steadytext_cache_import(text,boolean)',
@@ -48,6 +50,8 @@ select set_eq(
         'function steadytext_cache_warmup(integer)',
         'function steadytext_setup_cache_eviction_cron()',
         'function steadytext_disable_cache_eviction_cron()',
+        'function st_cache_stats()',
+        'function st_cache_stats_extended()',
         'function st_cache_analyze_usage()',
         'function st_cache_clear()',
         'function st_cache_import(text,boolean)',
@@ -246,7 +250,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 44::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 46::bigint,
     'there are as many twins as functions of the API'
 );
 
@@ -318,7 +322,8 @@ select set_eq(
     array['replace_default', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
-        'steadytext_cache_scheduled_eviction', 'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
+        'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
+        'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
     'only the protocol, one trigger and what looks after the cache run as the owner'
 );
 

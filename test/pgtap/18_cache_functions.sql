@@ -1,6 +1,6 @@
 -- Statistics of the cache, eviction, its schedule, and the audit log.
 \ir setup.psql
-select plan(74);
+select plan(82);
 
 delete from steadytext_cache;
 delete from steadytext_audit_log;
@@ -45,6 +45,9 @@ as $$
 $$;
 
 -- An empty cache.
+select results_eq(
+    $$ select total_entries, total_size_mb, avg_access_count, oldest_entry, newest_entry from steadytext_cache_stats() $$,
+    $$ values (0::bigint, 0::float8, 0::float8, null::timestamptz, null::timestamptz) $$, 'stats: of an empty cache');
 select is((select count(*) from steadytext_cache_analyze_usage()), 0::bigint, 'analyze_usage: of an empty cache');
 select is((select count(*) from steadytext_cache_preview_eviction()), 0::bigint, 'preview_eviction: of an empty cache');
 select is((select evicted_count from steadytext_cache_evict_by_frecency(0, 0, 100, 0, 0)), 0, 'eviction: of an empty cache');
@@ -63,9 +66,22 @@ values
     ('f', 'F', 'x', 'generate', 101, now(), now() - interval '5 days');
 insert into steadytext_cache (cache_key, prompt, embedding, request_type, access_count, created_at)
 select 'g', 'G', array_agg(random())::real[], 'embed', 1, now() - interval '6 days' from generate_series(1, 1024);
+select results_eq(
+    $$ select total_entries, avg_access_count, oldest_entry, newest_entry from steadytext_cache_stats() $$,
+    $$ values (7::bigint, 151 / 7.0::float8, now() - interval '12 days', now() - interval '1 minute') $$, 'stats: counts and ages');
+select is(
+    (select round((total_size_mb * 1048576)::numeric) from steadytext_cache_stats()), pg_temp.bytes()::numeric,
+    'stats: the size is that of the values as they are stored');
 select cmp_ok(pg_temp.bytes(), '<', 60000::bigint, 'a text of 1.3 MB is stored compressed');
 select cmp_ok(pg_temp.bytes(), '>', 4096 + 13000::bigint, 'and a vector is not');
+select ok((select cache_hit_rate between 0 and 1 from steadytext_cache_stats()), 'stats: the hit rate is a share');
+select results_eq(
+    $$ select total_entries, low_frecency_count, protected_count, eviction_candidates from steadytext_cache_stats_extended() $$,
+    $$ values (7::bigint, 2::bigint, 5::bigint, 2::bigint) $$, 'stats_extended: low are b and c; a and g are candidates');
 select steadytext_config_set('cache_min_access_count', '0');
+select results_eq(
+    $$ select protected_count, eviction_candidates from steadytext_cache_stats_extended() $$,
+    $$ values (1::bigint, 6::bigint) $$, 'stats_extended: without protection by use only the young one is');
 select steadytext_config_set('cache_min_access_count', null);
 select results_eq(
     $$ select access_bucket, entry_count, round(percentage_of_cache::numeric, 2) from steadytext_cache_analyze_usage() $$,
@@ -242,7 +258,9 @@ language sql
 as $$
     select throws_ok(format('select pg_temp.run_as(%L, %L)', p_role, p_statement), '42501', null, format('%s may not: %s', p_role, p_statement))
 $$;
+select is(pg_temp.run_as('st_alice', 'select total_entries from steadytext_cache_stats()'), '0', 'users see statistics');
 select is(pg_temp.run_as('st_alice', 'select count(*) from steadytext_cache_analyze_usage()'), '0', 'and usage');
+select pg_temp.denied('st_stranger', 'select steadytext_cache_stats()');
 select is_empty(
     $$
         select p.proname

@@ -120,6 +120,26 @@ fn digest(session: &mut Session, text: &str) -> String {
 }
 
 #[test]
+fn an_imported_entry_answers_default_requests_and_its_uses_are_counted() {
+    let (_cluster, mut session, directory) = start();
+    write(&directory, "a.db", "base64", LINES);
+    session.run("select steadytext_cache_import('a.db'); select steadytext.reset_cache_counters()");
+    assert_eq!(session.one::<String>("select steadytext_generate('What is a tuple?')"), "A row version.");
+    assert_eq!(session.one::<String>("select steadytext_generate('Say it', eos_string => 'END')"), "it");
+    let embedding = "select steadytext_embed('A tuple is a row version.')::text";
+    assert_eq!(session.one::<String>(embedding), "[0.6,-0.8]");
+    let id = session.generate("What is a tuple?", "priority => 1");
+    assert_eq!(session.answer(id), "A row version.");
+    let other = "select steadytext_generate('What is a tuple?', max_tokens => 3)";
+    assert_ne!(session.one::<String>(other), "A row version.", "another request");
+    assert_eq!(session.one::<f64>("select cache_hit_rate from steadytext_cache_stats()"), 4.0 / 5.0);
+    wait_until("the uses are written down", || {
+        session.one::<i32>("select access_count from steadytext_cache where cache_key = 'What is a tuple?'")
+            == 7
+    });
+}
+
+#[test]
 fn existing_entries_stay_unless_they_are_to_be_replaced() {
     let (_cluster, mut session, directory) = start();
     session.run(
