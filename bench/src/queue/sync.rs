@@ -37,8 +37,9 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
 fn calls(cluster: &Cluster) -> Vec<f64> {
     let mut session = cluster.session("postgres");
     // As a parameter: a constant would be embedded once, when the statement is planned. Not from the cache.
-    let statement =
-        session.prepare("select steadytext.embed($1, false, 42, null)").expect("the statement is right");
+    let statement = session
+        .prepare("select steadytext.embed($1, false, 42, null, null, null)")
+        .expect("the statement is right");
     let parameters: [&(dyn ToSql + Sync); 1] = [&TEXT];
     timed(|| {
         session.query_one(&statement, &parameters).expect("the call is answered");
