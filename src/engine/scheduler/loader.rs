@@ -39,14 +39,14 @@ pub(super) enum Job {
     /// Tokenize a request, and compile its constraint.
     Plan { number: u64, work: Work, texts: Texts },
     /// Check a finished answer, and tell how its request has ended.
-    Check { submission: Submission, output: Output, checker: Arc<Checker> },
+    Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
 }
 
 /// What came of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
     Loaded(ModelSource, Result<(Any, ModelIdentity), Error>),
-    Planned { number: u64, plan: Result<Plan, Error> },
+    Planned { number: u64, plan: Result<Box<Plan>, Error> },
 }
 
 /// A thread that does jobs in their order. Dropping it takes back those that have not begun.
@@ -144,7 +144,7 @@ fn work(
             }
             Job::Plan { number, work, texts } => {
                 let plan = catch(|| texts.plan(&work)).and_then(|plan| plan);
-                Report::Planned { number, plan }
+                Report::Planned { number, plan: plan.map(Box::new) }
             }
             Job::Check { submission, output, checker } => {
                 let checked = catch(|| check(&output, &checker)).and_then(|checked| checked);

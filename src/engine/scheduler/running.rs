@@ -436,7 +436,11 @@ impl Running {
         };
         match (result, guide) {
             (Ok(output), Some(guide)) => {
-                return Some(Job::Check { submission, output, checker: guide.checker() });
+                return Some(Job::Check {
+                    submission: Box::new(submission),
+                    output,
+                    checker: guide.checker(),
+                });
             }
             (Ok(output), None) => submission.send(EventKind::Done(output)),
             (Err(error), _) => submission.fail(error),

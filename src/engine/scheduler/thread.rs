@@ -243,7 +243,7 @@ impl EngineThread {
                 match plan {
                     Ok(plan) => {
                         self.waiting[index].planning = None;
-                        self.waiting[index].plan = Some(plan);
+                        self.waiting[index].plan = Some(*plan);
                     }
                     Err(error) => self.fail_waiting(&error, |waiting| waiting.planning == Some(number)),
                 }
