@@ -45,6 +45,8 @@ pub(super) struct Outcome {
 /// A request that the engine works on.
 struct Flight {
     held: Held,
+    /// Number in the order of the claims, which is that of their priorities.
+    order: u64,
     model: ModelSource,
     salt: u64,
     parts: Parts,
@@ -87,6 +89,8 @@ pub(super) struct Flights {
     parts: HashMap<u64, (Held, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its new attempt.
     last_key: u64,
+    /// Requests ever added.
+    last_order: u64,
     /// Requests ended, of these failed, and the time they took in all.
     pub(super) ended: i64,
     pub(super) failed: i64,
@@ -117,8 +121,10 @@ impl Flights {
     /// Adds a request; [`Flights::next_part`] has its parts from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
         let Prepared { model, salt, parts, question, .. } = prepared;
+        self.last_order += 1;
         let flight = Flight {
             held: claimed.held,
+            order: self.last_order,
             model,
             salt,
             progress: Progress::new(&parts),
@@ -142,7 +148,7 @@ impl Flights {
     /// of which the engine has none.
     pub(super) fn next_part(&mut self, capacity: usize) -> Option<(Request, Ticket)> {
         let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
-        let flight = open.min_by_key(|flight| (flight.under_way, flight.held.id))?;
+        let flight = open.min_by_key(|flight| (flight.under_way, flight.order))?;
         if flight.under_way > 0 && self.parts.len() >= capacity {
             return None;
         }

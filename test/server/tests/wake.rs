@@ -93,7 +93,7 @@ fn wait_latency(cluster: &Cluster, session: &mut Session, begin: &str) -> Durati
     // The waiter must wait already when the request ends: it is kept from being claimed until then.
     session.run("select steadytext_daemon_stop()");
     session.wait_for_worker("paused");
-    let id = session.generate("somebody waits", "max_tokens => 3");
+    let id = session.generate("somebody waits", "max_tokens => 3, use_cache => false");
     let mut waiter = cluster.session("postgres");
     let pid = waiter.backend_pid();
     let begin = begin.to_owned();
