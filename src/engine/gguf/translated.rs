@@ -18,7 +18,7 @@ use crate::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Translation {
     keys: BTreeMap<Box<str>, Raw>,
-    /// Bytes of strings and arrays.
+    /// Bytes of strings and arrays, and of all else that keys say, so that it tells models apart.
     metadata: Vec<u8>,
     tensors: Vec<TensorInfo>,
     tensor_index: HashMap<Box<str>, usize>,
@@ -47,21 +47,25 @@ impl Translation {
 
     /// Sets a key to an integer.
     pub(crate) fn integer(&mut self, key: &str, value: u32) {
+        self.note(key, &value.to_le_bytes());
         self.keys.insert(key.into(), Raw::Integer(value.into()));
     }
 
     /// Sets a key to a float.
     pub(crate) fn float(&mut self, key: &str, value: f64) {
+        self.note(key, &value.to_le_bytes());
         self.keys.insert(key.into(), Raw::Float(value));
     }
 
     /// Sets a key to a truth value.
     pub(crate) fn bool(&mut self, key: &str, value: bool) {
+        self.note(key, &[u8::from(value)]);
         self.keys.insert(key.into(), Raw::Bool(value));
     }
 
     /// Sets a key to a string.
     pub(crate) fn string(&mut self, key: &str, value: &str) {
+        self.note(key, &[]);
         let start = self.metadata.len();
         self.metadata.extend_from_slice(value.as_bytes());
         self.keys.insert(key.into(), Raw::String(start..self.metadata.len()));
@@ -86,6 +90,12 @@ impl Translation {
         self.metadata.extend(values.flat_map(i32::to_le_bytes));
         let bytes = start..self.metadata.len();
         self.keys.insert(key.into(), Raw::Array { of: ValueType::I32, count: bytes.len() / 4, bytes });
+    }
+
+    /// Writes down that a key is set, and to what, for [`Gguf::content`].
+    fn note(&mut self, key: &str, value: &[u8]) {
+        self.metadata.extend_from_slice(key.as_bytes());
+        self.metadata.extend_from_slice(value);
     }
 
     /// Adds a tensor whose bytes are at `data` of the mapped file; false if there is one of this name.

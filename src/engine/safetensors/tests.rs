@@ -95,6 +95,24 @@ fn what_the_files_beside_the_weights_say_is_obeyed() {
 }
 
 #[test]
+fn what_a_file_beside_the_weights_changes_makes_another_content() {
+    let directory = folder();
+    let content = || open(directory.path()).unwrap().content().concat();
+    let before = content();
+    assert!(content() == before);
+    for (name, text) in [
+        ("1_Pooling/config.json", r#"{"pooling_mode_cls_token": true}"#),
+        ("sentence_bert_config.json", r#"{"max_seq_length": 100}"#),
+        ("tokenizer_config.json", r#"{"do_lower_case": false}"#),
+        ("config_sentence_transformers.json", r#"{"prompts": {"query": "query: "}}"#),
+    ] {
+        let before = content();
+        std::fs::write(directory.path().join(name), text).unwrap();
+        assert!(content() != before, "{name}");
+    }
+}
+
+#[test]
 fn tokenizer_json_does_where_there_is_no_vocab_txt() {
     let directory = folder();
     let plain = WordPiece::from_gguf(&open(directory.path()).unwrap()).unwrap();
