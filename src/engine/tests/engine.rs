@@ -377,54 +377,6 @@ fn models_make_room_for_each_other_and_idle_ones_go() {
 }
 
 #[test]
-fn every_thread_runs_the_hook_first() {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&calls);
-    let hook: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        counter.fetch_add(1, Ordering::SeqCst);
-    });
-    let world = World::new(Config { threads: 3, thread_start: Some(hook), ..quick() });
-    world.run(&ModelSource::Builtin, embed("a")).unwrap();
-    drop(world);
-    assert_eq!(
-        calls.load(Ordering::SeqCst),
-        10,
-        "the engine thread and two helpers, four threads beside it, three that loaded"
-    );
-}
-
-/// Niceness of this process's threads of a name; /proc cuts names at 15 bytes.
-#[cfg(target_os = "linux")]
-fn niceness(name: &str) -> Vec<i32> {
-    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let of_name = |stat: String| {
-        let (start, rest) = stat.rsplit_once(") ")?;
-        // Field 19 of proc(5), counted from 1; field 3 is the first after the name.
-        start.ends_with(name).then(|| rest.split(' ').nth(16).unwrap().parse().unwrap())
-    };
-    tasks.filter_map(stat).filter_map(of_name).collect()
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn all_threads_of_the_engine_and_no_others_are_nice() {
-    let world = World::new(Config { threads: 2, nice: 19, ..Config::default() });
-    world.run(&ModelSource::Builtin, embed("a")).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while !["st-engine", "st-compute-1", "st-load", "st-tokenize", "st-grammar", "st-check"]
-        .map(niceness)
-        .iter()
-        .all(|nice| nice.contains(&19))
-    {
-        assert!(Instant::now() < deadline, "they are not nice");
-        std::thread::yield_now();
-    }
-    assert!(niceness("all_threads_of_").iter().all(|nice| *nice < 19));
-    assert_eq!(niceness("all_threads_of_").len(), 1);
-}
-
-#[test]
 fn a_bell_that_panics_does_not_stop_the_engine() {
     let world = World::new(quick());
     let (sender, events) = unbounded();
