@@ -34,8 +34,8 @@ pub(super) struct Claimed {
     pub(super) prompt: Option<String>,
     /// The texts of a request of many parts.
     pub(super) prompts: Option<Vec<Option<String>>>,
-    /// The parameters.
-    pub(super) params: Json,
+    /// The parameters. `None` where they cannot be read: they are nested too deeply, or have a number out of range.
+    pub(super) params: Option<Json>,
     /// Whom it belongs to.
     pub(super) owner_role: String,
     /// The same as an OID.
@@ -113,7 +113,7 @@ pub(super) fn claim(
             alone.into(),
         ];
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_role::text, owner_oid, prompts
+            "select id, request_id, attempt, request_type, prompt, params::text, owner_role::text, owner_oid, prompts
                from steadytext.claim_requests($1, $2, $3, $4::name, $5)",
             args,
             Mode::ReadWrite,
@@ -124,7 +124,11 @@ pub(super) fn claim(
                     request_type: row.get(4)?,
                     prompt: row.get(5),
                     prompts: row.get(9),
-                    params: row.get::<pgrx::JsonB>(6).map_or(Json::Null, |params| params.0),
+                    // As text: one row that cannot be read must not fail the claim of the others.
+                    params: match row.get::<String>(6) {
+                        Some(params) => serde_json::from_str(&params).ok(),
+                        None => Some(Json::Null),
+                    },
                     owner_role: row.get(7).unwrap_or_default(),
                     owner: row.get(8).unwrap_or(pg_sys::InvalidOid),
                 })

@@ -51,18 +51,25 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 ///
-/// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know.
+/// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for
+/// parameters that cannot be read.
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
+    let params = claimed.params.as_ref().ok_or_else(|| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "params is nested too deeply, or has a number out of range",
+        )
+    })?;
     let asked = Asked {
         request_type: &claimed.request_type,
         prompt: claimed.prompt.as_deref(),
         prompts: claimed.prompts.as_deref(),
-        params: &claimed.params,
+        params,
     };
     let (parts, Resolved { source, for_want_of_another }) = parts(asked, config, models)?;
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, &claimed.params, &parts, &source, config);
+    let question = Question::of(&claimed.request_type, params, &parts, &source, config);
     Ok(Prepared { model: source, salt, parts, question, for_want_of_another })
 }
 

@@ -192,3 +192,23 @@ fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
     let request = session.wait_for(refused, "failed");
     assert_eq!(request.error_code.as_deref(), Some("23514"), "{request:?}");
 }
+
+/// The table's owner may store anything, and what comes from a dump is not checked again.
+#[test]
+fn a_row_whose_parameters_cannot_be_read_fails_alone() {
+    let (_cluster, mut session) = cluster();
+    session.run("select steadytext_daemon_stop()");
+    let before = session.generate("before", "max_tokens => 3");
+    let nested: Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompt, params, created_at)
+         values ('generate', 'nested', (repeat('[', 200) || repeat(']', 200))::jsonb, '2020-01-01')
+         returning request_id",
+    );
+    let after = session.generate("after", "max_tokens => 3");
+    session.run("select steadytext_daemon_start()");
+    for id in [before, after] {
+        session.answer(id);
+    }
+    let request = session.wait_for(nested, "failed");
+    assert_eq!(request.error_code.as_deref(), Some("22023"), "{request:?}");
+}
