@@ -14,8 +14,10 @@ fn slow() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     slow_model(&cluster, &mut session);
+    // What is asked twice here is to be computed twice.
     session.run(
-        "insert into steadytext_models (name, task, file) values ('slow-reranker', 'rerank', 'slow.gguf')",
+        "insert into steadytext_models (name, task, file) values ('slow-reranker', 'rerank', 'slow.gguf');
+         select steadytext_config_set('cache_enabled', 'false')",
     );
     session.audit();
     (cluster, session)

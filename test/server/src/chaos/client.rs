@@ -15,24 +15,25 @@ use crate::cluster::Cluster;
 use crate::session::{Address, Session};
 use crate::wait::eventually;
 
-/// Ways to enqueue one request: its SQL, which yields the id.
+/// Ways to enqueue one request: its SQL, which yields the id. Most of them are computed each time; what is left to the cache is
+/// answered at once when it was asked before.
 const SINGLES: [&str; 11] = [
-    "select steadytext_generate_async('What does VACUUM do?', 4)",
-    "select steadytext_generate_async('What is the syntax of CREATE INDEX?', 12)",
+    "select steadytext_generate_async('What does VACUUM do?', 4, use_cache => false)",
+    "select steadytext_generate_async('What is the syntax of CREATE INDEX?', 12, use_cache => false)",
     "select steadytext_generate_async('Write a haiku about PostgreSQL', 30, priority => 8)",
-    "select steadytext_generate_async('What does VACUUM do?', 16, temperature => 0.7, seed => 3)",
-    "select steadytext_generate_async('A long story', 50, model => 'slow')",
-    "select steadytext_generate_async('Another long story', 25, model => 'slow', priority => 2)",
-    "select steadytext_embed_async('a text')",
+    "select steadytext_generate_async('What does VACUUM do?', 16, use_cache => false, temperature => 0.7, seed => 3)",
+    "select steadytext_generate_async('A long story', 50, use_cache => false, model => 'slow')",
+    "select steadytext_generate_async('Another long story', 25, use_cache => false, model => 'slow', priority => 2)",
+    "select steadytext_embed_async('a text', use_cache => false)",
     "select steadytext_embed_async('another text, somewhat longer than the first one')",
     "select st_embed_async('a third', priority => 9)",
     "insert into steadytext_queue (request_type, prompt, params, priority) \
-     values ('generate', 'Plainly inserted.', '{\"max_tokens\": 6}', 4) returning request_id",
+     values ('generate', 'Plainly inserted.', '{\"max_tokens\": 6, \"use_cache\": false}', 4) returning request_id",
     "insert into steadytext_queue (request_type, prompt) values ('embed', 'inserted text') returning request_id",
 ];
 
 /// A batch of [`BATCH_LENGTH`] requests.
-const BATCH: &str = "select unnest(steadytext_generate_batch_async(array['one', 'two', 'three', 'four'], 5))";
+const BATCH: &str = "select unnest(steadytext_generate_batch_async(array['one', 'two', 'three', 'four'], 5, use_cache => false))";
 const BATCH_LENGTH: usize = 4;
 
 /// Requests that a client leaves open before it waits for the oldest.
