@@ -22,6 +22,7 @@ pub(crate) use entry_point;
 /// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a thread's
 /// niceness counts among the threads of its session only, and every process of the server is a session of its own.
 /// Not to be called by the main thread: it may wait for some tenths of a second.
+#[cfg(not(feature = "noop-engine"))]
 pub(crate) fn give_way(nice: i32) {
     const TRIES: usize = 5;
     const PAUSE: Duration = Duration::from_millis(110);

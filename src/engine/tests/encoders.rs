@@ -245,20 +245,27 @@ fn stopping_the_engine_fails_texts_that_are_not_finished() {
 
 #[test]
 fn a_folder_whose_weights_are_cut_short_fails_its_texts_and_nothing_else() {
-    // Token embeddings are looked up in the file; they are larger than what the system reads ahead.
-    let (_directory, model) = folder(&Bert { vocab: 20_000, width: 128, ..Bert::default() });
+    // Token embeddings are looked up in the file, for each pass.
+    let spec = Bert { vocab: 20_000, width: 256, feed_forward: 1024, layers: 24, ..Bert::default() };
+    let (_directory, model) = folder(&spec);
     let engine = engine(2);
     let sound = embed(&engine, &model, &["hello".to_owned()]);
     let weights = model.join("model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
-    std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
-    let lost = run(&engine, &model, vec![Work::Embed(Embed::passage("zz 99 hello"))]).remove(0);
-    match lost {
-        Err(Error::LostModel { path }) => assert_eq!(path, weights),
-        other => panic!("{other:?}"),
+    let (sender, events) = unbounded();
+    let texts = texts();
+    for (key, text) in (0..).zip(&texts) {
+        submit(&engine, key, &model, Work::Embed(Embed::passage(text)), Reply::new(sender.clone()));
     }
-    let corrupt = run(&engine, &model, vec![Work::Embed(Embed::passage("hello"))]).remove(0);
-    assert!(matches!(corrupt, Err(Error::CorruptModel { .. })), "{corrupt:?}");
+    assert!(ends(&events, 1).values().all(Result::is_ok));
+    std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
+    let rest = ends(&events, texts.len() - 1);
+    // What had begun loses the weights; what had not finds an empty file.
+    let is_lost = |end: &Result<_, _>| matches!(end, Err(Error::LostModel { path }) if *path == weights);
+    let is_refused =
+        |end: &Result<_, _>| matches!(end, Err(Error::CorruptModel { path, .. }) if *path == weights);
+    assert!(rest.values().any(is_lost), "{rest:?}");
+    assert!(rest.values().all(|end| end.is_ok() || is_lost(end) || is_refused(end)), "{rest:?}");
     std::fs::write(&weights, whole).unwrap();
     assert!(embed(&engine, &model, &["hello".to_owned()]) == sound);
 }

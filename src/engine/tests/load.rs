@@ -89,7 +89,7 @@ fn sizes_in_the_metadata_are_checked() {
     corrupt(&spec, |file| file.remove("qwen3.feed_forward_length"), "qwen3.feed_forward_length");
     unsupported(&spec, set("attention.value_length", 16), "different lengths");
     unsupported(&spec, set("expert_count", 8), "experts");
-    unsupported(&spec, set("pooling_type", 4), "qwen3.pooling_type");
+    unsupported(&spec, set("pooling_type", 5), "qwen3.pooling_type");
     corrupt(
         &spec,
         |file| file.set("qwen3.attention.layer_norm_rms_epsilon", Value::F32(-1.0)),
