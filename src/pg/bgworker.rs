@@ -1,5 +1,6 @@
 //! Starting background workers and connecting them.
 
+#[cfg(not(feature = "noop-engine"))]
 use std::time::Duration;
 
 use pgrx::pg_sys;

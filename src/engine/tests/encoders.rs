@@ -260,11 +260,11 @@ fn a_folder_whose_weights_are_cut_short_fails_its_texts_and_nothing_else() {
     assert!(ends(&events, 1).values().all(Result::is_ok));
     std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
     let rest = ends(&events, texts.len() - 1);
-    // What had begun loses the weights; what had not finds an empty file.
+    // A pass that has not looked its tokens up yet loses the weights; those after it find an empty file.
     let is_lost = |end: &Result<_, _>| matches!(end, Err(Error::LostModel { path }) if *path == weights);
     let is_refused =
         |end: &Result<_, _>| matches!(end, Err(Error::CorruptModel { path, .. }) if *path == weights);
-    assert!(rest.values().any(is_lost), "{rest:?}");
+    assert!(rest.values().any(|end| is_lost(end) || is_refused(end)), "{rest:?}");
     assert!(rest.values().all(|end| end.is_ok() || is_lost(end) || is_refused(end)), "{rest:?}");
     std::fs::write(&weights, whole).unwrap();
     assert!(embed(&engine, &model, &["hello".to_owned()]) == sound);
