@@ -22,9 +22,9 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
         "insert into steadytext_cache (cache_key, prompt, response, request_type, imported)
          select 'question ' || i, 'question ' || i, repeat(md5(i::text) || ' ', 15), 'generate', true
          from generate_series(1, {ENTRIES}) as i;
-         vacuum analyze steadytext_cache;
          create role {USER} login in role steadytext_user"
     ));
+    session.run("vacuum analyze steadytext_cache");
     let script = cluster.directory().join("cache.sql");
     let text = format!("\\set i random(1, {ENTRIES})\nselect steadytext_generate('question ' || :i);\n");
     std::fs::write(&script, text).expect("the script can be written");
