@@ -18,6 +18,7 @@ if [ "${PEER:-0}" != 0 ]; then
     if [ "${INSTRUCTIONS:-}" = avx2 ]; then
         venv=target/peer-venv-avx2
         cmake='-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON'
+        cmake+=' -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF'
     fi
     python=${PEER_PYTHON:-$venv/bin/python}
     if [ -z "${PEER_PYTHON:-}" ] && ! "$python" -c 'import llama_cpp' 2>/dev/null; then
