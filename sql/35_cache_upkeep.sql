@@ -121,7 +121,7 @@ begin
 end
 $$;
 comment on function steadytext.count_accesses(bigint[], bigint[], timestamptz[]) is
-    'Protocol: adds to access_count and last_accessed; returns the entries that somebody has locked, to be tried again';
+    'Protocol: adds to access_count and last_accessed of entries, each named once; returns the entries that somebody has locked, to be tried again';
 
 create function steadytext.cache_counters()
 returns table (hits bigint, misses bigint, dropped bigint, since timestamptz)

@@ -86,7 +86,7 @@ pub(crate) fn is_crowded() -> bool {
     shmem::get().is_some_and(|shared| shared.hits.used.load(Relaxed) as usize > CELLS / 2)
 }
 
-/// Takes out what was counted for the database of a slot, by number of the entry.
+/// Takes out what was counted for the database of a slot.
 pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
     let Some(shared) = shmem::get() else { return Vec::new() };
     let (table, index) = (&shared.hits, shared.index_of(slot));
@@ -107,9 +107,14 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
             }
         }
     });
-    taken.sort_unstable_by_key(|hits| hits.entry);
-    // A cell that was freed before another of its row leaves the same entry in two of them.
-    taken.dedup_by(|later, kept| {
+    taken
+}
+
+/// Leaves one of each entry, in the order of their numbers. Several come about when a cell is freed before another of its row, and when
+/// an entry is used again before its earlier uses could be written down.
+pub(crate) fn add_up(hits: &mut Vec<Hits>) {
+    hits.sort_unstable_by_key(|hits| hits.entry);
+    hits.dedup_by(|later, kept| {
         let same = later.entry == kept.entry;
         if same {
             kept.count += later.count;
@@ -117,7 +122,6 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
         }
         same
     });
-    taken
 }
 
 fn key(slot: usize, entry: i64) -> Option<u64> {

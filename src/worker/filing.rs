@@ -145,6 +145,7 @@ impl Filing {
     fn count(&mut self) -> Result<(), PgError> {
         self.count_at = Instant::now() + COUNT_INTERVAL;
         self.hits.extend(hits::take(self.slot));
+        hits::add_up(&mut self.hits);
         let mut left = Vec::new();
         let mut failure = None;
         for part in self.hits.chunks(COUNTS_AT_ONCE) {
@@ -200,7 +201,7 @@ fn store(entries: &[Entry]) -> Result<(), PgError> {
     })
 }
 
-/// Returns the entries that somebody has locked.
+/// Takes each entry once. Returns those that somebody has locked.
 fn count(hits: &[Hits]) -> Result<Vec<i64>, PgError> {
     if hits.is_empty() {
         return Ok(Vec::new());
