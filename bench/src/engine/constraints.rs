@@ -1,11 +1,13 @@
 //! What is generated along a constraint beside what is generated freely, and the time of the masks alone.
 
 use std::path::Path;
+use std::time::Duration;
 
 use steadytext_bench::{Report, percentile};
+use steadytext_engine::Constraint;
+use steadytext_engine::constraint_bench::Walker;
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::tokenizer::Tokenizer;
-use steadytext_engine::{Constraint, constraint_bench};
 
 use crate::ours::Ours;
 use crate::rounds::median;
@@ -14,6 +16,7 @@ use crate::settings::Settings;
 const REQUESTS: usize = 8;
 const PROMPT_TOKENS: usize = 128;
 const STEPS: usize = 128;
+/// Random walks along each constraint, and their longest.
 const WALKS: u64 = 20;
 const WALK_STEPS: usize = 200;
 
@@ -43,50 +46,119 @@ pub(crate) fn measure(quant: &str, path: &Path, settings: &Settings, report: &mu
         report.add(&names[1], median(runs.iter().map(|run| run.1)), "tokens/s");
         report.add(&ratio, median(runs.iter().map(|run| run.1 / run.0)), "");
     }
-    for (kind, constraints) in [("json", schemas()), ("regex", patterns())] {
-        let names = ["mask_p50_us", "mask_p99_us", "mask_max_us", "compile_max_ms"]
+    for (kind, samples) in [("json", schemas()), ("regex", patterns())] {
+        let names = ["mask_p50_us", "mask_p99_us", "mask_max_us", "random_mask_p99_us", "compile_max_ms"]
             .map(|name| format!("{kind}_{name}.{quant}"));
-        if names.iter().any(|name| settings.wants(name)) {
-            let gguf = Gguf::open(path).expect("the model can be opened");
-            let tokenizer = Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer");
-            let (times, compilations) =
-                constraint_bench::mask_times(tokenizer, &constraints, WALKS, WALK_STEPS)
-                    .expect("they can be followed");
+        if !names.iter().any(|name| settings.wants(name)) {
+            continue;
+        }
+        let gguf = Gguf::open(path).expect("the model can be opened");
+        let tokenizer = Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer");
+        let walker = Walker::new(tokenizer).expect("the vocabulary serves");
+        let (mut along, mut random, mut compile) = (Vec::new(), Vec::new(), Vec::new());
+        for (constraint, texts) in &samples {
+            compile.push(walker.compile(constraint).expect("it can be compiled"));
+            for text in *texts {
+                along.extend(walker.along(constraint, text).expect("the text matches"));
+            }
+            for seed in 1..=WALKS {
+                random.extend(walker.random(constraint, seed, WALK_STEPS).expect("it can be followed"));
+            }
+        }
+        let sorted = |times: Vec<Duration>| {
             let mut us: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
             us.sort_by(f64::total_cmp);
-            let slowest = compilations.iter().max().map_or(0.0, |time| time.as_secs_f64() * 1e3);
-            report.add(&names[0], percentile(&us, 0.5), "us");
-            report.add(&names[1], percentile(&us, 0.99), "us");
-            report.add(&names[2], percentile(&us, 1.0), "us");
-            report.add(&names[3], slowest, "ms");
-        }
+            us
+        };
+        let (along, random, compile) = (sorted(along), sorted(random), sorted(compile));
+        report.add(&names[0], percentile(&along, 0.5), "us");
+        report.add(&names[1], percentile(&along, 0.99), "us");
+        report.add(&names[2], percentile(&along, 1.0), "us");
+        report.add(&names[3], percentile(&random, 0.99), "us");
+        report.add(&names[4], percentile(&compile, 1.0) / 1e3, "ms");
     }
 }
 
-/// Some schemas of the kind that people ask for.
-fn schemas() -> Vec<Constraint> {
-    let json = [
-        RECORDS,
-        "true",
-        r#"{"type": "object", "properties": {"answer": {"type": "string"}, "confidence": {"type": "number", "minimum": 0, "maximum": 1}},
-            "required": ["answer", "confidence"], "additionalProperties": false}"#,
-        r#"{"type": "object", "properties": {"when": {"type": "string", "format": "date-time"}, "where": {"type": "string", "pattern": "^[A-Z][a-z]+( [A-Z][a-z]+)*$"},
-            "who": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 60}, "minItems": 1}}, "required": ["when", "where", "who"]}"#,
-        r##"{"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
-            "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "required": ["name", "children"], "additionalProperties": false}}}"##,
-        r#"{"type": "object", "patternProperties": {"^[a-z_]{1,20}$": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}},
-            "additionalProperties": false, "minProperties": 3}"#,
+/// A constraint, and texts that match it.
+type Sample = (Constraint, &'static [&'static str]);
+
+/// Schemas of the kind that people ask for.
+fn schemas() -> Vec<Sample> {
+    let records = RECORDS.replace("100000", "1");
+    let json: [(&str, &[&str]); 6] = [
+        (
+            &records,
+            &[
+                r#"[{"title": "Orders that were placed in the last quarter", "kind": "table", "rows": 18234, "tags": ["sales", "finance"], "owner": "anna"}, {"title": "Customers by region and by segment", "kind": "view", "rows": 311, "tags": [], "owner": null}]"#,
+                r#"[{"title": "An index over names, e-mail addresses & phone numbers", "kind": "index", "rows": 0, "tags": ["btree", "unique", "people"], "owner": "Jürgen Weiß"}, {"title": "Numbers for invoices, without gaps", "kind": "sequence", "rows": 1, "tags": ["billing"], "owner": "billing_service"}]"#,
+                r#"[{"title": "顧客の注文と配送の状況を示す表です。毎晩、新しく作られます。", "kind": "table", "rows": 77, "tags": ["日本"], "owner": null}, {"title": "Everything else that nobody wants to own", "kind": "table", "rows": 4, "tags": ["misc", "legacy", "do not touch"], "owner": null}]"#,
+            ],
+        ),
+        (
+            "true",
+            &[
+                r#"{"a": [1, 2.5e3, {"b": null}], "text": "Line one.\nLine two: é and \"quotes\".", "ok": true}"#,
+            ],
+        ),
+        (
+            r#"{"type": "object", "properties": {"answer": {"type": "string"}, "confidence": {"type": "number", "minimum": 0, "maximum": 1}},
+                "required": ["answer", "confidence"], "additionalProperties": false}"#,
+            &[
+                r#"{"answer": "VACUUM reclaims the space of dead rows, and updates the visibility map so that index-only scans can skip the heap.", "confidence": 0.93}"#,
+                r#"{"answer": "No.", "confidence": 1}"#,
+                r#"{"answer": "The parcel was delivered on 12 March at 09:41; the customer's signature (\"M. Okafor\") is on file.", "confidence": 0.5}"#,
+            ],
+        ),
+        (
+            r#"{"type": "object", "properties": {"when": {"type": "string", "format": "date-time"}, "where": {"type": "string", "pattern": "^[A-Z][a-z]+( [A-Z][a-z]+)*$"},
+                "who": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 60}, "minItems": 1}}, "required": ["when", "where", "who"]}"#,
+            &[
+                r#"{"when": "2026-03-12T09:41:00Z", "where": "Rio De Janeiro", "who": ["Ada Lovelace", "Grace Hopper"]}"#,
+                r#"{"when": "1999-12-31T23:59:59.5+02:00", "where": "Berlin", "who": ["the whole team of the second floor"]}"#,
+            ],
+        ),
+        (
+            r##"{"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
+                "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "required": ["name", "children"], "additionalProperties": false}}}"##,
+            &[
+                r#"{"name": "animals", "children": [{"name": "mammals", "children": [{"name": "whales", "children": []}, {"name": "bats", "children": []}]}, {"name": "birds", "children": []}]}"#,
+                r#"{"name": "root of everything", "children": [{"name": "a", "children": [{"name": "b", "children": [{"name": "c", "children": []}]}]}]}"#,
+            ],
+        ),
+        (
+            r#"{"type": "object", "patternProperties": {"^[a-z_]{1,20}$": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]}},
+                "additionalProperties": false, "minProperties": 3}"#,
+            &[
+                r#"{"name": "Widget, large", "price": 19.99, "discount": null, "stock_level": 140}"#,
+                r#"{"first_name": "Chidi", "last_name": "Anagonye", "age": 36, "employer": "St. John's University"}"#,
+            ],
+        ),
     ];
-    json.iter().map(|schema| Constraint::Json((*schema).to_owned())).collect()
+    json.into_iter().map(|(schema, texts)| (Constraint::Json(schema.to_owned()), texts)).collect()
 }
 
-/// And some patterns.
-fn patterns() -> Vec<Constraint> {
-    let patterns = [
-        r"[A-Z][a-z]+ [A-Z][a-z]+, \d{1,3} years",
-        r"(\w+ ){5,30}\w+\.",
-        r"[a-z0-9._]{1,30}@[a-z0-9]{1,30}(\.[a-z]{2,10}){1,3}",
-        r"SELECT [a-z_, ]{1,60} FROM [a-z_]{1,30}( WHERE [a-z_]+ (=|<|>) ('[^']*'|\d+))?;",
+/// And patterns.
+fn patterns() -> Vec<Sample> {
+    let patterns: [(&str, &[&str]); 4] = [
+        (r"[A-Z][a-z]+ [A-Z][a-z]+, \d{1,3} years", &["Marie Curie, 66 years", "Jeanne Calment, 122 years"]),
+        (
+            r"(\w+ ){5,30}\w+\.",
+            &[
+                "The planner prefers an index scan when only a few rows match the condition.",
+                "Größere Übungen für Anfänger sind im nächsten Kapitel des Buches zu finden.",
+            ],
+        ),
+        (
+            r"[a-z0-9._]{1,30}@[a-z0-9]{1,30}(\.[a-z]{2,10}){1,3}",
+            &["ada.lovelace@example.com", "orders_2026@warehouse7.example.co.uk"],
+        ),
+        (
+            r"SELECT [a-z_, ]{1,60} FROM [a-z_]{1,30}( WHERE [a-z_]+ (=|<|>) ('[^']*'|\d+))?;",
+            &[
+                "SELECT id, customer_name, total FROM orders WHERE total > 100;",
+                "SELECT city FROM addresses WHERE country = 'Côte d’Ivoire';",
+            ],
+        ),
     ];
-    patterns.iter().map(|pattern| Constraint::Regex((*pattern).to_owned())).collect()
+    patterns.into_iter().map(|(pattern, texts)| (Constraint::Regex(pattern.to_owned()), texts)).collect()
 }

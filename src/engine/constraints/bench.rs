@@ -3,50 +3,98 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use llguidance::toktrie::SimpleVob;
+
 use super::{Constraint, Grammars};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
-/// The time of each mask on `walks` random walks of at most `steps` choices along each constraint, and of compiling each.
-///
-/// # Errors
-/// Those of the constraints.
-pub fn mask_times(
-    tokenizer: Tokenizer,
-    constraints: &[Constraint],
-    walks: u64,
-    steps: usize,
-) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
-    let rows = tokenizer.vocab_size();
-    let tokenizer = Arc::new(tokenizer);
-    let grammars = Grammars::new(Arc::clone(&tokenizer), rows);
-    // What is made once for a model.
-    grammars.guide(&Constraint::Regex("a".to_owned()))?;
-    let (mut masks, mut compilations) = (Vec::new(), Vec::new());
-    for constraint in constraints {
+/// Follows constraints without a model.
+pub struct Walker {
+    tokenizer: Arc<Tokenizer>,
+    grammars: Grammars,
+}
+
+impl Walker {
+    /// Makes what is made once for a vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] where it is not made for constraints.
+    pub fn new(tokenizer: Tokenizer) -> Result<Walker, Error> {
+        let rows = tokenizer.vocab_size();
+        let tokenizer = Arc::new(tokenizer);
+        let grammars = Grammars::new(Arc::clone(&tokenizer), rows);
+        grammars.guide(&Constraint::Regex("a".to_owned()))?;
+        Ok(Walker { tokenizer, grammars })
+    }
+
+    /// The time that it takes to compile a new constraint.
+    ///
+    /// # Errors
+    /// Those of the constraint.
+    pub fn compile(&self, constraint: &Constraint) -> Result<Duration, Error> {
         let begun = Instant::now();
-        grammars.guide(constraint)?;
-        compilations.push(begun.elapsed());
-        for walk in 0..walks {
-            let mut guide = grammars.guide(constraint)?;
-            let mut complete = guide.begin()?.complete;
-            let mut state = walk + 1;
-            for _ in 0..steps {
-                if complete {
-                    break;
-                }
-                let begun = Instant::now();
-                let allowed = guide.allowed()?;
-                masks.push(begun.elapsed());
-                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                let pick = (state >> 33) as usize % allowed.num_set();
-                let Some(token) = allowed.iter().nth(pick) else { break };
-                if tokenizer.is_end(token) {
-                    break;
-                }
-                complete = guide.take(token)?.complete;
+        self.grammars.guide(constraint)?;
+        Ok(begun.elapsed())
+    }
+
+    /// The time of each mask along `steps` tokens that are chosen at random among those allowed.
+    ///
+    /// # Errors
+    /// Those of the constraint.
+    pub fn random(&self, constraint: &Constraint, seed: u64, steps: usize) -> Result<Vec<Duration>, Error> {
+        let (mut state, mut left) = (seed, steps);
+        let (times, _) = self.walk(constraint, |allowed, _| {
+            left = left.checked_sub(1)?;
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            allowed.iter().nth((state >> 33) as usize % allowed.num_set())
+        })?;
+        Ok(times)
+    }
+
+    /// The time of each mask along a text, of which each step takes as much as a token can.
+    ///
+    /// # Errors
+    /// Those of the constraint; [`Error::Constraint`] where the text does not match it.
+    pub fn along(&self, constraint: &Constraint, text: &str) -> Result<Vec<Duration>, Error> {
+        let (times, end) = self.walk(constraint, |allowed, done| {
+            let rest = text.as_bytes().get(done..)?;
+            let fits = |id: &u32| {
+                let bytes = self.tokenizer.token_bytes(*id);
+                !bytes.is_empty() && rest.starts_with(bytes)
+            };
+            allowed.iter().filter(fits).max_by_key(|id| self.tokenizer.token_bytes(*id).len())
+        })?;
+        if end != text.len() {
+            let reason = format!("the text leaves it at byte {end}: {text}");
+            return Err(Error::Constraint { generated_tokens: times.len(), reason });
+        }
+        Ok(times)
+    }
+
+    /// Follows a constraint to its end, or until `choose` has no token for a mask and the number of bytes so far. Returns
+    /// the time of each mask and the number of bytes.
+    fn walk(
+        &self,
+        constraint: &Constraint,
+        mut choose: impl FnMut(&SimpleVob, usize) -> Option<u32>,
+    ) -> Result<(Vec<Duration>, usize), Error> {
+        let mut guide = self.grammars.guide(constraint)?;
+        let mut taken = guide.begin()?;
+        let (mut times, mut bytes) = (Vec::new(), 0);
+        loop {
+            bytes += taken.forced.iter().map(|id| self.tokenizer.token_bytes(*id).len()).sum::<usize>();
+            if taken.complete {
+                return Ok((times, bytes));
             }
+            let begun = Instant::now();
+            let allowed = guide.allowed()?;
+            times.push(begun.elapsed());
+            let Some(token) = choose(&allowed, bytes).filter(|token| !self.tokenizer.is_end(*token)) else {
+                return Ok((times, bytes));
+            };
+            bytes += self.tokenizer.token_bytes(token).len();
+            taken = guide.take(token)?;
         }
     }
-    Ok((masks, compilations))
 }

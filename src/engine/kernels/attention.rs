@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::exp::exp;
-use super::half::widen;
+use super::half::{narrow, widen};
 use super::norm::fold;
 use super::pool::{Disjoint, Pool};
 
@@ -47,10 +47,14 @@ impl Heads {
 }
 
 /// Rows of one sequence that attend together.
+///
+/// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
+/// heads one after the other (`Heads::tile_len` each).
 pub(crate) struct Rows<'a> {
-    /// One block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
-    /// heads one after the other (`Heads::tile_len` each).
-    pub(crate) blocks: &'a [Arc<Box<[u16]>>],
+    /// Blocks that are only read.
+    pub(crate) done: &'a [Arc<Box<[u16]>>],
+    /// The blocks after those, which the rows' own keys and values go to.
+    pub(crate) open: Vec<Disjoint<'a, u16>>,
     /// Absolute position of the first row; row i attends to all positions up to `position + i`.
     pub(crate) position: usize,
     /// Number of rows.
@@ -74,14 +78,24 @@ impl Rows<'_> {
     }
 }
 
-/// `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head. `queries` and `out` have one row of
-/// `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of the pool; the
-/// layer's tiles are at `offset` in each block.
+/// What is computed from the rows of a layer.
+pub(crate) struct Projections<'a> {
+    /// `query · dim` values a row.
+    pub(crate) queries: &'a mut [f32],
+    /// `kv · dim` values a row, and the same of values. None where the cache has them already.
+    pub(crate) fresh: Option<(&'a mut [f32], &'a [f32])>,
+    /// Makes query heads and the key head that they share ready, for a row: norms and rotation.
+    pub(crate) ready: &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+}
+
+/// Stores the rows' own keys and values, then `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head.
+/// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of
+/// the pool; the layer's tiles are at `offset` in each block.
 pub(crate) fn attend(
     heads: Heads,
     offset: usize,
     sequences: &[Rows<'_>],
-    queries: &[f32],
+    projections: Projections<'_>,
     out: &mut [f32],
     scratch: &mut [f32],
     pool: &Pool,
@@ -89,113 +103,179 @@ pub(crate) fn attend(
     let out = Disjoint::new(out);
     let scratch_len = scratch.len() / pool.threads();
     let scratch = Disjoint::new(scratch);
+    let queries = Disjoint::new(projections.queries);
+    let fresh = projections.fresh.map(|(keys, values)| (Disjoint::new(keys), values));
     pool.run(sequences.len() * heads.kv, &|worker, item| {
-        let (rows, kv_head) = (&sequences[item / heads.kv], item % heads.kv);
         // SAFETY: each thread has a worker number of its own.
         let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
-        let tile = offset + kv_head * heads.tile_len();
-        attend_head(heads, tile..tile + heads.tile_len(), rows, kv_head, queries, &out, scratch);
+        let head = KvHead { heads, index: item % heads.kv, offset, rows: &sequences[item / heads.kv] };
+        if let Some((keys, values)) = &fresh {
+            head.store(&queries, keys, values, projections.ready);
+        }
+        head.attend(&queries, &out, scratch);
     });
 }
 
-/// All rows of one sequence and the query heads of one key-value head, whose tile is at `range` in each block.
-fn attend_head(
+/// One key-value head, with the query heads that share it, over all rows of one sequence: what one thread does. No
+/// other one touches these query heads, key heads, outputs and tiles.
+struct KvHead<'a> {
     heads: Heads,
-    range: Range<usize>,
-    rows: &Rows<'_>,
-    kv_head: usize,
-    queries: &[f32],
-    out: &Disjoint<'_, f32>,
-    scratch: &mut [f32],
-) {
-    let group = heads.query / heads.kv;
-    let scale = 1.0 / (heads.dim as f32).sqrt();
-    let (tile, state) = scratch.split_at_mut(heads.tile_len());
-    let (keys, values) = tile.split_at_mut(TILE * heads.dim);
-    let state = &mut state[..rows.rows * group * 2];
-    for running in state.as_chunks_mut::<2>().0 {
-        *running = [f32::NEG_INFINITY, 0.0];
+    index: usize,
+    /// Of the layer in each block.
+    offset: usize,
+    rows: &'a Rows<'a>,
+}
+
+impl KvHead<'_> {
+    /// Query heads of the group.
+    fn group(&self) -> usize {
+        self.heads.query / self.heads.kv
     }
-    for (index, block) in rows.blocks.iter().enumerate().take((rows.position + rows.rows).div_ceil(TILE)) {
-        let tile = &block[range.clone()];
-        #[cfg(target_arch = "x86_64")]
-        if super::has_avx2() {
-            avx2_heads(heads, tile, index * TILE, rows, kv_head, queries, out, state);
-            continue;
+
+    /// Its tile in a block.
+    fn tile(&self, block: usize) -> &[u16] {
+        let start = self.offset + self.index * self.heads.tile_len();
+        let range = start..start + self.heads.tile_len();
+        match block.checked_sub(self.rows.done.len()) {
+            None => &self.rows.done[block][range],
+            // SAFETY: no other thread has this tile, and `store` has returned.
+            Some(open) => unsafe { self.rows.open[open].range(range) },
         }
-        widen(&tile[..keys.len()], keys);
-        widen(&tile[keys.len()..], values);
-        let start = index * TILE;
-        for row in rows.first_in(start)..rows.rows {
-            let visible = rows.visible(row, start);
-            for member in 0..group {
-                let head = (rows.first_row + row) * heads.query + kv_head * group + member;
-                let range = head * heads.dim..(head + 1) * heads.dim;
-                let running = &mut state[(row * group + member) * 2..][..2];
-                // SAFETY: a row and head belong to one item only.
-                let out = unsafe { out.range(range.clone()) };
-                if index == 0 {
-                    out.fill(0.0);
+    }
+
+    /// Elements of a query head, by row and member of the group.
+    fn query(&self, row: usize, member: usize) -> Range<usize> {
+        let Heads { query, dim, .. } = self.heads;
+        let head = (self.rows.first_row + row) * query + self.index * self.group() + member;
+        head * dim..(head + 1) * dim
+    }
+
+    /// Makes queries and keys ready and puts keys and values into their tiles.
+    fn store(
+        &self,
+        queries: &Disjoint<'_, f32>,
+        keys: &Disjoint<'_, f32>,
+        values: &[f32],
+        ready: &(dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+    ) {
+        let Heads { kv, dim, .. } = self.heads;
+        let start = self.offset + self.index * self.heads.tile_len();
+        for row in 0..self.rows.rows {
+            let position = self.rows.position + row;
+            let (open, slot) = (position / TILE - self.rows.done.len(), position % TILE);
+            let head = (self.rows.first_row + row) * kv + self.index;
+            let head = head * dim..(head + 1) * dim;
+            let group = self.query(row, 0).start..self.query(row, self.group() - 1).end;
+            // SAFETY: no other thread has these.
+            let (queries, key, tile) = unsafe {
+                (
+                    queries.range(group),
+                    keys.range(head.clone()),
+                    self.rows.open[open].range(start..start + self.heads.tile_len()),
+                )
+            };
+            ready(self.rows.first_row + row, queries, key);
+            let (stored_keys, stored_values) = tile.split_at_mut(dim * TILE);
+            let stored_values = &mut stored_values[slot * dim..(slot + 1) * dim];
+            // The values' place first holds the keys, which are spread from there.
+            narrow(key, stored_values);
+            for (keys, key) in stored_keys.as_chunks_mut::<TILE>().0.iter_mut().zip(&*stored_values) {
+                keys[slot] = *key;
+            }
+            narrow(&values[head], stored_values);
+        }
+    }
+
+    fn attend(&self, queries: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>, scratch: &mut [f32]) {
+        let (heads, rows, group) = (self.heads, self.rows, self.group());
+        let scale = 1.0 / (heads.dim as f32).sqrt();
+        let (tile, state) = scratch.split_at_mut(heads.tile_len());
+        let (keys, values) = tile.split_at_mut(TILE * heads.dim);
+        let state = &mut state[..rows.rows * group * 2];
+        for running in state.as_chunks_mut::<2>().0 {
+            *running = [f32::NEG_INFINITY, 0.0];
+        }
+        for index in 0..(rows.position + rows.rows).div_ceil(TILE) {
+            let tile = self.tile(index);
+            #[cfg(target_arch = "x86_64")]
+            if super::has_avx2() {
+                self.attend_avx2(tile, index * TILE, queries, out, state);
+                continue;
+            }
+            widen(&tile[..keys.len()], keys);
+            widen(&tile[keys.len()..], values);
+            let start = index * TILE;
+            for row in rows.first_in(start)..rows.rows {
+                let visible = rows.visible(row, start);
+                for member in 0..group {
+                    let range = self.query(row, member);
+                    let running = &mut state[(row * group + member) * 2..][..2];
+                    // SAFETY: no other thread has this head.
+                    let (query, out) = unsafe { (&*queries.range(range.clone()), out.range(range)) };
+                    if index == 0 {
+                        out.fill(0.0);
+                    }
+                    attend_tile(query, keys, values, visible, scale, running, out);
                 }
-                attend_tile(&queries[range], keys, values, visible, scale, running, out);
             }
         }
-    }
-    for row in 0..rows.rows {
-        for member in 0..group {
-            let head = (rows.first_row + row) * heads.query + kv_head * group + member;
+        for (item, running) in state.as_chunks::<2>().0.iter().enumerate() {
             // SAFETY: as above.
-            let out = unsafe { out.range(head * heads.dim..(head + 1) * heads.dim) };
-            let inverse = 1.0 / state[(row * group + member) * 2 + 1];
+            let out = unsafe { out.range(self.query(item / group, item % group)) };
+            let inverse = 1.0 / running[1];
             for out in out {
                 *out *= inverse;
             }
         }
     }
-}
 
-/// A tile with all query heads that see some of it, a few at a time.
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
-fn avx2_heads(
-    heads: Heads,
-    tile: &[u16],
-    start: usize,
-    rows: &Rows<'_>,
-    kv_head: usize,
-    queries: &[f32],
-    out: &Disjoint<'_, f32>,
-    state: &mut [f32],
-) {
-    let group = heads.query / heads.kv;
-    let scale = 1.0 / (heads.dim as f32).sqrt();
-    let head = |item: usize| {
-        let (row, member) = (item / group, item % group);
-        let head = (rows.first_row + row) * heads.query + kv_head * group + member;
-        let range = head * heads.dim..(head + 1) * heads.dim;
-        // SAFETY: a row and head belong to one item only.
-        let out = unsafe { out.range(range.clone()) };
-        if start == 0 {
-            out.fill(0.0);
-        }
-        avx2::Head { query: &queries[range], visible: rows.visible(row, start), out }
-    };
-    let mut item = rows.first_in(start) * group;
-    let items = rows.rows * group;
-    let state = state.as_chunks_mut::<2>().0;
-    while item < items {
-        let count = (items - item).min(4);
-        let running = &mut state[item..item + count];
-        // SAFETY: the caller has looked for AVX2.
-        unsafe {
-            match count {
-                4 => avx2::attend::<4>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
-                3 => avx2::attend::<3>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
-                2 => avx2::attend::<2>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
-                _ => avx2::attend::<1>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i))),
+    /// A tile with all query heads that see some of it, a few at a time.
+    #[cfg(target_arch = "x86_64")]
+    fn attend_avx2(
+        &self,
+        tile: &[u16],
+        start: usize,
+        queries: &Disjoint<'_, f32>,
+        out: &Disjoint<'_, f32>,
+        state: &mut [f32],
+    ) {
+        let (rows, group) = (self.rows, self.group());
+        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        let head = |item: usize| {
+            let (row, member) = (item / group, item % group);
+            let range = self.query(row, member);
+            // SAFETY: no other thread has this head.
+            let (query, out) = unsafe { (&*queries.range(range.clone()), out.range(range)) };
+            if start == 0 {
+                out.fill(0.0);
             }
+            avx2::Head { query, visible: rows.visible(row, start), out }
+        };
+        let mut item = rows.first_in(start) * group;
+        let items = rows.rows * group;
+        let state = state.as_chunks_mut::<2>().0;
+        while item < items {
+            let count = (items - item).min(4);
+            let running = &mut state[item..item + count];
+            // SAFETY: the caller has looked for AVX2.
+            unsafe {
+                match count {
+                    4 => {
+                        avx2::attend::<4>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
+                    }
+                    3 => {
+                        avx2::attend::<3>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
+                    }
+                    2 => {
+                        avx2::attend::<2>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
+                    }
+                    _ => {
+                        avx2::attend::<1>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
+                    }
+                }
+            }
+            item += count;
         }
-        item += count;
     }
 }
 
@@ -264,8 +344,8 @@ fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f3
         maximum = if *score <= maximum { maximum } else { *score };
     }
     let correction = exp(running[0] - maximum);
-    for score in &mut *scores {
-        *score = exp(*score - maximum);
+    for chunk in &mut scores.as_chunks_mut::<16>().0[..visible.div_ceil(16)] {
+        chunk.iter_mut().for_each(|score| *score = exp(*score - maximum));
     }
     // Masked keys have no weight, whatever is stored there.
     scores[visible..].fill(0.0);
@@ -284,10 +364,11 @@ fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f3
 mod tests {
     use std::sync::Arc;
 
-    use super::{Heads, Rows, TILE, attend, attend_tile, attend_tile_body};
+    use super::{Heads, Projections, Rows, TILE, attend, attend_tile, attend_tile_body};
     use crate::kernels::Pool;
-    use crate::kernels::half::narrow;
+    use crate::kernels::half::narrow_one;
     use crate::kernels::matrix::Instructions;
+    use crate::kernels::pool::Disjoint;
 
     /// Fills tiles for `positions` positions from f(kind, head, position, element).
     fn tiles(
@@ -302,8 +383,8 @@ mod tests {
             for head in 0..heads.kv {
                 let tile = &mut tile[head * heads.tile_len()..];
                 for d in 0..heads.dim {
-                    tile[d * TILE + slot] = narrow(f(0, head, position, d));
-                    tile[heads.dim * TILE + slot * heads.dim + d] = narrow(f(1, head, position, d));
+                    tile[d * TILE + slot] = narrow_one(f(0, head, position, d));
+                    tile[heads.dim * TILE + slot * heads.dim + d] = narrow_one(f(1, head, position, d));
                 }
             }
         }
@@ -324,16 +405,34 @@ mod tests {
             x as f32 / 500.0 - 1.0
         };
         let positions = 150;
-        let tiles = tiles(heads, positions, noise);
         let (first, rows) = if both_ways { (0, 150) } else { (100, 50) };
+        let mut tiles = tiles(heads, first, noise);
+        tiles.resize(positions.div_ceil(TILE), vec![0; heads.kv * heads.tile_len()].into_boxed_slice());
         let queries: Vec<f32> = (0..rows * heads.query * heads.dim).map(|i| noise(2, 0, i, 0)).collect();
+        let fresh = |kind: usize| -> Vec<f32> {
+            let value = |i: usize| {
+                noise(kind, i / heads.dim % heads.kv, first + i / heads.dim / heads.kv, i % heads.dim)
+            };
+            (0..rows * heads.kv * heads.dim).map(value).collect()
+        };
+        // Brought to their size only when they are made ready.
+        let (mut half_queries, mut half_keys) = (queries.clone(), fresh(0));
+        half_queries.iter_mut().chain(&mut half_keys).for_each(|x| *x *= 0.5);
+        let double = |row: usize, queries: &mut [f32], key: &mut [f32]| {
+            assert!(row < rows && queries.len() == 2 * heads.dim && key.len() == heads.dim);
+            queries.iter_mut().chain(key).for_each(|x| *x *= 2.0);
+        };
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(2, &start).unwrap();
         let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
         let mut out = vec![f32::NAN; queries.len()];
-        let shared: Vec<_> = tiles.iter().cloned().map(Arc::new).collect();
-        let sequence = Rows { blocks: &shared, position: first, rows, first_row: 0, both_ways };
-        attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
+        let mut open = tiles.split_off(first / TILE);
+        let done: Vec<_> = tiles.into_iter().map(Arc::new).collect();
+        let open = open.iter_mut().map(|tile| Disjoint::new(tile)).collect();
+        let sequence = Rows { done: &done, open, position: first, rows, first_row: 0, both_ways };
+        let fresh = Some((&mut half_keys[..], &fresh(1)[..]));
+        let projections = Projections { queries: &mut half_queries, fresh, ready: &double };
+        attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
         let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
         for row in 0..rows {
             for head in 0..heads.query {
@@ -375,8 +474,11 @@ mod tests {
                 let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
                 let mut out = vec![f32::NAN; queries.len()];
                 let position = first + first_row;
-                let sequence = Rows { blocks: &shared, position, rows, first_row: 0, both_ways: false };
-                attend(heads, 0, &[sequence], queries, &mut out, &mut scratch, &pool);
+                let (done, open) = (&shared[..], Vec::new());
+                let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
+                let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
+                let projections = Projections { queries: &mut queries, fresh: None, ready: &ready };
+                attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
                 out
             };
             let together = run(0, rows, &queries);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{self, Heads, Rows};
+use super::attention::{self, Heads, Projections, Rows};
 use super::matrix::{self, Activations, Format, Instructions, Packed, products};
 use super::pool::Pool;
 use super::rope::{Pairs, Rope};
@@ -73,11 +73,13 @@ pub fn attention(
     let blocks: Vec<Arc<Box<[u16]>>> =
         (0..(positions + rows).div_ceil(attention::TILE)).map(|_| Arc::new(block())).collect();
     let width = heads.query * heads.dim;
-    let (queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
+    let (mut queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
     let (mut scratch, pool) = (vec![0.0; heads.scratch_len(rows) * threads], pool(threads)?);
     Some(move || {
-        let sequence = Rows { blocks: &blocks, position: positions, rows, first_row: 0, both_ways: false };
-        attention::attend(heads, 0, &[sequence], &queries, &mut out, &mut scratch, &pool);
+        let (done, open) = (&blocks[..], Vec::new());
+        let sequence = Rows { done, open, position: positions, rows, first_row: 0, both_ways: false };
+        let projections = Projections { queries: &mut queries, fresh: None, ready: &|_, _, _| {} };
+        attention::attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
     })
 }
 

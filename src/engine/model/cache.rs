@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::kernels::attention::{Heads, TILE};
-use crate::kernels::half::narrow;
+use crate::kernels::pool::Disjoint;
 
 /// Keys and values of 64 positions in all layers.
 pub(crate) type Block = Arc<Box<[u16]>>;
@@ -141,32 +141,19 @@ impl KvCache {
         self.len += count;
     }
 
-    /// Stores keys and values (`kv · dim` each) of one position of one layer, rounded to f16.
-    pub(super) fn store(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let Heads { dim, .. } = self.shape.heads;
-        let start = self.offset(layer);
-        let tiles =
-            &mut Arc::make_mut(&mut self.blocks[position / TILE])[start..start + self.shape.layer_len()];
-        let slot = position % TILE;
-        let heads = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
-        for (tile, (keys, values)) in tiles.chunks_exact_mut(self.shape.heads.tile_len()).zip(heads) {
-            let (stored_keys, stored_values) = tile.split_at_mut(dim * TILE);
-            for (stored, key) in stored_keys.iter_mut().skip(slot).step_by(TILE).zip(keys) {
-                *stored = narrow(*key);
-            }
-            for (stored, value) in stored_values[slot * dim..].iter_mut().zip(values) {
-                *stored = narrow(*value);
-            }
-        }
-    }
-
     /// Where the tiles of a layer begin in each block.
     pub(super) fn offset(&self, layer: usize) -> usize {
         layer * self.shape.layer_len()
     }
 
-    /// The blocks, one for each 64 positions.
-    pub(super) fn blocks(&self) -> &[Block] {
-        &self.blocks
+    /// The blocks that are full, and those that the next `count` positions go to, no longer shared.
+    pub(super) fn parts(&mut self, count: usize) -> (&[Block], Vec<Disjoint<'_, u16>>) {
+        let (done, open) = self.blocks.split_at_mut(self.len / TILE);
+        let count = (self.len % TILE + count).div_ceil(TILE);
+        let own = |block| {
+            let block: &mut Box<[u16]> = Arc::make_mut(block);
+            Disjoint::new(block)
+        };
+        (done, open[..count].iter_mut().map(own).collect())
     }
 }

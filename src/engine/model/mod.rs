@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::{Rows, attend};
+use crate::kernels::attention::{Projections, Rows, attend};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use crate::mapping::Mapping;
@@ -310,45 +310,38 @@ impl Model {
         let make = self.norm(&layer.attention_norm, x, finite);
         forward_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
         drop(make);
-        note_faults(segments, finite);
         for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
             add_bias(projection, target);
         }
-        let pairs = self.sizes.rope.pairs();
-        let epsilon = self.sizes.norm_epsilon;
-        let mut row = 0;
-        for segment in &mut *segments {
-            for position in segment.cache.len()..segment.cache.len() + segment.tokens.len() {
-                let query = &mut query[row * query_width..(row + 1) * query_width];
-                let key = &mut key[row * kv_width..(row + 1) * kv_width];
-                let value = &value[row * kv_width..(row + 1) * kv_width];
-                if let Some(norms) = &layer.head_norms
-                    && !(rms_norm_heads(query, &norms.query, epsilon)
-                        & rms_norm_heads(key, &norms.key, epsilon))
-                {
-                    segment.note_fault(position);
-                }
-                let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
-                self.sizes.rope.rotate(query, heads.dim, cos, sin);
-                self.sizes.rope.rotate(key, heads.dim, cos, sin);
-                segment.cache.store(index, position, key, value);
-                row += 1;
+        let (pairs, epsilon, rope) = (self.sizes.rope.pairs(), self.sizes.norm_epsilon, &self.sizes.rope);
+        let ready = |row: usize, queries: &mut [f32], key: &mut [f32]| {
+            if let Some(norms) = &layer.head_norms
+                && !(rms_norm_heads(queries, &norms.query, epsilon)
+                    & rms_norm_heads(key, &norms.key, epsilon))
+            {
+                finite[row].store(false, Ordering::Relaxed);
             }
-        }
+            let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
+            rope.rotate(queries, heads.dim, cos, sin);
+            rope.rotate(key, heads.dim, cos, sin);
+        };
         let mut first_row = 0;
         let mut offset = 0;
         let sequences: Vec<Rows<'_>> = segments
-            .iter()
+            .iter_mut()
             .map(|segment| {
-                let (cache, rows) = (&*segment.cache, segment.tokens.len());
-                let (blocks, position) = (cache.blocks(), cache.len());
-                let sequence = Rows { blocks, position, rows, first_row, both_ways: false };
+                let (position, rows) = (segment.cache.len(), segment.tokens.len());
+                offset = segment.cache.offset(index);
+                let (done, open) = segment.cache.parts(rows);
+                let sequence = Rows { done, open, position, rows, first_row, both_ways: false };
                 first_row += rows;
-                offset = cache.offset(index);
                 sequence
             })
             .collect();
-        attend(heads, offset, &sequences, query, attention, tiles, pool);
+        let projections = Projections { queries: query, fresh: Some((key, value)), ready: &ready };
+        attend(heads, offset, &sequences, projections, attention, tiles, pool);
+        drop(sequences);
+        note_faults(segments, finite);
         layer.output.weight.forward(attention, None, h, quantized, pool);
         add_bias(&layer.output, h);
         add(&mut x[..rows * width], h);

@@ -59,7 +59,7 @@ unsafe fn halves(at: *const u16) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
-/// Scores of all positions, 16 at a time.
+/// Scores of all positions that some head sees, 16 at a time.
 ///
 /// # Safety
 /// `keys` are 64 for each element of a query.
@@ -68,7 +68,8 @@ unsafe fn halves(at: *const u16) -> __m256 {
 unsafe fn score<const N: usize>(keys: &[u16], heads: &[Head<'_>; N], scores: &mut [[f32; TILE]; N]) {
     let dim = heads[0].query.len();
     let queries: [*const f32; N] = std::array::from_fn(|i| heads[i].query.as_ptr());
-    for first in (0..TILE).step_by(16) {
+    let visible = heads.iter().map(|head| head.visible).max().unwrap_or(0);
+    for first in (0..visible).step_by(16) {
         let mut sums = [[_mm256_setzero_ps(); 2]; N];
         for d in 0..dim {
             // SAFETY: `d` is below the length of keys / 64 and of each query.

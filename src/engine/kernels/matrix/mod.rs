@@ -136,15 +136,19 @@ impl Packed {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Computes the outputs of one panel for some rows and hands them to `put` by row.
-    fn multiply(
+    /// Computes the outputs of one panel for some rows and puts them into `y`, which has a row of the matrix's outputs
+    /// for each.
+    ///
+    /// # Safety
+    /// No other thread has these outputs.
+    unsafe fn multiply(
         &self,
         panel: usize,
         x: Input<'_>,
         rows: Range<usize>,
         instructions: Instructions,
         work: &mut [Line],
-        mut put: impl FnMut(usize, &[f32]),
+        y: &Disjoint<'_, f32>,
     ) {
         let panel_lines = self.format.panel_bytes(self.inputs / self.format.block()) / 64;
         let bytes = bytes(&self.lines[panel * panel_lines..][..panel_lines]);
@@ -161,7 +165,14 @@ impl Packed {
         }
         let width = PANEL.min(self.outputs - panel * PANEL);
         for (row, sums) in rows.zip(&*sums) {
-            put(row, &sums[..width]);
+            let start = row * self.outputs + panel * PANEL;
+            // SAFETY: the caller's promise.
+            let y = unsafe { y.range(start..start + width) };
+            match y.as_mut_array::<PANEL>() {
+                // Nearly always, and a few instructions.
+                Some(y) => *y = *sums,
+                None => y.copy_from_slice(&sums[..width]),
+            }
         }
     }
 
@@ -351,11 +362,8 @@ fn run(
                     None => unreachable!("panels are counted over the group"),
                 }
             };
-            matrix.multiply(panel, x, rows.clone(), instructions, work, |row, sums| {
-                let start = row * matrix.outputs + panel * PANEL;
-                // SAFETY: each output of each row is computed by one thread.
-                unsafe { y.range(start..start + sums.len()) }.copy_from_slice(sums);
-            });
+            // SAFETY: each output of each row is computed by one thread.
+            unsafe { matrix.multiply(panel, x, rows.clone(), instructions, work, y) };
         }
     });
 }

@@ -22,7 +22,7 @@ use super::weights::{Matrix, forward_all};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::{Rows, attend};
+use crate::kernels::attention::{Projections, Rows, attend};
 use crate::kernels::gelu::gelu;
 use crate::kernels::matrix::each_row;
 use crate::kernels::norm::{layer_norm, normalise};
@@ -274,28 +274,16 @@ impl Encoder {
                 }
             }
         }
-        for (text, cache) in texts.iter().zip(&mut *caches) {
-            let keys = key.chunks_exact(width).zip(value.chunks_exact(width));
-            for (position, (key, value)) in keys.skip(text.start).take(text.len()).enumerate() {
-                cache.store(0, position, key, value);
-            }
-        }
-        let sequence = |(text, cache): (&std::ops::Range<usize>, &KvCache)| {
-            let (rows, first_row) = (text.len(), text.start);
-            (rows, first_row, cache.blocks().to_vec())
-        };
-        let sequences: Vec<_> = texts.iter().zip(&*caches).map(sequence).collect();
-        let sequences: Vec<Rows<'_>> = sequences
+        let sequences: Vec<Rows<'_>> = texts
             .iter()
-            .map(|(rows, first_row, blocks)| Rows {
-                blocks,
-                position: 0,
-                rows: *rows,
-                first_row: *first_row,
-                both_ways: true,
+            .zip(caches)
+            .map(|(text, cache)| {
+                let (done, open) = cache.parts(text.len());
+                Rows { done, open, position: 0, rows: text.len(), first_row: text.start, both_ways: true }
             })
             .collect();
-        attend(heads, 0, &sequences, query, attention, tiles, pool);
+        let projections = Projections { queries: query, fresh: Some((key, value)), ready: &|_, _, _| {} };
+        attend(heads, 0, &sequences, projections, attention, tiles, pool);
         layer.output.weight.forward(attention, None, h, quantized, pool);
     }
 
