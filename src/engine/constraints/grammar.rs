@@ -1,5 +1,6 @@
 //! Constraints compiled for a model's vocabulary, and the last of them kept.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::guide::{Guide, reason};
+use super::regular::Regular;
+use super::tree::Tree;
 use super::{Constraint, trie};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
@@ -33,7 +36,15 @@ const MAX_GRAMMAR_SIZE: usize = 200_000;
 pub(crate) struct Grammar {
     /// At its beginning. Never moved on, only copied.
     parser: Mutex<TokenParser>,
+    /// What it makes masks by, where it has no need of a parser for that. Only copied as well.
+    regular: Option<Regular>,
     checker: Arc<Checker>,
+}
+
+/// A vocabulary, prepared.
+struct Vocabulary {
+    factory: ParserFactory,
+    tree: Arc<Tree>,
 }
 
 /// The grammars of a model.
@@ -42,7 +53,7 @@ pub(crate) struct Grammars {
     /// Rows of the head.
     rows: usize,
     /// Made when the first constraint comes.
-    factory: OnceLock<Result<ParserFactory, Error>>,
+    vocabulary: OnceLock<Result<Vocabulary, Error>>,
     kept: Mutex<Kept>,
 }
 
@@ -56,7 +67,7 @@ struct Kept {
 impl Grammars {
     /// For a model whose head has `rows` rows.
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, rows: usize) -> Grammars {
-        Grammars { tokenizer, rows, factory: OnceLock::new(), kept: Mutex::default() }
+        Grammars { tokenizer, rows, vocabulary: OnceLock::new(), kept: Mutex::default() }
     }
 
     /// A guide along the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
@@ -69,7 +80,8 @@ impl Grammars {
             None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
         };
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-        Ok(Guide::new(Matcher::new(Ok(parser)), Arc::clone(&grammar.checker)))
+        let (matcher, regular) = (Matcher::new(Ok(parser)), grammar.regular.clone());
+        Ok(Guide::new(matcher, regular, Arc::clone(&self.tokenizer), Arc::clone(&grammar.checker)))
     }
 
     fn find(&self, constraint: &Constraint) -> Option<Arc<Grammar>> {
@@ -97,8 +109,9 @@ impl Grammars {
 
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
-        let factory = self.factory.get_or_init(|| factory(&self.tokenizer, self.rows)).as_ref();
-        let parser = factory.map_err(Clone::clone)?.create_parser(grammar(constraint)?);
+        let vocabulary = self.vocabulary.get_or_init(|| vocabulary(&self.tokenizer, self.rows));
+        let Vocabulary { factory, tree } = vocabulary.as_ref().map_err(Clone::clone)?;
+        let parser = factory.create_parser(grammar(constraint)?);
         let parser = parser.map_err(|error| {
             let what = match constraint {
                 Constraint::Json(_) => "schema",
@@ -108,13 +121,14 @@ impl Grammars {
             let reason = reason(&format!("{error:#}"));
             Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
         })?;
-        Ok(Grammar { parser: Mutex::new(parser), checker: Arc::new(checker) })
+        let regular = pattern(constraint).and_then(|pattern| Regular::new(&pattern, tree, self.rows));
+        Ok(Grammar { parser: Mutex::new(parser), regular, checker: Arc::new(checker) })
     }
 }
 
 /// llguidance for a vocabulary, with limits and without words: its messages would show prompts.
-fn factory(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<ParserFactory, Error> {
-    let environment = trie::environment(tokenizer, rows)?;
+fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<Vocabulary, Error> {
+    let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
     let slices = SlicedBiasComputer::general_slices();
     let mut factory = ParserFactory::new(&environment, capabilities, &slices)
@@ -127,18 +141,28 @@ fn factory(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<ParserFactory, Err
     limits.max_lexer_states = MAX_LEXER_STATES;
     limits.max_grammar_size = MAX_GRAMMAR_SIZE;
     limits.verbose_errors = false;
-    Ok(factory)
+    Ok(Vocabulary { factory, tree: Arc::new(tree) })
 }
 
 fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {
     Ok(match constraint {
         Constraint::Json(schema) => json_grammar(checker::parse(schema)?),
-        Constraint::Regex(pattern) => TopLevelGrammar::from_regex(pattern),
-        Constraint::Choice(choices) => {
-            let choices: Vec<String> = choices.iter().map(|choice| regex::escape(choice)).collect();
-            TopLevelGrammar::from_regex(&format!("(?:{})", choices.join("|")))
+        Constraint::Regex(_) | Constraint::Choice(_) => {
+            TopLevelGrammar::from_regex(&pattern(constraint).unwrap_or_default())
         }
     })
+}
+
+/// The pattern of a constraint that has one.
+fn pattern(constraint: &Constraint) -> Option<Cow<'_, str>> {
+    match constraint {
+        Constraint::Json(_) => None,
+        Constraint::Regex(pattern) => Some(pattern.into()),
+        Constraint::Choice(choices) => {
+            let choices: Vec<String> = choices.iter().map(|choice| regex::escape(choice)).collect();
+            Some(format!("(?:{})", choices.join("|")).into())
+        }
+    }
 }
 
 /// One line, with a space after each comma and colon: a small model does not lose itself in white space, and whatever

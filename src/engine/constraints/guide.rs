@@ -6,11 +6,16 @@ use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
 use super::checker::{Checker, brief};
+use super::regular::Regular;
 use crate::Error;
+use crate::tokenizer::Tokenizer;
 
 /// A request's place in its grammar.
 pub(crate) struct Guide {
     matcher: Matcher,
+    /// The same place, for masks, as long as it makes them.
+    regular: Option<Regular>,
+    tokenizer: Arc<Tokenizer>,
     checker: Arc<Checker>,
     /// Tokens taken.
     tokens: usize,
@@ -26,8 +31,13 @@ pub(crate) struct Taken {
 }
 
 impl Guide {
-    pub(super) fn new(matcher: Matcher, checker: Arc<Checker>) -> Guide {
-        Guide { matcher, checker, tokens: 0 }
+    pub(super) fn new(
+        matcher: Matcher,
+        regular: Option<Regular>,
+        tokenizer: Arc<Tokenizer>,
+        checker: Arc<Checker>,
+    ) -> Guide {
+        Guide { matcher, regular, tokenizer, checker, tokens: 0 }
     }
 
     /// What every answer begins with. Before anything else.
@@ -43,6 +53,18 @@ impl Guide {
     /// # Errors
     /// [`Error::Constraint`] where there are none, or where finding them would take too many steps.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, Error> {
+        if !self.matcher.is_stopped()
+            && let Some(mut mask) = self.regular.as_mut().and_then(Regular::allowed)
+        {
+            if self.matches() {
+                self.tokenizer.end_tokens().iter().for_each(|id| mask.allow_token(*id));
+            }
+            if !mask.is_zero() {
+                return Ok(mask);
+            }
+        }
+        // Also where there is none, to say why.
+        self.regular = None;
         self.matcher.compute_mask().map_err(|error| self.failed(&error))
     }
 
@@ -69,11 +91,19 @@ impl Guide {
         Arc::clone(&self.checker)
     }
 
-    /// Steps of the lexer and items of the parser that the last mask took.
+    /// Steps that the automaton has taken in all, and steps of the lexer and items of the parser that the last mask took.
     #[cfg(test)]
-    pub(super) fn cost(&self) -> (u64, usize) {
-        let statistics = self.matcher.last_step_stats();
-        statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
+    pub(super) fn cost(&self) -> (u64, u64, usize) {
+        let (lexer, items) = (self.matcher.last_step_stats())
+            .map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items));
+        (self.regular.as_ref().map_or(0, Regular::cost), lexer, items)
+    }
+
+    /// [`Guide::allowed`] by llguidance; None where it makes all masks in any case.
+    #[cfg(test)]
+    pub(super) fn allowed_by_llguidance(&mut self) -> Option<SimpleVob> {
+        self.regular.as_ref()?;
+        self.matcher.compute_mask().ok()
     }
 
     fn force(&mut self) -> Result<Taken, Error> {
@@ -90,6 +120,9 @@ impl Guide {
 
     fn consume(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.tokens += tokens.len();
+        if let Some(regular) = &mut self.regular {
+            tokens.iter().for_each(|id| regular.take(self.tokenizer.token_bytes(*id)));
+        }
         self.matcher.consume_tokens(tokens).map_err(|error| self.failed(&error))
     }
 

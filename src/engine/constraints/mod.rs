@@ -16,9 +16,11 @@ pub mod bench;
 mod checker;
 mod grammar;
 mod guide;
+mod regular;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod trie;
 
 use serde::{Deserialize, Serialize};

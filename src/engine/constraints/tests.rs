@@ -403,6 +403,50 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     }
 }
 
+#[test]
+fn masks_of_patterns_and_choices_are_those_of_llguidance() {
+    let model = model();
+    let constraints = [
+        regex("[A-Z][a-z]+ [A-Z][a-z]+, \\d{1,3} years"),
+        regex("(\\w+ ){2,30}\\w+\\."),
+        regex("^(yes|no)( .*)?$"),
+        regex("[^ ]{1,12}|(a|b|ab)*c"),
+        regex("(?i)select [a-zäöü_, ]{1,60} from .{3,9}(/[^/]+){0,2};?"),
+        regex("(?s).+\\n\\d\\D*"),
+        regex("\\p{Greek}+|[^\\x00-\\x7f]{1,5}|-?(0|[1-9]\\d*)(\\.\\d+)?"),
+        regex("a{0,3}"),
+        choice(&["yes", "yes please", "no", "no \"thanks\"\n", "naïve", "日本"]),
+        choice(&["only one"]),
+    ];
+    let mut masks = 0;
+    for constraint in &constraints {
+        for seed in 0..20u64 {
+            let mut guide = model.guide(constraint).unwrap();
+            let mut taken = guide.begin().unwrap();
+            let mut state = seed + 1;
+            let mut random = |count: usize| {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                (state >> 33) as usize % count
+            };
+            for _ in 0..60 {
+                if taken.complete {
+                    break;
+                }
+                let allowed = guide.allowed().unwrap();
+                let expected = guide.allowed_by_llguidance().expect("it has an automaton");
+                assert!(allowed.as_slice() == expected.as_slice(), "{constraint:?}: mask {masks}");
+                masks += 1;
+                let tokens: Vec<u32> = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).collect();
+                if tokens.is_empty() {
+                    break;
+                }
+                taken = guide.take(tokens[random(tokens.len())]).unwrap();
+            }
+        }
+    }
+    assert!(masks > 1000, "{masks} masks");
+}
+
 /// Time is shown; what is asserted is work, which is the same on every machine.
 #[test]
 fn a_mask_never_costs_more_steps_than_it_may() {
@@ -414,8 +458,13 @@ fn a_mask_never_costs_more_steps_than_it_may() {
         guide.begin().unwrap();
         for step in 0..100 {
             let begun = Instant::now();
+            let (before, ..) = guide.cost();
             let Ok(allowed) = guide.allowed() else { break };
-            let (fuel, items) = guide.cost();
+            let (steps, fuel, items) = guide.cost();
+            assert!(
+                steps <= before + 2 * super::regular::STEP_FUEL,
+                "{pattern}: {steps} after {before} steps"
+            );
             assert!(fuel <= 3 * super::grammar::STEP_FUEL, "{pattern}: fuel {fuel} in step {step}");
             assert!(items <= 2 * super::grammar::STEP_ITEMS, "{pattern}: {items} items in step {step}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{pattern}: {:?}", begun.elapsed());

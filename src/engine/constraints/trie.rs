@@ -1,9 +1,10 @@
-//! The tokens of a model, as llguidance wants them: a trie of their bytes.
+//! The tokens of a model as tries of their bytes: as llguidance wants them, and our own.
 
 use std::sync::Arc;
 
 use toktrie::{INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
+use super::tree::Tree;
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
@@ -18,12 +19,12 @@ struct Environment {
     trie: TokTrie,
 }
 
-/// The trie has as many rows as the head, so that masks are as long as logits. Rows that stand for nothing are empty:
-/// they are never allowed.
+/// llguidance's trie has as many rows as the head, so that masks are as long as logits. Rows that stand for nothing are empty:
+/// they are never allowed. The tree has the words that are text.
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] where the vocabulary is not made for constraints.
-pub(super) fn environment(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<TokEnv, Error> {
+pub(super) fn environment(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<(TokEnv, Tree), Error> {
     assert!(tokenizer.vocab_size() <= rows, "more tokens than rows of the head");
     if rows > MAX_TOKENS {
         return Err(Error::InvalidRequest(format!("the model has more than {MAX_TOKENS} tokens")));
@@ -36,7 +37,9 @@ pub(super) fn environment(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<Tok
         trie = trie.with_eos_tokens(ends);
     }
     assert!(trie.vocab_size() == rows, "the trie has other rows than the head");
-    Ok(Arc::new(Environment { tokenizer: Arc::clone(tokenizer), trie }))
+    let texts = (0..).zip(&words).filter(|(_, word)| word.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER));
+    let tree = Tree::new(texts.map(|(id, word)| (id, &word[..])));
+    Ok((Arc::new(Environment { tokenizer: Arc::clone(tokenizer), trie }), tree))
 }
 
 /// What the token is in the trie: control tokens begin with a byte that no text has.

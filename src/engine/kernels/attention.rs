@@ -404,7 +404,7 @@ mod tests {
             let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
             x as f32 / 500.0 - 1.0
         };
-        let positions = 150;
+        let positions = 150usize;
         let (first, rows) = if both_ways { (0, 150) } else { (100, 50) };
         let mut tiles = tiles(heads, first, noise);
         tiles.resize(positions.div_ceil(TILE), vec![0; heads.kv * heads.tile_len()].into_boxed_slice());
