@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::guide::{Guide, reason};
-use super::regular::Regular;
+use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
-/// Most grammars that are kept.
+/// Most grammars that are kept, and bytes of their languages.
 const MAX_KEPT: usize = 32;
+const MAX_KEPT_BYTES: usize = 32 << 20;
 
 /// Steps of the lexer while a grammar is compiled; some 50,000 a millisecond.
 const COMPILE_FUEL: u64 = 500_000;
@@ -36,8 +37,8 @@ const MAX_GRAMMAR_SIZE: usize = 200_000;
 pub(crate) struct Grammar {
     /// At its beginning. Never moved on, only copied.
     parser: Mutex<TokenParser>,
-    /// What it makes masks by, where it has no need of a parser for that. Only copied as well.
-    regular: Option<Regular>,
+    /// Of a pattern.
+    language: Option<Arc<Language>>,
     checker: Arc<Checker>,
 }
 
@@ -80,8 +81,13 @@ impl Grammars {
             None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
         };
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-        let (matcher, regular) = (Matcher::new(Ok(parser)), grammar.regular.clone());
-        Ok(Guide::new(matcher, regular, Arc::clone(&self.tokenizer), Arc::clone(&grammar.checker)))
+        let regular = grammar.language.as_ref().map(Regular::new);
+        Ok(Guide::new(
+            Matcher::new(Ok(parser)),
+            regular,
+            Arc::clone(&self.tokenizer),
+            Arc::clone(&grammar.checker),
+        ))
     }
 
     fn find(&self, constraint: &Constraint) -> Option<Arc<Grammar>> {
@@ -93,14 +99,16 @@ impl Grammars {
         Some(Arc::clone(grammar))
     }
 
-    /// Keeps it, in the place of the one that was not used for the longest time.
+    /// Keeps it, in the place of those that were not used for the longest time.
     fn keep(&self, constraint: &Constraint, grammar: Arc<Grammar>) -> Arc<Grammar> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.grammars.len() >= MAX_KEPT {
+        let bytes = |grammar: &Grammar| grammar.language.as_ref().map_or(0, |language| language.bytes());
+        let kept_bytes =
+            |kept: &Kept| kept.grammars.values().map(|(_, grammar)| bytes(grammar)).sum::<usize>();
+        while kept.grammars.len() >= MAX_KEPT || kept_bytes(&kept) + bytes(&grammar) > MAX_KEPT_BYTES {
             let oldest = kept.grammars.iter().min_by_key(|(_, (used, _))| *used);
-            if let Some(oldest) = oldest.map(|(constraint, _)| constraint.clone()) {
-                kept.grammars.remove(&oldest);
-            }
+            let Some(oldest) = oldest.map(|(constraint, _)| constraint.clone()) else { break };
+            kept.grammars.remove(&oldest);
         }
         let clock = kept.clock;
         kept.grammars.insert(constraint.clone(), (clock, Arc::clone(&grammar)));
@@ -121,8 +129,9 @@ impl Grammars {
             let reason = reason(&format!("{error:#}"));
             Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
         })?;
-        let regular = pattern(constraint).and_then(|pattern| Regular::new(&pattern, tree, self.rows));
-        Ok(Grammar { parser: Mutex::new(parser), regular, checker: Arc::new(checker) })
+        let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
+        let (parser, language) = (Mutex::new(parser), language.map(Arc::new));
+        Ok(Grammar { parser, language, checker: Arc::new(checker) })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::tokenizer::Tokenizer;
 /// A request's place in its grammar.
 pub(crate) struct Guide {
     matcher: Matcher,
-    /// The same place, for masks, as long as it makes them.
+    /// The same place in the language of a pattern, which masks are made from.
     regular: Option<Regular>,
     tokenizer: Arc<Tokenizer>,
     checker: Arc<Checker>,
@@ -53,9 +53,10 @@ impl Guide {
     /// # Errors
     /// [`Error::Constraint`] where there are none, or where finding them would take too many steps.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, Error> {
-        if !self.matcher.is_stopped()
-            && let Some(mut mask) = self.regular.as_mut().and_then(Regular::allowed)
+        if let Some(regular) = &self.regular
+            && !self.matcher.is_stopped()
         {
+            let mut mask = regular.allowed();
             if self.matches() {
                 self.tokenizer.end_tokens().iter().for_each(|id| mask.allow_token(*id));
             }
@@ -64,7 +65,6 @@ impl Guide {
             }
         }
         // Also where there is none, to say why.
-        self.regular = None;
         self.matcher.compute_mask().map_err(|error| self.failed(&error))
     }
 
@@ -91,15 +91,14 @@ impl Guide {
         Arc::clone(&self.checker)
     }
 
-    /// Steps that the automaton has taken in all, and steps of the lexer and items of the parser that the last mask took.
+    /// Steps of the lexer and items of the parser that the last mask of llguidance took.
     #[cfg(test)]
-    pub(super) fn cost(&self) -> (u64, u64, usize) {
-        let (lexer, items) = (self.matcher.last_step_stats())
-            .map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items));
-        (self.regular.as_ref().map_or(0, Regular::cost), lexer, items)
+    pub(super) fn cost(&self) -> (u64, usize) {
+        let statistics = self.matcher.last_step_stats();
+        statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
     }
 
-    /// [`Guide::allowed`] by llguidance; None where it makes all masks in any case.
+    /// [`Guide::allowed`] by llguidance; None where that makes it in any case.
     #[cfg(test)]
     pub(super) fn allowed_by_llguidance(&mut self) -> Option<SimpleVob> {
         self.regular.as_ref()?;

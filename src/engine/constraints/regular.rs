@@ -1,112 +1,216 @@
 //! Masks of patterns and lists of choices.
 //!
 //! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone, without the
-//! parser that llguidance has for documents. The automaton is that of llguidance's lexer (derivre). It walks over a tree
-//! of the vocabulary, and takes in one step all words below a node whose bytes leave it where it is.
+//! parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a table) walks over a tree of
+//! the vocabulary, and takes in one step all words below a node whose bytes leave it where it is.
 //!
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use llguidance::derivre::{Regex, RegexBuilder, StateID};
 use llguidance::toktrie::SimpleVob;
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::util::primitives::StateID;
+use regex_automata::util::start;
+use regex_automata::{Anchored, MatchKind};
 
 use super::tree::{Groups, Tree, group};
 
-/// Steps of making the automaton, and of adding states to it for one mask.
-const COMPILE_FUEL: u64 = 500_000;
-pub(super) const STEP_FUEL: u64 = 30_000;
-/// Bytes that an automaton may grow to.
-const MAX_BYTES: usize = 4 << 20;
-/// Nodes after which it is looked whether that was too much.
-const NODES_AT_ONCE: usize = 1024;
-/// From so many nodes below one on it pays to know which bytes leave a state as it is.
+/// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a second to
+/// see that these are not enough.
+const MAX_BYTES: usize = 8 << 20;
+/// From so many nodes below one on it is asked which bytes leave a state as it is.
 const MANY: usize = 16;
+/// Leads nowhere.
+const DEAD: u32 = 0;
 
-/// A place in a regular language. Copies go on by themselves.
-#[derive(Clone)]
-pub(super) struct Regular {
-    automaton: Regex,
+/// A regular language, by the states of its automaton.
+pub(super) struct Language {
+    /// The column of each byte.
+    columns: [u8; 256],
+    /// Columns in a row.
+    width: usize,
+    /// A row of states for each state, which is where its row begins. From every state but the first some word of the
+    /// language can be reached.
+    next: Vec<u32>,
+    /// For each row the groups of bytes all of which lead back to it.
+    stays: Vec<Groups>,
+    start: u32,
     tree: Arc<Tree>,
     /// Rows of a mask.
     rows: usize,
-    state: StateID,
-    /// By number of the state: groups of bytes all of which leave it as it is.
-    stays: Vec<Option<Groups>>,
+}
+
+impl Language {
+    /// The language of a pattern; None where its automaton is too large, or nothing is in it.
+    pub(super) fn new(pattern: &str, tree: &Arc<Tree>, rows: usize) -> Option<Language> {
+        let config = dense::Config::new()
+            .start_kind(StartKind::Anchored)
+            // All ways to go on count, behind a match as well.
+            .match_kind(MatchKind::All)
+            .accelerate(false)
+            .dfa_size_limit(Some(MAX_BYTES))
+            .determinize_size_limit(Some(MAX_BYTES));
+        let automaton = dense::Builder::new().configure(config).build(pattern).ok()?;
+        let classes = automaton.byte_classes();
+        let columns: [u8; 256] = std::array::from_fn(|byte| classes.get(byte as u8));
+        let width = usize::from(*columns.iter().max()?) + 1;
+        let mut found = Found { numbers: HashMap::new(), states: Vec::new() };
+        let first = automaton.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
+        let start = found.number(&automaton, first) * width as u32;
+        // The dead state's.
+        let mut next = vec![DEAD; width];
+        let mut done = 0;
+        while let Some(state) = found.states.get(done).copied() {
+            done += 1;
+            let row = next.len();
+            next.resize(row + width, DEAD);
+            for byte in 0..=255u8 {
+                let number = found.number(&automaton, automaton.next_state(state, byte));
+                next[row + usize::from(columns[usize::from(byte)])] = number * width as u32;
+            }
+        }
+        let ends = |state: &StateID| automaton.is_match_state(automaton.next_eoi_state(*state));
+        let ends: Vec<usize> =
+            (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
+        remove_dead_ends(&mut next, width, ends);
+        let mut language =
+            Language { columns, width, next, stays: Vec::new(), start, tree: Arc::clone(tree), rows };
+        language.stays = (0..=done).map(|row| language.groups_that_stay((row * width) as u32)).collect();
+        language.leads_on(start).then_some(language)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.next[..]) + size_of_val(&self.stays[..])
+    }
+
+    fn next(&self, state: u32, byte: u8) -> u32 {
+        self.next[state as usize + usize::from(self.columns[usize::from(byte)])]
+    }
+
+    /// Whether some word goes on from a state.
+    fn leads_on(&self, state: u32) -> bool {
+        self.next[state as usize..][..self.width].iter().any(|next| *next != DEAD)
+    }
+
+    fn groups_that_stay(&self, state: u32) -> Groups {
+        let away = (0..=255).filter(|byte| self.next(state, *byte) != state);
+        !away.fold(0, |away, byte| away | group(byte))
+    }
+}
+
+/// States of regex-automata by our numbers, from 1 on.
+struct Found {
+    numbers: HashMap<StateID, u32>,
+    states: Vec<StateID>,
+}
+
+impl Found {
+    fn number(&mut self, automaton: &dense::DFA<Vec<u32>>, state: StateID) -> u32 {
+        if automaton.is_dead_state(state) {
+            return DEAD;
+        }
+        let states = &mut self.states;
+        *self.numbers.entry(state).or_insert_with(|| {
+            states.push(state);
+            states.len() as u32
+        })
+    }
+}
+
+/// Makes dead what no end can be reached from.
+fn remove_dead_ends(next: &mut [u32], width: usize, ends: Vec<usize>) {
+    let mut before: Vec<Vec<usize>> = vec![Vec::new(); next.len() / width];
+    for (row, nexts) in next.chunks_exact(width).enumerate() {
+        let mut nexts: Vec<u32> = nexts.to_vec();
+        nexts.sort_unstable();
+        nexts.dedup();
+        nexts.iter().for_each(|next| before[*next as usize / width].push(row));
+    }
+    let mut lives = vec![false; before.len()];
+    let mut open = ends;
+    while let Some(row) = open.pop() {
+        if !std::mem::replace(&mut lives[row], true) {
+            open.extend(&before[row]);
+        }
+    }
+    next.iter_mut().filter(|next| !lives[**next as usize / width]).for_each(|next| *next = DEAD);
+}
+
+/// A place in a language.
+pub(super) struct Regular {
+    language: Arc<Language>,
+    state: u32,
 }
 
 impl Regular {
-    /// The beginning of the language of a pattern; None where that takes too many steps.
-    pub(super) fn new(pattern: &str, tree: &Arc<Tree>, rows: usize) -> Option<Regular> {
-        let mut builder = RegexBuilder::new();
-        let root = builder.mk_regex(pattern).ok()?;
-        let mut automaton = builder.into_regex_limited(root, COMPILE_FUEL).ok()?;
-        let state = automaton.initial_state();
-        Some(Regular { automaton, tree: Arc::clone(tree), rows, state, stays: Vec::new() })
+    /// The beginning.
+    pub(super) fn new(language: &Arc<Language>) -> Regular {
+        Regular { language: Arc::clone(language), state: language.start }
     }
 
     /// Goes on with bytes that the language allows.
     pub(super) fn take(&mut self, bytes: &[u8]) {
-        self.state = self.automaton.transition_bytes(self.state, bytes);
+        self.state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
     }
 
-    /// The tokens that may follow; None where finding them takes too many steps.
-    pub(super) fn allowed(&mut self) -> Option<SimpleVob> {
-        let mut mask = SimpleVob::alloc_with_capacity(self.rows, self.rows + 1);
-        let tree = Arc::clone(&self.tree);
+    /// The tokens that may follow.
+    pub(super) fn allowed(&self) -> SimpleVob {
+        let Language { tree, stays, width, rows, .. } = &*self.language;
+        let mut mask = SimpleVob::alloc_with_capacity(*rows, rows + 1);
         let nodes = tree.nodes();
         // The state behind each byte of the way to the node.
         let mut states = vec![self.state; tree.depth() + 1];
-        let fuel = self.automaton.cost() + STEP_FUEL;
-        let (mut index, mut steps) = (1, 0);
+        let mut index = 1;
         while let Some(node) = nodes.get(index) {
-            steps += 1;
-            if steps % NODES_AT_ONCE == 0
-                && (self.automaton.cost() > fuel || self.automaton.num_bytes() > MAX_BYTES)
-            {
-                return None;
-            }
             let (depth, end) = (usize::from(node.depth), node.end as usize);
-            let state = self.automaton.transition(states[depth - 1], node.byte);
-            if state.is_dead() {
+            let state = self.language.next(states[depth - 1], node.byte);
+            if state == DEAD {
                 index = end;
-                continue;
-            }
-            let many = end - index > MANY;
-            if many && node.below & !self.stays(state) == 0 {
+            } else if end - index > MANY && node.below & !stays[state as usize / width] == 0 {
                 tree.ids_below(index).iter().for_each(|id| mask.allow_token(*id));
                 index = end;
-                continue;
-            }
-            tree.ids(index).iter().for_each(|id| mask.allow_token(*id));
-            states[depth] = state;
-            index += 1;
-        }
-        Some(mask)
-    }
-
-    /// Steps that the automaton has taken in all.
-    #[cfg(test)]
-    pub(super) fn cost(&self) -> u64 {
-        self.automaton.cost()
-    }
-
-    /// Groups of bytes all of which lead from a state to itself.
-    fn stays(&mut self, state: StateID) -> Groups {
-        if self.stays.len() <= state.as_usize() {
-            self.stays.resize(state.as_usize() + 1, None);
-        }
-        if let Some(groups) = self.stays[state.as_usize()] {
-            return groups;
-        }
-        let mut groups = Groups::MAX;
-        for byte in 0..=255 {
-            // A group that has a byte which leads away is out, whatever its others do.
-            if groups & group(byte) != 0 && self.automaton.transition(state, byte) != state {
-                groups &= !group(byte);
+            } else {
+                tree.ids(index).iter().for_each(|id| mask.allow_token(*id));
+                states[depth] = state;
+                index += 1;
             }
         }
-        self.stays[state.as_usize()] = Some(groups);
-        groups
+        mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Language, MAX_BYTES};
+    use crate::constraints::tree::Tree;
+
+    fn language(pattern: &str) -> Option<Language> {
+        let words = (0..=255u8).map(|byte| (u32::from(byte), [byte])).collect::<Vec<_>>();
+        Language::new(pattern, &Arc::new(Tree::new(words.iter().map(|(id, word)| (*id, &word[..])))), 256)
+    }
+
+    #[test]
+    fn what_is_too_large_or_empty_has_none() {
+        let large = language(r"(\w+ ){5,30}\w+\.").unwrap();
+        assert!(large.bytes() <= MAX_BYTES, "{} bytes", large.bytes());
+        for pattern in
+            [r"(a|b)*a(a|b){40}c", r"\w{200}\W{200}", "(((a{1,50}){1,50}){1,20})b", "a[a&&b]", "a$b", "("]
+        {
+            assert!(language(pattern).is_none(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn dead_ends_are_not_entered() {
+        // Of what begins with x nothing ends.
+        let language = language("ab|x(y|z)*[a&&b]").unwrap();
+        let next = |bytes: &str| bytes.bytes().fold(language.start, |state, byte| language.next(state, byte));
+        assert_eq!((next("x"), next("b")), (0, 0));
+        assert!(next("a") != 0 && next("ab") != 0 && next("aba") == 0);
     }
 }

@@ -458,13 +458,8 @@ fn a_mask_never_costs_more_steps_than_it_may() {
         guide.begin().unwrap();
         for step in 0..100 {
             let begun = Instant::now();
-            let (before, ..) = guide.cost();
             let Ok(allowed) = guide.allowed() else { break };
-            let (steps, fuel, items) = guide.cost();
-            assert!(
-                steps <= before + 2 * super::regular::STEP_FUEL,
-                "{pattern}: {steps} after {before} steps"
-            );
+            let (fuel, items) = guide.cost();
             assert!(fuel <= 3 * super::grammar::STEP_FUEL, "{pattern}: fuel {fuel} in step {step}");
             assert!(items <= 2 * super::grammar::STEP_ITEMS, "{pattern}: {items} items in step {step}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{pattern}: {:?}", begun.elapsed());
