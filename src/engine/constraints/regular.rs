@@ -2,11 +2,12 @@
 //!
 //! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone, without the
 //! parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a table) walks over a tree of
-//! the vocabulary, and takes in one step all words below a node whose bytes leave it where it is.
+//! the vocabulary, and takes in one step all words below a node whose characters leave it where it is.
 //!
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use llguidance::toktrie::SimpleVob;
@@ -20,31 +21,26 @@ use super::tree::{Groups, Tree, group};
 /// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a second to
 /// see that these are not enough.
 const MAX_BYTES: usize = 8 << 20;
-/// From so many nodes below one on it is asked which bytes leave a state as it is.
-const MANY: usize = 16;
 /// Leads nowhere.
 const DEAD: u32 = 0;
 
 /// A regular language, by the states of its automaton.
 pub(super) struct Language {
-    /// The column of each byte.
+    /// The column of each byte in a row, from 1 on.
     columns: [u8; 256],
-    /// Columns in a row.
-    width: usize,
-    /// A row of states for each state, which is where its row begins. From every state but the first some word of the
-    /// language can be reached.
-    next: Vec<u32>,
-    /// For each row the groups of bytes all of which lead back to it.
-    stays: Vec<Groups>,
+    /// A row for each state: groups of characters all of which lead back to it, then the state that each byte leads to.
+    /// A state is where its row begins. From every state but [`DEAD`] some word of the language can be reached.
+    rows: Vec<u32>,
     start: u32,
     tree: Arc<Tree>,
-    /// Rows of a mask.
-    rows: usize,
+    /// Bits of a mask.
+    mask_len: usize,
 }
 
 impl Language {
-    /// The language of a pattern; None where its automaton is too large, or nothing is in it.
-    pub(super) fn new(pattern: &str, tree: &Arc<Tree>, rows: usize) -> Option<Language> {
+    /// The language of a pattern, for masks over so many tokens; None where its automaton is too large, or nothing is in
+    /// it.
+    pub(super) fn new(pattern: &str, tree: &Arc<Tree>, mask_len: usize) -> Option<Language> {
         let config = dense::Config::new()
             .start_kind(StartKind::Anchored)
             // All ways to go on count, behind a match as well.
@@ -54,50 +50,84 @@ impl Language {
             .determinize_size_limit(Some(MAX_BYTES));
         let automaton = dense::Builder::new().configure(config).build(pattern).ok()?;
         let classes = automaton.byte_classes();
-        let columns: [u8; 256] = std::array::from_fn(|byte| classes.get(byte as u8));
+        let mut columns = [0; 256];
+        for (byte, column) in (0..).zip(&mut columns) {
+            *column = classes.get(byte).checked_add(1)?;
+        }
         let width = usize::from(*columns.iter().max()?) + 1;
         let mut found = Found { numbers: HashMap::new(), states: Vec::new() };
         let first = automaton.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
         let start = found.number(&automaton, first) * width as u32;
-        // The dead state's.
-        let mut next = vec![DEAD; width];
-        let mut done = 0;
-        while let Some(state) = found.states.get(done).copied() {
-            done += 1;
-            let row = next.len();
-            next.resize(row + width, DEAD);
-            for byte in 0..=255u8 {
+        // The row of the dead state.
+        let mut rows = vec![DEAD; width];
+        while let Some(state) = found.states.get(rows.len() / width - 1).copied() {
+            let row = rows.len();
+            rows.resize(row + width, DEAD);
+            for (byte, column) in (0..).zip(columns) {
                 let number = found.number(&automaton, automaton.next_state(state, byte));
-                next[row + usize::from(columns[usize::from(byte)])] = number * width as u32;
+                rows[row + usize::from(column)] = number * width as u32;
             }
         }
         let ends = |state: &StateID| automaton.is_match_state(automaton.next_eoi_state(*state));
         let ends: Vec<usize> =
             (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
-        remove_dead_ends(&mut next, width, ends);
-        let mut language =
-            Language { columns, width, next, stays: Vec::new(), start, tree: Arc::clone(tree), rows };
-        language.stays = (0..=done).map(|row| language.groups_that_stay((row * width) as u32)).collect();
-        language.leads_on(start).then_some(language)
+        remove_dead_ends(&mut rows, width, ends);
+        let mut language = Language { columns, rows, start, tree: Arc::clone(tree), mask_len };
+        for row in (0..language.rows.len()).step_by(width) {
+            language.rows[row] = language.groups_back(row as u32);
+        }
+        let leads_on = language.rows[start as usize + 1..][..width - 1].iter().any(|next| *next != DEAD);
+        leads_on.then_some(language)
     }
 
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.next[..]) + size_of_val(&self.stays[..])
+        size_of_val(&self.rows[..])
     }
 
     fn next(&self, state: u32, byte: u8) -> u32 {
-        self.next[state as usize + usize::from(self.columns[usize::from(byte)])]
+        self.rows[state as usize + usize::from(self.columns[usize::from(byte)])]
     }
 
-    /// Whether some word goes on from a state.
-    fn leads_on(&self, state: u32) -> bool {
-        self.next[state as usize..][..self.width].iter().any(|next| *next != DEAD)
+    /// Groups of characters all of which lead from a state back to it.
+    fn stays(&self, state: u32) -> Groups {
+        self.rows[state as usize]
     }
 
-    fn groups_that_stay(&self, state: u32) -> Groups {
-        let away = (0..=255).filter(|byte| self.next(state, *byte) != state);
-        !away.fold(0, |away, byte| away | group(byte))
+    /// Finds [`Language::stays`]; none beyond ASCII where there is none in it.
+    fn groups_back(&self, state: u32) -> Groups {
+        let (mut back, mut away) = (0, 0);
+        for byte in 0..=0x7f {
+            *if self.next(state, byte) == state { &mut back } else { &mut away } |= group(byte);
+        }
+        if back & !away != 0 {
+            for byte in 0xc2..=0xef {
+                // What follows it in UTF-8.
+                let (second, more) = match byte {
+                    ..=0xdf => (0x80..=0xbf, 0),
+                    0xe0 => (0xa0..=0xbf, 1),
+                    0xed => (0x80..=0x9f, 1),
+                    _ => (0x80..=0xbf, 1),
+                };
+                let is_back = self.all_lead(self.next(state, byte), second, more, state);
+                *if is_back { &mut back } else { &mut away } |= group(byte);
+            }
+        }
+        back & !away
+    }
+
+    /// Whether some bytes, and `more` behind each, lead from one state to another whatever they are.
+    fn all_lead(&self, from: u32, bytes: RangeInclusive<u8>, more: usize, to: u32) -> bool {
+        let mut before = 0;
+        bytes.into_iter().all(|byte| {
+            // Bytes of one column are alike, and often neighbours.
+            let column = std::mem::replace(&mut before, self.columns[usize::from(byte)]);
+            column == before
+                || match (self.next(from, byte), more) {
+                    (next, 0) => next == to,
+                    (next, _) => next != DEAD && self.all_lead(next, 0x80..=0xbf, more - 1, to),
+                }
+        })
     }
 }
 
@@ -121,10 +151,10 @@ impl Found {
 }
 
 /// Makes dead what no end can be reached from.
-fn remove_dead_ends(next: &mut [u32], width: usize, ends: Vec<usize>) {
-    let mut before: Vec<Vec<usize>> = vec![Vec::new(); next.len() / width];
-    for (row, nexts) in next.chunks_exact(width).enumerate() {
-        let mut nexts: Vec<u32> = nexts.to_vec();
+fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) {
+    let mut before: Vec<Vec<usize>> = vec![Vec::new(); rows.len() / width];
+    for (row, nexts) in rows.chunks_exact(width).enumerate() {
+        let mut nexts = nexts[1..].to_vec();
         nexts.sort_unstable();
         nexts.dedup();
         nexts.iter().for_each(|next| before[*next as usize / width].push(row));
@@ -136,7 +166,7 @@ fn remove_dead_ends(next: &mut [u32], width: usize, ends: Vec<usize>) {
             open.extend(&before[row]);
         }
     }
-    next.iter_mut().filter(|next| !lives[**next as usize / width]).for_each(|next| *next = DEAD);
+    rows.iter_mut().filter(|next| !lives[**next as usize / width]).for_each(|next| *next = DEAD);
 }
 
 /// A place in a language.
@@ -158,20 +188,20 @@ impl Regular {
 
     /// The tokens that may follow.
     pub(super) fn allowed(&self) -> SimpleVob {
-        let Language { tree, stays, width, rows, .. } = &*self.language;
-        let mut mask = SimpleVob::alloc_with_capacity(*rows, rows + 1);
+        let Language { tree, mask_len, .. } = &*self.language;
+        let mut mask = SimpleVob::alloc_with_capacity(*mask_len, mask_len + 1);
         let nodes = tree.nodes();
         // The state behind each byte of the way to the node.
         let mut states = vec![self.state; tree.depth() + 1];
         let mut index = 1;
         while let Some(node) = nodes.get(index) {
-            let (depth, end) = (usize::from(node.depth), node.end as usize);
+            let depth = usize::from(node.depth);
             let state = self.language.next(states[depth - 1], node.byte);
             if state == DEAD {
-                index = end;
-            } else if end - index > MANY && node.below & !stays[state as usize / width] == 0 {
+                index = node.end as usize;
+            } else if node.below & !self.language.stays(state) == 0 {
                 tree.ids_below(index).iter().for_each(|id| mask.allow_token(*id));
-                index = end;
+                index = node.end as usize;
             } else {
                 tree.ids(index).iter().for_each(|id| mask.allow_token(*id));
                 states[depth] = state;

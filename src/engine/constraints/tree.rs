@@ -3,8 +3,11 @@
 /// Longest words that it takes, in bytes.
 const MAX_DEPTH: usize = u16::MAX as usize;
 
-/// Groups of bytes that patterns tend to treat alike: one bit for each.
-pub(super) type Groups = u16;
+/// Groups of characters that patterns tend to treat alike, one bit for each: see [`group`].
+pub(super) type Groups = u32;
+
+/// Stands for what is no character, and for the rest of one.
+const NONE: Groups = 1 << 31;
 
 /// A place in the words: the bytes before it are those of its ancestors.
 #[derive(Clone, Copy)]
@@ -13,14 +16,15 @@ pub(super) struct Node {
     pub(super) end: u32,
     /// Where the ids of words that end here or below begin in [`Tree::ids`].
     first_id: u32,
+    /// Groups of what the words below this node go on with.
+    pub(super) below: Groups,
     /// Number of bytes up to here.
     pub(super) depth: u16,
-    /// Groups of the bytes below this one.
-    pub(super) below: Groups,
     pub(super) byte: u8,
 }
 
-/// Words in the order of their bytes. Each node is followed by those below it.
+/// Words in the order of their bytes, those of one kind after those of another: words of letters alone stay together.
+/// Each node is followed by those below it.
 pub(super) struct Tree {
     /// The root first, and one behind the end.
     nodes: Vec<Node>,
@@ -29,7 +33,7 @@ pub(super) struct Tree {
     depth: usize,
 }
 
-/// The group of a byte.
+/// The group of the characters that begin with a byte of UTF-8.
 pub(super) fn group(byte: u8) -> Groups {
     let number = match byte {
         b'a'..=b'z' => 0,
@@ -45,35 +49,90 @@ pub(super) fn group(byte: u8) -> Groups {
         b'\\' => 10,
         b'/' => 11,
         b'!'..=b'~' => 12,
-        0x80.. => 13,
-        _ => 14,
+        ..=0x7f => 13,
+        // Latin, Cyrillic and what is between and behind.
+        0xc2..=0xc3 => 14,
+        0xc4..=0xcf => 15,
+        0xd0..=0xd1 => 16,
+        0xd2..=0xdf => 17,
+        0xe0..=0xe2 => 18,
+        // Japanese syllables, ideographs, Korean syllables.
+        0xe3 => 19,
+        0xe4..=0xe9 => 20,
+        0xea..=0xed => 21,
+        0xee..=0xef => 22,
+        // Four bytes, or none that a character begins with.
+        _ => return NONE,
     };
     1 << number
+}
+
+/// Number of bytes of the character at the beginning of a word, as far as they are there, and its group.
+fn character(word: &[u8]) -> (usize, Groups) {
+    let length = match word[0] {
+        ..=0x7f => 1,
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        _ => return (1, NONE),
+    };
+    let rest = &word[1..length.min(word.len())];
+    if rest.iter().all(|byte| matches!(byte, 0x80..=0xbf)) {
+        (1 + rest.len(), group(word[0]))
+    } else {
+        (1, NONE)
+    }
+}
+
+/// For each number of bytes of a word up to its length: the groups of what comes behind them.
+fn groups_behind(word: &[u8]) -> Vec<Groups> {
+    let mut behind = vec![0; word.len() + 1];
+    let mut start = 0;
+    while start < word.len() {
+        let (length, group) = character(&word[start..]);
+        behind[..=start].iter_mut().for_each(|groups| *groups |= group);
+        behind[start + 1..start + length].iter_mut().for_each(|groups| *groups |= NONE);
+        start += length;
+    }
+    behind
+}
+
+/// What kinds of words are kept apart: letters, a space and letters, beyond ASCII, and all others.
+fn kind(word: &[u8]) -> u8 {
+    let letters = |word: &[u8]| word.iter().all(u8::is_ascii_alphabetic);
+    match word {
+        word if letters(word) => 0,
+        [b' ', word @ ..] if letters(word) => 1,
+        word if word.iter().all(|byte| !byte.is_ascii()) => 2,
+        _ => 3,
+    }
 }
 
 impl Tree {
     /// A tree of words and their ids. Empty words are left out.
     pub(super) fn new<'a>(words: impl Iterator<Item = (u32, &'a [u8])>) -> Tree {
-        let mut words: Vec<(&[u8], u32)> = words
+        let mut words: Vec<(u8, &[u8], u32)> = words
             .filter(|(_, word)| (1..=MAX_DEPTH).contains(&word.len()))
-            .map(|(id, word)| (word, id))
+            .map(|(id, word)| (kind(word), word, id))
             .collect();
         words.sort_unstable();
-        let root = Node { end: 0, first_id: 0, depth: 0, below: 0, byte: 0 };
+        let root = Node { end: 0, first_id: 0, below: 0, depth: 0, byte: 0 };
         let mut tree = Tree { nodes: vec![root], ids: Vec::with_capacity(words.len()), depth: 0 };
         // The nodes from the root to the word before.
         let mut path = vec![0];
-        for (word, id) in words {
-            let common = path[1..]
-                .iter()
-                .zip(word)
-                .take_while(|(node, byte)| tree.nodes[**node].byte == **byte)
-                .count();
+        let mut kind = 0;
+        for (its_kind, word, id) in words {
+            let same = |(node, byte): &(&usize, &u8)| tree.nodes[**node].byte == **byte;
+            let common =
+                if its_kind == kind { path[1..].iter().zip(word).take_while(same).count() } else { 0 };
+            kind = its_kind;
             tree.close(&mut path, common);
             for byte in &word[common..] {
                 path.push(tree.nodes.len());
                 let (first_id, depth) = (tree.ids.len() as u32, path.len() as u16 - 1);
-                tree.nodes.push(Node { end: 0, first_id, depth, below: 0, byte: *byte });
+                tree.nodes.push(Node { end: 0, first_id, below: 0, depth, byte: *byte });
+            }
+            for (node, groups) in path.iter().zip(groups_behind(word)) {
+                tree.nodes[*node].below |= groups;
             }
             tree.ids.push(id);
             tree.depth = tree.depth.max(word.len());
@@ -87,13 +146,8 @@ impl Tree {
 
     /// Notes where the nodes of the path beyond some depth end.
     fn close(&mut self, path: &mut Vec<usize>, depth: usize) {
-        while path.len() > depth + 1 {
-            let Some(node) = path.pop() else { break };
+        for node in path.drain(depth + 1..) {
             self.nodes[node].end = self.nodes.len() as u32;
-            let Node { below, byte, .. } = self.nodes[node];
-            if let Some(parent) = path.last() {
-                self.nodes[*parent].below |= below | group(byte);
-            }
         }
     }
 
@@ -121,27 +175,39 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tree, group};
+    use super::{NONE, Tree, group, groups_behind};
 
     #[test]
     fn every_word_is_found_where_it_ends() {
-        let words: [&[u8]; 9] = [b"b", b"abc", b"", b"a", b"ab", b"b1", b"xyz", b"abd", b"ab"];
+        let words: [&[u8]; 14] = [
+            b"b",
+            b"abc",
+            b"",
+            b"a",
+            b"ab",
+            b"b1",
+            b"xyz",
+            b"abd",
+            b"ab",
+            b" a",
+            b" ab",
+            b" ",
+            "é".as_bytes(),
+            "éa".as_bytes(),
+        ];
         let tree = Tree::new((0..).zip(words));
         let mut found = Vec::new();
         let mut path = Vec::new();
         for (index, node) in tree.nodes().iter().enumerate().skip(1) {
             path.truncate(usize::from(node.depth) - 1);
             path.push(node.byte);
-            let below: Vec<u32> = (0..9).filter(|id| words[*id as usize].starts_with(&path)).collect();
-            let mut ids = tree.ids_below(index).to_vec();
-            ids.sort_unstable();
-            assert_eq!(ids, below, "{path:?}");
-            found.extend(tree.ids(index).iter().map(|id| (*id, path.clone())));
-            let groups = below
-                .iter()
-                .flat_map(|id| &words[*id as usize][path.len()..])
-                .fold(0, |groups, byte| groups | group(*byte));
+            let below = tree.ids_below(index);
+            assert!(below.iter().all(|id| words[*id as usize].starts_with(&path)), "{path:?}");
+            assert!(below.starts_with(tree.ids(index)) && !below.is_empty());
+            let groups =
+                below.iter().fold(0, |groups, id| groups | groups_behind(words[*id as usize])[path.len()]);
             assert_eq!(node.below, groups, "{path:?}");
+            found.extend(tree.ids(index).iter().map(|id| (*id, path.clone())));
         }
         found.sort();
         let expected: Vec<(u32, Vec<u8>)> = (0..)
@@ -151,6 +217,16 @@ mod tests {
             .collect();
         assert_eq!(found, expected);
         assert_eq!(tree.depth(), 3);
+    }
+
+    #[test]
+    fn words_go_on_with_characters_whole_or_begun() {
+        let (a, e, ideograph) = (group(b'a'), group(0xc3), group(0xe4));
+        assert_eq!(groups_behind("aéa".as_bytes()), [a | e, a | e, a | NONE, a, 0]);
+        assert_eq!(groups_behind(&"一".as_bytes()[..2]), [ideograph, NONE, 0]);
+        for broken in [&b"\xe4a"[..], b"\x80", b"\xc0\x80", b"\xff", "𝄞".as_bytes()] {
+            assert!(groups_behind(broken)[0] & NONE != 0, "{broken:?}");
+        }
     }
 
     #[test]
