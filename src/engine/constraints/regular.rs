@@ -2,7 +2,7 @@
 //!
 //! Such a constraint is one regular language: which tokens may follow is a matter of its automaton alone, without the
 //! parser that llguidance has for documents. The automaton (regex-automata's, all of it, in a table) walks over a tree of
-//! the vocabulary, and takes in one step all words below a node whose characters leave it where it is.
+//! the vocabulary, and takes in one step all words below a node where any such characters may follow.
 //!
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
@@ -26,10 +26,13 @@ const DEAD: u32 = 0;
 
 /// A regular language, by the states of its automaton.
 pub(super) struct Language {
-    /// The column of each byte in a row, from 1 on.
-    columns: [u8; 256],
-    /// A row for each state: groups of characters all of which lead back to it, then the state that each byte leads to.
-    /// A state is where its row begins. From every state but [`DEAD`] some word of the language can be reached.
+    /// The column of each byte in a row.
+    columns: [u16; 256],
+    /// A row for each state, which is where the row begins. From every state but [`DEAD`] some word of the language can be
+    /// reached.
+    ///
+    /// Column 0 has some groups of characters and column 1 a number: so many characters of these groups may follow,
+    /// whatever they are. The others have the state that each byte leads to.
     rows: Vec<u32>,
     start: u32,
     tree: Arc<Tree>,
@@ -52,7 +55,7 @@ impl Language {
         let classes = automaton.byte_classes();
         let mut columns = [0; 256];
         for (byte, column) in (0..).zip(&mut columns) {
-            *column = classes.get(byte).checked_add(1)?;
+            *column = u16::from(classes.get(byte)) + 2;
         }
         let width = usize::from(*columns.iter().max()?) + 1;
         let mut found = Found { numbers: HashMap::new(), states: Vec::new() };
@@ -73,10 +76,8 @@ impl Language {
             (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
         remove_dead_ends(&mut rows, width, ends);
         let mut language = Language { columns, rows, start, tree: Arc::clone(tree), mask_len };
-        for row in (0..language.rows.len()).step_by(width) {
-            language.rows[row] = language.groups_back(row as u32);
-        }
-        let leads_on = language.rows[start as usize + 1..][..width - 1].iter().any(|next| *next != DEAD);
+        language.find_runs(width);
+        let leads_on = language.rows[start as usize + 2..][..width - 2].iter().any(|next| *next != DEAD);
         leads_on.then_some(language)
     }
 
@@ -89,31 +90,73 @@ impl Language {
         self.rows[state as usize + usize::from(self.columns[usize::from(byte)])]
     }
 
-    /// Groups of characters all of which lead from a state back to it.
-    fn stays(&self, state: u32) -> Groups {
-        self.rows[state as usize]
+    /// Whether any words below a node may follow a state.
+    fn allows_all(&self, state: u32, below: Groups, height: u8) -> bool {
+        below & !self.rows[state as usize] == 0 && u32::from(height) <= self.rows[state as usize + 1]
     }
 
-    /// Finds [`Language::stays`]; none beyond ASCII where there is none in it.
-    fn groups_back(&self, state: u32) -> Groups {
-        let (mut back, mut away) = (0, 0);
-        for byte in 0..=0x7f {
-            *if self.next(state, byte) == state { &mut back } else { &mut away } |= group(byte);
-        }
-        if back & !away != 0 {
-            for byte in 0xc2..=0xef {
-                // What follows it in UTF-8.
-                let (second, more) = match byte {
-                    ..=0xdf => (0x80..=0xbf, 0),
-                    0xe0 => (0xa0..=0xbf, 1),
-                    0xed => (0x80..=0x9f, 1),
-                    _ => (0x80..=0xbf, 1),
-                };
-                let is_back = self.all_lead(self.next(state, byte), second, more, state);
-                *if is_back { &mut back } else { &mut away } |= group(byte);
+    /// Fills the first two columns.
+    fn find_runs(&mut self, width: usize) {
+        let states = || (width..self.rows.len()).step_by(width).map(|state| state as u32);
+        let runs: Vec<(Groups, u32)> = states().map(|state| self.groups_alike(state)).collect();
+        let run = |state: u32| runs[state as usize / width - 1];
+        let mut lengths: HashMap<u32, u32> = HashMap::new();
+        for state in states() {
+            // From one state to the next, as long as the groups do not become fewer.
+            let mut way = vec![state];
+            let mut length = loop {
+                let state = way[way.len() - 1];
+                let (groups, next) = run(state);
+                match lengths.get(&state) {
+                    Some(length) => break *length,
+                    None if groups == 0 => break 0,
+                    None if next == state => break u32::MAX,
+                    None if groups & !run(next).0 != 0 || way.contains(&next) => break 1,
+                    None => way.push(next),
+                }
+            };
+            for state in way.into_iter().rev() {
+                lengths.insert(state, length);
+                length = length.saturating_add(1);
             }
         }
-        back & !away
+        let found: Vec<(u32, Groups, u32)> =
+            states().map(|state| (state, run(state).0, lengths[&state])).collect();
+        for (state, groups, length) in found {
+            self.rows[state as usize] = groups;
+            self.rows[state as usize + 1] = length;
+        }
+    }
+
+    /// Groups of characters all of which lead from a state to one other, and that: itself if there are such, or the one
+    /// that the first such group leads to.
+    fn groups_alike(&self, state: u32) -> (Groups, u32) {
+        // By number of the group, as far as its bytes are alike.
+        let mut targets = [None; Groups::BITS as usize];
+        for byte in 0..=0x7f {
+            let (target, next) =
+                (&mut targets[group(byte).trailing_zeros() as usize], self.next(state, byte));
+            *target = Some(target.map_or(next, |target| if target == next { next } else { DEAD }));
+        }
+        let mut targets_alive = targets.iter().flatten().filter(|target| **target != DEAD);
+        let Some(first) = targets_alive.clone().next().copied() else { return (0, DEAD) };
+        let to = if targets_alive.any(|target| *target == state) { state } else { first };
+        let (mut groups, mut others) = (0, 0);
+        for byte in 0..=0x7f {
+            *if self.next(state, byte) == to { &mut groups } else { &mut others } |= group(byte);
+        }
+        for byte in 0xc2..=0xef {
+            // What follows it in UTF-8.
+            let (second, more) = match byte {
+                ..=0xdf => (0x80..=0xbf, 0),
+                0xe0 => (0xa0..=0xbf, 1),
+                0xed => (0x80..=0x9f, 1),
+                _ => (0x80..=0xbf, 1),
+            };
+            let are_alike = self.all_lead(self.next(state, byte), second, more, to);
+            *if are_alike { &mut groups } else { &mut others } |= group(byte);
+        }
+        (groups & !others, to)
     }
 
     /// Whether some bytes, and `more` behind each, lead from one state to another whatever they are.
@@ -154,7 +197,7 @@ impl Found {
 fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) {
     let mut before: Vec<Vec<usize>> = vec![Vec::new(); rows.len() / width];
     for (row, nexts) in rows.chunks_exact(width).enumerate() {
-        let mut nexts = nexts[1..].to_vec();
+        let mut nexts = nexts[2..].to_vec();
         nexts.sort_unstable();
         nexts.dedup();
         nexts.iter().for_each(|next| before[*next as usize / width].push(row));
@@ -199,7 +242,7 @@ impl Regular {
             let state = self.language.next(states[depth - 1], node.byte);
             if state == DEAD {
                 index = node.end as usize;
-            } else if node.below & !self.language.stays(state) == 0 {
+            } else if self.language.allows_all(state, node.below, node.height) {
                 tree.ids_below(index).iter().for_each(|id| mask.allow_token(*id));
                 index = node.end as usize;
             } else {

@@ -20,6 +20,8 @@ pub(super) struct Node {
     pub(super) below: Groups,
     /// Number of bytes up to here.
     pub(super) depth: u16,
+    /// Most bytes that follow, or 255.
+    pub(super) height: u8,
     pub(super) byte: u8,
 }
 
@@ -56,11 +58,13 @@ pub(super) fn group(byte: u8) -> Groups {
         0xd0..=0xd1 => 16,
         0xd2..=0xdf => 17,
         0xe0..=0xe2 => 18,
-        // Japanese syllables, ideographs, Korean syllables.
+        // Japanese syllables, ideographs (the second range has nothing else), Korean syllables.
         0xe3 => 19,
-        0xe4..=0xe9 => 20,
-        0xea..=0xed => 21,
-        0xee..=0xef => 22,
+        0xe4 => 20,
+        0xe5..=0xe8 => 21,
+        0xe9 => 22,
+        0xea..=0xed => 23,
+        0xee..=0xef => 24,
         // Four bytes, or none that a character begins with.
         _ => return NONE,
     };
@@ -115,7 +119,7 @@ impl Tree {
             .map(|(id, word)| (kind(word), word, id))
             .collect();
         words.sort_unstable();
-        let root = Node { end: 0, first_id: 0, below: 0, depth: 0, byte: 0 };
+        let root = Node { end: 0, first_id: 0, below: 0, depth: 0, height: 0, byte: 0 };
         let mut tree = Tree { nodes: vec![root], ids: Vec::with_capacity(words.len()), depth: 0 };
         // The nodes from the root to the word before.
         let mut path = vec![0];
@@ -129,10 +133,12 @@ impl Tree {
             for byte in &word[common..] {
                 path.push(tree.nodes.len());
                 let (first_id, depth) = (tree.ids.len() as u32, path.len() as u16 - 1);
-                tree.nodes.push(Node { end: 0, first_id, below: 0, depth, byte: *byte });
+                tree.nodes.push(Node { end: 0, first_id, below: 0, depth, height: 0, byte: *byte });
             }
-            for (node, groups) in path.iter().zip(groups_behind(word)) {
-                tree.nodes[*node].below |= groups;
+            for ((depth, node), groups) in path.iter().enumerate().zip(groups_behind(word)) {
+                let node = &mut tree.nodes[*node];
+                node.below |= groups;
+                node.height = node.height.max(u8::try_from(word.len() - depth).unwrap_or(u8::MAX));
             }
             tree.ids.push(id);
             tree.depth = tree.depth.max(word.len());
@@ -207,6 +213,8 @@ mod tests {
             let groups =
                 below.iter().fold(0, |groups, id| groups | groups_behind(words[*id as usize])[path.len()]);
             assert_eq!(node.below, groups, "{path:?}");
+            let longest = below.iter().map(|id| words[*id as usize].len()).max().unwrap();
+            assert_eq!(usize::from(node.height), longest - path.len(), "{path:?}");
             found.extend(tree.ids(index).iter().map(|id| (*id, path.clone())));
         }
         found.sort();
