@@ -36,9 +36,10 @@ decode_N.Q.tok_s       Tokens a second of N requests together (1, 4, 16): prompt
 embed_64.Q.texts_s     64 texts of 64 tokens, submitted at once: texts a second.
 constrained_8.Q.tok_s  As decode_8, along a JSON schema of records; free_8 beside it without, constrained_ratio the median of the
                        ratios of neighbouring runs.
-json_mask_p50_us.Q     Microseconds of a mask on random walks along some schemas, over the model's vocabulary; also
-                       json_mask_p99_us, json_mask_max_us, and json_compile_max_ms, the slowest of them to compile. The same
-                       with regex_ for patterns.
+json_mask_p50_us.Q     Microseconds of a mask along documents of some schemas, over the model's vocabulary; also json_mask_p99_us
+                       and json_mask_max_us. Along walks that take any token that is allowed, which is harder:
+                       json_random_mask_p99_us. The slowest of the schemas to compile: json_compile_max_ms. The same with
+                       regex_ for patterns.
 load_ms.Q              A fresh process, file in the page cache: from the start of the engine to the first token of a
                        short prompt.
 peak_mb.Q              Peak resident memory of a fresh process: a prompt of 512 tokens and 128 generated tokens.

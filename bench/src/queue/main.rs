@@ -56,9 +56,10 @@ sync_embed_p50_ms, …      Round trip of an embedding of 'hello' with the built
                           calls, one after the other.
 sync_engine_p50_ms        The same request in an engine of the benchmark's own process.
 sync_overhead_ms          The difference of the two medians: protocol, executor, socket, wakes.
-sync_1_per_s              Embeddings of different short texts per second, from one backend (pgbench).
-sync_32_per_s             The same from 32 backends at once, which are computed together.
-sync_32_ratio             How many times as much that is; medians of slices that take turns.
+sync_embed_1_per_s        Embeddings of different short texts per second, from one backend (pgbench).
+sync_embed_32_per_s       The same from 32 backends at once, which are computed together.
+sync_embed_32_ratio       How many times as much that is; medians of slices that take turns.
+sync_generate_…           The same of answers of 24 tokens.
 
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 

@@ -16,6 +16,12 @@ const BACKENDS: &str = "32";
 const SLICE_SECONDS: &str = "4";
 const PAIRS: usize = 3;
 
+/// What many backends ask for, each time anew: the vector of a short text, and a sentence.
+const WORKLOADS: [(&str, &str); 2] = [
+    ("embed", "select steadytext_embed('text ' || :i, false);"),
+    ("generate", "select steadytext_generate('Describe index ' || :i, 24, false);"),
+];
+
 pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     let calls = calls(cluster);
     let engine = engine();
@@ -24,13 +30,16 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     report.add("sync_engine_p50_ms", percentile(&engine, 0.5), "ms");
     report.add("sync_overhead_ms", percentile(&calls, 0.5) - percentile(&engine, 0.5), "ms");
 
-    let mut ratios: Vec<(f64, f64)> =
-        (0..PAIRS).map(|_| (slice(cluster, "1"), slice(cluster, BACKENDS))).collect();
-    ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
-    let (one, many) = ratios[PAIRS / 2];
-    report.add("sync_1_per_s", one, "1/s");
-    report.add("sync_32_per_s", many, "1/s");
-    report.add("sync_32_ratio", many / one, "");
+    for (name, statement) in WORKLOADS {
+        let mut ratios: Vec<(f64, f64)> = (0..PAIRS)
+            .map(|_| (slice(cluster, statement, "1"), slice(cluster, statement, BACKENDS)))
+            .collect();
+        ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
+        let (one, many) = ratios[PAIRS / 2];
+        report.add(&format!("sync_{name}_1_per_s"), one, "1/s");
+        report.add(&format!("sync_{name}_32_per_s"), many, "1/s");
+        report.add(&format!("sync_{name}_32_ratio"), many / one, "");
+    }
 }
 
 /// Milliseconds of calls from a client, sorted.
@@ -72,13 +81,10 @@ fn timed(mut call: impl FnMut()) -> Vec<f64> {
 }
 
 /// Calls per second of so many backends, each of which sends one after the other.
-fn slice(cluster: &Cluster, backends: &str) -> f64 {
+fn slice(cluster: &Cluster, statement: &str, backends: &str) -> f64 {
     let script = cluster.directory().join("sync.sql");
-    std::fs::write(
-        &script,
-        "\\set i random(1, 1000000000)\nselect steadytext_embed('text ' || :i, false);\n",
-    )
-    .expect("the script can be written");
+    std::fs::write(&script, format!("\\set i random(1, 1000000)\n{statement}\n"))
+        .expect("the script can be written");
     let script = script.display().to_string();
     rate(&pgbench(
         cluster,

@@ -35,6 +35,7 @@ macro_rules! multiversion {
 pub(crate) mod attention;
 pub mod bench;
 pub(crate) mod exp;
+mod floats;
 pub(crate) mod gelu;
 pub(crate) mod half;
 pub(crate) mod matrix;
@@ -43,6 +44,7 @@ pub(crate) mod pool;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 
+pub(crate) use floats::Floats;
 pub(crate) use pool::Pool;
 
 /// Whether the wide versions of the kernels can run.

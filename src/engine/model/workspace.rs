@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::hyperparameters::Hyperparameters;
 use crate::Error;
+use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
 
 /// Activations of up to `rows` rows.
@@ -11,22 +12,22 @@ pub(crate) struct Workspace {
     /// Most rows of one forward pass.
     pub(super) rows: usize,
     /// The residual stream, `width` a row.
-    pub(super) x: Vec<f32>,
+    pub(super) x: Floats,
     /// The normalised input of a layer's halves, and their result; `width` a row.
-    pub(super) h: Vec<f32>,
+    pub(super) h: Floats,
     /// Whether the norm of each row was finite.
     pub(super) finite: Vec<AtomicBool>,
-    pub(super) query: Vec<f32>,
-    pub(super) key: Vec<f32>,
-    pub(super) value: Vec<f32>,
-    pub(super) attention: Vec<f32>,
-    pub(super) gate: Vec<f32>,
-    pub(super) up: Vec<f32>,
+    pub(super) query: Floats,
+    pub(super) key: Floats,
+    pub(super) value: Floats,
+    pub(super) attention: Floats,
+    pub(super) gate: Floats,
+    pub(super) up: Floats,
     /// Cosines and sines of each row's position.
-    pub(super) cos: Vec<f32>,
-    pub(super) sin: Vec<f32>,
+    pub(super) cos: Floats,
+    pub(super) sin: Floats,
     /// Attention's scratch for all threads.
-    pub(super) tiles: Vec<f32>,
+    pub(super) tiles: Floats,
     pub(super) quantized: Activations,
     /// Final hidden states of the rows that were asked for.
     pub(super) hidden: Vec<f32>,
@@ -42,15 +43,12 @@ impl Workspace {
     /// [`Error::OutOfMemory`] where the system has no more.
     pub(super) fn new(sizes: &Hyperparameters, rows: usize, threads: usize) -> Result<Workspace, Error> {
         let heads = sizes.heads;
-        let zeros = |count: usize| -> Result<Vec<f32>, Error> {
-            let mut values = Vec::new();
-            values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory {
+        let zeros = |count: usize| {
+            Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
                 what: "the workspace of a model".to_owned(),
                 needed_mb: Workspace::bytes(sizes, rows, threads).div_ceil(1 << 20),
                 limit_mb: None,
-            })?;
-            values.resize(count, 0.0);
-            Ok(values)
+            })
         };
         let row = |width: usize| zeros(rows * width);
         Ok(Workspace {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::super::cache::{CacheShape, KvCache};
 use super::sizes::Sizes;
 use crate::Error;
+use crate::kernels::Floats;
 use crate::kernels::attention::TILE;
 use crate::kernels::matrix::Activations;
 
@@ -25,19 +26,19 @@ pub(crate) struct Workspace {
     /// Whether every row was finite up to now.
     pub(super) finite: Vec<AtomicBool>,
     /// The residual stream, `width` a row, and what is added to it.
-    pub(super) x: Vec<f32>,
-    pub(super) h: Vec<f32>,
-    pub(super) query: Vec<f32>,
-    pub(super) key: Vec<f32>,
-    pub(super) value: Vec<f32>,
+    pub(super) x: Floats,
+    pub(super) h: Floats,
+    pub(super) query: Floats,
+    pub(super) key: Floats,
+    pub(super) value: Floats,
     /// All three, where they come from one matrix.
-    pub(super) fused: Vec<f32>,
-    pub(super) attention: Vec<f32>,
-    pub(super) inner: Vec<f32>,
+    pub(super) fused: Floats,
+    pub(super) attention: Floats,
+    pub(super) inner: Floats,
     /// Keys and values of one layer of each text.
     pub(super) caches: Vec<KvCache>,
     /// Attention's scratch for all threads.
-    pub(super) tiles: Vec<f32>,
+    pub(super) tiles: Floats,
     pub(super) quantized: Activations,
 }
 
@@ -48,15 +49,12 @@ impl Workspace {
     /// [`Error::OutOfMemory`] where the system has no more.
     pub(super) fn new(sizes: &Sizes, fused: bool, threads: usize) -> Result<Workspace, Error> {
         let rows = pass_rows(sizes);
-        let zeros = |count: usize| -> Result<Vec<f32>, Error> {
-            let mut values = Vec::new();
-            values.try_reserve_exact(count).map_err(|_| Error::OutOfMemory {
+        let zeros = |count: usize| {
+            Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
                 what: "the workspace of an encoder".to_owned(),
                 needed_mb: Workspace::bytes(sizes, threads).div_ceil(1 << 20),
                 limit_mb: None,
-            })?;
-            values.resize(count, 0.0);
-            Ok(values)
+            })
         };
         let row = |width: usize| zeros(rows * width);
         let width = sizes.width;
@@ -70,7 +68,7 @@ impl Workspace {
             query: row(width)?,
             key: row(width)?,
             value: row(width)?,
-            fused: if fused { row(3 * width)? } else { Vec::new() },
+            fused: if fused { row(3 * width)? } else { Floats::default() },
             attention: row(width)?,
             inner: row(sizes.feed_forward)?,
             caches: Vec::new(),
