@@ -13,13 +13,14 @@ mod neighbour;
 mod sync;
 mod wake;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache] [--model FILE]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -60,6 +61,7 @@ sync_embed_1_per_s        Embeddings of different short texts per second, from o
 sync_embed_32_per_s       The same from 32 backends at once, which are computed together.
 sync_embed_32_ratio       How many times as much that is; medians of slices that take turns.
 sync_generate_…           The same of answers of 24 tokens.
+sync_model_…              With --model only: answers of 16 tokens by that model, which should not end earlier by itself.
 
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 
@@ -78,12 +80,13 @@ const USER: &str = "bench";
 
 fn main() -> ExitCode {
     let mut options = Options::new();
-    let mut only = None;
+    let (mut only, mut model) = (None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
             ("--library-dir", Some(directory)) => options = options.with_library(directory),
             ("--only", Some(part)) => only = Some(part),
+            ("--model", Some(file)) => model = Some(PathBuf::from(file)),
             ("--help" | "-h", _) => {
                 print!("{HELP}");
                 return ExitCode::SUCCESS;
@@ -98,7 +101,7 @@ fn main() -> ExitCode {
         let cluster = options.start();
         cluster.session("postgres").create_extension();
         let mut report = Report::new("sync");
-        sync::measure(&cluster, &mut report);
+        sync::measure(&cluster, model.as_deref(), &mut report);
         return written(&report, "sync");
     }
     if only.as_deref() == Some("cache") {

@@ -1,11 +1,12 @@
 //! Synchronous calls: their round trip beside the engine's own time, and what many backends get together.
 
+use std::path::Path;
 use std::time::Instant;
 
 use postgres::types::ToSql;
 use steadytext_bench::{Report, percentile};
 use steadytext_engine::{Config, Embed, Engine, EventKind, ModelSource, Reply, Request, Work};
-use steadytext_test_server::Cluster;
+use steadytext_test_server::{Cluster, copied_model};
 
 use crate::neighbour::{pgbench, rate};
 
@@ -13,16 +14,18 @@ const CALLS: usize = 3000;
 const WARM_UP: usize = 200;
 const TEXT: &str = "hello";
 const BACKENDS: &str = "32";
-const SLICE_SECONDS: &str = "4";
 const PAIRS: usize = 3;
 
-/// What many backends ask for, each time anew: the vector of a short text, and a sentence.
-const WORKLOADS: [(&str, &str); 2] = [
-    ("embed", "select steadytext_embed('text ' || :i, false);"),
-    ("generate", "select steadytext_generate('Describe index ' || :i, 24, false);"),
+/// What many backends ask for, each time anew, and for how many seconds: the vector of a short text, and a sentence.
+const WORKLOADS: [(&str, u32, &str); 2] = [
+    ("embed", 4, "select steadytext_embed('text ' || :i, false);"),
+    ("generate", 4, "select steadytext_generate('Describe index ' || :i, 24, false);"),
 ];
+/// What they ask of a model that is given.
+const OF_MODEL: (&str, u32, &str) =
+    ("model", 20, "select steadytext_generate('Describe index ' || :i, 16, false, model => 'measured');");
 
-pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
+pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Report) {
     let calls = calls(cluster);
     let engine = engine();
     report.add("sync_embed_p50_ms", percentile(&calls, 0.5), "ms");
@@ -30,10 +33,16 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     report.add("sync_engine_p50_ms", percentile(&engine, 0.5), "ms");
     report.add("sync_overhead_ms", percentile(&calls, 0.5) - percentile(&engine, 0.5), "ms");
 
-    for (name, statement) in WORKLOADS {
-        let mut ratios: Vec<(f64, f64)> = (0..PAIRS)
-            .map(|_| (slice(cluster, statement, "1"), slice(cluster, statement, BACKENDS)))
-            .collect();
+    let mut workloads = WORKLOADS.to_vec();
+    if let Some(model) = model {
+        copied_model(cluster, &mut cluster.session("postgres"), "measured", model);
+        workloads.push(OF_MODEL);
+    }
+    for (name, seconds, statement) in workloads {
+        let slice = |backends| slice(cluster, statement, backends, seconds);
+        // Whatever has to be loaded first.
+        slice("1");
+        let mut ratios: Vec<(f64, f64)> = (0..PAIRS).map(|_| (slice("1"), slice(BACKENDS))).collect();
         ratios.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
         let (one, many) = ratios[PAIRS / 2];
         report.add(&format!("sync_{name}_1_per_s"), one, "1/s");
@@ -81,13 +90,13 @@ fn timed(mut call: impl FnMut()) -> Vec<f64> {
 }
 
 /// Calls per second of so many backends, each of which sends one after the other.
-fn slice(cluster: &Cluster, statement: &str, backends: &str) -> f64 {
+fn slice(cluster: &Cluster, statement: &str, backends: &str, seconds: u32) -> f64 {
     let script = cluster.directory().join("sync.sql");
     std::fs::write(&script, format!("\\set i random(1, 1000000)\n{statement}\n"))
         .expect("the script can be written");
     let script = script.display().to_string();
     rate(&pgbench(
         cluster,
-        &["-n", "-M", "prepared", "-f", &script, "-c", backends, "-j", "2", "-T", SLICE_SECONDS],
+        &["-n", "-M", "prepared", "-f", &script, "-c", backends, "-j", "2", "-T", &seconds.to_string()],
     ))
 }

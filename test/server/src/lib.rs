@@ -29,7 +29,7 @@ mod wait;
 pub use cluster::{Cluster, Options};
 pub use life::Shutdown;
 pub use models::{
-    BrokenModel, broken_models, encoders, endless_text, slow_model, write_model, write_reranker,
+    BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_model, write_reranker,
 };
 pub use process::{Signal, children_of, is_alive, signal};
 pub use requests::{AUDIT, Request};

@@ -67,6 +67,15 @@ pub fn write_model(cluster: &Cluster, file: &str) {
     }
 }
 
+/// Registers a copy of a file as a model that generates.
+#[track_caller]
+pub fn copied_model(cluster: &Cluster, session: &mut Session, name: &str, from: &Path) {
+    let file = format!("{name}.gguf");
+    let copied = fs::copy(from, cluster.model_directory().join(&file));
+    copied.unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    register(session, name, "generate", &file);
+}
+
 /// Puts a tiny model that ranks documents by the tokens yes and no into the cluster's model directory.
 #[track_caller]
 pub fn write_reranker(cluster: &Cluster, file: &str) {
