@@ -94,9 +94,10 @@ impl Config {
         }
     }
 
-    /// What every thread of the engine runs first: the caller's hook, then its niceness.
-    pub(crate) fn on_thread_start(&self) -> Arc<dyn Fn() + Send + Sync> {
-        let (hook, nice) = (self.thread_start.clone(), self.nice);
+    /// What every thread of the engine runs first: the caller's hook, then its niceness, raised by `more` for one that gives
+    /// way to the others.
+    pub(crate) fn on_thread_start(&self, more: i32) -> Arc<dyn Fn() + Send + Sync> {
+        let (hook, nice) = (self.thread_start.clone(), self.nice.saturating_add(more));
         Arc::new(move || {
             if let Some(hook) = &hook {
                 hook();

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encodings::Encodings;
 use super::loaded::{Settings, Texts};
-use super::loader::{Job, Report, Worker};
+use super::loader::{Hook, Job, Report, Worker};
 use super::models::{Missing, Models};
 use super::panic::{catch, mark_thread};
 use super::running::{Plan, Running};
@@ -35,6 +35,9 @@ const COMPILER_STACK_BYTES: usize = 256 << 20;
 /// Documents and schemas are walked through there.
 const CHECKER_STACK_BYTES: usize = 64 << 20;
 
+/// How much nicer than the rest the threads are that tokenize, compile and check.
+const BESIDE_NICE: i32 = 5;
+
 /// Texts up to this length are tokenized at once, which takes less than waking another thread is worth.
 const SHORT_BYTES: usize = 4096;
 
@@ -45,31 +48,31 @@ pub(super) fn start(
     queue: Sender<Message>,
     messages: Receiver<Message>,
 ) -> Result<JoinHandle<()>, Error> {
-    let on_start = config.on_thread_start();
-    let marked: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        mark_thread();
-        on_start();
-        unblock_sigbus();
-    });
+    let hook = |more_nice| {
+        let on_start = config.on_thread_start(more_nice);
+        let hook: Hook = Arc::new(move || {
+            mark_thread();
+            on_start();
+            unblock_sigbus();
+        });
+        hook
+    };
+    let marked = hook(0);
     let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
     let settings = Settings::of(&config);
-    let worker = |name, stack_bytes| {
-        Worker::start(
-            name,
-            stack_bytes,
-            Arc::clone(&marked),
-            settings.clone(),
-            Arc::clone(&shared),
-            queue.clone(),
-        )
-        .map_err(no_thread)
+    let worker = |name, stack_bytes, hook: &Hook| {
+        let (hook, shared) = (Arc::clone(hook), Arc::clone(&shared));
+        Worker::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone()).map_err(no_thread)
     };
+    // A step waits for the last of its threads, and these would be in their way for longer than it takes.
+    let beside = hook(BESIDE_NICE);
     let helpers = Helpers {
-        tokenizer: worker("st-tokenize", STACK_BYTES)?,
-        compiler: worker("st-grammar", COMPILER_STACK_BYTES)?,
-        checker: worker("st-check", CHECKER_STACK_BYTES)?,
+        tokenizer: worker("st-tokenize", STACK_BYTES, &beside)?,
+        compiler: worker("st-grammar", COMPILER_STACK_BYTES, &beside)?,
+        checker: worker("st-check", CHECKER_STACK_BYTES, &beside)?,
     };
-    let models = Models::new(&config, worker("st-load", STACK_BYTES)?, Arc::clone(&shared.loaded));
+    let loader = worker("st-load", STACK_BYTES, &marked)?;
+    let models = Models::new(&config, loader, Arc::clone(&shared.loaded));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
         .stack_size(ENGINE_STACK_BYTES)
@@ -280,6 +283,8 @@ impl EngineThread {
         let mut coming: Vec<ModelSource> = Vec::new();
         // Requests that need keys and values wait in their order; texts on encoders need none.
         let mut blocked = false;
+        // Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may run.
+        let mut planning = 0;
         let mut index = 0;
         while !self.stopping() {
             let Some(source) = self.waiting.get(index).map(|waiting| &waiting.submission.request.model)
@@ -295,11 +300,13 @@ impl EngineThread {
             match self.admit(next) {
                 Some(later) => {
                     let source = later.submission.request.model.clone();
-                    let overtaken = later.planning.is_some()
-                        || self.models.is_coming(&source)
-                        || self.models.is_encoder(&source);
+                    let is_planned = later.planning.is_some();
+                    planning += usize::from(is_planned);
                     self.waiting.insert(index, later);
-                    if overtaken {
+                    if is_planned && planning < self.max_running {
+                        index += 1;
+                    } else if is_planned || self.models.is_coming(&source) || self.models.is_encoder(&source)
+                    {
                         coming.push(source);
                     } else {
                         blocked = true;

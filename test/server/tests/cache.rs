@@ -138,7 +138,7 @@ fn accesses_to_an_entry_that_somebody_has_locked_are_counted_later() {
     // Twice, so that what could not be written down meets what came after it.
     for uses in [5, 10] {
         session.run(
-            "select steadytext_embed('held' || repeat('', i)), steadytext_embed('free') from generate_series(1, 5) i",
+            "select steadytext_embed(prompt || repeat('', i)) from generate_series(1, 5) i, (values ('held'), ('free')) v (prompt)",
         );
         wait_until("the free one is counted", || {
             session.one::<i32>("select access_count from steadytext_cache where prompt = 'free'") == 1 + uses
