@@ -164,7 +164,7 @@ fn a_request_that_waits_for_its_model_can_be_cancelled_and_stopped() {
 }
 
 #[test]
-fn long_texts_are_tokenized_beside_and_keep_their_place() {
+fn long_texts_are_tokenized_beside_and_overtaken_by_short_ones() {
     let world = World::new(Config { max_running: 4, ..Config::default() });
     let model = world.model("model.gguf");
     world.submit(1, &model, embed("load it"));
@@ -194,7 +194,8 @@ fn long_texts_are_tokenized_beside_and_keep_their_place() {
             _ => {}
         }
     }
-    assert_eq!(started, [2, 3, 4], "in the order of their arrival");
+    let place = |key| started.iter().position(|started| *started == key);
+    assert!(place(2) < place(4) && place(3) < place(4) && started.len() == 3, "{started:?}");
     assert_eq!(vectors[0], vectors[1]);
 }
 

@@ -198,6 +198,27 @@ fn limits_and_stop_strings_are_refused_at_once() {
     }
 }
 
+#[test]
+fn what_is_being_compiled_holds_up_nobody() {
+    let engine = engine(Config { threads: 2, ..Config::default() });
+    let (sender, events) = unbounded();
+    let corpus = nasty::corpus();
+    let (_, slow) = corpus.into_iter().find(|(name, _)| *name == "many properties").unwrap();
+    // The model is loaded, and its vocabulary prepared.
+    submit(&engine, 0, &constrained("x", 5, Constraint::Regex("a+".to_owned())), &sender);
+    let _ = last(&events);
+    submit(&engine, 1, &constrained("x", 5, slow), &sender);
+    submit(&engine, 2, &constrained("x", 5, Constraint::Choice(vec!["waits too".to_owned()])), &sender);
+    let work = Work::Embed(Embed::passage("hello"));
+    let request = Request { key: 3, model: ModelSource::Builtin, salt: 0, flight: None, work };
+    engine.submit(request, Reply::new(sender));
+    let first = events.recv_timeout(PATIENCE).unwrap();
+    assert!(first.key == 3 && matches!(first.kind, EventKind::Started { .. }), "{first:?}");
+    let ended: Vec<usize> = (0..3).map(|_| last(&events).0).collect();
+    assert_eq!(ended[0], 3);
+    assert!(ended.contains(&1) && ended.contains(&2));
+}
+
 /// Asks for the vector of one word, again and again until it is told to stop; returns how long each took, sorted.
 fn neighbour(engine: &Engine, stop: &AtomicBool) -> Vec<Duration> {
     let (sender, events) = unbounded();
