@@ -11,6 +11,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -84,9 +86,12 @@ pub(crate) struct Projections<'a> {
     pub(crate) queries: &'a mut [f32],
     /// `kv · dim` values a row, and the same of values. None where the cache has them already.
     pub(crate) fresh: Option<(&'a mut [f32], &'a [f32])>,
-    /// Makes query heads and the key head that they share ready, for a row: norms and rotation.
-    pub(crate) ready: &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+    /// For norms and rotation.
+    pub(crate) ready: Ready<'a>,
 }
+
+/// Makes query heads of row `.0` and the key head that they share ready.
+pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
 /// Stores the rows' own keys and values, then `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head.
 /// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of
@@ -151,13 +156,7 @@ impl KvHead<'_> {
     }
 
     /// Makes queries and keys ready and puts keys and values into their tiles.
-    fn store(
-        &self,
-        queries: &Disjoint<'_, f32>,
-        keys: &Disjoint<'_, f32>,
-        values: &[f32],
-        ready: &(dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
-    ) {
+    fn store(&self, queries: &Disjoint<'_, f32>, keys: &Disjoint<'_, f32>, values: &[f32], ready: Ready<'_>) {
         let Heads { kv, dim, .. } = self.heads;
         let start = self.offset + self.index * self.heads.tile_len();
         for row in 0..self.rows.rows {
@@ -358,156 +357,4 @@ fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f3
     running[1] = running[1].mul_add(correction, fold(&mut lanes));
     running[0] = maximum;
     correction
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::{Heads, Projections, Rows, TILE, attend, attend_tile, attend_tile_body};
-    use crate::kernels::Pool;
-    use crate::kernels::half::narrow_one;
-    use crate::kernels::matrix::Instructions;
-    use crate::kernels::pool::Disjoint;
-
-    /// Fills tiles for `positions` positions from f(kind, head, position, element).
-    fn tiles(
-        heads: Heads,
-        positions: usize,
-        f: impl Fn(usize, usize, usize, usize) -> f32,
-    ) -> Vec<Box<[u16]>> {
-        let tile = vec![0u16; heads.kv * heads.tile_len()].into_boxed_slice();
-        let mut tiles = vec![tile; positions.div_ceil(TILE)];
-        for position in 0..positions {
-            let (tile, slot) = (&mut tiles[position / TILE], position % TILE);
-            for head in 0..heads.kv {
-                let tile = &mut tile[head * heads.tile_len()..];
-                for d in 0..heads.dim {
-                    tile[d * TILE + slot] = narrow_one(f(0, head, position, d));
-                    tile[heads.dim * TILE + slot * heads.dim + d] = narrow_one(f(1, head, position, d));
-                }
-            }
-        }
-        tiles
-    }
-
-    #[test]
-    fn agrees_with_plain_softmax_in_f64() {
-        for both_ways in [false, true] {
-            agrees_with_plain_softmax(both_ways);
-        }
-    }
-
-    fn agrees_with_plain_softmax(both_ways: bool) {
-        let heads = Heads { query: 4, kv: 2, dim: 20 };
-        let noise = |kind: usize, head: usize, position: usize, d: usize| {
-            let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
-            x as f32 / 500.0 - 1.0
-        };
-        let positions = 150usize;
-        let (first, rows) = if both_ways { (0, 150) } else { (100, 50) };
-        let mut tiles = tiles(heads, first, noise);
-        tiles.resize(positions.div_ceil(TILE), vec![0; heads.kv * heads.tile_len()].into_boxed_slice());
-        let queries: Vec<f32> = (0..rows * heads.query * heads.dim).map(|i| noise(2, 0, i, 0)).collect();
-        let fresh = |kind: usize| -> Vec<f32> {
-            let value = |i: usize| {
-                noise(kind, i / heads.dim % heads.kv, first + i / heads.dim / heads.kv, i % heads.dim)
-            };
-            (0..rows * heads.kv * heads.dim).map(value).collect()
-        };
-        // Brought to their size only when they are made ready.
-        let (mut half_queries, mut half_keys) = (queries.clone(), fresh(0));
-        half_queries.iter_mut().chain(&mut half_keys).for_each(|x| *x *= 0.5);
-        let double = |row: usize, queries: &mut [f32], key: &mut [f32]| {
-            assert!(row < rows && queries.len() == 2 * heads.dim && key.len() == heads.dim);
-            queries.iter_mut().chain(key).for_each(|x| *x *= 2.0);
-        };
-        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-        let pool = Pool::new(2, &start).unwrap();
-        let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
-        let mut out = vec![f32::NAN; queries.len()];
-        let mut open = tiles.split_off(first / TILE);
-        let done: Vec<_> = tiles.into_iter().map(Arc::new).collect();
-        let open = open.iter_mut().map(|tile| Disjoint::new(tile)).collect();
-        let sequence = Rows { done: &done, open, position: first, rows, first_row: 0, both_ways };
-        let fresh = Some((&mut half_keys[..], &fresh(1)[..]));
-        let projections = Projections { queries: &mut half_queries, fresh, ready: &double };
-        attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
-        let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
-        for row in 0..rows {
-            for head in 0..heads.query {
-                let kv = head / 2;
-                let query = &queries[(row * heads.query + head) * heads.dim..][..heads.dim];
-                let last = if both_ways { positions - 1 } else { first + row };
-                let scores: Vec<f64> = (0..=last)
-                    .map(|p| {
-                        let dot: f64 =
-                            (0..heads.dim).map(|d| f64::from(query[d]) * half(noise(0, kv, p, d))).sum();
-                        libm::exp(dot / libm::sqrt(heads.dim as f64))
-                    })
-                    .collect();
-                let sum: f64 = scores.iter().sum();
-                for d in 0..heads.dim {
-                    let expected: f64 =
-                        scores.iter().enumerate().map(|(p, s)| s / sum * half(noise(1, kv, p, d))).sum();
-                    let got = f64::from(out[(row * heads.query + head) * heads.dim + d]);
-                    assert!((got - expected).abs() < 1e-5, "row {row} head {head}: {got} for {expected}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn heads_together_get_the_bytes_of_each_alone() {
-        let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-        let pool = Pool::new(2, &start).unwrap();
-        for (query, kv, dim) in [(4, 2, 64), (3, 1, 20), (5, 1, 48), (2, 2, 16)] {
-            let heads = Heads { query, kv, dim };
-            let noise = |kind: usize, head: usize, position: usize, d: usize| {
-                let x = (kind * 7919 + head * 104_729 + position * 1_299_709 + d * 15_485_863) % 1000;
-                x as f32 / 500.0 - 1.0
-            };
-            let shared: Vec<_> = tiles(heads, 200, noise).into_iter().map(Arc::new).collect();
-            let (first, rows) = (63, 137);
-            let queries: Vec<f32> = (0..rows * query * dim).map(|i| noise(2, 0, i, 0)).collect();
-            let run = |first_row: usize, rows: usize, queries: &[f32]| {
-                let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
-                let mut out = vec![f32::NAN; queries.len()];
-                let position = first + first_row;
-                let (done, open) = (&shared[..], Vec::new());
-                let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
-                let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
-                let projections = Projections { queries: &mut queries, fresh: None, ready: &ready };
-                attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
-                out
-            };
-            let together = run(0, rows, &queries);
-            // The limit holds for the tests that run beside this one too, which must not notice.
-            Instructions::Portable.limit();
-            let portable = run(0, rows, &queries);
-            Instructions::Avx512.limit();
-            assert!(together == portable, "{query} heads of {dim}");
-            for row in [0, 1, 64, 136] {
-                let range = row * query * dim..(row + 1) * query * dim;
-                assert!(run(row, 1, &queries[range.clone()]) == together[range], "row {row} of {dim}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_wide_version_gives_the_bytes_of_the_portable_one() {
-        for dim in [8, 20, 64] {
-            let noise = |seed: usize, count: usize| -> Vec<f32> {
-                (0..count).map(|i| (((i + seed) * 7919) % 2003) as f32 / 1000.0 - 1.0).collect()
-            };
-            let (query, keys, values) = (noise(1, dim), noise(2, dim * TILE), noise(3, dim * TILE));
-            for visible in [1, 17, 64] {
-                let (mut wide, mut portable) = (vec![0.25; dim], vec![0.25; dim]);
-                let (mut wide_running, mut running) = ([0.5, 2.0], [0.5, 2.0]);
-                attend_tile(&query, &keys, &values, visible, 0.3, &mut wide_running, &mut wide);
-                attend_tile_body(&query, &keys, &values, visible, 0.3, &mut running, &mut portable);
-                assert_eq!((wide, wide_running), (portable, running));
-            }
-        }
-    }
 }
