@@ -2,14 +2,15 @@
 //! chosen, those are masked out that no such answer goes on with.
 //!
 //! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later requests
-//! find again, and each request follows it with a [`Guide`] of its own. The finished answer is checked once more by other
+//! find again, and each request follows it with a [`Guide`] of its own. Masks of patterns and choices come from their
+//! automaton ([`regular`]), which needs no parser and is faster. The finished answer is checked once more by other
 //! code ([`Checker`]), as the last line of defence.
 //!
 //! Invariant: a guide's state depends on its constraint and the tokens it was given, and on nothing else, so that masks,
 //! forced tokens and failures are the same whatever runs beside it.
 //!
 //! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted steps: fuel,
-//! items, states.
+//! items, states, and bytes of automata.
 
 #[doc(hidden)]
 pub mod bench;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use llguidance::toktrie::SimpleVob;
 use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson;
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
@@ -51,7 +52,8 @@ impl Language {
             .accelerate(false)
             .dfa_size_limit(Some(MAX_BYTES))
             .determinize_size_limit(Some(MAX_BYTES));
-        let automaton = dense::Builder::new().configure(config).build(pattern).ok()?;
+        let thompson = thompson::Config::new().nfa_size_limit(Some(MAX_BYTES));
+        let automaton = dense::Builder::new().configure(config).thompson(thompson).build(pattern).ok()?;
         let classes = automaton.byte_classes();
         let mut columns = [0; 256];
         for (byte, column) in (0..).zip(&mut columns) {
@@ -92,7 +94,9 @@ impl Language {
 
     /// Whether any words below a node may follow a state.
     fn allows_all(&self, state: u32, below: Groups, height: u8) -> bool {
-        below & !self.rows[state as usize] == 0 && u32::from(height) <= self.rows[state as usize + 1]
+        let (groups, run) = (self.rows[state as usize], self.rows[state as usize + 1]);
+        // The greatest height stands for all above it.
+        below & !groups == 0 && (run == u32::MAX || height < u8::MAX && u32::from(height) <= run)
     }
 
     /// Fills the first two columns.
@@ -111,8 +115,12 @@ impl Language {
                     Some(length) => break *length,
                     None if groups == 0 => break 0,
                     None if next == state => break u32::MAX,
-                    None if groups & !run(next).0 != 0 || way.contains(&next) => break 1,
-                    None => way.push(next),
+                    None if groups & !run(next).0 != 0 => break 1,
+                    None => {
+                        // At least; known by the way that comes back to it.
+                        lengths.insert(state, 1);
+                        way.push(next);
+                    }
                 }
             };
             for state in way.into_iter().rev() {
@@ -259,7 +267,7 @@ impl Regular {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Language, MAX_BYTES};
+    use super::{Language, MAX_BYTES, Regular};
     use crate::constraints::tree::Tree;
 
     fn language(pattern: &str) -> Option<Language> {
@@ -285,5 +293,20 @@ mod tests {
         let next = |bytes: &str| bytes.bytes().fold(language.start, |state, byte| language.next(state, byte));
         assert_eq!((next("x"), next("b")), (0, 0));
         assert!(next("a") != 0 && next("ab") != 0 && next("aba") == 0);
+    }
+
+    #[test]
+    fn words_longer_than_a_repetition_are_not_allowed_with_the_shorter_ones() {
+        let words: Vec<Vec<u8>> = (1..=600).map(|length| vec![b'a'; length]).collect();
+        let tree = Arc::new(Tree::new((0..).zip(words.iter().map(|word| &word[..]))));
+        for most in [1, 2, 254, 255, 256, 257, 300, 599] {
+            let language = Arc::new(Language::new(&format!("a{{1,{most}}}"), &tree, words.len()).unwrap());
+            let allowed = Regular::new(&language).allowed();
+            assert_eq!(allowed.iter().collect::<Vec<_>>(), (0..most).collect::<Vec<_>>(), "{most}");
+        }
+        for (pattern, count) in [("a+", 600), ("(aa)+", 600), ("(ab?)*", 600)] {
+            let language = Arc::new(Language::new(pattern, &tree, words.len()).unwrap());
+            assert_eq!(Regular::new(&language).allowed().num_set(), count, "{pattern}");
+        }
     }
 }

@@ -303,7 +303,7 @@ impl EngineThread {
                     let is_planned = later.planning.is_some();
                     planning += usize::from(is_planned);
                     self.waiting.insert(index, later);
-                    if is_planned && planning < self.max_running {
+                    if is_planned && planning <= self.max_running {
                         index += 1;
                     } else if is_planned || self.models.is_coming(&source) || self.models.is_encoder(&source)
                     {
