@@ -254,23 +254,22 @@ impl KvHead<'_> {
         let items = rows.rows * group;
         let state = state.as_chunks_mut::<2>().0;
         while item < items {
-            let count = (items - item).min(4);
+            let count = (items - item).min(6);
             let running = &mut state[item..item + count];
+            macro_rules! attend {
+                ($count:literal) => {
+                    avx2::attend::<$count>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
+                };
+            }
             // SAFETY: the caller has looked for AVX2.
             unsafe {
                 match count {
-                    4 => {
-                        avx2::attend::<4>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
-                    }
-                    3 => {
-                        avx2::attend::<3>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
-                    }
-                    2 => {
-                        avx2::attend::<2>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
-                    }
-                    _ => {
-                        avx2::attend::<1>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
-                    }
+                    6 => attend!(6),
+                    5 => attend!(5),
+                    4 => attend!(4),
+                    3 => attend!(3),
+                    2 => attend!(2),
+                    _ => attend!(1),
                 }
             }
             item += count;
@@ -333,25 +332,27 @@ fn attend_tile_body(
 }
 
 /// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before is
-/// multiplied with.
+/// multiplied with. A NaN among the scores makes the sum one.
 #[inline(always)]
 fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f32]) -> f32 {
-    let mut maximum = running[0];
-    for score in &mut scores[..visible] {
-        *score *= scale;
-        // Unlike f32::max this keeps a NaN, so that the request fails instead of losing it.
-        maximum = if *score <= maximum { maximum } else { *score };
-    }
-    let correction = exp(running[0] - maximum);
-    for chunk in &mut scores.as_chunks_mut::<16>().0[..visible.div_ceil(16)] {
-        chunk.iter_mut().for_each(|score| *score = exp(*score - maximum));
-    }
     // Masked keys have no weight, whatever is stored there.
-    scores[visible..].fill(0.0);
+    scores[visible..].fill(f32::NEG_INFINITY);
+    let chunks = visible.div_ceil(16);
+    // The maximum in 16 lanes: one chain of comparisons over all scores would take as long as a fifth of the products.
+    let mut maxima = [running[0]; 16];
+    for chunk in &mut scores.as_chunks_mut::<16>().0[..chunks] {
+        for (maximum, score) in maxima.iter_mut().zip(chunk) {
+            *score *= scale;
+            *maximum = if *score > *maximum { *score } else { *maximum };
+        }
+    }
+    let maximum = maxima.iter().fold(running[0], |most, maximum| if *maximum > most { *maximum } else { most });
+    let correction = exp(running[0] - maximum);
     let mut lanes = [0.0f32; 16];
-    for chunk in scores.as_chunks::<16>().0 {
-        for (lane, weight) in lanes.iter_mut().zip(chunk) {
-            *lane += weight;
+    for chunk in &mut scores.as_chunks_mut::<16>().0[..chunks] {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - maximum);
+            *lane += *score;
         }
     }
     running[1] = running[1].mul_add(correction, fold(&mut lanes));

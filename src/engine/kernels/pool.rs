@@ -241,6 +241,11 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { start: slice.as_mut_ptr(), length: slice.len(), borrow: PhantomData }
     }
 
+    /// Where an element is, to fetch it into the cache.
+    pub(crate) fn address(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
     /// A part of the slice; panics when it is out of bounds.
     ///
     /// # Safety

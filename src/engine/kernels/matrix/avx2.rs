@@ -52,6 +52,24 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     }
 }
 
+/// Unpacks some groups of parts of 32 inputs, whose words each kind of `$word` makes.
+macro_rules! unpack_words {
+    ($groups:expr, $quants:ident, $out:ident, [$($kind:literal),*], $word:ident) => {
+        for group in $groups {
+            let mut part = group * [$($kind),*].len();
+            $(
+                for half in 0..16 {
+                    let (word, side) = (part * 8 + half / 2, half % 2);
+                    let bytes = $word::<$kind>($quants, word, side);
+                    _mm256_storeu_si256($out.add(word * 64 + side * 32).cast(), bytes);
+                }
+                part += 1;
+            )*
+            debug_assert_eq!(part, (group + 1) * [$($kind),*].len());
+        }
+    };
+}
+
 /// Unpacks the quants of `blocks` blocks of a K-quant into bytes, four inputs of each output after the other.
 ///
 /// # Safety
@@ -64,17 +82,13 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
         unsafe {
             let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
-            for half in 0..128 {
-                let (word, side) = (half / 2, half % 2);
-                let bytes = match (format, word / 8 % 4) {
-                    (Format::Q4_K, 0 | 2) => q4_k_word::<false>(quants, word, side),
-                    (Format::Q4_K, _) => q4_k_word::<true>(quants, word, side),
-                    (_, 0) => q6_k_word::<0>(quants, word, side),
-                    (_, 1) => q6_k_word::<1>(quants, word, side),
-                    (_, 2) => q6_k_word::<2>(quants, word, side),
-                    (_, _) => q6_k_word::<3>(quants, word, side),
-                };
-                _mm256_storeu_si256(out.add(half * 32).cast(), bytes);
+            match format {
+                Format::Q4_K => {
+                    unpack_words!(0..4, quants, out, [false, true], q4_k_word);
+                }
+                _ => {
+                    unpack_words!(0..2, quants, out, [0, 1, 2, 3], q6_k_word);
+                }
             }
         }
     }
@@ -105,14 +119,16 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
 /// Adds `sum · d · scale` to sums in memory.
 ///
 /// # Safety
-/// 32 bytes can be read and written.
+/// 32 bytes, aligned to as many, can be read and written.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn accumulate(at: *mut f32, sum: __m256i, d: __m256, scale: f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let d = _mm256_mul_ps(d, _mm256_set1_ps(scale));
-        _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, _mm256_loadu_ps(at)));
+        // Volatile, or the compiler keeps the sums of all rows in registers that it does not have.
+        let old = at.cast::<__m256>().read_volatile();
+        _mm256_storeu_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), d, old));
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::avx2::{accumulate, by_rows, halves};
@@ -59,6 +60,16 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
     }
 }
 
+/// The same value. Without this the compiler adds products to one another before it adds them to the sums, for which
+/// it has not enough registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_register(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
+}
+
 /// Two activations in every lane.
 ///
 /// # Safety
@@ -81,12 +92,16 @@ unsafe fn multiply_rows<const R: usize>(tile: &mut Tile<'_>, first: usize) {
             let quants = tile.quants.as_ptr().add(block * BLOCK);
             let x = x.add(block * 32);
             let mut sum = [[_mm256_setzero_si256(); 2]; R];
-            for pairs in 0..16 {
-                let w = [0, 1].map(|side| _mm256_loadu_si256(quants.add(pairs * 64 + side * 32).cast()));
-                for r in 0..R {
-                    let x = broadcast(x.add(r * tile.x_stride + pairs * 2));
-                    for side in 0..2 {
-                        sum[r][side] = _mm256_add_epi32(sum[r][side], _mm256_madd_epi16(w[side], x));
+            // Four at a time: where a loop of 16 short turns ends is hard to foresee.
+            for four in 0..4 {
+                for pair in 4 * four..4 * four + 4 {
+                    let w = [0, 1].map(|side| _mm256_loadu_si256(quants.add(pair * 64 + side * 32).cast()));
+                    for r in 0..R {
+                        let x = broadcast(x.add(r * tile.x_stride + pair * 2));
+                        for side in 0..2 {
+                            let products = _mm256_madd_epi16(w[side], x);
+                            sum[r][side] = in_register(_mm256_add_epi32(sum[r][side], products));
+                        }
                     }
                 }
             }

@@ -53,6 +53,22 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     }
 }
 
+/// Unpacks some groups of parts of 32 inputs, whose words each kind of `$word` makes.
+macro_rules! unpack_words {
+    ($groups:expr, $quants:ident, $out:ident, [$($kind:literal),*], $word:ident) => {
+        for group in $groups {
+            let mut part = group * [$($kind),*].len();
+            $(
+                for word in part * 8..part * 8 + 8 {
+                    _mm512_storeu_si512($out.add(word * 64).cast(), $word::<$kind>($quants, word));
+                }
+                part += 1;
+            )*
+            debug_assert_eq!(part, (group + 1) * [$($kind),*].len());
+        }
+    };
+}
+
 /// Unpacks the quants of `blocks` blocks of a K-quant into bytes, four inputs of each output after the other.
 ///
 /// # Safety
@@ -65,16 +81,13 @@ pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &
         unsafe {
             let quants = quants.as_ptr().add(block * format.block_bytes());
             let out = out.as_mut_ptr().add(block * 4096);
-            for word in 0..64 {
-                let bytes = match (format, word / 8 % 4) {
-                    (Format::Q4_K, 0 | 2) => q4_k_word::<false>(quants, word),
-                    (Format::Q4_K, _) => q4_k_word::<true>(quants, word),
-                    (_, 0) => q6_k_word::<0>(quants, word),
-                    (_, 1) => q6_k_word::<1>(quants, word),
-                    (_, 2) => q6_k_word::<2>(quants, word),
-                    (_, _) => q6_k_word::<3>(quants, word),
-                };
-                _mm512_storeu_si512(out.add(word * 64).cast(), bytes);
+            match format {
+                Format::Q4_K => {
+                    unpack_words!(0..4, quants, out, [false, true], q4_k_word);
+                }
+                _ => {
+                    unpack_words!(0..2, quants, out, [0, 1, 2, 3], q6_k_word);
+                }
             }
         }
     }

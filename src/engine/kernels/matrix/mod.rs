@@ -51,6 +51,8 @@ const ROW_BLOCK: usize = 128;
 const UNPACK_ROWS: usize = 20;
 /// Blocks of 256 that are unpacked at a time, to bytes; or as much memory of wider quants.
 const STRETCH: usize = 4;
+/// Rows that are multiplied with unpacked weights while some of the next ones are fetched.
+const FETCH_ROWS: usize = 8;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
 const WORK: usize = STRETCH * 64 + ROW_BLOCK;
@@ -109,12 +111,12 @@ struct Tile<'a> {
     scale_stride: usize,
     x_sums: &'a [i32],
     x_sum_stride: usize,
-    /// One for each row.
+    /// One for each row, in a [`Line`] of its own.
     sums: &'a mut [[f32; PANEL]],
 }
 
 impl Tile<'_> {
-    /// Panics if a slice is too short for the rows and blocks.
+    /// Panics if a slice is too short for the rows and blocks, or sums are not aligned.
     #[cfg(target_arch = "x86_64")]
     fn check(&self, format: Format) {
         let rows = self.sums.len();
@@ -123,6 +125,7 @@ impl Tile<'_> {
         }
         let quants = if self.unpacked { self.quant_stride } else { format.quant_bytes() };
         let x_sums = if format.block() == 32 { activations::SUMS_32 } else { activations::SUMS_256 };
+        assert!(self.sums.as_ptr().cast::<Line>().is_aligned());
         assert!(self.quants.len() >= (self.blocks - 1) * self.quant_stride + quants);
         assert!(self.meta.len() >= (self.blocks - 1) * self.meta_stride + format.meta_bytes());
         assert!(self.x.len() >= (rows - 1) * self.x_stride + self.blocks * format.block());
@@ -161,7 +164,10 @@ impl Packed {
                 let mut tile = float::Tile { panel: bytes, inputs: self.inputs, x, sums };
                 float::multiply(self.format, &mut tile, instructions);
             }
-            Input::Quantized(x) => self.multiply_blocks(bytes, x, rows.clone(), instructions, unpacked, sums),
+            Input::Quantized(x) => {
+                let output = |row| y.address(row * self.outputs + panel * PANEL).cast();
+                self.multiply_blocks(bytes, x, rows.clone(), instructions, unpacked, sums, &output);
+            }
         }
         let width = PANEL.min(self.outputs - panel * PANEL);
         for (row, sums) in rows.zip(&*sums) {
@@ -176,7 +182,8 @@ impl Packed {
         }
     }
 
-    /// Adds the blocks of a panel to the sums of some rows.
+    /// Adds the blocks of a panel to the sums of some rows, which then go to `output`.
+    #[allow(clippy::too_many_arguments, reason = "a loop with its working memory")]
     fn multiply_blocks(
         &self,
         panel: &[u8],
@@ -185,6 +192,7 @@ impl Packed {
         instructions: Instructions,
         unpacked: &mut [Line],
         sums: &mut [[f32; PANEL]],
+        output: &dyn Fn(usize) -> *const u8,
     ) {
         let format = self.format;
         let blocks = self.inputs / format.block();
@@ -203,29 +211,55 @@ impl Packed {
                 instructions.unpack(format, quants, count, unpacked);
                 (quants, quant_stride) = (unpacked, unpacked_block);
             }
-            let mut tile = Tile {
-                quants,
-                quant_stride,
-                unpacked: unpack,
-                meta: &panel[format.quant_bytes()..],
-                meta_stride: block_bytes,
-                blocks: count,
-                x: &x.quants[rows.start * x.inputs + start * format.block()..],
-                wide: if x.is_wide() {
-                    &x.wide[rows.start * x.inputs + start * format.block()..]
-                } else {
-                    &[]
-                },
-                x_stride: x.inputs,
-                scales: &x.scales[rows.start * blocks + start..],
-                scale_stride: blocks,
-                x_sums: &x.sums[(rows.start * blocks + start) * x_sums..],
-                x_sum_stride: blocks * x_sums,
-                sums,
-            };
-            instructions.multiply(format, &mut tile);
+            // What is unpacked next comes from memory meanwhile, and where the outputs go, a few lines at a time:
+            // the processor itself looks no further than the end of a page.
+            let group = if unpack { FETCH_ROWS } else { rows.len().max(1) };
+            let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group));
+            let mut next = panel.as_ptr().wrapping_add(count * block_bytes);
+            for (row, sums) in rows.clone().step_by(group).zip(sums.chunks_mut(group)) {
+                if unpack {
+                    fetch(next, lines);
+                    next = next.wrapping_add(lines * 64);
+                    if start + count == blocks {
+                        (row..row + sums.len()).for_each(|row| fetch(output(row), 1));
+                    }
+                }
+                let mut tile = Tile {
+                    quants,
+                    quant_stride,
+                    unpacked: unpack,
+                    meta: &panel[format.quant_bytes()..],
+                    meta_stride: block_bytes,
+                    blocks: count,
+                    x: &x.quants[row * x.inputs + start * format.block()..],
+                    wide: if x.is_wide() {
+                        &x.wide[row * x.inputs + start * format.block()..]
+                    } else {
+                        &[]
+                    },
+                    x_stride: x.inputs,
+                    scales: &x.scales[row * blocks + start..],
+                    scale_stride: blocks,
+                    x_sums: &x.sums[(row * blocks + start) * x_sums..],
+                    x_sum_stride: blocks * x_sums,
+                    sums,
+                };
+                instructions.multiply(format, &mut tile);
+            }
         }
     }
+}
+
+/// Asks for lines of memory, which may lie beyond the weights.
+fn fetch(at: *const u8, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch of any address does nothing that can be seen.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(line * 64).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, lines);
 }
 
 /// Computes row `.0` of an input in place.
