@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::Tile;
@@ -114,6 +115,16 @@ pub(super) unsafe fn halves(at: *const u8) -> __m256 {
 pub(super) unsafe fn broadcast(at: *const i8) -> __m256i {
     // SAFETY: the caller's promise.
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
+}
+
+/// The same value. Without this the compiler adds products to one another before it adds them to the sums, for which
+/// it has not enough registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn in_register(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
 }
 
 /// Adds `sum · d · scale` to sums in memory.
@@ -294,8 +305,8 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
                         for r in 0..R {
                             let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
                             for side in 0..2 {
-                                sum[r][side] =
-                                    _mm256_add_epi16(sum[r][side], _mm256_maddubs_epi16(w[side], x));
+                                let products = _mm256_maddubs_epi16(w[side], x);
+                                sum[r][side] = in_register(_mm256_add_epi16(sum[r][side], products));
                             }
                         }
                     }

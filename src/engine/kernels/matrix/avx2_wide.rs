@@ -6,10 +6,9 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx2::{accumulate, by_rows, halves};
+use super::avx2::{accumulate, by_rows, halves, in_register};
 use super::layout::Format;
 use super::{PANEL, Tile};
 
@@ -58,16 +57,6 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
         // SAFETY: the sizes of all slices are those of the rows and blocks.
         unsafe { by_rows!(multiply_rows, tile, first, count) }
     }
-}
-
-/// The same value. Without this the compiler adds products to one another before it adds them to the sums, for which
-/// it has not enough registers.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn in_register(mut sum: __m256i) -> __m256i {
-    // SAFETY: no instruction.
-    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
-    sum
 }
 
 /// Two activations in every lane.
