@@ -5,13 +5,17 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::Tile;
 use super::layout::Format;
 
-/// Rows that are computed together; more do not fit into registers.
+/// Rows that are computed together.
 const ROWS: usize = 8;
+/// Rows of 32-input blocks that are computed together where there are as many: `vpdpbusd` takes five cycles, and two
+/// begin in each.
+const MANY_ROWS: usize = 16;
 
 macro_rules! by_rows {
     ($kernel:ident, $tile:ident, $first:ident, $rows:expr $(, $flag:expr)*) => {
@@ -36,11 +40,19 @@ macro_rules! by_rows {
 pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     let rows = tile.sums.len();
-    for first in (0..rows).step_by(ROWS) {
-        let count = (rows - first).min(ROWS);
+    let mut first = 0;
+    while first < rows {
+        let mut count = (rows - first).min(ROWS);
         // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
         unsafe {
             match (format, tile.unpacked) {
+                (Format::Q8_0 | Format::Q4_0, _) if rows - first >= MANY_ROWS => {
+                    count = MANY_ROWS;
+                    match format {
+                        Format::Q8_0 => multiply_32::<MANY_ROWS, true>(tile, first),
+                        _ => multiply_32::<MANY_ROWS, false>(tile, first),
+                    }
+                }
                 (Format::Q8_0, _) => by_rows!(multiply_32, tile, first, count, true),
                 (Format::Q4_0, _) => by_rows!(multiply_32, tile, first, count, false),
                 (Format::Q4_K, false) => by_rows!(multiply_q4_k, tile, first, count, false),
@@ -50,6 +62,7 @@ pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
                 (other, _) => unreachable!("{other:?} is multiplied elsewhere"),
             }
         }
+        first += count;
     }
 }
 
@@ -115,55 +128,75 @@ pub(super) unsafe fn broadcast(at: *const i8) -> __m512i {
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
+/// The same value. Without this the compiler computes one row after the other, each a chain that waits for itself.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn in_register(mut sum: __m512i) -> __m512i {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
+}
+
 /// Q8_0 (`EIGHT`) and Q4_0.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let low = _mm512_set1_epi8(15);
+        let sums = tile.sums.as_mut_ptr().add(first).cast::<__m512>();
+        // There are registers for these only where rows are few; many rows have their sums in memory.
         let mut acc = [_mm512_setzero_ps(); R];
-        let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
         for r in 0..R {
-            acc[r] = _mm512_loadu_ps(sums.add(r * 16));
+            acc[r] = sums.add(r).read();
         }
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
-            let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride));
             let mut sum = [_mm512_setzero_si512(); R];
             for r in 0..R {
                 let at = x_sums.add(r * tile.x_sum_stride + block * 4);
                 sum[r] = _mm512_set1_epi32(*at.add(if EIGHT { 0 } else { 1 }));
             }
+            let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            let x = x.add(block * 32);
             if EIGHT {
-                let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
                 for word in 0..8 {
                     let w = _mm512_loadu_si512(quants.add(word * 64).cast());
                     for r in 0..R {
-                        let x = broadcast(x.add(r * tile.x_stride + block * 32 + word * 4));
-                        sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                        let x = broadcast(x.add(r * tile.x_stride + word * 4));
+                        sum[r] = in_register(_mm512_dpbusd_epi32(sum[r], w, x));
                     }
                 }
             } else {
-                let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
                 for word in 0..4 {
                     let w = _mm512_loadu_si512(quants.add(word * 64).cast());
-                    let (a, b) = (_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16::<4>(w), low));
-                    for r in 0..R {
-                        let x = x.add(r * tile.x_stride + block * 32 + word * 4);
-                        sum[r] = _mm512_dpbusd_epi32(sum[r], a, broadcast(x));
-                        sum[r] = _mm512_dpbusd_epi32(sum[r], b, broadcast(x.add(16)));
+                    let w = [_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16::<4>(w), low)];
+                    for part in 0..2 {
+                        for r in 0..R {
+                            let x = broadcast(x.add(r * tile.x_stride + part * 16 + word * 4));
+                            sum[r] = in_register(_mm512_dpbusd_epi32(sum[r], w[part], x));
+                        }
                     }
                 }
             }
+            let d = halves(tile.meta.as_ptr().add(block * tile.meta_stride));
             for r in 0..R {
-                let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), _mm512_mul_ps(d, scale), acc[r]);
+                let d = _mm512_mul_ps(d, _mm512_set1_ps(*scales.add(r * tile.scale_stride + block)));
+                let sum = _mm512_cvtepi32_ps(sum[r]);
+                if R > ROWS {
+                    // Volatile, or the compiler keeps them in registers all the same, and those elsewhere.
+                    let old = sums.add(r).read_volatile();
+                    sums.add(r).write(_mm512_fmadd_ps(sum, d, old));
+                } else {
+                    acc[r] = _mm512_fmadd_ps(sum, d, acc[r]);
+                }
             }
         }
-        for r in 0..R {
-            _mm512_storeu_ps(sums.add(r * 16), acc[r]);
+        if R <= ROWS {
+            for r in 0..R {
+                sums.add(r).write(acc[r]);
+            }
         }
     }
 }
@@ -213,11 +246,7 @@ unsafe fn q6_k_word<const QUARTER: usize>(quants: *const u8, word: usize) -> __m
 unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_>, first: usize) {
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
-        let mut acc = [_mm512_setzero_ps(); R];
-        let sums = tile.sums.as_mut_ptr().add(first).cast::<f32>();
-        for r in 0..R {
-            acc[r] = _mm512_loadu_ps(sums.add(r * 16));
-        }
+        let sums = tile.sums.as_mut_ptr().add(first).cast::<__m512>();
         let x = tile.x.as_ptr().add(first * tile.x_stride);
         let scales = tile.scales.as_ptr().add(first * tile.scale_stride);
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
@@ -229,21 +258,28 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             macro_rules! part {
                 ($part:expr, $high:literal) => {{
                     let part = $part;
-                    let mut sum = [_mm512_setzero_si512(); R];
-                    for word in 0..8 {
-                        let w = if UNPACKED {
-                            _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
-                        } else {
-                            q4_k_word::<$high>(quants, part * 8 + word)
-                        };
-                        for r in 0..R {
-                            let x = broadcast(x.add(r * tile.x_stride + part * 32 + word * 4));
-                            sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                    // Sums of 16 products fit into 16 bits, for `vpdpwssd` with the scale.
+                    let mut sum = [[_mm512_setzero_si512(); 2]; R];
+                    for word in 0..4 {
+                        let w = [word, word + 4].map(|word| {
+                            if UNPACKED {
+                                _mm512_loadu_si512(quants.add((part * 8 + word) * 64).cast())
+                            } else {
+                                q4_k_word::<$high>(quants, part * 8 + word)
+                            }
+                        });
+                        for side in 0..2 {
+                            for r in 0..R {
+                                let at = r * tile.x_stride + part * 32 + side * 16 + word * 4;
+                                let products = _mm512_dpbusd_epi32(sum[r][side], w[side], broadcast(x.add(at)));
+                                sum[r][side] = in_register(products);
+                            }
                         }
                     }
                     let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(meta.add(64 + part * 16).cast()));
                     for r in 0..R {
-                        total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(sum[r], scale));
+                        total[r] = _mm512_dpwssd_epi32(total[r], sum[r][0], scale);
+                        total[r] = _mm512_dpwssd_epi32(total[r], sum[r][1], scale);
                     }
                 }};
             }
@@ -264,13 +300,12 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
             }
             for r in 0..R {
                 let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[r]), _mm512_mul_ps(d, scale), acc[r]);
+                // Volatile, or the compiler keeps the sums in registers that it does not have.
+                let old = sums.add(r).read_volatile();
+                let new = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[r]), _mm512_mul_ps(d, scale), old);
                 let minima = _mm512_cvtepi32_ps(minima[r]);
-                acc[r] = _mm512_fnmadd_ps(minima, _mm512_mul_ps(d_min, scale), acc[r]);
+                sums.add(r).write(_mm512_fnmadd_ps(minima, _mm512_mul_ps(d_min, scale), new));
             }
-        }
-        for r in 0..R {
-            _mm512_storeu_ps(sums.add(r * 16), acc[r]);
         }
     }
 }
@@ -308,7 +343,7 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
                         };
                         for r in 0..R {
                             let x = broadcast(x.add(r * tile.x_stride + part * 16 + word * 4));
-                            sum[r] = _mm512_dpbusd_epi32(sum[r], w, x);
+                            sum[r] = in_register(_mm512_dpbusd_epi32(sum[r], w, x));
                         }
                     }
                     let scale = _mm512_cvtepi8_epi32(_mm_loadu_si128(meta.add(32 + part * 16).cast()));

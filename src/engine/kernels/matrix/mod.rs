@@ -51,7 +51,8 @@ const ROW_BLOCK: usize = 128;
 const UNPACK_ROWS: usize = 20;
 /// Blocks of 256 that are unpacked at a time, to bytes; or as much memory of wider quants.
 const STRETCH: usize = 4;
-/// Rows that are multiplied with unpacked weights while some of the next ones are fetched.
+/// Rows that are multiplied with unpacked weights while some of the next ones are fetched. Twice as many otherwise: no
+/// kernel computes more together.
 const FETCH_ROWS: usize = 8;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
@@ -213,16 +214,16 @@ impl Packed {
             }
             // What is unpacked next comes from memory meanwhile, and where the outputs go, a few lines at a time:
             // the processor itself looks no further than the end of a page.
-            let group = if unpack { FETCH_ROWS } else { rows.len().max(1) };
+            let group = if unpack { FETCH_ROWS } else { 2 * FETCH_ROWS };
             let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group));
             let mut next = panel.as_ptr().wrapping_add(count * block_bytes);
             for (row, sums) in rows.clone().step_by(group).zip(sums.chunks_mut(group)) {
                 if unpack {
                     fetch(next, lines);
                     next = next.wrapping_add(lines * 64);
-                    if start + count == blocks {
-                        (row..row + sums.len()).for_each(|row| fetch(output(row), 1));
-                    }
+                }
+                if start + count == blocks {
+                    (row..row + sums.len()).for_each(|row| fetch(output(row), 1));
                 }
                 let mut tile = Tile {
                     quants,
