@@ -139,7 +139,10 @@ impl Grammars {
 fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<Vocabulary, Error> {
     let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
-    let slices = SlicedBiasComputer::general_slices();
+    let mut slices = SlicedBiasComputer::general_slices();
+    // Words of a string that may have so many more characters come in one step. llguidance's own slices, of 10 and of
+    // 30, leave most of the vocabulary to be walked through near the end of a `maxLength`. Each costs some 8 MB.
+    slices.extend([5, 18].map(|most| format!(r#"[^"\\\x00-\x1F\x7F]{{1,{most}}}"#)));
     let mut factory = ParserFactory::new(&environment, capabilities, &slices)
         .map_err(|error| Error::InvalidRequest(reason(&format!("{error:#}"))))?;
     factory.quiet();

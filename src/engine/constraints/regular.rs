@@ -7,8 +7,7 @@
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use llguidance::toktrie::SimpleVob;
 use regex_automata::dfa::{Automaton, StartKind, dense};
@@ -16,12 +15,15 @@ use regex_automata::nfa::thompson;
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
+use regex_syntax::utf8::{Utf8Range, Utf8Sequence};
 
-use super::tree::{Groups, Tree, group};
+use super::tree::{Groups, SEQUENCES, Tree, group};
 
 /// Bytes that an automaton may have, and that may be needed to find its states. It takes less than half a second to
 /// see that these are not enough.
 const MAX_BYTES: usize = 8 << 20;
+/// Masks that are kept: those that were made first, which most answers need.
+const MAX_MASKS: usize = 48;
 /// Leads nowhere.
 const DEAD: u32 = 0;
 
@@ -39,6 +41,8 @@ pub(super) struct Language {
     tree: Arc<Tree>,
     /// Bits of a mask.
     mask_len: usize,
+    /// By state. They never change.
+    masks: Mutex<HashMap<u32, SimpleVob>>,
 }
 
 impl Language {
@@ -77,15 +81,15 @@ impl Language {
         let ends: Vec<usize> =
             (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
         remove_dead_ends(&mut rows, width, ends);
-        let mut language = Language { columns, rows, start, tree: Arc::clone(tree), mask_len };
+        let mut language = Language { columns, rows, start, tree: Arc::clone(tree), mask_len, masks: Mutex::default() };
         language.find_runs(width);
         let leads_on = language.rows[start as usize + 2..][..width - 2].iter().any(|next| *next != DEAD);
         leads_on.then_some(language)
     }
 
-    /// Bytes that it takes.
+    /// Bytes that it takes, with all masks that may be kept.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..])
+        size_of_val(&self.rows[..]) + MAX_MASKS * self.mask_len / 8
     }
 
     fn next(&self, state: u32, byte: u8) -> u32 {
@@ -97,6 +101,33 @@ impl Language {
         let (groups, run) = (self.rows[state as usize], self.rows[state as usize + 1]);
         // The greatest height stands for all above it.
         below & !groups == 0 && (run == u32::MAX || height < u8::MAX && u32::from(height) <= run)
+    }
+
+    /// The tokens that may follow a state.
+    fn mask(&self, state: u32) -> SimpleVob {
+        let mut mask = SimpleVob::alloc_with_capacity(self.mask_len, self.mask_len + 1);
+        let (rows, columns) = (&self.rows[..], &self.columns);
+        let (nodes, ids) = (self.tree.nodes(), self.tree.ids());
+        // The state behind each byte of the way to the node.
+        let mut states = vec![state; self.tree.depth() + 1];
+        let mut index = 1;
+        while index + 1 < nodes.len() {
+            let node = &nodes[index];
+            let depth = usize::from(node.depth);
+            let state = rows[states[depth - 1] as usize + usize::from(columns[usize::from(node.byte)])];
+            let mut next = node.end as usize;
+            if state != DEAD {
+                // Half of the nodes have none below them.
+                if next != index + 1 && !self.allows_all(state, node.below, node.height) {
+                    states[depth] = state;
+                    next = index + 1;
+                }
+                let words = node.first_id as usize..nodes[next].first_id as usize;
+                ids[words].iter().for_each(|id| mask.allow_token(*id));
+            }
+            index = next;
+        }
+        mask
     }
 
     /// Fills the first two columns.
@@ -143,7 +174,7 @@ impl Language {
         let mut targets = [None; Groups::BITS as usize];
         for byte in 0..=0x7f {
             let (target, next) =
-                (&mut targets[group(byte).trailing_zeros() as usize], self.next(state, byte));
+                (&mut targets[group(byte.into()).trailing_zeros() as usize], self.next(state, byte));
             *target = Some(target.map_or(next, |target| if target == next { next } else { DEAD }));
         }
         let mut targets_alive = targets.iter().flatten().filter(|target| **target != DEAD);
@@ -151,32 +182,26 @@ impl Language {
         let to = if targets_alive.any(|target| *target == state) { state } else { first };
         let (mut groups, mut others) = (0, 0);
         for byte in 0..=0x7f {
-            *if self.next(state, byte) == to { &mut groups } else { &mut others } |= group(byte);
+            *if self.next(state, byte) == to { &mut groups } else { &mut others } |= group(byte.into());
         }
-        for byte in 0xc2..=0xef {
-            // What follows it in UTF-8.
-            let (second, more) = match byte {
-                ..=0xdf => (0x80..=0xbf, 0),
-                0xe0 => (0xa0..=0xbf, 1),
-                0xed => (0x80..=0x9f, 1),
-                _ => (0x80..=0xbf, 1),
-            };
-            let are_alike = self.all_lead(self.next(state, byte), second, more, to);
-            *if are_alike { &mut groups } else { &mut others } |= group(byte);
+        for (group, sequences) in &*SEQUENCES {
+            let leads = |sequence: &Utf8Sequence| self.all_lead(state, sequence.as_slice(), to);
+            *if sequences.iter().all(leads) { &mut groups } else { &mut others } |= group;
         }
         (groups & !others, to)
     }
 
-    /// Whether some bytes, and `more` behind each, lead from one state to another whatever they are.
-    fn all_lead(&self, from: u32, bytes: RangeInclusive<u8>, more: usize, to: u32) -> bool {
+    /// Whether bytes of some ranges, one after the other, lead from one state to another whatever they are.
+    fn all_lead(&self, from: u32, ranges: &[Utf8Range], to: u32) -> bool {
+        let Some((range, ranges)) = ranges.split_first() else { return from == to };
         let mut before = 0;
-        bytes.into_iter().all(|byte| {
+        (range.start..=range.end).all(|byte| {
             // Bytes of one column are alike, and often neighbours.
             let column = std::mem::replace(&mut before, self.columns[usize::from(byte)]);
             column == before
-                || match (self.next(from, byte), more) {
-                    (next, 0) => next == to,
-                    (next, _) => next != DEAD && self.all_lead(next, 0x80..=0xbf, more - 1, to),
+                || match self.next(from, byte) {
+                    DEAD => false,
+                    next => self.all_lead(next, ranges, to),
                 }
         })
     }
@@ -239,25 +264,13 @@ impl Regular {
 
     /// The tokens that may follow.
     pub(super) fn allowed(&self) -> SimpleVob {
-        let Language { tree, mask_len, .. } = &*self.language;
-        let mut mask = SimpleVob::alloc_with_capacity(*mask_len, mask_len + 1);
-        let nodes = tree.nodes();
-        // The state behind each byte of the way to the node.
-        let mut states = vec![self.state; tree.depth() + 1];
-        let mut index = 1;
-        while let Some(node) = nodes.get(index) {
-            let depth = usize::from(node.depth);
-            let state = self.language.next(states[depth - 1], node.byte);
-            if state == DEAD {
-                index = node.end as usize;
-            } else if self.language.allows_all(state, node.below, node.height) {
-                tree.ids_below(index).iter().for_each(|id| mask.allow_token(*id));
-                index = node.end as usize;
-            } else {
-                tree.ids(index).iter().for_each(|id| mask.allow_token(*id));
-                states[depth] = state;
-                index += 1;
-            }
+        let mut masks = self.language.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mask) = masks.get(&self.state) {
+            return mask.clone();
+        }
+        let mask = self.language.mask(self.state);
+        if masks.len() < MAX_MASKS {
+            masks.insert(self.state, mask.clone());
         }
         mask
     }

@@ -1,5 +1,10 @@
 //! The words of a vocabulary as a tree of bytes, in one array.
 
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use regex_syntax::utf8::{Utf8Sequence, Utf8Sequences};
+
 /// Longest words that it takes, in bytes.
 const MAX_DEPTH: usize = u16::MAX as usize;
 
@@ -9,13 +14,40 @@ pub(super) type Groups = u32;
 /// Stands for what is no character, and for the rest of one.
 const NONE: Groups = 1 << 31;
 
+/// Groups beyond ASCII, the first of which is [`FIRST_BEYOND_ASCII`], by their ranges of characters: those that are
+/// letters, marks or digits throughout, and punctuation. What is in none of them is one group more.
+const BEYOND_ASCII: [&[RangeInclusive<char>]; 9] = [
+    // Latin, Greek, Cyrillic.
+    &['\u{c0}'..='\u{d6}', '\u{d8}'..='\u{f6}', '\u{f8}'..='\u{2c1}', '\u{1e00}'..='\u{1eff}'],
+    &['\u{391}'..='\u{3a1}', '\u{3a3}'..='\u{3f5}'],
+    &['\u{400}'..='\u{481}', '\u{48a}'..='\u{52f}'],
+    // Hebrew and Arabic.
+    &['\u{5d0}'..='\u{5ea}', '\u{620}'..='\u{669}', '\u{671}'..='\u{6d3}'],
+    // Devanagari and Thai.
+    &['\u{900}'..='\u{963}', '\u{e01}'..='\u{e3a}', '\u{e40}'..='\u{e4e}'],
+    // Japanese syllables, ideographs, Korean syllables.
+    &['\u{3041}'..='\u{3096}', '\u{30a1}'..='\u{30fa}', '\u{30fc}'..='\u{30fe}'],
+    &['\u{3400}'..='\u{4dbf}', '\u{4e00}'..='\u{9fff}'],
+    &['\u{ac00}'..='\u{d7a3}'],
+    // Punctuation.
+    &[
+        '\u{2010}'..='\u{2027}',
+        '\u{3001}'..='\u{3003}',
+        '\u{3008}'..='\u{3011}',
+        '\u{ff01}'..='\u{ff0f}',
+        '\u{ff1a}'..='\u{ff20}',
+    ],
+];
+const FIRST_BEYOND_ASCII: u32 = 14;
+const OTHERS: Groups = 1 << (FIRST_BEYOND_ASCII + BEYOND_ASCII.len() as u32);
+
 /// A place in the words: the bytes before it are those of its ancestors.
 #[derive(Clone, Copy)]
 pub(super) struct Node {
     /// The first node behind those below this one.
     pub(super) end: u32,
     /// Where the ids of words that end here or below begin in [`Tree::ids`].
-    first_id: u32,
+    pub(super) first_id: u32,
     /// Groups of what the words below this node go on with.
     pub(super) below: Groups,
     /// Number of bytes up to here.
@@ -35,55 +67,68 @@ pub(super) struct Tree {
     depth: usize,
 }
 
-/// The group of the characters that begin with a byte of UTF-8.
-pub(super) fn group(byte: u8) -> Groups {
-    let number = match byte {
-        b'a'..=b'z' => 0,
-        b'A'..=b'Z' => 1,
-        b'0'..=b'9' => 2,
-        b'_' => 3,
-        b' ' => 4,
-        b'-' => 5,
-        b'.' => 6,
-        b',' => 7,
-        b'\'' => 8,
-        b'"' => 9,
-        b'\\' => 10,
-        b'/' => 11,
-        b'!'..=b'~' => 12,
-        ..=0x7f => 13,
-        // Latin, Cyrillic and what is between and behind.
-        0xc2..=0xc3 => 14,
-        0xc4..=0xcf => 15,
-        0xd0..=0xd1 => 16,
-        0xd2..=0xdf => 17,
-        0xe0..=0xe2 => 18,
-        // Japanese syllables, ideographs (the second range has nothing else), Korean syllables.
-        0xe3 => 19,
-        0xe4 => 20,
-        0xe5..=0xe8 => 21,
-        0xe9 => 22,
-        0xea..=0xed => 23,
-        0xee..=0xef => 24,
-        // Four bytes, or none that a character begins with.
-        _ => return NONE,
+/// The group of a character.
+pub(super) fn group(character: char) -> Groups {
+    let number = match character {
+        'a'..='z' => 0,
+        'A'..='Z' => 1,
+        '0'..='9' => 2,
+        '_' => 3,
+        ' ' => 4,
+        '-' => 5,
+        '.' => 6,
+        ',' => 7,
+        '\'' => 8,
+        '"' => 9,
+        '\\' => 10,
+        '/' => 11,
+        '!'..='~' => 12,
+        '\0'..='\x7f' => 13,
+        _ => {
+            let has = |ranges: &&[RangeInclusive<char>]| ranges.iter().any(|range| range.contains(&character));
+            FIRST_BEYOND_ASCII + BEYOND_ASCII.iter().position(has).unwrap_or(BEYOND_ASCII.len()) as u32
+        }
     };
     1 << number
 }
 
-/// Number of bytes of the character at the beginning of a word, as far as they are there, and its group.
+/// The groups beyond ASCII, and how UTF-8 writes their characters: each of the sequences is one range of bytes after
+/// the other.
+pub(super) static SEQUENCES: LazyLock<Vec<(Groups, Vec<Utf8Sequence>)>> = LazyLock::new(|| {
+    let sequences = |ranges: &[RangeInclusive<char>]| {
+        ranges.iter().flat_map(|range| Utf8Sequences::new(*range.start(), *range.end())).collect()
+    };
+    let mut groups: Vec<_> = (FIRST_BEYOND_ASCII..)
+        .zip(BEYOND_ASCII)
+        .map(|(number, ranges)| (1 << number, sequences(ranges)))
+        .collect();
+    let mut taken: Vec<_> = BEYOND_ASCII.into_iter().flatten().cloned().collect();
+    taken.sort_unstable_by_key(|range| *range.start());
+    let (mut others, mut next) = (Vec::new(), '\u{80}');
+    for range in taken {
+        // Two ranges without a character between them are none.
+        let before = (next..*range.start()).next_back();
+        others.extend(before.map(|last| next..=last));
+        next = (*range.end()..=char::MAX).nth(1).expect("no range is the last");
+    }
+    others.push(next..=char::MAX);
+    groups.push((OTHERS, sequences(&others)));
+    groups
+});
+
+/// Number of bytes of the character at the beginning of a word, and its group.
 fn character(word: &[u8]) -> (usize, Groups) {
     let length = match word[0] {
         ..=0x7f => 1,
         0xc2..=0xdf => 2,
         0xe0..=0xef => 3,
-        _ => return (1, NONE),
+        _ => 4,
     };
-    let rest = &word[1..length.min(word.len())];
-    if rest.iter().all(|byte| matches!(byte, 0x80..=0xbf)) {
-        (1 + rest.len(), group(word[0]))
-    } else {
-        (1, NONE)
+    let text = word.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    match text.and_then(|text| text.chars().next()) {
+        Some(character) => (length, group(character)),
+        // Not one, or not all of it.
+        None => (1, NONE),
     }
 }
 
@@ -157,20 +202,14 @@ impl Tree {
         }
     }
 
-    /// The nodes below the root, by their numbers from 1 on.
+    /// The root, the nodes below it, and one behind the end.
     pub(super) fn nodes(&self) -> &[Node] {
-        &self.nodes[..self.nodes.len() - 1]
+        &self.nodes
     }
 
-    /// Ids of the words that end at a node.
-    pub(super) fn ids(&self, node: usize) -> &[u32] {
-        &self.ids[self.nodes[node].first_id as usize..self.nodes[node + 1].first_id as usize]
-    }
-
-    /// Ids of the words that end at a node or below it.
-    pub(super) fn ids_below(&self, node: usize) -> &[u32] {
-        let end = self.nodes[self.nodes[node].end as usize].first_id;
-        &self.ids[self.nodes[node].first_id as usize..end as usize]
+    /// Ids of the words: of those that end at a node and then of those below it, from the node's first on.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
     }
 
     /// Length of the longest word.
@@ -181,7 +220,7 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::{NONE, Tree, group, groups_behind};
+    use super::{NONE, OTHERS, SEQUENCES, Tree, Utf8Sequence, group, groups_behind};
 
     #[test]
     fn every_word_is_found_where_it_ends() {
@@ -204,18 +243,22 @@ mod tests {
         let tree = Tree::new((0..).zip(words));
         let mut found = Vec::new();
         let mut path = Vec::new();
-        for (index, node) in tree.nodes().iter().enumerate().skip(1) {
+        let ids = |from: usize, to: usize| {
+            &tree.ids()[tree.nodes()[from].first_id as usize..tree.nodes()[to].first_id as usize]
+        };
+        let last = tree.nodes().len() - 1;
+        for (index, node) in tree.nodes().iter().enumerate().take(last).skip(1) {
             path.truncate(usize::from(node.depth) - 1);
             path.push(node.byte);
-            let below = tree.ids_below(index);
+            let (here, below) = (ids(index, index + 1), ids(index, node.end as usize));
             assert!(below.iter().all(|id| words[*id as usize].starts_with(&path)), "{path:?}");
-            assert!(below.starts_with(tree.ids(index)) && !below.is_empty());
+            assert!(below.starts_with(here) && !below.is_empty());
             let groups =
                 below.iter().fold(0, |groups, id| groups | groups_behind(words[*id as usize])[path.len()]);
             assert_eq!(node.below, groups, "{path:?}");
             let longest = below.iter().map(|id| words[*id as usize].len()).max().unwrap();
             assert_eq!(usize::from(node.height), longest - path.len(), "{path:?}");
-            found.extend(tree.ids(index).iter().map(|id| (*id, path.clone())));
+            found.extend(here.iter().map(|id| (*id, path.clone())));
         }
         found.sort();
         let expected: Vec<(u32, Vec<u8>)> = (0..)
@@ -228,17 +271,29 @@ mod tests {
     }
 
     #[test]
-    fn words_go_on_with_characters_whole_or_begun() {
-        let (a, e, ideograph) = (group(b'a'), group(0xc3), group(0xe4));
+    fn words_go_on_with_whole_characters() {
+        let (a, e, ideograph) = (group('a'), group('é'), group('一'));
         assert_eq!(groups_behind("aéa".as_bytes()), [a | e, a | e, a | NONE, a, 0]);
-        assert_eq!(groups_behind(&"一".as_bytes()[..2]), [ideograph, NONE, 0]);
-        for broken in [&b"\xe4a"[..], b"\x80", b"\xc0\x80", b"\xff", "𝄞".as_bytes()] {
+        assert_eq!(groups_behind("一a".as_bytes()), [a | ideograph, a | NONE, a | NONE, a, 0]);
+        assert_eq!(groups_behind("𝄞".as_bytes()), [OTHERS, NONE, NONE, NONE, 0]);
+        for broken in [&b"\xe4a"[..], b"\x80", b"\xc0\x80", b"\xff", b"\xed\xa0\x80", &"一".as_bytes()[..2]] {
             assert!(groups_behind(broken)[0] & NONE != 0, "{broken:?}");
         }
     }
 
     #[test]
+    fn each_character_is_in_the_sequences_of_its_group_alone() {
+        for character in ('\u{80}'..=char::MAX).filter(|character| (*character as u32) < 0x1_2000) {
+            let mut bytes = [0; 4];
+            let bytes = character.encode_utf8(&mut bytes).as_bytes();
+            let has = |sequences: &Vec<Utf8Sequence>| sequences.iter().any(|sequence| sequence.matches(bytes));
+            let groups: Vec<_> = SEQUENCES.iter().filter(|(_, sequences)| has(sequences)).collect();
+            assert!(groups.len() == 1 && groups[0].0 == group(character), "{character:?}");
+        }
+    }
+
+    #[test]
     fn an_empty_vocabulary_is_a_root() {
-        assert_eq!(Tree::new(std::iter::empty()).nodes().len(), 1);
+        assert_eq!(Tree::new(std::iter::empty()).nodes().len(), 2);
     }
 }

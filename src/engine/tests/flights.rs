@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
@@ -121,18 +121,22 @@ fn requests_of_other_flights_and_of_none_are_computed_by_themselves() {
 fn a_request_that_is_cancelled_leaves_its_work_to_those_who_joined_it() {
     let world = World::new();
     let model = world.model(1);
-    let first = world.submit(1, &model, Some(1), 2000);
+    let first = world.submit(1, &model, Some(1), 4000);
     world.wait_for_progress();
-    world.submit(2, &model, Some(1), 2000);
-    let third = world.submit(3, &model, Some(1), 2000);
-    world.wait_for_progress();
+    world.submit(2, &model, Some(1), 4000);
+    let third = world.submit(3, &model, Some(1), 4000);
+    let deadline = Instant::now() + PATIENCE;
+    while world.engine.statistics().joined_requests < 2 {
+        assert!(Instant::now() < deadline, "they join what runs");
+        std::thread::yield_now();
+    }
     first.cancel();
     assert!(matches!(world.endings(1)[..], [(1, Err(Error::Cancelled))]));
     third.cancel();
     assert!(matches!(world.endings(1)[..], [(3, Err(Error::Cancelled))]));
     let ending = world.endings(1).remove(0);
     assert_eq!(ending.0, 2);
-    assert!(matches!(ending.1.unwrap(), Output::Text { generated_tokens: 2000, .. }));
+    assert!(matches!(ending.1.unwrap(), Output::Text { generated_tokens: 4000, .. }));
 }
 
 #[test]
