@@ -81,7 +81,8 @@ impl Language {
         let ends: Vec<usize> =
             (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
         remove_dead_ends(&mut rows, width, ends);
-        let mut language = Language { columns, rows, start, tree: Arc::clone(tree), mask_len, masks: Mutex::default() };
+        let mut language =
+            Language { columns, rows, start, tree: Arc::clone(tree), mask_len, masks: Mutex::default() };
         language.find_runs(width);
         let leads_on = language.rows[start as usize + 2..][..width - 2].iter().any(|next| *next != DEAD);
         leads_on.then_some(language)

@@ -85,7 +85,8 @@ pub(super) fn group(character: char) -> Groups {
         '!'..='~' => 12,
         '\0'..='\x7f' => 13,
         _ => {
-            let has = |ranges: &&[RangeInclusive<char>]| ranges.iter().any(|range| range.contains(&character));
+            let has =
+                |ranges: &&[RangeInclusive<char>]| ranges.iter().any(|range| range.contains(&character));
             FIRST_BEYOND_ASCII + BEYOND_ASCII.iter().position(has).unwrap_or(BEYOND_ASCII.len()) as u32
         }
     };
@@ -104,14 +105,16 @@ pub(super) static SEQUENCES: LazyLock<Vec<(Groups, Vec<Utf8Sequence>)>> = LazyLo
         .collect();
     let mut taken: Vec<_> = BEYOND_ASCII.into_iter().flatten().cloned().collect();
     taken.sort_unstable_by_key(|range| *range.start());
-    let (mut others, mut next) = (Vec::new(), '\u{80}');
+    let mut others = Vec::new();
+    let mut left = '\u{80}'..=char::MAX;
     for range in taken {
-        // Two ranges without a character between them are none.
-        let before = (next..*range.start()).next_back();
-        others.extend(before.map(|last| next..=last));
-        next = (*range.end()..=char::MAX).nth(1).expect("no range is the last");
+        let (before, behind) = (*left.start()..*range.start(), *range.end()..=char::MAX);
+        // Neighbours have nothing between them.
+        others.extend(before.clone().next_back().map(|last| before.start..=last));
+        left = behind;
+        left.next();
     }
-    others.push(next..=char::MAX);
+    others.push(left);
     groups.push((OTHERS, sequences(&others)));
     groups
 });
@@ -276,7 +279,8 @@ mod tests {
         assert_eq!(groups_behind("aéa".as_bytes()), [a | e, a | e, a | NONE, a, 0]);
         assert_eq!(groups_behind("一a".as_bytes()), [a | ideograph, a | NONE, a | NONE, a, 0]);
         assert_eq!(groups_behind("𝄞".as_bytes()), [OTHERS, NONE, NONE, NONE, 0]);
-        for broken in [&b"\xe4a"[..], b"\x80", b"\xc0\x80", b"\xff", b"\xed\xa0\x80", &"一".as_bytes()[..2]] {
+        for broken in [&b"\xe4a"[..], b"\x80", b"\xc0\x80", b"\xff", b"\xed\xa0\x80", &"一".as_bytes()[..2]]
+        {
             assert!(groups_behind(broken)[0] & NONE != 0, "{broken:?}");
         }
     }
@@ -286,7 +290,8 @@ mod tests {
         for character in ('\u{80}'..=char::MAX).filter(|character| (*character as u32) < 0x1_2000) {
             let mut bytes = [0; 4];
             let bytes = character.encode_utf8(&mut bytes).as_bytes();
-            let has = |sequences: &Vec<Utf8Sequence>| sequences.iter().any(|sequence| sequence.matches(bytes));
+            let has =
+                |sequences: &Vec<Utf8Sequence>| sequences.iter().any(|sequence| sequence.matches(bytes));
             let groups: Vec<_> = SEQUENCES.iter().filter(|(_, sequences)| has(sequences)).collect();
             assert!(groups.len() == 1 && groups[0].0 == group(character), "{character:?}");
         }

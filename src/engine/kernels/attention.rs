@@ -346,7 +346,8 @@ fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f3
             *maximum = if *score > *maximum { *score } else { *maximum };
         }
     }
-    let maximum = maxima.iter().fold(running[0], |most, maximum| if *maximum > most { *maximum } else { most });
+    let maximum =
+        maxima.iter().fold(running[0], |most, maximum| if *maximum > most { *maximum } else { most });
     let correction = exp(running[0] - maximum);
     let mut lanes = [0.0f32; 16];
     for chunk in &mut scores.as_chunks_mut::<16>().0[..chunks] {

@@ -117,6 +117,20 @@ pub(super) unsafe fn halves(at: *const u8) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
+/// Bytes that are fetched ahead of the quants in use: a thread's panels are one stream of memory, but the processor
+/// itself follows it no further than the end of a page.
+const AHEAD: usize = 4096;
+
+/// Asks for the lines `AHEAD` of those of a block, which may lie beyond the weights.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn prefetch(block: *const u8, bytes: usize) {
+    for at in (AHEAD..AHEAD + bytes).step_by(64) {
+        // A prefetch of any address does nothing that can be seen.
+        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(at).cast());
+    }
+}
+
 /// Four activations in every lane.
 ///
 /// # Safety
@@ -159,6 +173,9 @@ unsafe fn multiply_32<const R: usize, const EIGHT: bool>(tile: &mut Tile<'_>, fi
                 sum[r] = _mm512_set1_epi32(*at.add(if EIGHT { 0 } else { 1 }));
             }
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            if tile.fresh {
+                prefetch(quants, tile.quant_stride);
+            }
             let x = x.add(block * 32);
             if EIGHT {
                 for word in 0..8 {
@@ -253,6 +270,9 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         for block in 0..tile.blocks {
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
+            if tile.fresh {
+                prefetch(quants, tile.quant_stride);
+            }
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
             macro_rules! part {
@@ -271,7 +291,8 @@ unsafe fn multiply_q4_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
                         for side in 0..2 {
                             for r in 0..R {
                                 let at = r * tile.x_stride + part * 32 + side * 16 + word * 4;
-                                let products = _mm512_dpbusd_epi32(sum[r][side], w[side], broadcast(x.add(at)));
+                                let products =
+                                    _mm512_dpbusd_epi32(sum[r][side], w[side], broadcast(x.add(at)));
                                 sum[r][side] = in_register(products);
                             }
                         }
@@ -326,6 +347,9 @@ unsafe fn multiply_q6_k<const R: usize, const UNPACKED: bool>(tile: &mut Tile<'_
         for block in 0..tile.blocks {
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
+            if tile.fresh {
+                prefetch(quants, tile.quant_stride);
+            }
             let x = x.add(block * 256);
             let mut total = [_mm512_setzero_si512(); R];
             macro_rules! part {

@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::Tile;
-use super::avx512::{broadcast, halves};
+use super::avx512::{broadcast, halves, prefetch};
 use super::avx512_32::iq4_table;
 use super::layout::Format;
 
@@ -167,6 +167,9 @@ unsafe fn multiply_rows<const F: u8, const R: usize, const UNPACKED: bool>(
         let x_sums = tile.x_sums.as_ptr().add(first * tile.x_sum_stride);
         for block in 0..tile.blocks {
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            if tile.fresh {
+                prefetch(quants, tile.quant_stride);
+            }
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
             let (x, x_sums) = (x.add(block * 256), x_sums.add(block * 36));
             let sub = meta.add(if minima { 64 } else { 32 });

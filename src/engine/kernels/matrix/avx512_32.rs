@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::Tile;
-use super::avx512::{broadcast, halves};
+use super::avx512::{broadcast, halves, prefetch};
 use super::layout::{Format, IQ4};
 
 /// Rows that are computed together.
@@ -102,6 +102,9 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
         for block in 0..tile.blocks {
             let x = x.add(block * 32);
             let quants = tile.quants.as_ptr().add(block * tile.quant_stride);
+            if tile.fresh {
+                prefetch(quants, tile.quant_stride);
+            }
             let bits = if five { _mm512_loadu_si512(quants.add(256).cast()) } else { low };
             let mut sum = [_mm512_setzero_si512(); R];
             // What the weights' offset makes of the activations.

@@ -112,6 +112,8 @@ struct Tile<'a> {
     scale_stride: usize,
     x_sums: &'a [i32],
     x_sum_stride: usize,
+    /// Nobody has just multiplied with these weights: they may have to come from memory.
+    fresh: bool,
     /// One for each row, in a [`Line`] of its own.
     sums: &'a mut [[f32; PANEL]],
 }
@@ -233,16 +235,13 @@ impl Packed {
                     meta_stride: block_bytes,
                     blocks: count,
                     x: &x.quants[row * x.inputs + start * format.block()..],
-                    wide: if x.is_wide() {
-                        &x.wide[row * x.inputs + start * format.block()..]
-                    } else {
-                        &[]
-                    },
+                    wide: if x.is_wide() { &x.wide[row * x.inputs + start * format.block()..] } else { &[] },
                     x_stride: x.inputs,
                     scales: &x.scales[row * blocks + start..],
                     scale_stride: blocks,
                     x_sums: &x.sums[(row * blocks + start) * x_sums..],
                     x_sum_stride: blocks * x_sums,
+                    fresh: row == rows.start && !unpack,
                     sums,
                 };
                 instructions.multiply(format, &mut tile);
