@@ -87,11 +87,11 @@ fn recorded(model: &ModelSource) -> Option<ModelIdentity> {
 fn twenty_requests_of_one_flight_are_computed_once_and_all_get_the_result() {
     let world = World::new();
     let model = world.model(1);
-    world.submit(0, &model, None, 40);
+    world.submit(0, &model, None, 2000);
     let alone = world.endings(1).remove(0).1.unwrap();
     let before = world.engine.statistics();
     for key in 0..20 {
-        world.submit(key, &model, Some(1), 40);
+        world.submit(key, &model, Some(1), 2000);
     }
     let endings = world.endings(20);
     let keys: Vec<u64> = endings.iter().map(|(key, _)| *key).collect();
@@ -102,7 +102,7 @@ fn twenty_requests_of_one_flight_are_computed_once_and_all_get_the_result() {
     let after = world.engine.statistics();
     assert_eq!(after.joined_requests - before.joined_requests, 19);
     let once = after.computed_tokens - before.computed_tokens;
-    assert!(once < 100, "{once} tokens were computed");
+    assert!(once < 2100, "{once} tokens were computed");
     assert!(world.events.try_recv().is_err());
 }
 
