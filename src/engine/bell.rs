@@ -41,7 +41,8 @@ impl Bell {
     pub fn silence(&self) {
         let mut rings = [0; 16];
         while matches!((&self.listener).read(&mut rings), Ok(count) if count > 0) {}
-        self.rung.store(false, Ordering::Release);
+        // Not a store, which may become visible only after what the caller reads next.
+        self.rung.swap(false, Ordering::AcqRel);
     }
 }
 

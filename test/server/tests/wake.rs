@@ -144,6 +144,7 @@ fn a_waiting_caller_is_woken_by_completion_in_every_isolation_level() {
 fn many_waiting_callers_all_get_their_own_answer() {
     let (cluster, mut session) = sleepy();
     session.run("select steadytext_daemon_stop()");
+    session.wait_for_worker("paused");
     let ids: Vec<Uuid> =
         (0..12).map(|i| session.generate(&format!("number {}", i / 2), "max_tokens => 6")).collect();
     let waiting: Vec<_> = ids
