@@ -217,7 +217,7 @@ impl Packed {
             // What is unpacked next comes from memory meanwhile, and where the outputs go, a few lines at a time:
             // the processor itself looks no further than the end of a page.
             let group = if unpack { FETCH_ROWS } else { 2 * FETCH_ROWS };
-            let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group));
+            let lines = (step * block_bytes).div_ceil(64).div_ceil(rows.len().div_ceil(group).max(1));
             let mut next = panel.as_ptr().wrapping_add(count * block_bytes);
             for (row, sums) in rows.clone().step_by(group).zip(sums.chunks_mut(group)) {
                 if unpack {
