@@ -73,12 +73,23 @@ fn rows(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Jobs a second, by threads.
+fn jobs(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("job");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    for threads in [2, 4, 8, 16, 32, 64].into_iter().filter(|threads| *threads <= processors) {
+        let Some(mut run) = kernels::job(threads) else { continue };
+        group.bench_function(BenchmarkId::from_parameter(threads), |bencher| bencher.iter(&mut run));
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = all;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400))
         .sample_size(20);
-    targets = products, quantization, attention, rows
+    targets = products, quantization, attention, rows, jobs
 }
 criterion_main!(all);

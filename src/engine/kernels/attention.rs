@@ -17,10 +17,11 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::half::{narrow, widen};
 use super::norm::fold;
-use super::pool::{Disjoint, Pool};
+use super::pool::Pool;
 
 /// Positions in a tile.
 pub(crate) const TILE: usize = 64;
@@ -67,6 +68,11 @@ pub(crate) struct Rows<'a> {
     pub(crate) both_ways: bool,
 }
 
+/// Values of keys that are worth a thread: some microseconds.
+const VALUES_WORTH: usize = 32_768;
+/// To make a row ready takes as long as to attend to so many positions.
+const READY_POSITIONS: usize = 8;
+
 impl Rows<'_> {
     /// The first row that sees a tile which begins at position `start`.
     fn first_in(&self, start: usize) -> usize {
@@ -110,7 +116,10 @@ pub(crate) fn attend(
     let scratch = Disjoint::new(scratch);
     let queries = Disjoint::new(projections.queries);
     let fresh = projections.fresh.map(|(keys, values)| (Disjoint::new(keys), values));
-    pool.run(sequences.len() * heads.kv, &|worker, item| {
+    let values =
+        |of: &Rows<'_>| of.rows * (of.position + of.rows + READY_POSITIONS) * heads.query * heads.dim;
+    let worth = sequences.iter().map(values).sum::<usize>() / VALUES_WORTH;
+    pool.run(sequences.len() * heads.kv, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.
         let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
         let head = KvHead { heads, index: item % heads.kv, offset, rows: &sequences[item / heads.kv] };

@@ -34,6 +34,16 @@ fn pool(threads: usize) -> Option<Pool> {
     Pool::new(threads, &start).ok()
 }
 
+/// A job of next to nothing on all threads: what it costs to begin and end one.
+pub fn job(threads: usize) -> Option<impl FnMut()> {
+    let pool = pool(threads)?;
+    Some(move || {
+        pool.run(threads, threads, &|_, item| {
+            std::hint::black_box(item);
+        })
+    })
+}
+
 /// The product of `rows` rows with `outputs` · `inputs` weights. All instructions up to `instructions` may be used.
 pub fn product(
     name: &str,

@@ -34,6 +34,7 @@ macro_rules! multiversion {
 
 pub(crate) mod attention;
 pub mod bench;
+pub(crate) mod disjoint;
 pub(crate) mod exp;
 mod floats;
 pub(crate) mod gelu;

@@ -1,49 +1,68 @@
 //! The compute threads.
 //!
-//! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's
-//! threads claim items from a shared counter, so that a thread the system has set aside holds up one item.
-//! A thread that finds nothing to do spins for some microseconds, which bridges the gap between two phases
-//! of a step, and then sleeps.
-#![allow(unsafe_code, reason = "a job borrows from the stack of its caller; threads write disjoint ranges")]
+//! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's helpers claim items
+//! from a shared counter, so that a thread the system has set aside holds up one item. A job says how many threads it
+//! is worth: where there are many, a small product is done before all of them would have come.
+//!
+//! A helper that finds nothing to do spins for some microseconds, which bridges the gap between two phases of a step, and then
+//! parks. Jobs begin and end by atomics; locks are for panics and for a caller who waits long.
+//!
+//! Invariant: helpers call a job's function only while they are inside its [`Gate`], and `run` returns when nobody is.
+#![allow(unsafe_code, reason = "a job borrows from the stack of its caller")]
 
 use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks for the next job before it sleeps.
-const SPIN: Duration = Duration::from_micros(20);
+use crossbeam_utils::CachePadded;
 
-/// A fixed number of threads that compute.
+/// How long a thread looks for the next job, or for the end of one, before it sleeps.
+const SPIN: Duration = Duration::from_micros(20);
+/// Helpers that one thread wakes; those wake others.
+const WAKES: u64 = 2;
+
+/// A fixed number of threads that compute. One thread at a time may give it work.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    not_sync: PhantomData<Cell<()>>,
 }
 
 /// What the threads of a pool share.
 struct Shared {
-    state: Mutex<State>,
-    /// A job was posted, or the pool stops.
-    posted: Condvar,
-    /// The last helper has left the job.
-    left: Condvar,
-    /// Number of jobs posted; lets threads look for a job without the lock.
-    jobs: AtomicUsize,
-    /// The next item of the current job that nobody has claimed.
-    next: AtomicUsize,
-    /// Helpers inside the current job; changed under the lock, read without.
-    inside: AtomicUsize,
+    /// A [`Gate`].
+    gate: CachePadded<AtomicU64>,
+    /// The next item of the job that nobody has claimed.
+    next: CachePadded<AtomicUsize>,
+    /// Changed only while nobody is inside the gate, nor may enter.
+    job: CachePadded<UnsafeCell<Option<Job>>>,
+    helpers: Vec<Helper>,
+    /// How many of them are asleep.
+    sleepers: CachePadded<AtomicU64>,
+    /// Who waits for the last helper to leave.
+    caller: Mutex<Option<Thread>>,
+    caller_sleeps: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
 }
 
+// SAFETY: `job` is written by the pool's one caller while the gate is shut and empty, and read by who has entered.
+unsafe impl Sync for Shared {}
+// SAFETY: a job's function is Sync.
+unsafe impl Send for Shared {}
+
+/// A helper as the others see it.
 #[derive(Default)]
-struct State {
-    job: Option<Job>,
-    panic: Option<Box<dyn Any + Send>>,
+struct Helper {
+    thread: OnceLock<Thread>,
+    asleep: AtomicBool,
 }
 
 /// A borrowed function and the number of items to call it for.
@@ -53,46 +72,201 @@ struct Job {
     items: usize,
 }
 
-// SAFETY: the function is Sync, and `Pool::run` does not return while a helper may call it.
-unsafe impl Send for Job {}
+/// Who may work on the job, in one word: its number, the places that are free for helpers, and the helpers inside.
+#[derive(Clone, Copy)]
+struct Gate(u64);
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics half way, so a poisoned state is still a sound one.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Gate {
+    const INSIDE: u64 = 1;
+    const PLACE: u64 = 1 << 16;
+    const PLACES: u64 = 0xffff << 16;
+    const NUMBER_SHIFT: u32 = 32;
+
+    /// The gate of the next job, with nobody inside.
+    fn next(self, places: usize) -> Gate {
+        let number = self.number().wrapping_add(1);
+        Gate(u64::from(number) << Self::NUMBER_SHIFT | (places as u64).min(0xffff) << 16)
     }
 
+    fn number(self) -> u32 {
+        (self.0 >> Self::NUMBER_SHIFT) as u32
+    }
+
+    fn places(self) -> u64 {
+        (self.0 & Self::PLACES) >> 16
+    }
+
+    fn inside(self) -> u64 {
+        self.0 & 0xffff
+    }
+}
+
+impl Shared {
     fn claim(&self, job: &Job, worker: usize) {
         loop {
-            let item = self.next.fetch_add(1, Ordering::Relaxed);
+            let item = self.next.fetch_add(1, Relaxed);
             if item >= job.items {
                 return;
             }
-            // SAFETY: whoever calls `claim` has entered the job, and `run` waits for it to leave.
+            // SAFETY: whoever calls `claim` is the caller of `run` or inside the gate.
             unsafe { (*job.work)(worker, item) };
         }
     }
+
+    fn gate(&self) -> Gate {
+        Gate(self.gate.load(SeqCst))
+    }
+
+    /// Enters a job later than number `seen`, if there is one with a free place.
+    fn enter(&self, seen: &mut u32) -> Option<Job> {
+        let mut gate = Gate(self.gate.load(Acquire));
+        while gate.number() != *seen && gate.places() > 0 {
+            let entered = gate.0 - Gate::PLACE + Gate::INSIDE;
+            match self.gate.compare_exchange_weak(gate.0, entered, AcqRel, Acquire) {
+                Ok(_) => {
+                    *seen = gate.number();
+                    // SAFETY: the caller writes it before it opens the gate, and not while somebody is inside.
+                    return unsafe { *self.job.get() };
+                }
+                Err(now) => gate = Gate(now),
+            }
+        }
+        None
+    }
+
+    fn leave(&self) {
+        // In one order with what a caller does that goes to sleep: one of the two sees the other.
+        let was = Gate(self.gate.fetch_sub(Gate::INSIDE, SeqCst));
+        if was.inside() == 1
+            && self.caller_sleeps.load(SeqCst)
+            && let Some(caller) = &*lock(&self.caller)
+        {
+            caller.unpark();
+        }
+    }
+
+    /// Lets nobody else in and waits until nobody is inside.
+    fn close(&self) {
+        if Gate(self.gate.fetch_and(!Gate::PLACES, AcqRel)).inside() == 0 {
+            return;
+        }
+        let start = Instant::now();
+        while start.elapsed() < SPIN {
+            for _ in 0..16 {
+                if Gate(self.gate.load(Acquire)).inside() == 0 {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        *lock(&self.caller) = Some(std::thread::current());
+        self.caller_sleeps.store(true, SeqCst);
+        while self.gate().inside() > 0 {
+            std::thread::park();
+        }
+        self.caller_sleeps.store(false, SeqCst);
+    }
+
+    /// Wakes some of the helpers that the job has places for.
+    fn wake(&self) {
+        let sleepers = self.sleepers.load(SeqCst);
+        if sleepers == 0 {
+            return;
+        }
+        let gate = self.gate();
+        let spinning = (self.helpers.len() as u64).saturating_sub(sleepers + gate.inside());
+        let mut wanted = gate.places().saturating_sub(spinning).min(WAKES);
+        // Always the first, so that a job for few threads finds them awake.
+        for helper in &self.helpers {
+            if wanted == 0 {
+                return;
+            }
+            if helper.asleep.load(SeqCst) && self.rouse(helper) {
+                wanted -= 1;
+                if let Some(thread) = helper.thread.get() {
+                    thread.unpark();
+                }
+            }
+        }
+    }
+
+    /// Whether it was asleep.
+    fn rouse(&self, helper: &Helper) -> bool {
+        let was_asleep = helper.asleep.swap(false, SeqCst);
+        if was_asleep {
+            self.sleepers.fetch_sub(1, SeqCst);
+        }
+        was_asleep
+    }
+
+    fn sleep(&self, helper: &Helper, seen: u32) {
+        // Counted first: whoever rouses it counts it out. In one order with what a caller does that opens the gate, as in `leave`.
+        self.sleepers.fetch_add(1, SeqCst);
+        helper.asleep.store(true, SeqCst);
+        while helper.asleep.load(SeqCst) {
+            // A job whose caller has not seen this thread asleep.
+            let gate = self.gate();
+            if self.stop.load(SeqCst) || gate.number() != seen && gate.places() > 0 {
+                self.rouse(helper);
+                return;
+            }
+            std::thread::park();
+        }
+    }
+
+    /// The life of a helper; the caller of `run` is worker 0.
+    fn help(&self, worker: usize) {
+        let helper = &self.helpers[worker - 1];
+        let _ = helper.thread.set(std::thread::current());
+        let (mut seen, mut slept, mut idle_since) = (0, false, Instant::now());
+        while !self.stop.load(SeqCst) {
+            if let Some(job) = self.enter(&mut seen) {
+                if std::mem::take(&mut slept) {
+                    self.wake();
+                }
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(&job, worker))) {
+                    lock(&self.panic).get_or_insert(panic);
+                }
+                self.leave();
+                idle_since = Instant::now();
+            } else if idle_since.elapsed() < SPIN {
+                for _ in 0..16 {
+                    std::hint::spin_loop();
+                }
+            } else {
+                self.sleep(helper, seen);
+                (slept, idle_since) = (true, Instant::now());
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks panics half way, so a poisoned state is still a sound one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
     /// A pool of `threads` threads including the caller of [`Pool::run`]. `start` runs first on each new one.
     pub(crate) fn new(threads: usize, start: &Arc<dyn Fn() + Send + Sync>) -> std::io::Result<Pool> {
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
-            posted: Condvar::new(),
-            left: Condvar::new(),
-            jobs: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
+            gate: CachePadded::new(AtomicU64::new(0)),
+            next: CachePadded::new(AtomicUsize::new(0)),
+            job: CachePadded::new(UnsafeCell::new(None)),
+            helpers: (1..threads).map(|_| Helper::default()).collect(),
+            sleepers: CachePadded::new(AtomicU64::new(0)),
+            caller: Mutex::new(None),
+            caller_sleeps: AtomicBool::new(false),
+            panic: Mutex::new(None),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new() };
+        let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new(), not_sync: PhantomData };
         for worker in 1..threads {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
             let thread =
                 std::thread::Builder::new().name(format!("st-compute-{worker}")).spawn(move || {
                     let _ = catch_unwind(AssertUnwindSafe(|| start()));
-                    help(&shared, worker);
+                    shared.help(worker);
                 })?;
             pool.threads.push(thread);
         }
@@ -104,43 +278,48 @@ impl Pool {
         self.threads.len() + 1
     }
 
-    /// Calls `work(worker, item)` once for each item below `items`, and returns when all calls have.
-    /// A panic in one of them is raised again here.
-    pub(crate) fn run(&self, items: usize, work: &(dyn Fn(usize, usize) + Sync)) {
-        if items <= 1 || self.threads.is_empty() {
+    /// Calls `work(worker, item)` once for each item below `items`, on `worth` threads at most, and returns when all
+    /// calls have. A panic in one of them is raised again here.
+    pub(crate) fn run(&self, items: usize, worth: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        let helpers = self.threads.len().min(items.saturating_sub(1)).min(worth.saturating_sub(1));
+        if helpers == 0 {
             for item in 0..items {
                 work(0, item);
             }
             return;
         }
-        // SAFETY: only the lifetime changes. `Leave` below waits, even in a panic, until no helper is inside.
+        // SAFETY: only the lifetime changes. `Close` below waits, even in a panic, until no helper is inside.
         let work = unsafe {
             std::mem::transmute::<
                 *const (dyn Fn(usize, usize) + Sync + '_),
                 *const (dyn Fn(usize, usize) + Sync + 'static),
             >(work)
         };
-        let job = Job { work, items };
-        {
-            let mut state = self.shared.lock();
-            self.shared.next.store(0, Ordering::Relaxed);
-            state.job = Some(job);
-            self.shared.jobs.fetch_add(1, Ordering::Release);
-        }
-        self.shared.posted.notify_all();
-        let leave = Leave(&self.shared);
-        self.shared.claim(&job, 0);
-        drop(leave);
-        let panic = self.shared.lock().panic.take();
+        let (shared, job) = (&*self.shared, Job { work, items });
+        // SAFETY: there is one caller, and the gate is shut and empty between its jobs.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.next.store(0, Relaxed);
+        shared.gate.store(shared.gate().next(helpers).0, SeqCst);
+        let close = Close(shared);
+        shared.wake();
+        shared.claim(&job, 0);
+        drop(close);
+        let panic = lock(&shared.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
     /// [`Pool::run`] over ranges of about `grain` of `count` things.
-    pub(crate) fn ranges(&self, count: usize, grain: usize, work: &(dyn Fn(usize, Range<usize>) + Sync)) {
+    pub(crate) fn ranges(
+        &self,
+        count: usize,
+        grain: usize,
+        worth: usize,
+        work: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) {
         let grain = grain.max(1);
-        self.run(count.div_ceil(grain), &|worker, item| {
+        self.run(count.div_ceil(grain), worth, &|worker, item| {
             let start = item * grain;
             work(worker, start..count.min(start + grain));
         });
@@ -149,112 +328,23 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        {
-            let _state = self.shared.lock();
-            self.shared.stop.store(true, Ordering::Release);
-        }
-        self.shared.posted.notify_all();
+        self.shared.stop.store(true, SeqCst);
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             // A helper catches every panic, so there is no error to pass on.
             let _ = thread.join();
         }
     }
 }
 
-/// Closes the job and waits for the helpers inside it.
-struct Leave<'a>(&'a Shared);
+/// Ends the job, also where the caller's share of it panics.
+struct Close<'a>(&'a Shared);
 
-impl Drop for Leave<'_> {
+impl Drop for Close<'_> {
     fn drop(&mut self) {
         // After a panic in the caller's share the helpers need not do the rest.
-        self.0.next.fetch_add(usize::MAX / 2, Ordering::Relaxed);
-        self.0.lock().job = None;
-        let start = Instant::now();
-        while self.0.inside.load(Ordering::Acquire) > 0 {
-            if start.elapsed() < SPIN {
-                std::hint::spin_loop();
-                continue;
-            }
-            let mut state = self.0.lock();
-            while self.0.inside.load(Ordering::Acquire) > 0 {
-                state = self.0.left.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
-    }
-}
-
-/// The life of a helper thread.
-fn help(shared: &Shared, worker: usize) {
-    let mut seen = 0;
-    while let Some(job) = next_job(shared, &mut seen) {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.claim(&job, worker))) {
-            shared.lock().panic.get_or_insert(panic);
-        }
-        // Under the lock, so that the caller cannot miss the notification between its look and its wait.
-        let _state = shared.lock();
-        if shared.inside.fetch_sub(1, Ordering::AcqRel) == 1 {
-            shared.left.notify_one();
-        }
-    }
-}
-
-/// Waits for a job later than `seen` and enters it; None when the pool stops.
-fn next_job(shared: &Shared, seen: &mut usize) -> Option<Job> {
-    let start = Instant::now();
-    while shared.jobs.load(Ordering::Acquire) == *seen && start.elapsed() < SPIN {
-        for _ in 0..16 {
-            std::hint::spin_loop();
-        }
-    }
-    let mut state = shared.lock();
-    loop {
-        if shared.stop.load(Ordering::Acquire) {
-            return None;
-        }
-        let jobs = shared.jobs.load(Ordering::Acquire);
-        if jobs != *seen {
-            *seen = jobs;
-            if let Some(job) = state.job {
-                shared.inside.fetch_add(1, Ordering::AcqRel);
-                return Some(job);
-            }
-        }
-        state = shared.posted.wait(state).unwrap_or_else(PoisonError::into_inner);
-    }
-}
-
-/// A mutable slice that threads write to in disjoint ranges.
-pub(crate) struct Disjoint<'a, T> {
-    start: *mut T,
-    length: usize,
-    borrow: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: threads get at the elements only through `range`, whose callers promise disjoint ranges.
-unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
-
-impl<'a, T> Disjoint<'a, T> {
-    /// Borrows the slice for as long as its parts are in use.
-    pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Disjoint { start: slice.as_mut_ptr(), length: slice.len(), borrow: PhantomData }
-    }
-
-    /// Where an element is, to fetch it into the cache.
-    pub(crate) fn address(&self, index: usize) -> *const T {
-        self.start.wrapping_add(index)
-    }
-
-    /// A part of the slice; panics when it is out of bounds.
-    ///
-    /// # Safety
-    /// While the result lives, no other range that overlaps it may be taken.
-    #[allow(clippy::mut_from_ref, reason = "the caller promises that ranges are disjoint")]
-    pub(crate) unsafe fn range(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.length, "range {range:?} of {}", self.length);
-        // SAFETY: within the borrowed slice, and not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+        self.0.next.fetch_add(usize::MAX / 2, Relaxed);
+        self.0.close();
     }
 }
 
@@ -275,7 +365,7 @@ mod tests {
         let pool = pool(4);
         for items in (0..2_000).map(|i| i % 37) {
             let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(items, &|worker, item| {
+            pool.run(items, 4, &|worker, item| {
                 assert!(worker < 4);
                 counts[item].fetch_add(1, Ordering::Relaxed);
             });
@@ -288,11 +378,11 @@ mod tests {
         let pool = pool(3);
         for _ in 0..50 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                pool.run(64, &|_, item| assert!(item != 33, "item 33"));
+                pool.run(64, 3, &|_, item| assert!(item != 33, "item 33"));
             }));
             assert!(result.is_err());
             let sum = AtomicUsize::new(0);
-            pool.run(64, &|_, item| {
+            pool.run(64, 3, &|_, item| {
                 sum.fetch_add(item, Ordering::Relaxed);
             });
             assert_eq!(sum.load(Ordering::Relaxed), 64 * 63 / 2);

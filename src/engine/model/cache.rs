@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::kernels::attention::{Heads, TILE};
-use crate::kernels::pool::Disjoint;
+use crate::kernels::disjoint::Disjoint;
 
 /// Keys and values of 64 positions in all layers.
 pub(crate) type Block = Arc<Box<[u16]>>;

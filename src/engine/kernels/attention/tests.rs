@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Heads, Projections, Rows, TILE, attend, attend_tile, attend_tile_body};
 use crate::kernels::Pool;
+use crate::kernels::disjoint::Disjoint;
 use crate::kernels::half::narrow_one;
 use crate::kernels::matrix::Instructions;
-use crate::kernels::pool::Disjoint;
 
 /// Fills tiles for `positions` positions from f(kind, head, position, element).
 fn tiles(heads: Heads, positions: usize, f: impl Fn(usize, usize, usize, usize) -> f32) -> Vec<Box<[u16]>> {

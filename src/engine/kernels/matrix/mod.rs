@@ -42,7 +42,8 @@ pub use instructions::Instructions;
 pub(crate) use layout::{Format, PANEL};
 pub(crate) use storage::{fingerprint, pack, panel_size};
 
-use super::pool::{Disjoint, Pool};
+use super::disjoint::Disjoint;
+use super::pool::Pool;
 use storage::{Line, Lines};
 
 /// Rows whose activations stay in the cache while panels pass by.
@@ -57,6 +58,13 @@ const FETCH_ROWS: usize = 8;
 
 /// Lines of a thread's working memory: unpacked quants, then sums.
 const WORK: usize = STRETCH * 64 + ROW_BLOCK;
+
+/// Multiply-adds that are worth a thread: about two microseconds, some times what it costs to begin and end a job on it.
+const PRODUCTS_WORTH: usize = 200_000;
+/// To fetch a weight takes as long as to multiply it with so many rows.
+const FETCH_WORTH: usize = 4;
+/// The same for values of rows that are made and quantized.
+const VALUES_WORTH: usize = 8192;
 
 fn bytes(lines: &[Line]) -> &[u8] {
     // SAFETY: a line is 64 bytes without padding.
@@ -348,7 +356,7 @@ pub(crate) fn quantize(
     });
 }
 
-/// Does something with each row of `x`; a few are done before threads would have woken up.
+/// Does something with each row of `x`.
 pub(crate) fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>) {
     let (rows, values) = (x.len() / inputs, x.len());
     let x = Disjoint::new(x);
@@ -358,11 +366,7 @@ pub(crate) fn each_row(x: &mut [f32], inputs: usize, pool: &Pool, work: Make<'_>
             work(row, unsafe { x.range(row * inputs..(row + 1) * inputs) });
         }
     };
-    if values < 16_384 {
-        work(0..rows);
-    } else {
-        pool.ranges(rows, 4, &|_, range| work(range));
-    }
+    pool.ranges(rows, 4, values / VALUES_WORTH, &|_, range| work(range));
 }
 
 /// Multiplies matrices of one block size with the same activations.
@@ -376,11 +380,13 @@ fn run(
 ) {
     let work = Disjoint::new(work);
     let panels: usize = group.iter().map(|(matrix, _)| matrix.panels()).sum();
+    let weights: usize = group.iter().map(|(matrix, _)| matrix.inputs * matrix.outputs).sum();
     let row_blocks = x_rows.div_ceil(ROW_BLOCK);
+    let worth = (weights * x_rows.max(FETCH_WORTH)).div_ceil(PRODUCTS_WORTH).min(pool.threads());
     // About eight claims for each thread, and not many panels in one.
-    let grain = (panels / (pool.threads() * 8)).clamp(1, 8);
+    let grain = (panels / (worth * 8)).clamp(1, 8);
     let claims = panels.div_ceil(grain);
-    pool.run(row_blocks * claims, &|worker, item| {
+    pool.run(row_blocks * claims, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.
         let work = unsafe { work.range(worker * WORK..(worker + 1) * WORK) };
         let start = item / claims * ROW_BLOCK;

@@ -209,13 +209,14 @@ fn where_nothing_can_be_stored_memory_does() {
 #[test]
 fn one_builds_and_the_others_wait_for_it() {
     let world = World::new(1);
+    let model = world.model();
     let contents = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..6)
             .map(|_| {
                 scope.spawn(|| {
                     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
                     let pool = Pool::new(2, &start).unwrap();
-                    let gguf = Gguf::open(&world.model()).unwrap();
+                    let gguf = Gguf::open(&model).unwrap();
                     let panels = Panels::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
                     assert!(panels.stored());
                     content(&panels)
