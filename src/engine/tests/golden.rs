@@ -1,0 +1,159 @@
+//! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so that cached answers of before are
+//! not given any more. The same on every x86-64 machine, whatever its instructions and the number of threads.
+#![cfg(target_arch = "x86_64")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use crossbeam_channel::unbounded;
+use sha2::{Digest, Sha256};
+use steadytext_engine::{
+    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
+    Output, Probe, Reply, Request, Sampling, Work, hex,
+};
+use steadytext_test_models::{Architecture, Kind, Quantization, Spec, write};
+use tempfile::TempDir;
+
+/// Of this version are the digests below.
+const VERSION: i32 = 1;
+
+/// What is computed, and the first half of its SHA-256.
+const GOLDEN: [(&str, &str); 10] = [
+    ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
+    ("builtin: texts", "fd95b84a12dd53fa47ca297ba2e8008f"),
+    ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
+    ("qwen3 F16", "e539f43e8c0fadeb87a3cb771fa4f362"),
+    ("qwen3 Q8_0", "ce6d9538ef3625c957d2f5ffad8613c0"),
+    ("qwen3 Q4_0", "a0ac9f3e4afd7c1cefa8b678290baaf1"),
+    ("qwen3 Q4_K", "86543cafbc829be100684807e3a82acf"),
+    ("qwen3 Q5_K", "85d8ec356f3f4fa2e80d379327ce528a"),
+    ("qwen3 Q6_K", "b2aa9a514b9aabba6212f0162735b47f"),
+    ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
+];
+
+/// Logits after each of some tokens.
+fn logits(model: &ModelSource, vocab: u32) -> Vec<u8> {
+    let mut probe = Probe::open(model, threads()).unwrap();
+    let tokens: Vec<u32> = (0..150).map(|i| (i * 7919 + i * i * 31) % vocab).collect();
+    let mut bytes = Vec::new();
+    for pass in tokens.chunks(70) {
+        probe
+            .extend_each(pass, |logits| bytes.extend(logits.iter().flat_map(|logit| logit.to_le_bytes())))
+            .unwrap();
+    }
+    bytes
+}
+
+/// The outputs of some work, computed together.
+fn outputs(model: &ModelSource, works: Vec<Work>) -> Vec<u8> {
+    let engine = Engine::start(Config { threads: threads(), nice: 0, ..Config::default() }).unwrap();
+    let (sender, events) = unbounded();
+    let count = works.len();
+    for (key, work) in works.into_iter().enumerate() {
+        let request = Request { key: key as u64, model: model.clone(), salt: 0, flight: None, work };
+        engine.submit(request, Reply::new(sender.clone()));
+    }
+    let mut outputs = vec![Vec::new(); count];
+    let mut ended = 0;
+    while ended < count {
+        let event = events.recv().unwrap();
+        let bytes = match event.kind {
+            EventKind::Done(Output::Text { text, .. }) => text.into_bytes(),
+            EventKind::Done(Output::Embedding(vector)) => {
+                vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+            EventKind::Done(other) => panic!("{other:?}"),
+            EventKind::Failed(error) => panic!("{error}"),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+        };
+        outputs[event.key as usize] = bytes;
+        ended += 1;
+    }
+    outputs.concat()
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+fn generate(prompt: &str, sampling: Sampling, constraint: Option<Constraint>) -> Work {
+    Work::Generate(Generate {
+        prompt: prompt.to_owned(),
+        max_tokens: 48,
+        sampling,
+        stop: Vec::new(),
+        constraint,
+    })
+}
+
+fn computed() -> Vec<(&'static str, String)> {
+    let directory = TempDir::new().unwrap();
+    let wide = |architecture, quantization| Spec {
+        width: 256,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        feed_forward: 512,
+        vocab: 600,
+        endless: true,
+        quantization,
+        ..Spec::tiny(architecture)
+    };
+    let made = |name: &str, spec: &Spec| {
+        let path = directory.path().join(name);
+        write(spec, &path).unwrap();
+        ModelSource::File(path)
+    };
+    let mut results = Vec::new();
+    let mut add = |name, bytes: Vec<u8>| results.push((name, hex(&Sha256::digest(bytes)[..16])));
+
+    let builtin = ModelSource::Builtin;
+    add("builtin: logits", logits(&builtin, 6144));
+    let warm = Sampling { temperature: 0.8, top_p: 0.9, seed: 7, ..Sampling::default() };
+    add(
+        "builtin: texts",
+        outputs(
+            &builtin,
+            vec![
+                generate("What does VACUUM do?", Sampling::default(), None),
+                generate("What is the syntax of CREATE INDEX?", warm, None),
+                generate(
+                    "Yes or no?",
+                    Sampling::default(),
+                    Some(Constraint::Choice(vec!["yes".into(), "no".into()])),
+                ),
+            ],
+        ),
+    );
+    let texts = ["hello", "An index is a structure.", ""].map(|text| format!("{text} work_mem"));
+    add(
+        "builtin: embeddings",
+        outputs(&builtin, texts.map(|text| Work::Embed(Embed::passage(&text))).into()),
+    );
+    for (name, kind) in [
+        ("qwen3 F16", Kind::F16),
+        ("qwen3 Q8_0", Kind::Q8_0),
+        ("qwen3 Q4_0", Kind::Q4_0),
+        ("qwen3 Q4_K", Kind::Q4K),
+        ("qwen3 Q5_K", Kind::Q5K),
+        ("qwen3 Q6_K", Kind::Q6K),
+    ] {
+        add(name, logits(&made(name, &wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
+    }
+    add("llama Q4_K_M", logits(&made("llama", &wide(Architecture::Llama, Quantization::q4_k_m())), 600));
+    results
+}
+
+#[test]
+fn the_bytes_are_those_of_the_kernel_version() {
+    assert_eq!(KERNEL_VERSION, VERSION, "compute the digests anew");
+    for limit in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
+        limit.limit();
+        let computed = computed();
+        let list: String =
+            computed.iter().map(|(name, digest)| format!("    (\"{name}\", \"{digest}\"),\n")).collect();
+        assert!(
+            computed.iter().map(|(name, digest)| (*name, digest.as_str())).eq(GOLDEN),
+            "with {limit:?} the engine computes other bytes than those of kernel version {VERSION}: if they are right, raise \
+             KERNEL_VERSION, and write here\n{list}"
+        );
+    }
+}
