@@ -127,7 +127,7 @@ impl Models {
     }
 
     /// Whether another file is in the place of the one that the model was loaded from.
-    fn is_outdated(&self, source: &ModelSource) -> bool {
+    pub(super) fn is_outdated(&self, source: &ModelSource) -> bool {
         let ModelSource::File(path) = source else { return false };
         let Some(entry) = self.loaded.iter().find(|entry| entry.source == *source) else { return false };
         ModelIdentity::file_of(path).is_ok_and(|file| Some(file) != entry.identity.file)

@@ -214,12 +214,14 @@ impl EngineThread {
 
     /// Lets a request wait for its turn, or for the result of one that asks for the same.
     fn queue(&mut self, submission: Submission) {
-        let waiting = self.waiting.iter().map(|waiting| &waiting.submission);
         let running = self.running.iter().map(|running| &running.submission);
-        let encoding = self.encodings.submissions();
-        if let Some(same) =
-            running.chain(encoding).chain(waiting).find(|other| other.is_same_flight(&submission))
-        {
+        let mut begun = running.chain(self.encodings.submissions());
+        let mut waiting = self.waiting.iter().map(|waiting| &waiting.submission);
+        // What has begun goes on with the file that the model had then.
+        let begun = begun
+            .find(|other| other.is_same_flight(&submission))
+            .filter(|_| !self.models.is_outdated(&submission.request.model));
+        if let Some(same) = begun.or_else(|| waiting.find(|other| other.is_same_flight(&submission))) {
             same.take_in(submission);
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             self.shared.statistics.joined();

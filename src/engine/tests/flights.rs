@@ -172,3 +172,25 @@ fn a_model_whose_file_was_replaced_is_loaded_anew_and_each_answer_says_which_one
     // The cancelled one may have been told of before or after.
     assert!(world.endings(1).iter().any(|(key, _)| *key == 2));
 }
+
+#[test]
+fn a_request_does_not_join_work_with_a_file_that_was_replaced() {
+    let world = World::new();
+    let model = world.model(1);
+    let old = world.submit(1, &model, Some(1), 3000);
+    world.wait_for_progress();
+    world.model(2);
+    // The second waits, and the third for the second.
+    world.submit(2, &model, Some(1), 3000);
+    world.submit(3, &model, Some(1), 3000);
+    old.cancel();
+    let endings = world.endings(3);
+    assert!(matches!(endings[0], (1, Err(Error::Cancelled))), "the one with the old file was alone");
+    world.submit(4, &model, None, 3000);
+    let alone = world.endings(1).remove(0).1.unwrap();
+    assert!(
+        endings[1..].iter().all(|(_, ending)| ending.as_ref().unwrap() == &alone),
+        "the new file answers"
+    );
+    assert_eq!(world.engine.statistics().joined_requests, 1);
+}
