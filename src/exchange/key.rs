@@ -7,7 +7,8 @@
 //! | later | Base64 of it | Base64 of each text, joined by `::` |
 //!
 //! steadytext_cache has the generation's key as it is, and the hexadecimal SHA-256 of `embed:text` for an embedding, which a file
-//! may hold as well. Which way of writing a file uses is found out by looking at all of its keys ([`Coding`]).
+//! may hold as well. Which way of writing a file uses is found out by looking at all of its keys, as a prompt may look like Base64; a
+//! file that an old version began and a new one went on with holds both ([`Coding::is_base64`]).
 //!
 //! Keys of requests that steadytext_cache's default keys do not stand for are refused: temperatures, embeddings of several
 //! texts at once, and those of later models (SteadyText 2025) with a model and a mode (query, passage) before the text.
@@ -74,7 +75,7 @@ pub enum Error {
 }
 
 impl Coding {
-    /// Whether a key can be written in Base64. Where all keys of a file can, they are.
+    /// Whether a key can be written in Base64. Where most keys of a file can, those are.
     pub fn is_base64(key: &str) -> bool {
         !key.is_empty() && key.split(SEPARATOR).all(|part| decode(part).is_some())
     }
@@ -194,7 +195,7 @@ fn digest(text: &str) -> String {
     )
 }
 
-fn is_digest(key: &str) -> bool {
+pub(crate) fn is_digest(key: &str) -> bool {
     key.len() == 64 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -5,11 +5,11 @@
 //! the directory meanwhile.
 
 use std::ffi::{CString, OsStr};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Error as IoError, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path};
 
 use pgrx::prelude::*;
@@ -94,8 +94,8 @@ impl Place {
             .is_some_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600. An existing
-    /// file is replaced only with `replace`, and only if it is an SQLite file.
+    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0640: a directory with
+    /// the set-group-ID bit lets its group read it. An existing file is replaced only with `replace`, and only if it is an SQLite file.
     ///
     /// # Errors
     ///
@@ -159,6 +159,7 @@ impl<'p> Draft<'p> {
         // Left by a process of the same number that was killed.
         unlink(place, &name);
         let file = File::from(open_at(&place.directory, &name, flags)?);
+        file.set_permissions(Permissions::from_mode(0o640))?;
         Ok(Draft { place, name, file })
     }
 
@@ -252,6 +253,7 @@ fn copy(source: &mut File, target: &mut impl Write, path: &str) -> Result<(), Pg
         if interrupts::is_stop_pending() {
             return Err(stopped());
         }
+        interrupts::answer_barriers();
         let length = source.read(&mut piece).map_err(|error| file_error("read", path, &error))?;
         if length == 0 {
             return Ok(());

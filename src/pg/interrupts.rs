@@ -55,6 +55,16 @@ pub(crate) fn is_stop_pending() -> bool {
     }
 }
 
+/// Answers those who wait for all processes (DROP DATABASE does), where nothing may be raised: stops nothing.
+pub(crate) fn answer_barriers() {
+    // SAFETY: a flag that the signal handler of this process sets; in the main thread. What is done closes files.
+    unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ProcSignalBarrierPending) != 0 {
+            pg_sys::ProcessProcSignalBarrier();
+        }
+    }
+}
+
 /// Acts on whatever has arrived; does not return after SIGTERM.
 pub(crate) fn check() {
     pgrx::check_for_interrupts!();

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 
 use pgrx::prelude::*;
 use serde_json::json;
+use steadytext_engine::KERNEL_VERSION;
 use steadytext_exchange::file::{self, Entry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
@@ -71,6 +72,7 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
     let reader =
         Reader::open(copy.path(), interrupts::is_stop_pending).map_err(|error| of_file(path, &error))?;
     as_owner(installation.owner, || {
+        lock(&installation)?;
         let counts = read(&reader, &installation, replace).map_err(|stop| match stop {
             Stop::File(error) => of_file(path, &error),
             Stop::Database(error) => error,
@@ -185,10 +187,17 @@ impl Batch {
     }
 }
 
-/// In the order of the keys' checksums, so that two imports at the same time wait for each other only one way round. Of the same key
-/// twice in a batch, the one that comes first counts.
+/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for no lock long. Vacuum waits,
+/// too, and autovacuum gives way.
+fn lock(installation: &Installation) -> Result<(), PgError> {
+    let sql = format!("lock table {}.steadytext_cache in share update exclusive mode", installation.schema);
+    spi::query(&sql, vec![], Mode::ReadWrite, |_| ()).map(|_| ())
+}
+
+/// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts. Without `replace`, only what no
+/// longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
-    let conflict = if replace {
+    let takes_place = format!(
         "do update set prompt = case when excluded.prompt = '' then c.prompt else excluded.prompt end,
             response = excluded.response, embedding = excluded.embedding,
             access_count = greatest(c.access_count, excluded.access_count),
@@ -196,10 +205,14 @@ fn insert(installation: &Installation, replace: bool) -> String {
             created_at = excluded.created_at, model_name = null, model_size = null, seed = null,
             eos_string = excluded.eos_string, generation_params = null,
             response_size = excluded.response_size, generation_time_ms = null,
-            request_type = excluded.request_type, model_hash = null, kernel_version = null, imported = true"
-    } else {
-        "do nothing"
-    };
+            request_type = excluded.request_type, model_hash = null, kernel_version = null, imported = true
+        {}",
+        if replace {
+            String::new()
+        } else {
+            format!("where not c.imported and c.kernel_version is distinct from {KERNEL_VERSION}")
+        }
+    );
     format!(
         "with given as (
              select distinct on (g.hash) g.*
@@ -221,7 +234,7 @@ fn insert(installation: &Installation, replace: bool) -> String {
              true
          from given as g
          order by g.hash
-         on conflict (key_hash) {conflict}
+         on conflict (key_hash) {takes_place}
          returning 1",
         schema = installation.schema
     )

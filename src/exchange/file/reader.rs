@@ -12,7 +12,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Entry, Error, Reason, Refusal};
-use crate::key::Coding;
+use crate::key::{self, Coding};
 use crate::pickle::{self, MAX_TEXT_BYTES, Value};
 
 /// Bytes of one value at most: a text with what a pickle puts around it.
@@ -53,7 +53,7 @@ impl Reader {
         Ok(Reader { connection, coding, max_rows: file_bytes / MIN_ROW_BYTES })
     }
 
-    /// How its keys are written: in Base64 if all of them can be.
+    /// How its keys are written: in Base64 if most of them can be. The others are as they are.
     pub fn coding(&self) -> Coding {
         self.coding
     }
@@ -113,6 +113,7 @@ fn entry(
         _ => return Err(Reason::Type("last_access")),
     };
     let value = pickle::read(value)?;
+    let coding = if Coding::is_base64(key) { coding } else { Coding::Plain };
     let key = match value {
         Value::Text(_) => coding.generation(key)?,
         Value::Vector(_) => coding.embedding(key)?,
@@ -188,16 +189,16 @@ fn check_table(connection: &Connection) -> Result<(), Error> {
 fn coding(connection: &Connection) -> Result<Coding, Error> {
     let mut keys = connection.prepare("select key from main.cache not indexed")?;
     let mut rows = keys.query(())?;
-    let mut coding = Coding::Plain;
+    let (mut base64, mut plain) = (0_u64, 0_u64);
     while let Some(row) = rows.next()? {
         match row.get_ref(0)? {
-            ValueRef::Text(key) if std::str::from_utf8(key).is_ok_and(Coding::is_base64) => {
-                coding = Coding::Base64;
-            }
-            _ => return Ok(Coding::Plain),
+            // Both ways of writing have these as they are.
+            ValueRef::Text(key) if std::str::from_utf8(key).is_ok_and(key::is_digest) => {}
+            ValueRef::Text(key) if std::str::from_utf8(key).is_ok_and(Coding::is_base64) => base64 += 1,
+            _ => plain += 1,
         }
     }
-    Ok(coding)
+    Ok(if base64 > plain { Coding::Base64 } else { Coding::Plain })
 }
 
 /// A path as a part of a URI.

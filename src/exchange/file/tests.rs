@@ -93,6 +93,32 @@ fn what_was_written_is_read_in_both_codings() {
 }
 
 #[test]
+fn a_file_of_both_codings_is_read_key_by_key() {
+    let place = Place::new();
+    // A file of 1.0 that later versions went on with, and a digest that an export put there. "Test" is no Base64 of a text.
+    let digest = "6a28dd5a2df008b607f4cc2f985e93c32e490c0666ae0a0e73a4b6784860ef32";
+    let path = place.made_by(&format!(
+        "{TABLE} insert into cache values
+            ('V2hhdCBpcyBhIHR1cGxlPw==', x'80048c0162942e', 1, 1, 5),
+            ('QW5kIGEgcGFnZT8=', x'80048c0162942e', 1, 1, 5),
+            ('Test', x'80048c0162942e', 1, 1, 5),
+            ('{digest}', x'80045d94473fe0000000000000612e', 1, 1, 5);"
+    ));
+    let reader = Reader::open(&path, || false).unwrap();
+    assert_eq!(reader.coding(), Coding::Base64);
+    let keys: Vec<String> =
+        read(&path).unwrap().into_iter().map(|row| row.unwrap().key.cache_key()).collect();
+    assert_eq!(keys, ["What is a tuple?", "And a page?", "Test", digest]);
+    // Only a prompt that looks like it, among others.
+    let path = place.made_by(&format!(
+        "{TABLE} insert into cache values ('QUJD', x'80048c0162942e', 1, 1, 5), ('a prompt', x'80048c0162942e', 1, 1, 5);"
+    ));
+    let keys: Vec<String> =
+        read(&path).unwrap().into_iter().map(|row| row.unwrap().key.cache_key()).collect();
+    assert_eq!(keys, ["QUJD", "a prompt"]);
+}
+
+#[test]
 fn a_file_in_write_ahead_mode_is_read_without_a_log() {
     let place = Place::new();
     let path = place.made_by(&format!(

@@ -9,6 +9,9 @@ use super::{Error, MAX_DIMENSIONS, MAX_TEXT_BYTES, Value, opcode};
 /// Objects at most: a list of [`MAX_DIMENSIONS`] floats has as many, and each may be put into the memo.
 const MAX_OBJECTS: usize = 4 * MAX_DIMENSIONS;
 
+/// Items of a tuple that is a function's arguments or an object's state, at most. numpy's longest has 8.
+const MAX_ARGUMENTS: usize = 16;
+
 /// An index into [`Machine::objects`].
 pub(super) type Handle = usize;
 
@@ -231,10 +234,12 @@ impl<'p> Machine<'p> {
         &self.objects[handle]
     }
 
-    /// The items of a tuple.
+    /// The items of a short tuple. A long one is none of numpy's, and to look at it again and again takes time without end.
     pub(super) fn tuple(&self, handle: Handle) -> Option<Vec<&Object<'p>>> {
         match &self.objects[handle] {
-            Object::Tuple(items) => Some(items.iter().map(|item| &self.objects[*item]).collect()),
+            Object::Tuple(items) if items.len() <= MAX_ARGUMENTS => {
+                Some(items.iter().map(|item| &self.objects[*item]).collect())
+            }
             _ => None,
         }
     }

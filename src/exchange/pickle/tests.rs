@@ -70,6 +70,19 @@ fn texts_and_lists_of_floats_are_read() {
 }
 
 #[test]
+fn a_state_that_is_longer_than_any_of_numpys_is_refused() {
+    // dtype('f4') with the state (3, '<', None, …): as often as the pickle likes, so each must be short.
+    let with_state = |nones: usize| {
+        let mut pickle = b"\x80\x04cnumpy\ndtype\n\x8c\x02f4\x85R(K\x03\x8c\x01<".to_vec();
+        pickle.extend(vec![b'N'; nones]);
+        pickle.extend(b"tb.");
+        read(&pickle)
+    };
+    assert_eq!(with_state(6), Err(Error::Kind("a type")));
+    assert!(matches!(with_state(20), Err(Error::Stack { opcode: "BUILD", .. })), "{:?}", with_state(20));
+}
+
+#[test]
 fn what_was_written_is_read() {
     for text in ["", "short", &"long ".repeat(100), "ä€😀\n\u{1}"] {
         assert_eq!(read(&write_text(text)), Ok(Value::Text(text.into())));

@@ -91,7 +91,7 @@ fn what_python_wrote_is_imported_with_its_frecency_and_exported_as_python_reads_
         };
         assert_eq!(exported, (4, 0));
         let path = directory.join(format!("out.{coding}"));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         let said = python(&["read", path.to_str().unwrap()], "");
         let original = python(&["read", directory.join(coding).to_str().unwrap()], "");
         for line in said.lines() {
@@ -141,10 +141,10 @@ fn an_imported_entry_answers_default_requests_and_its_uses_are_counted() {
 
 #[test]
 fn existing_entries_stay_unless_they_are_to_be_replaced() {
-    let (_cluster, mut session, directory) = start();
+    let (cluster, mut session, directory) = start();
     session.run(
-        "insert into steadytext_cache (cache_key, prompt, response, request_type, model_hash, access_count)
-         values ('What is a tuple?', 'What is a tuple?', 'ours', 'generate', 'abc', 9)",
+        "insert into steadytext_cache (cache_key, prompt, response, request_type, model_hash, kernel_version, access_count)
+         values ('What is a tuple?', 'What is a tuple?', 'ours', 'generate', 'abc', 1, 9)",
     );
     write(&directory, "a.db", "base64", LINES);
     assert_eq!(session.one::<i64>("select skipped from steadytext_cache_import('a.db')"), 1);
@@ -152,6 +152,16 @@ fn existing_entries_stay_unless_they_are_to_be_replaced() {
     assert_eq!(session.one::<String>(ours), "ours|9|abc|f");
     assert_eq!(session.one::<i64>("select imported from st_cache_import('a.db', true)"), 4);
     assert_eq!(session.one::<String>(ours), "A row version.|9|t");
+    // What an older engine answered is no answer any more.
+    session.run("update steadytext_cache set imported = false, response = 'ours', kernel_version = 0");
+    assert_eq!(session.one::<i64>("select imported from steadytext_cache_import('a.db')"), 4);
+    assert_eq!(session.one::<String>(ours), "A row version.|9|t");
+    // Two imports wait for each other, in whatever order their entries come.
+    session.run("begin; select steadytext_cache_import('a.db', true)");
+    let mut other = cluster.session("postgres");
+    let error = other.error("set lock_timeout = '100ms'; select steadytext_cache_import('a.db', true)");
+    assert_eq!(error.code().code(), "55P03");
+    session.run("rollback");
     // Rolled back with the caller's transaction.
     session.run("truncate steadytext_cache");
     session.run("begin; select steadytext_cache_import('a.db'); rollback");
