@@ -7,11 +7,19 @@
 
 create view steadytext.cache_entries as
 select c.id, c.cache_key, c.prompt, c.access_count, c.last_accessed, c.created_at, c.frecency_score,
-    -- pg_column_size() of a compressed or TOASTed value is what it takes, and reads nothing.
-    28 + 64 + pg_catalog.pg_column_size(c.cache_key) + pg_catalog.pg_column_size(c.prompt)
+    -- A row's pointer and header, the columns of fixed size with what aligns them, and the checksum of
+    -- the key. Then what varies: pg_column_size() of a compressed or TOASTed value is what it takes,
+    -- and reads nothing.
+    4 + 32 + 56 + 33
+        + pg_catalog.pg_column_size(c.cache_key) + pg_catalog.pg_column_size(c.prompt)
+        + pg_catalog.pg_column_size(c.request_type)
         + coalesce(pg_catalog.pg_column_size(c.response), 0)
         + coalesce(pg_catalog.pg_column_size(c.embedding), 0)
-        + coalesce(pg_catalog.pg_column_size(c.generation_params), 0) as bytes
+        + coalesce(pg_catalog.pg_column_size(c.model_name), 0)
+        + coalesce(pg_catalog.pg_column_size(c.model_size), 0)
+        + coalesce(pg_catalog.pg_column_size(c.eos_string), 0)
+        + coalesce(pg_catalog.pg_column_size(c.generation_params), 0)
+        + coalesce(pg_catalog.pg_column_size(c.model_hash), 0) as bytes
 from @extschema@.steadytext_cache_with_frecency as c;
 comment on view steadytext.cache_entries is
     'What eviction and statistics look at: worth and size of each entry of the cache';
@@ -156,7 +164,8 @@ declare
     v_bytes integer[];
     v_gone bigint[];
     v_from integer := 1;
-    v_batch integer := greatest(coalesce(p_batch_size, 100), 1);
+    -- A step as long as the longest list fits into its counter.
+    v_batch integer := least(greatest(coalesce(p_batch_size, 100), 1), 1000000);
     v_freed bigint := 0;
 begin
     if p_target_entries < 0 or p_target_size_mb < 0 then

@@ -11,18 +11,40 @@ declare
 begin
     -- The setting is there where pg_cron is preloaded, and pg_cron is where it says.
     if current_setting('cron.database_name', true) = current_database() and steadytext.has_cron() then
+        -- Not by name alone: whoever may use pg_cron may have a job of that name.
         execute $q$
             select exists (
                 select from cron.job as j
                 where j.jobname = 'steadytext_cache_eviction' and j.active and j.database = current_database()
+                    and j.username = $1 and j.command = $2
             )
-        $q$ into v_found;
+        $q$ into v_found using steadytext.queue_owner(), steadytext.eviction_command();
     end if;
     return v_found;
+exception
+    -- pg_cron is somebody else's: then it does not evict here.
+    when insufficient_privilege or undefined_column then
+        return false;
 end
 $$;
 comment on function steadytext.has_eviction_job() is
     'Whether pg_cron evicts in this database, so that the worker need not';
+
+create function steadytext.queue_owner()
+returns text
+language sql stable
+begin atomic
+    select pg_catalog.pg_get_userbyid(c.relowner)::text
+    from pg_catalog.pg_class as c
+    where c.oid operator(pg_catalog.=) '@extschema@.steadytext_queue'::pg_catalog.regclass;
+end;
+comment on function steadytext.queue_owner() is 'The role as which the worker works, and pg_cron''s job';
+
+create function steadytext.eviction_command()
+returns text
+language sql immutable
+return 'select @extschema@.steadytext_cache_scheduled_eviction()';
+comment on function steadytext.eviction_command() is 'What pg_cron''s job executes';
 
 -- Not by name alone: anybody who may create schemas could have made one named cron.
 create function steadytext.has_cron()
@@ -144,6 +166,11 @@ begin
         hint := 'Put pg_cron into shared_preload_libraries, set cron.database_name to this database, and restart the server.';
         return;
     end if;
+    if v_host !~ '^(localhost|127[.]0[.]0[.]1|::1|/.*|)$' then
+        message := format('Error: cron_host is "%s", which is not this machine.', v_host);
+        hint := 'The job connects as the extension''s owner, whose password may be in a file: only to localhost, 127.0.0.1, ::1, or a directory of sockets.';
+        return;
+    end if;
     if v_interval < 60 then
         message := format('Error: cache_eviction_interval is %s seconds; pg_cron needs at least 60.', v_interval);
         hint := 'Raise it with steadytext_config_set(), or leave the eviction to the worker.';
@@ -155,8 +182,7 @@ begin
         else format('0 0 */%s * *', least(round(v_minutes / 1440.0), 28))
     end;
     execute 'select cron.schedule($1, $2, $3)' into v_job
-    using 'steadytext_cache_eviction', v_schedule,
-        'select @extschema@.steadytext_cache_scheduled_eviction()';
+    using 'steadytext_cache_eviction', v_schedule, steadytext.eviction_command();
     execute 'update cron.job set nodename = $2, nodeport = $3, active = true where jobid = $1'
     using v_job, v_host, v_port;
     done := true;
@@ -183,8 +209,8 @@ begin
     end if;
     for v_job in execute $q$
         select j.jobid from cron.job as j
-        where j.jobname = 'steadytext_cache_eviction' and j.database = current_database()
-    $q$ loop
+        where j.jobname = 'steadytext_cache_eviction' and j.database = current_database() and j.username = $1
+    $q$ using steadytext.queue_owner() loop
         execute 'delete from cron.job where jobid = $1' using v_job;
         v_count := v_count + 1;
     end loop;

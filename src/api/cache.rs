@@ -71,7 +71,7 @@ fn look(
     check_type(asked, &config)?;
     check_params(&params, &config)?;
     let found = find(asked, &config)?;
-    if found.is_none() {
+    if found.is_none() && config.cache_enabled {
         hits::note_miss();
     }
     Ok(found.map(|(_, answer)| answer))

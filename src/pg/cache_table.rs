@@ -3,7 +3,8 @@
 //! Nothing here runs code of anybody's: no trigger, policy, operator or view stands between the index and the row. That makes it
 //! fit for every caller, also for one who may not read the table, and for read-only transactions, parallel workers and standbys.
 //!
-//! Invariant: nothing is written, and no lock outlives the look.
+//! Invariant: nothing is written, no lock outlives the look, and nobody waits for one: behind `VACUUM FULL` or a DDL statement there is no
+//! answer, and the engine computes it.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -118,6 +119,12 @@ impl Places {
     }
 }
 
+/// Whether rows of the table can be written now without waiting for a lock on it; it is held until the transaction ends.
+pub(crate) fn can_write(table: CacheTable) -> bool {
+    // SAFETY: inside a transaction, as its callers are.
+    unsafe { pg_sys::ConditionalLockRelationOid(table.table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+}
+
 /// The entry of a key, if there is one that `accept` takes. Inside a transaction.
 pub(crate) fn find(
     table: CacheTable,
@@ -130,7 +137,10 @@ pub(crate) fn find(
     unsafe {
         let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let relation = pg_sys::table_open(table.table, lock);
+        if !pg_sys::ConditionalLockRelationOid(table.table, lock) {
+            return None;
+        }
+        let relation = pg_sys::table_open(table.table, pg_sys::NoLock as pg_sys::LOCKMODE);
         // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
         // parallel query the query's own must do.
         let snapshot = match in_parallel_query() {

@@ -2,16 +2,18 @@
 //! read-only transactions and parallel workers, and hits of the same entry do not wait for each other.
 //!
 //! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no hit is lost or counted
-//! twice. One that finds no cell is not counted.
+//! twice. One that finds no cell is not counted; a database has its share of them, so that one whose worker does not come to write
+//! costs the others nothing.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use super::shmem::{self, Lock, Slot};
 use super::{activity, slots};
 
-/// Entries that can be counted between two writings, over all databases.
-const CELLS: usize = 8192;
+/// Entries that can be counted between two writings, over all databases, and of one.
+const CELLS: usize = 16_384;
+const CELLS_OF_ONE: u32 = 4096;
 /// Cells that are looked at for one entry.
 const PROBES: usize = 64;
 /// Bits of a cell's key that hold the number of the entry; those above hold the slot of the database, counted from 1.
@@ -20,7 +22,6 @@ const ID_BITS: u32 = 56;
 /// The table. A cell with key 0 is free.
 #[repr(C)]
 pub(crate) struct HitTable {
-    used: AtomicU32,
     cells: [Cell; CELLS],
 }
 
@@ -54,14 +55,14 @@ pub(crate) fn note(entry: i64) {
         let start = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
         for probe in 0..PROBES {
             let cell = &table.cells[(start + probe) % CELLS];
-            let claimed = match cell.key.compare_exchange(0, key, AcqRel, Acquire) {
-                Ok(_) => {
-                    table.used.fetch_add(1, Relaxed);
-                    true
-                }
-                Err(other) => other == key,
-            };
+            let found = cell.key.load(Acquire);
+            let claimed = found == 0
+                && slot.hit_cells.load(Relaxed) < CELLS_OF_ONE
+                && cell.key.compare_exchange(0, key, AcqRel, Acquire).is_ok();
             if claimed {
+                slot.hit_cells.fetch_add(1, Relaxed);
+            }
+            if claimed || cell.key.load(Acquire) == key {
                 cell.count.fetch_add(1, Relaxed);
                 cell.last.fetch_max(now, Relaxed);
                 break;
@@ -69,7 +70,7 @@ pub(crate) fn note(entry: i64) {
         }
     });
     // The first one since the last writing tells the worker that there is something to write.
-    if !slot.hits_wait.swap(true, AcqRel) || is_crowded() {
+    if !slot.hits_wait.swap(true, AcqRel) || is_crowded(slot) {
         slot.wake();
     }
 }
@@ -81,9 +82,9 @@ pub(crate) fn note_miss() {
     }
 }
 
-/// Whether the table should be emptied soon.
-pub(crate) fn is_crowded() -> bool {
-    shmem::get().is_some_and(|shared| shared.hits.used.load(Relaxed) as usize > CELLS / 2)
+/// Whether what was counted for the database of a slot should be taken out soon.
+pub(crate) fn is_crowded(slot: &Slot) -> bool {
+    slot.hit_cells.load(Relaxed) > CELLS_OF_ONE / 2
 }
 
 /// Takes out what was counted for the database of a slot.
@@ -92,7 +93,7 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
     let (table, index) = (&shared.hits, shared.index_of(slot));
     // Before the look: a hit that comes after it tells the worker anew.
     slot.hits_wait.store(false, Relaxed);
-    let mut taken = Vec::with_capacity(CELLS / 2);
+    let mut taken = Vec::with_capacity(slot.hit_cells.load(Relaxed) as usize + PROBES);
     shmem::with_lock(Lock::Hits, true, || {
         for cell in &table.cells {
             let key = cell.key.load(Relaxed);
@@ -103,7 +104,7 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
                     last: cell.last.swap(0, Relaxed),
                 });
                 cell.key.store(0, Relaxed);
-                table.used.fetch_sub(1, Relaxed);
+                slot.hit_cells.fetch_sub(1, Relaxed);
             }
         }
     });

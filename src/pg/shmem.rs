@@ -121,12 +121,14 @@ pub(crate) struct Slot {
     pub(crate) cache_hits: AtomicU64,
     /// Requests that it had no answer for.
     pub(crate) cache_misses: AtomicU64,
-    /// Answers that did not get into it for want of room in [`Shared::letters`].
+    /// Answers that did not get into it: too long for [`Shared::letters`], or there, or at the worker, was no room.
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// There are hits that the worker has not written down.
     pub(crate) hits_wait: AtomicBool,
+    /// Cells of [`Shared::hits`] that count them.
+    pub(crate) hit_cells: AtomicU32,
     /// Letters in the pile.
     pub(crate) letters: AtomicU32,
 }

@@ -138,10 +138,11 @@ impl Worker {
             self.file();
             self.poll();
             self.read_events();
-            if self.claim() {
+            let claimed = self.claim();
+            self.maintain();
+            if claimed {
                 continue;
             }
-            self.maintain();
             interrupts::wait(self.pause(), seat::line());
         }
     }
@@ -382,8 +383,14 @@ impl Worker {
         }
         let prepared: Vec<_> =
             requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect();
-        let questions: Vec<_> =
-            prepared.iter().map(|prepared| prepared.as_ref().ok()?.question.as_ref()).collect();
+        let questions: Vec<_> = requests
+            .iter()
+            .zip(&prepared)
+            .map(|(claimed, prepared)| filing::Asking {
+                question: prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref()),
+                is_new: claimed.held.attempt <= 1,
+            })
+            .collect();
         let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {
             self.complain(error);
             Vec::new()

@@ -1,7 +1,8 @@
 //! The worker's part in the cache: it looks answers up before it hands requests to the engine, and writes down what is new and what
 //! was used.
 //!
-//! Invariant: no request waits for a write here, and none fails by it.
+//! Invariant: no request waits for a write here, and none fails by it: the table is written only while nobody has locked it, and a turn
+//! ends soon, whatever rows are locked.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use serde_json::Value as Json;
 use super::parts::Answer;
 use super::protocol::in_queue;
 use crate::cache::{Entry, Question};
+use crate::pg::cache_table;
+use crate::pg::caches;
 use crate::pg::error::PgError;
 use crate::pg::hits::{self, Hits};
 use crate::pg::letters;
@@ -24,6 +27,8 @@ use crate::pg::transaction::transaction;
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon that is tried again which failed for a reason that may pass.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// After this time a turn begins no further transaction.
+const TURN: Duration = Duration::from_millis(50);
 /// Entries written, and entries whose uses are, in one transaction.
 const ENTRIES_AT_ONCE: usize = 256;
 const COUNTS_AT_ONCE: usize = 1000;
@@ -34,9 +39,19 @@ const MAX_ENTRIES: usize = 1024;
 pub(super) struct Filing {
     slot: &'static Slot,
     entries: Vec<Entry>,
+    /// How many of them are stored together: fewer, the more of them cannot be.
+    together: usize,
     hits: Vec<Hits>,
     store_at: Instant,
     count_at: Instant,
+}
+
+/// A claimed request as the cache sees it.
+pub(super) struct Asking<'a> {
+    /// None if it must not be looked up.
+    pub(super) question: Option<&'a Question>,
+    /// It was not tried before.
+    pub(super) is_new: bool,
 }
 
 /// The answers that the cache has, in the order of the requests.
@@ -44,15 +59,15 @@ pub(super) struct Filing {
 /// # Errors
 ///
 /// The database's.
-pub(super) fn look_up(questions: &[Option<&Question>]) -> Result<Vec<Option<Answer>>, PgError> {
-    if questions.iter().all(Option::is_none) {
+pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, PgError> {
+    if questions.iter().all(|asking| asking.question.is_none()) {
         return Ok(questions.iter().map(|_| None).collect());
     }
     transaction("look into the cache", || {
-        let find = |question: &Option<&Question>| {
-            let Some(question) = question else { return Ok(None) };
+        let find = |asking: &Asking<'_>| {
+            let Some(question) = asking.question else { return Ok(None) };
             let answer = question.answer()?;
-            if answer.is_none() {
+            if answer.is_none() && asking.is_new {
                 hits::note_miss();
             }
             Ok(answer)
@@ -65,12 +80,21 @@ impl Filing {
     /// Nothing waits.
     pub(super) fn new(slot: &'static Slot) -> Filing {
         let now = Instant::now();
-        Filing { slot, entries: Vec::new(), hits: Vec::new(), store_at: now, count_at: now }
+        Filing {
+            slot,
+            entries: Vec::new(),
+            together: ENTRIES_AT_ONCE,
+            hits: Vec::new(),
+            store_at: now,
+            count_at: now,
+        }
     }
 
     /// Adds what came of requests of the queue.
     pub(super) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.entries.extend(entries);
+        let dropped = self.entries.len().saturating_sub(MAX_ENTRIES);
+        self.slot.cache_dropped.fetch_add(dropped as u64, Relaxed);
         self.entries.truncate(MAX_ENTRIES);
     }
 
@@ -84,7 +108,7 @@ impl Filing {
         if now >= self.store_at {
             self.store()?;
         }
-        if (now >= self.count_at && self.has_hits()) || hits::is_crowded() {
+        if (now >= self.count_at && self.has_hits()) || hits::is_crowded(self.slot) {
             self.count()?;
         }
         Ok(())
@@ -129,26 +153,56 @@ impl Filing {
             return Ok(false);
         }
         let count = self.entries.len().min(ENTRIES_AT_ONCE);
-        match store_apart(&self.entries[..count]) {
-            Err(error) if error.is_transient() => {
-                self.store_at = Instant::now() + RETRY_INTERVAL;
+        let (done, failure) = self.store_apart(count, Instant::now() + TURN);
+        self.entries.drain(..done);
+        if done < count {
+            self.store_at = Instant::now() + RETRY_INTERVAL;
+        }
+        failure.map_or(Ok(done == count), Err)
+    }
+
+    /// Stores the first `count` entries. Of some that cannot be stored together, fewer are tried, and one that cannot be stored by itself is
+    /// forgotten: its key may be in somebody's open transaction, and the others must not wait for that. Returns how many are done
+    /// with, and what failed. What is left can be tried again.
+    fn store_apart(&mut self, count: usize, until: Instant) -> (usize, Option<PgError>) {
+        let (mut done, mut failure) = (0, None);
+        while done < count && Instant::now() < until {
+            let some = &self.entries[done..count.min(done + self.together)];
+            match store(some) {
+                Ok(true) => {
+                    done += some.len();
+                    self.together = (self.together * 2).min(ENTRIES_AT_ONCE);
+                }
+                Ok(false) => break,
                 Err(error)
-            }
-            // It would fail again.
-            stored => {
-                self.entries.drain(..count);
-                stored.map(|()| true)
+                    if error.is_transient() && error.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE =>
+                {
+                    return (done, Some(error));
+                }
+                Err(_) if some.len() > 1 => self.together = some.len() / 2,
+                Err(error) => {
+                    done += 1;
+                    if !error.is_transient() {
+                        failure.get_or_insert(error);
+                    }
+                }
             }
         }
+        (done, failure)
     }
 
     fn count(&mut self) -> Result<(), PgError> {
         self.count_at = Instant::now() + COUNT_INTERVAL;
         self.hits.extend(hits::take(self.slot));
         hits::add_up(&mut self.hits);
+        let until = Instant::now() + TURN;
         let mut left = Vec::new();
         let mut failure = None;
         for part in self.hits.chunks(COUNTS_AT_ONCE) {
+            if Instant::now() >= until {
+                left.extend(part);
+                continue;
+            }
             match count(part) {
                 Ok(locked) => left.extend(part.iter().filter(|hits| locked.contains(&hits.entry))),
                 Err(error) => {
@@ -162,20 +216,8 @@ impl Filing {
     }
 }
 
-/// Stores entries, and forgets those whose key is in somebody's open transaction: the others must not wait for that.
-fn store_apart(entries: &[Entry]) -> Result<(), PgError> {
-    match store(entries) {
-        Err(error) if error.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Err(error),
-        Err(_) if entries.len() > 1 => {
-            let (some, others) = entries.split_at(entries.len() / 2);
-            store_apart(some)?;
-            store_apart(others)
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn store(entries: &[Entry]) -> Result<(), PgError> {
+/// Whether they are stored; false where somebody has locked the table.
+fn store(entries: &[Entry]) -> Result<bool, PgError> {
     let column =
         |of: fn(&Entry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
     let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
@@ -184,6 +226,9 @@ fn store(entries: &[Entry]) -> Result<(), PgError> {
     let about: Vec<JsonB> =
         entries.iter().map(|entry| JsonB(serde_json::from_str(&entry.about).unwrap_or(Json::Null))).collect();
     in_queue("store answers in the cache", || {
+        if !is_free()? {
+            return Ok(false);
+        }
         spi::query(
             "select steadytext.store_answers($1, $2, $3, $4, $5, $6)",
             vec![
@@ -197,8 +242,13 @@ fn store(entries: &[Entry]) -> Result<(), PgError> {
             Mode::ReadWrite,
             |_| (),
         )
-        .map(|_| ())
+        .map(|_| true)
     })
+}
+
+/// Whether the cache can be written without waiting for a lock on the whole table.
+fn is_free() -> Result<bool, PgError> {
+    Ok(caches::installation()?.cache.is_some_and(cache_table::can_write))
 }
 
 /// Takes each entry once. Returns those that somebody has locked.
@@ -211,9 +261,12 @@ fn count(hits: &[Hits]) -> Result<Vec<i64>, PgError> {
     let last: Vec<Option<TimestampWithTimeZone>> =
         hits.iter().map(|hits| TimestampWithTimeZone::try_from(hits.last).ok()).collect();
     in_queue("count uses of the cache", || {
+        if !is_free()? {
+            return Ok(entries);
+        }
         spi::query(
             "select steadytext.count_accesses($1, $2, $3)",
-            vec![entries.into(), counts.into(), last.into()],
+            vec![entries.clone().into(), counts.into(), last.into()],
             Mode::ReadWrite,
             |row| row.get::<i64>(1).unwrap_or_default(),
         )

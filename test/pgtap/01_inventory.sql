@@ -34,6 +34,8 @@ select set_eq(
         'function steadytext.evict(double precision,double precision,integer,integer,double precision,boolean,boolean)',
         'function steadytext.has_eviction_job()',
         'function steadytext.has_cron()',
+        'function steadytext.queue_owner()',
+        'function steadytext.eviction_command()',
         'function steadytext.plan_eviction(integer)',
         'function steadytext.schedule_eviction()',
         'function steadytext.unschedule_eviction()',

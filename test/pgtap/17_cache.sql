@@ -1,7 +1,7 @@
 -- The cache: keys, look-ups at enqueue and in calls, what is written, and rights. What runs the
 -- worker and several sessions is in the server tests.
 \ir setup.psql
-select plan(62);
+select plan(70);
 
 -- An entry as an import would make it, which answers whatever the model.
 create function pg_temp.put(p_key text, p_response text, p_type text default 'generate', p_embedding vector default null)
@@ -42,6 +42,16 @@ select matches(
 select is(
     steadytext_cache_key('generate', 'p', '{"max_tokens": 512}'), 'p', 'key: and what was the default is still the same request');
 select steadytext_config_set('default_max_tokens', null);
+select is((
+    select count(distinct steadytext_cache_key(v.type, 'p', v.params::jsonb)) from (values
+        ('generate_json', '{"schema": {"type": "object"}}'), ('generate_json', '{"schema": {"type": "array"}}'),
+        ('generate_json', '{"schema": {"type": "array"}, "max_tokens": 9}'),
+        ('generate_regex', '{"pattern": "a+"}'), ('generate_regex', '{"pattern": "b+"}'), ('generate_regex', '{"pattern": "a+", "temperature": 1}'),
+        ('generate_choice', '{"choices": ["a", "b"]}'), ('generate_choice', '{"choices": ["b", "a"]}'), ('generate_choice', '{"choices": ["a,b", "c"]}'),
+        ('generate', '{}'), ('embed', '{}'), ('embed', '{"model": "builtin"}'), ('embed', '{"mode": "query"}'), ('embed', '{"mode": "query", "task": "t"}'),
+        ('rerank', '{"documents": ["a", "b"]}'), ('rerank', '{"documents": ["b", "a"]}'), ('rerank', '{"documents": ["a", "b"], "task": "t"}')
+    ) as v(type, params)
+), 17::bigint, 'key: of each type, with all that belongs to it');
 select throws_ok($$ select steadytext_cache_key('generate', ' ') $$, 'P0001', 'Prompt cannot be empty', 'key: limits of a request');
 select throws_ok($$ select steadytext_cache_key(null, 'p') $$, '22023', null, 'key: a type is needed');
 
@@ -88,6 +98,32 @@ select is(
 select steadytext_config_set('max_queue_size', null);
 insert into steadytext_queue (request_type, prompt, created_at) values ('generate', '17: asked', now() - interval '1 day');
 select is((select status from steadytext_queue order by id desc limit 1), 'pending', 'enqueue: a restored row stays as it was');
+
+-- Each type of request gets back what it has put there; entries of now, as their keys are not for imports.
+create function pg_temp.put_current(p_key text, p_response text, p_type text) returns void language sql as $$
+    insert into steadytext_cache (cache_key, prompt, response, request_type, model_hash, kernel_version)
+    select p_key, 'cached', p_response, p_type, c.model_hash, c.kernel_version
+    from steadytext_cache as c where c.prompt = '17: to know the model'
+$$;
+select steadytext_generate('17: to know the model', 1);
+do $$
+begin
+    for i in 1..1000 loop
+        exit when exists (select from steadytext_cache where prompt = '17: to know the model');
+        perform pg_sleep(0.01);
+    end loop;
+end
+$$;
+select pg_temp.put_current(steadytext_cache_key('generate_json', 'j', '{"schema": {"type": "object"}}'), '{"cached": true}', 'generate_json');
+select pg_temp.put_current(steadytext_cache_key('generate_regex', 'r', '{"pattern": "[a-z]+"}'), 'cached', 'generate_regex');
+select pg_temp.put_current(steadytext_cache_key('generate_choice', 'c', '{"choices": ["yes", "no"]}'), 'no', 'generate_choice');
+select is(steadytext_generate_json('j', '{"type": "object"}'), '{"cached": true}', 'generate_json: a hit');
+select is(steadytext_get_async_result(steadytext_generate_json_async('j', '{"type": "object"}'), 0), '{"cached": true}', 'enqueue: a hit of generate_json');
+select is(steadytext_generate_regex('r', '[a-z]+'), 'cached', 'generate_regex: a hit');
+select is(steadytext_get_async_result(steadytext_generate_regex_async('r', '[a-z]+'), 0), 'cached', 'enqueue: a hit of generate_regex');
+select is(steadytext_generate_choice('c', array['yes', 'no']), 'no', 'generate_choice: a hit');
+select is(steadytext_get_async_result(steadytext_generate_choice_async('c', array['yes', 'no']), 0), 'no', 'enqueue: a hit of generate_choice');
+select isnt(pg_temp.status_of(steadytext_generate_choice_async('c', array['yes', 'no', 'maybe'])), 'completed', 'enqueue: not with other choices');
 
 -- Calls.
 select is(steadytext_generate('17: asked'), 'answered', 'generate: a hit');

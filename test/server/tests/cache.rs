@@ -267,6 +267,93 @@ fn another_model_in_the_place_of_the_old_one_is_a_miss_and_its_answer_replaces_t
 }
 
 #[test]
+fn a_request_that_waited_is_answered_by_what_came_into_the_cache_meanwhile() {
+    let (_cluster, mut session) = with_extension();
+    session.run("select steadytext_daemon_stop()");
+    session.wait_for_worker("paused");
+    let id = session.generate("answered meanwhile", "");
+    let other = session.generate("not answered", "max_tokens => 3");
+    session.run(
+        "insert into steadytext_cache (cache_key, prompt, response, request_type, imported)
+         values ('answered meanwhile', '', 'from the cache', 'generate', true)",
+    );
+    session.run("select steadytext.reset_cache_counters()");
+    session.run("select steadytext_daemon_start()");
+    assert_eq!(session.answer(id), "from the cache");
+    // Through the worker, which had claimed it.
+    assert_eq!(session.request(id).attempt, 1);
+    session.answer(other);
+    let counted: String = session.one("select concat_ws(' ', hits, misses) from steadytext.cache_counters()");
+    assert_eq!(counted, "1 1");
+}
+
+#[test]
+fn rankings_and_constrained_answers_come_from_the_cache_as_they_were_computed() {
+    let (_cluster, mut session) = with_extension();
+    let calls = [
+        "select string_agg(document || score, ',' order by n)
+         from steadytext_rerank('vacuum', array['an index', 'VACUUM frees rows', 'a table']) with ordinality as r(document, score, n)",
+        "select string_agg(query_index || document || score, ',' order by n)
+         from steadytext_rerank_batch(array['vacuum', 'index'], array['an index', 'VACUUM frees rows'])
+             with ordinality as r(query_index, document, score, n)",
+        "select steadytext_generate_json('a person', '{\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"integer\", \"maximum\": 9}}, \"required\": [\"n\"], \"additionalProperties\": false}')",
+        "select steadytext_generate_regex('a number', '[0-9]{3}')",
+        "select steadytext_generate_choice('yes or no', array['yes', 'no'])",
+    ];
+    let computed: Vec<String> = calls.iter().map(|call| session.one(call)).collect();
+    wait_for_entries(&mut session, calls.len() as i64, "true");
+    let before = hits(&mut session);
+    for (call, computed) in calls.iter().zip(&computed) {
+        assert_eq!(session.one::<String>(call), *computed, "{call}");
+    }
+    assert_eq!(hits(&mut session), before + calls.len() as i64);
+    // And through the queue, in the statement that enqueues.
+    session.run("select steadytext_daemon_stop()");
+    session.wait_for_worker("paused");
+    let id: uuid::Uuid = session
+        .one("select steadytext_rerank_async('vacuum', array['an index', 'VACUUM frees rows', 'a table'])");
+    let results: Vec<String> =
+        session.one(&format!("select results from steadytext_queue where request_id = '{id}'"));
+    assert_eq!(results.len(), 3);
+    assert!(computed[0].starts_with(&results[0]), "{results:?} {computed:?}");
+}
+
+#[test]
+fn a_lock_on_the_whole_table_holds_up_no_request_and_loses_no_answer() {
+    let (cluster, mut session) = with_extension();
+    session.run("select steadytext_embed('kept')");
+    wait_for_entries(&mut session, 1, "true");
+    let mut other = cluster.session("postgres");
+    other.run("begin; lock table steadytext_cache");
+    session.run("set statement_timeout = '20s'");
+    let vector: String = session.one("select steadytext_embed('kept')::text");
+    let id = session.embed("kept", "");
+    assert_eq!(session.answer(id), vector);
+    session.run("select steadytext_embed('new ' || i) from generate_series(1, 300) as i");
+    let id = session.embed("another", "");
+    session.answer(id);
+    other.run("commit");
+    wait_for_entries(&mut session, 302, "true");
+}
+
+#[test]
+fn an_answer_too_long_for_the_settings_is_not_kept_and_one_whose_key_is_locked_holds_up_no_other() {
+    let (cluster, mut session) = with_extension();
+    session.run("select steadytext_config_set('cache_max_entry_bytes', '1024')");
+    session.run("select steadytext_embed(repeat('long ', 200)), steadytext_embed('short', true)");
+    let mut other = cluster.session("postgres");
+    other.run(
+        "begin; insert into steadytext_cache (cache_key, prompt, response, request_type)
+         select steadytext_cache_key('embed', 'text ' || i), '', '', 'embed' from generate_series(1, 100, 3) as i",
+    );
+    session.run("select steadytext_config_set('cache_max_entry_bytes', null)");
+    session.run("select steadytext_embed('text ' || i) from generate_series(1, 100) as i");
+    wait_for_entries(&mut session, 66, "prompt like 'text%'");
+    other.run("rollback");
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_cache where prompt like 'long%'"), 0);
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_costs_nobody_an_answer() {
     let (cluster, mut session) = with_extension();
     session.run(

@@ -119,17 +119,32 @@ fn pg_cron_evicts_instead_of_the_worker_when_it_is_told_to() {
     assert!(message.starts_with("Error: pg_cron extension is not installed"), "{message}");
     let hint = session.notices().iter().find_map(|notice| notice.hint().map(str::to_owned));
     assert!(hint.unwrap_or_default().contains("cron.database_name"));
-    session.run(&format!(
+    session.run(
         "create extension pg_cron;
          create role ada login in role steadytext_admin;
          select steadytext_config_set('cache_max_entries', '10');
-         select steadytext_config_set('cron_host', '{}');
          select steadytext_config_set('cron_port', '5432');
          select steadytext_config_set('cache_eviction_interval', '30')",
-        cluster.directory().display()
-    ));
+    );
     // An administrator needs no rights in pg_cron's schema.
     let mut ada = cluster.session_as("postgres", "ada");
+    // Nor leads its job, which runs as the owner, to another machine.
+    ada.run("select steadytext_config_set('cron_host', 'db.example.com')");
+    let message: String = ada.one("select steadytext_setup_cache_eviction_cron()");
+    assert_eq!(message, "Error: cron_host is \"db.example.com\", which is not this machine.");
+    ada.run(&format!("select steadytext_config_set('cron_host', '{}')", cluster.directory().display()));
+    // Somebody else's job of that name is none of ours.
+    session.run(
+        "create role eve login superuser; set role eve;
+         select cron.schedule('steadytext_cache_eviction', '0 0 1 1 *', 'select steadytext_cache_scheduled_eviction()');
+         reset role",
+    );
+    assert!(!session.one::<bool>("select steadytext.has_eviction_job()"));
+    assert_eq!(
+        ada.one::<String>("select steadytext_disable_cache_eviction_cron()"),
+        "No cache eviction cron job found."
+    );
+    session.run("delete from cron.job");
     let message: String = ada.one("select steadytext_setup_cache_eviction_cron()");
     assert!(message.starts_with("Error: cache_eviction_interval is 30 seconds"), "{message}");
     for (interval, schedule) in [
@@ -186,5 +201,6 @@ fn has_cron() -> bool {
 
 #[allow(clippy::print_stderr, reason = "so that it can be seen")]
 fn skipped() {
+    assert!(std::env::var_os("CI").is_none(), "pg_cron is not installed: scripts/setup.sh does that");
     eprintln!("skipped: pg_cron is not installed here (make setup installs it where the platform has it)");
 }
