@@ -39,6 +39,7 @@ pub(crate) mod exp;
 mod floats;
 pub(crate) mod gelu;
 pub(crate) mod half;
+mod highest;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
@@ -46,6 +47,7 @@ pub(crate) mod rope;
 pub(crate) mod swiglu;
 
 pub(crate) use floats::Floats;
+pub(crate) use highest::highest;
 pub(crate) use pool::Pool;
 
 /// Whether the wide versions of the kernels can run.

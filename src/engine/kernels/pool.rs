@@ -23,10 +23,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
+use super::disjoint::Disjoint;
+
 /// How long a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
 /// Helpers that one thread wakes; those wake others.
 const WAKES: u64 = 2;
+/// Stack of a helper; the masks of constraints are computed on it.
+pub(crate) const STACK_BYTES: usize = 16 << 20;
 
 /// A fixed number of threads that compute. One thread at a time may give it work.
 pub(crate) struct Pool {
@@ -263,8 +267,10 @@ impl Pool {
         let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new(), not_sync: PhantomData };
         for worker in 1..threads {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
-            let thread =
-                std::thread::Builder::new().name(format!("st-compute-{worker}")).spawn(move || {
+            let thread = std::thread::Builder::new()
+                .name(format!("st-compute-{worker}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || {
                     let _ = catch_unwind(AssertUnwindSafe(|| start()));
                     shared.help(worker);
                 })?;
@@ -308,6 +314,23 @@ impl Pool {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+
+    /// Calls `work` once for each of `items`, on `worth` threads at most, each with a state of its own: there are as many as threads.
+    pub(crate) fn each<S: Send, T: Send>(
+        &self,
+        states: &mut [S],
+        items: &mut [T],
+        worth: usize,
+        work: &(dyn Fn(&mut S, &mut T) + Sync),
+    ) {
+        let (count, states, items) = (items.len(), Disjoint::new(states), Disjoint::new(items));
+        self.run(count, worth, &|worker, item| {
+            // SAFETY: each thread has a worker number of its own, and each item is one thread's.
+            let (state, item) =
+                unsafe { (&mut states.range(worker..worker + 1)[0], &mut items.range(item..item + 1)[0]) };
+            work(state, item);
+        });
     }
 
     /// [`Pool::run`] over ranges of about `grain` of `count` things.
@@ -371,6 +394,18 @@ mod tests {
             });
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn each_item_is_changed_once_and_states_are_not_shared() {
+        let pool = pool(4);
+        let (mut states, mut items) = (vec![0; 4], (0..500).collect::<Vec<u64>>());
+        pool.each(&mut states, &mut items, 4, &|state: &mut u64, item| {
+            *state += *item;
+            *item += 1000;
+        });
+        assert_eq!(states.iter().sum::<u64>(), 499 * 500 / 2);
+        assert!(items.iter().enumerate().all(|(index, item)| *item == index as u64 + 1000));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod uniform;
 
 use llguidance::toktrie::SimpleVob;
 
+use crate::kernels::highest;
 use crate::{Error, Sampling};
 use uniform::uniform;
 
@@ -33,14 +34,13 @@ impl Sampler {
         position: usize,
         allowed: Option<&SimpleVob>,
     ) -> Result<u32, Error> {
-        // Infinities and NaN turn into NaN, everything else into 0.
-        let check: f32 = logits.iter().map(|logit| logit * 0.0).sum();
-        if check != 0.0 || logits.is_empty() {
-            return Err(Error::NonFinite { position });
-        }
+        let highest = highest(logits).ok_or(Error::NonFinite { position })?;
         if how.is_greedy() {
             return Ok(match allowed {
-                None => most_likely((0..).zip(logits.iter().copied())),
+                None => highest as u32,
+                Some(allowed) if highest < allowed.len() && allowed.is_allowed(highest as u32) => {
+                    highest as u32
+                }
                 Some(allowed) => most_likely(only(logits, allowed)),
             });
         }

@@ -422,9 +422,20 @@ impl Running {
         if output.is_none() {
             self.tokens.push(token);
             self.tokens.extend(forced);
-            answer.tell(&self.submission);
         }
         Ok((token, output))
+    }
+
+    /// Whether a mask has to be computed before a choice.
+    pub(super) fn is_constrained(&self) -> bool {
+        matches!(&self.goal, Goal::Text(answer) if answer.guide().is_some())
+    }
+
+    /// Tells of progress, now and then.
+    pub(super) fn tell(&mut self) {
+        if let Goal::Text(answer) = &mut self.goal {
+            answer.tell(&self.submission);
+        }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.

@@ -32,11 +32,14 @@ const MAX_GUESSES: usize = 32;
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
+/// Logits to choose from that are worth a thread: some microseconds.
+const CHOICES_WORTH: usize = 65_536;
 
 /// Computes steps; keeps what they share.
 pub(super) struct Stepper {
     pool: Pool,
-    sampler: Sampler,
+    /// One for each thread.
+    samplers: Vec<Sampler>,
     /// Whose turn it is.
     last: Option<ModelSource>,
     shared: Arc<Shared>,
@@ -55,11 +58,19 @@ struct Part {
     prompt: bool,
 }
 
+/// A request whose next tokens are chosen.
+struct Choosing<'a> {
+    index: usize,
+    request: &'a mut Running,
+    logits: Vec<&'a [f32]>,
+    result: Result<(Option<Output>, usize), Error>,
+}
+
 impl Stepper {
     pub(super) fn new(config: &Config, pool: Pool, shared: Arc<Shared>) -> Stepper {
         Stepper {
+            samplers: (0..pool.threads()).map(|_| Sampler::default()).collect(),
             pool,
-            sampler: Sampler::default(),
             last: None,
             shared,
             prompt_lookup: config.prompt_lookup,
@@ -250,16 +261,31 @@ impl Stepper {
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
             let mut logits = logits.chunks_exact(loaded.model.vocabulary()).map(|logits| &logits[..choices]);
-            for (index, rows) in &sampling {
+            let mut sampling = sampling.into_iter().peekable();
+            let mut choosing: Vec<Choosing<'_>> = Vec::with_capacity(sampling.len());
+            for (index, request) in running.iter_mut().enumerate() {
+                let Some((_, rows)) = sampling.next_if(|(sampling, _)| *sampling == index) else { continue };
                 // All of its rows are taken, also where it ends before the last of them.
-                let logits: Vec<&[f32]> = logits.by_ref().take(rows.len()).collect();
-                let guesses = rows.len() - 1;
-                match running[*index].sample(logits.into_iter(), &loaded.tokenizer, &mut self.sampler) {
+                let logits = logits.by_ref().take(rows.len()).collect();
+                choosing.push(Choosing { index, request, logits, result: Ok((None, 0)) });
+            }
+            let constrained = choosing.iter().filter(|choosing| choosing.request.is_constrained()).count();
+            let worth = rows.len() * choices / CHOICES_WORTH + constrained;
+            let tokenizer = &loaded.tokenizer;
+            self.pool.each(&mut self.samplers, &mut choosing, worth, &|sampler, choosing| {
+                let logits = choosing.logits.iter().copied();
+                choosing.result = choosing.request.sample(logits, tokenizer, sampler);
+            });
+            for Choosing { index, request, logits, result } in choosing {
+                match result {
                     Ok((output, right)) => {
-                        self.shared.statistics.guessed(guesses, right);
-                        ended.extend(output.map(|output| (*index, Ok(output))));
+                        self.shared.statistics.guessed(logits.len() - 1, right);
+                        match output {
+                            Some(output) => ended.push((index, Ok(output))),
+                            None => request.tell(),
+                        }
                     }
-                    Err(error) => ended.push((*index, Err(error))),
+                    Err(error) => ended.push((index, Err(error))),
                 }
             }
         }

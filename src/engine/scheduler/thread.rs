@@ -17,7 +17,7 @@ use super::running::{Plan, Running};
 use super::step::Stepper;
 use super::{Message, Shared, Submission};
 use crate::config::Config;
-use crate::kernels::Pool;
+use crate::kernels::{Pool, pool};
 use crate::mapping::unblock_sigbus;
 use crate::{Error, EventKind, Generate, ModelSource, Work};
 
@@ -28,8 +28,6 @@ const LOOK_AROUND: Duration = Duration::from_secs(60);
 const LOOK_FOR_CANCELS: Duration = Duration::from_millis(10);
 /// Stack of threads on which nothing recurses deeply.
 const STACK_BYTES: usize = 2 << 20;
-/// Masks are computed on the engine thread.
-const ENGINE_STACK_BYTES: usize = 16 << 20;
 /// Schemas and patterns are compiled there, of which each reference and each nesting takes some kilobytes.
 const COMPILER_STACK_BYTES: usize = 256 << 20;
 /// Documents and schemas are walked through there.
@@ -75,7 +73,7 @@ pub(super) fn start(
     let models = Models::new(&config, loader, Arc::clone(&shared.loaded));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
-        .stack_size(ENGINE_STACK_BYTES)
+        .stack_size(pool::STACK_BYTES)
         .spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| marked());

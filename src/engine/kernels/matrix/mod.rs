@@ -64,7 +64,7 @@ const PRODUCTS_WORTH: usize = 200_000;
 /// To fetch a weight takes as long as to multiply it with so many rows.
 const FETCH_WORTH: usize = 4;
 /// The same for values of rows that are made and quantized.
-const VALUES_WORTH: usize = 8192;
+const VALUES_WORTH: usize = 4096;
 
 fn bytes(lines: &[Line]) -> &[u8] {
     // SAFETY: a line is 64 bytes without padding.
