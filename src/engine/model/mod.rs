@@ -22,6 +22,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, attend};
+use crate::kernels::matrix::each_row;
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use crate::mapping::Mapping;
@@ -311,7 +312,7 @@ impl Model {
         forward_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
         drop(make);
         for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
-            add_bias(projection, target);
+            add_bias(projection, target, pool);
         }
         let (pairs, epsilon, rope) = (self.sizes.rope.pairs(), self.sizes.norm_epsilon, &self.sizes.rope);
         let ready = |row: usize, queries: &mut [f32], key: &mut [f32]| {
@@ -343,8 +344,8 @@ impl Model {
         drop(sequences);
         note_faults(segments, finite);
         layer.output.weight.forward(attention, None, h, quantized, pool);
-        add_bias(&layer.output, h);
-        add(&mut x[..rows * width], h);
+        add_bias(&layer.output, h, pool);
+        add_rows(&mut x[..rows * width], h, width, pool);
     }
 
     /// `x += down(silu(gate(norm(x))) · up(norm(x)))`.
@@ -367,7 +368,7 @@ impl Model {
         let width = self.sizes.feed_forward;
         let activate = |row: usize, gate: &mut [f32]| swiglu(gate, &up[row * width..(row + 1) * width]);
         layer.down.forward(gate, Some(&activate), h, quantized, pool);
-        add(&mut x[..rows * self.sizes.width], h);
+        add_rows(&mut x[..rows * self.sizes.width], h, self.sizes.width, pool);
     }
 
     /// `norm(x)` of a row, noting whether it is finite.
@@ -420,12 +421,15 @@ fn note_faults(segments: &mut [Segment<'_>], finite: &[AtomicBool]) {
     }
 }
 
-fn add_bias(projection: &Projection, rows: &mut [f32]) {
+fn add_bias(projection: &Projection, rows: &mut [f32], pool: &Pool) {
     if let Some(bias) = &projection.bias {
-        for row in rows.chunks_exact_mut(projection.weight.outputs()) {
-            add(row, bias);
-        }
+        each_row(rows, bias.len(), pool, &|_, row| add(row, bias));
     }
+}
+
+/// `x += h`.
+fn add_rows(x: &mut [f32], h: &[f32], width: usize, pool: &Pool) {
+    each_row(x, width, pool, &|row, x| add(x, &h[row * width..(row + 1) * width]));
 }
 
 /// A tensor that the decoder does not know would change the answer if it were left out.

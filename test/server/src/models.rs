@@ -18,11 +18,11 @@ pub fn endless_text() -> &'static str {
     "model => 'slow', max_tokens => 4096"
 }
 
-/// Made once per process and copied into each cluster that wants it.
+/// Made once per process and copied into each cluster that wants it. Larger than caches, so that it is slow on fast machines, too.
 static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = run_directory().join("slow.gguf");
     let spec = Spec {
-        layers: 12,
+        layers: 32,
         width: 384,
         heads: 12,
         kv_heads: 2,
