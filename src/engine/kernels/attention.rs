@@ -68,7 +68,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) both_ways: bool,
 }
 
-/// Values of keys that are worth a thread: some microseconds.
+/// Values of keys of a share of the pool's work: about two microseconds.
 const VALUES_WORTH: usize = 32_768;
 /// To make a row ready takes as long as to attend to so many positions.
 const READY_POSITIONS: usize = 8;

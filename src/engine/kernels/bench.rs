@@ -38,7 +38,7 @@ fn pool(threads: usize) -> Option<Pool> {
 pub fn job(threads: usize) -> Option<impl FnMut()> {
     let pool = pool(threads)?;
     Some(move || {
-        pool.run(threads, threads, &|_, item| {
+        pool.run(threads, usize::MAX, &|_, item| {
             std::hint::black_box(item);
         })
     })

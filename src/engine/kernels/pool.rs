@@ -1,8 +1,8 @@
 //! The compute threads.
 //!
 //! [`Pool::run`] calls a function once for each of a number of items; the calling thread and the pool's helpers claim items
-//! from a shared counter, so that a thread the system has set aside holds up one item. A job says how many threads it
-//! is worth: where there are many, a small product is done before all of them would have come.
+//! from a shared counter, so that a thread the system has set aside holds up one item. A job says how much it is worth, in
+//! shares of some two microseconds: where there are many threads, a small product is done before all of them would have come.
 //!
 //! A helper that finds nothing to do spins for some microseconds, which bridges the gap between two phases of a step, and then
 //! parks. Jobs begin and end by atomics; locks are for panics and for a caller who waits long.
@@ -171,7 +171,7 @@ impl Shared {
         self.caller_sleeps.store(false, SeqCst);
     }
 
-    /// Wakes some of the helpers that the job has places for.
+    /// Wakes some of the helpers that the job has places for. They may come too late for it, but not for the next ones.
     fn wake(&self) {
         let sleepers = self.sleepers.load(SeqCst);
         if sleepers == 0 {
@@ -284,8 +284,8 @@ impl Pool {
         self.threads.len() + 1
     }
 
-    /// Calls `work(worker, item)` once for each item below `items`, on `worth` threads at most, and returns when all
-    /// calls have. A panic in one of them is raised again here.
+    /// Calls `work(worker, item)` once for each item below `items`, on as many threads at most as it is `worth` shares, and
+    /// returns when all calls have. A panic in one of them is raised again here.
     pub(crate) fn run(&self, items: usize, worth: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = self.threads.len().min(items.saturating_sub(1)).min(worth.saturating_sub(1));
         if helpers == 0 {
@@ -316,7 +316,7 @@ impl Pool {
         }
     }
 
-    /// Calls `work` once for each of `items`, on `worth` threads at most, each with a state of its own: there are as many as threads.
+    /// Calls `work` once for each of `items`, each thread with a state of its own: there are as many as threads. See [`Pool::run`].
     pub(crate) fn each<S: Send, T: Send>(
         &self,
         states: &mut [S],
@@ -375,6 +375,7 @@ impl Drop for Close<'_> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::Pool;
 
@@ -396,11 +397,34 @@ mod tests {
         }
     }
 
+    /// Helpers that sleep and wake, callers that wait for them, and more threads than processors.
+    #[test]
+    fn every_item_runs_once_however_long_threads_sleep() {
+        for threads in [2, 3, 9] {
+            let pool = pool(threads);
+            for job in 0..600_u64 {
+                let items = 1 + job as usize * 7 % 41;
+                let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(items, [usize::MAX, 3, 100][job as usize % 3], &|worker, item| {
+                    // Somebody else's item is the last to end, or the caller's own.
+                    if item as u64 == job % 5 && (worker > 0) == job.is_multiple_of(2) {
+                        std::thread::sleep(Duration::from_micros(job % 7 * 40));
+                    }
+                    counts[item].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                if job % 3 == 0 {
+                    std::thread::sleep(Duration::from_micros(job % 11 * 10));
+                }
+            }
+        }
+    }
+
     #[test]
     fn each_item_is_changed_once_and_states_are_not_shared() {
         let pool = pool(4);
         let (mut states, mut items) = (vec![0; 4], (0..500).collect::<Vec<u64>>());
-        pool.each(&mut states, &mut items, 4, &|state: &mut u64, item| {
+        pool.each(&mut states, &mut items, usize::MAX, &|state: &mut u64, item| {
             *state += *item;
             *item += 1000;
         });

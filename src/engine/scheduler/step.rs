@@ -32,8 +32,9 @@ const MAX_GUESSES: usize = 32;
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
-/// Logits to choose from that are worth a thread: some microseconds.
-const CHOICES_WORTH: usize = 65_536;
+/// Logits of a share of the pool's work, and shares of a mask.
+const CHOICES_WORTH: usize = 32_768;
+const MASK_SHARES: usize = 16;
 
 /// Computes steps; keeps what they share.
 pub(super) struct Stepper {
@@ -270,7 +271,7 @@ impl Stepper {
                 choosing.push(Choosing { index, request, logits, result: Ok((None, 0)) });
             }
             let constrained = choosing.iter().filter(|choosing| choosing.request.is_constrained()).count();
-            let worth = rows.len() * choices / CHOICES_WORTH + constrained;
+            let worth = rows.len() * choices / CHOICES_WORTH + constrained * MASK_SHARES;
             let tokenizer = &loaded.tokenizer;
             self.pool.each(&mut self.samplers, &mut choosing, worth, &|sampler, choosing| {
                 let logits = choosing.logits.iter().copied();

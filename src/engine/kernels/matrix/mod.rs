@@ -59,11 +59,11 @@ const FETCH_ROWS: usize = 8;
 /// Lines of a thread's working memory: unpacked quants, then sums.
 const WORK: usize = STRETCH * 64 + ROW_BLOCK;
 
-/// Multiply-adds that are worth a thread: about two microseconds, some times what it costs to begin and end a job on it.
+/// Multiply-adds of a share of the pool's work: about two microseconds.
 const PRODUCTS_WORTH: usize = 200_000;
 /// To fetch a weight takes as long as to multiply it with so many rows.
 const FETCH_WORTH: usize = 4;
-/// The same for values of rows that are made and quantized.
+/// Values of rows of a share: they are made and quantized.
 const VALUES_WORTH: usize = 4096;
 
 fn bytes(lines: &[Line]) -> &[u8] {
@@ -382,9 +382,9 @@ fn run(
     let panels: usize = group.iter().map(|(matrix, _)| matrix.panels()).sum();
     let weights: usize = group.iter().map(|(matrix, _)| matrix.inputs * matrix.outputs).sum();
     let row_blocks = x_rows.div_ceil(ROW_BLOCK);
-    let worth = (weights * x_rows.max(FETCH_WORTH)).div_ceil(PRODUCTS_WORTH).min(pool.threads());
+    let worth = (weights * x_rows.max(FETCH_WORTH)).div_ceil(PRODUCTS_WORTH);
     // About eight claims for each thread, and not many panels in one.
-    let grain = (panels / (worth * 8)).clamp(1, 8);
+    let grain = (panels / (worth.min(pool.threads()) * 8)).clamp(1, 8);
     let claims = panels.div_ceil(grain);
     pool.run(row_blocks * claims, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.

@@ -76,7 +76,7 @@ pub(super) fn build(
     let sums: Vec<Mutex<crc32fast::Hasher>> = pieces.iter().map(|_| Mutex::default()).collect();
     let scratch: Vec<Mutex<Vec<u8>>> = (0..loading.pool.threads()).map(|_| Mutex::default()).collect();
     let failure = Mutex::new(None);
-    loading.pool.run(pieces.len(), pieces.len(), &|worker, index| {
+    loading.pool.run(pieces.len(), usize::MAX, &|worker, index| {
         if (loading.stop)() {
             lock(&failure).get_or_insert(Failure::Stopped);
         }

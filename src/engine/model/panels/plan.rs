@@ -131,7 +131,7 @@ impl Plan {
         let start = head_len(key, self.entries.len());
         let sums: Vec<u32> = self.sums(key, file).collect();
         let sound = AtomicBool::new(sums.len() == self.entries.len());
-        loading.pool.run(sums.len(), sums.len(), &|_, index| {
+        loading.pool.run(sums.len(), usize::MAX, &|_, index| {
             let entry = &self.entries[index];
             let panels = file.get(start + entry.offset..).and_then(|rest| rest.get(..entry.size()));
             if panels.is_none_or(|panels| crc32fast::hash(panels) != sums[index]) {
