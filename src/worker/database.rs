@@ -383,14 +383,8 @@ impl Worker {
         }
         let prepared: Vec<_> =
             requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect();
-        let questions: Vec<_> = requests
-            .iter()
-            .zip(&prepared)
-            .map(|(claimed, prepared)| filing::Asking {
-                question: prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref()),
-                is_new: claimed.held.attempt <= 1,
-            })
-            .collect();
+        let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
+        let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
         let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {
             self.complain(error);
             Vec::new()

@@ -12,16 +12,15 @@ use pgrx::prelude::*;
 use serde_json::Value as Json;
 
 use super::parts::Answer;
-use super::protocol::in_queue;
+use super::protocol::{Claimed, in_queue};
+use super::request::Prepared;
 use crate::cache::{Entry, Question};
-use crate::pg::cache_table;
-use crate::pg::caches;
 use crate::pg::error::PgError;
 use crate::pg::hits::{self, Hits};
-use crate::pg::letters;
 use crate::pg::shmem::Slot;
 use crate::pg::spi::{self, Mode};
 use crate::pg::transaction::transaction;
+use crate::pg::{cache_table, caches, letters};
 
 /// How often uses are written down.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,9 +48,17 @@ pub(super) struct Filing {
 /// A claimed request as the cache sees it.
 pub(super) struct Asking<'a> {
     /// None if it must not be looked up.
-    pub(super) question: Option<&'a Question>,
+    question: Option<&'a Question>,
     /// It was not tried before.
-    pub(super) is_new: bool,
+    is_new: bool,
+}
+
+impl<'a> Asking<'a> {
+    /// What is asked by a request, if it could be prepared.
+    pub(super) fn new(claimed: &Claimed, prepared: &'a Result<Prepared, PgError>) -> Self {
+        let question = prepared.as_ref().ok().and_then(|prepared| prepared.question.as_ref());
+        Asking { question, is_new: claimed.held.attempt <= 1 }
+    }
 }
 
 /// The answers that the cache has, in the order of the requests.
