@@ -166,7 +166,7 @@ begin
         hint := 'Put pg_cron into shared_preload_libraries, set cron.database_name to this database, and restart the server.';
         return;
     end if;
-    if v_host !~ '^(localhost|127[.]0[.]0[.]1|::1|/.*|)$' then
+    if v_host !~ '^(localhost|127[.]0[.]0[.]1|::1|/[^,]*|)$' then
         message := format('Error: cron_host is "%s", which is not this machine.', v_host);
         hint := 'The job connects as the extension''s owner, whose password may be in a file: only to localhost, 127.0.0.1, ::1, or a directory of sockets.';
         return;

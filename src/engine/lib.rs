@@ -17,6 +17,7 @@ mod identity;
 mod kernels;
 mod mapping;
 mod model;
+mod panic;
 mod probe;
 mod request;
 mod rerank;

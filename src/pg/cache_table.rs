@@ -3,7 +3,7 @@
 //! Nothing here runs code of anybody's: no trigger, policy, operator or view stands between the index and the row. That makes it
 //! fit for every caller, also for one who may not read the table, and for read-only transactions, parallel workers and standbys.
 //!
-//! Invariant: nothing is written, no lock outlives the look, and nobody waits for one: behind `VACUUM FULL` or a DDL statement there is no
+//! Invariant: nothing is written, no lock outlives the look, and nobody waits for one: behind `VACUUM FULL`, REINDEX or a DDL statement there is no
 //! answer, and the engine computes it.
 
 use std::cell::Cell;
@@ -119,10 +119,14 @@ impl Places {
     }
 }
 
-/// Whether rows of the table can be written now without waiting for a lock on it; it is held until the transaction ends.
+/// Whether rows of the table can be written now without waiting for a lock on it or its index; they are held until the transaction ends.
 pub(crate) fn can_write(table: CacheTable) -> bool {
+    let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: inside a transaction, as its callers are.
-    unsafe { pg_sys::ConditionalLockRelationOid(table.table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+    unsafe {
+        pg_sys::ConditionalLockRelationOid(table.table, lock)
+            && pg_sys::ConditionalLockRelationOid(table.key_index, lock)
+    }
 }
 
 /// The entry of a key, if there is one that `accept` takes. Inside a transaction.
@@ -138,6 +142,11 @@ pub(crate) fn find(
         let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         if !pg_sys::ConditionalLockRelationOid(table.table, lock) {
+            return None;
+        }
+        // The scan would wait for it, while somebody rebuilds the index.
+        if !pg_sys::ConditionalLockRelationOid(table.key_index, lock) {
+            pg_sys::UnlockRelationOid(table.table, lock);
             return None;
         }
         let relation = pg_sys::table_open(table.table, pg_sys::NoLock as pg_sys::LOCKMODE);
@@ -161,6 +170,7 @@ pub(crate) fn find(
         let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation).rd_att, places });
         let found = found.filter(|row| accept(&row.provenance())).and_then(|row| row.found());
         pg_sys::systable_endscan(scan);
+        pg_sys::UnlockRelationOid(table.key_index, lock);
         pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::table_close(relation, lock);
         found

@@ -94,8 +94,8 @@ impl Place {
             .is_some_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0640: a directory with
-    /// the set-group-ID bit lets its group read it. An existing file is replaced only with `replace`, and only if it is an SQLite file.
+    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600, or 0640 in
+    /// a directory with the set-group-ID bit, whose group is meant to read it. An existing file is replaced only with `replace`, and only if it is an SQLite file.
     ///
     /// # Errors
     ///
@@ -114,6 +114,15 @@ impl Place {
         // SAFETY: a descriptor that is open.
         unsafe { libc::fsync(self.directory.as_raw_fd()) };
         Ok(())
+    }
+
+    fn is_for_its_group(&self) -> bool {
+        let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: an open descriptor and room for what is said of it, which is read only if it was said.
+        unsafe {
+            libc::fstat(self.directory.as_raw_fd(), status.as_mut_ptr()) == 0
+                && status.assume_init().st_mode & libc::S_ISGID != 0
+        }
     }
 
     fn check_replaceable(&self, replace: bool) -> Result<(), PgError> {
@@ -159,7 +168,9 @@ impl<'p> Draft<'p> {
         // Left by a process of the same number that was killed.
         unlink(place, &name);
         let file = File::from(open_at(&place.directory, &name, flags)?);
-        file.set_permissions(Permissions::from_mode(0o640))?;
+        if place.is_for_its_group() {
+            file.set_permissions(Permissions::from_mode(0o640))?;
+        }
         Ok(Draft { place, name, file })
     }
 

@@ -2,8 +2,8 @@
 //! read-only transactions and parallel workers, and hits of the same entry do not wait for each other.
 //!
 //! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no hit is lost or counted
-//! twice. One that finds no cell is not counted; a database has its share of them, so that one whose worker does not come to write
-//! costs the others nothing.
+//! twice. One that finds no cell is not counted; a database has its share of them, a small one while its worker is not
+//! there to write.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -14,6 +14,8 @@ use super::{activity, slots};
 /// Entries that can be counted between two writings, over all databases, and of one.
 const CELLS: usize = 16_384;
 const CELLS_OF_ONE: u32 = 4096;
+/// Of one whose worker is not there; it may come, or not.
+const CELLS_WITHOUT_WORKER: u32 = 256;
 /// Cells that are looked at for one entry.
 const PROBES: usize = 64;
 /// Bits of a cell's key that hold the number of the entry; those above hold the slot of the database, counted from 1.
@@ -50,6 +52,7 @@ pub(crate) fn note(entry: i64) {
     slot.cache_hits.fetch_add(1, Relaxed);
     let Some(key) = key(shared.index_of(slot), entry) else { return };
     let now = activity::now();
+    let most = if slot.pid.load(Relaxed) == 0 { CELLS_WITHOUT_WORKER } else { CELLS_OF_ONE };
     let table = &shared.hits;
     shmem::with_lock(Lock::Hits, false, || {
         let start = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
@@ -57,7 +60,7 @@ pub(crate) fn note(entry: i64) {
             let cell = &table.cells[(start + probe) % CELLS];
             let found = cell.key.load(Acquire);
             let claimed = found == 0
-                && slot.hit_cells.load(Relaxed) < CELLS_OF_ONE
+                && slot.hit_cells.load(Relaxed) < most
                 && cell.key.compare_exchange(0, key, AcqRel, Acquire).is_ok();
             if claimed {
                 slot.hit_cells.fetch_add(1, Relaxed);

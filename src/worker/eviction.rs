@@ -20,7 +20,7 @@ pub(super) struct Eviction {
 }
 
 impl Eviction {
-    /// The first look comes as soon as the worker has nothing better to do.
+    /// The first look comes at once.
     pub(super) fn new() -> Self {
         Eviction { victims: VecDeque::new(), more: false, last_look: None }
     }

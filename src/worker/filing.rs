@@ -28,6 +28,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this time a turn begins no further transaction.
 const TURN: Duration = Duration::from_millis(50);
+/// The same before the worker ends.
+const LAST_TURN: Duration = Duration::from_millis(500);
 /// Entries written, and entries whose uses are, in one transaction.
 const ENTRIES_AT_ONCE: usize = 256;
 const COUNTS_AT_ONCE: usize = 1000;
@@ -127,7 +129,16 @@ impl Filing {
     ///
     /// The database's.
     pub(super) fn write_all(&mut self) -> Result<(), PgError> {
-        while self.store()? {}
+        let until = Instant::now() + LAST_TURN;
+        let left = |filing: &Filing| filing.entries.len() + filing.slot.letters.load(Relaxed) as usize;
+        while left(self) > 0 && Instant::now() < until {
+            let before = left(self);
+            self.store()?;
+            // Somebody has locked the table.
+            if left(self) == before {
+                break;
+            }
+        }
         self.count()
     }
 
@@ -253,8 +264,12 @@ fn store(entries: &[Entry]) -> Result<bool, PgError> {
     })
 }
 
-/// Whether the cache can be written without waiting for a lock on the whole table.
-fn is_free() -> Result<bool, PgError> {
+/// Whether the cache can be written without waiting for a lock on the whole table. Inside a transaction.
+///
+/// # Errors
+///
+/// 55000 if the extension is not installed.
+pub(super) fn is_free() -> Result<bool, PgError> {
     Ok(caches::installation()?.cache.is_some_and(cache_table::can_write))
 }
 

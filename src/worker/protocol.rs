@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::filing;
 use super::flight::{Held, Outcome, Verdict};
 use super::parts::Answer;
 use crate::pg::caches::{self, Config, Installation, Model};
@@ -296,6 +297,9 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
 /// The first `limit` entries that must go from the cache, with their access counts.
 pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
     in_queue("plan eviction", || {
+        if !filing::is_free()? {
+            return Ok(Vec::new());
+        }
         spi::query(
             "select id, access_count from steadytext.plan_eviction($1)",
             vec![limit.into()],
@@ -309,6 +313,9 @@ pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
 pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
     let (ids, counts): (Vec<i64>, Vec<i32>) = victims.iter().copied().unzip();
     in_queue("evict cache entries", || {
+        if !filing::is_free()? {
+            return Ok(0);
+        }
         let gone = spi::query_one(
             "select cardinality(steadytext.evict_entries($1, $2))",
             vec![ids.into(), counts.into()],

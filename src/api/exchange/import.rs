@@ -197,21 +197,13 @@ fn lock(installation: &Installation) -> Result<(), PgError> {
 /// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts. Without `replace`, only what no
 /// longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
-    let takes_place = format!(
-        "do update set prompt = case when excluded.prompt = '' then c.prompt else excluded.prompt end,
-            response = excluded.response, embedding = excluded.embedding,
-            access_count = greatest(c.access_count, excluded.access_count),
-            last_accessed = greatest(c.last_accessed, excluded.last_accessed),
-            created_at = excluded.created_at, model_name = null, model_size = null, seed = null,
-            eos_string = excluded.eos_string, generation_params = null,
-            response_size = excluded.response_size, generation_time_ms = null,
-            request_type = excluded.request_type, model_hash = null, kernel_version = null, imported = true
-        {}",
-        if replace {
-            String::new()
-        } else {
-            format!("where not c.imported and c.kernel_version is distinct from {KERNEL_VERSION}")
-        }
+    // A row that stays is not even locked.
+    let is_wanted = format!(
+        "not exists (
+             select from {}.steadytext_cache as c
+             where c.key_hash = g.hash and (c.imported or c.kernel_version = {KERNEL_VERSION})
+         )",
+        installation.schema
     );
     format!(
         "with given as (
@@ -233,8 +225,18 @@ fn insert(installation: &Installation, replace: bool) -> String {
              coalesce(octet_length(g.response), g.length * 4),
              true
          from given as g
+         where {replace} or {is_wanted}
          order by g.hash
-         on conflict (key_hash) {takes_place}
+         on conflict (key_hash) do update set
+             prompt = case when excluded.prompt = '' then c.prompt else excluded.prompt end,
+             response = excluded.response, embedding = excluded.embedding,
+             access_count = greatest(c.access_count, excluded.access_count),
+             last_accessed = greatest(c.last_accessed, excluded.last_accessed),
+             created_at = excluded.created_at, model_name = null, model_size = null, seed = null,
+             eos_string = excluded.eos_string, generation_params = null,
+             response_size = excluded.response_size, generation_time_ms = null,
+             request_type = excluded.request_type, model_hash = null, kernel_version = null, imported = true
+         where {replace} or not c.imported and c.kernel_version is distinct from {KERNEL_VERSION}
          returning 1",
         schema = installation.schema
     )

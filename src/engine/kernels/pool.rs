@@ -10,11 +10,8 @@
 //! Invariant: helpers call a job's function only while they are inside its [`Gate`], and `run` returns when nobody is.
 #![allow(unsafe_code, reason = "a job borrows from the stack of its caller")]
 
-use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
-use std::marker::PhantomData;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,6 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
+use crate::panic::{Panic, hold};
 
 /// How long a thread looks for the next job, or for the end of one, before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
@@ -36,7 +34,8 @@ pub(crate) const STACK_BYTES: usize = 16 << 20;
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    not_sync: PhantomData<Cell<()>>,
+    /// There is a job; also keeps the pool from being shared by threads.
+    busy: Cell<bool>,
 }
 
 /// What the threads of a pool share.
@@ -53,7 +52,7 @@ struct Shared {
     /// Who waits for the last helper to leave.
     caller: Mutex<Option<Thread>>,
     caller_sleeps: AtomicBool,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    panic: Mutex<Option<Panic>>,
     stop: AtomicBool,
 }
 
@@ -228,7 +227,7 @@ impl Shared {
                 if std::mem::take(&mut slept) {
                     self.wake();
                 }
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(&job, worker))) {
+                if let Err(panic) = hold(|| self.claim(&job, worker)) {
                     lock(&self.panic).get_or_insert(panic);
                 }
                 self.leave();
@@ -264,14 +263,14 @@ impl Pool {
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new(), not_sync: PhantomData };
+        let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new(), busy: Cell::new(false) };
         for worker in 1..threads {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
             let thread = std::thread::Builder::new()
                 .name(format!("st-compute-{worker}"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
-                    let _ = catch_unwind(AssertUnwindSafe(|| start()));
+                    let _ = hold(|| start());
                     shared.help(worker);
                 })?;
             pool.threads.push(thread);
@@ -302,17 +301,18 @@ impl Pool {
             >(work)
         };
         let (shared, job) = (&*self.shared, Job { work, items });
+        assert!(!self.busy.replace(true), "a job of the pool gives it another one");
+        let close = Close(self);
         // SAFETY: there is one caller, and the gate is shut and empty between its jobs.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Relaxed);
         shared.gate.store(shared.gate().next(helpers).0, SeqCst);
-        let close = Close(shared);
         shared.wake();
         shared.claim(&job, 0);
         drop(close);
         let panic = lock(&shared.panic).take();
         if let Some(panic) = panic {
-            resume_unwind(panic);
+            panic.resume();
         }
     }
 
@@ -361,13 +361,18 @@ impl Drop for Pool {
 }
 
 /// Ends the job, also where the caller's share of it panics.
-struct Close<'a>(&'a Shared);
+struct Close<'a>(&'a Pool);
 
 impl Drop for Close<'_> {
     fn drop(&mut self) {
-        // After a panic in the caller's share the helpers need not do the rest.
-        self.0.next.fetch_add(usize::MAX / 2, Relaxed);
-        self.0.close();
+        let shared = &self.0.shared;
+        // After a panic in the caller's share the helpers need not do the rest, and theirs is not another job's.
+        shared.next.fetch_add(usize::MAX / 2, Relaxed);
+        shared.close();
+        if std::thread::panicking() {
+            *lock(&shared.panic) = None;
+        }
+        self.0.busy.set(false);
     }
 }
 
@@ -440,6 +445,10 @@ mod tests {
                 pool.run(64, 3, &|_, item| assert!(item != 33, "item 33"));
             }));
             assert!(result.is_err());
+            let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                pool.run(64, 3, &|_, item| panic!("item {item}"));
+            }));
+            assert!(all.is_err());
             let sum = AtomicUsize::new(0);
             pool.run(64, 3, &|_, item| {
                 sum.fetch_add(item, Ordering::Relaxed);

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::models::Models;
-use super::panic::catch;
 use super::running::Plan;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
 use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
+use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 

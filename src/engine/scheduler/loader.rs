@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::loaded::{Any, Opened, Settings, Texts};
-use super::panic::catch;
 use super::running::Plan;
 use super::{Message, Shared, Submission};
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::model::Loading;
+use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)

@@ -13,7 +13,6 @@ mod loaded;
 mod loader;
 mod lookup;
 mod models;
-pub(crate) mod panic;
 mod prefix;
 mod running;
 mod statistics;
@@ -77,7 +76,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Panicked`] where the system has no more threads.
     pub fn start(config: Config) -> Result<Engine, Error> {
-        panic::contain();
+        crate::panic::contain();
         let shared = Arc::new(Shared {
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),

@@ -9,12 +9,12 @@ use super::loaded::MAX_PREFILL_ROWS;
 use super::loader::Job;
 use super::lookup::MAX_DRAFT;
 use super::models::Models;
-use super::panic::catch;
 use super::prefix::Prefixes;
 use super::running::{Running, Slice};
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::model::Segment;
+use crate::panic::catch;
 use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
 

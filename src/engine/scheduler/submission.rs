@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::panic;
+use crate::panic;
 use crate::{Error, EventKind, Reply, Request, Ticket};
 
 /// A request with the ends of its lines to those who wait for it.

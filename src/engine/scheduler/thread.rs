@@ -12,13 +12,13 @@ use super::encodings::Encodings;
 use super::loaded::{Settings, Texts};
 use super::loader::{Hook, Job, Report, Worker};
 use super::models::{Missing, Models};
-use super::panic::{catch, mark_thread};
 use super::running::{Plan, Running};
 use super::step::Stepper;
 use super::{Message, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::{Pool, pool};
 use crate::mapping::unblock_sigbus;
+use crate::panic::{catch, mark_thread};
 use crate::{Error, EventKind, Generate, ModelSource, Work};
 
 /// How long the thread waits for a request before it looks around.

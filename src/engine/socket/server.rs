@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::frame::{Incoming, Outgoing};
 use super::{FromEngine, ToEngine};
-use crate::scheduler::panic::{self, catch};
+use crate::panic::{self, catch};
 use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Ticket};
 
 /// Most connections at a time; one more is closed at once.

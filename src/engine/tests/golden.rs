@@ -7,25 +7,36 @@ use crossbeam_channel::unbounded;
 use sha2::{Digest, Sha256};
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
-    Output, Probe, Reply, Request, Sampling, Work, hex,
+    Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
-use steadytext_test_models::{Architecture, Kind, Quantization, Spec, write};
+use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, write};
 use tempfile::TempDir;
 
 /// Of this version are the digests below.
 const VERSION: i32 = 1;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 10] = [
+const GOLDEN: [(&str, &str); 21] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
-    ("builtin: texts", "fd95b84a12dd53fa47ca297ba2e8008f"),
+    ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
+    ("qwen3 F32", "5864868d526beb786d4361efe138f762"),
     ("qwen3 F16", "e539f43e8c0fadeb87a3cb771fa4f362"),
-    ("qwen3 Q8_0", "ce6d9538ef3625c957d2f5ffad8613c0"),
+    ("qwen3 BF16", "124bcb273400de25566c2302fbdb50c6"),
     ("qwen3 Q4_0", "a0ac9f3e4afd7c1cefa8b678290baaf1"),
+    ("qwen3 Q4_1", "2b5df94c6ad34a54fa3799c98f5d9aec"),
+    ("qwen3 Q5_0", "7980add19adfb057a315e9cadfa079b3"),
+    ("qwen3 Q5_1", "fbabf40e271d30f7421b3ac9364d1bb6"),
+    ("qwen3 Q8_0", "ce6d9538ef3625c957d2f5ffad8613c0"),
+    ("qwen3 Q2_K", "c61836cf1fbb4d3243a9e3094f5554b1"),
+    ("qwen3 Q3_K", "52aeeafa1c8fc2354ecaf014ca0d2b8b"),
     ("qwen3 Q4_K", "86543cafbc829be100684807e3a82acf"),
     ("qwen3 Q5_K", "85d8ec356f3f4fa2e80d379327ce528a"),
     ("qwen3 Q6_K", "b2aa9a514b9aabba6212f0162735b47f"),
+    ("qwen2 Q8_0", "c75fa118e029053ff9a0430dded05a97"),
+    ("bert: embeddings", "990d8fb8b1811fd019d24c7587927421"),
+    ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
+    ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
 ];
 
@@ -60,7 +71,7 @@ fn outputs(model: &ModelSource, works: Vec<Work>) -> Vec<u8> {
             EventKind::Done(Output::Embedding(vector)) => {
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
-            EventKind::Done(other) => panic!("{other:?}"),
+            EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
         };
@@ -107,6 +118,7 @@ fn computed() -> Vec<(&'static str, String)> {
 
     let builtin = ModelSource::Builtin;
     add("builtin: logits", logits(&builtin, 6144));
+    let some = Sampling { temperature: 1.2, top_k: 20, min_p: 0.02, seed: 8, ..Sampling::default() };
     let warm = Sampling { temperature: 0.8, top_p: 0.9, seed: 7, ..Sampling::default() };
     add(
         "builtin: texts",
@@ -115,6 +127,7 @@ fn computed() -> Vec<(&'static str, String)> {
             vec![
                 generate("What does VACUUM do?", Sampling::default(), None),
                 generate("What is the syntax of CREATE INDEX?", warm, None),
+                generate("What is the syntax of CREATE INDEX?", some, None),
                 generate(
                     "Yes or no?",
                     Sampling::default(),
@@ -129,15 +142,37 @@ fn computed() -> Vec<(&'static str, String)> {
         outputs(&builtin, texts.map(|text| Work::Embed(Embed::passage(&text))).into()),
     );
     for (name, kind) in [
+        ("qwen3 F32", Kind::F32),
         ("qwen3 F16", Kind::F16),
-        ("qwen3 Q8_0", Kind::Q8_0),
+        ("qwen3 BF16", Kind::BF16),
         ("qwen3 Q4_0", Kind::Q4_0),
+        ("qwen3 Q4_1", Kind::Q4_1),
+        ("qwen3 Q5_0", Kind::Q5_0),
+        ("qwen3 Q5_1", Kind::Q5_1),
+        ("qwen3 Q8_0", Kind::Q8_0),
+        ("qwen3 Q2_K", Kind::Q2K),
+        ("qwen3 Q3_K", Kind::Q3K),
         ("qwen3 Q4_K", Kind::Q4K),
         ("qwen3 Q5_K", Kind::Q5K),
         ("qwen3 Q6_K", Kind::Q6K),
     ] {
         add(name, logits(&made(name, &wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
     }
+    add(
+        "qwen2 Q8_0",
+        logits(&made("qwen2", &wide(Architecture::Qwen2, Quantization::uniform(Kind::Q8_0))), 600),
+    );
+    let encoder = |name: &str, labels| {
+        let path = directory.path().join(name);
+        Bert { labels, ..Bert::default() }.write(&path).unwrap();
+        ModelSource::File(path)
+    };
+    let texts = ["reclaim storage", "a b c"].map(|text| Work::Embed(Embed::passage(text)));
+    add("bert: embeddings", outputs(&encoder("bert", 0), texts.into()));
+    let rank = || Work::Rerank(Rerank { query: "a b".into(), document: "b c d".into(), task: "find".into() });
+    add("bert: ranking", outputs(&encoder("ranking bert", 1), vec![rank()]));
+    let judge = Spec { rerank: Some(steadytext_test_models::Rerank::YesNo), ..Spec::default() };
+    add("qwen3: ranking", outputs(&made("judge", &judge), vec![rank()]));
     add("llama Q4_K_M", logits(&made("llama", &wide(Architecture::Llama, Quantization::q4_k_m())), 600));
     results
 }

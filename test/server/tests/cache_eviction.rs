@@ -129,9 +129,11 @@ fn pg_cron_evicts_instead_of_the_worker_when_it_is_told_to() {
     // An administrator needs no rights in pg_cron's schema.
     let mut ada = cluster.session_as("postgres", "ada");
     // Nor leads its job, which runs as the owner, to another machine.
-    ada.run("select steadytext_config_set('cron_host', 'db.example.com')");
-    let message: String = ada.one("select steadytext_setup_cache_eviction_cron()");
-    assert_eq!(message, "Error: cron_host is \"db.example.com\", which is not this machine.");
+    for host in ["db.example.com", "/nowhere,db.example.com", "localhost,db.example.com"] {
+        ada.run(&format!("select steadytext_config_set('cron_host', '{host}')"));
+        let message: String = ada.one("select steadytext_setup_cache_eviction_cron()");
+        assert_eq!(message, format!("Error: cron_host is \"{host}\", which is not this machine."));
+    }
     ada.run(&format!("select steadytext_config_set('cron_host', '{}')", cluster.directory().display()));
     // Somebody else's job of that name is none of ours.
     session.run(

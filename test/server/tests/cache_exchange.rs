@@ -58,7 +58,8 @@ const ROWS: &str = "select string_agg(concat_ws('|', cache_key, prompt, request_
 #[test]
 fn what_python_wrote_is_imported_with_its_frecency_and_exported_as_python_reads_it() {
     let (_cluster, mut session, directory) = start();
-    for coding in ["base64", "plain"] {
+    for (coding, of_directory, mode) in [("base64", 0o700, 0o600), ("plain", 0o2770, 0o640)] {
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(of_directory)).unwrap();
         write(&directory, coding, coding, LINES);
         let row =
             session.query_one(&format!("select * from steadytext_cache_import('{coding}')"), &[]).unwrap();
@@ -91,7 +92,8 @@ fn what_python_wrote_is_imported_with_its_frecency_and_exported_as_python_reads_
         };
         assert_eq!(exported, (4, 0));
         let path = directory.join(format!("out.{coding}"));
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        // The group reads what lies in a directory that is its own.
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
         let said = python(&["read", path.to_str().unwrap()], "");
         let original = python(&["read", directory.join(coding).to_str().unwrap()], "");
         for line in said.lines() {
@@ -156,11 +158,21 @@ fn existing_entries_stay_unless_they_are_to_be_replaced() {
     session.run("update steadytext_cache set imported = false, response = 'ours', kernel_version = 0");
     assert_eq!(session.one::<i64>("select imported from steadytext_cache_import('a.db')"), 4);
     assert_eq!(session.one::<String>(ours), "A row version.|9|t");
-    // Two imports wait for each other, in whatever order their entries come.
+    // Two imports wait for each other, whatever their entries.
+    write(
+        &directory,
+        "b.db",
+        "base64",
+        r#"{"key": "Another?", "value": "Yes.", "last_access": 1753000000123456}"#,
+    );
     session.run("begin; select steadytext_cache_import('a.db', true)");
     let mut other = cluster.session("postgres");
-    let error = other.error("set lock_timeout = '100ms'; select steadytext_cache_import('a.db', true)");
+    let error = other.error("set lock_timeout = '100ms'; select steadytext_cache_import('b.db')");
     assert_eq!(error.code().code(), "55P03");
+    session.run("rollback");
+    // One that changes nothing waits for no row.
+    session.run("begin; select from steadytext_cache for update");
+    assert_eq!(other.one::<i64>("select skipped from steadytext_cache_import('a.db')"), 4);
     session.run("rollback");
     // Rolled back with the caller's transaction.
     session.run("truncate steadytext_cache");

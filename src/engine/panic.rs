@@ -1,7 +1,8 @@
 //! Panics on engine threads: caught at the edge, told to the request, printed nowhere.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 
 use crate::Error;
@@ -13,7 +14,7 @@ thread_local! {
 
 /// Installs a hook that keeps the standard one from printing panics of engine threads; other threads' go to
 /// the hook that was there before.
-pub(super) fn contain() {
+pub(crate) fn contain() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         let previous = std::panic::take_hook();
@@ -30,6 +31,25 @@ pub(super) fn contain() {
 /// Marks the calling thread as one of the engine's.
 pub(crate) fn mark_thread() {
     CONTAINED.set(true);
+}
+
+/// A panic on its way to another thread.
+pub(crate) struct Panic {
+    payload: Box<dyn Any + Send>,
+    place: Option<String>,
+}
+
+/// Runs `work`; a panic in it can go on elsewhere.
+pub(crate) fn hold<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panic { payload, place: PLACE.take() })
+}
+
+impl Panic {
+    /// Goes on here.
+    pub(crate) fn resume(self) -> ! {
+        PLACE.set(self.place);
+        resume_unwind(self.payload)
+    }
 }
 
 /// Runs `work`; a panic in it becomes an error.
@@ -49,7 +69,7 @@ pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{catch, contain, mark_thread};
+    use super::{catch, contain, hold, mark_thread};
     use crate::Error;
 
     #[test]
@@ -59,5 +79,13 @@ mod tests {
         let Err(Error::Panicked(message)) = catch(|| panic!("number {}", 5)) else { panic!("no error") };
         assert!(message.starts_with("number 5 at ") && message.contains("panic.rs"), "{message}");
         assert_eq!(catch(|| 7).unwrap(), 7);
+        // Also where it happened on another thread.
+        let elsewhere = std::thread::spawn(|| {
+            mark_thread();
+            hold(|| -> () { panic!("number {}", 6) }).err()
+        });
+        let panic = elsewhere.join().unwrap().unwrap();
+        let Err(Error::Panicked(message)) = catch(|| panic.resume()) else { panic!("no error") };
+        assert!(message.starts_with("number 6 at ") && message.contains("panic.rs"), "{message}");
     }
 }
