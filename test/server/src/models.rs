@@ -22,7 +22,7 @@ pub fn endless_text() -> &'static str {
 static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = run_directory().join("slow.gguf");
     let spec = Spec {
-        layers: 32,
+        layers: 20,
         width: 384,
         heads: 12,
         kv_heads: 2,

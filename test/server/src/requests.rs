@@ -151,6 +151,13 @@ impl Session {
         }
     }
 
+    /// Pauses this database's worker, and waits until it takes no more requests.
+    #[track_caller]
+    pub fn pause(&mut self) {
+        self.run("select steadytext_daemon_stop()");
+        self.wait_for_worker("paused");
+    }
+
     /// Waits until this database's worker says that it is in `state`.
     #[track_caller]
     pub fn wait_for_worker(&mut self, state: &str) {

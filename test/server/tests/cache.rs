@@ -32,8 +32,7 @@ fn what_was_answered_once_is_answered_at_once_while_the_worker_is_paused() {
     let id = session.embed("asked twice", "");
     let vector = session.answer(id);
     wait_for_entries(&mut session, 2, "prompt = 'asked twice'");
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let text = session.generate("asked twice", "");
     let embedding = session.embed("asked twice", "");
     for (id, answer) in [(text, &answer), (embedding, &vector)] {
@@ -269,8 +268,7 @@ fn another_model_in_the_place_of_the_old_one_is_a_miss_and_its_answer_replaces_t
 #[test]
 fn a_request_that_waited_is_answered_by_what_came_into_the_cache_meanwhile() {
     let (_cluster, mut session) = with_extension();
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let id = session.generate("answered meanwhile", "");
     let other = session.generate("not answered", "max_tokens => 3");
     session.run(
@@ -308,8 +306,7 @@ fn rankings_and_constrained_answers_come_from_the_cache_as_they_were_computed() 
     }
     assert_eq!(hits(&mut session), before + calls.len() as i64);
     // And through the queue, in the statement that enqueues.
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let id: uuid::Uuid = session
         .one("select steadytext_rerank_async('vacuum', array['an index', 'VACUUM frees rows', 'a table'])");
     let ranked = "select string_agg(d.document || (s.score ->> 'score'), ',' order by d.n) from steadytext_queue as q

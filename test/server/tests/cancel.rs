@@ -16,7 +16,7 @@ fn slow() -> (Cluster, Session) {
 #[test]
 fn a_cancelled_pending_request_never_runs() {
     let (_cluster, mut session) = slow();
-    session.run("select steadytext_daemon_stop()");
+    session.pause();
     let id = session.generate("never to be run", "max_tokens => 3");
     let other = session.generate("to be run", "max_tokens => 3");
     assert!(session.cancel(id));

@@ -31,7 +31,7 @@ fn filled() -> (Cluster, Session) {
     session.answer(id);
     let id = session.generate("fails", "model => 'missing'");
     session.wait_for(id, "failed");
-    session.run("select steadytext_daemon_stop()");
+    session.pause();
     for i in 0..5 {
         session.generate(&format!("pending {i}"), "max_tokens => 4");
     }

@@ -75,7 +75,7 @@ fn two_databases_share_one_engine_and_load_a_model_once() {
 #[test]
 fn two_databases_share_one_memory_budget() {
     // Room for one of the two models.
-    let (cluster, first, second) = two(Options::new().set("pg_steadytext.memory_limit_mb", 100));
+    let (cluster, first, second) = two(Options::new().set("pg_steadytext.memory_limit_mb", 75));
     let (mut first, mut second) = (first, second);
     write_model(&cluster, "another.gguf");
     second.run(
@@ -84,7 +84,7 @@ fn two_databases_share_one_memory_budget() {
     let memory = "select memory_mb from steadytext.worker_state()";
     let id = first.generate("takes it all", endless_text());
     first.wait_for_tokens(id);
-    wait_until("its memory shows", || first.one::<i32>(memory) > 50);
+    wait_until("its memory shows", || first.one::<i32>(memory) > 20);
     let waits = second.generate("has to wait", "model => 'another', max_tokens => 3");
     wait_until("it is waiting", || second.request(waits).status == "processing");
     let generated = |session: &mut Session| {

@@ -68,7 +68,8 @@ fn a_request_that_cannot_be_meant_is_refused_when_it_is_enqueued() {
 #[test]
 fn the_queue_is_full_when_it_is_full() {
     let (_cluster, mut session) = cluster();
-    session.run("select steadytext_daemon_stop(); select steadytext_config_set('max_queue_size', '50')");
+    session.pause();
+    session.run("select steadytext_config_set('max_queue_size', '50')");
     // The count of waiting requests is an estimate that follows the truth within moments.
     let refusal = eventually(PATIENCE, || {
         session.query_one("select steadytext_generate_async('one more', 2)", &[]).err()
@@ -178,9 +179,9 @@ fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
         "create function refuse() returns trigger language plpgsql as $$
          begin raise exception 'not this one' using errcode = 'check_violation'; end $$;
          create trigger refuse before update on steadytext_queue for each row
-         when (new.status = 'completed' and new.prompt = 'refused') execute function refuse();
-         select steadytext_daemon_stop()",
+         when (new.status = 'completed' and new.prompt = 'refused') execute function refuse()",
     );
+    session.pause();
     let mut ids: Vec<Uuid> =
         (0..4).map(|i| session.generate(&format!("before {i}"), "max_tokens => 3")).collect();
     let refused = session.generate("refused", "max_tokens => 3");
@@ -197,7 +198,7 @@ fn a_result_that_a_trigger_of_the_table_refuses_fails_alone() {
 #[test]
 fn a_row_whose_parameters_cannot_be_read_fails_alone() {
     let (_cluster, mut session) = cluster();
-    session.run("select steadytext_daemon_stop()");
+    session.pause();
     let before = session.generate("before", "max_tokens => 3");
     let nested: Uuid = session.one(
         "insert into steadytext_queue (request_type, prompt, params, created_at)

@@ -51,7 +51,7 @@ fn a_paused_worker_lets_the_running_request_end_and_takes_no_other() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
     slow_model(&cluster, &mut session);
-    let running = session.generate("is running", "model => 'slow', max_tokens => 200");
+    let running = session.generate("is running", "model => 'slow', max_tokens => 400");
     session.wait_for_tokens(running);
     assert!(session.one::<bool>("select steadytext_daemon_stop()"));
     session.wait_for_worker("paused");
@@ -115,7 +115,10 @@ fn higher_priorities_go_first_and_users_take_turns() {
     let cluster = Options::new().set("pg_steadytext.max_running", 1).start();
     let mut session = cluster.session("postgres");
     session.create_extension();
-    session.run("create role alice login in role steadytext_user; create role bob login in role steadytext_user; select steadytext_daemon_stop()");
+    session.run(
+        "create role alice login in role steadytext_user; create role bob login in role steadytext_user",
+    );
+    session.pause();
     let mut alice = cluster.session_as("postgres", "alice");
     let mut bob = cluster.session_as("postgres", "bob");
     for i in 0..30 {

@@ -309,9 +309,9 @@ fn a_stream_comes_in_pieces_and_ends_with_its_cursor() {
     session.run("commit");
 
     let whole: String =
-        session.one("select steadytext_generate('a stream', model => 'slow', max_tokens => 200)");
+        session.one("select steadytext_generate('a stream', model => 'slow', max_tokens => 400)");
     let pieces: Vec<String> =
-        session.list("select steadytext_generate_stream('a stream', model => 'slow', max_tokens => 200)");
+        session.list("select steadytext_generate_stream('a stream', model => 'slow', max_tokens => 400)");
     assert!(pieces.len() > 1, "{pieces:?}");
     assert_eq!(pieces.concat(), whole);
     // A LIMIT ends it like a cursor.

@@ -108,7 +108,7 @@ fn no_transaction_is_open_during_inference() {
 fn a_row_that_somebody_has_locked_stalls_nobody_and_gets_its_result_afterwards() {
     let (cluster, mut session) = audited();
     slow_model(&cluster, &mut session);
-    let locked = session.generate("locked", "model => 'slow', max_tokens => 100");
+    let locked = session.generate("locked", "model => 'slow', max_tokens => 400");
     session.wait_for_tokens(locked);
     let mut holder = cluster.session("postgres");
     holder.run("begin");
@@ -135,7 +135,7 @@ fn a_row_that_somebody_has_locked_stalls_nobody_and_gets_its_result_afterwards()
 #[test]
 fn a_locked_pending_row_is_passed_over() {
     let (cluster, mut session) = audited();
-    session.run("select steadytext_daemon_stop()");
+    session.pause();
     let locked = session.generate("locked", "max_tokens => 3, priority => 10");
     let other = session.generate("beside it", "max_tokens => 3");
     let mut holder = cluster.session("postgres");

@@ -87,8 +87,7 @@ fn making_a_failed_request_pending_wakes_the_worker() {
 #[test]
 fn a_pause_ends_at_once() {
     let (_cluster, mut session) = sleepy();
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let id = session.generate("meanwhile", "max_tokens => 3");
     assert_eq!(session.request(id).status, "pending");
     session.run("select steadytext_daemon_start()");
@@ -98,8 +97,7 @@ fn a_pause_ends_at_once() {
 /// How long after the completion of a request the caller that waited for it has the answer in hand.
 fn wait_latency(cluster: &Cluster, session: &mut Session, begin: &str) -> Duration {
     // The waiter must wait already when the request ends: it is kept from being claimed until then.
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let id = session.generate("somebody waits", "max_tokens => 3, use_cache => false");
     let mut waiter = cluster.session("postgres");
     let pid = waiter.backend_pid();
@@ -143,8 +141,7 @@ fn a_waiting_caller_is_woken_by_completion_in_every_isolation_level() {
 #[test]
 fn many_waiting_callers_all_get_their_own_answer() {
     let (cluster, mut session) = sleepy();
-    session.run("select steadytext_daemon_stop()");
-    session.wait_for_worker("paused");
+    session.pause();
     let ids: Vec<Uuid> =
         (0..12).map(|i| session.generate(&format!("number {}", i / 2), "max_tokens => 6")).collect();
     let waiting: Vec<_> = ids
@@ -169,7 +166,7 @@ fn many_waiting_callers_all_get_their_own_answer() {
 #[test]
 fn a_wait_that_is_too_short_says_so_and_changes_nothing() {
     let (_cluster, mut session) = sleepy();
-    session.run("select steadytext_daemon_stop()");
+    session.pause();
     let id = session.generate("nobody works", "max_tokens => 3");
     let error = session.error(&format!("select steadytext_get_async_result('{id}', 1)"));
     assert_eq!(error.code().code(), "P0001");
