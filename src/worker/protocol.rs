@@ -102,9 +102,12 @@ pub(super) fn claim(
     after_role: Option<&str>,
     alone: bool,
 ) -> Result<Claims, PgError> {
-    in_queue("claim requests", || {
+    let nothing =
+        || Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
+    let mut paused_meanwhile = false;
+    let claims = in_queue("claim requests", || {
         if caches::config()?.worker_paused {
-            return Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
+            return nothing();
         }
         let args: Vec<Arg> = vec![
             worker.into(),
@@ -136,7 +139,7 @@ pub(super) fn claim(
             },
         )?;
         // After the claim, whose statements see later commits than this transaction's beginning: a model that was
-        // registered before a request for it must be known.
+        // registered before a request for it must be known, and a request that came after a pause is not taken.
         let (config, models) = (caches::config()?, caches::models()?);
         if caches::installation()?.extension != extension {
             return Err(PgError::new(
@@ -144,8 +147,14 @@ pub(super) fn claim(
                 "extension pg_steadytext was created anew",
             ));
         }
+        paused_meanwhile = config.worker_paused && !requests.is_empty();
+        if paused_meanwhile {
+            // Undoes the claim.
+            return Err(PgError::internal("the worker is paused"));
+        }
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
-    })
+    });
+    if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
 }
 
 /// Extends the leases of what is being worked on; returns the rows that are no longer held.

@@ -67,6 +67,20 @@ fn a_paused_worker_lets_the_running_request_end_and_takes_no_other() {
 }
 
 #[test]
+fn a_request_that_comes_after_a_pause_is_never_taken_however_soon() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    for i in 0..100 {
+        session.run("select steadytext_daemon_stop()");
+        let id = session.embed(&format!("text {i}"), "");
+        session.wait_for_worker("paused");
+        assert_eq!(session.request(id).attempt, 0, "{i}");
+        session.run("select steadytext_daemon_start()");
+        session.answer(id);
+    }
+}
+
+#[test]
 fn max_worker_processes_used_up_is_said_in_the_log_and_the_worker_comes_when_there_is_room() {
     // The launcher and the logical replication launcher take two; there is one for a database.
     let cluster = Options::new().set("max_worker_processes", 3).set("max_parallel_workers", 0).start();
