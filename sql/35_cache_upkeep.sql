@@ -128,7 +128,7 @@ returns table (hits bigint, misses bigint, dropped bigint, since timestamptz)
 language c volatile rows 1
 as 'MODULE_PATHNAME', 'cache_counters_wrapper';
 comment on function steadytext.cache_counters() is
-    'What the cache of this database did: answers given, requests it had none for, answers that were too long or too many to be written, and since when that is counted';
+    'What the cache of this database did: answers given, requests it had none for, answers that were too long, too many or refused when they were to be written, and since when that is counted';
 
 create function steadytext.reset_cache_counters()
 returns void

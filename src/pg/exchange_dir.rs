@@ -117,12 +117,8 @@ impl Place {
     }
 
     fn is_for_its_group(&self) -> bool {
-        let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: an open descriptor and room for what is said of it, which is read only if it was said.
-        unsafe {
-            libc::fstat(self.directory.as_raw_fd(), status.as_mut_ptr()) == 0
-                && status.assume_init().st_mode & libc::S_ISGID != 0
-        }
+        let metadata = self.directory.try_clone().and_then(|directory| File::from(directory).metadata());
+        metadata.is_ok_and(|metadata| metadata.permissions().mode() & libc::S_ISGID != 0)
     }
 
     fn check_replaceable(&self, replace: bool) -> Result<(), PgError> {

@@ -121,7 +121,7 @@ pub(crate) struct Slot {
     pub(crate) cache_hits: AtomicU64,
     /// Requests that it had no answer for.
     pub(crate) cache_misses: AtomicU64,
-    /// Answers that did not get into it: too long for [`Shared::letters`], or there, or at the worker, was no room.
+    /// Answers that did not get into it: too long for [`Shared::letters`], without room there or at the worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,

@@ -200,6 +200,7 @@ impl Filing {
                 Err(_) if some.len() > 1 => self.together = some.len() / 2,
                 Err(error) => {
                     done += 1;
+                    self.slot.cache_dropped.fetch_add(1, Relaxed);
                     if !error.is_transient() {
                         failure.get_or_insert(error);
                     }

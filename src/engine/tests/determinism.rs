@@ -17,22 +17,6 @@ fn model(directory: &TempDir, spec: &Spec) -> PathBuf {
     path
 }
 
-/// Wide enough for K-quants, with more positions than a few tiles of attention.
-fn spec(architecture: Architecture, quantization: Quantization) -> Spec {
-    Spec {
-        width: 256,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        feed_forward: 512,
-        vocab: 600,
-        context: 1024,
-        quantization,
-        endless: true,
-        ..Spec::tiny(architecture)
-    }
-}
-
 fn mixed() -> Quantization {
     Quantization {
         embedding: Kind::Q6K,
@@ -73,7 +57,7 @@ fn logits(path: &Path, threads: usize, tokens: &[u32], passes: &[usize]) -> Vec<
 fn chunked_prefill_is_whole_prefill_on_any_number_of_threads() {
     for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
         let directory = TempDir::new().unwrap();
-        let path = model(&directory, &spec(architecture, mixed()));
+        let path = model(&directory, &Spec::wide(architecture, mixed()));
         let tokens = tokens(200);
         let whole = logits(&path, 1, &tokens, &[256]);
         assert!(whole == logits(&path, 2, &tokens, &[1]), "{architecture:?}: one by one");
@@ -87,7 +71,7 @@ fn instruction_sets_change_no_byte() {
     let mixed = Quantization { output: Kind::Q4_0, value: Kind::Q6K, ..mixed() };
     for quantization in [mixed, Quantization::q4_k_m()] {
         let directory = TempDir::new().unwrap();
-        let path = model(&directory, &spec(Architecture::Llama, quantization));
+        let path = model(&directory, &Spec::wide(Architecture::Llama, quantization));
         let tokens = tokens(80);
         let best = logits(&path, 2, &tokens, &[64]);
         // The limit holds for the tests that run beside this one too, which must not notice either.
@@ -103,7 +87,7 @@ fn instruction_sets_change_no_byte() {
 #[test]
 fn a_truncated_cache_forgets() {
     let directory = TempDir::new().unwrap();
-    let path = model(&directory, &spec(Architecture::Qwen3, mixed()));
+    let path = model(&directory, &Spec::wide(Architecture::Qwen3, mixed()));
     let tokens = tokens(150);
     let mut probe = Probe::open(&ModelSource::File(path), 2).unwrap();
     let expected = bits(probe.extend(&tokens).unwrap().unwrap());
@@ -158,7 +142,7 @@ fn run(path: &Path, config: Config, work: &[Work]) -> Vec<Output> {
 fn batch_mates_threads_and_restarts_change_no_byte() {
     let directory = TempDir::new().unwrap();
     let path =
-        model(&directory, &Spec { pooling: Some(Pooling::Mean), ..spec(Architecture::Qwen3, mixed()) });
+        model(&directory, &Spec { pooling: Some(Pooling::Mean), ..Spec::wide(Architecture::Qwen3, mixed()) });
     let hot = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed: 7 };
     let mut work = Vec::new();
     for i in 0..12usize {
@@ -183,7 +167,7 @@ fn batch_mates_threads_and_restarts_change_no_byte() {
 #[test]
 fn sampling_depends_on_the_seed() {
     let directory = TempDir::new().unwrap();
-    let path = model(&directory, &spec(Architecture::Llama, Quantization::uniform(Kind::Q8_0)));
+    let path = model(&directory, &Spec::wide(Architecture::Llama, Quantization::uniform(Kind::Q8_0)));
     let hot = |seed| generate("a prompt", 30, Sampling { temperature: 1.0, seed, ..Sampling::default() });
     let outputs = run(&path, Config::default(), &[hot(1), hot(2), hot(1)]);
     assert_eq!(outputs[0], outputs[2]);
@@ -197,7 +181,7 @@ fn pooling_follows_the_metadata() {
         .into_iter()
         .map(|pooling| {
             let directory = TempDir::new().unwrap();
-            let spec = Spec { pooling, ..spec(Architecture::Qwen3, Quantization::uniform(Kind::Q8_0)) };
+            let spec = Spec { pooling, ..Spec::wide(Architecture::Qwen3, Quantization::uniform(Kind::Q8_0)) };
             let path = model(&directory, &spec);
             let outputs = run(&path, Config::default(), &[Work::Embed(Embed::passage(text))]);
             let [Output::Embedding(vector)] = &outputs[..] else { panic!("no embedding") };

@@ -97,17 +97,6 @@ fn generate(prompt: &str, sampling: Sampling, constraint: Option<Constraint>) ->
 
 fn computed() -> Vec<(&'static str, String)> {
     let directory = TempDir::new().unwrap();
-    let wide = |architecture, quantization| Spec {
-        width: 256,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        feed_forward: 512,
-        vocab: 600,
-        endless: true,
-        quantization,
-        ..Spec::tiny(architecture)
-    };
     let made = |name: &str, spec: &Spec| {
         let path = directory.path().join(name);
         write(spec, &path).unwrap();
@@ -156,11 +145,11 @@ fn computed() -> Vec<(&'static str, String)> {
         ("qwen3 Q5_K", Kind::Q5K),
         ("qwen3 Q6_K", Kind::Q6K),
     ] {
-        add(name, logits(&made(name, &wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
+        add(name, logits(&made(name, &Spec::wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
     }
     add(
         "qwen2 Q8_0",
-        logits(&made("qwen2", &wide(Architecture::Qwen2, Quantization::uniform(Kind::Q8_0))), 600),
+        logits(&made("qwen2", &Spec::wide(Architecture::Qwen2, Quantization::uniform(Kind::Q8_0))), 600),
     );
     let encoder = |name: &str, labels| {
         let path = directory.path().join(name);
@@ -173,7 +162,10 @@ fn computed() -> Vec<(&'static str, String)> {
     add("bert: ranking", outputs(&encoder("ranking bert", 1), vec![rank()]));
     let judge = Spec { rerank: Some(steadytext_test_models::Rerank::YesNo), ..Spec::default() };
     add("qwen3: ranking", outputs(&made("judge", &judge), vec![rank()]));
-    add("llama Q4_K_M", logits(&made("llama", &wide(Architecture::Llama, Quantization::q4_k_m())), 600));
+    add(
+        "llama Q4_K_M",
+        logits(&made("llama", &Spec::wide(Architecture::Llama, Quantization::q4_k_m())), 600),
+    );
     results
 }
 

@@ -62,17 +62,8 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         in_some_layers: false,
     };
     let spec = |architecture, quantization, pooling| Spec {
-        width: 256,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        feed_forward: 512,
-        vocab: 600,
-        context: 1024,
-        quantization,
         pooling: Some(pooling),
-        endless: true,
-        ..Spec::tiny(architecture)
+        ..Spec::wide(architecture, quantization)
     };
     let specs = [
         Spec { rerank: Some(Form::YesNo), ..spec(Architecture::Qwen3, mixed, Pooling::Rank) },

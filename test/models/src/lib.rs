@@ -294,6 +294,22 @@ impl Spec {
         Spec { width: 256, head_dim: 64, feed_forward: 512, ..Spec::tiny(architecture) }
     }
 
+    /// Wide enough for K-quants, with more positions than a few tiles of attention; it never ends by itself.
+    pub fn wide(architecture: Architecture, quantization: Quantization) -> Self {
+        Spec {
+            width: 256,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 64,
+            feed_forward: 512,
+            vocab: 600,
+            context: 1024,
+            quantization,
+            endless: true,
+            ..Spec::tiny(architecture)
+        }
+    }
+
     /// The shape of Qwen3-0.6B, for benchmarks: 0.6 GB at Q8_0.
     pub fn qwen3_0_6b() -> Self {
         Spec {
