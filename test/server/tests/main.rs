@@ -1,0 +1,26 @@
+//! Tests that start PostgreSQL servers of their own. One binary, one module for each subject: linking a binary for
+//! each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has NAME in its path.
+
+mod answers;
+mod cache;
+mod cache_eviction;
+mod cache_exchange;
+mod cancel;
+mod chaos;
+mod constrained;
+mod crash;
+mod databases;
+mod dump;
+mod embeddings;
+mod engine_seat;
+mod errors;
+mod extension;
+mod harness;
+mod many_parts;
+mod privileges;
+mod settings;
+mod shutdown;
+mod standby;
+mod sync;
+mod transactions;
+mod wake;
