@@ -27,7 +27,7 @@ create table @extschema@.steadytext_queue (
     retry_count integer not null default 0,
     max_retries integer,
     daemon_endpoint text,
-    owner_role name not null default current_user,
+    owner_role steadytext.role_id not null default steadytext.current_role_id(),
     run_after timestamptz,
     lease_expires_at timestamptz,
     attempt integer not null default 0,
@@ -77,7 +77,7 @@ comment on column @extschema@.steadytext_queue.max_retries is
 comment on column @extschema@.steadytext_queue.daemon_endpoint is
     'Not used: kept for programs written for versions with a daemon';
 comment on column @extschema@.steadytext_queue.owner_role is
-    'Role that enqueued; it alone sees the row, besides administrators';
+    'Role that enqueued, under whatever name; it alone sees the row, besides administrators. Empty: that role is gone';
 comment on column @extschema@.steadytext_queue.run_after is
     'A retry waits until then; NULL where the row may be claimed at once';
 comment on column @extschema@.steadytext_queue.lease_expires_at is
@@ -103,7 +103,7 @@ comment on sequence @extschema@.steadytext_queue_id_seq is 'Source of steadytext
 -- The indexes are partial with literal states, and the protocol functions repeat the
 -- literals: that alone makes the planner use them. Nothing else is indexed on the hot path;
 -- each index costs every enqueue.
-create index steadytext_queue_claim_idx on @extschema@.steadytext_queue (priority desc, owner_role, id)
+create index steadytext_queue_claim_idx on @extschema@.steadytext_queue (priority desc, owner_role pg_catalog.oid_ops, id)
     where status = 'pending' and run_after is null and not alone;
 comment on index @extschema@.steadytext_queue_claim_idx is
     'Requests ready to run, in the order of claims; skip-scanned per user';
@@ -141,20 +141,24 @@ alter table @extschema@.steadytext_queue set (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Row-level security goes by owner_role; the worker acts as the owner of the table, whom it
--- does not bind.
+-- Row-level security goes by the number of the role in owner_role; the worker acts as the
+-- owner of the table, whom it does not bind.
 alter table @extschema@.steadytext_queue enable row level security;
 
 create policy user_select on @extschema@.steadytext_queue
-    for select to steadytext_user using (owner_role = current_user);
+    for select to steadytext_user
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
 comment on policy user_select on @extschema@.steadytext_queue is 'Users see their own requests';
 create policy user_insert on @extschema@.steadytext_queue
-    for insert to steadytext_user with check (owner_role = current_user);
+    for insert to steadytext_user
+    with check (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
 comment on policy user_insert on @extschema@.steadytext_queue is 'Users enqueue in their own name';
 create policy user_update on @extschema@.steadytext_queue
     for update to steadytext_user
-    using (owner_role = current_user and status = 'failed')
-    with check (owner_role = current_user and status = 'pending' and retry_count >= 0);
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+        and status = 'failed')
+    with check (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+        and status = 'pending' and retry_count >= 0);
 comment on policy user_update on @extschema@.steadytext_queue is
     'Users put their own failed requests back to pending, and nothing else';
 create policy admin_select on @extschema@.steadytext_queue

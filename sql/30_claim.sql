@@ -13,7 +13,7 @@ create function steadytext.claim_requests(
     p_worker text,
     p_limit integer,
     p_lease_seconds integer,
-    p_after_role name,
+    p_after_role oid,
     p_alone boolean
 )
 returns table (
@@ -43,16 +43,16 @@ declare
     v_now timestamptz := clock_timestamp();
     v_lease timestamptz := v_now + make_interval(secs => p_lease_seconds);
     v_max_retries integer := steadytext.config_integer('max_retries');
-    v_after name := coalesce(p_after_role, '');
+    v_after oid := coalesce(p_after_role, 0);
     v_left integer := p_limit;
     v_got integer;
     v_bound integer := 10;
     v_priority integer;
-    v_first_role name;
+    v_first_role oid;
     v_first_id bigint;
-    v_roles name[];
+    v_roles oid[];
     v_ids bigint[];
-    v_role name;
+    v_role oid;
     v_id bigint;
     v_to_wrap boolean;
     v_share integer;
@@ -76,7 +76,7 @@ begin
         from picked as p
         where q.ctid = p.tid
         returning q.id, q.request_id, q.attempt, q.request_type, q.prompt, q.prompts, q.params,
-            q.owner_role, to_regrole(quote_ident(q.owner_role))::oid, q.retry_count, q.max_retries;
+            q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries;
         return;
     end if;
 
@@ -135,7 +135,7 @@ begin
                 where q.status = 'pending' and q.run_after is null and not q.alone
                     and q.priority = v_priority
                     -- This user, from this id on; written so that only the claim index serves.
-                    and (q.owner_role, q.id) >= (u.role, u.id) and q.owner_role <= u.role
+                    and (q.owner_role::oid, q.id) >= (u.role, u.id) and q.owner_role <= u.role
                 limit v_share + (u.n <= v_extra)::integer
                 for update skip locked
             ) as r
@@ -157,7 +157,7 @@ begin
                 q.prompts, q.params, q.owner_role, q.retry_count, q.max_retries
         )
         select c.id, c.request_id, c.attempt, c.request_type, c.prompt, c.prompts, c.params,
-            c.owner_role, to_regrole(quote_ident(c.owner_role))::oid, c.retry_count, c.max_retries
+            c.owner_role::name, c.owner_role::oid, c.retry_count, c.max_retries
         from claimed as c
         order by c.turn, c.n;
         get diagnostics v_got = row_count;
@@ -167,7 +167,7 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.claim_requests(text, integer, integer, name, boolean) is
+comment on function steadytext.claim_requests(text, integer, integer, oid, boolean) is
     'Protocol: takes up to p_limit requests, priority 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash';
 
 create function steadytext.extend_leases(

@@ -97,6 +97,7 @@ to steadytext_user;
 -- What the API, the view and the column defaults call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
+    steadytext.current_role_id(),
     steadytext.generate_params(integer, boolean, integer, text, text, text, double precision),
     steadytext.embed_params(boolean, integer, text, text, text, boolean),
     steadytext.embed(text, boolean, integer, text, text, text),
@@ -143,7 +144,7 @@ to steadytext_admin;
 
 -- The protocol.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, name, boolean),
+    steadytext.claim_requests(text, integer, integer, oid, boolean),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]),

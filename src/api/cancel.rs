@@ -21,17 +21,15 @@ fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
     let cancelled = as_owner(installation.owner, || {
         let table = format!("{}.steadytext_queue", installation.schema);
         let owner = spi::query_one(
-            &format!(
-                "select r.oid from {table} q join pg_catalog.pg_roles r on r.rolname = q.owner_role where q.request_id = $1"
-            ),
+            &format!("select owner_role::oid from {table} where request_id = $1"),
             vec![id.into()],
             Mode::ReadWrite,
             |row| row.get::<pg_sys::Oid>(1),
         )
         .or_raise()
         .flatten();
-        // Rows of a dropped role belong to nobody but superusers and the queue's owner.
-        if !may_manage(caller, owner.unwrap_or(installation.owner)) {
+        // Rows of a dropped role belong to nobody but administrators and the queue's owner.
+        if !owner.is_some_and(|owner| may_manage(caller, owner) || may_manage(caller, installation.owner)) {
             return false;
         }
         spi::query_one(

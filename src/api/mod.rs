@@ -12,6 +12,7 @@ mod exchange;
 mod request;
 mod rerank;
 mod result;
+mod role_id;
 mod status;
 mod sync;
 mod tables;

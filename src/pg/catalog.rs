@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::role;
+
 /// The extension's name.
 pub(crate) const EXTENSION: &CStr = c"pg_steadytext";
 
@@ -78,17 +80,9 @@ pub(crate) fn encoding_is_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
-/// The role's name; its OID in digits if it has been dropped.
+/// The role's name; empty if it has been dropped.
 pub(crate) fn role_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: a catalog look-up; the name is copied before its memory can go.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(oid, true);
-        if name.is_null() {
-            oid.to_u32().to_string()
-        } else {
-            CStr::from_ptr(name).to_string_lossy().into_owned()
-        }
-    }
+    role::name_of(oid).unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// This process's database.

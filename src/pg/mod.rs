@@ -19,6 +19,7 @@ pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod privilege;
+pub(crate) mod role;
 pub(crate) mod seat;
 pub(crate) mod shmem;
 pub(crate) mod slots;

@@ -51,7 +51,7 @@ pub(super) struct Worker {
     /// Nothing is claimed until the configuration changes.
     paused: bool,
     /// The role that was served last.
-    after_role: Option<String>,
+    after_role: Option<pg_sys::Oid>,
     retention_at: Option<i64>,
     eviction: Eviction,
     due: Due,
@@ -358,7 +358,7 @@ impl Worker {
             self.due.last_notified_claim = Some(now);
         }
         let limit = if alone { 1 } else { room };
-        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role.as_deref(), alone) {
+        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone) {
             Ok(claims) => self.submit(claims, limit, alone),
             Err(error) => {
                 self.due.claim = Instant::now() + RETRY_INTERVAL;
@@ -379,7 +379,7 @@ impl Worker {
         self.maybe_more &= !self.paused;
         self.slot.pending.fetch_sub(claimed as i64, Relaxed);
         if let Some(last) = requests.last() {
-            self.after_role = Some(last.owner_role.clone());
+            self.after_role = Some(last.owner);
         }
         let prepared: Vec<_> =
             requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect();

@@ -38,8 +38,6 @@ pub(super) struct Claimed {
     /// The parameters. `None` where they cannot be read: they are nested too deeply, or have a number out of range.
     pub(super) params: Option<Json>,
     /// Whom it belongs to.
-    pub(super) owner_role: String,
-    /// The same as an OID.
     pub(super) owner: pg_sys::Oid,
 }
 
@@ -99,7 +97,7 @@ pub(super) fn claim(
     extension: pg_sys::Oid,
     worker: &str,
     limit: usize,
-    after_role: Option<&str>,
+    after_role: Option<pg_sys::Oid>,
     alone: bool,
 ) -> Result<Claims, PgError> {
     let nothing =
@@ -113,12 +111,12 @@ pub(super) fn claim(
             worker.into(),
             i32::try_from(limit).unwrap_or(i32::MAX).into(),
             LEASE_SECONDS.into(),
-            after_role.map(str::to_owned).into(),
+            after_role.into(),
             alone.into(),
         ];
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params::text, owner_role::text, owner_oid, prompts
-               from steadytext.claim_requests($1, $2, $3, $4::name, $5)",
+            "select id, request_id, attempt, request_type, prompt, params::text, owner_oid, prompts
+               from steadytext.claim_requests($1, $2, $3, $4, $5)",
             args,
             Mode::ReadWrite,
             |row| {
@@ -127,14 +125,13 @@ pub(super) fn claim(
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     request_type: row.get(4)?,
                     prompt: row.get(5),
-                    prompts: row.get(9),
+                    prompts: row.get(8),
                     // As text: one row that cannot be read must not fail the claim of the others.
                     params: match row.get::<String>(6) {
                         Some(params) => serde_json::from_str(&params).ok(),
                         None => Some(Json::Null),
                     },
-                    owner_role: row.get(7).unwrap_or_default(),
-                    owner: row.get(8).unwrap_or(pg_sys::InvalidOid),
+                    owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                 })
             },
         )?;

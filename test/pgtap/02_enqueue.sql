@@ -26,7 +26,7 @@ from pg_temp.request(steadytext_generate_async('Say hello', temperature => 1)) a
 select is((r).params, '{"temperature": 1}', 'generate_async: a NULL seed is left to the setting')
 from pg_temp.request(steadytext_generate_async('Say hello', temperature => 1, seed => null)) as r;
 select is((r).status, 'pending', 'a new request is pending') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
-select is((r).owner_role, current_user::name, 'a new request belongs to the current user') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
+select is((r).owner_role::name, current_user::name, 'a new request belongs to the current user') from pg_temp.request(steadytext_generate_async('Say hello')) as r;
 select ok(
     (r).attempt = 0 and (r).retry_count = 0 and (r).max_retries is null and not (r).alone and (r).run_after is null
         and (r).worker is null and (r).lease_expires_at is null and (r).started_at is null,

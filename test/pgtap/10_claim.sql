@@ -1,6 +1,6 @@
 -- The protocol: claiming.
 \ir setup.psql
-select plan(42);
+select plan(44);
 
 -- Requests of a role, by a letter and a number each.
 create function pg_temp.enqueue(p_role name, p_count integer, p_priority integer default 5)
@@ -11,9 +11,20 @@ $$;
 create function pg_temp.claim(p_limit integer, p_after name default null, p_alone boolean default false)
 returns text[] language sql as $$
     select array_agg(c.prompt)
-    from steadytext.claim_requests('local:a', p_limit, 60, p_after, p_alone) as c
+    from steadytext.claim_requests('local:a', p_limit, 60, p_after::regrole, p_alone) as c
 $$;
+create function pg_temp.role_number(p_name name)
+returns oid language sql as $$ select p_name::regrole::oid $$;
+-- Roles take turns in the order of their numbers, which is here that of their making.
+create role st_gone nologin;
+select set_config('test.gone', pg_temp.role_number('st_gone')::text, true);
+select pg_temp.enqueue('st_gone', 1);
+drop role st_gone;
 
+select results_eq(
+    $$ select c.owner_role::text collate "default", c.owner_oid::text from steadytext.claim_requests('local:a', 1, 60, null, false) as c $$,
+    $$ values ('', current_setting('test.gone')) $$, 'a role that was dropped has a number, and no name');
+delete from steadytext_queue;
 select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, false) $$, 'nothing to claim');
 select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, true) $$, 'nothing to claim alone');
 
@@ -68,8 +79,10 @@ select is(pg_temp.claim(4, 'st_root'), array['st_alice 3', 'st_bob 3', 'st_root 
 select is(pg_temp.claim(2, 'st_alice'), array['st_bob 4', 'st_root 4'], 'after alice comes bob');
 select is(pg_temp.claim(1, 'st_bob'), array['st_root 5'], 'a claim of one takes the next user');
 select is(pg_temp.claim(1, 'st_root'), array['st_alice 5'], 'and the next');
-select is(pg_temp.claim(1, 'st_nobody'), array['st_root 6'], 'a user who has gone is no matter');
-select is(pg_temp.claim(100, 'st_alice'), array['st_bob 5', 'st_alice 6', 'st_bob 6'], 'until all are claimed');
+select is(
+    (select c.prompt from steadytext.claim_requests('local:a', 1, 60, current_setting('test.gone')::oid, false) as c),
+    'st_alice 6', 'a user who has gone is no matter');
+select is(pg_temp.claim(100, 'st_alice'), array['st_bob 5', 'st_root 6', 'st_bob 6'], 'until all are claimed');
 delete from steadytext_queue;
 
 select pg_temp.enqueue('st_alice', 1), pg_temp.enqueue('st_bob', 10), pg_temp.enqueue('st_root', 2);
@@ -79,11 +92,16 @@ select is(
 delete from steadytext_queue;
 
 -- More users than the limit.
+do $$ begin for i in 1 .. 20 loop execute format('create role u%s', to_char(i, 'FM00')); end loop; end $$;
 select pg_temp.enqueue(('u' || to_char(i, 'FM00'))::name, 2) from generate_series(1, 20) as i;
 select is(pg_temp.claim(3), array['u01 1', 'u02 1', 'u03 1'], 'more users than the limit: the first ones');
 select is(pg_temp.claim(3, 'u03'), array['u04 1', 'u05 1', 'u06 1'], 'then the next ones');
 select is(pg_temp.claim(4, 'u19'), array['u20 1', 'u01 2', 'u02 2', 'u03 2'], 'and around');
-select is((select owner_oid from steadytext.claim_requests('local:a', 1, 60, 'u06', false)), null, 'owner_oid is NULL where the role does not exist');
+alter role u07 rename to another;
+select is(pg_temp.claim(1, 'u06'), array['u07 1'], 'a new name changes nothing of the turns');
+select results_eq(
+    $$ select c.owner_role::text collate "default", c.prompt from steadytext.claim_requests('local:a', 1, 60, 'another'::regrole, false) as c $$,
+    $$ values ('u08', 'u08 1') $$, 'nor does it for those who come after');
 delete from steadytext_queue;
 
 -- Rows that are not ready.

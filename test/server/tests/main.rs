@@ -17,6 +17,7 @@ mod errors;
 mod extension;
 mod harness;
 mod many_parts;
+mod owners;
 mod privileges;
 mod settings;
 mod shutdown;
