@@ -10,7 +10,7 @@ export REPLAYS=${REPLAYS:-1000}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-if ! "$cargo" test --release --quiet -p steadytext-engine --test replays -- --nocapture >"$log" 2>&1; then
+if ! "$cargo" test --release --quiet -p steadytext-engine --test engine -- replays:: --nocapture >"$log" 2>&1; then
     cat "$log"
     exit 1
 fi

@@ -15,5 +15,8 @@ export RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address"
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:allow_user_segv_handler=1:handle_sigbus=0:detect_stack_use_after_return=0"
 export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"
 
-exec "$cargo" test --release --target "$host" --target-dir target/sanitize -p steadytext-engine \
-    --lib --test gguf_mutants --test lost_files -- "$@"
+test() {
+    "$cargo" test --release --target "$host" --target-dir target/sanitize -p steadytext-engine "$@"
+}
+test --lib -- "$@"
+test --test engine -- gguf_mutants:: lost_files::

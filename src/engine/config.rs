@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::kernels::matrix::Instructions;
+
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
 /// them in one pass. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +46,8 @@ pub struct Config {
     /// on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
+    /// Instructions that the kernels may use. Results do not depend on it.
+    pub instructions: Instructions,
     /// Run first on every thread that the engine starts.
     pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -62,6 +66,7 @@ impl Default for Config {
             prefix_reuse: true,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
+            instructions: Instructions::best(),
             thread_start: None,
         }
     }
@@ -81,6 +86,7 @@ impl fmt::Debug for Config {
             .field("prefix_reuse", &self.prefix_reuse)
             .field("prompt_lookup", &self.prompt_lookup)
             .field("prefill_rows", &self.prefill_rows)
+            .field("instructions", &self.instructions)
             .finish_non_exhaustive()
     }
 }

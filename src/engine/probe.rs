@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::model::{KvCache, Loading, Model, Segment, Wanted, Workspace};
-use crate::{Error, ModelSource};
+use crate::{Error, Instructions, ModelSource};
 
 /// Most tokens of one pass.
 const PASS: usize = 256;
@@ -31,9 +31,21 @@ impl Probe {
     /// # Errors
     /// Those of opening and checking the file.
     pub fn open(source: &ModelSource, threads: usize) -> Result<Probe, Error> {
+        Probe::open_with(source, threads, Instructions::best())
+    }
+
+    /// As [`Probe::open`], computed with these instructions.
+    ///
+    /// # Errors
+    /// Those of [`Probe::open`].
+    pub fn open_with(
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+    ) -> Result<Probe, Error> {
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-        let pool = Pool::new(threads.max(1), &start)
+        let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let model = Model::load(&gguf, &Loading { pool: &pool, stop: &|| false })?;
         let cache = KvCache::new(model.cache_shape());

@@ -15,6 +15,8 @@
 use crate::Rerank;
 use crate::gguf::Gguf;
 use crate::kernels::exp::exp;
+use crate::kernels::matrix::Instructions;
+use crate::kernels::norm::dot;
 use crate::tokenizer::{Part, Tokenizer};
 use crate::{Error, model};
 
@@ -128,8 +130,8 @@ pub(crate) fn score_of_labels(outputs: &[f32], label: usize) -> f32 {
 }
 
 /// The score of two vectors of length 1: their cosine, from 0 to 1.
-pub(crate) fn score_of_vectors(first: &[f32], second: &[f32]) -> f32 {
-    ((1.0 + crate::kernels::norm::dot(first, second)) / 2.0).clamp(0.0, 1.0)
+pub(crate) fn score_of_vectors(instructions: Instructions, first: &[f32], second: &[f32]) -> f32 {
+    ((1.0 + dot(instructions, first, second)) / 2.0).clamp(0.0, 1.0)
 }
 
 #[cfg(test)]
@@ -162,8 +164,8 @@ mod tests {
     #[test]
     fn the_cosine_is_mapped_to_scores() {
         let (one, other) = ([0.6, 0.8], [-0.6, -0.8]);
-        assert!((score_of_vectors(&one, &one) - 1.0).abs() < 1e-6);
-        assert!(score_of_vectors(&one, &other) < 1e-6);
-        assert_eq!(score_of_vectors(&[1.0, 0.0], &[0.0, 1.0]), 0.5);
+        assert!((score_of_vectors(Instructions::best(), &one, &one) - 1.0).abs() < 1e-6);
+        assert!(score_of_vectors(Instructions::best(), &one, &other) < 1e-6);
+        assert_eq!(score_of_vectors(Instructions::best(), &[1.0, 0.0], &[0.0, 1.0]), 0.5);
     }
 }

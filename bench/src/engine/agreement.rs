@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use steadytext_bench::Report;
 use steadytext_engine::tokenizer::Tokenizer;
-use steadytext_engine::{ModelSource, Probe};
+use steadytext_engine::{Instructions, ModelSource, Probe};
 use steadytext_test_models::{Architecture, Quantization, Spec, write};
 
 use crate::peer::Peer;
@@ -53,7 +53,12 @@ const MODELS: [(Architecture, &str); 20] = [
 /// Compares and prints; false where a bound is exceeded.
 pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
     let python = settings.peer.as_ref().expect("agreement needs --peer");
-    let mut side = Sides { peer: Peer::start(python), directory: directory(), threads: settings.threads };
+    let mut side = Sides {
+        peer: Peer::start(python),
+        directory: directory(),
+        threads: settings.threads,
+        instructions: settings.instructions,
+    };
     let mut sound = true;
     // `--only perplexity` leaves the rest out.
     let models = if settings.wants("agreement") { MODELS.as_slice() } else { &[] };
@@ -133,12 +138,14 @@ struct Sides {
     peer: Peer,
     directory: PathBuf,
     threads: usize,
+    instructions: Instructions,
 }
 
 impl Sides {
     /// Logits after every token, of the engine and of llama.cpp.
     fn logits(&mut self, model: &Path, ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
-        let mut probe = Probe::open(&ModelSource::File(model.into()), self.threads).expect("the model loads");
+        let mut probe = Probe::open_with(&ModelSource::File(model.into()), self.threads, self.instructions)
+            .expect("the model loads");
         let mut ours = Vec::with_capacity(ids.len() * probe.vocabulary());
         probe.extend_each(ids, |row| ours.extend_from_slice(row)).expect("the engine computes");
         let (input, output) = (self.directory.join("tokens"), self.directory.join("logits"));

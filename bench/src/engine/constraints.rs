@@ -32,7 +32,7 @@ pub(crate) fn measure(quant: &str, path: &Path, settings: &Settings, report: &mu
     let names = ["free_8", "constrained_8"].map(|name| format!("{name}.{quant}.tok_s"));
     let ratio = format!("constrained_ratio.{quant}");
     if names.iter().chain([&ratio]).any(|name| settings.wants(name)) {
-        let mut ours = Ours::open(path, settings.threads);
+        let mut ours = Ours::open(path, settings);
         let records = Constraint::Json(RECORDS.to_owned());
         // The trie is made and the schema compiled.
         ours.decode(1, 16, 64, Some(&records));

@@ -30,9 +30,9 @@ pub(crate) fn ask(task: &str, path: &Path, settings: &Settings) -> f64 {
 pub(crate) fn run(task: &str, settings: &Settings) {
     let path = settings.model.as_deref().expect("a fresh process is given a model");
     let number = match task {
-        "load" => load_ms(path, settings.threads),
+        "load" => load_ms(path, settings),
         "peak" => {
-            let mut ours = Ours::open(path, settings.threads);
+            let mut ours = Ours::open(path, settings);
             ours.decode(1, PROMPT_TOKENS, GENERATED_TOKENS, None);
             peak_mb()
         }

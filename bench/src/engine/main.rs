@@ -64,7 +64,6 @@ fn main() -> ExitCode {
         eprint!("{HELP}");
         return ExitCode::from(2);
     };
-    settings.instructions.limit();
     if let Some(task) = &settings.fresh {
         fresh::run(task, &settings);
         return ExitCode::SUCCESS;

@@ -13,6 +13,7 @@ use steadytext_engine::{
 };
 
 use crate::prompts::Prompts;
+use crate::settings::Settings;
 
 /// An engine with a model.
 pub(crate) struct Ours {
@@ -27,11 +28,11 @@ pub(crate) struct Ours {
 
 impl Ours {
     /// Starts an engine and makes it load the model.
-    pub(crate) fn open(path: &Path, threads: usize) -> Ours {
+    pub(crate) fn open(path: &Path, settings: &Settings) -> Ours {
         let gguf = Gguf::open(path).expect("the model can be opened");
         let (sender, events) = unbounded();
         let mut ours = Ours {
-            engine: start(threads),
+            engine: start(settings),
             source: ModelSource::File(path.into()),
             tokenizer: Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer"),
             template: ChatTemplate::from_gguf(&gguf).expect("the model has a template"),
@@ -145,9 +146,9 @@ impl Ours {
 }
 
 /// Milliseconds from the start of an engine to the first token of a short prompt.
-pub(crate) fn load_ms(path: &Path, threads: usize) -> f64 {
+pub(crate) fn load_ms(path: &Path, settings: &Settings) -> f64 {
     let begin = Instant::now();
-    let engine = start(threads);
+    let engine = start(settings);
     let (sender, events) = unbounded();
     let work = generate("Hello".to_owned(), 1);
     engine.submit(
@@ -158,9 +159,15 @@ pub(crate) fn load_ms(path: &Path, threads: usize) -> f64 {
     begin.elapsed().as_secs_f64() * 1000.0
 }
 
-fn start(threads: usize) -> Engine {
-    let config =
-        Config { threads, nice: 0, kv_cache_mb: 4096, prompt_lookup: PromptLookup::Off, ..Config::default() };
+fn start(settings: &Settings) -> Engine {
+    let config = Config {
+        threads: settings.threads,
+        instructions: settings.instructions,
+        nice: 0,
+        kv_cache_mb: 4096,
+        prompt_lookup: PromptLookup::Off,
+        ..Config::default()
+    };
     Engine::start(config).expect("the engine starts")
 }
 

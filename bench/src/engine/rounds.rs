@@ -62,7 +62,7 @@ fn speeds(quant: &str, path: &Path, settings: &Settings, report: &mut Report) {
                     other.open(path, settings.threads);
                     other
                 });
-                (Ours::open(path, settings.threads), other)
+                (Ours::open(path, settings), other)
             });
             // The first time finds the better setting of llama.cpp.
             if let Some(other) = other {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Checker, Constraint, Grammars, Guide};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, Probe, Sampling, builtin};
+use crate::{Error, Instructions, ModelSource, Probe, Sampling, builtin};
 
 struct Model {
     tokenizer: Arc<Tokenizer>,
@@ -363,7 +363,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     let (mut answer, mut forced) = (Vec::new(), taken.forced.len());
     tokens.extend(&taken.forced);
     answer.extend(&taken.forced);
-    let mut sampler = Sampler::default();
+    let mut sampler = Sampler::new(Instructions::best());
     while !taken.complete {
         for token in &tokens[probe.len()..tokens.len() - 1].to_vec() {
             probe.extend(&[*token]).unwrap();

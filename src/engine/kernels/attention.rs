@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::half::{narrow, widen};
+use super::matrix::Instructions;
 use super::norm::fold;
 use super::pool::Pool;
 
@@ -119,10 +120,12 @@ pub(crate) fn attend(
     let values =
         |of: &Rows<'_>| of.rows * (of.position + of.rows + READY_POSITIONS) * heads.query * heads.dim;
     let worth = sequences.iter().map(values).sum::<usize>() / VALUES_WORTH;
+    let instructions = pool.instructions();
     pool.run(sequences.len() * heads.kv, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.
         let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
-        let head = KvHead { heads, index: item % heads.kv, offset, rows: &sequences[item / heads.kv] };
+        let head =
+            KvHead { heads, index: item % heads.kv, offset, rows: &sequences[item / heads.kv], instructions };
         if let Some((keys, values)) = &fresh {
             head.store(&queries, keys, values, projections.ready);
         }
@@ -138,6 +141,7 @@ struct KvHead<'a> {
     /// Of the layer in each block.
     offset: usize,
     rows: &'a Rows<'a>,
+    instructions: Instructions,
 }
 
 impl KvHead<'_> {
@@ -186,11 +190,11 @@ impl KvHead<'_> {
             let (stored_keys, stored_values) = tile.split_at_mut(dim * TILE);
             let stored_values = &mut stored_values[slot * dim..(slot + 1) * dim];
             // The values' place first holds the keys, which are spread from there.
-            narrow(key, stored_values);
+            narrow(self.instructions, key, stored_values);
             for (keys, key) in stored_keys.as_chunks_mut::<TILE>().0.iter_mut().zip(&*stored_values) {
                 keys[slot] = *key;
             }
-            narrow(&values[head], stored_values);
+            narrow(self.instructions, &values[head], stored_values);
         }
     }
 
@@ -206,12 +210,12 @@ impl KvHead<'_> {
         for index in 0..(rows.position + rows.rows).div_ceil(TILE) {
             let tile = self.tile(index);
             #[cfg(target_arch = "x86_64")]
-            if super::has_avx2() {
+            if self.instructions.wide() {
                 self.attend_avx2(tile, index * TILE, queries, out, state);
                 continue;
             }
-            widen(&tile[..keys.len()], keys);
-            widen(&tile[keys.len()..], values);
+            widen(self.instructions, &tile[..keys.len()], keys);
+            widen(self.instructions, &tile[keys.len()..], values);
             let start = index * TILE;
             for row in rows.first_in(start)..rows.rows {
                 let visible = rows.visible(row, start);
@@ -223,7 +227,7 @@ impl KvHead<'_> {
                     if index == 0 {
                         out.fill(0.0);
                     }
-                    attend_tile(query, keys, values, visible, scale, running, out);
+                    attend_tile(self.instructions, query, keys, values, visible, scale, running, out);
                 }
             }
         }

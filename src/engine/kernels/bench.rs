@@ -29,14 +29,14 @@ fn values(count: usize) -> Vec<f32> {
     (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-fn pool(threads: usize) -> Option<Pool> {
+fn pool(threads: usize, instructions: Instructions) -> Option<Pool> {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    Pool::new(threads, &start).ok()
+    Pool::new(threads, instructions, &start).ok()
 }
 
 /// A job of next to nothing on all threads: what it costs to begin and end one.
 pub fn job(threads: usize) -> Option<impl FnMut()> {
-    let pool = pool(threads)?;
+    let pool = pool(threads, Instructions::best())?;
     Some(move || {
         pool.run(threads, usize::MAX, &|_, item| {
             std::hint::black_box(item);
@@ -44,7 +44,7 @@ pub fn job(threads: usize) -> Option<impl FnMut()> {
     })
 }
 
-/// The product of `rows` rows with `outputs` · `inputs` weights. All instructions up to `instructions` may be used.
+/// The product of `rows` rows with `outputs` · `inputs` weights.
 pub fn product(
     name: &str,
     (inputs, outputs): (usize, usize),
@@ -59,14 +59,17 @@ pub fn product(
         (0..count as u32).map(|i| 0x11 + (i.wrapping_mul(2_654_435_761) >> 24) as u8 % 30).collect();
     let packed = Packed::new(format, &source, inputs, outputs).ok()?;
     let (mut x, mut y) = (values(rows * inputs), vec![0.0; rows * outputs]);
-    let (mut scratch, pool) = (Activations::default(), pool(threads)?);
-    Some(move || products(&[&packed], &mut x, None, &mut [&mut y], &mut scratch, instructions, &pool))
+    let (mut scratch, pool) = (Activations::default(), pool(threads, instructions)?);
+    Some(move || products(&[&packed], &mut x, None, &mut [&mut y], &mut scratch, &pool))
 }
 
 /// Quantization of `rows` rows, in blocks of 32 or 256.
 pub fn quantize(block: usize, inputs: usize, rows: usize) -> Option<impl FnMut()> {
-    let (mut x, mut target, pool) = (values(rows * inputs), Activations::default(), pool(1)?);
-    Some(move || matrix::quantize(&mut x, None, inputs, block, false, &mut target, &pool))
+    let (mut x, mut target, pool) =
+        (values(rows * inputs), Activations::default(), pool(1, Instructions::best())?);
+    Some(move || {
+        matrix::quantize(Instructions::best(), &mut x, None, inputs, block, false, &mut target, &pool)
+    })
 }
 
 /// `rows` rows of one sequence attend to `positions` positions before them.
@@ -84,7 +87,8 @@ pub fn attention(
         (0..(positions + rows).div_ceil(attention::TILE)).map(|_| Arc::new(block())).collect();
     let width = heads.query * heads.dim;
     let (mut queries, mut out) = (values(rows * width), vec![0.0; rows * width]);
-    let (mut scratch, pool) = (vec![0.0; heads.scratch_len(rows) * threads], pool(threads)?);
+    let (mut scratch, pool) =
+        (vec![0.0; heads.scratch_len(rows) * threads], pool(threads, Instructions::best())?);
     Some(move || {
         let (done, open) = (&blocks[..], Vec::new());
         let sequence = Rows { done, open, position: positions, rows, first_row: 0, both_ways: false };
@@ -97,7 +101,7 @@ pub fn attention(
 pub fn rms_norm(width: usize) -> impl FnMut() {
     let (x, weight, mut out) = (values(width), values(width), vec![0.0; width]);
     move || {
-        norm::rms_norm(&x, &weight, 1e-6, &mut out);
+        norm::rms_norm(Instructions::best(), &x, &weight, 1e-6, &mut out);
     }
 }
 
@@ -109,7 +113,7 @@ pub fn rope(heads: usize, dim: usize, angles: bool) -> impl FnMut() {
         if angles {
             rope.angles(1234, &mut cos, &mut sin);
         }
-        rope.rotate(&mut x, dim, &cos, &sin);
+        rope.rotate(Instructions::best(), &mut x, dim, &cos, &sin);
     }
 }
 
@@ -119,6 +123,6 @@ pub fn swiglu(width: usize) -> impl FnMut() {
     let mut out = gate.clone();
     move || {
         out.copy_from_slice(&gate);
-        swiglu::swiglu(&mut out, &up);
+        swiglu::swiglu(Instructions::best(), &mut out, &up);
     }
 }

@@ -51,6 +51,7 @@ fn tanh_body(x: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::{gelu, gelu_body, tanh, tanh_body};
+    use crate::kernels::matrix::Instructions;
 
     fn values() -> Vec<f32> {
         let mut values: Vec<f32> = (-12_000..12_000).map(|i| i as f32 / 1000.0).collect();
@@ -62,7 +63,7 @@ mod tests {
     fn gelu_agrees_with_the_f64_function() {
         let mut got = values();
         let bias = vec![0.25; got.len()];
-        gelu(&mut got, &bias);
+        gelu(Instructions::Avx2, &mut got, &bias);
         for (x, got) in values().into_iter().zip(got) {
             let x = f64::from(x + 0.25);
             let expected = x * 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn tanh_agrees_with_the_f64_function() {
         let mut got = values();
-        tanh(&mut got);
+        tanh(Instructions::Avx2, &mut got);
         for (x, got) in values().into_iter().zip(got) {
             let error = (f64::from(got) - libm::tanh(f64::from(x))).abs();
             assert!(error < 2e-7, "tanh({x}) is off by {error}");
@@ -85,11 +86,11 @@ mod tests {
     fn the_wide_version_gives_the_bytes_of_the_portable_one() {
         let bias: Vec<f32> = values().iter().rev().map(|x| x * 0.1).collect();
         let (mut wide, mut portable) = (values(), values());
-        gelu(&mut wide, &bias);
+        gelu(Instructions::Avx2, &mut wide, &bias);
         gelu_body(&mut portable, &bias);
         assert_eq!(wide, portable);
         let (mut wide, mut portable) = (values(), values());
-        tanh(&mut wide);
+        tanh(Instructions::Avx2, &mut wide);
         tanh_body(&mut portable);
         assert_eq!(wide, portable);
     }
@@ -98,11 +99,11 @@ mod tests {
     fn what_is_not_finite_stays_so() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut x = [bad];
-            gelu(&mut x, &[0.0]);
+            gelu(Instructions::Avx2, &mut x, &[0.0]);
             assert!(!x[0].is_finite());
         }
         let mut x = [f32::NAN];
-        tanh(&mut x);
+        tanh(Instructions::Avx2, &mut x);
         assert!(x[0].is_nan());
     }
 }

@@ -3,18 +3,22 @@
 
 use ::half::f16;
 
+use super::matrix::Instructions;
+
 /// Rounds one value to nearest, ties to even; beyond 65,504 becomes infinite.
 pub(crate) fn narrow_one(value: f32) -> u16 {
     f16::from_f32_const(value).to_bits()
 }
 
 /// Rounds a slice as [`narrow_one`] does.
-pub(crate) fn narrow(source: &[f32], target: &mut [u16]) {
+pub(crate) fn narrow(instructions: Instructions, source: &[f32], target: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
-    if super::has_avx2() {
+    if instructions.wide() {
         // SAFETY: the processor has the features that the function is compiled for.
         return unsafe { narrow_f16c(source, target) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = instructions;
     narrow_portable(source, target);
 }
 
@@ -51,12 +55,14 @@ pub(crate) fn widen_one(bits: u16) -> f32 {
 }
 
 /// Widens a slice; exact.
-pub(crate) fn widen(source: &[u16], target: &mut [f32]) {
+pub(crate) fn widen(instructions: Instructions, source: &[u16], target: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if super::has_avx2() {
+    if instructions.wide() {
         // SAFETY: the processor has the features that the function is compiled for.
         return unsafe { widen_f16c(source, target) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = instructions;
     widen_portable(source, target);
 }
 
@@ -84,13 +90,13 @@ fn widen_f16c(source: &[u16], target: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{f16, narrow, narrow_one, narrow_portable, widen, widen_portable};
+    use super::{Instructions, f16, narrow, narrow_one, narrow_portable, widen, widen_portable};
 
     #[test]
     fn every_f16_survives_and_both_ways_agree() {
         let source: Vec<u16> = (0..=u16::MAX).collect();
         let (mut fast, mut portable) = (vec![0.0; 1 << 16], vec![0.0; 1 << 16]);
-        widen(&source, &mut fast);
+        widen(Instructions::Avx2, &source, &mut fast);
         widen_portable(&source, &mut portable);
         for ((bits, fast), portable) in source.iter().zip(&fast).zip(&portable) {
             let expected = f16::from_bits(*bits).to_f32_const();
@@ -120,7 +126,7 @@ mod tests {
             .filter(|value| !value.is_nan())
             .collect();
         let (mut fast, mut portable) = (vec![0; source.len()], vec![0; source.len()]);
-        narrow(&source, &mut fast);
+        narrow(Instructions::Avx2, &source, &mut fast);
         narrow_portable(&source, &mut portable);
         assert!(fast == portable);
     }

@@ -45,6 +45,7 @@ fn highest_body(values: &[f32]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::matrix::Instructions;
 
     #[test]
     fn the_highest_is_the_first_of_equals_wherever_it_is() {
@@ -52,19 +53,23 @@ mod tests {
             for at in 0..length {
                 let mut values: Vec<f32> = (0..length).map(|i| -((i * 7919 % 101) as f32) - 0.5).collect();
                 values[at] = 0.0;
-                assert_eq!(highest(&values), Some(at));
+                assert_eq!(highest(Instructions::Avx2, &values), Some(at));
                 if at + 1 < length {
                     values[length - 1] = -0.0;
-                    assert_eq!(highest(&values), Some(at), "-0 is no less than 0, and no more");
+                    assert_eq!(
+                        highest(Instructions::Avx2, &values),
+                        Some(at),
+                        "-0 is no less than 0, and no more"
+                    );
                 }
-                assert_eq!(highest_body(&values), highest(&values));
+                assert_eq!(highest_body(&values), highest(Instructions::Avx2, &values));
                 for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     let mut values = values.clone();
                     values[at] = wrong;
-                    assert_eq!(highest(&values), None, "{wrong} at {at}");
+                    assert_eq!(highest(Instructions::Avx2, &values), None, "{wrong} at {at}");
                 }
             }
         }
-        assert_eq!(highest(&[]), None);
+        assert_eq!(highest(Instructions::Avx2, &[]), None);
     }
 }

@@ -7,13 +7,14 @@
 //! Invariant: the value of an output depends on its own row, its weights and its absolute position only; never
 //! on how many rows are computed beside it, on the thread that computes it or on the number of threads.
 
-/// Defines the function `$name`, which runs `$body` compiled for AVX2, FMA and F16C where the processor has
-/// them, and as it is elsewhere. `$body` must be `#[inline(always)]`, or it stays portable.
+/// Defines the function `$name`, which takes the instructions that may be used before everything else, and runs `$body`
+/// compiled for AVX2, FMA and F16C where they are among them and the processor has them, and as it is elsewhere. `$body`
+/// must be `#[inline(always)]`, or it stays portable.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "kernels take their slices one by one")]
-        $vis fn $name($($arg: $type),*) $(-> $result)? {
+        $vis fn $name(instructions: crate::kernels::matrix::Instructions, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,f16c")]
@@ -21,12 +22,14 @@ macro_rules! multiversion {
                 fn wide($($arg: $type),*) $(-> $result)? {
                     $body($($arg),*)
                 }
-                if crate::kernels::has_avx2() {
+                if instructions.wide() {
                     // SAFETY: the processor has the features that `wide` is compiled for.
                     #[allow(unsafe_code, reason = "calling code compiled for detected features")]
                     return unsafe { wide($($arg),*) };
                 }
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = instructions;
             $body($($arg),*)
         }
     };
@@ -49,9 +52,3 @@ pub(crate) mod swiglu;
 pub(crate) use floats::Floats;
 pub(crate) use highest::highest;
 pub(crate) use pool::Pool;
-
-/// Whether the wide versions of the kernels can run.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    matrix::Instructions::Avx2.usable()
-}

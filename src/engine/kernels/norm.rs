@@ -1,5 +1,7 @@
 //! Normalisation of rows: by their root mean square, or by mean and deviation.
 
+use super::matrix::Instructions;
+
 multiversion! {
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`; false if the row holds a value that is not finite (or so
     /// large that its square is not).
@@ -43,8 +45,8 @@ multiversion! {
 }
 
 /// Scales to length 1; a zero vector stays one.
-pub(crate) fn normalise(mut vector: Vec<f32>) -> Vec<f32> {
-    let length = sum_of_squares(&vector).sqrt();
+pub(crate) fn normalise(instructions: Instructions, mut vector: Vec<f32>) -> Vec<f32> {
+    let length = sum_of_squares(instructions, &vector).sqrt();
     if length > 0.0 {
         vector.iter_mut().for_each(|value| *value /= length);
     }
@@ -128,13 +130,13 @@ mod tests {
         let x: Vec<f32> = (0..77).map(|i| ((i * 7919) % 2003) as f32 / 700.0 - 1.3).collect();
         let weight: Vec<f32> = (0..77).map(|i| 1.0 + (i % 5) as f32 / 7.0).collect();
         let (mut wide, mut portable) = (vec![0.0; 77], vec![0.0; 77]);
-        assert!(rms_norm(&x, &weight, 1e-6, &mut wide));
+        assert!(rms_norm(Instructions::Avx2, &x, &weight, 1e-6, &mut wide));
         assert!(rms_norm_body(&x, &weight, 1e-6, &mut portable));
         assert_eq!(wide, portable);
-        assert_eq!(dot(&x, &weight), dot_body(&x, &weight));
-        assert_eq!(dot(&x, &x), sum_of_squares(&x));
+        assert_eq!(dot(Instructions::Avx2, &x, &weight), dot_body(&x, &weight));
+        assert_eq!(dot(Instructions::Avx2, &x, &x), sum_of_squares(Instructions::Avx2, &x));
         let (mut wide, mut portable) = (x.clone(), x);
-        assert!(rms_norm_heads(&mut wide, &weight[..11], 1e-6));
+        assert!(rms_norm_heads(Instructions::Avx2, &mut wide, &weight[..11], 1e-6));
         assert!(rms_norm_heads_body(&mut portable, &weight[..11], 1e-6));
         assert_eq!(wide, portable);
     }
@@ -145,7 +147,7 @@ mod tests {
         let weight: Vec<f32> = (0..77).map(|i| 1.0 + (i % 5) as f32 / 7.0).collect();
         let bias: Vec<f32> = (0..77).map(|i| (i % 3) as f32 - 1.0).collect();
         let (mut wide, mut portable) = (x.clone(), x.clone());
-        assert!(layer_norm(&mut wide, &weight, &bias, 1e-12));
+        assert!(layer_norm(Instructions::Avx2, &mut wide, &weight, &bias, 1e-12));
         assert!(layer_norm_body(&mut portable, &weight, &bias, 1e-12));
         assert_eq!(wide, portable);
         let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / 77.0;
@@ -161,8 +163,8 @@ mod tests {
     fn a_row_that_is_not_finite_is_noticed() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut out = [0.0; 3];
-            assert!(!rms_norm(&[1.0, bad, 2.0], &[1.0; 3], 1e-6, &mut out));
-            assert!(!layer_norm(&mut [1.0, bad, 2.0], &[1.0; 3], &[0.0; 3], 1e-6));
+            assert!(!rms_norm(Instructions::Avx2, &[1.0, bad, 2.0], &[1.0; 3], 1e-6, &mut out));
+            assert!(!layer_norm(Instructions::Avx2, &mut [1.0, bad, 2.0], &[1.0; 3], &[0.0; 3], 1e-6));
         }
     }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
+use super::matrix::Instructions;
 use crate::panic::{Panic, hold};
 
 /// How long a thread looks for the next job, or for the end of one, before it sleeps.
@@ -34,6 +35,7 @@ pub(crate) const STACK_BYTES: usize = 16 << 20;
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    instructions: Instructions,
     /// There is a job; also keeps the pool from being shared by threads.
     busy: Cell<bool>,
 }
@@ -250,8 +252,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    /// A pool of `threads` threads including the caller of [`Pool::run`]. `start` runs first on each new one.
-    pub(crate) fn new(threads: usize, start: &Arc<dyn Fn() + Send + Sync>) -> std::io::Result<Pool> {
+    /// A pool of `threads` threads including the caller of [`Pool::run`], on which these instructions are used, or those of any
+    /// processor where this one lacks them. `start` runs first on each new one.
+    pub(crate) fn new(
+        threads: usize,
+        instructions: Instructions,
+        start: &Arc<dyn Fn() + Send + Sync>,
+    ) -> std::io::Result<Pool> {
         let shared = Arc::new(Shared {
             gate: CachePadded::new(AtomicU64::new(0)),
             next: CachePadded::new(AtomicUsize::new(0)),
@@ -263,7 +270,9 @@ impl Pool {
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared: Arc::clone(&shared), threads: Vec::new(), busy: Cell::new(false) };
+        let instructions = if instructions.present() { instructions } else { Instructions::Portable };
+        let mut pool =
+            Pool { shared: Arc::clone(&shared), threads: Vec::new(), instructions, busy: Cell::new(false) };
         for worker in 1..threads {
             let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
             let thread = std::thread::Builder::new()
@@ -281,6 +290,11 @@ impl Pool {
     /// Number of threads that may run a job, the caller included; worker numbers are below it.
     pub(crate) fn threads(&self) -> usize {
         self.threads.len() + 1
+    }
+
+    /// What the kernels that run here may use; the processor has it.
+    pub(crate) fn instructions(&self) -> Instructions {
+        self.instructions
     }
 
     /// Calls `work(worker, item)` once for each item below `items`, on as many threads at most as it is `worth` shares, and
@@ -382,11 +396,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    use super::Pool;
+    use super::{Instructions, Pool};
 
     fn pool(threads: usize) -> Pool {
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-        Pool::new(threads, &start).unwrap()
+        Pool::new(threads, Instructions::best(), &start).unwrap()
     }
 
     #[test]

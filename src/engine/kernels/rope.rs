@@ -3,6 +3,8 @@
 //! Angles are computed in f64 with exact range reduction for the position at hand, so they are as right at
 //! position 30,000 as at 3, and there is no table that grows with the context.
 
+use super::matrix::Instructions;
+
 /// Which two elements of a head turn together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
@@ -55,10 +57,17 @@ impl Rope {
     }
 
     /// Turns each head of `head_dim` elements in `x`.
-    pub(crate) fn rotate(&self, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    pub(crate) fn rotate(
+        &self,
+        instructions: Instructions,
+        x: &mut [f32],
+        head_dim: usize,
+        cos: &[f32],
+        sin: &[f32],
+    ) {
         match self.pairs {
-            Pairs::Neighbours => rotate_neighbours(x, head_dim, cos, sin),
-            Pairs::Halves => rotate_halves(x, head_dim, cos, sin),
+            Pairs::Neighbours => rotate_neighbours(instructions, x, head_dim, cos, sin),
+            Pairs::Halves => rotate_halves(instructions, x, head_dim, cos, sin),
         }
     }
 }
@@ -97,6 +106,7 @@ fn rotate_halves_body(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) 
 #[cfg(test)]
 mod tests {
     use super::{Pairs, Rope};
+    use crate::kernels::matrix::Instructions;
 
     #[test]
     fn halves_and_neighbours_turn_the_same_pairs() {
@@ -104,10 +114,10 @@ mod tests {
         let halves = Rope::new(Pairs::Halves, 8, 10_000.0, 1.0, None);
         halves.angles(12_345, &mut cos, &mut sin);
         let mut a = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
-        halves.rotate(&mut a, 8, &cos, &sin);
+        halves.rotate(Instructions::Avx2, &mut a, 8, &cos, &sin);
         let neighbours = Rope::new(Pairs::Neighbours, 8, 10_000.0, 1.0, None);
         let mut b = [1.0f32, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0];
-        neighbours.rotate(&mut b, 8, &cos, &sin);
+        neighbours.rotate(Instructions::Avx2, &mut b, 8, &cos, &sin);
         for i in 0..4 {
             assert_eq!((a[i], a[i + 4]), (b[2 * i], b[2 * i + 1]));
         }

@@ -30,13 +30,14 @@ fn add_body(x: &mut [f32], y: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::matrix::Instructions;
 
     #[test]
     fn the_wide_version_gives_the_bytes_of_the_portable_one() {
         let up: Vec<f32> = (0..101).map(|i| ((i * 7919) % 2003) as f32 / 70.0 - 13.0).collect();
         let mut wide: Vec<f32> = up.iter().rev().map(|x| x * 9.0).collect();
         let mut portable = wide.clone();
-        swiglu(&mut wide, &up);
+        swiglu(Instructions::Avx2, &mut wide, &up);
         swiglu_body(&mut portable, &up);
         assert_eq!(wide, portable);
         assert_eq!(wide.iter().filter(|x| !x.is_finite()).count(), 0);
@@ -45,7 +46,7 @@ mod tests {
     #[test]
     fn silu_of_great_numbers_is_0_or_themselves() {
         let mut gate = [-1e30, -100.0, 0.0, 100.0, 1e30];
-        swiglu(&mut gate, &[1.0; 5]);
+        swiglu(Instructions::Avx2, &mut gate, &[1.0; 5]);
         assert_eq!(gate, [0.0, 0.0, 0.0, 100.0, 1e30]);
     }
 }

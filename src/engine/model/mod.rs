@@ -22,7 +22,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, attend};
-use crate::kernels::matrix::each_row;
+use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use crate::mapping::Mapping;
@@ -224,7 +224,7 @@ impl Model {
             self.attention(index, layer, segments, rows, workspace, pool);
             self.feed_forward(layer, segments, rows, workspace, pool);
         }
-        self.finish(segments, workspace);
+        self.finish(segments, workspace, pool.instructions());
         for segment in segments {
             segment.cache.advance(segment.tokens.len());
         }
@@ -268,10 +268,10 @@ impl Model {
     }
 
     /// What the head for ranking says of one of those rows; nothing without one.
-    pub(crate) fn ranks(&self, workspace: &Workspace, row: usize) -> Vec<f32> {
+    pub(crate) fn ranks(&self, workspace: &Workspace, row: usize, pool: &Pool) -> Vec<f32> {
         let width = self.sizes.width;
         let hidden = &workspace.hidden[row * width..(row + 1) * width];
-        self.rank_head.as_ref().map(|head| head.outputs(hidden)).unwrap_or_default()
+        self.rank_head.as_ref().map(|head| head.outputs(hidden, pool.instructions())).unwrap_or_default()
     }
 
     /// Token embeddings into the residual stream, and the angles of the rows' positions.
@@ -308,23 +308,24 @@ impl Model {
         let attention = &mut attention[..rows * query_width];
         let projections = [&layer.query, &layer.key, &layer.value];
         let layers = projections.map(|projection| &*projection.weight);
-        let make = self.norm(&layer.attention_norm, x, finite);
+        let make = self.norm(&layer.attention_norm, x, finite, pool.instructions());
         forward_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
         drop(make);
         for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
             add_bias(projection, target, pool);
         }
         let (pairs, epsilon, rope) = (self.sizes.rope.pairs(), self.sizes.norm_epsilon, &self.sizes.rope);
+        let instructions = pool.instructions();
         let ready = |row: usize, queries: &mut [f32], key: &mut [f32]| {
             if let Some(norms) = &layer.head_norms
-                && !(rms_norm_heads(queries, &norms.query, epsilon)
-                    & rms_norm_heads(key, &norms.key, epsilon))
+                && !(rms_norm_heads(instructions, queries, &norms.query, epsilon)
+                    & rms_norm_heads(instructions, key, &norms.key, epsilon))
             {
                 finite[row].store(false, Ordering::Relaxed);
             }
             let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
-            rope.rotate(queries, heads.dim, cos, sin);
-            rope.rotate(key, heads.dim, cos, sin);
+            rope.rotate(instructions, queries, heads.dim, cos, sin);
+            rope.rotate(instructions, key, heads.dim, cos, sin);
         };
         let mut first_row = 0;
         let mut offset = 0;
@@ -361,12 +362,14 @@ impl Model {
         let h = &mut h[..rows * self.sizes.width];
         let gate = &mut gate[..rows * self.sizes.feed_forward];
         let up = &mut up[..rows * self.sizes.feed_forward];
-        let make = self.norm(&layer.feed_forward_norm, x, finite);
+        let make = self.norm(&layer.feed_forward_norm, x, finite, pool.instructions());
         forward_all([&*layer.gate, &*layer.up], h, Some(&make), [&mut *gate, &mut *up], quantized, pool);
         drop(make);
         note_faults(segments, finite);
         let width = self.sizes.feed_forward;
-        let activate = |row: usize, gate: &mut [f32]| swiglu(gate, &up[row * width..(row + 1) * width]);
+        let instructions = pool.instructions();
+        let activate =
+            |row: usize, gate: &mut [f32]| swiglu(instructions, gate, &up[row * width..(row + 1) * width]);
         layer.down.forward(gate, Some(&activate), h, quantized, pool);
         add_rows(&mut x[..rows * self.sizes.width], h, self.sizes.width, pool);
     }
@@ -377,16 +380,17 @@ impl Model {
         weight: &'a [f32],
         x: &'a [f32],
         finite: &'a [AtomicBool],
+        instructions: Instructions,
     ) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
         let (width, epsilon) = (self.sizes.width, self.sizes.norm_epsilon);
         move |row, h| {
-            let sound = rms_norm(&x[row * width..(row + 1) * width], weight, epsilon, h);
+            let sound = rms_norm(instructions, &x[row * width..(row + 1) * width], weight, epsilon, h);
             finite[row].store(sound, Ordering::Relaxed);
         }
     }
 
     /// The final norm of the rows that are wanted.
-    fn finish(&self, segments: &mut [Segment<'_>], workspace: &mut Workspace) {
+    fn finish(&self, segments: &mut [Segment<'_>], workspace: &mut Workspace, instructions: Instructions) {
         let width = self.sizes.width;
         let Workspace { x, hidden, .. } = workspace;
         hidden.clear();
@@ -397,9 +401,9 @@ impl Model {
                 let finite = if segment.wanted.includes(row, rows) {
                     let start = hidden.len();
                     hidden.resize(start + width, 0.0);
-                    rms_norm(x, &self.norm, self.sizes.norm_epsilon, &mut hidden[start..])
+                    rms_norm(instructions, x, &self.norm, self.sizes.norm_epsilon, &mut hidden[start..])
                 } else {
-                    sum_of_squares(x).is_finite()
+                    sum_of_squares(instructions, x).is_finite()
                 };
                 if !finite {
                     segment.note_fault(segment.cache.len() + row);
@@ -423,13 +427,15 @@ fn note_faults(segments: &mut [Segment<'_>], finite: &[AtomicBool]) {
 
 fn add_bias(projection: &Projection, rows: &mut [f32], pool: &Pool) {
     if let Some(bias) = &projection.bias {
-        each_row(rows, bias.len(), pool, &|_, row| add(row, bias));
+        let instructions = pool.instructions();
+        each_row(rows, bias.len(), pool, &|_, row| add(instructions, row, bias));
     }
 }
 
 /// `x += h`.
 fn add_rows(x: &mut [f32], h: &[f32], width: usize, pool: &Pool) {
-    each_row(x, width, pool, &|row, x| add(x, &h[row * width..(row + 1) * width]));
+    let instructions = pool.instructions();
+    each_row(x, width, pool, &|row, x| add(instructions, x, &h[row * width..(row + 1) * width]));
 }
 
 /// A tensor that the decoder does not know would change the answer if it were left out.

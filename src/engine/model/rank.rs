@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::gguf::Gguf;
+use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::dot;
 
 use super::weights::{Matrix, opt_vector, vector};
@@ -44,8 +45,8 @@ impl RankHead {
     }
 
     /// The outputs for one hidden state.
-    pub(super) fn outputs(&self, hidden: &[f32]) -> Vec<f32> {
+    pub(super) fn outputs(&self, hidden: &[f32], instructions: Instructions) -> Vec<f32> {
         let rows = self.weights.chunks_exact(self.width).zip(&self.bias);
-        rows.map(|(row, bias)| dot(row, hidden) + bias).collect()
+        rows.map(|(row, bias)| dot(instructions, row, hidden) + bias).collect()
     }
 }

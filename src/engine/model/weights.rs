@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Activations, Format, Instructions, Make, Packed, products};
+use crate::kernels::matrix::{Activations, Format, Make, Packed, products};
 
 use super::panels::{Panels, panel_format};
 
@@ -44,7 +44,7 @@ pub(super) fn forward_all<const N: usize>(
 ) {
     let packed: Vec<&Packed> = layers.iter().filter_map(|layer| layer.packed()).collect();
     if packed.len() == N {
-        products(&packed, x, make, &mut ys, scratch, Instructions::best(), pool);
+        products(&packed, x, make, &mut ys, scratch, pool);
     } else {
         for (layer, y) in layers.into_iter().zip(ys) {
             layer.forward(x, make.take(), y, scratch, pool);
@@ -118,14 +118,14 @@ impl Linear for Matrix {
         pool: &Pool,
     ) {
         let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
-        products(&[packed], x, make, &mut [y], scratch, Instructions::best(), pool);
+        products(&[packed], x, make, &mut [y], scratch, pool);
     }
 
     fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32> {
         let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
         let (panel, column) = packed.panel_of(index);
         let mut y = vec![0.0; x.len() / self.inputs * panel.outputs()];
-        products(&[&panel], x, None, &mut [&mut y], scratch, Instructions::best(), pool);
+        products(&[&panel], x, None, &mut [&mut y], scratch, pool);
         y.chunks_exact(panel.outputs()).map(|row| row[column]).collect()
     }
 

@@ -10,12 +10,14 @@ mod uniform;
 use llguidance::toktrie::SimpleVob;
 
 use crate::kernels::highest;
+use crate::kernels::matrix::Instructions;
 use crate::{Error, Sampling};
 use uniform::uniform;
 
 /// Chooses tokens; keeps memory between choices.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sampler {
+    instructions: Instructions,
     /// Candidates, packed so that ascending order is (logit descending, id ascending).
     candidates: Vec<u64>,
     /// Their weights, in the same order.
@@ -23,6 +25,11 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
+    /// One that uses these instructions.
+    pub(crate) fn new(instructions: Instructions) -> Sampler {
+        Sampler { instructions, candidates: Vec::new(), weights: Vec::new() }
+    }
+
     /// The token at `position` of the context, one of those that are `allowed` where only some are.
     ///
     /// # Errors
@@ -34,7 +41,7 @@ impl Sampler {
         position: usize,
         allowed: Option<&SimpleVob>,
     ) -> Result<u32, Error> {
-        let highest = highest(logits).ok_or(Error::NonFinite { position })?;
+        let highest = highest(self.instructions, logits).ok_or(Error::NonFinite { position })?;
         if how.is_greedy() {
             return Ok(match allowed {
                 None => highest as u32,
@@ -131,7 +138,7 @@ fn unpack(candidate: u64) -> (f32, u32) {
 mod tests {
     use llguidance::toktrie::SimpleVob;
 
-    use super::{Sampler, pack, unpack};
+    use super::{Instructions, Sampler, pack, unpack};
     use crate::{Error, Sampling};
 
     fn hot() -> Sampling {
@@ -139,7 +146,7 @@ mod tests {
     }
 
     fn distribution(logits: &[f32], how: &Sampling) -> Vec<f64> {
-        let mut sampler = Sampler::default();
+        let mut sampler = Sampler::new(Instructions::best());
         let mut counts = vec![0.0; logits.len()];
         for position in 0..20_000 {
             counts[sampler.choose(logits, how, position, None).unwrap() as usize] += 1.0 / 20_000.0;
@@ -149,7 +156,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_id_of_ties() {
-        let mut sampler = Sampler::default();
+        let mut sampler = Sampler::new(Instructions::best());
         let logits = [0.5, 2.0, -1.0, 2.0, 2.0];
         assert_eq!(sampler.choose(&logits, &Sampling::default(), 0, None).unwrap(), 1);
         assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0, None).unwrap(), 1);
@@ -162,7 +169,7 @@ mod tests {
         for id in [1, 2, 3] {
             allowed.allow_token(id);
         }
-        let mut sampler = Sampler::default();
+        let mut sampler = Sampler::new(Instructions::best());
         let greedy = sampler.choose(&logits, &Sampling::default(), 0, Some(&allowed)).unwrap();
         assert_eq!(greedy, 1, "the lowest id of ties");
         let mut seen = [0; 5];
@@ -216,7 +223,7 @@ mod tests {
         let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32).collect();
         let draw = |seed, position| {
             let how = Sampling { seed, ..hot() };
-            Sampler::default().choose(&logits, &how, position, None).unwrap()
+            Sampler::new(Instructions::best()).choose(&logits, &how, position, None).unwrap()
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         assert!((0..50).any(|position| draw(1, position) != draw(2, position)));
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let result = Sampler::default().choose(&[0.0, bad, 1.0], &hot(), 9, None);
+            let result = Sampler::new(Instructions::best()).choose(&[0.0, bad, 1.0], &hot(), 9, None);
             assert!(matches!(result, Err(Error::NonFinite { position: 9 })));
         }
     }

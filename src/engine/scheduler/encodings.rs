@@ -15,6 +15,7 @@ use super::models::Models;
 use super::running::Plan;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
+use crate::kernels::matrix::Instructions;
 use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
 use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
@@ -136,7 +137,7 @@ impl Encodings {
         let slice = if generating { SHARED_SLICE } else { SLICE };
         self.look_for_cancels();
         if self.pass.is_empty() {
-            self.begin(models, generating);
+            self.begin(models, generating, pool.instructions());
         }
         loop {
             let Some(source) = self.pass.first().map(|encoding| encoding.source().clone()) else { return };
@@ -163,7 +164,7 @@ impl Encodings {
     }
 
     /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
-    fn begin(&mut self, models: &mut Models, generating: bool) {
+    fn begin(&mut self, models: &mut Models, generating: bool, instructions: Instructions) {
         let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
         let Some(loaded) = models.get_encoder(&source) else {
             return self.fail(&gone(), &|other| *other == source);
@@ -183,7 +184,7 @@ impl Encodings {
         }
         self.queued_tokens -= rows;
         let texts: Vec<Text<'_>> = self.pass.iter().flat_map(Encoding::texts).collect();
-        if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace) {
+        if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace, instructions) {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
             }
@@ -233,10 +234,13 @@ fn outcome(
             Output::Score(score_of_labels(&labels, labels.len() - 1))
         }
         (Work::Rerank(_), _) => {
-            let [query, document] = [texts.start, texts.start + 1].map(|text| model.vector(workspace, text));
-            Output::Score(score_of_vectors(&query, &document))
+            let [query, document] =
+                [texts.start, texts.start + 1].map(|text| model.vector(workspace, text, pool.instructions()));
+            Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
-        (Work::Embed(_) | Work::Generate(_), _) => Output::Embedding(model.vector(workspace, texts.start)),
+        (Work::Embed(_) | Work::Generate(_), _) => {
+            Output::Embedding(model.vector(workspace, texts.start, pool.instructions()))
+        }
     }
 }
 

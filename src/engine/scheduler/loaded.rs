@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::matrix::Instructions;
 use crate::model::encoder::is_encoder;
 use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
@@ -42,6 +43,7 @@ pub(super) struct Settings {
     rows: usize,
     max_running: usize,
     pub(super) threads: usize,
+    pub(super) instructions: Instructions,
 }
 
 impl Settings {
@@ -52,6 +54,7 @@ impl Settings {
             rows: MAX_PREFILL_ROWS + max_running,
             max_running,
             threads: config.compute_threads(),
+            instructions: config.instructions,
         }
     }
 }
@@ -196,7 +199,7 @@ impl Loaded {
                 logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
             }
             Reranker::Head { label } => {
-                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row));
+                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row, pool));
                 outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
             }
             // Whose scores come of vectors.

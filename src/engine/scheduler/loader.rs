@@ -183,7 +183,7 @@ fn load(
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Any, ModelIdentity), Error> {
-    let pool = Pool::new(settings.threads, hook).map_err(|error| no_thread(&error))?;
+    let pool = Pool::new(settings.threads, settings.instructions, hook).map_err(|error| no_thread(&error))?;
     let model = Any::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
     model.check_lost()?;

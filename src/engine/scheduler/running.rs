@@ -10,6 +10,7 @@ use super::lookup::Lookup;
 use super::prefix::{Chain, Prefixes};
 use crate::constraints::Grammars;
 use crate::kernels::attention::TILE;
+use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::rerank::{Reranker, score_of_vectors};
@@ -350,7 +351,12 @@ impl Running {
 
     /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the result
     /// once it is complete.
-    pub(super) fn computed(&mut self, hidden: &[f32], width: usize) -> Option<Output> {
+    pub(super) fn computed(
+        &mut self,
+        hidden: &[f32],
+        width: usize,
+        instructions: Instructions,
+    ) -> Option<Output> {
         let Goal::Vector { sum, pair, .. } = &mut self.goal else { return None };
         for row in hidden.chunks_exact(width) {
             if sum.is_empty() {
@@ -363,10 +369,10 @@ impl Running {
             return None;
         }
         // Mean or sum: normalising makes them equal.
-        let vector = normalise(std::mem::take(sum));
+        let vector = normalise(instructions, std::mem::take(sum));
         let Some(pair) = pair else { return Some(Output::Embedding(vector)) };
         if let Some(first) = &pair.first {
-            return Some(Output::Score(score_of_vectors(first, &vector)));
+            return Some(Output::Score(score_of_vectors(instructions, first, &vector)));
         }
         // The second text, from its beginning.
         pair.first = Some(vector);

@@ -70,7 +70,7 @@ struct Choosing<'a> {
 impl Stepper {
     pub(super) fn new(config: &Config, pool: Pool, shared: Arc<Shared>) -> Stepper {
         Stepper {
-            samplers: (0..pool.threads()).map(|_| Sampler::default()).collect(),
+            samplers: (0..pool.threads()).map(|_| Sampler::new(pool.instructions())).collect(),
             pool,
             last: None,
             shared,
@@ -249,7 +249,7 @@ impl Stepper {
                 scoring.push((*index, hidden.start));
             }
             let hidden = &loaded.model.hidden(&loaded.workspace)[hidden.start * width..hidden.end * width];
-            if let Some(output) = request.computed(hidden, width) {
+            if let Some(output) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, Ok(output)));
             }
         }

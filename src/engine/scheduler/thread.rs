@@ -56,7 +56,7 @@ pub(super) fn start(
         hook
     };
     let marked = hook(0);
-    let pool = Pool::new(config.compute_threads(), &marked).map_err(no_thread)?;
+    let pool = Pool::new(config.compute_threads(), config.instructions, &marked).map_err(no_thread)?;
     let settings = Settings::of(&config);
     let worker = |name, stack_bytes, hook: &Hook| {
         let (hook, shared) = (Arc::clone(hook), Arc::clone(&shared));

@@ -1,15 +1,13 @@
 //! A cancelled request is answered while the pass that it shares with others goes on.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use steadytext_engine::{
     Config, Engine, Error, Event, EventKind, Generate, ModelSource, Reply, Request, Sampling, Ticket, Work,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 /// One token, computed in one pass.
 fn request(key: u64) -> Request {

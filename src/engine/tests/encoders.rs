@@ -1,5 +1,4 @@
 //! Encoders in an engine: batches, company, limits, cancels, and files that go away.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Bert, Kind};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::PATIENCE;
 
 fn engine(threads: usize) -> Engine {
     Engine::start(Config { threads, nice: 0, ..Config::default() }).unwrap()

@@ -1,5 +1,4 @@
 //! The engine from outside: requests, events, cancel, stop, limits, errors.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +13,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Architecture, Spec, Text, write};
 use tempfile::TempDir;
 
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 /// A directory of models and an engine.
 struct World {

@@ -1,8 +1,7 @@
 //! Requests that ask for the same at the same time are computed once; a model whose file was replaced is loaded anew.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
@@ -12,7 +11,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Architecture, Spec, write};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 struct World {
     directory: TempDir,

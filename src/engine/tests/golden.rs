@@ -1,7 +1,6 @@
 //! The engine's bytes, written down: whoever changes one of them notices, and raises `KERNEL_VERSION`, so that cached answers of before are
 //! not given any more. The same on every x86-64 machine, whatever its instructions and the number of threads.
 #![cfg(target_arch = "x86_64")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crossbeam_channel::unbounded;
 use sha2::{Digest, Sha256};
@@ -41,8 +40,8 @@ const GOLDEN: [(&str, &str); 21] = [
 ];
 
 /// Logits after each of some tokens.
-fn logits(model: &ModelSource, vocab: u32) -> Vec<u8> {
-    let mut probe = Probe::open(model, threads()).unwrap();
+fn logits(model: &ModelSource, vocab: u32, set: Instructions) -> Vec<u8> {
+    let mut probe = Probe::open_with(model, threads(), set).unwrap();
     let tokens: Vec<u32> = (0..150).map(|i| (i * 7919 + i * i * 31) % vocab).collect();
     let mut bytes = Vec::new();
     for pass in tokens.chunks(70) {
@@ -54,8 +53,9 @@ fn logits(model: &ModelSource, vocab: u32) -> Vec<u8> {
 }
 
 /// The outputs of some work, computed together.
-fn outputs(model: &ModelSource, works: Vec<Work>) -> Vec<u8> {
-    let engine = Engine::start(Config { threads: threads(), nice: 0, ..Config::default() }).unwrap();
+fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> {
+    let config = Config { threads: threads(), nice: 0, instructions: set, ..Config::default() };
+    let engine = Engine::start(config).unwrap();
     let (sender, events) = unbounded();
     let count = works.len();
     for (key, work) in works.into_iter().enumerate() {
@@ -95,13 +95,15 @@ fn generate(prompt: &str, sampling: Sampling, constraint: Option<Constraint>) ->
     })
 }
 
-fn computed() -> Vec<(&'static str, String)> {
+fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     let directory = TempDir::new().unwrap();
     let made = |name: &str, spec: &Spec| {
         let path = directory.path().join(name);
         write(spec, &path).unwrap();
         ModelSource::File(path)
     };
+    let logits = |model: &ModelSource, vocab| logits(model, vocab, set);
+    let outputs = |model: &ModelSource, works| outputs(model, works, set);
     let mut results = Vec::new();
     let mut add = |name, bytes: Vec<u8>| results.push((name, hex(&Sha256::digest(bytes)[..16])));
 
@@ -172,14 +174,13 @@ fn computed() -> Vec<(&'static str, String)> {
 #[test]
 fn the_bytes_are_those_of_the_kernel_version() {
     assert_eq!(KERNEL_VERSION, VERSION, "compute the digests anew");
-    for limit in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
-        limit.limit();
-        let computed = computed();
+    for set in [Instructions::Avx512, Instructions::Avx2, Instructions::Portable] {
+        let computed = computed(set);
         let list: String =
             computed.iter().map(|(name, digest)| format!("    (\"{name}\", \"{digest}\"),\n")).collect();
         assert!(
             computed.iter().map(|(name, digest)| (*name, digest.as_str())).eq(GOLDEN),
-            "with {limit:?} the engine computes other bytes than those of kernel version {VERSION}: if they are right, raise \
+            "with {set:?} the engine computes other bytes than those of kernel version {VERSION}: if they are right, raise \
              KERNEL_VERSION, and write here\n{list}"
         );
     }

@@ -1,5 +1,4 @@
 //! What a model file must have: every tensor in its shape and type, and nothing that the decoder leaves out.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 

@@ -2,7 +2,6 @@
 //!
 //! A load is held up for as long as a test wants by what another process that writes the file of panels would have:
 //! the lock on it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -18,7 +17,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Architecture, Spec, write};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 struct World {
     directory: TempDir,

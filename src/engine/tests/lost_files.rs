@@ -1,10 +1,8 @@
 //! Files that are cut short under a running engine: their requests fail, the others go on, and the next request
-//! opens the file anew. Without the handler the whole test ends by a signal.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! opens the file anew. Without the handler a test's process ends by a signal.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
@@ -14,7 +12,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Architecture, Kind, Quantization, Spec, write};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{PATIENCE, alone};
 
 struct World {
     directory: TempDir,
@@ -100,6 +98,10 @@ fn check_lost(events: &Receiver<Event>, file: &Path) {
 
 #[test]
 fn a_model_file_that_is_cut_short_fails_its_requests_and_no_others() {
+    alone("lost_files::a_model_file_that_is_cut_short_fails_its_requests_and_no_others", cut_a_model);
+}
+
+fn cut_a_model() {
     let world = World::new();
     let (model, other) = (world.model("model.gguf"), world.model("other.gguf"));
     let before = finish(&world.submit(&model, 20)).unwrap();
@@ -119,6 +121,10 @@ fn a_model_file_that_is_cut_short_fails_its_requests_and_no_others() {
 
 #[test]
 fn a_file_of_panels_that_is_cut_short_is_made_anew() {
+    alone("lost_files::a_file_of_panels_that_is_cut_short_is_made_anew", cut_panels);
+}
+
+fn cut_panels() {
     let world = World::new();
     let model = world.model("model.gguf");
     let before = finish(&world.submit(&model, 20)).unwrap();
@@ -132,6 +138,10 @@ fn a_file_of_panels_that_is_cut_short_is_made_anew() {
 
 #[test]
 fn files_that_are_cut_short_between_loading_and_use_fail_the_first_use() {
+    alone("lost_files::files_that_are_cut_short_between_loading_and_use_fail_the_first_use", cut_before_use);
+}
+
+fn cut_before_use() {
     for of_panels in [false, true] {
         let directory = TempDir::new().unwrap();
         let model = directory.path().join("model.gguf");

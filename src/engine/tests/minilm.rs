@@ -1,10 +1,8 @@
 //! A real encoder, all-MiniLM-L6-v2, against what transformers compute with it (`minilm/reference.jsonl`, made by
 //! `minilm/reference.py`). `scripts/fetch-minilm.sh` fetches the model.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 use serde_json::Value as Json;
@@ -14,7 +12,7 @@ use steadytext_engine::{Config, Embed, Engine, Error, EventKind, ModelSource, Ou
 use steadytext_test_models::gguf::{File, Tensor, Value};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(300);
+use crate::PATIENCE;
 
 fn folder() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

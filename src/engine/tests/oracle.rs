@@ -1,6 +1,5 @@
 //! The decoder against candle-transformers' quantized models, which share no code with it but the dot products
 //! of blocks that have no panels.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};

@@ -1,5 +1,4 @@
 //! The builtin model against llama.cpp, by losses that llama.cpp once computed: `make check-peer` wrote `builtin_losses.tsv`, and compares everything else where llama.cpp is at hand.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{ModelSource, Probe};

@@ -1,8 +1,6 @@
 //! Reranking from outside: scores against the logits that they are made of, what is shared, what must not matter.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::gguf::Gguf;
@@ -15,8 +13,8 @@ use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Kind, Pooling, Quantization, Spec, file, write};
 use tempfile::TempDir;
 
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
+
 const TASK: &str = "Given a web search query, retrieve relevant passages that answer the query";
 
 fn spec() -> Spec {

@@ -1,5 +1,4 @@
 //! Keys and values that are reused, and tokens that are guessed: what is saved, and that no byte changes.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +10,7 @@ use steadytext_engine::{
 use steadytext_test_models::{Architecture, Pooling, Spec, write};
 use tempfile::TempDir;
 
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 struct World {
     engine: Engine,

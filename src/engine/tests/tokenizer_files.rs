@@ -1,5 +1,4 @@
 //! Tokenizers and templates of files that are made for the purpose: what is refused, and what metadata do.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

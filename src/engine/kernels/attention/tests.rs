@@ -56,7 +56,7 @@ fn agrees_with_plain_softmax(both_ways: bool) {
         queries.iter_mut().chain(key).for_each(|x| *x *= 2.0);
     };
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    let pool = Pool::new(2, &start).unwrap();
+    let pool = Pool::new(2, Instructions::best(), &start).unwrap();
     let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
     let mut out = vec![f32::NAN; queries.len()];
     let mut open = tiles.split_off(first / TILE);
@@ -93,7 +93,8 @@ fn agrees_with_plain_softmax(both_ways: bool) {
 #[test]
 fn heads_together_get_the_bytes_of_each_alone() {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    let pool = Pool::new(2, &start).unwrap();
+    let pool = Pool::new(2, Instructions::best(), &start).unwrap();
+    let plain = Pool::new(2, Instructions::Portable, &start).unwrap();
     for (query, kv, dim) in [(4, 2, 64), (3, 1, 20), (5, 1, 48), (2, 2, 16)] {
         let heads = Heads { query, kv, dim };
         let noise = |kind: usize, head: usize, position: usize, d: usize| {
@@ -103,7 +104,7 @@ fn heads_together_get_the_bytes_of_each_alone() {
         let shared: Vec<_> = tiles(heads, 200, noise).into_iter().map(Arc::new).collect();
         let (first, rows) = (63, 137);
         let queries: Vec<f32> = (0..rows * query * dim).map(|i| noise(2, 0, i, 0)).collect();
-        let run = |first_row: usize, rows: usize, queries: &[f32]| {
+        let run = |pool: &Pool, first_row: usize, rows: usize, queries: &[f32]| {
             let mut scratch = vec![0.0; heads.scratch_len(rows) * 2];
             let mut out = vec![f32::NAN; queries.len()];
             let position = first + first_row;
@@ -111,18 +112,15 @@ fn heads_together_get_the_bytes_of_each_alone() {
             let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
             let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
             let projections = Projections { queries: &mut queries, fresh: None, ready: &ready };
-            attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
+            attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, pool);
             out
         };
-        let together = run(0, rows, &queries);
-        // The limit holds for the tests that run beside this one too, which must not notice.
-        Instructions::Portable.limit();
-        let portable = run(0, rows, &queries);
-        Instructions::Avx512.limit();
+        let together = run(&pool, 0, rows, &queries);
+        let portable = run(&plain, 0, rows, &queries);
         assert!(together == portable, "{query} heads of {dim}");
         for row in [0, 1, 64, 136] {
             let range = row * query * dim..(row + 1) * query * dim;
-            assert!(run(row, 1, &queries[range.clone()]) == together[range], "row {row} of {dim}");
+            assert!(run(&pool, row, 1, &queries[range.clone()]) == together[range], "row {row} of {dim}");
         }
     }
 }
@@ -137,7 +135,16 @@ fn the_wide_version_gives_the_bytes_of_the_portable_one() {
         for visible in [1, 17, 64] {
             let (mut wide, mut portable) = (vec![0.25; dim], vec![0.25; dim]);
             let (mut wide_running, mut running) = ([0.5, 2.0], [0.5, 2.0]);
-            attend_tile(&query, &keys, &values, visible, 0.3, &mut wide_running, &mut wide);
+            attend_tile(
+                Instructions::Avx2,
+                &query,
+                &keys,
+                &values,
+                visible,
+                0.3,
+                &mut wide_running,
+                &mut wide,
+            );
             attend_tile_body(&query, &keys, &values, visible, 0.3, &mut running, &mut portable);
             assert_eq!((wide, wide_running), (portable, running));
         }

@@ -4,6 +4,8 @@
 //! same on every instruction set: multiplications, a clamp and a rounding to even that are exact or fixed by
 //! IEEE 754.
 
+use super::Instructions;
+
 /// Adding 1.5 · 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// 2^-100: a block without a larger value is zero.
@@ -69,10 +71,17 @@ fn grow<T: Copy + Default>(values: &mut Vec<T>, length: usize) {
 }
 
 /// Quantizes one row in blocks of `block`.
-pub(super) fn quantize(block: usize, x: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize(
+    instructions: Instructions,
+    block: usize,
+    x: &[f32],
+    quants: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
     match block {
-        32 => quantize_32(x, quants, scales, sums),
-        _ => quantize_256(x, quants, scales, sums),
+        32 => quantize_32(instructions, x, quants, scales, sums),
+        _ => quantize_256(instructions, x, quants, scales, sums),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Which instructions multiply: found at run time.
 #![allow(unsafe_code, reason = "calling code compiled for detected features")]
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use super::layout::Format;
 use super::{Tile, portable};
 
@@ -34,9 +32,6 @@ pub enum Instructions {
     /// AVX-512 F, BW and VNNI.
     Avx512,
 }
-
-/// The most that may be used, as a number.
-static LIMIT: AtomicU8 = AtomicU8::new(Instructions::Avx512 as u8);
 
 impl Instructions {
     /// Whether the processor has them.
@@ -72,21 +67,17 @@ impl Instructions {
         }
     }
 
-    /// Lets the whole process use these and lesser ones only: for tests, which find that nothing changes.
-    pub fn limit(self) {
-        LIMIT.store(self as u8, Ordering::Relaxed);
+    /// Whether the versions of the kernels that are compiled for AVX2, FMA and F16C may run, and can.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn wide(self) -> bool {
+        matches!(self, Instructions::Avx2 | Instructions::Avx512) && Instructions::Avx2.present()
     }
 
-    /// Whether the processor has them and the limit lets.
-    pub(crate) fn usable(self) -> bool {
-        self as u8 <= LIMIT.load(Ordering::Relaxed) && self.present()
-    }
-
-    /// The best that are usable.
-    pub(crate) fn best() -> Instructions {
+    /// The best that the processor has.
+    pub fn best() -> Instructions {
         let best = [Instructions::Avx512, Instructions::Avx2, Instructions::Neon]
             .into_iter()
-            .find(|set| set.usable());
+            .find(|set| set.present());
         best.unwrap_or(Instructions::Portable)
     }
 

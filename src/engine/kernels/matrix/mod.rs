@@ -279,14 +279,25 @@ pub(crate) type Make<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 pub(crate) fn products(
     matrices: &[&Packed],
     x: &mut [f32],
+    make: Option<Make<'_>>,
+    ys: &mut [&mut [f32]],
+    scratch: &mut Activations,
+    pool: &Pool,
+) {
+    products_with(pool.instructions(), matrices, x, make, ys, scratch, pool);
+}
+
+/// [`products`], with instructions that the processor has.
+fn products_with(
+    instructions: Instructions,
+    matrices: &[&Packed],
+    x: &mut [f32],
     mut make: Option<Make<'_>>,
     ys: &mut [&mut [f32]],
     scratch: &mut Activations,
-    instructions: Instructions,
     pool: &Pool,
 ) {
     assert_eq!(matrices.len(), ys.len());
-    let instructions = if instructions.present() { instructions } else { Instructions::Portable };
     scratch.work.resize(pool.threads() * WORK, Line([0; 64]));
     for block in [32, 256, 1] {
         let mut group = Vec::new();
@@ -310,7 +321,7 @@ pub(crate) fn products(
             } else {
                 let widen = group.iter().any(|(matrix, _)| instructions.widens(matrix.format));
                 let wide = widen && x.len() >= UNPACK_ROWS * inputs;
-                quantize(x, make, inputs, block, wide, scratch, pool);
+                quantize(instructions, x, make, inputs, block, wide, scratch, pool);
                 Input::Quantized(scratch)
             };
             run(&group, input, x.len() / inputs, instructions, &mut work, pool);
@@ -320,7 +331,9 @@ pub(crate) fn products(
 }
 
 /// Quantizes rows, which `make` makes first, to bytes and where `wide` to 16 bits as well.
+#[allow(clippy::too_many_arguments, reason = "what is done, with what, on which threads")]
 pub(crate) fn quantize(
+    instructions: Instructions,
     x: &mut [f32],
     make: Option<Make<'_>>,
     inputs: usize,
@@ -348,10 +361,12 @@ pub(crate) fn quantize(
                 sums.range(row * words..(row + 1) * words),
             )
         };
-        activations::quantize(block, x, quants, scales, sums);
+        activations::quantize(instructions, block, x, quants, scales, sums);
         if wide {
             // SAFETY: as above.
-            activations::widen(quants, unsafe { wides.range(row * inputs..(row + 1) * inputs) });
+            activations::widen(instructions, quants, unsafe {
+                wides.range(row * inputs..(row + 1) * inputs)
+            });
         }
     });
 }

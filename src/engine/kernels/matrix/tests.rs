@@ -47,7 +47,7 @@ impl Noise {
 
 fn pool(threads: usize) -> Pool {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    Pool::new(threads, &start).unwrap()
+    Pool::new(threads, Instructions::best(), &start).unwrap()
 }
 
 /// What blocks are filled with.
@@ -94,7 +94,7 @@ fn expected(format: Format, source: &[u8], inputs: usize, x: &[f32]) -> Vec<f32>
 
 fn product(packed: &Packed, x: &[f32], set: Instructions, pool: &Pool) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len() / packed.inputs * packed.outputs];
-    products(&[packed], &mut x.to_vec(), None, &mut [&mut y], &mut Activations::default(), set, pool);
+    products_with(set, &[packed], &mut x.to_vec(), None, &mut [&mut y], &mut Activations::default(), pool);
     y
 }
 
@@ -174,13 +174,13 @@ fn rows_beyond_a_row_block_and_several_matrices_change_nothing() {
     for set in SETS.into_iter().filter(|set| set.present()) {
         let mut ys = vec![vec![f32::NAN; rows * 35]; matrices.len()];
         let mut targets: Vec<&mut [f32]> = ys.iter_mut().map(|y| &mut y[..]).collect();
-        products(
+        products_with(
+            set,
             &matrices.iter().collect::<Vec<_>>(),
             &mut x.clone(),
             None,
             &mut targets,
             &mut scratch,
-            set,
             &pool,
         );
         for row in [0, ROW_BLOCK - 1, ROW_BLOCK, rows - 1] {
@@ -240,7 +240,7 @@ fn rounding_is_to_even_and_the_largest_value_is_127() {
     let mut x = [0.0f32; 32];
     x[..7].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5]);
     let (mut quants, mut scales, mut sums) = ([0; 32], [0.0], [0; 4]);
-    activations::quantize(32, &x, &mut quants, &mut scales, &mut sums);
+    activations::quantize(Instructions::Avx2, 32, &x, &mut quants, &mut scales, &mut sums);
     assert_eq!(quants[..7], [127, 0, 2, 2, 0, -2, -126]);
     assert_eq!((scales[0], sums[3]), (1.0, 127 + 2 + 2 - 2 - 126));
 }

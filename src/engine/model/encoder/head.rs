@@ -59,12 +59,12 @@ impl Head {
             let rows = states.len() / dense.weight.inputs();
             let mut results = vec![0.0; rows * outputs];
             dense.weight.forward(states, None, &mut results, scratch, pool);
-            results.chunks_exact_mut(outputs).for_each(|row| add(row, &dense.bias));
+            results.chunks_exact_mut(outputs).for_each(|row| add(pool.instructions(), row, &dense.bias));
             *states = results;
         };
         if let Some(pooler) = &self.pooler {
             apply(pooler, &mut states);
-            tanh(&mut states);
+            tanh(pool.instructions(), &mut states);
         }
         if let Some(classifier) = &self.classifier {
             apply(classifier, &mut states);

@@ -24,7 +24,7 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, attend};
 use crate::kernels::gelu::gelu;
-use crate::kernels::matrix::each_row;
+use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::{layer_norm, normalise};
 use crate::kernels::swiglu::add;
 use crate::mapping::Mapping;
@@ -168,7 +168,12 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for keys and values.
-    pub(crate) fn begin(&self, texts: &[Text<'_>], workspace: &mut Workspace) -> Result<(), Error> {
+    pub(crate) fn begin(
+        &self,
+        texts: &[Text<'_>],
+        workspace: &mut Workspace,
+        instructions: Instructions,
+    ) -> Result<(), Error> {
         let rows: usize = texts.iter().map(|text| text.tokens.len()).sum();
         assert!(rows <= workspace.rows, "{rows} rows in a workspace of {}", workspace.rows);
         assert!(texts.len() <= MAX_TEXTS, "{} texts", texts.len());
@@ -189,9 +194,10 @@ impl Encoder {
                 let (x, h) = (&mut workspace.x[range.clone()], &mut workspace.h[range]);
                 self.tokens.row(*token as usize, x);
                 self.positions.row(position, h);
-                add(x, h);
-                add(x, &self.types[usize::from(position >= text.second)]);
-                let finite = layer_norm(x, &self.norm.weight, &self.norm.bias, self.sizes.norm_epsilon);
+                add(instructions, x, h);
+                add(instructions, x, &self.types[usize::from(position >= text.second)]);
+                let Norm { weight, bias } = &self.norm;
+                let finite = layer_norm(instructions, x, weight, bias, self.sizes.norm_epsilon);
                 workspace.finite[first + position].store(finite, Ordering::Relaxed);
             }
             first += text.tokens.len();
@@ -217,20 +223,21 @@ impl Encoder {
     }
 
     /// The vector of a text, of length 1, after the last layer.
-    pub(crate) fn vector(&self, workspace: &Workspace, text: usize) -> Vec<f32> {
+    pub(crate) fn vector(&self, workspace: &Workspace, text: usize, instructions: Instructions) -> Vec<f32> {
         let width = self.sizes.width;
         let rows = workspace.texts[text].clone();
         let rows = &workspace.x[rows.start * width..rows.end * width];
         let (first, last) = (&rows[..width], &rows[rows.len() - width..]);
-        normalise(match self.sizes.pooling {
+        let pooled = match self.sizes.pooling {
             Pooling::First => first.to_vec(),
             Pooling::Last => last.to_vec(),
             Pooling::Mean => {
                 let mut sum = first.to_vec();
-                rows[width..].chunks_exact(width).for_each(|row| add(&mut sum, row));
+                rows[width..].chunks_exact(width).for_each(|row| add(instructions, &mut sum, row));
                 sum
             }
-        })
+        };
+        normalise(instructions, pooled)
     }
 
     /// The scores that the head gives some texts of the pass, [`Encoder::scores_per_text`] each, after the last layer.
@@ -258,14 +265,14 @@ impl Encoder {
                 let layers = parts.each_ref().map(|dense| &*dense.weight);
                 forward_all(layers, x, None, [&mut *query, &mut *key, &mut *value], quantized, pool);
                 for (dense, rows) in parts.iter().zip([&mut *query, &mut *key, &mut *value]) {
-                    rows.chunks_exact_mut(width).for_each(|row| add(row, &dense.bias));
+                    rows.chunks_exact_mut(width).for_each(|row| add(pool.instructions(), row, &dense.bias));
                 }
             }
             Attention::Fused(dense) => {
                 let fused = &mut fused[..rows * 3 * width];
                 dense.weight.forward(x, None, fused, quantized, pool);
                 for (row, fused) in fused.chunks_exact_mut(3 * width).enumerate() {
-                    add(fused, &dense.bias);
+                    add(pool.instructions(), fused, &dense.bias);
                     let range = row * width..(row + 1) * width;
                     let parts = fused.chunks_exact(width);
                     for (target, part) in [&mut *query, &mut *key, &mut *value].into_iter().zip(parts) {
@@ -294,17 +301,17 @@ impl Encoder {
         let rows = texts.last().map_or(0, |last| last.end);
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
         let inner = &mut inner[..rows * self.sizes.feed_forward];
-        let epsilon = self.sizes.norm_epsilon;
+        let (epsilon, instructions) = (self.sizes.norm_epsilon, pool.instructions());
         let add_and_norm = |h: &[f32], dense: &Dense, norm: &Norm, row: usize, x: &mut [f32]| {
-            add(x, &h[row * width..(row + 1) * width]);
-            add(x, &dense.bias);
-            if !layer_norm(x, &norm.weight, &norm.bias, epsilon) {
+            add(instructions, x, &h[row * width..(row + 1) * width]);
+            add(instructions, x, &dense.bias);
+            if !layer_norm(instructions, x, &norm.weight, &norm.bias, epsilon) {
                 finite[row].store(false, Ordering::Relaxed);
             }
         };
         let attended = |row: usize, x: &mut [f32]| add_and_norm(h, &layer.output, &layer.output_norm, row, x);
         layer.up.weight.forward(x, Some(&attended), inner, quantized, pool);
-        let activate = |_: usize, inner: &mut [f32]| gelu(inner, &layer.up.bias);
+        let activate = |_: usize, inner: &mut [f32]| gelu(instructions, inner, &layer.up.bias);
         layer.down.weight.forward(inner, Some(&activate), h, quantized, pool);
         let h = &*h;
         each_row(x, width, pool, &|row, x| add_and_norm(h, &layer.down, &layer.down_norm, row, x));

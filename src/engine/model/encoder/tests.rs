@@ -18,7 +18,7 @@ use crate::safetensors;
 
 fn pool(threads: usize) -> Pool {
     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    Pool::new(threads, &start).unwrap()
+    Pool::new(threads, Instructions::best(), &start).unwrap()
 }
 
 fn load(path: &Path) -> Encoder {
@@ -42,20 +42,24 @@ fn tokens(count: usize, seed: u32) -> Vec<u32> {
 
 /// Vectors of texts that are computed together.
 fn vectors(encoder: &Encoder, texts: &[Text<'_>], threads: usize) -> Vec<Vec<f32>> {
-    let (pool, mut workspace) = (pool(threads), encoder.workspace(threads).unwrap());
-    encoder.begin(texts, &mut workspace).unwrap();
-    while !encoder.advance(&mut workspace, &pool) {}
+    vectors_on(encoder, texts, &pool(threads))
+}
+
+fn vectors_on(encoder: &Encoder, texts: &[Text<'_>], pool: &Pool) -> Vec<Vec<f32>> {
+    let mut workspace = encoder.workspace(pool.threads()).unwrap();
+    encoder.begin(texts, &mut workspace, pool.instructions()).unwrap();
+    while !encoder.advance(&mut workspace, pool) {}
     (0..texts.len())
         .map(|text| {
             assert_eq!(encoder.fault(&workspace, text), None);
-            encoder.vector(&workspace, text)
+            encoder.vector(&workspace, text, pool.instructions())
         })
         .collect()
 }
 
 fn scores(encoder: &Encoder, texts: &[Text<'_>]) -> Vec<f32> {
     let (pool, mut workspace) = (pool(2), encoder.workspace(2).unwrap());
-    encoder.begin(texts, &mut workspace).unwrap();
+    encoder.begin(texts, &mut workspace, pool.instructions()).unwrap();
     while !encoder.advance(&mut workspace, &pool) {}
     encoder.scores(&mut workspace, &(0..texts.len()).collect::<Vec<_>>(), &pool)
 }
@@ -224,12 +228,10 @@ fn company_threads_and_instructions_change_no_byte() {
         let mut got = vectors(&encoder, &backwards, 2);
         got.reverse();
         assert!(got == alone, "{kind:?} backwards");
-        // The limit holds for the tests that run beside this one too, which must not notice either.
-        for limit in [Instructions::Portable, Instructions::Avx2] {
-            limit.limit();
-            let limited = vectors(&encoder, &texts, 2);
-            Instructions::Avx512.limit();
-            assert!(limited == alone, "{kind:?} with {limit:?}");
+        for set in [Instructions::Portable, Instructions::Avx2] {
+            let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+            let other = vectors_on(&encoder, &texts, &Pool::new(2, set, &start).unwrap());
+            assert!(other == alone, "{kind:?} with {set:?}");
         }
     }
 }
@@ -246,12 +248,13 @@ fn a_row_that_is_not_finite_spoils_its_own_text_only() {
     let encoder = load(&path);
     let (sound, spoilt) = ([10, 11, 12], [10, 400, 12]);
     let (pool, mut workspace) = (pool(2), encoder.workspace(2).unwrap());
-    encoder.begin(&[one(&sound), one(&spoilt), one(&sound)], &mut workspace).unwrap();
+    encoder.begin(&[one(&sound), one(&spoilt), one(&sound)], &mut workspace, pool.instructions()).unwrap();
     while !encoder.advance(&mut workspace, &pool) {}
     assert_eq!(encoder.fault(&workspace, 1), Some(0), "all rows of the text see it");
     assert_eq!((encoder.fault(&workspace, 0), encoder.fault(&workspace, 2)), (None, None));
     let alone = vectors(&encoder, &[one(&sound)], 1).remove(0);
-    assert!(encoder.vector(&workspace, 0) == alone && encoder.vector(&workspace, 2) == alone);
+    let vector = |text| encoder.vector(&workspace, text, pool.instructions());
+    assert!(vector(0) == alone && vector(2) == alone);
 }
 
 #[test]

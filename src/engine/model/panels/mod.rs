@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Format, Packed};
+use crate::kernels::matrix::{Format, Instructions, Packed};
 use crate::mapping::Mapping;
 use build::{Failure, Target, build};
 use plan::Plan;
@@ -189,8 +189,9 @@ pub enum PanelsState {
 /// [`Error::Panicked`] where the system has no thread for it.
 pub fn verify_panels(gguf: &Gguf, threads: usize) -> Result<(Option<PathBuf>, PanelsState), Error> {
     let Some((path, id)) = path(gguf).zip(gguf.file_id()) else { return Ok((None, PanelsState::Absent)) };
-    let pool = Pool::new(threads.max(1), &(Arc::new(|| {}) as Arc<dyn Fn() + Send + Sync>))
-        .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
+    let pool =
+        Pool::new(threads.max(1), Instructions::best(), &(Arc::new(|| {}) as Arc<dyn Fn() + Send + Sync>))
+            .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
     let loading = Loading { pool: &pool, stop: &|| false };
     let plan = Plan::of(gguf);
     let key = plan.key(&id);

@@ -12,6 +12,7 @@ use super::{Loading, Panels, PanelsState, plan::Plan, stored, verify_panels};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::matrix::Instructions;
 
 /// A directory with a model.
 struct World {
@@ -22,7 +23,10 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-        let world = World { directory: TempDir::new().unwrap(), pool: Pool::new(2, &start).unwrap() };
+        let world = World {
+            directory: TempDir::new().unwrap(),
+            pool: Pool::new(2, Instructions::best(), &start).unwrap(),
+        };
         world.write_model(seed);
         world
     }
@@ -215,7 +219,7 @@ fn one_builds_and_the_others_wait_for_it() {
             .map(|_| {
                 scope.spawn(|| {
                     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-                    let pool = Pool::new(2, &start).unwrap();
+                    let pool = Pool::new(2, Instructions::best(), &start).unwrap();
                     let gguf = Gguf::open(&model).unwrap();
                     let panels = Panels::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
                     assert!(panels.stored());

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use steadytext_engine::Constraint;
 
-use crate::random::Random;
+use super::random::Random;
 
 const WORDS: [&str; 12] = [
     "a",

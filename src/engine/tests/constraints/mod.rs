@@ -1,9 +1,5 @@
 //! Requests that have to match a constraint, from outside.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test fails by panicking, and shows what it measures"
-)]
+#![allow(clippy::print_stdout, reason = "it shows what it measures")]
 
 mod conforms;
 mod made_up;
@@ -21,8 +17,7 @@ use steadytext_engine::{
     Request, Sampling, Ticket, Work,
 };
 
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::PATIENCE;
 
 fn engine(config: Config) -> Engine {
     Engine::start(Config { nice: 0, ..config }).unwrap()

@@ -1,0 +1,53 @@
+//! The engine from outside. One binary, one module for each subject: linking a binary for each of them took longer than
+//! running most of them. `cargo test -p steadytext-engine --test engine NAME` runs what has NAME in its path.
+//!
+//! Modules are neighbours in one process. What changes the process, or reads what belongs to all of it, runs in a
+//! process of its own ([`alone`]).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::time::Duration;
+
+mod cancel;
+mod constraints;
+mod determinism;
+mod encoders;
+mod engine;
+mod flights;
+mod gguf_mutants;
+mod golden;
+mod load;
+mod loading;
+mod lost_files;
+mod minilm;
+mod oracle;
+mod perplexity;
+mod replays;
+mod rerank;
+mod reuse;
+mod safetensors_mutants;
+mod threads;
+mod tokenizer_files;
+
+/// Nothing in these tests takes longer unless it hangs, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Set in the process that a test has to itself.
+const ALONE: &str = "STEADYTEXT_TEST_ALONE";
+
+/// Runs `body` in another process, which runs nothing but the test of this path (`module::name`), and passes on whether it
+/// has failed. For limits of the process, its list of threads, and signals that would end everything.
+fn alone(path: &str, body: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([path, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {printed}{failed}", output.status);
+    assert!(printed.contains("1 passed"), "there is no test {path}: {printed}");
+}
