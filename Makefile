@@ -38,19 +38,19 @@ demo: setup install ## start a throwaway server, run requests on the builtin mod
 test: ## all tests; the last line is "N passed, M failed"
 	@scripts/test.sh
 
-test-engine: ## the engine's tests; they need no PostgreSQL
+test-engine: setup ## the engine's tests
 	@scripts/test.sh engine
 
-test-install: ## that the installation holds every SQL fragment and migration
+test-install: setup ## that the installation holds every SQL fragment and migration
 	@scripts/test.sh install
 
-test-sql: setup install ## the pgTAP tests
+test-sql: setup ## the pgTAP tests
 	@scripts/test.sh sql
 
-test-docs: setup install ## that the SQL in README.md and docs/ runs
+test-docs: setup ## that the SQL in README.md and docs/ runs
 	@scripts/test.sh docs
 
-test-server: setup install ## tests that start servers of their own: crashes, several databases, dump and restore
+test-server: setup ## tests that start servers of their own: crashes, several databases, dump and restore
 	@scripts/test.sh server
 
 chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a line of counts

@@ -1,35 +1,56 @@
 #!/usr/bin/env bash
-# Prints TAP: that the SQL shown in README.md and docs/*.md (every ```sql block) runs.
+# Prints TAP: that what README.md and docs/*.md show runs: every ```sql and every ```python block.
 #
-# The blocks of a page run in their order, in one session of a database of the page's own, and stop at the
-# first error. The extension is there already.
+# The SQL of a page runs in its order, in one session of a database of the page's own that has the extension,
+# and stops at the first error. The Python of a page is one program, run with psycopg from PyPI.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" != --inside ]; then
-    exec scripts/with-cluster.sh -- "$0" --inside
+    # docs/python.md shows how to be notified; each page has a database and a worker.
+    exec scripts/with-cluster.sh -c pg_steadytext.notify=on -c max_worker_processes=32 -- "$0" --inside
 fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 number=0 failures=0
-for page in README.md docs/*.md; do
-    blocks=$(grep -c '^```sql$' "$page" || true)
-    [ "$blocks" != 0 ] || continue
+
+# blocks LANGUAGE PAGE: these blocks; everything else becomes empty lines, so that errors name the page's lines.
+blocks() {
+    awk -v fence="\`\`\`$1" '$0 == fence { inside = 1; print ""; next } /^```/ { inside = 0 } { print inside ? $0 : "" }' "$2"
+}
+
+# check NAME COMMAND…: one line of TAP; what the command said, when it failed.
+check() {
+    local name=$1
+    shift
     number=$((number + 1))
-    # Everything else becomes empty lines, so that psql names the page's own line numbers.
-    script=$work/$(basename "$page")
-    awk '/^```sql$/ { sql = 1; print ""; next } /^```/ { sql = 0 } { print sql ? $0 : "" }' "$page" >"$script"
-    createdb "page_$number"
-    PGOPTIONS='-c client_min_messages=warning' \
-        psql -X -q -d "page_$number" -c 'create extension pg_steadytext cascade'
-    if psql -X -q -d "page_$number" -v ON_ERROR_STOP=1 -P pager=off -f "$script" >"$work/out" 2>&1; then
-        echo "ok $number - $page: $blocks blocks of SQL"
+    if "$@" >"$work/out" 2>&1; then
+        echo "ok $number - $name"
     else
-        echo "not ok $number - $page: $blocks blocks of SQL"
+        echo "not ok $number - $name"
         sed 's/^/# /' "$work/out"
         failures=$((failures + 1))
+    fi
+}
+
+for page in README.md docs/*.md; do
+    database=$(basename "$page" .md)
+    sql=$(grep -c '^```sql$' "$page" || true) python=$(grep -c '^```python$' "$page" || true)
+    [ $((sql + python)) != 0 ] || continue
+    createdb "$database"
+    PGOPTIONS='-c client_min_messages=warning' \
+        psql -X -q -d "$database" -c 'create extension pg_steadytext cascade'
+    if [ "$sql" != 0 ]; then
+        blocks sql "$page" >"$work/$database.sql"
+        check "$page: $sql blocks of SQL" \
+            psql -X -q -d "$database" -v ON_ERROR_STOP=1 -P pager=off -f "$work/$database.sql"
+    fi
+    if [ "$python" != 0 ]; then
+        blocks python "$page" >"$work/$database.py"
+        [ -d "$work/site" ] || python3 -m pip install --quiet --root-user-action=ignore --target "$work/site" 'psycopg[binary]'
+        check "$page: $python blocks of Python" env PGDATABASE="$database" PYTHONPATH="$work/site" python3 "$work/$database.py"
     fi
 done
 echo "1..$number"

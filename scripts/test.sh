@@ -4,6 +4,11 @@
 #     scripts/test.sh [SUITE…]      engine install sql docs server lint; without any: all of them in this
 #                                   order, after installing what is missing (lint where CI=true only)
 #
+# Everything is built by one cargo command for the whole workspace, and the suites run what it built: cargo
+# unifies the features of exactly the packages that are selected, so a second selection would compile half
+# of the dependencies once more. The library under test comes from this build; `make build` compiles the
+# extension alone, with fewer features of its dependencies.
+#
 # The counts are those of the runners: cargo's "test result" lines and TAP. A runner that fails without
 # naming a failed test, and one that ran no test at all, count as one failure. The exit status is 0 only
 # when nothing failed.
@@ -12,6 +17,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 cargo=${CARGO:-cargo}
+pg_config=${PG_CONFIG:-pg_config}
 passed=0 failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -62,10 +68,32 @@ step() {
     exit 1
 }
 
+# Expanded when it is needed: on a fresh machine the server comes with `make setup`.
+workspace() {
+    PGRX_PG_CONFIG_PATH=$(command -v "$pg_config")
+    export PGRX_PG_CONFIG_PATH
+    selection=(--release --workspace --features "pg$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')")
+}
+
+# test_targets PACKAGE…: `--test NAME` for each integration test of these packages.
+test_targets() {
+    "$cargo" metadata --offline --no-deps --format-version 1 | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    for target in package["targets"]:
+        if package["name"] in sys.argv[1:] and "test" in target["kind"]:
+            print("--test", target["name"])' "$@"
+}
+
 if [ $# = 0 ]; then
     set -- engine install sql docs server
     if [ "${CI:-}" = true ]; then set -- lint "$@"; fi
-    step make --no-print-directory setup install
+    step make --no-print-directory setup
+fi
+workspace
+if [ "$*" != lint ]; then
+    step "$cargo" build "${selection[@]}" --lib --bins --tests
+    step scripts/install.sh
 fi
 
 for name in "$@"; do
@@ -73,12 +101,13 @@ for name in "$@"; do
         engine)
             # Without it, the tests that need the model fail and say so.
             scripts/fetch-minilm.sh || true
-            suite engine "$cargo" test --release --no-fail-fast \
-                -p steadytext-engine -p steadytext-exchange -p steadytext-test-models ;;
+            # shellcheck disable=SC2046 # options, split at spaces
+            suite engine "$cargo" test "${selection[@]}" --no-fail-fast --lib --bins \
+                $(test_targets steadytext-engine steadytext-exchange steadytext-test-models) ;;
         install) suite install scripts/test-install.sh ;;
         sql) suite sql scripts/test-sql.sh ;;
         docs) suite docs scripts/test-docs.sh ;;
-        server) suite server "$cargo" test --release --no-fail-fast -p steadytext-test-server ;;
+        server) suite server "$cargo" test "${selection[@]}" --no-fail-fast --test server ;;
         lint) suite lint scripts/lint.sh ;;
         *) echo "unknown suite $name" >&2; exit 2 ;;
     esac
