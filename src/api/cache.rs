@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
@@ -12,18 +11,20 @@ use crate::cache::{Question, key_of};
 use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
+use crate::pg::jsonb::Jsonb;
 use crate::pg::{activity, catalog, hits, slots};
+use crate::worker::params::{self, Unused};
 use crate::worker::request::{self, Answer, Asked};
 
 /// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
 #[pg_extern(stable, parallel_safe)]
-fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<JsonB>) -> Option<String> {
+fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Jsonb<'_>>) -> Option<String> {
     let request_type = request_type.unwrap_or_default();
-    let params = params.map_or(Value::Null, |params| params.0);
     let (config, models) = (caches::config().or_raise(), caches::models().or_raise());
+    let params = params::read(request_type, params, Unused::Refused, &config).or_raise();
     let asked = Asked { request_type, prompt, prompts: None, params: &params };
     check_type(asked, &config).or_raise();
-    check_params(&params, &config).or_raise();
+    check_params(request_type, &params, &config).or_raise();
     let (parts, model) = request::parts(asked, &config, &models).or_raise();
     key_of(request_type, &params, &parts, &model.source).map(|key| key.text)
 }
@@ -69,7 +70,7 @@ fn look(
     let (params, config) = (Value::Object(params), caches::config()?);
     let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
-    check_params(&params, &config)?;
+    check_params(request_type, &params, &config)?;
     let found = find(asked, &config)?;
     if found.is_none() && config.cache_enabled {
         hits::note_miss();

@@ -97,7 +97,7 @@ pub(super) enum News {
 pub(super) fn answer(
     request_type: &str,
     text: Option<&str>,
-    texts: Option<&[Option<String>]>,
+    texts: Option<&[Option<&str>]>,
     params: Map<String, Value>,
 ) -> Result<Answer, PgError> {
     let checked = check(request_type, text, texts, params)?;
@@ -114,14 +114,14 @@ pub(super) fn answer(
 fn check(
     request_type: &str,
     text: Option<&str>,
-    texts: Option<&[Option<String>]>,
+    texts: Option<&[Option<&str>]>,
     params: Map<String, Value>,
 ) -> Result<Checked, PgError> {
     let params = Value::Object(params);
     let (config, models) = (caches::config()?, caches::models()?);
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
-    check_params(&params, &config)?;
+    check_params(request_type, &params, &config)?;
     if shmem::get().is_none() {
         return Err(not_preloaded("there is no engine that could answer: pg_steadytext is not preloaded"));
     }
@@ -146,7 +146,7 @@ impl Call {
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,
-        texts: Option<&[Option<String>]>,
+        texts: Option<&[Option<&str>]>,
         params: Map<String, Value>,
     ) -> Result<Call, PgError> {
         let mut checked = check(request_type, text, texts, params)?;

@@ -3,6 +3,7 @@
 //! A schema comes as text: the type jsonb nests deeper than a parser that recurses should be asked to follow, and a text can be
 //! looked at before.
 
+use pgrx::Array;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
@@ -12,9 +13,10 @@ use super::request::{enqueue, generate_params};
 use super::sync::text;
 use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::worker::constraint::constraint;
+use crate::worker::params::check_elements;
 
 /// Choices as they come from SQL.
-type Choices = Option<Vec<Option<String>>>;
+type Choices<'a> = Option<Array<'a, &'a str>>;
 
 /// Enqueues the generation of a JSON document that conforms to a schema.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -84,27 +86,27 @@ fn generate_regex(
 #[pg_extern(volatile, parallel_unsafe)]
 fn generate_choice_async(
     prompt: Option<&str>,
-    choices: Choices,
+    choices: Choices<'_>,
     use_cache: Option<bool>,
     seed: Option<i32>,
     model: Option<&str>,
     priority: Option<i32>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(None, use_cache, seed, None, model, None, None);
-    enqueue("generate_choice", prompt, with_choices(params, choices), priority)
+    enqueue("generate_choice", prompt, with_choices(params, choices).or_raise(), priority)
 }
 
 /// Chooses one of some texts.
 #[pg_extern(immutable, parallel_safe)]
 fn generate_choice(
     prompt: Option<&str>,
-    choices: Choices,
+    choices: Choices<'_>,
     use_cache: Option<bool>,
     seed: Option<i32>,
     model: Option<&str>,
 ) -> String {
     let params = generate_params(None, use_cache, seed, None, model, None, None);
-    answer("generate_choice", prompt, with_choices(params, choices))
+    answer("generate_choice", prompt, with_choices(params, choices).or_raise())
 }
 
 fn answer(request_type: &str, prompt: Option<&str>, params: Map<String, Value>) -> String {
@@ -128,9 +130,12 @@ fn with_pattern(mut params: Map<String, Value>, pattern: Option<&str>) -> Map<St
     params
 }
 
-fn with_choices(mut params: Map<String, Value>, choices: Choices) -> Map<String, Value> {
-    params.extend(choices.map(|choices| ("choices".to_owned(), choices.into())));
-    params
+fn with_choices(mut params: Map<String, Value>, choices: Choices<'_>) -> Result<Map<String, Value>, PgError> {
+    if let Some(choices) = choices {
+        check_elements("choices", choices.len())?;
+        params.insert("choices".to_owned(), choices.iter().map(Value::from).collect());
+    }
+    Ok(params)
 }
 
 /// Checks what a request's parameters say of a constraint, as far as that needs no model.

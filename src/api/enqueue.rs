@@ -3,12 +3,13 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, Array, IntoDatum, JsonB};
+use pgrx::{AllocatedByPostgres, IntoDatum};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -17,8 +18,11 @@ use super::constrained::check_constraint;
 use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{activity, guc, listen, shmem, slots, transaction, tuple, wake};
-use crate::worker::request::{Answer, Asked, check_embed, check_rerank};
+use crate::pg::tuple::{self, NewRow};
+use crate::pg::{activity, guc, listen, shmem, slots, transaction, wake};
+use crate::worker::many::{self, check_embed, check_rerank};
+use crate::worker::params::{self, Unused};
+use crate::worker::request::{Answer, Asked};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -52,24 +56,24 @@ enum Column {
 }
 
 impl Column {
-    const NAMES: [&str; 17] = [
-        "request_id",
-        "request_type",
-        "prompt",
-        "prompts",
-        "params",
-        "priority",
-        "user_id",
-        "session_id",
-        "max_retries",
-        "created_at",
-        "status",
-        "result",
-        "results",
-        "embedding",
-        "started_at",
-        "completed_at",
-        "processing_time_ms",
+    const NAMES: [&CStr; 17] = [
+        c"request_id",
+        c"request_type",
+        c"prompt",
+        c"prompts",
+        c"params",
+        c"priority",
+        c"user_id",
+        c"session_id",
+        c"max_retries",
+        c"created_at",
+        c"status",
+        c"result",
+        c"results",
+        c"embedding",
+        c"started_at",
+        c"completed_at",
+        c"processing_time_ms",
     ];
 }
 
@@ -82,30 +86,27 @@ struct Places {
 }
 
 impl Places {
-    fn of(row: &Row<'_>, table: pg_sys::Oid) -> Result<Places, PgError> {
+    fn of(row: NewRow<'_>) -> Result<Places, PgError> {
         thread_local! {
             static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
         }
-        if let Some(known) = KNOWN.get().filter(|known| known.table == table) {
+        if let Some(known) = KNOWN.get().filter(|known| known.table == row.table()) {
             return Ok(known);
         }
         let mut numbers = [NonZeroUsize::MIN; Column::NAMES.len()];
         for (number, name) in numbers.iter_mut().zip(Column::NAMES) {
-            (*number, _) = row.get_attribute_by_name(name).ok_or_else(|| {
+            *number = row.column(name).ok_or_else(|| {
+                let name = name.to_string_lossy();
                 PgError::internal(format!("the table of this trigger has no column {name}"))
             })?;
         }
-        let places = Places { table, numbers };
+        let places = Places { table: row.table(), numbers };
         KNOWN.set(Some(places));
         Ok(places)
     }
 
-    fn get<'a, T>(&self, row: &'a Row<'_>, column: Column) -> Result<Option<T>, PgError>
-    where
-        T: pgrx::FromDatum + pgrx::IntoDatum + pgrx::datum::UnboxDatum<As<'a> = T> + 'a,
-    {
-        row.get_by_index(self.numbers[column as usize])
-            .map_err(|error| PgError::internal(format!("column {}: {error}", Column::NAMES[column as usize])))
+    fn at(&self, column: Column) -> NonZeroUsize {
+        self.numbers[column as usize]
     }
 }
 
@@ -118,46 +119,66 @@ fn new_request_id() -> pgrx::Uuid {
 /// BEFORE INSERT FOR EACH ROW on steadytext_queue.
 #[pg_trigger]
 fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infallible> {
-    let row = trigger.new();
-    if let Some(row) = &row {
-        let config = caches::config().or_raise();
-        let places = Places::of(row, trigger.relid().unwrap_or(pg_sys::InvalidOid)).or_raise();
-        // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not refuse the whole
-        // COPY. Users may not write created_at. A WHEN clause would be parsed anew in every statement.
-        let created_at = places.get::<TimestampWithTimeZone>(row, Column::CreatedAt).or_raise();
-        if created_at.is_none_or(|at| i64::from(at) == transaction::started_at()) {
-            check_row(row, &places, &config).or_raise();
-            if let Some((found, answer)) = from_cache(row, &places, &config) {
-                return Ok(Some(complete(trigger, row, &places, &found, &answer)));
-            }
-            check_queue_length(&config).or_raise();
+    let Some(row) = NewRow::of(trigger) else {
+        PgError::internal("this trigger is for rows that are about to be inserted").raise()
+    };
+    let config = caches::config().or_raise();
+    let places = Places::of(row).or_raise();
+    // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not refuse the whole
+    // COPY. Users may not write created_at. A WHEN clause would be parsed anew in every statement.
+    if row.time(places.at(Column::CreatedAt)).is_none_or(|at| at == transaction::started_at()) {
+        let given = check_row(row, &places, &config).or_raise();
+        if let Some((found, answer)) = from_cache(row, &places, &given, &config) {
+            return Ok(Some(complete(trigger, row, &places, &found, &answer)));
         }
-        wake::arm_enqueued();
-        if guc::notify()
-            && let Some(id) = places.get::<pgrx::Uuid>(row, Column::RequestId).or_raise()
-        {
-            listen::notify(c"steadytext_queue", &id.to_string());
-        }
-        warn_once_if_not_preloaded();
+        check_queue_length(&config).or_raise();
     }
-    Ok(row)
+    wake::arm_enqueued();
+    if guc::notify()
+        && let Some(id) = row.uuid(places.at(Column::RequestId))
+    {
+        listen::notify(c"steadytext_queue", &id.to_string());
+    }
+    warn_once_if_not_preloaded();
+    Ok(trigger.new())
+}
+
+/// What a row asks.
+struct Given<'a> {
+    request_type: &'a str,
+    prompt: Option<&'a str>,
+    prompts: Option<Vec<Option<&'a str>>>,
+    params: Value,
+}
+
+impl Given<'_> {
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            request_type: self.request_type,
+            prompt: self.prompt,
+            prompts: self.prompts.as_deref(),
+            params: &self.params,
+        }
+    }
 }
 
 /// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
-fn from_cache(row: &Row<'_>, places: &Places, config: &Config) -> Option<(Found, Answer)> {
-    if places.get::<&str>(row, Column::Status).ok()? != Some("pending") {
+fn from_cache(
+    row: NewRow<'_>,
+    places: &Places,
+    given: &Given<'_>,
+    config: &Config,
+) -> Option<(Found, Answer)> {
+    if row.text(places.at(Column::Status)) != Some("pending") {
         return None;
     }
-    let params = params(row, places).ok()?;
-    let request_type = places.get::<&str>(row, Column::RequestType).ok()??;
-    let (prompt, texts) = (places.get::<&str>(row, Column::Prompt).ok()?, texts(row, places).ok()?);
-    cache::find(Asked { request_type, prompt, prompts: texts.as_deref(), params: &params }, config).ok()?
+    cache::find(given.asked(), config).ok()?
 }
 
 /// The row of a request that is answered: no worker sees it, and nobody has to be woken.
 fn complete<'a>(
     trigger: &'a PgTrigger<'a>,
-    row: &Row<'_>,
+    row: NewRow<'_>,
     places: &Places,
     found: &Found,
     answer: &Answer,
@@ -177,115 +198,146 @@ fn complete<'a>(
         (Column::ProcessingTimeMs, 0.into_datum()),
     ];
     if guc::notify()
-        && let Some(id) = places.get::<pgrx::Uuid>(row, Column::RequestId).or_raise()
+        && let Some(id) = row.uuid(places.at(Column::RequestId))
     {
         listen::notify(c"steadytext_result", &id.to_string());
     }
-    let values: Vec<_> = values
-        .into_iter()
-        .filter_map(|(column, datum)| Some((places.numbers[column as usize], datum?)))
-        .collect();
+    let values: Vec<_> =
+        values.into_iter().filter_map(|(column, datum)| Some((places.at(column), datum?))).collect();
     tuple::with_values(trigger, &values)
 }
 
-/// Column prompts.
-fn texts(row: &Row<'_>, places: &Places) -> Result<Option<Vec<Option<String>>>, PgError> {
-    let texts = places.get::<Array<'_, &str>>(row, Column::Prompts)?;
-    Ok(texts.map(|texts| texts.iter().map(|text| text.map(str::to_owned)).collect()))
-}
-
-fn check_row(row: &Row<'_>, places: &Places, config: &Config) -> Result<(), PgError> {
-    let params = params(row, places)?;
-    let request_type = places.get::<&str>(row, Column::RequestType)?.unwrap_or_default();
-    let text = places.get::<&str>(row, Column::Prompt)?;
-    let texts = texts(row, places)?;
-    check_type(Asked { request_type, prompt: text, prompts: texts.as_deref(), params: &params }, config)?;
-    for column in [Column::UserId, Column::SessionId] {
-        let label = Column::NAMES[column as usize];
-        if places.get::<&str>(row, column)?.is_some_and(|text| text.len() > MAX_LABEL_BYTES) {
+/// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before anything is fetched or copied.
+fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Given<'a>, PgError> {
+    let bytes = |column, of| row.bytes(places.at(column), of);
+    let text_bytes = |column| bytes(column, pg_sys::TEXTOID);
+    for column in [Column::RequestType, Column::UserId, Column::SessionId] {
+        if text_bytes(column) > MAX_LABEL_BYTES {
+            let label = Column::NAMES[column as usize].to_string_lossy();
             return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
         }
     }
-    if !places.get::<i32>(row, Column::Priority)?.is_some_and(|priority| (1..=10).contains(&priority)) {
+    let request_type = row.text(places.at(Column::RequestType)).unwrap_or_default();
+    let has_prompt = !row.is_null(places.at(Column::Prompt), pg_sys::TEXTOID);
+    let has_prompts = !row.is_null(places.at(Column::Prompts), pg_sys::TEXTARRAYOID);
+    check_columns(request_type, has_prompt, has_prompts)?;
+    check_length(text_bytes(Column::Prompt), config)?;
+    many::check_stored(bytes(Column::Prompts, pg_sys::TEXTARRAYOID), config)?;
+    params::check_bytes(request_type, bytes(Column::Params, pg_sys::JSONBOID), config)?;
+
+    let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
+    let prompts = match row.texts(places.at(Column::Prompts), most) {
+        Ok(prompts) => prompts,
+        Err(count) => {
+            many::check_count(count, many::name_of_prompts(request_type), config)?;
+            None
+        }
+    };
+    let params = params::read(request_type, row.jsonb(places.at(Column::Params)), Unused::Refused, config)?;
+    let given = Given { request_type, prompt: row.text(places.at(Column::Prompt)), prompts, params };
+    check_type(given.asked(), config)?;
+    if !row.integer(places.at(Column::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
         return Err(
             invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default.")
         );
     }
-    if !places
-        .get::<i32>(row, Column::MaxRetries)?
+    if !row
+        .integer(places.at(Column::MaxRetries))
         .is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries))
     {
         return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
     }
-    check_params(&params, config)
-}
-
-/// The parameters. The type jsonb nests deeper than what parses it here.
-fn params(row: &Row<'_>, places: &Places) -> Result<Value, PgError> {
-    let given = PgTryBuilder::new(|| places.get::<JsonB>(row, Column::Params))
-        .catch_rust_panic(|_| Err(invalid("params is nested too deeply, or has a number out of range")))
-        .execute()?;
-    Ok(given.map_or(Value::Null, |params| params.0))
+    check_params(request_type, &given.params, config)?;
+    Ok(given)
 }
 
 /// Checks a request's type and what the type asks of its text and its parameters.
 pub(super) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
     let Asked { request_type, prompt: text, params, .. } = asked;
-    check_prompts(asked)?;
+    check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
     check_constraint(request_type, params)?;
     match request_type {
         "generate" => check_text(text, "Prompt cannot be empty", config),
         // Members of a batch fail alone, in the worker, not with the whole batch here.
-        "embed" if params.get("batch") == Some(&Value::Bool(true)) => check_length(text, config),
+        "embed" if params.get("batch") == Some(&Value::Bool(true)) => {
+            check_length(text.map_or(0, str::len), config)
+        }
         "embed" => check_text(text, "Text input cannot be empty", config),
         "generate_json" | "generate_regex" | "generate_choice" => {
             check_text(text, "Prompt cannot be empty", config)
         }
-        "rerank" | "batch_rerank" => check_rerank(asked, config),
+        "rerank" | "batch_rerank" => {
+            check_forms(asked)?;
+            check_rerank(asked, config)
+        }
         "batch_embed" => check_embed(asked, config),
-        _ => Err(invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)),
+        _ => Err(unknown_type(request_type)),
     }
 }
 
-/// Only requests of many parts have many texts.
-fn check_prompts(asked: Asked<'_>) -> Result<(), PgError> {
-    match asked.request_type {
-        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice"
-            if asked.prompts.is_some() =>
-        {
-            Err(invalid(format!("requests of type {} take no prompts array", asked.request_type))
+fn unknown_type(request_type: &str) -> PgError {
+    invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)
+}
+
+/// Refuses a column that the type has no use for.
+fn check_columns(request_type: &str, has_prompt: bool, has_prompts: bool) -> Result<(), PgError> {
+    match request_type {
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" if has_prompts => {
+            Err(invalid(format!("requests of type {request_type} take no prompts array"))
                 .hint("Put the text into column prompt, one row for each."))
         }
+        "batch_embed" if has_prompt => {
+            Err(invalid("requests of type batch_embed take no prompt")
+                .hint("Put the texts into column prompts."))
+        }
+        "batch_rerank" if has_prompt && has_prompts => Err(twice("the query", "prompt", "prompts")),
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "batch_embed"
+        | "rerank" | "batch_rerank" => Ok(()),
+        _ => Err(unknown_type(request_type)),
+    }
+}
+
+/// Refuses a ranking whose query or documents are in two places: one of them would be kept for nothing.
+fn check_forms(asked: Asked<'_>) -> Result<(), PgError> {
+    let Asked { request_type, prompt, prompts, params } = asked;
+    let (query, documents) = (params.get("query").is_some(), params.get("documents").is_some());
+    match request_type {
+        _ if query && prompt.is_some() => Err(twice("the query", "prompt", "params")),
+        "batch_rerank" if query && prompts.is_some() => Err(twice("the query", "prompts", "params")),
+        "rerank" if documents && prompts.is_some() => Err(twice("the documents", "prompts", "params")),
         _ => Ok(()),
     }
+}
+
+fn twice(what: &str, column: &str, other: &str) -> PgError {
+    invalid(format!("{what} may be in {column} or in {other}, not in both")).hint("Leave one of them NULL.")
 }
 
 fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
     if text.is_none_or(|text| text.trim().is_empty()) {
         return Err(PgError::raised(if_empty));
     }
-    check_length(text, config)
+    check_length(text.map_or(0, str::len), config)
 }
 
-fn check_length(text: Option<&str>, config: &Config) -> Result<(), PgError> {
+fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
     let limit = config.max_prompt_bytes;
-    match text {
-        Some(text) if text.len() as i64 > limit => {
-            Err(too_long(format!("the text has {} bytes, {limit} are allowed", text.len()))
-                .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set()."))
-        }
-        _ => Ok(()),
+    if bytes as i64 > limit {
+        return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))
+            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set()."));
     }
+    Ok(())
 }
 
 /// Checks the parameters of a request of any type.
-pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgError> {
+pub(super) fn check_params(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
     let params = match params {
         Value::Null => return Ok(()),
         Value::Object(params) => params,
         _ => return Err(invalid("params must be a JSON object")),
     };
     for (key, value) in params {
+        params::check_name(request_type, key)?;
         match key.as_str() {
             "max_tokens" => {
                 let limit = config.max_tokens_limit;
@@ -316,11 +368,7 @@ pub(super) fn check_params(params: &Value, config: &Config) -> Result<(), PgErro
             // Texts, with limits of their own.
             "query" => require(value.is_string(), key, "a text")?,
             "documents" => require(value.is_array(), key, "an array of texts")?,
-            _ => {
-                return Err(invalid(format!("unknown parameter \"{}\"", truncated(key))).hint(
-                    "Known parameters: max_tokens, seed, temperature, top_k, top_p, min_p, use_cache, eos_string, model, size, mode, task, return_scores, query, documents, schema, pattern, choices.",
-                ));
-            }
+            _ => return Err(invalid(format!("unknown parameter \"{}\"", truncated(key)))),
         }
     }
     if params.contains_key("task") && params.get("mode").and_then(Value::as_str) == Some("passage") {

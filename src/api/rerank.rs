@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::call;
 use super::request::rerank_params;
+use crate::pg::caches;
 use crate::pg::error::{OrRaise, PgError};
+use crate::worker::many;
 use crate::worker::request::{Answer, Ranked, unexpected};
 
 /// Documents and their scores, best first.
@@ -66,10 +68,12 @@ fn rerank_batch(
     model: Option<&str>,
 ) -> TableIterator<'static, (name!(query_index, i32), name!(document, String), name!(score, Option<f64>))> {
     let mut params = rerank_params(task, return_scores, seed, model);
-    if let Some(documents) = documents {
-        params.insert("documents".to_owned(), documents.iter().map(Value::from).collect());
+    if let Some(documents) = texts(documents.as_ref(), "Documents").or_raise() {
+        check_together(&documents).or_raise();
+        params.insert("documents".to_owned(), documents.into_iter().map(Value::from).collect());
     }
-    let answer = call::answer("batch_rerank", None, owned(queries).as_deref(), params);
+    let queries = texts(queries.as_ref(), "Queries").or_raise();
+    let answer = call::answer("batch_rerank", None, queries.as_deref(), params);
     let lines = answer.and_then(lines).or_raise();
     TableIterator::new(
         lines.into_iter().map(|line| (line.query as i32, line.document, line.score.map(f64::from))),
@@ -85,7 +89,8 @@ fn ranked(
     model: Option<&str>,
 ) -> Vec<Ranked> {
     let params = rerank_params(task, return_scores, seed, model);
-    call::answer("rerank", query, owned(documents).as_deref(), params).and_then(lines).or_raise()
+    let documents = texts(documents.as_ref(), "Documents").or_raise();
+    call::answer("rerank", query, documents.as_deref(), params).and_then(lines).or_raise()
 }
 
 fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
@@ -95,6 +100,20 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
     }
 }
 
-fn owned(texts: Option<Array<'_, &str>>) -> Option<Vec<Option<String>>> {
-    texts.map(|texts| texts.iter().map(|text| text.map(str::to_owned)).collect())
+/// The elements of an array, if they are not too many or too long together; nothing is copied.
+fn texts<'a>(
+    array: Option<&'a Array<'_, &str>>,
+    what: &str,
+) -> Result<Option<Vec<Option<&'a str>>>, PgError> {
+    let Some(array) = array else { return Ok(None) };
+    let config = caches::config()?;
+    many::check_count(array.len(), what, &config)?;
+    Ok(Some(array.iter().collect()))
+}
+
+/// Refuses texts that are too long together, before they are copied.
+fn check_together(texts: &[Option<&str>]) -> Result<(), PgError> {
+    let bytes = texts.iter().flatten().map(|text| text.len()).fold(0, usize::saturating_add);
+    let config = caches::config()?;
+    many::check_stored(bytes, &config)
 }

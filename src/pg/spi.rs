@@ -8,6 +8,7 @@ use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::{AnyElement, pg_sys};
 
 use super::error::PgError;
+use super::varlena;
 
 /// An argument of a query.
 pub(crate) struct Arg {
@@ -68,6 +69,32 @@ impl Row {
             let text = pg_sys::SPI_getvalue(self.tuple, self.descriptor, column);
             (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned())
         }
+    }
+}
+
+impl Row {
+    /// Bytes of a column of variable length as they are before compression, known without fetching them; 0 for NULL.
+    pub(crate) fn bytes(&self, column: i32) -> usize {
+        let mut is_null = true;
+        // SAFETY: as above.
+        unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null);
+            if is_null { 0 } else { varlena::bytes(datum) }
+        }
+    }
+
+    /// A `text[]`; `Err` with the number of its elements where these are more than `most`: nothing is made of them then.
+    pub(crate) fn texts(&self, column: i32, most: usize) -> Result<Option<Vec<Option<String>>>, usize> {
+        let mut is_null = true;
+        // SAFETY: as above.
+        let texts = unsafe {
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null);
+            if is_null {
+                return Ok(None);
+            }
+            varlena::texts(datum, most)?
+        };
+        Ok(Some(texts.into_iter().map(|text| text.map(str::to_owned)).collect()))
     }
 }
 

@@ -10,6 +10,11 @@ use crate::pg::error::PgError;
 const PARAMETERS: [(&str, &str); 3] =
     [("generate_json", "schema"), ("generate_regex", "pattern"), ("generate_choice", "choices")];
 
+/// The constrained type whose parameter this is.
+pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
+    PARAMETERS.iter().find(|(_, known)| *known == parameter).map(|(owner, _)| *owner)
+}
+
 /// The constraint of a request of this type; `None` where the type has none.
 ///
 /// # Errors

@@ -2,9 +2,9 @@
 //!
 //! | type | texts | also taken |
 //! |---|---|---|
-//! | rerank | prompt: the query; prompts: the documents | params.query, params.documents |
+//! | rerank | prompt: the query; prompts: the documents | params.query and params.documents in their place |
 //! | batch_embed | prompts: the texts | |
-//! | batch_rerank | prompts: the queries; params.documents | params.query for a single one |
+//! | batch_rerank | prompts: the queries; params.documents | for a single query, prompt or params.query in the place of prompts |
 //!
 //! Invariant: whatever the texts are, the parts, their bytes together and the bytes of their answer are bounded.
 
@@ -44,7 +44,7 @@ pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Resu
 }
 
 fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
-    let given = asked.prompts.map(|texts| texts.iter().map(Option::as_deref).collect());
+    let given = asked.prompts.map(<[_]>::to_vec);
     let texts = elements(given, "Texts", config)?;
     if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
         return Err(PgError::raised(format!("text {}: Text input cannot be empty", index + 1)));
@@ -96,7 +96,7 @@ pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError
 fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
     let Asked { request_type, prompt, prompts, params } = asked;
     let query = prompt.or_else(|| params.get("query").and_then(Value::as_str));
-    let given = prompts.map(|texts| texts.iter().map(Option::as_deref).collect::<Vec<_>>());
+    let given = prompts.map(<[_]>::to_vec);
     let among_params = params
         .get("documents")
         .and_then(Value::as_array)
@@ -128,31 +128,78 @@ fn elements<'a>(
     let Some(array) = array else {
         return Err(PgError::raised(format!("{what} array cannot be empty")));
     };
-    let limit = config.max_batch_size;
-    if array.len() as i64 > limit {
-        return Err(PgError::raised(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
-            .hint("Send several requests, or let an administrator raise the setting max_batch_size."));
-    }
+    check_count(array.len(), what, config)?;
     let mut texts = Vec::with_capacity(array.len());
     for (index, text) in array.into_iter().enumerate() {
         let Some(text) = text else {
             return Err(PgError::raised(format!("{what} cannot contain null elements")));
         };
-        if text.len() as i64 > config.max_prompt_bytes {
-            return Err(too_long(
-                format!(
-                    "element {} of the {} has {} bytes, {} are allowed",
-                    index + 1,
-                    what.to_lowercase(),
-                    text.len(),
-                    config.max_prompt_bytes
-                ),
-                "Shorten the text, or raise max_prompt_bytes with steadytext_config_set().",
-            ));
-        }
+        check_length(text, || format!("element {} of the {}", index + 1, what.to_lowercase()), config)?;
         texts.push(text);
     }
     Ok(texts)
+}
+
+/// Refuses more texts than a request may have; by their number alone, before anything is made of them.
+///
+/// # Errors
+///
+/// P0001 with the predecessor's words.
+pub(crate) fn check_count(count: usize, what: &str, config: &Config) -> Result<(), PgError> {
+    let limit = config.max_batch_size;
+    if count as i64 > limit {
+        return Err(PgError::raised(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
+            .hint("Send several requests, or let an administrator raise the setting max_batch_size."));
+    }
+    Ok(())
+}
+
+/// Refuses a text that is too long.
+///
+/// # Errors
+///
+/// 54000.
+pub(crate) fn check_length(
+    text: &str,
+    name: impl FnOnce() -> String,
+    config: &Config,
+) -> Result<(), PgError> {
+    let limit = config.max_prompt_bytes;
+    if text.len() as i64 > limit {
+        return Err(too_long(
+            format!("{} has {} bytes, {limit} are allowed", name(), text.len()),
+            "Shorten the text, or raise max_prompt_bytes with steadytext_config_set().",
+        ));
+    }
+    Ok(())
+}
+
+/// What the elements of column prompts are called in messages.
+pub(crate) fn name_of_prompts(request_type: &str) -> &'static str {
+    match request_type {
+        "rerank" => "Documents",
+        "batch_rerank" => "Queries",
+        _ => "Texts",
+    }
+}
+
+/// Most bytes that the texts of a request may have together.
+pub(crate) fn most_bytes(config: &Config) -> usize {
+    usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX).saturating_mul(TOTAL_FACTOR)
+}
+
+/// Refuses column prompts, or what stands in its place, if it is too long as it is stored; by its length alone.
+///
+/// # Errors
+///
+/// 54000.
+pub(crate) fn check_stored(bytes: usize, config: &Config) -> Result<(), PgError> {
+    /// What an array needs besides the bytes of its texts, for each of them.
+    const BYTES_OF_ELEMENT: usize = 8;
+    let elements = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
+    let most = most_bytes(config).saturating_add(elements.saturating_mul(BYTES_OF_ELEMENT));
+    // The message speaks of what the texts may have; what their array needs besides is nobody's concern.
+    if bytes > most { check_bytes(bytes, "the texts", config) } else { Ok(()) }
 }
 
 /// Every query goes together with every document.
@@ -172,7 +219,7 @@ fn check_total(queries: &[&str], documents: &[&str], config: &Config) -> Result<
 
 /// Bounds what the parts of a request have together.
 fn check_bytes(all: usize, what: &str, config: &Config) -> Result<(), PgError> {
-    let limit = usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX).saturating_mul(TOTAL_FACTOR);
+    let limit = most_bytes(config);
     if all > limit {
         return Err(too_long(
             format!("{what} have {all} bytes together, {limit} are allowed"),

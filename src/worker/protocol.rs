@@ -10,9 +10,12 @@ use uuid::Uuid;
 
 use super::filing;
 use super::flight::{Held, Outcome, Verdict};
+use super::many;
+use super::params::{self, Unused};
 use super::parts::Answer;
 use crate::pg::caches::{self, Config, Installation, Model};
 use crate::pg::error::PgError;
+use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
@@ -31,14 +34,20 @@ pub(super) struct Claimed {
     pub(super) request_id: Uuid,
     /// `generate`, `embed`, …
     pub(super) request_type: String,
+    /// What is asked; an error where that cannot be read, or is too much.
+    pub(super) content: Result<Content, PgError>,
+    /// Whom it belongs to.
+    pub(super) owner: pg_sys::Oid,
+}
+
+/// What a request asks.
+pub(super) struct Content {
     /// The text.
     pub(super) prompt: Option<String>,
     /// The texts of a request of many parts.
     pub(super) prompts: Option<Vec<Option<String>>>,
-    /// The parameters. `None` where they cannot be read: they are nested too deeply, or have a number out of range.
-    pub(super) params: Option<Json>,
-    /// Whom it belongs to.
-    pub(super) owner: pg_sys::Oid,
+    /// The parameters.
+    pub(super) params: Json,
 }
 
 /// What a claim came back with.
@@ -114,23 +123,21 @@ pub(super) fn claim(
             after_role.into(),
             alone.into(),
         ];
+        let limits = caches::config()?;
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params::text, owner_oid, prompts
+            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts
                from steadytext.claim_requests($1, $2, $3, $4, $5)",
             args,
             Mode::ReadWrite,
             |row| {
+                let request_type: String = row.get(4)?;
                 Some(Claimed {
                     held: Held { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
-                    request_type: row.get(4)?,
-                    prompt: row.get(5),
-                    prompts: row.get(8),
-                    // As text: one row that cannot be read must not fail the claim of the others.
-                    params: match row.get::<String>(6) {
-                        Some(params) => serde_json::from_str(&params).ok(),
-                        None => Some(Json::Null),
-                    },
+                    // One row that cannot be read must not fail the claim of the others, and what is fetched of one is
+                    // forgotten before the next.
+                    content: in_scratch(|| content(row, &request_type, &limits)),
+                    request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                 })
             },
@@ -152,6 +159,26 @@ pub(super) fn claim(
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
+}
+
+/// What a claimed row asks. Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
+/// anything, and rows come from dumps.
+fn content(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
+    const PROMPT: i32 = 5;
+    const PARAMS: i32 = 6;
+    const PROMPTS: i32 = 8;
+    params::check_bytes(request_type, row.bytes(PARAMS), config)?;
+    many::check_stored(row.bytes(PROMPTS), config)?;
+    let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
+    let prompts = match row.texts(PROMPTS, most) {
+        Ok(prompts) => prompts,
+        Err(count) => {
+            many::check_count(count, many::name_of_prompts(request_type), config)?;
+            None
+        }
+    };
+    let params = params::read(request_type, row.get(PARAMS), Unused::Skipped, config)?;
+    Ok(Content { prompt: row.get(PROMPT), prompts, params })
 }
 
 /// Extends the leases of what is being worked on; returns the rows that are no longer held.

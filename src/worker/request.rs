@@ -6,7 +6,7 @@ use steadytext_engine::{Embed, Generate, ModelSource, Purpose, Sampling, Work};
 
 use super::constraint::{constraint, enough_tokens};
 use super::many;
-pub(crate) use super::many::{DEFAULT_TASK, check_embed, check_rerank};
+pub(crate) use super::many::DEFAULT_TASK;
 pub(crate) use super::models::Resolved;
 use super::models::{self, Task};
 pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, unexpected};
@@ -27,7 +27,7 @@ pub(crate) struct Asked<'a> {
     /// The text.
     pub(crate) prompt: Option<&'a str>,
     /// The texts of a request of many parts.
-    pub(crate) prompts: Option<&'a [Option<String>]>,
+    pub(crate) prompts: Option<&'a [Option<&'a str>]>,
     /// The parameters.
     pub(crate) params: &'a Value,
 }
@@ -54,16 +54,14 @@ pub(super) struct Prepared {
 /// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for
 /// parameters that cannot be read.
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
-    let params = claimed.params.as_ref().ok_or_else(|| {
-        PgError::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "params is nested too deeply, or has a number out of range",
-        )
-    })?;
+    let content = claimed.content.as_ref().map_err(PgError::clone)?;
+    let prompts: Option<Vec<Option<&str>>> =
+        content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
+    let params = &content.params;
     let asked = Asked {
         request_type: &claimed.request_type,
-        prompt: claimed.prompt.as_deref(),
-        prompts: claimed.prompts.as_deref(),
+        prompt: content.prompt.as_deref(),
+        prompts: prompts.as_deref(),
         params,
     };
     let (parts, Resolved { source, for_want_of_another }) = parts(asked, config, models)?;

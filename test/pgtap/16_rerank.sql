@@ -105,7 +105,7 @@ insert into wrong values
     ($$ 'q', array['a', null] $$, 'P0001', 'Documents cannot contain null elements'),
     ($$ 'q', array(select 'd' || i from generate_series(1, 1001) as i) $$, 'P0001', 'Batch size cannot exceed 1000 documents'),
     ($$ 'q', array['a', repeat('x', 1048577)] $$, '54000', 'element 2 of the documents has 1048577 bytes, 1048576 are allowed'),
-    ($$ 'q', array_fill(repeat('x', 1000000), array[80]) $$, '54000', 'the pairs of a query and a document have 80000080 bytes together, 67108864 are allowed'),
+    ($$ repeat('q', 1000), array_fill(repeat('x', 67000), array[1000]) $$, '54000', 'the pairs of a query and a document have 68000000 bytes together, 67108864 are allowed'),
     ($$ 'q', array['a'], task => repeat('x', 1025) $$, '22023', 'task must be a text of 1 to 1024 bytes');
 select throws_ok(format('select %s(%s)', f, arguments), code, message, format('%s: %s', f, left(message, 40)))
 from wrong, unnest(array['steadytext_rerank', 'steadytext_rerank_async']) as f;

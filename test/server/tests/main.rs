@@ -16,6 +16,7 @@ mod engine_seat;
 mod errors;
 mod extension;
 mod harness;
+mod limits;
 mod many_parts;
 mod owners;
 mod privileges;
