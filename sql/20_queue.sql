@@ -124,7 +124,12 @@ comment on trigger check_request on @extschema@.steadytext_queue is
 create trigger wake_worker after update of status on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
-    'A request put back to pending is noticed at once';
+    'A request put back to pending, or cancelled, is noticed at once';
+
+create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
+    for each statement execute function steadytext.recount_requests();
+comment on trigger recount_requests on @extschema@.steadytext_queue is
+    'Pending requests that are deleted no longer count for max_queue_size';
 
 -- Every request leaves two dead versions behind. Vacuum comes early, by number rather than
 -- by share, and works without pauses, so that claims do not wade through dead entries. The

@@ -19,6 +19,7 @@ pub(crate) mod jsonb;
 pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
+pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod role;
 pub(crate) mod seat;

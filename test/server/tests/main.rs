@@ -20,6 +20,8 @@ mod limits;
 mod many_parts;
 mod owners;
 mod privileges;
+mod protocol;
+mod queue_limits;
 mod settings;
 mod shutdown;
 mod standby;
