@@ -76,6 +76,33 @@ misnamed_fragments() {
     files '^sql/' | sed -nE 's|^sql/([0-9]{2})_.*|sql/\1_* is there twice|p' | uniq -d
 }
 
+# Names that a script leaves open are looked up in pg_catalog only: the install script and every migration begin with that, no
+# fragment changes it but around statements that name the type vector, and what is made is closed before it is granted.
+open_scripts() {
+    local script opening='set local search_path = pg_catalog, pg_temp;'
+    for script in $(files '^sql/' | head -n 1) $(files '^migrations/.*\.sql$'); do
+        grep -vE '^[[:space:]]*(--|\\|$)' "$script" | head -n 1 | grep -qxF "$opening" ||
+            echo "$script does not begin with: $opening"
+    done
+    for script in $(files '^migrations/.*\.sql$'); do
+        if grep -qiE '^create ' "$script" && ! grep -qF 'steadytext.close_new_objects()' "$script"; then
+            echo "$script makes objects and does not call steadytext.close_new_objects()"
+        fi
+    done
+    for script in $(files '^(sql|migrations)/.*\.sql$'); do
+        awk -v file="$script" -v opening="$opening" -v vector="'search_path', steadytext.vector_path(), true);" '
+            /^[[:space:]]*--/ { next }
+            $0 == "select pg_catalog.set_config(" vector { inside = 1; next }
+            $0 == opening { inside = 0; next }
+            $0 == "set search_path = pg_catalog, pg_temp" { next }
+            /search_path *(=|to)|set_config\(.search_path/ { print file ": " $0 }
+            inside && /^(do|insert|update|delete|grant|revoke|select|with|create +(or|view|index|unique|policy|trigger))/ {
+                print file ": not among statements that name the type vector: " $0
+            }
+            END { if (inside) print file ": the search path of the type vector stays" }' "$script"
+    done
+}
+
 # Text files end with a line feed: the fragments are concatenated.
 unfinished_files() {
     files '\.(sql|rs|sh|md)$' | while read -r file; do
@@ -114,6 +141,7 @@ none 'no paths of one machine' machine_paths
 none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
 none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange
 none 'SQL fragments have an order' misnamed_fragments
+none 'names in scripts are looked up in pg_catalog only' open_scripts
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
 check 'one version everywhere' same_version

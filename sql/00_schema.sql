@@ -6,6 +6,11 @@
 
 \echo Use "CREATE EXTENSION pg_steadytext CASCADE" to load this file. \quit
 
+-- PostgreSQL puts the target schema into the search path, where others may have put operators, functions and
+-- casts that fit what is written below better than those of pg_catalog do. None of it is a candidate from here on;
+-- migrations begin with the same statement.
+set local search_path = pg_catalog, pg_temp;
+
 -- Roles belong to the whole server: another database may have made them already, or may be
 -- making them at this moment.
 do $$
@@ -34,10 +39,56 @@ begin
 end
 $$;
 
--- Without IF NOT EXISTS: a schema of this name that somebody else owns must stop the install.
+-- A schema of this name that somebody else owns must stop the install.
+do $$
+begin
+    if pg_catalog.to_regnamespace('steadytext') is not null then
+        raise exception 'schema "steadytext" exists already'
+            using errcode = 'duplicate_schema',
+                  hint = 'pg_steadytext makes this schema itself, for the protocol between queue and workers. '
+                      'Drop or rename the one that is there, and create the extension in another schema: '
+                      'CREATE EXTENSION pg_steadytext SCHEMA public CASCADE.';
+    end if;
+end
+$$;
 create schema steadytext;
 comment on schema steadytext is
     'pg_steadytext: the protocol between the queue and its workers, and what tables and views need; no tables';
+
+-- The type vector is in whatever schema its extension was put into, which everybody may be able to write. Statements
+-- that name the type stand between
+--
+--     select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
+--     set local search_path = pg_catalog, pg_temp;
+--
+-- and have no operator or function that is not found in pg_catalog by its exact types, or qualified.
+create function steadytext.vector_path()
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_path text;
+begin
+    -- A base type: whoever owns the extension vector could add other types of this name to it, but only superusers make
+    -- base types.
+    select format('pg_catalog, %I, pg_temp', n.nspname) into v_path
+    from pg_extension as e
+    join pg_depend as d
+        on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid
+        and d.classid = 'pg_type'::regclass and d.deptype = 'e'
+    join pg_type as t on t.oid = d.objid and t.typname = 'vector' and t.typtype = 'b'
+    join pg_namespace as n on n.oid = t.typnamespace
+    where e.extname = 'vector';
+    if v_path is null then
+        raise exception 'the extension vector is not there'
+            using errcode = 'undefined_object', hint = 'Run CREATE EXTENSION vector.';
+    end if;
+    return v_path;
+end
+$$;
+comment on function steadytext.vector_path() is
+    'A search path for statements of install and migration scripts that name the type vector: pg_catalog, and the schema where the type is';
 
 create function steadytext.new_request_id()
 returns uuid
@@ -60,13 +111,6 @@ as 'MODULE_PATHNAME', 'wake_worker_wrapper';
 comment on function steadytext.wake_worker() is
     'Arms the wake after a change of status, so that a request put back to pending is noticed at once';
 
-create function steadytext.recount_requests()
-returns trigger
-language c volatile
-as 'MODULE_PATHNAME', 'recount_requests_wrapper';
-comment on function steadytext.recount_requests() is
-    'Lets the worker count the pending requests after the commit: some may have been deleted';
-
 create function steadytext.note_change()
 returns trigger
 language c volatile
@@ -80,20 +124,6 @@ language c volatile strict
 as 'MODULE_PATHNAME', 'announce_wrapper';
 comment on function steadytext.announce(uuid[]) is
     'Wakes whoever waits for these requests, after the commit';
-
-create function steadytext.is_own_worker()
-returns boolean
-language c volatile
-as 'MODULE_PATHNAME', 'is_own_worker_wrapper';
-comment on function steadytext.is_own_worker() is
-    'Whether this process is the worker of this server and database: what only that one may say goes by the process, not by a role';
-
-create function steadytext.check_worker(p_worker text, p_lease_seconds integer default 60)
-returns void
-language c volatile
-as 'MODULE_PATHNAME', 'check_worker_wrapper';
-comment on function steadytext.check_worker(text, integer) is
-    'Refuses workers without a name, names that are the server''s own, and leases out of range; called by the protocol';
 
 create function steadytext.start_worker()
 returns void

@@ -25,8 +25,6 @@ as $$
             'Upper end of max_tokens in a request'),
         ('max_queue_size', 'integer', 1, 1000000000, '1000000',
             'Pending requests at most; beyond it enqueuing is refused'),
-        ('max_queue_size_per_role', 'integer', 1, 1000000000, '250000',
-            'Pending requests of one role at most; administrators are only bound by max_queue_size'),
         ('max_batch_size', 'integer', 1, 100000, '1000',
             'Elements at most in one call of a batch function'),
         ('max_prompt_bytes', 'integer', 1, 268435456, '1048576',
@@ -94,6 +92,37 @@ insert into @extschema@.steadytext_config (key, value, description, is_default)
 select k.key, k.default_value, k.description, true
 from steadytext.config_keys() as k;
 
+create function steadytext.refuse_key(p_key text)
+returns void
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_close text;
+begin
+    -- Close keys share pairs of letters: enough to catch a typing error.
+    select string_agg(c.key, ', ' order by c.shared desc, c.key) into v_close
+    from (
+        select k.key, count(*) as shared
+        from steadytext.config_keys() as k
+        cross join generate_series(1, length(k.key) - 1) as i
+        where strpos(lower(p_key), substr(k.key, i, 2)) > 0
+        group by k.key
+        having count(*) * 2 >= length(k.key) - 1
+        order by count(*)::float8 / length(k.key) desc, k.key
+        limit 3
+    ) as c;
+    raise exception 'unrecognized configuration key "%"', p_key
+        using errcode = 'undefined_object',
+              hint = case
+                  when v_close is null then 'The table steadytext_config lists the known keys.'
+                  else format('Did you mean %s?', v_close)
+              end;
+end
+$$;
+comment on function steadytext.refuse_key(text) is
+    'Raises the error about a key that does not exist; the hint names those that look like it';
+
 create function steadytext.check_config()
 returns trigger
 language plpgsql
@@ -101,29 +130,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_key record;
-    v_close text;
     v_number numeric;
 begin
     select k.* into v_key from steadytext.config_keys() as k where k.key = new.key;
     if not found then
-        -- Close keys share pairs of letters: enough to catch a typing error.
-        select string_agg(c.key, ', ' order by c.shared desc, c.key) into v_close
-        from (
-            select k.key, count(*) as shared
-            from steadytext.config_keys() as k
-            cross join generate_series(1, length(k.key) - 1) as i
-            where strpos(lower(new.key), substr(k.key, i, 2)) > 0
-            group by k.key
-            having count(*) * 2 >= length(k.key) - 1
-            order by count(*)::float8 / length(k.key) desc, k.key
-            limit 3
-        ) as c;
-        raise exception 'unrecognized configuration key "%"', new.key
-            using errcode = 'undefined_object',
-                  hint = case
-                      when v_close is null then 'The table steadytext_config lists the known keys.'
-                      else format('Did you mean %s?', v_close)
-                  end;
+        perform steadytext.refuse_key(new.key);
     end if;
 
     if tg_op = 'UPDATE' then
@@ -132,8 +143,11 @@ begin
         elsif new.value is distinct from old.value then
             new.is_default := false;
         end if;
-        new.updated_at := now();
-        new.updated_by := current_user;
+        -- What comes from another server by replication was changed there.
+        if current_setting('session_replication_role') <> 'replica' then
+            new.updated_at := now();
+            new.updated_by := current_user;
+        end if;
     end if;
     new.description := coalesce(new.description, v_key.description);
 
@@ -153,28 +167,40 @@ begin
                           case v_key.kind when 'integer' then 'an integer' else 'a number' end,
                           v_key.minimum, v_key.maximum);
         end if;
+        -- JSON knows 3, 3.0 and 3e0; whoever reads the table finds 3.
+        new.value := to_jsonb(trim_scale(v_number));
     end if;
     return new;
 end
 $$;
 comment on function steadytext.check_config() is
-    'Refuses unknown keys and values of the wrong type or out of range; keeps is_default, updated_at and updated_by right';
+    'Refuses unknown keys and values of the wrong type or out of range, brings numbers into their shortest form; keeps is_default, updated_at and updated_by right';
 
 create function @extschema@.steadytext_config_get(key text)
 returns text
 language plpgsql stable parallel safe strict
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_value text;
 begin
-    return (
-        select c.value #>> '{}'
-        from @extschema@.steadytext_config as c
-        where c.key = steadytext_config_get.key
-    );
+    select c.value #>> '{}' into v_value
+    from @extschema@.steadytext_config as c
+    where c.key = steadytext_config_get.key;
+    if not found then
+        -- One whose row was deleted has its built-in value.
+        select k.default_value #>> '{}' into v_value
+        from steadytext.config_keys() as k
+        where k.key = steadytext_config_get.key;
+        if not found then
+            perform steadytext.refuse_key(steadytext_config_get.key);
+        end if;
+    end if;
+    return v_value;
 end
 $$;
 comment on function @extschema@.steadytext_config_get(text) is
-    'The value of a setting as plain text; NULL for a key that does not exist';
+    'The value of a setting as plain text';
 
 create function @extschema@.steadytext_config_set(key text, value text)
 returns void
@@ -197,8 +223,8 @@ begin
         -- What does not look like its kind stays a string, which the trigger refuses.
         v_value := case
             when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb
-            when v_kind = 'integer' and value ~ '^\s*-?(0|[1-9][0-9]*)\s*$' then value::jsonb
-            when v_kind = 'number' and value ~ '^\s*-?(0|[1-9][0-9]*)(\.[0-9]+)?\s*$' then value::jsonb
+            when v_kind = 'integer' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.]0+)?[[:space:]]*$' then value::jsonb
+            when v_kind = 'number' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.][0-9]+)?[[:space:]]*$' then value::jsonb
             else to_jsonb(value)
         end;
         update @extschema@.steadytext_config as c set value = v_value, is_default = false

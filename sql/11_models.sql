@@ -19,7 +19,7 @@ comment on table @extschema@.steadytext_models is
 comment on column @extschema@.steadytext_models.name is 'What a request says in model or size';
 comment on column @extschema@.steadytext_models.task is 'generate, embed or rerank';
 comment on column @extschema@.steadytext_models.file is
-    'GGUF file, or folder of an encoder with model.safetensors, relative to pg_steadytext.model_dir or absolute';
+    'GGUF file, or folder of an encoder with model.safetensors, below pg_steadytext.model_dir; superusers may name an absolute path';
 comment on column @extschema@.steadytext_models.repo is 'Where the file comes from: owner/name at the hub';
 comment on column @extschema@.steadytext_models.sha256 is
     'Lower-case hexadecimal SHA-256 of the file; NULL when it is not to be checked';
@@ -72,7 +72,25 @@ begin
     if new.file is null or new.file = '' then
         raise exception 'model "%" has no file', new.name
             using errcode = 'invalid_parameter_value',
-                  hint = 'Give the path of a GGUF file or of a folder with model.safetensors, relative to pg_steadytext.model_dir or absolute.';
+                  hint = 'Give the path of a GGUF file or of a folder with model.safetensors, relative to pg_steadytext.model_dir.';
+    end if;
+    -- The worker reads files with the rights of the server's operating system user: outside of model_dir nobody but a
+    -- superuser may have it look. What a superuser has put here stays when others change the rest of its row.
+    if tg_op = 'INSERT' or new.file is distinct from old.file then
+        if starts_with(new.file, '/') then
+            if not coalesce((select r.rolsuper from pg_roles as r where r.rolname = current_user), false) then
+                raise exception 'only superusers may register a model file by its absolute path'
+                    using errcode = 'insufficient_privilege',
+                          hint = 'Put the file into the directory that pg_steadytext.model_dir names, and give its path below it.';
+            end if;
+        elsif '..' = any (string_to_array(new.file, '/')) then
+            raise exception 'the file of model "%" is not below pg_steadytext.model_dir', new.name
+                using errcode = 'invalid_parameter_value', hint = 'Give a path below that directory, without "..".';
+        end if;
+        if new.file ~ '[[:cntrl:]]' then
+            raise exception 'the file of model "%" has control characters in its name', new.name
+                using errcode = 'invalid_parameter_value', hint = 'Give the file another name.';
+        end if;
     end if;
     if new.sha256 !~ '^[0-9a-f]{64}$' then
         raise exception 'invalid sha256 of model "%"', new.name
@@ -82,7 +100,9 @@ begin
         if new is distinct from old then
             new.is_default := false;
         end if;
-        new.updated_at := now();
+        if current_setting('session_replication_role') <> 'replica' then
+            new.updated_at := now();
+        end if;
     end if;
     return new;
 end
@@ -134,3 +154,14 @@ create trigger note_change after insert or update or delete or truncate on @exts
     for each statement execute function steadytext.note_change();
 comment on trigger note_change on @extschema@.steadytext_models is
     'Caches are read again after the commit';
+
+-- They keep the tables right whoever writes, also what applies changes of another server: under
+-- session_replication_role = replica triggers of the usual kind do not fire.
+alter table @extschema@.steadytext_config
+    enable always trigger check_config,
+    enable always trigger replace_default,
+    enable always trigger note_change;
+alter table @extschema@.steadytext_models
+    enable always trigger check_model,
+    enable always trigger replace_default,
+    enable always trigger note_change;

@@ -16,6 +16,7 @@ $$;
 comment on function steadytext.cache_key_hash(text) is
     'What the cache is searched by: a key may be a whole prompt, which is too long for an index';
 
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_cache (
     id bigint generated always as identity constraint steadytext_cache_pkey primary key,
     cache_key text not null,
@@ -39,6 +40,7 @@ create table @extschema@.steadytext_cache (
     key_hash bytea not null generated always as (steadytext.cache_key_hash(cache_key)) stored
         constraint steadytext_cache_key_hash_key unique
 );
+set local search_path = pg_catalog, pg_temp;
 comment on table @extschema@.steadytext_cache is
     'Answers that were computed or imported, by the key of their request; for administrators';
 comment on column @extschema@.steadytext_cache.id is 'Number of the entry';
@@ -81,6 +83,11 @@ alter table @extschema@.steadytext_cache set (
     autovacuum_vacuum_scale_factor = 0.1,
     autovacuum_vacuum_cost_delay = 0
 );
+
+-- Whoever is given the table by accident sees nothing of it; the extension's own functions read it as its owner.
+alter table @extschema@.steadytext_cache enable row level security;
+create policy admin_select on @extschema@.steadytext_cache for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_cache is 'Administrators see every entry, others none';
 
 create view @extschema@.steadytext_cache_with_frecency as
 select c.id, c.cache_key, c.prompt, c.response, c.embedding, c.access_count, c.last_accessed,

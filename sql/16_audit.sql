@@ -29,3 +29,7 @@ comment on sequence @extschema@.steadytext_audit_log_id_seq is 'Source of steady
 
 create index steadytext_audit_log_timestamp_idx on @extschema@.steadytext_audit_log ("timestamp");
 comment on index @extschema@.steadytext_audit_log_timestamp_idx is 'Looking for what was done in a certain time';
+
+alter table @extschema@.steadytext_audit_log enable row level security;
+create policy admin_select on @extschema@.steadytext_audit_log for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_audit_log is 'Administrators see every entry, others none';

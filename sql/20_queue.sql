@@ -4,6 +4,7 @@
 -- included, into the server log. The limits are in steadytext.check_request(), which fires
 -- before the few constraints below.
 
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_queue (
     id bigint generated always as identity constraint steadytext_queue_pkey primary key,
     request_id uuid not null default steadytext.new_request_id(),
@@ -40,6 +41,7 @@ create table @extschema@.steadytext_queue (
     constraint steadytext_queue_numbers_check
         check (priority between 1 and 10 and retry_count >= 0 and max_retries between 0 and 100)
 );
+set local search_path = pg_catalog, pg_temp;
 
 comment on table @extschema@.steadytext_queue is
     'Requests and their answers. Users see their own rows; INSERT enqueues, UPDATE … SET status = ''pending'', retry_count = 0 tries a failed one again';
@@ -124,12 +126,11 @@ comment on trigger check_request on @extschema@.steadytext_queue is
 create trigger wake_worker after update of status on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
-    'A request put back to pending, or cancelled, is noticed at once';
-
-create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
-    for each statement execute function steadytext.recount_requests();
-comment on trigger recount_requests on @extschema@.steadytext_queue is
-    'Pending requests that are deleted no longer count for max_queue_size';
+    'A request put back to pending is noticed at once';
+-- Also for rows that come under session_replication_role = replica: unseen, they would wait for ever.
+alter table @extschema@.steadytext_queue
+    enable always trigger check_request,
+    enable always trigger wake_worker;
 
 -- Every request leaves two dead versions behind. Vacuum comes early, by number rather than
 -- by share, and works without pauses, so that claims do not wade through dead entries. The

@@ -48,6 +48,7 @@ as 'MODULE_PATHNAME', 'embed_wrapper';
 comment on function steadytext.embed(text, boolean, integer, text, text, text) is
     'The embedding of a text as an array: vector is not nameable in the library';
 
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed(
     text_input text,
     use_cache boolean default true,
@@ -73,6 +74,7 @@ create function @extschema@.st_embed(
 returns vector
 language sql immutable parallel safe cost 10000
 return steadytext.embed(text_input, use_cache, seed, model, mode, task)::vector;
+set local search_path = pg_catalog, pg_temp;
 comment on function @extschema@.st_embed(text, boolean, integer, text, text, text) is
     'Short for steadytext_embed';
 

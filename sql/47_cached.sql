@@ -52,6 +52,7 @@ as 'MODULE_PATHNAME', 'embed_cached_wrapper';
 comment on function steadytext.embed_cached(text, integer, text, text, text) is
     'A cached embedding as an array: vector is not nameable in the library';
 
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed_cached(
     text_input text,
     seed integer default 42,
@@ -75,4 +76,5 @@ create function @extschema@.st_embed_cached(
 returns vector
 language sql stable parallel safe
 return steadytext.embed_cached(text_input, seed, model, mode, task)::vector;
+set local search_path = pg_catalog, pg_temp;
 comment on function @extschema@.st_embed_cached(text, integer, text, text, text) is 'Short for steadytext_embed_cached';

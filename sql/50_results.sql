@@ -1,6 +1,8 @@
 -- Answers: look, wait, cancel. All run with the rights of their caller, who sees the own
 -- requests only.
 
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
+
 create function @extschema@.steadytext_check_async(request_id uuid)
 returns table (
     status text,
@@ -142,6 +144,8 @@ language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
 comment on function @extschema@.st_get_async_embedding(uuid, integer) is
     'Short for steadytext_get_async_embedding';
+
+set local search_path = pg_catalog, pg_temp;
 
 create function @extschema@.steadytext_cancel_async(request_id uuid)
 returns boolean

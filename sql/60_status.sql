@@ -28,7 +28,7 @@ returns table (
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'activity_wrapper';
 comment on function steadytext.activity() is
-    'Requests of this database now running that the caller may see, from shared memory';
+    'Requests of this database now running that the caller may see, from shared memory; members of pg_monitor see all of them, without their texts';
 
 create view @extschema@.steadytext_activity as
 select
@@ -52,9 +52,26 @@ comment on column @extschema@.steadytext_activity.phase is 'loading, prefill or 
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';
-comment on column @extschema@.steadytext_activity.partial_text is 'The answer so far';
+comment on column @extschema@.steadytext_activity.partial_text is
+    'The answer so far; NULL for those who may watch, but not read the request';
 comment on column @extschema@.steadytext_activity.started_at is 'When the engine took the request';
 comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or who called a synchronous function';
+
+create view @extschema@.steadytext_queue_counts as
+select
+    q.request_type,
+    q.status,
+    pg_catalog.count(*) as requests,
+    pg_catalog.min(q.created_at) as oldest
+from @extschema@.steadytext_queue as q
+group by q.request_type, q.status;
+comment on view @extschema@.steadytext_queue_counts is
+    'Everybody''s requests by type and state, without anything of their contents; for administrators and members of pg_monitor';
+comment on column @extschema@.steadytext_queue_counts.request_type is 'generate, embed …';
+comment on column @extschema@.steadytext_queue_counts.status is
+    'pending, processing, completed, failed or cancelled';
+comment on column @extschema@.steadytext_queue_counts.requests is 'How many there are';
+comment on column @extschema@.steadytext_queue_counts.oldest is 'When the oldest of them was enqueued';
 
 create function steadytext.worker_state()
 returns table (
@@ -141,7 +158,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform @extschema@.steadytext_config_set('worker_paused', 'false');
+    perform @extschema@.steadytext_config_set('worker_paused'::text, 'false'::text);
     return true;
 end
 $$;
@@ -154,7 +171,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform @extschema@.steadytext_config_set('worker_paused', 'true');
+    perform @extschema@.steadytext_config_set('worker_paused'::text, 'true'::text);
     return true;
 end
 $$;

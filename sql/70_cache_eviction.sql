@@ -39,9 +39,15 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- Total, as steadytext.config_integer().
     return coalesce(
-        (select (c.value #>> '{}')::float8 from @extschema@.steadytext_config as c where c.key = p_key),
-        (select (k.default_value #>> '{}')::float8 from steadytext.config_keys() as k where k.key = p_key)
+        (
+            select case when jsonb_typeof(c.value) = 'number'
+                then least(greatest(c.value::numeric, -1e300), 1e300)::float8 end
+            from @extschema@.steadytext_config as c
+            where c.key = p_key
+        ),
+        (select k.default_value::float8 from steadytext.config_keys() as k where k.key = p_key)
     );
 end
 $$;

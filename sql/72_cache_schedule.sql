@@ -110,10 +110,9 @@ declare
     v_done record;
     v_result jsonb;
 begin
-    if not coalesce(
-        (select (c.value #>> '{}')::boolean from @extschema@.steadytext_config as c where c.key = 'cache_eviction_enabled'),
-        true)
-    then
+    if exists (
+        select from @extschema@.steadytext_config as c where c.key = 'cache_eviction_enabled' and c.value = 'false'::jsonb
+    ) then
         return jsonb_build_object('status', 'skipped', 'reason', 'Cache eviction disabled', 'timestamp', now());
     end if;
     select e.* into v_done

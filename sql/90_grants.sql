@@ -1,26 +1,10 @@
 -- Who may do what. PUBLIC gets nothing; a test compares this page with the catalogs.
 
-grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker;
+-- Functions and types are open to PUBLIC when they are made, and the default privileges of a schema may have opened
+-- anything to anybody.
+select steadytext.close_new_objects();
 
--- Functions are open to PUBLIC when they are made.
-revoke all on all functions in schema steadytext from public;
-do $$
-declare
-    v_function regprocedure;
-begin
-    for v_function in
-        select p.oid
-        from pg_catalog.pg_proc as p
-        join pg_catalog.pg_depend as d
-            on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid
-        join pg_catalog.pg_extension as e
-            on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.refobjid = e.oid
-        where e.extname = 'pg_steadytext' and d.deptype = 'e'
-    loop
-        execute pg_catalog.format('revoke all on function %s from public', v_function);
-    end loop;
-end
-$$;
+grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker, pg_monitor;
 
 -- The API.
 grant execute on function
@@ -109,6 +93,7 @@ grant execute on function
     steadytext.rerank_params(text, boolean, integer, text),
     steadytext.config_integer(text),
     steadytext.config_keys(),
+    steadytext.refuse_key(text),
     steadytext.activity(),
     steadytext.worker_state()
 to steadytext_user;
@@ -152,7 +137,6 @@ grant execute on function
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
     steadytext.queue_outlook(integer),
-    steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
     steadytext.plan_eviction(integer),
     steadytext.evict_entries(bigint[], integer[]),
@@ -163,6 +147,8 @@ to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+-- For tables that are made of its rows.
+grant usage on type steadytext.role_id to steadytext_user;
 grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries)
     on @extschema@.steadytext_queue to steadytext_user;
 grant update (status, retry_count) on @extschema@.steadytext_queue to steadytext_user;
@@ -179,6 +165,16 @@ to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_cache, @extschema@.steadytext_cache_with_frecency to steadytext_admin;
 -- Nobody but the extension's functions writes it.
 grant select on @extschema@.steadytext_audit_log to steadytext_admin;
+-- Who may dump the tables may dump what counts their rows.
+grant select on sequence
+    @extschema@.steadytext_queue_id_seq,
+    @extschema@.steadytext_cache_id_seq,
+    @extschema@.steadytext_audit_log_id_seq
+to steadytext_admin;
+-- Monitoring sees numbers, states and names of roles; never a text.
+grant select on @extschema@.steadytext_queue_counts to steadytext_admin, pg_monitor;
+grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_health to pg_monitor;
+grant execute on function steadytext.activity(), steadytext.worker_state() to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
     insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),

@@ -16,6 +16,7 @@ use pgrx::prelude::*;
 /// Called when a process loads the library; in the postmaster, when it processes shared_preload_libraries.
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
+    pg::backtrace::suppress();
     if pg::catalog::binary_upgrade() {
         return;
     }

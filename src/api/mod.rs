@@ -9,7 +9,6 @@ mod cancel;
 mod constrained;
 mod enqueue;
 mod exchange;
-mod protocol;
 mod request;
 mod rerank;
 mod result;

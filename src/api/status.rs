@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use crate::pg::privilege::{current_user, may_manage};
+use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::slots::State;
 use crate::pg::{activity, catalog, shmem, slots};
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,8 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Requests that are running in this database and belong to a role whose rights the caller has.
+/// Requests that are running in this database and belong to a role whose rights the caller has; those who monitor the server see
+/// all of them, without their texts.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
 fn activity() -> TableIterator<
@@ -26,16 +27,20 @@ fn activity() -> TableIterator<
         name!(prompt_tokens, i32),
         name!(generated_tokens, i32),
         name!(tokens_per_second, Option<f64>),
-        name!(partial_text, String),
+        name!(partial_text, Option<String>),
         name!(started_at, TimestampWithTimeZone),
         name!(worker_pid, i32),
     ),
 > {
     let caller = current_user();
+    let watches = is_monitor(caller);
     let rows: Vec<_> = activity::list()
         .into_iter()
-        .filter(|running| may_manage(caller, running.owner))
         .filter_map(|running| {
+            let may_read = may_manage(caller, running.owner);
+            if !may_read && !watches {
+                return None;
+            }
             Some((
                 pgrx::Uuid::from_bytes(*running.request_id.as_bytes()),
                 catalog::role_name(running.owner),
@@ -44,7 +49,7 @@ fn activity() -> TableIterator<
                 running.prompt_tokens,
                 running.generated_tokens,
                 running.tokens_per_second,
-                running.partial_text,
+                may_read.then_some(running.partial_text),
                 TimestampWithTimeZone::try_from(running.started_at).ok()?,
                 running.worker_pid,
             ))

@@ -20,7 +20,7 @@ pub(crate) fn contain() {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if CONTAINED.get() {
-                PLACE.set(panic.location().map(ToString::to_string));
+                PLACE.set(panic.location().map(|at| format!("{}:{}", file_of(at.file()), at.line())));
             } else {
                 previous(panic);
             }
@@ -28,9 +28,25 @@ pub(crate) fn contain() {
     });
 }
 
+/// A source file without the directories of the machine that it was built on.
+fn file_of(path: &str) -> &str {
+    if std::path::Path::new(path).is_absolute() { path.rsplit('/').next().unwrap_or(path) } else { path }
+}
+
 /// Marks the calling thread as one of the engine's.
 pub(crate) fn mark_thread() {
     CONTAINED.set(true);
+}
+
+/// The standard library quotes a text that is cut in the wrong place, and it may be a prompt.
+fn without_text(message: &str) -> &str {
+    let quotes = ["; it is inside", " of `", " slicing `"];
+    quotes
+        .iter()
+        .filter_map(|quote| message.split_once(quote))
+        .map(|(before, _)| before)
+        .min_by_key(|before| before.len())
+        .unwrap_or(message)
 }
 
 /// A panic on its way to another thread.
@@ -56,8 +72,8 @@ impl Panic {
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(message), _) => (*message).to_owned(),
-            (None, Some(message)) => message.clone(),
+            (Some(message), _) => without_text(message).to_owned(),
+            (None, Some(message)) => without_text(message).to_owned(),
             (None, None) => "panic".to_owned(),
         };
         match PLACE.take() {
@@ -79,6 +95,15 @@ mod tests {
         let Err(Error::Panicked(message)) = catch(|| panic!("number {}", 5)) else { panic!("no error") };
         assert!(message.starts_with("number 5 at ") && message.contains("panic.rs"), "{message}");
         assert_eq!(catch(|| 7).unwrap(), 7);
+        // What was cut is not repeated.
+        for place in [1, 100] {
+            let text = String::from("ésecret");
+            let Err(Error::Panicked(message)) = catch(|| text[place..].len()) else { panic!("no error") };
+            assert!(
+                message.contains(" at ") && !message.contains("secret") && !message.contains('é'),
+                "{message}"
+            );
+        }
         // Also where it happened on another thread.
         let elsewhere = std::thread::spawn(|| {
             mark_thread();

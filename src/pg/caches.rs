@@ -42,6 +42,34 @@ pub(crate) struct CacheTable {
     pub(crate) key_index: pg_sys::Oid,
 }
 
+/// One of the two tables with default rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Registry {
+    /// The table's name.
+    pub(crate) name: &'static str,
+    /// The column that is its primary key.
+    pub(crate) key: &'static str,
+}
+
+impl Installation {
+    /// Whether a table is the queue, the configuration or the registry of models.
+    pub(crate) fn has_table(&self, table: pg_sys::Oid) -> bool {
+        self.tables[..3].contains(&table)
+    }
+
+    /// What a table with default rows is called.
+    pub(crate) fn registry(&self, table: pg_sys::Oid) -> Option<Registry> {
+        let [_, config, models, _] = self.tables;
+        if table == config {
+            Some(Registry { name: "steadytext_config", key: "key" })
+        } else if table == models {
+            Some(Registry { name: "steadytext_models", key: "name" })
+        } else {
+            None
+        }
+    }
+}
+
 /// The part of steadytext_config that the library uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -53,8 +81,6 @@ pub(crate) struct Config {
     pub(crate) max_tokens_limit: i64,
     /// `max_queue_size`.
     pub(crate) max_queue_size: i64,
-    /// `max_queue_size_per_role`.
-    pub(crate) max_queue_size_per_role: i64,
     /// `max_batch_size`.
     pub(crate) max_batch_size: i64,
     /// `max_prompt_bytes`.
@@ -114,7 +140,7 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
         return Ok(known);
     }
     let found = spi::query_one(
-        "select e.oid, e.extversion::text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
+        "select e.oid, e.extversion::pg_catalog.text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
                 h.oid, k.conindid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
@@ -174,13 +200,12 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
     let text = |key: &str| {
         rows.iter().find(|(k, _)| k.as_deref() == Some(key)).and_then(|(_, value)| value.as_deref())
     };
-    let number = |key: &str, default: i64| text(key).and_then(|value| value.parse().ok()).unwrap_or(default);
+    let number = |key: &str, default: i64| text(key).and_then(whole).unwrap_or(default);
     let config = Rc::new(Config {
         default_max_tokens: number("default_max_tokens", 512),
         default_seed: number("default_seed", 42),
         max_tokens_limit: number("max_tokens_limit", 4096),
         max_queue_size: number("max_queue_size", 1_000_000),
-        max_queue_size_per_role: number("max_queue_size_per_role", 250_000),
         max_batch_size: number("max_batch_size", 1000),
         max_prompt_bytes: number("max_prompt_bytes", 1_048_576),
         worker_poll_interval_s: text("worker_poll_interval")
@@ -199,6 +224,12 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
         CACHED.with_borrow_mut(|cached| cached.config = Some(config.clone()));
     }
     Ok(config)
+}
+
+/// A whole number in any of the forms that JSON has for it. The trigger leaves one only, but a restore may have gone past it.
+fn whole(text: &str) -> Option<i64> {
+    let float = || text.parse::<f64>().ok().filter(|number| number.is_finite());
+    text.parse().ok().or_else(|| float().map(|number| number as i64))
 }
 
 /// The registry of models, in the order in which `auto` looks for one that is there. Inside a transaction.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::restore::{self, Afterwards};
 use super::{catalog, interrupts, privilege, shmem, slots, wake};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
@@ -84,7 +85,7 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as they are.
     unsafe {
         make_room_for((*statement).utilityStmt);
-        wake_for((*statement).utilityStmt);
+        let afterwards = restore::before((*statement).utilityStmt);
         match PREVIOUS_UTILITY {
             Some(previous) => {
                 previous(statement, text, read_only, context, params, environment, destination, completion)
@@ -100,6 +101,9 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        if afterwards != Afterwards::Nothing {
+            restore::after(afterwards);
+        }
     }
 }
 
@@ -109,23 +113,6 @@ unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
     // SAFETY: as above.
     if let Some(database) = unsafe { database_to_vacate(statement) } {
         vacate(database);
-    }
-}
-
-/// What a prepared transaction has enqueued, or held locked, is the worker's when the statement has ended.
-#[pg_guard]
-unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
-    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
-    // SAFETY: the node's tag says what it is.
-    let ends_prepared = unsafe {
-        (*statement).type_ == pg_sys::NodeTag::T_TransactionStmt
-            && matches!(
-                (*statement.cast::<pg_sys::TransactionStmt>()).kind,
-                TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED
-            )
-    };
-    if ends_prepared {
-        wake::arm_change();
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the one module that calls PostgreSQL's C functions")]
 
 pub(crate) mod activity;
+pub(crate) mod backtrace;
 pub(crate) mod bgworker;
 pub(crate) mod cache_table;
 pub(crate) mod caches;
@@ -19,8 +20,8 @@ pub(crate) mod jsonb;
 pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
-pub(crate) mod pending;
 pub(crate) mod privilege;
+pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod seat;
 pub(crate) mod shmem;

@@ -131,14 +131,14 @@ pub(crate) fn started_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
-/// How deep the current subtransaction is; 1 outside of any.
-pub(crate) fn nest_level() -> i32 {
-    // SAFETY: a plain getter.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
-}
-
 /// Whether `xid` is the caller's own transaction or one of its subtransactions.
 pub(crate) fn is_own(xid: pg_sys::TransactionId) -> bool {
     // SAFETY: looks at the state of this process only.
     unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
+}
+
+/// Whether this session applies what was changed elsewhere: session_replication_role is replica.
+pub(crate) fn applies_changes() -> bool {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32 }
 }

@@ -15,13 +15,12 @@ use super::eviction::Eviction;
 use super::filing::{self, Filing};
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
-use super::recount::Recount;
 use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{interrupts, listen, pending};
+use crate::pg::{interrupts, listen};
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -55,7 +54,6 @@ pub(super) struct Worker {
     after_role: Option<pg_sys::Oid>,
     retention_at: Option<i64>,
     eviction: Eviction,
-    recount: Recount,
     due: Due,
     warned_of_builtin: bool,
     complaint: Option<(String, Instant)>,
@@ -103,7 +101,6 @@ impl Worker {
             after_role: None,
             retention_at: None,
             eviction: Eviction::new(),
-            recount: Recount::new(),
             due: Due {
                 poll: now,
                 store: now,
@@ -319,8 +316,12 @@ impl Worker {
         let interval =
             self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
         self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
-        match protocol::poll(&self.id) {
+        let count = Instant::now() >= self.due.heartbeat;
+        match protocol::poll(&self.id, count) {
             Ok(Outlook { pending, alone_due }) => {
+                if count || pending == 0 {
+                    self.slot.pending.store(pending, Relaxed);
+                }
                 self.alone_due |= alone_due;
                 self.maybe_more |= pending > 0 && !self.paused;
             }
@@ -376,7 +377,7 @@ impl Worker {
         self.maybe_more = alone || claimed == limit;
         self.alone_due = alone && claimed > 0;
         self.maybe_more &= !self.paused;
-        requests.iter().for_each(|claimed| pending::claimed(self.slot, claimed.owner));
+        self.slot.pending.fetch_sub(claimed as i64, Relaxed);
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner);
         }
@@ -449,9 +450,6 @@ impl Worker {
                 }
             }
         }
-        if let Err(error) = self.recount.step(self.slot) {
-            self.complain(error);
-        }
         if let Some(config) = &self.config
             && let Err(error) = self.eviction.step(config)
         {
@@ -472,9 +470,6 @@ impl Worker {
         }
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
-        }
-        if let Some(due) = self.recount.due(self.slot) {
-            until = until.min(due);
         }
         let eviction = self.config.as_ref().and_then(|config| self.eviction.pause(config));
         until.saturating_duration_since(Instant::now()).min(eviction.unwrap_or(Duration::MAX))

@@ -10,12 +10,12 @@ mod filing;
 mod flight;
 mod launcher;
 pub(crate) mod many;
+mod model_files;
 mod models;
 pub(crate) mod params;
 mod parts;
 mod protocol;
 mod ranking;
-mod recount;
 pub(crate) mod request;
 mod seat;
 

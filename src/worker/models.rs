@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
 
+use super::model_files::{LeadsOut, locate};
 use crate::pg::caches::Model;
 use crate::pg::error::PgError;
 use crate::pg::guc;
@@ -76,7 +77,7 @@ pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
             let present = models
                 .iter()
                 .filter(|model| model.task == task.name())
-                .map(|model| path_of(&model.file))
+                .filter_map(|model| registered_path(&model.file).ok())
                 .find(|path| is_there(path));
             Ok(match present {
                 Some(path) => Resolved { source: ModelSource::File(path), for_want_of_another: false },
@@ -117,7 +118,14 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, P
         )
         .hint("Name a model of this task, or none."));
     }
-    let path = path_of(&model.file);
+    // Said in the same words whether or not there is something.
+    let path = registered_path(&model.file).map_err(|LeadsOut| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("the file of model \"{shown}\" leads out of pg_steadytext.model_dir"),
+        )
+        .hint("Put the file itself into that directory, or let a superuser register its absolute path.")
+    })?;
     if !is_there(&path) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
@@ -135,7 +143,12 @@ fn is_there(path: &Path) -> bool {
     path.is_file() || path.join("config.json").is_file()
 }
 
-/// A file of the registry or a setting: relative names are under pg_steadytext.model_dir.
+/// A file of the registry, which administrators fill who are no superusers.
+fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
+    locate(Path::new(&guc::model_dir()), file)
+}
+
+/// A file that a setting names: relative names are under pg_steadytext.model_dir.
 fn path_of(file: &str) -> PathBuf {
     Path::new(&guc::model_dir()).join(file)
 }

@@ -1,6 +1,6 @@
 -- Every object of the extension is listed here: one more, or one less, fails.
 \ir setup.psql
-select plan(16);
+select plan(17);
 
 select set_eq(
     $$
@@ -19,10 +19,6 @@ select set_eq(
         'function steadytext.role_id_recv(internal)',
         'function steadytext.role_id_send(steadytext.role_id)',
         'function steadytext.current_role_id()',
-        'function steadytext.is_own_worker()',
-        'function steadytext.count_pending()',
-        'function steadytext.recount_requests()',
-        'function steadytext.check_worker(text,integer)',
         'cast from steadytext.role_id to oid',
         'cast from steadytext.role_id to name',
         'cast from name to steadytext.role_id',
@@ -32,6 +28,7 @@ select set_eq(
         'sequence steadytext_queue_id_seq',
         'table steadytext_daemon_health',
         'view steadytext_activity',
+        'view steadytext_queue_counts',
         'table steadytext_cache',
         'sequence steadytext_cache_id_seq',
         'view steadytext_cache_with_frecency',
@@ -95,7 +92,10 @@ select set_eq(
         'function steadytext.announce(uuid[])',
         'function steadytext.start_worker()',
         'function steadytext.config_keys()',
+        'function steadytext.refuse_key(text)',
         'function steadytext.check_config()',
+        'function steadytext.vector_path()',
+        'function steadytext.close_new_objects()',
         'function steadytext.check_model()',
         'function steadytext.replace_default()',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
@@ -334,7 +334,7 @@ select is_empty(
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
     array['replace_default', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
-        'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
+        'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
         'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
@@ -360,6 +360,16 @@ select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),
     steadytext_version(),
     'library and extension are of one version'
+);
+
+select is_empty(
+    $$
+        select t.tgrelid::pg_catalog.regclass, t.tgname, t.tgenabled
+        from pg_catalog.pg_trigger as t
+        join relations as r on r.oid = t.tgrelid
+        where not t.tgisinternal and t.tgenabled <> 'A'
+    $$,
+    'every trigger fires always, also under session_replication_role = replica'
 );
 
 select * from finish();

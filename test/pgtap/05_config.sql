@@ -1,6 +1,6 @@
 -- Settings of a database.
 \ir setup.psql
-select plan(50);
+select plan(64);
 
 select results_eq(
     $$ select c.key, c.value, c.description, c.is_default from steadytext_config as c order by c.key $$,
@@ -10,7 +10,8 @@ select results_eq(
 select is(steadytext_config_get('default_max_tokens'), '512', 'config_get: a number');
 select is(steadytext_config_get('cache_enabled'), 'true', 'config_get: a boolean');
 select is(steadytext_config_get('cron_host'), 'localhost', 'config_get: a string comes without JSON quotes');
-select is(steadytext_config_get('no_such_key'), null, 'config_get: an unknown key is NULL');
+select throws_ok($$ select steadytext_config_get('no_such_key') $$, '42704', 'unrecognized configuration key "no_such_key"', 'config_get: an unknown key is an error, as config_set''s');
+select throws_ok($$ select st_config_get('max_retrie') $$, '42704', null, 'st_config_get, too');
 select is(steadytext_config_get(null), null, 'config_get: NULL');
 select is(st_config_get('default_seed'), '42', 'st_config_get');
 
@@ -48,6 +49,7 @@ select results_eq(
 );
 delete from steadytext_config where key = 'max_batch_size';
 select is(steadytext.config_integer('max_batch_size'), 1000, 'without its row a setting has its built-in value');
+select is(steadytext_config_get('max_batch_size'), '1000', 'config_get: that of a row that was deleted');
 select is(pg_temp.set_and_get('max_batch_size', '10'), '10', 'a row that was deleted can be set again');
 
 -- Refusals.
@@ -64,6 +66,41 @@ select throws_ok($$ select steadytext_config_set('worker_poll_interval', 'NaN') 
 select throws_ok($$ select steadytext_config_set('cache_enabled', 'maybe') $$, '22023', null, 'a word for a boolean');
 select throws_ok($$ select steadytext_config_set('cache_enabled', '1') $$, '22023', null, 'a number for a boolean');
 select throws_ok($$ select steadytext_config_set('cron_port', '65536') $$, '22023', null, 'no port');
+
+-- Numbers have one form, however they come.
+select is(pg_temp.set_and_get('max_retries', '7.0'), '7', 'set and get: an integer with a point');
+update steadytext_config set value = '24.0' where key = 'queue_retention_hours';
+update steadytext_config set value = '3e0' where key = 'max_retries';
+update steadytext_config set value = '0.2500' where key = 'worker_poll_interval';
+update steadytext_config set value = '-0.0' where key = 'cache_max_size_mb';
+select results_eq(
+    $$ select key, value::text from steadytext_config
+       where key in ('queue_retention_hours', 'max_retries', 'worker_poll_interval', 'cache_max_size_mb') order by key $$,
+    $$ values ('cache_max_size_mb', '0'), ('max_retries', '3'), ('queue_retention_hours', '24'), ('worker_poll_interval', '0.25') $$,
+    'UPDATE: numbers are brought into their shortest form'
+);
+select throws_ok($$ update steadytext_config set value = '3.5' where key = 'max_retries' $$, '22023', null, 'UPDATE: a fraction for an integer');
+set local session_replication_role = replica;
+update steadytext_config set value = '9.0' where key = 'max_retries';
+select is((select value::text from steadytext_config where key = 'max_retries'), '9', 'UPDATE under session_replication_role = replica: the same form');
+select throws_ok($$ update steadytext_config set value = '1000' where key = 'max_retries' $$, '22023', null, 'and the same range');
+set local session_replication_role = origin;
+
+-- Whatever was put past the trigger: nobody who needs the setting fails on it.
+alter table steadytext_config disable trigger check_config;
+create function pg_temp.understood(p_key text, p_value jsonb) returns text
+language sql as $$
+    update steadytext_config set value = p_value where key = p_key;
+    select case p_key when 'max_retries' then steadytext.config_integer(p_key)::text else steadytext.config_number(p_key)::text end;
+$$;
+select is(pg_temp.understood('max_retries', '3.0'), '3', 'config_integer: a point');
+select is(pg_temp.understood('max_retries', '1e1'), '10', 'config_integer: an exponent');
+select is(pg_temp.understood('max_retries', '1e100'), '2147483647', 'config_integer: a number too large');
+select is(pg_temp.understood('max_retries', '"many"'), '3', 'config_integer: a word is the built-in value');
+select is(pg_temp.understood('max_retries', 'null'), '3', 'config_integer: JSON null, too');
+select is(pg_temp.understood('cache_max_size_mb', '1e400'), '1e+300', 'config_number: a number too large');
+select is(pg_temp.understood('cache_max_size_mb', '{}'), '1000', 'config_number: an object is the built-in value');
+alter table steadytext_config enable always trigger check_config;
 
 -- The same for plain UPDATE and INSERT.
 select throws_ok($$ update steadytext_config set value = '"512"' where key = 'default_max_tokens' $$, '22023', null, 'UPDATE: a string for an integer');

@@ -1,6 +1,6 @@
 -- The registry of models, and what is said of workers.
 \ir setup.psql
-select plan(28);
+select plan(40);
 
 select set_eq(
     $$ select name, task, is_preferred from steadytext_models where is_default $$,
@@ -21,6 +21,36 @@ select throws_ok($$ insert into steadytext_models (name, task, file) values ('x'
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '') $$, '22023', null, 'no file');
 select throws_ok($$ insert into steadytext_models (name, task, file, sha256) values ('x', 'embed', 'x', 'ABC') $$, '22023', null, 'no sha256');
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('mine', 'embed', 'x') $$, '23505', null, 'a name is used once');
+-- Files below the directory of the models; others are the superuser's.
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '../x.gguf') $$, '22023', null, 'a file above the directory');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', 'a/../../x.gguf') $$, '22023', null, 'on a detour');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', 'a/..') $$, '22023', null, 'at the end');
+select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', E'a\nb') $$, '22023', null, 'a line feed in the name');
+select lives_ok($$ insert into steadytext_models (name, task, file) values ('dots', 'embed', 'a..b/..c/d...gguf') $$, 'dots in names are no way up');
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $q$ insert into steadytext_models (name, task, file) values ('x', 'embed', '/etc/passwd') $q$) $$,
+    '42501', 'only superusers may register a model file by its absolute path', 'an administrator names no absolute path');
+insert into steadytext_models (name, task, file) values ('far', 'embed', '/srv/far.gguf');
+select is(
+    pg_temp.written_as('st_root', $$ update steadytext_models set description = 'far away', file = file where name = 'far' $$),
+    1::bigint, 'but changes the rest of a row in which a superuser has named one');
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $q$ update steadytext_models set file = '/srv/other.gguf' where name = 'far' $q$) $$,
+    '42501', null, 'and not the path itself');
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $q$ update steadytext_models set file = '/srv/far.gguf' where name = 'dots' $q$) $$,
+    '42501', null, 'nor that of another row');
+select throws_ok(
+    $$ select pg_temp.written_as('st_root', $q$ insert into steadytext_models (name, task, file) values ('dots', 'embed', '/srv/far.gguf')
+        on conflict (name) do update set file = excluded.file $q$) $$,
+    '42501', null, 'nor by way of a conflict');
+select is(
+    pg_temp.written_as('st_root', $$ insert into steadytext_models (name, task, file) values ('dots', 'embed', 'near.gguf')
+        on conflict (name) do update set file = excluded.file $$),
+    1::bigint, 'a conflict leads to an update');
+select is(
+    pg_temp.written_as('st_root', $$ update steadytext_models set file = 'near.gguf' where name = 'far' $$),
+    1::bigint, 'an absolute path can be given up');
 update steadytext_models set file = 'other.gguf' where name = 'medium';
 select results_eq(
     $$ select is_default, updated_at from steadytext_models where name = 'medium' $$, $$ values (false, now()) $$,

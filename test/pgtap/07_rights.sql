@@ -1,7 +1,7 @@
 -- Who may do what: users see and write their own requests, administrators configure, workers
 -- call the protocol, everybody else nothing.
 \ir setup.psql
-select plan(67);
+select plan(82);
 
 create function pg_temp.denied(p_role text, p_statement text, p_name text)
 returns text
@@ -116,6 +116,32 @@ select is(pg_temp.run_as('st_root', format('select steadytext_cancel_async(%L)',
 from asked;
 update steadytext_queue set status = 'pending' where prompt = 'bob one';
 select isnt(pg_temp.run_as('st_root', $$ select steadytext_generate_async('x') $$), null, 'an administrator enqueues like a user');
+
+-- A member of pg_monitor: numbers and states, no text.
+create role st_watch nologin in role pg_monitor;
+select is(pg_temp.run_as('st_watch', $$ select sum(requests) from steadytext_queue_counts $$), (select count(*)::text from steadytext_queue),
+    'pg_monitor counts the requests of everybody');
+select lives_ok($$ select pg_temp.run_as('st_watch', 'select count(*) from steadytext_activity') $$, 'pg_monitor sees what runs');
+select isnt(pg_temp.run_as('st_watch', $$ select state from steadytext.worker_state() $$), null, 'pg_monitor sees the worker');
+select lives_ok($$ select pg_temp.run_as('st_watch', 'select count(*) from steadytext_daemon_health') $$, 'pg_monitor sees heartbeats');
+select pg_temp.denied('st_watch', $$ select count(*) from steadytext_queue $$, 'read the queue');
+select pg_temp.denied('st_watch', $$ select count(*) from steadytext_cache $$, 'read the cache');
+select pg_temp.denied('st_watch', $$ select count(*) from steadytext_audit_log $$, 'read the audit log');
+select pg_temp.denied('st_watch', $$ select count(*) from steadytext_config $$, 'read the settings');
+select pg_temp.denied('st_watch', $$ select steadytext_generate_async('x') $$, 'enqueue');
+select pg_temp.denied('st_watch', $$ select steadytext.claim_requests('w', 1, 60, null, false) $$, 'claim');
+select pg_temp.denied('st_alice', $$ select * from steadytext_queue_counts $$, 'count the requests of others');
+select is_empty(
+    $$ select c.relname, a.attname
+       from pg_catalog.pg_class as c join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0
+       where c.relname in ('steadytext_queue_counts', 'steadytext_daemon_health')
+           and a.attname ~ '(prompt|result|error|text|params|key|embedding)' and a.attname <> 'error_count' $$,
+    'what it reads has no column for a text');
+
+-- Who may dump the tables may dump their sequences.
+select is(pg_temp.run_as('st_root', $$ select last_value is not null from steadytext_queue_id_seq $$), 'true', 'an administrator reads the number of the queue');
+select is(pg_temp.run_as('st_root', $$ select last_value is not null from steadytext_audit_log_id_seq $$), 'true', 'and that of the audit log');
+select pg_temp.denied('st_root', $$ select setval('steadytext_queue_id_seq', 1) $$, 'set numbers back');
 
 -- A worker on another machine: the protocol, and no table.
 select pg_temp.denied('st_remote', $$ select count(*) from steadytext_queue $$, 'read the queue');

@@ -16,6 +16,7 @@
 pub mod chaos;
 mod cluster;
 mod life;
+mod migration;
 mod models;
 mod process;
 mod program;
@@ -23,11 +24,13 @@ mod requests;
 mod run_directory;
 mod session;
 mod standby;
+mod traps;
 mod upgrade;
 mod wait;
 
 pub use cluster::{Cluster, Options};
 pub use life::Shutdown;
+pub use migration::{Migration, install_script, opening_statement};
 pub use models::{
     BrokenModel, broken_models, copied_model, encoders, endless_text, slow_model, write_model, write_reranker,
 };
@@ -35,4 +38,5 @@ pub use process::{Signal, children_of, is_alive, signal};
 pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
+pub use traps::TRAPS;
 pub use wait::{PATIENCE, eventually, wait_until};

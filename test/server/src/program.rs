@@ -65,7 +65,7 @@ pub(crate) fn server_program(name: impl AsRef<OsStr>) -> Command {
         command.env_remove(variable);
     }
     // Somebody may start a server so; errors must not change their words for it.
-    command.env("RUST_BACKTRACE", "1");
+    command.env("RUST_BACKTRACE", "full").env("RUST_LIB_BACKTRACE", "full");
     command
 }
 

@@ -125,3 +125,65 @@ fn pg_upgrade_keeps_everything_and_starts_no_worker_meanwhile() {
         session.answer(id);
     }
 }
+
+/// Restores what is in the way of default rows, with every trigger switched off; `restore` runs the file.
+fn restores_data_alone(dump: &[&str], restore: impl Fn(&Cluster, &std::path::Path, &str) -> Command) {
+    let (cluster, mut session) = filled();
+    let file = cluster.make_directory("dump").join("data");
+    run(cluster
+        .client_program("pg_dump")
+        .args(["--data-only", "-d", "postgres"])
+        .args(dump)
+        .arg("-f")
+        .arg(&file));
+    session.run("create database fresh");
+    let mut fresh = cluster.session("fresh");
+    fresh.create_extension();
+    // The sessions that were there before take notice, too.
+    fresh.run("select steadytext_generate_async('of the fresh database', 2)");
+    fresh.run(
+        "delete from steadytext_queue where status in ('completed', 'pending'); truncate steadytext_queue",
+    );
+    run(&mut restore(&cluster, &file, "fresh"));
+    let weak = "select tgname::text from pg_trigger where not tgisinternal and tgenabled <> 'A' and tgrelid::regclass::text like 'steadytext%'";
+    assert_eq!(fresh.list::<String>(weak), [""; 0]);
+    assert_eq!(
+        fresh.one::<i64>("select count(*) from steadytext_config where is_default = false"),
+        session.one::<i64>("select count(*) from steadytext_config where is_default = false")
+    );
+    assert_eq!(fresh.one::<i32>("select steadytext.config_integer('default_max_tokens')"), 77);
+    is_whole(&cluster, &mut session, "fresh");
+    // A second time the rows that were changed are in the way, and nothing else happens to the table.
+    let again = restore(&cluster, &file, "fresh").output().expect("the program runs");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("duplicate key"), "{again:?}");
+    for sql in [CONFIG, MODELS] {
+        assert_eq!(fresh.one::<String>(sql), session.one::<String>(sql));
+    }
+}
+
+#[test]
+fn a_dump_of_data_alone_restores_into_a_fresh_database_without_any_trigger() {
+    restores_data_alone(&["--disable-triggers"], |cluster, file, database| {
+        let mut command = cluster.client_program("psql");
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"]).arg(file);
+        command
+    });
+}
+
+#[test]
+fn an_archive_of_data_alone_restores_into_a_fresh_database_without_any_trigger() {
+    restores_data_alone(&["-Fc"], |cluster, file, database| {
+        let mut command = cluster.client_program("pg_restore");
+        command.args(["--data-only", "--disable-triggers", "--exit-on-error", "-d", database]).arg(file);
+        command
+    });
+}
+
+#[test]
+fn a_dump_of_data_alone_restores_into_a_fresh_database_with_triggers() {
+    restores_data_alone(&[], |cluster, file, database| {
+        let mut command = cluster.client_program("psql");
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"]).arg(file);
+        command
+    });
+}

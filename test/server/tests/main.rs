@@ -2,6 +2,7 @@
 //! each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has NAME in its path.
 
 mod answers;
+mod backtraces;
 mod cache;
 mod cache_eviction;
 mod cache_exchange;
@@ -16,12 +17,12 @@ mod engine_seat;
 mod errors;
 mod extension;
 mod harness;
+mod hostile;
 mod limits;
 mod many_parts;
+mod model_files;
 mod owners;
 mod privileges;
-mod protocol;
-mod queue_limits;
 mod settings;
 mod shutdown;
 mod standby;

@@ -140,6 +140,60 @@ fn row_security_cannot_be_read_around_with_a_leaky_function() {
     assert!(alice.notices().is_empty());
 }
 
+#[test]
+fn a_member_of_pg_monitor_watches_without_reading() {
+    let (cluster, mut session) = people();
+    session.run("create role watcher login in role pg_monitor");
+    let mut alice = cluster.session_as("postgres", "alice");
+    let running = alice.generate("alice's secret", endless_text());
+    alice.generate("alice's other secret", "priority => 1");
+    alice.wait_for_tokens(running);
+    wait_until("there is text", || {
+        alice.one::<i64>("select count(*) from steadytext_activity where partial_text <> ''") == 1
+    });
+    let mut watcher = cluster.session_as("postgres", "watcher");
+    let seen = watcher
+        .query_one("select request_id, owner_role::text, request_type, generated_tokens > 0, partial_text from steadytext_activity", &[])
+        .expect("the view can be read");
+    assert_eq!(
+        (seen.get(0), seen.get(1), seen.get(2), seen.get(3), seen.get(4)),
+        (running, "alice", "generate", true, None::<String>)
+    );
+    assert_eq!(watcher.one::<i64>("select sum(requests)::bigint from steadytext_queue_counts"), 2);
+    assert_eq!(watcher.one::<String>("select state from steadytext.worker_state()"), "running");
+    watcher.run("select * from steadytext_daemon_health");
+    for sql in [
+        "select * from steadytext_queue".to_owned(),
+        "select * from steadytext_cache_with_frecency".to_owned(),
+        "select * from steadytext_models".to_owned(),
+        format!("select * from steadytext_check_async('{running}')"),
+        format!("select steadytext_cancel_async('{running}')"),
+        "select steadytext_generate_async('x')".to_owned(),
+    ] {
+        assert_eq!(watcher.error(&sql).code().code(), "42501", "{sql}");
+    }
+}
+
+#[test]
+fn an_administrator_dumps_the_tables_with_their_sequences() {
+    let (cluster, mut session) = people();
+    let id = session.generate("dumped", "max_tokens => 2");
+    session.answer(id);
+    let output = cluster
+        .client_program("pg_dump")
+        .env("PGUSER", "carol")
+        .args(["--enable-row-security", "--data-only", "-d", "postgres"])
+        .output()
+        .expect("pg_dump runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in
+        ["dumped", "setval('public.steadytext_queue_id_seq'", "setval('public.steadytext_audit_log_id_seq'"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+}
+
 /// Functions and operators by which a user tries to be called by somebody stronger. Each notes who calls.
 const TRAPS: &str = "
 create table caught (who text, where_ text);

@@ -259,3 +259,73 @@ fn the_builtin_model_chosen_by_name_is_not_warned_of() {
     session.answer(id);
     assert!(!cluster.log().contains("builtin model"), "{}", cluster.log());
 }
+
+#[test]
+fn a_number_with_a_point_means_what_it_says_however_it_came_in() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    // Past the trigger, as from a dump of a version that did not know better.
+    session.run(
+        "alter table steadytext_config disable trigger check_config;
+         update steadytext_config set value = '3.0' where key in ('max_retries', 'cache_min_access_count');
+         update steadytext_config set value = '8.0' where key = 'max_tokens_limit';
+         update steadytext_config set value = '4.0e0' where key = 'default_max_tokens';
+         update steadytext_config set value = '24.0' where key = 'queue_retention_hours';
+         update steadytext_config set value = '\"many\"' where key = 'max_batch_size';
+         alter table steadytext_config enable always trigger check_config",
+    );
+    let error = session.error("select steadytext_generate_async('x', 9)");
+    assert_eq!(error.message(), "max_tokens must be between 1 and 8");
+    let id = session.generate("claimed and completed", "");
+    session.answer(id);
+    assert_eq!(
+        session.one::<i32>(&format!("select max_retries from steadytext_queue where request_id = '{id}'")),
+        3
+    );
+    session.run(
+        "insert into steadytext_models (name, task, file) values ('missing', 'generate', 'missing.gguf')",
+    );
+    let id = session.generate("fails", "model => 'missing'");
+    session.wait_for(id, "failed");
+    assert_eq!(session.one::<i32>("select steadytext.rescue_requests('{}')"), 0);
+    session.run(
+        "select steadytext.expire_requests(0, 10); select steadytext_generate_batch_async(array['x'], 3)",
+    );
+}
+
+#[test]
+fn what_changes_under_session_replication_role_replica_is_noticed() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("select steadytext_config_set('worker_poll_interval', '3600')");
+    // Known to this session and to the worker.
+    let id = session.generate("before", "max_tokens => 3");
+    session.answer(id);
+    let mut replica = cluster.session("postgres");
+    replica.run("set session_replication_role = replica; update steadytext_config set value = '5.0' where key = 'max_tokens_limit'");
+    assert_eq!(
+        session.error("select steadytext_generate_async('x', 6)").message(),
+        "max_tokens must be between 1 and 5"
+    );
+    assert_eq!(
+        replica
+            .error("update steadytext_config set value = '0' where key = 'max_tokens_limit'")
+            .code()
+            .code(),
+        "22023"
+    );
+    replica.run("update steadytext_config set value = 'true' where key = 'worker_paused'");
+    session.wait_for_worker("paused");
+    replica.run("update steadytext_config set value = 'false' where key = 'worker_paused'");
+    session.wait_for_worker("idle");
+    // A request that comes, and one that is put back, wake the worker.
+    let id: Uuid = replica.one("insert into steadytext_queue (request_type, prompt, params) values ('generate', 'applied', '{\"max_tokens\": 3}') returning request_id");
+    session.answer(id);
+    session
+        .run("insert into steadytext_models (name, task, file) values ('later', 'generate', 'later.gguf')");
+    let id = session.generate("put back", "model => 'later', max_tokens => 3");
+    session.wait_for(id, "failed");
+    steadytext_test_server::write_model(&cluster, "later.gguf");
+    replica.run("update steadytext_queue set status = 'pending', retry_count = 0 where status = 'failed'");
+    session.wait_for(id, "completed");
+}
