@@ -111,6 +111,13 @@ as 'MODULE_PATHNAME', 'wake_worker_wrapper';
 comment on function steadytext.wake_worker() is
     'Arms the wake after a change of status, so that a request put back to pending is noticed at once';
 
+create function steadytext.recount_requests()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'recount_requests_wrapper';
+comment on function steadytext.recount_requests() is
+    'Lets the worker count the pending requests after the commit: some may have been deleted';
+
 create function steadytext.note_change()
 returns trigger
 language c volatile
@@ -124,6 +131,20 @@ language c volatile strict
 as 'MODULE_PATHNAME', 'announce_wrapper';
 comment on function steadytext.announce(uuid[]) is
     'Wakes whoever waits for these requests, after the commit';
+
+create function steadytext.is_own_worker()
+returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'is_own_worker_wrapper';
+comment on function steadytext.is_own_worker() is
+    'Whether this process is the worker of this server and database: what only that one may say goes by the process, not by a role';
+
+create function steadytext.check_worker(p_worker text, p_lease_seconds integer default 60)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'check_worker_wrapper';
+comment on function steadytext.check_worker(text, integer) is
+    'Refuses workers without a name, names that are the server''s own, and leases out of range; called by the protocol';
 
 create function steadytext.start_worker()
 returns void

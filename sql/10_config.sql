@@ -25,6 +25,8 @@ as $$
             'Upper end of max_tokens in a request'),
         ('max_queue_size', 'integer', 1, 1000000000, '1000000',
             'Pending requests at most; beyond it enqueuing is refused'),
+        ('max_queue_size_per_role', 'integer', 1, 1000000000, '250000',
+            'Pending requests of one role at most; administrators are only bound by max_queue_size'),
         ('max_batch_size', 'integer', 1, 100000, '1000',
             'Elements at most in one call of a batch function'),
         ('max_prompt_bytes', 'integer', 1, 268435456, '1048576',

@@ -126,11 +126,18 @@ comment on trigger check_request on @extschema@.steadytext_queue is
 create trigger wake_worker after update of status on @extschema@.steadytext_queue
     for each statement execute function steadytext.wake_worker();
 comment on trigger wake_worker on @extschema@.steadytext_queue is
-    'A request put back to pending is noticed at once';
+    'A request put back to pending, or cancelled, is noticed at once';
+
+create trigger recount_requests after delete or truncate on @extschema@.steadytext_queue
+    for each statement execute function steadytext.recount_requests();
+comment on trigger recount_requests on @extschema@.steadytext_queue is
+    'Pending requests that are deleted no longer count for max_queue_size';
+
 -- Also for rows that come under session_replication_role = replica: unseen, they would wait for ever.
 alter table @extschema@.steadytext_queue
     enable always trigger check_request,
-    enable always trigger wake_worker;
+    enable always trigger wake_worker,
+    enable always trigger recount_requests;
 
 -- Every request leaves two dead versions behind. Vacuum comes early, by number rather than
 -- by share, and works without pauses, so that claims do not wade through dead entries. The

@@ -47,6 +47,11 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform steadytext.check_worker(p_daemon_id);
+    if (p_endpoint is null or p_endpoint = 'local') and not steadytext.is_own_worker() then
+        raise exception 'the endpoint "local" is the server''s own worker''s'
+            using errcode = 'invalid_parameter_value', hint = 'Say where this worker runs, for example by its host.';
+    end if;
     -- A worker starts with a new id each time; what its predecessor left is stale.
     delete from @extschema@.steadytext_daemon_health as h
     where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id;

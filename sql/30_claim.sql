@@ -58,6 +58,7 @@ declare
     v_share integer;
     v_extra integer;
 begin
+    perform steadytext.check_worker(p_worker, p_lease_seconds);
     if p_alone then
         return query
         with picked as materialized (
@@ -189,6 +190,7 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
+    perform steadytext.check_worker(p_worker, p_lease_seconds);
     -- Half of a lease left is enough: most calls write nothing.
     with held as materialized (
         select h.tid
@@ -230,6 +232,7 @@ as $$
 declare
     v_count integer;
 begin
+    perform steadytext.check_worker(p_worker);
     with held as materialized (
         select h.tid
         from (select * from unnest(p_ids, p_attempts) as u(id, attempt) order by u.id) as g

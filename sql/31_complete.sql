@@ -56,6 +56,7 @@ declare
     v_ids bigint[];
     v_request_ids uuid[];
 begin
+    perform steadytext.check_worker(p_worker);
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
     select p_embeddings as numbers, p_lists as lists into v_given;
@@ -169,6 +170,7 @@ declare
     v_outcomes text[];
     v_request_ids uuid[];
 begin
+    perform steadytext.check_worker(p_worker);
     with held as materialized (
         select h.tid, g.error, g.code, coalesce(g.retry, false) and h.may_retry as retry
         from (

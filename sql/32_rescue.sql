@@ -51,6 +51,10 @@ declare
     v_count integer;
     v_request_ids uuid[];
 begin
+    if p_live is not null and not steadytext.is_own_worker() then
+        raise exception 'only the server''s own worker knows which local workers live'
+            using errcode = 'invalid_parameter_value', hint = 'Pass NULL for p_live.';
+    end if;
     -- The usual case costs one scan of the rows in flight.
     if not exists (
         select from @extschema@.steadytext_queue as q
@@ -201,6 +205,35 @@ end
 $$;
 comment on function steadytext.queue_outlook(integer) is
     'Protocol: pending requests, counted up to p_count_limit, and whether one waits that must run alone';
+
+create function steadytext.count_pending()
+returns table (owner oid, pending bigint)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    -- One part per partial index, as in queue_outlook.
+    return query
+    select p.owner, count(*)
+    from (
+        select q.owner_role::oid as owner from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and q.alone
+        union all
+        select q.owner_role::oid from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is null and not q.alone
+        union all
+        select q.owner_role::oid from @extschema@.steadytext_queue as q
+        where q.status = 'pending' and q.run_after is not null
+    ) as p
+    group by p.owner;
+end
+$$;
+comment on function steadytext.count_pending() is
+    'Protocol: pending requests of each role, with which the worker sets its counters right';
 
 create function steadytext.expire_requests(p_after_id bigint, p_batch integer)
 returns table (last_id bigint, deleted integer)

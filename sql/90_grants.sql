@@ -137,6 +137,7 @@ grant execute on function
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
     steadytext.queue_outlook(integer),
+    steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
     steadytext.plan_eviction(integer),
     steadytext.evict_entries(bigint[], integer[]),

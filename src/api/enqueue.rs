@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
@@ -19,7 +18,7 @@ use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::tuple::{self, NewRow};
-use crate::pg::{activity, guc, listen, shmem, slots, transaction, wake};
+use crate::pg::{activity, guc, listen, pending, privilege, shmem, slots, transaction, wake};
 use crate::worker::many::{self, check_embed, check_rerank};
 use crate::worker::params::{self, Unused};
 use crate::worker::request::{Answer, Asked};
@@ -53,10 +52,11 @@ enum Column {
     StartedAt,
     CompletedAt,
     ProcessingTimeMs,
+    OwnerRole,
 }
 
 impl Column {
-    const NAMES: [&CStr; 17] = [
+    const NAMES: [&CStr; 18] = [
         c"request_id",
         c"request_type",
         c"prompt",
@@ -74,6 +74,7 @@ impl Column {
         c"started_at",
         c"completed_at",
         c"processing_time_ms",
+        c"owner_role",
     ];
 }
 
@@ -113,7 +114,7 @@ impl Places {
 /// A version 7 UUID: ids made later sort later, so the unique index grows at its right end.
 #[pg_extern(volatile, parallel_safe)]
 fn new_request_id() -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*Uuid::now_v7().as_bytes())
+    pgrx::Uuid::from_bytes(*pending::new_id().as_bytes())
 }
 
 /// BEFORE INSERT FOR EACH ROW on steadytext_queue.
@@ -124,6 +125,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     };
     let config = caches::config().or_raise();
     let places = Places::of(row).or_raise();
+    let owner = row.role(places.at(Column::OwnerRole));
     // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not refuse the whole
     // COPY. Users may not write created_at. A WHEN clause would be parsed anew in every statement. What is applied from
     // another server was checked there, and an answer must not be put into it here.
@@ -134,9 +136,13 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         if let Some((found, answer)) = from_cache(row, &places, &given, &config) {
             return Ok(Some(complete(trigger, row, &places, &found, &answer)));
         }
-        check_queue_length(&config).or_raise();
+        check_queue_length(owner, &config).or_raise();
     }
-    wake::arm_enqueued();
+    if row.text(places.at(Column::Status)) == Some("pending") {
+        let id = row.uuid(places.at(Column::RequestId));
+        pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
+        wake::arm_enqueued();
+    }
     if guc::notify()
         && let Some(id) = row.uuid(places.at(Column::RequestId))
     {
@@ -388,17 +394,21 @@ fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
     if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
 }
 
-/// The count is of committed rows, kept in shared memory, so the limit is met within the size of what
-/// transactions enqueue at the same moment.
-fn check_queue_length(config: &Config) -> Result<(), PgError> {
+/// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
+/// transactions enqueue at the same moment. Those who could raise the limit of a role are not bound by it.
+fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
-    let limit = config.max_queue_size;
-    if slot.pending.load(Relaxed) + wake::enqueued_now() >= limit {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("the queue is full: {limit} requests are pending"),
-        )
-        .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
+    let count = pending::count(slot, owner);
+    let full = |message| PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message);
+    let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
+    if count.all >= limit {
+        return Err(full(format!("the queue is full: {limit} requests are pending"))
+            .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
+    }
+    if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
+        return Err(full(format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+            "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
+        ));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod cancel;
 mod constrained;
 mod enqueue;
 mod exchange;
+mod protocol;
 mod request;
 mod rerank;
 mod result;

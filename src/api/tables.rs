@@ -18,7 +18,16 @@ type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        wake::arm_work();
+        wake::arm_change();
+    }
+    Ok(None)
+}
+
+/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only deletes others.
+#[pg_trigger]
+fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
+    if !bgworker::is_worker() {
+        wake::arm_change();
     }
     Ok(None)
 }

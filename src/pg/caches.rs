@@ -81,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) max_tokens_limit: i64,
     /// `max_queue_size`.
     pub(crate) max_queue_size: i64,
+    /// `max_queue_size_per_role`.
+    pub(crate) max_queue_size_per_role: i64,
     /// `max_batch_size`.
     pub(crate) max_batch_size: i64,
     /// `max_prompt_bytes`.
@@ -206,6 +208,7 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
         default_seed: number("default_seed", 42),
         max_tokens_limit: number("max_tokens_limit", 4096),
         max_queue_size: number("max_queue_size", 1_000_000),
+        max_queue_size_per_role: number("max_queue_size_per_role", 250_000),
         max_batch_size: number("max_batch_size", 1000),
         max_prompt_bytes: number("max_prompt_bytes", 1_048_576),
         worker_poll_interval_s: text("worker_poll_interval")

@@ -85,6 +85,7 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as they are.
     unsafe {
         make_room_for((*statement).utilityStmt);
+        wake_for((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
         match PREVIOUS_UTILITY {
             Some(previous) => {
@@ -113,6 +114,23 @@ unsafe extern "C-unwind" fn make_room_for(statement: *mut pg_sys::Node) {
     // SAFETY: as above.
     if let Some(database) = unsafe { database_to_vacate(statement) } {
         vacate(database);
+    }
+}
+
+/// What a prepared transaction has enqueued, or held locked, is the worker's when the statement has ended.
+#[pg_guard]
+unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+    // SAFETY: the node's tag says what it is.
+    let ends_prepared = unsafe {
+        (*statement).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && matches!(
+                (*statement.cast::<pg_sys::TransactionStmt>()).kind,
+                TRANS_STMT_COMMIT_PREPARED | TRANS_STMT_ROLLBACK_PREPARED
+            )
+    };
+    if ends_prepared {
+        wake::arm_change();
     }
 }
 

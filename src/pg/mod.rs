@@ -20,6 +20,7 @@ pub(crate) mod jsonb;
 pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
+pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod restore;
 pub(crate) mod role;

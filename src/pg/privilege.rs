@@ -14,15 +14,18 @@ fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(member, role) }
 }
 
+/// Whether `caller` administers pg_steadytext: a member of steadytext_admin, or a superuser.
+pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    let (superuser, admin) =
+        unsafe { (pg_sys::superuser_arg(caller), pg_sys::get_role_oid(c"steadytext_admin".as_ptr(), true)) };
+    superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
+}
+
 /// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for members of
 /// steadytext_admin.
 pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
-    if has_privileges_of(caller, owner) {
-        return true;
-    }
-    // SAFETY: a catalog look-up.
-    let admin = unsafe { pg_sys::get_role_oid(c"steadytext_admin".as_ptr(), true) };
-    admin != pg_sys::InvalidOid && has_privileges_of(caller, admin)
+    has_privileges_of(caller, owner) || is_administrator(caller)
 }
 
 /// Whether `caller` may watch the whole server: a member of pg_monitor.

@@ -15,6 +15,7 @@ use super::activity::ActivityTable;
 use super::hits::HitTable;
 use super::identities::IdentityTable;
 use super::letters::LetterBox;
+use super::pending::PendingTable;
 use super::seat::EngineSeat;
 
 /// Databases with a worker, at most.
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) hits: HitTable,
     /// Answers that are to be cached.
     pub(crate) letters: LetterBox,
+    /// Pending requests of each role.
+    pub(crate) pending: PendingTable,
     /// Checksums of model files.
     pub(crate) identities: IdentityTable,
 }
@@ -107,8 +110,10 @@ pub(crate) struct Slot {
     pub(crate) deaf: AtomicBool,
     /// Counts commits that cancelled something or ended the extension: running work must be looked at.
     pub(crate) reviews: AtomicU64,
-    /// Requests that are pending: enqueuers add, the worker corrects.
+    /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
+    /// Something happened of which nobody knows what it means for `pending`: the worker should count the rows.
+    pub(crate) recount: AtomicBool,
     /// The worker's unique id (UUID, big-endian halves); 0 while none runs.
     pub(crate) worker: [AtomicU64; 2],
     /// When the worker started, as TimestampTz.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Shared, Slot};
-use super::{hits, letters};
+use super::{hits, letters, pending};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Slot {
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
-        self.pending.store(0, Relaxed);
+        pending::clear(self);
         letters::forget(self);
         hits::take(self);
         self.reset_cache_counters(0);

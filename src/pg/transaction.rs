@@ -131,6 +131,12 @@ pub(crate) fn started_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
+/// How deep the current subtransaction is; 1 outside of any.
+pub(crate) fn nest_level() -> i32 {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
 /// Whether `xid` is the caller's own transaction or one of its subtransactions.
 pub(crate) fn is_own(xid: pg_sys::TransactionId) -> bool {
     // SAFETY: looks at the state of this process only.

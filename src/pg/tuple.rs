@@ -100,6 +100,19 @@ impl<'a> NewRow<'a> {
         self.value(column)
     }
 
+    /// The role in a column of type steadytext.role_id; nobody where it is NULL.
+    pub(crate) fn role(self, column: NonZeroUsize) -> pg_sys::Oid {
+        let index = column.get() - 1;
+        // SAFETY: as in `datum`; four bytes passed by value, as an OID is.
+        unsafe {
+            let descriptor = (*self.slot).tts_tupleDescriptor;
+            if index >= (*descriptor).natts as usize || *(*self.slot).tts_isnull.add(index) {
+                return pg_sys::InvalidOid;
+            }
+            pg_sys::Oid::from((*(*self.slot).tts_values.add(index)).value() as u32)
+        }
+    }
+
     /// A `timestamptz`, as PostgreSQL counts it.
     pub(crate) fn time(self, column: NonZeroUsize) -> Option<i64> {
         self.datum(column, pg_sys::TIMESTAMPTZOID).map(|datum| datum.value() as i64)

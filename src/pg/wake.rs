@@ -2,7 +2,7 @@
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
-//! too: the session that commits cannot know, and the worker's fallback poll finds the rows.
+//! too: whoever commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker (`hooks`).
 //!
 //! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
 //! would be a PANIC of the server.
@@ -11,9 +11,10 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
+use super::pending;
 use super::shmem;
 use super::slots;
 use super::waiters::{self, BucketSet};
@@ -23,12 +24,12 @@ use super::waiters::{self, BucketSet};
 struct Armed {
     /// Rows became pending: the worker should claim.
     work: bool,
+    /// Somebody else than the worker changed the status of requests, or deleted some: they must be counted.
+    change: bool,
     /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should look around.
     review: bool,
     /// The launcher should look at this database.
     call: bool,
-    /// How many requests were enqueued.
-    enqueued: i64,
     /// Requests of these buckets ended.
     ended: BucketSet,
 }
@@ -43,17 +44,14 @@ fn arm(change: impl FnOnce(&mut Armed)) {
     ARMED.set(Some(armed));
 }
 
-/// After commit, the worker of this database claims; one more request is pending.
+/// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts them).
 pub(crate) fn arm_enqueued() {
-    arm(|armed| {
-        armed.work = true;
-        armed.enqueued += 1;
-    });
+    arm(|armed| armed.work = true);
 }
 
-/// After commit, the worker of this database claims.
-pub(crate) fn arm_work() {
-    arm(|armed| armed.work = true);
+/// After commit, the worker of this database claims, and counts what is pending.
+pub(crate) fn arm_change() {
+    arm(|armed| (armed.work, armed.change) = (true, true));
 }
 
 /// After commit, the worker of this database checks whether its running requests are still its own, and the configuration
@@ -72,15 +70,13 @@ pub(crate) fn arm_ended(request_id: Uuid) {
     arm(|armed| armed.ended |= waiters::bucket_set(request_id));
 }
 
-/// Requests that this transaction has enqueued up to now.
-pub(crate) fn enqueued_now() -> i64 {
-    ARMED.get().map_or(0, |armed| armed.enqueued)
-}
-
-/// Registers the callback for this process and, where the postmaster does it, for all that it forks.
+/// Registers the callbacks for this process and, where the postmaster does it, for all that it forks.
 pub(crate) fn install() {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::RegisterXactCallback(Some(after_transaction), std::ptr::null_mut()) };
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(after_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(after_subtransaction), std::ptr::null_mut());
+    }
 }
 
 #[pg_guard]
@@ -95,27 +91,43 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
             ARMED.set(None);
+            pending::forget();
         }
         _ => {}
     }
 }
 
+/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is counted does not.
+#[pg_guard]
+unsafe extern "C-unwind" fn after_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => pending::end_subtransaction(true),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => pending::end_subtransaction(false),
+        _ => {}
+    }
+}
+
 fn fire(armed: Armed) {
-    let Some(shared) = shmem::get() else { return };
+    let Some(shared) = shmem::get() else { return pending::forget() };
     if armed.ended != 0 {
         waiters::broadcast(armed.ended);
     }
-    if let Some(slot) = slots::mine() {
-        if armed.enqueued != 0 {
-            slot.pending.fetch_add(armed.enqueued, Relaxed);
-        }
+    let slot = slots::mine();
+    let doubtful = pending::committed(slot) || armed.change;
+    if let Some(slot) = slot {
+        let recount = doubtful && !slot.recount.swap(true, AcqRel);
         if armed.work {
             slot.wakes.fetch_add(1, SeqCst);
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
         }
-        if armed.review || (armed.work && !slot.deaf.load(SeqCst)) {
+        if armed.review || recount || (armed.work && !slot.deaf.load(SeqCst)) {
             slot.wake();
         }
     }

@@ -15,12 +15,13 @@ use super::eviction::Eviction;
 use super::filing::{self, Filing};
 use super::flight::{self, Flights, Outcome};
 use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
+use super::recount::Recount;
 use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{interrupts, listen};
+use crate::pg::{interrupts, listen, pending};
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -54,6 +55,7 @@ pub(super) struct Worker {
     after_role: Option<pg_sys::Oid>,
     retention_at: Option<i64>,
     eviction: Eviction,
+    recount: Recount,
     due: Due,
     warned_of_builtin: bool,
     complaint: Option<(String, Instant)>,
@@ -101,6 +103,7 @@ impl Worker {
             after_role: None,
             retention_at: None,
             eviction: Eviction::new(),
+            recount: Recount::new(),
             due: Due {
                 poll: now,
                 store: now,
@@ -316,12 +319,8 @@ impl Worker {
         let interval =
             self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
         self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
-        let count = Instant::now() >= self.due.heartbeat;
-        match protocol::poll(&self.id, count) {
+        match protocol::poll(&self.id) {
             Ok(Outlook { pending, alone_due }) => {
-                if count || pending == 0 {
-                    self.slot.pending.store(pending, Relaxed);
-                }
                 self.alone_due |= alone_due;
                 self.maybe_more |= pending > 0 && !self.paused;
             }
@@ -377,7 +376,7 @@ impl Worker {
         self.maybe_more = alone || claimed == limit;
         self.alone_due = alone && claimed > 0;
         self.maybe_more &= !self.paused;
-        self.slot.pending.fetch_sub(claimed as i64, Relaxed);
+        requests.iter().for_each(|claimed| pending::claimed(self.slot, claimed.owner));
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner);
         }
@@ -450,6 +449,9 @@ impl Worker {
                 }
             }
         }
+        if let Err(error) = self.recount.step(self.slot) {
+            self.complain(error);
+        }
         if let Some(config) = &self.config
             && let Err(error) = self.eviction.step(config)
         {
@@ -470,6 +472,9 @@ impl Worker {
         }
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
+        }
+        if let Some(due) = self.recount.due(self.slot) {
+            until = until.min(due);
         }
         let eviction = self.config.as_ref().and_then(|config| self.eviction.pause(config));
         until.saturating_duration_since(Instant::now()).min(eviction.unwrap_or(Duration::MAX))

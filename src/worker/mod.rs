@@ -16,6 +16,7 @@ pub(crate) mod params;
 mod parts;
 mod protocol;
 mod ranking;
+mod recount;
 pub(crate) mod request;
 mod seat;
 

@@ -19,7 +19,7 @@ use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{catalog, listen};
+use crate::pg::{catalog, listen, pending};
 
 /// How long a claim is valid without being extended.
 const LEASE_SECONDS: i32 = 60;
@@ -197,6 +197,7 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
 /// Gives requests back that were not finished; this costs them no retry.
 pub(super) fn release(worker: &str, held: &[Held]) -> Result<(), PgError> {
     let (ids, attempts) = columns(held);
+    pending::doubt_here();
     in_queue("release requests", || {
         spi::query(
             "select steadytext.release_requests($1, $2, $3)",
@@ -273,6 +274,9 @@ fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
         });
         codes.push(failure.error.sqlstate());
         retries.push(failure.retry);
+        if failure.retry {
+            pending::doubt_here();
+        }
     }
     if held.is_empty() {
         return Ok(Vec::new());
@@ -291,17 +295,21 @@ fn locked_rows(sql: &str, args: Vec<Arg>) -> Result<Vec<i64>, PgError> {
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// Most pending requests that are counted.
-const COUNT_LIMIT: i32 = 1_000_000;
-
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
-/// whose time has come become claimable. With `count`, pending requests are counted, which takes a while where there are many;
-/// otherwise [`Outlook::pending`] only says whether there are any.
-pub(super) fn poll(worker: &str, count: bool) -> Result<Outlook, PgError> {
-    let limit = if count { COUNT_LIMIT } else { 1 };
+/// whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
+pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
+    let limit = 1;
     in_queue("poll the queue", || {
         let live = vec![worker.to_owned()];
-        spi::query("select steadytext.rescue_requests($1)", vec![live.into()], Mode::ReadWrite, |_| ())?;
+        let rescued = spi::query_one(
+            "select steadytext.rescue_requests($1)",
+            vec![live.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i32>(1),
+        )?;
+        if rescued.flatten() != Some(0) {
+            pending::doubt_here();
+        }
         spi::query("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |_| ())?;
         let outlook = spi::query_one(
             "select pending, alone_due from steadytext.queue_outlook($1)",
@@ -310,6 +318,15 @@ pub(super) fn poll(worker: &str, count: bool) -> Result<Outlook, PgError> {
             |row| Outlook { pending: row.get(1).unwrap_or(0), alone_due: row.get(2).unwrap_or(false) },
         )?;
         Ok(outlook.unwrap_or_default())
+    })
+}
+
+/// Pending requests of each role.
+pub(super) fn count_pending() -> Result<Vec<(pg_sys::Oid, i64)>, PgError> {
+    in_queue("count pending requests", || {
+        spi::query("select owner, pending from steadytext.count_pending()", vec![], Mode::ReadWrite, |row| {
+            (row.get(1).unwrap_or(pg_sys::InvalidOid), row.get(2).unwrap_or(0))
+        })
     })
 }
 

@@ -23,6 +23,8 @@ mod many_parts;
 mod model_files;
 mod owners;
 mod privileges;
+mod protocol;
+mod queue_limits;
 mod settings;
 mod shutdown;
 mod standby;

@@ -1,0 +1,75 @@
+//! When the worker counts the pending requests, which sets right the counters that [`pending`] keeps.
+//!
+//! The counters are right by themselves as long as requests come and go in the usual ways. Whoever does something else says so, and the rows are
+//! counted soon; and where there was work they are counted from time to time all the same. An idle worker counts nothing.
+
+use std::sync::atomic::Ordering::Acquire;
+use std::time::{Duration, Instant};
+
+use super::protocol;
+use crate::pg::error::PgError;
+use crate::pg::pending;
+use crate::pg::shmem::Slot;
+
+/// How soon after one count another one that somebody asked for may follow.
+const SOON: Duration = Duration::from_secs(1);
+/// How often the rows are counted while requests come in, though nobody asks for it.
+const REGULAR: Duration = Duration::from_secs(30);
+/// A pause is at least so many times as long as the count before it took: counting millions of rows must not keep the worker from its work.
+const SHARE: u32 = 50;
+
+/// When the rows were counted last.
+pub(super) struct Recount {
+    begun: Instant,
+    last: Option<Last>,
+}
+
+struct Last {
+    ended: Instant,
+    took: Duration,
+    /// Commits that had made work until then.
+    wakes: u64,
+}
+
+impl Recount {
+    /// They were not, and are due.
+    pub(super) fn new() -> Recount {
+        Recount { begun: Instant::now(), last: None }
+    }
+
+    /// When the rows are to be counted; `None` while the counters are right as far as anybody knows.
+    pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
+        let Some(last) = &self.last else { return Some(self.begun) };
+        let pause = match slot.recount.load(Acquire) {
+            true => SOON,
+            false if slot.wakes.load(Acquire) != last.wakes => REGULAR,
+            false => return None,
+        };
+        last.ended.checked_add(pause.max(last.took.saturating_mul(SHARE)))
+    }
+
+    /// Counts the rows, if it is time for that.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub(super) fn step(&mut self, slot: &Slot) -> Result<(), PgError> {
+        let begun = Instant::now();
+        if self.due(slot).is_none_or(|due| begun < due) {
+            return Ok(());
+        }
+        let wakes = slot.wakes.load(Acquire);
+        let before = pending::before_counting(slot);
+        let counted = protocol::count_pending();
+        let ended = Instant::now();
+        self.last = Some(Last { ended, took: ended - begun, wakes });
+        match counted {
+            Ok(counted) => pending::correct(slot, before, &counted),
+            Err(error) => {
+                pending::doubt_here();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
