@@ -87,7 +87,7 @@ pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
     };
     // What the triggers would have told.
     caches::invalidate(table);
-    wake::arm_work();
+    wake::arm_change();
     wake::arm_review();
 }
 

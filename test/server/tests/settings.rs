@@ -287,7 +287,7 @@ fn a_number_with_a_point_means_what_it_says_however_it_came_in() {
     );
     let id = session.generate("fails", "model => 'missing'");
     session.wait_for(id, "failed");
-    assert_eq!(session.one::<i32>("select steadytext.rescue_requests('{}')"), 0);
+    assert_eq!(session.one::<i32>("select steadytext.rescue_requests(null)"), 0);
     session.run(
         "select steadytext.expire_requests(0, 10); select steadytext_generate_batch_async(array['x'], 3)",
     );
