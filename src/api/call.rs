@@ -10,40 +10,34 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
-use steadytext_engine::socket::{Client, FromEngine};
+use steadytext_engine::socket::FromEngine;
 use steadytext_engine::{Error, Event, EventKind, ModelSource, Request};
 use uuid::Uuid;
 
+use super::connection::{Connection, Refusals};
 use super::enqueue::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{bgworker, caches, guc, hits, letters, privilege, seat, shmem};
+use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
 use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved};
 
-/// How long a call waits for an engine to be there.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it asks for one.
-const ASK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it looks, in milliseconds.
-const LOOK_INTERVAL_MS: i64 = 5;
 /// How often a request that has not begun is handed to the next engine.
-const MOST_ATTEMPTS: u32 = 5;
+const MOST_ATTEMPTS: u32 = 8;
+/// How long it waits before it does so for the third time; each time twice as long.
+const ATTEMPT_PAUSE_MS: i64 = 5;
 /// Parts of a call that wait in the engine beyond those that run.
 const HANDED_OVER_AHEAD: usize = 16;
 /// A wait ends after this long even if nothing happens; the call goes on.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// The connection of the last call, for the next one.
-    static KEPT: Cell<Option<Client>> = const { Cell::new(None) };
     static LAST_KEY: Cell<u64> = const { Cell::new(0) };
     static WARNED_OF_BUILTIN: Cell<bool> = const { Cell::new(false) };
 }
@@ -59,8 +53,9 @@ pub(super) struct Call {
     /// How many it has at most.
     capacity: usize,
     /// `None` when the last event has come.
-    client: Option<Client>,
+    client: Option<Connection>,
     attempts: u32,
+    refusals: Refusals,
     /// The engine has told something of it.
     begun: bool,
     /// Its line in steadytext_activity.
@@ -165,8 +160,9 @@ impl Call {
             progress: Progress::new(&parts),
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
-            client: KEPT.take(),
+            client: Connection::kept(),
             attempts: 0,
+            refusals: Refusals::default(),
             begun: false,
             place: if parts.is_text() { show(request_type) } else { None },
             parts,
@@ -194,10 +190,20 @@ impl Call {
                 return Err(PgError::internal("the call has ended"));
             };
             match client.flush().and_then(|()| client.receive()) {
+                // The engine's end, not the request's.
+                Ok(Some(FromEngine::Event(Event { kind: EventKind::Failed(Error::Stopped), .. }))) => {
+                    self.recover(Err(io::ErrorKind::UnexpectedEof.into()))?;
+                }
                 Ok(Some(FromEngine::Event(Event { key, kind }))) => {
                     if let Some(index) = self.under_way.get(&key) {
                         return self.take(key, *index, kind);
                     }
+                }
+                Ok(Some(FromEngine::Refused(refusal))) => {
+                    self.client = None;
+                    self.refusals.wait(refusal)?;
+                    self.attempts = 0;
+                    self.recover(Err(io::ErrorKind::ConnectionRefused.into()))?;
                 }
                 Ok(Some(FromEngine::Models(_))) => {}
                 Ok(None) => {
@@ -249,7 +255,7 @@ impl Call {
                     self.fill()?;
                     return Ok(News::None);
                 };
-                KEPT.set(self.client.take());
+                Connection::keep(self.client.take());
                 let is_whole = self.parts.is_whole(&outputs);
                 let answer = self.parts.answer(outputs)?;
                 if is_whole {
@@ -260,11 +266,8 @@ impl Call {
             EventKind::Failed(error) => {
                 self.under_way.remove(&key);
                 let client = self.client.take();
-                if matches!(error, Error::Stopped) {
-                    return Err(engine_went());
-                }
                 // What else the engine has of this call ends with the connection.
-                KEPT.set(client.filter(|_| self.under_way.is_empty()));
+                Connection::keep(client.filter(|_| self.under_way.is_empty()));
                 Err(self.parts.blame(index, Failure::from(error).error))
             }
         }
@@ -323,8 +326,13 @@ impl Call {
     }
 
     fn connect(&mut self) -> Result<(), PgError> {
+        // The first time it may only have been closed while nobody used it, the second time with its engine.
+        if self.attempts > 1 {
+            interrupts::sleep_ms(ATTEMPT_PAUSE_MS << (self.attempts - 2));
+        }
         self.attempts += 1;
-        self.client = Some(connect()?);
+        self.client = None;
+        self.client = Some(Connection::open()?);
         Ok(())
     }
 }
@@ -334,31 +342,6 @@ impl Drop for Call {
         if let Some(place) = self.place {
             activity::end(place);
         }
-    }
-}
-
-/// Connects to the engine; asks for one where there is none, and waits for it.
-fn connect() -> Result<Client, PgError> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut asked: Option<Instant> = None;
-    loop {
-        if seat::is_open()
-            && let Ok(client) = Client::connect(Path::new(seat::SOCKET))
-        {
-            return Ok(client);
-        }
-        if seat::holder().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
-            asked = Some(Instant::now());
-            seat::want();
-        }
-        if Instant::now() >= deadline {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "pg_steadytext's engine does not run",
-            )
-            .hint("The server log says why; max_worker_processes may be used up."));
-        }
-        interrupts::sleep_ms(LOOK_INTERVAL_MS);
     }
 }
 

@@ -6,6 +6,7 @@ mod cache;
 mod cache_admin;
 mod call;
 mod cancel;
+mod connection;
 mod constrained;
 mod enqueue;
 mod exchange;

@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::slots::State;
-use crate::pg::{activity, catalog, shmem, slots};
+use crate::pg::{activity, catalog, seat, shmem, slots};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The version of the library.
@@ -95,6 +95,12 @@ fn worker_state() -> TableIterator<
             ),
         ),
     };
+    let message = message.map(str::to_owned).or_else(|| match seat::panics() {
+        0 => None,
+        panics => Some(format!(
+            "the engine has caught {panics} panics since the server's start; please report them with the errors of the requests"
+        )),
+    });
     let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);
     let started_at = slot.map(|slot| slot.started_at.load(Relaxed)).filter(|_| pid.is_some());
     TableIterator::once((
@@ -103,7 +109,7 @@ fn worker_state() -> TableIterator<
         slot.and_then(|slot| slot.worker_id()).map(|id| format!("local:{id}")),
         started_at.and_then(|at| TimestampWithTimeZone::try_from(at).ok()),
         env!("CARGO_PKG_VERSION"),
-        message.map(str::to_owned),
+        message,
         running,
         slot.map_or(0, |slot| slot.memory_mb.load(Relaxed)),
     ))

@@ -50,6 +50,11 @@ pub struct Config {
     pub instructions: Instructions,
     /// Run first on every thread that the engine starts.
     pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called when the engine's thread has ended without being told to. It must not block or panic.
+    pub ended: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called by the engine's thread at some places, with their names. For tests, which make it panic there.
+    #[doc(hidden)]
+    pub fault: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
 
 impl Default for Config {
@@ -68,6 +73,8 @@ impl Default for Config {
             prefill_rows: Vec::new(),
             instructions: Instructions::best(),
             thread_start: None,
+            ended: None,
+            fault: None,
         }
     }
 }

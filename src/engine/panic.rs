@@ -10,6 +10,8 @@ use crate::Error;
 thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What the panic says that this thread is unwinding from, if it is.
+    static CURRENT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Installs a hook that keeps the standard one from printing panics of engine threads; other threads' go to
@@ -21,6 +23,7 @@ pub(crate) fn contain() {
         std::panic::set_hook(Box::new(move |panic| {
             if CONTAINED.get() {
                 PLACE.set(panic.location().map(|at| format!("{}:{}", file_of(at.file()), at.line())));
+                CURRENT.set(Some(describe(panic.payload(), PLACE.with_borrow(Clone::clone))));
             } else {
                 previous(panic);
             }
@@ -63,6 +66,7 @@ pub(crate) fn hold<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
 impl Panic {
     /// Goes on here.
     pub(crate) fn resume(self) -> ! {
+        CURRENT.set(Some(describe(&*self.payload, self.place.clone())));
         PLACE.set(self.place);
         resume_unwind(self.payload)
     }
@@ -70,17 +74,25 @@ impl Panic {
 
 /// Runs `work`; a panic in it becomes an error.
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-            (Some(message), _) => without_text(message).to_owned(),
-            (None, Some(message)) => without_text(message).to_owned(),
-            (None, None) => "panic".to_owned(),
-        };
-        match PLACE.take() {
-            Some(place) => Error::Panicked(format!("{message} at {place}")),
-            None => Error::Panicked(message),
-        }
-    })
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Error::Panicked(describe(&*payload, PLACE.take())))
+}
+
+/// What the panic says that the calling thread is unwinding from: for destructors, which have to tell why something
+/// has come to nothing.
+pub(crate) fn current() -> Option<String> {
+    if std::thread::panicking() { CURRENT.with_borrow(Clone::clone) } else { None }
+}
+
+fn describe(payload: &(dyn Any + Send), place: Option<String>) -> String {
+    let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(message), _) => without_text(message),
+        (None, Some(message)) => without_text(message),
+        (None, None) => "panic",
+    };
+    match place {
+        Some(place) => format!("{message} at {place}"),
+        None => message.to_owned(),
+    }
 }
 
 #[cfg(test)]

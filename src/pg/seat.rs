@@ -2,8 +2,8 @@
 //!
 //! Invariant: who has taken the seat gives it back only when its engine is gone, so that there are never two engines.
 
-use std::sync::atomic::Ordering::{Acquire, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicI32};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use pgrx::pg_sys;
 
@@ -23,6 +23,8 @@ pub(crate) struct EngineSeat {
     open: AtomicBool,
     /// Somebody waits for an engine.
     wanted: AtomicBool,
+    /// Panics that the server's engines have caught since its start.
+    panics: AtomicU64,
 }
 
 fn me() -> i32 {
@@ -44,6 +46,27 @@ pub(crate) fn open() {
         shared.seat.open.store(true, SeqCst);
         slots::wake_workers(shared);
     }
+}
+
+/// Says that the engine of this process takes no more connections: who looks for one waits for the next.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn close() {
+    if let Some(shared) = shmem::get().filter(|_| is_mine()) {
+        shared.seat.open.store(false, SeqCst);
+    }
+}
+
+/// Counts panics that the engine of this process has caught.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn count_panics(more: u64) {
+    if let Some(shared) = shmem::get() {
+        shared.seat.panics.fetch_add(more, Relaxed);
+    }
+}
+
+/// Panics that the server's engines have caught since its start.
+pub(crate) fn panics() -> u64 {
+    shmem::get().map_or(0, |shared| shared.seat.panics.load(Relaxed))
 }
 
 /// Gives the seat back, if this process has it.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use steadytext_engine::{Event, EventKind, ModelSource, Request, Ticket};
+use steadytext_engine::{Error as EngineError, Event, EventKind, ModelSource, Request, Ticket};
 
 use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
@@ -51,6 +51,8 @@ struct Flight {
     salt: u64,
     parts: Parts,
     progress: Progress,
+    /// Parts that an engine had when it went, which the next one gets.
+    again: Vec<usize>,
     /// Parts that the engine has.
     under_way: usize,
     /// Cancels all of them.
@@ -77,7 +79,7 @@ impl Flight {
 
     /// Whether nothing more is handed over: it has all, or no more is wanted.
     fn is_closed(&self) -> bool {
-        self.progress.is_handed_over() || self.abandoned || self.verdict.is_some()
+        (self.progress.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
     }
 }
 
@@ -128,6 +130,7 @@ impl Flights {
             model,
             salt,
             progress: Progress::new(&parts),
+            again: Vec::new(),
             under_way: 0,
             ticket: Ticket::new(),
             verdict: None,
@@ -152,7 +155,7 @@ impl Flights {
         if flight.under_way > 0 && self.parts.len() >= capacity {
             return None;
         }
-        let index = flight.progress.take_next()?;
+        let index = flight.again.pop().or_else(|| flight.progress.take_next())?;
         flight.under_way += 1;
         self.last_key += 1;
         self.parts.insert(self.last_key, (flight.held, index));
@@ -221,6 +224,8 @@ impl Flights {
                     });
                 }
             }
+            // That is the engine's end, not the request's.
+            EventKind::Failed(EngineError::Stopped) => flight.again.push(index),
             // The first one tells why; the others are cancelled, and that is no reason.
             EventKind::Failed(error) => {
                 if flight.verdict.is_none() {

@@ -42,6 +42,10 @@ trait Seat {
     fn models(&mut self) -> Vec<(String, u64)>;
     /// For how long other processes have asked nothing.
     fn idle_for(&self) -> Duration;
+    /// What has gone wrong since the last look and is to be in the log.
+    fn trouble(&mut self) -> Option<PgError> {
+        None
+    }
     /// Ends it; what was submitted and has not come back.
     fn leave(self: Box<Self>) -> Vec<(Request, Ticket)>;
 }
@@ -67,7 +71,7 @@ thread_local! {
 ///
 /// # Errors
 ///
-/// The engine's, when it cannot start.
+/// The engine's, when it cannot start; or what has gone wrong with it, although it goes on.
 pub(super) fn attend() -> Result<(), PgError> {
     PLACE.with_borrow_mut(Place::attend)
 }
@@ -137,11 +141,18 @@ fn with<R>(work: impl FnOnce(&mut dyn Seat) -> R) -> Option<R> {
 impl Place {
     fn attend(&mut self) -> Result<(), PgError> {
         if let Some(seat) = &mut self.seat {
-            if seat.exchange() {
-                return Ok(());
+            let goes_on = seat.exchange();
+            let trouble = seat.trouble();
+            if goes_on {
+                return trouble.map_or(Ok(()), Err);
             }
             if let Some(seat) = self.seat.take() {
                 self.homeless.extend(seat.leave());
+            }
+            // If it was the engine of this process that has gone, whoever is first starts the next one.
+            crate::pg::seat::leave();
+            if let Some(trouble) = trouble {
+                return Err(trouble);
             }
         }
         if self.look_at.is_some_and(|at| Instant::now() < at) {

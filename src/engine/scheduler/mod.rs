@@ -57,17 +57,42 @@ struct Shared {
     /// Requests that were submitted and have not begun.
     waiting: AtomicUsize,
     stop: AtomicBool,
+    /// The engine thread has ended without being told to.
+    gone: AtomicBool,
     loaded: Arc<Mutex<Vec<LoadedModel>>>,
     statistics: Counters,
 }
 
 /// What goes to the engine thread.
 enum Message {
-    Submit(Box<Submission>),
+    Submit(Box<Queued>),
     /// Something was done beside the engine thread.
     Report(loader::Report),
     /// Look at the stop flag.
     Wake,
+}
+
+/// A request on its way to the engine thread.
+struct Queued {
+    submission: Submission,
+    place: Place,
+}
+
+/// A place in the queue of those that wait. Dropping it gives it back, whatever has become of its request.
+struct Place(Arc<Shared>);
+
+impl Place {
+    /// None where all of them are taken.
+    fn take(shared: &Arc<Shared>, capacity: usize) -> Option<Place> {
+        let place = Place(Arc::clone(shared));
+        (shared.waiting.fetch_add(1, Ordering::AcqRel) < capacity).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Engine {
@@ -80,6 +105,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             loaded: Arc::default(),
             statistics: Counters::default(),
         });
@@ -103,16 +129,25 @@ impl Engine {
         if let Err(error) = validate(&submission.request) {
             return submission.fail(error);
         }
-        let waiting = &self.shared.waiting;
-        if waiting.fetch_add(1, Ordering::AcqRel) >= self.capacity {
-            waiting.fetch_sub(1, Ordering::AcqRel);
+        let Some(place) = Place::take(&self.shared, self.capacity) else {
             return submission.fail(Error::QueueFull { capacity: self.capacity });
-        }
-        if let Err(unsent) = self.queue.send(Message::Submit(Box::new(submission)))
-            && let Message::Submit(submission) = unsent.into_inner()
+        };
+        let queued = Box::new(Queued { submission, place });
+        if let Err(unsent) = self.queue.send(Message::Submit(queued))
+            && let Message::Submit(queued) = unsent.into_inner()
         {
-            submission.fail(Error::Stopped);
+            queued.submission.fail(Error::Stopped);
         }
+    }
+
+    /// Whether its thread has ended without being told to: nothing more will come of it.
+    pub fn is_gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Acquire)
+    }
+
+    /// How many requests have not begun.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Acquire)
     }
 
     /// The models that are loaded now.

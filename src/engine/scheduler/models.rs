@@ -270,6 +270,11 @@ impl Models {
         Ok(())
     }
 
+    /// Forgets that the model is being opened or loaded.
+    pub(super) fn forget(&mut self, source: &ModelSource) {
+        self.coming.retain(|(coming, _)| coming != source);
+    }
+
     /// Unloads idle models, the longest unused first, until `bytes` fit.
     fn make_room(
         &mut self,

@@ -17,6 +17,8 @@ pub struct Statistics {
     pub right_guesses: u64,
     /// Requests that got the result of another one that asked for the same at the same time.
     pub joined_requests: u64,
+    /// Panics that the engine's thread has caught. Each is a bug.
+    pub panics: u64,
 }
 
 /// The counters behind [`Statistics`].
@@ -28,6 +30,7 @@ pub(super) struct Counters {
     guessed: AtomicU64,
     right: AtomicU64,
     joined: AtomicU64,
+    panics: AtomicU64,
 }
 
 impl Counters {
@@ -50,6 +53,10 @@ impl Counters {
         add(&self.joined, 1);
     }
 
+    pub(super) fn panicked(&self) {
+        add(&self.panics, 1);
+    }
+
     pub(super) fn read(&self) -> Statistics {
         Statistics {
             passes: self.passes.load(Ordering::Relaxed),
@@ -58,6 +65,7 @@ impl Counters {
             guessed_tokens: self.guessed.load(Ordering::Relaxed),
             right_guesses: self.right.load(Ordering::Relaxed),
             joined_requests: self.joined.load(Ordering::Relaxed),
+            panics: self.panics.load(Ordering::Relaxed),
         }
     }
 }

@@ -111,7 +111,8 @@ impl Drop for Submission {
     /// Whatever happened to it, a request gets its last event.
     fn drop(&mut self) {
         if !self.ended.get() {
-            self.fail(Error::Panicked("the request was lost".to_owned()));
+            let why = panic::current().unwrap_or_else(|| "the request was lost".to_owned());
+            self.fail(Error::Panicked(why));
         }
     }
 }

@@ -1,4 +1,9 @@
 //! The engine thread: takes requests in, admits them, computes steps until it is told to stop.
+//!
+//! Invariant: a panic ends what was being done, is told to whom it concerns, and is counted; the thread goes on. Only where it panics
+//! whatever it does the thread ends, and says so.
+
+mod admission;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,15 +16,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::encodings::Encodings;
 use super::loaded::{Settings, Texts};
 use super::loader::{Hook, Job, Report, Worker};
-use super::models::{Missing, Models};
+use super::models::Models;
 use super::running::{Plan, Running};
 use super::step::Stepper;
-use super::{Message, Shared, Submission};
+use super::{Message, Place, Queued, Shared, Submission};
 use crate::config::Config;
 use crate::kernels::{Pool, pool};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
-use crate::{Error, EventKind, Generate, ModelSource, Work};
+use crate::{Error, Generate, ModelSource, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
@@ -35,6 +40,9 @@ const CHECKER_STACK_BYTES: usize = 64 << 20;
 
 /// How much nicer than the rest the threads are that tokenize, compile and check.
 const BESIDE_NICE: i32 = 5;
+
+/// The thread ends after so many panics with nothing done between them.
+const MOST_PANICS: u32 = 16;
 
 /// Texts up to this length are tokenized at once, which takes less than waking another thread is worth.
 const SHORT_BYTES: usize = 4096;
@@ -77,7 +85,15 @@ pub(super) fn start(
         .spawn(move || {
             // A hook of the caller that panics has nobody to be told.
             let _ = catch(|| marked());
-            EngineThread::new(&config, shared, messages, pool, models, helpers).run();
+            let gone = Arc::clone(&shared);
+            let ran = catch(|| EngineThread::new(&config, shared, messages, pool, models, helpers).run());
+            // Only an orderly end is no reason to start another engine.
+            if !matches!(ran, Ok(true)) {
+                gone.gone.store(true, Ordering::Release);
+                if let Some(ended) = &config.ended {
+                    let _ = catch(|| ended());
+                }
+            }
         })
         .map_err(no_thread)
 }
@@ -89,11 +105,28 @@ fn no_thread(error: std::io::Error) -> Error {
 /// A request that has not begun.
 struct Waiting {
     submission: Submission,
+    /// Its place in the queue, which others may have when it is dropped.
+    _place: Place,
     /// Its tokens, if it only waits for memory.
     plan: Option<Plan>,
     /// Its number, while it is tokenized on another thread.
     planning: Option<u64>,
     told_loading: bool,
+}
+
+/// What a report is about.
+enum About {
+    Model(ModelSource),
+    Plan(u64),
+}
+
+impl About {
+    fn of(report: &Report) -> About {
+        match report {
+            Report::Opened(source, _) | Report::Loaded(source, _) => About::Model(source.clone()),
+            Report::Planned { number, .. } => About::Plan(*number),
+        }
+    }
 }
 
 /// Threads beside the engine thread, apart from the one that loads models.
@@ -124,6 +157,8 @@ struct EngineThread {
     kv_budget: u64,
     prefix_reuse: bool,
     stepper: Stepper,
+    /// [`Config::fault`].
+    fault: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
 
 impl EngineThread {
@@ -149,32 +184,61 @@ impl EngineThread {
             running: Vec::new(),
             max_running: config.max_running.max(1),
             kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
+            fault: config.fault.clone(),
         }
     }
 
-    fn run(mut self) {
-        while self.receive() {
-            if let Err(Error::Panicked(message)) = catch(|| self.turn()) {
-                // Not in a place that belongs to one request: all that were in it may be half done.
-                for running in self.running.drain(..) {
-                    running.submission.fail(Error::Panicked(message.clone()));
-                }
-                self.encodings.fail(&Error::Panicked(message), &|_| true);
+    /// Where tests make it panic.
+    fn fault(&self, place: &'static str) {
+        if let Some(fault) = &self.fault {
+            fault(place);
+        }
+    }
+
+    /// Works until it is told to stop; false where it has to give up before.
+    fn run(mut self) -> bool {
+        let mut panics = 0;
+        while panics < MOST_PANICS {
+            let received = catch(|| self.receive());
+            if let Ok(false) = received {
+                break;
             }
+            // What was taken in when it panicked is told; the rest may go on.
+            let mut went_well = self.note(&received).is_none();
+            let turned = catch(|| self.turn());
+            if let Some(error) = self.note(&turned) {
+                // Not in a place that belongs to one request: all that were in it may be half done.
+                self.fail_begun(&error);
+                went_well = false;
+            }
+            panics = if went_well { 0 } else { panics + 1 };
         }
         self.models.clear();
-        for running in self.running.drain(..) {
-            running.submission.fail(Error::Stopped);
-        }
-        self.encodings.fail(&Error::Stopped, &|_| true);
+        self.fail_begun(&Error::Stopped);
         // Closing the channel first leaves nobody in it.
         let queued = self.messages.try_iter().filter_map(|message| match message {
-            Message::Submit(submission) => Some(*submission),
+            Message::Submit(queued) => Some(queued.submission),
             Message::Report(_) | Message::Wake => None,
         });
         for submission in self.waiting.into_iter().map(|waiting| waiting.submission).chain(queued) {
             submission.fail(Error::Stopped);
         }
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Counts a panic, and gives it back.
+    fn note<T>(&self, outcome: &Result<T, Error>) -> Option<Error> {
+        let error = outcome.as_ref().err()?;
+        self.shared.statistics.panicked();
+        Some(error.clone())
+    }
+
+    /// Fails everything that is being computed.
+    fn fail_begun(&mut self, error: &Error) {
+        for running in self.running.drain(..) {
+            running.submission.fail(error.clone());
+        }
+        self.encodings.fail(error, &|_| true);
     }
 
     fn stopping(&self) -> bool {
@@ -204,14 +268,24 @@ impl EngineThread {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Submit(submission) => self.queue(*submission),
-            Message::Report(report) => self.learn(report),
+            Message::Submit(queued) => {
+                self.fault("receive");
+                self.queue(*queued);
+            }
+            Message::Report(report) => {
+                let about = About::of(&report);
+                // Who waits for a report that is lost would wait for ever.
+                let learnt = catch(|| self.learn(report));
+                if let Some(error) = self.note(&learnt) {
+                    self.give_up(&about, &error);
+                }
+            }
             Message::Wake => {}
         }
     }
 
     /// Lets a request wait for its turn, or for the result of one that asks for the same.
-    fn queue(&mut self, submission: Submission) {
+    fn queue(&mut self, Queued { submission, place }: Queued) {
         let running = self.running.iter().map(|running| &running.submission);
         let mut begun = running.chain(self.encodings.submissions());
         let mut waiting = self.waiting.iter().map(|waiting| &waiting.submission);
@@ -221,15 +295,21 @@ impl EngineThread {
             .filter(|_| !self.models.is_outdated(&submission.request.model));
         if let Some(same) = begun.or_else(|| waiting.find(|other| other.is_same_flight(&submission))) {
             same.take_in(submission);
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             self.shared.statistics.joined();
             return;
         }
-        self.waiting.push_back(Waiting { submission, plan: None, planning: None, told_loading: false });
+        self.waiting.push_back(Waiting {
+            submission,
+            _place: place,
+            plan: None,
+            planning: None,
+            told_loading: false,
+        });
     }
 
     /// Takes in what was done beside this thread. A load that failed fails all that waited for it.
     fn learn(&mut self, report: Report) {
+        self.fault("learn");
         let (source, outcome) = match report {
             Report::Opened(source, opened) => {
                 let outcome = self.models.opened(&source, opened);
@@ -258,11 +338,21 @@ impl EngineThread {
         }
     }
 
+    /// Fails those who wait for what will not come.
+    fn give_up(&mut self, about: &About, error: &Error) {
+        match about {
+            About::Model(source) => {
+                self.models.forget(source);
+                self.fail_waiting(error, |waiting| waiting.submission.request.model == *source);
+            }
+            About::Plan(number) => self.fail_waiting(error, |waiting| waiting.planning == Some(*number)),
+        }
+    }
+
     fn fail_waiting(&mut self, error: &Error, which: impl Fn(&Waiting) -> bool) {
         self.waiting.retain(|waiting| {
             let failed = which(waiting);
             if failed {
-                self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
                 waiting.submission.fail(error.clone());
             }
             !failed
@@ -271,52 +361,9 @@ impl EngineThread {
 
     /// One turn: drop what was cancelled, admit what fits, compute a step.
     fn turn(&mut self) {
-        self.waiting.retain(|waiting| {
-            let cancelled = waiting.submission.fail_if_cancelled();
-            if cancelled {
-                self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-            }
-            !cancelled
-        });
-        self.plan_ahead();
-        // Models whose requests have to wait; those of the others go on.
-        let mut coming: Vec<ModelSource> = Vec::new();
-        // Requests that need keys and values wait in their order; texts on encoders need none.
-        let mut blocked = false;
-        // Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may run.
-        let mut planning = 0;
-        let mut index = 0;
-        while !self.stopping() {
-            let Some(source) = self.waiting.get(index).map(|waiting| &waiting.submission.request.model)
-            else {
-                break;
-            };
-            let full = blocked || self.running.len() >= self.max_running;
-            if coming.contains(source) || (full && !self.models.is_encoder(source)) {
-                index += 1;
-                continue;
-            }
-            let Some(next) = self.waiting.remove(index) else { break };
-            match self.admit(next) {
-                Some(later) => {
-                    let source = later.submission.request.model.clone();
-                    let is_planned = later.planning.is_some();
-                    planning += usize::from(is_planned);
-                    self.waiting.insert(index, later);
-                    if is_planned && planning <= self.max_running {
-                        index += 1;
-                    } else if is_planned || self.models.is_coming(&source) || self.models.is_encoder(&source)
-                    {
-                        coming.push(source);
-                    } else {
-                        blocked = true;
-                    }
-                }
-                None => {
-                    self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-                }
-            }
-        }
+        self.fault("turn");
+        self.waiting.retain(|waiting| !waiting.submission.fail_if_cancelled());
+        self.admit_all();
         self.stalled = self.running.is_empty() && self.encodings.is_empty() && !self.waiting.is_empty();
         let (running, encodings) = (&self.running, &self.encodings);
         self.models.unload_idle(&|source| in_use(running, encodings, source));
@@ -338,127 +385,6 @@ impl EngineThread {
             }
             self.encodings.fail(&error, &|other| *other == source);
         }
-    }
-
-    /// Has long texts tokenized and constraints compiled on other threads before it is their turn.
-    fn plan_ahead(&mut self) {
-        let mut ahead = 0;
-        for waiting in &mut self.waiting {
-            let request = &waiting.submission.request;
-            if !self.models.has(&request.model) {
-                continue;
-            }
-            ahead += 1;
-            if ahead > self.max_running {
-                break;
-            }
-            if waiting.plan.is_none() && waiting.planning.is_none() && takes_long(&request.work) {
-                let Some(texts) = self.models.texts(&request.model) else { continue };
-                self.planned += 1;
-                waiting.planning = Some(self.planned);
-                self.helpers.plan(self.planned, request.work.clone(), texts);
-            }
-        }
-    }
-
-    /// Begins a request or fails it; returns it where it has to wait.
-    fn admit(&mut self, mut waiting: Waiting) -> Option<Waiting> {
-        let own: u64 = self.running.iter().map(Running::own_bytes).sum();
-        let reserved = own + self.models.held_bytes();
-        let source = waiting.submission.request.model.clone();
-        let (running, encodings) = (&self.running, &self.encodings);
-        if !self.models.renew(&source, &|source| in_use(running, encodings, source)) {
-            return Some(waiting);
-        }
-        if !self.models.has(&source) {
-            // What was tokenized for it belongs to a model that is gone.
-            let same = self.waiting.iter_mut().filter(|other| other.submission.request.model == source);
-            for waiting in same.chain([&mut waiting]) {
-                (waiting.plan, waiting.planning) = (None, None);
-            }
-            if matches!(source, ModelSource::File(_)) && !waiting.told_loading {
-                waiting.told_loading = true;
-                waiting.submission.send(EventKind::Loading);
-            }
-        }
-        let mut plan = match self.plan(&mut waiting, &source, reserved) {
-            Ok(planned) => planned,
-            Err(Missing::NoRoom | Missing::Coming) => return Some(waiting),
-            Err(Missing::Failed(error)) => {
-                waiting.submission.fail(error);
-                return None;
-            }
-        };
-        if let Some(output) = plan.take_output() {
-            waiting.submission.send(EventKind::Started {
-                prompt_tokens: plan.prompt_tokens(),
-                model: self.models.identity(&source),
-            });
-            waiting.submission.send(EventKind::Done(output));
-            return None;
-        }
-        if self.models.is_encoder(&source) {
-            if self.encodings.is_full() {
-                waiting.plan = Some(plan);
-                return Some(waiting);
-            }
-            self.encodings.add(waiting.submission, plan, self.models.identity(&source));
-            return None;
-        }
-        let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
-        let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
-        let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
-        // Kept blocks that nobody holds make room; those that the request itself has found are held now.
-        let most = self.kv_budget.min(self.models.room(0));
-        let held = self.models.held_bytes();
-        if own.saturating_add(held).saturating_add(new) > most {
-            // What does not fit beside nothing never will.
-            if whole <= most && reserved > 0 {
-                waiting.plan = Some(plan);
-                return Some(waiting);
-            }
-            waiting.submission.fail(Error::OutOfMemory {
-                what: format!("the key-value cache for {} tokens", plan.positions),
-                needed_mb: whole.div_ceil(1 << 20),
-                limit_mb: Some(most >> 20),
-            });
-            return None;
-        }
-        self.models.trim_prefixes(most - own - new);
-        self.shared.statistics.reused(beginning.reused());
-        let identity = self.models.identity(&source);
-        if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Running::new(waiting.submission, plan, beginning, loaded, identity));
-        }
-        None
-    }
-
-    /// Loads the model and tokenizes the request, unless that is done already.
-    fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
-        let (running, encodings, models, helpers) =
-            (&self.running, &self.encodings, &mut self.models, &self.helpers);
-        let number = self.planned + 1;
-        let planned = catch(|| {
-            models.load(source, &|source| in_use(running, encodings, source), reserved)?;
-            if waiting.planning.is_some() {
-                return Err(Missing::Coming);
-            }
-            match waiting.plan.take() {
-                Some(plan) => Ok(plan),
-                None if takes_long(&waiting.submission.request.work) => {
-                    let texts = models.texts(source).ok_or(Missing::NoRoom)?;
-                    waiting.planning = Some(number);
-                    helpers.plan(number, waiting.submission.request.work.clone(), texts);
-                    Err(Missing::Coming)
-                }
-                None => {
-                    let texts = models.texts(source).ok_or(Missing::NoRoom)?;
-                    texts.plan(&waiting.submission.request.work).map_err(Missing::Failed)
-                }
-            }
-        });
-        self.planned = number;
-        planned.map_err(Missing::Failed)?
     }
 }
 

@@ -1,7 +1,7 @@
 //! A client's end of the socket. It never blocks: its owner waits on the descriptor as it sees fit.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::frame::{Incoming, Outgoing};
-use super::{FromEngine, ToEngine};
+use super::{Caller, FromEngine, ToEngine};
 use crate::Request;
 
 /// A connection to a [`super::Server`]. Dropping it cancels what was submitted.
@@ -20,24 +20,39 @@ pub struct Client {
     outgoing: Outgoing,
     /// The other end has closed; what it had sent can still be taken.
     closed: bool,
+    /// Nothing can be sent any more; why is found when it is read.
+    deaf: bool,
 }
 
 impl Client {
+    /// Connects as nobody in particular.
+    ///
+    /// # Errors
+    /// As [`Client::connect_as`].
+    pub fn connect(path: &Path) -> io::Result<Client> {
+        let caller = Caller { process: std::process::id(), ..Caller::default() };
+        Client::connect_as(path, caller)
+    }
+
     /// Connects.
     ///
     /// # Errors
-    /// `NotFound` and `ConnectionRefused` where nobody serves, `WouldBlock` where too many connect at once.
-    pub fn connect(path: &Path) -> io::Result<Client> {
+    /// `NotFound` and `ConnectionRefused` where nobody serves, `WouldBlock` where too many connect at once; the system's
+    /// where the process may open no more files.
+    pub fn connect_as(path: &Path, caller: Caller) -> io::Result<Client> {
         // The standard library's way would wait for a server that does not accept.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Client {
+        let mut client = Client {
             stream: UnixStream::from(socket),
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             closed: false,
-        })
+            deaf: false,
+        };
+        client.send(&ToEngine::Hello(caller))?;
+        Ok(client)
     }
 
     /// Hands a request over; what does not go at once goes with [`Client::flush`].
@@ -69,17 +84,27 @@ impl Client {
         self.flush()
     }
 
-    /// Sends what could not be sent before.
+    /// Sends what could not be sent before. Where the other end has closed that is found by [`Client::receive`], which first
+    /// gives what it has said.
     ///
     /// # Errors
     /// The connection's.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.outgoing.flush(&self.stream)
+        if self.deaf {
+            return Ok(());
+        }
+        match self.outgoing.flush(&self.stream) {
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                self.deaf = true;
+                Ok(())
+            }
+            flushed => flushed,
+        }
     }
 
     /// Whether something waits until the descriptor can be written.
     pub fn wants_to_write(&self) -> bool {
-        self.outgoing.len() > 0
+        !self.deaf && self.outgoing.len() > 0
     }
 
     /// The next message, if one is there.
@@ -92,7 +117,7 @@ impl Client {
                 return Ok(Some(message));
             }
             if self.closed {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(ErrorKind::UnexpectedEof.into());
             }
             let before = self.incoming.len();
             self.closed = !self.incoming.read(&self.stream)?;

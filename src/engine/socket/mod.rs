@@ -3,13 +3,19 @@
 //! [`Server`] serves an engine from a thread of its own; [`Client`] is the other end, which never blocks. A message is
 //! four bytes of length, little-endian, and its postcard form. Both ends are of the same build: there is no version.
 //!
-//! When a connection ends, whatever its client had submitted is cancelled.
+//! A client says first who it is, and may be refused then ([`Limits`]). One that asks for nothing is disconnected after a while,
+//! which is no error: it connects again when it has a request. When a connection ends, whatever its client had submitted is cancelled.
 //!
 //! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken for bytes that
 //! have arrived, and a message that cannot be read ends its connection and nothing else.
 
 mod client;
+mod connection;
+mod door;
 mod frame;
+#[cfg(test)]
+mod limit_tests;
+mod limits;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -20,6 +26,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
+pub use limits::{Caller, Limits, Refusal};
 pub use server::Server;
 
 use crate::{Event, LoadedModel, Request};
@@ -30,6 +37,8 @@ pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// What a client sends.
 #[derive(Debug, Serialize, Deserialize)]
 enum ToEngine<'a> {
+    /// First of all, and once: who this is.
+    Hello(Caller),
     /// Do this; [`Request::key`] is the client's own.
     Submit(Cow<'a, Request>),
     /// Stop doing it. There will be a last event all the same.
@@ -45,4 +54,6 @@ pub enum FromEngine {
     Event(Event),
     /// The models that are loaded now.
     Models(Vec<LoadedModel>),
+    /// There is no connection left for this client. The last message.
+    Refused(Refusal),
 }

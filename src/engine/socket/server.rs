@@ -1,10 +1,13 @@
 //! The serving end: one thread that accepts connections, hands their requests to the engine, and sends them its events.
+//!
+//! It never waits for one of them. Who has nothing to ask is disconnected after a while, or at once when somebody else needs the
+//! connection, and finds the way back by itself.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,21 +15,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::frame::{Incoming, Outgoing};
+use super::connection::Connection;
+use super::door::{Came, Door};
+use super::limits::{Caller, Limits, Refusal};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
 use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Ticket};
 
-/// Most connections at a time; one more is closed at once.
-const MAX_CONNECTIONS: usize = 1024;
 /// Most requests that a connection may have submitted and not got back.
 const MAX_REQUESTS: usize = 1024;
-/// A client that lets more than this wait for it is cut off.
-const MAX_UNSENT_BYTES: usize = 64 << 20;
-/// How long to wait where the system has no more descriptors.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(50);
 
 /// Serves an engine at a path. Dropping it closes all connections, which cancels what came from them, and removes the path.
 #[derive(Debug)]
@@ -45,6 +44,8 @@ struct Load {
     unfinished: AtomicUsize,
     /// When the last one began or ended, in milliseconds from `begun`.
     last_ms: AtomicU64,
+    /// Connections that were refused.
+    refused: AtomicU64,
 }
 
 impl Load {
@@ -69,15 +70,27 @@ impl Server {
     /// # Errors
     /// The system's.
     pub fn start(path: &Path, engine: Arc<Engine>) -> io::Result<Server> {
+        Server::start_with(path, engine, Limits::of_this_process())
+    }
+
+    /// As [`Server::start`], with limits of one's own.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start_with(path: &Path, engine: Arc<Engine>, limits: Limits) -> io::Result<Server> {
         let listener = listen(path)?;
         let bell = Bell::new()?;
         let (stop, ring) = (Arc::default(), bell.ringer());
-        let load =
-            Load { begun: Instant::now(), unfinished: AtomicUsize::new(0), last_ms: AtomicU64::new(0) };
-        let load = Arc::new(load);
+        let load = Arc::new(Load {
+            begun: Instant::now(),
+            unfinished: AtomicUsize::new(0),
+            last_ms: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        });
         let (sender, events) = crossbeam_channel::unbounded();
         let serving = Serving {
-            listener,
+            door: Door::new(listener),
+            limits,
             engine,
             reply: Reply::with_bell(sender, Arc::clone(&ring)),
             bell,
@@ -98,6 +111,11 @@ impl Server {
     /// How many requests have come through it and not ended.
     pub fn unfinished(&self) -> usize {
         self.load.unfinished.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were refused since it was started.
+    pub fn refused(&self) -> u64 {
+        self.load.refused.load(Ordering::Relaxed)
     }
 
     /// For how long none has come through it.
@@ -141,7 +159,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// The thread's state.
 struct Serving {
-    listener: UnixListener,
+    door: Door,
+    limits: Limits,
     engine: Arc<Engine>,
     reply: Reply,
     bell: Bell,
@@ -153,29 +172,6 @@ struct Serving {
     /// The engine's key of a request, to its connection and the key that its client gave it.
     origins: HashMap<u64, (u64, u64)>,
     last_key: u64,
-}
-
-/// One client.
-struct Connection {
-    stream: UnixStream,
-    incoming: Incoming,
-    outgoing: Outgoing,
-    /// By the client's keys: the engine's key and the ticket.
-    requests: HashMap<u64, (u64, Ticket)>,
-}
-
-impl Connection {
-    fn send(&mut self, message: &FromEngine) -> io::Result<()> {
-        self.outgoing.push(message)?;
-        if self.outgoing.len() > MAX_UNSENT_BYTES {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, key: u64, error: Error) -> io::Result<()> {
-        self.send(&FromEngine::Event(Event { key, kind: EventKind::Failed(error) }))
-    }
 }
 
 impl Serving {
@@ -209,56 +205,123 @@ impl Serving {
                 broken.push(*number);
             }
         }
+        let overdue = |(number, connection): (&u64, &Connection)| {
+            connection.patience(&self.limits).is_some_and(|left| left.is_zero()).then_some(*number)
+        };
+        broken.extend(self.connections.iter().filter_map(overdue));
         broken.into_iter().for_each(|number| self.close(number));
         self.accept();
+    }
+
+    /// How many have not said who they are.
+    fn newcomers(&self) -> usize {
+        self.connections.values().filter(|connection| connection.caller.is_none()).count()
+    }
+
+    /// Until when there is something to do although nothing has happened.
+    fn patience(&self) -> Option<Timespec> {
+        let waits = self.connections.values().filter_map(|connection| connection.patience(&self.limits));
+        let left = waits.chain(self.door.shut_for()).min()?;
+        // What is left over of a nanosecond's rounding is no reason to look twice.
+        Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
 
     /// Sleeps until there is something to do; returns the connections that can be read.
     fn wait(&self) -> Vec<u64> {
         let mut numbers = Vec::with_capacity(self.connections.len());
         let mut waits = Vec::with_capacity(self.connections.len() + 2);
-        waits.push(PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN));
-        waits.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
         for (number, connection) in &self.connections {
             let writing = if connection.outgoing.len() > 0 { PollFlags::OUT } else { PollFlags::empty() };
             numbers.push(*number);
             waits.push(PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::IN | writing));
         }
-        if poll(&mut waits, None).is_err() {
+        waits.push(PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN));
+        let door = self.door.fd().filter(|_| self.newcomers() < self.limits.newcomers);
+        waits.extend(door.map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)));
+        if poll(&mut waits, self.patience().as_ref()).is_err() {
             return Vec::new();
         }
         let readable = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-        let connections = numbers.into_iter().zip(&waits[2..]);
-        connections
+        numbers
+            .into_iter()
+            .zip(&waits)
             .filter(|(_, wait)| wait.revents().intersects(readable))
             .map(|(number, _)| number)
             .collect()
     }
 
+    /// Takes in who wants to connect. Who it is it says in its first message.
     fn accept(&mut self) {
-        loop {
-            match self.listener.accept() {
-                // Closed at once: the client is told that nobody serves it.
-                Ok(_) if self.connections.len() >= MAX_CONNECTIONS => {}
-                Ok((stream, _)) => {
-                    if stream.set_nonblocking(true).is_ok() {
-                        self.last_key += 1;
-                        self.connections.insert(
-                            self.last_key,
-                            Connection {
-                                stream,
-                                incoming: Incoming::default(),
-                                outgoing: Outgoing::default(),
-                                requests: HashMap::new(),
-                            },
-                        );
-                    }
+        let mut newcomers = self.newcomers();
+        while newcomers < self.limits.newcomers && self.door.fd().is_some() {
+            match self.door.next(Refusal::Full { connections: self.connections.len() }) {
+                Came::Someone(stream) => {
+                    newcomers += 1;
+                    self.last_key += 1;
+                    self.connections.insert(self.last_key, Connection::new(stream));
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return std::thread::sleep(NO_DESCRIPTORS),
+                Came::Refused => self.note_refusal(),
+                Came::Nobody => return,
             }
         }
+    }
+
+    fn note_refusal(&self) {
+        self.load.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Learns who a newcomer is: it gets a connection, in the place of an idle one where none is left, or is refused.
+    fn welcome(&mut self, number: u64, caller: Caller) -> io::Result<()> {
+        let outcome = self.make_room(caller);
+        let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
+        if connection.caller.is_some() {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        if let Err(refusal) = outcome {
+            connection.refuse(refusal);
+            self.note_refusal();
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        connection.caller = Some(caller);
+        Ok(())
+    }
+
+    fn make_room(&mut self, caller: Caller) -> Result<(), Refusal> {
+        if caller.lasting {
+            return Ok(());
+        }
+        let Limits { connections, per_role, per_process, .. } = self.limits;
+        let same_process = |other: &Caller| other.process == caller.process;
+        let same_role = |other: &Caller| other.role == caller.role;
+        if !self.leaves_room(per_process, &same_process) {
+            return Err(Refusal::Process { share: per_process });
+        }
+        if !self.leaves_room(per_role, &same_role) {
+            return Err(Refusal::Role { share: per_role });
+        }
+        if !self.leaves_room(connections, &|_| true) {
+            return Err(Refusal::Full { connections });
+        }
+        Ok(())
+    }
+
+    /// Whether there are fewer than so many connections of such callers, if need be after the one was closed that had
+    /// nothing to do for the longest time.
+    fn leaves_room(&mut self, most: usize, which: &dyn Fn(&Caller) -> bool) -> bool {
+        let of_them = |connection: &Connection| {
+            connection.caller.is_some_and(|caller| !caller.lasting && which(&caller))
+        };
+        let those = || self.connections.iter().filter(|(_, connection)| of_them(connection));
+        if those().count() < most {
+            return true;
+        }
+        let idle = those().filter(|(_, connection)| connection.is_idle());
+        let Some(oldest) = idle.min_by_key(|(_, connection)| connection.since()).map(|(number, _)| *number)
+        else {
+            return false;
+        };
+        self.close(oldest);
+        true
     }
 
     /// Takes in what a client has sent.
@@ -268,7 +331,12 @@ impl Serving {
         while let Some(connection) = self.connections.get_mut(&number)
             && let Some(message) = connection.incoming.next::<ToEngine<'static>>()?
         {
+            // Nobody is served before it has said who it is.
+            if connection.caller.is_none() && !matches!(message, ToEngine::Hello(_)) {
+                return Err(ErrorKind::InvalidData.into());
+            }
             match message {
+                ToEngine::Hello(caller) => self.welcome(number, caller)?,
                 ToEngine::Submit(request) => self.submit(number, request.into_owned())?,
                 ToEngine::Cancel { key } => {
                     if let Some((_, ticket)) = connection.requests.get(&key) {
@@ -306,6 +374,8 @@ impl Serving {
     /// Sends an event to whom it belongs; the number of the connection if that breaks.
     fn pass_on(&mut self, event: Event) -> Result<(), u64> {
         let last = matches!(event.kind, EventKind::Done(_) | EventKind::Failed(_));
+        // The engine's end is not the request's: its owner looks for the next engine.
+        let stopped = matches!(event.kind, EventKind::Failed(Error::Stopped));
         let origin =
             if last { self.origins.remove(&event.key) } else { self.origins.get(&event.key).copied() };
         // None: the client has gone.
@@ -315,7 +385,10 @@ impl Serving {
         }
         let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
         if last {
-            connection.requests.remove(&key);
+            connection.ended(key);
+        }
+        if stopped {
+            return Err(number);
         }
         match connection.send(&FromEngine::Event(Event { key, kind: event.kind })) {
             // An answer that is too long for the socket.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::frame::{Incoming, Outgoing};
-use super::{Client, FromEngine, MAX_MESSAGE_BYTES, Server};
+use super::{Client, FromEngine, Limits, MAX_MESSAGE_BYTES, Server};
 use crate::{
     Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Request, Sampling, Work,
 };
@@ -28,7 +28,11 @@ struct Served {
 fn served() -> Served {
     let directory = tempfile::tempdir().unwrap();
     let engine = Arc::new(Engine::start(Config { threads: 1, nice: 0, ..Config::default() }).unwrap());
-    let server = Server::start(&directory.path().join("socket"), Arc::clone(&engine)).unwrap();
+    // Nobody is closed for having nothing to ask, however slow the machine is.
+    let long = Duration::from_secs(3600);
+    let limits = Limits { idle: long, silent: long, ..Limits::of(1024) };
+    let path = directory.path().join("socket");
+    let server = Server::start_with(&path, Arc::clone(&engine), limits).unwrap();
     Served { directory, engine, server }
 }
 
@@ -166,7 +170,7 @@ fn a_server_that_stops_closes_its_connections_and_removes_its_path() {
     let error = loop {
         match receive(&mut client) {
             Ok(FromEngine::Event(event)) => assert!(!matches!(event.kind, EventKind::Failed(_)), "{event:?}"),
-            Ok(FromEngine::Models(_)) => panic!("nobody asked"),
+            Ok(FromEngine::Models(_) | FromEngine::Refused(_)) => panic!("nobody asked"),
             Err(error) => break error,
         }
     };

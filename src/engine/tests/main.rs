@@ -10,6 +10,7 @@ use std::time::Duration;
 
 mod cancel;
 mod constraints;
+mod descriptors;
 mod determinism;
 mod encoders;
 mod engine;
@@ -21,6 +22,7 @@ mod loading;
 mod lost_files;
 mod minilm;
 mod oracle;
+mod panics;
 mod perplexity;
 mod replays;
 mod rerank;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use pgrx::PgSqlErrorCode;
@@ -19,6 +19,8 @@ use crate::pg::seat;
 
 /// Requests claimed beyond those that run, so that the engine need not wait for the next claim.
 const CLAIMED_AHEAD: usize = 16;
+/// How often it is written to the server log that connections are refused.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that wait in the engine, from all databases and backends.
 const QUEUE_CAPACITY: usize = 16_384;
 
@@ -32,6 +34,14 @@ pub(super) struct ChannelSeat {
     reply: Reply,
     bell: Bell,
     capacity: usize,
+    /// What was handed over when the engine had gone.
+    homeless: Vec<(Request, Ticket)>,
+    /// Panics that were told.
+    panics: u64,
+    /// That it has gone was told.
+    told: bool,
+    /// Connections whose refusal was told, and when.
+    refused: (u64, Option<Instant>),
 }
 
 /// How many requests a worker claims at once.
@@ -69,6 +79,7 @@ impl ChannelSeat {
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
+            ended: Some(bell.ringer()),
             ..Config::default()
         };
         with_signals_blocked(|| {
@@ -76,19 +87,51 @@ impl ChannelSeat {
             let engine = Arc::new(engine);
             let server = Server::start(Path::new(seat::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
             let reply = Reply::with_bell(sender, bell.ringer());
-            Ok(ChannelSeat { server, engine, events, reply, bell, capacity: capacity(settings) })
+            Ok(ChannelSeat {
+                server,
+                engine,
+                events,
+                reply,
+                bell,
+                capacity: capacity(settings),
+                homeless: Vec::new(),
+                panics: 0,
+                told: false,
+                refused: (0, None),
+            })
         })
+    }
+}
+
+impl ChannelSeat {
+    /// What is to be said of connections that were refused.
+    fn refusals(&mut self) -> Option<PgError> {
+        let refused = self.server.refused();
+        let (told, at) = self.refused;
+        if refused == told || at.is_some_and(|at| at.elapsed() < REFUSALS_INTERVAL) {
+            return None;
+        }
+        self.refused = (refused, Some(Instant::now()));
+        let message =
+            format!("pg_steadytext's engine has refused {} connections: there is none left", refused - told);
+        let error = PgError::new(PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS, message);
+        Some(error.hint("A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more; open cursors of steadytext_generate_stream have one each."))
     }
 }
 
 impl Seat for ChannelSeat {
     fn submit(&mut self, request: Request, ticket: Ticket) {
-        self.engine.submit_with(request, self.reply.clone(), ticket);
+        if self.engine.is_gone() {
+            self.homeless.push((request, ticket));
+        } else {
+            self.engine.submit_with(request, self.reply.clone(), ticket);
+        }
     }
 
     fn exchange(&mut self) -> bool {
         self.bell.silence();
-        true
+        // What came before it went is still taken.
+        !self.engine.is_gone() || !self.events.is_empty()
     }
 
     fn next_event(&mut self) -> Option<Event> {
@@ -100,7 +143,7 @@ impl Seat for ChannelSeat {
     }
 
     fn capacity(&self) -> usize {
-        self.capacity
+        if self.engine.is_gone() { 0 } else { self.capacity }
     }
 
     fn models(&mut self) -> Vec<(String, u64)> {
@@ -111,9 +154,26 @@ impl Seat for ChannelSeat {
         self.server.idle_for()
     }
 
+    fn trouble(&mut self) -> Option<PgError> {
+        let gone = self.engine.is_gone() && !std::mem::replace(&mut self.told, true);
+        let panics = self.engine.statistics().panics;
+        let new = panics - std::mem::replace(&mut self.panics, panics);
+        seat::count_panics(new);
+        let what = match (gone, new) {
+            (true, _) => "pg_steadytext's engine failed whatever it did, and is started anew",
+            (false, 1..) => "pg_steadytext's engine failed at a request, and goes on",
+            (false, 0) => return self.refusals(),
+        };
+        Some(
+            PgError::internal(what)
+                .hint("This is a bug in pg_steadytext; please report it with the error of the request."),
+        )
+    }
+
+    /// Those that it has not begun have come back as events by then.
     fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
-        // They end with the process.
-        Vec::new()
+        seat::close();
+        self.homeless
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use steadytext_engine::socket::{Client, FromEngine};
+use steadytext_engine::socket::{Caller, Client, FromEngine};
 use steadytext_engine::{Error, Event, EventKind, Request, Ticket};
 
 use super::Seat;
@@ -43,7 +43,10 @@ impl SocketSeat {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(SocketSeat {
-            client: Client::connect(Path::new(seat::SOCKET))?,
+            client: Client::connect_as(
+                Path::new(seat::SOCKET),
+                Caller { role: 0, process: std::process::id(), lasting: true },
+            )?,
             unfinished: BTreeMap::new(),
             events: VecDeque::new(),
             models: Vec::new(),
@@ -73,6 +76,8 @@ impl SocketSeat {
                 FromEngine::Models(models) => {
                     self.models = models.into_iter().map(|model| (model.name, model.memory_mb)).collect();
                 }
+                // It has no open file left; the next try may find one.
+                FromEngine::Refused(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
             }
         }
         Ok(())

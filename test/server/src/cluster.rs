@@ -32,12 +32,19 @@ pub struct Options {
     preload: bool,
     fsync: bool,
     library: Option<PathBuf>,
+    open_files: Option<u64>,
     settings: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { preload: true, fsync: false, library: library_directory(), settings: Vec::new() }
+        Options {
+            preload: true,
+            fsync: false,
+            library: library_directory(),
+            open_files: None,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -65,6 +72,12 @@ impl Options {
         self
     }
 
+    /// The limit of open files of each of the server's processes, as `ulimit -n` sets it.
+    pub fn open_files(mut self, most: u64) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     /// One line of postgresql.conf.
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.push((name.to_owned(), value.to_string()));
@@ -80,7 +93,8 @@ impl Options {
 
     /// Makes the cluster without starting its server.
     pub fn create(self) -> Cluster {
-        let cluster = Cluster::empty();
+        let mut cluster = Cluster::empty();
+        cluster.open_files = self.open_files;
         succeed(as_server_user("cp").args(["-a", "--reflink=auto"]).arg(&*TEMPLATE).arg(cluster.data()));
         let mut text = String::from(SETTINGS);
         text.push_str(&format!("unix_socket_directories = '{}'\n", cluster.directory.display()));
@@ -129,6 +143,8 @@ static CLUSTERS: AtomicUsize = AtomicUsize::new(1);
 pub struct Cluster {
     directory: PathBuf,
     pub(crate) postmaster: Option<Child>,
+    /// What its processes may open.
+    pub(crate) open_files: Option<u64>,
 }
 
 impl Cluster {
@@ -142,7 +158,7 @@ impl Cluster {
     /// A directory without a data directory.
     pub(crate) fn empty() -> Cluster {
         let directory = run_directory().join(format!("c{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
-        let cluster = Cluster { directory, postmaster: None };
+        let cluster = Cluster { directory, postmaster: None, open_files: None };
         for directory in [cluster.directory.clone(), cluster.model_directory()] {
             std::fs::create_dir(&directory)
                 .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::process::{Signal, children_of, is_alive, signal};
-use crate::program::server_program;
+use crate::program::{limited_program, server_program};
 use crate::wait::{PATIENCE, eventually};
 
 /// How the server is told to stop.
@@ -48,7 +48,11 @@ impl Cluster {
             .open(self.log_path())
             .map_err(|error| error.to_string())?;
         let _ = std::fs::remove_file(self.data().join("postmaster.pid.old"));
-        let mut child = server_program("postgres")
+        let mut program = match self.open_files {
+            None => server_program("postgres"),
+            Some(most) => limited_program("postgres", most),
+        };
+        let mut child = program
             .arg("-D")
             .arg(self.data())
             .stdin(Stdio::null())

@@ -69,6 +69,22 @@ pub(crate) fn server_program(name: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A command for one of PostgreSQL's programs that may open so many files, and can raise that no further.
+pub(crate) fn limited_program(name: &str, open_files: u64) -> Command {
+    let plain = server_program(name);
+    // Like setpriv, it replaces itself by the program.
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={open_files}:{open_files}")).arg("--").arg(plain.get_program());
+    command.args(plain.get_args()).current_dir("/");
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// A command as the server's user.
 pub(crate) fn as_server_user(program: impl AsRef<OsStr>) -> Command {
     let mut command = match &*SERVER_IDS {

@@ -8,6 +8,7 @@ mod cache_eviction;
 mod cache_exchange;
 mod cancel;
 mod chaos;
+mod connections;
 mod constrained;
 mod crash;
 mod databases;

@@ -1,0 +1,163 @@
+//! A backend's connection to the engine: made when there is something to ask, kept for the next call.
+//!
+//! The engine closes connections that are not in use, and may have none left for this backend. The first is found when the next request
+//! is sent, and is no error; the second is tried again for a moment, and then told.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pgrx::PgSqlErrorCode;
+use steadytext_engine::socket::{Caller, Client, Refusal};
+
+use crate::pg::descriptors::Descriptor;
+use crate::pg::error::PgError;
+use crate::pg::{interrupts, privilege, seat};
+
+/// How long a call waits for an engine to be there.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it asks for one.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it looks, in milliseconds.
+const LOOK_INTERVAL_MS: i64 = 5;
+/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon idle.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it waits before it does so for the first time; each time twice as long.
+const REFUSAL_PAUSE_MS: i64 = 25;
+
+thread_local! {
+    /// The connection of the last call, for the next one.
+    static KEPT: Cell<Option<Connection>> = const { Cell::new(None) };
+}
+
+/// A connection.
+pub(super) struct Connection {
+    client: Client,
+    _descriptor: Descriptor,
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Connection {
+    /// That of the last call, if it is still there.
+    pub(super) fn kept() -> Option<Connection> {
+        KEPT.take()
+    }
+
+    /// Keeps it for the next call.
+    pub(super) fn keep(connection: Option<Connection>) {
+        KEPT.set(connection);
+    }
+
+    /// Connects to the engine; asks for one where there is none, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// 55000 where there is no engine; 53300 where this process has too many open files.
+    pub(super) fn open() -> Result<Connection, PgError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut asked: Option<Instant> = None;
+        // Another one for the wait, which needs one, too.
+        let (Some(descriptor), Some(_spare)) = (Descriptor::acquire(), Descriptor::acquire()) else {
+            return Err(too_many_files());
+        };
+        loop {
+            if seat::is_open() {
+                match connect() {
+                    Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
+                    Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
+                    Err(_) => {}
+                }
+            }
+            if seat::holder().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+                asked = Some(Instant::now());
+                seat::want();
+            }
+            if Instant::now() >= deadline {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "pg_steadytext's engine does not run",
+                )
+                .hint("The server log says why; max_worker_processes may be used up."));
+            }
+            interrupts::sleep_ms(LOOK_INTERVAL_MS);
+        }
+    }
+}
+
+fn connect() -> io::Result<Client> {
+    let role = privilege::current_user().to_u32();
+    let caller = Caller { role, process: std::process::id(), lasting: false };
+    Client::connect_as(Path::new(seat::SOCKET), caller)
+}
+
+/// Whether the process, or the system, may open no more files.
+fn is_lack_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// How often a call was refused, and since when.
+#[derive(Default)]
+pub(super) struct Refusals {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Refusals {
+    /// Waits until it is worth trying again.
+    ///
+    /// # Errors
+    ///
+    /// 53300 where that would help nothing, or took too long.
+    pub(super) fn wait(&mut self, refusal: Refusal) -> Result<(), PgError> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if matches!(refusal, Refusal::Process { .. }) || since.elapsed() >= REFUSAL_PATIENCE {
+            return Err(refused(refusal));
+        }
+        // Not all at the same moment.
+        let jitter = i64::from(std::process::id() % 16);
+        interrupts::sleep_ms((REFUSAL_PAUSE_MS << self.count.min(5)) + jitter);
+        self.count += 1;
+        Ok(())
+    }
+}
+
+fn refused(refusal: Refusal) -> PgError {
+    let (message, hint) = match refusal {
+        Refusal::Full { connections } => (
+            format!("all {connections} connections to pg_steadytext's engine are in use"),
+            "Try again, or close cursors of steadytext_generate_stream. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
+        ),
+        Refusal::Role { share } => (
+            format!("this role has its share of {share} connections to pg_steadytext's engine in use"),
+            "Try again, or close cursors of steadytext_generate_stream in other sessions of the role. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
+        ),
+        Refusal::Process { share } => (
+            format!("this session has its share of {share} connections to pg_steadytext's engine in use"),
+            "Close cursors of steadytext_generate_stream. A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more.",
+        ),
+    };
+    PgError::new(PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS, message).hint(hint)
+}
+
+fn too_many_files() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS,
+        "this session has too many open files to connect to pg_steadytext's engine",
+    )
+    .hint("Close cursors of steadytext_generate_stream, or raise max_files_per_process and the limit of open files (ulimit -n, LimitNOFILE) of the server.")
+}

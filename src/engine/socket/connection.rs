@@ -1,0 +1,91 @@
+//! One client's connection, as the server sees it.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::frame::{Incoming, Outgoing};
+use super::limits::{Caller, Refusal};
+use super::{FromEngine, Limits};
+use crate::{Error, Event, EventKind, Ticket};
+
+/// A client that lets more than this wait for it is cut off.
+const MAX_UNSENT_BYTES: usize = 64 << 20;
+
+/// One client.
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: Outgoing,
+    /// By the client's keys: the engine's key and the ticket.
+    pub(super) requests: HashMap<u64, (u64, Ticket)>,
+    /// Who it is, once it has said so.
+    pub(super) caller: Option<Caller>,
+    /// Since when it has nothing to do.
+    since: Instant,
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream) -> Connection {
+        Connection {
+            stream,
+            incoming: Incoming::default(),
+            outgoing: Outgoing::default(),
+            requests: HashMap::new(),
+            caller: None,
+            since: Instant::now(),
+        }
+    }
+
+    /// Adds a message to those that are to be sent.
+    pub(super) fn send(&mut self, message: &FromEngine) -> io::Result<()> {
+        self.outgoing.push(message)?;
+        if self.outgoing.len() > MAX_UNSENT_BYTES {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, key: u64, error: Error) -> io::Result<()> {
+        self.send(&FromEngine::Event(Event { key, kind: EventKind::Failed(error) }))
+    }
+
+    /// Tells why it is closed, as far as that goes without waiting: a message of some bytes to somebody who was told
+    /// little before.
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        if self.outgoing.push(&FromEngine::Refused(refusal)).is_ok() {
+            // If it does not go the client sees the end of the connection.
+            let _ = self.outgoing.flush(&self.stream);
+        }
+    }
+
+    /// A request has ended.
+    pub(super) fn ended(&mut self, key: u64) {
+        self.requests.remove(&key);
+        self.since = Instant::now();
+    }
+
+    /// Whether it asks for nothing, and has been told everything. Not while nobody knows who it is.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+            && self.outgoing.len() == 0
+            && self.incoming.len() == 0
+            && self.caller.is_some_and(|caller| !caller.lasting)
+    }
+
+    /// Since when it has nothing to do.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How long it may still stay if nothing happens; None if it may as long as it likes.
+    pub(super) fn patience(&self, limits: &Limits) -> Option<Duration> {
+        let most = match self.caller {
+            None => limits.silent,
+            Some(_) if self.is_idle() => limits.idle,
+            Some(_) => return None,
+        };
+        Some(most.saturating_sub(self.since.elapsed()))
+    }
+}

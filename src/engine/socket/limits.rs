@@ -1,0 +1,112 @@
+//! How many connections a server takes, from whom, and for how long.
+//!
+//! A connection is an open file, of which a process has a limited number. Those that are not in use are closed; a role, and a
+//! process, gets a share only; and who cannot be served is told so at once.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+/// Open files that the process may want for anything but connections.
+const OTHER_FILES: u64 = 72;
+/// Most connections, whatever the process may open.
+const MOST_CONNECTIONS: u64 = 4096;
+/// Fewest of them.
+const FEWEST_CONNECTIONS: u64 = 8;
+/// How many open files are worth having.
+const WANTED_FILES: u64 = OTHER_FILES + 2 * MOST_CONNECTIONS;
+
+/// Who connects. The other end is of the same build and of the same user of the system, so it is believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The role on whose behalf it connects.
+    pub role: u32,
+    /// Its process.
+    pub process: u32,
+    /// It stays connected, whether or not it has something to ask.
+    pub lasting: bool,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// All are in use.
+    Full {
+        /// How many that are.
+        connections: usize,
+    },
+    /// The role has its share of them.
+    Role {
+        /// How many that are.
+        share: usize,
+    },
+    /// The process has its share of them.
+    Process {
+        /// How many that are.
+        share: usize,
+    },
+}
+
+/// Limits of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections in use.
+    pub connections: usize,
+    /// Most of one role, so that there are always some for the others.
+    pub per_role: usize,
+    /// Most of one process.
+    pub per_process: usize,
+    /// Most that have not said yet who they are; more wait before they are accepted.
+    pub newcomers: usize,
+    /// After how long one without a request is closed.
+    pub idle: Duration,
+    /// After how long one that does not say who it is.
+    pub silent: Duration,
+}
+
+impl Limits {
+    /// Those of a process that may have so many open files.
+    pub fn of(files: u64) -> Limits {
+        let connections =
+            (files.saturating_sub(OTHER_FILES) / 2).clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS) as usize;
+        Limits {
+            connections,
+            per_role: connections * 3 / 4,
+            per_process: (connections / 8).max(2),
+            newcomers: (connections / 4).min(64),
+            idle: Duration::from_secs(5),
+            silent: Duration::from_secs(2),
+        }
+    }
+
+    /// Those of this process, whose limit of open files is raised as far as it may be and is of use.
+    pub fn of_this_process() -> Limits {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let wanted = maximum.map_or(WANTED_FILES, |maximum| maximum.min(WANTED_FILES));
+        let before = current.unwrap_or(u64::MAX);
+        if before >= wanted {
+            return Limits::of(before);
+        }
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
+        Limits::of(if raised.is_ok() { wanted } else { before })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Limits;
+
+    #[test]
+    fn whatever_a_process_may_open_there_are_connections_for_several_roles_and_processes() {
+        for files in [0, 80, 200, 256, 1024, 4096, 1 << 20, u64::MAX] {
+            let Limits { connections, per_role, per_process, newcomers, .. } = Limits::of(files);
+            assert!(per_role < connections && per_process * 3 <= connections && per_process < per_role);
+            assert!(newcomers >= 1);
+            assert!(files < 144 || (connections + newcomers) as u64 + 40 < files, "{files}: {connections}");
+        }
+        assert_eq!(Limits::of(200).connections, 64);
+        // Five processes with all that one may have leave some, also to their own role.
+        assert!(Limits::of(200).per_process * 5 < Limits::of(200).per_role);
+    }
+}
