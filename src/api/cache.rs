@@ -85,10 +85,8 @@ fn look(
 /// Those of [`request::parts`].
 pub(super) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
     let (parts, model) = request::parts(asked, config, &caches::models()?)?;
-    match Question::of(asked.request_type, asked.params, &parts, &model.source, config) {
-        Some(question) => question.find(),
-        None => Ok(None),
-    }
+    let question = Question::of(asked.request_type, asked.params, &parts, &model.source, config);
+    Ok(question.and_then(|question| question.find()))
 }
 
 /// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.

@@ -97,7 +97,7 @@ pub(super) fn answer(
 ) -> Result<Answer, PgError> {
     let checked = check(request_type, text, texts, params)?;
     if let Some(question) = &checked.question {
-        if let Some(answer) = question.answer()? {
+        if let Some(answer) = question.answer() {
             return Ok(answer);
         }
         hits::note_miss();

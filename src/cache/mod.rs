@@ -21,7 +21,6 @@ pub(crate) use entry::Entry;
 
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::caches::{self, Config};
-use crate::pg::error::PgError;
 use crate::pg::{catalog, hits, identities};
 use crate::worker::request::{Answer, Parts, Ranking};
 
@@ -55,15 +54,9 @@ impl Question {
         })
     }
 
-    /// The entry that answers it; counts the hit. Inside a transaction.
-    ///
-    /// # Errors
-    ///
-    /// 55000 if the extension is not installed.
-    pub(crate) fn find(&self) -> Result<Option<(Found, Answer)>, PgError> {
-        let Some((key, table)) = self.key.as_ref().zip(caches::installation()?.cache) else {
-            return Ok(None);
-        };
+    /// The entry that answers it; counts the hit. Inside a transaction. While the extension is being dropped there is none.
+    pub(crate) fn find(&self) -> Option<(Found, Answer)> {
+        let (key, table) = self.key.as_ref().zip(caches::installation().ok()?.cache)?;
         let found = cache_table::find(table, &key.hash(), |provenance| self.accepts(key, provenance));
         let found = found.and_then(|found| {
             let answer = self.read(&found)?;
@@ -72,16 +65,12 @@ impl Question {
         if let Some((found, _)) = &found {
             hits::note(found.entry);
         }
-        Ok(found)
+        found
     }
 
     /// The answer, if the cache has it; counts the hit. Inside a transaction.
-    ///
-    /// # Errors
-    ///
-    /// As [`Question::find`].
-    pub(crate) fn answer(&self) -> Result<Option<Answer>, PgError> {
-        Ok(self.find()?.map(|(_, answer)| answer))
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        self.find().map(|(_, answer)| answer)
     }
 
     /// What an entry holds; `None` where that cannot be read.

@@ -86,30 +86,50 @@ impl Column {
         c"imported",
         c"key_hash",
     ];
+    /// Their types; `None` is vector's.
+    const TYPES: [Option<pg_sys::Oid>; 8] = [
+        Some(pg_sys::INT8OID),
+        Some(pg_sys::TEXTOID),
+        None,
+        Some(pg_sys::TEXTOID),
+        Some(pg_sys::TEXTOID),
+        Some(pg_sys::INT4OID),
+        Some(pg_sys::BOOLOID),
+        Some(pg_sys::BYTEAOID),
+    ];
 }
 
 /// Where they are.
 #[derive(Debug, Clone, Copy)]
 struct Places {
     table: pg_sys::Oid,
+    /// [`super::caches::generation`] when they were found.
+    generation: u64,
     numbers: [pg_sys::AttrNumber; Column::NAMES.len()],
 }
 
 impl Places {
-    /// `None` where one of them is missing: somebody has changed the table.
+    /// `None` where one of them is missing or of another type: somebody has changed the table.
     fn of(table: pg_sys::Oid) -> Option<Places> {
         thread_local! {
             static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
         }
-        if let Some(known) = KNOWN.get().filter(|known| known.table == table) {
+        let generation = super::caches::generation();
+        let is_current = |known: &Places| known.table == table && known.generation == generation;
+        if let Some(known) = KNOWN.get().filter(is_current) {
             return Some(known);
         }
         // SAFETY: catalog look-ups.
         let numbers = Column::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
-        if numbers.contains(&0) {
+        let fits = |(number, kind): (&pg_sys::AttrNumber, Option<pg_sys::Oid>)| {
+            // SAFETY: catalog look-ups. Type vector is not known by its number, but its values are of variable length.
+            let of = unsafe { pg_sys::get_atttype(table, *number) };
+            *number > 0 && kind.map_or_else(|| unsafe { pg_sys::get_typlen(of) == -1 }, |kind| kind == of)
+        };
+        if !numbers.iter().zip(Column::TYPES).all(fits) {
             return None;
         }
-        let places = Places { table, numbers };
+        let places = Places { table, generation, numbers };
         KNOWN.set(Some(places));
         Some(places)
     }
@@ -140,16 +160,12 @@ pub(crate) fn find(
     // after an error.
     unsafe {
         let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        if !pg_sys::ConditionalLockRelationOid(table.table, lock) {
-            return None;
-        }
+        let relation = Open::relation(table.table)?;
         // The scan would wait for it, while somebody rebuilds the index.
-        if !pg_sys::ConditionalLockRelationOid(table.key_index, lock) {
-            pg_sys::UnlockRelationOid(table.table, lock);
+        let index = Open::relation(table.key_index)?;
+        if !index.is_key_of(&relation, &places) {
             return None;
         }
-        let relation = pg_sys::table_open(table.table, pg_sys::NoLock as pg_sys::LOCKMODE);
         // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
         // parallel query the query's own must do.
         let snapshot = match in_parallel_query() {
@@ -165,15 +181,65 @@ pub(crate) fn find(
             pg_sys::Oid::from(pg_sys::F_BYTEAEQ),
             key,
         );
-        let scan = pg_sys::systable_beginscan(relation, table.key_index, true, snapshot, 1, &mut scan_key);
+        let scan = pg_sys::systable_beginscan(relation.0, table.key_index, true, snapshot, 1, &mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation).rd_att, places });
-        let found = found.filter(|row| accept(&row.provenance())).and_then(|row| row.found());
+        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, places });
+        let found = found.filter(|row| accept(&row.provenance()) && row.can_be_fetched(&relation));
+        let found = found.and_then(|row| row.found());
         pg_sys::systable_endscan(scan);
-        pg_sys::UnlockRelationOid(table.key_index, lock);
         pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::table_close(relation, lock);
         found
+    }
+}
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// A table or an index that is open, with the lock that readers take.
+struct Open(pg_sys::Relation);
+
+impl Open {
+    /// Opens it, if it is there and nobody has locked it: what was dropped, or took another's place, is not there any more by the time
+    /// the lock is given, and only then is it looked for.
+    fn relation(oid: pg_sys::Oid) -> Option<Open> {
+        // SAFETY: as PostgreSQL's own functions open what may be gone.
+        unsafe {
+            if !pg_sys::ConditionalLockRelationOid(oid, LOCK) {
+                return None;
+            }
+            let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            if relation.is_null() {
+                pg_sys::UnlockRelationOid(oid, LOCK);
+                return None;
+            }
+            Some(Open(relation))
+        }
+    }
+
+    /// Whether it is an index that can be used now, on the column by which entries are found and nothing else. One that REINDEX
+    /// CONCURRENTLY has put aside is not.
+    fn is_key_of(&self, table: &Open, places: &Places) -> bool {
+        // SAFETY: both are open. The columns of an index begin with the first.
+        unsafe {
+            let index = (*self.0).rd_index;
+            !index.is_null()
+                && (*index).indrelid == (*table.0).rd_id
+                && (*index).indisvalid
+                && (*index).indisready
+                && (*index).indislive
+                && (*(*self.0).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID)
+                && (*index).indnkeyatts == 1
+                && *(&raw const (*index).indkey.values).cast::<i16>() == places.number(Column::KeyHash)
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // After an error, the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened by this value, and closed once.
+            unsafe { pg_sys::relation_close(self.0, LOCK) };
+        }
     }
 }
 
@@ -210,6 +276,24 @@ impl Row {
         let copied =
             self.datum(column).map(|datum| unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) });
         copied.map(pg_sys::Datum::from)
+    }
+
+    /// Whether nobody has locked what is needed to fetch its long values: that would be waited for.
+    fn can_be_fetched(&self, table: &Open) -> bool {
+        let is_elsewhere = |column| {
+            // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second if it says so.
+            self.datum(column).is_some_and(|datum| unsafe { pgrx::varatt_is_1b_e(datum.cast_mut_ptr()) })
+        };
+        if ![Column::Response, Column::Embedding].into_iter().any(is_elsewhere) {
+            return true;
+        }
+        // SAFETY: the table is open; the list of the indexes is copied, and as long as it says.
+        unsafe {
+            let Some(toast) = Open::relation((*(*table.0).rd_rel).reltoastrelid) else { return false };
+            let indexes = pg_sys::RelationGetIndexList(toast.0);
+            let count = if indexes.is_null() { 0 } else { (*indexes).length };
+            (0..count).all(|n| Open::relation((*(*indexes).elements.add(n as usize)).oid_value).is_some())
+        }
     }
 
     fn provenance(&self) -> Provenance {

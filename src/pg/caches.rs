@@ -129,6 +129,7 @@ thread_local! {
     static WATCHED: Cell<[u32; 4]> = const { Cell::new([0; 4]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The extension of this database. Inside a transaction.
@@ -289,11 +290,17 @@ pub(crate) fn forget() {
     STALE.set(true);
 }
 
+/// Counts how often what is known was forgotten. What else is kept about the extension's tables is good for one of these.
+pub(crate) fn generation() -> u64 {
+    GENERATION.get()
+}
+
 fn empty_if_stale() {
     // SAFETY: reads the messages that have arrived, as every statement does at its start.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     if STALE.replace(false) {
         CACHED.take();
+        GENERATION.set(GENERATION.get() + 1);
         WATCHED.set([0; 4]);
     }
 }

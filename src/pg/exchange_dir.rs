@@ -4,7 +4,8 @@
 //! step relative to the one before and never through a symbolic link; what is checked is what is used, whoever may be changing
 //! the directory meanwhile.
 
-use std::ffi::{CString, OsStr};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Error as IoError, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -149,53 +150,112 @@ impl Place {
     }
 }
 
-/// A file that is still being written, and gone when it is dropped.
+/// A file that is still being written. It has no name where the file system knows such files, so that nothing is left of it
+/// however the process ends; elsewhere it has one until it is dropped, and what a process that was killed has left is removed by
+/// the next one that writes to the same place.
 struct Draft<'p> {
     place: &'p Place,
+    /// What it is called, or will be in the moment before it takes another's place.
     name: CString,
     file: File,
+    is_named: Cell<bool>,
 }
 
 impl<'p> Draft<'p> {
     fn create(place: &'p Place) -> Result<Self, IoError> {
-        let suffix = format!(".{}.draft", std::process::id());
-        let name = CString::new([b".", place.name.as_bytes(), suffix.as_bytes()].concat())?;
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        // Left by a process of the same number that was killed.
-        unlink(place, &name);
-        let file = File::from(open_at(&place.directory, &name, flags)?);
+        let name = CString::new(draft_name(place, &std::process::id().to_string()))?;
+        remove_abandoned(place);
+        let (file, is_named) = match open_at(&place.directory, c".", libc::O_WRONLY | libc::O_TMPFILE) {
+            Ok(file) => (File::from(file), false),
+            // What file systems say that have no such files, and kernels that do not know the flag.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT)
+                ) =>
+            {
+                let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+                let file = File::from(open_at(&place.directory, &name, flags)?);
+                // Says that somebody is writing it, until the process ends.
+                let _ = file.try_lock();
+                (file, true)
+            }
+            Err(error) => return Err(error),
+        };
+        let draft = Draft { place, name, file, is_named: Cell::new(is_named) };
         if place.is_for_its_group() {
-            file.set_permissions(Permissions::from_mode(0o640))?;
+            draft.file.set_permissions(Permissions::from_mode(0o640))?;
         }
-        Ok(Draft { place, name, file })
+        Ok(draft)
     }
 
     /// Takes the place of what has the name now.
     fn rename(&self) -> Result<(), IoError> {
+        if !self.is_named.get() {
+            self.link_as(&self.name)?;
+            self.is_named.set(true);
+        }
         let directory = self.place.directory.as_raw_fd();
         // SAFETY: two strings and an open descriptor.
         let status =
             unsafe { libc::renameat(directory, self.name.as_ptr(), directory, self.place.name.as_ptr()) };
-        result(status).map(|_| ())
+        result(status)?;
+        self.is_named.set(false);
+        Ok(())
     }
 
     /// Takes the name if nothing has it.
     fn link(&self) -> Result<(), IoError> {
+        self.link_as(&self.place.name)
+    }
+
+    fn link_as(&self, name: &CStr) -> Result<(), IoError> {
         let directory = self.place.directory.as_raw_fd();
-        // SAFETY: as above.
-        let status =
-            unsafe { libc::linkat(directory, self.name.as_ptr(), directory, self.place.name.as_ptr(), 0) };
+        // SAFETY: strings and open descriptors.
+        let status = unsafe {
+            if self.is_named.get() {
+                libc::linkat(directory, self.name.as_ptr(), directory, name.as_ptr(), 0)
+            } else {
+                // The way to a file without a name that needs no privilege.
+                let path = CString::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+                libc::linkat(libc::AT_FDCWD, path.as_ptr(), directory, name.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+            }
+        };
         result(status).map(|_| ())
     }
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        unlink(self.place, &self.name);
+        if self.is_named.get() {
+            unlink(self.place, &self.name);
+        }
     }
 }
 
-fn unlink(place: &Place, name: &CString) {
+fn draft_name(place: &Place, process: &str) -> Vec<u8> {
+    [b".", place.name.as_bytes(), b".", process.as_bytes(), b".draft"].concat()
+}
+
+/// Removes drafts for this place whose process has gone: nobody holds their lock.
+fn remove_abandoned(place: &Place) {
+    let link = format!("/proc/self/fd/{}", place.directory.as_raw_fd());
+    let head = draft_name(place, "");
+    let head = head.strip_suffix(b".draft").unwrap_or(&head);
+    for entry in std::fs::read_dir(link).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.as_bytes().strip_prefix(head).and_then(|rest| rest.strip_suffix(b".draft"));
+        let is_one =
+            process.is_some_and(|process| !process.is_empty() && process.iter().all(u8::is_ascii_digit));
+        let Some(name) = CString::new(name.as_bytes()).ok().filter(|_| is_one) else { continue };
+        let Ok(file) = open_at(&place.directory, &name, libc::O_RDONLY | libc::O_NONBLOCK) else { continue };
+        if File::from(file).try_lock().is_ok() {
+            unlink(place, &name);
+        }
+    }
+}
+
+fn unlink(place: &Place, name: &CStr) {
     // SAFETY: a string and an open descriptor; there may be nothing to remove.
     unsafe { libc::unlinkat(place.directory.as_raw_fd(), name.as_ptr(), 0) };
 }
@@ -240,7 +300,7 @@ fn refuse_data_directory(directory: &OwnedFd, base: &str) -> Result<(), PgError>
     }
 }
 
-fn open_at(directory: &OwnedFd, name: &CString, flags: i32) -> Result<OwnedFd, IoError> {
+fn open_at(directory: &OwnedFd, name: &CStr, flags: i32) -> Result<OwnedFd, IoError> {
     let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: a string and an open descriptor; the new descriptor is owned by nobody else.
     unsafe {

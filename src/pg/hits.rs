@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use super::shmem::{self, Lock, Slot};
-use super::{activity, slots};
+use super::{activity, catalog, slots};
 
 /// Entries that can be counted between two writings, over all databases, and of one.
 const CELLS: usize = 16_384;
@@ -54,7 +54,13 @@ pub(crate) fn note(entry: i64) {
     let now = activity::now();
     let most = if slot.pid.load(Relaxed) == 0 { CELLS_WITHOUT_WORKER } else { CELLS_OF_ONE };
     let table = &shared.hits;
+    let database = catalog::my_database().to_u32();
     shmem::with_lock(Lock::Hits, false, || {
+        // The slot may be another database's by now; what was counted for the one before is taken out after it has left, under the
+        // exclusive lock.
+        if slot.database.load(Acquire) != database {
+            return;
+        }
         let start = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 16;
         for probe in 0..PROBES {
             let cell = &table.cells[(start + probe) % CELLS];

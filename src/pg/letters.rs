@@ -4,11 +4,13 @@
 //! A synchronous call must not write, and need not wait until somebody has: it posts what it got. What is too long, or finds
 //! the box full, is counted and forgotten; the next one computes it again.
 //!
-//! Invariant: everything in the box is read and written under its lock, and all zeros is an empty box.
+//! Invariant: everything in the box is read and written under its lock, and all zeros is an empty box. A slot leaves its database under
+//! that lock too, so that no letter is ever in the pile of another database than its writer's.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
+use super::catalog;
 use super::shmem::{self, Lock, SLOTS, Shared, Slot};
 use super::slots;
 
@@ -71,12 +73,19 @@ pub(crate) fn post(letter: &[u8]) {
     if slot.pid.load(Relaxed) == 0 {
         return;
     }
-    let index = shared.index_of(slot);
-    let posted = letter.len() <= MAX_LETTER_BYTES && locked(shared, |inner| inner.put(index, letter));
-    if !posted {
-        slot.cache_dropped.fetch_add(1, Relaxed);
-    } else if slot.letters.fetch_add(1, Relaxed) == 0 {
-        slot.wake();
+    let (index, database) = (shared.index_of(slot), catalog::my_database().to_u32());
+    let fits = letter.len() <= MAX_LETTER_BYTES;
+    // Under the lock, the slot is this database's or not: between the look for it and now, the launcher may have given it to another one.
+    let before = locked(shared, |inner| {
+        (slot.database.load(Acquire) == database)
+            .then(|| (fits && inner.put(index, letter)).then(|| slot.letters.fetch_add(1, Relaxed)))
+    });
+    match before {
+        Some(Some(0)) => slot.wake(),
+        Some(Some(_)) | None => {}
+        Some(None) => {
+            slot.cache_dropped.fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -87,15 +96,23 @@ pub(crate) fn take(slot: &Slot, most: usize) -> Vec<Vec<u8>> {
         return Vec::new();
     }
     let index = shared.index_of(slot);
-    let letters: Vec<Vec<u8>> =
-        locked(shared, |inner| std::iter::from_fn(|| inner.take(index)).take(most).collect());
-    slot.letters.fetch_sub(letters.len() as u32, Relaxed);
-    letters
+    locked(shared, |inner| {
+        let letters: Vec<Vec<u8>> = std::iter::from_fn(|| inner.take(index)).take(most).collect();
+        slot.letters.fetch_sub(letters.len() as u32, Relaxed);
+        letters
+    })
 }
 
 /// Throws a pile away: its database is no longer there.
 pub(crate) fn forget(slot: &Slot) {
     while !take(slot, CHUNKS).is_empty() {}
+}
+
+/// Takes a slot from its database; from now on nobody posts a letter there.
+pub(super) fn close(slot: &Slot) {
+    let Some(shared) = shmem::get() else { return };
+    locked(shared, |_| slot.database.store(0, SeqCst));
+    forget(slot);
 }
 
 impl Inner {

@@ -105,11 +105,10 @@ impl Slot {
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
+        letters::close(self);
         pending::clear(self);
-        letters::forget(self);
         hits::take(self);
         self.reset_cache_counters(0);
-        self.database.store(0, SeqCst);
     }
 }
 

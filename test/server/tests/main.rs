@@ -6,6 +6,7 @@ mod backtraces;
 mod cache;
 mod cache_eviction;
 mod cache_exchange;
+mod cache_races;
 mod cancel;
 mod chaos;
 mod connections;
