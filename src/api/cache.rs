@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::enqueue::{check_params, check_type};
 use super::request::{embed_params, generate_params};
-use crate::cache::{Question, key_of};
+use crate::cache::{self, key_of};
 use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
@@ -84,9 +84,13 @@ fn look(
 ///
 /// Those of [`request::parts`].
 pub(super) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
-    let (parts, model) = request::parts(asked, config, &caches::models()?)?;
-    let question = Question::of(asked.request_type, asked.params, &parts, &model.source, config);
-    Ok(question.and_then(|question| question.find()))
+    let (task, parts) = request::work(asked, config)?;
+    let mut failure = None;
+    let found = cache::find(asked.request_type, asked.params, &parts, config, || {
+        let resolved = caches::models().and_then(|models| request::model(task, asked.params, &models));
+        resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+    });
+    failure.map_or(Ok(found), Err)
 }
 
 /// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.

@@ -126,7 +126,7 @@ pub(super) fn enqueue(
     let args: [Arg; 4] = [
         request_type.into(),
         text.into(),
-        JsonB(Value::Object(params)).into(),
+        if params.is_empty() { Arg::empty_object() } else { JsonB(Value::Object(params)).into() },
         priority.unwrap_or(DEFAULT_PRIORITY).into(),
     ];
     INSERT.with(|plan| {

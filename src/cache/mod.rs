@@ -44,8 +44,7 @@ impl Question {
         model: &ModelSource,
         config: &Config,
     ) -> Option<Question> {
-        let wanted = config.cache_enabled && params.get("use_cache") != Some(&Value::Bool(false));
-        (wanted && !matches!(parts, Parts::Embed { .. })).then(|| Question {
+        is_wanted(params, parts, config).then(|| Question {
             request_type: request_type.to_owned(),
             params: params.clone(),
             model: model.clone(),
@@ -54,40 +53,10 @@ impl Question {
         })
     }
 
-    /// The entry that answers it; counts the hit. Inside a transaction. While the extension is being dropped there is none.
-    pub(crate) fn find(&self) -> Option<(Found, Answer)> {
-        let (key, table) = self.key.as_ref().zip(caches::installation().ok()?.cache)?;
-        let found = cache_table::find(table, &key.hash(), |provenance| self.accepts(key, provenance));
-        let found = found.and_then(|found| {
-            let answer = self.read(&found)?;
-            Some((found, answer))
-        });
-        if let Some((found, _)) = &found {
-            hits::note(found.entry);
-        }
-        found
-    }
-
     /// The answer, if the cache has it; counts the hit. Inside a transaction.
     pub(crate) fn answer(&self) -> Option<Answer> {
-        self.find().map(|(_, answer)| answer)
-    }
-
-    /// What an entry holds; `None` where that cannot be read.
-    fn read(&self, found: &Found) -> Option<Answer> {
-        match self.request_type.as_str() {
-            "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
-            "embed" => found.vector().map(Answer::Embedding),
-            _ => found.text().map(Answer::Text),
-        }
-    }
-
-    fn accepts(&self, key: &CacheKey, of: &Provenance) -> bool {
-        let is_current = || {
-            let model = identities::of(&self.model).map(|hash| hex(&hash));
-            of.kernel_version == Some(KERNEL_VERSION) && model.is_some() && of.model_hash == model
-        };
-        of.request_type == self.request_type && (of.imported && key.is_short || is_current())
+        let key = self.key.as_ref()?;
+        look(&self.request_type, key, || Some(self.model.clone())).map(|(_, answer)| answer)
     }
 
     /// What is kept of the answer that a model gave. `None` where that is too long.
@@ -100,6 +69,70 @@ impl Question {
     ) -> Option<Entry> {
         let key = key_with(&self.request_type, &self.params, parts, Some(&by.hash))?;
         entry::make(self, parts, key.text, by, answer, took)
+    }
+}
+
+/// Whether a request may be answered from the cache, and its answer kept.
+fn is_wanted(params: &Value, parts: &Parts, config: &Config) -> bool {
+    config.cache_enabled
+        && params.get("use_cache") != Some(&Value::Bool(false))
+        && !matches!(parts, Parts::Embed { .. })
+}
+
+/// The answer to a request, if the cache has it; counts the hit. Inside a transaction. The model is only asked for where it
+/// matters: a short key does not name it, so that most misses cost no look at a file.
+pub(crate) fn find(
+    request_type: &str,
+    params: &Value,
+    parts: &Parts,
+    config: &Config,
+    model: impl FnOnce() -> Option<ModelSource>,
+) -> Option<(Found, Answer)> {
+    if !is_wanted(params, parts, config) {
+        return None;
+    }
+    if let Some(key) = key_with(request_type, params, parts, None) {
+        return look(request_type, &key, model);
+    }
+    let model = model()?;
+    let key = key_with(request_type, params, parts, identities::of(&model).as_ref())?;
+    look(request_type, &key, || Some(model))
+}
+
+/// The entry of a key, if it is what the model would answer now. While the extension is being dropped there is none.
+fn look(
+    request_type: &str,
+    key: &CacheKey,
+    model: impl FnOnce() -> Option<ModelSource>,
+) -> Option<(Found, Answer)> {
+    let table = caches::installation().ok()?.cache?;
+    let found = cache_table::find(table, &key.hash(), |of| accepts(request_type, key, of, model))?;
+    let answer = read(request_type, &found)?;
+    hits::note(found.entry);
+    Some((found, answer))
+}
+
+fn accepts(
+    request_type: &str,
+    key: &CacheKey,
+    of: &Provenance,
+    model: impl FnOnce() -> Option<ModelSource>,
+) -> bool {
+    let is_current = || {
+        of.kernel_version == Some(KERNEL_VERSION) && of.model_hash.is_some() && {
+            let model = model().and_then(|model| identities::of(&model));
+            of.model_hash == model.map(|hash| hex(&hash))
+        }
+    };
+    of.request_type == request_type && (of.imported && key.is_short || is_current())
+}
+
+/// What an entry holds; `None` where that cannot be read.
+fn read(request_type: &str, found: &Found) -> Option<Answer> {
+    match request_type {
+        "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
+        "embed" => found.vector().map(Answer::Embedding),
+        _ => found.text().map(Answer::Text),
     }
 }
 

@@ -23,6 +23,20 @@ impl<T: IntoDatum> From<T> for Arg {
 }
 
 impl Arg {
+    /// The jsonb `{}`, which most requests have for parameters: without making a text of it that is parsed again.
+    pub(crate) fn empty_object() -> Self {
+        const BYTES: usize = 8;
+        const OBJECT_OF_NOTHING: u32 = 0x2000_0000;
+        // SAFETY: the memory is as long as the two words, and palloc's is aligned.
+        let datum = unsafe {
+            let value: *mut u32 = pg_sys::palloc(BYTES).cast();
+            pgrx::set_varsize_4b(value.cast(), BYTES as i32);
+            value.add(1).write(OBJECT_OF_NOTHING);
+            pg_sys::Datum::from(value)
+        };
+        Arg { oid: pg_sys::JSONBOID, datum: Some(datum) }
+    }
+
     /// A `real[]`. Much faster than by element, which is how pgrx makes arrays.
     pub(crate) fn reals(numbers: &[f32]) -> Self {
         let Ok(count @ 1..) = i32::try_from(numbers.len()) else { return Vec::<f32>::new().into() };

@@ -20,7 +20,7 @@ const AUTO: &str = "auto";
 
 /// What the model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// Text generation.
     Generate,
     /// Embeddings.

@@ -7,8 +7,8 @@ use steadytext_engine::{Embed, Generate, ModelSource, Purpose, Sampling, Work};
 use super::constraint::{constraint, enough_tokens};
 use super::many;
 pub(crate) use super::many::DEFAULT_TASK;
-pub(crate) use super::models::Resolved;
-use super::models::{self, Task};
+use super::models;
+pub(crate) use super::models::{Resolved, Task};
 pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, unexpected};
 use super::protocol::Claimed;
 pub(crate) use super::ranking::Ranked;
@@ -81,10 +81,30 @@ pub(crate) fn parts(
     config: &Config,
     models: &[Model],
 ) -> Result<(Parts, Resolved), PgError> {
+    let (task, parts) = work(asked, config)?;
+    Ok((parts, model(task, asked.params, models)?))
+}
+
+/// The model that does a request's work.
+///
+/// # Errors
+///
+/// Those of [`models::resolve`].
+pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
+    let name = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
+    models::resolve(task, name, models)
+}
+
+/// The work by itself, and what its model has to be for: to look for a model costs a look at files.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), PgError> {
     let Asked { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
-    let (task, parts) = match request_type {
+    Ok(match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
         "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
@@ -114,9 +134,7 @@ pub(crate) fn parts(
                 format!("request type \"{other}\" is not supported by this version"),
             ));
         }
-    };
-    let model = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
-    Ok((parts, models::resolve(task, model, models)?))
+    })
 }
 
 /// What to say where [`Resolved::for_want_of_another`] is set.

@@ -197,7 +197,7 @@ fn an_export_that_is_stopped_leaves_no_draft_however_it_is_stopped() {
             }
             let ended = exporting.join().expect("no panic");
             let left = files(&directory);
-            match ended {
+            match &ended {
                 Ok(()) => assert_eq!(left, ["a.db"], "{how:?}"),
                 Err(error) => {
                     let expected = match how {
@@ -205,7 +205,7 @@ fn an_export_that_is_stopped_leaves_no_draft_however_it_is_stopped() {
                         Signal::TERM => "57P01",
                         _ => "",
                     };
-                    assert!(expected.is_empty() || sqlstate_of(&error) == expected, "{how:?}: {error}");
+                    assert!(expected.is_empty() || sqlstate_of(error) == expected, "{how:?}: {error}");
                     assert!(left.is_empty() || left == ["a.db"], "{how:?}: {left:?}");
                 }
             }
