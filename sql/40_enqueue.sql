@@ -11,26 +11,38 @@
 
 create function @extschema@.steadytext_generate_async(
     prompt text,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_async_wrapper';
 comment on function @extschema@.steadytext_generate_async(
-    text, integer, boolean, integer, text, text, text, double precision, integer
+    text, bigint, boolean, bigint, text, text, text, double precision, bigint
 ) is 'Enqueues the generation of a text and returns the request id';
 
+create function steadytext.priority(priority bigint)
+returns integer
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- What the column cannot hold is out of range there, too, and refused with the words for it.
+    return greatest(least(coalesce(priority, 5), 2147483647), -2147483648)::integer;
+end
+$$;
+comment on function steadytext.priority(bigint) is 'A priority as the queue has it; NULL means 5';
+
 create function steadytext.generate_params(
-    max_tokens integer,
+    max_tokens bigint,
     use_cache boolean,
-    seed integer,
+    seed bigint,
     eos_string text,
     model text,
     size text,
@@ -53,27 +65,28 @@ begin
 end
 $$;
 comment on function steadytext.generate_params(
-    integer, boolean, integer, text, text, text, double precision
+    bigint, boolean, bigint, text, text, text, double precision
 ) is 'The params of a generate request: what differs from the defaults';
 
 create function @extschema@.steadytext_embed_async(
     text_input text,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5,
+    priority bigint default 5,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'embed_async_wrapper';
 comment on function @extschema@.steadytext_embed_async(
-    text, boolean, integer, text, integer, text, text
+    text, boolean, bigint, text, bigint, text, text, boolean
 ) is 'Enqueues the embedding of a text, a passage or (mode query) a query with a task, and returns the request id';
 
 create function steadytext.embed_params(
-    use_cache boolean, seed integer, model text, mode text, task text, batch boolean
+    use_cache boolean, seed bigint, model text, mode text, task text, batch boolean, truncate boolean
 )
 returns jsonb
 language plpgsql stable
@@ -86,43 +99,45 @@ begin
         'model', model,
         'mode', mode,
         'task', task,
-        'batch', case when batch then true end
+        'batch', case when batch then true end,
+        'truncate', case when truncate then true end
     ));
 end
 $$;
-comment on function steadytext.embed_params(boolean, integer, text, text, text, boolean) is
+comment on function steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean) is
     'The params of an embed request: what differs from the defaults';
 
 create function @extschema@.st_generate_async(
     prompt text,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language sql volatile
 return @extschema@.steadytext_generate_async(
     prompt, max_tokens, use_cache, seed, eos_string, model, size, temperature, priority);
 comment on function @extschema@.st_generate_async(
-    text, integer, boolean, integer, text, text, text, double precision, integer
+    text, bigint, boolean, bigint, text, text, text, double precision, bigint
 ) is 'Short for steadytext_generate_async';
 
 create function @extschema@.st_embed_async(
     text_input text,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5,
+    priority bigint default 5,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false
 )
 returns uuid
 language sql volatile
-return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority, mode, task);
-comment on function @extschema@.st_embed_async(text, boolean, integer, text, integer, text, text) is
+return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority, mode, task, truncate);
+comment on function @extschema@.st_embed_async(text, boolean, bigint, text, bigint, text, text, boolean) is
     'Short for steadytext_embed_async';

@@ -23,14 +23,14 @@ comment on function steadytext.check_batch(text[], text) is
 
 create function @extschema@.steadytext_generate_batch_async(
     prompts text[],
-    max_tokens integer default 512,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid[]
 language plpgsql volatile
@@ -38,7 +38,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_params jsonb;
-    v_priority integer := coalesce(priority, 5);
+    v_priority integer := steadytext.priority(priority);
     v_request_ids uuid[];
 begin
     perform steadytext.check_batch(prompts, 'prompts');
@@ -57,17 +57,18 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_generate_batch_async(
-    text[], integer, boolean, integer, text, text, text, double precision, integer
+    text[], bigint, boolean, bigint, text, text, text, double precision, bigint
 ) is 'Enqueues one generation per prompt and returns the request ids in the order of the prompts';
 
 create function @extschema@.steadytext_embed_batch_async(
     texts text[],
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5,
+    priority bigint default 5,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false
 )
 returns uuid[]
 language plpgsql volatile
@@ -75,12 +76,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_params jsonb;
-    v_priority integer := coalesce(priority, 5);
+    v_priority integer := steadytext.priority(priority);
     v_request_ids uuid[];
 begin
     perform steadytext.check_batch(texts, 'texts');
     -- The mark lets empty texts in: each fails alone, in the worker, not the whole batch.
-    v_params := steadytext.embed_params(use_cache, seed, model, mode, task, true);
+    v_params := steadytext.embed_params(use_cache, seed, model, mode, task, true, truncate);
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
         select 'embed', t.prompt, v_params, v_priority
@@ -93,40 +94,41 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_embed_batch_async(
-    text[], boolean, integer, text, integer, text, text
+    text[], boolean, bigint, text, bigint, text, text, boolean
 ) is
     'Enqueues one embedding per text and returns the request ids in the order of the texts; an empty text fails alone';
 
 create function @extschema@.st_generate_batch_async(
     prompts text[],
-    max_tokens integer default 512,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid[]
 language sql volatile
 return @extschema@.steadytext_generate_batch_async(
     prompts, max_tokens, use_cache, seed, eos_string, model, size, temperature, priority);
 comment on function @extschema@.st_generate_batch_async(
-    text[], integer, boolean, integer, text, text, text, double precision, integer
+    text[], bigint, boolean, bigint, text, text, text, double precision, bigint
 ) is 'Short for steadytext_generate_batch_async';
 
 create function @extschema@.st_embed_batch_async(
     texts text[],
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5,
+    priority bigint default 5,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false
 )
 returns uuid[]
 language sql volatile
-return @extschema@.steadytext_embed_batch_async(texts, use_cache, seed, model, priority, mode, task);
-comment on function @extschema@.st_embed_batch_async(text[], boolean, integer, text, integer, text, text) is
+return @extschema@.steadytext_embed_batch_async(texts, use_cache, seed, model, priority, mode, task, truncate);
+comment on function @extschema@.st_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean) is
     'Short for steadytext_embed_batch_async';

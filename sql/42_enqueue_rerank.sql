@@ -1,6 +1,8 @@
 -- Reranking, enqueued: the query in prompt and the documents in prompts, one row for each query.
 
-create function steadytext.rerank_params(task text, return_scores boolean, seed integer, model text)
+create function steadytext.rerank_params(
+    task text, return_scores boolean, seed bigint, model text, truncate boolean
+)
 returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -10,11 +12,12 @@ begin
         'task', nullif(task, 'Given a web search query, retrieve relevant passages that answer the query'),
         'return_scores', case when not return_scores then false end,
         'seed', nullif(seed, 42),
-        'model', model
+        'model', model,
+        'truncate', case when truncate then true end
     ));
 end
 $$;
-comment on function steadytext.rerank_params(text, boolean, integer, text) is
+comment on function steadytext.rerank_params(text, boolean, bigint, text, boolean) is
     'The params of a rerank request: what differs from the defaults';
 
 create function @extschema@.steadytext_rerank_async(
@@ -23,9 +26,10 @@ create function @extschema@.steadytext_rerank_async(
     task text default
         'Given a web search query, retrieve relevant passages that answer the query',
     return_scores boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5,
+    truncate boolean default false
 )
 returns uuid
 language plpgsql volatile
@@ -35,12 +39,12 @@ declare
     v_request_id uuid;
 begin
     insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
-    values ('rerank', query, documents, steadytext.rerank_params(task, return_scores, seed, model), coalesce(priority, 5))
+    values ('rerank', query, documents, steadytext.rerank_params(task, return_scores, seed, model, truncate), steadytext.priority(priority))
     returning request_id into v_request_id;
     return v_request_id;
 end
 $$;
-comment on function @extschema@.steadytext_rerank_async(text, text[], text, boolean, integer, text, integer) is
+comment on function @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean) is
     'Enqueues the ranking of documents by how well they answer a query and returns the request id';
 
 create function @extschema@.steadytext_rerank_batch_async(
@@ -49,9 +53,10 @@ create function @extschema@.steadytext_rerank_batch_async(
     task text default
         'Given a web search query, retrieve relevant passages that answer the query',
     return_scores boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5,
+    truncate boolean default false
 )
 returns uuid[]
 language plpgsql volatile
@@ -59,7 +64,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_params jsonb;
-    v_priority integer := coalesce(priority, 5);
+    v_priority integer := steadytext.priority(priority);
     v_bytes bigint;
     v_limit bigint := 64 * steadytext.config_integer('max_prompt_bytes')::bigint;
     v_request_ids uuid[];
@@ -73,7 +78,7 @@ begin
             using errcode = 'program_limit_exceeded',
                   hint = 'Send several batches, or raise max_prompt_bytes with steadytext_config_set().';
     end if;
-    v_params := steadytext.rerank_params(task, return_scores, seed, model);
+    v_params := steadytext.rerank_params(task, return_scores, seed, model, truncate);
     -- The identity column counts in the order of the select.
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
@@ -87,7 +92,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_rerank_batch_async(
-    text[], text[], text, boolean, integer, text, integer
+    text[], text[], text, boolean, bigint, text, bigint, boolean
 ) is 'Enqueues one ranking of the same documents per query and returns the request ids in the order of the queries';
 
 create function @extschema@.st_rerank_async(
@@ -96,14 +101,15 @@ create function @extschema@.st_rerank_async(
     task text default
         'Given a web search query, retrieve relevant passages that answer the query',
     return_scores boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5,
+    truncate boolean default false
 )
 returns uuid
 language sql volatile
-return @extschema@.steadytext_rerank_async(query, documents, task, return_scores, seed, model, priority);
-comment on function @extschema@.st_rerank_async(text, text[], text, boolean, integer, text, integer) is
+return @extschema@.steadytext_rerank_async(query, documents, task, return_scores, seed, model, priority, truncate);
+comment on function @extschema@.st_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean) is
     'Short for steadytext_rerank_async';
 
 create function @extschema@.st_rerank_batch_async(
@@ -112,12 +118,13 @@ create function @extschema@.st_rerank_batch_async(
     task text default
         'Given a web search query, retrieve relevant passages that answer the query',
     return_scores boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5,
+    truncate boolean default false
 )
 returns uuid[]
 language sql volatile
-return @extschema@.steadytext_rerank_batch_async(queries, documents, task, return_scores, seed, model, priority);
-comment on function @extschema@.st_rerank_batch_async(text[], text[], text, boolean, integer, text, integer) is
+return @extschema@.steadytext_rerank_batch_async(queries, documents, task, return_scores, seed, model, priority, truncate);
+comment on function @extschema@.st_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean) is
     'Short for steadytext_rerank_batch_async';

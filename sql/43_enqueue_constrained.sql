@@ -6,116 +6,116 @@
 create function steadytext.generate_json_async(
     prompt text,
     schema text,
-    max_tokens integer,
+    max_tokens bigint,
     use_cache boolean,
-    seed integer,
+    seed bigint,
     model text,
     temperature double precision,
-    priority integer
+    priority bigint
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
-    text, text, integer, boolean, integer, text, double precision, integer
+    text, text, bigint, boolean, bigint, text, double precision, bigint
 ) is 'steadytext_generate_json_async, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
     prompt text,
     schema jsonb,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
     prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, jsonb, integer, boolean, integer, text, double precision, integer
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint
 ) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
 
 create function @extschema@.steadytext_generate_regex_async(
     prompt text,
     pattern text,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.steadytext_generate_regex_async(
-    text, text, integer, boolean, integer, text, double precision, integer
+    text, text, bigint, boolean, bigint, text, double precision, bigint
 ) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
 
 create function @extschema@.steadytext_generate_choice_async(
     prompt text,
     choices text[],
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.steadytext_generate_choice_async(
-    text, text[], boolean, integer, text, integer
+    text, text[], boolean, bigint, text, bigint
 ) is 'Enqueues the choice of one of some texts and returns the request id';
 
 create function @extschema@.st_generate_json_async(
     prompt text,
     schema jsonb,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
     prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority);
 comment on function @extschema@.st_generate_json_async(
-    text, jsonb, integer, boolean, integer, text, double precision, integer
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint
 ) is 'Short for steadytext_generate_json_async';
 
 create function @extschema@.st_generate_regex_async(
     prompt text,
     pattern text,
-    max_tokens integer default null,
+    max_tokens bigint default null,
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.st_generate_regex_async(
-    text, text, integer, boolean, integer, text, double precision, integer
+    text, text, bigint, boolean, bigint, text, double precision, bigint
 ) is 'Short for steadytext_generate_regex_async';
 
 create function @extschema@.st_generate_choice_async(
     prompt text,
     choices text[],
     use_cache boolean default true,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
-    priority integer default 5
+    priority bigint default 5
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.st_generate_choice_async(
-    text, text[], boolean, integer, text, integer
+    text, text[], boolean, bigint, text, bigint
 ) is 'Short for steadytext_generate_choice_async';

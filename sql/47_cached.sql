@@ -15,66 +15,72 @@ comment on function @extschema@.st_cache_key(text, text, jsonb) is 'Short for st
 
 create function @extschema@.steadytext_generate_cached(
     prompt text,
-    max_tokens integer default null,
-    seed integer default 42,
+    max_tokens bigint default null,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
-    temperature double precision default 0
+    temperature double precision default 0,
+    on_error text default 'error'
 )
 returns text
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'generate_cached_wrapper';
 comment on function @extschema@.steadytext_generate_cached(
-    text, integer, integer, text, text, text, double precision
+    text, bigint, bigint, text, text, text, double precision, text
 ) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
 
 create function @extschema@.st_generate_cached(
     prompt text,
-    max_tokens integer default null,
-    seed integer default 42,
+    max_tokens bigint default null,
+    seed bigint default 42,
     eos_string text default '[EOS]',
     model text default null,
     size text default null,
-    temperature double precision default 0
+    temperature double precision default 0,
+    on_error text default 'error'
 )
 returns text
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'generate_cached_wrapper';
 comment on function @extschema@.st_generate_cached(
-    text, integer, integer, text, text, text, double precision
+    text, bigint, bigint, text, text, text, double precision, text
 ) is 'Short for steadytext_generate_cached';
 
-create function steadytext.embed_cached(text_input text, seed integer, model text, mode text, task text)
+create function steadytext.embed_cached(text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text)
 returns real[]
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'embed_cached_wrapper';
-comment on function steadytext.embed_cached(text, integer, text, text, text) is
+comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text) is
     'A cached embedding as an array: vector is not nameable in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create function @extschema@.steadytext_embed_cached(
     text_input text,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false,
+    on_error text default 'error'
 )
 returns vector
 language sql stable parallel safe
-return steadytext.embed_cached(text_input, seed, model, mode, task)::vector;
-comment on function @extschema@.steadytext_embed_cached(text, integer, text, text, text) is
+return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error)::vector;
+comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text) is
     'What steadytext_embed would return, if the cache has it; otherwise NULL';
 
 create function @extschema@.st_embed_cached(
     text_input text,
-    seed integer default 42,
+    seed bigint default 42,
     model text default null,
     mode text default null,
-    task text default null
+    task text default null,
+    truncate boolean default false,
+    on_error text default 'error'
 )
 returns vector
 language sql stable parallel safe
-return steadytext.embed_cached(text_input, seed, model, mode, task)::vector;
+return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error)::vector;
 set local search_path = pg_catalog, pg_temp;
-comment on function @extschema@.st_embed_cached(text, integer, text, text, text) is 'Short for steadytext_embed_cached';
+comment on function @extschema@.st_embed_cached(text, bigint, text, text, text, boolean, text) is 'Short for steadytext_embed_cached';

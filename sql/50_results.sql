@@ -117,32 +117,32 @@ begin atomic
 end;
 comment on function @extschema@.st_check_async_batch(uuid[]) is 'Short for steadytext_check_async_batch';
 
-create function @extschema@.steadytext_get_async_result(request_id uuid, timeout_seconds integer default 30)
+create function @extschema@.steadytext_get_async_result(request_id uuid, timeout_seconds bigint default 30)
 returns text
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_result_wrapper';
-comment on function @extschema@.steadytext_get_async_result(uuid, integer) is
+comment on function @extschema@.steadytext_get_async_result(uuid, bigint) is
     'Waits for the answer of a request; a vector comes as its text';
 
-create function @extschema@.st_get_async_result(request_id uuid, timeout_seconds integer default 30)
+create function @extschema@.st_get_async_result(request_id uuid, timeout_seconds bigint default 30)
 returns text
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_result_wrapper';
-comment on function @extschema@.st_get_async_result(uuid, integer) is
+comment on function @extschema@.st_get_async_result(uuid, bigint) is
     'Short for steadytext_get_async_result';
 
-create function @extschema@.steadytext_get_async_embedding(request_id uuid, timeout_seconds integer default 30)
+create function @extschema@.steadytext_get_async_embedding(request_id uuid, timeout_seconds bigint default 30)
 returns vector
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
-comment on function @extschema@.steadytext_get_async_embedding(uuid, integer) is
+comment on function @extschema@.steadytext_get_async_embedding(uuid, bigint) is
     'Waits for the vector of an embed request';
 
-create function @extschema@.st_get_async_embedding(request_id uuid, timeout_seconds integer default 30)
+create function @extschema@.st_get_async_embedding(request_id uuid, timeout_seconds bigint default 30)
 returns vector
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
-comment on function @extschema@.st_get_async_embedding(uuid, integer) is
+comment on function @extschema@.st_get_async_embedding(uuid, bigint) is
     'Short for steadytext_get_async_embedding';
 
 set local search_path = pg_catalog, pg_temp;
@@ -159,3 +159,16 @@ returns boolean
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cancel_async_wrapper';
 comment on function @extschema@.st_cancel_async(uuid) is 'Short for steadytext_cancel_async';
+
+create function @extschema@.steadytext_cancel_async(request_ids uuid[])
+returns bigint
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'cancel_async_many_wrapper';
+comment on function @extschema@.steadytext_cancel_async(uuid[]) is
+    'Cancels all of these requests that have not ended, and returns how many that are';
+
+create function @extschema@.st_cancel_async(request_ids uuid[])
+returns bigint
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'cancel_async_many_wrapper';
+comment on function @extschema@.st_cancel_async(uuid[]) is 'Short for steadytext_cancel_async';

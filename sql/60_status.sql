@@ -48,7 +48,7 @@ comment on view @extschema@.steadytext_activity is
 comment on column @extschema@.steadytext_activity.request_id is 'The request; of a synchronous call, an id of its own';
 comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
 comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …';
-comment on column @extschema@.steadytext_activity.phase is 'loading, prefill or decoding';
+comment on column @extschema@.steadytext_activity.phase is 'waiting (for its turn), loading (the model), prefill or decoding';
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';

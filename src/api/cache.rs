@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::enqueue::{check_params, check_type};
+use super::on_error::OnError;
 use super::request::{embed_params, generate_params};
 use crate::cache::{self, key_of};
 use crate::pg::cache_table::Found;
@@ -31,17 +32,20 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
 
 /// A text, if the cache has it.
 #[pg_extern(stable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "those of generate")]
 fn generate_cached(
     prompt: Option<&str>,
-    max_tokens: Option<i32>,
-    seed: Option<i32>,
+    max_tokens: Option<i64>,
+    seed: Option<i64>,
     eos_string: Option<&str>,
     model: Option<&str>,
     size: Option<&str>,
     temperature: Option<f64>,
+    on_error: Option<&str>,
 ) -> Option<String> {
+    let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
-    match look("generate", prompt, params).or_raise()? {
+    match on_error.settle(look("generate", Some(prompt), params))?? {
         Answer::Text(text) => Some(text),
         Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
     }
@@ -51,12 +55,16 @@ fn generate_cached(
 #[pg_extern(stable, parallel_safe)]
 fn embed_cached(
     text_input: Option<&str>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     mode: Option<&str>,
     task: Option<&str>,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
 ) -> Option<Vec<f32>> {
-    match look("embed", text_input, embed_params(None, seed, model, mode, task)).or_raise()? {
+    let (on_error, text) = (OnError::of(on_error), text_input?);
+    let params = embed_params(None, seed, model, mode, task, truncate);
+    match on_error.settle(look("embed", Some(text), params))?? {
         Answer::Embedding(vector) => Some(vector),
         Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
     }

@@ -26,7 +26,7 @@ use crate::pg::activity::{self, Phase, Place};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
-use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved};
+use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -95,7 +95,8 @@ pub(super) fn answer(
     texts: Option<&[Option<&str>]>,
     params: Map<String, Value>,
 ) -> Result<Answer, PgError> {
-    let checked = check(request_type, text, texts, params)?;
+    let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
+    let checked = check(request_type, text, texts, params).map_err(named)?;
     if let Some(question) = &checked.question {
         if let Some(answer) = question.answer() {
             return Ok(answer);
@@ -103,6 +104,19 @@ pub(super) fn answer(
         hits::note_miss();
     }
     Call::start(request_type, checked)?.finish()
+}
+
+/// Says which of the rows of a statement an error is about.
+fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
+    let what = match request_type {
+        "embed" => "text",
+        "rerank" => "query",
+        _ => "prompt",
+    };
+    match text {
+        Some(text) => error.detail(format!("The {}.", description(what, text))),
+        None => error,
+    }
 }
 
 /// Checks a request as the queue's trigger does.
@@ -144,7 +158,9 @@ impl Call {
         texts: Option<&[Option<&str>]>,
         params: Map<String, Value>,
     ) -> Result<Call, PgError> {
-        let mut checked = check(request_type, text, texts, params)?;
+        let named =
+            |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
+        let mut checked = check(request_type, text, texts, params).map_err(named)?;
         checked.question = None;
         Call::start(request_type, checked)
     }
@@ -268,7 +284,8 @@ impl Call {
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                Err(self.parts.blame(index, Failure::from(error).error))
+                let error = self.parts.blame(index, Failure::from(error).error);
+                Err(error.detail(self.parts.describe(index)))
             }
         }
     }

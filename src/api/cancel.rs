@@ -1,4 +1,4 @@
-//! Cancelling a request.
+//! Cancelling requests.
 
 use pgrx::prelude::*;
 use uuid::Uuid;
@@ -10,45 +10,65 @@ use crate::pg::{caches, guc, listen, wake};
 
 /// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does not
 /// exist, or belongs to somebody whose rights the caller does not have.
-///
-/// The caller has no right to write the row's result columns, hence this is not SQL: it checks the caller's right,
-/// then acts as the queue's owner.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
-    let Some(id) = request_id else { return false };
+    request_id.is_some_and(|id| cancel(vec![id]) > 0)
+}
+
+/// Cancels all of these requests that [`cancel_async`] would; how many that are.
+#[pg_extern(volatile, parallel_unsafe)]
+fn cancel_async_many(request_ids: Option<Vec<Option<pgrx::Uuid>>>) -> i64 {
+    cancel(request_ids.into_iter().flatten().flatten().collect())
+}
+
+/// The caller has no right to write a row's result columns, hence this is not SQL: it checks the caller's right,
+/// then acts as the queue's owner.
+fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
+    if ids.is_empty() {
+        return 0;
+    }
     let installation = caches::installation().or_raise();
     let caller = current_user();
     let cancelled = as_owner(installation.owner, || {
         let table = format!("{}.steadytext_queue", installation.schema);
-        let owner = spi::query_one(
-            &format!("select owner_role::oid from {table} where request_id = $1"),
-            vec![id.into()],
-            Mode::ReadWrite,
-            |row| row.get::<pg_sys::Oid>(1),
-        )
-        .or_raise()
-        .flatten();
-        // Rows of a dropped role belong to nobody but administrators and the queue's owner.
-        if !owner.is_some_and(|owner| may_manage(caller, owner) || may_manage(caller, installation.owner)) {
-            return false;
-        }
-        spi::query_one(
+        let found = spi::query(
             &format!(
-                "update {table}
-                    set status = 'cancelled', error = 'Request was cancelled', error_code = '57014',
-                        completed_at = clock_timestamp(), lease_expires_at = null, run_after = null
-                  where request_id = $1
-                    and status in ('pending', 'processing')
-                 returning true"
+                "select q.request_id, q.owner_role::oid from {table} q
+                  where q.request_id operator(pg_catalog.=) any ($1) and q.status in ('pending', 'processing')"
             ),
-            vec![id.into()],
+            vec![ids.into()],
             Mode::ReadWrite,
-            |row| row.get::<bool>(1),
+            |row| (row.get::<pgrx::Uuid>(1), row.get::<pg_sys::Oid>(2)),
+        )
+        .or_raise();
+        // Rows of a dropped role belong to nobody but administrators and the queue's owner.
+        let may = |owner: Option<pg_sys::Oid>| {
+            owner.is_some_and(|owner| may_manage(caller, owner) || may_manage(caller, installation.owner))
+        };
+        ids = found.into_iter().filter(|(_, owner)| may(*owner)).filter_map(|(id, _)| id).collect();
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        // Locked in the order in which everybody locks rows.
+        spi::query(
+            &format!(
+                "update {table} q
+                    set status = 'cancelled', error = 'Request was cancelled', error_code = '57014',
+                        completed_at = pg_catalog.clock_timestamp(), lease_expires_at = null, run_after = null
+                   from (select l.id from {table} l
+                          where l.request_id operator(pg_catalog.=) any ($1) and l.status in ('pending', 'processing')
+                          order by l.id for update) as locked
+                  where q.id operator(pg_catalog.=) locked.id
+                    and q.status in ('pending', 'processing')
+                 returning q.request_id"
+            ),
+            vec![ids.into()],
+            Mode::ReadWrite,
+            |row| row.get::<pgrx::Uuid>(1),
         )
         .or_raise()
-        .is_some()
     });
-    if cancelled {
+    for id in cancelled.iter().flatten() {
         let id = Uuid::from_bytes(*id.as_bytes());
         wake::arm_review();
         wake::arm_ended(id);
@@ -56,5 +76,5 @@ fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
             listen::notify(c"steadytext_result", &id.to_string());
         }
     }
-    cancelled
+    i64::try_from(cancelled.len()).unwrap_or(i64::MAX)
 }

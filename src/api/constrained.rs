@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
 
 use super::call;
+use super::on_error::OnError;
 use super::request::{enqueue, generate_params};
 use super::sync::text;
 use crate::pg::error::{Failure, OrRaise, PgError};
@@ -24,12 +25,12 @@ type Choices<'a> = Option<Array<'a, &'a str>>;
 fn generate_json_async(
     prompt: Option<&str>,
     schema: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     temperature: Option<f64>,
-    priority: Option<i32>,
+    priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     enqueue("generate_json", prompt, with_schema(params, schema).or_raise(), priority)
@@ -37,17 +38,20 @@ fn generate_json_async(
 
 /// Generates a JSON document that conforms to a schema.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn generate_json(
     prompt: Option<&str>,
     schema: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     temperature: Option<f64>,
-) -> String {
+    on_error: Option<&str>,
+) -> Option<String> {
+    let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
-    answer("generate_json", prompt, with_schema(params, schema).or_raise())
+    answer("generate_json", prompt, with_schema(params, schema).or_raise(), on_error)
 }
 
 /// Enqueues the generation of a text that a pattern matches from end to end.
@@ -56,12 +60,12 @@ fn generate_json(
 fn generate_regex_async(
     prompt: Option<&str>,
     pattern: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     temperature: Option<f64>,
-    priority: Option<i32>,
+    priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     enqueue("generate_regex", prompt, with_pattern(params, pattern), priority)
@@ -69,17 +73,20 @@ fn generate_regex_async(
 
 /// Generates a text that a pattern matches from end to end.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn generate_regex(
     prompt: Option<&str>,
     pattern: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     temperature: Option<f64>,
-) -> String {
+    on_error: Option<&str>,
+) -> Option<String> {
+    let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
-    answer("generate_regex", prompt, with_pattern(params, pattern))
+    answer("generate_regex", prompt, with_pattern(params, pattern), on_error)
 }
 
 /// Enqueues the choice of one of some texts.
@@ -88,9 +95,9 @@ fn generate_choice_async(
     prompt: Option<&str>,
     choices: Choices<'_>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
-    priority: Option<i32>,
+    priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(None, use_cache, seed, None, model, None, None);
     enqueue("generate_choice", prompt, with_choices(params, choices).or_raise(), priority)
@@ -102,15 +109,17 @@ fn generate_choice(
     prompt: Option<&str>,
     choices: Choices<'_>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
-) -> String {
+    on_error: Option<&str>,
+) -> Option<String> {
+    let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(None, use_cache, seed, None, model, None, None);
-    answer("generate_choice", prompt, with_choices(params, choices).or_raise())
+    answer("generate_choice", prompt, with_choices(params, choices).or_raise(), on_error)
 }
 
-fn answer(request_type: &str, prompt: Option<&str>, params: Map<String, Value>) -> String {
-    call::answer(request_type, prompt, None, params).and_then(text).or_raise()
+fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error: OnError) -> Option<String> {
+    on_error.settle(call::answer(request_type, Some(prompt), None, params).and_then(text))
 }
 
 fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {

@@ -21,7 +21,7 @@ use crate::pg::tuple::{self, NewRow};
 use crate::pg::{activity, guc, listen, pending, privilege, shmem, slots, transaction, wake};
 use crate::worker::many::{self, check_embed, check_rerank};
 use crate::worker::params::{self, Unused};
-use crate::worker::request::{Answer, Asked};
+use crate::worker::request::{Answer, Asked, check_model, named_model};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -257,6 +257,10 @@ fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Gi
         return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
     }
     check_params(request_type, &given.params, config)?;
+    // The registry is only read for requests that name one of its models.
+    if named_model(&given.params).is_some() {
+        check_model(request_type, &given.params, &*caches::models()?)?;
+    }
     Ok(given)
 }
 
@@ -324,7 +328,7 @@ fn twice(what: &str, column: &str, other: &str) -> PgError {
 
 fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
     if text.is_none_or(|text| text.trim().is_empty()) {
-        return Err(PgError::raised(if_empty));
+        return Err(PgError::raised(if_empty).lasting());
     }
     check_length(text.map_or(0, str::len), config)
 }
@@ -333,7 +337,8 @@ fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
     let limit = config.max_prompt_bytes;
     if bytes as i64 > limit {
         return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))
-            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set()."));
+            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set().")
+            .lasting());
     }
     Ok(())
 }
@@ -365,7 +370,9 @@ pub(super) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             // They were checked with the type.
             "schema" | "pattern" | "choices" => {}
-            "use_cache" | "batch" | "return_scores" => require(value.is_boolean(), key, "true or false")?,
+            "use_cache" | "batch" | "return_scores" | "truncate" => {
+                require(value.is_boolean(), key, "true or false")?
+            }
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
             }

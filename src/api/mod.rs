@@ -10,6 +10,7 @@ mod connection;
 mod constrained;
 mod enqueue;
 mod exchange;
+mod on_error;
 mod protocol;
 mod request;
 mod rerank;

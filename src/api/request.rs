@@ -10,9 +10,9 @@ use crate::pg::error::OrRaise;
 use crate::pg::spi::{Arg, SavedPlan};
 use crate::worker::request::DEFAULT_TASK;
 
-const DEFAULT_SEED: i32 = 42;
+const DEFAULT_SEED: i64 = 42;
 const MODEL_DECIDES: &str = "[EOS]";
-const DEFAULT_PRIORITY: i32 = 5;
+const DEFAULT_PRIORITY: i64 = 5;
 
 thread_local! {
     static INSERT: SavedPlan = const { SavedPlan::new() };
@@ -23,14 +23,14 @@ thread_local! {
 #[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
 fn generate_async(
     prompt: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     eos_string: Option<&str>,
     model: Option<&str>,
     size: Option<&str>,
     temperature: Option<f64>,
-    priority: Option<i32>,
+    priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     enqueue("generate", prompt, params, priority)
@@ -38,23 +38,25 @@ fn generate_async(
 
 /// Enqueues the embedding of a text.
 #[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn embed_async(
     text_input: Option<&str>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
-    priority: Option<i32>,
+    priority: Option<i64>,
     mode: Option<&str>,
     task: Option<&str>,
+    truncate: Option<bool>,
 ) -> Option<pgrx::Uuid> {
-    enqueue("embed", text_input, embed_params(use_cache, seed, model, mode, task), priority)
+    enqueue("embed", text_input, embed_params(use_cache, seed, model, mode, task, truncate), priority)
 }
 
 /// The parameters of a generation that differ from the defaults.
 pub(super) fn generate_params(
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     eos_string: Option<&str>,
     model: Option<&str>,
     size: Option<&str>,
@@ -77,10 +79,11 @@ pub(super) fn generate_params(
 /// The parameters of an embedding that differ from the defaults.
 pub(super) fn embed_params(
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     mode: Option<&str>,
     task: Option<&str>,
+    truncate: Option<bool>,
 ) -> Map<String, Value> {
     params([
         ("use_cache", use_cache.filter(|use_cache| !use_cache).map(Value::from)),
@@ -88,6 +91,7 @@ pub(super) fn embed_params(
         ("model", model.map(Value::from)),
         ("mode", mode.map(Value::from)),
         ("task", task.map(Value::from)),
+        ("truncate", truncate.filter(|truncate| *truncate).map(Value::from)),
     ])
 }
 
@@ -95,14 +99,16 @@ pub(super) fn embed_params(
 pub(super) fn rerank_params(
     task: Option<&str>,
     return_scores: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
+    truncate: Option<bool>,
 ) -> Map<String, Value> {
     params([
         ("task", task.filter(|task| *task != DEFAULT_TASK).map(Value::from)),
         ("return_scores", return_scores.filter(|scores| !scores).map(Value::from)),
         ("seed", seed.filter(|seed| *seed != DEFAULT_SEED).map(Value::from)),
         ("model", model.map(Value::from)),
+        ("truncate", truncate.filter(|truncate| *truncate).map(Value::from)),
     ])
 }
 
@@ -115,19 +121,24 @@ fn number(value: f64) -> Value {
     serde_json::Number::from_f64(value).map_or_else(|| Value::from(value.to_string()), Value::Number)
 }
 
+/// A priority as the column holds it; what that cannot hold is out of range there, too.
+fn column(priority: i64) -> i32 {
+    i32::try_from(priority).unwrap_or(if priority < 0 { i32::MIN } else { i32::MAX })
+}
+
 /// With the rights of the caller, like the INSERT that it is.
 pub(super) fn enqueue(
     request_type: &str,
     text: Option<&str>,
     params: Map<String, Value>,
-    priority: Option<i32>,
+    priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
     let installation = caches::installation().or_raise();
     let args: [Arg; 4] = [
         request_type.into(),
         text.into(),
         if params.is_empty() { Arg::empty_object() } else { JsonB(Value::Object(params)).into() },
-        priority.unwrap_or(DEFAULT_PRIORITY).into(),
+        column(priority.unwrap_or(DEFAULT_PRIORITY)).into(),
     ];
     INSERT.with(|plan| {
         plan.query_one(

@@ -2,95 +2,116 @@
 
 use pgrx::prelude::*;
 use pgrx::{Array, name};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::call;
+use super::on_error::OnError;
 use super::request::rerank_params;
 use crate::pg::caches;
-use crate::pg::error::{OrRaise, PgError};
+use crate::pg::error::PgError;
 use crate::worker::many;
 use crate::worker::request::{Answer, Ranked, unexpected};
 
 /// Documents and their scores, best first.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn rerank(
     query: Option<&str>,
     documents: Option<Array<'_, &str>>,
     task: Option<&str>,
     return_scores: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
 ) -> TableIterator<'static, (name!(document, String), name!(score, Option<f64>))> {
-    let lines = ranked(query, documents, task, return_scores, seed, model);
+    let params = rerank_params(task, return_scores, seed, model, truncate);
+    let lines = ranked(query, documents, params, on_error);
     TableIterator::new(lines.into_iter().map(|line| (line.document, line.score.map(f64::from))))
 }
 
 /// As [`rerank`], without the scores.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn rerank_docs_only(
     query: Option<&str>,
     documents: Option<Array<'_, &str>>,
     task: Option<&str>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
 ) -> SetOfIterator<'static, String> {
-    let lines = ranked(query, documents, task, None, seed, model);
+    let lines = ranked(query, documents, rerank_params(task, None, seed, model, truncate), on_error);
     SetOfIterator::new(lines.into_iter().map(|line| line.document))
 }
 
 /// The first lines of [`rerank`].
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn rerank_top_k(
     query: Option<&str>,
     documents: Option<Array<'_, &str>>,
-    top_k: Option<i32>,
+    top_k: Option<i64>,
     task: Option<&str>,
     return_scores: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
 ) -> TableIterator<'static, (name!(document, String), name!(score, Option<f64>))> {
     let Some(top_k) = top_k.and_then(|top_k| usize::try_from(top_k).ok()).filter(|top_k| *top_k > 0) else {
         PgError::raised("top_k must be greater than 0").raise()
     };
-    let mut lines = ranked(query, documents, task, return_scores, seed, model);
+    let params = rerank_params(task, return_scores, seed, model, truncate);
+    let mut lines = ranked(query, documents, params, on_error);
     lines.truncate(top_k);
     TableIterator::new(lines.into_iter().map(|line| (line.document, line.score.map(f64::from))))
 }
 
 /// [`rerank`] for several queries, which are counted from 0.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn rerank_batch(
     queries: Option<Array<'_, &str>>,
     documents: Option<Array<'_, &str>>,
     task: Option<&str>,
     return_scores: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
 ) -> TableIterator<'static, (name!(query_index, i32), name!(document, String), name!(score, Option<f64>))> {
-    let mut params = rerank_params(task, return_scores, seed, model);
-    if let Some(documents) = texts(documents.as_ref(), "Documents").or_raise() {
-        check_together(&documents).or_raise();
-        params.insert("documents".to_owned(), documents.into_iter().map(Value::from).collect());
-    }
-    let queries = texts(queries.as_ref(), "Queries").or_raise();
-    let answer = call::answer("batch_rerank", None, queries.as_deref(), params);
-    let lines = answer.and_then(lines).or_raise();
+    let on_error = OnError::of(on_error);
+    let answer = queries.zip(documents).and_then(|(queries, documents)| {
+        let mut params = rerank_params(task, return_scores, seed, model, truncate);
+        let answer = texts(&documents, "Documents").and_then(|documents| {
+            check_together(&documents)?;
+            params.insert("documents".to_owned(), documents.into_iter().map(Value::from).collect());
+            call::answer("batch_rerank", None, Some(&texts(&queries, "Queries")?), params)
+        });
+        on_error.settle(answer.and_then(lines))
+    });
     TableIterator::new(
-        lines.into_iter().map(|line| (line.query as i32, line.document, line.score.map(f64::from))),
+        answer
+            .unwrap_or_default()
+            .into_iter()
+            .map(|line| (line.query as i32, line.document, line.score.map(f64::from))),
     )
 }
 
+/// The lines; none where there is no query, or nothing that could be ranked.
 fn ranked(
     query: Option<&str>,
     documents: Option<Array<'_, &str>>,
-    task: Option<&str>,
-    return_scores: Option<bool>,
-    seed: Option<i32>,
-    model: Option<&str>,
+    params: Map<String, Value>,
+    on_error: Option<&str>,
 ) -> Vec<Ranked> {
-    let params = rerank_params(task, return_scores, seed, model);
-    let documents = texts(documents.as_ref(), "Documents").or_raise();
-    call::answer("rerank", query, documents.as_deref(), params).and_then(lines).or_raise()
+    let on_error = OnError::of(on_error);
+    let Some((query, documents)) = query.zip(documents) else { return Vec::new() };
+    let answer = texts(&documents, "Documents")
+        .and_then(|documents| call::answer("rerank", Some(query), Some(&documents), params));
+    on_error.settle(answer.and_then(lines)).unwrap_or_default()
 }
 
 fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
@@ -101,14 +122,9 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
 }
 
 /// The elements of an array, if they are not too many or too long together; nothing is copied.
-fn texts<'a>(
-    array: Option<&'a Array<'_, &str>>,
-    what: &str,
-) -> Result<Option<Vec<Option<&'a str>>>, PgError> {
-    let Some(array) = array else { return Ok(None) };
-    let config = caches::config()?;
-    many::check_count(array.len(), what, &config)?;
-    Ok(Some(array.iter().collect()))
+fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a str>>, PgError> {
+    many::check_count(array.len(), what, &*caches::config()?)?;
+    Ok(array.iter().collect())
 }
 
 /// Refuses texts that are too long together, before they are copied.

@@ -15,6 +15,9 @@ use crate::pg::{caches, catalog};
 /// How often a waiting caller looks by itself, should a wake be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Nobody waits longer: a century.
+const LONGEST_SECONDS: u64 = 3_155_760_000;
+
 /// Which of a request's results is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -22,15 +25,15 @@ enum Wanted {
     Embedding,
 }
 
-/// The text of a completed request, or the text form of its embedding; waits for it.
+/// The text of a completed request, or the text form of its embedding or embeddings; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
-fn get_async_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>) -> Option<String> {
+fn get_async_result(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<String> {
     await_result(request_id, timeout_seconds, Wanted::Text).and_then(Value::into_text)
 }
 
 /// The embedding of a completed request; waits for it.
 #[pg_extern(volatile, parallel_unsafe)]
-fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i32>) -> Option<AnyElement> {
+fn get_async_embedding(request_id: Option<pgrx::Uuid>, timeout_seconds: Option<i64>) -> Option<AnyElement> {
     await_result(request_id, timeout_seconds, Wanted::Embedding).and_then(Value::into_datum)
 }
 
@@ -43,20 +46,21 @@ enum Look {
 
 fn await_result(
     request_id: Option<pgrx::Uuid>,
-    timeout_seconds: Option<i32>,
+    timeout_seconds: Option<i64>,
     wanted: Wanted,
 ) -> Option<Value> {
     let id = request_id?;
     let uuid = Uuid::from_bytes(*id.as_bytes());
     let seconds = timeout_seconds.unwrap_or(30);
-    let Ok(timeout) = u64::try_from(seconds).map(Duration::from_secs) else {
+    let Ok(timeout) = u64::try_from(seconds).map(|seconds| Duration::from_secs(seconds.min(LONGEST_SECONDS)))
+    else {
         PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "timeout_seconds must not be negative")
             .raise()
     };
     let deadline = Instant::now() + timeout;
     let schema = caches::installation().or_raise().schema.clone();
     let sql = format!(
-        "select status, xmin, error, error_code, result, embedding from {schema}.steadytext_queue
+        "select status, xmin, error, error_code, result, embedding, embeddings from {schema}.steadytext_queue
           where request_id operator(pg_catalog.=) $1"
     );
     let waiter = Waiter::new(uuid);
@@ -106,7 +110,7 @@ fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {
 
 fn value(row: &Row, wanted: Wanted) -> Result<Option<Value>, PgError> {
     match wanted {
-        Wanted::Text => Ok(row.get_text(5).or_else(|| row.get_text(6)).map(Value::Text)),
+        Wanted::Text => Ok((5..=7).find_map(|column| row.get_text(column)).map(Value::Text)),
         Wanted::Embedding => match row.get_copy(6) {
             None => Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

@@ -7,6 +7,7 @@
 use pgrx::prelude::*;
 
 use super::call::{self, Call, News};
+use super::on_error::OnError;
 use super::request::{embed_params, generate_params};
 use crate::pg::error::{OrRaise, PgError};
 use crate::worker::request::{Answer, unexpected};
@@ -16,32 +17,37 @@ use crate::worker::request::{Answer, unexpected};
 #[allow(clippy::too_many_arguments, reason = "the predecessor's signature")]
 fn generate(
     prompt: Option<&str>,
-    max_tokens: Option<i32>,
+    max_tokens: Option<i64>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     eos_string: Option<&str>,
     model: Option<&str>,
     size: Option<&str>,
     temperature: Option<f64>,
-) -> String {
+    on_error: Option<&str>,
+) -> Option<String> {
+    let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    let answer = call::answer("generate", prompt, None, params);
-    answer.and_then(text).or_raise()
+    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(text))
 }
 
 /// Computes an embedding.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn embed(
     text_input: Option<&str>,
     use_cache: Option<bool>,
-    seed: Option<i32>,
+    seed: Option<i64>,
     model: Option<&str>,
     mode: Option<&str>,
     task: Option<&str>,
-) -> Vec<f32> {
-    let params = embed_params(use_cache, seed, model, mode, task);
-    match call::answer("embed", text_input, None, params).or_raise() {
-        Answer::Embedding(vector) => vector,
+    truncate: Option<bool>,
+    on_error: Option<&str>,
+) -> Option<Vec<f32>> {
+    let (on_error, text) = (OnError::of(on_error), text_input?);
+    let params = embed_params(use_cache, seed, model, mode, task, truncate);
+    match on_error.settle(call::answer("embed", Some(text), None, params))? {
+        Answer::Embedding(vector) => Some(vector),
         Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => unexpected().raise(),
     }
 }
@@ -51,22 +57,25 @@ fn embed(
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
 fn generate_stream(
     prompt: Option<&str>,
-    max_tokens: Option<i32>,
-    seed: Option<i32>,
+    max_tokens: Option<i64>,
+    seed: Option<i64>,
     eos_string: Option<&str>,
     model: Option<&str>,
     size: Option<&str>,
     temperature: Option<f64>,
+    on_error: Option<&str>,
 ) -> SetOfIterator<'static, String> {
+    let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
-    let call = Call::begin("generate", prompt, None, params).or_raise();
-    SetOfIterator::new(Pieces { call: Some(call), sent_bytes: 0 })
+    let call = prompt.and_then(|prompt| on_error.settle(Call::begin("generate", Some(prompt), None, params)));
+    SetOfIterator::new(Pieces { call, sent_bytes: 0, on_error })
 }
 
 /// The pieces of a text, as they are generated. Together they are the text.
 struct Pieces {
     call: Option<Call>,
     sent_bytes: usize,
+    on_error: OnError,
 }
 
 impl Iterator for Pieces {
@@ -74,7 +83,13 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<String> {
         while let Some(call) = &mut self.call {
-            let piece = match call.next().or_raise() {
+            // Who has a part of a text must learn that it is not the whole.
+            let on_error = if self.sent_bytes == 0 { self.on_error } else { OnError::Raise };
+            let Some(news) = on_error.settle(call.next()) else {
+                self.call = None;
+                return None;
+            };
+            let piece = match news {
                 News::Text(text) => text,
                 News::Answer(answer) => {
                     self.call = None;

@@ -107,7 +107,7 @@ fn short_key(request_type: &str, work: &Work) -> Option<String> {
             // Read from the left, there is one way to take a key apart.
             (key.find(SEPARATOR) == end_of_prompt && !is_digest(&key) && !is_long_key(&key)).then_some(key)
         }
-        ("embed", Work::Embed(Embed { text, purpose: Purpose::Passage })) => {
+        ("embed", Work::Embed(Embed { text, purpose: Purpose::Passage, truncate: false })) => {
             let hash = Sha256::new().chain_update("embed:").chain_update(text).finalize();
             Some(hex(&hash))
         }
@@ -208,6 +208,14 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 1 + 2 * 8 * 2);
+    }
+
+    #[test]
+    fn a_text_that_may_be_cut_has_a_key_of_its_own() {
+        let cut = Work::Embed(Embed { truncate: true, ..Embed::passage("p") });
+        let whole = key("embed", embed("p"));
+        assert!(whole.is_short && !key("embed", cut.clone()).is_short);
+        assert_ne!(key("embed", cut), whole);
     }
 
     #[test]

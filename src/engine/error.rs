@@ -66,6 +66,12 @@ pub enum Error {
         /// The context length in force.
         context_length: usize,
     },
+    /// The model has no tokens for the text.
+    #[error("the model cannot read the text: {reason}")]
+    UnreadableText {
+        /// What it has no token for.
+        reason: String,
+    },
     /// A parameter is out of range; a caller that validates never sees this.
     #[error("invalid request: {0}")]
     InvalidRequest(String),

@@ -130,6 +130,8 @@ pub struct Embed {
     pub text: String,
     /// What its vector is for.
     pub purpose: Purpose,
+    /// Whether a text that is longer than the context is cut at its end; otherwise it is an error.
+    pub truncate: bool,
 }
 
 /// What a vector is for. Models that were trained to tell the two apart get the text in the words that they
@@ -152,12 +154,12 @@ pub const DEFAULT_TASK: &str = "Given a web search query, retrieve relevant pass
 impl Embed {
     /// A text to be found.
     pub fn passage(text: impl Into<String>) -> Embed {
-        Embed { text: text.into(), purpose: Purpose::Passage }
+        Embed { text: text.into(), purpose: Purpose::Passage, truncate: false }
     }
 
     /// A text to find others with.
     pub fn query(text: impl Into<String>, task: Option<String>) -> Embed {
-        Embed { text: text.into(), purpose: Purpose::Query { task } }
+        Embed { text: text.into(), purpose: Purpose::Query { task }, truncate: false }
     }
 
     /// The text in the words of Qwen3-Embedding, which decoders that embed have in common: a query comes with its
@@ -165,9 +167,16 @@ impl Embed {
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
         match &self.purpose {
             Purpose::Passage => Cow::Borrowed(&self.text),
+            Purpose::Query { .. } => Cow::Owned(self.instruction() + &self.text),
+        }
+    }
+
+    /// What [`Embed::instructed`] puts before the text.
+    pub(crate) fn instruction(&self) -> String {
+        match &self.purpose {
+            Purpose::Passage => String::new(),
             Purpose::Query { task } => {
-                let task = task.as_deref().unwrap_or(DEFAULT_TASK);
-                Cow::Owned(format!("Instruct: {task}\nQuery:{}", self.text))
+                format!("Instruct: {}\nQuery:", task.as_deref().unwrap_or(DEFAULT_TASK))
             }
         }
     }
@@ -182,6 +191,8 @@ pub struct Rerank {
     pub document: String,
     /// What makes a document a good one, in the words of an instruction; encoders take no notice of it.
     pub task: String,
+    /// Whether a document that is longer than the context has room for is cut at its end; otherwise it is an error.
+    pub truncate: bool,
 }
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;

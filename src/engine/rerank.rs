@@ -17,7 +17,7 @@ use crate::gguf::Gguf;
 use crate::kernels::exp::exp;
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::dot;
-use crate::tokenizer::{Part, Tokenizer};
+use crate::tokenizer::{Part, Tokenizer, truncate};
 use crate::{Error, model};
 
 /// `<arch>.pooling_type` of models with a head for ranking.
@@ -76,15 +76,21 @@ impl Reranker {
         }
     }
 
-    /// The tokens that the model is to read; None where query and document are embedded one by one.
+    /// The tokens that the model is to read, of a document that is to be cut as many as there is room for in the context; None where
+    /// query and document are embedded one by one.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
-    pub(crate) fn tokens(self, how: &Rerank, tokenizer: &Tokenizer) -> Result<Option<Vec<u32>>, Error> {
+    pub(crate) fn tokens(
+        self,
+        how: &Rerank,
+        tokenizer: &Tokenizer,
+        context_length: usize,
+    ) -> Result<Option<Vec<u32>>, Error> {
         if self == Reranker::Cosine {
             return Ok(None);
         }
-        let Rerank { query, document, task } = how;
+        let Rerank { query, document, task, .. } = how;
         let parts = [
             Part::Template(BEFORE),
             Part::User(task),
@@ -94,7 +100,14 @@ impl Reranker {
             Part::User(document),
             Part::Template(AFTER),
         ];
-        tokenizer.encode_parts(&parts).map(Some)
+        let mut tokens = tokenizer.encode_parts(&parts)?;
+        if how.truncate && tokens.len() > context_length {
+            // What follows the document begins with a control token, so its tokens do not depend on the document.
+            let before = tokenizer.encode_parts(&parts[..5])?.len();
+            let after = tokenizer.encode_parts(&parts[6..])?.len();
+            truncate(&mut tokens, before, after, context_length);
+        }
+        Ok(Some(tokens))
     }
 }
 

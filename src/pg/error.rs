@@ -4,6 +4,8 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::prelude::*;
 use steadytext_engine::Error as EngineError;
 
+use super::guc;
+
 /// An error as PostgreSQL shows it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -14,12 +16,16 @@ pub(crate) struct PgError {
     pub(crate) message: String,
     /// What to do about it.
     pub(crate) hint: Option<String>,
+    /// Which of many texts it is about. Never contains a word of it.
+    pub(crate) detail: Option<String>,
+    /// It is about what was asked, and will be so again: the row cannot be answered.
+    pub(crate) lasting: bool,
 }
 
 impl PgError {
     /// An error with a code of its own.
     pub(crate) fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        PgError { code, message: message.into(), hint: None }
+        PgError { code, message: message.into(), hint: None, detail: None, lasting: false }
     }
 
     /// An error with the predecessor's words, which were raised without a code of their own.
@@ -38,6 +44,18 @@ impl PgError {
         self
     }
 
+    /// The same error with a detail.
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The same error, about a text that cannot be answered now or later.
+    pub(crate) fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
+    }
+
     /// Raises it as an ERROR.
     pub(crate) fn raise(self) -> ! {
         self.report(PgLogLevel::ERROR);
@@ -47,6 +65,9 @@ impl PgError {
     /// Reports it at any level; returns for levels below ERROR.
     pub(crate) fn report(self, level: PgLogLevel) {
         let mut report = ErrorReport::new(self.code, self.message, "pg_steadytext");
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
         if let Some(hint) = self.hint {
             report = report.set_hint(hint);
         }
@@ -121,6 +142,8 @@ impl From<CaughtError> for PgError {
             code: report.sql_error_code(),
             message: report.message().to_owned(),
             hint: report.hint().map(str::to_owned),
+            detail: None,
+            lasting: false,
         }
     }
 }
@@ -171,12 +194,19 @@ impl From<EngineError> for Failure {
                 false,
                 Some("Use a GGUF file with a working tokenizer.chat_template."),
             ),
-            EngineError::PromptTooLong { .. } => (
+            EngineError::PromptTooLong { context_length, .. } => (
                 Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 false,
-                Some(
-                    "Shorten the prompt, or use a model with a longer context (see pg_steadytext.context_length).",
-                ),
+                Some(if *context_length == guc::engine().context_length {
+                    "Shorten the text, or raise pg_steadytext.context_length; embeddings and rankings can also cut it (truncate => true)."
+                } else {
+                    "The limit is the model's own: shorten the text, or use a model with a longer context; embeddings and rankings can also cut it (truncate => true)."
+                }),
+            ),
+            EngineError::UnreadableText { .. } => (
+                Code::ERRCODE_INVALID_PARAMETER_VALUE,
+                false,
+                Some("Use another model, or leave out the characters that it does not know."),
             ),
             EngineError::InvalidRequest(_) => (Code::ERRCODE_INVALID_PARAMETER_VALUE, false, None),
             EngineError::OutOfMemory { .. } => (
@@ -216,6 +246,16 @@ impl From<EngineError> for Failure {
                 Some("This is a bug in pg_steadytext; please report it."),
             ),
         };
-        Failure { error: PgError { code, message, hint: hint.map(str::to_owned) }, retry }
+        let lasting = matches!(
+            error,
+            EngineError::PromptTooLong { .. }
+                | EngineError::UnreadableText { .. }
+                | EngineError::InvalidText { .. }
+                | EngineError::Unfinished { .. }
+                | EngineError::Constraint { .. }
+                | EngineError::Mismatch { .. }
+        );
+        let hint = hint.map(str::to_owned);
+        Failure { error: PgError { code, message, hint, detail: None, lasting }, retry }
     }
 }

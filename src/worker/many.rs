@@ -13,7 +13,7 @@ use serde_json::Value;
 use steadytext_engine::Purpose;
 
 use super::parts::{Parts, Reranking};
-use super::request::Asked;
+use super::request::{Asked, truncates};
 use crate::pg::caches::Config;
 use crate::pg::error::PgError;
 
@@ -40,14 +40,14 @@ pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgErr
 ///
 /// As [`check_rerank`].
 pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Parts, PgError> {
-    Ok(Parts::Embed { texts: owned(texts(asked, config)?), purpose })
+    Ok(Parts::Embed { texts: owned(texts(asked, config)?), purpose, truncate: truncates(asked.params) })
 }
 
 fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
     let given = asked.prompts.map(<[_]>::to_vec);
     let texts = elements(given, "Texts", config)?;
     if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
-        return Err(PgError::raised(format!("text {}: Text input cannot be empty", index + 1)));
+        return Err(refusal(format!("text {}: Text input cannot be empty", index + 1)));
     }
     check_bytes(bytes(&texts), "the texts", config)?;
     Ok(texts)
@@ -90,6 +90,7 @@ pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError
         task: task.to_owned(),
         scores: asked.params.get("return_scores").and_then(Value::as_bool).unwrap_or(true),
         batch: asked.request_type == "batch_rerank",
+        truncate: truncates(asked.params),
     }))
 }
 
@@ -107,7 +108,7 @@ fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
     };
     let queries = elements(queries, "Queries", config)?;
     if queries.iter().any(|query| query.trim().is_empty()) {
-        return Err(PgError::raised("Query cannot be empty"));
+        return Err(refusal("Query cannot be empty"));
     }
     let documents = elements(documents, "Documents", config)?;
     check_total(&queries, &documents, config)?;
@@ -122,17 +123,17 @@ fn elements<'a>(
 ) -> Result<Vec<&'a str>, PgError> {
     // A single query that is NULL.
     if what == "Queries" && array.as_deref() == Some(&[None]) {
-        return Err(PgError::raised("Query cannot be empty"));
+        return Err(refusal("Query cannot be empty"));
     }
     let array = array.filter(|array| !array.is_empty());
     let Some(array) = array else {
-        return Err(PgError::raised(format!("{what} array cannot be empty")));
+        return Err(refusal(format!("{what} array cannot be empty")));
     };
     check_count(array.len(), what, config)?;
     let mut texts = Vec::with_capacity(array.len());
     for (index, text) in array.into_iter().enumerate() {
         let Some(text) = text else {
-            return Err(PgError::raised(format!("{what} cannot contain null elements")));
+            return Err(refusal(format!("{what} cannot contain null elements")));
         };
         check_length(text, || format!("element {} of the {}", index + 1, what.to_lowercase()), config)?;
         texts.push(text);
@@ -148,7 +149,7 @@ fn elements<'a>(
 pub(crate) fn check_count(count: usize, what: &str, config: &Config) -> Result<(), PgError> {
     let limit = config.max_batch_size;
     if count as i64 > limit {
-        return Err(PgError::raised(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
+        return Err(refusal(format!("Batch size cannot exceed {limit} {}", what.to_lowercase()))
             .hint("Send several requests, or let an administrator raise the setting max_batch_size."));
     }
     Ok(())
@@ -230,5 +231,10 @@ fn check_bytes(all: usize, what: &str, config: &Config) -> Result<(), PgError> {
 }
 
 fn too_long(message: String, hint: &str) -> PgError {
-    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(hint)
+    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(hint).lasting()
+}
+
+/// Texts that cannot be worked with, in the predecessor's words.
+fn refusal(message: impl Into<String>) -> PgError {
+    PgError::raised(message).lasting()
 }

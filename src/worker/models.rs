@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
+use strsim::levenshtein;
 
 use super::model_files::{LeadsOut, locate};
 use crate::pg::caches::Model;
@@ -105,19 +106,62 @@ fn chosen(source: Result<ModelSource, PgError>) -> Result<Resolved, PgError> {
     source.map(|source| Resolved { source, for_want_of_another: false })
 }
 
-fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, PgError> {
-    let shown: String = name.chars().take(64).collect();
+/// Refuses names that [`resolve`] would not find.
+///
+/// # Errors
+///
+/// 42704 and 42809, as [`resolve`].
+pub(super) fn check(task: Task, name: &str, models: &[Model]) -> Result<(), PgError> {
+    if name == BUILTIN {
+        return Ok(());
+    }
+    find(task, name, models).map(|_| ())
+}
+
+/// The row of a model.
+fn find<'a>(task: Task, name: &str, models: &'a [Model]) -> Result<&'a Model, PgError> {
+    let shown = shown(name);
     let model = models.iter().find(|model| model.name == name).ok_or_else(|| {
         PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("model \"{shown}\" is not registered"))
-            .hint("See steadytext_models for the models there are; administrators add to it.")
+            .hint(known(task, name, models))
     })?;
     if model.task != task.name() {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             format!("model \"{shown}\" is registered for task {}, not {}", model.task, task.name()),
         )
-        .hint("Name a model of this task, or none."));
+        .hint(known(task, name, models)));
     }
+    Ok(model)
+}
+
+/// The beginning of what a user sent, fit for an error message.
+fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// Which models there are for a task: those whose names are close, or the first ones.
+fn known(task: Task, name: &str, models: &[Model]) -> String {
+    let names = || models.iter().filter(|model| model.task == task.name()).map(|model| model.name.as_str());
+    let mut close: Vec<(usize, &str)> = names()
+        .map(|known| (levenshtein(&shown(name).to_lowercase(), &known.to_lowercase()), known))
+        .filter(|(distance, known)| *distance <= known.chars().count() / 3 + 1)
+        .collect();
+    close.sort_unstable();
+    let quoted = |name: &str| format!("\"{name}\"");
+    if !close.is_empty() {
+        let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| quoted(name)).collect();
+        return format!("Did you mean {}? steadytext_models lists the models there are.", close.join(", "));
+    }
+    let known: Vec<String> = names().take(8).chain([BUILTIN]).map(quoted).collect();
+    format!(
+        "Models for this task: {}. steadytext_models lists all; administrators add to it.",
+        known.join(", ")
+    )
+}
+
+fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, PgError> {
+    let (model, shown) = (find(task, name, models)?, shown(name));
     // Said in the same words whether or not there is something.
     let path = registered_path(&model.file).map_err(|LeadsOut| {
         PgError::new(

@@ -20,9 +20,9 @@ const MAX_ELEMENTS: usize = 65_536;
 /// What all types that generate take.
 const GENERATE: &[&str] =
     &["max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "use_cache", "model", "size"];
-const EMBED: &[&str] = &["mode", "task", "seed", "use_cache", "model", "size"];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
 const RERANK: &[&str] =
-    &["query", "documents", "task", "return_scores", "seed", "use_cache", "model", "size"];
+    &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type that this version
 /// does not know, nothing.

@@ -4,7 +4,8 @@
 //!
 //! Invariant: the answer depends on the parts' outputs and on nothing else, such as the order in which they came.
 
-use steadytext_engine::{Embed, Finish, Output, Purpose, Work};
+use sha2::{Digest, Sha256};
+use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
 
 pub(crate) use super::ranking::{Ranking, Reranking};
 use crate::pg::error::PgError;
@@ -20,6 +21,8 @@ pub(crate) enum Parts {
         texts: Vec<String>,
         /// What their vectors are for.
         purpose: Purpose,
+        /// Whether texts that are too long are cut.
+        truncate: bool,
     },
     /// An order of documents.
     Rerank(Reranking),
@@ -57,9 +60,11 @@ impl Parts {
     pub(crate) fn work(&self, index: usize) -> Work {
         match self {
             Parts::One(work) => work.clone(),
-            Parts::Embed { texts, purpose } => {
-                Work::Embed(Embed { text: texts[index].clone(), purpose: purpose.clone() })
-            }
+            Parts::Embed { texts, purpose, truncate } => Work::Embed(Embed {
+                text: texts[index].clone(),
+                purpose: purpose.clone(),
+                truncate: *truncate,
+            }),
             Parts::Rerank(reranking) => reranking.work(index),
         }
     }
@@ -70,6 +75,21 @@ impl Parts {
             Parts::One(_) => None,
             Parts::Embed { .. } => Some(format!("text {}", index + 1)),
             Parts::Rerank(reranking) => Some(reranking.name(index)),
+        }
+    }
+
+    /// By which one finds the texts of part `index` among others: no word of them.
+    pub(crate) fn describe(&self, index: usize) -> String {
+        match self.work(index) {
+            Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
+            Work::Embed(how) => format!("The {}.", description("text", &how.text)),
+            Work::Rerank(how) => {
+                format!(
+                    "The {}; the {}.",
+                    description("query", &how.query),
+                    description("document", &how.document)
+                )
+            }
         }
     }
 
@@ -122,6 +142,12 @@ impl Parts {
             }
         }
     }
+}
+
+/// A text by its length and the beginning of its SHA-256.
+pub(crate) fn description(what: &str, text: &str) -> String {
+    let digest = hex(&Sha256::digest(text));
+    format!("{what} has {} bytes, and its SHA-256 begins with {}", text.len(), &digest[..8])
 }
 
 /// An output, or an answer, that does not belong to the request.

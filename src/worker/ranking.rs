@@ -19,6 +19,8 @@ pub(crate) struct Reranking {
     pub(crate) scores: bool,
     /// Whether the answer says which query each line belongs to.
     pub(crate) batch: bool,
+    /// Whether documents that are too long are cut.
+    pub(crate) truncate: bool,
 }
 
 /// Documents, the best of the first query first.
@@ -57,6 +59,7 @@ impl Reranking {
             query: self.queries[query].clone(),
             document: self.documents[document].clone(),
             task: self.task.clone(),
+            truncate: self.truncate,
         })
     }
 

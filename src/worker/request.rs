@@ -9,7 +9,7 @@ use super::many;
 pub(crate) use super::many::DEFAULT_TASK;
 use super::models;
 pub(crate) use super::models::{Resolved, Task};
-pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, unexpected};
+pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, description, unexpected};
 use super::protocol::Claimed;
 pub(crate) use super::ranking::Ranked;
 use crate::cache::Question;
@@ -91,8 +91,7 @@ pub(crate) fn parts(
 ///
 /// Those of [`models::resolve`].
 pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
-    let name = params.get("model").or_else(|| params.get("size")).and_then(Value::as_str);
-    models::resolve(task, name, models)
+    models::resolve(task, named_model(params), models)
 }
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
@@ -105,10 +104,10 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), P
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
-        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty")),
+        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
         "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
-            return Err(PgError::raised("Prompt cannot be empty"));
+            return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
@@ -121,9 +120,10 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), P
             }
             (Task::Generate, Parts::One(Work::Generate(Generate { constraint, ..how })))
         }
-        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty")),
+        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
         "embed" => {
-            let embed = Embed { text: text.to_owned(), purpose: purpose(params) };
+            let embed =
+                Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };
             (Task::Embed, Parts::One(Work::Embed(embed)))
         }
         "batch_embed" => (Task::Embed, many::embed(asked, purpose(params), config)?),
@@ -135,6 +135,31 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), P
             ));
         }
     })
+}
+
+/// Refuses a request that names a model which nobody has registered for what it asks. That its file is there is seen when it is
+/// wanted.
+///
+/// # Errors
+///
+/// 42704 and 42809.
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) -> Result<(), PgError> {
+    let task = match request_type {
+        "embed" | "batch_embed" => Task::Embed,
+        "rerank" | "batch_rerank" => Task::Rerank,
+        _ => Task::Generate,
+    };
+    named_model(params).map_or(Ok(()), |name| models::check(task, name, models))
+}
+
+/// The name of the model that a request wants, if it does not leave the choice to the server.
+pub(crate) fn named_model(params: &Value) -> Option<&str> {
+    params.get("model").or_else(|| params.get("size")).and_then(Value::as_str)
+}
+
+/// Whether texts that are too long are cut.
+pub(super) fn truncates(params: &Value) -> bool {
+    params.get("truncate") == Some(&Value::Bool(true))
 }
 
 /// What to say where [`Resolved::for_want_of_another`] is set.

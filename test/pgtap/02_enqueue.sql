@@ -1,7 +1,7 @@
 -- Enqueuing single requests: what a row looks like, and every limit, by function and by
 -- plain INSERT.
 \ir setup.psql
-select plan(69);
+select plan(93);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -85,6 +85,61 @@ select throws_ok($$ select steadytext_generate_async('x', temperature => 'NaN') 
 select throws_ok($$ select steadytext_generate_async('x', temperature => 'Infinity') $$, '22023', null, 'infinite temperature');
 select throws_ok($$ select steadytext_generate_async('x', eos_string => '') $$, '22023', null, 'empty eos_string');
 select throws_ok($$ select steadytext_generate_async(repeat('x', 1048577)) $$, '54000', null, 'a prompt that is too long');
+
+-- Models are looked up when a request is enqueued.
+create function pg_temp.hint_of(p_statement text) returns text language plpgsql as $$
+declare
+    v_hint text;
+begin
+    execute p_statement;
+    return 'no error';
+exception when others then
+    get stacked diagnostics v_hint = pg_exception_hint;
+    return v_hint;
+end
+$$;
+select throws_ok(format('select %s', call), '42704', message, call)
+from (
+    values ($$steadytext_generate_async('x', model => 'nix')$$, 'model "nix" is not registered'),
+        ($$steadytext_generate_async('x', size => 'tiny')$$, 'model "tiny" is not registered'),
+        ($$steadytext_embed_async('x', model => '/etc/passwd')$$, 'model "/etc/passwd" is not registered'),
+        ($$steadytext_generate_choice_async('x', array['a', 'b'], model => 'nix')$$, 'model "nix" is not registered'),
+        ($$steadytext_rerank_async('x', array['a', 'b'], model => 'nix')$$, 'model "nix" is not registered')
+) as unknown(call, message);
+select throws_ok($$ select steadytext_embed_async('x', model => 'small') $$, '42809', 'model "small" is registered for task generate, not embed', 'a model of another task');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"model": "nix"}') $$, '42704', 'model "nix" is not registered', 'INSERT: an unknown model');
+select throws_ok($$ insert into steadytext_queue (request_type, prompts, params) values ('batch_embed', '{x}', '{"model": "nix"}') $$, '42704', null, 'INSERT: an unknown model of a batch type');
+select is(pg_temp.hint_of($$ select steadytext_generate_async('x', model => 'smal') $$),
+    'Did you mean "small"? steadytext_models lists the models there are.', 'the hint names models that are called much the same');
+select is(pg_temp.hint_of($$ select steadytext_rerank_async('x', array['a'], model => 'something else') $$),
+    'Models for this task: "reranker", "builtin". steadytext_models lists all; administrators add to it.', 'or those of the task');
+select lives_ok($$ select steadytext_generate_async('x', model => 'builtin'), steadytext_generate_async('x', size => 'medium') $$, 'a model whose file may come later');
+insert into steadytext_models (name, task, file) values ('new-model', 'generate', 'new.gguf');
+select lives_ok($$ select steadytext_generate_async('x', model => 'new-model') $$, 'a model that was registered in the same transaction');
+delete from steadytext_models where name = 'new-model';
+select throws_ok($$ select steadytext_generate_async('x', model => 'new-model') $$, '42704', null, 'and one that was removed in it');
+select lives_ok(
+    $$ insert into steadytext_queue (request_type, prompt, params, created_at) values ('generate', 'x', '{"model": "new-model"}', now() - interval '1 day') $$,
+    'a restored row may name a model that is gone');
+
+-- One meaning for parameters, however they are written.
+select lives_ok(
+    $$ insert into steadytext_queue (request_type, prompt, params)
+       values ('generate', 'x', '{"max_tokens": 16.0, "seed": 7.00, "top_k": 4e1, "temperature": 0.50, "model": null, "use_cache": null}') $$,
+    'INSERT: whole numbers are integers, and null is the default');
+select throws_ok(
+    format('insert into steadytext_queue (request_type, prompt, params) values (''generate'', ''x'', %L)', params), code, message, 'INSERT: ' || params)
+from (
+    values ('{"max_tokens": 16.5}', 'P0001', 'max_tokens must be between 1 and 4096'),
+        ('{"max_tokens": 0.0}', 'P0001', 'max_tokens must be between 1 and 4096'),
+        ('{"seed": 7.5}', '22023', 'seed must be an integer'),
+        ('{"frobnicate": null}', '22023', 'unknown parameter "frobnicate"'),
+        ('{"truncate": true}', '22023', 'requests of type generate take no parameter truncate')
+) as wrong(params, code, message);
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate_json', 'x', '{"schema": null}') $$, 'P0001', 'Schema cannot be null', 'INSERT: a null schema is none');
+select is((r).params, '{"truncate": true}', 'embed_async: truncate') from pg_temp.request(steadytext_embed_async('A text', truncate => true)) as r;
+select is((r).params, '{}', 'embed_async: truncate => false is the default') from pg_temp.request(steadytext_embed_async('A text', truncate => false)) as r;
+select is((r).params, '{"truncate": true}', 'rerank_async: truncate') from pg_temp.request(steadytext_rerank_async('q', array['d'], truncate => true)) as r;
 
 -- The same limits for plain INSERTs.
 select lives_ok(

@@ -1,6 +1,6 @@
 -- Enqueuing in batches.
 \ir setup.psql
-select plan(23);
+select plan(26);
 
 select is(
     (
@@ -86,6 +86,10 @@ select throws_ok(
 select throws_ok(
     $$ select steadytext_embed_batch_async(array_fill('x'::text, array[1001])) $$,
     'P0001', 'Batch size cannot exceed 1000 texts', 'too many texts');
+create temporary table plain as select steadytext_generate_batch_async(array['as it is set']) as ids;
+select is((select q.params from plain, steadytext_queue as q where q.request_id = ids[1]), '{}', 'generate_batch_async leaves max_tokens to the setting default_max_tokens');
+select throws_ok($$ select steadytext_generate_batch_async(array['x'], model => 'nix') $$, '42704', 'model "nix" is not registered', 'batch: an unknown model');
+select throws_ok($$ select steadytext_embed_batch_async(array['x'], priority => 99999999999) $$, '22023', 'priority must be between 1 and 10', 'batch: a priority beyond all integers');
 select steadytext_config_set('max_batch_size', '100');
 select throws_ok(
     $$ select steadytext_generate_batch_async(array_fill('x'::text, array[101])) $$,

@@ -1,6 +1,6 @@
 -- Looking at requests, waiting for them, cancelling them.
 \ir setup.psql
-select plan(33);
+select plan(43);
 
 create temporary table r as
     select steadytext_generate_async('hello') as generated, steadytext_embed_async('text') as embedded,
@@ -40,7 +40,7 @@ select throws_ok(
 select is(
     (select array_agg(a.attname::text order by a.ord)
      from (select unnest(proargnames[2:]) as attname, generate_series(1, cardinality(proargnames) - 1) as ord
-           from pg_proc where oid = 'steadytext_check_async'::regproc) as a),
+           from pg_proc where oid = 'steadytext_check_async(uuid)'::regprocedure) as a),
     array['status', 'result', 'results', 'embedding', 'embeddings', 'error', 'created_at', 'completed_at',
         'processing_time_ms', 'request_type', 'started_at', 'retry_count', 'error_code'],
     'check_async: the columns in their order');
@@ -104,6 +104,24 @@ select throws_ok(
     $$ select steadytext_get_async_result(waiting, 1) from c $$, null, null,
     'get_async_result: a cancelled request raises');
 
+-- Many at once.
+create temporary table many as
+    select array[steadytext_generate_async('one'), steadytext_generate_async('two'), steadytext_generate_async('three')] as ids;
+select is(
+    (select steadytext_cancel_async(ids || array['01890000-0000-7000-8000-000000000000'::uuid, null] || ids[1]) from many), 3::bigint,
+    'cancel_async of an array: how many it cancelled, each once, and no others');
+select is((select array_agg(distinct q.status) from many, unnest(ids) as id, steadytext_check_async(id) as q), array['cancelled'], 'all of them');
+select is((select st_cancel_async(ids) from many), 0::bigint, 'st_cancel_async of an array: not twice');
+select is(steadytext_cancel_async('{}'::uuid[]), 0::bigint, 'cancel_async of no ids');
+select is(steadytext_cancel_async(null::uuid[]), 0::bigint, 'cancel_async of NULL');
+
+-- A batch type.
+create temporary table vectors as select new_id.request_id from steadytext.new_request_id() as new_id(request_id);
+insert into steadytext_queue (request_id, request_type, prompts, status, embeddings, created_at)
+select request_id, 'batch_embed', array['x', 'y'], 'completed', '{"[0.6,0.8]","[1,0]"}'::vector[], now() - interval '1 hour' from vectors;
+select is((select steadytext_get_async_result(request_id) from vectors), '{"[0.6,0.8]","[1,0]"}', 'get_async_result: the vectors of a batch_embed as text');
+select is((select steadytext_get_async_result(request_id)::vector[] from vectors), array['[0.6,0.8]', '[1,0]']::vector[], 'which can be read as such');
+
 -- Somebody else's
 create temporary table mine as select pg_temp.run_as('st_alice', $$ select steadytext_generate_async('alice asks') $$)::uuid as id;
 select throws_ok(
@@ -115,6 +133,16 @@ select throws_ok(
 select is(
     pg_temp.run_as('st_bob', format('select steadytext_cancel_async(%L)', id)), 'false',
     'cancel_async does not reach the requests of others') from mine;
+create temporary table both_ as
+    select array[id, pg_temp.run_as('st_bob', $$ select steadytext_generate_async('bob asks') $$)::uuid] as ids from mine;
+select is(
+    pg_temp.run_as('st_bob', format('select steadytext_cancel_async(%L::uuid[])', ids)), '1',
+    'cancel_async of an array takes the own ones out of it') from both_;
+select is((select array_agg(q.status order by n) from both_, unnest(ids) with ordinality as i(id, n), steadytext_check_async(id) as q),
+    array['pending', 'cancelled'], 'and leaves the others');
+select is(
+    pg_temp.run_as('st_root', format('select steadytext_cancel_async(%L::uuid[])', ids)), '1',
+    'an administrator reaches all') from both_;
 
 select * from finish();
 rollback;

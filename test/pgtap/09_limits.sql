@@ -1,7 +1,7 @@
 -- What a request may hold, in every column and every form: lengths, numbers of elements, depth,
 -- and what its type has no use for.
 \ir setup.psql
-select plan(153);
+select plan(157);
 
 create function pg_temp.insert_of(p_type text, p_prompt text, p_prompts text[], p_params jsonb) returns text
 language sql as $$
@@ -20,15 +20,15 @@ insert into types values
         '{pattern,max_tokens,seed,temperature,top_k,top_p,min_p,use_cache,model,size}'),
     ('generate_choice', 'x', null, '{"choices": ["a", "b"]}',
         '{choices,max_tokens,seed,temperature,top_k,top_p,min_p,use_cache,model,size}'),
-    ('embed', 'x', null, '{}', '{batch,mode,task,seed,use_cache,model,size}'),
-    ('batch_embed', null, '{x,y}', '{}', '{mode,task,seed,use_cache,model,size}'),
-    ('rerank', 'x', '{d}', '{}', '{task,return_scores,seed,use_cache,model,size}'),
-    ('batch_rerank', null, '{q}', '{"documents": ["d"]}', '{documents,task,return_scores,seed,use_cache,model,size}');
+    ('embed', 'x', null, '{}', '{batch,mode,task,truncate,seed,use_cache,model,size}'),
+    ('batch_embed', null, '{x,y}', '{}', '{mode,task,truncate,seed,use_cache,model,size}'),
+    ('rerank', 'x', '{d}', '{}', '{task,return_scores,truncate,seed,use_cache,model,size}'),
+    ('batch_rerank', null, '{q}', '{"documents": ["d"]}', '{documents,task,return_scores,truncate,seed,use_cache,model,size}');
 create temporary table valid (name text, value jsonb);
 insert into valid values
     ('max_tokens', '16'), ('seed', '7'), ('temperature', '0.5'), ('top_k', '3'), ('top_p', '0.5'), ('min_p', '0.1'),
-    ('use_cache', 'false'), ('size', '"small"'), ('eos_string', '"END"'), ('mode', '"query"'),
-    ('task', '"find it"'), ('batch', 'true'), ('return_scores', 'false'), ('documents', '["d"]'),
+    ('use_cache', 'false'), ('size', '"builtin"'), ('eos_string', '"END"'), ('mode', '"query"'),
+    ('task', '"find it"'), ('batch', 'true'), ('truncate', 'true'), ('return_scores', 'false'), ('documents', '["d"]'),
     ('schema', 'true'), ('pattern', '"a"'), ('choices', '["a", "b"]');
 
 select lives_ok(pg_temp.insert_of(request_type, prompt, prompts, params), request_type || ' as it should be') from types;
@@ -56,7 +56,7 @@ end
 $$;
 select is(
     pg_temp.hint_of(pg_temp.insert_of('embed', 'x', null, '{"max_tokens": 3}')),
-    'Parameters of embed: batch, mode, task, seed, use_cache, model, size.', 'the hint says what the type takes');
+    'Parameters of embed: batch, mode, task, truncate, seed, use_cache, model, size.', 'the hint says what the type takes');
 
 -- The forms in which much was let in.
 create temporary table hostile (what text, request_type text, prompt text, prompts text[], params jsonb, code text);

@@ -2,6 +2,8 @@
 \ir setup.psql
 select plan(44);
 
+insert into steadytext_models (name, task, file) values ('m', 'embed', 'm.gguf');
+
 -- Requests of a role, by a letter and a number each.
 create function pg_temp.enqueue(p_role name, p_count integer, p_priority integer default 5)
 returns void language sql as $$

@@ -1,7 +1,7 @@
 -- Synchronous functions and streams: answers, defaults, limits and rights. What runs them is in
 -- the server tests.
 \ir setup.psql
-select plan(45);
+select plan(42);
 
 -- Answers.
 select is(steadytext_generate('Say hello', max_tokens => 8), steadytext_generate('Say hello', max_tokens => 8), 'generate: the same input gives the same text');
@@ -39,7 +39,7 @@ select throws_ok(format('select %s(%L)', f.name, t.blank), 'P0001', f.message, f
 from (
     values ('steadytext_generate', 'Prompt cannot be empty'), ('steadytext_generate_stream', 'Prompt cannot be empty'),
         ('steadytext_embed', 'Text input cannot be empty')
-) as f(name, message), unnest(array['', E' \t\n', null]) as t(blank);
+) as f(name, message), unnest(array['', E' \t\n']) as t(blank);
 select throws_ok($$ select steadytext_generate('x', 0) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'generate: no tokens');
 select throws_ok($$ select steadytext_generate('x', 4097) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'generate: too many tokens');
 select throws_ok($$ select steadytext_generate_stream('x', -1) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'generate_stream: negative tokens');

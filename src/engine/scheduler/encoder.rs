@@ -6,7 +6,7 @@ use super::running::Plan;
 use crate::gguf::Gguf;
 use crate::model::encoder::{Encoder, Sizes, Workspace};
 use crate::model::{Loading, Model};
-use crate::tokenizer::{Encoded, WordPiece};
+use crate::tokenizer::{Encoded, WordPiece, truncate};
 use crate::{Embed, Error, Purpose, Rerank, Work};
 
 /// An encoder, its tokenizer, and the pass that it computes.
@@ -107,9 +107,16 @@ impl EncoderReader {
         match self.labels {
             0 => {
                 let query = self.text(&Embed::query(&how.query, None))?;
-                Ok((query, Some(self.text(&Embed::passage(&how.document))?)))
+                let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
+                Ok((query, Some(self.text(&document)?)))
             }
-            1 | 2 => Ok((self.tokenizer.encode_pair(&how.query, &how.document), None)),
+            1 | 2 => {
+                let mut pair = self.tokenizer.encode_pair(&how.query, &how.document);
+                if how.truncate {
+                    truncate(&mut pair.tokens, pair.second, 1, self.context_length);
+                }
+                Ok((pair, None))
+            }
             labels => {
                 Err(self.gguf.unsupported(format!("its head has {labels} labels, one or two rank documents")))
             }
@@ -124,10 +131,16 @@ impl EncoderReader {
                 return Err(Error::InvalidRequest("the model takes no task".to_owned()));
             }
         };
-        Ok(if prompt.is_empty() {
+        let mut text = if prompt.is_empty() {
             self.tokenizer.encode_text(&how.text)
         } else {
             self.tokenizer.encode_text(&format!("{prompt}{}", how.text))
-        })
+        };
+        if how.truncate && text.tokens.len() > self.context_length {
+            let before = 1 + self.tokenizer.encode(prompt).len();
+            truncate(&mut text.tokens, before, 1, self.context_length);
+            text.second = text.tokens.len();
+        }
+        Ok(text)
     }
 }

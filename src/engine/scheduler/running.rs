@@ -16,8 +16,8 @@ use crate::model::{KvCache, Pooling, Wanted};
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::template::ChatTemplate;
-use crate::tokenizer::{Encoded, Tokenizer};
-use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Request, Work};
+use crate::tokenizer::{Encoded, Tokenizer, truncate};
+use crate::{Embed, Error, EventKind, ModelIdentity, ModelSource, Output, Request, Work};
 
 /// A request that is being worked on.
 pub(super) struct Running {
@@ -98,17 +98,18 @@ impl Plan {
         let tokenizer = &reader.tokenizer;
         let (mut tokens, second) = match work {
             Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
-            Work::Embed(how) => (tokenizer.encode_embedding(&how.instructed())?, None),
-            Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer)? {
+            Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
-                    let document = tokenizer.encode_embedding(&how.document)?;
+                    let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
+                    let document = embedding(&document, tokenizer, context_length)?;
                     (tokenizer.encode_embedding(&how.query)?, Some(document))
                 }
             },
         };
         if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
-            return Err(Error::InvalidRequest("the text has no tokens".to_owned()));
+            return Err(Error::UnreadableText { reason: "it has no tokens".to_owned() });
         }
         let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
         let room = match work {
@@ -173,6 +174,16 @@ impl Plan {
         });
         Beginning { cache, chain, positions: self.positions }
     }
+}
+
+/// The tokens of a text to be embedded, as many as the context has room for where it is to be cut.
+fn embedding(how: &Embed, tokenizer: &Tokenizer, context_length: usize) -> Result<Vec<u32>, Error> {
+    let mut tokens = tokenizer.encode_embedding(&how.instructed())?;
+    if how.truncate && tokens.len() > context_length {
+        let before = tokenizer.encode_embedding(&how.instruction())?.len();
+        truncate(&mut tokens, before, tokenizer.embedding_suffix_len(), context_length);
+    }
+    Ok(tokens)
 }
 
 /// The last token is always computed: its hidden state is what all is about.

@@ -294,7 +294,12 @@ fn encoders_count_for_the_memory_limit_and_make_room_for_each_other() {
 }
 
 fn rerank(query: &str, document: &str) -> Work {
-    Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task: "any".to_owned() })
+    Work::Rerank(Rerank {
+        query: query.to_owned(),
+        document: document.to_owned(),
+        task: "any".to_owned(),
+        truncate: false,
+    })
 }
 
 fn score(output: Result<Output, Error>) -> f32 {
@@ -336,4 +341,53 @@ fn an_encoder_without_a_head_ranks_by_the_cosine_of_its_vectors() {
     let cosine: f64 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     let score = score(run(&engine, &model, vec![rerank(&query, &document)]).remove(0));
     assert!((f64::from(score) - (1.0 + cosine) / 2.0).abs() < 1e-5, "{score} for {cosine}");
+}
+
+#[test]
+fn a_text_that_is_too_long_is_cut_at_the_end_of_the_context_where_that_is_wanted() {
+    let (_directory, path) = folder(&Bert::default());
+    let engine = engine(2);
+    // A token each, beside the two around them: 256 in all.
+    let long = "a ".repeat(254);
+    let embed = |text: String, truncate| Work::Embed(Embed { truncate, ..Embed::passage(text) });
+    let work = vec![
+        embed(long.clone(), false),
+        embed(format!("{long} b c d"), false),
+        embed(format!("{long} b c d"), true),
+        embed(format!("{long} e"), true),
+        embed("short".to_owned(), false),
+        embed("short".to_owned(), true),
+    ];
+    let results = run(&engine, &path, work);
+    let [whole, refused, cut, other, short, same] = &results[..] else { panic!("{results:?}") };
+    assert!(matches!(refused, Err(Error::PromptTooLong { .. })), "{refused:?}");
+    let vector = |result: &Result<Output, Error>| match result {
+        Ok(Output::Embedding(vector)) => vector.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(vector(cut), vector(whole));
+    assert_eq!(vector(other), vector(whole));
+    assert_eq!(vector(same), vector(short));
+
+    // Of two texts that are read together, the document is cut, and never the query.
+    let (_directory, path) = folder(&Bert { labels: 1, ..Bert::default() });
+    let pair = |query: &str, document: String, truncate| {
+        Work::Rerank(Rerank { query: query.to_owned(), document, task: String::new(), truncate })
+    };
+    let room = "a ".repeat(252);
+    let work = vec![
+        pair("q", room.clone(), false),
+        pair("q", format!("{room} b c"), true),
+        pair("q", format!("{room} b c"), false),
+        pair(&long, "d".to_owned(), true),
+    ];
+    let results = run(&engine, &path, work);
+    let [whole, cut, refused, query] = &results[..] else { panic!("{results:?}") };
+    let score = |result: &Result<Output, Error>| match result {
+        Ok(Output::Score(score)) => *score,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(score(cut), score(whole));
+    assert!(matches!(refused, Err(Error::PromptTooLong { .. })), "{refused:?}");
+    assert!(matches!(query, Err(Error::PromptTooLong { .. })), "{query:?}");
 }

@@ -160,7 +160,14 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     };
     let texts = ["reclaim storage", "a b c"].map(|text| Work::Embed(Embed::passage(text)));
     add("bert: embeddings", outputs(&encoder("bert", 0), texts.into()));
-    let rank = || Work::Rerank(Rerank { query: "a b".into(), document: "b c d".into(), task: "find".into() });
+    let rank = || {
+        Work::Rerank(Rerank {
+            query: "a b".into(),
+            document: "b c d".into(),
+            task: "find".into(),
+            truncate: false,
+        })
+    };
     add("bert: ranking", outputs(&encoder("ranking bert", 1), vec![rank()]));
     let judge = Spec { rerank: Some(steadytext_test_models::Rerank::YesNo), ..Spec::default() };
     add("qwen3: ranking", outputs(&made("judge", &judge), vec![rank()]));

@@ -86,7 +86,7 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     };
     let rerank = |query: &str, document: &str| {
         let task = "find what answers the query".to_owned();
-        Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task })
+        Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task, truncate: false })
     };
     let constrained = |prompt: &str, sampling, constraint| {
         let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
@@ -133,6 +133,7 @@ fn encoder(directory: &TempDir) -> Vec<(ModelSource, Work)> {
             query: "which one".to_owned(),
             document: text(seed, words),
             task: String::new(),
+            truncate: false,
         })
     };
     let work = [

@@ -38,7 +38,12 @@ fn engine(config: Config) -> Engine {
 }
 
 fn rerank(query: &str, document: &str) -> Work {
-    Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task: TASK.to_owned() })
+    Work::Rerank(Rerank {
+        query: query.to_owned(),
+        document: document.to_owned(),
+        task: TASK.to_owned(),
+        truncate: false,
+    })
 }
 
 fn submit(engine: &Engine, model: &Path, work: Work) -> Receiver<steadytext_engine::Event> {
@@ -251,4 +256,58 @@ fn what_is_too_long_for_the_context_is_refused() {
             .unwrap_err();
         assert!(matches!(error, Error::PromptTooLong { context_length: 300, .. }), "{error}");
     }
+}
+
+#[test]
+fn a_document_is_cut_where_that_is_wanted_and_everything_around_it_stays() {
+    let directory = TempDir::new().unwrap();
+    for (name, spec) in [
+        ("yes-no", Spec { context: 512, ..spec() }),
+        ("cosine", Spec { context: 512, rerank: None, pooling: Some(Pooling::Last), ..spec() }),
+    ] {
+        let path = saved(&directory, &spec);
+        let engine = engine(Config::default());
+        let pair = |query: &str, document: &str, truncate| {
+            let (query, document) = (query.to_owned(), document.to_owned());
+            Work::Rerank(Rerank { query, document, task: TASK.to_owned(), truncate })
+        };
+        let score = |work: Work| finish(&submit(&engine, &path, work));
+        let long = "many words ".repeat(200);
+        let Ok(Output::Score(cut)) = score(pair("which", &long, true)) else { panic!("{name}") };
+        assert!(matches!(score(pair("which", &long, false)), Err(Error::PromptTooLong { .. })), "{name}");
+        let longer = format!("{long} and more");
+        assert_eq!(score(pair("which", &longer, true)).unwrap(), Output::Score(cut), "{name}");
+        // The query is read, so it matters, and it is never cut.
+        assert_ne!(score(pair("another", &long, true)).unwrap(), Output::Score(cut), "{name}");
+        assert!(matches!(score(pair(&long, "short", true)), Err(Error::PromptTooLong { .. })), "{name}");
+        // What has room is not touched.
+        let short = score(pair("which", "short", false)).unwrap();
+        assert_eq!(score(pair("which", "short", true)).unwrap(), short, "{name}");
+    }
+}
+
+#[test]
+fn a_text_is_cut_by_a_decoder_and_keeps_the_tokens_around_it() {
+    let directory = TempDir::new().unwrap();
+    let path = saved(&directory, &Spec { context: 64, pooling: Some(Pooling::Last), ..spec() });
+    let engine = engine(Config::default());
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let vector = |work: Embed| match finish(&submit(&engine, &path, Work::Embed(work))) {
+        Ok(Output::Embedding(vector)) => vector,
+        other => panic!("{other:?}"),
+    };
+    let long = "x y z ".repeat(100);
+    let cut = |text: &str| Embed { truncate: true, ..Embed::passage(text) };
+    // As long as the context has room for, and not one token more.
+    let whole = (1..=long.len())
+        .rev()
+        .find(|end| tokenizer.encode_embedding(&long[..*end]).unwrap().len() == 64)
+        .map(|end| long[..end].to_owned())
+        .unwrap();
+    assert_eq!(vector(cut(&long)), vector(Embed::passage(whole.as_str())));
+    assert_eq!(vector(cut(&format!("{long} and more"))), vector(cut(&long)));
+    // A task that leaves no room for the text is not cut.
+    let query = Embed { truncate: true, ..Embed::query("text", Some("find it ".repeat(60))) };
+    let refused = finish(&submit(&engine, &path, Work::Embed(query)));
+    assert!(matches!(refused, Err(Error::PromptTooLong { .. })), "{refused:?}");
 }

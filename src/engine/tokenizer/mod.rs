@@ -113,7 +113,7 @@ impl Tokenizer {
     /// Tokens of a user's text: never a control token, no beginning or end added.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] where the vocabulary has no token for a byte of the text.
+    /// [`Error::UnreadableText`] where the vocabulary has no token for a byte of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.encode_parts(&[Part::User(text)])
     }
@@ -177,8 +177,8 @@ impl Tokenizer {
                 ids.push(id);
                 continue;
             }
-            self.bpe.encode(word.as_bytes(), scratch, ids).map_err(|byte| {
-                Error::InvalidRequest(format!("the model's vocabulary has no token for byte 0x{byte:02X}"))
+            self.bpe.encode(word.as_bytes(), scratch, ids).map_err(|byte| Error::UnreadableText {
+                reason: format!("its vocabulary has no token for byte 0x{byte:02X}"),
             })?;
         }
         Ok(())
@@ -199,6 +199,11 @@ impl Tokenizer {
         ids.extend(self.encode(text)?);
         ids.extend(self.embedding_suffix);
         Ok(ids)
+    }
+
+    /// How many tokens [`Tokenizer::encode_embedding`] adds at the end.
+    pub(crate) fn embedding_suffix_len(&self) -> usize {
+        usize::from(self.embedding_suffix.is_some())
     }
 
     /// What the token adds to the output; nothing for control tokens and ids that do not exist.
@@ -254,6 +259,15 @@ impl Tokenizer {
     /// How templates write the last token.
     pub fn eos_text(&self) -> Option<&str> {
         self.special_text(self.eos?)
+    }
+}
+
+/// Cuts tokens to `most`, at the end of a text behind which `after` more tokens stand. What is before the text, about `before`
+/// tokens, stays too: where that leaves no room for the text, nothing is cut.
+pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most: usize) {
+    let Some(room) = most.checked_sub(after).filter(|room| *room > before) else { return };
+    if tokens.len() > most {
+        tokens.drain(room..tokens.len() - after);
     }
 }
 

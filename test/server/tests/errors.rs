@@ -139,15 +139,25 @@ fn a_prompt_longer_than_the_context_fails_with_its_length_and_the_limit() {
 fn a_model_that_is_not_registered_for_the_task_fails_its_requests_and_no_others() {
     let (_cluster, mut session) = cluster();
     session.run("insert into steadytext_models (name, task, file) values ('vectors', 'embed', 'v.gguf'), ('texts', 'generate', 't.gguf')");
-    let ids = [
-        session.generate("x", "model => 'nobody knows it'"),
-        session.generate("x", "model => '/etc/passwd'"),
-        session.generate("x", "model => '../texts.gguf'"),
-        session.generate("x", "model => 't.gguf'"),
-        session.generate("x", "model => 'vectors'"),
-        session.embed("x", "model => 'nobody knows it'"),
-        session.embed("x", "model => 'texts'"),
-    ];
+    for call in [
+        "steadytext_generate_async('x', model => 'nobody knows it')",
+        "steadytext_generate_async('x', model => '/etc/passwd')",
+        "steadytext_generate_async('x', model => 't.gguf')",
+        "steadytext_generate_async('x', model => 'vectors')",
+        "steadytext_embed_async('x', model => 'texts')",
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert!(matches!(error.code().code(), "42704" | "42809"), "{call}: {error:?}");
+        assert!(error.hint().is_some(), "{call}: {error:?}");
+    }
+    // What was right when it was enqueued may be wrong when it is its turn.
+    session.run("select steadytext_daemon_stop()");
+    let ids = [session.generate("x", "model => 'texts'"), session.embed("x", "model => 'vectors'")];
+    session.run(
+        "delete from steadytext_models where name = 'texts';
+         update steadytext_models set task = 'rerank' where name = 'vectors';
+         select steadytext_daemon_start()",
+    );
     let beside = session.generate("beside them", "max_tokens => 3");
     for id in ids {
         let request = session.wait_for_end(id);

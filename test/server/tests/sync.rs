@@ -60,7 +60,7 @@ fn a_call_gives_the_bytes_and_the_errors_of_the_queue() {
     assert_eq!(session.one::<String>("select steadytext_embed('hello', false)::text"), queued);
 
     session.run("insert into steadytext_models (name, task, file) values ('gone', 'generate', 'gone.gguf')");
-    for arguments in ["model => 'nobody'", "model => 'gone'", "model => 'slow', max_tokens => 4096"] {
+    for arguments in ["model => 'gone'", "model => 'slow', max_tokens => 4096"] {
         let prompt = if arguments.contains("slow") { "long ".repeat(8000) } else { "short".to_owned() };
         let id = session.generate(&prompt, arguments);
         let queued = session.wait_for_end(id);
