@@ -211,3 +211,17 @@ returns boolean
 language sql volatile
 return @extschema@.steadytext_daemon_stop();
 comment on function @extschema@.st_daemon_stop() is 'Short for steadytext_daemon_stop';
+
+create function @extschema@.steadytext_model_status()
+returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'model_status_wrapper';
+comment on function @extschema@.steadytext_model_status() is
+    'What is known of the registered models: whether their files are there and can be used, why not, and which ones requests get that name none';
+
+create function @extschema@.st_model_status()
+returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'model_status_wrapper';
+comment on function @extschema@.st_model_status() is
+    'Short for steadytext_model_status';

@@ -65,6 +65,8 @@ grant execute on function
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
+    @extschema@.steadytext_model_status(),
+    @extschema@.st_model_status(),
     @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.st_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),

@@ -10,19 +10,21 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, ModelSource, Request};
+use steadytext_engine::{Error, Event, EventKind, Request};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals};
 use super::enqueue::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
+use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
@@ -44,7 +46,9 @@ thread_local! {
 
 /// A request that is being worked on. Dropping it stops the work.
 pub(super) struct Call {
-    model: ModelSource,
+    model: Resolved,
+    /// What else there is.
+    registry: Rc<Vec<Model>>,
     salt: u64,
     parts: Parts,
     progress: Progress,
@@ -71,6 +75,7 @@ pub(super) struct Call {
 struct Checked {
     parts: Parts,
     model: Resolved,
+    registry: Rc<Vec<Model>>,
     question: Option<Question>,
 }
 
@@ -143,7 +148,7 @@ fn check(
     }
     let (parts, model) = request::parts(asked, &config, &models)?;
     let question = Question::of(request_type, &params, &parts, &model.source, &config);
-    Ok(Checked { parts, model, question })
+    Ok(Checked { parts, model, registry: models, question })
 }
 
 impl Call {
@@ -166,12 +171,11 @@ impl Call {
     }
 
     fn start(request_type: &str, checked: Checked) -> Result<Call, PgError> {
-        let Checked { parts, model, question } = checked;
-        if model.for_want_of_another {
-            warn_of_builtin();
-        }
+        let Checked { parts, model, registry, question } = checked;
+        tell(&model);
         let mut call = Call {
-            model: model.source,
+            model,
+            registry,
             salt: u64::from(privilege::current_user().to_u32()),
             progress: Progress::new(&parts),
             under_way: BTreeMap::new(),
@@ -248,6 +252,14 @@ impl Call {
         self.begun = true;
         if let EventKind::Started { model, .. } = &kind {
             self.author.note(model);
+            if let Err(error) = self.model.check_loaded(model) {
+                if let Some(next) = self.model.next(&self.registry) {
+                    return self.restart(next);
+                }
+                // The work ends with the connection.
+                self.client = None;
+                return Err(error);
+            }
         }
         if let Some(place) = self.place {
             match &kind {
@@ -280,6 +292,9 @@ impl Call {
                 Ok(News::Answer(answer))
             }
             EventKind::Failed(error) => {
+                if let Some(next) = self.model.pass_over(&error, &self.registry) {
+                    return self.restart(next);
+                }
                 self.under_way.remove(&key);
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
@@ -288,6 +303,21 @@ impl Call {
                 Err(error.detail(self.parts.describe(index)))
             }
         }
+    }
+
+    /// Begins anew, with another model. What the engine still has of it ends with the connection.
+    fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
+        tell(&with);
+        self.question = self.question.as_ref().map(|question| question.with_model(&self.parts, &with.source));
+        self.model = with;
+        self.progress = Progress::new(&self.parts);
+        self.under_way.clear();
+        self.author = Author::default();
+        self.text.clear();
+        (self.begun, self.attempts, self.client) = (false, 0, None);
+        self.connect()?;
+        self.fill()?;
+        Ok(News::None)
     }
 
     /// Gives the answer to the worker, who may write it down.
@@ -317,7 +347,7 @@ impl Call {
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.parts.work(index);
         let flight = self.question.as_ref().and_then(|_| cache::flight(&work));
-        let request = Request { key, model: self.model.clone(), salt: self.salt, flight, work };
+        let request = Request { key, model: self.model.source.clone(), salt: self.salt, flight, work };
         match &mut self.client {
             Some(client) => client.submit(&request),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -374,6 +404,14 @@ fn engine_went() -> PgError {
 fn show(request_type: &str) -> Option<Place> {
     interrupts::before_exit(|| activity::end_all_of(std::process::id() as i32));
     activity::begin(Uuid::now_v7(), privilege::current_user(), request_type)
+}
+
+/// Tells the client what there is to be said about the choice of a model.
+fn tell(model: &Resolved) {
+    model.tell();
+    if model.for_want_of_another {
+        warn_of_builtin();
+    }
 }
 
 fn warn_of_builtin() {

@@ -2,9 +2,11 @@
 
 use pgrx::prelude::*;
 
+use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::slots::State;
-use crate::pg::{activity, catalog, seat, shmem, slots};
+use crate::pg::{activity, caches, catalog, seat, shmem, slots};
+use crate::worker::request::status;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The version of the library.
@@ -53,6 +55,32 @@ fn activity() -> TableIterator<
                 TimestampWithTimeZone::try_from(running.started_at).ok()?,
                 running.worker_pid,
             ))
+        })
+        .collect();
+    TableIterator::new(rows)
+}
+
+/// What is known of the registered models.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn model_status() -> TableIterator<
+    'static,
+    (
+        name!(name, String),
+        name!(task, String),
+        name!(file, String),
+        name!(state, &'static str),
+        name!(reason, Option<String>),
+        name!(is_chosen, bool),
+    ),
+> {
+    let models = caches::models().or_raise();
+    let rows: Vec<_> = models
+        .iter()
+        .zip(status(&models))
+        .map(|(model, status)| {
+            let (name, task, file) = (model.name.clone(), model.task.clone(), model.file.clone());
+            (name, task, file, status.state, status.reason, status.is_chosen)
         })
         .collect();
     TableIterator::new(rows)

@@ -53,6 +53,12 @@ impl Question {
         })
     }
 
+    /// The same question to another model.
+    pub(crate) fn with_model(&self, parts: &Parts, model: &ModelSource) -> Question {
+        let key = key_of(&self.request_type, &self.params, parts, model);
+        Question { model: model.clone(), key, ..self.clone() }
+    }
+
     /// The answer, if the cache has it; counts the hit. Inside a transaction.
     pub(crate) fn answer(&self) -> Option<Answer> {
         let key = self.key.as_ref()?;

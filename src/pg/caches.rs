@@ -114,6 +114,8 @@ pub(crate) struct Model {
     pub(crate) task: String,
     /// Relative to pg_steadytext.model_dir, or absolute.
     pub(crate) file: String,
+    /// What the file must be, if that is written down.
+    pub(crate) sha256: Option<[u8; 32]>,
 }
 
 #[derive(Default)]
@@ -247,7 +249,7 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256 from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -255,6 +257,7 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
             name: row.get(1).unwrap_or_default(),
             task: row.get(2).unwrap_or_default(),
             file: row.get(3).unwrap_or_default(),
+            sha256: row.get::<String>(4).as_deref().and_then(from_hex),
         })
     })?;
     let models = Rc::new(rows);
@@ -262,6 +265,18 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }
     Ok(models)
+}
+
+/// The 32 bytes that 64 hexadecimal digits stand for.
+fn from_hex(digits: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,

@@ -1,5 +1,7 @@
 //! Errors on their way to SQL: SQLSTATE, message, hint.
 
+use std::ffi::CString;
+
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::prelude::*;
 use steadytext_engine::Error as EngineError;
@@ -72,6 +74,23 @@ impl PgError {
             report = report.set_hint(hint);
         }
         report.report(level);
+    }
+
+    /// Reports it as a WARNING to the client alone: the server log has it already.
+    pub(crate) fn warn_client(self) {
+        let message = CString::new(self.message).unwrap_or_default();
+        let hint = self.hint.and_then(|hint| CString::new(hint).ok());
+        // SAFETY: the all-zero pattern is an empty report; PostgreSQL copies what it points to before it returns, which it does for
+        // levels below ERROR.
+        unsafe {
+            let mut report: pg_sys::ErrorData = std::mem::zeroed();
+            report.elevel = pg_sys::WARNING_CLIENT_ONLY as i32;
+            report.sqlerrcode = self.code as i32;
+            report.message = message.as_ptr().cast_mut();
+            report.hint = hint.as_ref().map_or(std::ptr::null_mut(), |hint| hint.as_ptr().cast_mut());
+            report.assoc_context = pg_sys::CurrentMemoryContext;
+            pg_sys::ThrowErrorData(&mut report);
+        }
     }
 
     /// The five characters of its SQLSTATE.

@@ -1,9 +1,14 @@
 //! The checksums of model files, as processes have learned them, in shared memory: where the engine cannot leave them beside
 //! the model, this is how the others know.
 //!
+//! Also, which files no model can be loaded from, so that `auto` passes them over.
+//!
 //! Invariant: the table is read and written under its lock; all zeros is an empty one.
 
 use std::cell::{RefCell, UnsafeCell};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use steadytext_engine::{FileId, ModelIdentity, ModelSource};
 
@@ -11,11 +16,17 @@ use super::shmem::{self, Lock};
 
 /// Files that are remembered; the oldest makes room.
 const FILES: usize = 64;
+/// Files that are remembered as being no good; the oldest makes room.
+const BAD_FILES: usize = 32;
+/// Longest reason that is remembered.
+const REASON_BYTES: usize = 400;
 
 /// The table.
 #[repr(C)]
 pub(crate) struct IdentityTable {
     inner: UnsafeCell<Inner>,
+    /// Whether there is anything to look for among the files that are no good.
+    any_bad: AtomicBool,
 }
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
@@ -26,6 +37,21 @@ struct Inner {
     /// Ever learned.
     count: u64,
     known: [Known; FILES],
+    /// Ever found to be no good.
+    bad_count: u64,
+    bad: [Bad; BAD_FILES],
+}
+
+/// A file from which no model could be loaded for some use of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Bad {
+    file: FileId,
+    purpose: u8,
+    /// Until when that is believed, as TimestampTz.
+    until: i64,
+    length: u16,
+    reason: [u8; REASON_BYTES],
 }
 
 /// A file without an inode is none.
@@ -69,6 +95,53 @@ pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
         learn(&identity);
         Some(identity.hash)
     })
+}
+
+/// As much of a reason as is remembered.
+pub(crate) fn fitting(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES)]
+}
+
+/// Notes that a model could not be loaded from the file as it is now, and that this is to be believed until then. Whether that is news;
+/// `None` where it cannot be noted.
+pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Option<bool> {
+    let file = ModelIdentity::file_of(path).ok()?;
+    let reason = fitting(reason).as_bytes();
+    let mut bad = Bad { file, purpose, until, length: reason.len() as u16, reason: [0; REASON_BYTES] };
+    bad.reason[..reason.len()].copy_from_slice(reason);
+    let is_news = locked(true, |inner| {
+        // SAFETY: the lock is held, exclusively.
+        let inner = unsafe { &mut *inner };
+        let same = |other: &Bad| other.length == bad.length && other.reason == bad.reason;
+        let is_news = !inner.bad.iter().any(|other| other.file == file && same(other));
+        let known = inner.bad.iter().position(|other| other.file == file && other.purpose == purpose);
+        let place = known.unwrap_or(inner.bad_count as usize % BAD_FILES);
+        if known.is_none() {
+            inner.bad_count += 1;
+        }
+        inner.bad[place] = bad;
+        is_news
+    })?;
+    shmem::get()?.identities.any_bad.store(true, Release);
+    Some(is_news)
+}
+
+/// Why no model can be loaded from the file as it is now, if somebody has tried.
+pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
+    if !shmem::get()?.identities.any_bad.load(Acquire) {
+        return None;
+    }
+    let file = ModelIdentity::file_of(path).ok()?;
+    let found = locked(false, |inner| {
+        // SAFETY: the lock is held; nobody writes.
+        let inner = unsafe { &*inner };
+        inner
+            .bad
+            .iter()
+            .find(|bad| bad.length > 0 && bad.file == file && bad.purpose == purpose && bad.until > now)
+            .copied()
+    })??;
+    Some(String::from_utf8_lossy(&found.reason[..usize::from(found.length)]).into_owned())
 }
 
 fn find(file: &FileId) -> Option<[u8; 32]> {

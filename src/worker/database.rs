@@ -341,10 +341,7 @@ impl Worker {
         let wakes = self.slot.wakes.load(SeqCst);
         let notified = self.due.notified.is_some_and(|at| now >= at);
         let woken = !self.paused && (notified || wakes != self.wakes_seen);
-        if !(self.maybe_more || woken) || now < self.due.claim {
-            return false;
-        }
-        if full {
+        if !(self.maybe_more || woken) || now < self.due.claim || full {
             return false;
         }
         let alone = self.alone_due;
@@ -371,6 +368,7 @@ impl Worker {
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {
         let Claims { requests, config, models } = claims;
         self.obey(config.clone());
+        self.flights.registry = Rc::clone(&models);
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
         self.maybe_more = alone || claimed == limit;
@@ -398,7 +396,7 @@ impl Worker {
             }
             match prepared {
                 Ok(prepared) => {
-                    if prepared.for_want_of_another {
+                    if prepared.resolved.for_want_of_another {
                         self.warn_of_builtin();
                     }
                     self.flights.add(claimed, prepared, alone);

@@ -4,15 +4,17 @@
 //! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Instant;
 
-use steadytext_engine::{Error as EngineError, Event, EventKind, ModelSource, Request, Ticket};
+use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Ticket};
 
 use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
-use super::request::Prepared;
+use super::request::{Prepared, Resolved};
 use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
+use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 
 /// A row that this worker has claimed.
@@ -47,7 +49,7 @@ struct Flight {
     held: Held,
     /// Number in the order of the claims, which is that of their priorities.
     order: u64,
-    model: ModelSource,
+    resolved: Resolved,
     salt: u64,
     parts: Parts,
     progress: Progress,
@@ -77,6 +79,20 @@ impl Flight {
         question.entry(&self.parts, by, answer, self.since.elapsed())
     }
 
+    /// Begins anew, with another model. What the engine still has of it is of no use.
+    fn restart(&mut self, with: Resolved) {
+        self.ticket.cancel();
+        self.ticket = Ticket::new();
+        self.question = self.question.as_ref().map(|question| question.with_model(&self.parts, &with.source));
+        self.resolved = with;
+        self.progress = Progress::new(&self.parts);
+        self.again.clear();
+        self.under_way = 0;
+        self.author = Author::default();
+        self.prompt_tokens = 0;
+        self.text.clear();
+    }
+
     /// Whether nothing more is handed over: it has all, or no more is wanted.
     fn is_closed(&self) -> bool {
         (self.progress.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
@@ -99,6 +115,8 @@ pub(super) struct Flights {
     pub(super) spent_ms: f64,
     /// What the cache is to keep of those that have ended.
     pub(super) entries: Vec<Entry>,
+    /// The registry as it was at the last claim.
+    pub(super) registry: Rc<Vec<Model>>,
 }
 
 impl Flights {
@@ -122,12 +140,12 @@ impl Flights {
 
     /// Adds a request; [`Flights::next_part`] has its parts from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
-        let Prepared { model, salt, parts, question, .. } = prepared;
+        let Prepared { resolved, salt, parts, question } = prepared;
         self.last_order += 1;
         let flight = Flight {
             held: claimed.held,
             order: self.last_order,
-            model,
+            resolved,
             salt,
             progress: Progress::new(&parts),
             again: Vec::new(),
@@ -163,7 +181,7 @@ impl Flights {
         let shared = flight.question.as_ref().and_then(|_| cache::flight(&work));
         let request = Request {
             key: self.last_key,
-            model: flight.model.clone(),
+            model: flight.resolved.source.clone(),
             salt: flight.salt,
             flight: shared,
             work,
@@ -197,6 +215,19 @@ impl Flights {
             }
             EventKind::Started { prompt_tokens, model } => {
                 flight.author.note(&model);
+                if let Err(error) = flight.resolved.check_loaded(&model) {
+                    match flight.resolved.next(&self.registry) {
+                        Some(next) if flight.verdict.is_none() => {
+                            flight.restart(next);
+                            self.parts.retain(|_, (of, _)| *of != held);
+                        }
+                        _ => {
+                            flight.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
+                            flight.ticket.cancel();
+                        }
+                    }
+                    return None;
+                }
                 // For the second time, where the engine that had begun it has gone.
                 flight.text.clear();
                 flight.prompt_tokens =
@@ -228,6 +259,14 @@ impl Flights {
             EventKind::Failed(EngineError::Stopped) => flight.again.push(index),
             // The first one tells why; the others are cancelled, and that is no reason.
             EventKind::Failed(error) => {
+                if flight.verdict.is_none()
+                    && !flight.abandoned
+                    && let Some(next) = flight.resolved.pass_over(&error, &self.registry)
+                {
+                    flight.restart(next);
+                    self.parts.retain(|_, (of, _)| *of != held);
+                    return None;
+                }
                 if flight.verdict.is_none() {
                     let Failure { error, retry } = Failure::from(error);
                     let error = flight.parts.blame(index, error);

@@ -9,13 +9,14 @@ use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
 use strsim::levenshtein;
 
+use super::choice::{self, Resolved};
 use super::model_files::{LeadsOut, locate};
 use crate::pg::caches::Model;
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
 /// The name of the model inside the library.
-const BUILTIN: &str = "builtin";
+pub(super) const BUILTIN: &str = "builtin";
 /// The setting that leaves the choice to the registry.
 const AUTO: &str = "auto";
 
@@ -31,12 +32,18 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    fn name(self) -> &'static str {
+    /// The word for it in steadytext_models.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Task::Generate => "generate",
             Task::Embed => "embed",
             Task::Rerank => "rerank",
         }
+    }
+
+    /// Its number in shared memory.
+    pub(super) fn number(self) -> u8 {
+        self as u8
     }
 
     fn setting(self) -> (&'static str, String) {
@@ -48,44 +55,36 @@ impl Task {
     }
 }
 
-/// A model that was found.
-#[derive(Debug)]
-pub(crate) struct Resolved {
-    /// Where it is.
-    pub(crate) source: ModelSource,
-    /// Nobody chose it: it is the builtin one because no other is there.
-    pub(crate) for_want_of_another: bool,
-}
-
 /// The model of a request that names one, by name or size, or the one that the server's settings choose.
 ///
 /// # Errors
 ///
 /// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for one whose
-/// file is not there.
+/// file is not there, XX001 for one whose file is known to be another than the registered.
 pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
-    if let Some(name) = asked {
-        return chosen(if name == BUILTIN {
-            Ok(ModelSource::Builtin)
-        } else {
-            registered(task, name, models)
-        });
+    match asked {
+        Some(BUILTIN) => Ok(Resolved::builtin(false)),
+        Some(name) => registered(task, name, models),
+        None => configured(task, task, models),
     }
+}
+
+/// The model that the server's settings choose for a task, to be used for a purpose.
+fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, PgError> {
     let (setting, name) = task.setting();
     match name.as_str() {
-        BUILTIN => chosen(Ok(ModelSource::Builtin)),
+        BUILTIN => Ok(Resolved::builtin(false)),
         AUTO | "" => {
-            let present = models
-                .iter()
-                .filter(|model| model.task == task.name())
-                .filter_map(|model| registered_path(&model.file).ok())
-                .find(|path| is_there(path));
-            Ok(match present {
-                Some(path) => Resolved { source: ModelSource::File(path), for_want_of_another: false },
-                None => Resolved { source: ModelSource::Builtin, for_want_of_another: true },
-            })
+            let (found, passed_over) = choice::first_good(purpose, models, task);
+            let found = match found {
+                Some(found) => found,
+                // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
+                None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
+                None => Resolved::builtin(true),
+            };
+            Ok(choice::after(found, passed_over))
         }
-        name if models.iter().any(|model| model.name == name) => chosen(registered(task, name, models)),
+        name if models.iter().any(|model| model.name == name) => registered(task, name, models),
         name => {
             let path = path_of(name);
             if !is_there(&path) {
@@ -97,13 +96,45 @@ pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
                     "Register the model in steadytext_models, or put its file into pg_steadytext.model_dir.",
                 ));
             }
-            chosen(Ok(ModelSource::File(path)))
+            // What is registered of the file holds for whoever names it.
+            let sha256 = models.iter().find(|model| model.file == name).and_then(|model| model.sha256);
+            let found = Resolved::file(&path, name, sha256);
+            found.check_known().map(|()| found)
         }
     }
 }
 
-fn chosen(source: Result<ModelSource, PgError>) -> Result<Resolved, PgError> {
-    source.map(|source| Resolved { source, for_want_of_another: false })
+/// What is known of the model in a row of the registry.
+pub(crate) struct Status {
+    /// `ready`, `missing` or `unusable`.
+    pub(crate) state: &'static str,
+    /// Why it is unusable.
+    pub(crate) reason: Option<String>,
+    /// Whether requests get it that name none.
+    pub(crate) is_chosen: bool,
+}
+
+/// What is known of the models, in their order.
+pub(crate) fn status(models: &[Model]) -> Vec<Status> {
+    let tasks = [Task::Generate, Task::Embed, Task::Rerank];
+    let of = |model: &Model| {
+        let Some(task) = tasks.into_iter().find(|task| task.name() == model.task) else {
+            return Status { state: "unusable", reason: None, is_chosen: false };
+        };
+        let Ok(path) = registered_path(&model.file) else {
+            let reason = "its file leads out of pg_steadytext.model_dir".to_owned();
+            return Status { state: "unusable", reason: Some(reason), is_chosen: false };
+        };
+        let reason = is_there(&path).then(|| choice::why_bad(task, model, &path)).flatten();
+        let state = match reason {
+            _ if !is_there(&path) => "missing",
+            Some(_) => "unusable",
+            None => "ready",
+        };
+        let chosen = resolve(task, None, models).ok().map(|found| found.source);
+        Status { state, reason, is_chosen: chosen == Some(ModelSource::File(path)) }
+    };
+    models.iter().map(of).collect()
 }
 
 /// Refuses names that [`resolve`] would not find.
@@ -160,7 +191,7 @@ fn known(task: Task, name: &str, models: &[Model]) -> String {
     )
 }
 
-fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, PgError> {
+fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgError> {
     let (model, shown) = (find(task, name, models)?, shown(name));
     // Said in the same words whether or not there is something.
     let path = registered_path(&model.file).map_err(|LeadsOut| {
@@ -179,16 +210,17 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<ModelSource, P
             "Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
         ));
     }
-    Ok(ModelSource::File(path))
+    let found = Resolved::file(&path, name, model.sha256);
+    found.check_known().map(|()| found)
 }
 
 /// Whether there is a model: a GGUF file, or a folder of an encoder.
-fn is_there(path: &Path) -> bool {
+pub(super) fn is_there(path: &Path) -> bool {
     path.is_file() || path.join("config.json").is_file()
 }
 
 /// A file of the registry, which administrators fill who are no superusers.
-fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
+pub(super) fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
     locate(Path::new(&guc::model_dir()), file)
 }
 

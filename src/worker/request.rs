@@ -2,13 +2,14 @@
 
 use pgrx::prelude::*;
 use serde_json::Value;
-use steadytext_engine::{Embed, Generate, ModelSource, Purpose, Sampling, Work};
+use steadytext_engine::{Embed, Generate, Purpose, Sampling, Work};
 
+pub(crate) use super::choice::Resolved;
 use super::constraint::{constraint, enough_tokens};
 use super::many;
 pub(crate) use super::many::DEFAULT_TASK;
 use super::models;
-pub(crate) use super::models::{Resolved, Task};
+pub(crate) use super::models::{Task, status};
 pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, description, unexpected};
 use super::protocol::Claimed;
 pub(crate) use super::ranking::Ranked;
@@ -35,15 +36,13 @@ pub(crate) struct Asked<'a> {
 /// A request's work, and whether its model was chosen for want of another.
 pub(super) struct Prepared {
     /// The model that does it.
-    pub(super) model: ModelSource,
+    pub(super) resolved: Resolved,
     /// Whose keys and values it may share.
     pub(super) salt: u64,
     /// For the engine.
     pub(super) parts: Parts,
     /// For the cache.
     pub(super) question: Option<Question>,
-    /// See [`Resolved::for_want_of_another`].
-    pub(super) for_want_of_another: bool,
 }
 
 /// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was inserted, but
@@ -64,11 +63,11 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
         prompts: prompts.as_deref(),
         params,
     };
-    let (parts, Resolved { source, for_want_of_another }) = parts(asked, config, models)?;
+    let (parts, resolved) = parts(asked, config, models)?;
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, params, &parts, &source, config);
-    Ok(Prepared { model: source, salt, parts, question, for_want_of_another })
+    let question = Question::of(&claimed.request_type, params, &parts, &resolved.source, config);
+    Ok(Prepared { resolved, salt, parts, question })
 }
 
 /// The work, and the model that does it.

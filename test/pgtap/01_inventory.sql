@@ -117,6 +117,8 @@ select set_eq(
         'function steadytext.promote_requests(integer)',
         'function steadytext.queue_outlook(integer)',
         'function steadytext.expire_requests(bigint,integer)',
+        'function steadytext_model_status()',
+        'function st_model_status()',
         'function steadytext.priority(bigint)',
         'function steadytext_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
         'function st_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
@@ -287,7 +289,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 55::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 56::bigint,
     'there are as many twins as functions of the API'
 );
 

@@ -22,6 +22,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod many_parts;
+mod model_choice;
 mod model_files;
 mod owners;
 mod privileges;

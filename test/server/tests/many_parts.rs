@@ -215,7 +215,10 @@ fn more_rows_of_many_parts_than_the_engine_takes_at_once_all_complete() {
 
 #[test]
 fn the_reranker_is_chosen_like_other_models_and_its_scores_are_graded() {
-    let cluster = Options::new().set("pg_steadytext.reranker_model", "auto").start();
+    let cluster = Options::new()
+        .set("pg_steadytext.reranker_model", "auto")
+        .set("pg_steadytext.embedding_model", "auto")
+        .start();
     let mut session = cluster.session("postgres");
     session.create_extension();
     let scores = |session: &mut Session, more: &str| -> Vec<f64> {
