@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use steadytext_test_server::{Cluster, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
 
 fn busy() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
@@ -189,4 +189,18 @@ fn it_works_from_a_schema_that_is_not_in_the_search_path() {
     session.run(
         "select * from \"Odd Name\".steadytext_activity; select \"Odd Name\".steadytext_daemon_status()",
     );
+}
+
+#[test]
+fn a_schema_of_the_protocols_name_is_refused_with_what_to_do() {
+    let cluster = Options::new().start();
+    let mut session = cluster.session("postgres");
+    session.run("create extension vector; create schema steadytext");
+    for sql in ["create extension pg_steadytext schema steadytext", "create extension pg_steadytext"] {
+        let error = session.error(sql);
+        assert_eq!(error.code().code(), "42P06", "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("SCHEMA public")), "{error:?}");
+    }
+    session.run("drop schema steadytext; create extension pg_steadytext schema public");
+    works(&mut session);
 }
