@@ -111,20 +111,27 @@ declare
     v_pending bigint;
     v_worker record;
 begin
-    -- One part per partial index, so that each is counted from its index. Row-level security
-    -- applies: users count their own requests, administrators all.
-    select count(*) into v_pending
-    from (
-        select from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is null and not q.alone
-        union all
-        select from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is null and q.alone
-        union all
-        select from @extschema@.steadytext_queue as q
-        where q.status = 'pending' and q.run_after is not null
-        limit 1000000
-    ) as p;
+    if has_table_privilege('@extschema@.steadytext_queue', 'select') then
+        -- One part per partial index, so that each is counted from its index. Row-level security
+        -- applies: users count their own requests, administrators all.
+        select count(*) into v_pending
+        from (
+            select from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and not q.alone
+            union all
+            select from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and q.alone
+            union all
+            select from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is not null
+            limit 1000000
+        ) as p;
+    else
+        -- Members of pg_monitor.
+        select coalesce(sum(c.requests), 0) into v_pending
+        from @extschema@.steadytext_queue_counts as c
+        where c.status = 'pending';
+    end if;
     select w.* into v_worker from steadytext.worker_state() as w;
 
     return query

@@ -199,7 +199,12 @@ to steadytext_admin;
 -- Monitoring sees numbers, states and names of roles; never a text.
 grant select on @extschema@.steadytext_queue_counts to steadytext_admin, pg_monitor;
 grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_health to pg_monitor;
-grant execute on function steadytext.activity(), steadytext.worker_state() to pg_monitor;
+grant execute on function
+    steadytext.activity(),
+    steadytext.worker_state(),
+    @extschema@.steadytext_daemon_status(),
+    @extschema@.st_daemon_status()
+to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
     insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),

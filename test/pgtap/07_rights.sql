@@ -1,7 +1,7 @@
 -- Who may do what: users see and write their own requests, administrators configure, workers
 -- call the protocol, everybody else nothing.
 \ir setup.psql
-select plan(82);
+select plan(83);
 
 create function pg_temp.denied(p_role text, p_statement text, p_name text)
 returns text
@@ -124,6 +124,8 @@ select is(pg_temp.run_as('st_watch', $$ select sum(requests) from steadytext_que
 select lives_ok($$ select pg_temp.run_as('st_watch', 'select count(*) from steadytext_activity') $$, 'pg_monitor sees what runs');
 select isnt(pg_temp.run_as('st_watch', $$ select state from steadytext.worker_state() $$), null, 'pg_monitor sees the worker');
 select lives_ok($$ select pg_temp.run_as('st_watch', 'select count(*) from steadytext_daemon_health') $$, 'pg_monitor sees heartbeats');
+select is(pg_temp.run_as('st_watch', 'select pending from st_daemon_status()'), (select count(*)::text from steadytext_queue where status = 'pending'),
+    'pg_monitor asks for the status, and counts everybody''s requests');
 select pg_temp.denied('st_watch', $$ select count(*) from steadytext_queue $$, 'read the queue');
 select pg_temp.denied('st_watch', $$ select count(*) from steadytext_cache $$, 'read the cache');
 select pg_temp.denied('st_watch', $$ select count(*) from steadytext_audit_log $$, 'read the audit log');

@@ -224,7 +224,8 @@ cross join lateral (select case x.grantee when 0 then 'public' else x.grantee::r
 where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_admin', 'steadytext_worker')
     and not (r.name = 'pg_monitor' and pg_describe_object(p.classid, p.objid, p.sub) in (
         'schema steadytext', 'view steadytext_queue_counts', 'view steadytext_activity', 'table steadytext_daemon_health',
-        'function steadytext.activity()', 'function steadytext.worker_state()'))
+        'function steadytext.activity()', 'function steadytext.worker_state()',
+        'function steadytext_daemon_status()', 'function st_daemon_status()'))
 order by 1";
 
 #[test]
