@@ -212,11 +212,11 @@ comment on function steadytext.evict(double precision, double precision, integer
     'Chooses and evicts, batch after batch, in the caller''s transaction; NULLs stand for the limits and protections in steadytext_config';
 
 create function @extschema@.steadytext_cache_evict_by_frecency(
-    target_entries integer default null,
+    target_entries bigint default null,
     target_size_mb double precision default null,
-    batch_size integer default 100,
-    min_access_count integer default 2,
-    min_age_hours integer default 1
+    batch_size bigint default 100,
+    min_access_count bigint default 2,
+    min_age_hours bigint default 1
 )
 returns table (
     evicted_count integer,
@@ -229,17 +229,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select e.* from steadytext.evict(target_entries, target_size_mb, batch_size, min_access_count, min_age_hours, false, true) as e;
+    select e.* from steadytext.evict(
+        target_entries, target_size_mb, least(greatest(coalesce(batch_size, 100), 0), 1000000)::integer,
+        case when min_access_count is not null then least(greatest(min_access_count, 0), 2147483647)::integer end,
+        min_age_hours, false, true) as e;
 end
 $$;
-comment on function @extschema@.steadytext_cache_evict_by_frecency(integer, double precision, integer, integer, integer) is
+comment on function @extschema@.steadytext_cache_evict_by_frecency(bigint, double precision, bigint, bigint, bigint) is
     'Evicts what is least worth until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb), and never an entry that was used min_access_count times or is younger than min_age_hours. For members of steadytext_admin';
 
 create function @extschema@.steadytext_cache_evict_by_age(
-    target_entries integer default null,
+    target_entries bigint default null,
     target_size_mb double precision default null,
-    batch_size integer default 100,
-    min_age_hours integer default 1
+    batch_size bigint default 100,
+    min_age_hours bigint default 1
 )
 returns table (
     evicted_count integer,
@@ -252,18 +255,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select e.* from steadytext.evict(target_entries, target_size_mb, batch_size, 0, min_age_hours, true, false) as e;
+    select e.* from steadytext.evict(
+        target_entries, target_size_mb, least(greatest(coalesce(batch_size, 100), 0), 1000000)::integer, 0, min_age_hours, true, false) as e;
 end
 $$;
-comment on function @extschema@.steadytext_cache_evict_by_age(integer, double precision, integer, integer) is
+comment on function @extschema@.steadytext_cache_evict_by_age(bigint, double precision, bigint, bigint) is
     'Evicts what was made first, however often it was used, until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb); never what is younger than min_age_hours. For members of steadytext_admin';
 
 create function @extschema@.st_cache_evict_by_frecency(
-    target_entries integer default null,
+    target_entries bigint default null,
     target_size_mb double precision default null,
-    batch_size integer default 100,
-    min_access_count integer default 2,
-    min_age_hours integer default 1
+    batch_size bigint default 100,
+    min_access_count bigint default 2,
+    min_age_hours bigint default 1
 )
 returns table (
     evicted_count integer,
@@ -276,14 +280,14 @@ begin atomic
     select e.evicted_count, e.freed_size_mb, e.remaining_entries, e.remaining_size_mb
     from @extschema@.steadytext_cache_evict_by_frecency(target_entries, target_size_mb, batch_size, min_access_count, min_age_hours) as e;
 end;
-comment on function @extschema@.st_cache_evict_by_frecency(integer, double precision, integer, integer, integer) is
+comment on function @extschema@.st_cache_evict_by_frecency(bigint, double precision, bigint, bigint, bigint) is
     'Short for steadytext_cache_evict_by_frecency';
 
 create function @extschema@.st_cache_evict_by_age(
-    target_entries integer default null,
+    target_entries bigint default null,
     target_size_mb double precision default null,
-    batch_size integer default 100,
-    min_age_hours integer default 1
+    batch_size bigint default 100,
+    min_age_hours bigint default 1
 )
 returns table (
     evicted_count integer,
@@ -296,5 +300,5 @@ begin atomic
     select e.evicted_count, e.freed_size_mb, e.remaining_entries, e.remaining_size_mb
     from @extschema@.steadytext_cache_evict_by_age(target_entries, target_size_mb, batch_size, min_age_hours) as e;
 end;
-comment on function @extschema@.st_cache_evict_by_age(integer, double precision, integer, integer) is
+comment on function @extschema@.st_cache_evict_by_age(bigint, double precision, bigint, bigint) is
     'Short for steadytext_cache_evict_by_age';

@@ -98,7 +98,7 @@ $$;
 comment on function @extschema@.steadytext_cache_analyze_usage() is
     'Entries by how often they were used: 1, 2 to 5, 6 to 20, 21 to 100, more';
 
-create function @extschema@.steadytext_cache_preview_eviction(preview_count integer default 10)
+create function @extschema@.steadytext_cache_preview_eviction(preview_count bigint default 10)
 returns table (
     cache_key text,
     prompt text,
@@ -119,15 +119,15 @@ begin
         e.frecency_score, e.bytes::bigint
     from steadytext.cache_victims(-1, -1,
         steadytext.config_integer('cache_min_access_count'), steadytext.config_number('cache_min_age_hours'),
-        p_limit => greatest(coalesce(preview_count, 10), 0)) with ordinality as v(id, access_count, bytes, n)
+        p_limit => least(greatest(coalesce(preview_count, 10), 0), 2147483647)::integer) with ordinality as v(id, access_count, bytes, n)
     join steadytext.cache_entries as e on e.id = v.id
     order by v.n;
 end
 $$;
-comment on function @extschema@.steadytext_cache_preview_eviction(integer) is
+comment on function @extschema@.steadytext_cache_preview_eviction(bigint) is
     'What would be evicted next, in this order, were the cache too large; prompts are cut. For members of steadytext_admin';
 
-create function @extschema@.steadytext_cache_warmup(warmup_count integer default 100)
+create function @extschema@.steadytext_cache_warmup(warmup_count bigint default 100)
 returns table (warmed_entries integer, total_time_ms integer)
 language plpgsql volatile security definer rows 1
 set search_path = pg_catalog, pg_temp
@@ -154,7 +154,7 @@ begin
     return next;
 end
 $$;
-comment on function @extschema@.steadytext_cache_warmup(integer) is
+comment on function @extschema@.steadytext_cache_warmup(bigint) is
     'Reads the entries that are worth most into memory, as after a restart; changes nothing. For members of steadytext_admin';
 
 create function @extschema@.st_cache_stats()
@@ -208,7 +208,7 @@ begin atomic
 end;
 comment on function @extschema@.st_cache_analyze_usage() is 'Short for steadytext_cache_analyze_usage';
 
-create function @extschema@.st_cache_preview_eviction(preview_count integer default 10)
+create function @extschema@.st_cache_preview_eviction(preview_count bigint default 10)
 returns table (
     cache_key text,
     prompt text,
@@ -223,12 +223,12 @@ begin atomic
     select p.cache_key, p.prompt, p.access_count, p.last_accessed, p.created_at, p.frecency_score, p.size_bytes
     from @extschema@.steadytext_cache_preview_eviction(preview_count) as p;
 end;
-comment on function @extschema@.st_cache_preview_eviction(integer) is 'Short for steadytext_cache_preview_eviction';
+comment on function @extschema@.st_cache_preview_eviction(bigint) is 'Short for steadytext_cache_preview_eviction';
 
-create function @extschema@.st_cache_warmup(warmup_count integer default 100)
+create function @extschema@.st_cache_warmup(warmup_count bigint default 100)
 returns table (warmed_entries integer, total_time_ms integer)
 language sql volatile rows 1
 begin atomic
     select w.warmed_entries, w.total_time_ms from @extschema@.steadytext_cache_warmup(warmup_count) as w;
 end;
-comment on function @extschema@.st_cache_warmup(integer) is 'Short for steadytext_cache_warmup';
+comment on function @extschema@.st_cache_warmup(bigint) is 'Short for steadytext_cache_warmup';

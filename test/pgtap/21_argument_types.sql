@@ -1,7 +1,7 @@
 -- Every function can be called with literals that have no type, and with arguments of types that are as good as those of its
 -- parameters.
 \ir setup.psql
-select plan(23);
+select plan(26);
 
 -- PREPARE looks the function up, and calls nothing.
 create function pg_temp.resolves(p_call text) returns boolean language plpgsql as $$
@@ -54,6 +54,11 @@ select isnt(steadytext_generate_async('x', large, priority => priority), null, '
 select throws_ok($$ select steadytext_generate('x', 99999999999) $$, 'P0001', 'max_tokens must be between 1 and 4096', 'too many tokens for 32 bits');
 select throws_ok($$ select steadytext_generate_async('x', priority => 99999999999) $$, '22023', 'priority must be between 1 and 10', 'a priority beyond 32 bits');
 select is((select count(*) from small_number, steadytext_rerank_top_k('q', array['a', 'b'], small_number.priority - 1)), 2::bigint, 'bigint for top_k');
+
+select lives_ok($$ select * from steadytext_cache_evict_by_frecency(99999999999, 1, 99999999999, 99999999999, 1::bigint) $$, 'bigint for an eviction');
+select results_eq(
+    $$ select evicted_count from steadytext_cache_evict_by_frecency(0, 0, null, null, null) $$, array[0], 'NULL stands for the settings there');
+select lives_ok($$ select * from steadytext_cache_preview_eviction(99999999999), steadytext_cache_warmup(5::bigint) $$, 'and for what else looks after the cache');
 
 -- json and text for jsonb.
 create temporary table schema as select '{"const": {"b": 1, "a": [1, null]}}' as t;
