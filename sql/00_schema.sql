@@ -118,6 +118,20 @@ as 'MODULE_PATHNAME', 'recount_requests_wrapper';
 comment on function steadytext.recount_requests() is
     'Lets the worker count the pending requests after the commit: some may have been deleted';
 
+create function steadytext.refuse_row(p_table text, p_column text)
+returns boolean
+language c volatile parallel safe
+as 'MODULE_PATHNAME', 'refuse_row_wrapper';
+comment on function steadytext.refuse_row(text, text) is
+    'Raises the error about a value that a column may not have: CHECK constraints call it instead of being false, as their own message would show the whole row, prompt included';
+
+create function steadytext.refuse_id()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'refuse_id_wrapper';
+comment on function steadytext.refuse_id() is
+    'Refuses a row without an id, before PostgreSQL does it with a message that shows the row';
+
 create function steadytext.note_change()
 returns trigger
 language c volatile

@@ -19,13 +19,13 @@ comment on function steadytext.cache_key_hash(text) is
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_cache (
     id bigint generated always as identity constraint steadytext_cache_pkey primary key,
-    cache_key text not null,
-    prompt text not null,
+    cache_key text,
+    prompt text,
     response text,
     embedding vector,
-    access_count integer not null default 1,
-    last_accessed timestamptz not null default pg_catalog.now(),
-    created_at timestamptz not null default pg_catalog.now(),
+    access_count integer default 1,
+    last_accessed timestamptz default pg_catalog.now(),
+    created_at timestamptz default pg_catalog.now(),
     model_name text,
     model_size text,
     seed bigint,
@@ -33,12 +33,30 @@ create table @extschema@.steadytext_cache (
     generation_params jsonb,
     response_size integer,
     generation_time_ms integer,
-    request_type text not null,
+    request_type text,
     model_hash text,
     kernel_version integer,
-    imported boolean not null default false,
-    key_hash bytea not null generated always as (steadytext.cache_key_hash(cache_key)) stored
-        constraint steadytext_cache_key_hash_key unique
+    imported boolean default false,
+    key_hash bytea generated always as (steadytext.cache_key_hash(cache_key)) stored
+        constraint steadytext_cache_key_hash_key unique,
+    -- As in steadytext_queue: never false, so that no message shows the row. Without a
+    -- cache_key there is no key_hash.
+    constraint steadytext_cache_row_check check (
+        case
+            when cache_key is not null and prompt is not null and access_count is not null
+                and last_accessed is not null and created_at is not null
+                and request_type is not null and imported is not null
+            then true
+            else steadytext.refuse_row('steadytext_cache', case
+                when cache_key is null then 'cache_key'
+                when prompt is null then 'prompt'
+                when access_count is null then 'access_count'
+                when last_accessed is null then 'last_accessed'
+                when created_at is null then 'created_at'
+                when request_type is null then 'request_type'
+                else 'imported'
+            end)
+        end)
 );
 set local search_path = pg_catalog, pg_temp;
 comment on table @extschema@.steadytext_cache is
@@ -74,7 +92,15 @@ comment on constraint steadytext_cache_pkey on @extschema@.steadytext_cache is
     'By this number accesses are counted';
 comment on constraint steadytext_cache_key_hash_key on @extschema@.steadytext_cache is
     'One answer per key; every look-up goes through it';
+comment on constraint steadytext_cache_row_check on @extschema@.steadytext_cache is
+    'What must hold for every entry; raises an error that names the column and does not show the row';
 comment on sequence @extschema@.steadytext_cache_id_seq is 'Source of steadytext_cache.id';
+
+-- What COPY may bring; in the usual case the condition is false and nothing is called.
+create trigger refuse_id before insert on @extschema@.steadytext_cache
+    for each row when (new.id is null) execute function steadytext.refuse_id();
+comment on trigger refuse_id on @extschema@.steadytext_cache is 'An entry has a number';
+alter table @extschema@.steadytext_cache enable always trigger refuse_id;
 
 -- Accesses are counted in batches by updates that touch no index: the free fifth of each page
 -- takes the next version of its rows. No index on access_count or last_accessed.

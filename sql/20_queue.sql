@@ -1,45 +1,69 @@
 -- The queue: one row per request, from pending to completed, failed or cancelled.
 --
--- No CHECK speaks about text a user sends: its message would put the whole row, prompt
--- included, into the server log. The limits are in steadytext.check_request(), which fires
--- before the few constraints below.
+-- PostgreSQL's messages about CHECK and NOT NULL show the whole row, prompt included, to the
+-- client and in the server's log. So the limits of what users send are in
+-- steadytext.check_request(), and what must hold for every row, however it was written, is in
+-- one CHECK that is never false: it raises an error of its own. NOT NULL is part of it, but
+-- for the id, of which an identity and a primary key demand it; check_request() sees to that.
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_queue (
     id bigint generated always as identity constraint steadytext_queue_pkey primary key,
-    request_id uuid not null default steadytext.new_request_id(),
-    request_type text not null,
+    request_id uuid default steadytext.new_request_id(),
+    request_type text,
     prompt text,
     prompts text[],
     params jsonb default '{}',
-    priority integer not null default 5,
+    priority integer default 5,
     user_id text,
     session_id text,
-    status text not null default 'pending',
+    status text default 'pending',
     result text,
     results text[],
     embedding vector,
     embeddings vector[],
     error text,
-    created_at timestamptz not null default pg_catalog.now(),
+    created_at timestamptz default pg_catalog.now(),
     started_at timestamptz,
     completed_at timestamptz,
     processing_time_ms integer,
-    retry_count integer not null default 0,
+    retry_count integer default 0,
     max_retries integer,
     daemon_endpoint text,
-    owner_role steadytext.role_id not null default steadytext.current_role_id(),
+    owner_role steadytext.role_id default steadytext.current_role_id(),
     run_after timestamptz,
     lease_expires_at timestamptz,
-    attempt integer not null default 0,
+    attempt integer default 0,
     worker text,
     error_code text,
-    alone boolean not null default false,
+    alone boolean default false,
     constraint steadytext_queue_request_id_key unique (request_id),
-    constraint steadytext_queue_status_check
-        check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
-    constraint steadytext_queue_numbers_check
-        check (priority between 1 and 10 and retry_count >= 0 and max_retries between 0 and 100)
+    constraint steadytext_queue_row_check check (
+        case
+            when request_id is not null and request_type is not null and created_at is not null
+                and owner_role is not null and alone is not null
+                and priority operator(pg_catalog.>=) 1 and priority operator(pg_catalog.<=) 10
+                and status operator(pg_catalog.=) any (
+                    array['pending', 'processing', 'completed', 'failed', 'cancelled'])
+                and retry_count operator(pg_catalog.>=) 0 and attempt operator(pg_catalog.>=) 0
+                and (max_retries is null
+                    or max_retries operator(pg_catalog.>=) 0 and max_retries operator(pg_catalog.<=) 100)
+            then true
+            else steadytext.refuse_row('steadytext_queue', case
+                when request_id is null then 'request_id'
+                when request_type is null then 'request_type'
+                when created_at is null then 'created_at'
+                when owner_role is null then 'owner_role'
+                when alone is null then 'alone'
+                when (priority operator(pg_catalog.>=) 1
+                    and priority operator(pg_catalog.<=) 10) is not true then 'priority'
+                when (retry_count operator(pg_catalog.>=) 0) is not true then 'retry_count'
+                when (attempt operator(pg_catalog.>=) 0) is not true then 'attempt'
+                when max_retries operator(pg_catalog.<) 0
+                    or max_retries operator(pg_catalog.>) 100 then 'max_retries'
+                else 'status'
+            end)
+        end)
 );
 set local search_path = pg_catalog, pg_temp;
 
@@ -95,10 +119,8 @@ comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
     'Age; retention walks along it';
 comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is
     'How programs find their request';
-comment on constraint steadytext_queue_status_check on @extschema@.steadytext_queue is
-    'A row in another state would never end';
-comment on constraint steadytext_queue_numbers_check on @extschema@.steadytext_queue is
-    'Priority, retry_count and max_retries in range';
+comment on constraint steadytext_queue_row_check on @extschema@.steadytext_queue is
+    'What must hold for every row; raises an error that names the column and does not show the row';
 
 comment on sequence @extschema@.steadytext_queue_id_seq is 'Source of steadytext_queue.id';
 
@@ -132,6 +154,7 @@ create trigger recount_requests after delete or truncate on @extschema@.steadyte
     for each statement execute function steadytext.recount_requests();
 comment on trigger recount_requests on @extschema@.steadytext_queue is
     'Pending requests that are deleted no longer count for max_queue_size';
+alter table @extschema@.steadytext_queue enable always trigger recount_requests;
 
 -- Also for rows that come under session_replication_role = replica: unseen, they would wait for ever.
 alter table @extschema@.steadytext_queue

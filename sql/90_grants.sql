@@ -101,10 +101,11 @@ grant execute on function
     @extschema@.st_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean),
     @extschema@.st_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean)
 to steadytext_user;
--- What the API, the view and the column defaults call with their caller's rights.
+-- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
     steadytext.current_role_id(),
+    steadytext.refuse_row(text, text),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean),

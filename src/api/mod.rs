@@ -12,6 +12,7 @@ mod enqueue;
 mod exchange;
 mod on_error;
 mod protocol;
+mod refuse;
 mod request;
 mod rerank;
 mod result;

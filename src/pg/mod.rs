@@ -9,6 +9,7 @@ pub(crate) mod bgworker;
 pub(crate) mod cache_table;
 pub(crate) mod caches;
 pub(crate) mod catalog;
+pub(crate) mod copied;
 pub(crate) mod descriptors;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;

@@ -20,6 +20,8 @@ select set_eq(
         'function steadytext.role_id_send(steadytext.role_id)',
         'function steadytext.current_role_id()',
         'function steadytext.is_own_worker()',
+        'function steadytext.refuse_row(text,text)',
+        'function steadytext.refuse_id()',
         'function steadytext.count_pending()',
         'function steadytext.recount_requests()',
         'function steadytext.check_worker(text,integer)',

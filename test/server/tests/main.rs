@@ -28,6 +28,7 @@ mod owners;
 mod privileges;
 mod protocol;
 mod queue_limits;
+mod refusals;
 mod settings;
 mod shutdown;
 mod standby;
