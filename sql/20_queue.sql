@@ -154,7 +154,6 @@ create trigger recount_requests after delete or truncate on @extschema@.steadyte
     for each statement execute function steadytext.recount_requests();
 comment on trigger recount_requests on @extschema@.steadytext_queue is
     'Pending requests that are deleted no longer count for max_queue_size';
-alter table @extschema@.steadytext_queue enable always trigger recount_requests;
 
 -- Also for rows that come under session_replication_role = replica: unseen, they would wait for ever.
 alter table @extschema@.steadytext_queue

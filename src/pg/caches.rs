@@ -130,6 +130,8 @@ thread_local! {
     /// The tables whose change empties the cache; 0: none is cached.
     static WATCHED: Cell<[u32; 4]> = const { Cell::new([0; 4]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
+    /// The installation is being read. After an error it stays so until it is read again, which does no harm.
+    static LOADING: Cell<bool> = const { Cell::new(false) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
@@ -144,7 +146,26 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     if let Some(known) = CACHED.with_borrow(|cached| cached.installation.clone()) {
         return Ok(known);
     }
-    let found = spi::query_one(
+    // What changes while it is read is noticed, whatever it is about: nobody knows yet what to watch.
+    register();
+    LOADING.set(true);
+    let found = with_new_snapshot(read_installation);
+    LOADING.set(false);
+    let found = found?.ok_or_else(|| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "extension pg_steadytext is not installed in this database",
+        )
+        .hint("Run CREATE EXTENSION pg_steadytext.")
+    })?;
+    watch(&found);
+    let found = Rc::new(found);
+    CACHED.with_borrow_mut(|cached| cached.installation = Some(found.clone()));
+    Ok(found)
+}
+
+fn read_installation() -> Result<Option<Installation>, PgError> {
+    spi::query_one(
         "select e.oid, e.extversion::pg_catalog.text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
                 h.oid, k.conindid
            from pg_catalog.pg_extension e
@@ -174,18 +195,7 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
                 tables: [oid(5), oid(6), oid(7), oid(9)],
             }
         },
-    )?
-    .ok_or_else(|| {
-        PgError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "extension pg_steadytext is not installed in this database",
-        )
-        .hint("Run CREATE EXTENSION pg_steadytext.")
-    })?;
-    watch(&found);
-    let found = Rc::new(found);
-    CACHED.with_borrow_mut(|cached| cached.installation = Some(found.clone()));
-    Ok(found)
+    )
 }
 
 /// This database's configuration. Inside a transaction.
@@ -282,10 +292,11 @@ fn from_hex(digits: &str) -> Option<[u8; 32]> {
 /// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,
 /// would outlive the transaction it belongs to. PostgreSQL gives none within a parallel query, where the query's own must do.
 fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
-    if in_parallel_query() {
-        return as_owner(installation.owner, read);
-    }
-    as_owner(installation.owner, || with_latest_snapshot(read))
+    as_owner(installation.owner, || with_new_snapshot(read))
+}
+
+fn with_new_snapshot<T>(read: impl FnOnce() -> T) -> T {
+    if in_parallel_query() { read() } else { with_latest_snapshot(read) }
 }
 
 /// Whether what was read may be kept: not under a snapshot that others have chosen, except in a process that ends with the query.
@@ -320,18 +331,21 @@ fn empty_if_stale() {
     }
 }
 
-fn watch(installation: &Installation) {
+fn register() {
     if !REGISTERED.replace(true) {
         // SAFETY: the callback lives as long as the library; registered once per process.
         unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0)) };
     }
+}
+
+fn watch(installation: &Installation) {
     WATCHED.set(installation.tables.map(|oid| oid.to_u32()));
 }
 
 /// Called in the middle of anything: it only notes what it heard.
 #[pg_guard]
 unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation.to_u32()) {
+    if LOADING.get() || relation == pg_sys::InvalidOid || WATCHED.get().contains(&relation.to_u32()) {
         STALE.set(true);
     }
 }

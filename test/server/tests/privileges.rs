@@ -273,6 +273,9 @@ fn objects_planted_in_the_search_path_never_run_as_somebody_else() {
 #[test]
 fn a_trigger_of_the_tables_owner_runs_as_that_owner_and_cannot_become_more() {
     let (cluster, mut session) = people();
+    // A session that has never used the extension, with a snapshot of the time before olga owns anything.
+    let mut alice = cluster.session_as("postgres", "alice");
+    alice.run("begin isolation level repeatable read; select 1");
     session.run(
         "create role olga login; create schema olga authorization olga;
          do $$ declare object text; begin
@@ -319,6 +322,10 @@ fn a_trigger_of_the_tables_owner_runs_as_that_owner_and_cannot_become_more() {
     );
     let id = session.generate("watched", "max_tokens => 3");
     session.wait_for(id, "completed");
+    session.pause();
+    let id = alice.generate("enqueued in the old snapshot", "max_tokens => 3");
+    alice.run("commit");
+    assert!(alice.cancel(id));
     let seen: Vec<String> = session.list("select distinct format('%s %s', who, escaped) from olga.seen");
     assert_eq!(seen, ["olga f"]);
 }
