@@ -270,7 +270,7 @@ fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Gi
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.
     if named_model(&given.params).is_some() {
-        check_model(request_type, &given.params, &*caches::models()?)?;
+        check_model(request_type, &given.params, &caches::models()?)?;
     }
     Ok(given)
 }

@@ -114,6 +114,31 @@ fn one_request_with_many_texts_gets_all_vectors_in_order() {
 }
 
 #[test]
+fn the_queue_cuts_long_texts_as_calls_do_where_that_is_wanted() {
+    let (_cluster, mut session) = with_encoders();
+    let long = "repeat('a ', 300), model => 'folder', truncate => true";
+    let called = vector(&mut session, "steadytext_embed", long);
+    assert_eq!(vector(&mut session, "steadytext_embed_async", long), called);
+    let ids: Vec<uuid::Uuid> = session.list(
+        "select unnest(steadytext_embed_batch_async(array[repeat('a ', 300)], model => 'folder', truncate => true))",
+    );
+    let queued: String =
+        session.one(&format!("select steadytext_get_async_embedding('{}', 60)::text", ids[0]));
+    assert_eq!(queued, called);
+    let id: uuid::Uuid = session.one(
+        "insert into steadytext_queue (request_type, prompts, params)
+         values ('batch_embed', array[repeat('a ', 300)], '{\"model\": \"folder\", \"truncate\": true}')
+         returning request_id",
+    );
+    let vectors: String =
+        session.one(&format!("select (steadytext_get_async_result('{id}', 60)::vector[])[1]::text"));
+    assert_eq!(vectors, called);
+    // Without it, the same text is an error.
+    let id = session.embed(&"a ".repeat(300), "model => 'folder'");
+    assert_eq!(session.wait_for_end(id).error_code.as_deref(), Some("54000"));
+}
+
+#[test]
 fn queries_and_tasks_reach_decoders_in_their_words() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
