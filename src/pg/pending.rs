@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
 use uuid::Uuid;
@@ -57,6 +57,8 @@ thread_local! {
     /// The request id that this process made last, and the last of them that was inserted.
     static MADE: Cell<u128> = const { Cell::new(0) };
     static USED: Cell<u128> = const { Cell::new(0) };
+    /// Rows of this transaction that are counted in [`Slot::committing`].
+    static COMMITTING: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A fresh request id.
@@ -136,6 +138,27 @@ pub(super) fn end_subtransaction(committed: bool) {
     });
 }
 
+/// The transaction is about to commit: from now on its rows may be seen, though they are not in the counters yet.
+pub(super) fn committing() {
+    let rows: i64 = INSERTED.with_borrow(|inserted| inserted.iter().map(|known| known.count).sum());
+    if rows > 0
+        && let Some(slot) = slots::mine()
+    {
+        COMMITTING.set(rows.cast_unsigned());
+        slot.committing.fetch_add(rows.cast_unsigned(), SeqCst);
+    }
+}
+
+/// The transaction has ended, and what it inserted is in the counters, or is not there. Nothing here can raise.
+pub(super) fn ended() {
+    let rows = COMMITTING.take();
+    if rows > 0
+        && let Some(slot) = slots::mine()
+    {
+        slot.committed.fetch_add(rows, SeqCst);
+    }
+}
+
 /// The transaction ended: what it inserted counts in the database of `slot`. True: the rows should be counted. Nothing here can raise.
 pub(super) fn committed(slot: Option<&Slot>) -> bool {
     INSERTED.with_borrow_mut(|inserted| {
@@ -169,16 +192,23 @@ pub(crate) fn doubt_here() {
 
 /// What the counters say, before the rows are counted.
 pub(crate) struct Before {
+    committed: u64,
     all: i64,
     roles: Vec<(u32, i32)>,
 }
 
 /// Notes what the counters say. What changes after this stays valid when [`correct`] has set them right.
 pub(crate) fn before_counting(slot: &Slot) -> Before {
-    slot.recount.swap(false, AcqRel);
+    slot.recount.store(false, SeqCst);
+    let committed = slot.committed.load(SeqCst);
     let cells = cells_of(slot).into_iter().flatten();
     let roles = cells.map(|cell| cell.load(Acquire)).filter(|cell| *cell != 0).map(unpack).collect();
-    Before { all: slot.pending.load(Acquire), roles }
+    Before { committed, all: slot.pending.load(SeqCst), roles }
+}
+
+/// Whether no rows were committed since `before` of which nobody knows whether they were counted.
+pub(crate) fn is_exact(slot: &Slot, before: &Before) -> bool {
+    slot.committing.load(SeqCst) == before.committed
 }
 
 /// Sets the counters right by what was counted: rows of each role.
@@ -198,6 +228,8 @@ pub(crate) fn correct(slot: &Slot, before: Before, counted: &[(pg_sys::Oid, i64)
 pub(super) fn clear(slot: &Slot) {
     slot.pending.store(0, Relaxed);
     slot.recount.store(false, Relaxed);
+    slot.committing.store(0, Relaxed);
+    slot.committed.store(0, Relaxed);
     cells_of(slot).into_iter().flatten().for_each(|cell| cell.store(0, Relaxed));
 }
 

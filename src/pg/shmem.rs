@@ -114,6 +114,10 @@ pub(crate) struct Slot {
     pub(crate) pending: AtomicI64,
     /// Something happened of which nobody knows what it means for `pending`: the worker should count the rows.
     pub(crate) recount: AtomicBool,
+    /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and that are in `pending`.
+    pub(crate) committing: AtomicU64,
+    /// See `committing`.
+    pub(crate) committed: AtomicU64,
     /// The worker's unique id (UUID, big-endian halves); 0 while none runs.
     pub(crate) worker: [AtomicU64; 2],
     /// When the worker started, as TimestampTz.

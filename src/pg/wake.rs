@@ -82,16 +82,19 @@ pub(crate) fn install() {
 #[pg_guard]
 unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => pending::committing(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             slots::end_evictions();
             if let Some(armed) = ARMED.take() {
                 fire(armed);
             }
+            pending::ended();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
             ARMED.set(None);
             pending::forget();
+            pending::ended();
         }
         _ => {}
     }

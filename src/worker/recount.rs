@@ -17,11 +17,40 @@ const SOON: Duration = Duration::from_secs(1);
 const REGULAR: Duration = Duration::from_secs(30);
 /// A pause is at least so many times as long as the count before it took: counting millions of rows must not keep the worker from its work.
 const SHARE: u32 = 50;
+/// Counts in a row, at most, and how long one takes at most that is repeated at once.
+const ATTEMPTS: usize = 5;
+const QUICK: Duration = Duration::from_millis(20);
+/// Steps in a row that met commits, before the counters are set all the same.
+const PATIENCE: u32 = 5;
+
+/// Counts the rows, once more if commits came in between: rows are seen a moment before they are in the counters, and nobody knows whether these
+/// were counted. Whether the counters are right now; `anyway`: they are set even so, off by those commits at most.
+fn count(slot: &Slot, anyway: bool) -> Result<bool, PgError> {
+    for attempt in 1..=ATTEMPTS {
+        let begun = Instant::now();
+        let before = pending::before_counting(slot);
+        let counted = protocol::count_pending()?;
+        let exact = pending::is_exact(slot, &before);
+        let last = attempt == ATTEMPTS || begun.elapsed() > QUICK;
+        if exact || last && anyway {
+            pending::correct(slot, before, &counted);
+        }
+        if exact {
+            return Ok(true);
+        }
+        if last {
+            break;
+        }
+    }
+    Ok(false)
+}
 
 /// When the rows were counted last.
 pub(super) struct Recount {
     begun: Instant,
     last: Option<Last>,
+    /// Steps in a row that met commits.
+    in_vain: u32,
 }
 
 struct Last {
@@ -34,7 +63,7 @@ struct Last {
 impl Recount {
     /// They were not, and are due.
     pub(super) fn new() -> Recount {
-        Recount { begun: Instant::now(), last: None }
+        Recount { begun: Instant::now(), last: None, in_vain: 0 }
     }
 
     /// When the rows are to be counted; `None` while the counters are right as far as anybody knows.
@@ -59,17 +88,16 @@ impl Recount {
             return Ok(());
         }
         let wakes = slot.wakes.load(Acquire);
-        let before = pending::before_counting(slot);
-        let counted = protocol::count_pending();
+        // Where commits come all the time there is never a better moment.
+        let counted = count(slot, self.in_vain >= PATIENCE);
         let ended = Instant::now();
         self.last = Some(Last { ended, took: ended - begun, wakes });
-        match counted {
-            Ok(counted) => pending::correct(slot, before, &counted),
-            Err(error) => {
-                pending::doubt_here();
-                return Err(error);
-            }
+        if matches!(counted, Ok(true)) {
+            self.in_vain = 0;
+        } else {
+            self.in_vain += 1;
+            pending::doubt_here();
         }
-        Ok(())
+        counted.map(|_| ())
     }
 }
