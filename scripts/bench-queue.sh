@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs bench-queue against a library with the no-op engine, which is built apart from the real one and never
 # installed: the servers of the benchmark find it through dynamic_library_path. What a busy worker leaves to its
-# neighbours, synchronous calls and the cache are measured with the installed library.
+# neighbours, synchronous calls, the cache and priorities are measured with the installed library.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,3 +24,4 @@ STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench -
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only neighbour
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only sync
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only cache
+"$cargo" run --release -p steadytext-bench --bin bench-queue -- --only priority

@@ -14,7 +14,8 @@ create function steadytext.claim_requests(
     p_limit integer,
     p_lease_seconds integer,
     p_after_role oid,
-    p_alone boolean
+    p_alone boolean,
+    p_least integer default 1
 )
 returns table (
     id bigint,
@@ -27,7 +28,8 @@ returns table (
     owner_role name,
     owner_oid oid,
     retry_count integer,
-    max_retries integer
+    max_retries integer,
+    priority integer
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -77,7 +79,7 @@ begin
         from picked as p
         where q.ctid = p.tid
         returning q.id, q.request_id, q.attempt, q.request_type, q.prompt, q.prompts, q.params,
-            q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries;
+            q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries, q.priority;
         return;
     end if;
 
@@ -90,7 +92,7 @@ begin
             and q.priority <= v_bound
         order by q.priority desc, q.owner_role, q.id
         limit 1;
-        exit when not found;
+        exit when not found or v_priority < p_least;
 
         -- The users in turn, each found with one descent of the index: first those after the
         -- last one served, then from the beginning. With each comes the first of its ids, so
@@ -155,10 +157,10 @@ begin
             from turns as t
             where q.ctid = t.tid
             returning t.turn, t.n, q.id, q.request_id, q.attempt, q.request_type, q.prompt,
-                q.prompts, q.params, q.owner_role, q.retry_count, q.max_retries
+                q.prompts, q.params, q.owner_role, q.retry_count, q.max_retries, q.priority
         )
         select c.id, c.request_id, c.attempt, c.request_type, c.prompt, c.prompts, c.params,
-            c.owner_role::name, c.owner_role::oid, c.retry_count, c.max_retries
+            c.owner_role::name, c.owner_role::oid, c.retry_count, c.max_retries, c.priority
         from claimed as c
         order by c.turn, c.n;
         get diagnostics v_got = row_count;
@@ -168,8 +170,8 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.claim_requests(text, integer, integer, oid, boolean) is
-    'Protocol: takes up to p_limit requests, priority 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash';
+comment on function steadytext.claim_requests(text, integer, integer, oid, boolean, integer) is
+    'Protocol: takes up to p_limit requests of priority p_least and more, 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash';
 
 create function steadytext.extend_leases(
     p_worker text,

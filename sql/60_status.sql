@@ -23,7 +23,8 @@ returns table (
     tokens_per_second double precision,
     partial_text text,
     started_at timestamptz,
-    worker_pid integer
+    worker_pid integer,
+    first_token_turns integer
 )
 language c volatile parallel restricted
 as 'MODULE_PATHNAME', 'activity_wrapper';
@@ -41,7 +42,8 @@ select
     a.tokens_per_second,
     a.partial_text,
     a.started_at,
-    a.worker_pid
+    a.worker_pid,
+    a.first_token_turns
 from steadytext.activity() as a;
 comment on view @extschema@.steadytext_activity is
     'Requests now running: how far they are, how fast, and what they have said so far';
@@ -55,6 +57,8 @@ comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of 
 comment on column @extschema@.steadytext_activity.partial_text is
     'The answer so far; NULL for those who may watch, but not read the request';
 comment on column @extschema@.steadytext_activity.started_at is 'When the engine took the request';
+comment on column @extschema@.steadytext_activity.first_token_turns is
+    'Steps that the engine computed from taking the request in to its first token';
 comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or who called a synchronous function';
 
 create view @extschema@.steadytext_queue_counts as

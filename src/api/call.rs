@@ -17,7 +17,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, Request};
+use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals};
@@ -50,6 +50,7 @@ pub(super) struct Call {
     /// What else there is.
     registry: Rc<Vec<Model>>,
     salt: u64,
+    standing: Standing,
     parts: Parts,
     progress: Progress,
     /// The parts that the engine has, by their keys.
@@ -108,7 +109,7 @@ pub(super) fn answer(
         }
         hits::note_miss();
     }
-    Call::start(request_type, checked)?.finish()
+    Call::start(request_type, checked, false)?.finish()
 }
 
 /// Says which of the rows of a statement an error is about.
@@ -167,16 +168,19 @@ impl Call {
             |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
         let mut checked = check(request_type, text, texts, params).map_err(named)?;
         checked.question = None;
-        Call::start(request_type, checked)
+        Call::start(request_type, checked, true)
     }
 
-    fn start(request_type: &str, checked: Checked) -> Result<Call, PgError> {
+    /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
+    fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { parts, model, registry, question } = checked;
         tell(&model);
+        let role = privilege::current_user().to_u32();
         let mut call = Call {
             model,
             registry,
-            salt: u64::from(privilege::current_user().to_u32()),
+            salt: u64::from(role),
+            standing: Standing { owner: role, priority: guc::call_priority(), paced },
             progress: Progress::new(&parts),
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
@@ -214,9 +218,9 @@ impl Call {
                 Ok(Some(FromEngine::Event(Event { kind: EventKind::Failed(Error::Stopped), .. }))) => {
                     self.recover(Err(io::ErrorKind::UnexpectedEof.into()))?;
                 }
-                Ok(Some(FromEngine::Event(Event { key, kind }))) => {
-                    if let Some(index) = self.under_way.get(&key) {
-                        return self.take(key, *index, kind);
+                Ok(Some(FromEngine::Event(event))) => {
+                    if let Some(index) = self.under_way.get(&event.key) {
+                        return self.take(*index, event);
                     }
                 }
                 Ok(Some(FromEngine::Refused(refusal))) => {
@@ -248,8 +252,15 @@ impl Call {
         }
     }
 
-    fn take(&mut self, key: u64, index: usize, kind: EventKind) -> Result<News, PgError> {
+    fn take(&mut self, index: usize, event: Event) -> Result<News, PgError> {
+        let Event { key, turns, kind } = event;
         self.begun = true;
+        if let (EventKind::Progress { .. }, true, Some(client)) =
+            (&kind, self.standing.paced, &mut self.client)
+        {
+            // Where the connection has ended that is found by the next look.
+            let _ = client.read(key);
+        }
         if let EventKind::Started { model, .. } = &kind {
             self.author.note(model);
             if let Err(error) = self.model.check_loaded(model) {
@@ -269,7 +280,7 @@ impl Call {
                 }
                 EventKind::Progress { generated_tokens, text } => {
                     self.text.push_str(text);
-                    activity::set_progress(place, *generated_tokens, &self.text);
+                    activity::set_progress(place, *generated_tokens, turns, &self.text);
                 }
                 EventKind::Done(_) | EventKind::Failed(_) => {}
             }
@@ -349,7 +360,7 @@ impl Call {
         let flight = self.question.as_ref().and_then(|_| cache::flight(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, flight, work };
         match &mut self.client {
-            Some(client) => client.submit(&request),
+            Some(client) => client.submit_as(&request, self.standing),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }

@@ -151,7 +151,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     if row.text(places.at(Column::Status)) == Some("pending") {
         let id = row.uuid(places.at(Column::RequestId));
         pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
-        wake::arm_enqueued();
+        wake::arm_enqueued(row.integer(places.at(Column::Priority)).unwrap_or_default());
     }
     if guc::notify()
         && let Some(id) = row.uuid(places.at(Column::RequestId))

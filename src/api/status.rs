@@ -32,6 +32,7 @@ fn activity() -> TableIterator<
         name!(partial_text, Option<String>),
         name!(started_at, TimestampWithTimeZone),
         name!(worker_pid, i32),
+        name!(first_token_turns, Option<i32>),
     ),
 > {
     let caller = current_user();
@@ -54,6 +55,7 @@ fn activity() -> TableIterator<
                 may_read.then_some(running.partial_text),
                 TimestampWithTimeZone::try_from(running.started_at).ok()?,
                 running.worker_pid,
+                running.first_token_turns,
             ))
         })
         .collect();

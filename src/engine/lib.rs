@@ -45,6 +45,6 @@ pub use model::{PanelsState, verify_panels};
 pub use probe::Probe;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,
-    Rerank, Sampling, Ticket, Work,
+    Rerank, Sampling, Standing, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};

@@ -32,6 +32,23 @@ pub struct Request {
     pub work: Work,
 }
 
+/// For whom a request is, and how urgent it is. Results do not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Requests of the same priority go in turn among their owners.
+    pub owner: u32,
+    /// From 1 to 10, which goes first and takes the places of others.
+    pub priority: u8,
+    /// Its text is read piece by piece: it pauses while its reader does not read.
+    pub paced: bool,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Standing { owner: 0, priority: 5, paced: false }
+    }
+}
+
 /// Where a model comes from. Names are resolved by the caller: the engine only opens files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ModelSource {
@@ -201,6 +218,8 @@ pub struct Rerank {
 pub struct Event {
     /// [`Request::key`].
     pub key: u64,
+    /// How many turns the engine has computed since it took the request in: steps of models, and slices of texts on encoders.
+    pub turns: u64,
     /// What happened.
     pub kind: EventKind,
 }
@@ -281,8 +300,8 @@ impl Reply {
     }
 
     /// Sends one event. A receiver that has gone is no error: nobody wants to know.
-    pub fn send(&self, key: u64, kind: EventKind) {
-        if self.sender.send(Event { key, kind }).is_ok()
+    pub fn send(&self, key: u64, turns: u64, kind: EventKind) {
+        if self.sender.send(Event { key, turns, kind }).is_ok()
             && let Some(bell) = &self.bell
         {
             bell();
@@ -293,24 +312,40 @@ impl Reply {
 /// The caller's handle on a submitted request.
 #[derive(Debug, Clone)]
 pub struct Ticket {
-    cancelled: Arc<AtomicBool>,
+    state: Arc<TicketState>,
+}
+
+#[derive(Debug, Default)]
+struct TicketState {
+    cancelled: AtomicBool,
+    held: AtomicBool,
 }
 
 impl Ticket {
     /// A ticket that nobody has cancelled.
     pub fn new() -> Self {
-        Ticket { cancelled: Arc::new(AtomicBool::new(false)) }
+        Ticket { state: Arc::default() }
     }
 
     /// Asks the engine to stop within a token. The request still gets its last event:
     /// `Failed(Error::Cancelled)`, or `Done` if it was finished already.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.state.cancelled.store(true, Ordering::Release);
     }
 
     /// Whether [`Ticket::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.state.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Pauses the request: it gives its place to others. [`crate::Engine::wake`] after it is let go on.
+    pub fn hold(&self, held: bool) {
+        self.state.held.store(held, Ordering::Release);
+    }
+
+    /// Whether it is paused.
+    pub fn is_held(&self) -> bool {
+        self.state.held.load(Ordering::Acquire)
     }
 }
 

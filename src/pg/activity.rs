@@ -62,6 +62,8 @@ struct Entry {
     pid: i32,
     prompt_tokens: i32,
     generated_tokens: i32,
+    /// Turns of the engine until the first token; -1 before it.
+    first_token_turns: i32,
     text_len: u32,
     started_at: i64,
     first_token_at: i64,
@@ -94,6 +96,8 @@ pub(crate) struct Activity {
     pub(crate) prompt_tokens: i32,
     /// Tokens generated up to now.
     pub(crate) generated_tokens: i32,
+    /// Turns of the engine from taking the request in to its first token; `None` before it.
+    pub(crate) first_token_turns: Option<i32>,
     /// Since the first token; `None` before it.
     pub(crate) tokens_per_second: Option<f64>,
     /// The end of the text up to now.
@@ -134,6 +138,7 @@ pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) ->
             pid,
             prompt_tokens: 0,
             generated_tokens: 0,
+            first_token_turns: -1,
             text_len: 0,
             started_at: now,
             first_token_at: 0,
@@ -158,8 +163,8 @@ pub(crate) fn set_phase(place: Place, phase: Phase, prompt_tokens: Option<usize>
     });
 }
 
-/// The request has generated `generated_tokens` up to now; `text` is the end of what it has written.
-pub(crate) fn set_progress(place: Place, generated_tokens: usize, text: &str) {
+/// The request has generated `generated_tokens` up to now, in so many turns of the engine; `text` is the end of what it has written.
+pub(crate) fn set_progress(place: Place, generated_tokens: usize, turns: u64, text: &str) {
     let now = now();
     let start = (text.len().saturating_sub(PARTIAL_TEXT_BYTES)..=text.len())
         .find(|&at| text.is_char_boundary(at))
@@ -171,6 +176,7 @@ pub(crate) fn set_progress(place: Place, generated_tokens: usize, text: &str) {
         entry.generated_tokens = i32::try_from(generated_tokens).unwrap_or(i32::MAX);
         if entry.first_token_at == 0 {
             entry.first_token_at = now;
+            entry.first_token_turns = i32::try_from(turns).unwrap_or(i32::MAX);
         }
         entry.text[..tail.len()].copy_from_slice(tail);
         entry.text_len = tail.len() as u32;
@@ -211,6 +217,7 @@ fn describe(entry: &Entry, now: i64) -> Activity {
         phase: entry.phase,
         prompt_tokens: entry.prompt_tokens,
         generated_tokens: entry.generated_tokens,
+        first_token_turns: Some(entry.first_token_turns).filter(|turns| *turns >= 0),
         tokens_per_second: (entry.first_token_at != 0 && seconds > 0.0)
             .then(|| f64::from(entry.generated_tokens) / seconds),
         partial_text: String::from_utf8_lossy(text).into_owned(),

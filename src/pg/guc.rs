@@ -18,6 +18,7 @@ static CONTEXT_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
+static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// The settings that an engine is started with; a change of any of them starts a new one.
@@ -76,6 +77,11 @@ pub(crate) fn model_dir() -> String {
 /// `pg_steadytext.exchange_dir`; relative to the data directory. Empty: none.
 pub(crate) fn exchange_dir() -> String {
     text(&EXCHANGE_DIR)
+}
+
+/// `pg_steadytext.call_priority`: how urgent the synchronous calls of this session are.
+pub(crate) fn call_priority() -> u8 {
+    u8::try_from(CALL_PRIORITY.get()).unwrap_or(8)
 }
 
 /// `pg_steadytext.notify`.
@@ -177,6 +183,16 @@ pub(crate) fn define() {
         c"Time after which an unused model is unloaded.",
         c"0 keeps models loaded.",
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pg_steadytext.call_priority",
+        c"Priority of synchronous calls, from 1 to 10, as of requests in the queue.",
+        c"A call takes the place of a running request of a lower priority, which goes on later.",
+        &CALL_PRIORITY,
+        1,
+        10,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     GucRegistry::define_bool_guc(c"pg_steadytext.notify", c"Whether to send NOTIFY when a request is enqueued or ends.",
         c"Channels steadytext_queue and steadytext_result, payload the request id. It slows concurrent commits.",

@@ -106,8 +106,11 @@ pub(crate) struct Slot {
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
-    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it.
-    pub(crate) deaf: AtomicBool,
+    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it for requests of a lower
+    /// priority than this.
+    pub(crate) deaf_below: AtomicU32,
+    /// Counts commits that made work at or above that priority.
+    pub(crate) urgent: AtomicU64,
     /// Counts commits that cancelled something or ended the extension: running work must be looked at.
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.

@@ -88,7 +88,7 @@ impl Slot {
     pub(crate) fn leave(&self) {
         self.latch.store(std::ptr::null_mut(), SeqCst);
         self.worker.iter().for_each(|half| half.store(0, SeqCst));
-        self.deaf.store(false, SeqCst);
+        self.deaf_below.store(0, SeqCst);
         self.running.store(0, Relaxed);
         self.memory_mb.store(0, Relaxed);
         self.pid.store(0, SeqCst);

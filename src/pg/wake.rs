@@ -24,6 +24,8 @@ use super::waiters::{self, BucketSet};
 struct Armed {
     /// Rows became pending: the worker should claim.
     work: bool,
+    /// The highest priority among them.
+    priority: i32,
     /// Somebody else than the worker changed the status of requests, or deleted some: they must be counted.
     change: bool,
     /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should look around.
@@ -45,13 +47,17 @@ fn arm(change: impl FnOnce(&mut Armed)) {
 }
 
 /// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts them).
-pub(crate) fn arm_enqueued() {
-    arm(|armed| armed.work = true);
+pub(crate) fn arm_enqueued(priority: i32) {
+    arm(|armed| {
+        armed.work = true;
+        armed.priority = armed.priority.max(priority);
+    });
 }
 
 /// After commit, the worker of this database claims, and counts what is pending.
 pub(crate) fn arm_change() {
-    arm(|armed| (armed.work, armed.change) = (true, true));
+    // Whatever their priorities are.
+    arm(|armed| (armed.work, armed.change, armed.priority) = (true, true, i32::MAX));
 }
 
 /// After commit, the worker of this database checks whether its running requests are still its own, and the configuration
@@ -124,13 +130,18 @@ fn fire(armed: Armed) {
     let doubtful = pending::committed(slot) || armed.change;
     if let Some(slot) = slot {
         let recount = doubtful && !slot.recount.swap(true, AcqRel);
+        let mut wanted = armed.review || recount;
         if armed.work {
             slot.wakes.fetch_add(1, SeqCst);
+            if i64::from(armed.priority) >= i64::from(slot.deaf_below.load(SeqCst)) {
+                slot.urgent.fetch_add(1, SeqCst);
+                wanted = true;
+            }
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
         }
-        if armed.review || recount || (armed.work && !slot.deaf.load(SeqCst)) {
+        if wanted {
             slot.wake();
         }
     }

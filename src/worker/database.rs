@@ -5,8 +5,10 @@
 //!
 //! Invariant: the loop never blocks on anything but its own wait, so interrupts are answered at once.
 
+mod claiming;
+
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
@@ -31,8 +33,6 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
-/// Results that could not be stored, as multiples of the engine's capacity, before no more requests are claimed.
-const BACKLOG_FACTOR: usize = 8;
 
 /// What a worker knows.
 pub(super) struct Worker {
@@ -45,6 +45,9 @@ pub(super) struct Worker {
     filing: Filing,
     config: Option<Rc<Config>>,
     wakes_seen: u64,
+    urgent_seen: u64,
+    /// There may be requests that are more urgent than what is there.
+    maybe_urgent: bool,
     reviews_seen: u64,
     /// The last claim was cut off by its limit: there may be more.
     maybe_more: bool,
@@ -96,6 +99,8 @@ impl Worker {
             filing: Filing::new(slot),
             config: None,
             wakes_seen: slot.wakes.load(Acquire),
+            urgent_seen: slot.urgent.load(Acquire),
+            maybe_urgent: true,
             reviews_seen: slot.reviews.load(Acquire),
             maybe_more: true,
             alone_due: false,
@@ -208,8 +213,8 @@ impl Worker {
     fn hand_over(&mut self) -> bool {
         let capacity = seat::capacity();
         let mut any = false;
-        while let Some((request, ticket)) = self.flights.next_part(capacity) {
-            seat::submit(request, ticket);
+        while let Some(errand) = self.flights.next_part(capacity) {
+            seat::submit(errand);
             any = true;
         }
         any
@@ -323,46 +328,12 @@ impl Worker {
             Ok(Outlook { pending, alone_due }) => {
                 self.alone_due |= alone_due;
                 self.maybe_more |= pending > 0 && !self.paused;
+                self.maybe_urgent |= pending > 0;
             }
             Err(error) => self.complain(error),
         }
         let memory: u64 = seat::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
-    }
-
-    /// Claims what the engine has room for. True: look at the engine again at once.
-    fn claim(&mut self) -> bool {
-        let now = Instant::now();
-        let capacity = seat::capacity();
-        let room = capacity.saturating_sub(self.flights.len());
-        let full = room == 0 || self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR;
-        // In this order, and the other way round in the commit: then no wake is missed.
-        self.slot.deaf.store(full || self.paused, SeqCst);
-        let wakes = self.slot.wakes.load(SeqCst);
-        let notified = self.due.notified.is_some_and(|at| now >= at);
-        let woken = !self.paused && (notified || wakes != self.wakes_seen);
-        if !(self.maybe_more || woken) || now < self.due.claim || full {
-            return false;
-        }
-        let alone = self.alone_due;
-        if alone && self.flights.len() > 0 {
-            return false;
-        }
-        self.wakes_seen = wakes;
-        if notified {
-            self.due.notified = None;
-            self.due.last_notified_claim = Some(now);
-        }
-        let limit = if alone { 1 } else { room };
-        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone) {
-            Ok(claims) => self.submit(claims, limit, alone),
-            Err(error) => {
-                self.due.claim = Instant::now() + RETRY_INTERVAL;
-                self.maybe_more = true;
-                self.complain(error);
-                false
-            }
-        }
     }
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {

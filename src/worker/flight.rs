@@ -3,15 +3,17 @@
 //! A request may have many parts ([`Parts`]), each of which is a request to the engine. Every row that is held has one of its parts in
 //! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Ticket};
+use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
 use super::request::{Prepared, Resolved};
+use super::seat::Errand;
 use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
@@ -51,6 +53,7 @@ struct Flight {
     order: u64,
     resolved: Resolved,
     salt: u64,
+    standing: Standing,
     parts: Parts,
     progress: Progress,
     /// Parts that an engine had when it went, which the next one gets.
@@ -125,6 +128,12 @@ impl Flights {
         self.flights.len()
     }
 
+    /// The lowest priority of those whose result is wanted.
+    pub(super) fn lowest_priority(&self) -> Option<u8> {
+        let wanted = self.flights.values().filter(|flight| !flight.abandoned);
+        wanted.map(|flight| flight.standing.priority).min()
+    }
+
     /// Whether one runs that must have nothing beside it.
     pub(super) fn has_alone(&self) -> bool {
         self.flights.values().any(|flight| flight.alone)
@@ -147,6 +156,7 @@ impl Flights {
             order: self.last_order,
             resolved,
             salt,
+            standing: Standing { owner: claimed.owner.to_u32(), priority: claimed.priority, paced: false },
             progress: Progress::new(&parts),
             again: Vec::new(),
             under_way: 0,
@@ -167,9 +177,10 @@ impl Flights {
 
     /// The part to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
     /// of which the engine has none.
-    pub(super) fn next_part(&mut self, capacity: usize) -> Option<(Request, Ticket)> {
+    pub(super) fn next_part(&mut self, capacity: usize) -> Option<Errand> {
         let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
-        let flight = open.min_by_key(|flight| (flight.under_way, flight.order))?;
+        let flight =
+            open.min_by_key(|flight| (flight.under_way, Reverse(flight.standing.priority), flight.order))?;
         if flight.under_way > 0 && self.parts.len() >= capacity {
             return None;
         }
@@ -186,7 +197,7 @@ impl Flights {
             flight: shared,
             work,
         };
-        Some((request, flight.ticket.clone()))
+        Some(Errand { request, standing: flight.standing, ticket: flight.ticket.clone() })
     }
 
     /// Stops work whose row is no longer held.
@@ -239,7 +250,7 @@ impl Flights {
             EventKind::Progress { generated_tokens, text } => {
                 flight.text.push_str(&text);
                 if let Some(place) = flight.place {
-                    activity::set_progress(place, generated_tokens, &flight.text);
+                    activity::set_progress(place, generated_tokens, event.turns, &flight.text);
                 }
                 return None;
             }

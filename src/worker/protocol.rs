@@ -38,6 +38,8 @@ pub(super) struct Claimed {
     pub(super) content: Result<Content, PgError>,
     /// Whom it belongs to.
     pub(super) owner: pg_sys::Oid,
+    /// From 1 to 10, which goes first.
+    pub(super) priority: u8,
 }
 
 /// What a request asks.
@@ -96,7 +98,7 @@ pub(super) fn listen() -> Result<(), PgError> {
     })
 }
 
-/// Claims up to `limit` requests, or one that must run alone.
+/// Claims up to `limit` requests of this priority at `least`, or one that must run alone.
 ///
 /// # Errors
 ///
@@ -108,6 +110,7 @@ pub(super) fn claim(
     limit: usize,
     after_role: Option<pg_sys::Oid>,
     alone: bool,
+    least: u8,
 ) -> Result<Claims, PgError> {
     let nothing =
         || Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
@@ -122,11 +125,12 @@ pub(super) fn claim(
             LEASE_SECONDS.into(),
             after_role.into(),
             alone.into(),
+            i32::from(least).into(),
         ];
         let limits = caches::config()?;
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts
-               from steadytext.claim_requests($1, $2, $3, $4, $5)",
+            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority
+               from steadytext.claim_requests($1, $2, $3, $4, $5, $6)",
             args,
             Mode::ReadWrite,
             |row| {
@@ -139,6 +143,7 @@ pub(super) fn claim(
                     content: in_scratch(|| content(row, &request_type, &limits)),
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
+                    priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
                 })
             },
         )?;

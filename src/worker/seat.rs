@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use steadytext_engine::{Event, Request, Ticket};
+use steadytext_engine::{Event, Request, Standing, Ticket};
 
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
@@ -25,10 +25,19 @@ mod socket;
 /// How soon a worker without an engine looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// A request on its way to the engine.
+pub(super) struct Errand {
+    pub(super) request: Request,
+    /// For whom, and how urgent.
+    pub(super) standing: Standing,
+    /// Cancels it.
+    pub(super) ticket: Ticket,
+}
+
 /// An engine, as the worker sees it.
 trait Seat {
     /// Hands over a request; everything else arrives as events.
-    fn submit(&mut self, request: Request, ticket: Ticket);
+    fn submit(&mut self, errand: Errand);
     /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to wait for more.
     /// False: the engine has gone.
     fn exchange(&mut self) -> bool;
@@ -47,7 +56,7 @@ trait Seat {
         None
     }
     /// Ends it; what was submitted and has not come back.
-    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)>;
+    fn leave(self: Box<Self>) -> Vec<Errand>;
 }
 
 /// This process's seat, and what belongs to none.
@@ -55,7 +64,7 @@ trait Seat {
 struct Place {
     seat: Option<Box<dyn Seat>>,
     /// Requests that wait for the next engine.
-    homeless: Vec<(Request, Ticket)>,
+    homeless: Vec<Errand>,
     /// Those that the engine of this process was started with.
     settings: Option<EngineSettings>,
     look_at: Option<Instant>,
@@ -91,11 +100,11 @@ pub(super) fn leave() {
     crate::pg::seat::leave();
 }
 
-/// Hands over a request; `ticket` cancels it.
-pub(super) fn submit(request: Request, ticket: Ticket) {
+/// Hands over a request.
+pub(super) fn submit(errand: Errand) {
     PLACE.with_borrow_mut(|place| match &mut place.seat {
-        Some(seat) => seat.submit(request, ticket),
-        None => place.homeless.push((request, ticket)),
+        Some(seat) => seat.submit(errand),
+        None => place.homeless.push(errand),
     });
 }
 
@@ -162,8 +171,8 @@ impl Place {
         self.seat = self.find()?;
         if let Some(seat) = &mut self.seat {
             self.look_at = None;
-            for (request, ticket) in self.homeless.drain(..) {
-                seat.submit(request, ticket);
+            for errand in self.homeless.drain(..) {
+                seat.submit(errand);
             }
         }
         Ok(())

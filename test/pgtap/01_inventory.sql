@@ -105,7 +105,7 @@ select set_eq(
         'function steadytext.check_model()',
         'function steadytext.replace_default()',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
-        'function steadytext.claim_requests(text,integer,integer,oid,boolean)',
+        'function steadytext.claim_requests(text,integer,integer,oid,boolean,integer)',
         'function steadytext.extend_leases(text,bigint[],integer[],integer)',
         'function steadytext.release_requests(text,bigint[],integer[])',
         'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[])',

@@ -1,6 +1,6 @@
 -- The protocol: claiming.
 \ir setup.psql
-select plan(44);
+select plan(46);
 
 insert into steadytext_models (name, task, file) values ('m', 'embed', 'm.gguf');
 
@@ -29,6 +29,18 @@ select results_eq(
 delete from steadytext_queue;
 select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, false) $$, 'nothing to claim');
 select is_empty($$ select * from steadytext.claim_requests('local:a', 10, 60, null, true) $$, 'nothing to claim alone');
+
+-- Only what is urgent enough.
+insert into steadytext_queue (request_type, prompt, priority)
+select 'generate', 'priority ' || p, p from generate_series(1, 10) as p;
+select results_eq(
+    $$ select c.prompt, c.priority from steadytext.claim_requests('local:a', 100, 60, null, false, 8) as c $$,
+    $$ values ('priority 10', 10), ('priority 9', 9), ('priority 8', 8) $$,
+    'a claim can be for requests of some priority and more');
+select is_empty(
+    $$ select c.prompt from steadytext.claim_requests('local:a', 100, 60, null, false, 8) as c $$,
+    'and leaves the others');
+delete from steadytext_queue;
 
 -- What a claim returns and writes.
 insert into steadytext_queue (request_type, prompt, params, max_retries) values ('embed', 'the text', '{"model": "m"}', 2);

@@ -10,6 +10,7 @@ mod backlog;
 mod cache;
 mod enqueue;
 mod neighbour;
+mod priority;
 mod sync;
 mod wake;
 
@@ -20,7 +21,7 @@ use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache] [--model FILE]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache|priority] [--model FILE]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -63,6 +64,14 @@ sync_embed_32_ratio       How many times as much that is; medians of slices that
 sync_generate_…           The same of answers of 24 tokens.
 sync_model_…              With --model only: answers of 16 tokens by that model, which should not end earlier by itself.
 
+So are priorities (--only priority); bench/out/priority.tsv.
+
+priority_10_first_token_steps
+                          Steps that the engine computes from taking a request of priority 10 in to its first token, while 64
+                          long requests of priority 5 run and wait. The greatest of ten. At most 3.
+priority_10_first_token_ms
+                          Milliseconds from enqueuing it to that token, as another session sees it; median of the ten.
+
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 
 cache_hits_per_s          Calls of steadytext_generate per second of 4 clients (pgbench, prepared), as a member of
@@ -103,6 +112,13 @@ fn main() -> ExitCode {
         let mut report = Report::new("sync");
         sync::measure(&cluster, model.as_deref(), &mut report);
         return written(&report, "sync");
+    }
+    if only.as_deref() == Some("priority") {
+        let cluster = options.start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("priority");
+        priority::measure(&cluster, &mut report);
+        return written(&report, "priority");
     }
     if only.as_deref() == Some("cache") {
         let cluster = options.with_fsync().set("shared_buffers", "256MB").start();

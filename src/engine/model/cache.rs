@@ -65,6 +65,11 @@ impl KvCache {
         self.len
     }
 
+    /// Number of its blocks, shared ones included.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Sizes of its blocks.
     pub(crate) fn shape(&self) -> CacheShape {
         self.shape

@@ -160,9 +160,10 @@ impl Answer {
         Ok(Output::Text { text, generated_tokens: self.generated, finish })
     }
 
-    /// Tells of progress, now and then.
+    /// Tells of progress: of the first token at once, and then now and then.
     pub(super) fn tell(&mut self, submission: &Submission) {
-        if self.told.elapsed() >= PROGRESS_INTERVAL && self.told_tokens < self.generated {
+        let is_due = self.told_tokens == 0 || self.told.elapsed() >= PROGRESS_INTERVAL;
+        if is_due && self.told_tokens < self.generated {
             self.told = Instant::now();
             self.told_tokens = self.generated;
             let text = self.text.take_partial();

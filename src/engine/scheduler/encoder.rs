@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::running::Plan;
+use super::plan::Plan;
 use crate::gguf::Gguf;
 use crate::model::encoder::{Encoder, Sizes, Workspace};
 use crate::model::{Loading, Model};

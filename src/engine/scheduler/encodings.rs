@@ -6,13 +6,14 @@
 //! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::model::encoder`]), so they are
 //! put together as they come.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::models::Models;
-use super::running::Plan;
+use super::plan::Plan;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
@@ -39,6 +40,8 @@ struct Encoding {
     border: usize,
     /// A second text that is looked at by itself.
     other: Option<Vec<u32>>,
+    /// How many texts of its owner were there before it: owners go in turn.
+    round: usize,
 }
 
 /// All of them: first those of the pass that is computed, then those that wait.
@@ -52,6 +55,11 @@ pub(super) struct Encodings {
 impl Encoding {
     fn source(&self) -> &ModelSource {
         &self.submission.request.model
+    }
+
+    /// The least goes first: by priority, then owners in turn.
+    fn order(&self) -> (Reverse<u8>, usize) {
+        (Reverse(self.submission.priority()), self.round)
     }
 
     /// Number of its tokens.
@@ -94,10 +102,13 @@ impl Encodings {
     /// Takes in a text; tells that it is started.
     pub(super) fn add(&mut self, submission: Submission, plan: Plan, model: ModelIdentity) {
         let Plan { tokens, border, second: other, .. } = plan;
-        let encoding = Encoding { submission, tokens, border, other };
+        let owner = submission.owner();
+        let round = self.queue.iter().filter(|other| other.submission.owner() == owner).count();
+        let encoding = Encoding { submission, tokens, border, other, round };
         encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len(), model });
         self.queued_tokens += encoding.len();
-        self.queue.push_back(encoding);
+        let place = self.queue.iter().rposition(|other| other.order() <= encoding.order());
+        self.queue.insert(place.map_or(0, |place| place + 1), encoding);
     }
 
     /// Fails the texts of some models.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::encoder::{EncoderReader, LoadedEncoder};
+use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
-use super::running::{Plan, Reader};
 use crate::config::Config;
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::loaded::{Any, Opened, Settings, Texts};
-use super::running::Plan;
+use super::plan::Plan;
 use super::{Message, Shared, Submission};
 use crate::constraints::Checker;
 use crate::kernels::Pool;

@@ -1,8 +1,8 @@
 //! The engine: a thread that computes the steps of all running requests, and threads beside it that load models
 //! and tokenize long texts.
 //!
-//! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests in their
-//! order, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
+//! [`Engine::submit`] puts a request into a bounded queue. The engine thread admits waiting requests by priority, users in
+//! turn, as far as keys and values fit into their budget, and computes steps: each is one forward pass over a
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
@@ -13,6 +13,7 @@ mod loaded;
 mod loader;
 mod lookup;
 mod models;
+mod plan;
 mod prefix;
 mod running;
 mod statistics;
@@ -20,6 +21,7 @@ mod step;
 mod submission;
 mod text;
 mod thread;
+mod turns;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +30,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::config::Config;
-use crate::{Error, Reply, Request, Ticket, Work};
+use crate::{Error, Reply, Request, Standing, Ticket, Work};
 
 pub use models::LoadedModel;
 use statistics::Counters;
@@ -52,7 +54,7 @@ pub struct Engine {
 }
 
 /// What the engine's threads and its owner share.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     /// Requests that were submitted and have not begun.
     waiting: AtomicUsize,
@@ -102,13 +104,7 @@ impl Engine {
     /// [`Error::Panicked`] where the system has no more threads.
     pub fn start(config: Config) -> Result<Engine, Error> {
         crate::panic::contain();
-        let shared = Arc::new(Shared {
-            waiting: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            loaded: Arc::default(),
-            statistics: Counters::default(),
-        });
+        let shared = Arc::<Shared>::default();
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
         let thread = thread::start(config, Arc::clone(&shared), queue.clone(), messages)?;
@@ -125,7 +121,12 @@ impl Engine {
 
     /// As [`Engine::submit`], with a ticket that the caller has already.
     pub fn submit_with(&self, request: Request, reply: Reply, ticket: Ticket) {
-        let submission = Submission::new(request, reply, ticket);
+        self.submit_as(request, Standing::default(), reply, ticket);
+    }
+
+    /// As [`Engine::submit_with`], for somebody in particular.
+    pub fn submit_as(&self, request: Request, standing: Standing, reply: Reply, ticket: Ticket) {
+        let submission = Submission::new(request, standing, reply, ticket, Arc::clone(&self.shared));
         if let Err(error) = validate(&submission.request) {
             return submission.fail(error);
         }
@@ -138,6 +139,12 @@ impl Engine {
         {
             queued.submission.fail(Error::Stopped);
         }
+    }
+
+    /// Makes it look at its requests: one that was paused may go on.
+    pub fn wake(&self) {
+        // Without a receiver the thread has ended.
+        let _ = self.queue.send(Message::Wake);
     }
 
     /// Whether its thread has ended without being told to: nothing more will come of it.

@@ -26,6 +26,8 @@ struct Entry {
     source: ModelSource,
     bytes: u64,
     used: Instant,
+    /// Never used twice.
+    number: u64,
     /// Its file, told with what it computes.
     identity: ModelIdentity,
     model: Any,
@@ -59,6 +61,8 @@ pub(super) struct Models {
     listing: Arc<Mutex<Vec<LoadedModel>>>,
     limit_bytes: u64,
     idle_timeout: Option<Duration>,
+    /// How many were loaded.
+    loads: u64,
 }
 
 impl Models {
@@ -73,6 +77,7 @@ impl Models {
                 mb => mb.saturating_mul(1 << 20),
             },
             idle_timeout: config.model_idle_timeout,
+            loads: 0,
         }
     }
 
@@ -152,6 +157,11 @@ impl Models {
         entry.map(|entry| entry.identity).unwrap_or_default()
     }
 
+    /// Which load of the model it is: what was kept with another one is gone.
+    pub(super) fn load_number(&self, source: &ModelSource) -> Option<u64> {
+        self.loaded.iter().find(|entry| entry.source == *source).map(|entry| entry.number)
+    }
+
     fn any(&mut self, source: &ModelSource) -> Option<&mut Any> {
         let entry = self.loaded.iter_mut().find(|entry| entry.source == *source)?;
         entry.used = Instant::now();
@@ -177,6 +187,11 @@ impl Models {
     /// Whether the model is there and an encoder.
     pub(super) fn is_encoder(&self, source: &ModelSource) -> bool {
         self.loaded.iter().any(|entry| entry.source == *source && entry.model.decoder().is_none())
+    }
+
+    /// Whether any model that is there is an encoder.
+    pub(super) fn have_encoders(&self) -> bool {
+        self.loaded.iter().any(|entry| entry.model.decoder().is_none())
     }
 
     /// What tokenizes the requests of the model, if it is there.
@@ -265,7 +280,9 @@ impl Models {
             Some(Stage::Opening | Stage::Opened(_)) | None => 0,
         };
         let (model, identity) = loaded?;
-        self.loaded.push(Entry { source: source.clone(), bytes, used: Instant::now(), identity, model });
+        self.loads += 1;
+        let (number, used) = (self.loads, Instant::now());
+        self.loaded.push(Entry { source: source.clone(), bytes, used, number, identity, model });
         self.list();
         Ok(())
     }

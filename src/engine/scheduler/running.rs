@@ -1,23 +1,21 @@
 //! One request on its way: what it still has to compute, and what comes of each pass.
 
-use std::sync::Arc;
-
 use super::Submission;
-use super::answer::{Answer, Chosen, Guided};
+use super::answer::{Answer, Chosen};
 use super::loaded::Loaded;
 use super::loader::Job;
 use super::lookup::Lookup;
+use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
-use crate::constraints::Grammars;
+use super::turns::Turn;
 use crate::kernels::attention::TILE;
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::model::{KvCache, Pooling, Wanted};
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
-use crate::template::ChatTemplate;
-use crate::tokenizer::{Encoded, Tokenizer, truncate};
-use crate::{Embed, Error, EventKind, ModelIdentity, ModelSource, Output, Request, Work};
+use crate::tokenizer::Tokenizer;
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// A request that is being worked on.
 pub(super) struct Running {
@@ -36,6 +34,17 @@ pub(super) struct Running {
     guessed: usize,
     lookup: Lookup,
     goal: Goal,
+    /// Its place among the running requests.
+    pub(super) turn: Turn,
+}
+
+/// A request that has begun and given its place away.
+pub(super) struct Suspended {
+    pub(super) running: Running,
+    /// The model that computed it.
+    pub(super) identity: ModelIdentity,
+    /// Which load of the model that was.
+    pub(super) load: Option<u64>,
 }
 
 /// What a pass computes of a request.
@@ -66,154 +75,6 @@ struct Pair {
     second: Vec<u32>,
 }
 
-/// What a request needs, known after tokenizing.
-pub(super) struct Plan {
-    /// The prompt, and what every answer begins with.
-    pub(super) tokens: Vec<u32>,
-    /// Those of a second text, which is computed apart.
-    pub(super) second: Option<Vec<u32>>,
-    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
-    pub(super) border: usize,
-    /// How many of the tokens are the prompt.
-    prompt_tokens: usize,
-    max_tokens: usize,
-    guided: Option<Guided>,
-    /// Positions that its cache will have.
-    pub(super) positions: usize,
-}
-
-/// What of a model tokenizes requests.
-pub(super) struct Reader {
-    pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) grammars: Arc<Grammars>,
-    pub(super) template: Arc<ChatTemplate>,
-    pub(super) reranker: Reranker,
-    pub(super) context_length: usize,
-}
-
-impl Plan {
-    /// Tokenizes the request, checks that it fits into the context, and begins what it is constrained to.
-    pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
-        let context_length = reader.context_length;
-        let tokenizer = &reader.tokenizer;
-        let (mut tokens, second) = match work {
-            Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
-            Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
-            Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
-                Some(tokens) => (tokens, None),
-                None => {
-                    let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
-                    let document = embedding(&document, tokenizer, context_length)?;
-                    (tokenizer.encode_embedding(&how.query)?, Some(document))
-                }
-            },
-        };
-        if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
-            return Err(Error::UnreadableText { reason: "it has no tokens".to_owned() });
-        }
-        let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
-        let room = match work {
-            Work::Generate(_) => context_length.saturating_sub(length),
-            // What generates nothing may fill the context.
-            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
-        };
-        if room == 0 {
-            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
-        }
-        let max_tokens = match work {
-            Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) | Work::Rerank(_) => 1,
-        };
-        // The last token is never computed.
-        let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
-        let constraint = match work {
-            Work::Generate(how) => how.constraint.as_ref(),
-            Work::Embed(_) | Work::Rerank(_) => None,
-        };
-        let mut guided = None;
-        if let Some(constraint) = constraint {
-            let guide = reader.grammars.guide(constraint)?;
-            let (begun, forced) = Guided::begin(guide, max_tokens, &reader.tokenizer)?;
-            tokens.extend(forced);
-            guided = Some(begun);
-        }
-        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, guided, positions })
-    }
-
-    /// That of an encoder, which keeps no keys and values.
-    pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
-        let Encoded { tokens, second: border } = encoded;
-        let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
-        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, guided: None, positions: 0 }
-    }
-
-    /// The whole answer, where it was known without a model.
-    pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.guided.as_mut()?.output.take()
-    }
-
-    /// Length of the prompt.
-    pub(super) fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens
-    }
-
-    /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
-    pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
-        let mut cache = KvCache::new(loaded.model.cache_shape());
-        let embeds = match request.work {
-            Work::Generate(_) => false,
-            Work::Embed(_) => true,
-            Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
-        };
-        // The hidden states of all tokens are needed, or that of the first.
-        let whole = embeds && loaded.model.sizes().pooling != Pooling::Last;
-        let chain = (reuse && !whole).then(|| {
-            let mut chain = Chain::new(request.salt);
-            loaded.prefixes.attach(&mut chain, &mut cache, reusable(&self.tokens));
-            chain
-        });
-        Beginning { cache, chain, positions: self.positions }
-    }
-}
-
-/// The tokens of a text to be embedded, as many as the context has room for where it is to be cut.
-fn embedding(how: &Embed, tokenizer: &Tokenizer, context_length: usize) -> Result<Vec<u32>, Error> {
-    let mut tokens = tokenizer.encode_embedding(&how.instructed())?;
-    if how.truncate && tokens.len() > context_length {
-        let before = tokenizer.encode_embedding(&how.instruction())?.len();
-        truncate(&mut tokens, before, tokenizer.embedding_suffix_len(), context_length);
-    }
-    Ok(tokens)
-}
-
-/// The last token is always computed: its hidden state is what all is about.
-fn reusable(tokens: &[u32]) -> &[u32] {
-    tokens.split_last().map_or(&[], |(_, before)| before)
-}
-
-/// Where a request begins to compute.
-pub(super) struct Beginning {
-    cache: KvCache,
-    chain: Option<Chain>,
-    positions: usize,
-}
-
-impl Beginning {
-    /// Bytes of keys and values that the request will add to the model's kept blocks.
-    pub(super) fn own_bytes(&self) -> u64 {
-        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
-    }
-
-    /// Positions that need not be computed.
-    pub(super) fn reused(&self) -> usize {
-        self.cache.len()
-    }
-}
-
-fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
-    cache.shape().bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * cache.shape().block_bytes()
-}
-
 impl Running {
     /// Begins a request; tells that it is started.
     pub(super) fn new(
@@ -222,6 +83,7 @@ impl Running {
         beginning: Beginning,
         loaded: &Loaded,
         model: ModelIdentity,
+        turn: Turn,
     ) -> Running {
         submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
         let given = plan.tokens.len();
@@ -239,12 +101,58 @@ impl Running {
         };
         let Beginning { cache, chain, positions } = beginning;
         let (tokens, lookup) = (plan.tokens, Lookup::new());
-        Running { submission, cache, chain, positions, tokens, given, guessed: 0, lookup, goal }
+        Running { submission, cache, chain, positions, tokens, given, guessed: 0, lookup, goal, turn }
     }
 
     /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
     pub(super) fn own_bytes(&self) -> u64 {
         own_bytes(&self.cache, self.chain.as_ref(), self.positions)
+    }
+
+    /// Bytes of keys and values that it would have if it shared none.
+    pub(super) fn whole_bytes(&self) -> u64 {
+        self.cache.shape().bytes(self.positions)
+    }
+
+    /// Positions that its cache will have.
+    pub(super) fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Bytes of keys and values that it has now, apart from the model's kept blocks.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        let kept = self.chain.as_ref().map_or(0, Chain::blocks);
+        self.cache.blocks().saturating_sub(kept) as u64 * self.cache.shape().block_bytes()
+    }
+
+    /// Whether it has any keys and values.
+    pub(super) fn has_cache(&self) -> bool {
+        self.cache.blocks() > 0
+    }
+
+    /// Gives its place away; it goes on where it was.
+    pub(super) fn pause(&mut self) {
+        self.tokens.truncate(self.tokens.len() - std::mem::take(&mut self.guessed));
+    }
+
+    /// Gives its keys and values away: they are computed anew from its tokens. Returns how many positions those are.
+    pub(super) fn forget_cache(&mut self) -> usize {
+        let forgotten = self.cache.len();
+        self.cache = KvCache::new(self.cache.shape());
+        self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
+        // A sum of hidden states begins anew with them.
+        if let Goal::Vector { sum, .. } = &mut self.goal {
+            sum.clear();
+        }
+        forgotten
+    }
+
+    /// Takes what the model has kept of its keys and values; returns how many positions those are.
+    pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
+        match &mut self.chain {
+            Some(chain) => prefixes.attach(chain, &mut self.cache, reusable(&self.tokens)),
+            None => 0,
+        }
     }
 
     pub(super) fn source(&self) -> &ModelSource {

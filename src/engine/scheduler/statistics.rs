@@ -17,6 +17,12 @@ pub struct Statistics {
     pub right_guesses: u64,
     /// Requests that got the result of another one that asked for the same at the same time.
     pub joined_requests: u64,
+    /// Turns in which something was computed: steps of models, and slices of texts on encoders.
+    pub turns: u64,
+    /// How often a running request has given its place to another one, or paused.
+    pub suspended_requests: u64,
+    /// Tokens of such requests whose keys and values had to make room, and are computed again.
+    pub forgotten_tokens: u64,
     /// Panics that the engine's thread has caught. Each is a bug.
     pub panics: u64,
 }
@@ -30,6 +36,9 @@ pub(super) struct Counters {
     guessed: AtomicU64,
     right: AtomicU64,
     joined: AtomicU64,
+    turns: AtomicU64,
+    suspended: AtomicU64,
+    forgotten: AtomicU64,
     panics: AtomicU64,
 }
 
@@ -53,6 +62,23 @@ impl Counters {
         add(&self.joined, 1);
     }
 
+    /// Counts a turn; returns how many there were.
+    pub(super) fn turned(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn suspended(&self) {
+        add(&self.suspended, 1);
+    }
+
+    pub(super) fn forgotten(&self, tokens: usize) {
+        add(&self.forgotten, tokens);
+    }
+
     pub(super) fn panicked(&self) {
         add(&self.panics, 1);
     }
@@ -65,6 +91,9 @@ impl Counters {
             guessed_tokens: self.guessed.load(Ordering::Relaxed),
             right_guesses: self.right.load(Ordering::Relaxed),
             joined_requests: self.joined.load(Ordering::Relaxed),
+            turns: self.turns(),
+            suspended_requests: self.suspended.load(Ordering::Relaxed),
+            forgotten_tokens: self.forgotten.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
         }
     }

@@ -1,5 +1,6 @@
 //! One step: a forward pass over the next rows of one model's running requests.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,12 @@ const SHARED_STEP_SECONDS: f64 = 0.1;
 const PREFILL_STEP_SECONDS: f64 = 0.4;
 /// Fewest prompt rows of a step, if there are any.
 const MIN_PREFILL_ROWS: usize = 8;
+
+/// Prompt rows of a step in which a prompt waits that is as urgent as this.
+const URGENT_ROWS: usize = 64;
+const URGENT: u8 = 9;
+/// One step in so many serves prompts whatever their priority is.
+const FAIR_STEPS: usize = 8;
 
 /// Most guesses of a step.
 const MAX_GUESSES: usize = 32;
@@ -121,12 +128,20 @@ impl Stepper {
         for (index, result) in ended.into_iter().rev() {
             checks.extend(running.remove(index).end(result));
         }
-        // Whose prompt was served first goes behind the others that still have some.
-        running.sort_by_key(|request| !request.decodes());
-        if let Some(first) = running.iter().position(|request| !request.decodes()) {
-            running[first..].rotate_left(1);
-        }
+        self.take_turns(running);
         checks
+    }
+
+    /// Whose prompt was served first goes behind the others that still have some and are as urgent. Now and then urgency does not
+    /// matter, so that every prompt gets on.
+    fn take_turns(&self, running: &mut [Running]) {
+        running.sort_by_key(|request| !request.decodes());
+        let Some(first) = running.iter().position(|request| !request.decodes()) else { return };
+        let prompts = &mut running[first..];
+        prompts.rotate_left(1);
+        if !self.steps.is_multiple_of(FAIR_STEPS) {
+            prompts.sort_by_key(|request| Reverse(request.submission.priority()));
+        }
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
@@ -165,10 +180,12 @@ impl Stepper {
             return self.prefill_rows[self.steps % self.prefill_rows.len()].clamp(1, MAX_PREFILL_ROWS);
         }
         let shared = running.iter().any(Running::decodes);
+        let urgent = running.iter().any(is_urgent);
+        let fewest = if urgent { URGENT_ROWS } else { MIN_PREFILL_ROWS };
         let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
         match row_seconds {
-            Some(seconds) => ((step_seconds / seconds) as usize).clamp(MIN_PREFILL_ROWS, MAX_PREFILL_ROWS),
-            None => MIN_PREFILL_ROWS,
+            Some(seconds) => ((step_seconds / seconds) as usize).clamp(fewest, MAX_PREFILL_ROWS),
+            None => fewest,
         }
     }
 
@@ -182,6 +199,13 @@ impl Stepper {
         }
         let after = self.last.as_ref().and_then(|last| sources.iter().position(|source| *source == last));
         let next = after.map_or(0, |index| (index + 1) % sources.len());
+        // The model of the most urgent prompt goes first, but not twice in a row while others wait.
+        let urgent = running.iter().filter(|request| is_urgent(request));
+        let urgent = urgent.max_by_key(|request| request.submission.priority()).map(Running::source);
+        let next = urgent
+            .filter(|urgent| Some(*urgent) != self.last.as_ref())
+            .and_then(|urgent| sources.iter().position(|source| *source == urgent))
+            .unwrap_or(next);
         self.last = sources.get(next).map(|source| (*source).clone());
         self.last.clone()
     }
@@ -313,6 +337,11 @@ impl Stepper {
         }
         ended
     }
+}
+
+/// Whether a prompt waits that somebody is in a hurry about.
+fn is_urgent(request: &Running) -> bool {
+    !request.decodes() && request.submission.priority() >= URGENT
 }
 
 /// Fails a request that was cancelled; whether its last event was sent.

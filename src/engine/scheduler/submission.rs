@@ -6,13 +6,19 @@
 //! Invariant: every listener gets exactly one last event.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
+use super::Shared;
+use super::turns::HIGHEST;
 use crate::panic;
-use crate::{Error, EventKind, Reply, Request, Ticket};
+use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
 
 /// A request with the ends of its lines to those who wait for it.
 pub(super) struct Submission {
     pub(super) request: Request,
+    owner: u32,
+    priority: Cell<u8>,
+    shared: Arc<Shared>,
     listeners: RefCell<Vec<Listener>>,
     /// What those who join later have to be told first.
     started: RefCell<Option<EventKind>>,
@@ -26,20 +32,31 @@ struct Listener {
     key: u64,
     reply: Reply,
     ticket: Ticket,
+    /// The turn in which it came.
+    since: u64,
 }
 
 impl Listener {
-    fn tell(&self, kind: EventKind) {
+    fn tell(&self, now: u64, kind: EventKind) {
         // A bell that panics against its promise must not take the engine with it.
-        let _ = panic::catch(|| self.reply.send(self.key, kind));
+        let _ = panic::catch(|| self.reply.send(self.key, now.saturating_sub(self.since), kind));
     }
 }
 
 impl Submission {
-    pub(super) fn new(request: Request, reply: Reply, ticket: Ticket) -> Submission {
-        let listener = Listener { key: request.key, reply, ticket };
+    pub(super) fn new(
+        request: Request,
+        standing: Standing,
+        reply: Reply,
+        ticket: Ticket,
+        shared: Arc<Shared>,
+    ) -> Submission {
+        let listener = Listener { key: request.key, reply, ticket, since: shared.statistics.turns() };
         Submission {
             request,
+            owner: standing.owner,
+            priority: Cell::new(standing.priority.clamp(1, HIGHEST)),
+            shared,
             listeners: RefCell::new(vec![listener]),
             started: RefCell::new(None),
             ended: Cell::new(false),
@@ -54,13 +71,36 @@ impl Submission {
             && !self.ended.get()
     }
 
+    /// Whom it is for.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// How urgent it is to the one who is in the greatest hurry.
+    pub(super) fn priority(&self) -> u8 {
+        self.priority.get()
+    }
+
+    /// Whether nobody wants it to go on just now.
+    pub(super) fn is_held(&self) -> bool {
+        let listeners = self.listeners.borrow();
+        !listeners.is_empty() && listeners.iter().all(|listener| listener.ticket.is_held())
+    }
+
+    /// Whether somebody has cancelled and was not told.
+    pub(super) fn has_to_be_told(&self) -> bool {
+        self.listeners.borrow().iter().any(|listener| listener.ticket.is_cancelled())
+    }
+
     /// Lets those who wait for the other one wait for this one.
     pub(super) fn take_in(&self, other: Submission) {
         let joining = std::mem::take(&mut *other.listeners.borrow_mut());
         other.ended.set(true);
         if let Some(started) = &*self.started.borrow() {
-            joining.iter().for_each(|listener| listener.tell(started.clone()));
+            let now = self.shared.statistics.turns();
+            joining.iter().for_each(|listener| listener.tell(now, started.clone()));
         }
+        self.priority.set(self.priority.get().max(other.priority.get()));
         self.listeners.borrow_mut().extend(joining);
     }
 
@@ -79,9 +119,10 @@ impl Submission {
             EventKind::Started { .. } => *self.started.borrow_mut() = Some(kind.clone()),
             EventKind::Loading | EventKind::Progress { .. } => {}
         }
+        let now = self.shared.statistics.turns();
         if let [first, rest @ ..] = &**self.listeners.borrow() {
-            rest.iter().for_each(|listener| listener.tell(kind.clone()));
-            first.tell(kind);
+            rest.iter().for_each(|listener| listener.tell(now, kind.clone()));
+            first.tell(now, kind);
         }
     }
 
@@ -90,11 +131,12 @@ impl Submission {
         if self.ended.get() {
             return true;
         }
+        let now = self.shared.statistics.turns();
         let mut listeners = self.listeners.borrow_mut();
         listeners.retain(|listener| {
             let cancelled = listener.ticket.is_cancelled();
             if cancelled {
-                listener.tell(EventKind::Failed(Error::Cancelled));
+                listener.tell(now, EventKind::Failed(Error::Cancelled));
             }
             !cancelled
         });
@@ -119,13 +161,18 @@ impl Drop for Submission {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::Submission;
-    use crate::{Embed, Error, EventKind, ModelIdentity, ModelSource, Reply, Request, Ticket, Work};
+    use crate::{
+        Embed, Error, EventKind, ModelIdentity, ModelSource, Reply, Request, Standing, Ticket, Work,
+    };
 
     fn submission(key: u64, reply: Reply, ticket: Ticket) -> Submission {
         let work = Work::Embed(Embed::passage(""));
         let flight = Some([7; 32]);
-        Submission::new(Request { key, model: ModelSource::Builtin, salt: 0, flight, work }, reply, ticket)
+        let request = Request { key, model: ModelSource::Builtin, salt: 0, flight, work };
+        Submission::new(request, Standing::default(), reply, ticket, Arc::default())
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 mod admission;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -17,9 +16,10 @@ use super::encodings::Encodings;
 use super::loaded::{Settings, Texts};
 use super::loader::{Hook, Job, Report, Worker};
 use super::models::Models;
-use super::running::{Plan, Running};
+use super::running::{Running, Suspended};
 use super::step::Stepper;
-use super::{Message, Place, Queued, Shared, Submission};
+use super::turns::{Age, Room, Users, Waiting};
+use super::{Message, Queued, Shared};
 use crate::config::Config;
 use crate::kernels::{Pool, pool};
 use crate::mapping::unblock_sigbus;
@@ -28,6 +28,9 @@ use crate::{Error, Generate, ModelSource, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
+
+/// The same while there are requests that somebody has to let go on.
+const LOOK_AT_HELD: Duration = Duration::from_secs(1);
 
 /// How often it looks for cancelled requests while all of them wait for a model.
 const LOOK_FOR_CANCELS: Duration = Duration::from_millis(10);
@@ -102,18 +105,6 @@ fn no_thread(error: std::io::Error) -> Error {
     Error::Panicked(format!("could not start a thread: {error}"))
 }
 
-/// A request that has not begun.
-struct Waiting {
-    submission: Submission,
-    /// Its place in the queue, which others may have when it is dropped.
-    _place: Place,
-    /// Its tokens, if it only waits for memory.
-    plan: Option<Plan>,
-    /// Its number, while it is tokenized on another thread.
-    planning: Option<u64>,
-    told_loading: bool,
-}
-
 /// What a report is about.
 enum About {
     Model(ModelSource),
@@ -149,8 +140,15 @@ struct EngineThread {
     planned: u64,
     /// Nothing can be done before something arrives.
     stalled: bool,
-    waiting: VecDeque<Waiting>,
+    waiting: Room,
     running: Vec<Running>,
+    /// Requests that have given their places away.
+    suspended: Vec<Suspended>,
+    users: Users,
+    /// The number of this turn.
+    now: u64,
+    /// How many requests have come.
+    arrivals: u64,
     /// Texts on encoders.
     encodings: Encodings,
     max_running: usize,
@@ -180,8 +178,12 @@ impl EngineThread {
             encodings: Encodings::new(Arc::clone(&shared)),
             shared,
             messages,
-            waiting: VecDeque::new(),
+            waiting: Room::default(),
             running: Vec::new(),
+            suspended: Vec::new(),
+            users: Users::default(),
+            now: 0,
+            arrivals: 0,
             max_running: config.max_running.max(1),
             kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
             fault: config.fault.clone(),
@@ -220,7 +222,7 @@ impl EngineThread {
             Message::Submit(queued) => Some(queued.submission),
             Message::Report(_) | Message::Wake => None,
         });
-        for submission in self.waiting.into_iter().map(|waiting| waiting.submission).chain(queued) {
+        for submission in self.waiting.drain().map(|waiting| waiting.submission).chain(queued) {
             submission.fail(Error::Stopped);
         }
         self.shared.stop.load(Ordering::Acquire)
@@ -235,7 +237,8 @@ impl EngineThread {
 
     /// Fails everything that is being computed.
     fn fail_begun(&mut self, error: &Error) {
-        for running in self.running.drain(..) {
+        let suspended = self.suspended.drain(..).map(|suspended| suspended.running);
+        for running in self.running.drain(..).chain(suspended) {
             running.submission.fail(error.clone());
         }
         self.encodings.fail(error, &|_| true);
@@ -247,8 +250,9 @@ impl EngineThread {
 
     /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
-        if self.running.is_empty() && self.encodings.is_empty() && self.waiting.is_empty() {
-            let idle = self.models.unload_idle(&|_| false).unwrap_or(LOOK_AROUND).min(LOOK_AROUND);
+        if self.running.is_empty() && self.encodings.is_empty() && !self.wants_turn() {
+            let most = if self.suspended.is_empty() { LOOK_AROUND } else { LOOK_AT_HELD };
+            let idle = self.models.unload_idle(&|_| false).unwrap_or(most).min(most);
             match self.messages.recv_timeout(idle) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -284,26 +288,40 @@ impl EngineThread {
         }
     }
 
+    /// Whether a request waits for something else than for its reader.
+    fn wants_turn(&self) -> bool {
+        let may_go_on = |suspended: &Suspended| {
+            !suspended.running.submission.is_held() || suspended.running.submission.has_to_be_told()
+        };
+        !self.waiting.is_empty() || self.suspended.iter().any(may_go_on)
+    }
+
     /// Lets a request wait for its turn, or for the result of one that asks for the same.
     fn queue(&mut self, Queued { submission, place }: Queued) {
-        let running = self.running.iter().map(|running| &running.submission);
-        let mut begun = running.chain(self.encodings.submissions());
-        let mut waiting = self.waiting.iter().map(|waiting| &waiting.submission);
+        let suspended = self.suspended.iter().map(|suspended| &suspended.running);
+        let running = self.running.iter().chain(suspended).map(|running| &running.submission);
         // What has begun goes on with the file that the model had then.
-        let begun = begun
+        let begun = running
+            .chain(self.encodings.submissions())
             .find(|other| other.is_same_flight(&submission))
             .filter(|_| !self.models.is_outdated(&submission.request.model));
-        if let Some(same) = begun.or_else(|| waiting.find(|other| other.is_same_flight(&submission))) {
+        if let Some(same) = begun {
             same.take_in(submission);
-            self.shared.statistics.joined();
-            return;
+            return self.shared.statistics.joined();
         }
-        self.waiting.push_back(Waiting {
+        let waits = self.waiting.iter().any(|waiting| waiting.submission.is_same_flight(&submission));
+        if waits {
+            self.waiting.join(submission);
+            return self.shared.statistics.joined();
+        }
+        self.arrivals += 1;
+        self.waiting.add(Waiting {
             submission,
             _place: place,
             plan: None,
             planning: None,
             told_loading: false,
+            age: Age { arrival: self.arrivals, since: self.now },
         });
     }
 
@@ -320,13 +338,13 @@ impl EngineThread {
                 (source, outcome)
             }
             Report::Planned { number, plan } => {
-                let found = self.waiting.iter().position(|waiting| waiting.planning == Some(number));
+                let found = self.waiting.iter_mut().find(|waiting| waiting.planning == Some(number));
                 // It may have been cancelled, or its model unloaded.
-                let Some(index) = found else { return };
+                let Some(waiting) = found else { return };
                 match plan {
                     Ok(plan) => {
-                        self.waiting[index].planning = None;
-                        self.waiting[index].plan = Some(*plan);
+                        waiting.planning = None;
+                        waiting.plan = Some(*plan);
                     }
                     Err(error) => self.fail_waiting(&error, |waiting| waiting.planning == Some(number)),
                 }
@@ -335,6 +353,7 @@ impl EngineThread {
         };
         if let Err(error) = outcome {
             self.fail_waiting(&error, |waiting| waiting.submission.request.model == source);
+            self.fail_suspended(&error, &source);
         }
     }
 
@@ -344,8 +363,15 @@ impl EngineThread {
             About::Model(source) => {
                 self.models.forget(source);
                 self.fail_waiting(error, |waiting| waiting.submission.request.model == *source);
+                self.fail_suspended(error, source);
             }
             About::Plan(number) => self.fail_waiting(error, |waiting| waiting.planning == Some(*number)),
+        }
+    }
+
+    fn fail_suspended(&mut self, error: &Error, source: &ModelSource) {
+        for suspended in self.suspended.extract_if(.., |suspended| suspended.running.source() == source) {
+            suspended.running.submission.fail(error.clone());
         }
     }
 
@@ -363,10 +389,15 @@ impl EngineThread {
     fn turn(&mut self) {
         self.fault("turn");
         self.waiting.retain(|waiting| !waiting.submission.fail_if_cancelled());
+        self.suspended.retain(|suspended| !suspended.running.submission.fail_if_cancelled());
         self.admit_all();
-        self.stalled = self.running.is_empty() && self.encodings.is_empty() && !self.waiting.is_empty();
-        let (running, encodings) = (&self.running, &self.encodings);
-        self.models.unload_idle(&|source| in_use(running, encodings, source));
+        let computes = !self.running.is_empty() || !self.encodings.is_empty();
+        self.stalled = !computes && self.wants_turn();
+        if computes {
+            self.now = self.shared.statistics.turned();
+        }
+        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
+        self.models.unload_idle(&|source| in_use(running, suspended, encodings, source));
         let stop = &self.shared.stop;
         let stop = || stop.load(Ordering::Acquire);
         for check in self.stepper.step(&mut self.running, &mut self.models, &stop) {
@@ -388,9 +419,12 @@ impl EngineThread {
     }
 }
 
-/// Whether a request is being worked on with the model.
-fn in_use(running: &[Running], encodings: &Encodings, source: &ModelSource) -> bool {
-    encodings.uses(source) || running.iter().any(|request| request.source() == source)
+/// Whether a request is being worked on with the model, or will be as soon as there is a place for it.
+fn in_use(running: &[Running], suspended: &[Suspended], encodings: &Encodings, source: &ModelSource) -> bool {
+    let of_it = |running: &Running| running.source() == source;
+    // One that its reader holds back holds nothing back itself.
+    let waits = |suspended: &Suspended| of_it(&suspended.running) && !suspended.running.submission.is_held();
+    encodings.uses(source) || running.iter().any(of_it) || suspended.iter().any(waits)
 }
 
 impl Helpers {

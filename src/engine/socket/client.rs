@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::frame::{Incoming, Outgoing};
 use super::{Caller, FromEngine, ToEngine};
-use crate::Request;
+use crate::{Request, Standing};
 
 /// A connection to a [`super::Server`]. Dropping it cancels what was submitted.
 #[derive(Debug)]
@@ -60,7 +60,23 @@ impl Client {
     /// # Errors
     /// `InvalidInput` for a request that is too long; others are the connection's.
     pub fn submit(&mut self, request: &Request) -> io::Result<()> {
-        self.send(&ToEngine::Submit(Cow::Borrowed(request)))
+        self.submit_as(request, Standing::default())
+    }
+
+    /// As [`Client::submit`], for somebody in particular.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn submit_as(&mut self, request: &Request, standing: Standing) -> io::Result<()> {
+        self.send(&ToEngine::Submit(Cow::Borrowed(request), standing))
+    }
+
+    /// Says that a piece of the text of a request that is paced was read: it pauses when some were not.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn read(&mut self, key: u64) -> io::Result<()> {
+        self.send(&ToEngine::Read { key })
     }
 
     /// Cancels a request; its last event comes all the same.

@@ -8,18 +8,55 @@ use std::time::{Duration, Instant};
 use super::frame::{Incoming, Outgoing};
 use super::limits::{Caller, Refusal};
 use super::{FromEngine, Limits};
-use crate::{Error, Event, EventKind, Ticket};
+use crate::{Error, Event, EventKind, Standing, Ticket};
 
 /// A client that lets more than this wait for it is cut off.
 const MAX_UNSENT_BYTES: usize = 64 << 20;
+
+/// Pieces of a text that its reader has not read yet, before it pauses.
+const MOST_UNREAD: u32 = 4;
+
+/// A request of a client that has not ended.
+pub(super) struct Submitted {
+    /// The engine's key.
+    pub(super) key: u64,
+    pub(super) ticket: Ticket,
+    /// How many pieces were sent and not read, where it waits for its reader.
+    unread: Option<u32>,
+}
+
+impl Submitted {
+    pub(super) fn new(key: u64, ticket: Ticket, standing: Standing) -> Submitted {
+        Submitted { key, ticket, unread: standing.paced.then_some(0) }
+    }
+
+    /// A piece is sent.
+    fn sent(&mut self) {
+        if let Some(unread) = &mut self.unread {
+            *unread += 1;
+            self.ticket.hold(*unread >= MOST_UNREAD);
+        }
+    }
+
+    /// A piece was read; whether the request goes on now.
+    fn read(&mut self) -> bool {
+        let Some(unread) = &mut self.unread else { return false };
+        *unread = unread.saturating_sub(1);
+        let goes_on = self.ticket.is_held() && *unread < MOST_UNREAD;
+        if goes_on {
+            self.ticket.hold(false);
+        }
+        goes_on
+    }
+}
 
 /// One client.
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
-    /// By the client's keys: the engine's key and the ticket.
-    pub(super) requests: HashMap<u64, (u64, Ticket)>,
+    /// By the client's keys.
+    pub(super) requests: HashMap<u64, Submitted>,
     /// Who it is, once it has said so.
     pub(super) caller: Option<Caller>,
     /// Since when it has nothing to do.
@@ -48,7 +85,7 @@ impl Connection {
     }
 
     pub(super) fn fail(&mut self, key: u64, error: Error) -> io::Result<()> {
-        self.send(&FromEngine::Event(Event { key, kind: EventKind::Failed(error) }))
+        self.send(&FromEngine::Event(Event { key, turns: 0, kind: EventKind::Failed(error) }))
     }
 
     /// Tells why it is closed, as far as that goes without waiting: a message of some bytes to somebody who was told
@@ -58,6 +95,20 @@ impl Connection {
             // If it does not go the client sees the end of the connection.
             let _ = self.outgoing.flush(&self.stream);
         }
+    }
+
+    /// Passes on what has happened to a request.
+    pub(super) fn pass_on(&mut self, event: Event) -> io::Result<()> {
+        let progress = matches!(event.kind, EventKind::Progress { .. });
+        if let Some(submitted) = self.requests.get_mut(&event.key).filter(|_| progress) {
+            submitted.sent();
+        }
+        self.send(&FromEngine::Event(event))
+    }
+
+    /// A piece of a text was read; whether its request goes on now.
+    pub(super) fn has_read(&mut self, key: u64) -> bool {
+        self.requests.get_mut(&key).is_some_and(Submitted::read)
     }
 
     /// A request has ended.

@@ -29,7 +29,7 @@ pub use client::Client;
 pub use limits::{Caller, Limits, Refusal};
 pub use server::Server;
 
-use crate::{Event, LoadedModel, Request};
+use crate::{Event, LoadedModel, Request, Standing};
 
 /// Most bytes of a message.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
@@ -40,7 +40,9 @@ enum ToEngine<'a> {
     /// First of all, and once: who this is.
     Hello(Caller),
     /// Do this; [`Request::key`] is the client's own.
-    Submit(Cow<'a, Request>),
+    Submit(Cow<'a, Request>, Standing),
+    /// A piece of the text of a request that is paced was read.
+    Read { key: u64 },
     /// Stop doing it. There will be a last event all the same.
     Cancel { key: u64 },
     /// Answer with [`FromEngine::Models`].

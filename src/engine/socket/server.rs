@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::connection::Connection;
+use super::connection::{Connection, Submitted};
 use super::door::{Came, Door};
 use super::limits::{Caller, Limits, Refusal};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
-use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Ticket};
+use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Standing, Ticket};
 
 /// Most requests that a connection may have submitted and not got back.
 const MAX_REQUESTS: usize = 1024;
@@ -337,10 +337,16 @@ impl Serving {
             }
             match message {
                 ToEngine::Hello(caller) => self.welcome(number, caller)?,
-                ToEngine::Submit(request) => self.submit(number, request.into_owned())?,
+                ToEngine::Submit(request, standing) => self.submit(number, request.into_owned(), standing)?,
+                ToEngine::Read { key } => {
+                    if connection.has_read(key) {
+                        self.engine.wake();
+                    }
+                }
                 ToEngine::Cancel { key } => {
-                    if let Some((_, ticket)) = connection.requests.get(&key) {
-                        ticket.cancel();
+                    if let Some(submitted) = connection.requests.get(&key) {
+                        submitted.ticket.cancel();
+                        self.engine.wake();
                     }
                 }
                 ToEngine::ListModels => {
@@ -351,7 +357,7 @@ impl Serving {
         if open { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
-    fn submit(&mut self, number: u64, mut request: Request) -> io::Result<()> {
+    fn submit(&mut self, number: u64, mut request: Request, standing: Standing) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(&number) else { return Ok(()) };
         let key = request.key;
         if connection.requests.contains_key(&key) {
@@ -364,10 +370,10 @@ impl Serving {
         request.key = self.last_key;
         // Before the engine has it: its events may come at once.
         let ticket = Ticket::new();
-        connection.requests.insert(key, (request.key, ticket.clone()));
+        connection.requests.insert(key, Submitted::new(request.key, ticket.clone(), standing));
         self.origins.insert(request.key, (number, key));
         self.load.note(self.origins.len());
-        self.engine.submit_with(request, self.reply.clone(), ticket);
+        self.engine.submit_as(request, standing, self.reply.clone(), ticket);
         Ok(())
     }
 
@@ -390,7 +396,7 @@ impl Serving {
         if stopped {
             return Err(number);
         }
-        match connection.send(&FromEngine::Event(Event { key, kind: event.kind })) {
+        match connection.pass_on(Event { key, ..event }) {
             // An answer that is too long for the socket.
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 connection.fail(key, Error::InvalidRequest(error.to_string())).map_err(|_| number)
@@ -402,9 +408,14 @@ impl Serving {
     /// Ends a connection and what came from it.
     fn close(&mut self, number: u64) {
         let Some(connection) = self.connections.remove(&number) else { return };
-        for (key, ticket) in connection.requests.into_values() {
-            self.origins.remove(&key);
-            ticket.cancel();
+        let had_requests = !connection.requests.is_empty();
+        for submitted in connection.requests.into_values() {
+            self.origins.remove(&submitted.key);
+            submitted.ticket.cancel();
+        }
+        // It may have paused all of them.
+        if had_requests {
+            self.engine.wake();
         }
         self.load.note(self.origins.len());
     }

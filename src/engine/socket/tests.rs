@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::frame::{Incoming, Outgoing};
 use super::{Client, FromEngine, Limits, MAX_MESSAGE_BYTES, Server};
 use crate::{
-    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Request, Sampling, Work,
+    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, Request, Sampling,
+    Standing, Work,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -75,7 +76,7 @@ fn receive(client: &mut Client) -> std::io::Result<FromEngine> {
 fn last(client: &mut Client, key: u64) -> EventKind {
     loop {
         match receive(client).unwrap() {
-            FromEngine::Event(Event { key: of, kind })
+            FromEngine::Event(Event { key: of, kind, .. })
                 if of == key && matches!(kind, EventKind::Done(_) | EventKind::Failed(_)) =>
             {
                 return kind;
@@ -112,10 +113,10 @@ fn text_comes_in_pieces_that_add_up_and_models_are_listed() {
     let mut pieces = String::new();
     loop {
         match receive(&mut client).unwrap() {
-            FromEngine::Event(Event { key: 7, kind: EventKind::Progress { text, .. } }) => {
+            FromEngine::Event(Event { key: 7, kind: EventKind::Progress { text, .. }, .. }) => {
                 pieces.push_str(&text);
             }
-            FromEngine::Event(Event { key: 7, kind: EventKind::Done(Output::Text { text, .. }) }) => {
+            FromEngine::Event(Event { key: 7, kind: EventKind::Done(Output::Text { text, .. }), .. }) => {
                 assert!(text.starts_with(&pieces), "{pieces:?} {text:?}");
                 break;
             }
@@ -252,7 +253,12 @@ fn what_is_no_message_ends_its_connection_and_nothing_else() {
     let valid = {
         let (near, mut far) = UnixStream::pair().unwrap();
         let mut outgoing = Outgoing::default();
-        outgoing.push(&super::ToEngine::Submit(std::borrow::Cow::Owned(generate(1, "a story", 4)))).unwrap();
+        outgoing
+            .push(&super::ToEngine::Submit(
+                std::borrow::Cow::Owned(generate(1, "a story", 4)),
+                Standing::default(),
+            ))
+            .unwrap();
         outgoing.flush(&near).unwrap();
         drop(near);
         far.read_to_end(&mut request).unwrap();

@@ -30,6 +30,7 @@ mod reuse;
 mod safetensors_mutants;
 mod threads;
 mod tokenizer_files;
+mod turns;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

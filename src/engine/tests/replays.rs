@@ -1,5 +1,6 @@
 //! Replays of a mixed set of requests under everything that must not matter: batch mates, order of arrival,
-//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts.
+//! slices of prompts, reuse of prefixes, guesses, memory, threads, instruction sets, restarts, priorities and pauses,
+//! which suspend requests.
 //!
 //! Some dozens of replays by default; `make bench-determinism` sets REPLAYS=1000 and reads the lines
 //! `name<TAB>value` that are printed. A replay follows from its number, so a failure can be repeated:
@@ -9,7 +10,7 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
-    PromptLookup, Reply, Request, Rerank, Sampling, Statistics, Ticket, Work,
+    PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics, Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
@@ -150,11 +151,18 @@ fn submit(
     engine: &Engine,
     key: usize,
     (model, work): &(ModelSource, Work),
-    salt: u64,
+    (salt, standing): (u64, Standing),
     to: &Sender<Event>,
 ) -> Ticket {
     let request = Request { key: key as u64, model: model.clone(), salt, flight: None, work: work.clone() };
-    engine.submit(request, Reply::new(to.clone()))
+    let ticket = Ticket::new();
+    engine.submit_as(request, standing, Reply::new(to.clone()), ticket.clone());
+    ticket
+}
+
+/// Anybody's, as urgent as may be.
+fn any_standing(random: &mut Random) -> Standing {
+    Standing { owner: random.below(3) as u32, priority: 1 + random.below(10) as u8, paced: false }
 }
 
 /// The next last event.
@@ -182,7 +190,7 @@ fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
     set.iter()
         .map(|request| {
             let (sender, events) = unbounded();
-            submit(&engine, 0, request, 0, &sender);
+            submit(&engine, 0, request, (0, Standing::default()), &sender);
             last(&events).1.unwrap()
         })
         .collect()
@@ -219,6 +227,11 @@ fn replay(
     order.truncate(1 + random.below(most));
     let (sender, events) = unbounded();
     let (mut tickets, mut differing, mut pending) = (Vec::new(), Vec::new(), 0);
+    let mut held: Vec<Ticket> = Vec::new();
+    let release = |held: &mut Vec<Ticket>| {
+        held.drain(..).for_each(|ticket| ticket.hold(false));
+        engine.wake();
+    };
     let mut settle = |(key, result): (usize, Result<Output, Error>)| match result {
         Ok(output) if key < set.len() && output != expected[key] => differing.push(key),
         Err(Error::Cancelled) if key >= set.len() => {}
@@ -226,19 +239,29 @@ fn replay(
         Ok(_) => {}
     };
     for key in &order {
-        submit(engine, *key, &set[*key], random.next() % 2, &sender);
+        let (salt, standing) = (random.next() % 2, any_standing(random));
+        let ticket = submit(engine, *key, &set[*key], (salt, standing), &sender);
         pending += 1;
+        // Some pause at once or later, and go on before anything is waited for.
+        if random.below(4) == 0 {
+            held.push(ticket);
+        }
+        if random.below(2) == 0 {
+            held.iter().for_each(|ticket| ticket.hold(true));
+        }
         if random.below(6) == 0 {
             let mate = random.of(set);
-            tickets.push(submit(engine, set.len(), &mate, 0, &sender));
+            tickets.push(submit(engine, set.len(), &mate, (0, any_standing(random)), &sender));
             pending += 1;
         }
         if random.below(3) == 0 {
+            release(&mut held);
             settle(last(&events));
             pending -= 1;
             tickets.pop().iter().for_each(|ticket| ticket.cancel());
         }
     }
+    release(&mut held);
     tickets.iter().for_each(|ticket| ticket.cancel());
     (0..pending).for_each(|_| settle(last(&events)));
     (order.len(), differing)
@@ -284,10 +307,13 @@ fn replays_change_no_byte() {
         total.right_guesses,
         total.guessed_tokens - total.right_guesses
     );
+    println!("suspended\t{}\nforgotten tokens\t{}", total.suspended_requests, total.forgotten_tokens);
     println!("differing\t{differing}");
     assert_eq!(differing, 0);
     assert!(total.reused_tokens > 64 * replays && total.right_guesses > replays, "{total:?}");
     assert!(total.guessed_tokens > total.right_guesses + replays, "{total:?}");
+    // Whether keys and values are forgotten depends on time; the tests of turns see to it.
+    assert!(total.suspended_requests > replays, "{total:?}");
 }
 
 fn add(total: &mut Statistics, session: Option<(Engine, String)>) {
@@ -297,4 +323,6 @@ fn add(total: &mut Statistics, session: Option<(Engine, String)>) {
     total.reused_tokens += more.reused_tokens;
     total.guessed_tokens += more.guessed_tokens;
     total.right_guesses += more.right_guesses;
+    total.suspended_requests += more.suspended_requests;
+    total.forgotten_tokens += more.forgotten_tokens;
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use pgrx::PgSqlErrorCode;
 use steadytext_engine::socket::Server;
-use steadytext_engine::{Bell, Config, Engine, Event, Reply, Request, Ticket};
+use steadytext_engine::{Bell, Config, Engine, Event, Reply};
 
-use super::Seat;
+use super::{Errand, Seat};
 use crate::pg::bgworker::give_way;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
@@ -19,6 +19,8 @@ use crate::pg::seat;
 
 /// Requests claimed beyond those that run, so that the engine need not wait for the next claim.
 const CLAIMED_AHEAD: usize = 16;
+/// See [`fault`].
+const FAULT: &str = "pg_stat_tmp/pg_steadytext.fault";
 /// How often it is written to the server log that connections are refused.
 const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that wait in the engine, from all databases and backends.
@@ -35,7 +37,7 @@ pub(super) struct ChannelSeat {
     bell: Bell,
     capacity: usize,
     /// What was handed over when the engine had gone.
-    homeless: Vec<(Request, Ticket)>,
+    homeless: Vec<Errand>,
     /// Panics that were told.
     panics: u64,
     /// That it has gone was told.
@@ -80,6 +82,7 @@ impl ChannelSeat {
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
             ended: Some(bell.ringer()),
+            fault: fault(),
             ..Config::default()
         };
         with_signals_blocked(|| {
@@ -120,11 +123,12 @@ impl ChannelSeat {
 }
 
 impl Seat for ChannelSeat {
-    fn submit(&mut self, request: Request, ticket: Ticket) {
+    fn submit(&mut self, errand: Errand) {
         if self.engine.is_gone() {
-            self.homeless.push((request, ticket));
+            self.homeless.push(errand);
         } else {
-            self.engine.submit_with(request, self.reply.clone(), ticket);
+            let Errand { request, standing, ticket } = errand;
+            self.engine.submit_as(request, standing, self.reply.clone(), ticket);
         }
     }
 
@@ -171,10 +175,19 @@ impl Seat for ChannelSeat {
     }
 
     /// Those that it has not begun have come back as events by then.
-    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
+    fn leave(self: Box<Self>) -> Vec<Errand> {
         seat::close();
         self.homeless
     }
+}
+
+/// Makes the engine panic, for tests of what happens then: at the place that the server's environment names, as long as a file is
+/// there.
+fn fault() -> Option<Arc<dyn Fn(&'static str) + Send + Sync>> {
+    let place = std::env::var("STEADYTEXT_TEST_FAULT").ok()?;
+    Some(Arc::new(move |here| {
+        assert!(here != place || !Path::new(FAULT).exists(), "a fault in {here}");
+    }))
 }
 
 /// What every engine thread runs first, and the first of them does: the process gives way to others.

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use steadytext_engine::{Event, EventKind, Finish, Output, Request, Ticket, Work};
+use steadytext_engine::{Event, EventKind, Finish, Output, Work};
 
-use super::Seat;
+use super::{Errand, Seat};
 use crate::pg::interrupts::Line;
 
 const CAPACITY: usize = 1000;
@@ -17,7 +17,7 @@ pub(super) struct NoopSeat {
 }
 
 impl Seat for NoopSeat {
-    fn submit(&mut self, request: Request, _ticket: Ticket) {
+    fn submit(&mut self, Errand { request, .. }: Errand) {
         let output = match request.work {
             Work::Generate(_) => {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
@@ -25,7 +25,7 @@ impl Seat for NoopSeat {
             Work::Embed(_) => Output::Embedding(vec![1.0]),
             Work::Rerank(_) => Output::Score(0.5),
         };
-        self.events.push_back(Event { key: request.key, kind: EventKind::Done(output) });
+        self.events.push_back(Event { key: request.key, turns: 0, kind: EventKind::Done(output) });
     }
 
     fn exchange(&mut self) -> bool {
@@ -52,7 +52,7 @@ impl Seat for NoopSeat {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
+    fn leave(self: Box<Self>) -> Vec<Errand> {
         Vec::new()
     }
 }

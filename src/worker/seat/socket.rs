@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use steadytext_engine::socket::{Caller, Client, FromEngine};
-use steadytext_engine::{Error, Event, EventKind, Request, Ticket};
+use steadytext_engine::{Error, Event, EventKind};
 
-use super::Seat;
 use super::channel::capacity;
+use super::{Errand, Seat};
 use crate::pg::guc;
 use crate::pg::interrupts::Line;
 use crate::pg::seat;
@@ -26,8 +26,7 @@ pub(super) struct SocketSeat {
 }
 
 struct Submitted {
-    request: Request,
-    ticket: Ticket,
+    errand: Errand,
     /// The engine was told that it is cancelled.
     told: bool,
 }
@@ -56,7 +55,7 @@ impl SocketSeat {
 
     fn try_exchange(&mut self) -> io::Result<()> {
         for (key, submitted) in &mut self.unfinished {
-            if submitted.ticket.is_cancelled() && !std::mem::replace(&mut submitted.told, true) {
+            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.told, true) {
                 self.client.cancel(*key)?;
             }
         }
@@ -90,15 +89,16 @@ impl SocketSeat {
 }
 
 impl Seat for SocketSeat {
-    fn submit(&mut self, request: Request, ticket: Ticket) {
-        let (key, sent) = (request.key, self.client.submit(&request));
+    fn submit(&mut self, errand: Errand) {
+        let key = errand.request.key;
+        let sent = self.client.submit_as(&errand.request, errand.standing);
         match sent {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 let kind = EventKind::Failed(Error::InvalidRequest(error.to_string()));
-                self.events.push_back(Event { key, kind });
+                self.events.push_back(Event { key, turns: 0, kind });
             }
             sent => {
-                self.unfinished.insert(key, Submitted { request, ticket, told: false });
+                self.unfinished.insert(key, Submitted { errand, told: false });
                 self.note(sent);
             }
         }
@@ -136,7 +136,7 @@ impl Seat for SocketSeat {
         Duration::ZERO
     }
 
-    fn leave(self: Box<Self>) -> Vec<(Request, Ticket)> {
-        self.unfinished.into_values().map(|submitted| (submitted.request, submitted.ticket)).collect()
+    fn leave(self: Box<Self>) -> Vec<Errand> {
+        self.unfinished.into_values().map(|submitted| submitted.errand).collect()
     }
 }

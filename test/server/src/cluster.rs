@@ -33,6 +33,7 @@ pub struct Options {
     fsync: bool,
     library: Option<PathBuf>,
     open_files: Option<u64>,
+    environment: Vec<(String, String)>,
     settings: Vec<(String, String)>,
 }
 
@@ -43,6 +44,7 @@ impl Default for Options {
             fsync: false,
             library: library_directory(),
             open_files: None,
+            environment: Vec::new(),
             settings: Vec::new(),
         }
     }
@@ -78,6 +80,12 @@ impl Options {
         self
     }
 
+    /// A variable of the server's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// One line of postgresql.conf.
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.push((name.to_owned(), value.to_string()));
@@ -95,6 +103,7 @@ impl Options {
     pub fn create(self) -> Cluster {
         let mut cluster = Cluster::empty();
         cluster.open_files = self.open_files;
+        cluster.environment = self.environment.clone();
         succeed(as_server_user("cp").args(["-a", "--reflink=auto"]).arg(&*TEMPLATE).arg(cluster.data()));
         let mut text = String::from(SETTINGS);
         text.push_str(&format!("unix_socket_directories = '{}'\n", cluster.directory.display()));
@@ -145,6 +154,8 @@ pub struct Cluster {
     pub(crate) postmaster: Option<Child>,
     /// What its processes may open.
     pub(crate) open_files: Option<u64>,
+    /// What is added to its environment.
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -158,7 +169,7 @@ impl Cluster {
     /// A directory without a data directory.
     pub(crate) fn empty() -> Cluster {
         let directory = run_directory().join(format!("c{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
-        let cluster = Cluster { directory, postmaster: None, open_files: None };
+        let cluster = Cluster { directory, postmaster: None, open_files: None, environment: Vec::new() };
         for directory in [cluster.directory.clone(), cluster.model_directory()] {
             std::fs::create_dir(&directory)
                 .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));

@@ -53,6 +53,7 @@ impl Cluster {
             Some(most) => limited_program("postgres", most),
         };
         let mut child = program
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("-D")
             .arg(self.data())
             .stdin(Stdio::null())

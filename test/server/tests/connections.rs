@@ -82,13 +82,13 @@ fn open_streams(session: &mut Session, count: usize) -> Result<(), DbError> {
 }
 
 #[test]
-fn a_session_with_many_open_streams_is_refused_more_with_a_hint_and_the_log_says_so() {
+fn five_sessions_with_60_streams_each_are_refused_in_time_and_others_are_answered_beside_them() {
     let (cluster, mut session) = small();
     slow_model(&cluster, &mut session);
     session.run("select steadytext_generate('loads the model', model => 'slow', max_tokens => 1)");
     // More than one session may have, all of them by the same role.
     let (done, refusals) = mpsc::channel();
-    let holders: Vec<_> = (0..2)
+    let holders: Vec<_> = (0..5)
         .map(|_| {
             let mut holder = cluster.session("postgres");
             let done = done.clone();
@@ -99,13 +99,18 @@ fn a_session_with_many_open_streams_is_refused_more_with_a_hint_and_the_log_says
             })
         })
         .collect();
-    for _ in 0..2 {
+    for _ in 0..5 {
         let refusal = refusals.recv().expect("each session comes to an end").expect_err("60 are too many");
         assert_eq!(refusal.code().code(), "53300", "{refusal:?}");
         assert!(refusal.hint().is_some_and(|hint| hint.contains("cursors")), "{refusal:?}");
     }
     let holders: Vec<Session> =
         holders.into_iter().map(|holder| holder.join().expect("it does not panic")).collect();
+    // What they have open stays as it is, and the others are answered.
+    for i in 0..20 {
+        let mut other = cluster.session("postgres");
+        other.run(&format!("select steadytext_embed('beside {i}', false)"));
+    }
     let line = cluster.wait_for_log(0, "pg_steadytext's engine has refused");
     assert!(line.contains("WARNING"), "{line}");
     drop(holders);

@@ -168,6 +168,42 @@ fn new_settings_start_one_new_engine() {
 }
 
 #[test]
+fn an_engine_that_fails_whatever_it_does_is_started_anew_in_the_same_process_and_loses_nothing() {
+    let cluster = Options::new()
+        .environment("STEADYTEXT_TEST_FAULT", "turn")
+        .set("pg_steadytext.max_running", 1)
+        .start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    slow_model(&cluster, &mut session);
+    let worker = session.worker_pid();
+    let fault = cluster.data().join("pg_stat_tmp/pg_steadytext.fault");
+    let first = session.generate("it has begun", "model => 'slow', max_tokens => 300");
+    session.wait_for_tokens(first);
+    let others: Vec<Uuid> = (0..5)
+        .map(|i| session.generate(&format!("in the engine's queue {i}"), "model => 'slow', max_tokens => 3"))
+        .collect();
+    wait_until("the engine has them", || {
+        session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 6
+    });
+    let from = cluster.log().len();
+    std::fs::write(&fault, "").expect("the directory can be written");
+    cluster.wait_for_log(from, "failed whatever it did, and is started anew");
+    std::fs::remove_file(&fault).expect("it was just written");
+    // What had not begun was handed to the next engine, and none of it is a failure; what had begun is tried again.
+    for id in others {
+        session.answer(id);
+        let request = session.request(id);
+        assert_eq!((request.attempt, request.retry_count), (1, 0), "{request:?}");
+    }
+    session.answer(first);
+    assert_eq!(session.worker_pid(), worker, "the process is the same");
+    session.run("select steadytext_embed('and calls are answered', false)");
+    let message: String = session.one("select message from steadytext.worker_state()");
+    assert!(message.contains("panics"), "{message}");
+}
+
+#[test]
 fn inside_a_restore_a_process_for_the_engine_alone_answers() {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");

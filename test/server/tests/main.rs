@@ -25,6 +25,7 @@ mod many_parts;
 mod model_choice;
 mod model_files;
 mod owners;
+mod priorities;
 mod privileges;
 mod protocol;
 mod queue_limits;

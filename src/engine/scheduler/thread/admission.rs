@@ -1,56 +1,287 @@
-//! Which of the waiting requests begin, and when.
+//! Which of the waiting requests begin, and which of the running ones give way to them.
+//!
+//! A request gives way to one of a higher priority; and to one of another user of the same priority, until both have as many places or
+//! one place apart. It is suspended: it keeps its keys and values as long as there is room for them, and otherwise computes them
+//! anew when it goes on. Its bytes are the same, as they are those of its tokens, whenever those are computed.
 
-use super::{EngineThread, Waiting, in_use, takes_long};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::{EngineThread, in_use, takes_long};
 use crate::panic::catch;
 use crate::scheduler::models::Missing;
-use crate::scheduler::running::{Plan, Running};
+use crate::scheduler::plan::Plan;
+use crate::scheduler::running::{Running, Suspended};
+use crate::scheduler::turns::{AGEING, Age, HIGHEST, Lane, QUANTUM, Rank, Turn, Waiting};
 use crate::{Error, EventKind, ModelSource};
+
+/// Who may get a place next.
+#[derive(Debug, Clone, Copy)]
+enum Candidate {
+    /// The request at this place of a lane.
+    Waiting(Lane, usize),
+    /// A suspended one.
+    Suspended(usize),
+}
+
+/// What was found in one round of admissions.
+#[derive(Default)]
+struct Round {
+    /// Where to go on in each lane: those before have to wait.
+    passed: HashMap<Lane, usize>,
+    /// Suspended requests that have to wait, by the numbers of their arrival.
+    passed_suspended: Vec<u64>,
+    /// Models whose requests have to wait; those of the others go on.
+    coming: Vec<ModelSource>,
+    /// There is no room for the keys and values of a request of this priority, so nothing less urgent gets any.
+    blocked: Option<u8>,
+    /// Lanes for which nobody gives way.
+    closed: Vec<Lane>,
+    /// Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may run.
+    planning: usize,
+}
+
+/// Who asks for a place.
+#[derive(Clone, Copy)]
+struct Claim {
+    priority: u8,
+    owner: u32,
+    waited: u64,
+}
 
 impl EngineThread {
     /// Admits what fits.
     pub(super) fn admit_all(&mut self) {
+        self.suspend_held();
         self.plan_ahead();
-        // Models whose requests have to wait; those of the others go on.
-        let mut coming: Vec<ModelSource> = Vec::new();
-        // Requests that need keys and values wait in their order; texts on encoders need none.
-        let mut blocked = false;
-        // Requests that are tokenized or compiled on other threads are overtaken, but no more of these than may run.
-        let mut planning = 0;
-        let mut index = 0;
+        let mut round = Round::default();
         while !self.stopping() {
-            let Some(source) = self.waiting.get(index).map(|waiting| &waiting.submission.request.model)
-            else {
-                break;
-            };
-            let full = blocked || self.running.len() >= self.max_running;
-            if coming.contains(source) || (full && !self.models.is_encoder(source)) {
-                index += 1;
-                continue;
-            }
-            let Some(next) = self.waiting.remove(index) else { break };
-            match self.try_admit(next) {
-                Some(later) => {
-                    let source = later.submission.request.model.clone();
-                    let is_planned = later.planning.is_some();
-                    planning += usize::from(is_planned);
-                    self.waiting.insert(index, later);
-                    if is_planned && planning <= self.max_running {
-                        index += 1;
-                    } else if is_planned || self.models.is_coming(&source) || self.models.is_encoder(&source)
-                    {
-                        coming.push(source);
-                    } else {
-                        blocked = true;
-                    }
-                }
-                None => {}
+            let Some(candidate) = self.next_candidate(&round) else { break };
+            match candidate {
+                Candidate::Waiting(lane, index) => self.consider(lane, index, &mut round),
+                Candidate::Suspended(index) => self.consider_suspended(index, &mut round),
             }
         }
     }
 
+    /// Suspends those whose reader does not read.
+    fn suspend_held(&mut self) {
+        while let Some(index) = self.running.iter().position(|running| running.submission.is_held()) {
+            self.suspend(index);
+        }
+        // That time is no waiting for a turn.
+        let now = self.now;
+        let held = self.suspended.iter_mut().filter(|suspended| suspended.running.submission.is_held());
+        held.for_each(|suspended| suspended.running.turn.age.since = now);
+    }
+
+    /// How many places a user has.
+    fn places(&self, owner: u32) -> usize {
+        self.running.iter().filter(|running| running.submission.owner() == owner).count()
+    }
+
+    /// The best of those that were not passed over.
+    fn next_candidate(&self, round: &Round) -> Option<Candidate> {
+        let rank = |priority: u8, owner: u32, age: &Age| {
+            self.users.rank(priority, age, owner, self.places(owner), self.now)
+        };
+        let waiting = self.waiting.lanes().filter_map(|lane| {
+            let index = round.passed.get(&lane).copied().unwrap_or(0);
+            let waiting = self.waiting.get(lane, index)?;
+            let (Reverse(priority), owner) = lane;
+            Some((rank(priority, owner, &waiting.age), Candidate::Waiting(lane, index)))
+        });
+        let suspended = self.suspended.iter().enumerate().filter_map(|(index, suspended)| {
+            let submission = &suspended.running.submission;
+            let age = suspended.running.turn.age;
+            if submission.is_held() || round.passed_suspended.contains(&age.arrival) {
+                return None;
+            }
+            let rank = rank(submission.priority(), submission.owner(), &age);
+            Some((rank, Candidate::Suspended(index)))
+        });
+        waiting.chain(suspended).min_by_key(|(rank, _): &(Rank, Candidate)| *rank).map(|(_, next)| next)
+    }
+
+    fn consider(&mut self, lane: Lane, index: usize, round: &mut Round) {
+        let (Reverse(priority), owner) = lane;
+        let Some(waiting) = self.waiting.get(lane, index) else { return };
+        let source = waiting.submission.request.model.clone();
+        let claim = Claim { priority, owner, waited: waiting.age.waited(self.now) };
+        let is_ready = waiting.planning.is_none()
+            && (waiting.plan.is_some() || !takes_long(&waiting.submission.request.work));
+        let mut pass = round.coming.contains(&source);
+        // Texts on encoders need neither a place nor keys and values.
+        let mut is_over = false;
+        if !pass && !self.models.is_encoder(&source) {
+            pass = round.blocked.is_some_and(|blocked| priority <= blocked) || round.closed.contains(&lane);
+            if !pass && self.running.len() >= self.max_running {
+                match self.victim(claim) {
+                    Some(_) if !self.models.has(&source) => {}
+                    Some(victim) if is_ready => self.suspend(victim),
+                    Some(_) => pass = true,
+                    None => {
+                        round.closed.push(lane);
+                        pass = true;
+                    }
+                }
+            }
+            is_over = round.closed.contains(&lane) && !self.models.have_encoders();
+        }
+        if pass {
+            let passed = round.passed.entry(lane).or_default();
+            *passed = if is_over { usize::MAX } else { *passed + 1 };
+            return;
+        }
+        let Some(next) = self.waiting.take(lane, index) else { return };
+        let later = self.try_admit(next, claim);
+        let Some(later) = later else {
+            self.users.note(owner);
+            return;
+        };
+        let is_planned = later.planning.is_some();
+        round.planning += usize::from(is_planned);
+        self.waiting.add(later);
+        *round.passed.entry(lane).or_default() += 1;
+        if is_planned && round.planning <= self.max_running {
+            return;
+        }
+        if is_planned || self.models.is_coming(&source) || self.models.is_encoder(&source) {
+            round.coming.push(source);
+        } else {
+            round.blocked = round.blocked.max(Some(priority));
+        }
+    }
+
+    fn consider_suspended(&mut self, index: usize, round: &mut Round) {
+        let running = &self.suspended[index].running;
+        let (arrival, source) = (running.turn.age.arrival, running.source().clone());
+        let (priority, owner) = (running.submission.priority(), running.submission.owner());
+        let claim = Claim { priority, owner, waited: running.turn.age.waited(self.now) };
+        round.passed_suspended.push(arrival);
+        let lane = (Reverse(priority), owner);
+        if round.coming.contains(&source)
+            || round.closed.contains(&lane)
+            || round.blocked.is_some_and(|blocked| priority <= blocked)
+        {
+            return;
+        }
+        if self.running.len() >= self.max_running && !self.make_way(claim) {
+            round.closed.push(lane);
+            return;
+        }
+        // Making way may have moved it.
+        let found = self.suspended.iter().position(|suspended| suspended.running.turn.age.arrival == arrival);
+        let Some(index) = found else { return };
+        let suspended = self.suspended.remove(index);
+        match catch(|| self.resume(suspended, claim)) {
+            Ok(None) => self.users.note(owner),
+            Ok(Some(later)) => {
+                self.suspended.push(*later);
+                if self.models.is_coming(&source) {
+                    round.coming.push(source);
+                } else {
+                    round.blocked = round.blocked.max(Some(priority));
+                }
+            }
+            Err(_) => self.shared.statistics.panicked(),
+        }
+    }
+
+    /// Lets the running request that must give way to such a one, if there is any, do so.
+    fn make_way(&mut self, claim: Claim) -> bool {
+        let Some(index) = self.victim(claim) else { return false };
+        self.suspend(index);
+        true
+    }
+
+    /// The running request that has to give way first.
+    fn victim(&self, claim: Claim) -> Option<usize> {
+        let order = |running: &Running| {
+            let theirs = self.places(running.submission.owner());
+            let latest = (Reverse(running.turn.begun), Reverse(running.turn.age.arrival));
+            (running.submission.priority(), Reverse(theirs), latest)
+        };
+        let giving = self.running.iter().enumerate().filter(|(_, running)| self.gives_way(running, claim));
+        giving.min_by_key(|(_, running)| order(running)).map(|(index, _)| index)
+    }
+
+    /// Whether a running request has to give its place to such a one.
+    fn gives_way(&self, running: &Running, claim: Claim) -> bool {
+        let (priority, owner) = (running.submission.priority(), running.submission.owner());
+        if self.now < running.turn.kept_until {
+            return false;
+        }
+        if priority != claim.priority || owner == claim.owner {
+            return priority < claim.priority;
+        }
+        let (mine, theirs) = (self.places(claim.owner), self.places(owner));
+        let has_turn = mine == 0 && claim.waited >= QUANTUM && self.now >= running.turn.begun + QUANTUM;
+        mine + 1 < theirs || has_turn
+    }
+
+    /// Takes a request's place away.
+    fn suspend(&mut self, index: usize) {
+        let mut running = self.running.remove(index);
+        running.pause();
+        // What it has waited before counts, but for one priority: those who have waited long come back soon.
+        let waited = running.turn.begun.saturating_sub(running.turn.age.since).saturating_sub(AGEING);
+        running.turn.age.since = self.now - waited.min(self.now);
+        let source = running.source();
+        let (identity, load) = (self.models.identity(source), self.models.load_number(source));
+        self.shared.statistics.suspended();
+        self.suspended.push(Suspended { running, identity, load });
+    }
+
+    /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will have, and what the
+    /// suspended ones have now.
+    fn own_bytes(&self) -> u64 {
+        let running: u64 = self.running.iter().map(Running::own_bytes).sum();
+        let suspended: u64 = self.suspended.iter().map(|suspended| suspended.running.taken_bytes()).sum();
+        running + suspended
+    }
+
+    /// Whether so many bytes of keys and values fit, if need be in the place of those of suspended requests, and of running ones
+    /// that have to give way. False also where they do not fit beside what is left then.
+    fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
+        let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
+        let staying: u64 = staying.map(Running::own_bytes).sum();
+        if staying.saturating_add(new) > most {
+            // Whoever gave way would do so for nothing.
+            return false;
+        }
+        loop {
+            if self.own_bytes().saturating_add(self.models.held_bytes()).saturating_add(new) <= most {
+                return true;
+            }
+            // Those that will be resumed last give theirs up first.
+            let now = self.now;
+            let having = self.suspended.iter_mut().filter(|suspended| suspended.running.has_cache());
+            let last = having.min_by_key(|suspended| {
+                let running = &suspended.running;
+                let priority = running.turn.age.priority(running.submission.priority(), now);
+                (!running.submission.is_held(), priority, Reverse(running.turn.age.arrival))
+            });
+            if let Some(suspended) = last {
+                self.shared.statistics.forgotten(suspended.running.forget_cache());
+                continue;
+            }
+            if !self.make_way(claim) {
+                return false;
+            }
+        }
+    }
+
+    /// When a place is not taken away again: of those who have become urgent by waiting, one at a time is safe for a while.
+    fn kept_until(&self, claim: Claim) -> u64 {
+        let aged = claim.waited >= u64::from(HIGHEST - claim.priority.min(HIGHEST)) * AGEING;
+        let is_first = self.running.iter().all(|running| running.turn.kept_until <= self.now);
+        if claim.waited >= AGEING && aged && is_first { self.now + QUANTUM } else { self.now }
+    }
+
     /// Begins a request or fails it; returns it where it has to wait. A panic is that request's.
-    fn try_admit(&mut self, waiting: Waiting) -> Option<Waiting> {
-        match catch(|| self.admit(waiting)) {
+    fn try_admit(&mut self, waiting: Waiting, claim: Claim) -> Option<Waiting> {
+        match catch(|| self.admit(waiting, claim)) {
             Ok(later) => later,
             Err(_) => {
                 // The request was told when it was dropped, and its place in the queue is free again.
@@ -63,7 +294,7 @@ impl EngineThread {
     /// Has long texts tokenized and constraints compiled on other threads before it is their turn.
     fn plan_ahead(&mut self) {
         let mut ahead = 0;
-        for waiting in &mut self.waiting {
+        for waiting in self.waiting.iter_mut() {
             let request = &waiting.submission.request;
             if !self.models.has(&request.model) {
                 continue;
@@ -82,13 +313,12 @@ impl EngineThread {
     }
 
     /// Begins a request or fails it; returns it where it has to wait.
-    fn admit(&mut self, mut waiting: Waiting) -> Option<Waiting> {
+    fn admit(&mut self, mut waiting: Waiting, claim: Claim) -> Option<Waiting> {
         self.fault("admit");
-        let own: u64 = self.running.iter().map(Running::own_bytes).sum();
-        let reserved = own + self.models.held_bytes();
+        let reserved = self.own_bytes() + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
-        let (running, encodings) = (&self.running, &self.encodings);
-        if !self.models.renew(&source, &|source| in_use(running, encodings, source)) {
+        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
+        if !self.models.renew(&source, &|source| in_use(running, suspended, encodings, source)) {
             return Some(waiting);
         }
         if !self.models.has(&source) {
@@ -131,36 +361,85 @@ impl EngineThread {
         let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
         // Kept blocks that nobody holds make room; those that the request itself has found are held now.
         let most = self.kv_budget.min(self.models.room(0));
-        let held = self.models.held_bytes();
-        if own.saturating_add(held).saturating_add(new) > most {
+        if !self.make_room(new, most, claim) {
             // What does not fit beside nothing never will.
             if whole <= most && reserved > 0 {
                 waiting.plan = Some(plan);
                 return Some(waiting);
             }
-            waiting.submission.fail(Error::OutOfMemory {
-                what: format!("the key-value cache for {} tokens", plan.positions),
-                needed_mb: whole.div_ceil(1 << 20),
-                limit_mb: Some(most >> 20),
-            });
+            waiting.submission.fail(no_room(plan.positions, whole, most));
             return None;
         }
-        self.models.trim_prefixes(most - own - new);
+        self.models.trim_prefixes(most - self.own_bytes() - new);
         self.shared.statistics.reused(beginning.reused());
         let identity = self.models.identity(&source);
+        let turn = self.turn_of(waiting.age, claim);
         if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Running::new(waiting.submission, plan, beginning, loaded, identity));
+            self.running.push(Running::new(waiting.submission, plan, beginning, loaded, identity, turn));
         }
         None
     }
 
+    /// Lets a suspended request go on, or fails it; returns it where it has to wait.
+    fn resume(&mut self, mut suspended: Suspended, claim: Claim) -> Option<Box<Suspended>> {
+        let source = suspended.running.source().clone();
+        if !self.models.has(&source) {
+            let reserved = self.own_bytes() + self.models.held_bytes();
+            let (running, others, encodings) = (&self.running, &self.suspended, &self.encodings);
+            let loaded =
+                self.models.load(&source, &|source| in_use(running, others, encodings, source), reserved);
+            return match loaded {
+                Err(Missing::Failed(error)) => {
+                    suspended.running.submission.fail(error);
+                    None
+                }
+                Ok(()) | Err(Missing::NoRoom | Missing::Coming) => Some(Box::new(suspended)),
+            };
+        }
+        if self.models.identity(&source).hash != suspended.identity.hash {
+            // Its model was replaced meanwhile, and has said something already.
+            if let ModelSource::File(path) = source {
+                suspended.running.submission.fail(Error::LostModel { path });
+            }
+            return None;
+        }
+        let most = self.kv_budget.min(self.models.room(0));
+        let is_same_load = self.models.load_number(&source) == suspended.load;
+        let loaded = self.models.get(&source)?;
+        if !is_same_load {
+            self.shared.statistics.forgotten(suspended.running.forget_cache());
+        }
+        if !suspended.running.has_cache() {
+            self.shared.statistics.reused(suspended.running.reattach(&mut loaded.prefixes));
+        }
+        let (new, whole) = (suspended.running.own_bytes(), suspended.running.whole_bytes());
+        if !self.make_room(new, most, claim) {
+            if whole <= most {
+                return Some(Box::new(suspended));
+            }
+            let error = no_room(suspended.running.positions(), whole, most);
+            suspended.running.submission.fail(error);
+            return None;
+        }
+        self.models.trim_prefixes(most - self.own_bytes() - new);
+        let mut running = suspended.running;
+        running.turn = self.turn_of(running.turn.age, claim);
+        self.running.push(running);
+        None
+    }
+
+    /// A place that is given now.
+    fn turn_of(&self, age: Age, claim: Claim) -> Turn {
+        Turn { age, begun: self.now, kept_until: self.kept_until(claim) }
+    }
+
     /// Loads the model and tokenizes the request, unless that is done already.
     fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
-        let (running, encodings, models, helpers) =
-            (&self.running, &self.encodings, &mut self.models, &self.helpers);
+        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
+        let (models, helpers) = (&mut self.models, &self.helpers);
         let number = self.planned + 1;
         let planned = catch(|| {
-            models.load(source, &|source| in_use(running, encodings, source), reserved)?;
+            models.load(source, &|source| in_use(running, suspended, encodings, source), reserved)?;
             if waiting.planning.is_some() {
                 return Err(Missing::Coming);
             }
@@ -180,5 +459,14 @@ impl EngineThread {
         });
         self.planned = number;
         planned.map_err(Missing::Failed)?
+    }
+}
+
+/// There is not enough memory for a request's keys and values, and never will be.
+fn no_room(positions: usize, bytes: u64, most: u64) -> Error {
+    Error::OutOfMemory {
+        what: format!("the key-value cache for {positions} tokens"),
+        needed_mb: bytes.div_ceil(1 << 20),
+        limit_mb: Some(most >> 20),
     }
 }

@@ -1,0 +1,162 @@
+//! What a request needs, as far as its text and its model tell: its tokens, and where it begins to compute.
+
+use std::sync::Arc;
+
+use super::answer::Guided;
+use super::loaded::Loaded;
+use super::prefix::Chain;
+use crate::constraints::Grammars;
+use crate::model::{KvCache, Pooling};
+use crate::rerank::Reranker;
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Encoded, Tokenizer, truncate};
+use crate::{Embed, Error, Output, Request, Work};
+
+/// What a request needs, known after tokenizing.
+pub(super) struct Plan {
+    /// The prompt, and what every answer begins with.
+    pub(super) tokens: Vec<u32>,
+    /// Those of a second text, which is computed apart.
+    pub(super) second: Option<Vec<u32>>,
+    /// Where the second of two texts begins that an encoder looks at together; elsewhere, the number of tokens.
+    pub(super) border: usize,
+    /// How many of the tokens are the prompt.
+    pub(super) prompt_tokens: usize,
+    pub(super) max_tokens: usize,
+    pub(super) guided: Option<Guided>,
+    /// Positions that its cache will have.
+    pub(super) positions: usize,
+}
+
+/// What of a model tokenizes requests.
+pub(super) struct Reader {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) grammars: Arc<Grammars>,
+    pub(super) template: Arc<ChatTemplate>,
+    pub(super) reranker: Reranker,
+    pub(super) context_length: usize,
+}
+
+impl Plan {
+    /// Tokenizes the request, checks that it fits into the context, and begins what it is constrained to.
+    pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
+        let context_length = reader.context_length;
+        let tokenizer = &reader.tokenizer;
+        let (mut tokens, second) = match work {
+            Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
+            Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
+                Some(tokens) => (tokens, None),
+                None => {
+                    let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
+                    let document = embedding(&document, tokenizer, context_length)?;
+                    (tokenizer.encode_embedding(&how.query)?, Some(document))
+                }
+            },
+        };
+        if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::UnreadableText { reason: "it has no tokens".to_owned() });
+        }
+        let length = tokens.len().max(second.as_ref().map_or(0, Vec::len));
+        let room = match work {
+            Work::Generate(_) => context_length.saturating_sub(length),
+            // What generates nothing may fill the context.
+            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
+        };
+        if room == 0 {
+            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
+        }
+        let max_tokens = match work {
+            Work::Generate(how) => how.max_tokens.min(room),
+            Work::Embed(_) | Work::Rerank(_) => 1,
+        };
+        // The last token is never computed.
+        let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
+        let constraint = match work {
+            Work::Generate(how) => how.constraint.as_ref(),
+            Work::Embed(_) | Work::Rerank(_) => None,
+        };
+        let mut guided = None;
+        if let Some(constraint) = constraint {
+            let guide = reader.grammars.guide(constraint)?;
+            let (begun, forced) = Guided::begin(guide, max_tokens, &reader.tokenizer)?;
+            tokens.extend(forced);
+            guided = Some(begun);
+        }
+        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, guided, positions })
+    }
+
+    /// That of an encoder, which keeps no keys and values.
+    pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
+        let Encoded { tokens, second: border } = encoded;
+        let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
+        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, guided: None, positions: 0 }
+    }
+
+    /// The whole answer, where it was known without a model.
+    pub(super) fn take_output(&mut self) -> Option<Output> {
+        self.guided.as_mut()?.output.take()
+    }
+
+    /// Length of the prompt.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
+    pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
+        let mut cache = KvCache::new(loaded.model.cache_shape());
+        let embeds = match request.work {
+            Work::Generate(_) => false,
+            Work::Embed(_) => true,
+            Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
+        };
+        // The hidden states of all tokens are needed, or that of the first.
+        let whole = embeds && loaded.model.sizes().pooling != Pooling::Last;
+        let chain = (reuse && !whole).then(|| {
+            let mut chain = Chain::new(request.salt);
+            loaded.prefixes.attach(&mut chain, &mut cache, reusable(&self.tokens));
+            chain
+        });
+        Beginning { cache, chain, positions: self.positions }
+    }
+}
+
+/// The tokens of a text to be embedded, as many as the context has room for where it is to be cut.
+fn embedding(how: &Embed, tokenizer: &Tokenizer, context_length: usize) -> Result<Vec<u32>, Error> {
+    let mut tokens = tokenizer.encode_embedding(&how.instructed())?;
+    if how.truncate && tokens.len() > context_length {
+        let before = tokenizer.encode_embedding(&how.instruction())?.len();
+        truncate(&mut tokens, before, tokenizer.embedding_suffix_len(), context_length);
+    }
+    Ok(tokens)
+}
+
+/// The last token is always computed: its hidden state is what all is about.
+pub(super) fn reusable(tokens: &[u32]) -> &[u32] {
+    tokens.split_last().map_or(&[], |(_, before)| before)
+}
+
+/// Where a request begins to compute.
+pub(super) struct Beginning {
+    pub(super) cache: KvCache,
+    pub(super) chain: Option<Chain>,
+    pub(super) positions: usize,
+}
+
+impl Beginning {
+    /// Bytes of keys and values that the request will add to the model's kept blocks.
+    pub(super) fn own_bytes(&self) -> u64 {
+        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
+    }
+
+    /// Positions that need not be computed.
+    pub(super) fn reused(&self) -> usize {
+        self.cache.len()
+    }
+}
+
+/// Bytes of a cache that are not those of kept blocks.
+pub(super) fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
+    cache.shape().bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * cache.shape().block_bytes()
+}

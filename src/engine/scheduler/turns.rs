@@ -1,0 +1,222 @@
+//! Whose turn it is: requests that wait go by priority, then users in turn, then by age.
+//!
+//! Time is counted in turns of the engine thread in which something was computed, so that what happens does not depend on how fast
+//! the machine is.
+//!
+//! Nobody starves. A request that waits rises by one priority every [`AGEING`] turns, up to the highest; a request that has reached that
+//! keeps the place that it gets for [`QUANTUM`] turns against whoever comes, one of them at a time. And a user who has no place at
+//! all gets one of another user of the same priority after at most [`QUANTUM`] turns.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::Place;
+use super::plan::Plan;
+use super::submission::Submission;
+
+/// The highest priority.
+pub(super) const HIGHEST: u8 = 10;
+/// Turns that a request waits for one more priority.
+pub(super) const AGEING: u64 = 256;
+/// Turns for which a place is not taken away again.
+pub(super) const QUANTUM: u64 = 64;
+
+/// Since when a request is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Age {
+    /// Its number in the order of arrival.
+    pub(super) arrival: u64,
+    /// The turn from which on it has waited, without those in which it ran.
+    pub(super) since: u64,
+}
+
+impl Age {
+    /// For how long it has waited.
+    pub(super) fn waited(&self, now: u64) -> u64 {
+        now.saturating_sub(self.since)
+    }
+
+    /// What its priority has become by waiting.
+    pub(super) fn priority(&self, priority: u8, now: u64) -> u8 {
+        let risen = u64::from(priority) + self.waited(now) / AGEING;
+        u8::try_from(risen).map_or(HIGHEST, |risen| risen.min(HIGHEST))
+    }
+}
+
+/// When a request has got its place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) age: Age,
+    pub(super) begun: u64,
+    /// Nobody takes the place away before this turn.
+    pub(super) kept_until: u64,
+}
+
+/// A request that has not begun.
+pub(super) struct Waiting {
+    pub(super) submission: Submission,
+    /// Its place in the queue, which others may have when it is dropped.
+    pub(super) _place: Place,
+    /// Its tokens, if it only waits for memory.
+    pub(super) plan: Option<Plan>,
+    /// Its number, while it is tokenized on another thread.
+    pub(super) planning: Option<u64>,
+    pub(super) told_loading: bool,
+    pub(super) age: Age,
+}
+
+/// Requests of one priority and user, which go in the order of their arrival.
+pub(super) type Lane = (Reverse<u8>, u32);
+
+/// All requests that have not begun.
+#[derive(Default)]
+pub(super) struct Room {
+    lanes: BTreeMap<Lane, VecDeque<Waiting>>,
+}
+
+impl Room {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// All of them, the highest priority first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.lanes.values().flatten()
+    }
+
+    /// As [`Room::iter`].
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.lanes.values_mut().flatten()
+    }
+
+    pub(super) fn lanes(&self) -> impl Iterator<Item = Lane> {
+        self.lanes.keys().copied()
+    }
+
+    /// The request at this place of a lane.
+    pub(super) fn get(&self, lane: Lane, index: usize) -> Option<&Waiting> {
+        self.lanes.get(&lane)?.get(index)
+    }
+
+    /// Adds a request behind those that have come before it.
+    pub(super) fn add(&mut self, waiting: Waiting) {
+        let lane = lane_of(&waiting.submission);
+        let requests = self.lanes.entry(lane).or_default();
+        let index = requests.partition_point(|other| other.age.arrival < waiting.age.arrival);
+        requests.insert(index, waiting);
+    }
+
+    /// Takes out the request at this place.
+    pub(super) fn take(&mut self, lane: Lane, index: usize) -> Option<Waiting> {
+        let requests = self.lanes.get_mut(&lane)?;
+        let waiting = requests.remove(index);
+        if requests.is_empty() {
+            self.lanes.remove(&lane);
+        }
+        waiting
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
+        self.lanes.retain(|_, requests| {
+            requests.retain(&mut keep);
+            !requests.is_empty()
+        });
+    }
+
+    /// Lets a request wait for the result of one that waits and asks for the same.
+    pub(super) fn join(&mut self, other: Submission) {
+        let found = self.lanes.iter().find_map(|(lane, requests)| {
+            let same = |waiting: &Waiting| waiting.submission.is_same_flight(&other);
+            Some((*lane, requests.iter().position(same)?))
+        });
+        if let Some((lane, index)) = found
+            && let Some(waiting) = self.take(lane, index)
+        {
+            // Who joins may be in a greater hurry.
+            waiting.submission.take_in(other);
+            self.add(waiting);
+        }
+    }
+
+    /// Empties it.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        std::mem::take(&mut self.lanes).into_values().flatten()
+    }
+}
+
+fn lane_of(submission: &Submission) -> Lane {
+    (Reverse(submission.priority()), submission.owner())
+}
+
+/// How many places users have, and whose turn it is among those that have as many.
+#[derive(Default)]
+pub(super) struct Users {
+    /// When they got one, by a number that only grows.
+    served: HashMap<u32, u64>,
+    count: u64,
+}
+
+/// Most users that are remembered.
+const MOST_USERS: usize = 4096;
+
+impl Users {
+    /// What decides between requests that wait: the least goes first.
+    pub(super) fn rank(&self, priority: u8, age: &Age, user: u32, places: usize, now: u64) -> Rank {
+        Rank(
+            Reverse(age.priority(priority, now)),
+            places,
+            self.served.get(&user).copied().unwrap_or(0),
+            age.arrival,
+        )
+    }
+
+    /// A request of the user has begun.
+    pub(super) fn note(&mut self, user: u32) {
+        if self.served.len() >= MOST_USERS {
+            self.served.clear();
+        }
+        self.count += 1;
+        self.served.insert(user, self.count);
+    }
+}
+
+/// See [`Users::rank`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank(Reverse<u8>, usize, u64, u64);
+
+#[cfg(test)]
+mod tests {
+    use super::{AGEING, Age, HIGHEST, Users};
+
+    #[test]
+    fn who_waits_rises_to_the_highest_priority_and_no_further() {
+        let age = Age { arrival: 1, since: 100 };
+        assert_eq!(age.priority(1, 100), 1);
+        assert_eq!(age.priority(1, 100 + AGEING - 1), 1);
+        assert_eq!(age.priority(1, 100 + AGEING), 2);
+        assert_eq!(age.priority(1, 100 + 9 * AGEING), HIGHEST);
+        assert_eq!(age.priority(1, u64::MAX), HIGHEST);
+        assert_eq!(age.priority(HIGHEST, 100), HIGHEST);
+        assert_eq!(age.priority(4, 7), 4, "before it has waited at all");
+    }
+
+    #[test]
+    fn priority_goes_first_then_the_user_with_the_fewest_places_then_turns_then_age() {
+        let mut users = Users::default();
+        users.note(7);
+        users.note(8);
+        let now = 1000;
+        let age = |arrival| Age { arrival, since: now };
+        let rank = |priority, arrival, user, places| users.rank(priority, &age(arrival), user, places, now);
+        assert!(rank(6, 9, 8, 5) < rank(5, 1, 7, 0));
+        assert!(rank(5, 9, 8, 0) < rank(5, 1, 7, 1));
+        assert!(rank(5, 9, 7, 1) < rank(5, 1, 8, 1), "7 was served before 8");
+        assert!(rank(5, 9, 9, 1) < rank(5, 1, 7, 1), "9 was never served");
+        assert!(rank(5, 1, 7, 1) < rank(5, 2, 7, 1));
+        let old = Age { arrival: 3, since: 0 };
+        assert!(
+            users.rank(3, &old, 7, 4, 2 * AGEING)
+                == users.rank(5, &Age { arrival: 3, since: 2 * AGEING }, 7, 4, 2 * AGEING)
+        );
+    }
+}

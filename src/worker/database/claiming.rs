@@ -1,0 +1,114 @@
+//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than anything there, for
+//! which the engine makes room.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
+
+use super::{RETRY_INTERVAL, Worker};
+use crate::worker::{protocol, seat};
+
+/// Results that could not be stored, as multiples of the engine's capacity, before no more requests are claimed.
+const BACKLOG_FACTOR: usize = 8;
+/// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
+const URGENT_ROOM: usize = 16;
+/// No commit need wake the worker: above the highest priority.
+const DEAF: u32 = 11;
+
+/// What there is room for.
+struct Appetite {
+    /// Requests of any priority.
+    room: usize,
+    /// More of them, if their priority is `least` or more.
+    urgent_room: usize,
+    /// The lowest priority that is worth a claim; 0: any.
+    least: u32,
+}
+
+impl Worker {
+    fn appetite(&self) -> Appetite {
+        let capacity = seat::capacity();
+        let room = capacity.saturating_sub(self.flights.len());
+        let busy = self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR;
+        if busy || self.paused || capacity == 0 {
+            return Appetite { room: 0, urgent_room: 0, least: DEAF };
+        }
+        if room > 0 {
+            return Appetite { room, urgent_room: 0, least: 0 };
+        }
+        let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.flights.len());
+        let lowest = self.flights.lowest_priority().filter(|_| urgent_room > 0);
+        Appetite { room, urgent_room, least: lowest.map_or(DEAF, |lowest| u32::from(lowest) + 1) }
+    }
+
+    /// Claims what the engine has room for. True: look at the engine again at once.
+    pub(super) fn claim(&mut self) -> bool {
+        let now = Instant::now();
+        let Appetite { room, urgent_room, least } = self.appetite();
+        // In this order, and the other way round in the commit: then no wake is missed.
+        let before = self.slot.deaf_below.swap(least, SeqCst);
+        let wakes = self.slot.wakes.load(SeqCst);
+        let urgent = self.slot.urgent.load(SeqCst);
+        // What was committed before the threshold was this low did not count. A claim takes the most urgent, so that nothing
+        // which was there then is more urgent than what it has taken.
+        self.maybe_urgent |= least != before && wakes != self.wakes_seen;
+        let notified = self.due.notified.is_some_and(|at| now >= at);
+        if least > 0 {
+            if notified {
+                // It is not said what for, so both are due.
+                self.due.notified = None;
+                (self.maybe_more, self.maybe_urgent) = (!self.paused, true);
+            }
+            let is_due = self.maybe_urgent || urgent != self.urgent_seen;
+            return least < DEAF
+                && is_due
+                && !self.alone_due
+                && now >= self.due.claim
+                && self.claim_urgent(urgent, urgent_room, least);
+        }
+        let woken = notified || wakes != self.wakes_seen;
+        if !(self.maybe_more || woken) || now < self.due.claim {
+            return false;
+        }
+        let alone = self.alone_due;
+        if alone && self.flights.len() > 0 {
+            return false;
+        }
+        (self.wakes_seen, self.urgent_seen) = (wakes, urgent);
+        if notified {
+            self.due.notified = None;
+            self.due.last_notified_claim = Some(now);
+        }
+        let limit = if alone { 1 } else { room };
+        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone, 1) {
+            Ok(claims) => self.submit(claims, limit, alone),
+            Err(error) => {
+                self.due.claim = Instant::now() + RETRY_INTERVAL;
+                self.maybe_more = true;
+                self.complain(error);
+                false
+            }
+        }
+    }
+
+    /// Claims requests that are more urgent than the least urgent one that is there, although the engine has enough to do.
+    fn claim_urgent(&mut self, urgent: u64, room: usize, least: u32) -> bool {
+        (self.urgent_seen, self.maybe_urgent) = (urgent, false);
+        let least = u8::try_from(least).unwrap_or(u8::MAX);
+        match protocol::claim(self.extension.extension, &self.id, room, self.after_role, false, least) {
+            Ok(claims) => {
+                // Whether there is something for the room that comes free it does not say.
+                let maybe_more = self.maybe_more;
+                let claimed = self.submit(claims, room, false);
+                self.maybe_urgent |= self.maybe_more;
+                self.maybe_more |= maybe_more && !self.paused;
+                claimed
+            }
+            Err(error) => {
+                self.due.claim = Instant::now() + RETRY_INTERVAL;
+                self.maybe_urgent = true;
+                self.complain(error);
+                false
+            }
+        }
+    }
+}
