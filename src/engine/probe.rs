@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::environment::Standard;
 use crate::model::{KvCache, Loading, Model, Segment, Wanted, Workspace};
 use crate::{Error, Instructions, ModelSource};
 
@@ -43,6 +44,7 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
+        let _standard = Standard::enter();
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
@@ -89,6 +91,7 @@ impl Probe {
     /// [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::PromptTooLong`], and
     /// [`Error::InvalidRequest`] for a token that the model does not have.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<Option<&[f32]>, Error> {
+        let _standard = Standard::enter();
         self.check(tokens)?;
         let mut passes = tokens.chunks(PASS).peekable();
         while let Some(pass) = passes.next() {
@@ -106,6 +109,7 @@ impl Probe {
     /// # Errors
     /// As [`Probe::extend`].
     pub fn extend_each(&mut self, tokens: &[u32], mut each: impl FnMut(&[f32])) -> Result<(), Error> {
+        let _standard = Standard::enter();
         self.check(tokens)?;
         for pass in tokens.chunks(PASS) {
             self.pass(pass, Wanted::All)?;

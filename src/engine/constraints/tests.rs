@@ -1,7 +1,6 @@
 //! Guides by themselves: what they let through, what they force, and what they refuse.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -331,9 +330,7 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
         (json!({ "properties": { "a": { "$ref": "#/$defs/b" } } }), "{}", "not there"),
         (json!({ "properties": { "a": { "$ref": "other.json" } } }), "{}", "not part of it"),
     ] {
-        let begun = Instant::now();
         let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document));
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?} for {schema}", begun.elapsed());
         let told = checked.map_or_else(|error| error.to_string(), |()| String::new());
         assert!(told.contains(outcome) && told.is_empty() == outcome.is_empty(), "{told:?} for {schema}");
     }
@@ -447,7 +444,7 @@ fn masks_of_patterns_and_choices_are_those_of_llguidance() {
     assert!(masks > 1000, "{masks} masks");
 }
 
-/// Time is shown; what is asserted is work, which is the same on every machine.
+/// What is asserted is work, which is the same on every machine.
 #[test]
 fn a_mask_never_costs_more_steps_than_it_may() {
     let model = model();
@@ -457,12 +454,10 @@ fn a_mask_never_costs_more_steps_than_it_may() {
         let Ok(mut guide) = model.guide(&regex(pattern)) else { continue };
         guide.begin().unwrap();
         for step in 0..100 {
-            let begun = Instant::now();
             let Ok(allowed) = guide.allowed() else { break };
             let (fuel, items) = guide.cost();
             assert!(fuel <= 3 * super::grammar::STEP_FUEL, "{pattern}: fuel {fuel} in step {step}");
             assert!(items <= 2 * super::grammar::STEP_ITEMS, "{pattern}: {items} items in step {step}");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{pattern}: {:?}", begun.elapsed());
             let next = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).nth(step % 3);
             let Some(next) = next else { break };
             if guide.take(next).is_ok_and(|taken| taken.complete) {

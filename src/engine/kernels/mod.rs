@@ -38,6 +38,7 @@ macro_rules! multiversion {
 pub(crate) mod attention;
 pub mod bench;
 pub(crate) mod disjoint;
+pub(crate) mod environment;
 pub(crate) mod exp;
 mod floats;
 pub(crate) mod gelu;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_utils::CachePadded;
 
 use super::disjoint::Disjoint;
+use super::environment::{self, Standard};
 use super::matrix::Instructions;
 use crate::panic::{Panic, hold};
 
@@ -280,6 +281,7 @@ impl Pool {
                 .stack_size(STACK_BYTES)
                 .spawn(move || {
                     let _ = hold(|| start());
+                    environment::set();
                     shared.help(worker);
                 })?;
             pool.threads.push(thread);
@@ -298,8 +300,10 @@ impl Pool {
     }
 
     /// Calls `work(worker, item)` once for each item below `items`, on as many threads at most as it is `worth` shares, and
-    /// returns when all calls have. A panic in one of them is raised again here.
+    /// returns when all calls have. A panic in one of them is raised again here. All threads, the caller's too, compute in the
+    /// standard floating-point environment.
     pub(crate) fn run(&self, items: usize, worth: usize, work: &(dyn Fn(usize, usize) + Sync)) {
+        let _standard = Standard::enter();
         let helpers = self.threads.len().min(items.saturating_sub(1)).min(worth.saturating_sub(1));
         if helpers == 0 {
             for item in 0..items {

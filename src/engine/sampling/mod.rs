@@ -3,7 +3,8 @@
 //! Filters apply in llama.cpp's order: top-k, top-p, min-p on the probabilities at temperature 1, then the
 //! temperature on what is left. Candidates are ordered by (logit descending, id ascending), sums go through
 //! them in that order in f64, and one uniform number is drawn per (seed, position): so the choice depends on
-//! nothing else.
+//! nothing else. Where it cannot be used a second number is drawn, for a choice among fewer tokens: together the two draw
+//! from the distribution over those.
 
 mod uniform;
 
@@ -13,6 +14,9 @@ use crate::kernels::highest;
 use crate::kernels::matrix::Instructions;
 use crate::{Error, Sampling};
 use uniform::uniform;
+
+/// Makes of a position the number of its second draw: no context is so long.
+const AGAIN: u64 = 1 << 63;
 
 /// Chooses tokens; keeps memory between choices.
 #[derive(Debug)]
@@ -58,11 +62,28 @@ impl Sampler {
                 self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
             }
         }
-        Ok(self.draw(how, position))
+        Ok(self.draw(how, position as u64))
+    }
+
+    /// Another token at `position`, where the first choice cannot be used: one of those that are `allowed`, of which there is
+    /// at least one. All logits are finite.
+    pub(crate) fn choose_again(
+        &mut self,
+        logits: &[f32],
+        how: &Sampling,
+        position: usize,
+        allowed: &SimpleVob,
+    ) -> u32 {
+        if how.is_greedy() {
+            return most_likely(only(logits, allowed));
+        }
+        self.candidates.clear();
+        self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
+        self.draw(how, position as u64 | AGAIN)
     }
 
     /// One of the candidates, of which there is at least one.
-    fn draw(&mut self, how: &Sampling, position: usize) -> u32 {
+    fn draw(&mut self, how: &Sampling, position: u64) -> u32 {
         if how.top_k > 0 && how.top_k < self.candidates.len() {
             self.candidates.select_nth_unstable(how.top_k - 1);
             self.candidates.truncate(how.top_k);
@@ -92,7 +113,7 @@ impl Sampler {
         self.candidates.truncate(keep);
         self.weights.clear();
         self.weights.extend(self.candidates.iter().map(|candidate| weight(*candidate, how.temperature)));
-        let mut left = uniform(how.seed, position as u64) * self.weights.iter().sum::<f64>();
+        let mut left = uniform(how.seed, position) * self.weights.iter().sum::<f64>();
         for (candidate, weight) in self.candidates.iter().zip(&self.weights) {
             left -= weight;
             if left < 0.0 {
@@ -182,6 +203,28 @@ mod tests {
         assert!(
             (0..500).all(|position| sampler.choose(&logits, &two, position, Some(&allowed)).unwrap() != 2)
         );
+    }
+
+    #[test]
+    fn a_choice_that_is_made_again_follows_the_softmax_of_what_is_left() {
+        let logits = [3.0, 0.0, 1.0, 2.0];
+        let mut allowed = SimpleVob::alloc(logits.len());
+        (1..4).for_each(|id| allowed.allow_token(id));
+        let mut sampler = Sampler::new(Instructions::best());
+        let mut counts = [0.0; 4];
+        for position in 0..20_000 {
+            let mut token = sampler.choose(&logits, &hot(), position, None).unwrap();
+            if token == 0 {
+                token = sampler.choose_again(&logits, &hot(), position, &allowed);
+            }
+            counts[token as usize] += 1.0 / 20_000.0;
+        }
+        let sum: f64 = logits[1..].iter().map(|logit| libm::exp(f64::from(*logit))).sum();
+        for (logit, share) in logits.iter().zip(counts).skip(1) {
+            let expected = libm::exp(f64::from(*logit)) / sum;
+            assert!((share - expected).abs() < 0.012, "{share} for {expected}");
+        }
+        assert_eq!(sampler.choose_again(&logits, &Sampling::default(), 0, &allowed), 3);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use llguidance::toktrie::SimpleVob;
+
 use super::Submission;
 use super::text::Text;
 use crate::constraints::{Guide, Taken};
@@ -71,6 +73,15 @@ impl Guided {
     }
 }
 
+/// Tokens that are in both sets, which need not be of one length.
+fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
+    let mut both = SimpleVob::alloc(one.len());
+    one.iter()
+        .filter(|id| (*id as usize) < other.len() && other.is_allowed(*id))
+        .for_each(|id| both.allow_token(id));
+    both
+}
+
 impl Answer {
     /// At its beginning, of which `generated` tokens are known.
     pub(super) fn new(how: Generate, guided: Option<Guided>, generated: usize, max_tokens: usize) -> Answer {
@@ -104,30 +115,69 @@ impl Answer {
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
         let allowed = self.guide.as_mut().map(Guide::allowed).transpose()?;
-        let token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let stopped = match self.add(token, tokenizer) {
+            Ok(stopped) => stopped,
+            // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same whether or not
+            // others have met with this.
+            Err(error) => {
+                let last = self.room() == 1;
+                let Some(mut valid) = tokenizer.following(self.text.pending(), last).cloned() else {
+                    return Err(error);
+                };
+                if let Some(allowed) = &allowed {
+                    valid = both(&valid, allowed);
+                }
+                if valid.is_zero() {
+                    return Err(error);
+                }
+                token = sampler.choose_again(logits, &self.how.sampling, position, &valid);
+                self.add(token, tokenizer)?
+            }
+        };
         let mut forced = Vec::new();
         let finish = if tokenizer.is_end(token) {
             Some(Finish::EndOfText)
         } else if let Some(guide) = &mut self.guide {
             let taken = guide.take(token)?;
             forced = taken.forced;
-            self.follow(token, &forced, taken.complete, tokenizer)?
+            self.follow(&forced, taken.complete, tokenizer)?
         } else {
             self.generated += 1;
-            if self.text.push(tokenizer.token_bytes(token))? {
-                Some(Finish::Stop)
-            } else {
-                (self.room() == 0).then_some(Finish::Length)
-            }
+            if stopped { Some(Finish::Stop) } else { (self.room() == 0).then_some(Finish::Length) }
         };
         let output = finish.map(|finish| self.finish(finish)).transpose()?;
         Ok(Chosen { token, forced, output })
     }
 
-    /// Adds a token and those that it forces; returns why the answer ends with them.
+    /// Adds what a token says to the text; true if that completes a stop string.
+    ///
+    /// # Errors
+    /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as before then.
+    fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, Error> {
+        let mark = self.text.mark();
+        let error = match self.text.push(tokenizer.token_bytes(token)) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                let pending = self.text.pending();
+                let sound = match tokenizer.is_end(token) {
+                    true => pending.is_empty(),
+                    false => self.room() == 1 || tokenizer.completes(pending),
+                };
+                if sound {
+                    return Ok(false);
+                }
+                self.text.invalid()
+            }
+            Err(error) => error,
+        };
+        self.text.back_to(mark);
+        Err(error)
+    }
+
+    /// Goes on behind a token with those that it forces; returns why the answer ends with them.
     fn follow(
         &mut self,
-        token: u32,
         forced: &[u32],
         complete: bool,
         tokenizer: &Tokenizer,
@@ -137,7 +187,7 @@ impl Answer {
             return Err(Error::Unfinished { generated_tokens: self.generated + self.room() });
         }
         self.generated += tokens;
-        for token in [token].iter().chain(forced) {
+        for token in forced {
             self.text.push(tokenizer.token_bytes(*token))?;
         }
         if complete {

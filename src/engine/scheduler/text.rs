@@ -15,6 +15,13 @@ pub(crate) struct Text {
     stop: Vec<String>,
 }
 
+/// An end of a text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    length: usize,
+    valid: usize,
+}
+
 impl Text {
     /// An empty text that ends before the first of the strings in `stop`, none of which is empty.
     pub(crate) fn new(stop: Vec<String>) -> Self {
@@ -31,6 +38,27 @@ impl Text {
         let stopped = self.cut_at_stop(before);
         self.validate()?;
         Ok(stopped)
+    }
+
+    /// The end of the text that is only the beginning of a character.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.bytes[self.valid..]
+    }
+
+    /// That it is not text as it is.
+    pub(crate) fn invalid(&self) -> Error {
+        Error::InvalidText { position: self.valid }
+    }
+
+    /// Where the text ends now, to come back to.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { length: self.bytes.len(), valid: self.valid }
+    }
+
+    /// Takes back what was added since, unless that completed a stop string.
+    pub(crate) fn back_to(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.length);
+        self.valid = mark.valid;
     }
 
     /// Finds the stop string that is complete first, as if the bytes had come one by one.
@@ -156,6 +184,19 @@ mod tests {
         let mut text = stops(&[]);
         text.push(b"a\xe2\x82").unwrap();
         assert!(matches!(text.finish(false), Err(Error::InvalidText { position: 1 })));
+    }
+
+    #[test]
+    fn what_was_added_in_vain_is_taken_back() {
+        let mut text = stops(&[]);
+        text.push(b"a\xe2").unwrap();
+        let mark = text.mark();
+        assert!(text.push(b"\x82\xac\xff").is_err());
+        text.back_to(mark);
+        assert_eq!(text.pending(), b"\xe2");
+        text.push(b"\x82\xac").unwrap();
+        assert_eq!(text.pending(), b"");
+        assert_eq!(text.finish(false).unwrap(), "a€");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::step::Stepper;
 use super::turns::{Age, Room, Users, Waiting};
 use super::{Message, Queued, Shared};
 use crate::config::Config;
-use crate::kernels::{Pool, pool};
+use crate::kernels::{Pool, environment, pool};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
 use crate::{Error, Generate, ModelSource, Work};
@@ -62,6 +62,7 @@ pub(super) fn start(
         let hook: Hook = Arc::new(move || {
             mark_thread();
             on_start();
+            environment::set();
             unblock_sigbus();
         });
         hook

@@ -100,7 +100,8 @@ fn parts(source: &str, prompt: &str) -> String {
 fn refused(source: &str) -> String {
     let start = Instant::now();
     let reason = frame(source, "", "").unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}: {reason}", start.elapsed());
+    // What is not stopped goes on for ever.
+    assert!(start.elapsed() < Duration::from_secs(300), "{:?}: {reason}", start.elapsed());
     reason
 }
 

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::fs::{FlockOperation, flock};
@@ -155,9 +154,8 @@ fn a_request_that_waits_for_its_model_can_be_cancelled_and_stopped() {
     assert!(matches!(world.ended(1), Err(Error::Cancelled)));
     world.submit(2, &model, embed("p"));
     let World { engine, events, .. } = world;
-    let begun = Instant::now();
+    // It returns although the lock is held: the load is abandoned.
     drop(engine);
-    assert!(begun.elapsed() < Duration::from_secs(5), "the load is abandoned, {:?}", begun.elapsed());
     let last = std::iter::from_fn(|| events.try_recv().ok()).last().unwrap();
     assert!(last.key == 2 && matches!(last.kind, EventKind::Failed(Error::Stopped)), "{last:?}");
 }

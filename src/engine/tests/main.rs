@@ -31,6 +31,7 @@ mod safetensors_mutants;
 mod threads;
 mod tokenizer_files;
 mod turns;
+mod valid_text;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

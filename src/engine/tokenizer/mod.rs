@@ -16,14 +16,18 @@ mod reference;
 mod split;
 #[cfg(test)]
 mod tests;
+mod utf8;
 mod vocabulary;
 mod wordpiece;
+
+use llguidance::toktrie::SimpleVob;
 
 use crate::Error;
 use crate::gguf::Gguf;
 use bpe::{Bpe, Scratch};
 use marks::{Mark, Marks};
 use split::Splitter;
+use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 pub use wordpiece::{Encoded, WordPiece};
 
@@ -43,6 +47,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     embedding_suffix: Option<u32>,
+    continuations: Continuations,
 }
 
 /// A piece of text and where it comes from.
@@ -107,7 +112,18 @@ impl Tokenizer {
             None => pooling_suffix(gguf, &vocabulary)?,
         };
         let whole_words = llama.then(|| vocabulary.sorted());
-        Ok(Tokenizer { vocabulary, bpe, marks, splitter, whole_words, bos, eos, add_bos, embedding_suffix })
+        Ok(Tokenizer {
+            vocabulary,
+            bpe,
+            marks,
+            splitter,
+            whole_words,
+            bos,
+            eos,
+            add_bos,
+            embedding_suffix,
+            continuations: Continuations::default(),
+        })
     }
 
     /// Tokens of a user's text: never a control token, no beginning or end added.
@@ -236,6 +252,18 @@ impl Tokenizer {
         self.vocabulary.end_tokens.binary_search(&id).is_ok()
     }
 
+    /// The tokens that may follow a text which ends with `pending`, the beginning of a character, or behind a character where
+    /// that is empty: those that keep it valid. Unless the token is the `last` one it begins no character that the
+    /// vocabulary cannot complete. None, or none in it, where there is no such token.
+    pub(crate) fn following(&self, pending: &[u8], last: bool) -> Option<&SimpleVob> {
+        self.continuations.following(self, pending, last)
+    }
+
+    /// Whether the vocabulary can complete the character that begins with `pending`.
+    pub(crate) fn completes(&self, pending: &[u8]) -> bool {
+        pending.is_empty() || self.continuations.completes(self, pending)
+    }
+
     /// Tokens that end the answer, ascending.
     pub fn end_tokens(&self) -> &[u32] {
         &self.vocabulary.end_tokens
@@ -268,6 +296,20 @@ pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most:
     let Some(room) = most.checked_sub(after).filter(|room| *room > before) else { return };
     if tokens.len() > most {
         tokens.drain(room..tokens.len() - after);
+    }
+}
+
+impl Tokens for Tokenizer {
+    fn count(&self) -> usize {
+        self.vocab_size()
+    }
+
+    fn bytes(&self, id: u32) -> &[u8] {
+        self.token_bytes(id)
+    }
+
+    fn ends(&self, id: u32) -> bool {
+        self.is_end(id)
     }
 }
 

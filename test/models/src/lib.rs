@@ -181,6 +181,8 @@ pub enum Text {
     Ascii,
     /// Continuation bytes only: any answer is invalid UTF-8 from its first byte that is not empty.
     InvalidUtf8,
+    /// Every byte: most answers of random weights would be no text.
+    Bytes,
 }
 
 /// How text is split into words, by the values of `tokenizer.ggml.pre`.

@@ -69,7 +69,7 @@ pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
     }
 
     let first: Vec<u8> = match spec.text {
-        Text::Ascii => (b'a'..=b'z').collect(),
+        Text::Ascii | Text::Bytes => (b'a'..=b'z').collect(),
         // Bytes that continue a character which never began.
         Text::InvalidUtf8 => (0x80..=0xbf).collect(),
     };
@@ -108,6 +108,7 @@ fn byte_type(byte: u8, text: Text) -> i32 {
     let said = match text {
         Text::Ascii => (1..0x80).contains(&byte),
         Text::InvalidUtf8 => (0x80..0xc0).contains(&byte),
+        Text::Bytes => true,
     };
     if said { NORMAL } else { UNUSED }
 }
