@@ -108,8 +108,11 @@ $$;
 select steadytext_generate('17: to know the model', 1);
 do $$
 begin
-    for i in 1..1000 loop
+    for i in 1..18000 loop
         exit when exists (select from steadytext_cache where prompt = '17: to know the model');
+        if i = 18000 then
+            raise exception 'the answer was never stored';
+        end if;
         perform pg_sleep(0.01);
     end loop;
 end
@@ -144,7 +147,7 @@ create function pg_temp.stored(p_key text) returns steadytext_cache language plp
 declare
     v_entry steadytext_cache;
 begin
-    for i in 1..1000 loop
+    for i in 1..18000 loop
         select * into v_entry from steadytext_cache where cache_key = p_key;
         exit when found;
         perform pg_sleep(0.01);

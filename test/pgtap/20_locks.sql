@@ -10,16 +10,19 @@ select plan(33);
 select steadytext_daemon_stop();
 do $$
 declare
-    v_deadline timestamptz := clock_timestamp() + interval '5 seconds';
+    v_deadline timestamptz := clock_timestamp() + interval '3 minutes';
 begin
     while (select state not in ('paused', 'not_preloaded', 'stopped') from steadytext.worker_state())
-        and clock_timestamp() < v_deadline loop
+        loop
+        if clock_timestamp() > v_deadline then
+            raise exception 'the worker is not paused but %', (select state from steadytext.worker_state());
+        end if;
         perform pg_sleep(0.02);
     end loop;
 end
 $$;
 delete from steadytext_queue;
-set statement_timeout = '10s';
+set statement_timeout = '3min';
 
 create function pg_temp.open(p_name text) returns text
 language sql as $$

@@ -321,7 +321,7 @@ fn a_lock_on_the_whole_table_or_its_index_holds_up_no_request_and_loses_no_answe
     let (cluster, mut session) = with_extension();
     session.run("select steadytext_embed('kept')");
     wait_for_entries(&mut session, 1, "true");
-    session.run("set statement_timeout = '20s'");
+    session.run("set statement_timeout = '10min'");
     let mut other = cluster.session("postgres");
     let mut count = 1;
     for lock in ["lock table steadytext_cache", "reindex index steadytext_cache_key_hash_key"] {

@@ -1,8 +1,8 @@
 //! Several databases, and statements that need a database without sessions while its worker is busy.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, PATIENCE, Session, endless_text, slow_model, wait_until};
 use uuid::Uuid;
 
 /// A server with a database `busy` whose worker is in the middle of a request; the session is on `postgres`.
@@ -33,7 +33,7 @@ fn busy_with(arguments: &str) -> (Cluster, Session) {
 fn promptly(session: &mut Session, sql: &str) {
     let begun = Instant::now();
     session.run(sql);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{sql} took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{sql} took {:?}", begun.elapsed());
 }
 
 fn works(cluster: &Cluster, database: &str) {

@@ -1,8 +1,8 @@
 //! CREATE and DROP EXTENSION, in all their forms, while the worker is busy.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
+use steadytext_test_server::{Cluster, Options, PATIENCE, Session, endless_text, slow_model, wait_until};
 
 fn busy() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
@@ -21,7 +21,7 @@ fn keep_busy(cluster: &Cluster, session: &mut Session) {
 fn promptly(session: &mut Session, sql: &str) {
     let begun = Instant::now();
     session.run(sql);
-    assert!(begun.elapsed() < Duration::from_secs(3), "{sql} took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{sql} took {:?}", begun.elapsed());
 }
 
 fn worker_goes(session: &mut Session) {

@@ -1,7 +1,6 @@
 //! The harness itself, on plain PostgreSQL: what the other tests stand on.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use steadytext_test_server::{Options, Shutdown, Signal, is_alive, signal, wait_until};
 
@@ -53,7 +52,8 @@ fn every_shutdown_ends_and_the_data_is_still_there() {
     let mut cluster = plain().start();
     cluster.session("postgres").run("create table kept as select 1 as value");
     for how in [Shutdown::Smart, Shutdown::Fast, Shutdown::Immediate] {
-        assert!(cluster.stop(how) < Duration::from_secs(30));
+        // It panics when it does not end.
+        cluster.stop(how);
         cluster.start();
         assert_eq!(cluster.session("postgres").one::<i32>("select value from kept"), 1);
     }

@@ -2,10 +2,10 @@
 //! burden on those beside them.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use steadytext_test_server::{
-    Cluster, Options, Session, Signal, endless_text, slow_model, wait_until, write_reranker,
+    Cluster, Options, PATIENCE, Session, Signal, endless_text, slow_model, wait_until, write_reranker,
 };
 use uuid::Uuid;
 
@@ -63,7 +63,7 @@ fn is_whole(session: &mut Session, id: Uuid, documents: usize) {
 fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let value = work();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{what} took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{what} took {:?}", begun.elapsed());
     value
 }
 

@@ -1,10 +1,12 @@
 //! Synchronous functions: in whatever a transaction can hold them, ended by whatever ends a statement.
 
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use postgres::error::DbError;
-use steadytext_test_server::{Cluster, Options, Session, Signal, slow_model, wait_until, write_model};
+use steadytext_test_server::{
+    Cluster, Options, PATIENCE, Session, Signal, slow_model, wait_until, write_model,
+};
 
 /// A cluster with the slow model.
 fn slow() -> (Cluster, Session) {
@@ -36,7 +38,7 @@ fn wait_for_tokens_of(session: &mut Session, pid: i32) {
 fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let value = work();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{what} took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{what} took {:?}", begun.elapsed());
     value
 }
 
@@ -286,14 +288,12 @@ fn without_the_library_preloaded_a_call_says_what_to_do() {
 #[test]
 fn a_stream_comes_in_pieces_and_ends_with_its_cursor() {
     let (_cluster, mut session) = slow();
-    let begun = Instant::now();
     session.run(
         "begin; declare pieces cursor for
              select steadytext_generate_stream('a long stream', model => 'slow', max_tokens => 4096)",
     );
     let first: Vec<String> = session.list("fetch 3 from pieces");
     assert_eq!(first.len(), 3);
-    assert!(begun.elapsed() < Duration::from_secs(10), "the first pieces took {:?}", begun.elapsed());
     // The statement is not over, and others can be run beside it.
     session.run("select steadytext_embed('beside it')");
     assert_eq!(session.one::<i64>("select count(*) from steadytext_activity where phase = 'decoding'"), 1);

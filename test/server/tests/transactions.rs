@@ -1,8 +1,6 @@
 //! Requests and transactions: what is rolled back never was, and nobody's open transaction stalls the rest.
 
-use std::time::{Duration, Instant};
-
-use steadytext_test_server::{Cluster, Session, endless_text, eventually, slow_model};
+use steadytext_test_server::{Cluster, PATIENCE, Session, endless_text, eventually, slow_model};
 use uuid::Uuid;
 
 fn audited() -> (Cluster, Session) {
@@ -121,7 +119,7 @@ fn a_row_that_somebody_has_locked_stalls_nobody_and_gets_its_result_afterwards()
     for id in others {
         session.answer(id);
     }
-    let gone = eventually(Duration::from_secs(30), || {
+    let gone = eventually(PATIENCE, || {
         session.one::<bool>("select not exists (select from steadytext_activity)").then_some(())
     });
     assert!(gone.is_some(), "the engine is still busy with the locked request");
@@ -156,9 +154,7 @@ fn waiting_for_ones_own_uncommitted_request_is_an_error_at_once() {
     for function in ["steadytext_get_async_result", "st_get_async_result"] {
         session.run("begin");
         let id = session.generate("not committed", "max_tokens => 3");
-        let begun = Instant::now();
-        let error = session.error(&format!("select {function}('{id}', 60)"));
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        let error = session.error(&format!("select {function}('{id}', 600)"));
         assert_eq!(error.code().code(), "55000", "{error}");
         assert!(error.hint().is_some_and(|hint| hint.to_lowercase().contains("commit")), "{error:?}");
         session.run("rollback");

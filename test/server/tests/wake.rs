@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use postgres::fallible_iterator::FallibleIterator;
-use steadytext_test_server::{Cluster, PATIENCE, Session, message_of, wait_until};
+use steadytext_test_server::{Cluster, PATIENCE, Session, eventually, message_of, wait_until};
 use uuid::Uuid;
 
 /// A cluster whose worker has nothing to do for the next hour.
@@ -131,10 +131,14 @@ fn a_waiting_caller_is_woken_by_completion_in_every_isolation_level() {
         "begin isolation level serializable",
         "begin isolation level repeatable read; select count(*) from steadytext_queue",
     ] {
-        let mut latencies: Vec<Duration> =
-            (0..5).map(|_| wait_latency(&cluster, &mut session, begin)).collect();
-        latencies.sort();
-        assert!(latencies[2] < Duration::from_millis(100), "{begin:?}: {latencies:?}");
+        // Who is not woken looks again after a second, and sees by chance within a tenth of one: most of ten never do. A busy
+        // machine delays everybody, now and then.
+        let woken = eventually(PATIENCE, || {
+            let latencies = (0..10).map(|_| wait_latency(&cluster, &mut session, begin));
+            let soon = latencies.filter(|latency| *latency < Duration::from_millis(100)).count();
+            (soon > 5).then_some(())
+        });
+        assert!(woken.is_some(), "{begin:?}: nobody is woken");
     }
 }
 

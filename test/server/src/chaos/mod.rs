@@ -23,7 +23,7 @@ pub use ledger::Counts;
 use ledger::Ledger;
 
 /// How long no request may end before the server counts as stuck.
-const STILLNESS: Duration = Duration::from_secs(90);
+const STILLNESS: Duration = Duration::from_secs(180);
 
 /// How the storm is run.
 #[derive(Debug, Clone, Copy)]
