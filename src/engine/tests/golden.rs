@@ -2,20 +2,26 @@
 //! not given any more. The same on every x86-64 machine, whatever its instructions and the number of threads.
 #![cfg(target_arch = "x86_64")]
 
+use std::path::Path;
+
 use crossbeam_channel::unbounded;
 use sha2::{Digest, Sha256};
+use steadytext_engine::gguf::Gguf;
+use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
     Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
-use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, write};
+use steadytext_test_models::gguf::Value;
+use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, Splitter, file, write};
 use tempfile::TempDir;
 
 /// Of this version are the digests below.
 const VERSION: i32 = 1;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 21] = [
+const GOLDEN: [(&str, &str); 32] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -32,11 +38,22 @@ const GOLDEN: [(&str, &str); 21] = [
     ("qwen3 Q4_K", "86543cafbc829be100684807e3a82acf"),
     ("qwen3 Q5_K", "85d8ec356f3f4fa2e80d379327ce528a"),
     ("qwen3 Q6_K", "b2aa9a514b9aabba6212f0162735b47f"),
+    ("qwen3 IQ4_NL", "c7e6dcc96a6f8939fba468d7197432be"),
+    ("qwen3 IQ4_XS", "d04ef14b41bac8559c4d077f2581aa1d"),
     ("qwen2 Q8_0", "c75fa118e029053ff9a0430dded05a97"),
     ("bert: embeddings", "990d8fb8b1811fd019d24c7587927421"),
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
+    ("builtin: JSON", "0ad62ac5aab185149c1fca1860d72ff2"),
+    ("builtin: pattern", "5ada0bd2ce6b478938930401c4567d03"),
+    ("builtin: choice", "caf04406c1693053808a7c3bd27f8783"),
+    ("bert folder: embeddings", "0a2411b08eb2b433634be507bbcb7cf6"),
+    ("words of qwen2", "58bdeb38ecb94eea93640786f7f2d65b"),
+    ("words of llama-bpe", "c0961c083f487192e25e58964b8b099b"),
+    ("words of gpt-2", "8d23586e922a1bb597cfe96e3679bffe"),
+    ("template of ChatML", "2de095d88588760e9e583116df956bcb"),
+    ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
 ];
 
 /// Logits after each of some tokens.
@@ -146,6 +163,8 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         ("qwen3 Q4_K", Kind::Q4K),
         ("qwen3 Q5_K", Kind::Q5K),
         ("qwen3 Q6_K", Kind::Q6K),
+        ("qwen3 IQ4_NL", Kind::IQ4NL),
+        ("qwen3 IQ4_XS", Kind::IQ4XS),
     ] {
         add(name, logits(&made(name, &Spec::wide(Architecture::Qwen3, Quantization::uniform(kind))), 600));
     }
@@ -175,7 +194,144 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         "llama Q4_K_M",
         logits(&made("llama", &Spec::wide(Architecture::Llama, Quantization::q4_k_m())), 600),
     );
+    let (some, constrained) = (Sampling { temperature: 1.0, seed: 3, ..Sampling::default() }, constrained());
+    for (name, constraint) in constrained {
+        let works = [Sampling::default(), some.clone()]
+            .map(|sampling| generate("Which one?", sampling, Some(constraint.clone())));
+        add(name, outputs(&builtin, works.into()));
+    }
+    let folder = directory.path().join("folder");
+    Bert { pooling: Pooling::Cls, ..Bert::default() }.write_folder(&folder).unwrap();
+    let texts = [NASTY, "reclaim storage"].map(|text| Work::Embed(Embed::passage(text)));
+    add("bert folder: embeddings", outputs(&ModelSource::File(folder), texts.into()));
+    for (name, splitter) in [
+        ("words of qwen2", Splitter::Qwen2),
+        ("words of llama-bpe", Splitter::LlamaBpe),
+        ("words of gpt-2", Splitter::Gpt2),
+    ] {
+        add(name, words(&directory.path().join(name), splitter));
+    }
+    for (name, template) in [("template of ChatML", CHATML), ("template with headers", HEADERS)] {
+        add(name, prompt(&directory.path().join(name), template));
+    }
     results
+}
+
+/// Answers that have to match something.
+fn constrained() -> [(&'static str, Constraint); 3] {
+    let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "kind": {"enum": ["a", "bé"]},
+        "count": {"type": "integer", "minimum": -3, "maximum": 1200}}, "required": ["name", "kind", "count"],
+        "additionalProperties": false}"#;
+    [
+        ("builtin: JSON", Constraint::Json(schema.to_owned())),
+        ("builtin: pattern", Constraint::Regex("[A-Z]\\w{3,8}( (é|ß|\\d{2}))*[.!]".to_owned())),
+        ("builtin: choice", Constraint::Choice(vec!["VACUUM".into(), "ANALYZE".into(), "Österreich".into()])),
+    ]
+}
+
+/// What is cut into words in different ways.
+const NASTY: &str = "It's we'LL  1234567 (abc)\tab\r\n\n  x\u{a0}y \u{2003}z\u{3000}\u{e9}e\u{301} \u{1f469}\u{200d}\u{1f4bb} \u{17f}'\u{17f} \
+    \u{4f60}\u{597d}\u{ff11}\u{ff12} \u{661}\u{662} ---a  \n \nab12ab '\u{130}i <|im_start|> 12,345.67\u{feff}end ";
+
+/// Token ids of [`NASTY`] by a vocabulary that shows where words end: what is merged across the borders of one way.
+fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
+    let spec = Spec { splitter, vocab: 700, ..Spec::default() };
+    let mut made = file(&spec).unwrap();
+    let merges = [
+        ("1", "2"),
+        ("3", "4"),
+        ("12", "3"),
+        ("12", "34"),
+        ("4", "5"),
+        ("5", "6"),
+        ("45", "6"),
+        ("6", "7"),
+        ("(", "a"),
+        ("Ġ", "("),
+        ("Ġ(", "a"),
+        ("b", ")"),
+        ("Ċ", "Ċ"),
+        ("č", "Ċ"),
+        ("Ġ", "Ġ"),
+        ("ĠĠ", "x"),
+        ("'", "L"),
+        ("'L", "L"),
+        ("'", "s"),
+        ("t", "'"),
+        ("-", "-"),
+        ("-", "a"),
+        ("ĉ", "a"),
+        ("Ġ", "1"),
+        ("Ġ", "'"),
+        ("b", "1"),
+    ];
+    for (key, value) in &mut made.keys {
+        match (key.as_str(), value) {
+            ("tokenizer.ggml.tokens", Value::Strings(tokens)) => {
+                let first = tokens.len() - merges.len();
+                // In the place of words, whose own merges go as well.
+                for ((left, right), token) in merges.iter().zip(&mut tokens[first..]) {
+                    *token = format!("{left}{right}");
+                }
+            }
+            ("tokenizer.ggml.merges", Value::Strings(all)) => {
+                all.truncate(all.len() - merges.len());
+                all.extend(merges.iter().map(|(left, right)| format!("{left} {right}")));
+            }
+            _ => {}
+        }
+    }
+    made.write(&mut std::fs::File::create(path).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(path).unwrap()).unwrap();
+    let ids = tokenizer.encode(NASTY).unwrap();
+    assert_eq!(
+        tokenizer.decode(&ids).len(),
+        NASTY.chars().filter(char::is_ascii).count(),
+        "what answers may say"
+    );
+    ids.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// In the manner of Qwen's: a system message where there is none, thoughts that are stripped, a loop backwards.
+const CHATML: &str = r#"{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou are ' + 'helpful'|capitalize + '.<|im_end|>\n' }}{%- endif %}
+{%- set ns = namespace(last=messages|length - 1, open=true) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.open and message.role == "user" and message.content is string and not message.content.startswith('<tool_response>') %}
+        {%- set ns.open = false %}{%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role in ['user', 'system'] or loop.first %}
+        {{- '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>' ~ '\n' }}
+    {%- elif '</think>' in message.content %}
+        {{- message.content.split('</think>')[-1].lstrip('\n') }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"#;
+
+/// In the manner of Llama's: headers, trimmed messages, a date, a macro.
+const HEADERS: &str = r#"{%- macro header(role) -%}<|im_start|>{{ role }}|{{ role|length }}
+
+{% endmacro -%}
+{%- if not date is defined %}{%- set date = "26 Jul 2024" %}{%- endif %}
+{{- header('system') }}{{- "Today: " + date|upper|replace('JUL', 'July') + "\n" }}{{- '<|im_end|>' }}
+{%- for message in messages %}
+    {%- if 'tool_calls' in message %}{{- raise_exception("no tools") }}{%- endif %}
+    {{- header(message['role']) + message['content']|trim + '<|im_end|>' }}
+    {%- if not loop.last %}{{- '\n\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- header('assistant') }}{%- endif %}"#;
+
+/// Token ids of a prompt in a template.
+fn prompt(path: &Path, template: &str) -> Vec<u8> {
+    let spec = Spec { chat_template: Some(template.to_owned()), ..Spec::default() };
+    write(&spec, path).unwrap();
+    let gguf = Gguf::open(path).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    let ids =
+        ChatTemplate::from_gguf(&gguf).unwrap().encode_prompt(&tokenizer, "  Hi <|im_end|> there\n").unwrap();
+    ids.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod bert;
 pub mod gguf;
+mod nonlinear;
 mod random;
 mod vocabulary;
 mod weights;
@@ -71,6 +72,8 @@ pub enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    IQ4NL,
+    IQ4XS,
 }
 
 /// Element types by the place of the matrix.
@@ -137,6 +140,8 @@ impl Quantization {
             "q4_k" => Kind::Q4K,
             "q5_k" => Kind::Q5K,
             "q6_k" => Kind::Q6K,
+            "iq4_nl" => Kind::IQ4NL,
+            "iq4_xs" => Kind::IQ4XS,
             "q4_k_m" => return Some(Quantization::q4_k_m()),
             _ => return None,
         };

@@ -5,11 +5,12 @@ use candle_core::{Device, Tensor as Dense};
 
 use crate::gguf::Tensor;
 use crate::random::Random;
-use crate::{Error, Kind};
+use crate::{Error, Kind, nonlinear};
 
 impl Kind {
-    fn dtype(self) -> GgmlDType {
-        match self {
+    /// As candle knows it; None where it does not.
+    fn dtype(self) -> Option<GgmlDType> {
+        Some(match self {
             Kind::F32 => GgmlDType::F32,
             Kind::F16 => GgmlDType::F16,
             Kind::BF16 => GgmlDType::BF16,
@@ -23,7 +24,8 @@ impl Kind {
             Kind::Q4K => GgmlDType::Q4K,
             Kind::Q5K => GgmlDType::Q5K,
             Kind::Q6K => GgmlDType::Q6K,
-        }
+            Kind::IQ4NL | Kind::IQ4XS => return None,
+        })
     }
 
     /// Its number in `enum ggml_type`.
@@ -41,6 +43,8 @@ impl Kind {
             Kind::Q4K => 12,
             Kind::Q5K => 13,
             Kind::Q6K => 14,
+            Kind::IQ4NL => 20,
+            Kind::IQ4XS => 23,
             Kind::BF16 => 30,
         }
     }
@@ -81,18 +85,20 @@ pub(crate) fn quantize(
 ) -> Result<Tensor, Error> {
     let dtype = kind.dtype();
     let row = shape.first().copied().unwrap_or_default();
-    if !row.is_multiple_of(dtype.block_size()) {
+    let block = dtype.map_or_else(|| nonlinear::block(kind), |dtype| dtype.block_size());
+    if !row.is_multiple_of(block) {
         return Err(Error::Spec(format!(
-            "tensor {name} has rows of {row}, {kind:?} needs a multiple of {}",
-            dtype.block_size()
+            "tensor {name} has rows of {row}, {kind:?} needs a multiple of {block}"
         )));
     }
     let data = if kind == Kind::F32 {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
-    } else {
+    } else if let Some(dtype) = dtype {
         let reversed: Vec<usize> = shape.iter().rev().copied().collect();
         let dense = Dense::from_vec(values, reversed, &Device::Cpu)?;
         QTensor::quantize(&dense, dtype)?.data()?.into_owned()
+    } else {
+        nonlinear::quantize(kind, &values)?
     };
     Ok(Tensor { name, shape, kind: kind.number(), data })
 }
