@@ -34,7 +34,7 @@ as $$
         ('max_retries', 'integer', 0, 100, '3',
             'Retries of a request whose row does not say'),
         ('worker_poll_interval', 'number', 0.01, 3600, '1',
-            'Seconds between two looks at the queue when nothing wakes the worker'),
+            'Seconds between two looks around while requests wait or run and nothing wakes the worker; it looks 30 times as seldom while there are none'),
         ('worker_paused', 'boolean', null, null, 'false',
             'The worker of this database claims nothing; see steadytext_daemon_stop()'),
         ('queue_retention_hours', 'integer', 0, 876000, '168',

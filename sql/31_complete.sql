@@ -53,68 +53,105 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_given record;
-    v_ids bigint[];
+    v_ranges integer[] := array[1, cardinality(p_ids)];
+    v_from integer;
+    v_to integer;
+    v_held bigint[];
+    v_some bigint[];
+    v_ids bigint[] := '{}';
     v_request_ids uuid[];
+    v_message text;
+    v_code text;
+    v_ended bigint[] := '{}';
+    v_outcomes text[] := '{}';
 begin
     perform steadytext.check_worker(p_worker);
+    set constraints all immediate;
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
     select p_embeddings as numbers, p_lists as lists into v_given;
 
-    with given as (
-        select g.id, g.attempt, g.result, g.count, g.list_length,
-            coalesce(g.length * coalesce(g.count, 1), 0) as length,
-            sum(g.length * coalesce(g.count, 1)) over w::integer as last,
-            sum(g.list_length) over w::integer as last_text
-        from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
-            with ordinality as g(id, attempt, result, length, count, list_length, n)
-        window w as (order by g.n rows unbounded preceding)
-    ),
-    held as materialized (
-        select h.tid, g.result, g.length, g.last, g.count, g.list_length, g.last_text
-        from (select * from given order by id) as g
-        cross join lateral (
-            select q.ctid as tid
-            from @extschema@.steadytext_queue as q
-            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-            for update skip locked
-        ) as h
-    ),
-    done as (
-        -- A slice of real[] becomes a vector by assignment: the type has no name here.
-        update @extschema@.steadytext_queue as q set
-            status = 'completed',
-            result = h.result,
-            results = case when h.list_length is not null
-                then v_given.lists[h.last_text - h.list_length + 1 : h.last_text] end,
-            embedding = case when h.length > 0 and h.count is null
-                then v_given.numbers[h.last - h.length + 1 : h.last] end,
-            embeddings = case when h.count is not null then steadytext.vectors(
-                v_given.numbers[h.last - h.length + 1 : h.last], h.count, q.embedding) end,
-            error = null,
-            error_code = null,
-            lease_expires_at = null,
-            completed_at = v_now,
-            processing_time_ms = least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647)
-        from held as h
-        where q.ctid = h.tid
-        returning q.id, q.request_id
-    )
-    select array_agg(d.id), array_agg(d.request_id) into v_ids, v_request_ids from done as d;
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        begin
+            with given as (
+                select g.n, g.id, g.attempt, g.result, g.count, g.list_length,
+                    coalesce(g.length * coalesce(g.count, 1), 0) as length,
+                    sum(g.length * coalesce(g.count, 1)) over w::integer as last,
+                    sum(g.list_length) over w::integer as last_text
+                from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
+                    with ordinality as g(id, attempt, result, length, count, list_length, n)
+                window w as (order by g.n rows unbounded preceding)
+            ),
+            held as materialized (
+                select h.tid, h.id, g.result, g.length, g.last, g.count, g.list_length, g.last_text
+                from (select * from given as o where o.n between v_from and v_to order by o.id) as g
+                cross join lateral (
+                    select q.ctid as tid, q.id
+                    from @extschema@.steadytext_queue as q
+                    where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+                    for no key update skip locked
+                ) as h
+            ),
+            done as (
+                -- A slice of real[] becomes a vector by assignment: the type has no name here.
+                update @extschema@.steadytext_queue as q set
+                    status = 'completed',
+                    result = h.result,
+                    results = case when h.list_length is not null
+                        then v_given.lists[h.last_text - h.list_length + 1 : h.last_text] end,
+                    embedding = case when h.length > 0 and h.count is null
+                        then v_given.numbers[h.last - h.length + 1 : h.last] end,
+                    embeddings = case when h.count is not null then steadytext.vectors(
+                        v_given.numbers[h.last - h.length + 1 : h.last], h.count, q.embedding) end,
+                    error = null,
+                    error_code = null,
+                    lease_expires_at = null,
+                    completed_at = v_now,
+                    processing_time_ms = least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647)
+                from held as h
+                where q.ctid = h.tid
+                returning q.id, q.request_id, q.status
+            )
+            select coalesce(array_agg(d.id), '{}'), array_agg(d.request_id), (select array_agg(h.id) from held as h)
+            into v_some, v_request_ids, v_held
+            from done as d
+            where d.status <> 'processing';
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            v_ranges := steadytext.halves(v_ranges, v_now);
+            v_some := null;
+            if v_from = v_to then
+                v_ended := v_ended || p_ids[v_from];
+                v_outcomes := v_outcomes || steadytext.end_guilty('completed', p_ids[v_from], v_message, v_code);
+            end if;
+        end;
+        if v_some <> '{}' then
+            perform steadytext.announce(v_request_ids);
+            v_ids := v_ids || v_some;
+        end if;
+        if cardinality(v_held) > cardinality(v_some) then
+            select v_ended || array_agg(s.id), v_outcomes || array_agg(s.outcome)
+            into v_ended, v_outcomes
+            from steadytext.end_suppressed('completed', array(
+                select h.id from unnest(v_held) as h(id) except select d.id from unnest(v_some) as d(id))) as s;
+        end if;
+    end loop;
 
-    if v_ids is not null then
-        perform steadytext.announce(v_request_ids);
-        return query select d.id, 'done' from unnest(v_ids) as d(id);
-    end if;
-    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
-        return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids) as m;
+    return query select d.id, 'done' from unnest(v_ids) as d(id);
+    return query select e.id, e.outcome from unnest(v_ended, v_outcomes) as e(id, outcome);
+    if cardinality(p_ids) > cardinality(v_ids) + cardinality(v_ended) then
+        return query
+        select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids || v_ended) as m;
     end if;
 end
 $$;
 comment on function steadytext.complete_requests(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]
 ) is
-    'Protocol: writes answers; outcome done, locked (still ours, try again) or lost';
+    'Protocol: writes answers; outcome done, locked (still ours, try again), lost, failed (the table refused the answer) or refused (it refuses every change of the row)';
 
 -- Hash joins are on again here: two lists of a thousand ids are compared.
 create function steadytext.missed_requests(
@@ -166,54 +203,91 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_max_retries integer := steadytext.config_integer('max_retries');
-    v_ids bigint[];
-    v_outcomes text[];
+    v_ranges integer[] := array[1, cardinality(p_ids)];
+    v_from integer;
+    v_to integer;
+    v_held bigint[];
+    v_some bigint[];
+    v_some_outcomes text[];
     v_request_ids uuid[];
+    v_message text;
+    v_code text;
+    v_ids bigint[] := '{}';
+    v_outcomes text[] := '{}';
 begin
     perform steadytext.check_worker(p_worker);
-    with held as materialized (
-        select h.tid, g.error, g.code, coalesce(g.retry, false) and h.may_retry as retry
-        from (
-            select *
-            from unnest(p_ids, p_attempts, p_errors, p_codes, p_retry) as u(id, attempt, error, code, retry)
-            order by u.id
-        ) as g
-        cross join lateral (
-            select q.ctid as tid, q.retry_count < coalesce(q.max_retries, v_max_retries) as may_retry
-            from @extschema@.steadytext_queue as q
-            where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
-            for update skip locked
-        ) as h
-    ),
-    ended as (
-        update @extschema@.steadytext_queue as q set
-            status = case when h.retry then 'pending' else 'failed' end,
-            retry_count = q.retry_count + h.retry::integer,
-            run_after = case when h.retry then v_now + steadytext.backoff(q.retry_count) end,
-            worker = case when h.retry then null else q.worker end,
-            error = coalesce(h.error, 'unknown error'),
-            error_code = coalesce(h.code, 'XX000'),
-            lease_expires_at = null,
-            completed_at = case when h.retry then null else v_now end,
-            processing_time_ms =
-                case when h.retry then null else least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
-        from held as h
-        where q.ctid = h.tid
-        returning q.id, q.request_id, h.retry
-    )
-    select array_agg(e.id), array_agg(case when e.retry then 'retried' else 'done' end),
-        array_agg(e.request_id) filter (where not e.retry)
-    into v_ids, v_outcomes, v_request_ids
-    from ended as e;
+    set constraints all immediate;
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        begin
+            with held as materialized (
+                select h.tid, h.id, g.error, g.code, coalesce(g.retry, false) and h.may_retry as retry
+                from (
+                    select *
+                    from unnest(p_ids, p_attempts, p_errors, p_codes, p_retry)
+                        with ordinality as u(id, attempt, error, code, retry, n)
+                    where u.n between v_from and v_to
+                    order by u.id
+                ) as g
+                cross join lateral (
+                    select q.ctid as tid, q.id, q.retry_count < coalesce(q.max_retries, v_max_retries) as may_retry
+                    from @extschema@.steadytext_queue as q
+                    where q.id = g.id and q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing'
+                    for no key update skip locked
+                ) as h
+            ),
+            ended as (
+                update @extschema@.steadytext_queue as q set
+                    status = case when h.retry then 'pending' else 'failed' end,
+                    retry_count = q.retry_count + h.retry::integer,
+                    run_after = case when h.retry then v_now + steadytext.backoff(q.retry_count) end,
+                    worker = case when h.retry then null else q.worker end,
+                    error = coalesce(h.error, 'unknown error'),
+                    error_code = coalesce(h.code, 'XX000'),
+                    lease_expires_at = null,
+                    completed_at = case when h.retry then null else v_now end,
+                    processing_time_ms =
+                        case when h.retry then null else least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
+                from held as h
+                where q.ctid = h.tid
+                returning q.id, q.request_id, q.status, h.retry
+            )
+            select coalesce(array_agg(e.id), '{}'), array_agg(case when e.retry then 'retried' else 'done' end),
+                array_agg(e.request_id) filter (where not e.retry), (select array_agg(h.id) from held as h)
+            into v_some, v_some_outcomes, v_request_ids, v_held
+            from ended as e
+            where e.status <> 'processing';
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            v_ranges := steadytext.halves(v_ranges, v_now);
+            v_some := null;
+            if v_from = v_to then
+                v_ids := v_ids || p_ids[v_from];
+                v_outcomes := v_outcomes || steadytext.end_guilty('failed', p_ids[v_from], v_message, v_code);
+            end if;
+        end;
+        if v_some <> '{}' then
+            v_ids := v_ids || v_some;
+            v_outcomes := v_outcomes || v_some_outcomes;
+            if v_request_ids is not null then
+                perform steadytext.announce(v_request_ids);
+            end if;
+        end if;
+        if cardinality(v_held) > cardinality(v_some) then
+            select v_ids || array_agg(s.id), v_outcomes || array_agg(s.outcome)
+            into v_ids, v_outcomes
+            from steadytext.end_suppressed('failed', array(
+                select h.id from unnest(v_held) as h(id) except select d.id from unnest(v_some) as d(id))) as s;
+        end if;
+    end loop;
 
-    if v_request_ids is not null then
-        perform steadytext.announce(v_request_ids);
-    end if;
     return query select e.id, e.outcome from unnest(v_ids, v_outcomes) as e(id, outcome);
-    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
+    if cardinality(p_ids) > cardinality(v_ids) then
         return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids) as m;
     end if;
 end
 $$;
 comment on function steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]) is
-    'Protocol: writes errors; outcome retried (pending again after a backoff), done (failed), locked (still ours, try again) or lost';
+    'Protocol: writes errors; outcome retried (pending again after a backoff), done (failed), locked (still ours, try again), lost, failed (with another error: the table refused this one) or refused (it refuses every change of the row)';

@@ -47,9 +47,18 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_aside bigint[] := steadytext.rows_aside();
     v_max_retries integer;
-    v_count integer;
+    v_tids tid[];
+    v_guilty boolean[];
+    v_ranges integer[];
+    v_from integer;
+    v_to integer;
+    v_some integer;
+    v_count integer := 0;
     v_request_ids uuid[];
+    v_message text;
+    v_code text;
 begin
     if p_live is not null and not steadytext.is_own_worker() then
         raise exception 'only the server''s own worker knows which local workers live'
@@ -58,11 +67,12 @@ begin
     -- The usual case costs one scan of the rows in flight.
     if not exists (
         select from @extschema@.steadytext_queue as q
-        where q.status = 'processing'
+        where q.status = 'processing' and q.id <> all (v_aside)
             and steadytext.is_abandoned(q.worker, q.lease_expires_at, p_live, v_now)
     ) then
         return 0;
     end if;
+    set constraints all immediate;
     v_max_retries := steadytext.config_integer('max_retries');
 
     -- Rescued rows keep the name of their dead worker until the next claim. That is how a
@@ -82,45 +92,69 @@ begin
         -- No ORDER BY: the index on rows in flight gives the order of ids.
         select q.ctid as tid, q.worker, q.alone
         from @extschema@.steadytext_queue as q
-        where q.status = 'processing'
+        where q.status = 'processing' and q.id <> all (v_aside)
             and steadytext.is_abandoned(q.worker, q.lease_expires_at, p_live, v_now)
         limit p_limit
-        for update skip locked
-    ),
-    judged as (
-        select h.tid, h.alone or f.n = 1 as guilty
-        from held as h
-        join flight as f on f.worker is not distinct from h.worker
-    ),
-    rescued as (
-        update @extschema@.steadytext_queue as q set
-            status = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
-                then 'failed' else 'pending' end,
-            retry_count = q.retry_count
-                + (j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries))::integer,
-            run_after = case when j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries)
-                then v_now + steadytext.backoff(q.retry_count) end,
-            alone = true,
-            lease_expires_at = null,
-            error = case when j.guilty
-                then format('The worker died while running this request (%s attempts)', q.attempt) end,
-            error_code = case when j.guilty then '58000' end,
-            completed_at = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
-                then v_now end,
-            processing_time_ms = case
-                when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
-                then least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
-        from judged as j
-        where q.ctid = j.tid
-        returning q.request_id, q.status
+        for no key update skip locked
     )
-    select count(*), array_agg(r.request_id) filter (where r.status = 'failed')
-    into v_count, v_request_ids
-    from rescued as r;
+    select array_agg(h.tid), array_agg(h.alone or f.n = 1)
+    into v_tids, v_guilty
+    from held as h
+    join flight as f on f.worker is not distinct from h.worker;
 
-    if v_request_ids is not null then
-        perform steadytext.announce(v_request_ids);
-    end if;
+    v_ranges := case when v_tids is null then '{}' else array[1, cardinality(v_tids)] end;
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        begin
+            with rescued as (
+                update @extschema@.steadytext_queue as q set
+                    status = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                        then 'failed' else 'pending' end,
+                    retry_count = q.retry_count
+                        + (j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries))::integer,
+                    run_after = case when j.guilty and q.retry_count < coalesce(q.max_retries, v_max_retries)
+                        then v_now + steadytext.backoff(q.retry_count) end,
+                    alone = true,
+                    lease_expires_at = null,
+                    error = case when j.guilty
+                        then format('The worker died while running this request (%s attempts)', q.attempt) end,
+                    error_code = case when j.guilty then '58000' end,
+                    completed_at = case when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                        then v_now end,
+                    processing_time_ms = case
+                        when j.guilty and q.retry_count >= coalesce(q.max_retries, v_max_retries)
+                        then least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647) end
+                from unnest(v_tids[v_from : v_to], v_guilty[v_from : v_to]) as j(tid, guilty)
+                where q.ctid = j.tid
+                returning q.request_id, q.status
+            )
+            select count(*), array_agg(r.request_id) filter (where r.status = 'failed')
+            into v_some, v_request_ids
+            from rescued as r
+            where r.status <> 'processing';
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            v_ranges := steadytext.halves(v_ranges, v_now);
+            v_some := null;
+            v_request_ids := null;
+            if v_from = v_to then
+                perform steadytext.end_guilty('rescued', q.id, v_message, v_code)
+                from @extschema@.steadytext_queue as q
+                where q.ctid = v_tids[v_from];
+            end if;
+        end;
+        v_count := v_count + coalesce(v_some, 0);
+        if v_request_ids is not null then
+            perform steadytext.announce(v_request_ids);
+        end if;
+        if v_some <= v_to - v_from then
+            perform steadytext.end_suppressed('rescued', array(
+                select q.id from @extschema@.steadytext_queue as q
+                where q.ctid = any (v_tids[v_from : v_to]) and q.status = 'processing'));
+        end if;
+    end loop;
     return v_count;
 end
 $$;
@@ -156,20 +190,55 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now timestamptz := clock_timestamp();
-    v_count integer;
+    v_aside bigint[] := steadytext.rows_aside();
+    v_tids tid[];
+    v_ranges integer[];
+    v_from integer;
+    v_to integer;
+    v_some integer;
+    v_count integer := 0;
+    v_message text;
+    v_code text;
 begin
-    with due as materialized (
-        select q.ctid as tid
+    v_tids := array(
+        select q.ctid
         from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is not null and q.run_after <= v_now
+            and q.id <> all (v_aside)
         limit p_limit
-        for update skip locked
-    )
-    update @extschema@.steadytext_queue as q
-    set run_after = null
-    from due as d
-    where q.ctid = d.tid;
-    get diagnostics v_count = row_count;
+        for no key update skip locked
+    );
+    v_ranges := case when v_tids = '{}' then '{}' else array[1, cardinality(v_tids)] end;
+    if v_tids <> '{}' then
+        set constraints all immediate;
+    end if;
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        begin
+            update @extschema@.steadytext_queue as q
+            set run_after = null
+            from unnest(v_tids[v_from : v_to]) as d(tid)
+            where q.ctid = d.tid;
+            get diagnostics v_some = row_count;
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            v_ranges := steadytext.halves(v_ranges, v_now);
+            v_some := null;
+            if v_from = v_to then
+                perform steadytext.end_guilty('tried again', q.id, v_message, v_code)
+                from @extschema@.steadytext_queue as q
+                where q.ctid = v_tids[v_from];
+            end if;
+        end;
+        v_count := v_count + coalesce(v_some, 0);
+        if v_some <= v_to - v_from then
+            perform steadytext.end_suppressed('tried again', array(
+                select q.id from @extschema@.steadytext_queue as q
+                where q.ctid = any (v_tids[v_from : v_to]) and q.run_after is not null));
+        end if;
+    end loop;
     return v_count;
 end
 $$;
@@ -177,7 +246,7 @@ comment on function steadytext.promote_requests(integer) is
     'Protocol: makes retries claimable whose time has come';
 
 create function steadytext.queue_outlook(p_count_limit integer default 1000000)
-returns table (pending bigint, alone_due boolean)
+returns table (pending bigint, alone_due boolean, due_in double precision, elsewhere boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -189,7 +258,18 @@ as $$
 begin
     -- One part per partial index, so that each is counted from its index.
     return query
-    select count(*), coalesce(bool_or(p.alone_due), false)
+    select count(*), coalesce(bool_or(p.alone_due), false),
+        (
+            select greatest(date_part('epoch', q.run_after - clock_timestamp()), 0)
+            from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is not null
+            order by q.run_after
+            limit 1
+        ),
+        exists (
+            select from @extschema@.steadytext_queue as q
+            where q.status = 'processing' and not starts_with(q.worker, 'local:')
+        )
     from (
         select true as alone_due from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is null and q.alone
@@ -204,7 +284,7 @@ begin
 end
 $$;
 comment on function steadytext.queue_outlook(integer) is
-    'Protocol: pending requests, counted up to p_count_limit, and whether one waits that must run alone';
+    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight';
 
 create function steadytext.count_pending()
 returns table (owner oid, pending bigint)
@@ -249,7 +329,10 @@ declare
     v_cutoff timestamptz := clock_timestamp() - make_interval(hours => v_hours);
     v_seen integer;
     v_young boolean;
+    v_now timestamptz := clock_timestamp();
     v_tids tid[];
+    v_ranges integer[] := '{}';
+    v_count integer;
 begin
     deleted := 0;
     if v_hours > 0 then
@@ -264,18 +347,35 @@ begin
             limit p_batch
         ) as b;
 
-        with old as materialized (
-            select q.ctid as tid
+        v_tids := array(
+            select q.ctid
             from @extschema@.steadytext_queue as q
             where q.ctid = any (v_tids)
                 and q.status in ('completed', 'failed', 'cancelled')
                 and coalesce(q.completed_at, q.created_at) < v_cutoff
             for update skip locked
-        )
-        delete from @extschema@.steadytext_queue as q
-        using old as o
-        where q.ctid = o.tid;
-        get diagnostics deleted = row_count;
+        );
+        if v_tids <> '{}' then
+            set constraints all immediate;
+            v_ranges := array[1, cardinality(v_tids)];
+        end if;
+        -- A row that cannot be deleted, as another table refers to it, is left.
+        while cardinality(v_ranges) > 0 loop
+            begin
+                delete from @extschema@.steadytext_queue as q
+                where q.ctid = any (v_tids[v_ranges[1] : v_ranges[2]]);
+                get diagnostics v_count = row_count;
+                v_ranges := v_ranges[3 :];
+                deleted := deleted + v_count;
+            exception when others or assert_failure or query_canceled then
+                if v_ranges[1] = v_ranges[2] then
+                    perform steadytext.note_trouble('deleted', q.id, null, sqlstate, 'left')
+                    from @extschema@.steadytext_queue as q
+                    where q.ctid = v_tids[v_ranges[1]];
+                end if;
+                v_ranges := steadytext.halves(v_ranges, v_now);
+            end;
+        end loop;
 
         -- Ids grow with time: after a whole batch of young rows come only younger ones.
         if v_seen < p_batch or v_young then

@@ -20,6 +20,7 @@ declare
     v_given record;
     v_count bigint;
 begin
+    set constraints all immediate;
     -- As in complete_requests: a field of a record stays packed.
     select p_embeddings as numbers into v_given;
 
@@ -87,36 +88,56 @@ set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_ids bigint[];
+    v_now timestamptz := clock_timestamp();
+    v_ranges integer[] := array[1, cardinality(p_ids)];
+    v_some bigint[];
+    v_ids bigint[] := '{}';
 begin
-    with held as materialized (
-        select h.tid, g.count, g.last
-        from (
-            select a.id, a.count, a.last from unnest(p_ids, p_counts, p_last) as a(id, count, last) order by a.id
-        ) as g
-        cross join lateral (
-            select c.ctid as tid
-            from @extschema@.steadytext_cache as c
-            where c.id = g.id
-            for no key update skip locked
-        ) as h
-    ),
-    counted as (
-        update @extschema@.steadytext_cache as c set
-            access_count = least(c.access_count + h.count, 2147483647),
-            last_accessed = greatest(c.last_accessed, h.last)
-        from held as h
-        where c.ctid = h.tid
-        returning c.id
-    )
-    select array_agg(counted.id) into v_ids from counted;
+    set constraints all immediate;
+    while cardinality(v_ranges) > 0 loop
+        begin
+            with held as materialized (
+                select h.tid, g.count, g.last
+                from (
+                    select a.id, a.count, a.last
+                    from unnest(p_ids, p_counts, p_last) with ordinality as a(id, count, last, n)
+                    where a.n between v_ranges[1] and v_ranges[2]
+                    order by a.id
+                ) as g
+                cross join lateral (
+                    select c.ctid as tid
+                    from @extschema@.steadytext_cache as c
+                    where c.id = g.id
+                    for no key update skip locked
+                ) as h
+            ),
+            counted as (
+                update @extschema@.steadytext_cache as c set
+                    access_count = least(c.access_count + h.count, 2147483647),
+                    last_accessed = greatest(c.last_accessed, h.last)
+                from held as h
+                where c.ctid = h.tid
+                returning c.id
+            )
+            select coalesce(array_agg(counted.id), '{}') into v_some from counted;
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            v_some := '{}';
+            -- Uses of an entry that cannot be written are not worth another try.
+            if v_ranges[1] = v_ranges[2] then
+                v_some := array[p_ids[v_ranges[1]]];
+            end if;
+            v_ranges := steadytext.halves(v_ranges, v_now);
+        end;
+        v_ids := v_ids || v_some;
+    end loop;
 
-    if cardinality(p_ids) > coalesce(cardinality(v_ids), 0) then
+    if cardinality(p_ids) > cardinality(v_ids) then
         return query
         select c.id
         from unnest(p_ids) as g(id)
         join @extschema@.steadytext_cache as c on c.id = g.id
-        where c.id <> all (coalesce(v_ids, '{}'));
+        where c.id <> all (v_ids);
     end if;
 end
 $$;

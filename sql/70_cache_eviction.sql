@@ -123,25 +123,39 @@ set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_gone bigint[];
+    v_now timestamptz := clock_timestamp();
+    v_ranges integer[] := array[1, cardinality(p_ids)];
+    v_some bigint[];
+    v_gone bigint[] := '{}';
 begin
-    with held as materialized (
-        select h.tid
-        from unnest(p_ids, p_access_counts) as g(id, access_count)
-        cross join lateral (
-            select c.ctid as tid
-            from @extschema@.steadytext_cache as c
-            where c.id = g.id and c.access_count = g.access_count
-            for update skip locked
-        ) as h
-    ),
-    gone as (
-        delete from @extschema@.steadytext_cache as c
-        using held as h
-        where c.ctid = h.tid
-        returning c.id
-    )
-    select coalesce(array_agg(g.id), '{}') into v_gone from gone as g;
+    -- An entry whose removal raises an error stays.
+    while cardinality(v_ranges) > 0 loop
+        begin
+            with held as materialized (
+                select h.tid
+                from unnest(p_ids[v_ranges[1] : v_ranges[2]], p_access_counts[v_ranges[1] : v_ranges[2]])
+                    as g(id, access_count)
+                cross join lateral (
+                    select c.ctid as tid
+                    from @extschema@.steadytext_cache as c
+                    where c.id = g.id and c.access_count = g.access_count
+                    for update skip locked
+                ) as h
+            ),
+            gone as (
+                delete from @extschema@.steadytext_cache as c
+                using held as h
+                where c.ctid = h.tid
+                returning c.id
+            )
+            select coalesce(array_agg(g.id), '{}') into v_some from gone as g;
+            v_ranges := v_ranges[3 :];
+        exception when others or assert_failure or query_canceled then
+            v_some := '{}';
+            v_ranges := steadytext.halves(v_ranges, v_now, false);
+        end;
+        v_gone := v_gone || v_some;
+    end loop;
     return v_gone;
 end
 $$;

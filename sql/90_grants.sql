@@ -154,7 +154,7 @@ to steadytext_admin;
 
 -- The protocol.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, oid, boolean, integer),
+    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]),

@@ -20,3 +20,4 @@ mod role_id;
 mod status;
 mod sync;
 mod tables;
+mod trouble;

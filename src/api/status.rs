@@ -2,8 +2,10 @@
 
 use pgrx::prelude::*;
 
+use super::trouble::unpacked;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
+use crate::pg::shmem::Slot;
 use crate::pg::slots::State;
 use crate::pg::{activity, caches, catalog, seat, shmem, slots};
 use crate::worker::request::status;
@@ -125,11 +127,9 @@ fn worker_state() -> TableIterator<
             ),
         ),
     };
-    let message = message.map(str::to_owned).or_else(|| match seat::panics() {
-        0 => None,
-        panics => Some(format!(
-            "the engine has caught {panics} panics since the server's start; please report them with the errors of the requests"
-        )),
+    let message = message.map(str::to_owned).or_else(|| {
+        let said: Vec<String> = slot.and_then(trouble).into_iter().chain(panics()).collect();
+        (!said.is_empty()).then(|| said.join("; "))
     });
     let pid = slot.map(|slot| slot.pid.load(Relaxed)).filter(|pid| *pid != 0);
     let started_at = slot.map(|slot| slot.started_at.load(Relaxed)).filter(|_| pid.is_some());
@@ -143,4 +143,31 @@ fn worker_state() -> TableIterator<
         running,
         slot.map_or(0, |slot| slot.memory_mb.load(Relaxed)),
     ))
+}
+
+/// For how long the state of a worker speaks of a request that could not be written.
+const TROUBLE_MICROSECONDS: i64 = 3_600_000_000;
+
+/// What to say of requests that could not be written lately.
+fn trouble(slot: &Slot) -> Option<String> {
+    let at = slot.trouble_at.load(Relaxed);
+    if at == 0 || activity::now() - at > TROUBLE_MICROSECONDS {
+        return None;
+    }
+    Some(format!(
+        "request {} could not be written (SQLSTATE {}), the last of {} such errors; look at the triggers, rules and constraints of steadytext_queue, and at the server log",
+        slot.trouble_id.load(Relaxed),
+        unpacked(slot.trouble_code.load(Relaxed)),
+        slot.troubles.load(Relaxed),
+    ))
+}
+
+/// What to say of panics that the engine has caught.
+fn panics() -> Option<String> {
+    match seat::panics() {
+        0 => None,
+        panics => Some(format!(
+            "the engine has caught {panics} panics since the server's start; please report them with the errors of the requests"
+        )),
+    }
 }

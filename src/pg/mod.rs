@@ -27,6 +27,7 @@ pub(crate) mod privilege;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod seat;
+pub(crate) mod set_aside;
 pub(crate) mod shmem;
 pub(crate) mod slots;
 pub(crate) mod spi;

@@ -123,6 +123,16 @@ pub(crate) struct Slot {
     pub(crate) committed: AtomicU64,
     /// The worker's unique id (UUID, big-endian halves); 0 while none runs.
     pub(crate) worker: [AtomicU64; 2],
+    /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how many there were.
+    pub(crate) trouble_id: AtomicI64,
+    /// See `trouble_id`.
+    pub(crate) trouble_code: AtomicU32,
+    /// See `trouble_id`; 0: none.
+    pub(crate) trouble_at: AtomicI64,
+    /// See `trouble_id`.
+    pub(crate) troubles: AtomicU64,
+    /// Counts commits of others that changed the status of requests.
+    pub(crate) changes: AtomicU64,
     /// When the worker started, as TimestampTz.
     pub(crate) started_at: AtomicI64,
     /// Requests running now.

@@ -91,6 +91,8 @@ impl Slot {
         self.deaf_below.store(0, SeqCst);
         self.running.store(0, Relaxed);
         self.memory_mb.store(0, Relaxed);
+        self.trouble_at.store(0, Relaxed);
+        self.troubles.store(0, Relaxed);
         self.pid.store(0, SeqCst);
     }
 

@@ -1,4 +1,4 @@
-//! Rows of triggers.
+//! Rows of triggers, and values in rows.
 
 use std::ffi::CStr;
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, FromDatum, IntoDatum, PgTupleDesc};
+use pgrx::{AllocatedByPostgres, AnyElement, FromDatum, IntoDatum, PgTupleDesc};
 
 use super::jsonb::Jsonb;
 use super::varlena;
@@ -158,5 +158,17 @@ pub(crate) fn with_values<'a>(
             nulls.as_mut_ptr(),
         );
         PgHeapTuple::from_heap_tuple(PgTupleDesc::from_pg_unchecked(descriptor), row)
+    }
+}
+
+/// Bytes of a value of variable length as it is uncompressed, and without its header. Where it is stored apart from its row, it is
+/// not read. 0 for values of fixed length.
+pub(crate) fn raw_size(value: &AnyElement) -> i64 {
+    // SAFETY: a look-up in the catalog; the size is read from the header of a value whose type has one.
+    unsafe {
+        if pg_sys::get_typlen(value.oid()) != -1 {
+            return 0;
+        }
+        varlena::bytes(value.datum()) as i64
     }
 }

@@ -131,6 +131,9 @@ fn fire(armed: Armed) {
     if let Some(slot) = slot {
         let recount = doubtful && !slot.recount.swap(true, AcqRel);
         let mut wanted = armed.review || recount;
+        if armed.change {
+            slot.changes.fetch_add(1, Release);
+        }
         if armed.work {
             slot.wakes.fetch_add(1, SeqCst);
             if i64::from(armed.priority) >= i64::from(slot.deaf_below.load(SeqCst)) {

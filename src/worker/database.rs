@@ -1,9 +1,11 @@
 //! The worker of one database: claims requests, hands them to the engine, stores what comes back.
 //!
-//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine rings, or
-//! the next poll. Every step that touches the database is a short transaction; none is open while the engine works.
+//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine rings, or something is due
+//! ([`super::due`]). Every step that touches the database is a short transaction; none is open while the engine works.
 //!
-//! Invariant: the loop never blocks on anything but its own wait, so interrupts are answered at once.
+//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it skips rows that somebody has locked;
+//! what else can hold one up is a lock on a whole table, for `lock_timeout` at most, the disk, and what users attach to the
+//! queue, such as a trigger that sleeps. Interrupts are answered there as in any statement.
 
 mod claiming;
 
@@ -13,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::due::Due;
 use super::eviction::Eviction;
 use super::filing::{self, Filing};
 use super::flight::{self, Flights, Outcome};
-use super::protocol::{self, Claims, Heartbeat, Outlook, Presence};
+use super::outcomes::Outcomes;
+use super::protocol::{self, Claims, Heartbeat, Presence};
 use super::recount::Recount;
 use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
@@ -30,7 +34,6 @@ const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
 /// How soon a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -41,7 +44,7 @@ pub(super) struct Worker {
     id: String,
     extension: Rc<Installation>,
     flights: Flights,
-    outcomes: Vec<Outcome>,
+    outcomes: Outcomes,
     filing: Filing,
     config: Option<Rc<Config>>,
     wakes_seen: u64,
@@ -64,17 +67,6 @@ pub(super) struct Worker {
     complaint: Option<(String, Instant)>,
 }
 
-/// When things happen next.
-struct Due {
-    poll: Instant,
-    store: Instant,
-    claim: Instant,
-    notified: Option<Instant>,
-    last_notified_claim: Option<Instant>,
-    heartbeat: Instant,
-    retention: Instant,
-}
-
 impl Worker {
     /// Starts the engine and the listening.
     ///
@@ -84,7 +76,6 @@ impl Worker {
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
         seat::attend()?;
         protocol::listen()?;
-        let now = Instant::now();
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
         slot.set_state(State::Working);
         if let Some(shared) = shmem::get() {
@@ -95,7 +86,7 @@ impl Worker {
             id,
             extension,
             flights: Flights::default(),
-            outcomes: Vec::new(),
+            outcomes: Outcomes::new(),
             filing: Filing::new(slot),
             config: None,
             wakes_seen: slot.wakes.load(Acquire),
@@ -109,15 +100,7 @@ impl Worker {
             retention_at: None,
             eviction: Eviction::new(),
             recount: Recount::new(),
-            due: Due {
-                poll: now,
-                store: now,
-                claim: now,
-                notified: None,
-                last_notified_claim: None,
-                heartbeat: now,
-                retention: now + RETENTION_INTERVAL,
-            },
+            due: Due::new(slot),
             warned_of_builtin: false,
             complaint: None,
         })
@@ -167,7 +150,7 @@ impl Worker {
     /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by the next worker.
     fn give_back(&mut self) {
         self.read_events();
-        self.due.store = Instant::now();
+        self.outcomes.hurry();
         self.store();
         self.filing.add(self.flights.entries.drain(..));
         if let Err(error) = self.filing.write_all() {
@@ -228,7 +211,7 @@ impl Worker {
     /// changed, and at every poll. `Some`: the worker must end.
     fn review(&mut self) -> Option<Ended> {
         let reviews = self.slot.reviews.load(Acquire);
-        if reviews == self.reviews_seen && Instant::now() < self.due.poll {
+        if reviews == self.reviews_seen && Instant::now() < self.due.look() {
             return None;
         }
         if reviews != self.reviews_seen {
@@ -264,49 +247,15 @@ impl Worker {
         self.maybe_more |= self.paused && !config.worker_paused;
         self.paused = config.worker_paused;
         self.slot.set_state(if self.paused { State::Paused } else { State::Working });
+        self.due.obey(&config);
         self.config = Some(config);
     }
 
     fn store(&mut self) {
-        if self.outcomes.is_empty() || Instant::now() < self.due.store {
-            return;
+        match self.outcomes.store(&self.id, self.extension.extension) {
+            Ok(retried) => self.due.retried(retried),
+            Err(error) => self.complain(error),
         }
-        self.outcomes.sort_unstable_by_key(|outcome| outcome.held.id);
-        match protocol::store(&self.id, &self.outcomes) {
-            Ok(locked) if locked.is_empty() => self.outcomes.clear(),
-            Ok(locked) => {
-                self.outcomes.retain(|outcome| locked.binary_search(&outcome.held.id).is_ok());
-                self.due.store = Instant::now() + RETRY_INTERVAL;
-            }
-            Err(error) => {
-                self.due.store = Instant::now() + RETRY_INTERVAL;
-                self.isolate(&error);
-                self.complain(error);
-            }
-        }
-    }
-
-    /// A batch that failed for a reason that will not pass may hold one result that cannot be stored, such as a text with a
-    /// character that the table's own triggers refuse: store them one by one, and let that one fail.
-    fn isolate(&mut self, error: &PgError) {
-        if error.is_transient() || error.is_about_missing_objects() {
-            return;
-        }
-        let mut kept = Vec::new();
-        for outcome in std::mem::take(&mut self.outcomes) {
-            match protocol::store(&self.id, std::slice::from_ref(&outcome)) {
-                Ok(locked) if locked.is_empty() => {}
-                Err(error) if !error.is_transient() && !error.is_about_missing_objects() => {
-                    if !matches!(outcome.verdict, flight::Verdict::Failed(_)) {
-                        kept.push(flight::refused(outcome.held, error, false));
-                    } else {
-                        kept.push(outcome);
-                    }
-                }
-                Ok(_) | Err(_) => kept.push(outcome),
-            }
-        }
-        self.outcomes = kept;
     }
 
     /// Keeps the cache.
@@ -318,31 +267,41 @@ impl Worker {
     }
 
     fn poll(&mut self) {
-        if Instant::now() < self.due.poll {
+        if Instant::now() < self.due.look() {
             return;
         }
-        let interval =
-            self.config.as_ref().map_or(1.0, |config| config.worker_poll_interval_s.clamp(0.01, 3600.0));
-        self.due.poll = Instant::now() + Duration::from_secs_f64(interval);
+        self.due.looks();
         match protocol::poll(&self.id) {
-            Ok(Outlook { pending, alone_due }) => {
-                self.alone_due |= alone_due;
+            Ok(outlook) => {
+                let pending = outlook.pending;
+                self.alone_due |= outlook.alone_due;
                 self.maybe_more |= pending > 0 && !self.paused;
                 self.maybe_urgent |= pending > 0;
+                self.due.looked(&outlook, !self.is_idle());
             }
-            Err(error) => self.complain(error),
+            Err(error) => {
+                self.due.looked_in_vain();
+                self.complain(error);
+            }
         }
         let memory: u64 = seat::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
     }
 
-    fn submit(&mut self, claims: Claims, limit: usize, alone: bool) -> bool {
+    /// Whether it holds nothing.
+    fn is_idle(&self) -> bool {
+        self.flights.len() == 0 && self.outcomes.is_empty()
+    }
+
+    fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
         let Claims { requests, config, models } = claims;
+        // It ended with the request that exceeded them.
+        let cut = requests.iter().map(|claimed| claimed.bytes).sum::<usize>() >= bytes;
         self.obey(config.clone());
         self.flights.registry = Rc::clone(&models);
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
-        self.maybe_more = alone || claimed == limit;
+        self.maybe_more = alone || cut || claimed == limit;
         self.alone_due = alone && claimed > 0;
         self.maybe_more &= !self.paused;
         requests.iter().for_each(|claimed| pending::claimed(self.slot, claimed.owner));
@@ -361,8 +320,9 @@ impl Worker {
         for ((claimed, prepared), answer) in requests.iter().zip(prepared).zip(answers) {
             if let Some(answer) = answer {
                 self.flights.ended += 1;
-                self.outcomes
-                    .push(Outcome { held: claimed.held, verdict: flight::Verdict::Answered(answer) });
+                let (held, owner) = (claimed.held, claimed.owner);
+                let verdict = flight::Verdict::Answered(answer);
+                self.outcomes.push(Outcome { held, owner, verdict });
                 continue;
             }
             match prepared {
@@ -372,7 +332,9 @@ impl Worker {
                     }
                     self.flights.add(claimed, prepared, alone);
                 }
-                Err(error) => self.outcomes.push(flight::refused(claimed.held, error, false)),
+                Err(error) => {
+                    self.outcomes.push(flight::refused(claimed.held, claimed.owner, error, false));
+                }
             }
         }
         self.hand_over();
@@ -389,7 +351,7 @@ impl Worker {
     /// What can wait: the heartbeat, the removal of old requests, and the eviction from the cache.
     fn maintain(&mut self) {
         let now = Instant::now();
-        if now >= self.due.heartbeat {
+        if now >= self.due.heartbeat && self.due.is_awake(!self.is_idle()) {
             self.due.heartbeat = now + HEARTBEAT_INTERVAL;
             let beat = Heartbeat {
                 worker: &self.id,
@@ -406,16 +368,11 @@ impl Worker {
         }
         let keeps_all = self.config.as_ref().is_none_or(|config| config.queue_retention_hours == 0);
         if now >= self.due.retention && !keeps_all {
-            match protocol::expire(self.retention_at.unwrap_or(0)) {
-                Ok(next) => {
-                    self.retention_at = next;
-                    let pause = if next.is_some() { RETRY_INTERVAL } else { RETENTION_INTERVAL };
-                    self.due.retention = now + pause;
-                }
-                Err(error) => {
-                    self.due.retention = now + RETENTION_INTERVAL;
-                    self.complain(error);
-                }
+            let step = protocol::expire(self.retention_at.unwrap_or(0));
+            self.retention_at = *step.as_ref().unwrap_or(&None);
+            self.due.swept(self.retention_at.is_some());
+            if let Err(error) = step {
+                self.complain(error);
             }
         }
         if let Err(error) = self.recount.step(self.slot) {
@@ -429,9 +386,15 @@ impl Worker {
     }
 
     fn pause(&self) -> Duration {
-        let mut until = self.due.poll.min(self.due.heartbeat).min(Instant::now() + seat::pause());
-        if !self.outcomes.is_empty() {
-            until = until.min(self.due.store);
+        let mut until = self.due.look().min(Instant::now() + seat::pause());
+        if !self.is_idle() {
+            until = until.min(self.due.heartbeat);
+        }
+        if self.retention_at.is_some() {
+            until = until.min(self.due.retention);
+        }
+        if let Some(due) = self.outcomes.due() {
+            until = until.min(due);
         }
         if let Some(due) = self.filing.due() {
             until = until.min(due);

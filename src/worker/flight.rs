@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use pgrx::pg_sys;
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::parts::{Answer, Parts, Progress};
@@ -37,11 +38,23 @@ pub(super) enum Verdict {
     Failed(Failure),
 }
 
+impl Verdict {
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Verdict::Answered(answer) => answer.bytes(),
+            Verdict::Failed(failure) => failure.error.message.len(),
+        }
+    }
+}
+
 /// A result that waits to be stored.
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     /// The row.
     pub(super) held: Held,
+    /// Whose it is.
+    pub(super) owner: pg_sys::Oid,
     /// How it ended.
     pub(super) verdict: Verdict,
 }
@@ -49,6 +62,9 @@ pub(super) struct Outcome {
 /// A request that the engine works on.
 struct Flight {
     held: Held,
+    owner: pg_sys::Oid,
+    /// Length of its texts and parameters.
+    bytes: usize,
     /// Number in the order of the claims, which is that of their priorities.
     order: u64,
     resolved: Resolved,
@@ -139,6 +155,11 @@ impl Flights {
         self.flights.values().any(|flight| flight.alone)
     }
 
+    /// How long the texts and parameters of all of them are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.flights.values().map(|flight| flight.bytes).sum()
+    }
+
     /// The rows of those whose result is wanted.
     pub(super) fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> =
@@ -153,6 +174,8 @@ impl Flights {
         self.last_order += 1;
         let flight = Flight {
             held: claimed.held,
+            owner: claimed.owner,
+            bytes: claimed.bytes,
             order: self.last_order,
             resolved,
             salt,
@@ -307,7 +330,7 @@ impl Flights {
         if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        Some(Outcome { held, verdict })
+        Some(Outcome { held, owner: flight.owner, verdict })
     }
 
     /// Forgets everything; the rows of what was held.
@@ -323,8 +346,8 @@ impl Flights {
 }
 
 /// A request that never reached the engine.
-pub(super) fn refused(held: Held, error: PgError, retry: bool) -> Outcome {
-    Outcome { held, verdict: Verdict::Failed(Failure { error, retry }) }
+pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
+    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }) }
 }
 
 fn show(flight: &Flight, change: impl FnOnce(Place)) {

@@ -4,6 +4,7 @@
 pub(crate) mod choice;
 pub(crate) mod constraint;
 mod database;
+mod due;
 mod engine;
 mod entry;
 mod eviction;
@@ -13,6 +14,7 @@ mod launcher;
 pub(crate) mod many;
 mod model_files;
 mod models;
+mod outcomes;
 pub(crate) mod params;
 mod parts;
 mod protocol;

@@ -41,6 +41,18 @@ pub(crate) enum Answer {
     Ranking(Ranking),
 }
 
+impl Answer {
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Answer::Text(text) => text.len(),
+            Answer::Embedding(vector) => size_of_val(vector.as_slice()),
+            Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
+            Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+        }
+    }
+}
+
 impl Parts {
     /// How many parts there are, at least one.
     pub(crate) fn len(&self) -> usize {

@@ -1,7 +1,9 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
 //!
-//! Invariant: there is no other SQL in the worker.
+//! Invariant: the worker's writes are these calls, and those of the cache in `filing`; beside them it only reads the extension's
+//! entry, configuration and registry (`pg::caches`) and the cache (`pg::cache_table`).
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use pgrx::prelude::*;
@@ -40,6 +42,21 @@ pub(super) struct Claimed {
     pub(super) owner: pg_sys::Oid,
     /// From 1 to 10, which goes first.
     pub(super) priority: u8,
+    /// Length of its texts and parameters.
+    pub(super) bytes: usize,
+}
+
+/// What became of a result that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// The row has ended, or is no longer ours.
+    Done,
+    /// It is tried again later.
+    Retried,
+    /// Somebody has it locked.
+    Locked,
+    /// The table refuses every change of the row.
+    Refused,
 }
 
 /// What a request asks.
@@ -69,6 +86,10 @@ pub(super) struct Outlook {
     pub(super) pending: i64,
     /// Whether one that must run alone is due.
     pub(super) alone_due: bool,
+    /// Seconds until the next retry is due.
+    pub(super) due_in_s: Option<f64>,
+    /// Whether workers elsewhere have requests in flight, which may have to be rescued.
+    pub(super) elsewhere: bool,
 }
 
 /// The extension in this database.
@@ -98,7 +119,7 @@ pub(super) fn listen() -> Result<(), PgError> {
     })
 }
 
-/// Claims up to `limit` requests of this priority at `least`, or one that must run alone.
+/// Claims up to `limit` requests of this priority at `least`, no more after those that have `bytes` together, or one that must run alone.
 ///
 /// # Errors
 ///
@@ -111,6 +132,7 @@ pub(super) fn claim(
     after_role: Option<pg_sys::Oid>,
     alone: bool,
     least: u8,
+    bytes: usize,
 ) -> Result<Claims, PgError> {
     let nothing =
         || Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
@@ -126,11 +148,12 @@ pub(super) fn claim(
             after_role.into(),
             alone.into(),
             i32::from(least).into(),
+            i64::try_from(bytes).unwrap_or(i64::MAX).into(),
         ];
         let limits = caches::config()?;
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority
-               from steadytext.claim_requests($1, $2, $3, $4, $5, $6)",
+            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes
+               from steadytext.claim_requests($1, $2, $3, $4, $5, $6, $7)",
             args,
             Mode::ReadWrite,
             |row| {
@@ -144,6 +167,7 @@ pub(super) fn claim(
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
+                    bytes: row.get::<i64>(10).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0),
                 })
             },
         )?;
@@ -199,8 +223,8 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
     })
 }
 
-/// Gives requests back that were not finished; this costs them no retry.
-pub(super) fn release(worker: &str, held: &[Held]) -> Result<(), PgError> {
+/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be given back now.
+pub(super) fn release(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     in_queue("release requests", || {
@@ -208,22 +232,21 @@ pub(super) fn release(worker: &str, held: &[Held]) -> Result<(), PgError> {
             "select steadytext.release_requests($1, $2, $3)",
             vec![worker.into(), ids.into(), attempts.into()],
             Mode::ReadWrite,
-            |_| (),
+            |row| row.get::<i64>(1).unwrap_or_default(),
         )
-        .map(|_| ())
     })
 }
 
-/// Stores results and failures; returns the rows that were locked by somebody and have to be stored again.
-pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+/// Stores results and failures, and says what became of each; nothing of those that it did not come to.
+pub(super) fn store(worker: &str, outcomes: &[Outcome]) -> Result<HashMap<i64, Stored>, PgError> {
     in_queue("store results", || {
-        let mut locked = complete(worker, outcomes)?;
-        locked.extend(fail(worker, outcomes)?);
-        Ok(locked)
+        let mut stored = complete(worker, outcomes)?;
+        stored.extend(fail(worker, outcomes)?);
+        Ok(stored.into_iter().collect())
     })
 }
 
-fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
     let (mut held, mut texts, mut numbers, mut lengths, mut counts) =
         (vec![], vec![], Vec::<f32>::new(), vec![], vec![]);
     let (mut lists, mut list_lengths) = (vec![], vec![]);
@@ -252,7 +275,7 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
         return Ok(Vec::new());
     }
     let (ids, attempts) = columns(&held);
-    locked_rows(
+    what_became(
         "select id, outcome from steadytext.complete_requests($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         vec![
             worker.into(),
@@ -268,7 +291,7 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
     )
 }
 
-fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
+fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, PgError> {
     let (mut held, mut errors, mut codes, mut retries) = (vec![], vec![], vec![], vec![]);
     for outcome in outcomes {
         let Verdict::Failed(failure) = &outcome.verdict else { continue };
@@ -287,17 +310,22 @@ fn fail(worker: &str, outcomes: &[Outcome]) -> Result<Vec<i64>, PgError> {
         return Ok(Vec::new());
     }
     let (ids, attempts) = columns(&held);
-    locked_rows(
+    what_became(
         "select id, outcome from steadytext.fail_requests($1, $2, $3, $4, $5, $6)",
         vec![worker.into(), ids.into(), attempts.into(), errors.into(), codes.into(), retries.into()],
     )
 }
 
-fn locked_rows(sql: &str, args: Vec<Arg>) -> Result<Vec<i64>, PgError> {
-    let rows = spi::query(sql, args, Mode::ReadWrite, |row| {
-        (row.get::<String>(2).as_deref() == Some("locked")).then(|| row.get::<i64>(1)).flatten()
-    })?;
-    Ok(rows.into_iter().flatten().collect())
+fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError> {
+    spi::query(sql, args, Mode::ReadWrite, |row| {
+        let stored = match row.get::<String>(2).as_deref() {
+            Some("locked") => Stored::Locked,
+            Some("refused") => Stored::Refused,
+            Some("retried") => Stored::Retried,
+            _ => Stored::Done,
+        };
+        (row.get(1).unwrap_or_default(), stored)
+    })
 }
 
 /// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
@@ -317,10 +345,15 @@ pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
         }
         spi::query("select steadytext.promote_requests()", vec![], Mode::ReadWrite, |_| ())?;
         let outlook = spi::query_one(
-            "select pending, alone_due from steadytext.queue_outlook($1)",
+            "select pending, alone_due, due_in, elsewhere from steadytext.queue_outlook($1)",
             vec![limit.into()],
             Mode::ReadWrite,
-            |row| Outlook { pending: row.get(1).unwrap_or(0), alone_due: row.get(2).unwrap_or(false) },
+            |row| Outlook {
+                pending: row.get(1).unwrap_or(0),
+                alone_due: row.get(2).unwrap_or(false),
+                due_in_s: row.get(3),
+                elsewhere: row.get(4).unwrap_or(false),
+            },
         )?;
         Ok(outlook.unwrap_or_default())
     })
@@ -371,6 +404,8 @@ pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
         if !filing::is_free()? {
             return Ok(0);
         }
+        // What is raised at the commit would be out of the function's reach.
+        spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
         let gone = spi::query_one(
             "select cardinality(steadytext.evict_entries($1, $2))",
             vec![ids.into(), counts.into()],

@@ -5,7 +5,7 @@
 -- and not at who did it. statement_timeout turns a wait into a failure.
 \ir setup.psql
 rollback;
-select plan(33);
+select plan(44);
 
 select steadytext_daemon_stop();
 do $$
@@ -87,9 +87,9 @@ select is(pg_temp.fail(array['a', 'b']), 'a locked, b locked', 'fail: locked row
 select is(
     (select count(*) from steadytext.extend_leases('elsewhere-a', array[pg_temp.id_of('a'), pg_temp.id_of('b')], array[1, 1], 3600)), 0::bigint,
     'extend: a locked row that is still ours is not lost');
-select is(
-    steadytext.release_requests('elsewhere-a', array[pg_temp.id_of('a'), pg_temp.id_of('b')], array[1, 1]), 0,
-    'release: skips locked rows');
+select bag_eq(
+    $$ select steadytext.release_requests('elsewhere-a', array[pg_temp.id_of('a'), pg_temp.id_of('b')], array[1, 1]) $$,
+    array[pg_temp.id_of('a'), pg_temp.id_of('b')], 'release: skips locked rows, and says which');
 select dblink_exec('other', 'commit');
 select is(pg_temp.complete(array['a', 'b']), 'a done, b lost', 'complete: the free one is written, the cancelled one is lost');
 select is((select string_agg(status, ' ' order by prompt) from steadytext_queue), 'completed cancelled completed', 'complete: the cancel has won');
@@ -152,6 +152,49 @@ select is((select string_agg(prompt, ' ') from steadytext_queue), 'a', 'expire: 
 select dblink_exec('other', 'rollback');
 select lives_ok($$ select steadytext.expire_requests(0, 100) $$, 'expire when it is free');
 select is((select count(*) from steadytext_queue), 0::bigint, 'expire: now it goes as well');
+
+-- A long stretch of them is not walked over again, and is there again when its holder has gone.
+insert into steadytext_queue (request_type, prompt) select 'generate', 'l' || i from generate_series(1, 700) as i;
+insert into steadytext_queue (request_type, prompt) select 'generate', 'f' || i from generate_series(1, 3) as i;
+select dblink_exec('other', 'begin');
+select pg_temp.other($$ select count(*)::text from (select from steadytext_queue where prompt like 'l%' for update) as x $$);
+select is(pg_temp.claim('elsewhere-a', 1), 'f1', 'claim: what lies behind a long stretch of locked rows');
+create function pg_temp.behind() returns bigint
+language sql as $$
+    select p.behind from (select distinct owner_role::oid as owner from steadytext_queue) as q cross join lateral steadytext.passed_rows(5, q.owner) as p
+$$;
+select is(pg_temp.behind(), pg_temp.id_of('l700'), 'claim: remembers the stretch');
+select is(pg_temp.claim('elsewhere-a', 1), 'f2', 'claim: and begins behind it');
+insert into steadytext_queue (request_type, prompt, priority) values ('generate', 'p', 9);
+select is(pg_temp.claim('elsewhere-a', 1), 'p', 'claim: of that priority only');
+-- A second look finds a row that is free, whoever holds the others.
+update steadytext_queue set priority = 4 where prompt = 'f3';
+select dblink_exec('other', 'savepoint a');
+select dblink_exec('other', 'rollback');
+select is(pg_temp.claim('elsewhere-a', 1), 'l1', 'claim: when the holder has gone, the oldest one at once');
+select is(pg_temp.behind(), 0::bigint, 'claim: the stretch is forgotten');
+-- Two hold it, one in a subtransaction that is rolled back.
+select dblink_exec('other', 'begin');
+select dblink_exec('other', 'savepoint a');
+select pg_temp.other($$ with x as (update steadytext_queue set status = 'cancelled' where prompt like 'l%' and status = 'pending' returning id) select count(*)::text from x $$);
+select is(pg_temp.claim('elsewhere-a', 1), 'f3', 'claim: behind rows that are being cancelled in a subtransaction');
+select is(pg_temp.behind(), pg_temp.id_of('l700'), 'claim: remembers them, too');
+select dblink_exec('other', 'rollback to a');
+select is(pg_temp.claim('elsewhere-a', 2), 'l2 l3', 'claim: when the subtransaction is rolled back, the oldest ones at once');
+select dblink_exec('other', 'rollback');
+delete from steadytext_queue;
+-- One at a time: a user whose rows are locked does not have everybody's turn.
+create role st_first nologin;
+create role st_second nologin;
+insert into steadytext_queue (request_type, prompt, owner_role)
+select 'generate', r || i, r::name from unnest(array['st_first', 'st_second']) as r, generate_series(1, 3) as i;
+select dblink_exec('other', 'begin');
+select pg_temp.other($$ select count(*)::text from (select from steadytext_queue where prompt like 'st_first%' for update) as x $$);
+select is(pg_temp.claim('elsewhere-a', 1), 'st_second1', 'claim of one: the user whose turn it is has locked everything');
+select is(pg_temp.claim('elsewhere-a', 1), 'st_second2', 'claim of one: and again');
+select dblink_exec('other', 'rollback');
+delete from steadytext_queue;
+drop role st_first, st_second;
 
 select dblink_disconnect('other');
 select steadytext_daemon_start();

@@ -9,6 +9,7 @@
 mod backlog;
 mod cache;
 mod enqueue;
+mod locked;
 mod neighbour;
 mod priority;
 mod sync;
@@ -21,7 +22,7 @@ use steadytext_bench::Report;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|neighbour|sync|cache|priority] [--model FILE]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority] [--model FILE]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -42,6 +43,10 @@ enqueue_working_per_s     As enqueue_per_s, while the worker claims and complete
 enqueue_working_ratio     The ratio in that case.
 noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
                           completion; median of three runs.
+
+locked_idle_p50_ms        From enqueuing to having the answer, as a client sees it: 1,000 requests of one user, one after the other.
+locked_p50_ms, …          The same while 100,000 requests of another user wait that an open transaction has cancelled.
+locked_ratio              Of the two medians; more than 2 is a failure.
 
 The neighbour is measured with the real engine only, and only when asked for (--only neighbour); its numbers go to
 bench/out/neighbour.tsv.
@@ -143,7 +148,8 @@ fn main() -> ExitCode {
     let mut session = cluster.session("postgres");
     session.create_extension();
     session.run(&format!("create role {USER} login in role steadytext_user"));
-    if !answers_at_once(&mut session) {
+    // Beside locked requests the real engine will do, too.
+    if only.as_deref() != Some("locked") && !answers_at_once(&mut session) {
         eprintln!(
             "bench-queue: this pg_steadytext.so runs a real engine; build it with --features noop-engine"
         );
@@ -160,6 +166,9 @@ fn main() -> ExitCode {
     }
     if wanted("backlog") {
         backlog::measure(&cluster, &mut report);
+    }
+    if wanted("locked") {
+        locked::measure(&cluster, &mut report);
     }
     written(&report, "queue")
 }

@@ -7,8 +7,11 @@ use std::time::Instant;
 use super::{RETRY_INTERVAL, Worker};
 use crate::worker::{protocol, seat};
 
-/// Results that could not be stored, as multiples of the engine's capacity, before no more requests are claimed.
+/// Results that the database does not take, as multiples of the engine's capacity, before no more requests are claimed.
 const BACKLOG_FACTOR: usize = 8;
+/// Texts and parameters of the requests that are held, and answers that wait, in bytes: with so many no more are claimed, and a claim ends
+/// with the request that exceeds them.
+const MAX_BYTES: usize = 64 << 20;
 /// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
 const URGENT_ROOM: usize = 16;
 /// No commit need wake the worker: above the highest priority.
@@ -28,7 +31,9 @@ impl Worker {
     fn appetite(&self) -> Appetite {
         let capacity = seat::capacity();
         let room = capacity.saturating_sub(self.flights.len());
-        let busy = self.flights.has_alone() || self.outcomes.len() > capacity * BACKLOG_FACTOR;
+        let busy = self.flights.has_alone()
+            || self.outcomes.ready() > capacity * BACKLOG_FACTOR
+            || self.bytes_left() == 0;
         if busy || self.paused || capacity == 0 {
             return Appetite { room: 0, urgent_room: 0, least: DEAF };
         }
@@ -38,6 +43,10 @@ impl Worker {
         let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.flights.len());
         let lowest = self.flights.lowest_priority().filter(|_| urgent_room > 0);
         Appetite { room, urgent_room, least: lowest.map_or(DEAF, |lowest| u32::from(lowest) + 1) }
+    }
+
+    fn bytes_left(&self) -> usize {
+        MAX_BYTES.saturating_sub(self.flights.bytes() + self.outcomes.bytes())
     }
 
     /// Claims what the engine has room for. True: look at the engine again at once.
@@ -79,8 +88,10 @@ impl Worker {
             self.due.last_notified_claim = Some(now);
         }
         let limit = if alone { 1 } else { room };
-        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone, 1) {
-            Ok(claims) => self.submit(claims, limit, alone),
+        let bytes = self.bytes_left();
+        self.due.busy();
+        match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone, 1, bytes) {
+            Ok(claims) => self.submit(claims, limit, alone, bytes),
             Err(error) => {
                 self.due.claim = Instant::now() + RETRY_INTERVAL;
                 self.maybe_more = true;
@@ -94,11 +105,14 @@ impl Worker {
     fn claim_urgent(&mut self, urgent: u64, room: usize, least: u32) -> bool {
         (self.urgent_seen, self.maybe_urgent) = (urgent, false);
         let least = u8::try_from(least).unwrap_or(u8::MAX);
-        match protocol::claim(self.extension.extension, &self.id, room, self.after_role, false, least) {
+        let bytes = self.bytes_left();
+        self.due.busy();
+        match protocol::claim(self.extension.extension, &self.id, room, self.after_role, false, least, bytes)
+        {
             Ok(claims) => {
                 // Whether there is something for the room that comes free it does not say.
                 let maybe_more = self.maybe_more;
-                let claimed = self.submit(claims, room, false);
+                let claimed = self.submit(claims, room, false, bytes);
                 self.maybe_urgent |= self.maybe_more;
                 self.maybe_more |= maybe_more && !self.paused;
                 claimed

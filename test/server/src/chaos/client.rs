@@ -110,7 +110,8 @@ impl Client {
             50..60 => self.batch(session, tag),
             60..75 => self.enqueue(session, tag, &["begin"], &["commit"], 3),
             75..80 => self.enqueue(session, tag, &["begin"], &["rollback"], 2),
-            80..88 => self.savepoint(session, tag),
+            80..86 => self.savepoint(session, tag),
+            86..88 => self.savepoint_storm(session, tag),
             88..94 => self.prepared(session, tag),
             _ => self.cancel_some(session),
         }
@@ -156,6 +157,34 @@ impl Client {
             session.batch_execute("rollback to here; commit")
         })();
         self.end(session, tag, 1, ids, result, false);
+    }
+
+    /// More subtransactions than PostgreSQL keeps at hand; a part of them goes with its requests.
+    fn savepoint_storm(&mut self, session: &mut Session, tag: String) {
+        const SAVEPOINTS: u32 = 150;
+        const REQUESTS: u32 = 10;
+        let mut ids = Vec::new();
+        let mut kept = 0;
+        let result = (|| {
+            session.batch_execute("begin")?;
+            for number in 0..SAVEPOINTS {
+                session.batch_execute("savepoint here")?;
+                let mut id: Option<Uuid> = None;
+                if number % (SAVEPOINTS / REQUESTS) == 0 {
+                    id = Some(session.query_one(self.any_single(), &[])?.get(0));
+                }
+                // Released ones are nested in each other's parent, those that are rolled back leave a gap.
+                if self.random.random_bool(0.5) {
+                    session.batch_execute("release here")?;
+                    kept += usize::from(id.is_some());
+                    ids.extend(id);
+                } else {
+                    session.batch_execute("rollback to here")?;
+                }
+            }
+            session.batch_execute("commit")
+        })();
+        self.end(session, tag, kept, ids, result, false);
     }
 
     /// Two phases; what is left prepared after a crash is rolled back by the storm's last words.

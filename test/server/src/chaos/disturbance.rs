@@ -72,10 +72,16 @@ enum Strike {
     DropThenCreate,
     DropRolledBack,
     Pause,
+    /// A trigger raises for some rows, each time they are changed from this status.
+    Raise(&'static str),
+    /// A constraint trigger raises at the end, for some rows that are completed, as a conflict does.
+    RaiseDeferred,
+    /// A transaction holds whatever it can lock; in subtransactions, or not.
+    Hold(bool),
 }
 
 /// One round of disturbances, drawn in random order: what matters most is there more than once.
-const STRIKES: [Strike; 23] = [
+const STRIKES: [Strike; 28] = [
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::SEGV),
@@ -99,6 +105,11 @@ const STRIKES: [Strike; 23] = [
     Strike::DropThenCreate,
     Strike::DropRolledBack,
     Strike::Pause,
+    Strike::Raise("pending"),
+    Strike::Raise("processing"),
+    Strike::RaiseDeferred,
+    Strike::Hold(false),
+    Strike::Hold(true),
 ];
 
 /// Draws disturbances and carries them out.
@@ -155,6 +166,21 @@ impl Storm {
             Strike::DropRolledBack => {
                 insist(cluster, "begin; drop extension pg_steadytext cascade; rollback", NEVER)
             }
+            Strike::Raise(status) => attach(
+                cluster,
+                &format!(
+                    "create trigger guilty before update of status on steadytext_queue for each row
+                     when (old.status = '{status}' and {SOME}) execute function audit.raise('22000')"
+                ),
+            ),
+            Strike::RaiseDeferred => attach(
+                cluster,
+                &format!(
+                    "create constraint trigger guilty after update on steadytext_queue deferrable initially deferred
+                     for each row when (new.status = 'completed' and {SOME}) execute function audit.raise('40001')"
+                ),
+            ),
+            Strike::Hold(nested) => hold(cluster, nested),
             Strike::Pause => insist(cluster, "select steadytext_daemon_stop()", NEVER)
                 .and_then(|()| insist(cluster, "select steadytext_daemon_start()", NEVER)),
         };
@@ -191,6 +217,43 @@ impl Storm {
         }
         Ok(())
     }
+}
+
+/// Rows that a trigger of the storm's is about.
+const SOME: &str = "hashtext(new.request_id::text) % 4 = 0";
+/// Answers that must come while rows are held or cannot be written.
+const MEANWHILE: i64 = 20;
+
+/// Has a trigger on the queue for a while. Nothing may end as failed by it: rows that can be neither claimed nor completed nor failed
+/// wait until it has gone, and so do those that seem to conflict.
+fn attach(cluster: &Cluster, trigger: &str) -> Result<(), Error> {
+    let create = format!(
+        "create or replace function audit.raise() returns trigger language plpgsql as $$
+         begin raise exception 'a trigger of the storm' using errcode = tg_argv[0]; end $$;
+         drop trigger if exists guilty on steadytext_queue; {trigger}"
+    );
+    insist(cluster, &create, NEVER)?;
+    meanwhile(cluster);
+    insist(cluster, "drop trigger if exists guilty on steadytext_queue", NEVER)
+}
+
+/// Locks what can be locked, and lets it go after a while.
+fn hold(cluster: &Cluster, nested: bool) -> Result<(), Error> {
+    const LOCK: &str =
+        "select from steadytext_queue where status in ('pending', 'processing') for update skip locked";
+    let mut session = cluster.session("postgres");
+    session.batch_execute(&format!("begin; {LOCK}"))?;
+    for _ in 0..if nested { 100 } else { 0 } {
+        session.batch_execute(&format!("savepoint here; {LOCK}; release here"))?;
+    }
+    meanwhile(cluster);
+    session.batch_execute("rollback")
+}
+
+/// Waits until others are answered, but not for long: clients may have run into the rows in question.
+fn meanwhile(cluster: &Cluster) {
+    let before = answers(cluster);
+    let _ = eventually(PATIENCE / 6, || (answers(cluster) >= before + MEANWHILE).then_some(()));
 }
 
 const NEVER: &str = "select false";

@@ -1,0 +1,163 @@
+-- Protocol: what becomes of a row that stops the others. The queue is a table, and its owner
+-- may put triggers, constraints and rules on it, or refer to it from other tables. An error
+-- that one of them raises for one row must not end the step for all.
+--
+-- Each step of the protocol is set-wise, in a block with an exception handler. When it fails,
+-- its halves are tried, and their halves, until the guilty row is alone: its request fails and
+-- says why, or, where that cannot be written either, it is left as it is and set aside for a
+-- while. An error about the moment, such as a lock, is no fault of the row's. Deferred
+-- constraints are made immediate first: raised at COMMIT, an error would be out of reach.
+
+-- The next ranges of a step that has failed for the first of them: two ends each. None where a
+-- step has tried for too long: what is left is the next one's.
+create function steadytext.halves(p_ranges integer[], p_begun timestamptz, p_alone boolean default true)
+returns integer[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_middle integer := (p_ranges[1] + p_ranges[2]) / 2;
+begin
+    if clock_timestamp() > p_begun + interval '2 seconds' then
+        return '{}';
+    end if;
+    -- Until the end of the transaction, which is the step's own: what waits for a lock once may do so for each half.
+    if p_alone then
+        perform set_config('lock_timeout', '20ms', true);
+    end if;
+    return case when p_ranges[1] < p_ranges[2]
+        then array[p_ranges[1], v_middle, v_middle + 1, p_ranges[2]] else '{}' end || p_ranges[3 :];
+end
+$$;
+comment on function steadytext.halves(integer[], timestamptz, boolean) is
+    'What is left to try when the first range of a step has failed, as pairs of ends; called by the functions of the protocol';
+
+create function steadytext.is_transient(p_code text)
+returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(p_code, 2) in ('40', '53', '57', '58') or p_code in ('55P03', '25006')
+$$;
+comment on function steadytext.is_transient(text) is
+    'Whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
+
+create function steadytext.end_guilty(p_step text, p_id bigint, p_message text, p_code text)
+returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_request_id uuid;
+    v_status text;
+    v_outcome text := 'refused';
+begin
+    if steadytext.is_transient(p_code) then
+        v_outcome := 'locked';
+    else
+        begin
+            with held as materialized (
+                select q.id
+                from @extschema@.steadytext_queue as q
+                where q.id = p_id and q.status in ('pending', 'processing')
+                for no key update skip locked
+            )
+            update @extschema@.steadytext_queue as q set
+                status = 'failed',
+                error = left(p_message, 8192),
+                error_code = p_code,
+                run_after = null,
+                lease_expires_at = null,
+                completed_at = clock_timestamp()
+            from held as h
+            where q.id = h.id
+            returning q.request_id, q.status into v_request_id, v_status;
+            if v_status = 'failed' then
+                v_outcome := 'failed';
+                perform steadytext.announce(array[v_request_id]);
+            end if;
+        exception when others or assert_failure or query_canceled then
+            null;
+        end;
+    end if;
+    perform steadytext.note_trouble(p_step, p_id, q.owner_role::oid, p_code, v_outcome)
+    from (select) as one
+    left join @extschema@.steadytext_queue as q on q.id = p_id;
+    return v_outcome;
+end
+$$;
+comment on function steadytext.end_guilty(text, bigint, text, text) is
+    'Fails a request for which a step of the protocol has raised an error; outcome failed, refused (it cannot be written at all) or locked (an error about the moment). Called by the functions of the protocol';
+
+create function steadytext.end_suppressed(p_step text, p_ids bigint[])
+returns table (id bigint, outcome text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select s.id, steadytext.end_guilty(p_step, s.id,
+        format('A trigger or rule of steadytext_queue kept the request from being %s', p_step), '09000')
+    from unnest(p_ids) as s(id);
+end
+$$;
+comment on function steadytext.end_suppressed(text, bigint[]) is
+    'The same for requests whose update came to nothing without an error';
+
+-- In memory of this session: what it is about is there again after a restart, and found anew.
+create function steadytext.note_trouble(p_step text, p_id bigint, p_owner oid, p_code text, p_outcome text)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_trouble_wrapper';
+comment on function steadytext.note_trouble(text, bigint, oid, text, text) is
+    'Tells the server log once, and worker_state(), that a request cannot be written; sets it aside for a while where it was left as it is';
+
+create function steadytext.rows_aside()
+returns bigint[]
+language c volatile
+as 'MODULE_PATHNAME', 'rows_aside_wrapper';
+comment on function steadytext.rows_aside() is
+    'Requests that this session has set aside for a while, as they cannot be written';
+
+create function steadytext.passed_rows(
+    p_priority integer,
+    p_owner oid
+)
+returns table (behind bigint, again_after bigint, again_rows integer)
+language c volatile strict rows 1
+as 'MODULE_PATHNAME', 'passed_rows_wrapper';
+comment on function steadytext.passed_rows(integer, oid) is
+    'Behind which id of a user''s requests a claim of this session begins, as those before it were locked, and which piece of these it looks at once more';
+
+create function steadytext.note_passed_rows(p_priority integer, p_owner oid, p_until bigint, p_holders bigint[])
+returns void
+language c volatile strict
+as 'MODULE_PATHNAME', 'note_passed_rows_wrapper';
+comment on function steadytext.note_passed_rows(integer, oid, bigint, bigint[]) is
+    'Remembers that a user''s requests are locked up to this id, and by which transactions';
+
+create function steadytext.note_second_look(p_priority integer, p_owner oid, p_found boolean, p_until bigint)
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_second_look_wrapper';
+comment on function steadytext.note_second_look(integer, oid, boolean, bigint) is
+    'What a second look came to: where requests are free again, claims begin from the first one; p_until is where it ended, NULL at the end of the stretch';
+
+create function steadytext.raw_size(p_value anyelement)
+returns bigint
+language c immutable strict parallel safe
+as 'MODULE_PATHNAME', 'raw_size_wrapper';
+comment on function steadytext.raw_size(anyelement) is
+    'Bytes of a value of variable length as it is uncompressed; does not read it';
+
+-- Without detoasting: what a claim does not take, it does not read.
+create function steadytext.request_bytes(p_prompt text, p_prompts text[], p_params jsonb)
+returns bigint
+language sql immutable
+begin atomic
+    select coalesce(steadytext.raw_size(p_prompt), 0::bigint)
+        operator(pg_catalog.+) coalesce(steadytext.raw_size(p_prompts), 0::bigint)
+        operator(pg_catalog.+) coalesce(steadytext.raw_size(p_params), 0::bigint);
+end;
+comment on function steadytext.request_bytes(text, text[], jsonb) is
+    'How long texts and parameters of a request are, uncompressed; reads none of them';

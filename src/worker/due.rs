@@ -1,0 +1,138 @@
+//! When a worker does what nothing wakes it for.
+//!
+//! Commits wake it, and so do retries that come due. What is left for looking around from time to time: rows that somebody had locked
+//! and has let go, requests that came without the queue's triggers (restored, replicated), and the leases of workers elsewhere that have
+//! died. While something waits, it looks every `worker_poll_interval` seconds; an idle worker looks [`IDLE_FACTOR`] times as seldom, with its
+//! heartbeat and the step of the retention that are due. Beside that it makes none but those of the cache's eviction.
+
+use std::sync::atomic::Ordering::Acquire;
+use std::time::{Duration, Instant};
+
+use super::protocol::Outlook;
+use crate::pg::caches::Config;
+use crate::pg::shmem::Slot;
+
+/// How much more seldom an idle worker looks around.
+const IDLE_FACTOR: u32 = 30;
+const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
+/// How soon it looks around again when others change the status of requests all the time.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two sweeps of the retention, and between the steps of one.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+const RETENTION_STEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// When things happen next.
+pub(super) struct Due {
+    slot: &'static Slot,
+    /// `worker_poll_interval`.
+    interval: Duration,
+    paused: bool,
+    begun: Instant,
+    /// When it looked around last.
+    looked: Option<Instant>,
+    /// Something waits, as far as it knows.
+    waits: bool,
+    /// It has looked around since its last heartbeat, or has worked.
+    awake: bool,
+    /// When the next retry is due.
+    retry: Option<Instant>,
+    changes_seen: u64,
+    pub(super) claim: Instant,
+    pub(super) notified: Option<Instant>,
+    pub(super) last_notified_claim: Option<Instant>,
+    pub(super) heartbeat: Instant,
+    pub(super) retention: Instant,
+}
+
+impl Due {
+    /// Everything but the retention is due.
+    pub(super) fn new(slot: &'static Slot) -> Due {
+        let now = Instant::now();
+        Due {
+            slot,
+            interval: Duration::from_secs(1),
+            paused: false,
+            begun: now,
+            looked: None,
+            waits: true,
+            awake: true,
+            retry: None,
+            changes_seen: slot.changes.load(Acquire),
+            claim: now,
+            notified: None,
+            last_notified_claim: None,
+            heartbeat: now,
+            retention: now + RETENTION_INTERVAL,
+        }
+    }
+
+    /// Goes by the configuration from now on.
+    pub(super) fn obey(&mut self, config: &Config) {
+        self.interval = Duration::from_secs_f64(config.worker_poll_interval_s.clamp(0.01, 3600.0));
+        self.paused = config.worker_paused;
+    }
+
+    /// When it looks around.
+    pub(super) fn look(&self) -> Instant {
+        let Some(looked) = self.looked else { return self.begun };
+        let interval = if self.waits && !self.paused {
+            self.interval
+        } else {
+            (self.interval * IDLE_FACTOR).min(LONGEST_INTERVAL)
+        };
+        let changed = self.slot.changes.load(Acquire) != self.changes_seen;
+        let mut look = looked + interval;
+        for at in [self.retry, changed.then_some(looked + CHANGE_INTERVAL)].into_iter().flatten() {
+            look = look.min(at);
+        }
+        look
+    }
+
+    /// It begins to look around.
+    pub(super) fn looks(&mut self) {
+        self.changes_seen = self.slot.changes.load(Acquire);
+    }
+
+    /// It has looked around, and seen this; `busy`: it holds requests itself.
+    pub(super) fn looked(&mut self, outlook: &Outlook, busy: bool) {
+        let now = Instant::now();
+        self.looked = Some(now);
+        self.waits = busy || outlook.pending > 0 || outlook.elsewhere;
+        self.awake = true;
+        // One that is due and still there is locked, or cannot be written now.
+        let pause = |seconds: f64| if seconds > 0.0 { seconds + 0.001 } else { 1.0 };
+        self.retry = outlook
+            .due_in_s
+            .and_then(|seconds| now.checked_add(Duration::try_from_secs_f64(pause(seconds)).ok()?));
+    }
+
+    /// It tried to, and will again.
+    pub(super) fn looked_in_vain(&mut self) {
+        self.looked = Some(Instant::now());
+        self.waits = true;
+        self.retry = None;
+    }
+
+    /// It claims: what it does not get now may come later.
+    pub(super) fn busy(&mut self) {
+        self.waits = true;
+        self.awake = true;
+    }
+
+    /// It has stored results; `retried`: some requests are tried again, and it must look when.
+    pub(super) fn retried(&mut self, retried: bool) {
+        if retried {
+            self.retry = Some(Instant::now());
+        }
+    }
+
+    /// Whether something was done since this was asked last, or is going on.
+    pub(super) fn is_awake(&mut self, busy: bool) -> bool {
+        std::mem::take(&mut self.awake) || busy
+    }
+
+    /// A step of the retention was done; `more`: it goes on.
+    pub(super) fn swept(&mut self, more: bool) {
+        self.retention = Instant::now() + if more { RETENTION_STEP_INTERVAL } else { RETENTION_INTERVAL };
+    }
+}
