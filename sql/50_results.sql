@@ -160,15 +160,15 @@ language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cancel_async_wrapper';
 comment on function @extschema@.st_cancel_async(uuid) is 'Short for steadytext_cancel_async';
 
-create function @extschema@.steadytext_cancel_async(request_ids uuid[])
+create function @extschema@.steadytext_cancel_async_batch(request_ids uuid[])
 returns bigint
 language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'cancel_async_many_wrapper';
-comment on function @extschema@.steadytext_cancel_async(uuid[]) is
+as 'MODULE_PATHNAME', 'cancel_async_batch_wrapper';
+comment on function @extschema@.steadytext_cancel_async_batch(uuid[]) is
     'Cancels all of these requests that have not ended, and returns how many that are';
 
-create function @extschema@.st_cancel_async(request_ids uuid[])
+create function @extschema@.st_cancel_async_batch(request_ids uuid[])
 returns bigint
 language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'cancel_async_many_wrapper';
-comment on function @extschema@.st_cancel_async(uuid[]) is 'Short for steadytext_cancel_async';
+as 'MODULE_PATHNAME', 'cancel_async_batch_wrapper';
+comment on function @extschema@.st_cancel_async_batch(uuid[]) is 'Short for steadytext_cancel_async_batch';

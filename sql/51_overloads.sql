@@ -174,27 +174,3 @@ returns text
 language sql stable parallel safe
 return @extschema@.steadytext_cache_key(request_type, prompt, params::jsonb);
 comment on function @extschema@.st_cache_key(text, text, text) is 'Short for steadytext_cache_key';
-
-create function @extschema@.steadytext_cancel_async(request_id text)
-returns boolean
-language sql volatile
-return @extschema@.steadytext_cancel_async(request_id::uuid);
-comment on function @extschema@.steadytext_cancel_async(text) is 'steadytext_cancel_async with the id as text';
-
-create function @extschema@.st_cancel_async(request_id text)
-returns boolean
-language sql volatile
-return @extschema@.steadytext_cancel_async(request_id::uuid);
-comment on function @extschema@.st_cancel_async(text) is 'Short for steadytext_cancel_async';
-
-create function @extschema@.steadytext_cancel_async(ids text[])
-returns bigint
-language sql volatile
-return @extschema@.steadytext_cancel_async(ids::uuid[]);
-comment on function @extschema@.steadytext_cancel_async(text[]) is 'steadytext_cancel_async with the ids as texts';
-
-create function @extschema@.st_cancel_async(ids text[])
-returns bigint
-language sql volatile
-return @extschema@.steadytext_cancel_async(ids::uuid[]);
-comment on function @extschema@.st_cancel_async(text[]) is 'Short for steadytext_cancel_async';

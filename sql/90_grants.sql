@@ -79,12 +79,8 @@ grant execute on function
     @extschema@.st_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text),
     @extschema@.st_cache_key(text, text, text),
-    @extschema@.steadytext_cancel_async(text),
-    @extschema@.st_cancel_async(text),
-    @extschema@.steadytext_cancel_async(text[]),
-    @extschema@.st_cancel_async(text[]),
-    @extschema@.steadytext_cancel_async(uuid[]),
-    @extschema@.st_cancel_async(uuid[])
+    @extschema@.steadytext_cancel_async_batch(uuid[]),
+    @extschema@.st_cancel_async_batch(uuid[])
 to steadytext_user;
 -- Ranking.
 grant execute on function

@@ -17,7 +17,7 @@ fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
 
 /// Cancels all of these requests that [`cancel_async`] would; how many that are.
 #[pg_extern(volatile, parallel_unsafe)]
-fn cancel_async_many(request_ids: Option<Vec<Option<pgrx::Uuid>>>) -> i64 {
+fn cancel_async_batch(request_ids: Option<Vec<Option<pgrx::Uuid>>>) -> i64 {
     cancel(request_ids.into_iter().flatten().flatten().collect())
 }
 

@@ -108,12 +108,12 @@ select throws_ok(
 create temporary table many as
     select array[steadytext_generate_async('one'), steadytext_generate_async('two'), steadytext_generate_async('three')] as ids;
 select is(
-    (select steadytext_cancel_async(ids || array['01890000-0000-7000-8000-000000000000'::uuid, null] || ids[1]) from many), 3::bigint,
-    'cancel_async of an array: how many it cancelled, each once, and no others');
+    (select steadytext_cancel_async_batch(ids || array['01890000-0000-7000-8000-000000000000'::uuid, null] || ids[1]) from many), 3::bigint,
+    'cancel_async_batch: how many it cancelled, each once, and no others');
 select is((select array_agg(distinct q.status) from many, unnest(ids) as id, steadytext_check_async(id) as q), array['cancelled'], 'all of them');
-select is((select st_cancel_async(ids) from many), 0::bigint, 'st_cancel_async of an array: not twice');
-select is(steadytext_cancel_async('{}'::uuid[]), 0::bigint, 'cancel_async of no ids');
-select is(steadytext_cancel_async(null::uuid[]), 0::bigint, 'cancel_async of NULL');
+select is((select st_cancel_async_batch(ids) from many), 0::bigint, 'st_cancel_async_batch: not twice');
+select is(steadytext_cancel_async_batch('{}'::uuid[]), 0::bigint, 'cancel_async_batch: no ids');
+select is(steadytext_cancel_async_batch(null::uuid[]), 0::bigint, 'cancel_async_batch: NULL');
 
 -- A batch type.
 create temporary table vectors as select new_id.request_id from steadytext.new_request_id() as new_id(request_id);
@@ -136,12 +136,12 @@ select is(
 create temporary table both_ as
     select array[id, pg_temp.run_as('st_bob', $$ select steadytext_generate_async('bob asks') $$)::uuid] as ids from mine;
 select is(
-    pg_temp.run_as('st_bob', format('select steadytext_cancel_async(%L::uuid[])', ids)), '1',
-    'cancel_async of an array takes the own ones out of it') from both_;
+    pg_temp.run_as('st_bob', format('select steadytext_cancel_async_batch(%L::uuid[])', ids)), '1',
+    'cancel_async_batch takes the own ones out of it') from both_;
 select is((select array_agg(q.status order by n) from both_, unnest(ids) with ordinality as i(id, n), steadytext_check_async(id) as q),
     array['pending', 'cancelled'], 'and leaves the others');
 select is(
-    pg_temp.run_as('st_root', format('select steadytext_cancel_async(%L::uuid[])', ids)), '1',
+    pg_temp.run_as('st_root', format('select steadytext_cancel_async_batch(%L::uuid[])', ids)), '1',
     'an administrator reaches all') from both_;
 
 select * from finish();

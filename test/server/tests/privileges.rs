@@ -37,7 +37,7 @@ fn a_user_neither_sees_nor_touches_the_requests_of_another() {
             "select status from steadytext_check_async_batch(array['{id}'::uuid])"
         ));
         assert!(statuses.iter().all(Option::is_none), "{statuses:?}");
-        if let Ok(row) = bob.query_one("select steadytext_cancel_async($1::uuid)", &[&id]) {
+        if let Ok(row) = bob.query_one("select steadytext_cancel_async($1)", &[&id]) {
             assert!(!row.get::<_, bool>(0));
         }
         assert_eq!(

@@ -240,7 +240,7 @@ impl Client {
 
     fn cancel_some(&mut self, session: &mut Session) {
         let Some(id) = self.open.choose(&mut self.random).copied() else { return };
-        let result = session.query_one("select steadytext_cancel_async($1::uuid)", &[&id]);
+        let result = session.query_one("select steadytext_cancel_async($1)", &[&id]);
         self.ledger.note_cancel(id, result.is_ok_and(|row| row.get(0)));
     }
 

@@ -212,7 +212,7 @@ impl Storm {
         let mut session = cluster.session("postgres");
         let open = session.query("select request_id from steadytext_queue where status in ('pending', 'processing') and random() < 0.3", &[])?;
         for id in open.iter().map(|row| row.get::<_, Uuid>(0)) {
-            let result = session.query_one("select steadytext_cancel_async($1::uuid)", &[&id]);
+            let result = session.query_one("select steadytext_cancel_async($1)", &[&id]);
             self.ledger.note_cancel(id, result.is_ok_and(|row| row.get(0)));
         }
         Ok(())
