@@ -10,6 +10,11 @@ mod pg;
 mod worker;
 
 use pgrx::prelude::*;
+use steadytext_engine::memory::Allocator;
+
+/// What Rust allocates, in every process of the server.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 ::pgrx::pg_module_magic!();
 
@@ -20,6 +25,7 @@ extern "C-unwind" fn _PG_init() {
     if pg::catalog::binary_upgrade() {
         return;
     }
+    pg::memory::install();
     pg::wake::install();
     if pg::catalog::preloading() {
         pg::guc::define();

@@ -2,7 +2,8 @@
 //!
 //! Messages name the file, key or tensor, and never contain a prompt.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,34 @@ pub enum Error {
     /// A bug: a panic was caught at the edge of an engine thread. Or the system had no thread for the engine.
     #[error("the engine failed: {0}")]
     Panicked(String),
+}
+
+impl Error {
+    /// A model's file that cannot be read; where the system has no memory for it, that is what it says.
+    pub(crate) fn reading(path: &Path, source: io::Error) -> Error {
+        if source.kind() == io::ErrorKind::OutOfMemory {
+            let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+            return Error::OutOfMemory {
+                what: format!("model file \"{}\"", path.display()),
+                needed_mb: bytes.div_ceil(1 << 20),
+                limit_mb: None,
+            };
+        }
+        Error::ModelFile { path: path.into(), source: Arc::new(source) }
+    }
+
+    /// A thread that cannot be started: for want of memory for its stack, as a rule, which the system tells as if all threads were
+    /// in use.
+    pub(crate) fn no_thread(source: &io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Error::OutOfMemory {
+                what: "a thread of the engine".to_owned(),
+                needed_mb: (crate::kernels::pool::STACK_BYTES as u64).div_ceil(1 << 20),
+                limit_mb: None,
+            },
+            _ => Error::Panicked(format!("could not start a thread: {source}")),
+        }
+    }
 }
 
 fn allowance(limit_mb: Option<u64>) -> String {

@@ -16,6 +16,7 @@ pub mod gguf;
 mod identity;
 mod kernels;
 mod mapping;
+pub mod memory;
 mod model;
 mod panic;
 mod probe;

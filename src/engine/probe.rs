@@ -51,7 +51,7 @@ impl Probe {
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let model = Model::load(&gguf, &Loading { pool: &pool, stop: &|| false })?;
         let cache = KvCache::new(model.cache_shape());
-        let workspace = model.workspace(PASS, pool.threads())?;
+        let workspace = model.workspace(PASS, 1, pool.threads())?;
         Ok(Probe { gguf, model, cache, workspace, pool })
     }
 

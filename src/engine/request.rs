@@ -97,6 +97,24 @@ impl Work {
     }
 }
 
+impl Request {
+    /// Bytes of everything in it that has no fixed size.
+    pub(crate) fn bytes(&self) -> usize {
+        let more = match &self.work {
+            Work::Generate(how) => {
+                let stop = how.stop.iter().map(String::len).sum::<usize>();
+                stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
+            }
+            Work::Embed(how) => match &how.purpose {
+                Purpose::Query { task: Some(task) } => task.len(),
+                Purpose::Query { task: None } | Purpose::Passage => 0,
+            },
+            Work::Rerank(_) => 0,
+        };
+        self.work.text_bytes().saturating_add(more)
+    }
+}
+
 /// Text generation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Generate {

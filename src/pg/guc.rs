@@ -34,7 +34,7 @@ pub(crate) struct EngineSettings {
     pub(crate) context_length: usize,
     /// Memory for keys and values.
     pub(crate) kv_cache_mb: u64,
-    /// Memory for models and caches; 0: four fifths of the machine's.
+    /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; 0: never.
     pub(crate) model_idle_timeout_s: u64,
@@ -172,7 +172,7 @@ pub(crate) fn define() {
         0,
         16_777_216,
         c"Memory for models and their caches.",
-        c"A model that does not fit is refused. 0 means four fifths of the machine's memory.",
+        c"What does not fit is refused. 0 means four fifths of the machine's memory, or of its control group's where that is less, less shared_buffers.",
         GucFlags::UNIT_MB,
     );
     int(

@@ -1,6 +1,12 @@
-//! Memory of PostgreSQL's for what is made again and again in one call.
+//! Memory: PostgreSQL's for what is made again and again in one call; what there is for the engine; and how a process ends
+//! that has none left.
 
-use pgrx::pg_sys;
+use std::ffi::{c_char, c_int};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::prelude::*;
+use steadytext_engine::memory::set_last_resort;
 
 /// Runs `work` in a memory context of its own, which is gone afterwards: what `work` returns must not lie in it. Without
 /// this, everything that a function makes stays until its statement ends.
@@ -19,5 +25,85 @@ pub(crate) fn in_scratch<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::MemoryContextSwitchTo(before);
         pg_sys::MemoryContextDelete(scratch);
         value
+    }
+}
+
+/// What the kernel is told to add to the score by which it chooses a process to kill when memory runs out: as if the engine's
+/// took half of all memory more than it does. It is the largest process of the server, and the only one that can be begun anew
+/// without anybody's loss, but for the kernel all of them are alike.
+const OOM_SCORE_ADJ: i32 = 500;
+
+/// Bytes of shared_buffers.
+pub(crate) fn shared_buffers() -> u64 {
+    // SAFETY: a plain global, set before any process of the server could run this.
+    u64::try_from(unsafe { pg_sys::NBuffers }).unwrap_or(0) * u64::from(pg_sys::BLCKSZ)
+}
+
+/// This process is offered to the kernel before the others, as long as this lives.
+pub(crate) struct Offered {
+    before: String,
+}
+
+impl Offered {
+    /// None where the system has nothing of the kind, or would not have it.
+    pub(crate) fn new() -> Option<Offered> {
+        let before = std::fs::read_to_string(Self::FILE).ok()?;
+        let score = before.trim().parse::<i32>().ok()?.max(OOM_SCORE_ADJ);
+        // Raising it is everybody's right.
+        std::fs::write(Self::FILE, score.to_string()).ok()?;
+        Some(Offered { before })
+    }
+
+    const FILE: &str = "/proc/self/oom_score_adj";
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        // Where that is not allowed, it stays as it is.
+        let _ = std::fs::write(Self::FILE, self.before.trim());
+    }
+}
+
+/// Which thread of this process, and of those that are forked from it, is PostgreSQL's.
+static MAIN: OnceLock<libc::pthread_t> = OnceLock::new();
+
+/// Sees to it that a process which has no memory left ends, in order. Called by the main thread.
+pub(crate) fn install() {
+    // SAFETY: asks for the calling thread.
+    MAIN.get_or_init(|| unsafe { libc::pthread_self() });
+    set_last_resort(end_without_memory);
+}
+
+unsafe extern "C-unwind" {
+    fn errstart(level: c_int, domain: *const c_char) -> bool;
+    fn errcode(code: c_int) -> c_int;
+    fn errmsg(format: *const c_char, ...) -> c_int;
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+}
+
+/// An allocation has failed that nobody looks at, and the reserve is gone. Rust would abort, which ends every session of the
+/// server. A backend ends its own session instead; a thread of the engine stops, and its process ends when the main thread
+/// sees that (`worker::seat`).
+fn end_without_memory() -> ! {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    // SAFETY: asks for the calling thread.
+    let this = unsafe { libc::pthread_self() };
+    // SAFETY: compares two threads.
+    let is_main = MAIN.get().is_some_and(|main| unsafe { libc::pthread_equal(*main, this) } != 0);
+    if is_main && !ENDING.swap(true, Ordering::Relaxed) {
+        // SAFETY: on PostgreSQL's thread. FATAL runs the callbacks of the process's end and exits: nothing unwinds into the
+        // allocator. PostgreSQL keeps memory for errors aside.
+        unsafe {
+            if errstart(PgLogLevel::FATAL as c_int, std::ptr::null()) {
+                errcode(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int);
+                errmsg(c"%s".as_ptr(), c"out of memory".as_ptr());
+                errfinish(std::ptr::null(), 0, std::ptr::null());
+            }
+            pg_sys::proc_exit(1);
+        }
+    }
+    loop {
+        // SAFETY: sleeps until a signal comes.
+        unsafe { libc::pause() };
     }
 }

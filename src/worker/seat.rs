@@ -9,6 +9,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use steadytext_engine::memory::is_exhausted;
 use steadytext_engine::{Event, Request, Standing, Ticket};
 
 use crate::pg::error::PgError;
@@ -82,6 +84,12 @@ thread_local! {
 ///
 /// The engine's, when it cannot start; or what has gone wrong with it, although it goes on.
 pub(super) fn attend() -> Result<(), PgError> {
+    if is_exhausted() {
+        // Whatever a thread was doing when the system had no more memory cannot go on.
+        PgError::new(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "pg_steadytext's engine has no memory left")
+            .hint("Lower pg_steadytext.memory_limit_mb, so that the engine refuses what does not fit.")
+            .report(PgLogLevel::FATAL);
+    }
     PLACE.with_borrow_mut(Place::attend)
 }
 
@@ -96,7 +104,12 @@ pub(super) fn leave() {
     // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of the
     // calls above or below; its threads end with it.
     let place = PLACE.with(|place| place.try_borrow_mut().ok().map(|mut place| std::mem::take(&mut *place)));
-    drop(place);
+    if is_exhausted() {
+        // A thread of its engine is held up for good: it ends with the process.
+        std::mem::forget(place);
+    } else {
+        drop(place);
+    }
     crate::pg::seat::leave();
 }
 

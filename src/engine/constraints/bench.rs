@@ -7,6 +7,7 @@ use llguidance::toktrie::SimpleVob;
 
 use super::{Constraint, Grammars};
 use crate::Error;
+use crate::memory::Ledger;
 use crate::tokenizer::Tokenizer;
 
 /// Follows constraints without a model.
@@ -23,7 +24,7 @@ impl Walker {
     pub fn new(tokenizer: Tokenizer) -> Result<Walker, Error> {
         let rows = tokenizer.vocab_size();
         let tokenizer = Arc::new(tokenizer);
-        let grammars = Grammars::new(Arc::clone(&tokenizer), rows);
+        let grammars = Grammars::new(Arc::clone(&tokenizer), rows, Ledger::new(0));
         grammars.guide(&Constraint::Regex("a".to_owned()))?;
         Ok(Walker { tokenizer, grammars })
     }

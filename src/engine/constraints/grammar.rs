@@ -16,6 +16,7 @@ use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
 use crate::Error;
+use crate::memory::{Held, Ledger};
 use crate::tokenizer::Tokenizer;
 
 /// Most grammars that are kept, and bytes of their languages.
@@ -33,6 +34,17 @@ const MAX_LEXER_STATES: usize = 20_000;
 /// Symbols in the productions of a grammar.
 const MAX_GRAMMAR_SIZE: usize = 200_000;
 
+/// What a copy of a grammar takes that a request goes on with, apart from what its text makes of it.
+const GUIDE_BYTES: u64 = 1 << 20;
+/// What each byte of a constraint's text takes once it is compiled: productions, states, symbols.
+const BYTES_PER_BYTE: u64 = 64;
+/// What the trie and the tree of a vocabulary take for each token, and llguidance's slices.
+const BYTES_PER_TOKEN: u64 = 400;
+
+fn own_bytes(constraint: &Constraint) -> u64 {
+    constraint.bytes() as u64 * BYTES_PER_BYTE
+}
+
 /// A constraint, ready to be followed by any number of requests.
 pub(crate) struct Grammar {
     /// At its beginning. Never moved on, only copied.
@@ -40,10 +52,12 @@ pub(crate) struct Grammar {
     /// Of a pattern.
     language: Option<Arc<Language>>,
     checker: Arc<Checker>,
+    _held: Held,
 }
 
 /// A vocabulary, prepared.
 struct Vocabulary {
+    _held: Held,
     factory: ParserFactory,
     tree: Arc<Tree>,
 }
@@ -53,8 +67,9 @@ pub(crate) struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Rows of the head.
     rows: usize,
+    memory: Arc<Ledger>,
     /// Made when the first constraint comes.
-    vocabulary: OnceLock<Result<Vocabulary, Error>>,
+    vocabulary: OnceLock<Vocabulary>,
     kept: Mutex<Kept>,
 }
 
@@ -66,9 +81,9 @@ struct Kept {
 }
 
 impl Grammars {
-    /// For a model whose head has `rows` rows.
-    pub(crate) fn new(tokenizer: Arc<Tokenizer>, rows: usize) -> Grammars {
-        Grammars { tokenizer, rows, vocabulary: OnceLock::new(), kept: Mutex::default() }
+    /// For a model whose head has `rows` rows. What is compiled counts in `memory`.
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, rows: usize, memory: Arc<Ledger>) -> Grammars {
+        Grammars { tokenizer, rows, memory, vocabulary: OnceLock::new(), kept: Mutex::default() }
     }
 
     /// A guide along the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
@@ -82,11 +97,13 @@ impl Grammars {
         };
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
         let regular = grammar.language.as_ref().map(Regular::new);
+        let held = self.memory.hold(GUIDE_BYTES + own_bytes(constraint), "a constraint")?;
         Ok(Guide::new(
             Matcher::new(Ok(parser)),
             regular,
             Arc::clone(&self.tokenizer),
             Arc::clone(&grammar.checker),
+            held,
         ))
     }
 
@@ -117,8 +134,13 @@ impl Grammars {
 
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
-        let vocabulary = self.vocabulary.get_or_init(|| vocabulary(&self.tokenizer, self.rows));
-        let Vocabulary { factory, tree } = vocabulary.as_ref().map_err(Clone::clone)?;
+        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
+        if self.vocabulary.get().is_none() {
+            let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
+        }
+        let Some(Vocabulary { factory, tree, .. }) = self.vocabulary.get() else {
+            unreachable!("it was set above");
+        };
         let parser = factory.create_parser(grammar(constraint)?);
         let parser = parser.map_err(|error| {
             let what = match constraint {
@@ -130,13 +152,16 @@ impl Grammars {
             Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
         })?;
         let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
+        let bytes = language.as_ref().map_or(0, |language| language.bytes()) as u64;
+        let held = self.memory.hold(bytes + own_bytes(constraint), "a constraint")?;
         let (parser, language) = (Mutex::new(parser), language.map(Arc::new));
-        Ok(Grammar { parser, language, checker: Arc::new(checker) })
+        Ok(Grammar { parser, language, checker: Arc::new(checker), _held: held })
     }
 }
 
 /// llguidance for a vocabulary, with limits and without words: its messages would show prompts.
-fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<Vocabulary, Error> {
+fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> Result<Vocabulary, Error> {
+    let held = memory.hold(rows as u64 * BYTES_PER_TOKEN, "the vocabulary of constraints")?;
     let (environment, tree) = trie::environment(tokenizer, rows)?;
     let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
     let mut slices = SlicedBiasComputer::general_slices();
@@ -153,7 +178,7 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize) -> Result<Vocabulary, Err
     limits.max_lexer_states = MAX_LEXER_STATES;
     limits.max_grammar_size = MAX_GRAMMAR_SIZE;
     limits.verbose_errors = false;
-    Ok(Vocabulary { factory, tree: Arc::new(tree) })
+    Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
 fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {

@@ -8,6 +8,7 @@ use llguidance::toktrie::SimpleVob;
 use super::checker::{Checker, brief};
 use super::regular::Regular;
 use crate::Error;
+use crate::memory::Held;
 use crate::tokenizer::Tokenizer;
 
 /// A request's place in its grammar.
@@ -19,6 +20,7 @@ pub(crate) struct Guide {
     checker: Arc<Checker>,
     /// Tokens taken.
     tokens: usize,
+    _held: Held,
 }
 
 /// What follows from a token.
@@ -36,8 +38,9 @@ impl Guide {
         regular: Option<Regular>,
         tokenizer: Arc<Tokenizer>,
         checker: Arc<Checker>,
+        held: Held,
     ) -> Guide {
-        Guide { matcher, regular, tokenizer, checker, tokens: 0 }
+        Guide { matcher, regular, tokenizer, checker, tokens: 0, _held: held }
     }
 
     /// What every answer begins with. Before anything else.

@@ -55,6 +55,16 @@ pub enum Constraint {
 }
 
 impl Constraint {
+    /// Bytes of its text.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Constraint::Json(text) | Constraint::Regex(text) => text.len(),
+            Constraint::Choice(choices) => {
+                choices.iter().map(|choice| choice.len() + size_of::<String>()).sum()
+            }
+        }
+    }
+
     /// Checks sizes and nesting: what must hold before anything else looks at it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Checker, Constraint, Grammars, Guide};
+use crate::memory::Ledger;
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Instructions, ModelSource, Probe, Sampling, builtin};
@@ -18,7 +19,7 @@ fn model() -> Model {
     let gguf = builtin::gguf().unwrap();
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     // More rows than tokens, as padded heads have.
-    let grammars = Grammars::new(Arc::clone(&tokenizer), tokenizer.vocab_size() + 64);
+    let grammars = Grammars::new(Arc::clone(&tokenizer), tokenizer.vocab_size() + 64, Ledger::new(0));
     Model { tokenizer, grammars }
 }
 
@@ -353,7 +354,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     let prompt = "Describe a table";
     let mut probe = Probe::open(&ModelSource::Builtin, 1).unwrap();
     let template = crate::template::ChatTemplate::from_gguf(probe.gguf()).unwrap();
-    let grammars = Grammars::new(Arc::clone(&model.tokenizer), probe.vocabulary());
+    let grammars = Grammars::new(Arc::clone(&model.tokenizer), probe.vocabulary(), Ledger::new(0));
     let mut tokens = template.encode_prompt(&model.tokenizer, prompt).unwrap();
     let mut guide = grammars.guide(&constraint).unwrap();
     let mut taken = guide.begin().unwrap();

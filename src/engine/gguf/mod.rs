@@ -79,7 +79,7 @@ impl Gguf {
     /// [`Error::ModelFile`] where it cannot be opened, [`Error::CorruptModel`] and
     /// [`Error::UnsupportedModel`] where it cannot be used.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+        let failed = |source| Error::reading(path, source);
         let bytes = Bytes::map(path).map_err(failed)?;
         Gguf::new(path.into(), bytes)
     }

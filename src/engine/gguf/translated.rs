@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::kind::GgmlType;
 use super::map::Bytes;
@@ -34,7 +33,7 @@ impl Translation {
         path: &Path,
         describe: impl FnOnce(&[u8]) -> Result<Translation, Error>,
     ) -> Result<Gguf, Error> {
-        let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+        let failed = |source| Error::reading(path, source);
         let bytes = Bytes::map(path).map_err(failed)?;
         let described = describe(&bytes);
         if bytes.mapping().is_some_and(Mapping::lost) {

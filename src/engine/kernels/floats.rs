@@ -3,6 +3,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::memory::fallible;
+
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -19,7 +21,7 @@ impl Floats {
     /// So many zeros; None where the system has no memory for them.
     pub(crate) fn zeros(length: usize) -> Option<Floats> {
         let mut lines = Vec::new();
-        lines.try_reserve_exact(length.div_ceil(16)).ok()?;
+        fallible(|| lines.try_reserve_exact(length.div_ceil(16))).ok()?;
         lines.resize(length.div_ceil(16), Line([0.0; 16]));
         Some(Floats { lines, length })
     }

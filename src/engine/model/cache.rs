@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::kernels::attention::{Heads, TILE};
 use crate::kernels::disjoint::Disjoint;
+use crate::memory::fallible;
 
 /// Keys and values of 64 positions in all layers.
 pub(crate) type Block = Arc<Box<[u16]>>;
@@ -129,7 +130,7 @@ impl KvCache {
         while self.blocks.len() < positions.div_ceil(TILE) {
             let mut block = Vec::new();
             let length = self.shape.block_len();
-            block.try_reserve_exact(length).map_err(|_| Error::OutOfMemory {
+            fallible(|| block.try_reserve_exact(length)).map_err(|_| Error::OutOfMemory {
                 what: format!("the key-value cache for {positions} tokens"),
                 needed_mb: self.shape.bytes(positions).div_ceil(1 << 20),
                 limit_mb: None,

@@ -26,6 +26,7 @@ use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::{rms_norm, rms_norm_heads, sum_of_squares};
 use crate::kernels::swiglu::{add, swiglu};
 use crate::mapping::Mapping;
+use crate::memory::try_grow;
 use layer::{Layer, Projection};
 use panels::Panels;
 use weights::{Linear, Matrix, forward_all, vector};
@@ -177,12 +178,17 @@ impl Model {
         CacheShape::new(self.sizes.layers, self.sizes.heads)
     }
 
-    /// Memory for passes of up to `rows` rows.
+    /// Memory for passes of up to `rows` rows, of which at most `wanted` go through the head.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub(crate) fn workspace(&self, rows: usize, threads: usize) -> Result<Workspace, Error> {
-        Workspace::new(&self.sizes, rows, threads)
+    pub(crate) fn workspace(&self, rows: usize, wanted: usize, threads: usize) -> Result<Workspace, Error> {
+        let mut workspace = Workspace::new(&self.sizes, rows, threads)?;
+        try_grow("the logits of a model", &mut workspace.logits, wanted * self.vocabulary)?;
+        let inner =
+            self.sizes.feed_forward.max(self.sizes.heads.query * self.sizes.heads.dim).max(self.sizes.width);
+        workspace.quantized.reserve(inner, rows, threads)?;
+        Ok(workspace)
     }
 
     /// Bytes of memory that the weights of a file take: panels, and the tensors that stay as they are.

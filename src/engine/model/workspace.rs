@@ -6,6 +6,10 @@ use super::hyperparameters::Hyperparameters;
 use crate::Error;
 use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
+use crate::memory::try_vec;
+
+/// What takes the memory.
+const WHAT: &str = "the workspace of a model";
 
 /// Activations of up to `rows` rows.
 pub(crate) struct Workspace {
@@ -45,7 +49,7 @@ impl Workspace {
         let heads = sizes.heads;
         let zeros = |count: usize| {
             Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
-                what: "the workspace of a model".to_owned(),
+                what: WHAT.to_owned(),
                 needed_mb: Workspace::bytes(sizes, rows, threads).div_ceil(1 << 20),
                 limit_mb: None,
             })
@@ -66,8 +70,8 @@ impl Workspace {
             sin: row(sizes.rope.pairs())?,
             tiles: zeros(heads.scratch_len(rows) * threads)?,
             quantized: Activations::default(),
-            hidden: Vec::new(),
-            head_input: Vec::new(),
+            hidden: try_vec(WHAT, rows * sizes.width)?,
+            head_input: try_vec(WHAT, rows * sizes.width)?,
             logits: Vec::new(),
         })
     }
@@ -75,7 +79,7 @@ impl Workspace {
     /// Bytes that a workspace takes, apart from logits.
     pub(super) fn bytes(sizes: &Hyperparameters, rows: usize, threads: usize) -> u64 {
         let heads = sizes.heads;
-        let row = 3 * sizes.width
+        let row = 5 * sizes.width
             + 2 * (heads.query + heads.kv) * heads.dim
             // The last one is what activations are quantized to, generously.
             + 3 * sizes.feed_forward

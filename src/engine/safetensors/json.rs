@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -32,7 +31,7 @@ pub(super) fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Er
 /// # Errors
 /// [`Error::ModelFile`], [`Error::CorruptModel`] where it is longer.
 pub(super) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::ModelFile { path: path.into(), source: Arc::new(source) };
+    let failed = |source| Error::reading(path, source);
     // Asked before opening, because opening a named pipe waits for its writer.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(std::io::Error::new(

@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::{Shared, Submission};
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
+use crate::memory;
 use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
 use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
@@ -27,6 +28,8 @@ use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 const MAX_QUEUED_TOKENS: usize = 8192;
 /// Rows of a pass while requests generate, unless its first text has more.
 const SHARED_ROWS: usize = 128;
+/// What they may allocate.
+const STEP_BYTES: usize = 4 << 20;
 /// For how long layers are computed before a step gets its turn. A layer is never cut.
 const SHARED_SLICE: Duration = Duration::from_millis(30);
 /// The same while nothing generates: new texts and cancelled ones are looked for in between.
@@ -136,7 +139,10 @@ impl Encodings {
         generating: bool,
         stop: &dyn Fn() -> bool,
     ) {
-        if let Err(error) = catch(|| self.compute(models, pool, generating, stop)) {
+        let done = memory::watched("the next layers", STEP_BYTES, || {
+            catch(|| self.compute(models, pool, generating, stop))
+        });
+        if let Err(error) = done.and_then(|done| done) {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
             }

@@ -10,12 +10,13 @@ use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
+use crate::memory::{self, Ledger};
 use crate::model::encoder::is_encoder;
 use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, FileId, ModelIdentity, ModelSource, Work};
+use crate::{Error, FileId, Generate, ModelIdentity, ModelSource, Work};
 
 /// Most rows of one forward pass that belong to prompts.
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
@@ -44,10 +45,11 @@ pub(super) struct Settings {
     max_running: usize,
     pub(super) threads: usize,
     pub(super) instructions: Instructions,
+    pub(super) memory: Arc<Ledger>,
 }
 
 impl Settings {
-    pub(super) fn of(config: &Config) -> Settings {
+    pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
         let max_running = config.max_running.max(1);
         Settings {
             context_length: config.context_length,
@@ -55,6 +57,7 @@ impl Settings {
             max_running,
             threads: config.compute_threads(),
             instructions: config.instructions,
+            memory: Arc::clone(memory),
         }
     }
 }
@@ -92,6 +95,14 @@ impl Opened {
         Ok(Opened { gguf, file, bytes })
     }
 }
+
+/// What takes the memory.
+const PLAN: &str = "tokenizing the request";
+/// What a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as long as the text.
+const PLAN_BYTES_PER_BYTE: usize = 48;
+/// What compiling a constraint may take, as its steps are limited, and what each byte of it adds.
+const COMPILER_BYTES: usize = 32 << 20;
+const CONSTRAINT_BYTES_PER_BYTE: usize = 64;
 
 /// A model of any kind.
 pub(super) enum Any {
@@ -143,11 +154,20 @@ pub(super) enum Texts {
 
 impl Texts {
     /// Tokenizes a request and checks that it fits into the context.
-    pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
-        match self {
+    pub(super) fn plan(&self, work: &Work, memory: &Arc<Ledger>) -> Result<Plan, Error> {
+        let constraint = match work {
+            Work::Generate(Generate { constraint: Some(constraint), .. }) => {
+                COMPILER_BYTES + constraint.bytes() * CONSTRAINT_BYTES_PER_BYTE
+            }
+            _ => 0,
+        };
+        let bytes = work.text_bytes().saturating_mul(PLAN_BYTES_PER_BYTE).saturating_add(constraint);
+        // Given back when it is done: what stays is counted with the request.
+        let _held = memory.hold(bytes as u64, PLAN)?;
+        memory::watched(PLAN, bytes, || match self {
             Texts::Decoder(reader) => Plan::new(work, reader),
             Texts::Encoder(reader) => reader.plan(work),
-        }
+        })?
     }
 }
 
@@ -170,8 +190,12 @@ impl Loaded {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
-            workspace: model.workspace(settings.rows, settings.threads)?,
-            grammars: Arc::new(Grammars::new(Arc::clone(&tokenizer), model.vocabulary())),
+            workspace: model.workspace(settings.rows, settings.max_running, settings.threads)?,
+            grammars: Arc::new(Grammars::new(
+                Arc::clone(&tokenizer),
+                model.vocabulary(),
+                Arc::clone(&settings.memory),
+            )),
             model,
             tokenizer,
             context_length: match settings.context_length {

@@ -19,6 +19,7 @@ use super::plan::Plan;
 use super::{Message, Shared, Submission};
 use crate::constraints::Checker;
 use crate::kernels::Pool;
+use crate::memory;
 use crate::model::Loading;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
@@ -26,6 +27,9 @@ use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
 /// is left to itself.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a job takes beside what depends on a model or a text.
+const OPENING_BYTES: usize = 1 << 20;
 
 /// Run first on every thread of the engine.
 pub(super) type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -119,7 +123,10 @@ fn work(
         }
         let report = match job {
             Job::Open(source) => {
-                let opened = catch(|| Opened::new(&source, settings)).and_then(|opened| opened);
+                let opened = memory::watched("opening the model", OPENING_BYTES, || {
+                    catch(|| Opened::new(&source, settings)).and_then(|opened| opened)
+                });
+                let opened = opened.and_then(|opened| opened);
                 Report::Opened(source, opened.map(Box::new))
             }
             // On a thread of its own: it may wait for another process, and other models need not.
@@ -130,7 +137,12 @@ fn work(
                 let thread = std::thread::Builder::new().name("st-load".to_owned()).spawn(move || {
                     let _ = catch(|| hook());
                     let stop = || shared.stop.load(Ordering::Acquire);
-                    let loaded = catch(|| load(&wanted, &opened, &hook, &settings, &stop));
+                    // Vocabulary and tables are made of what is not weights; weights and workspaces fail by themselves.
+                    let bytes = opened.gguf.metadata_bytes().saturating_mul(8);
+                    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(OPENING_BYTES);
+                    let loaded = memory::watched("loading the model", bytes, || {
+                        catch(|| load(&wanted, &opened, &hook, &settings, &stop)).and_then(|loaded| loaded)
+                    });
                     let loaded = loaded.and_then(|loaded| loaded);
                     let _ = answers.send(Message::Report(Report::Loaded(wanted, loaded)));
                 });
@@ -139,15 +151,22 @@ fn work(
                         loads.push(thread);
                         continue;
                     }
-                    Err(error) => Report::Loaded(source, Err(no_thread(&error))),
+                    Err(error) => Report::Loaded(source, Err(Error::no_thread(&error))),
                 }
             }
             Job::Plan { number, work, texts } => {
-                let plan = catch(|| texts.plan(&work)).and_then(|plan| plan);
+                let plan = catch(|| texts.plan(&work, &settings.memory)).and_then(|plan| plan);
                 Report::Planned { number, plan: plan.map(Box::new) }
             }
             Job::Check { submission, output, checker } => {
-                let checked = catch(|| check(&output, &checker)).and_then(|checked| checked);
+                let bytes = match &output {
+                    Output::Text { text, .. } => OPENING_BYTES + text.len().saturating_mul(64),
+                    Output::Embedding(_) | Output::Score(_) => 0,
+                };
+                let checked = memory::watched("the check of the answer", bytes, || {
+                    catch(|| check(&output, &checker)).and_then(|checked| checked)
+                });
+                let checked = checked.and_then(|checked| checked);
                 submission.send(match checked {
                     Ok(()) => EventKind::Done(output),
                     Err(error) => EventKind::Failed(error),
@@ -171,10 +190,6 @@ fn check(output: &Output, checker: &Checker) -> Result<(), Error> {
     }
 }
 
-fn no_thread(error: &std::io::Error) -> Error {
-    Error::Panicked(format!("could not start a thread: {error}"))
-}
-
 /// Loads a model with threads of its own: the engine's compute steps meanwhile.
 fn load(
     source: &ModelSource,
@@ -183,7 +198,8 @@ fn load(
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Any, ModelIdentity), Error> {
-    let pool = Pool::new(settings.threads, settings.instructions, hook).map_err(|error| no_thread(&error))?;
+    let pool =
+        Pool::new(settings.threads, settings.instructions, hook).map_err(|error| Error::no_thread(&error))?;
     let model = Any::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
     model.check_lost()?;

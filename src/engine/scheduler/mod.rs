@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 
 use crate::config::Config;
+use crate::memory::Ledger;
 use crate::{Error, Reply, Request, Standing, Ticket, Work};
 
 pub use models::LoadedModel;
@@ -61,6 +62,7 @@ struct Shared {
     stop: AtomicBool,
     /// The engine thread has ended without being told to.
     gone: AtomicBool,
+    memory: Arc<Ledger>,
     loaded: Arc<Mutex<Vec<LoadedModel>>>,
     statistics: Counters,
 }
@@ -104,7 +106,9 @@ impl Engine {
     /// [`Error::Panicked`] where the system has no more threads.
     pub fn start(config: Config) -> Result<Engine, Error> {
         crate::panic::contain();
-        let shared = Arc::<Shared>::default();
+        crate::memory::prepare();
+        let memory = Ledger::new(config.memory_limit_mb);
+        let shared = Arc::new(Shared { memory, ..Shared::default() });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
         let thread = thread::start(config, Arc::clone(&shared), queue.clone(), messages)?;
@@ -126,8 +130,9 @@ impl Engine {
 
     /// As [`Engine::submit_with`], for somebody in particular.
     pub fn submit_as(&self, request: Request, standing: Standing, reply: Reply, ticket: Ticket) {
-        let submission = Submission::new(request, standing, reply, ticket, Arc::clone(&self.shared));
-        if let Err(error) = validate(&submission.request) {
+        let mut submission = Submission::new(request, standing, reply, ticket, Arc::clone(&self.shared));
+        if let Err(error) = validate(&submission.request).and_then(|()| submission.hold(&self.shared.memory))
+        {
             return submission.fail(error);
         }
         let Some(place) = Place::take(&self.shared, self.capacity) else {
@@ -155,6 +160,11 @@ impl Engine {
     /// How many requests have not begun.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Acquire)
+    }
+
+    /// Says how much memory messages take that are on their way. False if there may not be so much.
+    pub(crate) fn note_buffers(&self, bytes: u64) -> bool {
+        self.shared.memory.note_buffers(bytes)
     }
 
     /// The models that are loaded now.

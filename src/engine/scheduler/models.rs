@@ -7,6 +7,7 @@ use super::encoder::LoadedEncoder;
 use super::loaded::{Any, Loaded, Opened, Texts};
 use super::loader::{Job, Worker};
 use crate::config::Config;
+use crate::memory::Ledger;
 use crate::{Error, ModelIdentity, ModelSource, builtin};
 
 /// Most models that are loaded at the same time.
@@ -59,31 +60,34 @@ pub(super) struct Models {
     loader: Worker,
     /// What [`crate::Engine::loaded_models`] shows.
     listing: Arc<Mutex<Vec<LoadedModel>>>,
-    limit_bytes: u64,
+    memory: Arc<Ledger>,
     idle_timeout: Option<Duration>,
     /// How many were loaded.
     loads: u64,
 }
 
 impl Models {
-    pub(super) fn new(config: &Config, loader: Worker, listing: Arc<Mutex<Vec<LoadedModel>>>) -> Models {
+    pub(super) fn new(
+        config: &Config,
+        loader: Worker,
+        listing: Arc<Mutex<Vec<LoadedModel>>>,
+        memory: Arc<Ledger>,
+    ) -> Models {
         Models {
             loaded: Vec::new(),
             coming: Vec::new(),
             loader,
             listing,
-            limit_bytes: match config.memory_limit_mb {
-                0 => u64::MAX,
-                mb => mb.saturating_mul(1 << 20),
-            },
+            memory,
             idle_timeout: config.model_idle_timeout,
             loads: 0,
         }
     }
 
-    /// Bytes left for keys and values, beside the models and what is reserved already.
+    /// Bytes left for keys and values, beside the models, what requests hold, and what is reserved already.
     pub(super) fn room(&self, reserved: u64) -> u64 {
-        self.limit_bytes.saturating_sub(reserved).saturating_sub(self.bytes())
+        let others = reserved.saturating_add(self.memory.held_bytes()).saturating_add(self.bytes());
+        self.memory.limit_bytes().saturating_sub(others)
     }
 
     /// Bytes of kept blocks that running requests hold.
@@ -108,7 +112,8 @@ impl Models {
         }
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes of models that are there or being loaded.
+    pub(super) fn bytes(&self) -> u64 {
         let coming = self.coming.iter().map(|(_, stage)| match stage {
             Stage::Loading { bytes } => *bytes,
             Stage::Opening | Stage::Opened(_) => 0,
@@ -243,13 +248,13 @@ impl Models {
         opened: Result<Box<Opened>, Error>,
     ) -> Result<(), Error> {
         let opened = opened.and_then(|opened| {
-            if opened.bytes <= self.limit_bytes {
+            if opened.bytes <= self.memory.limit_bytes() {
                 return Ok(opened);
             }
             Err(Error::OutOfMemory {
                 what: format!("model file \"{}\"", opened.gguf.path().display()),
                 needed_mb: opened.bytes.div_ceil(1 << 20),
-                limit_mb: Some(self.limit_bytes >> 20),
+                limit_mb: Some(self.memory.limit_bytes() >> 20),
             })
         });
         let index = self.coming.iter().position(|(coming, _)| coming == source);
@@ -302,14 +307,21 @@ impl Models {
         while bytes > self.room(reserved) {
             let idle = self.loaded.iter().enumerate().filter(|(_, loaded)| !in_use(&loaded.source));
             let Some((oldest, _)) = idle.min_by_key(|(_, loaded)| loaded.used) else {
+                // Where nothing else is there that could end, waiting would be for ever: what waits is what is in the way.
+                if self.bytes() == 0 && reserved == 0 {
+                    return Err(Missing::Failed(Error::OutOfMemory {
+                        what: "the model beside all requests that wait".to_owned(),
+                        needed_mb: bytes.div_ceil(1 << 20),
+                        limit_mb: Some(self.room(0) >> 20),
+                    }));
+                }
                 return Err(Missing::NoRoom);
             };
             self.loaded.remove(oldest);
             self.list();
         }
-        let others =
-            self.bytes().saturating_add(bytes).saturating_add(reserved.saturating_sub(self.held_bytes()));
-        self.trim_prefixes(self.limit_bytes.saturating_sub(others));
+        let others = bytes.saturating_add(reserved.saturating_sub(self.held_bytes()));
+        self.trim_prefixes(self.room(others));
         Ok(())
     }
 

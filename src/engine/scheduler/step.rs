@@ -14,6 +14,7 @@ use super::prefix::Prefixes;
 use super::running::{Running, Slice};
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
+use crate::memory;
 use crate::model::Segment;
 use crate::panic::catch;
 use crate::sampling::Sampler;
@@ -39,6 +40,8 @@ const MAX_GUESSES: usize = 32;
 const FEW_ROWS: usize = 8;
 /// Most requests of such a step.
 const FEW_REQUESTS: usize = 2;
+/// What a step may allocate.
+const STEP_BYTES: usize = 8 << 20;
 /// Logits of a share of the pool's work, and shares of a mask.
 const CHOICES_WORTH: usize = 32_768;
 const MASK_SHARES: usize = 16;
@@ -108,16 +111,13 @@ impl Stepper {
         self.catch_up(running, &source, &mut loaded.prefixes);
         let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
         let parts = plan(running, &source, prefill);
-        let outcome = catch(|| self.compute(running, models, &source, &parts, stop));
-        let mut ended = match outcome {
+        // What is not there before, as workspaces and keys and values are: logits, masks, texts.
+        let outcome = memory::watched("the next token", STEP_BYTES, || {
+            catch(|| self.compute(running, models, &source, &parts, stop))
+        });
+        let mut ended = match outcome.and_then(|ended| ended) {
             Ok(ended) => ended,
-            Err(error) => {
-                let message = match error {
-                    Error::Panicked(message) => message,
-                    other => other.to_string(),
-                };
-                parts.iter().map(|part| (part.index, Err(Error::Panicked(message.clone())))).collect()
-            }
+            Err(error) => parts.iter().map(|part| (part.index, Err(error.clone()))).collect(),
         };
         if let Some(error) = models.lost(&source) {
             // Whatever came of it was computed from zeros.

@@ -10,8 +10,14 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::turns::HIGHEST;
+use crate::memory::{Held, Ledger};
 use crate::panic;
 use crate::{Error, EventKind, Reply, Request, Standing, Ticket};
+
+/// What a request takes beside its texts.
+const REQUEST_BYTES: u64 = 1024;
+/// What a byte of text takes: itself, and a token, as there are at most as many of them as bytes.
+const BYTES_PER_BYTE: u64 = 5;
 
 /// A request with the ends of its lines to those who wait for it.
 pub(super) struct Submission {
@@ -24,6 +30,8 @@ pub(super) struct Submission {
     started: RefCell<Option<EventKind>>,
     /// Whether the last event was sent.
     ended: Cell<bool>,
+    /// The memory that it takes while it waits and runs.
+    held: Option<Held>,
 }
 
 /// One who waits.
@@ -60,7 +68,18 @@ impl Submission {
             listeners: RefCell::new(vec![listener]),
             started: RefCell::new(None),
             ended: Cell::new(false),
+            held: None,
         }
+    }
+
+    /// Reserves the memory that it takes: its texts, and the tokens that become of them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where all requests together would take more than there may be.
+    pub(super) fn hold(&mut self, memory: &Arc<Ledger>) -> Result<(), Error> {
+        let bytes = REQUEST_BYTES + self.request.bytes() as u64 * BYTES_PER_BYTE;
+        self.held = Some(memory.hold(bytes, "what waits in the engine's queue")?);
+        Ok(())
     }
 
     /// Whether the other one asks for the same.

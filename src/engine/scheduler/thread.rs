@@ -68,11 +68,13 @@ pub(super) fn start(
         hook
     };
     let marked = hook(0);
-    let pool = Pool::new(config.compute_threads(), config.instructions, &marked).map_err(no_thread)?;
-    let settings = Settings::of(&config);
+    let pool = Pool::new(config.compute_threads(), config.instructions, &marked)
+        .map_err(|error| Error::no_thread(&error))?;
+    let settings = Settings::of(&config, &shared.memory);
     let worker = |name, stack_bytes, hook: &Hook| {
         let (hook, shared) = (Arc::clone(hook), Arc::clone(&shared));
-        Worker::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone()).map_err(no_thread)
+        Worker::start(name, stack_bytes, hook, settings.clone(), shared, queue.clone())
+            .map_err(|error| Error::no_thread(&error))
     };
     // A step waits for the last of its threads, and these would be in their way for longer than it takes.
     let beside = hook(BESIDE_NICE);
@@ -82,7 +84,7 @@ pub(super) fn start(
         checker: worker("st-check", CHECKER_STACK_BYTES, &beside)?,
     };
     let loader = worker("st-load", STACK_BYTES, &marked)?;
-    let models = Models::new(&config, loader, Arc::clone(&shared.loaded));
+    let models = Models::new(&config, loader, Arc::clone(&shared.loaded), Arc::clone(&shared.memory));
     std::thread::Builder::new()
         .name("st-engine".to_owned())
         .stack_size(pool::STACK_BYTES)
@@ -99,11 +101,7 @@ pub(super) fn start(
                 }
             }
         })
-        .map_err(no_thread)
-}
-
-fn no_thread(error: std::io::Error) -> Error {
-    Error::Panicked(format!("could not start a thread: {error}"))
+        .map_err(|error| Error::no_thread(&error))
 }
 
 /// What a report is about.
@@ -391,6 +389,7 @@ impl EngineThread {
         self.fault("turn");
         self.waiting.retain(|waiting| !waiting.submission.fail_if_cancelled());
         self.suspended.retain(|suspended| !suspended.running.submission.fail_if_cancelled());
+        self.note_memory();
         self.admit_all();
         let computes = !self.running.is_empty() || !self.encodings.is_empty();
         self.stalled = !computes && self.wants_turn();
@@ -407,6 +406,13 @@ impl EngineThread {
         let generating = !self.running.is_empty();
         self.encodings.advance(&mut self.models, self.stepper.pool(), generating, &stop);
         self.drop_lost();
+    }
+
+    /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for them.
+    fn note_memory(&mut self) {
+        let own = self.own_bytes();
+        self.shared.memory.note_others(self.models.bytes() + self.models.held_bytes() + own);
+        self.models.trim_prefixes(self.models.room(own));
     }
 
     /// Unloads models whose files can no longer be read, and fails what was running on them.

@@ -111,6 +111,11 @@ impl Connection {
         self.requests.get_mut(&key).is_some_and(Submitted::read)
     }
 
+    /// Memory that its messages take.
+    pub(super) fn memory(&self) -> u64 {
+        (self.incoming.memory() + self.outgoing.memory()) as u64
+    }
+
     /// A request has ended.
     pub(super) fn ended(&mut self, key: u64) {
         self.requests.remove(&key);

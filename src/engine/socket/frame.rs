@@ -7,6 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::MAX_MESSAGE_BYTES;
+use crate::Error;
+use crate::memory::{try_grow, watched};
+
+/// What takes the memory.
+const MESSAGE: &str = "a message";
 
 /// Length of the length.
 const HEADER_BYTES: usize = 4;
@@ -33,6 +38,7 @@ impl Incoming {
             match (&*stream).read(&mut buffer) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
+                    try_grow(MESSAGE, &mut self.bytes, count).map_err(no_memory)?;
                     self.bytes.extend_from_slice(&buffer[..count]);
                     return Ok(true);
                 }
@@ -61,7 +67,9 @@ impl Incoming {
             self.forget_taken();
             return Ok(None);
         };
-        match postcard::take_from_bytes(message) {
+        // Texts are copied out of it, and nothing else in it is larger than what stands for it.
+        let read = watched(MESSAGE, 2 * length, || postcard::take_from_bytes(message));
+        match read.map_err(no_memory)? {
             Ok((message, [])) => {
                 self.taken += HEADER_BYTES + length;
                 Ok(Some(message))
@@ -75,12 +83,21 @@ impl Incoming {
         self.bytes.len() - self.taken
     }
 
+    /// Memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     fn forget_taken(&mut self) {
         self.bytes.drain(..std::mem::take(&mut self.taken));
         if self.bytes.is_empty() && self.bytes.capacity() > KEPT_BYTES {
             self.bytes = Vec::new();
         }
     }
+}
+
+fn no_memory(error: Error) -> io::Error {
+    io::Error::new(ErrorKind::OutOfMemory, error)
 }
 
 fn malformed() -> io::Error {
@@ -106,11 +123,13 @@ impl Outgoing {
                 format!("a message has more than {} MB", MAX_MESSAGE_BYTES >> 20),
             )
         };
-        let message = postcard::to_allocvec(message).map_err(io::Error::other)?;
+        let message = watched(MESSAGE, KEPT_BYTES, || postcard::to_allocvec(message)).map_err(no_memory)?;
+        let message = message.map_err(io::Error::other)?;
         let length = u32::try_from(message.len()).map_err(|_| too_long())?;
         if message.len() > MAX_MESSAGE_BYTES {
             return Err(too_long());
         }
+        try_grow(MESSAGE, &mut self.bytes, HEADER_BYTES + message.len()).map_err(no_memory)?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(&message);
         Ok(())
@@ -135,6 +154,11 @@ impl Outgoing {
             self.bytes = Vec::new();
         }
         Ok(())
+    }
+
+    /// Memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Bytes that are still to be sent.

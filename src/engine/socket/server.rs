@@ -27,6 +27,9 @@ use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Standing, Tic
 /// Most requests that a connection may have submitted and not got back.
 const MAX_REQUESTS: usize = 1024;
 
+/// Connections whose messages take no more are not closed for want of memory.
+const SMALL_BYTES: u64 = 1 << 20;
+
 /// Serves an engine at a path. Dropping it closes all connections, which cancels what came from them, and removes the path.
 #[derive(Debug)]
 pub struct Server {
@@ -210,6 +213,7 @@ impl Serving {
         };
         broken.extend(self.connections.iter().filter_map(overdue));
         broken.into_iter().for_each(|number| self.close(number));
+        self.count_memory();
         self.accept();
     }
 
@@ -402,6 +406,21 @@ impl Serving {
                 connection.fail(key, Error::InvalidRequest(error.to_string())).map_err(|_| number)
             }
             sent => sent.map_err(|_| number),
+        }
+    }
+
+    /// Counts what messages take that are on their way; where there is no room for them, the connection with the most of them
+    /// ends.
+    fn count_memory(&mut self) {
+        let bytes = self.connections.values().map(Connection::memory).sum();
+        if self.engine.note_buffers(bytes) {
+            return;
+        }
+        let most = self.connections.iter().max_by_key(|(_, connection)| connection.memory());
+        let greatest =
+            most.filter(|(_, connection)| connection.memory() > SMALL_BYTES).map(|(number, _)| *number);
+        if let Some(number) = greatest {
+            self.close(number);
         }
     }
 

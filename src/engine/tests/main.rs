@@ -8,6 +8,12 @@
 use std::process::Command;
 use std::time::Duration;
 
+use steadytext_engine::memory::Allocator;
+
+/// As the extension has it.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
 mod cancel;
 mod constraints;
 mod descriptors;
@@ -20,6 +26,7 @@ mod golden;
 mod load;
 mod loading;
 mod lost_files;
+mod memory;
 mod minilm;
 mod oracle;
 mod panics;

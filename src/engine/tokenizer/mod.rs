@@ -24,6 +24,7 @@ use llguidance::toktrie::SimpleVob;
 
 use crate::Error;
 use crate::gguf::Gguf;
+use crate::memory::{fallible, try_vec};
 use bpe::{Bpe, Scratch};
 use marks::{Mark, Marks};
 use split::Splitter;
@@ -148,7 +149,13 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_parts(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, Error> {
-        let mut text = String::with_capacity(parts.iter().map(|part| part.text().len()).sum());
+        let mut text = String::new();
+        let bytes = parts.iter().map(|part| part.text().len()).sum();
+        fallible(|| text.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory {
+            what: "the text of a request".to_owned(),
+            needed_mb: (bytes as u64).div_ceil(1 << 20),
+            limit_mb: None,
+        })?;
         let mut marks: Vec<Mark> = Vec::new();
         for part in parts {
             let offset = text.len();
@@ -160,7 +167,7 @@ impl Tokenizer {
             }));
             text.push_str(part.text());
         }
-        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        let mut ids = try_vec("the tokens of a request", text.len() / 3 + 1)?;
         let mut scratch = Scratch::default();
         let mut position = 0;
         for mark in marks {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use pgrx::PgSqlErrorCode;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use steadytext_engine::memory::Machine;
 use steadytext_engine::socket::Server;
 use steadytext_engine::{Bell, Config, Engine, Event, Reply};
 
@@ -15,6 +16,7 @@ use crate::pg::bgworker::give_way;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
 use crate::pg::interrupts::{Line, with_signals_blocked};
+use crate::pg::memory::{Offered, shared_buffers};
 use crate::pg::seat;
 
 /// Requests claimed beyond those that run, so that the engine need not wait for the next claim.
@@ -44,6 +46,7 @@ pub(super) struct ChannelSeat {
     told: bool,
     /// Connections whose refusal was told, and when.
     refused: (u64, Option<Instant>),
+    _offered: Option<Offered>,
 }
 
 /// How many requests a worker claims at once.
@@ -74,10 +77,7 @@ impl ChannelSeat {
             queue_capacity: QUEUE_CAPACITY,
             context_length: settings.context_length,
             kv_cache_mb: settings.kv_cache_mb,
-            memory_limit_mb: match settings.memory_limit_mb {
-                0 => machine_memory_mb() * 4 / 5,
-                limit => limit,
-            },
+            memory_limit_mb: memory_limit_mb(settings),
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
@@ -101,6 +101,7 @@ impl ChannelSeat {
                 panics: 0,
                 told: false,
                 refused: (0, None),
+                _offered: Offered::new(),
             })
         })
     }
@@ -196,13 +197,32 @@ fn once(nice: i32) -> Arc<dyn Fn() + Send + Sync> {
     Arc::new(move || once.call_once(|| give_way(nice)))
 }
 
-/// The machine's memory; 0 (no limit) where it cannot be told.
-fn machine_memory_mb() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|kb| kb.parse::<u64>().ok())
-        .map_or(0, |kb| kb / 1024)
+/// How much memory the engine may take, said in the log with what it was computed from; 0 (no limit) where nothing is known.
+fn memory_limit_mb(settings: &EngineSettings) -> u64 {
+    let machine = Machine::read();
+    let shared = shared_buffers();
+    let (limit_mb, why) = match (settings.memory_limit_mb, machine.engine_bytes(shared)) {
+        (0, Some(bytes)) => {
+            let available_mb = machine.available_bytes().unwrap_or(0) >> 20;
+            let whose = match &machine.group {
+                Some((limit, group)) if Some(*limit) == machine.available_bytes() => {
+                    format!("the limit of the control group \"{}\"", group.display())
+                }
+                _ => "the machine's memory".to_owned(),
+            };
+            let why = format!(
+                "four fifths of {available_mb} MB ({whose}), less {} MB of shared_buffers",
+                shared >> 20
+            );
+            (bytes >> 20, why)
+        }
+        (0, None) => (0, String::new()),
+        (set, _) => (set, "pg_steadytext.memory_limit_mb".to_owned()),
+    };
+    let message = match limit_mb {
+        0 => "pg_steadytext's engine may take any amount of memory: the machine's cannot be told".to_owned(),
+        limit_mb => format!("pg_steadytext's engine may take {limit_mb} MB of memory: {why}"),
+    };
+    PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).report(PgLogLevel::LOG);
+    limit_mb
 }

@@ -25,6 +25,7 @@ mod idle;
 mod limits;
 mod locked_rows;
 mod many_parts;
+mod memory;
 mod model_choice;
 mod model_files;
 mod owners;

@@ -5,6 +5,8 @@
 //! IEEE 754.
 
 use super::Instructions;
+use crate::Error;
+use crate::memory::try_grow;
 
 /// Adding 1.5 · 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -46,6 +48,21 @@ impl Activations {
     /// Whether the quants are there in 16 bits too.
     pub(super) fn is_wide(&self) -> bool {
         self.is_wide
+    }
+
+    /// Takes memory for `rows` rows of up to `inputs` values, whatever their blocks, and for so many threads, so that no pass
+    /// has to.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn reserve(&mut self, inputs: usize, rows: usize, threads: usize) -> Result<(), Error> {
+        const WHAT: &str = "the activations of a model";
+        let (values, blocks) = (rows * inputs, rows * inputs.div_ceil(32));
+        try_grow(WHAT, &mut self.quants, values)?;
+        try_grow(WHAT, &mut self.wide, values)?;
+        try_grow(WHAT, &mut self.scales, blocks)?;
+        try_grow(WHAT, &mut self.sums, blocks * SUMS_256.div_ceil(8).max(SUMS_32))?;
+        try_grow(WHAT, &mut self.work, threads * super::WORK)
     }
 
     /// Makes room for `rows` rows of `inputs` values in blocks of `block` (32 or 256), and for wide quants.

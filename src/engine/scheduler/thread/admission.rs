@@ -235,7 +235,7 @@ impl EngineThread {
 
     /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will have, and what the
     /// suspended ones have now.
-    fn own_bytes(&self) -> u64 {
+    pub(super) fn own_bytes(&self) -> u64 {
         let running: u64 = self.running.iter().map(Running::own_bytes).sum();
         let suspended: u64 = self.suspended.iter().map(|suspended| suspended.running.taken_bytes()).sum();
         running + suspended
@@ -438,6 +438,7 @@ impl EngineThread {
         let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
         let (models, helpers) = (&mut self.models, &self.helpers);
         let number = self.planned + 1;
+        let memory = &self.shared.memory;
         let planned = catch(|| {
             models.load(source, &|source| in_use(running, suspended, encodings, source), reserved)?;
             if waiting.planning.is_some() {
@@ -453,7 +454,7 @@ impl EngineThread {
                 }
                 None => {
                     let texts = models.texts(source).ok_or(Missing::NoRoom)?;
-                    texts.plan(&waiting.submission.request.work).map_err(Missing::Failed)
+                    texts.plan(&waiting.submission.request.work, memory).map_err(Missing::Failed)
                 }
             }
         });

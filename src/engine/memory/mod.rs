@@ -1,0 +1,11 @@
+//! Memory: how much there may be ([`Machine`]), what requests take of it (`Ledger`), and what happens where there is none
+//! ([`Allocator`]).
+
+mod allocator;
+mod ledger;
+mod machine;
+
+pub use allocator::{Allocator, is_exhausted, prepare, set_last_resort};
+pub(crate) use allocator::{fallible, try_grow, try_vec, watched};
+pub(crate) use ledger::{Held, Ledger};
+pub use machine::Machine;
