@@ -22,7 +22,7 @@ use super::flight::{self, Flights, Outcome};
 use super::outcomes::Outcomes;
 use super::protocol::{self, Claims, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{request, seat};
+use super::{models, request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
@@ -308,8 +308,9 @@ impl Worker {
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner);
         }
-        let prepared: Vec<_> =
-            requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect();
+        let prepared: Vec<_> = models::looking_once(|| {
+            requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect()
+        });
         let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
         let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
         let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {

@@ -4,7 +4,7 @@
 //! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -59,6 +59,9 @@ pub(super) struct Outcome {
     pub(super) verdict: Verdict,
 }
 
+/// In which order rows get what room there is: by priority, then as they were claimed.
+type Rank = (Reverse<u8>, u64);
+
 /// A request that the engine works on.
 struct Flight {
     held: Held,
@@ -112,6 +115,11 @@ impl Flight {
         self.text.clear();
     }
 
+    /// Its place among the others.
+    fn rank(&self) -> Rank {
+        (Reverse(self.standing.priority), self.order)
+    }
+
     /// Whether nothing more is handed over: it has all, or no more is wanted.
     fn is_closed(&self) -> bool {
         (self.progress.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
@@ -122,6 +130,8 @@ impl Flight {
 #[derive(Default)]
 pub(super) struct Flights {
     flights: HashMap<Held, Flight>,
+    /// Those of which the engine has nothing and that want something, by their order; and some that were that once.
+    waiting: BTreeMap<Rank, Held>,
     /// By the engine's key: the row and the number of the part.
     parts: HashMap<u64, (Held, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its new attempt.
@@ -195,18 +205,21 @@ impl Flights {
             abandoned: false,
             alone,
         };
+        self.waiting.insert(flight.rank(), claimed.held);
         self.flights.insert(claimed.held, flight);
     }
 
     /// The part to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
     /// of which the engine has none.
     pub(super) fn next_part(&mut self, capacity: usize) -> Option<Errand> {
-        let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
-        let flight =
-            open.min_by_key(|flight| (flight.under_way, Reverse(flight.standing.priority), flight.order))?;
-        if flight.under_way > 0 && self.parts.len() >= capacity {
-            return None;
-        }
+        let flight = match self.first_waiting() {
+            Some(held) => self.flights.get_mut(&held)?,
+            None if self.parts.len() >= capacity => return None,
+            None => {
+                let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
+                open.min_by_key(|flight| (flight.under_way, flight.rank()))?
+            }
+        };
         let index = flight.again.pop().or_else(|| flight.progress.take_next())?;
         flight.under_way += 1;
         self.last_key += 1;
@@ -221,6 +234,18 @@ impl Flights {
             work,
         };
         Some(Errand { request, standing: flight.standing, ticket: flight.ticket.clone() })
+    }
+
+    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all rows for each part would
+    /// take the square of their number.
+    fn first_waiting(&mut self) -> Option<Held> {
+        while let Some((_, held)) = self.waiting.pop_first() {
+            let waits = |flight: &Flight| flight.under_way == 0 && !flight.is_closed();
+            if self.flights.get(&held).is_some_and(waits) {
+                return Some(held);
+            }
+        }
+        None
     }
 
     /// Stops work whose row is no longer held.
@@ -311,7 +336,11 @@ impl Flights {
         }
         self.parts.remove(&event.key);
         flight.under_way -= 1;
-        if flight.under_way > 0 || !flight.is_closed() {
+        if flight.under_way == 0 && !flight.is_closed() {
+            self.waiting.insert(flight.rank(), held);
+            return None;
+        }
+        if flight.under_way > 0 {
             return None;
         }
         self.end(held)
@@ -337,6 +366,7 @@ impl Flights {
     pub(super) fn clear(&mut self) -> Vec<Held> {
         let held = self.held();
         self.parts.clear();
+        self.waiting.clear();
         self.flights.drain().for_each(|(_, flight)| {
             flight.ticket.cancel();
             show(&flight, activity::end);

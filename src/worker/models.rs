@@ -3,6 +3,7 @@
 //! Invariant: a request can only name a row of steadytext_models, or the builtin model. Files are named by
 //! administrators, in that table and in the server's settings.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use pgrx::prelude::*;
@@ -62,6 +63,23 @@ impl Task {
 /// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for one whose
 /// file is not there, XX001 for one whose file is known to be another than the registered.
 pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+    let known = KNOWN.with_borrow(|known| {
+        let mut known = known.iter().flatten();
+        known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let resolved = look_for(task, asked, models)?;
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(known) = known {
+            known.push((task, asked.map(str::to_owned), resolved.clone()));
+        }
+    });
+    Ok(resolved)
+}
+
+fn look_for(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),
         Some(name) => registered(task, name, models),
@@ -212,6 +230,28 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgEr
     }
     let found = Resolved::file(&path, name, model.sha256);
     found.check_known().map(|()| found)
+}
+
+/// What was resolved: for what, by which name, to which model.
+type Known = Vec<(Task, Option<String>, Resolved)>;
+
+thread_local! {
+    /// What was resolved since [`looking_once`] began.
+    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, in which files are looked at once, however many requests ask for the same model.
+pub(super) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
+    /// Forgets them however `work` ends.
+    struct Forget;
+    impl Drop for Forget {
+        fn drop(&mut self) {
+            KNOWN.set(None);
+        }
+    }
+    let _forget = Forget;
+    KNOWN.set(Some(Vec::new()));
+    work()
 }
 
 /// Whether there is a model: a GGUF file, or a folder of an encoder.

@@ -9,6 +9,8 @@ use crate::USER;
 
 const CLIENTS: &str = "16";
 const SLICES: usize = 10;
+/// Of a full cache.
+const ENTRIES: usize = 100_000;
 const WORKING_SLICES: usize = 4;
 /// Long enough that what each new session does once (loading functions, planning) hardly counts.
 const SLICE_SECONDS: &str = "4";
@@ -42,7 +44,23 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     let rates = in_turns(cluster, &scripts, WORKING_SLICES);
     report.add("enqueue_working_per_s", rates.enqueue, "1/s");
     report.add("enqueue_working_ratio", rates.ratio, "");
-    session.run("truncate steadytext_queue; drop table bare; checkpoint");
+
+    // None of them answers the request: what is measured is a look that finds nothing.
+    session.run(&format!(
+        "select steadytext_config_set('cache_eviction_enabled', 'false');
+         insert into steadytext_cache (cache_key, prompt, response, request_type, imported)
+         select 'question ' || i, 'question ' || i, repeat(md5(i::text), 5), 'generate', true from generate_series(1, {ENTRIES}) as i"
+    ));
+    session.run("vacuum analyze steadytext_cache");
+    let rates = in_turns(cluster, &scripts, WORKING_SLICES);
+    report.add("enqueue_full_working_ratio", rates.ratio, "");
+    session.run("select steadytext_daemon_stop()");
+    session.wait_for_worker("paused");
+    session.run("truncate steadytext_queue, bare; checkpoint");
+    let rates = in_turns(cluster, &scripts, SLICES);
+    report.add("enqueue_full_per_s", rates.enqueue, "1/s");
+    report.add("enqueue_full_ratio", rates.ratio, "");
+    session.run("truncate steadytext_queue, steadytext_cache; drop table bare; checkpoint");
 }
 
 /// Medians over all slices.

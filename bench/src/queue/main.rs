@@ -41,6 +41,8 @@ plain_insert_per_s        The same with a plain INSERT of the same row into a ta
 enqueue_ratio             Median of the ratios of neighbouring slices.
 enqueue_working_per_s     As enqueue_per_s, while the worker claims and completes what comes, on the same cores.
 enqueue_working_ratio     The ratio in that case.
+enqueue_full_per_s, …     The same beside a cache of 100,000 entries, none of which answers the request; enqueue_full_ratio without, and
+                          enqueue_full_working_ratio with a working worker. Before, the cache is on and empty.
 noop_per_s                20,000 pending requests: requests per second from the first claim to the commit of the last
                           completion; median of three runs.
 
