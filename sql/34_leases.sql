@@ -6,7 +6,7 @@ create function steadytext.extend_leases(
     p_attempts integer[],
     p_lease_seconds integer
 )
-returns table (id bigint, reason text)
+returns table (id bigint, reason text, attempt integer)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -56,7 +56,8 @@ begin
 
     return query
     select g.id,
-        case when q.attempt = g.attempt and q.status = 'cancelled' then 'cancelled' else 'lost' end
+        case when q.attempt = g.attempt and q.status = 'cancelled' then 'cancelled' else 'lost' end,
+        g.attempt
     from unnest(p_ids, p_attempts) as g(id, attempt)
     left join @extschema@.steadytext_queue as q on q.id = g.id
     where (q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing') is not true;

@@ -249,10 +249,12 @@ impl Flights {
     }
 
     /// Stops work whose row is no longer held.
-    pub(super) fn abandon(&mut self, ids: &[i64]) {
-        for flight in self.flights.values_mut().filter(|flight| ids.contains(&flight.held.id)) {
-            flight.abandoned = true;
-            flight.ticket.cancel();
+    pub(super) fn abandon(&mut self, lost: &[Held]) {
+        for held in lost {
+            if let Some(flight) = self.flights.get_mut(held) {
+                flight.abandoned = true;
+                flight.ticket.cancel();
+            }
         }
         self.flights.retain(|_, flight| {
             let gone = flight.abandoned && flight.under_way == 0;

@@ -210,17 +210,19 @@ fn content(row: &spi::Row, request_type: &str, config: &Config) -> Result<Conten
     Ok(Content { prompt: row.get(PROMPT), prompts, params })
 }
 
-/// Extends the leases of what is being worked on; returns the rows that are no longer held.
-pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
+/// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the same row may be held again
+/// by a later one.
+pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> {
     let (ids, attempts) = columns(held);
-    in_queue("extend leases", || {
+    let lost = in_queue("extend leases", || {
         spi::query(
-            "select id from steadytext.extend_leases($1, $2, $3, $4)",
+            "select id, attempt from steadytext.extend_leases($1, $2, $3, $4)",
             vec![worker.into(), ids.into(), attempts.into(), LEASE_SECONDS.into()],
             Mode::ReadWrite,
-            |row| row.get::<i64>(1).unwrap_or_default(),
+            |row| Some(Held { id: row.get(1)?, attempt: row.get(2)? }),
         )
-    })
+    })?;
+    Ok(lost.into_iter().flatten().collect())
 }
 
 /// Gives requests back that were not finished; this costs them no retry. Returns those that could not be given back now.

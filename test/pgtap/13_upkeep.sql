@@ -1,6 +1,6 @@
 -- The protocol: leases, giving back, promotion, outlook, retention, heartbeats.
 \ir setup.psql
-select plan(46);
+select plan(47);
 
 create function pg_temp.claimed(p_count integer)
 returns table (ids bigint[], attempts integer[])
@@ -34,6 +34,10 @@ select results_eq(
     $$ select q.prompt, e.reason from c cross join steadytext.extend_leases('local:a', ids, attempts, 60) as e
        join steadytext_queue as q using (id) order by id $$,
     $$ values ('prompt 1', 'cancelled'), ('prompt 3', 'lost') $$, 'extend: what is no longer held, and why');
+select results_eq(
+    $$ select e.attempt, e.reason from (select id from steadytext_queue where prompt = 'prompt 3') as q
+       cross join steadytext.extend_leases('local:a', array[q.id, q.id], array[1, 2], 60) as e $$,
+    $$ values (1, 'lost') $$, 'extend: a later attempt of the same row goes on');
 select results_eq(
     $$ select e.reason from c cross join steadytext.extend_leases('local:b', ids[2:2], attempts[2:2], 60) as e $$,
     $$ values ('lost') $$, 'extend: another worker holds nothing');
