@@ -6,6 +6,9 @@ use uuid::Uuid;
 /// Memory that rows may cost a worker which refuses them, in kB. A claim of them took 2.5 GB.
 const MOST_FOR_REFUSED_KB: i64 = 300_000;
 
+/// Memory that the texts of users may cost it, in kB: what docs/operations.md says.
+const MOST_FOR_TEXTS_KB: i64 = 4 * (64 + 64) * 1024;
+
 /// The most memory that a process has ever had, in kB.
 fn peak_memory_kb(pid: i32) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
@@ -61,6 +64,34 @@ fn the_worker_keeps_its_memory_whatever_unchecked_rows_hold() {
         "rerank failed P0001 64",
     ];
     assert_eq!(ended, expected);
+}
+
+/// Users may send as much as the settings allow, in each of as many requests as they like.
+#[test]
+fn the_worker_keeps_its_memory_whatever_users_send() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let warm = session.embed("warm up", "");
+    session.answer(warm);
+    let pid = worker(&mut session);
+    session.pause();
+    session.run("create role sender login in role steadytext_user");
+    let mut sender = cluster.session_as("postgres", "sender");
+    // 960 MB of texts, each longer than the model's context: whoever looks at them is soon done.
+    sender.run(
+        "insert into steadytext_queue (request_type, prompts)
+         select 'batch_embed', array_fill(repeat('word ', 12000), array[1000]) from generate_series(1, 16)",
+    );
+    let before = peak_memory_kb(pid);
+    session.run("select steadytext_daemon_start()");
+    steadytext_test_server::wait_until("all of them have ended", || {
+        session
+            .one("select not exists (select from steadytext_queue where status in ('pending', 'processing'))")
+    });
+    assert_eq!(worker(&mut session), pid, "the worker has not ended meanwhile");
+    let after = peak_memory_kb(pid);
+    println!("peak memory of the worker: {before} kB before, {after} kB after 960 MB of texts");
+    assert!(after - before < MOST_FOR_TEXTS_KB, "{before} kB, then {after} kB");
 }
 
 #[test]
