@@ -300,7 +300,7 @@ select is_empty(
     'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 56::bigint,
+    (select count(*) from functions where proname like 'st\_%'), 54::bigint,
     'there are as many twins as functions of the API'
 );
 
