@@ -122,9 +122,12 @@ impl Places {
         // SAFETY: catalog look-ups.
         let numbers = Column::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
         let fits = |(number, kind): (&pg_sys::AttrNumber, Option<pg_sys::Oid>)| {
-            // SAFETY: catalog look-ups. Type vector is not known by its number, but its values are of variable length.
+            // SAFETY: a catalog look-up.
             let of = unsafe { pg_sys::get_atttype(table, *number) };
-            *number > 0 && kind.map_or_else(|| unsafe { pg_sys::get_typlen(of) == -1 }, |kind| kind == of)
+            // Type vector is not known by its number, but its values are of variable length.
+            // SAFETY: a catalog look-up.
+            let is_varying = || unsafe { pg_sys::get_typlen(of) == -1 };
+            *number > 0 && kind.map_or_else(is_varying, |kind| kind == of)
         };
         if !numbers.iter().zip(Column::TYPES).all(fits) {
             return None;
@@ -226,7 +229,7 @@ impl Open {
                 && (*index).indisvalid
                 && (*index).indisready
                 && (*index).indislive
-                && (*(*self.0).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID)
+                && (*(*self.0).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indnkeyatts == 1
                 && *(&raw const (*index).indkey.values).cast::<i16>() == places.number(Column::KeyHash)
         }

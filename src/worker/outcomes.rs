@@ -106,7 +106,7 @@ impl Outcomes {
     /// The database's; what could not be written is kept.
     pub(super) fn store(&mut self, worker: &str, extension: pg_sys::Oid) -> Result<bool, PgError> {
         let now = Instant::now();
-        if !self.due().is_some_and(|due| due <= now) {
+        if self.due().is_none_or(|due| due > now) {
             return Ok(false);
         }
         let (due, waiting): (Vec<_>, Vec<_>) =

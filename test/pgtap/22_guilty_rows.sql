@@ -231,7 +231,8 @@ create unique index mine on steadytext_queue (result) where prompt in ('a', 'b')
 select is(pg_temp.complete(), 'a done, b failed, c done', 'complete: a unique index of the owner''s');
 drop index mine;
 
--- The cache.
+-- The cache. The protocol waits for locks but briefly, and its setting lasts to the end of the transaction.
+set local lock_timeout = 0;
 insert into steadytext_cache (cache_key, prompt, response, request_type)
 select 'k' || i, 'p' || i, 'r', 'generate' from generate_series(1, 5) as i;
 create function public.refuse_p3() returns trigger language plpgsql as $$
