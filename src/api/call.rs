@@ -20,7 +20,7 @@ use steadytext_engine::socket::FromEngine;
 use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
-use super::connection::{Connection, Refusals};
+use super::connection::{Connection, Refusals, no_memory};
 use super::enqueue::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
@@ -371,6 +371,9 @@ impl Call {
         while let Err(error) = sent {
             if error.kind() == io::ErrorKind::InvalidInput {
                 return Err(Failure::from(Error::InvalidRequest(error.to_string())).error);
+            }
+            if error.kind() == io::ErrorKind::OutOfMemory {
+                return Err(no_memory());
             }
             if self.begun || self.attempts >= MOST_ATTEMPTS {
                 return Err(engine_went());

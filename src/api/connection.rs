@@ -67,7 +67,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// 55000 where there is no engine; 53300 where this process has too many open files.
+    /// 55000 where there is no engine; 53300 where this process has too many open files; 53200 where it has no memory.
     pub(super) fn open() -> Result<Connection, PgError> {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;
@@ -80,6 +80,7 @@ impl Connection {
                 match connect() {
                     Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
                     Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
+                    Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),
                     Err(_) => {}
                 }
             }
@@ -103,6 +104,14 @@ fn connect() -> io::Result<Client> {
     let role = privilege::current_user().to_u32();
     let caller = Caller { role, process: std::process::id(), lasting: false };
     Client::connect_as(Path::new(seat::SOCKET), caller)
+}
+
+/// That this session has no memory for what goes to the engine and comes from it.
+pub(super) fn no_memory() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        "the system has no memory for this call's messages to pg_steadytext's engine",
+    )
 }
 
 /// Whether the process, or the system, may open no more files.
