@@ -66,7 +66,7 @@ fn four_hundred_sessions_call_the_engine_of_a_process_with_200_open_files() {
 }
 
 /// Opens so many streams in a session and asks each for its first piece.
-fn open_streams(session: &mut Session, count: usize) -> Result<(), DbError> {
+fn open_streams(session: &mut Session, count: usize) -> Result<(), Box<DbError>> {
     session.run("begin");
     for i in 0..count {
         let opened = session.batch_execute(&format!(
@@ -75,7 +75,7 @@ fn open_streams(session: &mut Session, count: usize) -> Result<(), DbError> {
              fetch 1 from stream_{i}"
         ));
         if let Err(error) = opened {
-            return Err(error.as_db_error().expect("the server answers").clone());
+            return Err(Box::new(error.as_db_error().expect("the server answers").clone()));
         }
     }
     Ok(())
