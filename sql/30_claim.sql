@@ -341,6 +341,7 @@ declare
     v_some bigint[];
     v_taken bigint[] := '{}';
     v_message text;
+    v_hint text;
     v_code text;
 begin
     if cardinality(p_tids) = 0 then
@@ -368,11 +369,11 @@ begin
             v_taken := v_taken || v_some;
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('claimed', q.id, v_message, v_code)
+                perform steadytext.end_guilty('claimed', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = p_tids[v_from];
             end if;

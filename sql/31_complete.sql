@@ -61,6 +61,7 @@ declare
     v_ids bigint[] := '{}';
     v_request_ids uuid[];
     v_message text;
+    v_hint text;
     v_code text;
     v_ended bigint[] := '{}';
     v_outcomes text[] := '{}';
@@ -120,12 +121,12 @@ begin
             where d.status <> 'processing';
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
                 v_ended := v_ended || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty('completed', p_ids[v_from], v_message, v_code);
+                v_outcomes := v_outcomes || steadytext.end_guilty('completed', p_ids[v_from], v_message, v_hint, v_code);
             end if;
         end;
         if v_some <> '{}' then
@@ -211,6 +212,7 @@ declare
     v_some_outcomes text[];
     v_request_ids uuid[];
     v_message text;
+    v_hint text;
     v_code text;
     v_ids bigint[] := '{}';
     v_outcomes text[] := '{}';
@@ -260,12 +262,12 @@ begin
             where e.status <> 'processing';
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
                 v_ids := v_ids || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty('failed', p_ids[v_from], v_message, v_code);
+                v_outcomes := v_outcomes || steadytext.end_guilty('failed', p_ids[v_from], v_message, v_hint, v_code);
             end if;
         end;
         if v_some <> '{}' then

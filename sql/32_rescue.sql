@@ -58,6 +58,7 @@ declare
     v_count integer := 0;
     v_request_ids uuid[];
     v_message text;
+    v_hint text;
     v_code text;
 begin
     if p_live is not null and not steadytext.is_own_worker() then
@@ -135,12 +136,12 @@ begin
             where r.status <> 'processing';
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             v_request_ids := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('rescued', q.id, v_message, v_code)
+                perform steadytext.end_guilty('rescued', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = v_tids[v_from];
             end if;
@@ -198,6 +199,7 @@ declare
     v_some integer;
     v_count integer := 0;
     v_message text;
+    v_hint text;
     v_code text;
 begin
     v_tids := array(
@@ -223,11 +225,11 @@ begin
             get diagnostics v_some = row_count;
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
             v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
-                perform steadytext.end_guilty('tried again', q.id, v_message, v_code)
+                perform steadytext.end_guilty('tried again', q.id, v_message, v_hint, v_code)
                 from @extschema@.steadytext_queue as q
                 where q.ctid = v_tids[v_from];
             end if;

@@ -42,7 +42,7 @@ $$;
 comment on function steadytext.is_transient(text) is
     'Whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
 
-create function steadytext.end_guilty(p_step text, p_id bigint, p_message text, p_code text)
+create function steadytext.end_guilty(p_step text, p_id bigint, p_message text, p_hint text, p_code text)
 returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -64,7 +64,7 @@ begin
             )
             update @extschema@.steadytext_queue as q set
                 status = 'failed',
-                error = left(p_message, 8192),
+                error = left(p_message, 8192) || coalesce(E'\nHINT: ' || left(nullif(p_hint, ''), 8192), ''),
                 error_code = p_code,
                 run_after = null,
                 lease_expires_at = null,
@@ -86,7 +86,7 @@ begin
     return v_outcome;
 end
 $$;
-comment on function steadytext.end_guilty(text, bigint, text, text) is
+comment on function steadytext.end_guilty(text, bigint, text, text, text) is
     'Fails a request for which a step of the protocol has raised an error; outcome failed, refused (it cannot be written at all) or locked (an error about the moment). Called by the functions of the protocol';
 
 create function steadytext.end_suppressed(p_step text, p_ids bigint[])
@@ -97,7 +97,7 @@ as $$
 begin
     return query
     select s.id, steadytext.end_guilty(p_step, s.id,
-        format('A trigger or rule of steadytext_queue kept the request from being %s', p_step), '09000')
+        format('A trigger or rule of steadytext_queue kept the request from being %s', p_step), null, '09000')
     from unnest(p_ids) as s(id);
 end
 $$;

@@ -112,7 +112,7 @@ select set_eq(
         'function steadytext.take_rows(text,tid[],integer)',
         'function steadytext.halves(integer[],timestamp with time zone,boolean)',
         'function steadytext.is_transient(text)',
-        'function steadytext.end_guilty(text,bigint,text,text)',
+        'function steadytext.end_guilty(text,bigint,text,text,text)',
         'function steadytext.end_suppressed(text,bigint[])',
         'function steadytext.note_trouble(text,bigint,oid,text,text)',
         'function steadytext.rows_aside()',
