@@ -14,7 +14,7 @@ use crate::life::Shutdown;
 use crate::models::slow_model;
 use crate::process::{Signal, signal};
 use crate::requests::AUDIT;
-use crate::session::message_of;
+use crate::session::{Session, message_of};
 use crate::wait::{PATIENCE, eventually};
 
 /// Creates the extension in database `postgres` as the storm needs it.
@@ -78,10 +78,14 @@ enum Strike {
     RaiseDeferred,
     /// A transaction holds whatever it can lock; in subtransactions, or not.
     Hold(bool),
+    /// Many sessions call the engine once and stay idle until the next crowd comes.
+    Crowd,
+    /// For a while the engine may not have the memory that a model needs.
+    NoMemory,
 }
 
 /// One round of disturbances, drawn in random order: what matters most is there more than once.
-const STRIKES: [Strike; 28] = [
+const STRIKES: [Strike; 30] = [
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::SEGV),
@@ -110,6 +114,8 @@ const STRIKES: [Strike; 28] = [
     Strike::RaiseDeferred,
     Strike::Hold(false),
     Strike::Hold(true),
+    Strike::Crowd,
+    Strike::NoMemory,
 ];
 
 /// Draws disturbances and carries them out.
@@ -118,11 +124,13 @@ pub(super) struct Storm {
     ledger: Arc<Ledger>,
     /// What is still to come of the current round through [`STRIKES`]: each comes once before any comes twice.
     ahead: Vec<Strike>,
+    /// Idle sessions.
+    crowd: Vec<Session>,
 }
 
 impl Storm {
     pub(super) fn new(random: StdRng, ledger: Arc<Ledger>) -> Self {
-        Storm { random, ledger, ahead: Vec::new() }
+        Storm { random, ledger, ahead: Vec::new(), crowd: Vec::new() }
     }
 
     /// Answers to wait for before the next disturbance: sometimes few, so that it meets a server that is still recovering.
@@ -181,6 +189,18 @@ impl Storm {
                 ),
             ),
             Strike::Hold(nested) => hold(cluster, nested),
+            Strike::Crowd => {
+                self.gather(cluster);
+                Ok(())
+            }
+            Strike::NoMemory => {
+                cluster.configure("pg_steadytext.memory_limit_mb", 1);
+                cluster.reload();
+                meanwhile(cluster);
+                cluster.configure("pg_steadytext.memory_limit_mb", 0);
+                cluster.reload();
+                Ok(())
+            }
             Strike::Pause => insist(cluster, "select steadytext_daemon_stop()", NEVER)
                 .and_then(|()| insist(cluster, "select steadytext_daemon_start()", NEVER)),
         };
@@ -207,6 +227,16 @@ impl Storm {
         Ok(())
     }
 
+    /// A new crowd in the place of the last one. A call that is refused or cut off is part of the game.
+    fn gather(&mut self, cluster: &Cluster) {
+        self.crowd.clear();
+        for _ in 0..CROWD {
+            let mut session = cluster.session("postgres");
+            session.batch_execute("select steadytext_embed('one of many', use_cache => false)").ok();
+            self.crowd.push(session);
+        }
+    }
+
     /// Cancels a part of what is to do, as the superuser.
     fn cancel_requests(&mut self, cluster: &Cluster) -> Result<(), Error> {
         let mut session = cluster.session("postgres");
@@ -219,6 +249,8 @@ impl Storm {
     }
 }
 
+/// Sessions of a crowd: more than a process may open files.
+const CROWD: usize = 300;
 /// Rows that a trigger of the storm's is about.
 const SOME: &str = "hashtext(new.request_id::text) % 4 = 0";
 /// Answers that must come while rows are held or cannot be written.

@@ -39,8 +39,13 @@ pub struct Chaos {
 impl Chaos {
     /// Runs it; `say` is told of each disturbance.
     pub fn run(self, mut say: impl FnMut(&str)) -> Counts {
-        let mut cluster =
-            Options::new().set("restart_after_crash", "on").set("deadlock_timeout", "200ms").start();
+        // Fewer open files than sessions: the engine cannot keep a connection for each of a crowd.
+        let mut cluster = Options::new()
+            .set("restart_after_crash", "on")
+            .set("deadlock_timeout", "200ms")
+            .set("max_connections", 400)
+            .open_files(256)
+            .start();
         disturbance::prepare(&cluster);
         client::note_reference_answers(&cluster);
         let ledger = Arc::new(Ledger::default());
