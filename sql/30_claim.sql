@@ -61,6 +61,7 @@ declare
     v_wrapped boolean;
     v_first boolean;
     v_last oid;
+    v_last_id bigint;
     v_role oid;
     v_id bigint;
     v_roles oid[];
@@ -92,6 +93,7 @@ begin
         v_bound := v_priority - 1;
         v_wrapped := false;
         v_last := v_after;
+        v_last_id := 9223372036854775807;
 
         while v_left > 0 and v_bytes > 0 loop
             -- As many users as there is room for, each found with one descent of the index. With
@@ -103,17 +105,21 @@ begin
                 select q.owner_role, q.id into v_role, v_id
                 from @extschema@.steadytext_queue as q
                 where q.status = 'pending' and q.run_after is null and not q.alone
-                    and q.priority = v_priority and q.owner_role > v_last
+                    and q.priority = v_priority
+                    -- Role 0, which is nobody, has its turn, too.
+                    and (q.owner_role::oid, q.id) > (v_last, v_last_id)
                 order by q.owner_role, q.id
                 limit 1;
                 if not found then
                     exit when v_wrapped;
                     v_wrapped := true;
                     v_last := 0;
+                    v_last_id := 0;
                     continue;
                 end if;
                 exit when v_wrapped and v_role > v_after;
                 v_last := v_role;
+                v_last_id := 9223372036854775807;
                 v_roles := v_roles || v_role;
                 v_ids := v_ids || v_id - 1;
             end loop;
