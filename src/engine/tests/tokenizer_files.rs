@@ -202,7 +202,7 @@ fn a_byte_without_token_is_an_error_that_names_it() {
     let tokenizer = tokenizer(&file);
     assert!(tokenizer.encode("ascii").is_ok());
     match tokenizer.encode("a € sign") {
-        Err(Error::InvalidRequest(reason)) => assert!(reason.contains("0xE2"), "{reason}"),
+        Err(Error::UnreadableText { reason }) => assert!(reason.contains("0xE2"), "{reason}"),
         other => panic!("{other:?}"),
     }
 }
