@@ -26,9 +26,19 @@ struct Running {
 }
 
 fn world(config: Config) -> World {
+    world_of(Spec::tiny(Architecture::Qwen3), config)
+}
+
+/// With a vocabulary of which a token is drawn in some tenths of a millisecond, so that a text takes longer than the engine takes to
+/// tell of its first pieces.
+fn slow_world(config: Config) -> World {
+    world_of(Spec { vocab: 16384, ..Spec::tiny(Architecture::Qwen3) }, config)
+}
+
+fn world_of(spec: Spec, config: Config) -> World {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("model.gguf");
-    write(&Spec { endless: true, context: 8192, ..Spec::tiny(Architecture::Qwen3) }, &path).unwrap();
+    write(&Spec { endless: true, context: 8192, ..spec }, &path).unwrap();
     let config = Config { threads: 1, nice: 0, prefill_rows: vec![64], ..config };
     World {
         engine: Arc::new(Engine::start(config).unwrap()),
@@ -238,7 +248,7 @@ fn a_request_that_is_held_leaves_its_place_to_others_and_goes_on_as_if_nothing_h
 
 #[test]
 fn a_stream_that_nobody_reads_pauses_and_goes_on_when_it_is_read() {
-    let world = world(Config { max_running: 1, ..Config::default() });
+    let world = slow_world(Config { max_running: 1, ..Config::default() });
     let path = world._directory.path().join("socket");
     let server = Server::start_with(&path, Arc::clone(&world.engine), Limits::of(1024)).unwrap();
     let expected = world.submit(of(1, 8), "a stream", 2000).finish().0;
