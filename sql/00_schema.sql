@@ -55,6 +55,16 @@ create schema steadytext;
 comment on schema steadytext is
     'pg_steadytext: the protocol between the queue and its workers, and what tables and views need; no tables';
 
+-- Functions name the target schema as text. Whoever owns that schema could give it another name and put objects of
+-- their own in the place of ours; the library compares this name with the one that the schema bears.
+create function steadytext.installed_schema()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as 'select ''@extschema@''::text';
+comment on function steadytext.installed_schema() is
+    'The schema that CREATE EXTENSION was told, as functions name it';
+
 -- The type vector is in whatever schema its extension was put into, which everybody may be able to write. Statements
 -- that name the type stand between
 --

@@ -70,7 +70,7 @@ declare
     v_taken bigint[];
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     if p_alone then
         v_claimed := steadytext.take_rows(p_worker, array(
             select q.ctid

@@ -67,7 +67,7 @@ declare
     v_outcomes text[] := '{}';
 begin
     perform steadytext.check_worker(p_worker);
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
     select p_embeddings as numbers, p_lists as lists into v_given;
@@ -126,7 +126,8 @@ begin
             v_some := null;
             if v_from = v_to then
                 v_ended := v_ended || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty('completed', p_ids[v_from], v_message, v_hint, v_code);
+                v_outcomes := v_outcomes || steadytext.end_guilty(
+                    'completed', p_ids[v_from], v_message, v_hint, v_code, p_worker, p_attempts[v_from]);
             end if;
         end;
         if v_some <> '{}' then
@@ -218,7 +219,7 @@ declare
     v_outcomes text[] := '{}';
 begin
     perform steadytext.check_worker(p_worker);
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -267,7 +268,8 @@ begin
             v_some := null;
             if v_from = v_to then
                 v_ids := v_ids || p_ids[v_from];
-                v_outcomes := v_outcomes || steadytext.end_guilty('failed', p_ids[v_from], v_message, v_hint, v_code);
+                v_outcomes := v_outcomes || steadytext.end_guilty(
+                    'failed', p_ids[v_from], v_message, v_hint, v_code, p_worker, p_attempts[v_from]);
             end if;
         end;
         if v_some <> '{}' then

@@ -73,7 +73,7 @@ begin
     ) then
         return 0;
     end if;
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     v_max_retries := steadytext.config_integer('max_retries');
 
     -- Rescued rows keep the name of their dead worker until the next claim. That is how a
@@ -212,7 +212,7 @@ begin
     );
     v_ranges := case when v_tids = '{}' then '{}' else array[1, cardinality(v_tids)] end;
     if v_tids <> '{}' then
-        set constraints all immediate;
+        perform steadytext.make_constraints_immediate();
     end if;
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
@@ -358,7 +358,7 @@ begin
             for update skip locked
         );
         if v_tids <> '{}' then
-            set constraints all immediate;
+            perform steadytext.make_constraints_immediate();
             v_ranges := array[1, cardinality(v_tids)];
         end if;
         -- A row that cannot be deleted, as another table refers to it, is left.

@@ -32,6 +32,23 @@ $$;
 comment on function steadytext.halves(integer[], timestamptz, boolean) is
     'What is left to try when the first range of a step has failed, as pairs of ends; called by the functions of the protocol';
 
+-- A deferred trigger runs with the rights of whoever is current when it fires, and the protocol runs as the owner of the
+-- queue. In the worker's transactions only the queue's own triggers are deferred. A worker elsewhere may have deferred
+-- anything in its transaction before it called: there they fire at its COMMIT, as its own.
+create function steadytext.make_constraints_immediate()
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if steadytext.is_own_worker() then
+        set constraints all immediate;
+    end if;
+end
+$$;
+comment on function steadytext.make_constraints_immediate() is
+    'Has deferred constraints of the server''s own worker checked within its step, where their errors are caught; called by the functions of the protocol';
+
 create function steadytext.is_transient(p_code text)
 returns boolean
 language sql immutable
@@ -42,7 +59,9 @@ $$;
 comment on function steadytext.is_transient(text) is
     'Whether an SQLSTATE is about the moment: conflicts, locks, cancels, resources, the disk';
 
-create function steadytext.end_guilty(p_step text, p_id bigint, p_message text, p_hint text, p_code text)
+create function steadytext.end_guilty(
+    p_step text, p_id bigint, p_message text, p_hint text, p_code text, p_worker text default null, p_attempt integer default null
+)
 returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -52,6 +71,13 @@ declare
     v_status text;
     v_outcome text := 'refused';
 begin
+    -- Whoever ends a request must hold it, whatever the error was.
+    if p_worker is not null and not exists (
+        select from @extschema@.steadytext_queue as q
+        where q.id = p_id and q.attempt = p_attempt and q.worker = p_worker and q.status = 'processing'
+    ) then
+        return 'lost';
+    end if;
     if steadytext.is_transient(p_code) then
         v_outcome := 'locked';
     else
@@ -60,6 +86,7 @@ begin
                 select q.id
                 from @extschema@.steadytext_queue as q
                 where q.id = p_id and q.status in ('pending', 'processing')
+                    and (p_worker is null or q.attempt = p_attempt and q.worker = p_worker and q.status = 'processing')
                 for no key update skip locked
             )
             update @extschema@.steadytext_queue as q set
@@ -86,8 +113,8 @@ begin
     return v_outcome;
 end
 $$;
-comment on function steadytext.end_guilty(text, bigint, text, text, text) is
-    'Fails a request for which a step of the protocol has raised an error; outcome failed, refused (it cannot be written at all) or locked (an error about the moment). Called by the functions of the protocol';
+comment on function steadytext.end_guilty(text, bigint, text, text, text, text, integer) is
+    'Fails a request for which a step of the protocol has raised an error; outcome failed, refused (it cannot be written at all), locked (an error about the moment) or lost (p_worker does not hold this attempt). Called by the functions of the protocol';
 
 create function steadytext.end_suppressed(p_step text, p_ids bigint[])
 returns table (id bigint, outcome text)

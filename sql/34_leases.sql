@@ -21,7 +21,7 @@ declare
     v_ranges integer[] := array[1, cardinality(p_ids)];
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     -- Half of a lease left is enough: most calls write nothing. A lease that cannot be written is
     -- left as it is.
     while cardinality(v_ranges) > 0 loop
@@ -81,7 +81,7 @@ declare
     v_ranges integer[] := array[1, cardinality(p_ids)];
 begin
     perform steadytext.check_worker(p_worker);
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         begin
             with held as materialized (

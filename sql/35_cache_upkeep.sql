@@ -20,7 +20,7 @@ declare
     v_given record;
     v_count bigint;
 begin
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     -- As in complete_requests: a field of a record stays packed.
     select p_embeddings as numbers into v_given;
 
@@ -93,7 +93,7 @@ declare
     v_some bigint[];
     v_ids bigint[] := '{}';
 begin
-    set constraints all immediate;
+    perform steadytext.make_constraints_immediate();
     while cardinality(v_ranges) > 0 loop
         begin
             with held as materialized (

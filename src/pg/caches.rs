@@ -31,6 +31,8 @@ pub(crate) struct Installation {
     /// Where answers are kept; `None` in a database whose extension is older than the library.
     pub(crate) cache: Option<CacheTable>,
     tables: [pg_sys::Oid; 4],
+    /// Whether its schema bears the name that its functions know.
+    keeps_its_name: bool,
 }
 
 /// The table steadytext_cache.
@@ -158,6 +160,14 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
         )
         .hint("Run CREATE EXTENSION pg_steadytext.")
     })?;
+    // Its functions name their tables by the schema's name: under that name there may be somebody else's tables now.
+    if !found.keeps_its_name {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the schema of pg_steadytext was renamed to {}", found.schema),
+        )
+        .hint("Give it back the name that steadytext.installed_schema() tells."));
+    }
     watch(&found);
     let found = Rc::new(found);
     CACHED.with_borrow_mut(|cached| cached.installation = Some(found.clone()));
@@ -167,7 +177,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
 fn read_installation() -> Result<Option<Installation>, PgError> {
     spi::query_one(
         "select e.oid, e.extversion::pg_catalog.text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
-                h.oid, k.conindid
+                h.oid, k.conindid,
+                i.prosrc operator(pg_catalog.=) pg_catalog.format('select %L::text', pg_catalog.quote_ident(n.nspname))
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
            join pg_catalog.pg_class q on q.relnamespace operator(pg_catalog.=) n.oid and q.relname operator(pg_catalog.=) 'steadytext_queue'
@@ -175,6 +186,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
            join pg_catalog.pg_class m on m.relnamespace operator(pg_catalog.=) n.oid and m.relname operator(pg_catalog.=) 'steadytext_models'
            join pg_catalog.pg_namespace s on s.nspname operator(pg_catalog.=) 'steadytext'
            join pg_catalog.pg_proc p on p.pronamespace operator(pg_catalog.=) s.oid and p.proname operator(pg_catalog.=) 'claim_requests'
+           left join pg_catalog.pg_proc i on i.pronamespace operator(pg_catalog.=) s.oid and i.proname operator(pg_catalog.=) 'installed_schema'
            left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
            left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
@@ -193,6 +205,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                     .zip(row.get::<pg_sys::Oid>(10))
                     .map(|(table, key_index)| CacheTable { table, key_index }),
                 tables: [oid(5), oid(6), oid(7), oid(9)],
+                keeps_its_name: row.get(11).unwrap_or(true),
             }
         },
     )
@@ -334,8 +347,18 @@ fn empty_if_stale() {
 fn register() {
     if !REGISTERED.replace(true) {
         // SAFETY: the callback lives as long as the library; registered once per process.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0)) };
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
+            let namespaces = pg_sys::SysCacheIdentifier::NAMESPACEOID as i32;
+            pg_sys::CacheRegisterSyscacheCallback(namespaces, Some(schema_changed), pg_sys::Datum::from(0));
+        }
     }
+}
+
+/// The schema may have been renamed. Schemas change seldom, so that it is not asked which.
+#[pg_guard]
+unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    STALE.set(true);
 }
 
 fn watch(installation: &Installation) {

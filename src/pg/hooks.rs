@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::error::PgError;
 use super::restore::{self, Afterwards};
-use super::{catalog, interrupts, privilege, shmem, slots, wake};
+use super::{caches, catalog, interrupts, privilege, shmem, slots, wake};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
 const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,6 +85,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as they are.
     unsafe {
+        keep_schema_name((*statement).utilityStmt);
         make_room_for((*statement).utilityStmt);
         wake_for((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
@@ -105,6 +107,32 @@ unsafe extern "C-unwind" fn process_utility(
         if afterwards != Afterwards::Nothing {
             restore::after(afterwards);
         }
+    }
+}
+
+/// The extension's functions name their tables by their schema, and run as the extension's owner: whoever owns the schema, mostly the owner of
+/// the database, could rename it and put tables of their own in the place of the extension's.
+#[pg_guard]
+unsafe extern "C-unwind" fn keep_schema_name(statement: *mut pg_sys::Node) {
+    // SAFETY: the node's tag says what it is; names are the parser's C strings.
+    let quoted = unsafe {
+        let rename: *mut pg_sys::RenameStmt = statement.cast();
+        if (*statement).type_ != pg_sys::NodeTag::T_RenameStmt
+            || (*rename).renameType != pg_sys::ObjectType::OBJECT_SCHEMA
+            || catalog::extension_oid().is_none()
+        {
+            return;
+        }
+        CStr::from_ptr(pg_sys::quote_identifier((*rename).subname)).to_string_lossy().into_owned()
+    };
+    let Ok(installation) = caches::installation() else { return };
+    if quoted == installation.schema || quoted == "steadytext" {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("schema {quoted} cannot be renamed: it holds the extension pg_steadytext"),
+        )
+        .hint("Create the extension in another schema, CREATE EXTENSION pg_steadytext SCHEMA …, and move what it should keep by pg_dump --data-only.")
+        .raise();
     }
 }
 
