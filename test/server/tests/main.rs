@@ -19,6 +19,7 @@ mod dump;
 mod embeddings;
 mod engine_seat;
 mod errors;
+mod escalation;
 mod extension;
 mod guilty_rows;
 mod harness;

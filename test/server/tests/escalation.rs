@@ -1,0 +1,114 @@
+//! Nothing that others have planted runs with the rights of the extension's owner, also long after the installation.
+
+use steadytext_test_server::{Cluster, Options, Shutdown};
+
+/// Calls of the protocol as a worker elsewhere makes them.
+const PROTOCOL: [&str; 10] = [
+    "steadytext.claim_requests('elsewhere', 1, 60, null, false)",
+    "steadytext.extend_leases('elsewhere', '{1}', '{1}', 60)",
+    "steadytext.release_requests('elsewhere', '{1}', '{1}')",
+    "steadytext.complete_requests('elsewhere', '{1}', '{1}', '{a}', '{}', '{0}')",
+    "steadytext.fail_requests('elsewhere', '{1}', '{1}', '{no}', '{22000}', '{false}')",
+    "steadytext.rescue_requests(null)",
+    "steadytext.promote_requests()",
+    "steadytext.expire_requests(0, 100)",
+    "steadytext.store_answers('{}', '{}', '{}', '{}', '{}', '{}')",
+    "steadytext.count_accesses('{}', '{}', '{}')",
+];
+
+#[test]
+fn deferred_triggers_of_a_worker_elsewhere_run_with_its_own_rights() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("create role elsewhere login in role steadytext_worker");
+    session.pause();
+    // Something to do for each function: a request of a worker that is gone, one that is due, one that has aged.
+    for prompt in ["abandoned", "due", "old"] {
+        session.generate(prompt, "max_tokens => 3");
+    }
+    session.run(
+        "update steadytext_queue set status = 'processing', attempt = 1, worker = 'gone', lease_expires_at = '-infinity'
+         where prompt = 'abandoned';
+         update steadytext_queue set run_after = now() - interval '1 hour' where prompt = 'due';
+         update steadytext_queue set status = 'completed', completed_at = '-infinity' where prompt = 'old'",
+    );
+    let mut elsewhere = cluster.session_as("postgres", "elsewhere");
+    elsewhere.run(
+        "create temporary table ran (as_whom text);
+         create temporary table planted (i int);
+         create function pg_temp.planted() returns trigger language plpgsql as $$
+         begin insert into pg_temp.ran values (current_user); return null; end $$;
+         grant all on ran, planted to public;
+         create constraint trigger planted after insert on planted deferrable initially deferred
+             for each row execute function pg_temp.planted()",
+    );
+    for call in PROTOCOL {
+        elsewhere.run("begin; insert into planted values (1)");
+        elsewhere.run(&format!("select * from {call}"));
+        elsewhere.run("commit");
+    }
+    assert_eq!(
+        elsewhere.list::<String>("select distinct as_whom || ' ' || count(*) from ran group by as_whom"),
+        [format!("elsewhere {}", PROTOCOL.len())]
+    );
+}
+
+#[test]
+fn a_worker_elsewhere_ends_no_request_that_it_does_not_hold_whatever_error_it_makes() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("create role elsewhere login in role steadytext_worker");
+    session.pause();
+    let id = session.generate("of somebody", "max_tokens => 3");
+    let number: i64 = session.one("select id from steadytext_queue");
+    let mut elsewhere = cluster.session_as("postgres", "elsewhere");
+    for call in [
+        format!(
+            "complete_requests('elsewhere', '{{{number}}}', '{{99}}', '{{a}}', '{{1}}', '{{2147483647}}', '{{2}}')"
+        ),
+        format!("fail_requests('elsewhere', '{{{number}}}', '{{99}}', '{{no}}', '{{22000}}', '{{false}}')"),
+    ] {
+        let outcomes: Vec<String> = elsewhere.list(&format!("select outcome from steadytext.{call}"));
+        assert_eq!(outcomes, ["lost"], "{call}");
+        assert_eq!(session.request(id).status, "pending", "{call}");
+    }
+}
+
+#[test]
+fn the_schema_of_the_extension_keeps_its_name_whoever_owns_it() {
+    let mut cluster = Options::new().without_preload().start();
+    let mut session = cluster.session("postgres");
+    session.run("create role dev login");
+    session.run("create database devs owner dev");
+    let mut inside = cluster.session("devs");
+    inside.create_extension();
+    let rename = "alter schema public rename to elsewhere";
+    // Without the library nobody stops the owner of the database.
+    cluster.session_as("devs", "dev").run(rename);
+    drop((session, inside));
+    cluster.stop(Shutdown::Fast);
+    cluster.configure("shared_preload_libraries", "pg_steadytext");
+    cluster.start();
+    // Nothing runs under the name that is somebody else's now.
+    let mut dev = cluster.session_as("devs", "dev");
+    dev.run(
+        "create schema public;
+         create table public.steadytext_config (key text, value jsonb);
+         create function public.planted() returns boolean language plpgsql as $$
+         begin raise log 'planted code ran as %', current_user; return true; end $$;
+         create view public.steadytext_queue as select 'pending'::text as status where public.planted()",
+    );
+    cluster.wait_for_log(0, "the schema of pg_steadytext was renamed to elsewhere");
+    let mut session = cluster.session("devs");
+    let error = session.error("select elsewhere.steadytext_generate_async('x')");
+    assert_eq!(error.code().code(), "55000", "{error:?}");
+    assert!(!cluster.log().contains("planted code ran as postgres"));
+    dev.run("drop schema public cascade; alter schema elsewhere rename to public");
+    let id = session.generate("it goes on", "max_tokens => 3");
+    session.answer(id);
+    // From now on it stays.
+    for session in [&mut dev, &mut session] {
+        let error = session.error(rename);
+        assert_eq!(error.code().code(), "0A000", "{error:?}");
+    }
+}
