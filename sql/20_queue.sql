@@ -180,6 +180,13 @@ alter table @extschema@.steadytext_queue set (
 -- owner of the table, whom it does not bind.
 alter table @extschema@.steadytext_queue enable row level security;
 
+create function steadytext.admit_retry()
+returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'admit_retry_wrapper';
+comment on function steadytext.admit_retry() is
+    'Counts a request that is put back to pending, or refuses it as an enqueuing function would where the queue is full';
+
 create policy user_select on @extschema@.steadytext_queue
     for select to steadytext_user
     using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
@@ -193,7 +200,7 @@ create policy user_update on @extschema@.steadytext_queue
     using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
         and status = 'failed')
     with check (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
-        and status = 'pending' and retry_count >= 0);
+        and status = 'pending' and retry_count >= 0 and steadytext.admit_retry());
 comment on policy user_update on @extschema@.steadytext_queue is
     'Users put their own failed requests back to pending, and nothing else';
 create policy admin_select on @extschema@.steadytext_queue

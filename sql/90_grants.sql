@@ -114,6 +114,7 @@ grant execute on function
     steadytext.rerank_params(text, boolean, bigint, text, boolean),
     steadytext.config_integer(text),
     steadytext.config_keys(),
+    steadytext.admit_retry(),
     steadytext.refuse_key(text),
     steadytext.activity(),
     steadytext.worker_state()

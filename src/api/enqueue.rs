@@ -412,6 +412,16 @@ fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
     if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
 }
 
+/// Whether the caller may put one more request back to pending; it is counted then. Called by the policy for such updates, so that
+/// those of the protocol, which no policy binds, pay nothing for it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn admit_retry() -> bool {
+    let role = privilege::current_user();
+    check_queue_length(role, &caches::config().or_raise()).or_raise();
+    pending::retrying(role);
+    true
+}
+
 /// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
 /// transactions enqueue at the same moment. Those who could raise the limit of a role are not bound by it.
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {

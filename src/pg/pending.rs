@@ -90,6 +90,12 @@ pub(crate) fn inserting(role: pg_sys::Oid, id: Option<Uuid>) {
     INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
 }
 
+/// This transaction puts a request of this role back to pending.
+pub(crate) fn retrying(role: pg_sys::Oid) {
+    let new = Inserted { level: transaction::nest_level(), role: role.to_u32(), certain: true, count: 1 };
+    INSERTED.with_borrow_mut(|inserted| add_to(inserted, new));
+}
+
 fn add_to(inserted: &mut Vec<Inserted>, new: Inserted) {
     let same = inserted
         .iter_mut()

@@ -115,6 +115,7 @@ select set_eq(
         'function steadytext.end_guilty(text,bigint,text,text,text,text,integer)',
         'function steadytext.make_constraints_immediate()',
         'function steadytext.installed_schema()',
+        'function steadytext.admit_retry()',
         'function steadytext.end_suppressed(text,bigint[])',
         'function steadytext.note_trouble(text,bigint,oid,text,text)',
         'function steadytext.rows_aside()',

@@ -205,3 +205,24 @@ fn the_counters_come_right_by_themselves_where_triggers_were_switched_off() {
     let mut alice = cluster.session_as("postgres", "alice");
     wait_for_room(&mut alice, 19);
 }
+
+#[test]
+fn requests_that_are_put_back_count_like_new_ones() {
+    const AGAIN: &str =
+        "update steadytext_queue set status = 'pending', retry_count = 0 where status = 'failed'";
+    let (cluster, mut session) = people();
+    let mut bob = cluster.session_as("postgres", "bob");
+    bob.run("select steadytext_embed_batch_async(array_agg(i::text)) from generate_series(1, 30) as i");
+    session.run("update steadytext_queue set status = 'failed', error = 'a failure', completed_at = now()");
+    limit(&mut session, "max_queue_size", 60);
+    limit(&mut session, "max_queue_size_per_role", 20);
+    wait_for_room(&mut bob, 20);
+    let error = bob.error(AGAIN);
+    assert_eq!(error.code().code(), "53400", "{error}");
+    assert_eq!(bob.one::<i64>("select count(*) from steadytext_queue where status = 'failed'"), 30);
+    bob.run(&format!("{AGAIN} and id in (select id from steadytext_queue order by id limit 20)"));
+    assert_eq!(bob.error(AGAIN).code().code(), "53400");
+    // Others have the rest of the queue, and whoever could raise the limit is not bound by it.
+    assert_eq!(room(&mut cluster.session_as("postgres", "alice")), 20);
+    session.run(AGAIN);
+}
