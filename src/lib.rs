@@ -4,6 +4,11 @@
 //! results. This file only wires the parts together: `api` is what SQL calls, `worker` the processes, `pg` everything that
 //! touches PostgreSQL's C side, and the crate `steadytext-engine` the inference.
 
+#![cfg_attr(
+    feature = "noop-engine",
+    allow(dead_code, reason = "a build for benchmarks does without parts of the engine")
+)]
+
 mod api;
 mod cache;
 mod pg;
