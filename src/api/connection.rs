@@ -67,10 +67,12 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// 55000 where there is no engine; 53300 where this process has too many open files; 53200 where it has no memory.
+    /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions connect than the engine can
+    /// accept; 53200 where it has no memory.
     pub(super) fn open() -> Result<Connection, PgError> {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;
+        let mut crowded = false;
         // Another one for the wait, which needs one, too.
         let (Some(descriptor), Some(_spare)) = (Descriptor::acquire(), Descriptor::acquire()) else {
             return Err(too_many_files());
@@ -81,12 +83,19 @@ impl Connection {
                     Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
                     Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
                     Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),
-                    Err(_) => {}
+                    Err(error) => crowded = error.kind() == io::ErrorKind::WouldBlock,
                 }
             }
             if seat::holder().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
                 asked = Some(Instant::now());
                 seat::want();
+            }
+            if Instant::now() >= deadline && crowded {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS,
+                    "too many sessions connect to pg_steadytext's engine at once",
+                )
+                .hint("Try again, with fewer sessions at once."));
             }
             if Instant::now() >= deadline {
                 return Err(PgError::new(

@@ -194,7 +194,7 @@ fn a_database_that_refuses_connections_is_left_alone_and_served_again_afterwards
     let (cluster, mut session) = busy();
     let worker = session.wait_for_worker_of("busy");
     session.run("alter database busy with allow_connections false");
-    session.one::<bool>(&format!("select pg_terminate_backend({worker}, 5000)"));
+    session.one::<bool>(&format!("select pg_terminate_backend({worker}, 120000)"));
     let from = cluster.log().len();
     session.run("create database other");
     cluster.session("other").create_extension();
