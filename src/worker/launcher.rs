@@ -96,7 +96,10 @@ impl Launcher {
         if self.shared.rescan.swap(false, AcqRel) || called || due {
             self.scan();
         }
-        self.note_ended();
+        if self.note_ended() {
+            // Perhaps because its database refuses connections now, or is gone: then it is left alone.
+            self.scan();
+        }
         self.start_missing()
     }
 
@@ -138,8 +141,9 @@ impl Launcher {
         slot.pid.load(SeqCst) != 0 || self.handles.get(&index).is_some_and(|handle| !handle.has_ended())
     }
 
-    /// Draws the consequences of workers that have ended.
-    fn note_ended(&mut self) {
+    /// Draws the consequences of workers that have ended. Whether there were any.
+    fn note_ended(&mut self) -> bool {
+        let mut any = false;
         for (index, slot) in self.shared.slots.iter().enumerate() {
             let database = Oid::from(slot.database.load(Acquire));
             if database == Oid::INVALID {
@@ -156,6 +160,7 @@ impl Launcher {
                 continue;
             }
             if self.handles.remove(&index).is_some() || slot.state() != State::Stopped {
+                any = true;
                 slot.set_state(State::Stopped);
                 match slot.ended() {
                     Ended::NoExtension => known.absent = !known.called,
@@ -171,6 +176,7 @@ impl Launcher {
                 slot.free();
             }
         }
+        any
     }
 
     /// Starts the workers that should run and do not.
