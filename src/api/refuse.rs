@@ -10,6 +10,9 @@ use pgrx::prelude::*;
 use crate::pg::copied;
 use crate::pg::error::PgError;
 
+/// Longest name of a table or column, in characters.
+const MAX_NAME: usize = 63;
+
 /// What a column may hold, where there is more to say than that it must not be NULL.
 fn allowed(column: &str) -> Option<&'static str> {
     match column {
@@ -23,10 +26,12 @@ fn allowed(column: &str) -> Option<&'static str> {
 
 /// Refuses a row because of one of its columns. The CHECK constraints of steadytext_queue and steadytext_cache call it instead of being false.
 #[pg_extern(volatile, parallel_safe)]
-fn refuse_row(table: &str, column: &str) -> bool {
+fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
     // Never shown again: this always ends in an error.
     let _hidden = copied::hide();
-    refusal(table, column).raise()
+    // Every user may call this: no more than a name goes into the message and the log.
+    let name = |given: Option<&str>| given.unwrap_or_default().chars().take(MAX_NAME).collect::<String>();
+    refusal(&name(table), &name(column)).raise()
 }
 
 /// BEFORE INSERT FOR EACH ROW, of rows without an id: what fails before any CHECK.

@@ -52,9 +52,11 @@ fn warn_of(name: &CStr) {
         is_new
     });
     if is_new {
+        // What is longer than a name can be is no name, and anybody may send it.
+        let shown: String = name.to_string_lossy().chars().take(pg_sys::NAMEDATALEN as usize - 1).collect();
         PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("role \"{}\" does not exist: its requests belong to nobody", name.to_string_lossy()),
+            format!("role \"{shown}\" does not exist: its requests belong to nobody"),
         )
         .hint("Administrators see them. Create roles before you restore what belongs to them.")
         .report(PgLogLevel::WARNING);
