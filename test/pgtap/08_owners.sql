@@ -1,6 +1,6 @@
 -- Whose a row is: it goes by the role, whatever that is called.
 \ir setup.psql
-select plan(31);
+select plan(33);
 
 -- The type.
 select is('st_alice'::steadytext.role_id::oid, 'st_alice'::regrole::oid, 'a name is read as the number of its role');
@@ -61,6 +61,13 @@ select is(pg_temp.run_as('st_root', format('select steadytext_cancel_async(%L)',
 select throws_ok(
     $$ select pg_temp.run_as('st_alicia', 'insert into steadytext_queue (request_type, prompt, owner_role) values (''generate'', ''x'', ''st_bob'')') $$,
     '42501', null, 'nobody enqueues in the name of another');
+
+-- What everybody may call says no more than a name is long.
+select throws_ok(
+    $$ select steadytext.refuse_row(repeat('a', 100000), repeat('b', 100000)) $$, '23502',
+    format('column "%s" of "%s" must not be NULL', repeat('b', 63), repeat('a', 63)), 'refuse_row: long names are cut');
+select throws_ok(
+    $$ select steadytext.refuse_row(null, null) $$, '23502', 'column "" of "" must not be NULL', 'refuse_row: no names');
 
 select * from finish();
 rollback;
