@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ $# -eq 0 ]; then set -- bench/out/*.tsv; fi
-processor=$(sed -nE 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
+processor=$(sed -nE 's/^model name[^:]*: *//p' /proc/cpuinfo | sed -n 1p)
 flags=$(grep -m 1 '^flags' /proc/cpuinfo | grep -oE '\b(avx2|avx512_vnni|avx_vnni)\b' | sort -u | paste -sd ' ')
 memory=$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)
 echo "# $(date +%Y-%m-%d), ${processor:-$(uname -m)}"

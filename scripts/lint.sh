@@ -80,8 +80,8 @@ misnamed_fragments() {
 # fragment changes it but around statements that name the type vector, and what is made is closed before it is granted.
 open_scripts() {
     local script opening='set local search_path = pg_catalog, pg_temp;'
-    for script in $(files '^sql/' | head -n 1) $(files '^migrations/.*\.sql$'); do
-        grep -vE '^[[:space:]]*(--|\\|$)' "$script" | head -n 1 | grep -qxF "$opening" ||
+    for script in $(files '^sql/' | sed -n 1p) $(files '^migrations/.*\.sql$'); do
+        [ "$(awk '!/^[[:space:]]*(--|\\|$)/ && !found++ { print }' "$script")" = "$opening" ] ||
             echo "$script does not begin with: $opening"
     done
     for script in $(files '^migrations/.*\.sql$'); do

@@ -115,7 +115,7 @@ debian_mirror() {
     local mirror
     # shellcheck disable=SC2016
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
-        sort -u | head -n 1)
+        sort -u | sed -n 1p)
     printf '%s\n' "${mirror:-http://deb.debian.org/debian}"
 }
 
@@ -157,7 +157,7 @@ if [ -z "$major" ]; then
     have apt-get || die "no PostgreSQL server found, and no apt-get to install one: set PG_CONFIG"
     apt update
     updated=yes
-    major=$(apt-cache depends postgresql | sed -nE 's/^ *Depends: postgresql-([0-9]+)$/\1/p' | head -n 1)
+    major=$(apt-cache depends postgresql | sed -nE 's/^ *Depends: postgresql-([0-9]+)$/\1/p' | sed -n 1p)
     [ -n "$major" ] || die "the platform offers no package postgresql"
 fi
 
