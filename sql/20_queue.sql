@@ -5,6 +5,26 @@
 -- steadytext.check_request(), and what must hold for every row, however it was written, is in
 -- one CHECK that is never false: it raises an error of its own. NOT NULL is part of it, but
 -- for the id, of which an identity and a primary key demand it; check_request() sees to that.
+-- A CHECK is stored as text and parsed in every statement that writes: it is one call.
+
+create function steadytext.check_queue_row(
+    request_id uuid,
+    request_type text,
+    created_at timestamptz,
+    owner_role steadytext.role_id,
+    alone boolean,
+    priority integer,
+    status text,
+    retry_count integer,
+    attempt integer,
+    max_retries integer
+)
+returns boolean
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'check_queue_row_wrapper';
+comment on function steadytext.check_queue_row(
+    uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer
+) is 'True, or an error that names the column which must not hold what it does; the CHECK of steadytext_queue';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 create table @extschema@.steadytext_queue (
@@ -38,32 +58,8 @@ create table @extschema@.steadytext_queue (
     error_code text,
     alone boolean default false,
     constraint steadytext_queue_request_id_key unique (request_id),
-    constraint steadytext_queue_row_check check (
-        case
-            when request_id is not null and request_type is not null and created_at is not null
-                and owner_role is not null and alone is not null
-                and priority operator(pg_catalog.>=) 1 and priority operator(pg_catalog.<=) 10
-                and status operator(pg_catalog.=) any (
-                    array['pending', 'processing', 'completed', 'failed', 'cancelled'])
-                and retry_count operator(pg_catalog.>=) 0 and attempt operator(pg_catalog.>=) 0
-                and (max_retries is null
-                    or max_retries operator(pg_catalog.>=) 0 and max_retries operator(pg_catalog.<=) 100)
-            then true
-            else steadytext.refuse_row('steadytext_queue', case
-                when request_id is null then 'request_id'
-                when request_type is null then 'request_type'
-                when created_at is null then 'created_at'
-                when owner_role is null then 'owner_role'
-                when alone is null then 'alone'
-                when (priority operator(pg_catalog.>=) 1
-                    and priority operator(pg_catalog.<=) 10) is not true then 'priority'
-                when (retry_count operator(pg_catalog.>=) 0) is not true then 'retry_count'
-                when (attempt operator(pg_catalog.>=) 0) is not true then 'attempt'
-                when max_retries operator(pg_catalog.<) 0
-                    or max_retries operator(pg_catalog.>) 100 then 'max_retries'
-                else 'status'
-            end)
-        end)
+    constraint steadytext_queue_row_check check (steadytext.check_queue_row(
+        request_id, request_type, created_at, owner_role, alone, priority, status, retry_count, attempt, max_retries))
 );
 set local search_path = pg_catalog, pg_temp;
 

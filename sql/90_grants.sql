@@ -102,6 +102,8 @@ grant execute on function
     steadytext.new_request_id(),
     steadytext.current_role_id(),
     steadytext.refuse_row(text, text),
+    steadytext.check_queue_row(
+        uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean),

@@ -29,7 +29,8 @@ const MAX_LABEL_BYTES: usize = 1024;
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
 const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank or batch_rerank.";
-const MAX_RETRIES_LIMIT: i32 = 100;
+/// Most retries that a request may ask for.
+pub(super) const MAX_RETRIES_LIMIT: i32 = 100;
 
 type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
 

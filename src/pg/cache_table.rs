@@ -169,13 +169,6 @@ pub(crate) fn find(
         if !index.is_key_of(&relation, &places) {
             return None;
         }
-        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
-        // parallel query the query's own must do.
-        let snapshot = match in_parallel_query() {
-            true => pg_sys::GetActiveSnapshot(),
-            false => pg_sys::GetLatestSnapshot(),
-        };
-        let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
         pg_sys::ScanKeyInit(
             &mut scan_key,
@@ -184,6 +177,17 @@ pub(crate) fn find(
             pg_sys::Oid::from(pg_sys::F_BYTEAEQ),
             key,
         );
+        // Most requests are new: whether the index knows the key at all is asked without a snapshot.
+        if !index.has(&relation, &scan_key) {
+            return None;
+        }
+        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
+        // parallel query the query's own must do.
+        let snapshot = match in_parallel_query() {
+            true => pg_sys::GetActiveSnapshot(),
+            false => pg_sys::GetLatestSnapshot(),
+        };
+        let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let scan = pg_sys::systable_beginscan(relation.0, table.key_index, true, snapshot, 1, &mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
         let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, places });
@@ -232,6 +236,28 @@ impl Open {
                 && (*(*self.0).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indnkeyatts == 1
                 && *(&raw const (*index).indkey.values).cast::<i16>() == places.number(Column::KeyHash)
+        }
+    }
+}
+
+impl Open {
+    /// Whether the index has an entry of this key, of whatever version of a row. The key names the table's column, which is the first
+    /// of the index.
+    fn has(&self, table: &Open, key: &pg_sys::ScanKeyData) -> bool {
+        let mut key = *key;
+        key.sk_attno = 1;
+        // SAFETY: both are open and locked; no tuple is fetched, so that it does not matter which ones the snapshot would show.
+        unsafe {
+            let snapshot = &raw mut pg_sys::SnapshotAnyData;
+            #[cfg(not(feature = "pg18"))]
+            let scan = pg_sys::index_beginscan(table.0, self.0, snapshot, 1, 0);
+            #[cfg(feature = "pg18")]
+            let scan = pg_sys::index_beginscan(table.0, self.0, snapshot, std::ptr::null_mut(), 1, 0);
+            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            let entry = pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let found = !entry.is_null();
+            pg_sys::index_endscan(scan);
+            found
         }
     }
 }

@@ -406,6 +406,9 @@ impl Worker {
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
         }
+        if self.due.pace > Instant::now() {
+            until = until.min(self.due.pace);
+        }
         if let Some(due) = self.recount.due(self.slot) {
             until = until.min(due);
         }

@@ -38,6 +38,8 @@ pub(super) struct Due {
     retry: Option<Instant>,
     changes_seen: u64,
     pub(super) claim: Instant,
+    /// Before this, nothing is claimed unless it is urgent.
+    pub(super) pace: Instant,
     pub(super) notified: Option<Instant>,
     pub(super) last_notified_claim: Option<Instant>,
     pub(super) heartbeat: Instant,
@@ -59,6 +61,7 @@ impl Due {
             retry: None,
             changes_seen: slot.changes.load(Acquire),
             claim: now,
+            pace: now,
             notified: None,
             last_notified_claim: None,
             heartbeat: now,

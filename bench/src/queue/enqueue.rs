@@ -25,6 +25,8 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     session.run(&format!(
         "create table bare (like steadytext_queue including all);
          grant insert, select on bare to {USER};
+         select steadytext_config_set('max_queue_size', '1000000000');
+         select steadytext_config_set('max_queue_size_per_role', '1000000000');
          select steadytext_daemon_stop()"
     ));
     session.wait_for_worker("paused");

@@ -2,7 +2,7 @@
 //! which the engine makes room.
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{RETRY_INTERVAL, Worker};
 use crate::worker::{protocol, seat};
@@ -14,6 +14,13 @@ const BACKLOG_FACTOR: usize = 8;
 const MAX_BYTES: usize = 64 << 20;
 /// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
 const URGENT_ROOM: usize = 16;
+/// While many enqueue at once, a claim begins no sooner than so many times what the last one took: larger claims cost less for each request,
+/// and leave more of the processors to those who enqueue.
+const PACE: u32 = 4;
+/// However long it took.
+const LONGEST_PACE: Duration = Duration::from_millis(50);
+/// Fewer requests in a claim are not many.
+const PACED_CLAIM: usize = 8;
 /// No commit need wake the worker: above the highest priority.
 const DEAF: u32 = 11;
 
@@ -52,7 +59,11 @@ impl Worker {
     /// Claims what the engine has room for. True: look at the engine again at once.
     pub(super) fn claim(&mut self) -> bool {
         let now = Instant::now();
-        let Appetite { room, urgent_room, least } = self.appetite();
+        let Appetite { room, urgent_room, mut least } = self.appetite();
+        let paced = least == 0 && now < self.due.pace;
+        if paced {
+            least = DEAF;
+        }
         // In this order, and the other way round in the commit: then no wake is missed.
         let before = self.slot.deaf_below.swap(least, SeqCst);
         let wakes = self.slot.wakes.load(SeqCst);
@@ -60,6 +71,9 @@ impl Worker {
         // What was committed before the threshold was this low did not count. A claim takes the most urgent, so that nothing
         // which was there then is more urgent than what it has taken.
         self.maybe_urgent |= least != before && wakes != self.wakes_seen;
+        if paced {
+            return false;
+        }
         let notified = self.due.notified.is_some_and(|at| now >= at);
         if least > 0 {
             if notified {
@@ -91,7 +105,12 @@ impl Worker {
         let bytes = self.bytes_left();
         self.due.busy();
         match protocol::claim(self.extension.extension, &self.id, limit, self.after_role, alone, 1, bytes) {
-            Ok(claims) => self.submit(claims, limit, alone, bytes),
+            Ok(claims) => {
+                if (PACED_CLAIM..limit).contains(&claims.requests.len()) {
+                    self.due.pace = now + (now.elapsed() * PACE).min(LONGEST_PACE);
+                }
+                self.submit(claims, limit, alone, bytes)
+            }
             Err(error) => {
                 self.due.claim = Instant::now() + RETRY_INTERVAL;
                 self.maybe_more = true;

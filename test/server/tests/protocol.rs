@@ -97,3 +97,25 @@ fn leases_have_bounds_and_a_worker_elsewhere_works_within_them() {
     remote.run("select steadytext.record_heartbeat('elsewhere-1', 'host-1', 'running', '2.0.0', '[]', 0, 0, 1, 0, 0)");
     assert_eq!(remote.one::<i32>("select steadytext.rescue_requests(null)"), 0);
 }
+
+/// An index entry of a row that has a MultiXact is never marked as dead, so that each claim would walk over those of all before it.
+#[test]
+fn claiming_and_completing_leave_no_multixact() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("create extension pageinspect");
+    session.pause();
+    let ids: Vec<_> =
+        (0..20).map(|n| session.generate(&format!("question {n}"), "max_tokens => 1")).collect();
+    session.run("select steadytext_daemon_start()");
+    for id in ids {
+        session.answer(id);
+    }
+    // HEAP_XMAX_IS_MULTI is 0x1000. Of each request there are the pending version, the claimed one and the one with the answer.
+    let versions = "from generate_series(0, pg_relation_size('steadytext_queue') / 8192 - 1) as page,
+         heap_page_items(get_raw_page('steadytext_queue', page::int)) as item
+         where item.t_infomask is not null";
+    assert!(session.one::<i64>(&format!("select count(*) {versions}")) >= 20);
+    let multi = format!("select count(*) {versions} and item.t_infomask & 4096 <> 0");
+    assert_eq!(session.one::<i64>(&multi), 0);
+}
