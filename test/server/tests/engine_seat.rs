@@ -102,7 +102,7 @@ fn the_seat_passes_on_and_what_others_had_in_flight_is_neither_lost_nor_counted_
     let (mut holder, mut other) = by_seat(first, second);
     other.audit();
     let ids: Vec<Uuid> = (0..5)
-        .map(|i| other.generate(&format!("in flight {i}"), "model => 'slow', max_tokens => 250"))
+        .map(|i| other.generate(&format!("in flight {i}"), "model => 'slow', max_tokens => 800"))
         .collect();
     let cancelled = other.generate("cancelled between two engines", endless_text());
     other.wait_for_tokens(ids[0]);
@@ -128,7 +128,7 @@ fn the_database_whose_worker_runs_the_engine_can_be_dropped_while_others_use_it(
     let (mut holder, mut other) = by_seat(first, second);
     let database: String = holder.one("select current_database()::text");
     drop(holder);
-    let id = other.generate("goes on", "model => 'slow', max_tokens => 250");
+    let id = other.generate("goes on", "model => 'slow', max_tokens => 800");
     other.wait_for_tokens(id);
     let mut session = cluster.session("postgres");
     wait_until("nobody else is there", || {
@@ -149,7 +149,7 @@ fn new_settings_start_one_new_engine() {
     let before = processes_with(&mut first, "st-engine");
     assert_eq!(before.len(), 1);
     let ids = [&mut first, &mut second]
-        .map(|session| session.generate("across the change", "model => 'slow', max_tokens => 200"));
+        .map(|session| session.generate("across the change", "model => 'slow', max_tokens => 800"));
     first.wait_for_tokens(ids[0]);
     second.wait_for_tokens(ids[1]);
     cluster.configure("pg_steadytext.max_running", 3);
@@ -173,7 +173,7 @@ fn an_engine_that_fails_whatever_it_does_is_started_anew_in_the_same_process_and
     slow_model(&cluster, &mut session);
     let worker = session.worker_pid();
     let fault = cluster.data().join("pg_stat_tmp/pg_steadytext.fault");
-    let first = session.generate("it has begun", "model => 'slow', max_tokens => 300");
+    let first = session.generate("it has begun", "model => 'slow', max_tokens => 800");
     session.wait_for_tokens(first);
     let others: Vec<Uuid> = (0..5)
         .map(|i| session.generate(&format!("in the engine's queue {i}"), "model => 'slow', max_tokens => 3"))
