@@ -243,15 +243,3 @@ end
 $$;
 comment on function @extschema@.steadytext_config_set(text, text) is
     'Changes a setting of this database; NULL brings the built-in value back. For members of steadytext_admin';
-
-create function @extschema@.st_config_get(key text)
-returns text
-language sql stable parallel safe strict
-return @extschema@.steadytext_config_get(key);
-comment on function @extschema@.st_config_get(text) is 'Short for steadytext_config_get';
-
-create function @extschema@.st_config_set(key text, value text)
-returns void
-language sql volatile
-return @extschema@.steadytext_config_set(key, value);
-comment on function @extschema@.st_config_set(text, text) is 'Short for steadytext_config_set';

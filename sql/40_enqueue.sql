@@ -106,38 +106,3 @@ end
 $$;
 comment on function steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean) is
     'The params of an embed request: what differs from the defaults';
-
-create function @extschema@.st_generate_async(
-    prompt text,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    eos_string text default '[EOS]',
-    model text default null,
-    size text default null,
-    temperature double precision default 0,
-    priority bigint default 5
-)
-returns uuid
-language sql volatile
-return @extschema@.steadytext_generate_async(
-    prompt, max_tokens, use_cache, seed, eos_string, model, size, temperature, priority);
-comment on function @extschema@.st_generate_async(
-    text, bigint, boolean, bigint, text, text, text, double precision, bigint
-) is 'Short for steadytext_generate_async';
-
-create function @extschema@.st_embed_async(
-    text_input text,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    priority bigint default 5,
-    mode text default null,
-    task text default null,
-    truncate boolean default false
-)
-returns uuid
-language sql volatile
-return @extschema@.steadytext_embed_async(text_input, use_cache, seed, model, priority, mode, task, truncate);
-comment on function @extschema@.st_embed_async(text, boolean, bigint, text, bigint, text, text, boolean) is
-    'Short for steadytext_embed_async';

@@ -97,38 +97,3 @@ comment on function @extschema@.steadytext_embed_batch_async(
     text[], boolean, bigint, text, bigint, text, text, boolean
 ) is
     'Enqueues one embedding per text and returns the request ids in the order of the texts; an empty text fails alone';
-
-create function @extschema@.st_generate_batch_async(
-    prompts text[],
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    eos_string text default '[EOS]',
-    model text default null,
-    size text default null,
-    temperature double precision default 0,
-    priority bigint default 5
-)
-returns uuid[]
-language sql volatile
-return @extschema@.steadytext_generate_batch_async(
-    prompts, max_tokens, use_cache, seed, eos_string, model, size, temperature, priority);
-comment on function @extschema@.st_generate_batch_async(
-    text[], bigint, boolean, bigint, text, text, text, double precision, bigint
-) is 'Short for steadytext_generate_batch_async';
-
-create function @extschema@.st_embed_batch_async(
-    texts text[],
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    priority bigint default 5,
-    mode text default null,
-    task text default null,
-    truncate boolean default false
-)
-returns uuid[]
-language sql volatile
-return @extschema@.steadytext_embed_batch_async(texts, use_cache, seed, model, priority, mode, task, truncate);
-comment on function @extschema@.st_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean) is
-    'Short for steadytext_embed_batch_async';

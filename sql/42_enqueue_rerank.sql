@@ -94,37 +94,3 @@ $$;
 comment on function @extschema@.steadytext_rerank_batch_async(
     text[], text[], text, boolean, bigint, text, bigint, boolean
 ) is 'Enqueues one ranking of the same documents per query and returns the request ids in the order of the queries';
-
-create function @extschema@.st_rerank_async(
-    query text,
-    documents text[],
-    task text default
-        'Given a web search query, retrieve relevant passages that answer the query',
-    return_scores boolean default true,
-    seed bigint default 42,
-    model text default null,
-    priority bigint default 5,
-    truncate boolean default false
-)
-returns uuid
-language sql volatile
-return @extschema@.steadytext_rerank_async(query, documents, task, return_scores, seed, model, priority, truncate);
-comment on function @extschema@.st_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean) is
-    'Short for steadytext_rerank_async';
-
-create function @extschema@.st_rerank_batch_async(
-    queries text[],
-    documents text[],
-    task text default
-        'Given a web search query, retrieve relevant passages that answer the query',
-    return_scores boolean default true,
-    seed bigint default 42,
-    model text default null,
-    priority bigint default 5,
-    truncate boolean default false
-)
-returns uuid[]
-language sql volatile
-return @extschema@.steadytext_rerank_batch_async(queries, documents, task, return_scores, seed, model, priority, truncate);
-comment on function @extschema@.st_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean) is
-    'Short for steadytext_rerank_batch_async';

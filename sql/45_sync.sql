@@ -23,24 +23,6 @@ comment on function @extschema@.steadytext_generate(
     text, bigint, boolean, bigint, text, text, text, double precision, text
 ) is 'Generates a text from a prompt';
 
-create function @extschema@.st_generate(
-    prompt text,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    eos_string text default '[EOS]',
-    model text default null,
-    size text default null,
-    temperature double precision default 0,
-    on_error text default 'error'
-)
-returns text
-language c immutable parallel safe cost 100000
-as 'MODULE_PATHNAME', 'generate_wrapper';
-comment on function @extschema@.st_generate(
-    text, bigint, boolean, bigint, text, text, text, double precision, text
-) is 'Short for steadytext_generate';
-
 create function steadytext.embed(
     text_input text, use_cache boolean, seed bigint, model text, mode text, task text,
     truncate boolean, on_error text
@@ -67,23 +49,7 @@ language sql immutable parallel safe cost 10000
 return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error)::vector;
 comment on function @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text) is
     'Computes the embedding of a text, a passage or (mode query) a query with a task';
-
-create function @extschema@.st_embed(
-    text_input text,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    mode text default null,
-    task text default null,
-    truncate boolean default false,
-    on_error text default 'error'
-)
-returns vector
-language sql immutable parallel safe cost 10000
-return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error)::vector;
 set local search_path = pg_catalog, pg_temp;
-comment on function @extschema@.st_embed(text, boolean, bigint, text, text, text, boolean, text) is
-    'Short for steadytext_embed';
 
 create function @extschema@.steadytext_generate_stream(
     prompt text,
@@ -101,20 +67,3 @@ as 'MODULE_PATHNAME', 'generate_stream_wrapper';
 comment on function @extschema@.steadytext_generate_stream(
     text, bigint, bigint, text, text, text, double precision, text
 ) is 'Generates a text and returns it piece by piece: in the select list of a cursor, FETCH shows each as soon as it is there';
-
-create function @extschema@.st_generate_stream(
-    prompt text,
-    max_tokens bigint default null,
-    seed bigint default 42,
-    eos_string text default '[EOS]',
-    model text default null,
-    size text default null,
-    temperature double precision default 0,
-    on_error text default 'error'
-)
-returns setof text
-language c volatile parallel restricted cost 100000
-as 'MODULE_PATHNAME', 'generate_stream_wrapper';
-comment on function @extschema@.st_generate_stream(
-    text, bigint, bigint, text, text, text, double precision, text
-) is 'Short for steadytext_generate_stream';

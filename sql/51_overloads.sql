@@ -25,24 +25,6 @@ comment on function @extschema@.steadytext_generate_json_async(
     text, json, bigint, boolean, bigint, text, double precision, bigint
 ) is 'steadytext_generate_json_async with the schema as json';
 
-create function @extschema@.st_generate_json_async(
-    prompt text,
-    schema json,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    temperature double precision default 0,
-    priority bigint default 5
-)
-returns uuid
-language sql volatile
-return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
-comment on function @extschema@.st_generate_json_async(
-    text, json, bigint, boolean, bigint, text, double precision, bigint
-) is 'Short for steadytext_generate_json_async';
-
 create function @extschema@.steadytext_generate_json_async(
     prompt text,
     schema text,
@@ -60,24 +42,6 @@ return steadytext.generate_json_async(
 comment on function @extschema@.steadytext_generate_json_async(
     text, text, bigint, boolean, bigint, text, double precision, bigint
 ) is 'steadytext_generate_json_async with the schema as text';
-
-create function @extschema@.st_generate_json_async(
-    prompt text,
-    schema text,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    temperature double precision default 0,
-    priority bigint default 5
-)
-returns uuid
-language sql volatile
-return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
-comment on function @extschema@.st_generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint
-) is 'Short for steadytext_generate_json_async';
 
 create function @extschema@.steadytext_generate_json(
     prompt text,
@@ -97,24 +61,6 @@ comment on function @extschema@.steadytext_generate_json(
     text, json, bigint, boolean, bigint, text, double precision, text
 ) is 'steadytext_generate_json with the schema as json';
 
-create function @extschema@.st_generate_json(
-    prompt text,
-    schema json,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    temperature double precision default 0,
-    on_error text default 'error'
-)
-returns text
-language sql immutable parallel safe cost 100000
-return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
-comment on function @extschema@.st_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text
-) is 'Short for steadytext_generate_json';
-
 create function @extschema@.steadytext_generate_json(
     prompt text,
     schema text,
@@ -133,44 +79,14 @@ comment on function @extschema@.steadytext_generate_json(
     text, text, bigint, boolean, bigint, text, double precision, text
 ) is 'steadytext_generate_json with the schema as text';
 
-create function @extschema@.st_generate_json(
-    prompt text,
-    schema text,
-    max_tokens bigint default null,
-    use_cache boolean default true,
-    seed bigint default 42,
-    model text default null,
-    temperature double precision default 0,
-    on_error text default 'error'
-)
-returns text
-language sql immutable parallel safe cost 100000
-return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
-comment on function @extschema@.st_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text
-) is 'Short for steadytext_generate_json';
-
 create function @extschema@.steadytext_cache_key(request_type text, prompt text, params json)
 returns text
 language sql stable parallel safe
 return @extschema@.steadytext_cache_key(request_type, prompt, params::jsonb);
 comment on function @extschema@.steadytext_cache_key(text, text, json) is 'steadytext_cache_key with the params as json';
 
-create function @extschema@.st_cache_key(request_type text, prompt text, params json)
-returns text
-language sql stable parallel safe
-return @extschema@.steadytext_cache_key(request_type, prompt, params::jsonb);
-comment on function @extschema@.st_cache_key(text, text, json) is 'Short for steadytext_cache_key';
-
 create function @extschema@.steadytext_cache_key(request_type text, prompt text, params text)
 returns text
 language sql stable parallel safe
 return @extschema@.steadytext_cache_key(request_type, prompt, params::jsonb);
 comment on function @extschema@.steadytext_cache_key(text, text, text) is 'steadytext_cache_key with the params as text';
-
-create function @extschema@.st_cache_key(request_type text, prompt text, params text)
-returns text
-language sql stable parallel safe
-return @extschema@.steadytext_cache_key(request_type, prompt, params::jsonb);
-comment on function @extschema@.st_cache_key(text, text, text) is 'Short for steadytext_cache_key';

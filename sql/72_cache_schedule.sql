@@ -133,12 +133,6 @@ $$;
 comment on function @extschema@.steadytext_cache_scheduled_eviction() is
     'One eviction by the settings: the least worth first, protected entries only when nothing else is left, young ones never; what pg_cron calls. For members of steadytext_admin';
 
-create function @extschema@.st_cache_scheduled_eviction()
-returns jsonb
-language sql volatile
-return @extschema@.steadytext_cache_scheduled_eviction();
-comment on function @extschema@.st_cache_scheduled_eviction() is 'Short for steadytext_cache_scheduled_eviction';
-
 -- cron.schedule() and cron.job do not exist when this file is installed, hence the EXECUTEs.
 create function steadytext.schedule_eviction(out done boolean, out message text, out hint text)
 language plpgsql volatile
@@ -235,15 +229,3 @@ language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'disable_eviction_cron_wrapper';
 comment on function @extschema@.steadytext_disable_cache_eviction_cron() is
     'Takes pg_cron''s job away, so that the worker evicts again; returns what became of it. For members of steadytext_admin';
-
-create function @extschema@.st_setup_cache_eviction_cron()
-returns text
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'setup_eviction_cron_wrapper';
-comment on function @extschema@.st_setup_cache_eviction_cron() is 'Short for steadytext_setup_cache_eviction_cron';
-
-create function @extschema@.st_disable_cache_eviction_cron()
-returns text
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'disable_eviction_cron_wrapper';
-comment on function @extschema@.st_disable_cache_eviction_cron() is 'Short for steadytext_disable_cache_eviction_cron';
