@@ -1,5 +1,5 @@
--- Answers: look, wait, cancel. All run with the rights of their caller, who sees the own
--- requests only.
+-- Answers: look, wait, cancel. All functions run with the rights of their caller, who sees only their
+-- own requests.
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 
@@ -92,6 +92,8 @@ as 'MODULE_PATHNAME', 'cancel_async_wrapper';
 comment on function @extschema@.steadytext_cancel_async(uuid) is
     'Cancels a request that has not ended: a waiting one never runs, a running one stops within a token';
 
+-- Not a second form of the function above: a parameter whose type a driver leaves to the server would
+-- be ambiguous, or become text, and drivers have ids as values of a type of their own.
 create function @extschema@.steadytext_cancel_async_batch(request_ids uuid[])
 returns bigint
 language c volatile parallel unsafe

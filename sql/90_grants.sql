@@ -26,8 +26,10 @@ grant execute on function
     @extschema@.steadytext_get_async_result(uuid, bigint),
     @extschema@.steadytext_get_async_embedding(uuid, bigint),
     @extschema@.steadytext_cancel_async(uuid),
+    @extschema@.steadytext_cancel_async_batch(uuid[]),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
+    @extschema@.steadytext_model_status(),
     @extschema@.steadytext_cache_stats(),
     @extschema@.steadytext_cache_stats_extended(),
     @extschema@.steadytext_cache_analyze_usage(),
@@ -38,14 +40,12 @@ grant execute on function
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_model_status(),
     @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_cache_key(text, text, json),
-    @extschema@.steadytext_cache_key(text, text, text),
-    @extschema@.steadytext_cancel_async_batch(uuid[])
+    @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
 -- Ranking.
 grant execute on function
