@@ -243,3 +243,45 @@ end
 $$;
 comment on function @extschema@.steadytext_config_set(text, text) is
     'Changes a setting of this database; NULL brings the built-in value back. For members of steadytext_admin';
+
+create function steadytext.config_integer(p_key text)
+returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Total: whatever somebody has put past the trigger, no claim and no rescue fails on it.
+    return coalesce(
+        (
+            select case when jsonb_typeof(c.value) = 'number'
+                then least(greatest(trunc(c.value::numeric), -2147483648), 2147483647)::integer end
+            from @extschema@.steadytext_config as c
+            where c.key = p_key
+        ),
+        (select k.default_value::numeric::integer from steadytext.config_keys() as k where k.key = p_key)
+    );
+end
+$$;
+comment on function steadytext.config_integer(text) is
+    'An integer setting; the built-in value where its row was deleted';
+
+create function steadytext.config_number(p_key text)
+returns double precision
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Total, as steadytext.config_integer().
+    return coalesce(
+        (
+            select case when jsonb_typeof(c.value) = 'number'
+                then least(greatest(c.value::numeric, -1e300), 1e300)::float8 end
+            from @extschema@.steadytext_config as c
+            where c.key = p_key
+        ),
+        (select k.default_value::float8 from steadytext.config_keys() as k where k.key = p_key)
+    );
+end
+$$;
+comment on function steadytext.config_number(text) is
+    'A numeric setting; the built-in value where its row was deleted';

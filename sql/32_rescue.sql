@@ -15,27 +15,6 @@ $$;
 comment on function steadytext.backoff(integer) is
     'How long a request waits before its next try: least(2^retry_count, 300) seconds, times 0.5 to 1';
 
-create function steadytext.config_integer(p_key text)
-returns integer
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Total: whatever somebody has put past the trigger, no claim and no rescue fails on it.
-    return coalesce(
-        (
-            select case when jsonb_typeof(c.value) = 'number'
-                then least(greatest(trunc(c.value::numeric), -2147483648), 2147483647)::integer end
-            from @extschema@.steadytext_config as c
-            where c.key = p_key
-        ),
-        (select k.default_value::numeric::integer from steadytext.config_keys() as k where k.key = p_key)
-    );
-end
-$$;
-comment on function steadytext.config_integer(text) is
-    'An integer setting; the built-in value where its row was deleted';
-
 create function steadytext.rescue_requests(p_live text[], p_limit integer default 1000)
 returns integer
 language plpgsql volatile security definer

@@ -33,27 +33,6 @@ comment on column steadytext.cache_entries.frecency_score is 'access_count * exp
 comment on column steadytext.cache_entries.bytes is
     'Bytes it takes in the table: its row, and its values as they are stored, compressed or TOASTed; without indexes';
 
-create function steadytext.config_number(p_key text)
-returns double precision
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Total, as steadytext.config_integer().
-    return coalesce(
-        (
-            select case when jsonb_typeof(c.value) = 'number'
-                then least(greatest(c.value::numeric, -1e300), 1e300)::float8 end
-            from @extschema@.steadytext_config as c
-            where c.key = p_key
-        ),
-        (select k.default_value::float8 from steadytext.config_keys() as k where k.key = p_key)
-    );
-end
-$$;
-comment on function steadytext.config_number(text) is
-    'A numeric setting; the built-in value where its row was deleted';
-
 create function steadytext.is_cache_protected(p_access_count integer, p_min_access_count integer)
 returns boolean
 language sql immutable parallel safe
