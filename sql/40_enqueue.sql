@@ -117,11 +117,11 @@ declare
     v_limit integer;
 begin
     if coalesce(cardinality(p_elements), 0) = 0 then
-        raise exception '% array cannot be empty', initcap(p_what);
+        raise exception '% array cannot be empty', initcap(left(p_what, 63));
     end if;
     v_limit := steadytext.config_integer('max_batch_size');
     if cardinality(p_elements) > v_limit then
-        raise exception 'Batch size cannot exceed % %', v_limit, p_what
+        raise exception 'Batch size cannot exceed % %', v_limit, left(p_what, 63)
             using hint = 'Send several batches, or let an administrator raise the setting max_batch_size.';
     end if;
 end

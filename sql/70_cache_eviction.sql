@@ -167,18 +167,19 @@ declare
     v_batch integer := least(greatest(coalesce(p_batch_size, 100), 1), 1000000);
     v_freed bigint := 0;
 begin
-    if p_target_entries < 0 or p_target_size_mb < 0 then
+    if p_target_entries < 0 or p_target_size_mb < 0 or p_target_size_mb = 'NaN' then
         raise exception 'a target of an eviction must not be negative'
             using errcode = 'invalid_parameter_value', hint = 'Give 0 or more, or NULL for the limit in steadytext_config.';
     end if;
     if p_min_age_hours < 0 or p_min_age_hours > 876000 then
-        raise exception 'min_age_hours must be between 0 and 876000' using errcode = 'invalid_parameter_value';
+        raise exception 'min_age_hours must be between 0 and 876000'
+            using errcode = 'invalid_parameter_value', hint = 'Give hours, or NULL for the setting cache_min_age_hours.';
     end if;
     select array_agg(v.id), array_agg(v.access_count), array_agg(v.bytes)
     into v_ids, v_counts, v_bytes
     from steadytext.cache_victims(
         coalesce(p_target_entries, steadytext.config_number('cache_max_entries')),
-        coalesce(p_target_size_mb, steadytext.config_number('cache_max_size_mb')) * 1048576,
+        least(coalesce(p_target_size_mb, steadytext.config_number('cache_max_size_mb')), 1e15) * 1048576,
         coalesce(p_min_access_count, steadytext.config_integer('cache_min_access_count')),
         coalesce(p_min_age_hours, steadytext.config_number('cache_min_age_hours')),
         p_by_age, p_strict) as v;

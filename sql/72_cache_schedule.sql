@@ -72,9 +72,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_max_entries double precision := steadytext.config_number('cache_max_entries');
+    v_max_entries double precision := least(steadytext.config_number('cache_max_entries'), 1e15);
     v_max_bytes double precision := steadytext.config_number('cache_max_size_mb') * 1048576;
 begin
+    perform steadytext.check_limit('p_limit', p_limit);
     if steadytext.has_eviction_job() then
         return;
     end if;
@@ -160,7 +161,7 @@ begin
         return;
     end if;
     if v_host !~ '^(localhost|127[.]0[.]0[.]1|::1|/[^,]*|)$' then
-        message := format('Error: cron_host is "%s", which is not this machine.', v_host);
+        message := format('Error: cron_host is "%s", which is not this machine.', left(v_host, 63));
         hint := 'The job connects as the extension''s owner, whose password may be in a file: only to localhost, 127.0.0.1, ::1, or a directory of sockets.';
         return;
     end if;

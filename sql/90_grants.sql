@@ -71,6 +71,7 @@ grant execute on function
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean),
+    steadytext.config_numeric(text),
     steadytext.config_integer(text),
     steadytext.config_keys(),
     steadytext.admit_retry(),
