@@ -103,6 +103,19 @@ open_scripts() {
     done
 }
 
+# A function st_x is made of steadytext_x (sql/81_twins.sql), by migrations too; one that is written by hand is not just
+# short for the other, and its comment says what is different.
+written_twins() {
+    local script
+    files '^(sql|migrations)/.*\.sql$' | xargs -r grep -nHE "'Short for steadytext_"
+    for script in $(files '^migrations/.*\.sql$'); do
+        if grep -qiE '^create (or replace )?function @extschema@\.steadytext_' "$script" &&
+            ! grep -qF 'select steadytext.make_twin' "$script"; then
+            echo "$script makes functions of the API and does not call steadytext.make_twins()"
+        fi
+    done
+}
+
 # Text files end with a line feed: the fragments are concatenated.
 unfinished_files() {
     files '\.(sql|rs|sh|md)$' | while read -r file; do
@@ -142,6 +155,7 @@ none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
 none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange
 none 'SQL fragments have an order' misnamed_fragments
 none 'names in scripts are looked up in pg_catalog only' open_scripts
+none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
 check 'one version everywhere' same_version

@@ -108,13 +108,14 @@ begin
         select k.key, count(*) as shared
         from steadytext.config_keys() as k
         cross join generate_series(1, length(k.key) - 1) as i
-        where strpos(lower(p_key), substr(k.key, i, 2)) > 0
+        where strpos(lower(left(p_key, 63)), substr(k.key, i, 2)) > 0
         group by k.key
         having count(*) * 2 >= length(k.key) - 1
         order by count(*)::float8 / length(k.key) desc, k.key
         limit 3
     ) as c;
-    raise exception 'unrecognized configuration key "%"', p_key
+    -- Anybody may send anything: messages show no more of it than a name is long.
+    raise exception 'unrecognized configuration key "%"', left(p_key, 63)
         using errcode = 'undefined_object',
               hint = case
                   when v_close is null then 'The table steadytext_config lists the known keys.'
@@ -153,17 +154,17 @@ begin
     end if;
     new.description := coalesce(new.description, v_key.description);
 
-    if v_key.kind = 'boolean' and jsonb_typeof(new.value) <> 'boolean' then
-        raise exception 'invalid value for configuration key "%": %', new.key, new.value
+    if v_key.kind = 'boolean' and jsonb_typeof(new.value) is distinct from 'boolean' then
+        raise exception 'invalid value for configuration key "%": %', new.key, left(new.value::text, 63)
             using errcode = 'invalid_parameter_value', hint = 'It must be true or false.';
-    elsif v_key.kind = 'text' and jsonb_typeof(new.value) <> 'string' then
-        raise exception 'invalid value for configuration key "%": %', new.key, new.value
+    elsif v_key.kind = 'text' and jsonb_typeof(new.value) is distinct from 'string' then
+        raise exception 'invalid value for configuration key "%": %', new.key, left(new.value::text, 63)
             using errcode = 'invalid_parameter_value', hint = 'It must be a string.';
     elsif v_key.kind in ('integer', 'number') then
         v_number := case when jsonb_typeof(new.value) = 'number' then new.value::numeric end;
         if v_number is null or v_number < v_key.minimum or v_number > v_key.maximum
             or (v_key.kind = 'integer' and v_number <> trunc(v_number)) then
-            raise exception 'invalid value for configuration key "%": %', new.key, new.value
+            raise exception 'invalid value for configuration key "%": %', new.key, left(new.value::text, 63)
                 using errcode = 'invalid_parameter_value',
                       hint = format('It must be %s between %s and %s.',
                           case v_key.kind when 'integer' then 'an integer' else 'a number' end,
@@ -214,7 +215,8 @@ declare
     v_value jsonb;
 begin
     if key is null then
-        raise exception 'a configuration key must not be null' using errcode = 'null_value_not_allowed';
+        raise exception 'a configuration key must not be null'
+            using errcode = 'null_value_not_allowed', hint = 'The table steadytext_config lists the known keys.';
     end if;
     if value is null then
         update @extschema@.steadytext_config as c set is_default = true
@@ -222,8 +224,10 @@ begin
     else
         select k.kind into v_kind from steadytext.config_keys() as k
         where k.key = steadytext_config_set.key;
-        -- What does not look like its kind stays a string, which the trigger refuses.
+        -- What does not look like its kind stays a string, which the trigger refuses; so does a number that is
+        -- longer than anybody writes one, before it is longer than a number can be.
         v_value := case
+            when length(value) > 1000 then to_jsonb(value)
             when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb
             when v_kind = 'integer' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.]0+)?[[:space:]]*$' then value::jsonb
             when v_kind = 'number' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.][0-9]+)?[[:space:]]*$' then value::jsonb
@@ -244,14 +248,56 @@ $$;
 comment on function @extschema@.steadytext_config_set(text, text) is
     'Changes a setting of this database; NULL brings the built-in value back. For members of steadytext_admin';
 
-create function @extschema@.st_config_get(key text)
-returns text
-language sql stable parallel safe strict
-return @extschema@.steadytext_config_get(key);
-comment on function @extschema@.st_config_get(text) is 'Short for steadytext_config_get';
+create function steadytext.config_numeric(p_key text)
+returns numeric
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_value numeric;
+    v_key record;
+begin
+    -- Whatever somebody has put past the trigger: no claim and no rescue fails on it.
+    select case when jsonb_typeof(c.value) = 'number' then c.value::numeric end into v_value
+    from @extschema@.steadytext_config as c
+    where c.key = p_key;
+    if v_value is null then
+        select k.* into v_key from steadytext.config_keys() as k where k.key = p_key;
+        if not found then
+            perform steadytext.refuse_key(p_key);
+        elsif v_key.kind not in ('integer', 'number') then
+            raise exception 'the value of configuration key "%" is not a number', p_key
+                using errcode = 'invalid_parameter_value',
+                      hint = format('It is a %s: steadytext_config_get() returns it as text.', v_key.kind);
+        end if;
+        v_value := v_key.default_value::numeric;
+    end if;
+    return v_value;
+end
+$$;
+comment on function steadytext.config_numeric(text) is
+    'A numeric setting; the built-in value where its row was deleted, or is no number';
 
-create function @extschema@.st_config_set(key text, value text)
-returns void
-language sql volatile
-return @extschema@.steadytext_config_set(key, value);
-comment on function @extschema@.st_config_set(text, text) is 'Short for steadytext_config_set';
+create function steadytext.config_integer(p_key text)
+returns integer
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return least(greatest(trunc(steadytext.config_numeric(p_key)), -2147483648), 2147483647)::integer;
+end
+$$;
+comment on function steadytext.config_integer(text) is
+    'A numeric setting without its fraction, or the integer that is nearest to that';
+
+create function steadytext.config_number(p_key text)
+returns double precision
+language plpgsql stable strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return least(greatest(steadytext.config_numeric(p_key), -1e300), 1e300)::float8;
+end
+$$;
+comment on function steadytext.config_number(text) is
+    'A numeric setting as a double, at most 1e300';

@@ -60,13 +60,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if new.name !~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' or new.name in ('auto', 'builtin') then
-        raise exception 'invalid model name "%"', new.name
+    if new.name is null or new.name !~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' or new.name in ('auto', 'builtin') then
+        raise exception 'invalid model name "%"', left(new.name, 63)
             using errcode = 'invalid_parameter_value',
                   hint = 'Use up to 63 letters, digits, dots, dashes and underscores; auto and builtin are taken.';
     end if;
     if new.task is null or new.task not in ('generate', 'embed', 'rerank') then
-        raise exception 'invalid task "%" of model "%"', new.task, new.name
+        raise exception 'invalid task "%" of model "%"', left(new.task, 63), new.name
             using errcode = 'invalid_parameter_value', hint = 'It must be generate, embed or rerank.';
     end if;
     if new.file is null or new.file = '' then

@@ -52,6 +52,10 @@ begin
         raise exception 'the endpoint "local" is the server''s own worker''s'
             using errcode = 'invalid_parameter_value', hint = 'Say where this worker runs, for example by its host.';
     end if;
+    if p_endpoint is null or p_status is null then
+        raise exception 'a heartbeat needs an endpoint and a status'
+            using errcode = 'invalid_parameter_value', hint = 'Say where this worker runs, and whether it is idle or running.';
+    end if;
     -- A worker starts with a new id each time; what its predecessor left is stale.
     delete from @extschema@.steadytext_daemon_health as h
     where h.endpoint = p_endpoint and h.daemon_id <> p_daemon_id;

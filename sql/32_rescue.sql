@@ -15,26 +15,20 @@ $$;
 comment on function steadytext.backoff(integer) is
     'How long a request waits before its next try: least(2^retry_count, 300) seconds, times 0.5 to 1';
 
-create function steadytext.config_integer(p_key text)
-returns integer
-language plpgsql stable
+create function steadytext.check_limit(p_name text, p_limit integer)
+returns void
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Total: whatever somebody has put past the trigger, no claim and no rescue fails on it.
-    return coalesce(
-        (
-            select case when jsonb_typeof(c.value) = 'number'
-                then least(greatest(trunc(c.value::numeric), -2147483648), 2147483647)::integer end
-            from @extschema@.steadytext_config as c
-            where c.key = p_key
-        ),
-        (select k.default_value::numeric::integer from steadytext.config_keys() as k where k.key = p_key)
-    );
+    if p_limit < 0 then
+        raise exception '% must not be negative', p_name
+            using errcode = 'invalid_parameter_value', hint = 'Give 0 or more, or NULL for no limit.';
+    end if;
 end
 $$;
-comment on function steadytext.config_integer(text) is
-    'An integer setting; the built-in value where its row was deleted';
+comment on function steadytext.check_limit(text, integer) is
+    'Refuses a negative limit; called by the functions of the protocol';
 
 create function steadytext.rescue_requests(p_live text[], p_limit integer default 1000)
 returns integer
@@ -61,6 +55,7 @@ declare
     v_hint text;
     v_code text;
 begin
+    perform steadytext.check_limit('p_limit', p_limit);
     if p_live is not null and not steadytext.is_own_worker() then
         raise exception 'only the server''s own worker knows which local workers live'
             using errcode = 'invalid_parameter_value', hint = 'Pass NULL for p_live.';
@@ -202,6 +197,7 @@ declare
     v_hint text;
     v_code text;
 begin
+    perform steadytext.check_limit('p_limit', p_limit);
     v_tids := array(
         select q.ctid
         from @extschema@.steadytext_queue as q
@@ -258,6 +254,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 begin
+    perform steadytext.check_limit('p_count_limit', p_count_limit);
     -- One part per partial index, so that each is counted from its index.
     return query
     select count(*), coalesce(bool_or(p.alone_due), false),
@@ -336,6 +333,7 @@ declare
     v_ranges integer[] := '{}';
     v_count integer;
 begin
+    perform steadytext.check_limit('p_batch', p_batch);
     deleted := 0;
     if v_hours > 0 then
         select count(*), max(b.id), bool_and(b.created_at >= v_cutoff),

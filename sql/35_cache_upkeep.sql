@@ -2,6 +2,55 @@
 -- memory, from synchronous calls; accesses are counted in shared memory and written down here
 -- in batches.
 
+create function steadytext.check_answers(
+    p_keys text[],
+    p_prompts text[],
+    p_responses text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[],
+    p_about jsonb[]
+)
+returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_name text;
+begin
+    if exists (
+        select
+        from unnest(p_keys, p_prompts, p_responses, p_embedding_lengths, p_about) as g(key, prompt, response, length, about)
+        where g.key is null or g.prompt is null or g.about ->> 'request_type' is null
+    ) then
+        raise exception 'an answer for the cache lacks its key, its prompt or its request_type'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Each array has one element for each answer; request_type is a member of those of p_about.';
+    end if;
+    if exists (select from unnest(p_embedding_lengths) as g(length) where g.length not between 0 and 16000)
+        or (select coalesce(sum(g.length), 0) from unnest(p_embedding_lengths) as g(length)) <> coalesce(cardinality(p_embeddings), 0)
+        or array_ndims(p_embeddings) > 1 or array_position(p_embeddings, null) is not null
+    then
+        raise exception 'the vectors of answers for the cache do not fit their lengths'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'p_embeddings has the numbers of all vectors one after the other, p_embedding_lengths how many of them are each answer''s: 0 to 16000.';
+    end if;
+    select v.name into v_name
+    from unnest(p_about) as g(about)
+    cross join (values
+        ('seed', 9223372036854775807), ('response_size', 2147483647), ('generation_time_ms', 2147483647), ('kernel_version', 2147483647)
+    ) as v(name, maximum)
+    where case when g.about ->> v.name ~ '^-?[0-9]{1,19}$' then abs((g.about ->> v.name)::numeric) > v.maximum
+        else g.about ->> v.name is not null end
+    limit 1;
+    if found then
+        raise exception '% of an answer for the cache is no integer, or too large', v_name
+            using errcode = 'invalid_parameter_value', hint = 'In p_about it is an integer, null, or left out.';
+    end if;
+end
+$$;
+comment on function steadytext.check_answers(text[], text[], text[], real[], integer[], jsonb[]) is
+    'Refuses what could not be put into the cache; called by store_answers';
+
 create function steadytext.store_answers(
     p_keys text[],
     p_prompts text[],
@@ -20,6 +69,7 @@ declare
     v_given record;
     v_count bigint;
 begin
+    perform steadytext.check_answers(p_keys, p_prompts, p_responses, p_embeddings, p_embedding_lengths, p_about);
     perform steadytext.make_constraints_immediate();
     -- As in complete_requests: a field of a record stays packed.
     select p_embeddings as numbers into v_given;

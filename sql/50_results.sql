@@ -1,5 +1,5 @@
--- Answers: look, wait, cancel. All run with the rights of their caller, who sees the own
--- requests only.
+-- Answers: look, wait, cancel. All functions run with the rights of their caller, who sees only their
+-- own requests.
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 
@@ -69,54 +69,6 @@ $$;
 comment on function @extschema@.steadytext_check_async_batch(uuid[]) is
     'State and answer of several requests, in the order of the ids; ids that are not there give no row';
 
-create function @extschema@.st_check_async(request_id uuid)
-returns table (
-    status text,
-    result text,
-    results text[],
-    embedding vector,
-    embeddings vector[],
-    error text,
-    created_at timestamptz,
-    completed_at timestamptz,
-    processing_time_ms integer,
-    request_type text,
-    started_at timestamptz,
-    retry_count integer,
-    error_code text
-)
-language sql volatile rows 1
-begin atomic
-    select c.status, c.result, c.results, c.embedding, c.embeddings, c.error, c.created_at,
-        c.completed_at, c.processing_time_ms, c.request_type, c.started_at, c.retry_count,
-        c.error_code
-    from @extschema@.steadytext_check_async(request_id) as c;
-end;
-comment on function @extschema@.st_check_async(uuid) is 'Short for steadytext_check_async';
-
-create function @extschema@.st_check_async_batch(request_ids uuid[])
-returns table (
-    request_id uuid,
-    status text,
-    result text,
-    error text,
-    completed_at timestamptz,
-    embedding vector,
-    created_at timestamptz,
-    started_at timestamptz,
-    processing_time_ms integer,
-    request_type text,
-    retry_count integer,
-    error_code text
-)
-language sql volatile
-begin atomic
-    select c.request_id, c.status, c.result, c.error, c.completed_at, c.embedding,
-        c.created_at, c.started_at, c.processing_time_ms, c.request_type, c.retry_count, c.error_code
-    from @extschema@.steadytext_check_async_batch(request_ids) as c;
-end;
-comment on function @extschema@.st_check_async_batch(uuid[]) is 'Short for steadytext_check_async_batch';
-
 create function @extschema@.steadytext_get_async_result(request_id uuid, timeout_seconds bigint default 30)
 returns text
 language c volatile parallel unsafe
@@ -124,26 +76,12 @@ as 'MODULE_PATHNAME', 'get_async_result_wrapper';
 comment on function @extschema@.steadytext_get_async_result(uuid, bigint) is
     'Waits for the answer of a request; a vector comes as its text';
 
-create function @extschema@.st_get_async_result(request_id uuid, timeout_seconds bigint default 30)
-returns text
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'get_async_result_wrapper';
-comment on function @extschema@.st_get_async_result(uuid, bigint) is
-    'Short for steadytext_get_async_result';
-
 create function @extschema@.steadytext_get_async_embedding(request_id uuid, timeout_seconds bigint default 30)
 returns vector
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
 comment on function @extschema@.steadytext_get_async_embedding(uuid, bigint) is
     'Waits for the vector of an embed request';
-
-create function @extschema@.st_get_async_embedding(request_id uuid, timeout_seconds bigint default 30)
-returns vector
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'get_async_embedding_wrapper';
-comment on function @extschema@.st_get_async_embedding(uuid, bigint) is
-    'Short for steadytext_get_async_embedding';
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -154,21 +92,11 @@ as 'MODULE_PATHNAME', 'cancel_async_wrapper';
 comment on function @extschema@.steadytext_cancel_async(uuid) is
     'Cancels a request that has not ended: a waiting one never runs, a running one stops within a token';
 
-create function @extschema@.st_cancel_async(request_id uuid)
-returns boolean
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'cancel_async_wrapper';
-comment on function @extschema@.st_cancel_async(uuid) is 'Short for steadytext_cancel_async';
-
+-- Not a second form of the function above: a parameter whose type a driver leaves to the server would
+-- be ambiguous, or become text, and drivers have ids as values of a type of their own.
 create function @extschema@.steadytext_cancel_async_batch(request_ids uuid[])
 returns bigint
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'cancel_async_batch_wrapper';
 comment on function @extschema@.steadytext_cancel_async_batch(uuid[]) is
     'Cancels all of these requests that have not ended, and returns how many that are';
-
-create function @extschema@.st_cancel_async_batch(request_ids uuid[])
-returns bigint
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'cancel_async_batch_wrapper';
-comment on function @extschema@.st_cancel_async_batch(uuid[]) is 'Short for steadytext_cancel_async_batch';

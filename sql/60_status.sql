@@ -6,12 +6,6 @@ language c immutable parallel safe strict
 as 'MODULE_PATHNAME', 'version_wrapper';
 comment on function @extschema@.steadytext_version() is 'Version of the library that is loaded';
 
-create function @extschema@.st_version()
-returns text
-language c immutable parallel safe strict
-as 'MODULE_PATHNAME', 'version_wrapper';
-comment on function @extschema@.st_version() is 'Short for steadytext_version';
-
 create function steadytext.activity()
 returns table (
     request_id uuid,
@@ -189,50 +183,9 @@ $$;
 comment on function @extschema@.steadytext_daemon_stop() is
     'Pauses the worker of this database: requests wait until steadytext_daemon_start(). For members of steadytext_admin';
 
-create function @extschema@.st_daemon_status()
-returns table (
-    daemon_id text,
-    status text,
-    endpoint text,
-    last_heartbeat timestamptz,
-    uptime_seconds integer,
-    pid integer,
-    version text,
-    models_loaded text[],
-    running integer,
-    pending bigint,
-    message text
-)
-language sql volatile
-begin atomic
-    select s.daemon_id, s.status, s.endpoint, s.last_heartbeat, s.uptime_seconds, s.pid,
-        s.version, s.models_loaded, s.running, s.pending, s.message
-    from @extschema@.steadytext_daemon_status() as s;
-end;
-comment on function @extschema@.st_daemon_status() is 'Short for steadytext_daemon_status';
-
-create function @extschema@.st_daemon_start()
-returns boolean
-language sql volatile
-return @extschema@.steadytext_daemon_start();
-comment on function @extschema@.st_daemon_start() is 'Short for steadytext_daemon_start';
-
-create function @extschema@.st_daemon_stop()
-returns boolean
-language sql volatile
-return @extschema@.steadytext_daemon_stop();
-comment on function @extschema@.st_daemon_stop() is 'Short for steadytext_daemon_stop';
-
 create function @extschema@.steadytext_model_status()
 returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'model_status_wrapper';
 comment on function @extschema@.steadytext_model_status() is
     'What is known of the registered models: whether their files are there and can be used, why not, and which ones requests get that name none';
-
-create function @extschema@.st_model_status()
-returns table (name text, task text, file text, state text, reason text, is_chosen boolean)
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'model_status_wrapper';
-comment on function @extschema@.st_model_status() is
-    'Short for steadytext_model_status';

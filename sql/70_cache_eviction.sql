@@ -33,27 +33,6 @@ comment on column steadytext.cache_entries.frecency_score is 'access_count * exp
 comment on column steadytext.cache_entries.bytes is
     'Bytes it takes in the table: its row, and its values as they are stored, compressed or TOASTed; without indexes';
 
-create function steadytext.config_number(p_key text)
-returns double precision
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Total, as steadytext.config_integer().
-    return coalesce(
-        (
-            select case when jsonb_typeof(c.value) = 'number'
-                then least(greatest(c.value::numeric, -1e300), 1e300)::float8 end
-            from @extschema@.steadytext_config as c
-            where c.key = p_key
-        ),
-        (select k.default_value::float8 from steadytext.config_keys() as k where k.key = p_key)
-    );
-end
-$$;
-comment on function steadytext.config_number(text) is
-    'A numeric setting; the built-in value where its row was deleted';
-
 create function steadytext.is_cache_protected(p_access_count integer, p_min_access_count integer)
 returns boolean
 language sql immutable parallel safe
@@ -188,18 +167,19 @@ declare
     v_batch integer := least(greatest(coalesce(p_batch_size, 100), 1), 1000000);
     v_freed bigint := 0;
 begin
-    if p_target_entries < 0 or p_target_size_mb < 0 then
+    if p_target_entries < 0 or p_target_size_mb < 0 or p_target_size_mb = 'NaN' then
         raise exception 'a target of an eviction must not be negative'
             using errcode = 'invalid_parameter_value', hint = 'Give 0 or more, or NULL for the limit in steadytext_config.';
     end if;
     if p_min_age_hours < 0 or p_min_age_hours > 876000 then
-        raise exception 'min_age_hours must be between 0 and 876000' using errcode = 'invalid_parameter_value';
+        raise exception 'min_age_hours must be between 0 and 876000'
+            using errcode = 'invalid_parameter_value', hint = 'Give hours, or NULL for the setting cache_min_age_hours.';
     end if;
     select array_agg(v.id), array_agg(v.access_count), array_agg(v.bytes)
     into v_ids, v_counts, v_bytes
     from steadytext.cache_victims(
         coalesce(p_target_entries, steadytext.config_number('cache_max_entries')),
-        coalesce(p_target_size_mb, steadytext.config_number('cache_max_size_mb')) * 1048576,
+        least(coalesce(p_target_size_mb, steadytext.config_number('cache_max_size_mb')), 1e15) * 1048576,
         coalesce(p_min_access_count, steadytext.config_integer('cache_min_access_count')),
         coalesce(p_min_age_hours, steadytext.config_number('cache_min_age_hours')),
         p_by_age, p_strict) as v;
@@ -275,44 +255,3 @@ end
 $$;
 comment on function @extschema@.steadytext_cache_evict_by_age(bigint, double precision, bigint, bigint) is
     'Evicts what was made first, however often it was used, until the cache keeps both targets (NULL: cache_max_entries, cache_max_size_mb); never what is younger than min_age_hours. For members of steadytext_admin';
-
-create function @extschema@.st_cache_evict_by_frecency(
-    target_entries bigint default null,
-    target_size_mb double precision default null,
-    batch_size bigint default 100,
-    min_access_count bigint default 2,
-    min_age_hours bigint default 1
-)
-returns table (
-    evicted_count integer,
-    freed_size_mb double precision,
-    remaining_entries bigint,
-    remaining_size_mb double precision
-)
-language sql volatile rows 1
-begin atomic
-    select e.evicted_count, e.freed_size_mb, e.remaining_entries, e.remaining_size_mb
-    from @extschema@.steadytext_cache_evict_by_frecency(target_entries, target_size_mb, batch_size, min_access_count, min_age_hours) as e;
-end;
-comment on function @extschema@.st_cache_evict_by_frecency(bigint, double precision, bigint, bigint, bigint) is
-    'Short for steadytext_cache_evict_by_frecency';
-
-create function @extschema@.st_cache_evict_by_age(
-    target_entries bigint default null,
-    target_size_mb double precision default null,
-    batch_size bigint default 100,
-    min_age_hours bigint default 1
-)
-returns table (
-    evicted_count integer,
-    freed_size_mb double precision,
-    remaining_entries bigint,
-    remaining_size_mb double precision
-)
-language sql volatile rows 1
-begin atomic
-    select e.evicted_count, e.freed_size_mb, e.remaining_entries, e.remaining_size_mb
-    from @extschema@.steadytext_cache_evict_by_age(target_entries, target_size_mb, batch_size, min_age_hours) as e;
-end;
-comment on function @extschema@.st_cache_evict_by_age(bigint, double precision, bigint, bigint) is
-    'Short for steadytext_cache_evict_by_age';

@@ -72,9 +72,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_max_entries double precision := steadytext.config_number('cache_max_entries');
+    v_max_entries double precision := least(steadytext.config_number('cache_max_entries'), 1e15);
     v_max_bytes double precision := steadytext.config_number('cache_max_size_mb') * 1048576;
 begin
+    perform steadytext.check_limit('p_limit', p_limit);
     if steadytext.has_eviction_job() then
         return;
     end if;
@@ -133,12 +134,6 @@ $$;
 comment on function @extschema@.steadytext_cache_scheduled_eviction() is
     'One eviction by the settings: the least worth first, protected entries only when nothing else is left, young ones never; what pg_cron calls. For members of steadytext_admin';
 
-create function @extschema@.st_cache_scheduled_eviction()
-returns jsonb
-language sql volatile
-return @extschema@.steadytext_cache_scheduled_eviction();
-comment on function @extschema@.st_cache_scheduled_eviction() is 'Short for steadytext_cache_scheduled_eviction';
-
 -- cron.schedule() and cron.job do not exist when this file is installed, hence the EXECUTEs.
 create function steadytext.schedule_eviction(out done boolean, out message text, out hint text)
 language plpgsql volatile
@@ -166,7 +161,7 @@ begin
         return;
     end if;
     if v_host !~ '^(localhost|127[.]0[.]0[.]1|::1|/[^,]*|)$' then
-        message := format('Error: cron_host is "%s", which is not this machine.', v_host);
+        message := format('Error: cron_host is "%s", which is not this machine.', left(v_host, 63));
         hint := 'The job connects as the extension''s owner, whose password may be in a file: only to localhost, 127.0.0.1, ::1, or a directory of sockets.';
         return;
     end if;
@@ -235,15 +230,3 @@ language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'disable_eviction_cron_wrapper';
 comment on function @extschema@.steadytext_disable_cache_eviction_cron() is
     'Takes pg_cron''s job away, so that the worker evicts again; returns what became of it. For members of steadytext_admin';
-
-create function @extschema@.st_setup_cache_eviction_cron()
-returns text
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'setup_eviction_cron_wrapper';
-comment on function @extschema@.st_setup_cache_eviction_cron() is 'Short for steadytext_setup_cache_eviction_cron';
-
-create function @extschema@.st_disable_cache_eviction_cron()
-returns text
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'disable_eviction_cron_wrapper';
-comment on function @extschema@.st_disable_cache_eviction_cron() is 'Short for steadytext_disable_cache_eviction_cron';

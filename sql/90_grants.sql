@@ -13,9 +13,6 @@ grant execute on function
     @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text),
     @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text),
     @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text),
-    @extschema@.st_generate(text, bigint, boolean, bigint, text, text, text, double precision, text),
-    @extschema@.st_generate_stream(text, bigint, bigint, text, text, text, double precision, text),
-    @extschema@.st_embed(text, boolean, bigint, text, text, text, boolean, text),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint),
     @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean),
     @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint),
@@ -24,78 +21,40 @@ grant execute on function
     @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text),
-    @extschema@.st_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.st_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.st_generate_choice_async(text, text[], boolean, bigint, text, bigint),
-    @extschema@.st_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.st_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.st_generate_choice(text, text[], boolean, bigint, text, text),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
     @extschema@.steadytext_get_async_embedding(uuid, bigint),
     @extschema@.steadytext_cancel_async(uuid),
+    @extschema@.steadytext_cancel_async_batch(uuid[]),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
+    @extschema@.steadytext_model_status(),
     @extschema@.steadytext_cache_stats(),
     @extschema@.steadytext_cache_stats_extended(),
     @extschema@.steadytext_cache_analyze_usage(),
-    @extschema@.st_cache_stats(),
-    @extschema@.st_cache_stats_extended(),
-    @extschema@.st_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
     @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text),
-    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text),
-    @extschema@.st_cache_key(text, text, jsonb),
-    @extschema@.st_generate_cached(text, bigint, bigint, text, text, text, double precision, text),
-    @extschema@.st_embed_cached(text, bigint, text, text, text, boolean, text),
-    @extschema@.st_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint),
-    @extschema@.st_embed_async(text, boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.st_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint),
-    @extschema@.st_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.st_check_async(uuid),
-    @extschema@.st_check_async_batch(uuid[]),
-    @extschema@.st_get_async_result(uuid, bigint),
-    @extschema@.st_get_async_embedding(uuid, bigint),
-    @extschema@.st_cancel_async(uuid),
-    @extschema@.st_config_get(text),
-    @extschema@.st_daemon_status(),
-    @extschema@.st_version()
+    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_model_status(),
-    @extschema@.st_model_status(),
     @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.st_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.st_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
     @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.st_generate_json(text, json, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.st_generate_json(text, text, bigint, boolean, bigint, text, double precision, text),
     @extschema@.steadytext_cache_key(text, text, json),
-    @extschema@.st_cache_key(text, text, json),
-    @extschema@.steadytext_cache_key(text, text, text),
-    @extschema@.st_cache_key(text, text, text),
-    @extschema@.steadytext_cancel_async_batch(uuid[]),
-    @extschema@.st_cancel_async_batch(uuid[])
+    @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
 -- Ranking.
 grant execute on function
     @extschema@.steadytext_rerank(text, text[], text, boolean, bigint, text, boolean, text),
-    @extschema@.st_rerank(text, text[], text, boolean, bigint, text, boolean, text),
     @extschema@.steadytext_rerank_docs_only(text, text[], text, bigint, text, boolean, text),
-    @extschema@.st_rerank_docs_only(text, text[], text, bigint, text, boolean, text),
     @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text),
-    @extschema@.st_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text),
     @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text),
-    @extschema@.st_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text),
     @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean),
-    @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean),
-    @extschema@.st_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean),
-    @extschema@.st_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean)
+    @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean)
 to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
@@ -114,6 +73,7 @@ grant execute on function
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean),
+    steadytext.config_numeric(text),
     steadytext.config_integer(text),
     steadytext.config_keys(),
     steadytext.admit_retry(),
@@ -132,22 +92,9 @@ grant execute on function
     @extschema@.steadytext_cache_warmup(bigint),
     @extschema@.steadytext_setup_cache_eviction_cron(),
     @extschema@.steadytext_disable_cache_eviction_cron(),
-    @extschema@.st_cache_clear(),
-    @extschema@.st_cache_import(text, boolean),
-    @extschema@.st_cache_export(text, boolean, boolean, text),
-    @extschema@.st_cache_evict_by_frecency(bigint, double precision, bigint, bigint, bigint),
-    @extschema@.st_cache_evict_by_age(bigint, double precision, bigint, bigint),
-    @extschema@.st_cache_scheduled_eviction(),
-    @extschema@.st_cache_preview_eviction(bigint),
-    @extschema@.st_cache_warmup(bigint),
-    @extschema@.st_setup_cache_eviction_cron(),
-    @extschema@.st_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
-    @extschema@.st_config_set(text, text),
-    @extschema@.st_daemon_start(),
-    @extschema@.st_daemon_stop(),
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
@@ -202,8 +149,7 @@ grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_h
 grant execute on function
     steadytext.activity(),
     steadytext.worker_state(),
-    @extschema@.steadytext_daemon_status(),
-    @extschema@.st_daemon_status()
+    @extschema@.steadytext_daemon_status()
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
@@ -211,6 +157,9 @@ grant
     update (task, file, repo, sha256, is_fallback, is_preferred, description),
     delete
 on @extschema@.steadytext_models to steadytext_admin;
+
+-- Each function of the API gets its second name, and with it the grants above.
+select steadytext.make_twins();
 
 -- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');

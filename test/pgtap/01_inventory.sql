@@ -1,6 +1,6 @@
--- Every object of the extension is listed here: one more, or one less, fails.
+-- Every object of the extension is listed here: one more, or one less, fails. Of functions of the API that stands for st_x, too.
 \ir setup.psql
-select plan(17);
+select plan(23);
 
 select set_eq(
     $$
@@ -11,6 +11,11 @@ select set_eq(
             and d.deptype = 'e' and e.extname = 'pg_steadytext'
             -- Row and array types of tables and views belong to them.
             and d.classid <> 'pg_catalog.pg_type'::pg_catalog.regclass
+            -- Twins are compared with their functions below.
+            and not exists (
+                select from pg_catalog.pg_proc as p
+                where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and p.oid = d.objid and p.proname like 'st\_%'
+            )
     $$,
     array[
         'schema steadytext',
@@ -68,19 +73,6 @@ select set_eq(
         'function steadytext_cache_warmup(bigint)',
         'function steadytext_setup_cache_eviction_cron()',
         'function steadytext_disable_cache_eviction_cron()',
-        'function st_cache_stats()',
-        'function st_cache_stats_extended()',
-        'function st_cache_analyze_usage()',
-        'function st_cache_clear()',
-        'function st_cache_import(text,boolean)',
-        'function st_cache_export(text,boolean,boolean,text)',
-        'function st_cache_evict_by_frecency(bigint,double precision,bigint,bigint,bigint)',
-        'function st_cache_evict_by_age(bigint,double precision,bigint,bigint)',
-        'function st_cache_scheduled_eviction()',
-        'function st_cache_preview_eviction(bigint)',
-        'function st_cache_warmup(bigint)',
-        'function st_setup_cache_eviction_cron()',
-        'function st_disable_cache_eviction_cron()',
         'function steadytext.store_answers(text[],text[],text[],real[],integer[],jsonb[])',
         'function steadytext.count_accesses(bigint[],bigint[],timestamp with time zone[])',
         'function steadytext.cache_counters()',
@@ -89,9 +81,6 @@ select set_eq(
         'function steadytext_cache_key(text,text,jsonb)',
         'function steadytext_generate_cached(text,bigint,bigint,text,text,text,double precision,text)',
         'function steadytext_embed_cached(text,bigint,text,text,text,boolean,text)',
-        'function st_cache_key(text,text,jsonb)',
-        'function st_generate_cached(text,bigint,bigint,text,text,text,double precision,text)',
-        'function st_embed_cached(text,bigint,text,text,text,boolean,text)',
         'function steadytext.new_request_id()',
         'function steadytext.check_request()',
         'function steadytext.wake_worker()',
@@ -103,6 +92,8 @@ select set_eq(
         'function steadytext.check_config()',
         'function steadytext.vector_path()',
         'function steadytext.close_new_objects()',
+        'function steadytext.make_twin(regprocedure)',
+        'function steadytext.make_twins()',
         'function steadytext.check_model()',
         'function steadytext.replace_default()',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
@@ -132,45 +123,34 @@ select set_eq(
         'function steadytext.missed_requests(text,bigint[],integer[],bigint[])',
         'function steadytext.fail_requests(text,bigint[],integer[],text[],text[],boolean[])',
         'function steadytext.backoff(integer)',
+        'function steadytext.config_numeric(text)',
         'function steadytext.config_integer(text)',
+        'function steadytext.check_limit(text,integer)',
+        'function steadytext.check_answers(text[],text[],text[],real[],integer[],jsonb[])',
         'function steadytext.rescue_requests(text[],integer)',
         'function steadytext.is_abandoned(text,timestamp with time zone,text[],timestamp with time zone)',
         'function steadytext.promote_requests(integer)',
         'function steadytext.queue_outlook(integer)',
         'function steadytext.expire_requests(bigint,integer)',
         'function steadytext_model_status()',
-        'function st_model_status()',
         'function steadytext.priority(bigint)',
         'function steadytext_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
-        'function st_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_json_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
-        'function st_generate_json_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_json(text,json,bigint,boolean,bigint,text,double precision,text)',
-        'function st_generate_json(text,json,bigint,boolean,bigint,text,double precision,text)',
         'function steadytext_generate_json(text,text,bigint,boolean,bigint,text,double precision,text)',
-        'function st_generate_json(text,text,bigint,boolean,bigint,text,double precision,text)',
         'function steadytext_cache_key(text,text,json)',
-        'function st_cache_key(text,text,json)',
         'function steadytext_cache_key(text,text,text)',
-        'function st_cache_key(text,text,text)',
         'function steadytext_cancel_async_batch(uuid[])',
-        'function st_cancel_async_batch(uuid[])',
         'function steadytext.generate_params(bigint,boolean,bigint,text,text,text,double precision)',
         'function steadytext.embed_params(boolean,bigint,text,text,text,boolean,boolean)',
         'function steadytext.check_batch(text[],text)',
         'function steadytext.rerank_params(text,boolean,bigint,text,boolean)',
         'function steadytext_rerank(text,text[],text,boolean,bigint,text,boolean,text)',
-        'function st_rerank(text,text[],text,boolean,bigint,text,boolean,text)',
         'function steadytext_rerank_docs_only(text,text[],text,bigint,text,boolean,text)',
-        'function st_rerank_docs_only(text,text[],text,bigint,text,boolean,text)',
         'function steadytext_rerank_top_k(text,text[],bigint,text,boolean,bigint,text,boolean,text)',
-        'function st_rerank_top_k(text,text[],bigint,text,boolean,bigint,text,boolean,text)',
         'function steadytext_rerank_batch(text[],text[],text,boolean,bigint,text,boolean,text)',
-        'function st_rerank_batch(text[],text[],text,boolean,bigint,text,boolean,text)',
         'function steadytext_rerank_async(text,text[],text,boolean,bigint,text,bigint,boolean)',
         'function steadytext_rerank_batch_async(text[],text[],text,boolean,bigint,text,bigint,boolean)',
-        'function st_rerank_async(text,text[],text,boolean,bigint,text,bigint,boolean)',
-        'function st_rerank_batch_async(text[],text[],text,boolean,bigint,text,bigint,boolean)',
         'function steadytext.activity()',
         'function steadytext.worker_state()',
         'function steadytext_config_get(text)',
@@ -183,21 +163,12 @@ select set_eq(
         'function steadytext_generate_stream(text,bigint,bigint,text,text,text,double precision,text)',
         'function steadytext_embed(text,boolean,bigint,text,text,text,boolean,text)',
         'function steadytext.embed(text,boolean,bigint,text,text,text,boolean,text)',
-        'function st_generate(text,bigint,boolean,bigint,text,text,text,double precision,text)',
-        'function st_generate_stream(text,bigint,bigint,text,text,text,double precision,text)',
-        'function st_embed(text,boolean,bigint,text,text,text,boolean,text)',
         'function steadytext_generate_json_async(text,jsonb,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_regex_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_choice_async(text,text[],boolean,bigint,text,bigint)',
         'function steadytext_generate_json(text,jsonb,bigint,boolean,bigint,text,double precision,text)',
         'function steadytext_generate_regex(text,text,bigint,boolean,bigint,text,double precision,text)',
         'function steadytext_generate_choice(text,text[],boolean,bigint,text,text)',
-        'function st_generate_json_async(text,jsonb,bigint,boolean,bigint,text,double precision,bigint)',
-        'function st_generate_regex_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
-        'function st_generate_choice_async(text,text[],boolean,bigint,text,bigint)',
-        'function st_generate_json(text,jsonb,bigint,boolean,bigint,text,double precision,text)',
-        'function st_generate_regex(text,text,bigint,boolean,bigint,text,double precision,text)',
-        'function st_generate_choice(text,text[],boolean,bigint,text,text)',
         'function steadytext.generate_json_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext.generate_json(text,text,bigint,boolean,bigint,text,double precision,text)',
         'function steadytext_check_async(uuid)',
@@ -208,22 +179,7 @@ select set_eq(
         'function steadytext_version()',
         'function steadytext_daemon_status()',
         'function steadytext_daemon_start()',
-        'function steadytext_daemon_stop()',
-        'function st_config_get(text)',
-        'function st_config_set(text,text)',
-        'function st_generate_async(text,bigint,boolean,bigint,text,text,text,double precision,bigint)',
-        'function st_embed_async(text,boolean,bigint,text,bigint,text,text,boolean)',
-        'function st_generate_batch_async(text[],bigint,boolean,bigint,text,text,text,double precision,bigint)',
-        'function st_embed_batch_async(text[],boolean,bigint,text,bigint,text,text,boolean)',
-        'function st_check_async(uuid)',
-        'function st_check_async_batch(uuid[])',
-        'function st_get_async_result(uuid,bigint)',
-        'function st_get_async_embedding(uuid,bigint)',
-        'function st_cancel_async(uuid)',
-        'function st_version()',
-        'function st_daemon_status()',
-        'function st_daemon_start()',
-        'function st_daemon_stop()'
+        'function steadytext_daemon_stop()'
     ],
     'the extension consists of exactly these objects'
 );
@@ -285,30 +241,91 @@ select is_empty(
 );
 select isnt_empty('select from relations where relkind = ''r''', 'the tables are found');
 
--- Twins.
+-- Twins. What a caller, the planner, pg_dump and an administrator can see of a function, but for its body.
+create temporary view twins as
+    select p.oid, p.proname like 'st\_%' as is_twin,
+        pg_catalog.regexp_replace(p.proname::text, '^(steadytext|st)_', '') as name,
+        row(
+            pg_catalog.pg_get_function_arguments(p.oid), pg_catalog.pg_get_function_result(p.oid), p.prokind, p.proretset,
+            p.provolatile, p.proparallel, p.proisstrict, p.proleakproof, p.procost, p.prorows, p.prosupport::oid, p.proowner,
+            p.pronamespace
+        )::text as properties,
+        (
+            select pg_catalog.array_agg(format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable) order by a.grantee, a.privilege_type)
+            from pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) as a
+        ) as rights,
+        pg_catalog.obj_description(p.oid, 'pg_proc') as comment
+    from functions as p
+    where p.proname ~ '^(steadytext|st)_';
 select is_empty(
     $$
         select coalesce(long.name, short.name)
-        from (
-            select pg_catalog.substr(proname, 12) as name, proretset, provolatile, proparallel, proisstrict,
-                pg_catalog.pg_get_function_arguments(oid) as arguments,
-                pg_catalog.pg_get_function_result(oid) as result
-            from functions where proname like 'steadytext\_%'
-        ) as long
-        full join (
-            select pg_catalog.substr(proname, 4) as name, proretset, provolatile, proparallel, proisstrict,
-                pg_catalog.pg_get_function_arguments(oid) as arguments,
-                pg_catalog.pg_get_function_result(oid) as result
-            from functions where proname like 'st\_%'
-        ) as short on (long.*) = (short.*)
+        from (select * from twins where not is_twin) as long
+        full join (select * from twins where is_twin) as short
+            on (long.name, long.properties, long.rights) = (short.name, short.properties, short.rights)
         where long.name is null or short.name is null
     $$,
-    'every steadytext_x has an st_x with the same parameters, defaults, result and properties'
+    'every steadytext_x has an st_x with the same parameters, defaults, result, properties and rights, and nothing else has one'
+);
+select set_eq(
+    'select name, comment from twins where is_twin',
+    $$ select name, 'Short for steadytext_' || name from twins where not is_twin $$,
+    'the comment of a twin says what it is short for'
 );
 select is(
-    (select count(*) from functions where proname like 'st\_%'), 54::bigint,
+    (select count(*) from twins where is_twin), 54::bigint,
     'there are as many twins as functions of the API'
 );
+-- Whether the planner can look into a function.
+select is_empty(
+    $$
+        select long.proname
+        from functions as long
+        join functions as short on short.proname = 'st_' || substr(long.proname, 12) and short.proargtypes = long.proargtypes
+        where (long.prolang, long.prosrc, long.probin, pg_catalog.pg_get_function_sqlbody(long.oid)) is distinct from
+                (short.prolang, short.prosrc, short.probin, pg_catalog.pg_get_function_sqlbody(short.oid))
+            and not (short.prosqlbody is not null and short.proconfig is null and not short.prosecdef
+                and (long.proconfig is not null or long.prosecdef))
+    $$,
+    'a twin is the same code, or calls a function that has settings or rights of its own'
+);
+
+-- A migration makes twins in the same way. Here they do not become members of the extension.
+create function steadytext_probe(x integer, y text default 'it''s', z numeric[] default '{1,2}')
+returns table (a integer, b text)
+language plpgsql stable strict parallel restricted cost 7 rows 3 set search_path = pg_catalog, pg_temp
+as $$ begin return query select x, y; end $$;
+revoke all on function steadytext_probe(integer, text, numeric[]) from public;
+grant execute on function steadytext_probe(integer, text, numeric[]) to st_alice with grant option;
+grant execute on function steadytext_probe(integer, text, numeric[]) to st_bob;
+alter extension pg_steadytext add function steadytext_probe(integer, text, numeric[]);
+alter default privileges grant execute on functions to st_stranger;
+select steadytext.make_twins();
+select results_eq(
+    $$
+        select row(pg_catalog.pg_get_function_arguments(oid), pg_catalog.pg_get_function_result(oid), provolatile, proparallel,
+            proisstrict, procost, prorows, pg_catalog.obj_description(oid, 'pg_proc'),
+            array(select a.grantee::pg_catalog.regrole::text || case when a.is_grantable then '*' else '' end
+                from pg_catalog.aclexplode(proacl) as a where a.grantee <> proowner order by 1),
+            (select p from st_probe(5) as p))::text collate "C"
+        from pg_catalog.pg_proc where proname = 'st_probe'
+    $$,
+    $$
+        select row('x integer, y text DEFAULT ''it''''s''::text, z numeric[] DEFAULT ''{1,2}''::numeric[]', 'TABLE(a integer, b text)',
+            's', 'r', true, 7, 3, 'Short for steadytext_probe', array['st_alice*', 'st_bob'], '(5,it''s)')::text collate "C"
+    $$,
+    'make_twins: a new function of the API'
+);
+select throws_ok(
+    'select steadytext.make_twins()', '42723', null, 'make_twins: a function of somebody else''s in the place of a twin is an error');
+alter extension pg_steadytext add function st_probe(integer, text, numeric[]);
+create or replace function steadytext_probe(x integer, y text default 'other', z numeric[] default '{1,2}')
+returns table (a integer, b text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$ begin return query select x, y; end $$;
+select is(steadytext.make_twin('steadytext_probe(integer, text, numeric[])')::oid, 'st_probe(integer, text, numeric[])'::regprocedure::oid,
+    'make_twin: one that is there is replaced');
+select is((select a.b from st_probe(5) as a), 'other', 'make_twin: by what the function is now');
 
 -- PUBLIC has nothing.
 select is_empty(

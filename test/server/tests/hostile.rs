@@ -116,8 +116,14 @@ $$;
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
 alter table @extschema@.added add column embedding vector;
 set local search_path = pg_catalog, pg_temp;
+create function @extschema@.steadytext_added(relation oid, name text default 'x', embedding real[] default '{1}')
+returns table (a oid, b text) language plpgsql stable set search_path = pg_catalog, pg_temp as
+    $$ begin return query select relation, name; end $$;
 select steadytext.close_new_objects();
 grant select on @extschema@.added to steadytext_user;
+grant execute on function @extschema@.steadytext_added(oid, text, real[]) to steadytext_user;
+select steadytext.make_twins();
+select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)'::regprocedure);
 ";
 
 fn migration() -> Migration {
@@ -181,6 +187,12 @@ fn installs_and_updates_untouched(vector_schema: &str) {
     ));
     nothing_was_sprung(&mut session, "after the update");
     assert_eq!(session.one::<i64>("select count(*) from public.added"), 1);
+    // The twin of a new function is the extension's, and who may call one may call the other.
+    assert!(session.one::<bool>(
+        "select has_function_privilege('steadytext_user', p.oid, 'execute') and not has_function_privilege('dev', p.oid, 'execute')
+             and exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+         from pg_proc p where p.oid = 'public.st_added(oid, text, real[])'::regprocedure"
+    ));
 }
 
 #[test]

@@ -1,0 +1,213 @@
+-- What has to match a constraint: a JSON schema, a regular expression, a list of choices. Enqueued,
+-- and in the same statement.
+--
+-- In the queue the constraint is among the params, under schema, pattern or choices. A schema reaches
+-- the library as text, which can be looked at before it is parsed.
+--
+-- A schema may be jsonb, json or text: PostgreSQL converts neither of the latter into jsonb by itself.
+-- A literal without a type goes to the form with text, which is why there is one wherever there is one
+-- with json: without it, such calls would be ambiguous.
+
+create function steadytext.generate_json_async(
+    prompt text,
+    schema text,
+    max_tokens bigint,
+    use_cache boolean,
+    seed bigint,
+    model text,
+    temperature double precision,
+    priority bigint
+)
+returns uuid
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
+comment on function steadytext.generate_json_async(
+    text, text, bigint, boolean, bigint, text, double precision, bigint
+) is 'steadytext_generate_json_async, with the schema as text';
+
+create function @extschema@.steadytext_generate_json_async(
+    prompt text,
+    schema jsonb,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    priority bigint default 5
+)
+returns uuid
+language sql volatile
+return steadytext.generate_json_async(
+    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority);
+comment on function @extschema@.steadytext_generate_json_async(
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint
+) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
+
+create function @extschema@.steadytext_generate_regex_async(
+    prompt text,
+    pattern text,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    priority bigint default 5
+)
+returns uuid
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
+comment on function @extschema@.steadytext_generate_regex_async(
+    text, text, bigint, boolean, bigint, text, double precision, bigint
+) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
+
+create function @extschema@.steadytext_generate_choice_async(
+    prompt text,
+    choices text[],
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    priority bigint default 5
+)
+returns uuid
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
+comment on function @extschema@.steadytext_generate_choice_async(
+    text, text[], boolean, bigint, text, bigint
+) is 'Enqueues the choice of one of some texts and returns the request id';
+
+create function @extschema@.steadytext_generate_json_async(
+    prompt text,
+    schema json,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    priority bigint default 5
+)
+returns uuid
+language sql volatile
+return steadytext.generate_json_async(
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
+comment on function @extschema@.steadytext_generate_json_async(
+    text, json, bigint, boolean, bigint, text, double precision, bigint
+) is 'steadytext_generate_json_async with the schema as json';
+
+create function @extschema@.steadytext_generate_json_async(
+    prompt text,
+    schema text,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    priority bigint default 5
+)
+returns uuid
+language sql volatile
+return steadytext.generate_json_async(
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
+comment on function @extschema@.steadytext_generate_json_async(
+    text, text, bigint, boolean, bigint, text, double precision, bigint
+) is 'steadytext_generate_json_async with the schema as text';
+
+create function steadytext.generate_json(
+    prompt text,
+    schema text,
+    max_tokens bigint,
+    use_cache boolean,
+    seed bigint,
+    model text,
+    temperature double precision,
+    on_error text
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_json_wrapper';
+comment on function steadytext.generate_json(
+    text, text, bigint, boolean, bigint, text, double precision, text
+) is 'steadytext_generate_json, with the schema as text';
+
+create function @extschema@.steadytext_generate_json(
+    prompt text,
+    schema jsonb,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    on_error text default 'error'
+)
+returns text
+language sql immutable parallel safe cost 100000
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error);
+comment on function @extschema@.steadytext_generate_json(
+    text, jsonb, bigint, boolean, bigint, text, double precision, text
+) is 'Generates a JSON document that conforms to a schema';
+
+create function @extschema@.steadytext_generate_regex(
+    prompt text,
+    pattern text,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    on_error text default 'error'
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_regex_wrapper';
+comment on function @extschema@.steadytext_generate_regex(
+    text, text, bigint, boolean, bigint, text, double precision, text
+) is 'Generates a text that a regular expression matches from end to end';
+
+create function @extschema@.steadytext_generate_choice(
+    prompt text,
+    choices text[],
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    on_error text default 'error'
+)
+returns text
+language c immutable parallel safe cost 100000
+as 'MODULE_PATHNAME', 'generate_choice_wrapper';
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text) is
+    'Chooses one of some texts';
+
+create function @extschema@.steadytext_generate_json(
+    prompt text,
+    schema json,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    on_error text default 'error'
+)
+returns text
+language sql immutable parallel safe cost 100000
+return steadytext.generate_json(
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
+comment on function @extschema@.steadytext_generate_json(
+    text, json, bigint, boolean, bigint, text, double precision, text
+) is 'steadytext_generate_json with the schema as json';
+
+create function @extschema@.steadytext_generate_json(
+    prompt text,
+    schema text,
+    max_tokens bigint default null,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    temperature double precision default 0,
+    on_error text default 'error'
+)
+returns text
+language sql immutable parallel safe cost 100000
+return steadytext.generate_json(
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
+comment on function @extschema@.steadytext_generate_json(
+    text, text, bigint, boolean, bigint, text, double precision, text
+) is 'steadytext_generate_json with the schema as text';
