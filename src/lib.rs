@@ -12,6 +12,7 @@
 mod api;
 mod cache;
 mod pg;
+mod registry;
 mod worker;
 
 use pgrx::prelude::*;

@@ -28,7 +28,8 @@ use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
-use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved, description};
+use crate::registry::{self, Resolved};
+use crate::worker::request::{self, Answer, Asked, Parts, Progress, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -430,6 +431,6 @@ fn tell(model: &Resolved) {
 
 fn warn_of_builtin() {
     if !WARNED_OF_BUILTIN.replace(true) {
-        request::builtin_warning().report(PgLogLevel::WARNING);
+        registry::builtin_warning().report(PgLogLevel::WARNING);
     }
 }

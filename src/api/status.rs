@@ -8,7 +8,7 @@ use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::Slot;
 use crate::pg::slots::State;
 use crate::pg::{activity, caches, catalog, seat, shmem, slots};
-use crate::worker::request::status;
+use crate::registry::status;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The version of the library.

@@ -22,12 +22,13 @@ use super::flight::{self, Flights, Outcome};
 use super::outcomes::Outcomes;
 use super::protocol::{self, Claims, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{models, request, seat};
+use super::{request, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::{interrupts, listen, pending};
+use crate::registry;
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -308,7 +309,7 @@ impl Worker {
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner);
         }
-        let prepared: Vec<_> = models::looking_once(|| {
+        let prepared: Vec<_> = registry::looking_once(|| {
             requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect()
         });
         let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
@@ -345,7 +346,7 @@ impl Worker {
 
     fn warn_of_builtin(&mut self) {
         if !std::mem::replace(&mut self.warned_of_builtin, true) {
-            request::builtin_warning().report(PgLogLevel::WARNING);
+            registry::builtin_warning().report(PgLogLevel::WARNING);
         }
     }
 

@@ -13,12 +13,13 @@ use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standin
 
 use super::parts::{Answer, Parts, Progress};
 use super::protocol::Claimed;
-use super::request::{Prepared, Resolved};
+use super::request::Prepared;
 use super::seat::Errand;
 use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
+use crate::registry::Resolved;
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,6 @@
 //! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
 //! the engine alone where no worker can run it.
 
-pub(crate) mod choice;
 pub(crate) mod constraint;
 mod database;
 mod due;
@@ -12,8 +11,6 @@ mod filing;
 mod flight;
 mod launcher;
 pub(crate) mod many;
-mod model_files;
-mod models;
 mod outcomes;
 pub(crate) mod params;
 mod parts;

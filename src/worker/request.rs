@@ -4,18 +4,16 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Purpose, Sampling, Work};
 
-pub(crate) use super::choice::Resolved;
 use super::constraint::{constraint, enough_tokens};
 use super::many;
 pub(crate) use super::many::DEFAULT_TASK;
-use super::models;
-pub(crate) use super::models::{Task, status};
 pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, description, unexpected};
 use super::protocol::Claimed;
 pub(crate) use super::ranking::Ranked;
 use crate::cache::Question;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
+use crate::registry::{self, Resolved, Task};
 
 /// The predecessor's word for "where the model itself ends".
 const MODEL_DECIDES: &str = "[EOS]";
@@ -50,7 +48,7 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 ///
-/// Those of [`models::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for
+/// Those of [`registry::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for
 /// parameters that cannot be read.
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
@@ -88,9 +86,9 @@ pub(crate) fn parts(
 ///
 /// # Errors
 ///
-/// Those of [`models::resolve`].
+/// Those of [`registry::resolve`].
 pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
-    models::resolve(task, named_model(params), models)
+    registry::resolve(task, named_model(params), models)
 }
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
@@ -148,7 +146,7 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) 
         "rerank" | "batch_rerank" => Task::Rerank,
         _ => Task::Generate,
     };
-    named_model(params).map_or(Ok(()), |name| models::check(task, name, models))
+    named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
 }
 
 /// The name of the model that a request wants, if it does not leave the choice to the server.
@@ -159,15 +157,6 @@ pub(crate) fn named_model(params: &Value) -> Option<&str> {
 /// Whether texts that are too long are cut.
 pub(super) fn truncates(params: &Value) -> bool {
     params.get("truncate") == Some(&Value::Bool(true))
-}
-
-/// What to say where [`Resolved::for_want_of_another`] is set.
-pub(crate) fn builtin_warning() -> PgError {
-    PgError::new(
-        PgSqlErrorCode::ERRCODE_WARNING,
-        "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
-    )
-    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model; set them to \"builtin\" to silence this.")
 }
 
 /// What an embedding is for: a task is a query's.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
-use super::models::{self, Task};
+use super::{self as registry, Task};
 use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, identities};
@@ -48,7 +48,7 @@ impl Resolved {
         Resolved {
             source: ModelSource::Builtin,
             for_want_of_another,
-            name: models::BUILTIN.to_owned(),
+            name: registry::BUILTIN.to_owned(),
             sha256: None,
             auto: None,
             passed_over: Vec::new(),
@@ -92,7 +92,7 @@ impl Resolved {
         }
         let file = match &self.source {
             ModelSource::File(path) => path.display().to_string(),
-            ModelSource::Builtin => models::BUILTIN.to_owned(),
+            ModelSource::Builtin => registry::BUILTIN.to_owned(),
         };
         Err(PgError::new(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -121,7 +121,7 @@ impl Resolved {
 
     /// The model that is taken in the place of this one, whose content is known by now, and another one than the registered.
     pub(crate) fn next(&self, models: &[Model]) -> Option<Resolved> {
-        let next = models::resolve(self.auto?, None, models).ok()?;
+        let next = registry::resolve(self.auto?, None, models).ok()?;
         (next.source != self.source).then_some(next)
     }
 
@@ -139,7 +139,7 @@ impl Resolved {
 pub(super) fn first_good(purpose: Task, models: &[Model], task: Task) -> (Option<Resolved>, Vec<PgError>) {
     let mut passed_over = Vec::new();
     for model in models.iter().filter(|model| model.task == task.name()) {
-        let Some(path) = models::registered_path(&model.file).ok().filter(|path| models::is_there(path))
+        let Some(path) = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path))
         else {
             continue;
         };

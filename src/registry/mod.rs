@@ -1,7 +1,10 @@
-//! From a model's name to its file.
+//! The registry of models: from the name of a model, or the server's settings, to the file that answers.
 //!
 //! Invariant: a request can only name a row of steadytext_models, or the builtin model. Files are named by
 //! administrators, in that table and in the server's settings.
+
+mod choice;
+mod files;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -10,14 +13,14 @@ use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
 use strsim::levenshtein;
 
-use super::choice::{self, Resolved};
-use super::model_files::{LeadsOut, locate};
+pub(crate) use self::choice::Resolved;
+use self::files::{LeadsOut, locate};
 use crate::pg::caches::Model;
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
 /// The name of the model inside the library.
-pub(super) const BUILTIN: &str = "builtin";
+const BUILTIN: &str = "builtin";
 /// The setting that leaves the choice to the registry.
 const AUTO: &str = "auto";
 
@@ -34,7 +37,7 @@ pub(crate) enum Task {
 
 impl Task {
     /// The word for it in steadytext_models.
-    pub(super) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Task::Generate => "generate",
             Task::Embed => "embed",
@@ -43,7 +46,7 @@ impl Task {
     }
 
     /// Its number in shared memory.
-    pub(super) fn number(self) -> u8 {
+    fn number(self) -> u8 {
         self as u8
     }
 
@@ -62,7 +65,7 @@ impl Task {
 ///
 /// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for one whose
 /// file is not there, XX001 for one whose file is known to be another than the registered.
-pub(super) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+pub(crate) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
         known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
@@ -160,7 +163,7 @@ pub(crate) fn status(models: &[Model]) -> Vec<Status> {
 /// # Errors
 ///
 /// 42704 and 42809, as [`resolve`].
-pub(super) fn check(task: Task, name: &str, models: &[Model]) -> Result<(), PgError> {
+pub(crate) fn check(task: Task, name: &str, models: &[Model]) -> Result<(), PgError> {
     if name == BUILTIN {
         return Ok(());
     }
@@ -232,6 +235,15 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgEr
     found.check_known().map(|()| found)
 }
 
+/// What to say where [`Resolved::for_want_of_another`] is set.
+pub(crate) fn builtin_warning() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
+    )
+    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model; set them to \"builtin\" to silence this.")
+}
+
 /// What was resolved: for what, by which name, to which model.
 type Known = Vec<(Task, Option<String>, Resolved)>;
 
@@ -241,7 +253,7 @@ thread_local! {
 }
 
 /// Runs `work`, in which files are looked at once, however many requests ask for the same model.
-pub(super) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
     /// Forgets them however `work` ends.
     struct Forget;
     impl Drop for Forget {
@@ -255,12 +267,12 @@ pub(super) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Whether there is a model: a GGUF file, or a folder of an encoder.
-pub(super) fn is_there(path: &Path) -> bool {
+fn is_there(path: &Path) -> bool {
     path.is_file() || path.join("config.json").is_file()
 }
 
 /// A file of the registry, which administrators fill who are no superusers.
-pub(super) fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
+fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
     locate(Path::new(&guc::model_dir()), file)
 }
 
