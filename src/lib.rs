@@ -13,6 +13,7 @@ mod api;
 mod cache;
 mod pg;
 mod registry;
+mod request;
 mod worker;
 
 use pgrx::prelude::*;

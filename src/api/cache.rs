@@ -14,8 +14,8 @@ use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::{activity, catalog, hits, slots};
-use crate::worker::params::{self, Unused};
-use crate::worker::request::{self, Answer, Asked};
+use crate::request::params::{self, Unused};
+use crate::request::{self, Answer, Asked};
 
 /// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
 #[pg_extern(stable, parallel_safe)]

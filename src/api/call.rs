@@ -29,7 +29,7 @@ use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
 use crate::registry::{self, Resolved};
-use crate::worker::request::{self, Answer, Asked, Parts, Progress, description};
+use crate::request::{self, Answer, Asked, Parts, Progress, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;

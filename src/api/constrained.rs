@@ -13,8 +13,8 @@ use super::on_error::OnError;
 use super::request::{enqueue, generate_params};
 use super::sync::text;
 use crate::pg::error::{Failure, OrRaise, PgError};
-use crate::worker::constraint::constraint;
-use crate::worker::params::check_elements;
+use crate::request::constraint;
+use crate::request::params::check_elements;
 
 /// Choices as they come from SQL.
 type Choices<'a> = Option<Array<'a, &'a str>>;

@@ -20,9 +20,9 @@ use crate::pg::caches::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{activity, copied, guc, listen, pending, privilege, shmem, slots, transaction, wake};
-use crate::worker::many::{self, check_embed, check_rerank};
-use crate::worker::params::{self, Unused};
-use crate::worker::request::{Answer, Asked, check_model, named_model};
+use crate::request::batch_checks::{self, check_embed, check_rerank};
+use crate::request::params::{self, Unused};
+use crate::request::{Answer, Asked, check_model, named_model};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -242,14 +242,14 @@ fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Gi
     let has_prompts = !row.is_null(places.at(Column::Prompts), pg_sys::TEXTARRAYOID);
     check_columns(request_type, has_prompt, has_prompts)?;
     check_length(text_bytes(Column::Prompt), config)?;
-    many::check_stored(bytes(Column::Prompts, pg_sys::TEXTARRAYOID), config)?;
+    batch_checks::check_stored(bytes(Column::Prompts, pg_sys::TEXTARRAYOID), config)?;
     params::check_bytes(request_type, bytes(Column::Params, pg_sys::JSONBOID), config)?;
 
     let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
     let prompts = match row.texts(places.at(Column::Prompts), most) {
         Ok(prompts) => prompts,
         Err(count) => {
-            many::check_count(count, many::name_of_prompts(request_type), config)?;
+            batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
             None
         }
     };

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::pg::caches;
 use crate::pg::error::OrRaise;
 use crate::pg::spi::{Arg, SavedPlan};
-use crate::worker::request::DEFAULT_TASK;
+use crate::request::DEFAULT_TASK;
 
 const DEFAULT_SEED: i64 = 42;
 const MODEL_DECIDES: &str = "[EOS]";

@@ -9,8 +9,7 @@ use super::on_error::OnError;
 use super::request::rerank_params;
 use crate::pg::caches;
 use crate::pg::error::PgError;
-use crate::worker::many;
-use crate::worker::request::{Answer, Ranked, unexpected};
+use crate::request::{Answer, Ranked, batch_checks, unexpected};
 
 /// Documents and their scores, best first.
 #[pg_extern(immutable, parallel_safe)]
@@ -123,7 +122,7 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
 
 /// The elements of an array, if they are not too many or too long together; nothing is copied.
 fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a str>>, PgError> {
-    many::check_count(array.len(), what, &*caches::config()?)?;
+    batch_checks::check_count(array.len(), what, &*caches::config()?)?;
     Ok(array.iter().collect())
 }
 
@@ -131,5 +130,5 @@ fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a st
 fn check_together(texts: &[Option<&str>]) -> Result<(), PgError> {
     let bytes = texts.iter().flatten().map(|text| text.len()).fold(0, usize::saturating_add);
     let config = caches::config()?;
-    many::check_stored(bytes, &config)
+    batch_checks::check_stored(bytes, &config)
 }

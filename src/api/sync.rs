@@ -10,7 +10,7 @@ use super::call::{self, Call, News};
 use super::on_error::OnError;
 use super::request::{embed_params, generate_params};
 use crate::pg::error::{OrRaise, PgError};
-use crate::worker::request::{Answer, unexpected};
+use crate::request::{Answer, unexpected};
 
 /// Generates a text.
 #[pg_extern(immutable, parallel_safe)]

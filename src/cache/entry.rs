@@ -8,7 +8,7 @@ use steadytext_engine::{
 };
 
 use super::Question;
-use crate::worker::request::{Answer, Parts};
+use crate::request::{Answer, Parts};
 
 /// A row of steadytext_cache in the making.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

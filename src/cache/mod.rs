@@ -22,7 +22,7 @@ pub(crate) use entry::Entry;
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::caches::{self, Config};
 use crate::pg::{catalog, hits, identities};
-use crate::worker::request::{Answer, Parts, Ranking};
+use crate::request::{Answer, Parts, Ranking};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]

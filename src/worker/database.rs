@@ -22,7 +22,7 @@ use super::flight::{self, Flights, Outcome};
 use super::outcomes::Outcomes;
 use super::protocol::{self, Claims, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{request, seat};
+use super::{prepare, seat};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
@@ -310,7 +310,7 @@ impl Worker {
             self.after_role = Some(last.owner);
         }
         let prepared: Vec<_> = registry::looking_once(|| {
-            requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect()
+            requests.iter().map(|claimed| prepare::prepare(claimed, &config, &models)).collect()
         });
         let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
         let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();

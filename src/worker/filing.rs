@@ -11,9 +11,8 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value as Json;
 
-use super::parts::Answer;
+use super::prepare::Prepared;
 use super::protocol::{Claimed, in_queue};
-use super::request::Prepared;
 use crate::cache::{Entry, Question};
 use crate::pg::error::PgError;
 use crate::pg::hits::{self, Hits};
@@ -21,6 +20,7 @@ use crate::pg::shmem::Slot;
 use crate::pg::spi::{self, Mode};
 use crate::pg::transaction::transaction;
 use crate::pg::{cache_table, caches, letters};
+use crate::request::Answer;
 
 /// How often uses are written down.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);

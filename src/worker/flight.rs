@@ -11,15 +11,15 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
-use super::parts::{Answer, Parts, Progress};
+use super::prepare::Prepared;
 use super::protocol::Claimed;
-use super::request::Prepared;
 use super::seat::Errand;
 use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::registry::Resolved;
+use crate::request::{Answer, Parts, Progress};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,6 @@
 //! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
 //! the engine alone where no worker can run it.
 
-pub(crate) mod constraint;
 mod database;
 mod due;
 mod engine;
@@ -10,14 +9,10 @@ mod eviction;
 mod filing;
 mod flight;
 mod launcher;
-pub(crate) mod many;
 mod outcomes;
-pub(crate) mod params;
-mod parts;
+mod prepare;
 mod protocol;
-mod ranking;
 mod recount;
-pub(crate) mod request;
 mod seat;
 
 use crate::pg::bgworker::entry_point;

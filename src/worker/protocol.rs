@@ -12,9 +12,6 @@ use uuid::Uuid;
 
 use super::filing;
 use super::flight::{Held, Outcome, Verdict};
-use super::many;
-use super::params::{self, Unused};
-use super::parts::Answer;
 use crate::pg::caches::{self, Config, Installation, Model};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
@@ -22,6 +19,8 @@ use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
 use crate::pg::{catalog, listen, pending};
+use crate::request::params::{self, Unused};
+use crate::request::{Answer, batch_checks};
 
 /// How long a claim is valid without being extended.
 const LEASE_SECONDS: i32 = 60;
@@ -197,12 +196,12 @@ fn content(row: &spi::Row, request_type: &str, config: &Config) -> Result<Conten
     const PARAMS: i32 = 6;
     const PROMPTS: i32 = 8;
     params::check_bytes(request_type, row.bytes(PARAMS), config)?;
-    many::check_stored(row.bytes(PROMPTS), config)?;
+    batch_checks::check_stored(row.bytes(PROMPTS), config)?;
     let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
     let prompts = match row.texts(PROMPTS, most) {
         Ok(prompts) => prompts,
         Err(count) => {
-            many::check_count(count, many::name_of_prompts(request_type), config)?;
+            batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
             None
         }
     };

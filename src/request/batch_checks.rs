@@ -12,8 +12,9 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::Purpose;
 
-use super::parts::{Parts, Reranking};
-use super::request::{Asked, truncates};
+use super::asked::{Asked, truncates};
+use super::ranking::Reranking;
+use super::subtasks::Parts;
 use crate::pg::caches::Config;
 use crate::pg::error::PgError;
 

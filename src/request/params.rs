@@ -6,8 +6,7 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::constraint;
-use super::many;
+use super::{batch_checks, constraint};
 use crate::pg::caches::Config;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
@@ -67,7 +66,7 @@ pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> 
 }
 
 fn most_bytes(request_type: &str, config: &Config) -> usize {
-    let texts = if is_ranking(request_type) { many::most_bytes(config) } else { 0 };
+    let texts = if is_ranking(request_type) { batch_checks::most_bytes(config) } else { 0 };
     texts.saturating_add(MAX_BYTES)
 }
 
@@ -148,7 +147,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
     match (name, item) {
         ("schema" | "choices", item) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents", Item::Array(documents)) => {
-            many::check_count(documents.len(), "Documents", config)?;
+            batch_checks::check_count(documents.len(), "Documents", config)?;
             // Nothing else in an array is a document: what it is does not matter.
             let text = |item: Option<Item<'_>>| match item {
                 Some(Item::Text(text)) => Value::from(text),
@@ -157,7 +156,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
             Ok(Value::Array(documents.values().map(text).collect()))
         }
         ("query", Item::Text(query)) => {
-            many::check_length(query, || "the query".to_owned(), config)?;
+            batch_checks::check_length(query, || "the query".to_owned(), config)?;
             Ok(Value::from(query))
         }
         (_, Item::Null) => Ok(Value::Null),

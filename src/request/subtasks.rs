@@ -7,7 +7,8 @@
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
 
-pub(crate) use super::ranking::{Ranking, Reranking};
+use super::answer::{Answer, unexpected};
+use super::ranking::Reranking;
 use crate::pg::error::PgError;
 
 /// The work of a request.
@@ -26,31 +27,6 @@ pub(crate) enum Parts {
     },
     /// An order of documents.
     Rerank(Reranking),
-}
-
-/// What came of a request.
-#[derive(Debug, Clone)]
-pub(crate) enum Answer {
-    /// A text.
-    Text(String),
-    /// A vector.
-    Embedding(Vec<f32>),
-    /// A vector for each text, in the order of the texts.
-    Embeddings(Vec<Vec<f32>>),
-    /// Documents, best first.
-    Ranking(Ranking),
-}
-
-impl Answer {
-    /// About how many bytes it takes.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Answer::Text(text) => text.len(),
-            Answer::Embedding(vector) => size_of_val(vector.as_slice()),
-            Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
-            Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
-        }
-    }
 }
 
 impl Parts {
@@ -160,11 +136,6 @@ impl Parts {
 pub(crate) fn description(what: &str, text: &str) -> String {
     let digest = hex(&Sha256::digest(text));
     format!("{what} has {} bytes, and its SHA-256 begins with {}", text.len(), &digest[..8])
-}
-
-/// An output, or an answer, that does not belong to the request.
-pub(crate) fn unexpected() -> PgError {
-    PgError::internal("the engine's answer is of another kind than the request")
 }
 
 /// Which parts of a request were handed over, and what has come back.

@@ -1,16 +1,13 @@
-//! From what a row, or a synchronous call, says to a request for the engine.
+//! From what is asked to the work for the engine, and the model that does it.
 
 use pgrx::prelude::*;
 use serde_json::Value;
-use steadytext_engine::{Embed, Generate, Purpose, Sampling, Work};
+use steadytext_engine::{Embed, Generate, Sampling, Work};
 
+use super::asked::{Asked, named_model, purpose, truncates};
+use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
-use super::many;
-pub(crate) use super::many::DEFAULT_TASK;
-pub(crate) use super::parts::{Answer, Parts, Progress, Ranking, description, unexpected};
-use super::protocol::Claimed;
-pub(crate) use super::ranking::Ranked;
-use crate::cache::Question;
+use super::subtasks::Parts;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
@@ -18,61 +15,11 @@ use crate::registry::{self, Resolved, Task};
 /// The predecessor's word for "where the model itself ends".
 const MODEL_DECIDES: &str = "[EOS]";
 
-/// What a row, or a call, says.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
-    /// `generate`, `embed`, …
-    pub(crate) request_type: &'a str,
-    /// The text.
-    pub(crate) prompt: Option<&'a str>,
-    /// The texts of a request of many parts.
-    pub(crate) prompts: Option<&'a [Option<&'a str>]>,
-    /// The parameters.
-    pub(crate) params: &'a Value,
-}
-
-/// A request's work, and whether its model was chosen for want of another.
-pub(super) struct Prepared {
-    /// The model that does it.
-    pub(super) resolved: Resolved,
-    /// Whose keys and values it may share.
-    pub(super) salt: u64,
-    /// For the engine.
-    pub(super) parts: Parts,
-    /// For the cache.
-    pub(super) question: Option<Question>,
-}
-
-/// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was inserted, but
-/// an owner of the table can store anything.
-///
-/// # Errors
-///
-/// Those of [`registry::resolve`]; P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for
-/// parameters that cannot be read.
-pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
-    let content = claimed.content.as_ref().map_err(PgError::clone)?;
-    let prompts: Option<Vec<Option<&str>>> =
-        content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
-    let params = &content.params;
-    let asked = Asked {
-        request_type: &claimed.request_type,
-        prompt: content.prompt.as_deref(),
-        prompts: prompts.as_deref(),
-        params,
-    };
-    let (parts, resolved) = parts(asked, config, models)?;
-    // How soon an answer begins must tell a role nothing of what others ask.
-    let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, params, &parts, &resolved.source, config);
-    Ok(Prepared { resolved, salt, parts, question })
-}
-
 /// The work, and the model that does it.
 ///
 /// # Errors
 ///
-/// As [`prepare`].
+/// Those of [`work`] and [`model`].
 pub(crate) fn parts(
     asked: Asked<'_>,
     config: &Config,
@@ -93,9 +40,11 @@ pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Reso
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
 ///
+/// The queue's trigger has checked every value when the row was inserted, but an owner of the table can store anything.
+///
 /// # Errors
 ///
-/// As [`prepare`].
+/// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that cannot be read.
 pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), PgError> {
     let Asked { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
@@ -123,8 +72,8 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), P
                 Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };
             (Task::Embed, Parts::One(Work::Embed(embed)))
         }
-        "batch_embed" => (Task::Embed, many::embed(asked, purpose(params), config)?),
-        "rerank" | "batch_rerank" => (Task::Rerank, many::rerank(asked, config)?),
+        "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
+        "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -147,25 +96,6 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) 
         _ => Task::Generate,
     };
     named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
-}
-
-/// The name of the model that a request wants, if it does not leave the choice to the server.
-pub(crate) fn named_model(params: &Value) -> Option<&str> {
-    params.get("model").or_else(|| params.get("size")).and_then(Value::as_str)
-}
-
-/// Whether texts that are too long are cut.
-pub(super) fn truncates(params: &Value) -> bool {
-    params.get("truncate") == Some(&Value::Bool(true))
-}
-
-/// What an embedding is for: a task is a query's.
-fn purpose(params: &Value) -> Purpose {
-    let text = |name: &str| params.get(name).and_then(Value::as_str);
-    match (text("mode"), text("task")) {
-        (Some("query"), task) | (None, task @ Some(_)) => Purpose::Query { task: task.map(str::to_owned) },
-        _ => Purpose::Passage,
-    }
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

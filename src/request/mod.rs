@@ -1,0 +1,23 @@
+//! The request model: what is asked, the work that it means for the engine, and what comes of it.
+//!
+//! The queue's trigger, the synchronous calls and the worker share it, so that a request is checked, understood and answered in
+//! one way wherever it comes from.
+//!
+//! Invariant: nothing here knows who asks. These modules use `pg` and `registry`, and none of those that use them.
+
+mod answer;
+mod asked;
+pub(crate) mod batch_checks;
+mod constraint;
+pub(crate) mod params;
+mod ranking;
+mod subtasks;
+mod work;
+
+pub(crate) use self::answer::{Answer, unexpected};
+pub(crate) use self::asked::{Asked, named_model};
+pub(crate) use self::batch_checks::DEFAULT_TASK;
+pub(crate) use self::constraint::constraint;
+pub(crate) use self::ranking::{Ranked, Ranking};
+pub(crate) use self::subtasks::{Parts, Progress, description};
+pub(crate) use self::work::{check_model, model, parts, work};
