@@ -21,7 +21,7 @@ use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
-use super::enqueue::{check_params, check_type, not_preloaded};
+use super::insert_trigger::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;

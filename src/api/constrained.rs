@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
 
 use super::call;
+use super::enqueue::{enqueue, generate_params};
 use super::on_error::OnError;
-use super::request::{enqueue, generate_params};
 use super::sync::text;
 use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::request::constraint;

@@ -2,18 +2,18 @@
 //! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
 mod audit;
-mod cache;
 mod cache_admin;
+mod cache_lookup;
 mod call;
 mod cancel;
 mod connection;
 mod constrained;
 mod enqueue;
 mod exchange;
+mod insert_trigger;
 mod on_error;
 mod protocol;
 mod refuse;
-mod request;
 mod rerank;
 mod result;
 mod role_id;

@@ -5,8 +5,8 @@ use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
 use super::call;
+use super::enqueue::rerank_params;
 use super::on_error::OnError;
-use super::request::rerank_params;
 use crate::pg::caches;
 use crate::pg::error::PgError;
 use crate::request::{Answer, Ranked, batch_checks, unexpected};

@@ -7,8 +7,8 @@
 use pgrx::prelude::*;
 
 use super::call::{self, Call, News};
+use super::enqueue::{embed_params, generate_params};
 use super::on_error::OnError;
-use super::request::{embed_params, generate_params};
 use crate::pg::error::{OrRaise, PgError};
 use crate::request::{Answer, unexpected};
 

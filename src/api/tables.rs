@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
-use super::enqueue::not_preloaded;
+use super::insert_trigger::not_preloaded;
 use crate::pg::error::PgError;
 use crate::pg::{bgworker, caches, catalog, guc, listen, shmem, wake};
 

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::enqueue::{check_params, check_type};
+use super::enqueue::{embed_params, generate_params};
+use super::insert_trigger::{check_params, check_type};
 use super::on_error::OnError;
-use super::request::{embed_params, generate_params};
 use crate::cache::{self, key_of};
 use crate::pg::cache_table::Found;
 use crate::pg::caches::{self, Config};
