@@ -6,14 +6,13 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::enqueue::{embed_params, generate_params};
-use super::insert_trigger::{check_params, check_type};
 use super::on_error::OnError;
-use crate::cache::{self, key_of};
-use crate::pg::cache_table::Found;
-use crate::pg::caches::{self, Config};
+use crate::cache;
+use crate::pg::caches;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::{activity, catalog, hits, slots};
+use crate::request::checks::{check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::{self, Answer, Asked};
 
@@ -27,7 +26,7 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
     let (parts, model) = request::parts(asked, &config, &models).or_raise();
-    key_of(request_type, &params, &parts, &model.source).map(|key| key.text)
+    cache::key_of(request_type, &params, &parts, &model.source).map(|key| key.text)
 }
 
 /// A text, if the cache has it.
@@ -79,26 +78,11 @@ fn look(
     let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
-    let found = find(asked, &config)?;
+    let found = cache::find(asked, &config)?;
     if found.is_none() && config.cache_enabled {
         hits::note_miss();
     }
     Ok(found.map(|(_, answer)| answer))
-}
-
-/// The answer to a request whose parameters were checked, if the cache has it.
-///
-/// # Errors
-///
-/// Those of [`request::parts`].
-pub(super) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
-    let (task, parts) = request::work(asked, config)?;
-    let mut failure = None;
-    let found = cache::find(asked.request_type, asked.params, &parts, config, || {
-        let resolved = caches::models().and_then(|models| request::model(task, asked.params, &models));
-        resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
-    });
-    failure.map_or(Ok(found), Err)
 }
 
 /// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.

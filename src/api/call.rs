@@ -21,7 +21,6 @@ use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
-use super::insert_trigger::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
@@ -29,6 +28,7 @@ use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
 use crate::registry::{self, Resolved};
+use crate::request::checks::{check_params, check_type};
 use crate::request::{self, Answer, Asked, Parts, Progress, description};
 
 /// How often a request that has not begun is handed to the next engine.
@@ -139,7 +139,9 @@ fn check(
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
     if shmem::get().is_none() {
-        return Err(not_preloaded("there is no engine that could answer: pg_steadytext is not preloaded"));
+        return Err(shmem::not_preloaded(
+            "there is no engine that could answer: pg_steadytext is not preloaded",
+        ));
     }
     if bgworker::is_worker() {
         return Err(PgError::new(

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use super::call::{self, Call, News};
 use super::enqueue::{embed_params, generate_params};
 use super::on_error::OnError;
-use crate::pg::error::{OrRaise, PgError};
+use crate::pg::error::OrRaise;
 use crate::request::{Answer, unexpected};
 
 /// Generates a text.
@@ -28,7 +28,7 @@ fn generate(
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(text))
+    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(Answer::into_text))
 }
 
 /// Computes an embedding.
@@ -93,7 +93,7 @@ impl Iterator for Pieces {
                 News::Text(text) => text,
                 News::Answer(answer) => {
                     self.call = None;
-                    let text = text(answer).or_raise();
+                    let text = answer.into_text().or_raise();
                     text.get(self.sent_bytes..).unwrap_or_default().to_owned()
                 }
                 News::None => continue,
@@ -104,17 +104,5 @@ impl Iterator for Pieces {
             }
         }
         None
-    }
-}
-
-/// The text of an answer.
-///
-/// # Errors
-///
-/// A bug: it is of another kind.
-pub(super) fn text(answer: Answer) -> Result<String, PgError> {
-    match answer {
-        Answer::Text(text) => Ok(text),
-        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
     }
 }

@@ -7,7 +7,6 @@ use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
-use super::insert_trigger::not_preloaded;
 use crate::pg::error::PgError;
 use crate::pg::{bgworker, caches, catalog, guc, listen, shmem, wake};
 
@@ -67,7 +66,7 @@ fn start_worker() {
         .raise();
     }
     if shmem::get().is_none() {
-        not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
+        shmem::not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
             .report(PgLogLevel::WARNING);
     }
     wake::arm_call();

@@ -21,8 +21,9 @@ pub(crate) use entry::Entry;
 
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::caches::{self, Config};
+use crate::pg::error::PgError;
 use crate::pg::{catalog, hits, identities};
-use crate::request::{Answer, Parts, Ranking};
+use crate::request::{self, Answer, Asked, Parts, Ranking};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -85,15 +86,30 @@ fn is_wanted(params: &Value, parts: &Parts, config: &Config) -> bool {
         && !matches!(parts, Parts::Embed { .. })
 }
 
-/// The answer to a request, if the cache has it; counts the hit. Inside a transaction. The model is only asked for where it
-/// matters: a short key does not name it, so that most misses cost no look at a file.
-pub(crate) fn find(
-    request_type: &str,
-    params: &Value,
+/// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a transaction.
+///
+/// # Errors
+///
+/// Those of [`request::work`], and of [`request::model`] where the model matters.
+pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
+    let (task, parts) = request::work(asked, config)?;
+    let mut failure = None;
+    let found = find_with(asked, &parts, config, || {
+        let resolved = caches::models().and_then(|models| request::model(task, asked.params, &models));
+        resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+    });
+    failure.map_or(Ok(found), Err)
+}
+
+/// As [`find`]. The model is only asked for where it matters: a short key does not name it, so that most misses cost no look at a
+/// file.
+fn find_with(
+    asked: Asked<'_>,
     parts: &Parts,
     config: &Config,
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> Option<(Found, Answer)> {
+    let Asked { request_type, params, .. } = asked;
     if !is_wanted(params, parts, config) {
         return None;
     }

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::activity::ActivityTable;
+use super::error::PgError;
 use super::hits::HitTable;
 use super::identities::IdentityTable;
 use super::letters::LetterBox;
@@ -165,6 +166,12 @@ pub(crate) fn get() -> Option<&'static Shared> {
     // SAFETY: the pointer is null or set once, before the first fork, to memory that lives as long as the
     // server and was initialised by `startup`.
     unsafe { SHARED.load(Ordering::Relaxed).as_ref() }
+}
+
+/// What to say where the library is not in shared_preload_libraries.
+pub(crate) fn not_preloaded(message: &'static str) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")
 }
 
 /// Runs `work` while this process has the lock. `work` must not raise a PostgreSQL error.

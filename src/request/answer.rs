@@ -26,6 +26,18 @@ impl Answer {
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
         }
     }
+
+    /// The text of an answer to a request that generates.
+    ///
+    /// # Errors
+    ///
+    /// XX000 for an answer of another kind: a bug.
+    pub(crate) fn into_text(self) -> Result<String, PgError> {
+        match self {
+            Answer::Text(text) => Ok(text),
+            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
+        }
+    }
 }
 
 /// An output, or an answer, that does not belong to the request.

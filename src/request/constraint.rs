@@ -2,9 +2,9 @@
 
 use pgrx::prelude::*;
 use serde_json::Value;
-use steadytext_engine::Constraint;
+use steadytext_engine::{Constraint, Error};
 
-use crate::pg::error::PgError;
+use crate::pg::error::{Failure, PgError};
 
 /// The parameter of each constrained type.
 const PARAMETERS: [(&str, &str); 3] =
@@ -20,7 +20,7 @@ pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
 /// # Errors
 ///
 /// P0001 where the type's parameter is missing, 22023 where it is of the wrong kind, or belongs to another type.
-pub(crate) fn constraint(request_type: &str, params: &Value) -> Result<Option<Constraint>, PgError> {
+pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Constraint>, PgError> {
     for (owner, parameter) in PARAMETERS {
         if owner != request_type && params.get(parameter).is_some() {
             return Err(invalid(format!("parameter {parameter} is for requests of type {owner}")));
@@ -60,6 +60,33 @@ pub(super) fn enough_tokens(constraint: &Constraint) -> Option<usize> {
     match constraint {
         Constraint::Choice(choices) => choices.iter().map(String::len).max(),
         Constraint::Json(_) | Constraint::Regex(_) => None,
+    }
+}
+
+/// Checks what a request's parameters say of a constraint, as far as that needs no model.
+///
+/// # Errors
+///
+/// P0001 and 22023.
+pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(), PgError> {
+    let Some(constraint) = constraint(request_type, params)? else { return Ok(()) };
+    if params.get("eos_string").is_some() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("eos_string cannot be combined with {request_type}"),
+        )
+        .hint("The constraint says where the answer ends."));
+    }
+    constraint.check().map_err(refused_constraint)
+}
+
+/// What the engine says of a constraint, as an error of the statement that brings it.
+pub(crate) fn refused_constraint(error: Error) -> PgError {
+    match error {
+        Error::InvalidRequest(reason) => {
+            PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, reason)
+        }
+        other => Failure::from(other).error,
     }
 }
 

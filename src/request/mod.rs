@@ -8,6 +8,7 @@
 mod answer;
 mod asked;
 pub(crate) mod batch_checks;
+pub(crate) mod checks;
 mod constraint;
 pub(crate) mod params;
 mod ranking;
@@ -17,7 +18,7 @@ mod work;
 pub(crate) use self::answer::{Answer, unexpected};
 pub(crate) use self::asked::{Asked, named_model};
 pub(crate) use self::batch_checks::DEFAULT_TASK;
-pub(crate) use self::constraint::constraint;
+pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::subtasks::{Parts, Progress, description};
 pub(crate) use self::work::{check_model, model, parts, work};
