@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::enqueue::{embed_params, generate_params};
 use super::on_error::OnError;
 use crate::cache;
 use crate::pg::caches;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::{activity, catalog, hits, slots};
+use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::{self, Answer, Asked};

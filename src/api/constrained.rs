@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
 
 use super::call;
-use super::enqueue::{enqueue, generate_params};
+use super::enqueue::enqueue;
 use super::on_error::OnError;
 use crate::pg::error::{OrRaise, PgError};
+use crate::request::arguments::generate_params;
 use crate::request::params::check_elements;
 use crate::request::{Answer, refused_constraint};
 

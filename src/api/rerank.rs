@@ -5,10 +5,10 @@ use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
 use super::call;
-use super::enqueue::rerank_params;
 use super::on_error::OnError;
 use crate::pg::caches;
 use crate::pg::error::PgError;
+use crate::request::arguments::rerank_params;
 use crate::request::{Answer, Ranked, batch_checks, unexpected};
 
 /// Documents and their scores, best first.

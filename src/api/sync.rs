@@ -7,9 +7,9 @@
 use pgrx::prelude::*;
 
 use super::call::{self, Call, News};
-use super::enqueue::{embed_params, generate_params};
 use super::on_error::OnError;
 use crate::pg::error::OrRaise;
+use crate::request::arguments::{embed_params, generate_params};
 use crate::request::{Answer, unexpected};
 
 /// Generates a text.

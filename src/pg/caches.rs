@@ -75,10 +75,10 @@ impl Installation {
 /// The part of steadytext_config that the library uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// `default_max_tokens`.
-    pub(crate) default_max_tokens: i64,
-    /// `default_seed`.
-    pub(crate) default_seed: i64,
+    /// `default_max_tokens`, if it is there.
+    pub(crate) default_max_tokens: Option<i64>,
+    /// `default_seed`, if it is there.
+    pub(crate) default_seed: Option<i64>,
     /// `max_tokens_limit`.
     pub(crate) max_tokens_limit: i64,
     /// `max_queue_size`.
@@ -230,8 +230,8 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
     };
     let number = |key: &str, default: i64| text(key).and_then(whole).unwrap_or(default);
     let config = Rc::new(Config {
-        default_max_tokens: number("default_max_tokens", 512),
-        default_seed: number("default_seed", 42),
+        default_max_tokens: text("default_max_tokens").and_then(whole),
+        default_seed: text("default_seed").and_then(whole),
         max_tokens_limit: number("max_tokens_limit", 4096),
         max_queue_size: number("max_queue_size", 1_000_000),
         max_queue_size_per_role: number("max_queue_size_per_role", 250_000),

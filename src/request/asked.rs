@@ -3,6 +3,8 @@
 use serde_json::Value;
 use steadytext_engine::Purpose;
 
+use super::defaults;
+
 /// What a row, or a call, says.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
@@ -23,7 +25,7 @@ pub(crate) fn named_model(params: &Value) -> Option<&str> {
 
 /// Whether texts that are too long are cut.
 pub(super) fn truncates(params: &Value) -> bool {
-    params.get("truncate") == Some(&Value::Bool(true))
+    params.get("truncate").and_then(Value::as_bool).unwrap_or(defaults::TRUNCATE)
 }
 
 /// What an embedding is for: a task is a query's.

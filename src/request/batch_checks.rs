@@ -13,14 +13,12 @@ use serde_json::Value;
 use steadytext_engine::Purpose;
 
 use super::asked::{Asked, truncates};
+use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Parts;
 use crate::pg::caches::Config;
 use crate::pg::error::PgError;
 
-/// The instruction where a request has none.
-pub(crate) const DEFAULT_TASK: &str =
-    "Given a web search query, retrieve relevant passages that answer the query";
 /// Most pairs of a query and a document in one request.
 const MAX_PAIRS: usize = 100_000;
 /// The texts of all parts of a request together, as a multiple of max_prompt_bytes.
@@ -84,12 +82,12 @@ pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgEr
 /// As [`check_rerank`].
 pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError> {
     let Texts { queries, documents } = read(asked, config)?;
-    let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(DEFAULT_TASK);
+    let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(defaults::RERANK_TASK);
     Ok(Parts::Rerank(Reranking {
         queries: owned(queries),
         documents: owned(documents),
         task: task.to_owned(),
-        scores: asked.params.get("return_scores").and_then(Value::as_bool).unwrap_or(true),
+        scores: asked.params.get("return_scores").and_then(Value::as_bool).unwrap_or(defaults::RETURN_SCORES),
         batch: asked.request_type == "batch_rerank",
         truncate: truncates(asked.params),
     }))

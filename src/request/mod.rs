@@ -6,10 +6,12 @@
 //! Invariant: nothing here knows who asks. These modules use `pg` and `registry`, and none of those that use them.
 
 mod answer;
+pub(crate) mod arguments;
 mod asked;
 pub(crate) mod batch_checks;
 pub(crate) mod checks;
 mod constraint;
+pub(crate) mod defaults;
 pub(crate) mod params;
 mod ranking;
 mod subtasks;
@@ -17,7 +19,6 @@ mod work;
 
 pub(crate) use self::answer::{Answer, unexpected};
 pub(crate) use self::asked::{Asked, named_model};
-pub(crate) use self::batch_checks::DEFAULT_TASK;
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::subtasks::{Parts, Progress, description};

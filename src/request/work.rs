@@ -7,13 +7,11 @@ use steadytext_engine::{Embed, Generate, Sampling, Work};
 use super::asked::{Asked, named_model, purpose, truncates};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
+use super::defaults;
 use super::subtasks::Parts;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
-
-/// The predecessor's word for "where the model itself ends".
-const MODEL_DECIDES: &str = "[EOS]";
 
 /// The work, and the model that does it.
 ///
@@ -102,17 +100,18 @@ fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
     // No upper limit here: the row was let in under the limit of its time.
-    let max_tokens = integer("max_tokens").unwrap_or(config.default_max_tokens).max(1);
-    let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != MODEL_DECIDES);
+    let max_tokens =
+        integer("max_tokens").or(config.default_max_tokens).unwrap_or(defaults::MAX_TOKENS).max(1);
+    let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
     Generate {
         prompt: prompt.to_owned(),
         max_tokens: usize::try_from(max_tokens).unwrap_or(1),
         sampling: Sampling {
-            temperature: float("temperature").unwrap_or(0.0),
+            temperature: float("temperature").unwrap_or(defaults::TEMPERATURE as f32),
             top_k: integer("top_k").and_then(|k| usize::try_from(k).ok()).unwrap_or(0),
             top_p: float("top_p").unwrap_or(1.0),
             min_p: float("min_p").unwrap_or(0.0),
-            seed: integer("seed").unwrap_or(config.default_seed) as u64,
+            seed: integer("seed").or(config.default_seed).unwrap_or(defaults::SEED) as u64,
         },
         stop: stop.map(str::to_owned).into_iter().collect(),
         constraint: None,

@@ -15,6 +15,7 @@ mod connections;
 mod constrained;
 mod crash;
 mod databases;
+mod defaults;
 mod dump;
 mod embeddings;
 mod engine_seat;
