@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::claims::{Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
 use super::filing::{self, Filing};
-use super::flight::{self, Flights, Outcome};
+use super::flight::Flights;
 use super::outcomes::Outcomes;
-use super::protocol::{self, Claims, Heartbeat, Presence};
+use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
 use super::{prepare, seat};
 use crate::pg::caches::{self, Config, Installation};
@@ -323,7 +324,7 @@ impl Worker {
             if let Some(answer) = answer {
                 self.flights.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
-                let verdict = flight::Verdict::Answered(answer);
+                let verdict = Verdict::Answered(answer);
                 self.outcomes.push(Outcome { held, owner, verdict });
                 continue;
             }
@@ -335,7 +336,7 @@ impl Worker {
                     self.flights.add(claimed, prepared, alone);
                 }
                 Err(error) => {
-                    self.outcomes.push(flight::refused(claimed.held, claimed.owner, error, false));
+                    self.outcomes.push(refused(claimed.held, claimed.owner, error, false));
                 }
             }
         }

@@ -7,19 +7,17 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use pgrx::JsonB;
 use pgrx::prelude::*;
-use serde_json::Value as Json;
 
+use super::claims::Claimed;
 use super::prepare::Prepared;
-use super::protocol::{Claimed, in_queue};
+use super::protocol;
 use crate::cache::{Entry, Question};
 use crate::pg::error::PgError;
 use crate::pg::hits::{self, Hits};
+use crate::pg::letters;
 use crate::pg::shmem::Slot;
-use crate::pg::spi::{self, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{cache_table, caches, letters};
 use crate::request::Answer;
 
 /// How often uses are written down.
@@ -186,7 +184,7 @@ impl Filing {
         let (mut done, mut failure) = (0, None);
         while done < count && Instant::now() < until {
             let some = &self.entries[done..count.min(done + self.together)];
-            match store(some) {
+            match protocol::store_answers(some) {
                 Ok(true) => {
                     done += some.len();
                     self.together = (self.together * 2).min(ENTRIES_AT_ONCE);
@@ -222,7 +220,7 @@ impl Filing {
                 left.extend(part);
                 continue;
             }
-            match count(part) {
+            match protocol::count_accesses(part) {
                 Ok(locked) => left.extend(part.iter().filter(|hits| locked.contains(&hits.entry))),
                 Err(error) => {
                     left.extend(part);
@@ -233,65 +231,4 @@ impl Filing {
         self.hits = left;
         failure.map_or(Ok(()), Err)
     }
-}
-
-/// Whether they are stored; false where somebody has locked the table.
-fn store(entries: &[Entry]) -> Result<bool, PgError> {
-    let column =
-        |of: fn(&Entry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
-    let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
-    let numbers: Vec<f32> = entries.iter().flat_map(|entry| entry.embedding.iter().copied()).collect();
-    let lengths: Vec<i32> = entries.iter().map(|entry| entry.embedding.len() as i32).collect();
-    let about: Vec<JsonB> =
-        entries.iter().map(|entry| JsonB(serde_json::from_str(&entry.about).unwrap_or(Json::Null))).collect();
-    in_queue("store answers in the cache", || {
-        if !is_free()? {
-            return Ok(false);
-        }
-        spi::query(
-            "select steadytext.store_answers($1, $2, $3, $4, $5, $6)",
-            vec![
-                column(|entry| &entry.key).into(),
-                column(|entry| &entry.prompt).into(),
-                responses.into(),
-                numbers.into(),
-                lengths.into(),
-                about.into(),
-            ],
-            Mode::ReadWrite,
-            |_| (),
-        )
-        .map(|_| true)
-    })
-}
-
-/// Whether the cache can be written without waiting for a lock on the whole table. Inside a transaction.
-///
-/// # Errors
-///
-/// 55000 if the extension is not installed.
-pub(super) fn is_free() -> Result<bool, PgError> {
-    Ok(caches::installation()?.cache.is_some_and(cache_table::can_write))
-}
-
-/// Takes each entry once. Returns those that somebody has locked.
-fn count(hits: &[Hits]) -> Result<Vec<i64>, PgError> {
-    if hits.is_empty() {
-        return Ok(Vec::new());
-    }
-    let entries: Vec<i64> = hits.iter().map(|hits| hits.entry).collect();
-    let counts: Vec<i64> = hits.iter().map(|hits| i64::try_from(hits.count).unwrap_or(i64::MAX)).collect();
-    let last: Vec<Option<TimestampWithTimeZone>> =
-        hits.iter().map(|hits| TimestampWithTimeZone::try_from(hits.last).ok()).collect();
-    in_queue("count uses of the cache", || {
-        if !is_free()? {
-            return Ok(entries);
-        }
-        spi::query(
-            "select steadytext.count_accesses($1, $2, $3)",
-            vec![entries.clone().into(), counts.into(), last.into()],
-            Mode::ReadWrite,
-            |row| row.get::<i64>(1).unwrap_or_default(),
-        )
-    })
 }

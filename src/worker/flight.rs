@@ -11,54 +11,15 @@ use std::time::Instant;
 use pgrx::pg_sys;
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
+use super::claims::{Claimed, Held, Outcome, Verdict};
 use super::prepare::Prepared;
-use super::protocol::Claimed;
 use super::seat::Errand;
 use crate::cache::{self, Author, Entry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
-use crate::pg::error::{Failure, PgError};
+use crate::pg::error::Failure;
 use crate::registry::Resolved;
 use crate::request::{Answer, Parts, Progress};
-
-/// A row that this worker has claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Held {
-    /// steadytext_queue.id.
-    pub(super) id: i64,
-    /// The attempt that fences it.
-    pub(super) attempt: i32,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone)]
-pub(super) enum Verdict {
-    /// With an answer.
-    Answered(Answer),
-    /// Without a result.
-    Failed(Failure),
-}
-
-impl Verdict {
-    /// About how many bytes it takes.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Verdict::Answered(answer) => answer.bytes(),
-            Verdict::Failed(failure) => failure.error.message.len(),
-        }
-    }
-}
-
-/// A result that waits to be stored.
-#[derive(Debug, Clone)]
-pub(super) struct Outcome {
-    /// The row.
-    pub(super) held: Held,
-    /// Whose it is.
-    pub(super) owner: pg_sys::Oid,
-    /// How it ended.
-    pub(super) verdict: Verdict,
-}
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -376,11 +337,6 @@ impl Flights {
         });
         held
     }
-}
-
-/// A request that never reached the engine.
-pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
-    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }) }
 }
 
 fn show(flight: &Flight, change: impl FnOnce(Place)) {

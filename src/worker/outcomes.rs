@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::flight::{self, Held, Outcome, Verdict};
+use super::claims::{Held, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, Stored};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
@@ -157,7 +157,7 @@ impl Outcomes {
                         let outcome = if matches!(outcome.verdict, Verdict::Failed(_)) {
                             outcome
                         } else {
-                            flight::refused(held, outcome.owner, error.clone(), false)
+                            refused(held, outcome.owner, error.clone(), false)
                         };
                         self.wait(outcome, REFUSED, tries.get(&held).copied());
                     }

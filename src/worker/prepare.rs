@@ -1,6 +1,6 @@
 //! From a claimed row to work for the engine.
 
-use super::protocol::Claimed;
+use super::claims::Claimed;
 use crate::cache::Question;
 use crate::pg::caches::{Config, Model};
 use crate::pg::error::PgError;

@@ -1,7 +1,7 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
 //!
-//! Invariant: the worker's writes are these calls, and those of the cache in `filing`; beside them it only reads the extension's
-//! entry, configuration and registry (`pg::caches`) and the cache (`pg::cache_table`).
+//! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside them it only reads the
+//! extension's entry, configuration and registry (`pg::caches`) and the cache (`pg::cache_table`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,40 +10,22 @@ use pgrx::prelude::*;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::filing;
-use super::flight::{Held, Outcome, Verdict};
-use crate::pg::caches::{self, Config, Installation, Model};
+use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
+use crate::cache::Entry;
+use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
+use crate::pg::hits::Hits;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{catalog, listen, pending};
-use crate::request::params::{self, Unused};
-use crate::request::{Answer, batch_checks};
+use crate::pg::{cache_table, catalog, listen, pending};
+use crate::request::Answer;
 
 /// How long a claim is valid without being extended.
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
-
-/// A claimed request.
-pub(super) struct Claimed {
-    /// The row, and the attempt that fences what is written to it.
-    pub(super) held: Held,
-    /// Its public id.
-    pub(super) request_id: Uuid,
-    /// `generate`, `embed`, …
-    pub(super) request_type: String,
-    /// What is asked; an error where that cannot be read, or is too much.
-    pub(super) content: Result<Content, PgError>,
-    /// Whom it belongs to.
-    pub(super) owner: pg_sys::Oid,
-    /// From 1 to 10, which goes first.
-    pub(super) priority: u8,
-    /// Length of its texts and parameters.
-    pub(super) bytes: usize,
-}
 
 /// What became of a result that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,26 +38,6 @@ pub(super) enum Stored {
     Locked,
     /// The table refuses every change of the row.
     Refused,
-}
-
-/// What a request asks.
-pub(super) struct Content {
-    /// The text.
-    pub(super) prompt: Option<String>,
-    /// The texts of a request of many parts.
-    pub(super) prompts: Option<Vec<Option<String>>>,
-    /// The parameters.
-    pub(super) params: Json,
-}
-
-/// What a claim came back with.
-pub(super) struct Claims {
-    /// The requests; none while paused.
-    pub(super) requests: Vec<Claimed>,
-    /// The configuration at that moment.
-    pub(super) config: Rc<Config>,
-    /// The registry at that moment.
-    pub(super) models: Rc<Vec<Model>>,
 }
 
 /// What the queue looks like.
@@ -162,7 +124,7 @@ pub(super) fn claim(
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
                     // One row that cannot be read must not fail the claim of the others, and what is fetched of one is
                     // forgotten before the next.
-                    content: in_scratch(|| content(row, &request_type, &limits)),
+                    content: in_scratch(|| Content::read(row, &request_type, &limits)),
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
@@ -187,26 +149,6 @@ pub(super) fn claim(
         Ok(Claims { requests: requests.into_iter().flatten().collect(), config, models })
     });
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
-}
-
-/// What a claimed row asks. Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
-/// anything, and rows come from dumps.
-fn content(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
-    const PROMPT: i32 = 5;
-    const PARAMS: i32 = 6;
-    const PROMPTS: i32 = 8;
-    params::check_bytes(request_type, row.bytes(PARAMS), config)?;
-    batch_checks::check_stored(row.bytes(PROMPTS), config)?;
-    let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
-    let prompts = match row.texts(PROMPTS, most) {
-        Ok(prompts) => prompts,
-        Err(count) => {
-            batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
-            None
-        }
-    };
-    let params = params::read(request_type, row.get(PARAMS), Unused::Skipped, config)?;
-    Ok(Content { prompt: row.get(PROMPT), prompts, params })
 }
 
 /// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the same row may be held again
@@ -383,10 +325,73 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     })
 }
 
+/// Puts answers into the cache, all of them or none. False: somebody has locked the table.
+pub(super) fn store_answers(entries: &[Entry]) -> Result<bool, PgError> {
+    let column =
+        |of: fn(&Entry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
+    let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
+    let numbers: Vec<f32> = entries.iter().flat_map(|entry| entry.embedding.iter().copied()).collect();
+    let lengths: Vec<i32> = entries.iter().map(|entry| entry.embedding.len() as i32).collect();
+    let about: Vec<pgrx::JsonB> = entries
+        .iter()
+        .map(|entry| pgrx::JsonB(serde_json::from_str(&entry.about).unwrap_or(Json::Null)))
+        .collect();
+    in_queue("store answers in the cache", || {
+        if !cache_is_free()? {
+            return Ok(false);
+        }
+        spi::query(
+            "select steadytext.store_answers($1, $2, $3, $4, $5, $6)",
+            vec![
+                column(|entry| &entry.key).into(),
+                column(|entry| &entry.prompt).into(),
+                responses.into(),
+                numbers.into(),
+                lengths.into(),
+                about.into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| true)
+    })
+}
+
+/// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody has locked.
+pub(super) fn count_accesses(hits: &[Hits]) -> Result<Vec<i64>, PgError> {
+    if hits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<i64> = hits.iter().map(|hits| hits.entry).collect();
+    let counts: Vec<i64> = hits.iter().map(|hits| i64::try_from(hits.count).unwrap_or(i64::MAX)).collect();
+    let last: Vec<Option<TimestampWithTimeZone>> =
+        hits.iter().map(|hits| TimestampWithTimeZone::try_from(hits.last).ok()).collect();
+    in_queue("count uses of the cache", || {
+        if !cache_is_free()? {
+            return Ok(entries);
+        }
+        spi::query(
+            "select steadytext.count_accesses($1, $2, $3)",
+            vec![entries.clone().into(), counts.into(), last.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i64>(1).unwrap_or_default(),
+        )
+    })
+}
+
+/// Whether the cache can be written without waiting for a lock on the whole table. Inside a transaction.
+///
+/// # Errors
+///
+/// 55000 if the extension is not installed.
+fn cache_is_free() -> Result<bool, PgError> {
+    Ok(caches::installation()?.cache.is_some_and(cache_table::can_write))
+}
+
 /// The first `limit` entries that must go from the cache, with their access counts.
 pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
     in_queue("plan eviction", || {
-        if !filing::is_free()? {
+        if !cache_is_free()? {
             return Ok(Vec::new());
         }
         spi::query(
@@ -402,7 +407,7 @@ pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
 pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
     let (ids, counts): (Vec<i64>, Vec<i32>) = victims.iter().copied().unzip();
     in_queue("evict cache entries", || {
-        if !filing::is_free()? {
+        if !cache_is_free()? {
             return Ok(0);
         }
         // What is raised at the commit would be out of the function's reach.
@@ -461,7 +466,7 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 }
 
 /// Runs `work` in a transaction of its own, as the owner of the queue.
-pub(super) fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = caches::installation()?;
         // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.
