@@ -36,7 +36,7 @@ extern "C-unwind" fn _PG_init() {
     pg::wake::install();
     if pg::catalog::preloading() {
         pg::guc::define();
-        pg::shmem::install();
+        pg::install_shared_memory();
         pg::hooks::install();
         pg::bgworker::register_launcher();
     }

@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, Lock};
+use super::shmem::{Content, Part};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -81,6 +81,10 @@ pub(crate) struct ActivityTable {
 
 // SAFETY: `entries` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for ActivityTable {}
+// SAFETY: zeros are entries that are free.
+unsafe impl Content for ActivityTable {}
+
+pub(super) static TABLE: Part<ActivityTable> = Part::new();
 
 /// A running request, as the view shows it.
 pub(crate) struct Activity {
@@ -119,9 +123,8 @@ pub(crate) fn now() -> i64 {
 }
 
 fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [Entry; ENTRIES]) -> R) -> Option<R> {
-    let shared = shmem::get()?;
     // SAFETY: the lock guards the table; readers do not write.
-    Some(shmem::with_lock(Lock::Activity, exclusive, || f(unsafe { &mut *shared.activity.entries.get() })))
+    TABLE.with_lock(exclusive, |table| f(unsafe { &mut *table.entries.get() }))
 }
 
 /// Takes an entry for a request that this process has claimed. `None`: all are taken.

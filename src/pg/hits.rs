@@ -8,7 +8,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use super::shmem::{self, Lock, Slot};
+use super::shmem::{self, Content, Part, Slot};
 use super::{activity, catalog, slots};
 
 /// Entries that can be counted between two writings, over all databases, and of one.
@@ -26,6 +26,11 @@ const ID_BITS: u32 = 56;
 pub(crate) struct HitTable {
     cells: [Cell; CELLS],
 }
+
+// SAFETY: zeros are cells that are free.
+unsafe impl Content for HitTable {}
+
+pub(super) static TABLE: Part<HitTable> = Part::new();
 
 #[repr(C)]
 struct Cell {
@@ -53,9 +58,8 @@ pub(crate) fn note(entry: i64) {
     let Some(key) = key(shared.index_of(slot), entry) else { return };
     let now = activity::now();
     let most = if slot.pid.load(Relaxed) == 0 { CELLS_WITHOUT_WORKER } else { CELLS_OF_ONE };
-    let table = &shared.hits;
     let database = catalog::my_database().to_u32();
-    shmem::with_lock(Lock::Hits, false, || {
+    TABLE.with_lock(false, |table| {
         // The slot may be another database's by now; what was counted for the one before is taken out after it has left, under the
         // exclusive lock.
         if slot.database.load(Acquire) != database {
@@ -99,11 +103,11 @@ pub(crate) fn is_crowded(slot: &Slot) -> bool {
 /// Takes out what was counted for the database of a slot.
 pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
     let Some(shared) = shmem::get() else { return Vec::new() };
-    let (table, index) = (&shared.hits, shared.index_of(slot));
+    let index = shared.index_of(slot);
     // Before the look: a hit that comes after it tells the worker anew.
     slot.hits_wait.store(false, Relaxed);
     let mut taken = Vec::with_capacity(slot.hit_cells.load(Relaxed) as usize + PROBES);
-    shmem::with_lock(Lock::Hits, true, || {
+    TABLE.with_lock(true, |table| {
         for cell in &table.cells {
             let key = cell.key.load(Relaxed);
             if key >> ID_BITS == index as u64 + 1 {

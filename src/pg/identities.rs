@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 
 use steadytext_engine::{FileId, ModelIdentity, ModelSource};
 
-use super::shmem::{self, Lock};
+use super::shmem::{Content, Part};
 
 /// Files that are remembered; the oldest makes room.
 const FILES: usize = 64;
@@ -31,6 +31,10 @@ pub(crate) struct IdentityTable {
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for IdentityTable {}
+// SAFETY: zeros are a table that is empty.
+unsafe impl Content for IdentityTable {}
+
+pub(super) static TABLE: Part<IdentityTable> = Part::new();
 
 #[repr(C)]
 struct Inner {
@@ -68,8 +72,7 @@ thread_local! {
 }
 
 fn locked<R>(exclusive: bool, f: impl FnOnce(*mut Inner) -> R) -> Option<R> {
-    let shared = shmem::get()?;
-    Some(shmem::with_lock(Lock::Identities, exclusive, || f(shared.identities.inner.get())))
+    TABLE.with_lock(exclusive, |table| f(table.inner.get()))
 }
 
 /// Remembers the file that a model was loaded from.
@@ -122,13 +125,13 @@ pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Op
         inner.bad[place] = bad;
         is_news
     })?;
-    shmem::get()?.identities.any_bad.store(true, Release);
+    TABLE.get()?.any_bad.store(true, Release);
     Some(is_news)
 }
 
 /// Why no model can be loaded from the file as it is now, if somebody has tried.
 pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
-    if !shmem::get()?.identities.any_bad.load(Acquire) {
+    if !TABLE.get()?.any_bad.load(Acquire) {
         return None;
     }
     let file = ModelIdentity::file_of(path).ok()?;

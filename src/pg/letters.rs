@@ -11,7 +11,7 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::catalog;
-use super::shmem::{self, Lock, SLOTS, Shared, Slot};
+use super::shmem::{self, Content, Part, SLOTS, Slot};
 use super::slots;
 
 const CHUNKS: usize = 1024;
@@ -29,6 +29,10 @@ pub(crate) struct LetterBox {
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for LetterBox {}
+// SAFETY: zeros are a box without letters.
+unsafe impl Content for LetterBox {}
+
+pub(super) static BOX: Part<LetterBox> = Part::new();
 
 /// Chunks are linked by their index, counted from 1; 0 is none.
 #[repr(C)]
@@ -60,11 +64,9 @@ struct Chunk {
     bytes: [u8; CHUNK_BYTES],
 }
 
-fn locked<R>(shared: &Shared, f: impl FnOnce(&mut Inner) -> R) -> R {
-    shmem::with_lock(Lock::Letters, true, || {
-        // SAFETY: the lock is held, exclusively.
-        f(unsafe { &mut *shared.letters.inner.get() })
-    })
+fn locked<R>(f: impl FnOnce(&mut Inner) -> R) -> Option<R> {
+    // SAFETY: the lock is held, exclusively.
+    BOX.with_lock(true, |letters| f(unsafe { &mut *letters.inner.get() }))
 }
 
 /// Posts a letter to the worker of this process's database. Without a worker there is nobody to post it to.
@@ -76,14 +78,14 @@ pub(crate) fn post(letter: &[u8]) {
     let (index, database) = (shared.index_of(slot), catalog::my_database().to_u32());
     let fits = letter.len() <= MAX_LETTER_BYTES;
     // Under the lock, the slot is this database's or not: between the look for it and now, the launcher may have given it to another one.
-    let before = locked(shared, |inner| {
+    let before = locked(|inner| {
         (slot.database.load(Acquire) == database)
             .then(|| (fits && inner.put(index, letter)).then(|| slot.letters.fetch_add(1, Relaxed)))
     });
     match before {
-        Some(Some(0)) => slot.wake(),
-        Some(Some(_)) | None => {}
-        Some(None) => {
+        Some(Some(Some(0))) => slot.wake(),
+        Some(Some(Some(_)) | None) | None => {}
+        Some(Some(None)) => {
             slot.cache_dropped.fetch_add(1, Relaxed);
         }
     }
@@ -96,11 +98,12 @@ pub(crate) fn take(slot: &Slot, most: usize) -> Vec<Vec<u8>> {
         return Vec::new();
     }
     let index = shared.index_of(slot);
-    locked(shared, |inner| {
+    let taken = locked(|inner| {
         let letters: Vec<Vec<u8>> = std::iter::from_fn(|| inner.take(index)).take(most).collect();
         slot.letters.fetch_sub(letters.len() as u32, Relaxed);
         letters
-    })
+    });
+    taken.unwrap_or_default()
 }
 
 /// Throws a pile away: its database is no longer there.
@@ -110,8 +113,7 @@ pub(crate) fn forget(slot: &Slot) {
 
 /// Takes a slot from its database; from now on nobody posts a letter there.
 pub(super) fn close(slot: &Slot) {
-    let Some(shared) = shmem::get() else { return };
-    locked(shared, |_| slot.database.store(0, SeqCst));
+    locked(|_| slot.database.store(0, SeqCst));
     forget(slot);
 }
 

@@ -37,3 +37,20 @@ pub(crate) mod tuple;
 mod varlena;
 pub(crate) mod waiters;
 pub(crate) mod wake;
+
+/// What is in shared memory.
+static PARTS: [&dyn shmem::AnyPart; 8] = [
+    &shmem::SHARED,
+    &seat::SEAT,
+    &waiters::TABLE,
+    &activity::TABLE,
+    &hits::TABLE,
+    &letters::BOX,
+    &pending::TABLE,
+    &identities::TABLE,
+];
+
+/// Asks for the shared memory. Only while shared_preload_libraries is processed.
+pub(crate) fn install_shared_memory() {
+    shmem::install(&PARTS);
+}

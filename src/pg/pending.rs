@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, SLOTS, Slot};
+use super::shmem::{self, Content, Part, SLOTS, Slot};
 use super::{slots, transaction};
 
 /// Roles with pending requests whose number is kept, in one database. The requests of others only count for `max_queue_size`.
@@ -30,6 +30,11 @@ const SEARCHED: usize = 32;
 pub(crate) struct PendingTable {
     roles: [[AtomicU64; CELLS]; SLOTS],
 }
+
+// SAFETY: zeros are cells that are free.
+unsafe impl Content for PendingTable {}
+
+pub(super) static TABLE: Part<PendingTable> = Part::new();
 
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]
@@ -247,8 +252,7 @@ fn change(slot: &Slot, role: u32, by: i64) {
 }
 
 fn cells_of(slot: &Slot) -> Option<&'static [AtomicU64; CELLS]> {
-    let shared = shmem::get()?;
-    shared.pending.roles.get(shared.index_of(slot))
+    TABLE.get()?.roles.get(shmem::get()?.index_of(slot))
 }
 
 fn window(cells: &[AtomicU64; CELLS], role: u32) -> impl Iterator<Item = &AtomicU64> {

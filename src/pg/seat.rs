@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use pgrx::pg_sys;
 
-use super::shmem;
+use super::shmem::{self, Content, Part};
 use super::slots;
 
 /// The engine's socket. Relative to the data directory, which is every server process's working directory; in this part of it,
@@ -27,6 +27,11 @@ pub(crate) struct EngineSeat {
     panics: AtomicU64,
 }
 
+// SAFETY: zeros are a seat that nobody has.
+unsafe impl Content for EngineSeat {}
+
+pub(super) static SEAT: Part<EngineSeat> = Part::new();
+
 fn me() -> i32 {
     // SAFETY: a plain global of this process.
     unsafe { pg_sys::MyProcPid }
@@ -35,15 +40,15 @@ fn me() -> i32 {
 /// Takes the seat if it is free. True if this process has it now, and must call [`leave`].
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn take() -> bool {
-    shmem::get().is_some_and(|shared| shared.seat.holder.compare_exchange(0, me(), SeqCst, SeqCst).is_ok())
+    SEAT.get().is_some_and(|seat| seat.holder.compare_exchange(0, me(), SeqCst, SeqCst).is_ok())
 }
 
 /// Says that the engine of this process takes connections.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn open() {
-    if let Some(shared) = shmem::get() {
-        shared.seat.wanted.store(false, SeqCst);
-        shared.seat.open.store(true, SeqCst);
+    if let Some((seat, shared)) = SEAT.get().zip(shmem::get()) {
+        seat.wanted.store(false, SeqCst);
+        seat.open.store(true, SeqCst);
         slots::wake_workers(shared);
     }
 }
@@ -51,30 +56,30 @@ pub(crate) fn open() {
 /// Says that the engine of this process takes no more connections: who looks for one waits for the next.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn close() {
-    if let Some(shared) = shmem::get().filter(|_| is_mine()) {
-        shared.seat.open.store(false, SeqCst);
+    if let Some(seat) = SEAT.get().filter(|_| is_mine()) {
+        seat.open.store(false, SeqCst);
     }
 }
 
 /// Counts panics that the engine of this process has caught.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn count_panics(more: u64) {
-    if let Some(shared) = shmem::get() {
-        shared.seat.panics.fetch_add(more, Relaxed);
+    if let Some(seat) = SEAT.get() {
+        seat.panics.fetch_add(more, Relaxed);
     }
 }
 
 /// Panics that the server's engines have caught since its start.
 pub(crate) fn panics() -> u64 {
-    shmem::get().map_or(0, |shared| shared.seat.panics.load(Relaxed))
+    SEAT.get().map_or(0, |seat| seat.panics.load(Relaxed))
 }
 
 /// Gives the seat back, if this process has it.
 pub(crate) fn leave() {
-    let Some(shared) = shmem::get() else { return };
+    let Some((seat, shared)) = SEAT.get().zip(shmem::get()) else { return };
     if is_mine() {
-        shared.seat.open.store(false, SeqCst);
-        shared.seat.holder.store(0, SeqCst);
+        seat.open.store(false, SeqCst);
+        seat.holder.store(0, SeqCst);
         slots::wake_workers(shared);
     }
 }
@@ -86,23 +91,23 @@ pub(crate) fn is_mine() -> bool {
 
 /// The process that runs the engine.
 pub(crate) fn holder() -> Option<i32> {
-    shmem::get().map(|shared| shared.seat.holder.load(Acquire)).filter(|pid| *pid != 0)
+    SEAT.get().map(|seat| seat.holder.load(Acquire)).filter(|pid| *pid != 0)
 }
 
 /// Whether there is an engine that takes connections.
 pub(crate) fn is_open() -> bool {
-    shmem::get().is_some_and(|shared| shared.seat.open.load(Acquire))
+    SEAT.get().is_some_and(|seat| seat.open.load(Acquire))
 }
 
 /// Asks for an engine: where no worker can run one, the launcher starts a process for it alone.
 pub(crate) fn want() {
-    if let Some(shared) = shmem::get() {
-        shared.seat.wanted.store(true, SeqCst);
+    if let Some((seat, shared)) = SEAT.get().zip(shmem::get()) {
+        seat.wanted.store(true, SeqCst);
         slots::wake_launcher(shared);
     }
 }
 
 /// Whether somebody has asked for an engine since the last look.
 pub(crate) fn is_wanted() -> bool {
-    shmem::get().is_some_and(|shared| shared.seat.wanted.swap(false, SeqCst)) && holder().is_none()
+    SEAT.get().is_some_and(|seat| seat.wanted.swap(false, SeqCst)) && holder().is_none()
 }
