@@ -55,6 +55,88 @@ stray_unsafe() {
         xargs -r grep -nHwE 'unsafe' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
 }
 
+# The folders of src/ that are modules of the extension, from below to above: what each may use of the others. src/lib.rs, which
+# only wires, may use all of them.
+folders='pg:
+registry: pg
+request: pg registry
+cache: pg registry request
+api: pg registry request cache
+worker: pg registry request cache'
+
+# The files of some of these folders, from below to above: each uses only those that stand before it.
+api_files='refuse trouble audit on_error connection call role_id protocol cancel result tables status cache_admin cache_lookup
+    enqueue insert_trigger sync rerank constrained exchange'
+request_files='defaults arguments ranking answer subtasks asked constraint batch_checks params checks work'
+worker_files='claims seat prepare flight protocol outcomes filing due eviction recount database entry engine launcher'
+
+# used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
+used() {
+    sed -E 's|//.*||' "$2" | tr '\n' ' ' | grep -oE "(^|[^A-Za-z0-9_:])$1::([a-z_0-9]+|\{[^}]*)" | sed -E "s/.*$1:://" |
+        tr '{,' '\n\n' | sed -nE 's/^ *([a-z_0-9]+).*/\1/p' | grep -vx self | sort -u
+}
+
+# Modules that use one that they must not use.
+misplaced_uses() {
+    local folder allowed file name
+    while IFS=: read -r folder allowed; do
+        for file in $(files "^src/$folder/.*\.rs$"); do
+            for name in $(used crate "$file"); do
+                case " $folder $allowed " in
+                    *" $name "*) ;;
+                    *) echo "$file uses crate::$name: src/$folder may use${allowed:- nothing of the other folders}" ;;
+                esac
+            done
+        done
+        # Above these there is nothing but the crate, whose modules are named from its root.
+        for file in $(files "^src/$folder/[a-z_0-9]+\.rs$"); do
+            case $file in
+                */mod.rs) name=$(used super "$file") ;;
+                *) name=$(used super::super "$file") ;;
+            esac
+            [ -z "$name" ] || echo "$file leaves its folder by super"
+        done
+    done <<<"$folders"
+    for folder in src/*/mod.rs; do
+        folder=$(basename "$(dirname "$folder")")
+        grep -q "^$folder:" <<<"$folders" || echo "src/$folder has no place in the order of scripts/lint.sh"
+    done
+}
+
+# uses_in_order FOLDER NAME…: files of a folder that use one that does not stand before them, and files that are not in the list.
+uses_in_order() {
+    local folder=$1 file own name path before
+    shift
+    for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
+        own=${file#"src/$folder/"} path=super
+        case $own in */*) path=super::super ;; esac
+        own=${own%%/*} own=${own%.rs}
+        case " $* " in
+            *" $own "*) ;;
+            *) echo "$file has no place in the order of scripts/lint.sh" ;;
+        esac
+        before=" $* " before=${before%%" $own "*}
+        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
+            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
+                case "$before " in
+                    *" $name "*) ;;
+                    *) echo "$file uses $folder::$name, which does not stand before it" ;;
+                esac
+            fi
+        done
+    done
+}
+
+# The order of all files that have one.
+disordered_files() {
+    # shellcheck disable=SC2086 # lists of words
+    {
+        uses_in_order api $api_files
+        uses_in_order request $request_files
+        uses_in_order worker $worker_files
+    }
+}
+
 # Standard output and error of a library belong to whoever loads it: the server.
 stray_prints() {
     files '^src/.*\.rs$' | grep -vE '^src/engine/(main\.rs$|cli/|tests/)' |
@@ -137,6 +219,8 @@ none 'no source file above 500 lines' longer_than 500 '\.(rs|sh)$'
 none 'no SQL fragment above 400 lines' longer_than 400 '^sql/.*\.sql$'
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
+none 'folders use those below them only' misplaced_uses
+none 'files of a folder use those before them only' disordered_files
 none 'no paths of one machine' machine_paths
 none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
 none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange
