@@ -10,7 +10,7 @@ use crate::cache;
 use crate::pg::caches;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
-use crate::pg::{activity, catalog, hits, slots};
+use crate::pg::{access_counters, activity, catalog, slots};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
 use crate::request::params::{self, Unused};
@@ -80,7 +80,7 @@ fn look(
     check_params(request_type, &params, &config)?;
     let found = cache::find(asked, &config)?;
     if found.is_none() && config.cache_enabled {
-        hits::note_miss();
+        access_counters::count_miss();
     }
     Ok(found.map(|(_, answer)| answer))
 }

@@ -26,7 +26,7 @@ use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
+use crate::pg::{access_counters, bgworker, cache_queue, caches, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
 use crate::request::{self, Answer, Asked, Parts, Progress, description};
@@ -108,7 +108,7 @@ pub(super) fn answer(
         if let Some(answer) = question.answer() {
             return Ok(answer);
         }
-        hits::note_miss();
+        access_counters::count_miss();
     }
     Call::start(request_type, checked, false)?.finish()
 }
@@ -338,9 +338,9 @@ impl Call {
     fn post(&self, answer: &Answer) {
         if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
             && let Some(entry) = question.entry(&self.parts, by, answer, self.since.elapsed())
-            && let Some(letter) = entry.to_letter()
+            && let Some(message) = entry.to_message()
         {
-            letters::post(&letter);
+            cache_queue::push(&message);
         }
     }
 

@@ -2,13 +2,13 @@
 //! an answer.
 //!
 //! A look-up writes nothing. Who gets an answer from the engine hands it to the worker of its database, which alone writes
-//! (`worker::filing`).
+//! (`worker::cache_writer`).
 //!
 //! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type and key, the same
 //! content of the model's file and the same kernel version. An entry that an administrator imported answers default requests
 //! whatever the model, as that is what it was imported for.
 
-mod entry;
+mod new_entry;
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use steadytext_engine::{
     CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, flight_key, hex,
 };
 
-pub(crate) use entry::Entry;
+pub(crate) use new_entry::NewEntry;
 
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::caches::{self, Config};
 use crate::pg::error::PgError;
-use crate::pg::{catalog, hits, identities};
+use crate::pg::{access_counters, catalog, identities};
 use crate::request::{self, Answer, Asked, Parts, Ranking};
 
 /// A request that the cache may answer.
@@ -73,9 +73,9 @@ impl Question {
         by: &ModelIdentity,
         answer: &Answer,
         took: Duration,
-    ) -> Option<Entry> {
+    ) -> Option<NewEntry> {
         let key = key_with(&self.request_type, &self.params, parts, Some(&by.hash))?;
-        entry::make(self, parts, key.text, by, answer, took)
+        new_entry::make(self, parts, key.text, by, answer, took)
     }
 }
 
@@ -130,7 +130,7 @@ fn look(
     let table = caches::installation().ok()?.cache?;
     let found = cache_table::find(table, &key.hash(), |of| accepts(request_type, key, of, model))?;
     let answer = read(request_type, &found)?;
-    hits::note(found.entry);
+    access_counters::count_hit(found.entry);
     Some((found, answer))
 }
 

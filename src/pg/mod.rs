@@ -3,9 +3,11 @@
 //! Invariant: no other module contains `unsafe` code.
 #![allow(unsafe_code, reason = "the one module that calls PostgreSQL's C functions")]
 
+pub(crate) mod access_counters;
 pub(crate) mod activity;
 pub(crate) mod backtrace;
 pub(crate) mod bgworker;
+pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
 pub(crate) mod caches;
 pub(crate) mod catalog;
@@ -14,12 +16,10 @@ pub(crate) mod descriptors;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod guc;
-pub(crate) mod hits;
 pub(crate) mod hooks;
 pub(crate) mod identities;
 pub(crate) mod interrupts;
 pub(crate) mod jsonb;
-pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod pending;
@@ -44,8 +44,8 @@ static PARTS: [&dyn shmem::AnyPart; 8] = [
     &seat::SEAT,
     &waiters::TABLE,
     &activity::TABLE,
-    &hits::TABLE,
-    &letters::BOX,
+    &access_counters::TABLE,
+    &cache_queue::QUEUE,
     &pending::TABLE,
     &identities::TABLE,
 ];

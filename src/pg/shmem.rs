@@ -193,16 +193,16 @@ pub(crate) struct Slot {
     pub(crate) cache_hits: AtomicU64,
     /// Requests that it had no answer for.
     pub(crate) cache_misses: AtomicU64,
-    /// Answers that did not get into it: too long for [`super::letters`], without room there or at the worker, or refused by the table.
+    /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// There are hits that the worker has not written down.
-    pub(crate) hits_wait: AtomicBool,
-    /// Cells of [`super::hits`] that count them.
-    pub(crate) hit_cells: AtomicU32,
-    /// Letters in the pile.
-    pub(crate) letters: AtomicU32,
+    pub(crate) accesses_wait: AtomicBool,
+    /// Cells of [`super::access_counters`] that count them.
+    pub(crate) access_cells: AtomicU32,
+    /// Messages in its cache queue.
+    pub(crate) cache_queue_length: AtomicU32,
 }
 
 /// The slots and the launcher's mailbox, or `None` where the library was not preloaded.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Shared, Slot};
-use super::{hits, letters, pending};
+use super::{access_counters, cache_queue, pending};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +107,9 @@ impl Slot {
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
-        letters::close(self);
+        cache_queue::close(self);
         pending::clear(self);
-        hits::take(self);
+        access_counters::take(self);
         self.reset_cache_counters(0);
     }
 }

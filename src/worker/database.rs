@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
-use super::filing::{self, Filing};
 use super::flight::Flights;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
@@ -47,7 +47,7 @@ pub(super) struct Worker {
     extension: Rc<Installation>,
     flights: Flights,
     outcomes: Outcomes,
-    filing: Filing,
+    cache_writer: CacheWriter,
     config: Option<Rc<Config>>,
     wakes_seen: u64,
     urgent_seen: u64,
@@ -89,7 +89,7 @@ impl Worker {
             extension,
             flights: Flights::default(),
             outcomes: Outcomes::new(),
-            filing: Filing::new(slot),
+            cache_writer: CacheWriter::new(slot),
             config: None,
             wakes_seen: slot.wakes.load(Acquire),
             urgent_seen: slot.urgent.load(Acquire),
@@ -128,7 +128,7 @@ impl Worker {
                 return self.end(ended);
             }
             self.store();
-            self.file();
+            self.write_cache();
             self.poll();
             self.read_events();
             let claimed = self.claim();
@@ -154,8 +154,8 @@ impl Worker {
         self.read_events();
         self.outcomes.hurry();
         self.store();
-        self.filing.add(self.flights.entries.drain(..));
-        if let Err(error) = self.filing.write_all() {
+        self.cache_writer.add(self.flights.entries.drain(..));
+        if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
         let held = self.flights.clear();
@@ -222,13 +222,13 @@ impl Worker {
         }
         match protocol::presence() {
             Ok(Presence::Absent) => {
-                self.filing.forget();
+                self.cache_writer.forget();
                 return Some(Ended::NoExtension);
             }
             Ok(Presence::Present(now, _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
-                self.filing.forget();
+                self.cache_writer.forget();
                 return Some(Ended::Again);
             }
             Ok(Presence::Present(_, config)) => self.obey(config),
@@ -261,9 +261,9 @@ impl Worker {
     }
 
     /// Keeps the cache.
-    fn file(&mut self) {
-        self.filing.add(self.flights.entries.drain(..));
-        if let Err(error) = self.filing.write() {
+    fn write_cache(&mut self) {
+        self.cache_writer.add(self.flights.entries.drain(..));
+        if let Err(error) = self.cache_writer.write() {
             self.complain(error);
         }
     }
@@ -313,9 +313,9 @@ impl Worker {
         let prepared: Vec<_> = registry::looking_once(|| {
             requests.iter().map(|claimed| prepare::prepare(claimed, &config, &models)).collect()
         });
-        let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
+        let asking = |(claimed, prepared)| cache_writer::Asking::new(claimed, prepared);
         let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
-        let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {
+        let mut answers = cache_writer::look_up(&questions).unwrap_or_else(|error| {
             self.complain(error);
             Vec::new()
         });
@@ -399,7 +399,7 @@ impl Worker {
         if let Some(due) = self.outcomes.due() {
             until = until.min(due);
         }
-        if let Some(due) = self.filing.due() {
+        if let Some(due) = self.cache_writer.due() {
             until = until.min(due);
         }
         if let Some(notified) = self.due.notified {

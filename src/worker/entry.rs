@@ -13,7 +13,7 @@ use crate::pg::caches::Installation;
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{activity, bgworker, hits, interrupts, letters};
+use crate::pg::{access_counters, activity, bgworker, cache_queue, interrupts};
 
 /// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this database.
 pub(super) fn run(slot_index: usize) {
@@ -94,8 +94,8 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
         }
         interrupts::check_between_transactions();
         // Nobody here writes it down, and what waits takes room from other databases.
-        hits::take(slot);
-        letters::forget(slot);
+        access_counters::take(slot);
+        cache_queue::forget(slot);
         let same = match protocol::presence() {
             Ok(Presence::Present(now, _)) => {
                 now.extension == extension.extension && now.version == extension.version

@@ -14,7 +14,7 @@ use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standin
 use super::claims::{Claimed, Held, Outcome, Verdict};
 use super::prepare::Prepared;
 use super::seat::Errand;
-use crate::cache::{self, Author, Entry, Question};
+use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;
 use crate::pg::error::Failure;
@@ -58,7 +58,7 @@ struct Flight {
 
 impl Flight {
     /// What the cache is to keep of it.
-    fn entry(&self, answer: &Answer) -> Option<Entry> {
+    fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
         question.entry(&self.parts, by, answer, self.since.elapsed())
     }
@@ -105,7 +105,7 @@ pub(super) struct Flights {
     pub(super) failed: i64,
     pub(super) spent_ms: f64,
     /// What the cache is to keep of those that have ended.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
     pub(super) registry: Rc<Vec<Model>>,
 }

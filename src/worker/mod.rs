@@ -1,13 +1,13 @@
 //! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
 //! the engine alone where no worker can run it.
 
+mod cache_writer;
 mod claims;
 mod database;
 mod due;
 mod engine;
 mod entry;
 mod eviction;
-mod filing;
 mod flight;
 mod launcher;
 mod outcomes;

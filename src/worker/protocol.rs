@@ -11,10 +11,10 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
-use crate::cache::Entry;
+use crate::cache::NewEntry;
+use crate::pg::access_counters::Accesses;
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
-use crate::pg::hits::Hits;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
@@ -326,9 +326,9 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
 }
 
 /// Puts answers into the cache, all of them or none. False: somebody has locked the table.
-pub(super) fn store_answers(entries: &[Entry]) -> Result<bool, PgError> {
+pub(super) fn store_answers(entries: &[NewEntry]) -> Result<bool, PgError> {
     let column =
-        |of: fn(&Entry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
+        |of: fn(&NewEntry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
     let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
     let numbers: Vec<f32> = entries.iter().flat_map(|entry| entry.embedding.iter().copied()).collect();
     let lengths: Vec<i32> = entries.iter().map(|entry| entry.embedding.len() as i32).collect();
@@ -358,14 +358,15 @@ pub(super) fn store_answers(entries: &[Entry]) -> Result<bool, PgError> {
 }
 
 /// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody has locked.
-pub(super) fn count_accesses(hits: &[Hits]) -> Result<Vec<i64>, PgError> {
-    if hits.is_empty() {
+pub(super) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64>, PgError> {
+    if accesses.is_empty() {
         return Ok(Vec::new());
     }
-    let entries: Vec<i64> = hits.iter().map(|hits| hits.entry).collect();
-    let counts: Vec<i64> = hits.iter().map(|hits| i64::try_from(hits.count).unwrap_or(i64::MAX)).collect();
+    let entries: Vec<i64> = accesses.iter().map(|accesses| accesses.entry).collect();
+    let counts: Vec<i64> =
+        accesses.iter().map(|accesses| i64::try_from(accesses.count).unwrap_or(i64::MAX)).collect();
     let last: Vec<Option<TimestampWithTimeZone>> =
-        hits.iter().map(|hits| TimestampWithTimeZone::try_from(hits.last).ok()).collect();
+        accesses.iter().map(|accesses| TimestampWithTimeZone::try_from(accesses.last).ok()).collect();
     in_queue("count uses of the cache", || {
         if !cache_is_free()? {
             return Ok(entries);

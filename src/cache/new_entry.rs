@@ -1,4 +1,4 @@
-//! What is kept of an answer, and its form as a letter to the worker.
+//! What is kept of an answer, and its form as a message to the worker.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::request::{Answer, Parts};
 
 /// A row of steadytext_cache in the making.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct NewEntry {
     /// cache_key.
     pub(crate) key: String,
     /// prompt.
@@ -25,15 +25,15 @@ pub(crate) struct Entry {
     pub(crate) about: String,
 }
 
-impl Entry {
-    /// As a letter.
-    pub(crate) fn to_letter(&self) -> Option<Vec<u8>> {
+impl NewEntry {
+    /// As a message.
+    pub(crate) fn to_message(&self) -> Option<Vec<u8>> {
         postcard::to_allocvec(self).ok()
     }
 
-    /// From a letter.
-    pub(crate) fn from_letter(letter: &[u8]) -> Option<Entry> {
-        postcard::from_bytes(letter).ok()
+    /// From a message.
+    pub(crate) fn from_message(message: &[u8]) -> Option<NewEntry> {
+        postcard::from_bytes(message).ok()
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) fn make(
     by: &ModelIdentity,
     answer: &Answer,
     took: Duration,
-) -> Option<Entry> {
+) -> Option<NewEntry> {
     let (response, embedding) = match answer {
         Answer::Text(text) => (Some(text.clone()), Vec::new()),
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
@@ -76,7 +76,7 @@ pub(super) fn make(
         "model_hash": hex(&by.hash),
         "kernel_version": KERNEL_VERSION,
     });
-    Some(Entry { key, prompt, response, embedding, about: about.to_string() })
+    Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
 }
 
 fn file_name(model: &ModelSource) -> String {

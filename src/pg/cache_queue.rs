@@ -1,11 +1,11 @@
-//! Answers on their way from the process that got them to the worker that may write them down: a box of letters in shared
-//! memory, one pile per database.
+//! The cache queue: answers on their way from the process that got them to the worker that may write them down, in shared memory.
 //!
-//! A synchronous call must not write, and need not wait until somebody has: it posts what it got. What is too long, or finds
-//! the box full, is counted and forgotten; the next one computes it again.
+//! A synchronous call must not write, and need not wait until the worker has written, so it adds its answer to the queue of its
+//! database and goes on. An answer that is too long, or finds the queue full, is counted and dropped; the next request computes
+//! it again.
 //!
-//! Invariant: everything in the box is read and written under its lock, and all zeros is an empty box. A slot leaves its database under
-//! that lock too, so that no letter is ever in the pile of another database than its writer's.
+//! Invariant: the queues are read and written under their lock, and all zeros are empty queues. A slot leaves its database under
+//! that lock too, so that no message is ever in the queue of another database than its writer's.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -16,23 +16,23 @@ use super::slots;
 
 const CHUNKS: usize = 1024;
 const CHUNK_BYTES: usize = 4080;
-/// Longest letter: what it takes must leave room for others.
-pub(crate) const MAX_LETTER_BYTES: usize = 64 * CHUNK_BYTES;
+/// Longest message: what it takes must leave room for others.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * CHUNK_BYTES;
 /// Chunks that one database may fill.
 const MAX_CHUNKS_OF_ONE: u32 = CHUNKS as u32 / 2;
 
-/// The box.
+/// The queues of all databases.
 #[repr(C)]
-pub(crate) struct LetterBox {
+pub(crate) struct CacheQueue {
     inner: UnsafeCell<Inner>,
 }
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
-unsafe impl Sync for LetterBox {}
-// SAFETY: zeros are a box without letters.
-unsafe impl Content for LetterBox {}
+unsafe impl Sync for CacheQueue {}
+// SAFETY: zeros are queues without messages.
+unsafe impl Content for CacheQueue {}
 
-pub(super) static BOX: Part<LetterBox> = Part::new();
+pub(super) static QUEUE: Part<CacheQueue> = Part::new();
 
 /// Chunks are linked by their index, counted from 1; 0 is none.
 #[repr(C)]
@@ -41,13 +41,13 @@ struct Inner {
     free: u32,
     /// How many were ever taken; the others need no link.
     begun: u32,
-    piles: [Pile; SLOTS],
+    queues: [DatabaseQueue; SLOTS],
     chunks: [Chunk; CHUNKS],
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Pile {
+struct DatabaseQueue {
     first: u32,
     last: u32,
     chunks: u32,
@@ -55,32 +55,33 @@ struct Pile {
 
 #[repr(C)]
 struct Chunk {
-    /// The rest of the letter.
+    /// The rest of the message.
     next: u32,
-    /// The next letter of the pile.
-    next_letter: u32,
-    /// Bytes of the whole letter, in its first chunk.
+    /// The next message of the queue.
+    next_message: u32,
+    /// Bytes of the whole message, in its first chunk.
     length: u32,
     bytes: [u8; CHUNK_BYTES],
 }
 
 fn locked<R>(f: impl FnOnce(&mut Inner) -> R) -> Option<R> {
     // SAFETY: the lock is held, exclusively.
-    BOX.with_lock(true, |letters| f(unsafe { &mut *letters.inner.get() }))
+    QUEUE.with_lock(true, |queue| f(unsafe { &mut *queue.inner.get() }))
 }
 
-/// Posts a letter to the worker of this process's database. Without a worker there is nobody to post it to.
-pub(crate) fn post(letter: &[u8]) {
+/// Adds a message for the worker of this process's database. While no worker runs it is dropped.
+pub(crate) fn push(message: &[u8]) {
     let Some((shared, slot)) = shmem::get().zip(slots::mine()) else { return };
     if slot.pid.load(Relaxed) == 0 {
         return;
     }
     let (index, database) = (shared.index_of(slot), catalog::my_database().to_u32());
-    let fits = letter.len() <= MAX_LETTER_BYTES;
+    let fits = message.len() <= MAX_MESSAGE_BYTES;
     // Under the lock, the slot is this database's or not: between the look for it and now, the launcher may have given it to another one.
     let before = locked(|inner| {
-        (slot.database.load(Acquire) == database)
-            .then(|| (fits && inner.put(index, letter)).then(|| slot.letters.fetch_add(1, Relaxed)))
+        (slot.database.load(Acquire) == database).then(|| {
+            (fits && inner.put(index, message)).then(|| slot.cache_queue_length.fetch_add(1, Relaxed))
+        })
     });
     match before {
         Some(Some(Some(0))) => slot.wake(),
@@ -91,85 +92,85 @@ pub(crate) fn post(letter: &[u8]) {
     }
 }
 
-/// Takes up to `most` letters of a pile, in the order in which they were posted.
+/// Takes up to `most` messages of a queue, the oldest first.
 pub(crate) fn take(slot: &Slot, most: usize) -> Vec<Vec<u8>> {
     let Some(shared) = shmem::get() else { return Vec::new() };
-    if slot.letters.load(Relaxed) == 0 {
+    if slot.cache_queue_length.load(Relaxed) == 0 {
         return Vec::new();
     }
     let index = shared.index_of(slot);
     let taken = locked(|inner| {
-        let letters: Vec<Vec<u8>> = std::iter::from_fn(|| inner.take(index)).take(most).collect();
-        slot.letters.fetch_sub(letters.len() as u32, Relaxed);
-        letters
+        let messages: Vec<Vec<u8>> = std::iter::from_fn(|| inner.take(index)).take(most).collect();
+        slot.cache_queue_length.fetch_sub(messages.len() as u32, Relaxed);
+        messages
     });
     taken.unwrap_or_default()
 }
 
-/// Throws a pile away: its database is no longer there.
+/// Empties a queue: its database is no longer there.
 pub(crate) fn forget(slot: &Slot) {
     while !take(slot, CHUNKS).is_empty() {}
 }
 
-/// Takes a slot from its database; from now on nobody posts a letter there.
+/// Takes a slot from its database; from now on nobody adds a message to its queue.
 pub(super) fn close(slot: &Slot) {
     locked(|_| slot.database.store(0, SeqCst));
     forget(slot);
 }
 
 impl Inner {
-    fn put(&mut self, pile: usize, letter: &[u8]) -> bool {
-        let count = letter.len().div_ceil(CHUNK_BYTES).max(1) as u32;
-        if self.piles[pile].chunks + count > MAX_CHUNKS_OF_ONE || !self.has_room(count) {
+    fn put(&mut self, queue: usize, message: &[u8]) -> bool {
+        let count = message.len().div_ceil(CHUNK_BYTES).max(1) as u32;
+        if self.queues[queue].chunks + count > MAX_CHUNKS_OF_ONE || !self.has_room(count) {
             return false;
         }
         let mut first = 0;
         // From the back, so that each knows the next.
-        for part in letter.chunks(CHUNK_BYTES).rev() {
+        for part in message.chunks(CHUNK_BYTES).rev() {
             let number = self.take_free();
             let chunk = self.chunk(number);
             chunk.next = first;
-            chunk.next_letter = 0;
+            chunk.next_message = 0;
             chunk.bytes[..part.len()].copy_from_slice(part);
             first = number;
         }
         if first == 0 {
             return false;
         }
-        self.chunk(first).length = letter.len() as u32;
-        let last = std::mem::replace(&mut self.piles[pile].last, first);
+        self.chunk(first).length = message.len() as u32;
+        let last = std::mem::replace(&mut self.queues[queue].last, first);
         match last {
-            0 => self.piles[pile].first = first,
-            last => self.chunk(last).next_letter = first,
+            0 => self.queues[queue].first = first,
+            last => self.chunk(last).next_message = first,
         }
-        self.piles[pile].chunks += count;
+        self.queues[queue].chunks += count;
         true
     }
 
-    fn take(&mut self, pile: usize) -> Option<Vec<u8>> {
-        let first = self.piles[pile].first;
+    fn take(&mut self, queue: usize) -> Option<Vec<u8>> {
+        let first = self.queues[queue].first;
         if first == 0 {
             return None;
         }
-        let (mut left, next_letter) = (self.chunk(first).length as usize, self.chunk(first).next_letter);
-        let mut letter = Vec::with_capacity(left);
+        let (mut left, next_message) = (self.chunk(first).length as usize, self.chunk(first).next_message);
+        let mut message = Vec::with_capacity(left);
         let mut number = first;
         while number != 0 {
             let part = left.min(CHUNK_BYTES);
             let free = self.free;
             let chunk = self.chunk(number);
-            letter.extend_from_slice(&chunk.bytes[..part]);
+            message.extend_from_slice(&chunk.bytes[..part]);
             left -= part;
             let next = std::mem::replace(&mut chunk.next, free);
             self.free = number;
             number = next;
-            self.piles[pile].chunks -= 1;
+            self.queues[queue].chunks -= 1;
         }
-        self.piles[pile].first = next_letter;
-        if next_letter == 0 {
-            self.piles[pile].last = 0;
+        self.queues[queue].first = next_message;
+        if next_message == 0 {
+            self.queues[queue].last = 0;
         }
-        Some(letter)
+        Some(message)
     }
 
     fn chunk(&mut self, number: u32) -> &mut Chunk {

@@ -23,14 +23,14 @@ const ID_BITS: u32 = 56;
 
 /// The table. A cell with key 0 is free.
 #[repr(C)]
-pub(crate) struct HitTable {
+pub(crate) struct CounterTable {
     cells: [Cell; CELLS],
 }
 
 // SAFETY: zeros are cells that are free.
-unsafe impl Content for HitTable {}
+unsafe impl Content for CounterTable {}
 
-pub(super) static TABLE: Part<HitTable> = Part::new();
+pub(super) static TABLE: Part<CounterTable> = Part::new();
 
 #[repr(C)]
 struct Cell {
@@ -42,7 +42,7 @@ struct Cell {
 
 /// What was counted of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hits {
+pub(crate) struct Accesses {
     /// steadytext_cache.id.
     pub(crate) entry: i64,
     /// How many.
@@ -52,7 +52,7 @@ pub(crate) struct Hits {
 }
 
 /// Counts a hit of an entry of this process's database. Not on a standby, which has no worker that could write it down.
-pub(crate) fn note(entry: i64) {
+pub(crate) fn count_hit(entry: i64) {
     let Some((shared, slot)) = shmem::get().zip(slots::mine()) else { return };
     slot.cache_hits.fetch_add(1, Relaxed);
     let Some(key) = key(shared.index_of(slot), entry) else { return };
@@ -70,10 +70,10 @@ pub(crate) fn note(entry: i64) {
             let cell = &table.cells[(start + probe) % CELLS];
             let found = cell.key.load(Acquire);
             let claimed = found == 0
-                && slot.hit_cells.load(Relaxed) < most
+                && slot.access_cells.load(Relaxed) < most
                 && cell.key.compare_exchange(0, key, AcqRel, Acquire).is_ok();
             if claimed {
-                slot.hit_cells.fetch_add(1, Relaxed);
+                slot.access_cells.fetch_add(1, Relaxed);
             }
             if claimed || cell.key.load(Acquire) == key {
                 cell.count.fetch_add(1, Relaxed);
@@ -83,13 +83,13 @@ pub(crate) fn note(entry: i64) {
         }
     });
     // The first one since the last writing tells the worker that there is something to write.
-    if !slot.hits_wait.swap(true, AcqRel) || is_crowded(slot) {
+    if !slot.accesses_wait.swap(true, AcqRel) || is_crowded(slot) {
         slot.wake();
     }
 }
 
 /// Counts a request that the cache had no answer for.
-pub(crate) fn note_miss() {
+pub(crate) fn count_miss() {
     if let Some(slot) = slots::mine() {
         slot.cache_misses.fetch_add(1, Relaxed);
     }
@@ -97,27 +97,27 @@ pub(crate) fn note_miss() {
 
 /// Whether what was counted for the database of a slot should be taken out soon.
 pub(crate) fn is_crowded(slot: &Slot) -> bool {
-    slot.hit_cells.load(Relaxed) > CELLS_OF_ONE / 2
+    slot.access_cells.load(Relaxed) > CELLS_OF_ONE / 2
 }
 
 /// Takes out what was counted for the database of a slot.
-pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
+pub(crate) fn take(slot: &'static Slot) -> Vec<Accesses> {
     let Some(shared) = shmem::get() else { return Vec::new() };
     let index = shared.index_of(slot);
     // Before the look: a hit that comes after it tells the worker anew.
-    slot.hits_wait.store(false, Relaxed);
-    let mut taken = Vec::with_capacity(slot.hit_cells.load(Relaxed) as usize + PROBES);
+    slot.accesses_wait.store(false, Relaxed);
+    let mut taken = Vec::with_capacity(slot.access_cells.load(Relaxed) as usize + PROBES);
     TABLE.with_lock(true, |table| {
         for cell in &table.cells {
             let key = cell.key.load(Relaxed);
             if key >> ID_BITS == index as u64 + 1 {
-                taken.push(Hits {
+                taken.push(Accesses {
                     entry: (key & ((1 << ID_BITS) - 1)) as i64,
                     count: cell.count.swap(0, Relaxed),
                     last: cell.last.swap(0, Relaxed),
                 });
                 cell.key.store(0, Relaxed);
-                slot.hit_cells.fetch_sub(1, Relaxed);
+                slot.access_cells.fetch_sub(1, Relaxed);
             }
         }
     });
@@ -126,9 +126,9 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Hits> {
 
 /// Leaves one of each entry, in the order of their numbers. Several come about when a cell is freed before another of its row, and when
 /// an entry is used again before its earlier uses could be written down.
-pub(crate) fn add_up(hits: &mut Vec<Hits>) {
-    hits.sort_unstable_by_key(|hits| hits.entry);
-    hits.dedup_by(|later, kept| {
+pub(crate) fn add_up(accesses: &mut Vec<Accesses>) {
+    accesses.sort_unstable_by_key(|accesses| accesses.entry);
+    accesses.dedup_by(|later, kept| {
         let same = later.entry == kept.entry;
         if same {
             kept.count += later.count;

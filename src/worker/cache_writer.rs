@@ -12,10 +12,10 @@ use pgrx::prelude::*;
 use super::claims::Claimed;
 use super::prepare::Prepared;
 use super::protocol;
-use crate::cache::{Entry, Question};
+use crate::cache::{NewEntry, Question};
+use crate::pg::access_counters::{self, Accesses};
+use crate::pg::cache_queue;
 use crate::pg::error::PgError;
-use crate::pg::hits::{self, Hits};
-use crate::pg::letters;
 use crate::pg::shmem::Slot;
 use crate::pg::transaction::transaction;
 use crate::request::Answer;
@@ -35,12 +35,12 @@ const COUNTS_AT_ONCE: usize = 1000;
 const MAX_ENTRIES: usize = 1024;
 
 /// What waits to be written.
-pub(super) struct Filing {
+pub(super) struct CacheWriter {
     slot: &'static Slot,
-    entries: Vec<Entry>,
+    entries: Vec<NewEntry>,
     /// How many of them are stored together: fewer, the more of them cannot be.
     together: usize,
-    hits: Vec<Hits>,
+    accesses: Vec<Accesses>,
     store_at: Instant,
     count_at: Instant,
 }
@@ -75,7 +75,7 @@ pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, P
             let Some(question) = asking.question else { return Ok(None) };
             let answer = question.answer();
             if answer.is_none() && asking.is_new {
-                hits::note_miss();
+                access_counters::count_miss();
             }
             Ok(answer)
         };
@@ -83,22 +83,22 @@ pub(super) fn look_up(questions: &[Asking<'_>]) -> Result<Vec<Option<Answer>>, P
     })
 }
 
-impl Filing {
+impl CacheWriter {
     /// Nothing waits.
-    pub(super) fn new(slot: &'static Slot) -> Filing {
+    pub(super) fn new(slot: &'static Slot) -> CacheWriter {
         let now = Instant::now();
-        Filing {
+        CacheWriter {
             slot,
             entries: Vec::new(),
             together: ENTRIES_AT_ONCE,
-            hits: Vec::new(),
+            accesses: Vec::new(),
             store_at: now,
             count_at: now,
         }
     }
 
     /// Adds what came of requests of the queue.
-    pub(super) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
+    pub(super) fn add(&mut self, entries: impl IntoIterator<Item = NewEntry>) {
         self.entries.extend(entries);
         let dropped = self.entries.len().saturating_sub(MAX_ENTRIES);
         self.slot.cache_dropped.fetch_add(dropped as u64, Relaxed);
@@ -115,7 +115,7 @@ impl Filing {
         if now >= self.store_at {
             self.store()?;
         }
-        if (now >= self.count_at && self.has_hits()) || hits::is_crowded(self.slot) {
+        if (now >= self.count_at && self.has_accesses()) || access_counters::is_crowded(self.slot) {
             self.count()?;
         }
         Ok(())
@@ -128,7 +128,9 @@ impl Filing {
     /// The database's.
     pub(super) fn write_all(&mut self) -> Result<(), PgError> {
         let until = Instant::now() + LAST_TURN;
-        let left = |filing: &Filing| filing.entries.len() + filing.slot.letters.load(Relaxed) as usize;
+        let left = |writer: &CacheWriter| {
+            writer.entries.len() + writer.slot.cache_queue_length.load(Relaxed) as usize
+        };
         while left(self) > 0 && Instant::now() < until {
             let before = left(self);
             self.store()?;
@@ -143,28 +145,28 @@ impl Filing {
     /// Forgets everything: the cache that it is about is gone, and the numbers of another one's entries begin anew.
     pub(super) fn forget(&mut self) {
         self.entries.clear();
-        self.hits.clear();
-        letters::forget(self.slot);
-        hits::take(self.slot);
+        self.accesses.clear();
+        cache_queue::forget(self.slot);
+        access_counters::take(self.slot);
     }
 
     /// When there is something to write.
     pub(super) fn due(&self) -> Option<Instant> {
-        let stores =
-            (!self.entries.is_empty() || self.slot.letters.load(Relaxed) > 0).then_some(self.store_at);
-        let counts = self.has_hits().then_some(self.count_at);
+        let stores = (!self.entries.is_empty() || self.slot.cache_queue_length.load(Relaxed) > 0)
+            .then_some(self.store_at);
+        let counts = self.has_accesses().then_some(self.count_at);
         stores.into_iter().chain(counts).min()
     }
 
-    fn has_hits(&self) -> bool {
-        !self.hits.is_empty() || self.slot.hits_wait.load(Relaxed)
+    fn has_accesses(&self) -> bool {
+        !self.accesses.is_empty() || self.slot.accesses_wait.load(Relaxed)
     }
 
     /// Writes some entries; whether there may be more.
     fn store(&mut self) -> Result<bool, PgError> {
         let room = ENTRIES_AT_ONCE.saturating_sub(self.entries.len());
-        let letters = letters::take(self.slot, room);
-        self.entries.extend(letters.iter().filter_map(|letter| Entry::from_letter(letter)));
+        let messages = cache_queue::take(self.slot, room);
+        self.entries.extend(messages.iter().filter_map(|message| NewEntry::from_message(message)));
         if self.entries.is_empty() {
             return Ok(false);
         }
@@ -210,25 +212,25 @@ impl Filing {
 
     fn count(&mut self) -> Result<(), PgError> {
         self.count_at = Instant::now() + COUNT_INTERVAL;
-        self.hits.extend(hits::take(self.slot));
-        hits::add_up(&mut self.hits);
+        self.accesses.extend(access_counters::take(self.slot));
+        access_counters::add_up(&mut self.accesses);
         let until = Instant::now() + TURN;
         let mut left = Vec::new();
         let mut failure = None;
-        for part in self.hits.chunks(COUNTS_AT_ONCE) {
+        for part in self.accesses.chunks(COUNTS_AT_ONCE) {
             if Instant::now() >= until {
                 left.extend(part);
                 continue;
             }
             match protocol::count_accesses(part) {
-                Ok(locked) => left.extend(part.iter().filter(|hits| locked.contains(&hits.entry))),
+                Ok(locked) => left.extend(part.iter().filter(|accesses| locked.contains(&accesses.entry))),
                 Err(error) => {
                     left.extend(part);
                     failure = Some(error);
                 }
             }
         }
-        self.hits = left;
+        self.accesses = left;
         failure.map_or(Ok(()), Err)
     }
 }
