@@ -182,8 +182,8 @@ fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u
     }
 }
 
-/// What the engine tells work by that is the same in this database.
-pub(crate) fn flight(work: &Work) -> Option<[u8; 32]> {
+/// By which the engine knows equal work of this database, so that it is done once.
+pub(crate) fn dedup_key(work: &Work) -> Option<[u8; 32]> {
     flight_key(catalog::my_database().to_u32(), work)
 }
 

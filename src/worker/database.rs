@@ -19,7 +19,7 @@ use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
-use super::flight::Flights;
+use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
@@ -45,7 +45,7 @@ pub(super) struct Worker {
     /// `local:<uuid>`, as rows carry it.
     id: String,
     extension: Rc<Installation>,
-    flights: Flights,
+    in_flight: InFlight,
     outcomes: Outcomes,
     cache_writer: CacheWriter,
     config: Option<Rc<Config>>,
@@ -87,7 +87,7 @@ impl Worker {
             slot,
             id,
             extension,
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             outcomes: Outcomes::new(),
             cache_writer: CacheWriter::new(slot),
             config: None,
@@ -154,11 +154,11 @@ impl Worker {
         self.read_events();
         self.outcomes.hurry();
         self.store();
-        self.cache_writer.add(self.flights.entries.drain(..));
+        self.cache_writer.add(self.in_flight.entries.drain(..));
         if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
-        let held = self.flights.clear();
+        let held = self.in_flight.clear();
         seat::leave();
         if !held.is_empty()
             && let Err(error) = protocol::release(&self.id, &held)
@@ -182,7 +182,7 @@ impl Worker {
         seat::exchange();
         loop {
             while let Some(event) = seat::next_event() {
-                if let Some(outcome) = self.flights.take(event) {
+                if let Some(outcome) = self.in_flight.take(event) {
                     self.outcomes.push(outcome);
                     self.maybe_more = true;
                 }
@@ -198,7 +198,7 @@ impl Worker {
     fn hand_over(&mut self) -> bool {
         let capacity = seat::capacity();
         let mut any = false;
-        while let Some(errand) = self.flights.next_part(capacity) {
+        while let Some(errand) = self.in_flight.next_part(capacity) {
             seat::submit(errand);
             any = true;
         }
@@ -206,7 +206,7 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.slot.running.store(i32::try_from(self.flights.len()).unwrap_or(i32::MAX), Relaxed);
+        self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
     }
 
     /// Looks whether the extension is still there and the running requests still ours, when somebody says that this may have
@@ -234,10 +234,10 @@ impl Worker {
             Ok(Presence::Present(_, config)) => self.obey(config),
             Err(error) => self.complain(error),
         }
-        let held = self.flights.held();
+        let held = self.in_flight.held();
         if !held.is_empty() {
             match protocol::extend(&self.id, &held) {
-                Ok(lost) => self.flights.abandon(&lost),
+                Ok(lost) => self.in_flight.abandon(&lost),
                 Err(error) => self.complain(error),
             }
         }
@@ -262,7 +262,7 @@ impl Worker {
 
     /// Keeps the cache.
     fn write_cache(&mut self) {
-        self.cache_writer.add(self.flights.entries.drain(..));
+        self.cache_writer.add(self.in_flight.entries.drain(..));
         if let Err(error) = self.cache_writer.write() {
             self.complain(error);
         }
@@ -292,7 +292,7 @@ impl Worker {
 
     /// Whether it holds nothing.
     fn is_idle(&self) -> bool {
-        self.flights.len() == 0 && self.outcomes.is_empty()
+        self.in_flight.len() == 0 && self.outcomes.is_empty()
     }
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
@@ -300,7 +300,7 @@ impl Worker {
         // It ended with the request that exceeded them.
         let cut = requests.iter().map(|claimed| claimed.bytes).sum::<usize>() >= bytes;
         self.obey(config.clone());
-        self.flights.registry = Rc::clone(&models);
+        self.in_flight.registry = Rc::clone(&models);
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
         self.maybe_more = alone || cut || claimed == limit;
@@ -322,7 +322,7 @@ impl Worker {
         answers.resize(requests.len(), None);
         for ((claimed, prepared), answer) in requests.iter().zip(prepared).zip(answers) {
             if let Some(answer) = answer {
-                self.flights.ended += 1;
+                self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer);
                 self.outcomes.push(Outcome { held, owner, verdict });
@@ -333,7 +333,7 @@ impl Worker {
                     if prepared.resolved.for_want_of_another {
                         self.warn_of_builtin();
                     }
-                    self.flights.add(claimed, prepared, alone);
+                    self.in_flight.add(claimed, prepared, alone);
                 }
                 Err(error) => {
                     self.outcomes.push(refused(claimed.held, claimed.owner, error, false));
@@ -360,10 +360,10 @@ impl Worker {
                 worker: &self.id,
                 status: if self.paused { "paused" } else { "running" },
                 models: seat::models(),
-                active: self.flights.len(),
-                total: self.flights.ended,
-                errors: self.flights.failed,
-                average_ms: self.flights.spent_ms / (self.flights.ended.max(1) as f64),
+                active: self.in_flight.len(),
+                total: self.in_flight.ended,
+                errors: self.in_flight.failed,
+                average_ms: self.in_flight.spent_ms / (self.in_flight.ended.max(1) as f64),
             };
             if let Err(error) = protocol::heartbeat(&beat) {
                 self.complain(error);

@@ -8,7 +8,7 @@ mod due;
 mod engine;
 mod entry;
 mod eviction;
-mod flight;
+mod in_flight;
 mod launcher;
 mod outcomes;
 mod prepare;

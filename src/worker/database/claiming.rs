@@ -30,8 +30,8 @@ struct Appetite {
 impl Worker {
     fn appetite(&self) -> Appetite {
         let capacity = seat::capacity();
-        let room = capacity.saturating_sub(self.flights.len());
-        let busy = self.flights.has_alone()
+        let room = capacity.saturating_sub(self.in_flight.len());
+        let busy = self.in_flight.has_alone()
             || self.outcomes.ready() > capacity * BACKLOG_FACTOR
             || self.bytes_left() == 0;
         if busy || self.paused || capacity == 0 {
@@ -40,13 +40,13 @@ impl Worker {
         if room > 0 {
             return Appetite { room, urgent_room: 0, least: 0 };
         }
-        let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.flights.len());
-        let lowest = self.flights.lowest_priority().filter(|_| urgent_room > 0);
+        let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.in_flight.len());
+        let lowest = self.in_flight.lowest_priority().filter(|_| urgent_room > 0);
         Appetite { room, urgent_room, least: lowest.map_or(DEAF, |lowest| u32::from(lowest) + 1) }
     }
 
     fn bytes_left(&self) -> usize {
-        MAX_BYTES.saturating_sub(self.flights.bytes() + self.outcomes.bytes())
+        MAX_BYTES.saturating_sub(self.in_flight.bytes() + self.outcomes.bytes())
     }
 
     /// Claims what the engine has room for. True: look at the engine again at once.
@@ -79,7 +79,7 @@ impl Worker {
             return false;
         }
         let alone = self.alone_due;
-        if alone && self.flights.len() > 0 {
+        if alone && self.in_flight.len() > 0 {
             return false;
         }
         (self.wakes_seen, self.urgent_seen) = (wakes, urgent);

@@ -1,4 +1,4 @@
-//! What the worker is holding: requests that the engine works on, and results that wait to be stored.
+//! Requests in flight: what this worker has claimed and handed to the engine.
 //!
 //! A request may have many parts ([`Parts`]), each of which is a request to the engine. Every row that is held has one of its parts in
 //! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
@@ -25,7 +25,7 @@ use crate::request::{Answer, Parts, Progress};
 type Rank = (Reverse<u8>, u64);
 
 /// A request that the engine works on.
-struct Flight {
+struct Running {
     held: Held,
     owner: pg_sys::Oid,
     /// Length of its texts and parameters.
@@ -56,7 +56,7 @@ struct Flight {
     alone: bool,
 }
 
-impl Flight {
+impl Running {
     /// What the cache is to keep of it.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
@@ -90,8 +90,8 @@ impl Flight {
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Flights {
-    flights: HashMap<Held, Flight>,
+pub(super) struct InFlight {
+    requests: HashMap<Held, Running>,
     /// Those of which the engine has nothing and that want something, by their order; and some that were that once.
     waiting: BTreeMap<Rank, Held>,
     /// By the engine's key: the row and the number of the part.
@@ -110,41 +110,41 @@ pub(super) struct Flights {
     pub(super) registry: Rc<Vec<Model>>,
 }
 
-impl Flights {
+impl InFlight {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.flights.len()
+        self.requests.len()
     }
 
     /// The lowest priority of those whose result is wanted.
     pub(super) fn lowest_priority(&self) -> Option<u8> {
-        let wanted = self.flights.values().filter(|flight| !flight.abandoned);
-        wanted.map(|flight| flight.standing.priority).min()
+        let wanted = self.requests.values().filter(|running| !running.abandoned);
+        wanted.map(|running| running.standing.priority).min()
     }
 
     /// Whether one runs that must have nothing beside it.
     pub(super) fn has_alone(&self) -> bool {
-        self.flights.values().any(|flight| flight.alone)
+        self.requests.values().any(|running| running.alone)
     }
 
     /// How long the texts and parameters of all of them are together.
     pub(super) fn bytes(&self) -> usize {
-        self.flights.values().map(|flight| flight.bytes).sum()
+        self.requests.values().map(|running| running.bytes).sum()
     }
 
     /// The rows of those whose result is wanted.
     pub(super) fn held(&self) -> Vec<Held> {
         let mut held: Vec<Held> =
-            self.flights.values().filter(|flight| !flight.abandoned).map(|flight| flight.held).collect();
+            self.requests.values().filter(|running| !running.abandoned).map(|running| running.held).collect();
         held.sort_unstable_by_key(|held| held.id);
         held
     }
 
-    /// Adds a request; [`Flights::next_part`] has its parts from now on.
+    /// Adds a request; [`InFlight::next_part`] has its parts from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
         let Prepared { resolved, salt, parts, question } = prepared;
         self.last_order += 1;
-        let flight = Flight {
+        let running = Running {
             held: claimed.held,
             owner: claimed.owner,
             bytes: claimed.bytes,
@@ -167,43 +167,43 @@ impl Flights {
             abandoned: false,
             alone,
         };
-        self.waiting.insert(flight.rank(), claimed.held);
-        self.flights.insert(claimed.held, flight);
+        self.waiting.insert(running.rank(), claimed.held);
+        self.requests.insert(claimed.held, running);
     }
 
     /// The part to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
     /// of which the engine has none.
     pub(super) fn next_part(&mut self, capacity: usize) -> Option<Errand> {
-        let flight = match self.first_waiting() {
-            Some(held) => self.flights.get_mut(&held)?,
+        let running = match self.first_waiting() {
+            Some(held) => self.requests.get_mut(&held)?,
             None if self.parts.len() >= capacity => return None,
             None => {
-                let open = self.flights.values_mut().filter(|flight| !flight.is_closed());
-                open.min_by_key(|flight| (flight.under_way, flight.rank()))?
+                let open = self.requests.values_mut().filter(|running| !running.is_closed());
+                open.min_by_key(|running| (running.under_way, running.rank()))?
             }
         };
-        let index = flight.again.pop().or_else(|| flight.progress.take_next())?;
-        flight.under_way += 1;
+        let index = running.again.pop().or_else(|| running.progress.take_next())?;
+        running.under_way += 1;
         self.last_key += 1;
-        self.parts.insert(self.last_key, (flight.held, index));
-        let work = flight.parts.work(index);
-        let shared = flight.question.as_ref().and_then(|_| cache::flight(&work));
+        self.parts.insert(self.last_key, (running.held, index));
+        let work = running.parts.work(index);
+        let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key(&work));
         let request = Request {
             key: self.last_key,
-            model: flight.resolved.source.clone(),
-            salt: flight.salt,
-            flight: shared,
+            model: running.resolved.source.clone(),
+            salt: running.salt,
+            flight: dedup_key,
             work,
         };
-        Some(Errand { request, standing: flight.standing, ticket: flight.ticket.clone() })
+        Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
     /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all rows for each part would
     /// take the square of their number.
     fn first_waiting(&mut self) -> Option<Held> {
         while let Some((_, held)) = self.waiting.pop_first() {
-            let waits = |flight: &Flight| flight.under_way == 0 && !flight.is_closed();
-            if self.flights.get(&held).is_some_and(waits) {
+            let waits = |running: &Running| running.under_way == 0 && !running.is_closed();
+            if self.requests.get(&held).is_some_and(waits) {
                 return Some(held);
             }
         }
@@ -213,15 +213,15 @@ impl Flights {
     /// Stops work whose row is no longer held.
     pub(super) fn abandon(&mut self, lost: &[Held]) {
         for held in lost {
-            if let Some(flight) = self.flights.get_mut(held) {
-                flight.abandoned = true;
-                flight.ticket.cancel();
+            if let Some(running) = self.requests.get_mut(held) {
+                running.abandoned = true;
+                running.ticket.cancel();
             }
         }
-        self.flights.retain(|_, flight| {
-            let gone = flight.abandoned && flight.under_way == 0;
+        self.requests.retain(|_, running| {
+            let gone = running.abandoned && running.under_way == 0;
             if gone {
-                show(flight, activity::end);
+                show(running, activity::end);
             }
             !gone
         });
@@ -230,48 +230,51 @@ impl Flights {
     /// Takes note of an event; returns the outcome if the request has ended and its result is wanted.
     pub(super) fn take(&mut self, event: Event) -> Option<Outcome> {
         let (held, index) = *self.parts.get(&event.key)?;
-        let flight = self.flights.get_mut(&held)?;
+        let running = self.requests.get_mut(&held)?;
         match event.kind {
             EventKind::Loading => {
-                show(flight, |place| activity::set_phase(place, Phase::Loading, None));
+                show(running, |place| activity::set_phase(place, Phase::Loading, None));
                 return None;
             }
             EventKind::Started { prompt_tokens, model } => {
-                flight.author.note(&model);
-                if let Err(error) = flight.resolved.check_loaded(&model) {
-                    match flight.resolved.next(&self.registry) {
-                        Some(next) if flight.verdict.is_none() => {
-                            flight.restart(next);
+                running.author.note(&model);
+                if let Err(error) = running.resolved.check_loaded(&model) {
+                    match running.resolved.next(&self.registry) {
+                        Some(next) if running.verdict.is_none() => {
+                            running.restart(next);
                             self.parts.retain(|_, (of, _)| *of != held);
                         }
                         _ => {
-                            flight.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
-                            flight.ticket.cancel();
+                            running.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
+                            running.ticket.cancel();
                         }
                     }
                     return None;
                 }
                 // For the second time, where the engine that had begun it has gone.
-                flight.text.clear();
-                flight.prompt_tokens =
-                    if flight.parts.is_text() { prompt_tokens } else { flight.prompt_tokens + prompt_tokens };
-                let tokens = flight.prompt_tokens;
-                show(flight, |place| activity::set_phase(place, Phase::Prefill, Some(tokens)));
+                running.text.clear();
+                running.prompt_tokens = if running.parts.is_text() {
+                    prompt_tokens
+                } else {
+                    running.prompt_tokens + prompt_tokens
+                };
+                let tokens = running.prompt_tokens;
+                show(running, |place| activity::set_phase(place, Phase::Prefill, Some(tokens)));
                 return None;
             }
             EventKind::Progress { generated_tokens, text } => {
-                flight.text.push_str(&text);
-                if let Some(place) = flight.place {
-                    activity::set_progress(place, generated_tokens, event.turns, &flight.text);
+                running.text.push_str(&text);
+                if let Some(place) = running.place {
+                    activity::set_progress(place, generated_tokens, event.turns, &running.text);
                 }
                 return None;
             }
             EventKind::Done(output) => {
-                if let Some(outputs) = flight.progress.store(index, output) {
-                    let is_whole = flight.parts.is_whole(&outputs);
-                    flight.verdict = Some(match flight.parts.answer(outputs) {
+                if let Some(outputs) = running.progress.store(index, output) {
+                    let is_whole = running.parts.is_whole(&outputs);
+                    running.verdict = Some(match running.parts.answer(outputs) {
                         Ok(answer) => {
-                            self.entries.extend(flight.entry(&answer).filter(|_| is_whole));
+                            self.entries.extend(running.entry(&answer).filter(|_| is_whole));
                             Verdict::Answered(answer)
                         }
                         Err(error) => Verdict::Failed(Failure { error, retry: false }),
@@ -279,32 +282,32 @@ impl Flights {
                 }
             }
             // That is the engine's end, not the request's.
-            EventKind::Failed(EngineError::Stopped) => flight.again.push(index),
+            EventKind::Failed(EngineError::Stopped) => running.again.push(index),
             // The first one tells why; the others are cancelled, and that is no reason.
             EventKind::Failed(error) => {
-                if flight.verdict.is_none()
-                    && !flight.abandoned
-                    && let Some(next) = flight.resolved.pass_over(&error, &self.registry)
+                if running.verdict.is_none()
+                    && !running.abandoned
+                    && let Some(next) = running.resolved.pass_over(&error, &self.registry)
                 {
-                    flight.restart(next);
+                    running.restart(next);
                     self.parts.retain(|_, (of, _)| *of != held);
                     return None;
                 }
-                if flight.verdict.is_none() {
+                if running.verdict.is_none() {
                     let Failure { error, retry } = Failure::from(error);
-                    let error = flight.parts.blame(index, error);
-                    flight.verdict = Some(Verdict::Failed(Failure { error, retry }));
-                    flight.ticket.cancel();
+                    let error = running.parts.blame(index, error);
+                    running.verdict = Some(Verdict::Failed(Failure { error, retry }));
+                    running.ticket.cancel();
                 }
             }
         }
         self.parts.remove(&event.key);
-        flight.under_way -= 1;
-        if flight.under_way == 0 && !flight.is_closed() {
-            self.waiting.insert(flight.rank(), held);
+        running.under_way -= 1;
+        if running.under_way == 0 && !running.is_closed() {
+            self.waiting.insert(running.rank(), held);
             return None;
         }
-        if flight.under_way > 0 {
+        if running.under_way > 0 {
             return None;
         }
         self.end(held)
@@ -312,18 +315,18 @@ impl Flights {
 
     /// Takes out a request of which the engine has nothing any more.
     fn end(&mut self, held: Held) -> Option<Outcome> {
-        let flight = self.flights.remove(&held)?;
-        show(&flight, activity::end);
+        let running = self.requests.remove(&held)?;
+        show(&running, activity::end);
         self.ended += 1;
-        self.spent_ms += flight.since.elapsed().as_secs_f64() * 1e3;
-        if flight.abandoned {
+        self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
+        if running.abandoned {
             return None;
         }
-        let verdict = flight.verdict?;
+        let verdict = running.verdict?;
         if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        Some(Outcome { held, owner: flight.owner, verdict })
+        Some(Outcome { held, owner: running.owner, verdict })
     }
 
     /// Forgets everything; the rows of what was held.
@@ -331,16 +334,16 @@ impl Flights {
         let held = self.held();
         self.parts.clear();
         self.waiting.clear();
-        self.flights.drain().for_each(|(_, flight)| {
-            flight.ticket.cancel();
-            show(&flight, activity::end);
+        self.requests.drain().for_each(|(_, running)| {
+            running.ticket.cancel();
+            show(&running, activity::end);
         });
         held
     }
 }
 
-fn show(flight: &Flight, change: impl FnOnce(Place)) {
-    if let Some(place) = flight.place {
+fn show(running: &Running, change: impl FnOnce(Place)) {
+    if let Some(place) = running.place {
         change(place);
     }
 }
