@@ -14,7 +14,7 @@ use steadytext_engine::socket::{Caller, Client, Refusal};
 
 use crate::pg::descriptors::Descriptor;
 use crate::pg::error::PgError;
-use crate::pg::{interrupts, privilege, seat};
+use crate::pg::{engine_leader, interrupts, privilege};
 
 /// How long a call waits for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,7 +78,7 @@ impl Connection {
             return Err(too_many_files());
         };
         loop {
-            if seat::is_open() {
+            if engine_leader::is_open() {
                 match connect() {
                     Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
                     Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
@@ -86,9 +86,9 @@ impl Connection {
                     Err(error) => crowded = error.kind() == io::ErrorKind::WouldBlock,
                 }
             }
-            if seat::holder().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            if engine_leader::pid().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
                 asked = Some(Instant::now());
-                seat::want();
+                engine_leader::want();
             }
             if Instant::now() >= deadline && crowded {
                 return Err(PgError::new(
@@ -112,7 +112,7 @@ impl Connection {
 fn connect() -> io::Result<Client> {
     let role = privilege::current_user().to_u32();
     let caller = Caller { role, process: std::process::id(), lasting: false };
-    Client::connect_as(Path::new(seat::SOCKET), caller)
+    Client::connect_as(Path::new(engine_leader::SOCKET), caller)
 }
 
 /// That this session has no memory for what goes to the engine and comes from it.

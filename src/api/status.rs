@@ -7,7 +7,7 @@ use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::Slot;
 use crate::pg::slots::State;
-use crate::pg::{activity, caches, catalog, seat, shmem, slots};
+use crate::pg::{activity, caches, catalog, engine_leader, shmem, slots};
 use crate::registry::status;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -164,7 +164,7 @@ fn trouble(slot: &Slot) -> Option<String> {
 
 /// What to say of panics that the engine has caught.
 fn panics() -> Option<String> {
-    match seat::panics() {
+    match engine_leader::panics() {
         0 => None,
         panics => Some(format!(
             "the engine has caught {panics} panics since the server's start; please report them with the errors of the requests"

@@ -83,7 +83,7 @@ unsafe extern "C-unwind" {
 
 /// An allocation has failed that nobody looks at, and the reserve is gone. Rust would abort, which ends every session of the
 /// server. A backend ends its own session instead; a thread of the engine stops, and its process ends when the main thread
-/// sees that (`worker::seat`).
+/// sees that (`worker::engine_link`).
 fn end_without_memory() -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     // SAFETY: asks for the calling thread.

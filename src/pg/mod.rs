@@ -13,6 +13,7 @@ pub(crate) mod caches;
 pub(crate) mod catalog;
 pub(crate) mod copied;
 pub(crate) mod descriptors;
+pub(crate) mod engine_leader;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod guc;
@@ -26,7 +27,6 @@ pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod restore;
 pub(crate) mod role;
-pub(crate) mod seat;
 pub(crate) mod set_aside;
 pub(crate) mod shmem;
 pub(crate) mod slots;
@@ -41,7 +41,7 @@ pub(crate) mod wake;
 /// What is in shared memory.
 static PARTS: [&dyn shmem::AnyPart; 8] = [
     &shmem::SHARED,
-    &seat::SEAT,
+    &engine_leader::LEADER,
     &waiters::TABLE,
     &activity::TABLE,
     &access_counters::TABLE,

@@ -23,7 +23,7 @@ use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{prepare, seat};
+use super::{engine_link, prepare};
 use crate::pg::caches::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
@@ -76,7 +76,7 @@ impl Worker {
     ///
     /// The engine's, or the database's.
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
-        seat::attend()?;
+        engine_link::attend()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
         slot.set_state(State::Working);
@@ -116,10 +116,10 @@ impl Worker {
                 interrupts::postponing_termination(|| self.give_back());
             }
             interrupts::check_between_transactions();
-            if interrupts::reload_configuration() && seat::has_other_settings() {
+            if interrupts::reload_configuration() && engine_link::has_other_settings() {
                 return self.end(Ended::Again);
             }
-            if let Err(error) = seat::attend() {
+            if let Err(error) = engine_link::attend() {
                 self.complain(error);
             }
             self.read_notifications();
@@ -136,7 +136,7 @@ impl Worker {
             if claimed {
                 continue;
             }
-            interrupts::wait(self.pause(), seat::line());
+            interrupts::wait(self.pause(), engine_link::line());
         }
     }
 
@@ -146,7 +146,7 @@ impl Worker {
         if ended == Ended::Again {
             self.give_back();
         }
-        seat::leave();
+        engine_link::leave();
     }
 
     /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by the next worker.
@@ -159,7 +159,7 @@ impl Worker {
             self.complain(error);
         }
         let held = self.in_flight.clear();
-        seat::leave();
+        engine_link::leave();
         if !held.is_empty()
             && let Err(error) = protocol::release(&self.id, &held)
         {
@@ -179,9 +179,9 @@ impl Worker {
     }
 
     fn read_events(&mut self) {
-        seat::exchange();
+        engine_link::exchange();
         loop {
-            while let Some(event) = seat::next_event() {
+            while let Some(event) = engine_link::next_event() {
                 if let Some(outcome) = self.in_flight.take(event) {
                     self.outcomes.push(outcome);
                     self.maybe_more = true;
@@ -196,10 +196,10 @@ impl Worker {
 
     /// Hands over as much as there is room for; whether that was anything.
     fn hand_over(&mut self) -> bool {
-        let capacity = seat::capacity();
+        let capacity = engine_link::capacity();
         let mut any = false;
         while let Some(errand) = self.in_flight.next_part(capacity) {
-            seat::submit(errand);
+            engine_link::submit(errand);
             any = true;
         }
         any
@@ -286,7 +286,7 @@ impl Worker {
                 self.complain(error);
             }
         }
-        let memory: u64 = seat::models().iter().map(|(_, mb)| mb).sum();
+        let memory: u64 = engine_link::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
     }
 
@@ -359,7 +359,7 @@ impl Worker {
             let beat = Heartbeat {
                 worker: &self.id,
                 status: if self.paused { "paused" } else { "running" },
-                models: seat::models(),
+                models: engine_link::models(),
                 active: self.in_flight.len(),
                 total: self.in_flight.ended,
                 errors: self.in_flight.failed,
@@ -389,7 +389,7 @@ impl Worker {
     }
 
     fn pause(&self) -> Duration {
-        let mut until = self.due.look().min(Instant::now() + seat::pause());
+        let mut until = self.due.look().min(Instant::now() + engine_link::pause());
         if !self.is_idle() {
             until = until.min(self.due.heartbeat);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use super::seat;
+use super::engine_link;
 use crate::pg::{self, bgworker, interrupts};
 
 /// How often it looks whether it is needed.
@@ -20,7 +20,7 @@ pub(super) fn run() {
     loop {
         interrupts::check_between_transactions();
         interrupts::reload_configuration();
-        if let Err(error) = seat::attend() {
+        if let Err(error) = engine_link::attend() {
             return error.report(PgLogLevel::WARNING);
         }
         let patience = match pg::guc::engine().model_idle_timeout_s {
@@ -28,8 +28,11 @@ pub(super) fn run() {
             seconds => Duration::from_secs(seconds),
         };
         // Another process was faster, or nobody needs it.
-        if !pg::seat::is_mine() || seat::idle_for() > patience || seat::has_other_settings() {
-            return seat::leave();
+        if !pg::engine_leader::leads()
+            || engine_link::idle_for() > patience
+            || engine_link::has_other_settings()
+        {
+            return engine_link::leave();
         }
         interrupts::wait(LOOK_INTERVAL, None);
     }

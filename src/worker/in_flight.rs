@@ -12,8 +12,8 @@ use pgrx::pg_sys;
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::claims::{Claimed, Held, Outcome, Verdict};
+use super::engine_link::Errand;
 use super::prepare::Prepared;
-use super::seat::Errand;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, Phase, Place};
 use crate::pg::caches::Model;

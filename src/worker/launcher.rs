@@ -14,9 +14,9 @@ use pgrx::prelude::*;
 
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::catalog::{self, Database};
+use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::interrupts;
-use crate::pg::seat;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
@@ -240,7 +240,7 @@ impl Launcher {
 
     /// Starts a process for the engine, if somebody waits for one and no worker is there that would run it.
     fn start_engine(&mut self) {
-        if !seat::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
+        if !engine_leader::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
             return;
         }
         if self.shared.slots.iter().any(|slot| matches!(slot.state(), State::Working | State::Paused)) {

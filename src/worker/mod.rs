@@ -6,6 +6,7 @@ mod claims;
 mod database;
 mod due;
 mod engine;
+mod engine_link;
 mod entry;
 mod eviction;
 mod in_flight;
@@ -14,7 +15,6 @@ mod outcomes;
 mod prepare;
 mod protocol;
 mod recount;
-mod seat;
 
 use crate::pg::bgworker::entry_point;
 

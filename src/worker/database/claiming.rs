@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use super::{RETRY_INTERVAL, Worker};
-use crate::worker::{protocol, seat};
+use crate::worker::{engine_link, protocol};
 
 /// Results that the database does not take, as multiples of the engine's capacity, before no more requests are claimed.
 const BACKLOG_FACTOR: usize = 8;
@@ -29,7 +29,7 @@ struct Appetite {
 
 impl Worker {
     fn appetite(&self) -> Appetite {
-        let capacity = seat::capacity();
+        let capacity = engine_link::capacity();
         let room = capacity.saturating_sub(self.in_flight.len());
         let busy = self.in_flight.has_alone()
             || self.outcomes.ready() > capacity * BACKLOG_FACTOR

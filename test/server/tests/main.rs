@@ -18,7 +18,7 @@ mod databases;
 mod defaults;
 mod dump;
 mod embeddings;
-mod engine_seat;
+mod engine_leader;
 mod errors;
 mod escalation;
 mod extension;

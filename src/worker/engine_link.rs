@@ -1,10 +1,10 @@
 //! The worker's way to the engine.
 //!
-//! There is one engine per server. The first worker that finds the seat empty takes it and runs the engine's threads in its own
-//! process ([`channel`]); the others reach it through its socket ([`socket`]). When its holder goes, another worker takes the
-//! seat, and every worker hands the requests that it had not got back to the new engine: same request, same bytes.
+//! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's threads in its own
+//! process ([`channel`]); the others reach it through its socket ([`socket`]). When the leader goes, another worker takes its
+//! place, and every worker hands the requests that had not come back to the new engine: same request, same bytes.
 //!
-//! Invariant: a seat never calls PostgreSQL, and its threads are started with every signal blocked.
+//! Invariant: a link never calls PostgreSQL, and its threads are started with every signal blocked.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use steadytext_engine::memory::is_exhausted;
 use steadytext_engine::{Event, Request, Standing, Ticket};
 
+use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::{self, Line};
@@ -37,7 +38,7 @@ pub(super) struct Errand {
 }
 
 /// An engine, as the worker sees it.
-trait Seat {
+trait EngineLink {
     /// Hands over a request; everything else arrives as events.
     fn submit(&mut self, errand: Errand);
     /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to wait for more.
@@ -61,12 +62,12 @@ trait Seat {
     fn leave(self: Box<Self>) -> Vec<Errand>;
 }
 
-/// This process's seat, and what belongs to none.
+/// This process's link, and what is kept while it has none.
 #[derive(Default)]
-struct Place {
-    seat: Option<Box<dyn Seat>>,
+struct Connector {
+    link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
-    homeless: Vec<Errand>,
+    unassigned: Vec<Errand>,
     /// Those that the engine of this process was started with.
     settings: Option<EngineSettings>,
     look_at: Option<Instant>,
@@ -75,7 +76,7 @@ struct Place {
 thread_local! {
     /// Here rather than in the worker's frame, because a FATAL error ends the process without unwinding it, and the
     /// engine's threads must stop before the process leaves shared memory.
-    static PLACE: RefCell<Place> = RefCell::default();
+    static CONNECTOR: RefCell<Connector> = RefCell::default();
 }
 
 /// Sees to it that there is an engine, if there can be one now: starts it, or connects to it. Each turn of the loop.
@@ -90,89 +91,95 @@ pub(super) fn attend() -> Result<(), PgError> {
             .hint("Lower pg_steadytext.memory_limit_mb, so that the engine refuses what does not fit.")
             .report(PgLogLevel::FATAL);
     }
-    PLACE.with_borrow_mut(Place::attend)
+    CONNECTOR.with_borrow_mut(Connector::attend)
 }
 
 /// Takes in what has come from the engine, and tells it what was cancelled.
 pub(super) fn exchange() {
     // That it has gone is found anew by `attend`.
-    with(|seat| seat.exchange());
+    with(|link| link.exchange());
 }
 
-/// Stops the engine, if it runs in this process, and gives the seat to another. Requests in flight are forgotten.
+/// Stops the engine, if it runs in this process, and makes room for another leader. Requests in flight are forgotten.
 pub(super) fn leave() {
     // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of the
     // calls above or below; its threads end with it.
-    let place = PLACE.with(|place| place.try_borrow_mut().ok().map(|mut place| std::mem::take(&mut *place)));
+    let connector = CONNECTOR.with(|connector| {
+        connector.try_borrow_mut().ok().map(|mut connector| std::mem::take(&mut *connector))
+    });
     if is_exhausted() {
         // A thread of its engine is held up for good: it ends with the process.
-        std::mem::forget(place);
+        std::mem::forget(connector);
     } else {
-        drop(place);
+        drop(connector);
     }
-    crate::pg::seat::leave();
+    engine_leader::step_down();
 }
 
 /// Hands over a request.
 pub(super) fn submit(errand: Errand) {
-    PLACE.with_borrow_mut(|place| match &mut place.seat {
-        Some(seat) => seat.submit(errand),
-        None => place.homeless.push(errand),
+    CONNECTOR.with_borrow_mut(|connector| match &mut connector.link {
+        Some(link) => link.submit(errand),
+        None => connector.unassigned.push(errand),
     });
 }
 
 /// The next event, if there is one.
 pub(super) fn next_event() -> Option<Event> {
-    with(|seat| seat.next_event()).flatten()
+    with(|link| link.next_event()).flatten()
 }
 
 /// Becomes ready when an event arrives.
 pub(super) fn line() -> Option<Line> {
-    with(|seat| seat.line()).flatten()
+    with(|link| link.line()).flatten()
 }
 
 /// How many requests it is worth having claimed at once; 0 while there is no engine.
 pub(super) fn capacity() -> usize {
-    with(|seat| seat.capacity()).unwrap_or(0)
+    with(|link| link.capacity()).unwrap_or(0)
 }
 
 /// Names and sizes in MB of the loaded models.
 pub(super) fn models() -> Vec<(String, u64)> {
-    with(|seat| seat.models()).unwrap_or_default()
+    with(|link| link.models()).unwrap_or_default()
 }
 
 /// For how long other processes have asked the engine of this one for nothing.
 pub(super) fn idle_for() -> Duration {
-    with(|seat| seat.idle_for()).unwrap_or_default()
+    with(|link| link.idle_for()).unwrap_or_default()
 }
 
 /// How long the worker may sleep.
 pub(super) fn pause() -> Duration {
-    PLACE.with_borrow(|place| if place.seat.is_some() { Duration::from_secs(3600) } else { LOOK_AGAIN })
+    CONNECTOR.with_borrow(
+        |connector| if connector.link.is_some() { Duration::from_secs(3600) } else { LOOK_AGAIN },
+    )
 }
 
 /// Whether an engine runs in this process with other settings than those in force.
 pub(super) fn has_other_settings() -> bool {
-    PLACE.with_borrow(|place| place.settings.as_ref().is_some_and(|settings| *settings != guc::engine()))
+    CONNECTOR.with_borrow(|connector| {
+        connector.settings.as_ref().is_some_and(|settings| *settings != guc::engine())
+    })
 }
 
-fn with<R>(work: impl FnOnce(&mut dyn Seat) -> R) -> Option<R> {
-    PLACE.with_borrow_mut(|place| place.seat.as_mut().map(|seat| work(seat.as_mut())))
+fn with<R>(work: impl FnOnce(&mut dyn EngineLink) -> R) -> Option<R> {
+    CONNECTOR.with_borrow_mut(|connector| connector.link.as_mut().map(|link| work(link.as_mut())))
 }
 
-impl Place {
+impl Connector {
     fn attend(&mut self) -> Result<(), PgError> {
-        if let Some(seat) = &mut self.seat {
-            let goes_on = seat.exchange();
-            let trouble = seat.trouble();
+        if let Some(link) = &mut self.link {
+            let goes_on = link.exchange();
+            let trouble = link.trouble();
             if goes_on {
                 return trouble.map_or(Ok(()), Err);
             }
-            if let Some(seat) = self.seat.take() {
-                self.homeless.extend(seat.leave());
+            if let Some(link) = self.link.take() {
+                self.unassigned.extend(link.leave());
             }
             // If it was the engine of this process that has gone, whoever is first starts the next one.
-            crate::pg::seat::leave();
+            engine_leader::step_down();
             if let Some(trouble) = trouble {
                 return Err(trouble);
             }
@@ -181,38 +188,37 @@ impl Place {
             return Ok(());
         }
         self.look_at = Some(Instant::now() + LOOK_AGAIN);
-        self.seat = self.find()?;
-        if let Some(seat) = &mut self.seat {
+        self.link = self.find()?;
+        if let Some(link) = &mut self.link {
             self.look_at = None;
-            for errand in self.homeless.drain(..) {
-                seat.submit(errand);
+            for errand in self.unassigned.drain(..) {
+                link.submit(errand);
             }
         }
         Ok(())
     }
 
     #[cfg(not(feature = "noop-engine"))]
-    fn find(&mut self) -> Result<Option<Box<dyn Seat>>, PgError> {
-        use crate::pg::seat;
-        if seat::take() {
+    fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
+        if engine_leader::try_lead() {
             interrupts::before_exit(leave);
             let settings = guc::engine();
-            let started = channel::ChannelSeat::start(&settings);
+            let started = channel::ChannelLink::start(&settings);
             match &started {
-                Ok(_) => seat::open(),
-                Err(_) => seat::leave(),
+                Ok(_) => engine_leader::open(),
+                Err(_) => engine_leader::step_down(),
             }
             self.settings = Some(settings);
             return Ok(Some(Box::new(started?)));
         }
-        // It may be between two holders.
-        let connected = socket::SocketSeat::connect().ok();
-        Ok(connected.map(|seat| Box::new(seat) as Box<dyn Seat>))
+        // There may be none between two leaders.
+        let connected = socket::SocketLink::connect().ok();
+        Ok(connected.map(|link| Box::new(link) as Box<dyn EngineLink>))
     }
 
     #[cfg(feature = "noop-engine")]
-    fn find(&mut self) -> Result<Option<Box<dyn Seat>>, PgError> {
+    fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
         interrupts::before_exit(leave);
-        Ok(Some(Box::new(noop::NoopSeat::default())))
+        Ok(Some(Box::new(noop::NoopLink::default())))
     }
 }

@@ -10,13 +10,13 @@ use steadytext_engine::socket::{Caller, Client, FromEngine};
 use steadytext_engine::{Error, Event, EventKind};
 
 use super::channel::capacity;
-use super::{Errand, Seat};
+use super::{EngineLink, Errand};
+use crate::pg::engine_leader;
 use crate::pg::guc;
 use crate::pg::interrupts::Line;
-use crate::pg::seat;
 
 /// A connection to the engine, and everything that the next engine would have to be told.
-pub(super) struct SocketSeat {
+pub(super) struct SocketLink {
     client: Client,
     /// By key: in this order they are handed to the next engine.
     unfinished: BTreeMap<u64, Submitted>,
@@ -31,19 +31,19 @@ struct Submitted {
     told: bool,
 }
 
-impl SocketSeat {
+impl SocketLink {
     /// Connects to the engine.
     ///
     /// # Errors
     ///
     /// Where none takes connections.
     pub(super) fn connect() -> io::Result<Self> {
-        if !seat::is_open() {
+        if !engine_leader::is_open() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        Ok(SocketSeat {
+        Ok(SocketLink {
             client: Client::connect_as(
-                Path::new(seat::SOCKET),
+                Path::new(engine_leader::SOCKET),
                 Caller { role: 0, process: std::process::id(), lasting: true },
             )?,
             unfinished: BTreeMap::new(),
@@ -88,7 +88,7 @@ impl SocketSeat {
     }
 }
 
-impl Seat for SocketSeat {
+impl EngineLink for SocketLink {
     fn submit(&mut self, errand: Errand) {
         let key = errand.request.key;
         let sent = self.client.submit_as(&errand.request, errand.standing);

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use steadytext_engine::{Event, EventKind, Finish, Output, Work};
 
-use super::{Errand, Seat};
+use super::{EngineLink, Errand};
 use crate::pg::interrupts::Line;
 
 const CAPACITY: usize = 1000;
 
 /// Answers waiting to be read; it needs no threads.
 #[derive(Default)]
-pub(super) struct NoopSeat {
+pub(super) struct NoopLink {
     events: VecDeque<Event>,
 }
 
-impl Seat for NoopSeat {
+impl EngineLink for NoopLink {
     fn submit(&mut self, Errand { request, .. }: Errand) {
         let output = match request.work {
             Work::Generate(_) => {

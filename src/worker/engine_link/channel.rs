@@ -11,13 +11,13 @@ use steadytext_engine::memory::Machine;
 use steadytext_engine::socket::Server;
 use steadytext_engine::{Bell, Config, Engine, Event, Reply};
 
-use super::{Errand, Seat};
+use super::{EngineLink, Errand};
 use crate::pg::bgworker::give_way;
+use crate::pg::engine_leader;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
 use crate::pg::interrupts::{Line, with_signals_blocked};
 use crate::pg::memory::{Offered, shared_buffers};
-use crate::pg::seat;
 
 /// Requests claimed beyond those that run, so that the engine need not wait for the next claim.
 const CLAIMED_AHEAD: usize = 16;
@@ -29,7 +29,7 @@ const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 const QUEUE_CAPACITY: usize = 16_384;
 
 /// An engine, the channel of its events, and the bell that wakes the worker's main thread.
-pub(super) struct ChannelSeat {
+pub(super) struct ChannelLink {
     /// Before the engine, so that nobody is told of the engine's end as if it were the request's: connections break, and their
     /// owners look for the next engine.
     server: Server,
@@ -39,7 +39,7 @@ pub(super) struct ChannelSeat {
     bell: Bell,
     capacity: usize,
     /// What was handed over when the engine had gone.
-    homeless: Vec<Errand>,
+    unassigned: Vec<Errand>,
     /// Panics that were told.
     panics: u64,
     /// That it has gone was told.
@@ -54,7 +54,7 @@ pub(super) fn capacity(settings: &EngineSettings) -> usize {
     settings.max_running + CLAIMED_AHEAD
 }
 
-impl ChannelSeat {
+impl ChannelLink {
     /// Starts the engine's threads and opens the socket.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl ChannelSeat {
         let no_socket = |error: std::io::Error| {
             PgError::new(
                 PgSqlErrorCode::ERRCODE_IO_ERROR,
-                format!("could not make the engine's socket \"{}\": {error}", seat::SOCKET),
+                format!("could not make the engine's socket \"{}\": {error}", engine_leader::SOCKET),
             )
             .hint("Check that the directory exists and that the server can write to it.")
         };
@@ -88,16 +88,17 @@ impl ChannelSeat {
         with_signals_blocked(|| {
             let engine = Engine::start(config).map_err(|error| Failure::from(error).error)?;
             let engine = Arc::new(engine);
-            let server = Server::start(Path::new(seat::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
+            let server =
+                Server::start(Path::new(engine_leader::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
             let reply = Reply::with_bell(sender, bell.ringer());
-            Ok(ChannelSeat {
+            Ok(ChannelLink {
                 server,
                 engine,
                 events,
                 reply,
                 bell,
                 capacity: capacity(settings),
-                homeless: Vec::new(),
+                unassigned: Vec::new(),
                 panics: 0,
                 told: false,
                 refused: (0, None),
@@ -107,7 +108,7 @@ impl ChannelSeat {
     }
 }
 
-impl ChannelSeat {
+impl ChannelLink {
     /// What is to be said of connections that were refused.
     fn refusals(&mut self) -> Option<PgError> {
         let refused = self.server.refused();
@@ -123,10 +124,10 @@ impl ChannelSeat {
     }
 }
 
-impl Seat for ChannelSeat {
+impl EngineLink for ChannelLink {
     fn submit(&mut self, errand: Errand) {
         if self.engine.is_gone() {
-            self.homeless.push(errand);
+            self.unassigned.push(errand);
         } else {
             let Errand { request, standing, ticket } = errand;
             self.engine.submit_as(request, standing, self.reply.clone(), ticket);
@@ -163,7 +164,7 @@ impl Seat for ChannelSeat {
         let gone = self.engine.is_gone() && !std::mem::replace(&mut self.told, true);
         let panics = self.engine.statistics().panics;
         let new = panics - std::mem::replace(&mut self.panics, panics);
-        seat::count_panics(new);
+        engine_leader::count_panics(new);
         let what = match (gone, new) {
             (true, _) => "pg_steadytext's engine failed whatever it did, and is started anew",
             (false, 1..) => "pg_steadytext's engine failed at a request, and goes on",
@@ -177,8 +178,8 @@ impl Seat for ChannelSeat {
 
     /// Those that it has not begun have come back as events by then.
     fn leave(self: Box<Self>) -> Vec<Errand> {
-        seat::close();
-        self.homeless
+        engine_leader::close();
+        self.unassigned
     }
 }
 
