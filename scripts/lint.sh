@@ -68,7 +68,7 @@ worker: pg registry request cache'
 api_files='refuse trouble audit on_error connection call role_id protocol cancel result tables status cache_admin cache_lookup
     enqueue insert_trigger sync rerank constrained exchange'
 request_files='defaults arguments ranking answer subtasks asked constraint batch_checks params checks work'
-worker_files='claims engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database entry engine launcher'
+worker_files='claims engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
 used() {

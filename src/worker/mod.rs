@@ -5,12 +5,11 @@ mod cache_writer;
 mod claims;
 mod database;
 mod due;
-mod engine;
 mod engine_link;
-mod entry;
 mod eviction;
 mod in_flight;
 mod launcher;
+mod lifecycle;
 mod outcomes;
 mod prepare;
 mod protocol;
@@ -24,9 +23,9 @@ entry_point!(
 );
 entry_point!(
     /// Entry point of a process that only runs the engine.
-    steadytext_engine_main => |_| engine::run()
+    steadytext_engine_main => |_| lifecycle::run_engine()
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.
-    steadytext_worker_main => |slot| entry::run(slot)
+    steadytext_worker_main => |slot| lifecycle::run(slot)
 );

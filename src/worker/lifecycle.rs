@@ -1,5 +1,6 @@
-//! How a worker begins and ends: it takes its slot, looks whether the extension is there in the right version, and leaves the
-//! slot when everything else of it has gone.
+//! How processes begin and end. A worker takes its slot, looks whether the extension is there in the right version, and leaves the
+//! slot when everything else of it has gone; a process that only runs the engine becomes the engine's leader, and ends when nobody
+//! needs it.
 
 use std::sync::atomic::Ordering::{Release, SeqCst};
 use std::time::Duration;
@@ -8,12 +9,18 @@ use pgrx::prelude::*;
 use uuid::Uuid;
 
 use super::database::Worker;
+use super::engine_link;
 use super::protocol::{self, Presence};
 use crate::pg::caches::Installation;
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{access_counters, activity, bgworker, cache_queue, interrupts};
+use crate::pg::{access_counters, activity, bgworker, cache_queue, engine_leader, guc, interrupts};
+
+/// How often a process that only runs the engine looks whether it is needed.
+const ENGINE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this database.
 pub(super) fn run(slot_index: usize) {
@@ -107,5 +114,29 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
             slot.set_ended(Ended::Again);
             interrupts::exit(0);
         }
+    }
+}
+
+/// The life of a process that only runs the engine, where no worker does: on a standby, or before a database has the extension for all
+/// to see. It ends when nobody has needed it for a while.
+pub(super) fn run_engine() {
+    interrupts::accept_signals();
+    bgworker::connect(None);
+    loop {
+        interrupts::check_between_transactions();
+        interrupts::reload_configuration();
+        if let Err(error) = engine_link::attend() {
+            return error.report(PgLogLevel::WARNING);
+        }
+        let patience = match guc::engine().model_idle_timeout_s {
+            0 => ENGINE_PATIENCE,
+            seconds => Duration::from_secs(seconds),
+        };
+        // Another process was faster, or nobody needs it.
+        if !engine_leader::leads() || engine_link::idle_for() > patience || engine_link::has_other_settings()
+        {
+            return engine_link::leave();
+        }
+        interrupts::wait(ENGINE_LOOK_INTERVAL, None);
     }
 }
