@@ -33,7 +33,7 @@ extern "C-unwind" fn _PG_init() {
         return;
     }
     pg::memory::install();
-    pg::wake::install();
+    pg::after_commit::install();
     if pg::catalog::preloading() {
         pg::guc::define();
         pg::install_shared_memory();

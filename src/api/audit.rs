@@ -3,8 +3,8 @@
 use pgrx::prelude::*;
 use serde_json::Value;
 
-use crate::pg::caches::Installation;
 use crate::pg::catalog;
+use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::spi::{self, Mode};
 

@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use super::audit;
-use crate::pg::caches;
+use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Mode};
@@ -12,7 +12,7 @@ use crate::pg::spi::{self, Mode};
 /// Empties the cache; returns how many entries there were.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cache_clear() -> i64 {
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     as_owner(installation.owner, || {
         let sql = format!(
@@ -40,7 +40,7 @@ fn disable_eviction_cron() -> String {
 }
 
 fn change_schedule(action: &str, function: &str) -> String {
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     let (message, hint) = as_owner(installation.owner, || {
         let (done, message, hint) = spi::query_one(

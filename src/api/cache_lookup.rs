@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::on_error::OnError;
 use crate::cache;
-use crate::pg::caches;
+use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::{access_counters, activity, catalog, slots};
@@ -20,7 +20,7 @@ use crate::request::{self, Answer, Asked};
 #[pg_extern(stable, parallel_safe)]
 fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Jsonb<'_>>) -> Option<String> {
     let request_type = request_type.unwrap_or_default();
-    let (config, models) = (caches::config().or_raise(), caches::models().or_raise());
+    let (config, models) = (catalog_cache::config().or_raise(), catalog_cache::models().or_raise());
     let params = params::read(request_type, params, Unused::Refused, &config).or_raise();
     let asked = Asked { request_type, prompt, prompts: None, params: &params };
     check_type(asked, &config).or_raise();
@@ -74,7 +74,7 @@ fn look(
     text: Option<&str>,
     params: Map<String, Value>,
 ) -> Result<Option<Answer>, PgError> {
-    let (params, config) = (Value::Object(params), caches::config()?);
+    let (params, config) = (Value::Object(params), catalog_cache::config()?);
     let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;

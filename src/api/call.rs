@@ -23,10 +23,10 @@ use uuid::Uuid;
 use super::connection::{Connection, Refusals, no_memory};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, Phase, Place};
-use crate::pg::caches::Model;
+use crate::pg::catalog_cache::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{access_counters, bgworker, cache_queue, caches, guc, privilege, shmem};
+use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
 use crate::request::{self, Answer, Asked, Parts, Progress, description};
@@ -134,7 +134,7 @@ fn check(
     params: Map<String, Value>,
 ) -> Result<Checked, PgError> {
     let params = Value::Object(params);
-    let (config, models) = (caches::config()?, caches::models()?);
+    let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;

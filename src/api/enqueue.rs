@@ -5,7 +5,7 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::pg::caches;
+use crate::pg::catalog_cache;
 use crate::pg::error::OrRaise;
 use crate::pg::spi::{Arg, SavedPlan};
 use crate::request::arguments::{embed_params, generate_params};
@@ -61,7 +61,7 @@ pub(super) fn enqueue(
     params: Map<String, Value>,
     priority: Option<i64>,
 ) -> Option<pgrx::Uuid> {
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let args: [Arg; 4] = [
         request_type.into(),
         text.into(),

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::refuse::refusal;
 use crate::cache;
 use crate::pg::cache_table::Found;
-use crate::pg::caches::{self, Config};
+use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::tuple::{self, NewRow};
-use crate::pg::{activity, copied, guc, listen, pending, privilege, shmem, slots, transaction, wake};
+use crate::pg::{activity, after_commit, copied, guc, listen, pending, privilege, shmem, slots, transaction};
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
@@ -124,7 +124,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     let Some(row) = NewRow::of(trigger) else {
         PgError::internal("this trigger is for rows that are about to be inserted").raise()
     };
-    let config = caches::config().or_raise();
+    let config = catalog_cache::config().or_raise();
     let places = Places::of(row).or_raise();
     let owner = row.role(places.at(Column::OwnerRole));
     // PostgreSQL's own message would show the row; no CHECK is asked before it.
@@ -148,7 +148,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     if row.text(places.at(Column::Status)) == Some("pending") {
         let id = row.uuid(places.at(Column::RequestId));
         pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
-        wake::arm_enqueued(row.integer(places.at(Column::Priority)).unwrap_or_default());
+        after_commit::arm_enqueued(row.integer(places.at(Column::Priority)).unwrap_or_default());
     }
     if guc::notify()
         && let Some(id) = row.uuid(places.at(Column::RequestId))
@@ -267,7 +267,7 @@ fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Gi
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.
     if named_model(&given.params).is_some() {
-        check_model(request_type, &given.params, &caches::models()?)?;
+        check_model(request_type, &given.params, &catalog_cache::models()?)?;
     }
     Ok(given)
 }
@@ -277,7 +277,7 @@ fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Gi
 #[pg_extern(volatile, parallel_unsafe)]
 fn admit_retry() -> bool {
     let role = privilege::current_user();
-    check_queue_length(role, &caches::config().or_raise()).or_raise();
+    check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
     pending::retrying(role);
     true
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::call;
 use super::on_error::OnError;
-use crate::pg::caches;
+use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::request::arguments::rerank_params;
 use crate::request::{Answer, Ranked, batch_checks, unexpected};
@@ -122,13 +122,13 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
 
 /// The elements of an array, if they are not too many or too long together; nothing is copied.
 fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a str>>, PgError> {
-    batch_checks::check_count(array.len(), what, &*caches::config()?)?;
+    batch_checks::check_count(array.len(), what, &*catalog_cache::config()?)?;
     Ok(array.iter().collect())
 }
 
 /// Refuses texts that are too long together, before they are copied.
 fn check_together(texts: &[Option<&str>]) -> Result<(), PgError> {
     let bytes = texts.iter().flatten().map(|text| text.len()).fold(0, usize::saturating_add);
-    let config = caches::config()?;
+    let config = catalog_cache::config()?;
     batch_checks::check_stored(bytes, &config)
 }

@@ -7,7 +7,7 @@ use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::Slot;
 use crate::pg::slots::State;
-use crate::pg::{activity, caches, catalog, engine_leader, shmem, slots};
+use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
 use crate::registry::status;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -78,7 +78,7 @@ fn model_status() -> TableIterator<
         name!(is_chosen, bool),
     ),
 > {
-    let models = caches::models().or_raise();
+    let models = catalog_cache::models().or_raise();
     let rows: Vec<_> = models
         .iter()
         .zip(status(&models))

@@ -8,7 +8,7 @@ use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
 use crate::pg::error::PgError;
-use crate::pg::{bgworker, caches, catalog, guc, listen, shmem, wake};
+use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
@@ -17,7 +17,7 @@ type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        wake::arm_change();
+        after_commit::arm_change();
     }
     Ok(None)
 }
@@ -26,7 +26,7 @@ fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 #[pg_trigger]
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        wake::arm_change();
+        after_commit::arm_change();
     }
     Ok(None)
 }
@@ -35,9 +35,9 @@ fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 #[pg_trigger]
 fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if let Ok(table) = trigger.relid() {
-        caches::invalidate(table);
+        catalog_cache::invalidate(table);
     }
-    wake::arm_review();
+    after_commit::arm_review();
     Ok(None)
 }
 
@@ -47,7 +47,7 @@ fn announce(request_ids: Array<'_, pgrx::Uuid>) {
     let notify = guc::notify();
     for id in request_ids.iter().flatten() {
         let id = Uuid::from_bytes(*id.as_bytes());
-        wake::arm_ended(id);
+        after_commit::arm_ended(id);
         if notify {
             listen::notify(c"steadytext_result", &id.to_string());
         }
@@ -69,5 +69,5 @@ fn start_worker() {
         shmem::not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
             .report(PgLogLevel::WARNING);
     }
-    wake::arm_call();
+    after_commit::arm_call();
 }

@@ -7,10 +7,10 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, Array};
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{activity, caches, pending, set_aside, slots, tuple};
+use crate::pg::{activity, catalog_cache, pending, set_aside, slots, tuple};
 
 fn extension() -> pg_sys::Oid {
-    caches::installation().or_raise().extension
+    catalog_cache::installation().or_raise().extension
 }
 
 /// Bytes of a value of variable length as it is uncompressed. Does not read it.

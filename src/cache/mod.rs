@@ -20,9 +20,9 @@ use steadytext_engine::{
 pub(crate) use new_entry::NewEntry;
 
 use crate::pg::cache_table::{self, Found, Provenance};
-use crate::pg::caches::{self, Config};
+use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
-use crate::pg::{access_counters, catalog, identities};
+use crate::pg::{access_counters, catalog, model_checksums};
 use crate::request::{self, Answer, Asked, Parts, Ranking};
 
 /// A request that the cache may answer.
@@ -95,7 +95,7 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, A
     let (task, parts) = request::work(asked, config)?;
     let mut failure = None;
     let found = find_with(asked, &parts, config, || {
-        let resolved = caches::models().and_then(|models| request::model(task, asked.params, &models));
+        let resolved = catalog_cache::models().and_then(|models| request::model(task, asked.params, &models));
         resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
     });
     failure.map_or(Ok(found), Err)
@@ -117,7 +117,7 @@ fn find_with(
         return look(request_type, &key, model);
     }
     let model = model()?;
-    let key = key_with(request_type, params, parts, identities::of(&model).as_ref())?;
+    let key = key_with(request_type, params, parts, model_checksums::of(&model).as_ref())?;
     look(request_type, &key, || Some(model))
 }
 
@@ -127,7 +127,7 @@ fn look(
     key: &CacheKey,
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> Option<(Found, Answer)> {
-    let table = caches::installation().ok()?.cache?;
+    let table = catalog_cache::installation().ok()?.cache?;
     let found = cache_table::find(table, &key.hash(), |of| accepts(request_type, key, of, model))?;
     let answer = read(request_type, &found)?;
     access_counters::count_hit(found.entry);
@@ -142,7 +142,7 @@ fn accepts(
 ) -> bool {
     let is_current = || {
         of.kernel_version == Some(KERNEL_VERSION) && of.model_hash.is_some() && {
-            let model = model().and_then(|model| identities::of(&model));
+            let model = model().and_then(|model| model_checksums::of(&model));
             of.model_hash == model.map(|hash| hex(&hash))
         }
     };
@@ -167,7 +167,7 @@ pub(crate) fn key_of(
 ) -> Option<CacheKey> {
     // A short key does not need the checksum, which costs a look at the file.
     key_with(request_type, params, parts, None)
-        .or_else(|| key_with(request_type, params, parts, identities::of(model).as_ref()))
+        .or_else(|| key_with(request_type, params, parts, model_checksums::of(model).as_ref()))
 }
 
 fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u8; 32]>) -> Option<CacheKey> {
@@ -199,7 +199,7 @@ impl Author {
     /// This one computes it, or a part of it.
     pub(crate) fn note(&mut self, model: &ModelIdentity) {
         if self.model.as_ref() != Some(model) {
-            identities::learn(model);
+            model_checksums::learn(model);
             self.mixed = self.model.replace(*model).is_some();
         }
     }

@@ -11,7 +11,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::caches::CacheTable;
+use super::catalog_cache::CacheTable;
 use super::transaction::in_parallel_query;
 
 /// Where an entry comes from; decides whether it answers.
@@ -103,7 +103,7 @@ impl Column {
 #[derive(Debug, Clone, Copy)]
 struct Places {
     table: pg_sys::Oid,
-    /// [`super::caches::generation`] when they were found.
+    /// [`super::catalog_cache::generation`] when they were found.
     generation: u64,
     numbers: [pg_sys::AttrNumber; Column::NAMES.len()],
 }
@@ -114,7 +114,7 @@ impl Places {
         thread_local! {
             static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
         }
-        let generation = super::caches::generation();
+        let generation = super::catalog_cache::generation();
         let is_current = |known: &Places| known.table == table && known.generation == generation;
         if let Some(known) = KNOWN.get().filter(is_current) {
             return Some(known);

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::error::PgError;
 use super::restore::{self, Afterwards};
-use super::{caches, catalog, interrupts, privilege, shmem, slots, wake};
+use super::{after_commit, catalog, catalog_cache, interrupts, privilege, shmem, slots};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
 const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -54,8 +54,8 @@ unsafe extern "C-unwind" fn object_access(
 #[pg_guard]
 extern "C-unwind" fn note_drop(extension: pg_sys::Oid) {
     if catalog::is_extension(extension) {
-        wake::arm_review();
-        wake::arm_call();
+        after_commit::arm_review();
+        after_commit::arm_call();
     }
 }
 
@@ -125,7 +125,7 @@ unsafe extern "C-unwind" fn keep_schema_name(statement: *mut pg_sys::Node) {
         }
         CStr::from_ptr(pg_sys::quote_identifier((*rename).subname)).to_string_lossy().into_owned()
     };
-    let Ok(installation) = caches::installation() else { return };
+    let Ok(installation) = catalog_cache::installation() else { return };
     if quoted == installation.schema || quoted == "steadytext" {
         PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -158,7 +158,7 @@ unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
             )
     };
     if ends_prepared {
-        wake::arm_change();
+        after_commit::arm_change();
     }
 }
 

@@ -5,12 +5,13 @@
 
 pub(crate) mod access_counters;
 pub(crate) mod activity;
+pub(crate) mod after_commit;
 pub(crate) mod backtrace;
 pub(crate) mod bgworker;
 pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
-pub(crate) mod caches;
 pub(crate) mod catalog;
+pub(crate) mod catalog_cache;
 pub(crate) mod copied;
 pub(crate) mod descriptors;
 pub(crate) mod engine_leader;
@@ -18,11 +19,11 @@ pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod guc;
 pub(crate) mod hooks;
-pub(crate) mod identities;
 pub(crate) mod interrupts;
 pub(crate) mod jsonb;
 pub(crate) mod listen;
 pub(crate) mod memory;
+pub(crate) mod model_checksums;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod restore;
@@ -36,7 +37,6 @@ pub(crate) mod transaction;
 pub(crate) mod tuple;
 mod varlena;
 pub(crate) mod waiters;
-pub(crate) mod wake;
 
 /// What is in shared memory.
 static PARTS: [&dyn shmem::AnyPart; 8] = [
@@ -47,7 +47,7 @@ static PARTS: [&dyn shmem::AnyPart; 8] = [
     &access_counters::TABLE,
     &cache_queue::QUEUE,
     &pending::TABLE,
-    &identities::TABLE,
+    &model_checksums::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

@@ -11,9 +11,9 @@ use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
 use super::{self as registry, Task};
-use crate::pg::caches::Model;
+use crate::pg::catalog_cache::Model;
 use crate::pg::error::{Failure, PgError};
-use crate::pg::{activity, identities};
+use crate::pg::{activity, model_checksums};
 
 /// How long a file that could not be read is passed over before it is tried again: its permissions may have changed, which leave no
 /// trace in what tells one content from another.
@@ -74,7 +74,7 @@ impl Resolved {
         if self.sha256.is_none() {
             return Ok(());
         }
-        identities::of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
+        model_checksums::of(&self.source).map_or(Ok(()), |hash| self.check(&hash))
     }
 
     /// Compares the content of the file that computes an answer with what is registered.
@@ -148,7 +148,7 @@ pub(super) fn first_good(purpose: Task, models: &[Model], task: Task) -> (Option
             // Not to be believed: the row may be corrected.
             note(&path, purpose, &model.name, &error.message, 0);
             passed_over.push(warning(&model.name, &error.message));
-        } else if let Some(reason) = identities::why_bad(&path, purpose.number(), activity::now()) {
+        } else if let Some(reason) = model_checksums::why_bad(&path, purpose.number(), activity::now()) {
             passed_over.push(warning(&model.name, &reason));
         } else {
             found.auto = Some(purpose);
@@ -171,13 +171,13 @@ pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> 
     known
         .err()
         .map(|error| error.message)
-        .or_else(|| identities::why_bad(path, task.number(), activity::now()))
+        .or_else(|| model_checksums::why_bad(path, task.number(), activity::now()))
 }
 
 /// Notes that a file is no good; the first who does writes it to the log.
 fn note(path: &Path, purpose: Task, name: &str, reason: &str, until: i64) -> Option<()> {
-    let reason = identities::fitting(reason);
-    if identities::note_bad(path, purpose.number(), reason, until)? {
+    let reason = model_checksums::fitting(reason);
+    if model_checksums::note_bad(path, purpose.number(), reason, until)? {
         let warning = warning(name, reason);
         remember(&warning.message);
         warning.report(PgLogLevel::WARNING);
@@ -200,7 +200,7 @@ fn remember(message: &str) -> bool {
 fn warning(name: &str, reason: &str) -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_WARNING,
-        format!("model \"{name}\" is passed over: {}", identities::fitting(reason)),
+        format!("model \"{name}\" is passed over: {}", model_checksums::fitting(reason)),
     )
     .hint("The next registered model answers. Mend or remove the file, or name another model in the server's settings.")
 }

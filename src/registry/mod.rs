@@ -15,7 +15,7 @@ use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
 use self::files::{LeadsOut, locate};
-use crate::pg::caches::Model;
+use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
 use crate::pg::guc;
 

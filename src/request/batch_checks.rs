@@ -16,7 +16,7 @@ use super::asked::{Asked, truncates};
 use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Parts;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Most pairs of a query and a document in one request.

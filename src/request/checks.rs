@@ -10,7 +10,7 @@ use super::asked::Asked;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
 use super::params;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::{batch_checks, constraint};
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
 

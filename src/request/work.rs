@@ -9,7 +9,7 @@ use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::defaults;
 use super::subtasks::Parts;
-use crate::pg::caches::{Config, Model};
+use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
 

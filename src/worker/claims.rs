@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::pg::caches::{Config, Model};
+use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};

@@ -24,7 +24,7 @@ use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
 use super::{engine_link, prepare};
-use crate::pg::caches::{self, Config, Installation};
+use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
@@ -218,7 +218,7 @@ impl Worker {
         }
         if reviews != self.reviews_seen {
             self.reviews_seen = reviews;
-            caches::forget();
+            catalog_cache::forget();
         }
         match protocol::presence() {
             Ok(Presence::Absent) => {

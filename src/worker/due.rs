@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 use super::protocol::Outlook;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::shmem::Slot;
 
 /// How much more seldom an idle worker looks around.

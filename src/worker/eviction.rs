@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::protocol;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Entries chosen in one look at the cache.

@@ -16,7 +16,7 @@ use super::engine_link::Errand;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, Phase, Place};
-use crate::pg::caches::Model;
+use crate::pg::catalog_cache::Model;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
 use crate::request::{Answer, Parts, Progress};

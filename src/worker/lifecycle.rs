@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::database::Worker;
 use super::engine_link;
 use super::protocol::{self, Presence};
-use crate::pg::caches::Installation;
+use crate::pg::catalog_cache::Installation;
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};

@@ -2,7 +2,7 @@
 
 use super::claims::Claimed;
 use crate::cache::Question;
-use crate::pg::caches::{Config, Model};
+use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
 use crate::request::{self, Asked, Parts};

@@ -1,7 +1,7 @@
 //! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
 //!
 //! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside them it only reads the
-//! extension's entry, configuration and registry (`pg::caches`) and the cache (`pg::cache_table`).
+//! extension's entry, configuration and registry (`pg::catalog_cache`) and the cache (`pg::cache_table`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
 use crate::cache::NewEntry;
 use crate::pg::access_counters::Accesses;
-use crate::pg::caches::{self, Config, Installation};
+use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
@@ -68,7 +68,7 @@ pub(super) fn presence() -> Result<Presence, PgError> {
         if catalog::extension_oid().is_none() {
             return Ok(Presence::Absent);
         }
-        Ok(Presence::Present(caches::installation()?, caches::config()?))
+        Ok(Presence::Present(catalog_cache::installation()?, catalog_cache::config()?))
     })
 }
 
@@ -95,11 +95,16 @@ pub(super) fn claim(
     least: u8,
     bytes: usize,
 ) -> Result<Claims, PgError> {
-    let nothing =
-        || Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
+    let nothing = || {
+        Ok(Claims {
+            requests: Vec::new(),
+            config: catalog_cache::config()?,
+            models: catalog_cache::models()?,
+        })
+    };
     let mut paused_meanwhile = false;
     let claims = in_queue("claim requests", || {
-        if caches::config()?.worker_paused {
+        if catalog_cache::config()?.worker_paused {
             return nothing();
         }
         let args: Vec<Arg> = vec![
@@ -111,7 +116,7 @@ pub(super) fn claim(
             i32::from(least).into(),
             i64::try_from(bytes).unwrap_or(i64::MAX).into(),
         ];
-        let limits = caches::config()?;
+        let limits = catalog_cache::config()?;
         let requests = spi::query(
             "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes
                from steadytext.claim_requests($1, $2, $3, $4, $5, $6, $7)",
@@ -134,8 +139,8 @@ pub(super) fn claim(
         )?;
         // After the claim, whose statements see later commits than this transaction's beginning: a model that was
         // registered before a request for it must be known, and a request that came after a pause is not taken.
-        let (config, models) = (caches::config()?, caches::models()?);
-        if caches::installation()?.extension != extension {
+        let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
+        if catalog_cache::installation()?.extension != extension {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
                 "extension pg_steadytext was created anew",
@@ -386,7 +391,7 @@ pub(super) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64>, PgError>
 ///
 /// 55000 if the extension is not installed.
 fn cache_is_free() -> Result<bool, PgError> {
-    Ok(caches::installation()?.cache.is_some_and(cache_table::can_write))
+    Ok(catalog_cache::installation()?.cache.is_some_and(cache_table::can_write))
 }
 
 /// The first `limit` entries that must go from the cache, with their access counts.
@@ -469,11 +474,11 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 /// Runs `work` in a transaction of its own, as the owner of the queue.
 fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
-        let installation = caches::installation()?;
+        let installation = catalog_cache::installation()?;
         // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.
         if installation.owner != installation.protocol_owner {
             // Nothing tells when a function changes hands: look again next time.
-            caches::forget();
+            catalog_cache::forget();
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "steadytext_queue and the functions of schema steadytext belong to different roles",

@@ -10,7 +10,7 @@ use steadytext_exchange::pickle::Value;
 
 use super::super::audit;
 use super::of_file;
-use crate::pg::caches::{self, Installation};
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
 use crate::pg::exchange_dir::{self, Place, file_error};
 use crate::pg::interrupts;
@@ -58,7 +58,7 @@ pub(super) fn coding(name: &str) -> Result<Coding, PgError> {
 
 /// Exports the cache to `path`.
 pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
-    let installation = caches::installation()?;
+    let installation = catalog_cache::installation()?;
     let caller = current_user();
     let place = Place::at(path)?;
     let file = TemporaryFile::create();

@@ -11,7 +11,7 @@ use steadytext_exchange::pickle::Value;
 
 use super::super::audit;
 use super::of_file;
-use crate::pg::caches::{self, Installation};
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
 use crate::pg::exchange_dir::{Place, file_error};
 use crate::pg::privilege::{as_owner, current_user};
@@ -51,7 +51,7 @@ impl From<file::Error> for Stop {
 
 /// Imports the file at `path`. With `replace`, its entries take the place of those that the cache has.
 pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
-    let installation = caches::installation()?;
+    let installation = catalog_cache::installation()?;
     let caller = current_user();
     let place = Place::at(path)?;
     let copy = TemporaryFile::create();

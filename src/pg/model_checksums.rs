@@ -23,18 +23,18 @@ const REASON_BYTES: usize = 400;
 
 /// The table.
 #[repr(C)]
-pub(crate) struct IdentityTable {
+pub(crate) struct ChecksumTable {
     inner: UnsafeCell<Inner>,
     /// Whether there is anything to look for among the files that are no good.
     any_bad: AtomicBool,
 }
 
 // SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
-unsafe impl Sync for IdentityTable {}
+unsafe impl Sync for ChecksumTable {}
 // SAFETY: zeros are a table that is empty.
-unsafe impl Content for IdentityTable {}
+unsafe impl Content for ChecksumTable {}
 
-pub(super) static TABLE: Part<IdentityTable> = Part::new();
+pub(super) static TABLE: Part<ChecksumTable> = Part::new();
 
 #[repr(C)]
 struct Inner {
