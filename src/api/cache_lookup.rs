@@ -25,8 +25,8 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
     let asked = Asked { request_type, prompt, prompts: None, params: &params };
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
-    let (parts, model) = request::parts(asked, &config, &models).or_raise();
-    cache::key_of(request_type, &params, &parts, &model.source).map(|key| key.text)
+    let (subtasks, model) = request::subtasks(asked, &config, &models).or_raise();
+    cache::key_of(request_type, &params, &subtasks, &model.source).map(|key| key.text)
 }
 
 /// A text, if the cache has it.

@@ -29,13 +29,13 @@ use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
-use crate::request::{self, Answer, Asked, Parts, Progress, description};
+use crate::request::{self, Answer, Asked, Progress, Subtasks, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
 /// How long it waits before it does so for the third time; each time twice as long.
 const ATTEMPT_PAUSE_MS: i64 = 5;
-/// Parts of a call that wait in the engine beyond those that run.
+/// Subtasks of a call that wait in the engine beyond those that run.
 const HANDED_OVER_AHEAD: usize = 16;
 /// A wait ends after this long even if nothing happens; the call goes on.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -52,9 +52,9 @@ pub(super) struct Call {
     registry: Rc<Vec<Model>>,
     salt: u64,
     standing: Standing,
-    parts: Parts,
+    subtasks: Subtasks,
     progress: Progress,
-    /// The parts that the engine has, by their keys.
+    /// The subtasks that the engine has, by their keys.
     under_way: BTreeMap<u64, usize>,
     /// How many it has at most.
     capacity: usize,
@@ -75,7 +75,7 @@ pub(super) struct Call {
 
 /// A request that was checked.
 struct Checked {
-    parts: Parts,
+    subtasks: Subtasks,
     model: Resolved,
     registry: Rc<Vec<Model>>,
     question: Option<Question>,
@@ -150,9 +150,9 @@ fn check(
         )
         .hint("Call the asynchronous functions from triggers of steadytext_queue."));
     }
-    let (parts, model) = request::parts(asked, &config, &models)?;
-    let question = Question::of(request_type, &params, &parts, &model.source, &config);
-    Ok(Checked { parts, model, registry: models, question })
+    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
+    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    Ok(Checked { subtasks, model, registry: models, question })
 }
 
 impl Call {
@@ -176,7 +176,7 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
-        let Checked { parts, model, registry, question } = checked;
+        let Checked { subtasks, model, registry, question } = checked;
         tell(&model);
         let role = privilege::current_user().to_u32();
         let mut call = Call {
@@ -184,15 +184,15 @@ impl Call {
             registry,
             salt: u64::from(role),
             standing: Standing { owner: role, priority: guc::call_priority(), paced },
-            progress: Progress::new(&parts),
+            progress: Progress::new(&subtasks),
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
             client: Connection::kept(),
             attempts: 0,
             refusals: Refusals::default(),
             begun: false,
-            place: if parts.is_text() { show(request_type) } else { None },
-            parts,
+            place: if subtasks.is_text() { show(request_type) } else { None },
+            subtasks,
             text: String::new(),
             since: Instant::now(),
             question,
@@ -298,8 +298,8 @@ impl Call {
                     return Ok(News::None);
                 };
                 Connection::keep(self.client.take());
-                let is_whole = self.parts.is_whole(&outputs);
-                let answer = self.parts.answer(outputs)?;
+                let is_whole = self.subtasks.is_whole(&outputs);
+                let answer = self.subtasks.answer(outputs)?;
                 if is_whole {
                     self.post(&answer);
                 }
@@ -313,8 +313,8 @@ impl Call {
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                let error = self.parts.blame(index, Failure::from(error).error);
-                Err(error.detail(self.parts.describe(index)))
+                let error = self.subtasks.blame(index, Failure::from(error).error);
+                Err(error.detail(self.subtasks.describe(index)))
             }
         }
     }
@@ -322,9 +322,10 @@ impl Call {
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         tell(&with);
-        self.question = self.question.as_ref().map(|question| question.with_model(&self.parts, &with.source));
+        self.question =
+            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
         self.model = with;
-        self.progress = Progress::new(&self.parts);
+        self.progress = Progress::new(&self.subtasks);
         self.under_way.clear();
         self.author = Author::default();
         self.text.clear();
@@ -337,14 +338,14 @@ impl Call {
     /// Gives the answer to the worker, who may write it down.
     fn post(&self, answer: &Answer) {
         if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
-            && let Some(entry) = question.entry(&self.parts, by, answer, self.since.elapsed())
+            && let Some(entry) = question.entry(&self.subtasks, by, answer, self.since.elapsed())
             && let Some(message) = entry.to_message()
         {
             cache_queue::push(&message);
         }
     }
 
-    /// Hands over parts as long as there are some and room for them.
+    /// Hands over subtasks as long as there are some and room for them.
     fn fill(&mut self) -> Result<(), PgError> {
         while self.under_way.len() < self.capacity
             && let Some(index) = self.progress.take_next()
@@ -359,7 +360,7 @@ impl Call {
     }
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
-        let work = self.parts.work(index);
+        let work = self.subtasks.work(index);
         let dedup_key = self.question.as_ref().and_then(|_| cache::dedup_key(&work));
         let request =
             Request { key, model: self.model.source.clone(), salt: self.salt, flight: dedup_key, work };

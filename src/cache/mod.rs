@@ -23,7 +23,7 @@ use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, catalog, model_checksums};
-use crate::request::{self, Answer, Asked, Parts, Ranking};
+use crate::request::{self, Answer, Asked, Ranking, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -41,22 +41,22 @@ impl Question {
     pub(crate) fn of(
         request_type: &str,
         params: &Value,
-        parts: &Parts,
+        subtasks: &Subtasks,
         model: &ModelSource,
         config: &Config,
     ) -> Option<Question> {
-        is_wanted(params, parts, config).then(|| Question {
+        is_wanted(params, subtasks, config).then(|| Question {
             request_type: request_type.to_owned(),
             params: params.clone(),
             model: model.clone(),
-            key: key_of(request_type, params, parts, model),
+            key: key_of(request_type, params, subtasks, model),
             max_entry_bytes: usize::try_from(config.cache_max_entry_bytes).unwrap_or(0),
         })
     }
 
     /// The same question to another model.
-    pub(crate) fn with_model(&self, parts: &Parts, model: &ModelSource) -> Question {
-        let key = key_of(&self.request_type, &self.params, parts, model);
+    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &ModelSource) -> Question {
+        let key = key_of(&self.request_type, &self.params, subtasks, model);
         Question { model: model.clone(), key, ..self.clone() }
     }
 
@@ -69,21 +69,21 @@ impl Question {
     /// What is kept of the answer that a model gave. `None` where that is too long.
     pub(crate) fn entry(
         &self,
-        parts: &Parts,
+        subtasks: &Subtasks,
         by: &ModelIdentity,
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
-        let key = key_with(&self.request_type, &self.params, parts, Some(&by.hash))?;
-        new_entry::make(self, parts, key.text, by, answer, took)
+        let key = key_with(&self.request_type, &self.params, subtasks, Some(&by.hash))?;
+        new_entry::make(self, subtasks, key.text, by, answer, took)
     }
 }
 
 /// Whether a request may be answered from the cache, and its answer kept.
-fn is_wanted(params: &Value, parts: &Parts, config: &Config) -> bool {
+fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(parts, Parts::Embed { .. })
+        && !matches!(subtasks, Subtasks::Embed { .. })
 }
 
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a transaction.
@@ -92,9 +92,9 @@ fn is_wanted(params: &Value, parts: &Parts, config: &Config) -> bool {
 ///
 /// Those of [`request::work`], and of [`request::model`] where the model matters.
 pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
-    let (task, parts) = request::work(asked, config)?;
+    let (task, subtasks) = request::work(asked, config)?;
     let mut failure = None;
-    let found = find_with(asked, &parts, config, || {
+    let found = find_with(asked, &subtasks, config, || {
         let resolved = catalog_cache::models().and_then(|models| request::model(task, asked.params, &models));
         resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
     });
@@ -105,19 +105,19 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, A
 /// file.
 fn find_with(
     asked: Asked<'_>,
-    parts: &Parts,
+    subtasks: &Subtasks,
     config: &Config,
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> Option<(Found, Answer)> {
     let Asked { request_type, params, .. } = asked;
-    if !is_wanted(params, parts, config) {
+    if !is_wanted(params, subtasks, config) {
         return None;
     }
-    if let Some(key) = key_with(request_type, params, parts, None) {
+    if let Some(key) = key_with(request_type, params, subtasks, None) {
         return look(request_type, &key, model);
     }
     let model = model()?;
-    let key = key_with(request_type, params, parts, model_checksums::of(&model).as_ref())?;
+    let key = key_with(request_type, params, subtasks, model_checksums::of(&model).as_ref())?;
     look(request_type, &key, || Some(model))
 }
 
@@ -162,23 +162,28 @@ fn read(request_type: &str, found: &Found) -> Option<Answer> {
 pub(crate) fn key_of(
     request_type: &str,
     params: &Value,
-    parts: &Parts,
+    subtasks: &Subtasks,
     model: &ModelSource,
 ) -> Option<CacheKey> {
     // A short key does not need the checksum, which costs a look at the file.
-    key_with(request_type, params, parts, None)
-        .or_else(|| key_with(request_type, params, parts, model_checksums::of(model).as_ref()))
+    key_with(request_type, params, subtasks, None)
+        .or_else(|| key_with(request_type, params, subtasks, model_checksums::of(model).as_ref()))
 }
 
-fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u8; 32]>) -> Option<CacheKey> {
-    match parts {
-        Parts::One(work) => {
+fn key_with(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+) -> Option<CacheKey> {
+    match subtasks {
+        Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
             cache_key(request_type, work, names_model, model)
         }
-        Parts::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
+        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
         // Each of the texts by itself would be one more way to the same entries.
-        Parts::Embed { .. } => None,
+        Subtasks::Embed { .. } => None,
     }
 }
 
@@ -191,12 +196,12 @@ pub(crate) fn dedup_key(work: &Work) -> Option<[u8; 32]> {
 #[derive(Debug, Default)]
 pub(crate) struct Author {
     model: Option<ModelIdentity>,
-    /// Parts of it were computed by another one, whose file was replaced.
+    /// Subtasks of it were computed by another one, whose file was replaced.
     mixed: bool,
 }
 
 impl Author {
-    /// This one computes it, or a part of it.
+    /// This one computes it, or a subtask of it.
     pub(crate) fn note(&mut self, model: &ModelIdentity) {
         if self.model.as_ref() != Some(model) {
             model_checksums::learn(model);

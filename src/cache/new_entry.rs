@@ -8,7 +8,7 @@ use steadytext_engine::{
 };
 
 use super::Question;
-use crate::request::{Answer, Parts};
+use crate::request::{Answer, Subtasks};
 
 /// A row of steadytext_cache in the making.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl NewEntry {
 
 pub(super) fn make(
     question: &Question,
-    parts: &Parts,
+    subtasks: &Subtasks,
     key: String,
     by: &ModelIdentity,
     answer: &Answer,
@@ -51,14 +51,14 @@ pub(super) fn make(
         Answer::Embedding(vector) => (None, vector.clone()),
         Answer::Embeddings(_) => return None,
     };
-    let (prompt, seed, stop) = match parts {
-        Parts::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
+    let (prompt, seed, stop) = match subtasks {
+        Subtasks::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
             (prompt.clone(), (!sampling.is_greedy()).then_some(sampling.seed), stop.first())
         }
-        Parts::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
-        Parts::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
-        Parts::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
-        Parts::Embed { .. } => return None,
+        Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
+        Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
+        Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
+        Subtasks::Embed { .. } => return None,
     };
     let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
     if prompt.len() + response_bytes > question.max_entry_bytes {

@@ -12,7 +12,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) request_type: &'a str,
     /// The text.
     pub(crate) prompt: Option<&'a str>,
-    /// The texts of a request of many parts.
+    /// The texts of a request of many subtasks.
     pub(crate) prompts: Option<&'a [Option<&'a str>]>,
     /// The parameters.
     pub(crate) params: &'a Value,

@@ -1,4 +1,4 @@
-//! Requests of many texts: what a row or a call must say, its limits, and the parts that come of it.
+//! Requests of many texts: what a row or a call must say, its limits, and the subtasks that come of it.
 //!
 //! | type | texts | also taken |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | batch_embed | prompts: the texts | |
 //! | batch_rerank | prompts: the queries; params.documents | for a single query, prompt or params.query in the place of prompts |
 //!
-//! Invariant: whatever the texts are, the parts, their bytes together and the bytes of their answer are bounded.
+//! Invariant: whatever the texts are, the subtasks, their bytes together and the bytes of their answer are bounded.
 
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -15,13 +15,13 @@ use steadytext_engine::Purpose;
 use super::asked::{Asked, truncates};
 use super::defaults;
 use super::ranking::Reranking;
-use super::subtasks::Parts;
+use super::subtasks::Subtasks;
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Most pairs of a query and a document in one request.
 const MAX_PAIRS: usize = 100_000;
-/// The texts of all parts of a request together, as a multiple of max_prompt_bytes.
+/// The texts of all subtasks of a request together, as a multiple of max_prompt_bytes.
 const TOTAL_FACTOR: usize = 64;
 
 /// Checks the texts of a batch of embeddings.
@@ -33,13 +33,13 @@ pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgErr
     texts(asked, config).map(|_| ())
 }
 
-/// The parts of a batch of embeddings: one for each text.
+/// The subtasks of a batch of embeddings: one for each text.
 ///
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Parts, PgError> {
-    Ok(Parts::Embed { texts: owned(texts(asked, config)?), purpose, truncate: truncates(asked.params) })
+pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Subtasks, PgError> {
+    Ok(Subtasks::Embed { texts: owned(texts(asked, config)?), purpose, truncate: truncates(asked.params) })
 }
 
 fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {
@@ -75,15 +75,15 @@ pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgEr
     read(asked, config).map(|_| ())
 }
 
-/// The parts of a reranking: one for each query and document.
+/// The subtasks of a reranking: one for each query and document.
 ///
 /// # Errors
 ///
 /// As [`check_rerank`].
-pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Parts, PgError> {
+pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Subtasks, PgError> {
     let Texts { queries, documents } = read(asked, config)?;
     let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(defaults::RERANK_TASK);
-    Ok(Parts::Rerank(Reranking {
+    Ok(Subtasks::Rerank(Reranking {
         queries: owned(queries),
         documents: owned(documents),
         task: task.to_owned(),
@@ -217,7 +217,7 @@ fn check_total(queries: &[&str], documents: &[&str], config: &Config) -> Result<
     check_bytes(all, "the pairs of a query and a document", config)
 }
 
-/// Bounds what the parts of a request have together.
+/// Bounds what the subtasks of a request have together.
 fn check_bytes(all: usize, what: &str, config: &Config) -> Result<(), PgError> {
     let limit = most_bytes(config);
     if all > limit {

@@ -21,5 +21,5 @@ pub(crate) use self::answer::{Answer, unexpected};
 pub(crate) use self::asked::{Asked, named_model};
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
-pub(crate) use self::subtasks::{Parts, Progress, description};
-pub(crate) use self::work::{check_model, model, parts, work};
+pub(crate) use self::subtasks::{Progress, Subtasks, description};
+pub(crate) use self::work::{check_model, model, subtasks, work};

@@ -1,8 +1,8 @@
-//! Requests of many parts: one row of the queue, or one synchronous call, that is work for the engine many times over.
+//! Requests of many subtasks: one row of the queue, or one synchronous call, that is work for the engine many times over.
 //!
-//! The parts are made one by one when there is room for them in the engine, and their outputs become one answer when the last has come.
+//! The subtasks are made one by one when there is room for them in the engine, and their outputs become one answer when the last has come.
 //!
-//! Invariant: the answer depends on the parts' outputs and on nothing else, such as the order in which they came.
+//! Invariant: the answer depends on the subtasks' outputs and on nothing else, such as the order in which they came.
 
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
@@ -13,7 +13,7 @@ use crate::pg::error::PgError;
 
 /// The work of a request.
 #[derive(Debug)]
-pub(crate) enum Parts {
+pub(crate) enum Subtasks {
     /// One piece of work, whose output is the answer.
     One(Work),
     /// A vector for each text.
@@ -29,44 +29,44 @@ pub(crate) enum Parts {
     Rerank(Reranking),
 }
 
-impl Parts {
-    /// How many parts there are, at least one.
+impl Subtasks {
+    /// How many subtasks there are, at least one.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Parts::One(_) => 1,
-            Parts::Embed { texts, .. } => texts.len(),
-            Parts::Rerank(reranking) => reranking.len(),
+            Subtasks::One(_) => 1,
+            Subtasks::Embed { texts, .. } => texts.len(),
+            Subtasks::Rerank(reranking) => reranking.len(),
         }
     }
 
     /// Whether a text is generated, of which there are tokens to be shown while it grows.
     pub(crate) fn is_text(&self) -> bool {
-        matches!(self, Parts::One(Work::Generate(_)))
+        matches!(self, Subtasks::One(Work::Generate(_)))
     }
 
-    /// What the engine is to do for part `index`.
+    /// What the engine is to do for subtask `index`.
     pub(crate) fn work(&self, index: usize) -> Work {
         match self {
-            Parts::One(work) => work.clone(),
-            Parts::Embed { texts, purpose, truncate } => Work::Embed(Embed {
+            Subtasks::One(work) => work.clone(),
+            Subtasks::Embed { texts, purpose, truncate } => Work::Embed(Embed {
                 text: texts[index].clone(),
                 purpose: purpose.clone(),
                 truncate: *truncate,
             }),
-            Parts::Rerank(reranking) => reranking.work(index),
+            Subtasks::Rerank(reranking) => reranking.work(index),
         }
     }
 
-    /// What an error says in which part it happened; nothing where there is only one.
+    /// What an error says in which subtask it happened; nothing where there is only one.
     fn name(&self, index: usize) -> Option<String> {
         match self {
-            Parts::One(_) => None,
-            Parts::Embed { .. } => Some(format!("text {}", index + 1)),
-            Parts::Rerank(reranking) => Some(reranking.name(index)),
+            Subtasks::One(_) => None,
+            Subtasks::Embed { .. } => Some(format!("text {}", index + 1)),
+            Subtasks::Rerank(reranking) => Some(reranking.name(index)),
         }
     }
 
-    /// By which one finds the texts of part `index` among others: no word of them.
+    /// By which one finds the texts of subtask `index` among others: no word of them.
     pub(crate) fn describe(&self, index: usize) -> String {
         match self.work(index) {
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
@@ -86,7 +86,7 @@ impl Parts {
     pub(crate) fn is_whole(&self, outputs: &[Output]) -> bool {
         match (self, outputs) {
             (
-                Parts::One(Work::Generate(how)),
+                Subtasks::One(Work::Generate(how)),
                 [Output::Text { finish: Finish::Length, generated_tokens, .. }],
             ) => *generated_tokens >= how.max_tokens,
             _ => true,
@@ -101,26 +101,26 @@ impl Parts {
         error
     }
 
-    /// The answer that the parts' outputs make, which are as many and in their order.
+    /// The answer that the subtasks' outputs make, which are as many and in their order.
     ///
     /// # Errors
     ///
     /// XX000 for an output of another kind than its work: a bug.
     pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
-            Parts::One(_) => match outputs.into_iter().next() {
+            Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
                 Some(Output::Score(_)) | None => Err(unexpected()),
             },
-            Parts::Embed { .. } => {
+            Subtasks::Embed { .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
                     Output::Embedding(vector) => Ok(vector),
                     Output::Text { .. } | Output::Score(_) => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
             }
-            Parts::Rerank(reranking) => {
+            Subtasks::Rerank(reranking) => {
                 let scores = outputs.into_iter().map(|output| match output {
                     Output::Score(score) => Ok(score),
                     Output::Text { .. } | Output::Embedding(_) => Err(unexpected()),
@@ -138,24 +138,24 @@ pub(crate) fn description(what: &str, text: &str) -> String {
     format!("{what} has {} bytes, and its SHA-256 begins with {}", text.len(), &digest[..8])
 }
 
-/// Which parts of a request were handed over, and what has come back.
+/// Which subtasks of a request were handed over, and what has come back.
 #[derive(Debug)]
 pub(crate) struct Progress {
     outputs: Vec<Option<Output>>,
     count: usize,
-    /// The first part that was not handed over.
+    /// The first subtask that was not handed over.
     next: usize,
-    /// Parts whose output has come.
+    /// Subtasks whose output has come.
     done: usize,
 }
 
 impl Progress {
     /// Nothing was handed over.
-    pub(crate) fn new(parts: &Parts) -> Progress {
-        Progress { outputs: vec![None; parts.len()], count: parts.len(), next: 0, done: 0 }
+    pub(crate) fn new(subtasks: &Subtasks) -> Progress {
+        Progress { outputs: vec![None; subtasks.len()], count: subtasks.len(), next: 0, done: 0 }
     }
 
-    /// The next part to be handed over, which counts as handed over from now on.
+    /// The next subtask to be handed over, which counts as handed over from now on.
     pub(crate) fn take_next(&mut self) -> Option<usize> {
         let index = self.next;
         (index < self.count).then(|| {
@@ -164,12 +164,12 @@ impl Progress {
         })
     }
 
-    /// Whether all parts were handed over.
+    /// Whether all subtasks were handed over.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.next == self.count
     }
 
-    /// Takes what came of a part. All outputs, once the last has come.
+    /// Takes what came of a subtask. All outputs, once the last has come.
     pub(crate) fn store(&mut self, index: usize, output: Output) -> Option<Vec<Output>> {
         if self.outputs[index].replace(output).is_none() {
             self.done += 1;

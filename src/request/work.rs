@@ -8,7 +8,7 @@ use super::asked::{Asked, named_model, purpose, truncates};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::defaults;
-use super::subtasks::Parts;
+use super::subtasks::Subtasks;
 use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
@@ -18,13 +18,13 @@ use crate::registry::{self, Resolved, Task};
 /// # Errors
 ///
 /// Those of [`work`] and [`model`].
-pub(crate) fn parts(
+pub(crate) fn subtasks(
     asked: Asked<'_>,
     config: &Config,
     models: &[Model],
-) -> Result<(Parts, Resolved), PgError> {
-    let (task, parts) = work(asked, config)?;
-    Ok((parts, model(task, asked.params, models)?))
+) -> Result<(Subtasks, Resolved), PgError> {
+    let (task, subtasks) = work(asked, config)?;
+    Ok((subtasks, model(task, asked.params, models)?))
 }
 
 /// The model that does a request's work.
@@ -43,13 +43,13 @@ pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Reso
 /// # Errors
 ///
 /// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that cannot be read.
-pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), PgError> {
+pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
     let Asked { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
-        "generate" => (Task::Generate, Parts::One(Work::Generate(generate(text, params, config)))),
+        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
             return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
@@ -62,13 +62,13 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Parts), P
             {
                 how.max_tokens = enough;
             }
-            (Task::Generate, Parts::One(Work::Generate(Generate { constraint, ..how })))
+            (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
         }
         "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
         "embed" => {
             let embed =
                 Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };
-            (Task::Embed, Parts::One(Work::Embed(embed)))
+            (Task::Embed, Subtasks::One(Work::Embed(embed)))
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),

@@ -43,7 +43,7 @@ pub(super) struct Claimed {
 pub(super) struct Content {
     /// The text.
     pub(super) prompt: Option<String>,
-    /// The texts of a request of many parts.
+    /// The texts of a request of many subtasks.
     pub(super) prompts: Option<Vec<Option<String>>>,
     /// The parameters.
     pub(super) params: Json,

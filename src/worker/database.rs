@@ -198,7 +198,7 @@ impl Worker {
     fn hand_over(&mut self) -> bool {
         let capacity = engine_link::capacity();
         let mut any = false;
-        while let Some(errand) = self.in_flight.next_part(capacity) {
+        while let Some(errand) = self.in_flight.next_subtask(capacity) {
             engine_link::submit(errand);
             any = true;
         }

@@ -1,6 +1,6 @@
 //! Requests in flight: what this worker has claimed and handed to the engine.
 //!
-//! A request may have many parts ([`Parts`]), each of which is a request to the engine. Every row that is held has one of its parts in
+//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. Every row that is held has one of its subtasks in
 //! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
@@ -19,7 +19,7 @@ use crate::pg::activity::{self, Phase, Place};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
-use crate::request::{Answer, Parts, Progress};
+use crate::request::{Answer, Progress, Subtasks};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -35,11 +35,11 @@ struct Running {
     resolved: Resolved,
     salt: u64,
     standing: Standing,
-    parts: Parts,
+    subtasks: Subtasks,
     progress: Progress,
-    /// Parts that an engine had when it went, which the next one gets.
+    /// Subtasks that an engine had when it went, which the next one gets.
     again: Vec<usize>,
-    /// Parts that the engine has.
+    /// Subtasks that the engine has.
     under_way: usize,
     /// Cancels all of them.
     ticket: Ticket,
@@ -60,16 +60,17 @@ impl Running {
     /// What the cache is to keep of it.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
-        question.entry(&self.parts, by, answer, self.since.elapsed())
+        question.entry(&self.subtasks, by, answer, self.since.elapsed())
     }
 
     /// Begins anew, with another model. What the engine still has of it is of no use.
     fn restart(&mut self, with: Resolved) {
         self.ticket.cancel();
         self.ticket = Ticket::new();
-        self.question = self.question.as_ref().map(|question| question.with_model(&self.parts, &with.source));
+        self.question =
+            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
         self.resolved = with;
-        self.progress = Progress::new(&self.parts);
+        self.progress = Progress::new(&self.subtasks);
         self.again.clear();
         self.under_way = 0;
         self.author = Author::default();
@@ -94,8 +95,8 @@ pub(super) struct InFlight {
     requests: HashMap<Held, Running>,
     /// Those of which the engine has nothing and that want something, by their order; and some that were that once.
     waiting: BTreeMap<Rank, Held>,
-    /// By the engine's key: the row and the number of the part.
-    parts: HashMap<u64, (Held, usize)>,
+    /// By the engine's key: the row and the number of the subtask.
+    subtasks: HashMap<u64, (Held, usize)>,
     /// Never used twice, so that late events of a row that is claimed again are not taken for those of its new attempt.
     last_key: u64,
     /// Requests ever added.
@@ -140,9 +141,9 @@ impl InFlight {
         held
     }
 
-    /// Adds a request; [`InFlight::next_part`] has its parts from now on.
+    /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
-        let Prepared { resolved, salt, parts, question } = prepared;
+        let Prepared { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
         let running = Running {
             held: claimed.held,
@@ -152,13 +153,13 @@ impl InFlight {
             resolved,
             salt,
             standing: Standing { owner: claimed.owner.to_u32(), priority: claimed.priority, paced: false },
-            progress: Progress::new(&parts),
+            progress: Progress::new(&subtasks),
             again: Vec::new(),
             under_way: 0,
             ticket: Ticket::new(),
             verdict: None,
             place: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
-            parts,
+            subtasks,
             prompt_tokens: 0,
             text: String::new(),
             since: Instant::now(),
@@ -171,12 +172,12 @@ impl InFlight {
         self.requests.insert(claimed.held, running);
     }
 
-    /// The part to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
+    /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
     /// of which the engine has none.
-    pub(super) fn next_part(&mut self, capacity: usize) -> Option<Errand> {
+    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Errand> {
         let running = match self.first_waiting() {
             Some(held) => self.requests.get_mut(&held)?,
-            None if self.parts.len() >= capacity => return None,
+            None if self.subtasks.len() >= capacity => return None,
             None => {
                 let open = self.requests.values_mut().filter(|running| !running.is_closed());
                 open.min_by_key(|running| (running.under_way, running.rank()))?
@@ -185,8 +186,8 @@ impl InFlight {
         let index = running.again.pop().or_else(|| running.progress.take_next())?;
         running.under_way += 1;
         self.last_key += 1;
-        self.parts.insert(self.last_key, (running.held, index));
-        let work = running.parts.work(index);
+        self.subtasks.insert(self.last_key, (running.held, index));
+        let work = running.subtasks.work(index);
         let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key(&work));
         let request = Request {
             key: self.last_key,
@@ -198,7 +199,7 @@ impl InFlight {
         Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
-    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all rows for each part would
+    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all rows for each subtask would
     /// take the square of their number.
     fn first_waiting(&mut self) -> Option<Held> {
         while let Some((_, held)) = self.waiting.pop_first() {
@@ -229,7 +230,7 @@ impl InFlight {
 
     /// Takes note of an event; returns the outcome if the request has ended and its result is wanted.
     pub(super) fn take(&mut self, event: Event) -> Option<Outcome> {
-        let (held, index) = *self.parts.get(&event.key)?;
+        let (held, index) = *self.subtasks.get(&event.key)?;
         let running = self.requests.get_mut(&held)?;
         match event.kind {
             EventKind::Loading => {
@@ -242,7 +243,7 @@ impl InFlight {
                     match running.resolved.next(&self.registry) {
                         Some(next) if running.verdict.is_none() => {
                             running.restart(next);
-                            self.parts.retain(|_, (of, _)| *of != held);
+                            self.subtasks.retain(|_, (of, _)| *of != held);
                         }
                         _ => {
                             running.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
@@ -253,7 +254,7 @@ impl InFlight {
                 }
                 // For the second time, where the engine that had begun it has gone.
                 running.text.clear();
-                running.prompt_tokens = if running.parts.is_text() {
+                running.prompt_tokens = if running.subtasks.is_text() {
                     prompt_tokens
                 } else {
                     running.prompt_tokens + prompt_tokens
@@ -271,8 +272,8 @@ impl InFlight {
             }
             EventKind::Done(output) => {
                 if let Some(outputs) = running.progress.store(index, output) {
-                    let is_whole = running.parts.is_whole(&outputs);
-                    running.verdict = Some(match running.parts.answer(outputs) {
+                    let is_whole = running.subtasks.is_whole(&outputs);
+                    running.verdict = Some(match running.subtasks.answer(outputs) {
                         Ok(answer) => {
                             self.entries.extend(running.entry(&answer).filter(|_| is_whole));
                             Verdict::Answered(answer)
@@ -290,18 +291,18 @@ impl InFlight {
                     && let Some(next) = running.resolved.pass_over(&error, &self.registry)
                 {
                     running.restart(next);
-                    self.parts.retain(|_, (of, _)| *of != held);
+                    self.subtasks.retain(|_, (of, _)| *of != held);
                     return None;
                 }
                 if running.verdict.is_none() {
                     let Failure { error, retry } = Failure::from(error);
-                    let error = running.parts.blame(index, error);
+                    let error = running.subtasks.blame(index, error);
                     running.verdict = Some(Verdict::Failed(Failure { error, retry }));
                     running.ticket.cancel();
                 }
             }
         }
-        self.parts.remove(&event.key);
+        self.subtasks.remove(&event.key);
         running.under_way -= 1;
         if running.under_way == 0 && !running.is_closed() {
             self.waiting.insert(running.rank(), held);
@@ -332,7 +333,7 @@ impl InFlight {
     /// Forgets everything; the rows of what was held.
     pub(super) fn clear(&mut self) -> Vec<Held> {
         let held = self.held();
-        self.parts.clear();
+        self.subtasks.clear();
         self.waiting.clear();
         self.requests.drain().for_each(|(_, running)| {
             running.ticket.cancel();

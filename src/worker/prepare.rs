@@ -5,7 +5,7 @@ use crate::cache::Question;
 use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
-use crate::request::{self, Asked, Parts};
+use crate::request::{self, Asked, Subtasks};
 
 /// A request's work, and whether its model was chosen for want of another.
 pub(super) struct Prepared {
@@ -14,7 +14,7 @@ pub(super) struct Prepared {
     /// Whose keys and values it may share.
     pub(super) salt: u64,
     /// For the engine.
-    pub(super) parts: Parts,
+    pub(super) subtasks: Subtasks,
     /// For the cache.
     pub(super) question: Option<Question>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 ///
-/// Those of [`request::parts`].
+/// Those of [`request::subtasks`].
 pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
@@ -36,9 +36,9 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> R
         prompts: prompts.as_deref(),
         params,
     };
-    let (parts, resolved) = request::parts(asked, config, models)?;
+    let (subtasks, resolved) = request::subtasks(asked, config, models)?;
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, params, &parts, &resolved.source, config);
-    Ok(Prepared { resolved, salt, parts, question })
+    let question = Question::of(&claimed.request_type, params, &subtasks, &resolved.source, config);
+    Ok(Prepared { resolved, salt, subtasks, question })
 }
