@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
 use crate::cache::{self, Author, Question};
-use crate::pg::activity::{self, Phase, Place};
+use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
@@ -65,7 +65,7 @@ pub(super) struct Call {
     /// The engine has told something of it.
     begun: bool,
     /// Its line in steadytext_activity.
-    place: Option<Place>,
+    activity: Option<ActivityLine>,
     text: String,
     since: Instant,
     /// For the cache.
@@ -191,7 +191,7 @@ impl Call {
             attempts: 0,
             refusals: Refusals::default(),
             begun: false,
-            place: if subtasks.is_text() { show(request_type) } else { None },
+            activity: if subtasks.is_text() { show(request_type) } else { None },
             subtasks,
             text: String::new(),
             since: Instant::now(),
@@ -275,15 +275,15 @@ impl Call {
                 return Err(error);
             }
         }
-        if let Some(place) = self.place {
+        if let Some(line) = self.activity {
             match &kind {
-                EventKind::Loading => activity::set_phase(place, Phase::Loading, None),
+                EventKind::Loading => activity::set_phase(line, Phase::Loading, None),
                 EventKind::Started { prompt_tokens, .. } => {
-                    activity::set_phase(place, Phase::Prefill, Some(*prompt_tokens));
+                    activity::set_phase(line, Phase::Prefill, Some(*prompt_tokens));
                 }
                 EventKind::Progress { generated_tokens, text } => {
                     self.text.push_str(text);
-                    activity::set_progress(place, *generated_tokens, turns, &self.text);
+                    activity::set_progress(line, *generated_tokens, turns, &self.text);
                 }
                 EventKind::Done(_) | EventKind::Failed(_) => {}
             }
@@ -405,8 +405,8 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            activity::end(place);
+        if let Some(line) = self.activity {
+            activity::end(line);
         }
     }
 }
@@ -420,7 +420,7 @@ fn engine_went() -> PgError {
 }
 
 /// A line in steadytext_activity, which goes with this process if not before.
-fn show(request_type: &str) -> Option<Place> {
+fn show(request_type: &str) -> Option<ActivityLine> {
     interrupts::before_exit(|| activity::end_all_of(std::process::id() as i32));
     activity::begin(Uuid::now_v7(), privilege::current_user(), request_type)
 }
@@ -428,7 +428,7 @@ fn show(request_type: &str) -> Option<Place> {
 /// Tells the client what there is to be said about the choice of a model.
 fn tell(model: &Resolved) {
     model.tell();
-    if model.for_want_of_another {
+    if model.is_fallback {
         warn_of_builtin();
     }
 }

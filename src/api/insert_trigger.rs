@@ -32,7 +32,7 @@ type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
 
 /// The columns that are checked or filled in.
 #[derive(Debug, Clone, Copy)]
-enum Column {
+enum QueueColumn {
     Id,
     RequestId,
     RequestType,
@@ -54,7 +54,7 @@ enum Column {
     OwnerRole,
 }
 
-impl Column {
+impl QueueColumn {
     const NAMES: [&CStr; 19] = [
         c"id",
         c"request_id",
@@ -81,32 +81,32 @@ impl Column {
 /// Where the columns are. Looking them up by name costs more than everything else that is done with a row, and they never
 /// move while a table lives.
 #[derive(Debug, Clone, Copy)]
-struct Places {
+struct QueueColumns {
     table: pg_sys::Oid,
-    numbers: [NonZeroUsize; Column::NAMES.len()],
+    numbers: [NonZeroUsize; QueueColumn::NAMES.len()],
 }
 
-impl Places {
-    fn of(row: NewRow<'_>) -> Result<Places, PgError> {
+impl QueueColumns {
+    fn of(row: NewRow<'_>) -> Result<QueueColumns, PgError> {
         thread_local! {
-            static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
+            static KNOWN: Cell<Option<QueueColumns>> = const { Cell::new(None) };
         }
         if let Some(known) = KNOWN.get().filter(|known| known.table == row.table()) {
             return Ok(known);
         }
-        let mut numbers = [NonZeroUsize::MIN; Column::NAMES.len()];
-        for (number, name) in numbers.iter_mut().zip(Column::NAMES) {
+        let mut numbers = [NonZeroUsize::MIN; QueueColumn::NAMES.len()];
+        for (number, name) in numbers.iter_mut().zip(QueueColumn::NAMES) {
             *number = row.column(name).ok_or_else(|| {
                 let name = name.to_string_lossy();
                 PgError::internal(format!("the table of this trigger has no column {name}"))
             })?;
         }
-        let places = Places { table: row.table(), numbers };
-        KNOWN.set(Some(places));
-        Ok(places)
+        let columns = QueueColumns { table: row.table(), numbers };
+        KNOWN.set(Some(columns));
+        Ok(columns)
     }
 
-    fn at(&self, column: Column) -> NonZeroUsize {
+    fn at(&self, column: QueueColumn) -> NonZeroUsize {
         self.numbers[column as usize]
     }
 }
@@ -125,33 +125,33 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         PgError::internal("this trigger is for rows that are about to be inserted").raise()
     };
     let config = catalog_cache::config().or_raise();
-    let places = Places::of(row).or_raise();
-    let owner = row.role(places.at(Column::OwnerRole));
+    let columns = QueueColumns::of(row).or_raise();
+    let owner = row.role(columns.at(QueueColumn::OwnerRole));
     // PostgreSQL's own message would show the row; no CHECK is asked before it.
-    if row.is_null(places.at(Column::Id), pg_sys::INT8OID) {
+    if row.is_null(columns.at(QueueColumn::Id), pg_sys::INT8OID) {
         refusal("steadytext_queue", "id").raise();
     }
     // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not refuse the whole
     // COPY. Users may not write created_at. A WHEN clause would be parsed anew in every statement. What is applied from
     // another server was checked there, and an answer must not be put into it here.
     if !transaction::applies_changes()
-        && row.time(places.at(Column::CreatedAt)).is_none_or(|at| at == transaction::started_at())
+        && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
-        let given = check_row(row, &places, &config).or_raise();
-        if let Some((found, answer)) = from_cache(row, &places, &given, &config) {
-            let row = complete(trigger, row, &places, &found, &answer);
+        let given = check_row(row, &columns, &config).or_raise();
+        if let Some((found, answer)) = from_cache(row, &columns, &given, &config) {
+            let row = complete(trigger, row, &columns, &found, &answer);
             copied::show(hidden);
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
     }
-    if row.text(places.at(Column::Status)) == Some("pending") {
-        let id = row.uuid(places.at(Column::RequestId));
+    if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
+        let id = row.uuid(columns.at(QueueColumn::RequestId));
         pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
-        after_commit::arm_enqueued(row.integer(places.at(Column::Priority)).unwrap_or_default());
+        after_commit::arm_enqueued(row.integer(columns.at(QueueColumn::Priority)).unwrap_or_default());
     }
     if guc::notify()
-        && let Some(id) = row.uuid(places.at(Column::RequestId))
+        && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))
     {
         listen::notify(c"steadytext_queue", &id.to_string());
     }
@@ -182,11 +182,11 @@ impl Given<'_> {
 /// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
 fn from_cache(
     row: NewRow<'_>,
-    places: &Places,
+    columns: &QueueColumns,
     given: &Given<'_>,
     config: &Config,
 ) -> Option<(Found, Answer)> {
-    if row.text(places.at(Column::Status)) != Some("pending") {
+    if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;
     }
     cache::find(given.asked(), config).ok()?
@@ -196,7 +196,7 @@ fn from_cache(
 fn complete<'a>(
     trigger: &'a PgTrigger<'a>,
     row: NewRow<'_>,
-    places: &Places,
+    columns: &QueueColumns,
     found: &Found,
     answer: &Answer,
 ) -> Row<'a> {
@@ -206,60 +206,61 @@ fn complete<'a>(
         Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) => None,
     };
     let values = [
-        (Column::Status, "completed".into_datum()),
-        (Column::Result, found.response),
-        (Column::Results, documents.into_datum()),
-        (Column::Embedding, found.embedding),
-        (Column::StartedAt, Some(now)),
-        (Column::CompletedAt, Some(now)),
-        (Column::ProcessingTimeMs, 0.into_datum()),
+        (QueueColumn::Status, "completed".into_datum()),
+        (QueueColumn::Result, found.response),
+        (QueueColumn::Results, documents.into_datum()),
+        (QueueColumn::Embedding, found.embedding),
+        (QueueColumn::StartedAt, Some(now)),
+        (QueueColumn::CompletedAt, Some(now)),
+        (QueueColumn::ProcessingTimeMs, 0.into_datum()),
     ];
     if guc::notify()
-        && let Some(id) = row.uuid(places.at(Column::RequestId))
+        && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))
     {
         listen::notify(c"steadytext_result", &id.to_string());
     }
     let values: Vec<_> =
-        values.into_iter().filter_map(|(column, datum)| Some((places.at(column), datum?))).collect();
+        values.into_iter().filter_map(|(column, datum)| Some((columns.at(column), datum?))).collect();
     tuple::with_values(trigger, &values)
 }
 
 /// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before anything is fetched or copied.
-fn check_row<'a>(row: NewRow<'a>, places: &Places, config: &Config) -> Result<Given<'a>, PgError> {
-    let bytes = |column, of| row.bytes(places.at(column), of);
+fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Result<Given<'a>, PgError> {
+    let bytes = |column, of| row.bytes(columns.at(column), of);
     let text_bytes = |column| bytes(column, pg_sys::TEXTOID);
-    for column in [Column::RequestType, Column::UserId, Column::SessionId] {
+    for column in [QueueColumn::RequestType, QueueColumn::UserId, QueueColumn::SessionId] {
         if text_bytes(column) > MAX_LABEL_BYTES {
-            let label = Column::NAMES[column as usize].to_string_lossy();
+            let label = QueueColumn::NAMES[column as usize].to_string_lossy();
             return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
         }
     }
-    let request_type = row.text(places.at(Column::RequestType)).unwrap_or_default();
-    let has_prompt = !row.is_null(places.at(Column::Prompt), pg_sys::TEXTOID);
-    let has_prompts = !row.is_null(places.at(Column::Prompts), pg_sys::TEXTARRAYOID);
+    let request_type = row.text(columns.at(QueueColumn::RequestType)).unwrap_or_default();
+    let has_prompt = !row.is_null(columns.at(QueueColumn::Prompt), pg_sys::TEXTOID);
+    let has_prompts = !row.is_null(columns.at(QueueColumn::Prompts), pg_sys::TEXTARRAYOID);
     check_columns(request_type, has_prompt, has_prompts)?;
-    check_length(text_bytes(Column::Prompt), config)?;
-    batch_checks::check_stored(bytes(Column::Prompts, pg_sys::TEXTARRAYOID), config)?;
-    params::check_bytes(request_type, bytes(Column::Params, pg_sys::JSONBOID), config)?;
+    check_length(text_bytes(QueueColumn::Prompt), config)?;
+    batch_checks::check_stored(bytes(QueueColumn::Prompts, pg_sys::TEXTARRAYOID), config)?;
+    params::check_bytes(request_type, bytes(QueueColumn::Params, pg_sys::JSONBOID), config)?;
 
     let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
-    let prompts = match row.texts(places.at(Column::Prompts), most) {
+    let prompts = match row.texts(columns.at(QueueColumn::Prompts), most) {
         Ok(prompts) => prompts,
         Err(count) => {
             batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
             None
         }
     };
-    let params = params::read(request_type, row.jsonb(places.at(Column::Params)), Unused::Refused, config)?;
-    let given = Given { request_type, prompt: row.text(places.at(Column::Prompt)), prompts, params };
+    let params =
+        params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
+    let given = Given { request_type, prompt: row.text(columns.at(QueueColumn::Prompt)), prompts, params };
     check_type(given.asked(), config)?;
-    if !row.integer(places.at(Column::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
+    if !row.integer(columns.at(QueueColumn::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
         return Err(
             invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default.")
         );
     }
     if !row
-        .integer(places.at(Column::MaxRetries))
+        .integer(columns.at(QueueColumn::MaxRetries))
         .is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries))
     {
         return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));

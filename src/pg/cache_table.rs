@@ -64,7 +64,7 @@ impl Found {
 
 /// The columns that are read.
 #[derive(Debug, Clone, Copy)]
-enum Column {
+enum CacheColumn {
     Id,
     Response,
     Embedding,
@@ -75,7 +75,7 @@ enum Column {
     KeyHash,
 }
 
-impl Column {
+impl CacheColumn {
     const NAMES: [&CStr; 8] = [
         c"id",
         c"response",
@@ -101,26 +101,26 @@ impl Column {
 
 /// Where they are.
 #[derive(Debug, Clone, Copy)]
-struct Places {
+struct CacheColumns {
     table: pg_sys::Oid,
     /// [`super::catalog_cache::generation`] when they were found.
     generation: u64,
-    numbers: [pg_sys::AttrNumber; Column::NAMES.len()],
+    numbers: [pg_sys::AttrNumber; CacheColumn::NAMES.len()],
 }
 
-impl Places {
+impl CacheColumns {
     /// `None` where one of them is missing or of another type: somebody has changed the table.
-    fn of(table: pg_sys::Oid) -> Option<Places> {
+    fn of(table: pg_sys::Oid) -> Option<CacheColumns> {
         thread_local! {
-            static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
+            static KNOWN: Cell<Option<CacheColumns>> = const { Cell::new(None) };
         }
         let generation = super::catalog_cache::generation();
-        let is_current = |known: &Places| known.table == table && known.generation == generation;
+        let is_current = |known: &CacheColumns| known.table == table && known.generation == generation;
         if let Some(known) = KNOWN.get().filter(is_current) {
             return Some(known);
         }
         // SAFETY: catalog look-ups.
-        let numbers = Column::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
+        let numbers = CacheColumn::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
         let fits = |(number, kind): (&pg_sys::AttrNumber, Option<pg_sys::Oid>)| {
             // SAFETY: a catalog look-up.
             let of = unsafe { pg_sys::get_atttype(table, *number) };
@@ -129,15 +129,15 @@ impl Places {
             let is_varying = || unsafe { pg_sys::get_typlen(of) == -1 };
             *number > 0 && kind.map_or_else(is_varying, |kind| kind == of)
         };
-        if !numbers.iter().zip(Column::TYPES).all(fits) {
+        if !numbers.iter().zip(CacheColumn::TYPES).all(fits) {
             return None;
         }
-        let places = Places { table, generation, numbers };
-        KNOWN.set(Some(places));
-        Some(places)
+        let columns = CacheColumns { table, generation, numbers };
+        KNOWN.set(Some(columns));
+        Some(columns)
     }
 
-    fn number(&self, column: Column) -> pg_sys::AttrNumber {
+    fn number(&self, column: CacheColumn) -> pg_sys::AttrNumber {
         self.numbers[column as usize]
     }
 }
@@ -158,7 +158,7 @@ pub(crate) fn find(
     key_hash: &[u8; 32],
     accept: impl FnOnce(&Provenance) -> bool,
 ) -> Option<Found> {
-    let places = Places::of(table.table)?;
+    let columns = CacheColumns::of(table.table)?;
     // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and by the abort
     // after an error.
     unsafe {
@@ -166,7 +166,7 @@ pub(crate) fn find(
         let relation = Open::relation(table.table)?;
         // The scan would wait for it, while somebody rebuilds the index.
         let index = Open::relation(table.key_index)?;
-        if !index.is_key_of(&relation, &places) {
+        if !index.is_key_of(&relation, &columns) {
             return None;
         }
         // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
@@ -179,14 +179,14 @@ pub(crate) fn find(
         let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
         pg_sys::ScanKeyInit(
             &mut scan_key,
-            places.number(Column::KeyHash),
+            columns.number(CacheColumn::KeyHash),
             pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
             pg_sys::Oid::from(pg_sys::F_BYTEAEQ),
             key,
         );
         let scan = pg_sys::systable_beginscan(relation.0, table.key_index, true, snapshot, 1, &mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, places });
+        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, columns });
         let found = found.filter(|row| accept(&row.provenance()) && row.can_be_fetched(&relation));
         let found = found.and_then(|row| row.found());
         pg_sys::systable_endscan(scan);
@@ -220,7 +220,7 @@ impl Open {
 
     /// Whether it is an index that can be used now, on the column by which entries are found and nothing else. One that REINDEX
     /// CONCURRENTLY has put aside is not.
-    fn is_key_of(&self, table: &Open, places: &Places) -> bool {
+    fn is_key_of(&self, table: &Open, columns: &CacheColumns) -> bool {
         // SAFETY: both are open. The columns of an index begin with the first.
         unsafe {
             let index = (*self.0).rd_index;
@@ -231,7 +231,7 @@ impl Open {
                 && (*index).indislive
                 && (*(*self.0).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indnkeyatts == 1
-                && *(&raw const (*index).indkey.values).cast::<i16>() == places.number(Column::KeyHash)
+                && *(&raw const (*index).indkey.values).cast::<i16>() == columns.number(CacheColumn::KeyHash)
         }
     }
 }
@@ -250,17 +250,17 @@ impl Drop for Open {
 struct Row {
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,
-    places: Places,
+    columns: CacheColumns,
 }
 
 impl Row {
-    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
+    fn datum(&self, column: CacheColumn) -> Option<pg_sys::Datum> {
         let mut is_null = true;
         // SAFETY: tuple and descriptor belong together.
         let datum = unsafe {
             pg_sys::heap_getattr(
                 self.tuple,
-                i32::from(self.places.number(column)),
+                i32::from(self.columns.number(column)),
                 self.descriptor,
                 &mut is_null,
             )
@@ -268,13 +268,13 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    fn value<T: pgrx::FromDatum>(&self, column: Column) -> Option<T> {
+    fn value<T: pgrx::FromDatum>(&self, column: CacheColumn) -> Option<T> {
         // SAFETY: the caller's type is the column's.
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
     /// A copy that outlives the scan, fetched and uncompressed.
-    fn copy(&self, column: Column) -> Option<pg_sys::Datum> {
+    fn copy(&self, column: CacheColumn) -> Option<pg_sys::Datum> {
         // SAFETY: a column of a type of variable length.
         let copied =
             self.datum(column).map(|datum| unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) });
@@ -287,7 +287,7 @@ impl Row {
             // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second if it says so.
             self.datum(column).is_some_and(|datum| unsafe { pgrx::varatt_is_1b_e(datum.cast_mut_ptr()) })
         };
-        if ![Column::Response, Column::Embedding].into_iter().any(is_elsewhere) {
+        if ![CacheColumn::Response, CacheColumn::Embedding].into_iter().any(is_elsewhere) {
             return true;
         }
         // SAFETY: the table is open; the list of the indexes is copied, and as long as it says.
@@ -301,18 +301,18 @@ impl Row {
 
     fn provenance(&self) -> Provenance {
         Provenance {
-            request_type: self.value(Column::RequestType).unwrap_or_default(),
-            model_hash: self.value(Column::ModelHash),
-            kernel_version: self.value(Column::KernelVersion),
-            imported: self.value(Column::Imported).unwrap_or(false),
+            request_type: self.value(CacheColumn::RequestType).unwrap_or_default(),
+            model_hash: self.value(CacheColumn::ModelHash),
+            kernel_version: self.value(CacheColumn::KernelVersion),
+            imported: self.value(CacheColumn::Imported).unwrap_or(false),
         }
     }
 
     fn found(&self) -> Option<Found> {
         Some(Found {
-            entry: self.value(Column::Id)?,
-            response: self.copy(Column::Response),
-            embedding: self.copy(Column::Embedding),
+            entry: self.value(CacheColumn::Id)?,
+            response: self.copy(CacheColumn::Response),
+            embedding: self.copy(CacheColumn::Embedding),
         })
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Resolved {
     /// Where it is.
     pub(crate) source: ModelSource,
     /// Nobody chose it: it is the builtin one because no other is there.
-    pub(crate) for_want_of_another: bool,
+    pub(crate) is_fallback: bool,
     name: String,
     /// What its row says of the content of its file.
     sha256: Option<[u8; 32]>,
@@ -44,10 +44,10 @@ pub(crate) struct Resolved {
 
 impl Resolved {
     /// The builtin model.
-    pub(super) fn builtin(for_want_of_another: bool) -> Resolved {
+    pub(super) fn builtin(is_fallback: bool) -> Resolved {
         Resolved {
             source: ModelSource::Builtin,
-            for_want_of_another,
+            is_fallback,
             name: registry::BUILTIN.to_owned(),
             sha256: None,
             auto: None,

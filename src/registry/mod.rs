@@ -235,7 +235,7 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgEr
     found.check_known().map(|()| found)
 }
 
-/// What to say where [`Resolved::for_want_of_another`] is set.
+/// What to say where [`Resolved::is_fallback`] is set.
 pub(crate) fn builtin_warning() -> PgError {
     PgError::new(
         PgSqlErrorCode::ERRCODE_WARNING,

@@ -330,7 +330,7 @@ impl Worker {
             }
             match prepared {
                 Ok(prepared) => {
-                    if prepared.resolved.for_want_of_another {
+                    if prepared.resolved.is_fallback {
                         self.warn_of_builtin();
                     }
                     self.in_flight.add(claimed, prepared, alone);

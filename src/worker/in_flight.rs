@@ -15,7 +15,7 @@ use super::claims::{Claimed, Held, Outcome, Verdict};
 use super::engine_link::Errand;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
-use crate::pg::activity::{self, Phase, Place};
+use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
@@ -44,7 +44,7 @@ struct Running {
     /// Cancels all of them.
     ticket: Ticket,
     verdict: Option<Verdict>,
-    place: Option<Place>,
+    activity: Option<ActivityLine>,
     prompt_tokens: usize,
     text: String,
     since: Instant,
@@ -158,7 +158,7 @@ impl InFlight {
             under_way: 0,
             ticket: Ticket::new(),
             verdict: None,
-            place: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
+            activity: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
             subtasks,
             prompt_tokens: 0,
             text: String::new(),
@@ -234,7 +234,7 @@ impl InFlight {
         let running = self.requests.get_mut(&held)?;
         match event.kind {
             EventKind::Loading => {
-                show(running, |place| activity::set_phase(place, Phase::Loading, None));
+                show(running, |line| activity::set_phase(line, Phase::Loading, None));
                 return None;
             }
             EventKind::Started { prompt_tokens, model } => {
@@ -260,13 +260,13 @@ impl InFlight {
                     running.prompt_tokens + prompt_tokens
                 };
                 let tokens = running.prompt_tokens;
-                show(running, |place| activity::set_phase(place, Phase::Prefill, Some(tokens)));
+                show(running, |line| activity::set_phase(line, Phase::Prefill, Some(tokens)));
                 return None;
             }
             EventKind::Progress { generated_tokens, text } => {
                 running.text.push_str(&text);
-                if let Some(place) = running.place {
-                    activity::set_progress(place, generated_tokens, event.turns, &running.text);
+                if let Some(line) = running.activity {
+                    activity::set_progress(line, generated_tokens, event.turns, &running.text);
                 }
                 return None;
             }
@@ -343,8 +343,8 @@ impl InFlight {
     }
 }
 
-fn show(running: &Running, change: impl FnOnce(Place)) {
-    if let Some(place) = running.place {
-        change(place);
+fn show(running: &Running, change: impl FnOnce(ActivityLine)) {
+    if let Some(line) = running.activity {
+        change(line);
     }
 }

@@ -12,7 +12,7 @@ use super::super::audit;
 use super::of_file;
 use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
-use crate::pg::exchange_dir::{self, Place, file_error};
+use crate::pg::exchange_dir::{self, ExchangePath, file_error};
 use crate::pg::interrupts;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Mode};
@@ -60,7 +60,7 @@ pub(super) fn coding(name: &str) -> Result<Coding, PgError> {
 pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
     let installation = catalog_cache::installation()?;
     let caller = current_user();
-    let place = Place::at(path)?;
+    let target = ExchangePath::at(path)?;
     let file = TemporaryFile::create();
     let writer = Writer::create(file.path(), options.coding).map_err(|error| of_file(path, &error))?;
     let counts = as_owner(installation.owner, || write(path, &writer, &installation, options))?;
@@ -73,7 +73,7 @@ pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
     });
     as_owner(installation.owner, || audit::note(&installation, caller, "cache_export", details, None))?;
     // The last step, as it cannot be rolled back.
-    place.put(&mut source, options.replace)?;
+    target.put(&mut source, options.replace)?;
     Ok(counts)
 }
 

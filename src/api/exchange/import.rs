@@ -13,7 +13,7 @@ use super::super::audit;
 use super::of_file;
 use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
-use crate::pg::exchange_dir::{Place, file_error};
+use crate::pg::exchange_dir::{ExchangePath, file_error};
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::temporary::TemporaryFile;
@@ -53,15 +53,15 @@ impl From<file::Error> for Stop {
 pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
     let installation = catalog_cache::installation()?;
     let caller = current_user();
-    let place = Place::at(path)?;
+    let source = ExchangePath::at(path)?;
     let copy = TemporaryFile::create();
-    let mut target = OpenOptions::new()
+    let mut temporary = OpenOptions::new()
         .write(true)
         .open(copy.path())
         .map_err(|error| file_error("open", &copy.path().to_string_lossy(), &error))?;
-    place.copy_to(&mut target)?;
-    drop(target);
-    if place.has_beside("-wal") {
+    source.copy_to(&mut temporary)?;
+    drop(temporary);
+    if source.has_beside("-wal") {
         PgError::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             format!("cache file \"{path}\" has a write-ahead log beside it, whose entries are not imported"),
