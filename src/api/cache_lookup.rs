@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::on_error::OnError;
 use crate::cache;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
@@ -14,7 +13,7 @@ use crate::pg::{access_counters, activity, catalog, slots};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
 use crate::request::params::{self, Unused};
-use crate::request::{self, Answer, Asked};
+use crate::request::{self, Answer, Asked, OnError};
 
 /// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
 #[pg_extern(stable, parallel_safe)]

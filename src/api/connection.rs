@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use steadytext_engine::socket::{Caller, Client, Refusal};
 
-use crate::pg::descriptors::Descriptor;
 use crate::pg::error::PgError;
+use crate::pg::files::Descriptor;
 use crate::pg::{engine_leader, interrupts, privilege};
 
 /// How long a call waits for an engine to be there.

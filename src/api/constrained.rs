@@ -10,11 +10,10 @@ use steadytext_engine::{Constraint, Error};
 
 use super::call;
 use super::enqueue::enqueue;
-use super::on_error::OnError;
 use crate::pg::error::{OrRaise, PgError};
 use crate::request::arguments::generate_params;
 use crate::request::params::check_elements;
-use crate::request::{Answer, refused_constraint};
+use crate::request::{Answer, OnError, refused_constraint};
 
 /// Choices as they come from SQL.
 type Choices<'a> = Option<Array<'a, &'a str>>;

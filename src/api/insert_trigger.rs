@@ -16,9 +16,9 @@ use super::refuse::refusal;
 use crate::cache;
 use crate::pg::cache_table::Found;
 use crate::pg::catalog_cache::{self, Config};
-use crate::pg::error::{OrRaise, PgError};
+use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::tuple::{self, NewRow};
-use crate::pg::{activity, after_commit, copied, guc, listen, pending, privilege, shmem, slots, transaction};
+use crate::pg::{activity, after_commit, guc, listen, pending, privilege, shmem, slots, transaction};
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
@@ -120,7 +120,7 @@ fn new_request_id() -> pgrx::Uuid {
 /// BEFORE INSERT FOR EACH ROW on steadytext_queue.
 #[pg_trigger]
 fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infallible> {
-    let hidden = copied::hide();
+    let hidden = hide_copied_row();
     let Some(row) = NewRow::of(trigger) else {
         PgError::internal("this trigger is for rows that are about to be inserted").raise()
     };
@@ -140,7 +140,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         let given = check_row(row, &columns, &config).or_raise();
         if let Some((found, answer)) = from_cache(row, &columns, &given, &config) {
             let row = complete(trigger, row, &columns, &found, &answer);
-            copied::show(hidden);
+            show_copied_row(hidden);
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
@@ -156,7 +156,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         listen::notify(c"steadytext_queue", &id.to_string());
     }
     warn_once_if_not_preloaded();
-    copied::show(hidden);
+    show_copied_row(hidden);
     Ok(trigger.new())
 }
 

@@ -1,7 +1,6 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives in
 //! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
-mod audit;
 mod cache_admin;
 mod cache_lookup;
 mod call;
@@ -11,7 +10,6 @@ mod constrained;
 mod enqueue;
 mod exchange;
 mod insert_trigger;
-mod on_error;
 mod protocol;
 mod refuse;
 mod rerank;

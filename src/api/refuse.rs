@@ -7,8 +7,7 @@ use pgrx::AllocatedByPostgres;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 
-use crate::pg::copied;
-use crate::pg::error::PgError;
+use crate::pg::error::{PgError, hide_copied_row};
 
 /// Longest name of a table or column, in characters.
 const MAX_NAME: usize = 63;
@@ -28,7 +27,7 @@ fn allowed(column: &str) -> Option<&'static str> {
 #[pg_extern(volatile, parallel_safe)]
 fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
     // Never shown again: this always ends in an error.
-    let _hidden = copied::hide();
+    let _hidden = hide_copied_row();
     // Every user may call this: no more than a name goes into the message and the log.
     let name = |given: Option<&str>| given.unwrap_or_default().chars().take(MAX_NAME).collect::<String>();
     refusal(&name(table), &name(column)).raise()
@@ -39,7 +38,7 @@ fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
 fn refuse_id<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible> {
-    let _hidden = copied::hide();
+    let _hidden = hide_copied_row();
     refusal(&trigger.table_name().unwrap_or_default(), "id").raise()
 }
 

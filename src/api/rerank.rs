@@ -5,11 +5,10 @@ use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
 use super::call;
-use super::on_error::OnError;
 use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
 use crate::request::arguments::rerank_params;
-use crate::request::{Answer, Ranked, batch_checks, unexpected};
+use crate::request::{Answer, OnError, Ranked, batch_checks, unexpected};
 
 /// Documents and their scores, best first.
 #[pg_extern(immutable, parallel_safe)]

@@ -7,10 +7,9 @@
 use pgrx::prelude::*;
 
 use super::call::{self, Call, News};
-use super::on_error::OnError;
 use crate::pg::error::OrRaise;
 use crate::request::arguments::{embed_params, generate_params};
-use crate::request::{Answer, unexpected};
+use crate::request::{Answer, OnError, unexpected};
 
 /// Generates a text.
 #[pg_extern(immutable, parallel_safe)]

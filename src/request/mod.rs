@@ -17,7 +17,7 @@ mod ranking;
 mod subtasks;
 mod work;
 
-pub(crate) use self::answer::{Answer, unexpected};
+pub(crate) use self::answer::{Answer, OnError, unexpected};
 pub(crate) use self::asked::{Asked, named_model};
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};

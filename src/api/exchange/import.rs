@@ -9,14 +9,14 @@ use steadytext_exchange::file::{self, Entry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
 
-use super::super::audit;
+use super::super::cache_admin::note_in_audit_log;
 use super::of_file;
 use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
 use crate::pg::exchange_dir::{ExchangePath, file_error};
+use crate::pg::files::TemporaryFile;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
-use crate::pg::temporary::TemporaryFile;
 use crate::pg::{interrupts, memory};
 
 /// Entries of one INSERT.
@@ -81,7 +81,7 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
             "path": path, "replace": replace,
             "imported": counts.imported, "skipped": counts.skipped, "refused": counts.refused,
         });
-        audit::note(&installation, caller, "cache_import", details, None)?;
+        note_in_audit_log(&installation, caller, "cache_import", details, None)?;
         Ok(counts)
     })
 }

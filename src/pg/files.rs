@@ -1,4 +1,6 @@
-//! Temporary files: PostgreSQL's own, which go with the transaction, with the process, or with the next start of the server.
+//! Files that PostgreSQL keeps account of: temporary ones, which go with the transaction, with the process, or with the next start of
+//! the server; and open files that it does not open itself but has to know of. It keeps files of its own open as long as there is
+//! room for them, and closes some of them where others need it.
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -37,5 +39,25 @@ impl Drop for TemporaryFile {
             // SAFETY: opened by this value, and closed once.
             unsafe { pg_sys::FileClose(self.file) };
         }
+    }
+}
+
+/// An open file of this process that is counted. Dropping it gives its place back.
+#[derive(Debug)]
+pub(crate) struct Descriptor(());
+
+impl Descriptor {
+    /// A place for one more open file. `None` where this process has too many already: PostgreSQL allows a third of what
+    /// it may open in all.
+    pub(crate) fn acquire() -> Option<Descriptor> {
+        // SAFETY: counts, and closes files that PostgreSQL can open again; in the main thread.
+        unsafe { pg_sys::AcquireExternalFD() }.then_some(Descriptor(()))
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: counts; it was acquired before.
+        unsafe { pg_sys::ReleaseExternalFD() };
     }
 }
