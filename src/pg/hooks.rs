@@ -191,7 +191,7 @@ unsafe fn database_to_vacate(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
                 if !may_create_databases() {
                     return None;
                 }
-                copyable_database(pg_sys::defGetString(template))
+                owned_database(pg_sys::defGetString(template))
             }
             _ => None,
         }
@@ -209,16 +209,11 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys:
     }
 }
 
+/// The database of this name, if the caller owns it. Everybody may copy a database that is marked as a template, but one of those
+/// never has a worker.
 unsafe fn owned_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
     // SAFETY: the parser's C string.
     let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
-    is_owner(oid).then_some(oid)
-}
-
-unsafe fn copyable_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
-    // SAFETY: the parser's C string.
-    let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
-    // A template may be copied by everybody, but never has a worker.
     is_owner(oid).then_some(oid)
 }
 
