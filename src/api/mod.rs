@@ -8,6 +8,10 @@ mod cancel;
 mod connection;
 mod constrained;
 mod enqueue;
+#[cfg(feature = "exchange")]
+mod exchange;
+#[cfg(not(feature = "exchange"))]
+#[path = "exchange/absent.rs"]
 mod exchange;
 mod insert_trigger;
 mod protocol;
