@@ -62,7 +62,7 @@ pub(super) struct Call {
     client: Option<Connection>,
     attempts: u32,
     refusals: Refusals,
-    /// The engine has told something of it.
+    /// An event of it has come from the engine.
     begun: bool,
     /// Its line in steadytext_activity.
     activity: Option<ActivityLine>,
@@ -81,11 +81,11 @@ struct Checked {
     question: Option<Question>,
 }
 
-/// What there is to be told of a call.
+/// What has happened to a call.
 pub(super) enum News {
     /// More text, and it is not the last.
     Text(String),
-    /// Nothing that its caller waits for.
+    /// Nothing that the caller waits for.
     None,
     /// The end.
     Answer(Answer),
@@ -177,7 +177,7 @@ impl Call {
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { subtasks, model, registry, question } = checked;
-        tell(&model);
+        warn_of_choice(&model);
         let role = privilege::current_user().to_u32();
         let mut call = Call {
             model,
@@ -321,7 +321,7 @@ impl Call {
 
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
-        tell(&with);
+        warn_of_choice(&with);
         self.question =
             self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
         self.model = with;
@@ -335,7 +335,7 @@ impl Call {
         Ok(News::None)
     }
 
-    /// Gives the answer to the worker, who may write it down.
+    /// Gives the answer to the worker, which may write it into the cache.
     fn post(&self, answer: &Answer) {
         if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
             && let Some(entry) = question.entry(&self.subtasks, by, answer, self.since.elapsed())
@@ -425,9 +425,9 @@ fn show(request_type: &str) -> Option<ActivityLine> {
     activity::begin(Uuid::now_v7(), privilege::current_user(), request_type)
 }
 
-/// Tells the client what there is to be said about the choice of a model.
-fn tell(model: &Resolved) {
-    model.tell();
+/// Warns the client of what it should know about the choice of the model.
+fn warn_of_choice(model: &Resolved) {
+    model.warn_of_passed_over();
     if model.is_fallback {
         warn_of_builtin();
     }

@@ -1,7 +1,8 @@
 //! A backend's connection to the engine: made when there is something to ask, kept for the next call.
 //!
-//! The engine closes connections that are not in use, and may have none left for this backend. The first is found when the next request
-//! is sent, and is no error; the second is tried again for a moment, and then told.
+//! The engine closes connections that are not in use, and may have none left for this backend. The backend notices a closed
+//! connection when it sends the next request, and connects again; where none is left it tries again for a moment before it raises
+//! an error.
 
 use std::cell::Cell;
 use std::io;

@@ -1,5 +1,7 @@
-//! What happens when a row is inserted into steadytext_queue: every limit is checked here, so that plain INSERTs
-//! meet the same ones as the API functions, an answer that the cache has is filled in, and otherwise the worker's wake is armed.
+//! What happens when a row is inserted into steadytext_queue.
+//!
+//! Plain INSERTs must meet the same limits as the API functions, so every limit is checked here, in a trigger. A request that the
+//! cache can answer is completed at once; for any other one the worker is woken after the commit.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -284,7 +286,7 @@ fn admit_retry() -> bool {
 }
 
 /// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
-/// transactions enqueue at the same moment. Those who could raise the limit of a role are not bound by it.
+/// transactions enqueue at the same moment. Administrators, who could raise the limit of a role, are not bound by it.
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);

@@ -51,7 +51,7 @@ fn embed(
     }
 }
 
-/// Generates a text piece by piece. Whoever stops asking for more stops the work.
+/// Generates a text piece by piece. The work ends when the caller asks for no more pieces.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
 fn generate_stream(
@@ -82,7 +82,7 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<String> {
         while let Some(call) = &mut self.call {
-            // Who has a part of a text must learn that it is not the whole.
+            // A caller that has a part of the text must learn that it is not the whole.
             let on_error = if self.sent_bytes == 0 { self.on_error } else { OnError::Raise };
             let Some(news) = on_error.settle(call.next()) else {
                 self.call = None;

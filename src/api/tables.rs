@@ -41,7 +41,7 @@ fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// After commit, wakes the callers who wait for these requests, and tells listening clients if they asked for it.
+/// After commit, wakes the sessions that wait for these requests, and notifies clients if the settings ask for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn announce(request_ids: Array<'_, pgrx::Uuid>) {
     let notify = guc::notify();

@@ -1,8 +1,7 @@
-//! The result cache, as those see it who want an answer: what a request's key is, whether an entry answers it, and what is kept of
-//! an answer.
+//! The result cache: the key of a request, whether an entry answers it, and what is kept of an answer.
 //!
-//! A look-up writes nothing. Who gets an answer from the engine hands it to the worker of its database, which alone writes
-//! (`worker::cache_writer`).
+//! A look-up writes nothing, so that it works in read-only transactions. A process that gets an answer from the engine hands it to
+//! the worker of its database, which alone writes (`worker::cache_writer`).
 //!
 //! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type and key, the same
 //! content of the model's file and the same kernel version. An entry that an administrator imported answers default requests

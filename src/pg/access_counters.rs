@@ -1,5 +1,7 @@
-//! How often each entry of the cache was used since the worker wrote it down last, in shared memory: a hit writes nothing, so that it works in
-//! read-only transactions and parallel workers, and hits of the same entry do not wait for each other.
+//! How often each entry of the cache was used since the worker wrote it down last, in shared memory.
+//!
+//! A hit must work in read-only transactions and parallel workers, and hits of the same entry must not wait for each other, so a
+//! hit writes nothing but a counter here.
 //!
 //! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no hit is lost or counted
 //! twice. One that finds no cell is not counted; a database has its share of them, a small one while its worker is not

@@ -1,8 +1,8 @@
-//! What a transaction does after it has committed: wake the worker, the launcher, and callers who wait.
+//! What a transaction does after it has committed: wake the worker, the launcher, and sessions that wait.
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
-//! too: whoever commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker (`hooks`).
+//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker (`hooks`).
 //!
 //! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
 //! would be a PANIC of the server.
@@ -71,7 +71,7 @@ pub(crate) fn arm_call() {
     arm(|armed| armed.call = true);
 }
 
-/// After commit, whoever waits for `request_id` looks at it.
+/// After commit, sessions that wait for `request_id` look at it.
 pub(crate) fn arm_ended(request_id: Uuid) {
     arm(|armed| armed.ended |= waiters::bucket_set(request_id));
 }

@@ -1,5 +1,5 @@
-//! No backtraces: they are full of paths of the machine that built the library, and of nothing that whoever reads the message
-//! of an error could use. pgrx and other crates take one at every error when the server's environment has RUST_BACKTRACE or
+//! No backtraces: they are full of paths of the machine that built the library, and the reader of an error's message can use
+//! nothing of them. pgrx and other crates take one at every error when the server's environment has RUST_BACKTRACE or
 //! RUST_LIB_BACKTRACE, and put it into DETAIL, for the client and the log.
 
 use std::backtrace::Backtrace;

@@ -156,7 +156,7 @@ pub(crate) fn pin_settings() {
     for (name, value) in settings {
         set(name, value);
     }
-    // "off" would lose a result that a client was told of.
+    // "off" could lose a result that a client has seen.
     let weakest = super::guc::server_setting(c"synchronous_commit");
     if weakest.as_deref() == Some("off") {
         set(c"synchronous_commit", c"local");

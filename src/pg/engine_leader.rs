@@ -53,7 +53,7 @@ pub(crate) fn open() {
     }
 }
 
-/// Says that the engine of this process takes no more connections: who looks for one waits for the next.
+/// Says that the engine of this process takes no more connections: processes that look for an engine wait for the next one.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn close() {
     if let Some(leader) = LEADER.get().filter(|_| leads()) {

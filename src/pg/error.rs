@@ -309,6 +309,6 @@ pub(crate) fn hide_copied_row() -> HiddenRow {
 
 /// Errors say again what they said before.
 pub(crate) fn show_copied_row(hidden: HiddenRow) {
-    // SAFETY: whoever was there at `hide_copied_row` is there still: this is called from the same function.
+    // SAFETY: the entry that was there at `hide_copied_row` is there still, as this is called from the same function.
     unsafe { pg_sys::error_context_stack = hidden.0 };
 }

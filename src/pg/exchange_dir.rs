@@ -1,8 +1,8 @@
 //! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and write files.
 //!
 //! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything below it step by step, each
-//! step relative to the one before and never through a symbolic link; what is checked is what is used, whoever may be changing
-//! the directory meanwhile.
+//! step relative to the one before and never through a symbolic link; what is checked is what is used, even if
+//! another process changes the directory meanwhile.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};

@@ -110,8 +110,8 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// The extension's functions name their tables by their schema, and run as the extension's owner: whoever owns the schema, mostly the owner of
-/// the database, could rename it and put tables of their own in the place of the extension's.
+/// The extension's functions name their tables by their schema, and run as the extension's owner. The owner of the schema, mostly that of the
+/// database, could rename it and put tables of their own in the place of the extension's; so it cannot be renamed.
 #[pg_guard]
 unsafe extern "C-unwind" fn keep_schema_name(statement: *mut pg_sys::Node) {
     // SAFETY: the node's tag says what it is; names are the parser's C strings.

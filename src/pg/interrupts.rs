@@ -55,7 +55,7 @@ pub(crate) fn is_stop_pending() -> bool {
     }
 }
 
-/// Answers those who wait for all processes (DROP DATABASE does), where nothing may be raised: stops nothing.
+/// Answers a session that waits for all processes, as DROP DATABASE does, at a place where nothing may be raised. This stops nothing.
 pub(crate) fn answer_barriers() {
     // SAFETY: a flag that the signal handler of this process sets; in the main thread. What is done closes files.
     unsafe {

@@ -28,7 +28,7 @@ pub(crate) fn in_scratch<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// What the kernel is told to add to the score by which it chooses a process to kill when memory runs out: as if the engine's
+/// What is added to the score by which the kernel chooses a process to kill when memory runs out: as if the engine's
 /// took half of all memory more than it does. It is the largest process of the server, and the only one that can be begun anew
 /// without anybody's loss, but for the kernel all of them are alike.
 const OOM_SCORE_ADJ: i32 = 500;

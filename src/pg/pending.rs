@@ -22,7 +22,7 @@ use super::{slots, transaction};
 const CELLS: usize = 512;
 /// Cells in which the count of a role may be.
 const PROBES: usize = 64;
-/// Roles of one subtransaction that are told apart before the list of what it inserted grows with each row.
+/// Roles of one subtransaction whose rows are counted together, before the list of what it inserted grows with each row.
 const SEARCHED: usize = 32;
 
 /// The counts of all databases, by the number of their slot.

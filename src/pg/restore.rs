@@ -85,7 +85,7 @@ pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
             table
         }
     };
-    // What the triggers would have told.
+    // What the triggers would have done.
     catalog_cache::invalidate(table);
     after_commit::arm_change();
     after_commit::arm_review();

@@ -21,8 +21,8 @@ pub(crate) fn name_of(role: pg_sys::Oid) -> Option<CString> {
     }
 }
 
-/// The role of this name; `InvalidOid` where there is none. A restore must not end there, and whoever mistyped a name should
-/// hear of it, so that a WARNING says it, once for each name in a transaction.
+/// The role of this name; `InvalidOid` where there is none. A restore must not end there, and a name may have been
+/// mistyped, so the function raises a WARNING, once for each name in a transaction.
 pub(crate) fn named(name: &CStr) -> pg_sys::Oid {
     if name.is_empty() {
         return pg_sys::InvalidOid;

@@ -131,7 +131,7 @@ pub(crate) fn leave_alone(extension: pg_sys::Oid, owner: pg_sys::Oid, pause: Dur
     });
 }
 
-/// Whether the server log should be told of this row: once for each row and step, and not too often.
+/// Whether trouble with this row is new to the server log, which gets one message for each row and step, and not too many.
 pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
     with(extension, |memory, now| {
         if memory.minute.is_none_or(|minute| now >= minute + Duration::from_secs(60)) {

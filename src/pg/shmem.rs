@@ -103,7 +103,7 @@ impl<T: Content> AnyPart for Part<T> {
     }
 }
 
-/// Who runs where.
+/// Which processes run, and for which database.
 #[repr(C)]
 pub(crate) struct Shared {
     /// The launcher's latch, null while none runs.

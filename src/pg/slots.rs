@@ -1,4 +1,4 @@
-//! The bookkeeping in shared memory of who runs where: one slot per database's worker, calls for a worker,
+//! The bookkeeping in shared memory of the processes that run: one slot per database's worker, calls for a worker,
 //! and statements that keep workers away.
 //!
 //! Invariant: only the launcher gives and takes slots; a worker fills its own slot and empties it when it ends;

@@ -93,7 +93,7 @@ pub(crate) fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `work`, which only reads, without keeping the locks it takes: in a subtransaction that is rolled back. A caller that
-/// looks at a table again and again must not stand in the way of who wants to change the table, nor, behind that one, of the
+/// looks at a table again and again must not hold up a session that wants to change the table, nor, queued behind that one, the
 /// worker whose result it waits for.
 pub(crate) fn in_passing<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: as PL/pgSQL does it for a block with an exception handler; memory context and resource owner are the caller's

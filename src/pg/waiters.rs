@@ -47,7 +47,7 @@ pub(crate) fn bucket_set(request_id: Uuid) -> BucketSet {
     1 << bucket(request_id)
 }
 
-/// Wakes everybody who waits for a request of these buckets. Nothing here can raise.
+/// Wakes all sessions that wait for a request of these buckets. Nothing here can raise.
 pub(crate) fn broadcast(buckets: BucketSet) {
     let Some(table) = TABLE.get() else { return };
     for bucket in (0..BUCKETS).filter(|bucket| buckets & (1 << bucket) != 0) {

@@ -19,11 +19,11 @@ use crate::pg::{activity, model_checksums};
 /// trace in what tells one content from another.
 const UNREADABLE: Duration = Duration::from_secs(60);
 /// Warnings that a session remembers.
-const MAX_TOLD: usize = 64;
+const MAX_WARNINGS: usize = 64;
 
 thread_local! {
-    /// What this session was told.
-    static TOLD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// The warnings that this session has had.
+    static WARNED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A model that was found.
@@ -125,8 +125,8 @@ impl Resolved {
         (next.source != self.source).then_some(next)
     }
 
-    /// Tells the client which models were passed over, each once in a session.
-    pub(crate) fn tell(&self) {
+    /// Warns the client of models that were passed over, once in a session of each.
+    pub(crate) fn warn_of_passed_over(&self) {
         for warning in &self.passed_over {
             if remember(&warning.message) {
                 warning.clone().warn_client();
@@ -174,7 +174,7 @@ pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> 
         .or_else(|| model_checksums::why_bad(path, task.number(), activity::now()))
 }
 
-/// Notes that a file is no good; the first who does writes it to the log.
+/// Notes that a file is no good; the first process that does so writes it to the log.
 fn note(path: &Path, purpose: Task, name: &str, reason: &str, until: i64) -> Option<()> {
     let reason = model_checksums::fitting(reason);
     if model_checksums::note_bad(path, purpose.number(), reason, until)? {
@@ -185,14 +185,14 @@ fn note(path: &Path, purpose: Task, name: &str, reason: &str, until: i64) -> Opt
     Some(())
 }
 
-/// Whether the session has not been told that before.
+/// Whether the session has not had this warning before.
 fn remember(message: &str) -> bool {
-    TOLD.with_borrow_mut(|told| {
-        if told.iter().any(|known| known == message) {
+    WARNED.with_borrow_mut(|warned| {
+        if warned.iter().any(|known| known == message) {
             return false;
         }
-        told.truncate(MAX_TOLD - 1);
-        told.insert(0, message.to_owned());
+        warned.truncate(MAX_WARNINGS - 1);
+        warned.insert(0, message.to_owned());
         true
     })
 }

@@ -117,7 +117,7 @@ fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, P
                     "Register the model in steadytext_models, or put its file into pg_steadytext.model_dir.",
                 ));
             }
-            // What is registered of the file holds for whoever names it.
+            // What is registered of the file holds for every name of it.
             let sha256 = models.iter().find(|model| model.file == name).and_then(|model| model.sha256);
             let found = Resolved::file(&path, name, sha256);
             found.check_known().map(|()| found)

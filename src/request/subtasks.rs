@@ -66,7 +66,7 @@ impl Subtasks {
         }
     }
 
-    /// By which one finds the texts of subtask `index` among others: no word of them.
+    /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
         match self.work(index) {
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),

@@ -178,7 +178,7 @@ impl Connector {
             if let Some(link) = self.link.take() {
                 self.unassigned.extend(link.leave());
             }
-            // If it was the engine of this process that has gone, whoever is first starts the next one.
+            // If it was the engine of this process that has gone, the first worker to notice starts the next one.
             engine_leader::step_down();
             if let Some(trouble) = trouble {
                 return Err(trouble);

@@ -56,8 +56,8 @@ fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
     {
         return false;
     }
-    // Before the process connects, so that it runs after the process has left the database: whoever waits for the slot
-    // to become empty finds no session of ours.
+    // Before the process connects, so that it runs after the process has left the database: a session that waits for
+    // the slot to become empty then finds no session of ours.
     interrupts::at_exit(leave_slot);
     slot.latch.store(interrupts::my_latch(), SeqCst);
     let (high, low) = Uuid::new_v4().as_u64_pair();

@@ -475,9 +475,9 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = catalog_cache::installation()?;
-        // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.
+        // The owner of the queue can put triggers on it, and these would run with the rights of the protocol functions.
         if installation.owner != installation.protocol_owner {
-            // Nothing tells when a function changes hands: look again next time.
+            // PostgreSQL sends no message when a function changes its owner: look again next time.
             catalog_cache::forget();
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

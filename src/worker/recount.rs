@@ -1,6 +1,6 @@
 //! When the worker counts the pending requests, which sets right the counters that [`pending`] keeps.
 //!
-//! The counters are right by themselves as long as requests come and go in the usual ways. Whoever does something else says so, and the rows are
+//! The counters are right by themselves as long as requests come and go in the usual ways. Anything else sets a flag, upon which the rows are
 //! counted soon; and where there was work they are counted from time to time all the same. An idle worker counts nothing.
 
 use std::sync::atomic::Ordering::Acquire;

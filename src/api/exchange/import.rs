@@ -23,8 +23,8 @@ use crate::pg::{interrupts, memory};
 const BATCH: usize = 500;
 /// Bytes of keys and values of one INSERT, about.
 const BATCH_BYTES: usize = 8 << 20;
-/// Refused rows that are told one by one.
-const TOLD: i64 = 5;
+/// Refused rows that have a message each.
+const REPORTED: i64 = 5;
 
 /// What became of the rows of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,7 +97,7 @@ fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<C
             Ok(entry) => batch.add(entry),
             Err(refusal) => {
                 counts.refused += 1;
-                if counts.refused <= TOLD {
+                if counts.refused <= REPORTED {
                     let message = format!("an entry is refused: {refusal}");
                     PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
                         .report(PgLogLevel::NOTICE);

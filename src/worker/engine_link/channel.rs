@@ -30,8 +30,8 @@ const QUEUE_CAPACITY: usize = 16_384;
 
 /// An engine, the channel of its events, and the bell that wakes the worker's main thread.
 pub(super) struct ChannelLink {
-    /// Before the engine, so that nobody is told of the engine's end as if it were the request's: connections break, and their
-    /// owners look for the next engine.
+    /// It is dropped before the engine, so that connections break before the engine ends: their owners then look for the next engine,
+    /// and do not take the engine's end for that of their requests.
     server: Server,
     engine: Arc<Engine>,
     events: Receiver<Event>,
@@ -40,11 +40,11 @@ pub(super) struct ChannelLink {
     capacity: usize,
     /// What was handed over when the engine had gone.
     unassigned: Vec<Errand>,
-    /// Panics that were told.
+    /// Panics that were reported.
     panics: u64,
-    /// That it has gone was told.
-    told: bool,
-    /// Connections whose refusal was told, and when.
+    /// The engine's end was reported.
+    end_reported: bool,
+    /// Connections whose refusal was reported, and when.
     refused: (u64, Option<Instant>),
     _offered: Option<Offered>,
 }
@@ -100,7 +100,7 @@ impl ChannelLink {
                 capacity: capacity(settings),
                 unassigned: Vec::new(),
                 panics: 0,
-                told: false,
+                end_reported: false,
                 refused: (0, None),
                 _offered: Offered::new(),
             })
@@ -112,13 +112,15 @@ impl ChannelLink {
     /// What is to be said of connections that were refused.
     fn refusals(&mut self) -> Option<PgError> {
         let refused = self.server.refused();
-        let (told, at) = self.refused;
-        if refused == told || at.is_some_and(|at| at.elapsed() < REFUSALS_INTERVAL) {
+        let (reported, at) = self.refused;
+        if refused == reported || at.is_some_and(|at| at.elapsed() < REFUSALS_INTERVAL) {
             return None;
         }
         self.refused = (refused, Some(Instant::now()));
-        let message =
-            format!("pg_steadytext's engine has refused {} connections: there is none left", refused - told);
+        let message = format!(
+            "pg_steadytext's engine has refused {} connections: there is none left",
+            refused - reported
+        );
         let error = PgError::new(PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS, message);
         Some(error.hint("A higher limit of open files (ulimit -n, LimitNOFILE) of the server allows more; open cursors of steadytext_generate_stream have one each."))
     }
@@ -161,7 +163,7 @@ impl EngineLink for ChannelLink {
     }
 
     fn trouble(&mut self) -> Option<PgError> {
-        let gone = self.engine.is_gone() && !std::mem::replace(&mut self.told, true);
+        let gone = self.engine.is_gone() && !std::mem::replace(&mut self.end_reported, true);
         let panics = self.engine.statistics().panics;
         let new = panics - std::mem::replace(&mut self.panics, panics);
         engine_leader::count_panics(new);

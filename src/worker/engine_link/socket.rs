@@ -15,7 +15,7 @@ use crate::pg::engine_leader;
 use crate::pg::guc;
 use crate::pg::interrupts::Line;
 
-/// A connection to the engine, and everything that the next engine would have to be told.
+/// A connection to the engine, and the requests that the next engine would get.
 pub(super) struct SocketLink {
     client: Client,
     /// By key: in this order they are handed to the next engine.
@@ -27,8 +27,8 @@ pub(super) struct SocketLink {
 
 struct Submitted {
     errand: Errand,
-    /// The engine was told that it is cancelled.
-    told: bool,
+    /// Its cancellation was sent.
+    cancelled: bool,
 }
 
 impl SocketLink {
@@ -55,7 +55,7 @@ impl SocketLink {
 
     fn try_exchange(&mut self) -> io::Result<()> {
         for (key, submitted) in &mut self.unfinished {
-            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.told, true) {
+            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
                 self.client.cancel(*key)?;
             }
         }
@@ -98,7 +98,7 @@ impl EngineLink for SocketLink {
                 self.events.push_back(Event { key, turns: 0, kind });
             }
             sent => {
-                self.unfinished.insert(key, Submitted { errand, told: false });
+                self.unfinished.insert(key, Submitted { errand, cancelled: false });
                 self.note(sent);
             }
         }
