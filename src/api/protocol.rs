@@ -1,4 +1,4 @@
-//! What the protocol's functions ask of those who call them.
+//! What the protocol's functions require of the workers that call them.
 
 use pgrx::prelude::*;
 

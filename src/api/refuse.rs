@@ -1,5 +1,6 @@
-//! What rows may not hold. PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the column and what it may
-//! hold.
+//! The messages about rows that hold what they must not.
+//!
+//! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the column and what it may hold.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! Triggers and functions by which the extension's tables tell the processes around them that something has changed.
+//! Triggers and functions that wake other processes when something has changed in the extension's tables.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! What the queue protocol in `sql/` needs of C: sizes of values that are not read, and the memory of rows that must not hold up the
+//! Functions for the queue protocol in `sql/`: sizes of values that are not read, and the memory of rows that must not hold up the
 //! others.
 
 use std::sync::atomic::Ordering::Relaxed;

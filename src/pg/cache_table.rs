@@ -1,9 +1,9 @@
 //! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of role.
 //!
-//! Nothing here runs code of anybody's: no trigger, policy, operator or view stands between the index and the row. That makes it
-//! fit for every caller, also for one who may not read the table, and for read-only transactions, parallel workers and standbys.
+//! It must work for every caller, also for one that may not read the table, and in read-only transactions, parallel workers and
+//! standbys. So nothing here runs code of any user's: no trigger, policy, operator or view stands between the index and the row.
 //!
-//! Invariant: nothing is written, no lock outlives the look, and nobody waits for one: behind `VACUUM FULL`, REINDEX or a DDL statement there is no
+//! Invariant: nothing is written, no lock outlives the look-up, and no look-up waits for one: behind `VACUUM FULL`, REINDEX or a DDL statement there is no
 //! answer, and the engine computes it.
 
 use std::cell::Cell;

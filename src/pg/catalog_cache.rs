@@ -1,7 +1,9 @@
-//! What a process knows of its database's extension: where its tables are, the configuration, the registry of
-//! models. Read once and kept until one of these tables changes, in whatever session.
+//! What a process knows of its database's extension: where its tables are, the configuration, the registry of models.
 //!
-//! PostgreSQL tells every process when a table's definition changes; the triggers on steadytext_config and
+//! These are needed for every request and change seldom, so they are read once and kept until one of these tables changes, in any
+//! session.
+//!
+//! PostgreSQL sends every process a message when a table's definition changes; the triggers on steadytext_config and
 //! steadytext_models use the same message for changed rows ([`invalidate`]), so it arrives with the commit.
 
 use std::cell::{Cell, RefCell};

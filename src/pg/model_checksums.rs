@@ -1,7 +1,8 @@
-//! The checksums of model files, as processes have learned them, in shared memory: where the engine cannot leave them beside
-//! the model, this is how the others know.
+//! The checksums of model files in shared memory.
 //!
-//! Also, which files no model can be loaded from, so that `auto` passes them over.
+//! To hash a file takes seconds, and every process needs to know what a model's file holds now. The engine keeps the checksum in a
+//! file beside the model; where it cannot write one, other processes find the checksum here. This module also remembers from which
+//! files no model can be loaded, so that `auto` passes them over.
 //!
 //! Invariant: the table is read and written under its lock; all zeros is an empty one.
 

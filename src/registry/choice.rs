@@ -1,4 +1,4 @@
-//! The model of a request, what its file must be, and what takes its place where it turns out to be no good and nobody chose it.
+//! The model of a request: what its file must be, and which model takes its place where `auto` has chosen it and the file is no good.
 //!
 //! Invariant: a file is taken for no good only because of what it holds or because it cannot be read, and only for the use that was
 //! made of it, never because of what somebody asked.

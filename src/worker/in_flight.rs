@@ -1,7 +1,7 @@
 //! Requests in flight: what this worker has claimed and handed to the engine.
 //!
-//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. Every row that is held has one of its subtasks in
-//! the engine, so that none waits for another row's; what room is left goes to the rows that have the fewest there.
+//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. No row may wait for another row's subtasks,
+//! so every row that is held has one of its own in the engine; what room is left goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};

@@ -1,4 +1,4 @@
-//! Results on their way into the table, and those that cannot get there now: somebody has their row locked, or the table refuses it.
+//! Results on their way into the table, and those that cannot get there now, because their row is locked or the table refuses it.
 //!
 //! Invariant: what is kept for rows that cannot be written is bounded for each role. Beyond that an answer is dropped, and only the row
 //! is remembered, to be given back when it can be; the role's other requests are not claimed meanwhile, and everybody else's are.
