@@ -1,8 +1,9 @@
 //! pg_steadytext: text generation and embeddings inside PostgreSQL.
 //!
-//! SQL functions enqueue requests; a background worker claims them, runs a model in its own process and stores the
-//! results. This file only wires the parts together: `api` is what SQL calls, `worker` the processes, `pg` everything that
-//! touches PostgreSQL's C side, and the crate `steadytext-engine` the inference.
+//! SQL functions enqueue requests; a background worker claims them, runs a model in its own process and
+//! stores the results. This file only wires the parts together: `api` is what SQL calls, `worker` the
+//! processes, `pg` everything that touches PostgreSQL's C side, and the crate `steadytext-engine` the
+//! inference.
 
 #![cfg_attr(
     any(feature = "noop-engine", not(feature = "exchange")),

@@ -1,4 +1,5 @@
-//! What administrators do to the whole cache: empty it, and have pg_cron trim it; and the audit log, which says that they did.
+//! What administrators do to the whole cache: empty it, and have pg_cron trim it; and the audit log, which
+//! says that they did.
 
 use pgrx::prelude::*;
 use serde_json::{Value, json};
@@ -63,7 +64,8 @@ fn change_schedule(action: &str, function: &str) -> String {
     message
 }
 
-/// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's tables.
+/// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's
+/// tables.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
-//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what comes back.
+//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what
+//! comes back.
 //!
-//! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are answered at once; whatever
-//! ends the call early closes the connection, and with it the work ends within a token. Nothing here touches a transaction, so
-//! that it works inside any.
+//! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are
+//! answered at once; whatever ends the call early closes the connection, and with it the work ends within a
+//! token. Nothing here touches a transaction, so that it works inside any.
 //!
 //! Invariant: the engine that answers is in another process; a backend never loads a model.
 
@@ -160,7 +161,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can come.
+    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can
+    /// come.
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,

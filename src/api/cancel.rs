@@ -8,8 +8,8 @@ use crate::pg::privilege::{as_owner, current_user, may_manage};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{after_commit, catalog_cache, guc, listen};
 
-/// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does not
-/// exist, or belongs to somebody whose rights the caller does not have.
+/// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does
+/// not exist, or belongs to somebody whose rights the caller does not have.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
     request_id.is_some_and(|id| cancel(vec![id]) > 0)
@@ -21,8 +21,8 @@ fn cancel_async_batch(request_ids: Option<Vec<Option<pgrx::Uuid>>>) -> i64 {
     cancel(request_ids.into_iter().flatten().flatten().collect())
 }
 
-/// The caller has no right to write a row's result columns, hence this is not SQL: it checks the caller's right,
-/// then acts as the queue's owner.
+/// The caller has no right to write a row's result columns, hence this is not SQL: it checks the caller's
+/// right, then acts as the queue's owner.
 fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
     if ids.is_empty() {
         return 0;

@@ -1,8 +1,8 @@
 //! A backend's connection to the engine: made when there is something to ask, kept for the next call.
 //!
-//! The engine closes connections that are not in use, and may have none left for this backend. The backend notices a closed
-//! connection when it sends the next request, and connects again; where none is left it tries again for a moment before it raises
-//! an error.
+//! The engine closes connections that are not in use, and may have none left for this backend. The backend
+//! notices a closed connection when it sends the next request, and connects again; where none is left it
+//! tries again for a moment before it raises an error.
 
 use std::cell::Cell;
 use std::io;
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it looks, in milliseconds.
 const LOOK_INTERVAL_MS: i64 = 5;
-/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon idle.
+/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon
+/// idle.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits before it does so for the first time; each time twice as long.
 const REFUSAL_PAUSE_MS: i64 = 25;
@@ -68,8 +69,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions connect than the engine can
-    /// accept; 53200 where it has no memory.
+    /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions
+    /// connect than the engine can accept; 53200 where it has no memory.
     pub(super) fn open() -> Result<Connection, PgError> {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;

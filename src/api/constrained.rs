@@ -1,7 +1,7 @@
 //! Generation along a constraint: a JSON schema, a regular expression, a list of choices.
 //!
-//! A value of type jsonb may nest deeper than a recursive parser should follow. So a schema comes as text, whose depth is checked
-//! before it is parsed.
+//! A value of type jsonb may nest deeper than a recursive parser should follow. So a schema comes as text,
+//! whose depth is checked before it is parsed.
 
 use pgrx::Array;
 use pgrx::prelude::*;

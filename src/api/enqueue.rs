@@ -1,5 +1,5 @@
-//! The functions that enqueue one request. They are in Rust because they are on the hot path of every enqueuing transaction: the
-//! plan of their INSERT is made once per session, and nothing is interpreted.
+//! The functions that enqueue one request. They are in Rust because they are on the hot path of every
+//! enqueuing transaction: the plan of their INSERT is made once per session, and nothing is interpreted.
 
 use pgrx::JsonB;
 use pgrx::prelude::*;

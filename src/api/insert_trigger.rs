@@ -1,7 +1,8 @@
 //! What happens when a row is inserted into steadytext_queue.
 //!
-//! Plain INSERTs must meet the same limits as the API functions, so every limit is checked here, in a trigger. A request that the
-//! cache can answer is completed at once; for any other one the worker is woken after the commit.
+//! Plain INSERTs must meet the same limits as the API functions, so every limit is checked here, in a
+//! trigger. A request that the cache can answer is completed at once; for any other one the worker is woken
+//! after the commit.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -80,8 +81,8 @@ impl QueueColumn {
     ];
 }
 
-/// Where the columns are. Looking them up by name costs more than everything else that is done with a row, and they never
-/// move while a table lives.
+/// Where the columns are. Looking them up by name costs more than everything else that is done with a row,
+/// and they never move while a table lives.
 #[derive(Debug, Clone, Copy)]
 struct QueueColumns {
     table: pg_sys::Oid,
@@ -133,9 +134,10 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     if row.is_null(columns.at(QueueColumn::Id), pg_sys::INT8OID) {
         refusal("steadytext_queue", "id").raise();
     }
-    // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not refuse the whole
-    // COPY. Users may not write created_at. A WHEN clause would be parsed anew in every statement. What is applied from
-    // another server was checked there, and an answer must not be put into it here.
+    // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not
+    // refuse the whole COPY. Users may not write created_at. A WHEN clause would be parsed anew in every
+    // statement. What is applied from another server was checked there, and an answer must not be put into it
+    // here.
     if !transaction::applies_changes()
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
@@ -226,7 +228,8 @@ fn complete<'a>(
     tuple::with_values(trigger, &values)
 }
 
-/// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before anything is fetched or copied.
+/// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before
+/// anything is fetched or copied.
 fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Result<Given<'a>, PgError> {
     let bytes = |column, of| row.bytes(columns.at(column), of);
     let text_bytes = |column| bytes(column, pg_sys::TEXTOID);
@@ -275,8 +278,8 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     Ok(given)
 }
 
-/// Whether the caller may put one more request back to pending; it is counted then. Called by the policy for such updates, so that
-/// those of the protocol, which no policy binds, pay nothing for it.
+/// Whether the caller may put one more request back to pending; it is counted then. Called by the policy for
+/// such updates, so that those of the protocol, which no policy binds, pay nothing for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn admit_retry() -> bool {
     let role = privilege::current_user();
@@ -286,7 +289,8 @@ fn admit_retry() -> bool {
 }
 
 /// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
-/// transactions enqueue at the same moment. Administrators, who could raise the limit of a role, are not bound by it.
+/// transactions enqueue at the same moment. Administrators, who could raise the limit of a role, are not
+/// bound by it.
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);

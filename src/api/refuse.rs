@@ -1,6 +1,7 @@
 //! The messages about rows that hold what they must not.
 //!
-//! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the column and what it may hold.
+//! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the
+//! column and what it may hold.
 
 use std::convert::Infallible;
 
@@ -24,7 +25,8 @@ fn allowed(column: &str) -> Option<&'static str> {
     }
 }
 
-/// Refuses a row because of one of its columns. The CHECK constraints of steadytext_queue and steadytext_cache call it instead of being false.
+/// Refuses a row because of one of its columns. The CHECK constraints of steadytext_queue and
+/// steadytext_cache call it instead of being false.
 #[pg_extern(volatile, parallel_safe)]
 fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
     // Never shown again: this always ends in an error.

@@ -17,8 +17,8 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Requests that are running in this database and belong to a role whose rights the caller has; those who monitor the server see
-/// all of them, without their texts.
+/// Requests that are running in this database and belong to a role whose rights the caller has; those who
+/// monitor the server see all of them, without their texts.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
 fn activity() -> TableIterator<

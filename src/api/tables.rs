@@ -12,8 +12,8 @@ use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shm
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
-/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again. The worker's own
-/// updates need no wake.
+/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again.
+/// The worker's own updates need no wake.
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
@@ -22,7 +22,8 @@ fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only deletes others.
+/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only
+/// deletes others.
 #[pg_trigger]
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
@@ -31,7 +32,8 @@ fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_config and steadytext_models.
+/// AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_config and
+/// steadytext_models.
 #[pg_trigger]
 fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if let Ok(table) = trigger.relid() {
@@ -41,7 +43,8 @@ fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// After commit, wakes the sessions that wait for these requests, and notifies clients if the settings ask for it.
+/// After commit, wakes the sessions that wait for these requests, and notifies clients if the settings ask
+/// for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn announce(request_ids: Array<'_, pgrx::Uuid>) {
     let notify = guc::notify();

@@ -1,11 +1,11 @@
 //! The result cache: the key of a request, whether an entry answers it, and what is kept of an answer.
 //!
-//! A look-up writes nothing, so that it works in read-only transactions. A process that gets an answer from the engine hands it to
-//! the worker of its database, which alone writes (`worker::cache_writer`).
+//! A look-up writes nothing, so that it works in read-only transactions. A process that gets an answer from
+//! the engine hands it to the worker of its database, which alone writes (`worker::cache_writer`).
 //!
-//! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type and key, the same
-//! content of the model's file and the same kernel version. An entry that an administrator imported answers default requests
-//! whatever the model, as that is what it was imported for.
+//! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type
+//! and key, the same content of the model's file and the same kernel version. An entry that an administrator
+//! imported answers default requests whatever the model, as that is what it was imported for.
 
 mod new_entry;
 
@@ -85,7 +85,8 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
         && !matches!(subtasks, Subtasks::Embed { .. })
 }
 
-/// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a transaction.
+/// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
+/// transaction.
 ///
 /// # Errors
 ///
@@ -100,8 +101,8 @@ pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, A
     failure.map_or(Ok(found), Err)
 }
 
-/// As [`find`]. The model is only asked for where it matters: a short key does not name it, so that most misses cost no look at a
-/// file.
+/// As [`find`]. The model is only asked for where it matters: a short key does not name it, so that most
+/// misses cost no look at a file.
 fn find_with(
     asked: Asked<'_>,
     subtasks: &Subtasks,
@@ -120,7 +121,8 @@ fn find_with(
     look(request_type, &key, || Some(model))
 }
 
-/// The entry of a key, if it is what the model would answer now. While the extension is being dropped there is none.
+/// The entry of a key, if it is what the model would answer now. While the extension is being dropped there
+/// is none.
 fn look(
     request_type: &str,
     key: &CacheKey,
@@ -157,7 +159,8 @@ fn read(request_type: &str, found: &Found) -> Option<Answer> {
     }
 }
 
-/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for kinds that are not kept.
+/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for
+/// kinds that are not kept.
 pub(crate) fn key_of(
     request_type: &str,
     params: &Value,

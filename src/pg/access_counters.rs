@@ -1,11 +1,11 @@
 //! How often each entry of the cache was used since the worker wrote it down last, in shared memory.
 //!
-//! A hit must work in read-only transactions and parallel workers, and hits of the same entry must not wait for each other, so a
-//! hit writes nothing but a counter here.
+//! A hit must work in read-only transactions and parallel workers, and hits of the same entry must not wait
+//! for each other, so a hit writes nothing but a counter here.
 //!
-//! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no hit is lost or counted
-//! twice. One that finds no cell is not counted; a database has its share of them, a small one while its worker is not
-//! there to write.
+//! Invariant: cells are counted up under the shared lock and taken out under the exclusive one, so that no
+//! hit is lost or counted twice. One that finds no cell is not counted; a database has its share of them, a
+//! small one while its worker is not there to write.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -20,7 +20,8 @@ const CELLS_OF_ONE: u32 = 4096;
 const CELLS_WITHOUT_WORKER: u32 = 256;
 /// Cells that are looked at for one entry.
 const PROBES: usize = 64;
-/// Bits of a cell's key that hold the number of the entry; those above hold the slot of the database, counted from 1.
+/// Bits of a cell's key that hold the number of the entry; those above hold the slot of the database, counted
+/// from 1.
 const ID_BITS: u32 = 56;
 
 /// The table. A cell with key 0 is free.
@@ -53,7 +54,8 @@ pub(crate) struct Accesses {
     pub(crate) last: i64,
 }
 
-/// Counts a hit of an entry of this process's database. Not on a standby, which has no worker that could write it down.
+/// Counts a hit of an entry of this process's database. Not on a standby, which has no worker that could
+/// write it down.
 pub(crate) fn count_hit(entry: i64) {
     let Some((shared, slot)) = shmem::get().zip(slots::mine()) else { return };
     slot.cache_hits.fetch_add(1, Relaxed);
@@ -62,8 +64,8 @@ pub(crate) fn count_hit(entry: i64) {
     let most = if slot.pid.load(Relaxed) == 0 { CELLS_WITHOUT_WORKER } else { CELLS_OF_ONE };
     let database = catalog::my_database().to_u32();
     TABLE.with_lock(false, |table| {
-        // The slot may be another database's by now; what was counted for the one before is taken out after it has left, under the
-        // exclusive lock.
+        // The slot may be another database's by now; what was counted for the one before is taken out after
+        // it has left, under the exclusive lock.
         if slot.database.load(Acquire) != database {
             return;
         }
@@ -126,8 +128,8 @@ pub(crate) fn take(slot: &'static Slot) -> Vec<Accesses> {
     taken
 }
 
-/// Leaves one of each entry, in the order of their numbers. Several come about when a cell is freed before another of its row, and when
-/// an entry is used again before its earlier uses could be written down.
+/// Leaves one of each entry, in the order of their numbers. Several come about when a cell is freed before
+/// another of its row, and when an entry is used again before its earlier uses could be written down.
 pub(crate) fn add_up(accesses: &mut Vec<Accesses>) {
     accesses.sort_unstable_by_key(|accesses| accesses.entry);
     accesses.dedup_by(|later, kept| {

@@ -166,7 +166,8 @@ pub(crate) fn set_phase(line: ActivityLine, phase: Phase, prompt_tokens: Option<
     });
 }
 
-/// The request has generated `generated_tokens` up to now, in so many turns of the engine; `text` is the end of what it has written.
+/// The request has generated `generated_tokens` up to now, in so many turns of the engine; `text` is the end
+/// of what it has written.
 pub(crate) fn set_progress(line: ActivityLine, generated_tokens: usize, turns: u64, text: &str) {
     let now = now();
     let start = (text.len().saturating_sub(PARTIAL_TEXT_BYTES)..=text.len())

@@ -2,7 +2,8 @@
 //!
 //! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
 //! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
-//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker (`hooks`).
+//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
+//! (`hooks`).
 //!
 //! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
 //! would be a PANIC of the server.
@@ -28,7 +29,8 @@ struct Armed {
     priority: i32,
     /// Somebody else than the worker changed the status of requests, or deleted some: they must be counted.
     change: bool,
-    /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should look around.
+    /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should
+    /// look around.
     review: bool,
     /// The launcher should look at this database.
     call: bool,
@@ -46,7 +48,8 @@ fn arm(change: impl FnOnce(&mut Armed)) {
     ARMED.set(Some(armed));
 }
 
-/// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts them).
+/// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts
+/// them).
 pub(crate) fn arm_enqueued(priority: i32) {
     arm(|armed| {
         armed.work = true;
@@ -60,8 +63,8 @@ pub(crate) fn arm_change() {
     arm(|armed| (armed.work, armed.change, armed.priority) = (true, true, i32::MAX));
 }
 
-/// After commit, the worker of this database checks whether its running requests are still its own, and the configuration
-/// as it was.
+/// After commit, the worker of this database checks whether its running requests are still its own, and the
+/// configuration as it was.
 pub(crate) fn arm_review() {
     arm(|armed| armed.review = true);
 }
@@ -106,7 +109,8 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
     }
 }
 
-/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is counted does not.
+/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is
+/// counted does not.
 #[pg_guard]
 unsafe extern "C-unwind" fn after_subtransaction(
     event: pg_sys::SubXactEvent::Type,

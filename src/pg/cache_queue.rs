@@ -1,11 +1,13 @@
-//! The cache queue: answers on their way from the process that got them to the worker that may write them down, in shared memory.
+//! The cache queue: answers on their way from the process that got them to the worker that may write them
+//! down, in shared memory.
 //!
-//! A synchronous call must not write, and need not wait until the worker has written, so it adds its answer to the queue of its
-//! database and goes on. An answer that is too long, or finds the queue full, is counted and dropped; the next request computes
-//! it again.
+//! A synchronous call must not write, and need not wait until the worker has written, so it adds its answer
+//! to the queue of its database and goes on. An answer that is too long, or finds the queue full, is counted
+//! and dropped; the next request computes it again.
 //!
-//! Invariant: the queues are read and written under their lock, and all zeros are empty queues. A slot leaves its database under
-//! that lock too, so that no message is ever in the queue of another database than its writer's.
+//! Invariant: the queues are read and written under their lock, and all zeros are empty queues. A slot leaves
+//! its database under that lock too, so that no message is ever in the queue of another database than its
+//! writer's.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -77,7 +79,8 @@ pub(crate) fn push(message: &[u8]) {
     }
     let (index, database) = (shared.index_of(slot), catalog::my_database().to_u32());
     let fits = message.len() <= MAX_MESSAGE_BYTES;
-    // Under the lock, the slot is this database's or not: between the look for it and now, the launcher may have given it to another one.
+    // Under the lock, the slot is this database's or not: between the look for it and now, the launcher may
+    // have given it to another one.
     let before = locked(|inner| {
         (slot.database.load(Acquire) == database).then(|| {
             (fits && inner.put(index, message)).then(|| slot.cache_queue_length.fetch_add(1, Relaxed))

@@ -1,10 +1,12 @@
-//! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of role.
+//! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of
+//! role.
 //!
-//! It must work for every caller, also for one that may not read the table, and in read-only transactions, parallel workers and
-//! standbys. So nothing here runs code of any user's: no trigger, policy, operator or view stands between the index and the row.
+//! It must work for every caller, also for one that may not read the table, and in read-only transactions,
+//! parallel workers and standbys. So nothing here runs code of any user's: no trigger, policy, operator or
+//! view stands between the index and the row.
 //!
-//! Invariant: nothing is written, no lock outlives the look-up, and no look-up waits for one: behind `VACUUM FULL`, REINDEX or a DDL statement there is no
-//! answer, and the engine computes it.
+//! Invariant: nothing is written, no lock outlives the look-up, and no look-up waits for one: behind `VACUUM
+//! FULL`, REINDEX or a DDL statement there is no answer, and the engine computes it.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -142,7 +144,8 @@ impl CacheColumns {
     }
 }
 
-/// Whether rows of the table can be written now without waiting for a lock on it or its index; they are held until the transaction ends.
+/// Whether rows of the table can be written now without waiting for a lock on it or its index; they are held
+/// until the transaction ends.
 pub(crate) fn can_write(table: CacheTable) -> bool {
     let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: inside a transaction, as its callers are.
@@ -159,8 +162,8 @@ pub(crate) fn find(
     accept: impl FnOnce(&Provenance) -> bool,
 ) -> Option<Found> {
     let columns = CacheColumns::of(table.table)?;
-    // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and by the abort
-    // after an error.
+    // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and
+    // by the abort after an error.
     unsafe {
         let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
         let relation = Open::relation(table.table)?;
@@ -169,8 +172,8 @@ pub(crate) fn find(
         if !index.is_key_of(&relation, &columns) {
             return None;
         }
-        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was computed. Within a
-        // parallel query the query's own must do.
+        // The latest one, whatever the caller's isolation level: an answer does not depend on when it was
+        // computed. Within a parallel query the query's own must do.
         let snapshot = match in_parallel_query() {
             true => pg_sys::GetActiveSnapshot(),
             false => pg_sys::GetLatestSnapshot(),
@@ -201,8 +204,8 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 struct Open(pg_sys::Relation);
 
 impl Open {
-    /// Opens it, if it is there and nobody has locked it: what was dropped, or took another's place, is not there any more by the time
-    /// the lock is given, and only then is it looked for.
+    /// Opens it, if it is there and nobody has locked it: what was dropped, or took another's place, is not
+    /// there any more by the time the lock is given, and only then is it looked for.
     fn relation(oid: pg_sys::Oid) -> Option<Open> {
         // SAFETY: as PostgreSQL's own functions open what may be gone.
         unsafe {
@@ -218,8 +221,8 @@ impl Open {
         }
     }
 
-    /// Whether it is an index that can be used now, on the column by which entries are found and nothing else. One that REINDEX
-    /// CONCURRENTLY has put aside is not.
+    /// Whether it is an index that can be used now, on the column by which entries are found and nothing
+    /// else. One that REINDEX CONCURRENTLY has put aside is not.
     fn is_key_of(&self, table: &Open, columns: &CacheColumns) -> bool {
         // SAFETY: both are open. The columns of an index begin with the first.
         unsafe {
@@ -284,7 +287,8 @@ impl Row {
     /// Whether nobody has locked what is needed to fetch its long values: that would be waited for.
     fn can_be_fetched(&self, table: &Open) -> bool {
         let is_elsewhere = |column| {
-            // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second if it says so.
+            // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second
+            // if it says so.
             self.datum(column).is_some_and(|datum| unsafe { pgrx::varatt_is_1b_e(datum.cast_mut_ptr()) })
         };
         if ![CacheColumn::Response, CacheColumn::Embedding].into_iter().any(is_elsewhere) {

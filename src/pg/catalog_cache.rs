@@ -1,10 +1,12 @@
-//! What a process knows of its database's extension: where its tables are, the configuration, the registry of models.
+//! What a process knows of its database's extension: where its tables are, the configuration, the registry of
+//! models.
 //!
-//! These are needed for every request and change seldom, so they are read once and kept until one of these tables changes, in any
-//! session.
+//! These are needed for every request and change seldom, so they are read once and kept until one of these
+//! tables changes, in any session.
 //!
-//! PostgreSQL sends every process a message when a table's definition changes; the triggers on steadytext_config and
-//! steadytext_models use the same message for changed rows ([`invalidate`]), so it arrives with the commit.
+//! PostgreSQL sends every process a message when a table's definition changes; the triggers on
+//! steadytext_config and steadytext_models use the same message for changed rows ([`invalidate`]), so it
+//! arrives with the commit.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -162,7 +164,8 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
         )
         .hint("Run CREATE EXTENSION pg_steadytext.")
     })?;
-    // Its functions name their tables by the schema's name: under that name there may be somebody else's tables now.
+    // Its functions name their tables by the schema's name: under that name there may be somebody else's
+    // tables now.
     if !found.keeps_its_name {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -257,7 +260,8 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
     Ok(config)
 }
 
-/// A whole number in any of the forms that JSON has for it. The trigger leaves one only, but a restore may have gone past it.
+/// A whole number in any of the forms that JSON has for it. The trigger leaves one only, but a restore may
+/// have gone past it.
 fn whole(text: &str) -> Option<i64> {
     let float = || text.parse::<f64>().ok().filter(|number| number.is_finite());
     text.parse().ok().or_else(|| float().map(|number| number as i64))
@@ -305,7 +309,8 @@ fn from_hex(digits: &str) -> Option<[u8; 32]> {
 }
 
 /// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,
-/// would outlive the transaction it belongs to. PostgreSQL gives none within a parallel query, where the query's own must do.
+/// would outlive the transaction it belongs to. PostgreSQL gives none within a parallel query, where the
+/// query's own must do.
 fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
     as_owner(installation.owner, || with_new_snapshot(read))
 }
@@ -314,7 +319,8 @@ fn with_new_snapshot<T>(read: impl FnOnce() -> T) -> T {
     if in_parallel_query() { read() } else { with_latest_snapshot(read) }
 }
 
-/// Whether what was read may be kept: not under a snapshot that others have chosen, except in a process that ends with the query.
+/// Whether what was read may be kept: not under a snapshot that others have chosen, except in a process that
+/// ends with the query.
 fn may_keep() -> bool {
     !in_parallel_query() || is_parallel_worker()
 }
@@ -325,13 +331,14 @@ pub(crate) fn invalidate(table: pg_sys::Oid) {
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) };
 }
 
-/// Empties this process's cache. A worker that is woken by the commit that changed something is faster than the message
-/// about it: PostgreSQL sends that only after the commit callback.
+/// Empties this process's cache. A worker that is woken by the commit that changed something is faster than
+/// the message about it: PostgreSQL sends that only after the commit callback.
 pub(crate) fn forget() {
     STALE.set(true);
 }
 
-/// Counts how often what is known was forgotten. What else is kept about the extension's tables is good for one of these.
+/// Counts how often what is known was forgotten. What else is kept about the extension's tables is good for
+/// one of these.
 pub(crate) fn generation() -> u64 {
     GENERATION.get()
 }

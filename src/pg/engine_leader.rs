@@ -1,6 +1,8 @@
-//! The engine's leader, in shared memory: one process of the server runs the engine, all others reach it through its socket.
+//! The engine's leader, in shared memory: one process of the server runs the engine, all others reach it
+//! through its socket.
 //!
-//! Invariant: a process that has become the leader remains it until its engine is gone, so that there are never two engines.
+//! Invariant: a process that has become the leader remains it until its engine is gone, so that there are
+//! never two engines.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
@@ -10,8 +12,8 @@ use pgrx::pg_sys;
 use super::shmem::{self, Content, Part};
 use super::slots;
 
-/// The engine's socket. Relative to the data directory, which is every server process's working directory; in this part of it,
-/// base backups leave it out.
+/// The engine's socket. Relative to the data directory, which is every server process's working directory; in
+/// this part of it, base backups leave it out.
 pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
 
 /// The leader.
@@ -53,7 +55,8 @@ pub(crate) fn open() {
     }
 }
 
-/// Says that the engine of this process takes no more connections: processes that look for an engine wait for the next one.
+/// Says that the engine of this process takes no more connections: processes that look for an engine wait for
+/// the next one.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn close() {
     if let Some(leader) = LEADER.get().filter(|_| leads()) {

@@ -1,8 +1,9 @@
-//! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and write files.
+//! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and
+//! write files.
 //!
-//! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything below it step by step, each
-//! step relative to the one before and never through a symbolic link; what is checked is what is used, even if
-//! another process changes the directory meanwhile.
+//! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything
+//! below it step by step, each step relative to the one before and never through a symbolic link; what is
+//! checked is what is used, even if another process changes the directory meanwhile.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
@@ -38,7 +39,8 @@ impl ExchangePath {
     ///
     /// # Errors
     ///
-    /// 55000 where no directory is configured, 42501 where the path leads out of it, and what the operating system says.
+    /// 55000 where no directory is configured, 42501 where the path leads out of it, and what the operating
+    /// system says.
     pub(crate) fn at(path: &str) -> Result<Self, PgError> {
         let base = guc::exchange_dir();
         if base.is_empty() {
@@ -95,8 +97,9 @@ impl ExchangePath {
             .is_some_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600, or 0640 in
-    /// a directory with the set-group-ID bit, whose group is meant to read it. An existing file is replaced only with `replace`, and only if it is an SQLite file.
+    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600, or
+    /// 0640 in a directory with the set-group-ID bit, whose group is meant to read it. An existing file is
+    /// replaced only with `replace`, and only if it is an SQLite file.
     ///
     /// # Errors
     ///
@@ -150,9 +153,9 @@ impl ExchangePath {
     }
 }
 
-/// A file that is still being written. It has no name where the file system knows such files, so that nothing is left of it
-/// however the process ends; elsewhere it has one until it is dropped, and what a process that was killed has left is removed by
-/// the next one that writes to the same place.
+/// A file that is still being written. It has no name where the file system knows such files, so that nothing
+/// is left of it however the process ends; elsewhere it has one until it is dropped, and what a process that
+/// was killed has left is removed by the next one that writes to the same place.
 struct Draft<'p> {
     target: &'p ExchangePath,
     /// What it is called, or will be in the moment before it takes another's place.

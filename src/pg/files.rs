@@ -1,6 +1,7 @@
-//! Files that PostgreSQL keeps account of: temporary ones, which go with the transaction, with the process, or with the next start of
-//! the server; and open files that it does not open itself but has to know of. It keeps files of its own open as long as there is
-//! room for them, and closes some of them where others need it.
+//! Files that PostgreSQL keeps account of: temporary ones, which go with the transaction, with the process,
+//! or with the next start of the server; and open files that it does not open itself but has to know of. It
+//! keeps files of its own open as long as there is room for them, and closes some of them where others need
+//! it.
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -47,8 +48,8 @@ impl Drop for TemporaryFile {
 pub(crate) struct Descriptor(());
 
 impl Descriptor {
-    /// A place for one more open file. `None` where this process has too many already: PostgreSQL allows a third of what
-    /// it may open in all.
+    /// A place for one more open file. `None` where this process has too many already: PostgreSQL allows a
+    /// third of what it may open in all.
     pub(crate) fn acquire() -> Option<Descriptor> {
         // SAFETY: counts, and closes files that PostgreSQL can open again; in the main thread.
         unsafe { pg_sys::AcquireExternalFD() }.then_some(Descriptor(()))

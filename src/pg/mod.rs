@@ -1,4 +1,5 @@
-//! Everything that touches PostgreSQL's C side: the rest of the extension calls safe functions of this module.
+//! Everything that touches PostgreSQL's C side: the rest of the extension calls safe functions of this
+//! module.
 //!
 //! Invariant: no other module contains `unsafe` code.
 #![allow(unsafe_code, reason = "the one module that calls PostgreSQL's C functions")]

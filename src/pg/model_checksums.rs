@@ -1,8 +1,9 @@
 //! The checksums of model files in shared memory.
 //!
-//! To hash a file takes seconds, and every process needs to know what a model's file holds now. The engine keeps the checksum in a
-//! file beside the model; where it cannot write one, other processes find the checksum here. This module also remembers from which
-//! files no model can be loaded, so that `auto` passes them over.
+//! To hash a file takes seconds, and every process needs to know what a model's file holds now. The engine
+//! keeps the checksum in a file beside the model; where it cannot write one, other processes find the
+//! checksum here. This module also remembers from which files no model can be loaded, so that `auto` passes
+//! them over.
 //!
 //! Invariant: the table is read and written under its lock; all zeros is an empty one.
 
@@ -106,8 +107,8 @@ pub(crate) fn fitting(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(REASON_BYTES)]
 }
 
-/// Notes that a model could not be loaded from the file as it is now, and that this is to be believed until then. Whether that is news;
-/// `None` where it cannot be noted.
+/// Notes that a model could not be loaded from the file as it is now, and that this is to be believed until
+/// then. Whether that is news; `None` where it cannot be noted.
 pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Option<bool> {
     let file = ModelIdentity::file_of(path).ok()?;
     let reason = fitting(reason).as_bytes();

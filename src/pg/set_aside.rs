@@ -1,8 +1,8 @@
-//! What a process that claims requests remembers of those that must not hold up the others: rows that cannot be written, long
-//! stretches of rows that somebody has locked, and roles that have too many of either.
+//! What a process that claims requests remembers of those that must not hold up the others: rows that cannot
+//! be written, long stretches of rows that somebody has locked, and roles that have too many of either.
 //!
-//! Invariant: all of it is advice that grows old by itself. Nothing is lost when it is forgotten, and nothing is claimed twice
-//! because of it: rows are locked before they are claimed, whatever is remembered here.
+//! Invariant: all of it is advice that grows old by itself. Nothing is lost when it is forgotten, and nothing
+//! is claimed twice because of it: rows are locked before they are claimed, whatever is remembered here.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -131,7 +131,8 @@ pub(crate) fn leave_alone(extension: pg_sys::Oid, owner: pg_sys::Oid, pause: Dur
     });
 }
 
-/// Whether trouble with this row is new to the server log, which gets one message for each row and step, and not too many.
+/// Whether trouble with this row is new to the server log, which gets one message for each row and step, and
+/// not too many.
 pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
     with(extension, |memory, now| {
         if memory.minute.is_none_or(|minute| now >= minute + Duration::from_secs(60)) {
@@ -200,8 +201,8 @@ pub(crate) fn pass(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid, un
     });
 }
 
-/// Takes note of a second look that ended at `until`, or, where that is `None`, with the stretch. Where rows were free, claims begin from the
-/// first one again.
+/// Takes note of a second look that ended at `until`, or, where that is `None`, with the stretch. Where rows
+/// were free, claims begin from the first one again.
 pub(crate) fn look_again(
     extension: pg_sys::Oid,
     priority: i32,

@@ -1,8 +1,10 @@
-//! The extension's shared memory: one block, laid out at server start, in which each module that needs some has a part.
+//! The extension's shared memory: one block, laid out at server start, in which each module that needs some
+//! has a part.
 //!
-//! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists all of them. Two
-//! things are common to all, which this module does: every part has a lock, and it exists only while the library is in
-//! shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user has to say what it does then.
+//! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
+//! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
+//! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
+//! has to say what it does then.
 //!
 //! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
 //!
@@ -30,7 +32,8 @@ pub(crate) const EVICTIONS: usize = 64;
 ///
 /// Zeros, of which [`Content::initialise`] has made what it makes, are a valid value of the type.
 pub(super) unsafe trait Content: Sync + Sized + 'static {
-    /// Completes a value that is all zeros. Called in the postmaster, once in a server's life and once after each crash.
+    /// Completes a value that is all zeros. Called in the postmaster, once in a server's life and once after
+    /// each crash.
     ///
     /// # Safety
     ///
@@ -57,8 +60,8 @@ impl<T: Content> Part<T> {
         unsafe { self.content.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// Runs `work` while this process has the part's lock; `None` where the library was not preloaded. `work` must not raise a
-    /// PostgreSQL error.
+    /// Runs `work` while this process has the part's lock; `None` where the library was not preloaded. `work`
+    /// must not raise a PostgreSQL error.
     pub(super) fn with_lock<R>(&self, exclusive: bool, work: impl FnOnce(&'static T) -> R) -> Option<R> {
         let content = self.get()?;
         let mode = if exclusive { pg_sys::LWLockMode::LW_EXCLUSIVE } else { pg_sys::LWLockMode::LW_SHARED };
@@ -82,8 +85,8 @@ pub(super) trait AnyPart: Sync {
     ///
     /// # Safety
     ///
-    /// Both are in the server's shared memory, and the memory is as [`AnyPart::layout`] says: zeros if `is_new`, and otherwise
-    /// what this function has made of them before.
+    /// Both are in the server's shared memory, and the memory is as [`AnyPart::layout`] says: zeros if
+    /// `is_new`, and otherwise what this function has made of them before.
     unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
 }
 
@@ -156,8 +159,8 @@ pub(crate) struct Slot {
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
-    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it for requests of a lower
-    /// priority than this.
+    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it for
+    /// requests of a lower priority than this.
     pub(crate) deaf_below: AtomicU32,
     /// Counts commits that made work at or above that priority.
     pub(crate) urgent: AtomicU64,
@@ -165,15 +168,18 @@ pub(crate) struct Slot {
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
-    /// Something happened of which nobody knows what it means for `pending`: the worker should count the rows.
+    /// Something happened of which nobody knows what it means for `pending`: the worker should count the
+    /// rows.
     pub(crate) recount: AtomicBool,
-    /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and that are in `pending`.
+    /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and
+    /// that are in `pending`.
     pub(crate) committing: AtomicU64,
     /// See `committing`.
     pub(crate) committed: AtomicU64,
     /// The worker's unique id (UUID, big-endian halves); 0 while none runs.
     pub(crate) worker: [AtomicU64; 2],
-    /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how many there were.
+    /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how
+    /// many there were.
     pub(crate) trouble_id: AtomicI64,
     /// See `trouble_id`.
     pub(crate) trouble_code: AtomicU32,
@@ -193,7 +199,8 @@ pub(crate) struct Slot {
     pub(crate) cache_hits: AtomicU64,
     /// Requests that it had no answer for.
     pub(crate) cache_misses: AtomicU64,
-    /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the worker, or refused by the table.
+    /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the
+    /// worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
@@ -218,7 +225,8 @@ pub(crate) fn not_preloaded(message: &'static str) -> PgError {
 
 /// The name of the block and of the tranche of its locks.
 const NAME: &std::ffi::CStr = c"pg_steadytext";
-/// Parts begin at multiples of this, so that no two of them share a line of a processor's cache. PostgreSQL aligns the block so, too.
+/// Parts begin at multiples of this, so that no two of them share a line of a processor's cache. PostgreSQL
+/// aligns the block so, too.
 const ALIGNMENT: usize = 128;
 
 static PARTS: OnceLock<&[&dyn AnyPart]> = OnceLock::new();
@@ -282,8 +290,8 @@ unsafe extern "C-unwind" fn request_hook() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn startup_hook() {
-    // SAFETY: runs in the postmaster, also when it starts anew after a crash, when the block is new as well. The tranche has a lock
-    // for each part.
+    // SAFETY: runs in the postmaster, also when it starts anew after a crash, when the block is new as well.
+    // The tranche has a lock for each part.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());

@@ -79,15 +79,16 @@ impl Waiter {
         Endings(self.table.map_or(0, |table| table.endings[self.bucket].load(SeqCst)))
     }
 
-    /// Sleeps until a request of the bucket has ended since `seen`, `timeout_ms` have passed, or an interrupt ends the
-    /// statement. May wake early.
+    /// Sleeps until a request of the bucket has ended since `seen`, `timeout_ms` have passed, or an interrupt
+    /// ends the statement. May wake early.
     pub(crate) fn sleep(&self, seen: Endings, timeout_ms: i64) {
         let Some(table) = self.table else {
             // Not preloaded: nobody will wake us, a worker elsewhere may still answer.
             return super::interrupts::sleep_ms(timeout_ms.min(100));
         };
         let variable = (&raw const table.variables[self.bucket]).cast_mut();
-        // SAFETY: as in `broadcast`. Sleeping handles interrupts, which may raise; the abort then leaves the queue.
+        // SAFETY: as in `broadcast`. Sleeping handles interrupts, which may raise; the abort then leaves the
+        // queue.
         unsafe {
             pg_sys::ConditionVariablePrepareToSleep(variable);
             if self.endings().0 == seen.0 {

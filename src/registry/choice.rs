@@ -1,7 +1,8 @@
-//! The model of a request: what its file must be, and which model takes its place where `auto` has chosen it and the file is no good.
+//! The model of a request: what its file must be, and which model takes its place where `auto` has chosen it
+//! and the file is no good.
 //!
-//! Invariant: a file is taken for no good only because of what it holds or because it cannot be read, and only for the use that was
-//! made of it, never because of what somebody asked.
+//! Invariant: a file is taken for no good only because of what it holds or because it cannot be read, and
+//! only for the use that was made of it, never because of what somebody asked.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -15,8 +16,8 @@ use crate::pg::catalog_cache::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, model_checksums};
 
-/// How long a file that could not be read is passed over before it is tried again: its permissions may have changed, which leave no
-/// trace in what tells one content from another.
+/// How long a file that could not be read is passed over before it is tried again: its permissions may have
+/// changed, which leave no trace in what tells one content from another.
 const UNREADABLE: Duration = Duration::from_secs(60);
 /// Warnings that a session remembers.
 const MAX_WARNINGS: usize = 64;
@@ -65,7 +66,8 @@ impl Resolved {
         }
     }
 
-    /// Compares the file as it is with what is registered, if its checksum is known already; otherwise that is done when it is loaded.
+    /// Compares the file as it is with what is registered, if its checksum is known already; otherwise that
+    /// is done when it is loaded.
     ///
     /// # Errors
     ///
@@ -105,8 +107,8 @@ impl Resolved {
         .hint("Fetch the file again; or, if it is the right one, correct sha256 of the model in steadytext_models."))
     }
 
-    /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure is not the file's, or where
-    /// somebody chose the model.
+    /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
+    /// is not the file's, or where somebody chose the model.
     pub(crate) fn pass_over(&self, error: &Error, models: &[Model]) -> Option<Resolved> {
         let until = match error {
             Error::ModelFile { .. } => activity::now() + UNREADABLE.as_micros() as i64,
@@ -119,7 +121,8 @@ impl Resolved {
         self.next(models)
     }
 
-    /// The model that is taken in the place of this one, whose content is known by now, and another one than the registered.
+    /// The model that is taken in the place of this one, whose content is known by now, and another one than
+    /// the registered.
     pub(crate) fn next(&self, models: &[Model]) -> Option<Resolved> {
         let next = registry::resolve(self.auto?, None, models).ok()?;
         (next.source != self.source).then_some(next)
@@ -135,7 +138,8 @@ impl Resolved {
     }
 }
 
-/// What `auto` takes for a purpose: the first of these models whose file is there and good, as far as that is known.
+/// What `auto` takes for a purpose: the first of these models whose file is there and good, as far as that is
+/// known.
 pub(super) fn first_good(purpose: Task, models: &[Model], task: Task) -> (Option<Resolved>, Vec<PgError>) {
     let mut passed_over = Vec::new();
     for model in models.iter().filter(|model| model.task == task.name()) {

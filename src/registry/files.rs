@@ -1,7 +1,7 @@
 //! Where the files of registered models may be: below pg_steadytext.model_dir, or where a superuser has said.
 //!
-//! Invariant: nothing outside of that directory is looked at for a relative name, not even whether it is there. Links are
-//! followed by reading them, one after the other, and only as long as they stay inside.
+//! Invariant: nothing outside of that directory is looked at for a relative name, not even whether it is
+//! there. Links are followed by reading them, one after the other, and only as long as they stay inside.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,7 +20,8 @@ pub(super) struct LeadsOut;
 ///
 /// # Errors
 ///
-/// [`LeadsOut`] for `..` and links out of the directory, also those in the folder of a model. Absolute names were a superuser's to give.
+/// [`LeadsOut`] for `..` and links out of the directory, also those in the folder of a model. Absolute names
+/// were a superuser's to give.
 pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> {
     let file = Path::new(file);
     if file.is_absolute() {

@@ -63,8 +63,8 @@ impl Task {
 ///
 /// # Errors
 ///
-/// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for one whose
-/// file is not there, XX001 for one whose file is known to be another than the registered.
+/// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for
+/// one whose file is not there, XX001 for one whose file is known to be another than the registered.
 pub(crate) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();

@@ -47,12 +47,14 @@ pub(crate) fn unexpected() -> PgError {
     PgError::internal("the engine's answer is of another kind than the request")
 }
 
-/// What becomes of the statement where a row cannot be answered: the parameter `on_error` of the functions that answer.
+/// What becomes of the statement where a row cannot be answered: the parameter `on_error` of the functions
+/// that answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
     /// It ends with the error.
     Raise,
-    /// It goes on, and the row has NULL, or no rows. Not after an error that may pass, or that every row would meet.
+    /// It goes on, and the row has NULL, or no rows. Not after an error that may pass, or that every row
+    /// would meet.
     Null,
 }
 

@@ -1,7 +1,7 @@
 //! From the arguments of the SQL functions to the parameters of a request.
 //!
-//! Parameters that say what would happen anyway are left out, so that requests that ask for the same look the same, whichever
-//! function wrote them down.
+//! Parameters that say what would happen anyway are left out, so that requests that ask for the same look the
+//! same, whichever function wrote them down.
 
 use serde_json::{Map, Value};
 
@@ -18,7 +18,8 @@ pub(crate) fn generate_params(
     temperature: Option<f64>,
 ) -> Map<String, Value> {
     let temperature = temperature.filter(|value| *value != defaults::TEMPERATURE);
-    // An explicit seed is kept wherever it matters, so that a changed default never alters what was asked for.
+    // An explicit seed is kept wherever it matters, so that a changed default never alters what was asked
+    // for.
     let seed = seed.filter(|seed| *seed != defaults::SEED || temperature.is_some());
     params([
         ("max_tokens", max_tokens.map(Value::from)),

@@ -6,7 +6,8 @@
 //! | batch_embed | prompts: the texts | |
 //! | batch_rerank | prompts: the queries; params.documents | for a single query, prompt or params.query in the place of prompts |
 //!
-//! Invariant: whatever the texts are, the subtasks, their bytes together and the bytes of their answer are bounded.
+//! Invariant: whatever the texts are, the subtasks, their bytes together and the bytes of their answer are
+//! bounded.
 
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -70,7 +71,8 @@ struct Texts<'a> {
 ///
 /// # Errors
 ///
-/// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what is too long.
+/// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what
+/// is too long.
 pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
     read(asked, config).map(|_| ())
 }
@@ -188,7 +190,8 @@ pub(crate) fn most_bytes(config: &Config) -> usize {
     usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX).saturating_mul(TOTAL_FACTOR)
 }
 
-/// Refuses column prompts, or what stands in its place, if it is too long as it is stored; by its length alone.
+/// Refuses column prompts, or what stands in its place, if it is too long as it is stored; by its length
+/// alone.
 ///
 /// # Errors
 ///

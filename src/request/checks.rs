@@ -1,7 +1,7 @@
 //! What a request must be, whatever it comes from: its type, its text and its parameters.
 //!
-//! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the same requests with the
-//! same words.
+//! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
+//! same requests with the same words.
 
 use pgrx::prelude::*;
 use serde_json::Value;

@@ -19,7 +19,8 @@ pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
 ///
 /// # Errors
 ///
-/// P0001 where the type's parameter is missing, 22023 where it is of the wrong kind, or belongs to another type.
+/// P0001 where the type's parameter is missing, 22023 where it is of the wrong kind, or belongs to another
+/// type.
 pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Constraint>, PgError> {
     for (owner, parameter) in PARAMETERS {
         if owner != request_type && params.get(parameter).is_some() {

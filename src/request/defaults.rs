@@ -1,7 +1,7 @@
 //! What a parameter is where a request does not give it.
 //!
-//! The SQL functions repeat these values as the defaults of their arguments, because callers see them there; the server test
-//! `defaults` compares the two, and compiles this file for that purpose.
+//! The SQL functions repeat these values as the defaults of their arguments, because callers see them there;
+//! the server test `defaults` compares the two, and compiles this file for that purpose.
 //!
 //! Invariant: this file holds constants and uses nothing.
 

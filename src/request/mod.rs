@@ -1,9 +1,10 @@
 //! The request model: what is asked, the work that it means for the engine, and what comes of it.
 //!
-//! The queue's trigger, the synchronous calls and the worker share it, so that a request is checked, understood and answered in
-//! one way wherever it comes from.
+//! The queue's trigger, the synchronous calls and the worker share it, so that a request is checked,
+//! understood and answered in one way wherever it comes from.
 //!
-//! Invariant: nothing here depends on where a request comes from. These modules use `pg` and `registry`, and none of those that use them.
+//! Invariant: nothing here depends on where a request comes from. These modules use `pg` and `registry`, and
+//! none of those that use them.
 
 mod answer;
 pub(crate) mod arguments;

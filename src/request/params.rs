@@ -1,7 +1,7 @@
 //! The parameters of a request: which ones each type takes, how much they may hold, and how they are read.
 //!
-//! Invariant: what a type does not take is refused and never copied. Bytes, elements and depth are known from lengths and counts that
-//! the value has at its head, and are looked at before anything is made of it.
+//! Invariant: what a type does not take is refused and never copied. Bytes, elements and depth are known from
+//! lengths and counts that the value has at its head, and are looked at before anything is made of it.
 
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -23,8 +23,8 @@ const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model
 const RERANK: &[&str] =
     &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
 
-/// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type that this version
-/// does not know, nothing.
+/// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
+/// that this version does not know, nothing.
 fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match request_type {
         "generate" => (&["eos_string"], GENERATE),
@@ -108,13 +108,13 @@ pub(crate) enum Unused {
     Skipped,
 }
 
-/// Reads the parameters of a request. What is JSON's null is as if it were not there, and a number is an integer whatever zeros are
-/// written behind its point.
+/// Reads the parameters of a request. What is JSON's null is as if it were not there, and a number is an
+/// integer whatever zeros are written behind its point.
 ///
 /// # Errors
 ///
-/// 22023 for what the type does not take and for what cannot be read, 54000 for too much of it. Whether the values are in range is
-/// looked at later.
+/// 22023 for what the type does not take and for what cannot be read, 54000 for too much of it. Whether the
+/// values are in range is looked at later.
 pub(crate) fn read(
     request_type: &str,
     params: Option<Jsonb<'_>>,

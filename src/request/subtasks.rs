@@ -1,8 +1,11 @@
-//! Requests of many subtasks: one row of the queue, or one synchronous call, that is work for the engine many times over.
+//! Requests of many subtasks: one row of the queue, or one synchronous call, that is work for the engine many
+//! times over.
 //!
-//! The subtasks are made one by one when there is room for them in the engine, and their outputs become one answer when the last has come.
+//! The subtasks are made one by one when there is room for them in the engine, and their outputs become one
+//! answer when the last has come.
 //!
-//! Invariant: the answer depends on the subtasks' outputs and on nothing else, such as the order in which they came.
+//! Invariant: the answer depends on the subtasks' outputs and on nothing else, such as the order in which
+//! they came.
 
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
@@ -66,7 +69,8 @@ impl Subtasks {
         }
     }
 
-    /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the caller finds them.
+    /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
+    /// caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
         match self.work(index) {
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
@@ -81,8 +85,8 @@ impl Subtasks {
         }
     }
 
-    /// Whether the answer that these outputs make is the whole one: a text that ends where the context did would be longer under another
-    /// setting.
+    /// Whether the answer that these outputs make is the whole one: a text that ends where the context did
+    /// would be longer under another setting.
     pub(crate) fn is_whole(&self, outputs: &[Output]) -> bool {
         match (self, outputs) {
             (

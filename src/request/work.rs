@@ -38,11 +38,13 @@ pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Reso
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
 ///
-/// The queue's trigger has checked every value when the row was inserted, but an owner of the table can store anything.
+/// The queue's trigger has checked every value when the row was inserted, but an owner of the table can store
+/// anything.
 ///
 /// # Errors
 ///
-/// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that cannot be read.
+/// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that
+/// cannot be read.
 pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
     let Asked { request_type, prompt, params, .. } = asked;
     let text = prompt.unwrap_or_default();
@@ -81,8 +83,8 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     })
 }
 
-/// Refuses a request that names a model which nobody has registered for what it asks. That its file is there is seen when it is
-/// wanted.
+/// Refuses a request that names a model which nobody has registered for what it asks. That its file is there
+/// is seen when it is wanted.
 ///
 /// # Errors
 ///

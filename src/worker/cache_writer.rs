@@ -1,8 +1,8 @@
-//! The worker's part in the cache: it looks answers up before it hands requests to the engine, and writes down what is new and what
-//! was used.
+//! The worker's part in the cache: it looks answers up before it hands requests to the engine, and writes
+//! down what is new and what was used.
 //!
-//! Invariant: no request waits for a write here, and none fails by it: the table is written only while nobody has locked it, and a turn
-//! ends soon, whatever rows are locked.
+//! Invariant: no request waits for a write here, and none fails by it: the table is written only while nobody
+//! has locked it, and a turn ends soon, whatever rows are locked.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -142,7 +142,8 @@ impl CacheWriter {
         self.count()
     }
 
-    /// Forgets everything: the cache that it is about is gone, and the numbers of another one's entries begin anew.
+    /// Forgets everything: the cache that it is about is gone, and the numbers of another one's entries begin
+    /// anew.
     pub(super) fn forget(&mut self) {
         self.entries.clear();
         self.accesses.clear();
@@ -179,9 +180,10 @@ impl CacheWriter {
         failure.map_or(Ok(done == count), Err)
     }
 
-    /// Stores the first `count` entries. Of some that cannot be stored together, fewer are tried, and one that cannot be stored by itself is
-    /// forgotten: its key may be in somebody's open transaction, and the others must not wait for that. Returns how many are done
-    /// with, and what failed. What is left can be tried again.
+    /// Stores the first `count` entries. Of some that cannot be stored together, fewer are tried, and one
+    /// that cannot be stored by itself is forgotten: its key may be in somebody's open transaction, and the
+    /// others must not wait for that. Returns how many are done with, and what failed. What is left can be
+    /// tried again.
     fn store_apart(&mut self, count: usize, until: Instant) -> (usize, Option<PgError>) {
         let (mut done, mut failure) = (0, None);
         while done < count && Instant::now() < until {

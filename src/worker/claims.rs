@@ -60,8 +60,9 @@ pub(super) struct Claims {
 }
 
 impl Content {
-    /// What a claimed row asks, with the columns in the order of [`super::protocol::claim`]. Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
-    /// anything, and rows come from dumps.
+    /// What a claimed row asks, with the columns in the order of [`super::protocol::claim`]. Lengths and
+    /// counts are looked at before anything is fetched or copied: owners of the table can store anything, and
+    /// rows come from dumps.
     pub(super) fn read(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
         const PROMPT: i32 = 5;
         const PARAMS: i32 = 6;

@@ -1,11 +1,13 @@
 //! The worker of one database: claims requests, hands them to the engine, stores what comes back.
 //!
-//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine rings, or something is due
-//! ([`super::due`]). Every step that touches the database is a short transaction; none is open while the engine works.
+//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine
+//! rings, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
+//! none is open while the engine works.
 //!
-//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it skips rows that somebody has locked;
-//! what else can hold one up is a lock on a whole table, for `lock_timeout` at most, the disk, and what users attach to the
-//! queue, such as a trigger that sleeps. Interrupts are answered there as in any statement.
+//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it
+//! skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
+//! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
+//! Interrupts are answered there as in any statement.
 
 mod claiming;
 
@@ -149,7 +151,8 @@ impl Worker {
         engine_link::leave();
     }
 
-    /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by the next worker.
+    /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by
+    /// the next worker.
     fn give_back(&mut self) {
         self.read_events();
         self.outcomes.hurry();
@@ -209,8 +212,8 @@ impl Worker {
         self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
     }
 
-    /// Looks whether the extension is still there and the running requests still ours, when somebody says that this may have
-    /// changed, and at every poll. `Some`: the worker must end.
+    /// Looks whether the extension is still there and the running requests still ours, when somebody says
+    /// that this may have changed, and at every poll. `Some`: the worker must end.
     fn review(&mut self) -> Option<Ended> {
         let reviews = self.slot.reviews.load(Acquire);
         if reviews == self.reviews_seen && Instant::now() < self.due.look() {

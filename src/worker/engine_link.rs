@@ -1,8 +1,9 @@
 //! The worker's way to the engine.
 //!
-//! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's threads in its own
-//! process ([`channel`]); the others reach it through its socket ([`socket`]). When the leader goes, another worker takes its
-//! place, and every worker hands the requests that had not come back to the new engine: same request, same bytes.
+//! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's
+//! threads in its own process ([`channel`]); the others reach it through its socket ([`socket`]). When the
+//! leader goes, another worker takes its place, and every worker hands the requests that had not come back to
+//! the new engine: same request, same bytes.
 //!
 //! Invariant: a link never calls PostgreSQL, and its threads are started with every signal blocked.
 
@@ -41,8 +42,8 @@ pub(super) struct Errand {
 trait EngineLink {
     /// Hands over a request; everything else arrives as events.
     fn submit(&mut self, errand: Errand);
-    /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to wait for more.
-    /// False: the engine has gone.
+    /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to
+    /// wait for more. False: the engine has gone.
     fn exchange(&mut self) -> bool;
     /// The next event, if there is one.
     fn next_event(&mut self) -> Option<Event>;
@@ -74,12 +75,13 @@ struct Connector {
 }
 
 thread_local! {
-    /// Here rather than in the worker's frame, because a FATAL error ends the process without unwinding it, and the
-    /// engine's threads must stop before the process leaves shared memory.
+    /// Here rather than in the worker's frame, because a FATAL error ends the process without unwinding it,
+    /// and the engine's threads must stop before the process leaves shared memory.
     static CONNECTOR: RefCell<Connector> = RefCell::default();
 }
 
-/// Sees to it that there is an engine, if there can be one now: starts it, or connects to it. Each turn of the loop.
+/// Sees to it that there is an engine, if there can be one now: starts it, or connects to it. Each turn of
+/// the loop.
 ///
 /// # Errors
 ///
@@ -100,10 +102,11 @@ pub(super) fn exchange() {
     with(|link| link.exchange());
 }
 
-/// Stops the engine, if it runs in this process, and makes room for another leader. Requests in flight are forgotten.
+/// Stops the engine, if it runs in this process, and makes room for another leader. Requests in flight are
+/// forgotten.
 pub(super) fn leave() {
-    // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of the
-    // calls above or below; its threads end with it.
+    // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of
+    // the calls above or below; its threads end with it.
     let connector = CONNECTOR.with(|connector| {
         connector.try_borrow_mut().ok().map(|mut connector| std::mem::take(&mut *connector))
     });
@@ -178,7 +181,8 @@ impl Connector {
             if let Some(link) = self.link.take() {
                 self.unassigned.extend(link.leave());
             }
-            // If it was the engine of this process that has gone, the first worker to notice starts the next one.
+            // If it was the engine of this process that has gone, the first worker to notice starts the next
+            // one.
             engine_leader::step_down();
             if let Some(trouble) = trouble {
                 return Err(trouble);

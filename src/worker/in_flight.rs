@@ -1,7 +1,8 @@
 //! Requests in flight: what this worker has claimed and handed to the engine.
 //!
-//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. No row may wait for another row's subtasks,
-//! so every row that is held has one of its own in the engine; what room is left goes to the rows that have the fewest there.
+//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. No row may wait
+//! for another row's subtasks, so every row that is held has one of its own in the engine; what room is left
+//! goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -93,11 +94,13 @@ impl Running {
 #[derive(Default)]
 pub(super) struct InFlight {
     requests: HashMap<Held, Running>,
-    /// Those of which the engine has nothing and that want something, by their order; and some that were that once.
+    /// Those of which the engine has nothing and that want something, by their order; and some that were that
+    /// once.
     waiting: BTreeMap<Rank, Held>,
     /// By the engine's key: the row and the number of the subtask.
     subtasks: HashMap<u64, (Held, usize)>,
-    /// Never used twice, so that late events of a row that is claimed again are not taken for those of its new attempt.
+    /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
+    /// new attempt.
     last_key: u64,
     /// Requests ever added.
     last_order: u64,
@@ -172,8 +175,8 @@ impl InFlight {
         self.requests.insert(claimed.held, running);
     }
 
-    /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all, and beyond that for rows
-    /// of which the engine has none.
+    /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all,
+    /// and beyond that for rows of which the engine has none.
     pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Errand> {
         let running = match self.first_waiting() {
             Some(held) => self.requests.get_mut(&held)?,
@@ -199,8 +202,8 @@ impl InFlight {
         Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })
     }
 
-    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all rows for each subtask would
-    /// take the square of their number.
+    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all
+    /// rows for each subtask would take the square of their number.
     fn first_waiting(&mut self) -> Option<Held> {
         while let Some((_, held)) = self.waiting.pop_first() {
             let waits = |running: &Running| running.under_way == 0 && !running.is_closed();

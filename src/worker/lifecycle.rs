@@ -1,6 +1,6 @@
-//! How processes begin and end. A worker takes its slot, looks whether the extension is there in the right version, and leaves the
-//! slot when everything else of it has gone; a process that only runs the engine becomes the engine's leader, and ends when nobody
-//! needs it.
+//! How processes begin and end. A worker takes its slot, looks whether the extension is there in the right
+//! version, and leaves the slot when everything else of it has gone; a process that only runs the engine
+//! becomes the engine's leader, and ends when nobody needs it.
 
 use std::sync::atomic::Ordering::{Release, SeqCst};
 use std::time::Duration;
@@ -22,7 +22,8 @@ const ENGINE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it stays after the last request, where pg_steadytext.model_idle_timeout says nothing else.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this database.
+/// The worker's life. Returns, and the process ends in good order, when there is nothing to do in this
+/// database.
 pub(super) fn run(slot_index: usize) {
     interrupts::accept_signals();
     let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(slot_index)) else { return };
@@ -46,8 +47,8 @@ pub(super) fn run(slot_index: usize) {
     }
 }
 
-/// Puts this process into its slot; false if the slot is another database's or another worker is in it, or a statement
-/// keeps workers away.
+/// Puts this process into its slot; false if the slot is another database's or another worker is in it, or a
+/// statement keeps workers away.
 fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
     let Some(shared) = shmem::get() else { return false };
     let me = std::process::id() as i32;
@@ -56,8 +57,8 @@ fn enter_slot(slot: &'static Slot, database: pg_sys::Oid) -> bool {
     {
         return false;
     }
-    // Before the process connects, so that it runs after the process has left the database: a session that waits for
-    // the slot to become empty then finds no session of ours.
+    // Before the process connects, so that it runs after the process has left the database: a session that
+    // waits for the slot to become empty then finds no session of ours.
     interrupts::at_exit(leave_slot);
     slot.latch.store(interrupts::my_latch(), SeqCst);
     let (high, low) = Uuid::new_v4().as_u64_pair();
@@ -117,8 +118,8 @@ fn idle_with_wrong_version(slot: &'static Slot, extension: &Installation) -> ! {
     }
 }
 
-/// The life of a process that only runs the engine, where no worker does: on a standby, or before a database has the extension for all
-/// to see. It ends when nobody has needed it for a while.
+/// The life of a process that only runs the engine, where no worker does: on a standby, or before a database
+/// has the extension for all to see. It ends when nobody has needed it for a while.
 pub(super) fn run_engine() {
     interrupts::accept_signals();
     bgworker::connect(None);

@@ -1,5 +1,5 @@
-//! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
-//! the engine alone where no worker can run it.
+//! The background processes: a launcher for the server, a worker for each database that has the extension,
+//! and a process for the engine alone where no worker can run it.
 
 mod cache_writer;
 mod claims;

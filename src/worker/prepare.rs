@@ -19,8 +19,8 @@ pub(super) struct Prepared {
     pub(super) question: Option<Question>,
 }
 
-/// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was inserted, but
-/// an owner of the table can store anything.
+/// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was
+/// inserted, but an owner of the table can store anything.
 ///
 /// # Errors
 ///

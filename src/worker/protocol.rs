@@ -1,7 +1,9 @@
-//! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
+//! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction
+//! of its own.
 //!
-//! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside them it only reads the
-//! extension's entry, configuration and registry (`pg::catalog_cache`) and the cache (`pg::cache_table`).
+//! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside
+//! them it only reads the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
+//! (`pg::cache_table`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -80,12 +82,13 @@ pub(super) fn listen() -> Result<(), PgError> {
     })
 }
 
-/// Claims up to `limit` requests of this priority at `least`, no more after those that have `bytes` together, or one that must run alone.
+/// Claims up to `limit` requests of this priority at `least`, no more after those that have `bytes` together,
+/// or one that must run alone.
 ///
 /// # Errors
 ///
-/// Also where the extension is no longer `extension`: its table is another one, whose ids begin anew, and what the worker
-/// still holds of the old one would be taken for answers to these.
+/// Also where the extension is no longer `extension`: its table is another one, whose ids begin anew, and
+/// what the worker still holds of the old one would be taken for answers to these.
 pub(super) fn claim(
     extension: pg_sys::Oid,
     worker: &str,
@@ -127,8 +130,8 @@ pub(super) fn claim(
                 Some(Claimed {
                     held: Held { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
-                    // One row that cannot be read must not fail the claim of the others, and what is fetched of one is
-                    // forgotten before the next.
+                    // One row that cannot be read must not fail the claim of the others, and what is fetched
+                    // of one is forgotten before the next.
                     content: in_scratch(|| Content::read(row, &request_type, &limits)),
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
@@ -137,8 +140,9 @@ pub(super) fn claim(
                 })
             },
         )?;
-        // After the claim, whose statements see later commits than this transaction's beginning: a model that was
-        // registered before a request for it must be known, and a request that came after a pause is not taken.
+        // After the claim, whose statements see later commits than this transaction's beginning: a model that
+        // was registered before a request for it must be known, and a request that came after a pause is not
+        // taken.
         let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
         if catalog_cache::installation()?.extension != extension {
             return Err(PgError::new(
@@ -156,8 +160,8 @@ pub(super) fn claim(
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
 }
 
-/// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the same row may be held again
-/// by a later one.
+/// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the
+/// same row may be held again by a later one.
 pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> {
     let (ids, attempts) = columns(held);
     let lost = in_queue("extend leases", || {
@@ -171,7 +175,8 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
     Ok(lost.into_iter().flatten().collect())
 }
 
-/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be given back now.
+/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be
+/// given back now.
 pub(super) fn release(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
@@ -276,8 +281,8 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
     })
 }
 
-/// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
-/// whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
+/// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
+/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
 pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
     let limit = 1;
     in_queue("poll the queue", || {
@@ -316,8 +321,8 @@ pub(super) fn count_pending() -> Result<Vec<(pg_sys::Oid, i64)>, PgError> {
     })
 }
 
-/// Removes finished requests that are older than the retention, in one small step from `after`; returns where to go
-/// on, or `None` at the end.
+/// Removes finished requests that are older than the retention, in one small step from `after`; returns where
+/// to go on, or `None` at the end.
 pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     in_queue("remove old requests", || {
         let step = spi::query_one(
@@ -362,7 +367,8 @@ pub(super) fn store_answers(entries: &[NewEntry]) -> Result<bool, PgError> {
     })
 }
 
-/// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody has locked.
+/// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody
+/// has locked.
 pub(super) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64>, PgError> {
     if accesses.is_empty() {
         return Ok(Vec::new());
@@ -475,7 +481,8 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = catalog_cache::installation()?;
-        // The owner of the queue can put triggers on it, and these would run with the rights of the protocol functions.
+        // The owner of the queue can put triggers on it, and these would run with the rights of the protocol
+        // functions.
         if installation.owner != installation.protocol_owner {
             // PostgreSQL sends no message when a function changes its owner: look again next time.
             catalog_cache::forget();

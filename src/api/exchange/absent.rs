@@ -1,4 +1,5 @@
-//! The functions of `exchange` in a build without that feature: SQL declares them all the same, and they say what is missing.
+//! The functions of `exchange` in a build without that feature: SQL declares them all the same, and they say
+//! what is missing.
 
 use pgrx::prelude::*;
 

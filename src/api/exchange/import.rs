@@ -187,15 +187,15 @@ impl Batch {
     }
 }
 
-/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for no lock long. Vacuum waits,
-/// too, and autovacuum gives way.
+/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for
+/// no lock long. Vacuum waits, too, and autovacuum gives way.
 fn lock(installation: &Installation) -> Result<(), PgError> {
     let sql = format!("lock table {}.steadytext_cache in share update exclusive mode", installation.schema);
     spi::query(&sql, vec![], Mode::ReadWrite, |_| ()).map(|_| ())
 }
 
-/// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts. Without `replace`, only what no
-/// longer answers gives way.
+/// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts.
+/// Without `replace`, only what no longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
     // A row that stays is not even locked.
     let is_wanted = format!(

@@ -1,5 +1,5 @@
-//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than anything there, for
-//! which the engine makes room.
+//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than
+//! anything there, for which the engine makes room.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
@@ -7,10 +7,11 @@ use std::time::Instant;
 use super::{RETRY_INTERVAL, Worker};
 use crate::worker::{engine_link, protocol};
 
-/// Results that the database does not take, as multiples of the engine's capacity, before no more requests are claimed.
+/// Results that the database does not take, as multiples of the engine's capacity, before no more requests
+/// are claimed.
 const BACKLOG_FACTOR: usize = 8;
-/// Texts and parameters of the requests that are held, and answers that wait, in bytes: with so many no more are claimed, and a claim ends
-/// with the request that exceeds them.
+/// Texts and parameters of the requests that are held, and answers that wait, in bytes: with so many no more
+/// are claimed, and a claim ends with the request that exceeds them.
 const MAX_BYTES: usize = 64 << 20;
 /// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
 const URGENT_ROOM: usize = 16;
@@ -57,8 +58,8 @@ impl Worker {
         let before = self.slot.deaf_below.swap(least, SeqCst);
         let wakes = self.slot.wakes.load(SeqCst);
         let urgent = self.slot.urgent.load(SeqCst);
-        // What was committed before the threshold was this low did not count. A claim takes the most urgent, so that nothing
-        // which was there then is more urgent than what it has taken.
+        // What was committed before the threshold was this low did not count. A claim takes the most urgent,
+        // so that nothing which was there then is more urgent than what it has taken.
         self.maybe_urgent |= least != before && wakes != self.wakes_seen;
         let notified = self.due.notified.is_some_and(|at| now >= at);
         if least > 0 {
@@ -101,7 +102,8 @@ impl Worker {
         }
     }
 
-    /// Claims requests that are more urgent than the least urgent one that is there, although the engine has enough to do.
+    /// Claims requests that are more urgent than the least urgent one that is there, although the engine has
+    /// enough to do.
     fn claim_urgent(&mut self, urgent: u64, room: usize, least: u32) -> bool {
         (self.urgent_seen, self.maybe_urgent) = (urgent, false);
         let least = u8::try_from(least).unwrap_or(u8::MAX);

@@ -30,8 +30,8 @@ const QUEUE_CAPACITY: usize = 16_384;
 
 /// An engine, the channel of its events, and the bell that wakes the worker's main thread.
 pub(super) struct ChannelLink {
-    /// It is dropped before the engine, so that connections break before the engine ends: their owners then look for the next engine,
-    /// and do not take the engine's end for that of their requests.
+    /// It is dropped before the engine, so that connections break before the engine ends: their owners then
+    /// look for the next engine, and do not take the engine's end for that of their requests.
     server: Server,
     engine: Arc<Engine>,
     events: Receiver<Event>,
@@ -185,8 +185,8 @@ impl EngineLink for ChannelLink {
     }
 }
 
-/// Makes the engine panic, for tests of what happens then: at the place that the server's environment names, as long as a file is
-/// there.
+/// Makes the engine panic, for tests of what happens then: at the place that the server's environment names,
+/// as long as a file is there.
 fn fault() -> Option<Arc<dyn Fn(&'static str) + Send + Sync>> {
     let place = std::env::var("STEADYTEXT_TEST_FAULT").ok()?;
     Some(Arc::new(move |here| {
@@ -200,7 +200,8 @@ fn once(nice: i32) -> Arc<dyn Fn() + Send + Sync> {
     Arc::new(move || once.call_once(|| give_way(nice)))
 }
 
-/// How much memory the engine may take, said in the log with what it was computed from; 0 (no limit) where nothing is known.
+/// How much memory the engine may take, said in the log with what it was computed from; 0 (no limit) where
+/// nothing is known.
 fn memory_limit_mb(settings: &EngineSettings) -> u64 {
     let machine = Machine::read();
     let shared = shared_buffers();

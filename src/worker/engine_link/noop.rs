@@ -1,4 +1,5 @@
-//! An engine that answers at once, to measure the queue without a model. Only in builds with feature `noop-engine`.
+//! An engine that answers at once, to measure the queue without a model. Only in builds with feature
+//! `noop-engine`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
