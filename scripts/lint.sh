@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints TAP: formatting, clippy without warnings for every crate, and the house rules (docs/development.md).
+# Prints TAP: formatting, clippy without warnings for every crate, and the rules of docs/development.md.
 
 # shellcheck disable=SC2317 # the rules are called through check and none
 set -uo pipefail
@@ -34,7 +34,15 @@ none() {
     if [ -n "$found" ]; then printf '%s\n' "$found" | sed 's/^/# /'; fi
 }
 
-# files REGEX: the house's files whose path matches; those that git knows, or all where there is no git.
+# advise TEXT COMMAND…: what the command prints, as advice; never a failure.
+advise() {
+    local text=$1 found
+    shift
+    found=$("$@" 2>&1)
+    if [ -n "$found" ]; then printf '%s\n' "$text:" "$found" | sed 's/^/# /'; fi
+}
+
+# files REGEX: the files whose path matches; those that git knows, or all where there is no git.
 files() {
     { git ls-files --cached --others --exclude-standard 2>/dev/null ||
         find . \( -path ./target -o -path ./.git \) -prune -o -type f -print | sed 's|^\./||'; } |
@@ -215,8 +223,8 @@ check 'clippy is content' "$cargo" clippy --release --quiet --workspace --all-ta
     --features "pg$major" -- -D warnings
 check 'clippy is content with the no-op engine and without the exchange of cache files' "$cargo" clippy --release --quiet \
     -p pg_steadytext --no-default-features --features "pg$major,noop-engine" -- -D warnings
-none 'no source file above 500 lines' longer_than 500 '\.(rs|sh)$'
-none 'no SQL fragment above 400 lines' longer_than 400 '^sql/.*\.sql$'
+advise 'long files may have more than one subject' longer_than 500 '\.(rs|sh)$'
+advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\.sql$'
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
 none 'folders use those below them only' misplaced_uses
