@@ -4,7 +4,7 @@
 //! administrators, in that table and in the server's settings.
 
 mod choice;
-mod files;
+mod model_files;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use steadytext_engine::ModelSource;
 use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
-use self::files::{LeadsOut, locate};
+use self::model_files::{LeadsOut, locate};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
 use crate::pg::guc;
