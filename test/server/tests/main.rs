@@ -28,7 +28,7 @@ mod hostile;
 mod idle;
 mod limits;
 mod locked_rows;
-mod many_parts;
+mod many_subtasks;
 mod memory;
 mod model_choice;
 mod model_files;

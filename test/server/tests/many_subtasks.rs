@@ -1,4 +1,4 @@
-//! Requests of many parts, with rerankings as the example: whole or not at all, ended by whatever ends a request, and no
+//! Requests of many subtasks, with rerankings as the example: whole or not at all, ended by whatever ends a request, and no
 //! burden on those beside them.
 
 use std::thread;
@@ -36,9 +36,9 @@ fn enqueue(session: &mut Session, documents: usize) -> Uuid {
     session.one(&format!("select steadytext_rerank_async({})", arguments(documents)))
 }
 
-/// Waits until some parts of a request have begun, and not all of them.
-fn wait_for_parts(session: &mut Session, id: Uuid) {
-    wait_until("some parts have begun", || {
+/// Waits until some subtasks of a request have begun, and not all of them.
+fn wait_for_subtasks(session: &mut Session, id: Uuid) {
+    wait_until("some subtasks have begun", || {
         session.one(&format!(
             "select exists (select from steadytext_activity where request_id = '{id}' and prompt_tokens > 100)"
         ))
@@ -68,7 +68,7 @@ fn promptly<T>(what: &str, work: impl FnOnce() -> T) -> T {
 }
 
 #[test]
-fn a_row_of_many_parts_is_completed_whole_and_as_the_call_says() {
+fn a_row_of_many_subtasks_is_completed_whole_and_as_the_call_says() {
     let (_cluster, mut session) = slow();
     for documents in [1, 16, 60] {
         let id = enqueue(&mut session, documents);
@@ -77,10 +77,10 @@ fn a_row_of_many_parts_is_completed_whole_and_as_the_call_says() {
 }
 
 #[test]
-fn a_cancelled_row_stops_all_of_its_parts() {
+fn a_cancelled_row_stops_all_of_its_subtasks() {
     let (_cluster, mut session) = slow();
     let id = enqueue(&mut session, 1000);
-    wait_for_parts(&mut session, id);
+    wait_for_subtasks(&mut session, id);
     promptly("cancel", || {
         session.cancel(id);
         assert_eq!(session.wait_for_end(id).status, "cancelled");
@@ -92,7 +92,7 @@ fn a_cancelled_row_stops_all_of_its_parts() {
 }
 
 #[test]
-fn cancel_and_timeout_stop_a_call_of_many_parts_at_once() {
+fn cancel_and_timeout_stop_a_call_of_many_subtasks_at_once() {
     let (cluster, mut session) = slow();
     let call = format!("select count(*) from steadytext_rerank({})", arguments(1000));
     let mut caller = cluster.session("postgres");
@@ -129,14 +129,14 @@ fn a_worker_that_goes_in_the_middle_of_a_row_loses_and_doubles_nothing() {
     let (cluster, mut session) = slow();
     // Leaves in order.
     let id = enqueue(&mut session, 60);
-    wait_for_parts(&mut session, id);
+    wait_for_subtasks(&mut session, id);
     let worker = session.worker_pid();
     assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)")));
     is_whole(&mut session, id, 60);
     assert_eq!(session.request(id).retry_count, 0);
     // Dies.
     let id = enqueue(&mut session, 60);
-    wait_for_parts(&mut session, id);
+    wait_for_subtasks(&mut session, id);
     let worker = session.worker_pid();
     cluster.crash(worker, Signal::KILL);
     let mut session = cluster.session("postgres");
@@ -180,9 +180,9 @@ fn a_reranking_of_two_hundred_documents_stops_nobody_beside_it() {
         "select coalesce(max(generated_tokens), 0)::bigint from steadytext_activity where request_id = '{generation}'"
     );
     let reranking = enqueue(&mut session, 200);
-    wait_for_parts(&mut session, reranking);
+    wait_for_subtasks(&mut session, reranking);
     let before: i64 = session.one(&generated);
-    // What comes later does not wait for all of its parts.
+    // What comes later does not wait for all of its subtasks.
     let later = session.generate("it comes later", "model => 'slow', max_tokens => 2");
     session.answer(later);
     assert_eq!(session.request(reranking).status, "processing", "the machine is too fast for this test");
@@ -194,7 +194,7 @@ fn a_reranking_of_two_hundred_documents_stops_nobody_beside_it() {
 }
 
 #[test]
-fn more_rows_of_many_parts_than_the_engine_takes_at_once_all_complete() {
+fn more_rows_of_many_subtasks_than_the_engine_takes_at_once_all_complete() {
     let (_cluster, mut session) = slow();
     let ids: Vec<Uuid> = session.list(
         "select unnest(steadytext_rerank_batch_async(
