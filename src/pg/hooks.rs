@@ -257,17 +257,17 @@ fn vacate(database: pg_sys::Oid) {
     let Some(shared) = shmem::get() else { return };
     slots::evict(shared, database);
     let deadline = Instant::now() + EVICTION_PATIENCE;
-    let mut told = 0;
+    let mut signalled = 0;
     while let Some(slot) = slots::find(shared, database) {
         let pid = slot.pid.load(SeqCst);
         if pid == 0 || Instant::now() >= deadline {
             break;
         }
-        if pid != told {
+        if pid != signalled {
             // SAFETY: the process id of one of our own workers; should it have ended just now, nothing
             // happens.
             unsafe { libc::kill(pid, libc::SIGTERM) };
-            told = pid;
+            signalled = pid;
         }
         interrupts::sleep_ms(5);
     }

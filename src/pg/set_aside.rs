@@ -32,7 +32,7 @@ const AGAIN_AT_LEAST: u128 = 32;
 const AGAIN_AT_MOST: u128 = 4096;
 /// Lines that one process writes into the server log, and rows it remembers having written of.
 const LINES_PER_MINUTE: u32 = 20;
-const MAX_TOLD: usize = 1000;
+const MAX_REPORTED: usize = 1000;
 
 thread_local! {
     static MEMORY_OF: RefCell<Memory> = RefCell::default();
@@ -46,7 +46,7 @@ struct Memory {
     /// By priority and owner.
     stretches: HashMap<(i32, pg_sys::Oid), Stretch>,
     roles: HashMap<pg_sys::Oid, Role>,
-    told: HashSet<(i64, String)>,
+    reported: HashSet<(i64, String)>,
     lines: u32,
     minute: Option<Instant>,
 }
@@ -138,10 +138,10 @@ pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
         if memory.minute.is_none_or(|minute| now >= minute + Duration::from_secs(60)) {
             (memory.minute, memory.lines) = (Some(now), 0);
         }
-        if memory.told.len() >= MAX_TOLD {
-            memory.told.clear();
+        if memory.reported.len() >= MAX_REPORTED {
+            memory.reported.clear();
         }
-        let is_news = memory.told.insert((id, step.to_owned())) && memory.lines < LINES_PER_MINUTE;
+        let is_news = memory.reported.insert((id, step.to_owned())) && memory.lines < LINES_PER_MINUTE;
         memory.lines += u32::from(is_news);
         is_news
     })

@@ -1,4 +1,5 @@
-//! The cache: answers that were there before, in whatever asks for them, counted exactly, and never those of another request.
+//! The cache: answers that were there before, in whatever asks for them, counted exactly, and never those of
+//! another request.
 
 use std::fs;
 use std::thread::{self, JoinHandle};

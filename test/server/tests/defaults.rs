@@ -11,7 +11,8 @@ use request_defaults::{
     EOS_STRING, MAX_TOKENS, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED, TEMPERATURE, TRUNCATE, USE_CACHE,
 };
 
-/// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the request model's to say.
+/// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the
+/// request model's to say.
 fn expected(function: &str, argument: &str) -> Option<String> {
     Some(match argument {
         "seed" => SEED.to_string(),

@@ -1,5 +1,6 @@
-//! Tests that start PostgreSQL servers of their own. One binary, one module for each subject: linking a binary for
-//! each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has NAME in its path.
+//! Tests that start PostgreSQL servers of their own. One binary, one module for each subject: linking a
+//! binary for each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has
+//! NAME in its path.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what was measured")]
 

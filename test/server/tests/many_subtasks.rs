@@ -1,5 +1,5 @@
-//! Requests of many subtasks, with rerankings as the example: whole or not at all, ended by whatever ends a request, and no
-//! burden on those beside them.
+//! Requests of many subtasks, with rerankings as the example: whole or not at all, ended by whatever ends a
+//! request, and no burden on those beside them.
 
 use std::thread;
 use std::time::Instant;
