@@ -71,7 +71,7 @@ check-peer: ## logits of every type and family, and perplexity, against llama.cp
 sanitize: ## the engine's unit tests under AddressSanitizer
 	@scripts/sanitize.sh
 
-lint: ## formatting, clippy without warnings, house rules
+lint: ## formatting, clippy without warnings, the rules of docs/development.md
 	@scripts/lint.sh
 
 clean: ## remove what was built

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints TAP: formatting, clippy without warnings for every crate, and the house rules (docs/development.md).
+# Prints TAP: formatting, clippy without warnings for every crate, and the rules of docs/development.md.
 
 # shellcheck disable=SC2317 # the rules are called through check and none
 set -uo pipefail
@@ -34,7 +34,15 @@ none() {
     if [ -n "$found" ]; then printf '%s\n' "$found" | sed 's/^/# /'; fi
 }
 
-# files REGEX: the house's files whose path matches; those that git knows, or all where there is no git.
+# advise TEXT COMMAND…: what the command prints, as advice; never a failure.
+advise() {
+    local text=$1 found
+    shift
+    found=$("$@" 2>&1)
+    if [ -n "$found" ]; then printf '%s\n' "$text:" "$found" | sed 's/^/# /'; fi
+}
+
+# files REGEX: the files whose path matches; those that git knows, or all where there is no git.
 files() {
     { git ls-files --cached --others --exclude-standard 2>/dev/null ||
         find . \( -path ./target -o -path ./.git \) -prune -o -type f -print | sed 's|^\./||'; } |
@@ -53,6 +61,88 @@ longer_than() {
 stray_unsafe() {
     files '\.rs$' | grep -vE '^src/pg/|^src/engine/kernels/|^src/engine/mapping/|^src/engine/memory/allocator\.rs$' |
         xargs -r grep -nHwE 'unsafe' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
+}
+
+# The folders of src/ that are modules of the extension, from below to above: what each may use of the others. src/lib.rs, which
+# only wires, may use all of them.
+folders='pg:
+registry: pg
+request: pg registry
+cache: pg registry request
+api: pg registry request cache
+worker: pg registry request cache'
+
+# The files of some of these folders, from below to above: each uses only those that stand before it.
+api_files='refuse trouble connection call role_id protocol cancel result tables status cache_admin cache_lookup
+    enqueue insert_trigger sync rerank constrained exchange'
+request_files='defaults arguments ranking answer subtasks asked constraint batch_checks params checks work'
+worker_files='claims engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
+
+# used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
+used() {
+    sed -E 's|//.*||' "$2" | tr '\n' ' ' | grep -oE "(^|[^A-Za-z0-9_:])$1::([a-z_0-9]+|\{[^}]*)" | sed -E "s/.*$1:://" |
+        tr '{,' '\n\n' | sed -nE 's/^ *([a-z_0-9]+).*/\1/p' | grep -vx self | sort -u
+}
+
+# Modules that use one that they must not use.
+misplaced_uses() {
+    local folder allowed file name
+    while IFS=: read -r folder allowed; do
+        for file in $(files "^src/$folder/.*\.rs$"); do
+            for name in $(used crate "$file"); do
+                case " $folder $allowed " in
+                    *" $name "*) ;;
+                    *) echo "$file uses crate::$name: src/$folder may use${allowed:- nothing of the other folders}" ;;
+                esac
+            done
+        done
+        # Above these there is nothing but the crate, whose modules are named from its root.
+        for file in $(files "^src/$folder/[a-z_0-9]+\.rs$"); do
+            case $file in
+                */mod.rs) name=$(used super "$file") ;;
+                *) name=$(used super::super "$file") ;;
+            esac
+            [ -z "$name" ] || echo "$file leaves its folder by super"
+        done
+    done <<<"$folders"
+    for folder in src/*/mod.rs; do
+        folder=$(basename "$(dirname "$folder")")
+        grep -q "^$folder:" <<<"$folders" || echo "src/$folder has no place in the order of scripts/lint.sh"
+    done
+}
+
+# uses_in_order FOLDER NAME…: files of a folder that use one that does not stand before them, and files that are not in the list.
+uses_in_order() {
+    local folder=$1 file own name path before
+    shift
+    for file in $(files "^src/$folder/.*\.rs$" | grep -v "^src/$folder/mod\.rs$"); do
+        own=${file#"src/$folder/"} path=super
+        case $own in */*) path=super::super ;; esac
+        own=${own%%/*} own=${own%.rs}
+        case " $* " in
+            *" $own "*) ;;
+            *) echo "$file has no place in the order of scripts/lint.sh" ;;
+        esac
+        before=" $* " before=${before%%" $own "*}
+        for name in $(used "$path" "$file") $(used "crate::$folder" "$file"); do
+            if [ "$name" != "$own" ] && [ -e "src/$folder/$name.rs" ]; then
+                case "$before " in
+                    *" $name "*) ;;
+                    *) echo "$file uses $folder::$name, which does not stand before it" ;;
+                esac
+            fi
+        done
+    done
+}
+
+# The order of all files that have one.
+disordered_files() {
+    # shellcheck disable=SC2086 # lists of words
+    {
+        uses_in_order api $api_files
+        uses_in_order request $request_files
+        uses_in_order worker $worker_files
+    }
 }
 
 # Standard output and error of a library belong to whoever loads it: the server.
@@ -144,12 +234,14 @@ same_version() {
 check 'rustfmt has nothing to change' "$cargo" fmt --all --check -- --color never
 check 'clippy is content' "$cargo" clippy --release --quiet --workspace --all-targets \
     --features "pg$major" -- -D warnings
-check 'clippy is content with the no-op engine' "$cargo" clippy --release --quiet -p pg_steadytext \
-    --features "pg$major,noop-engine" -- -D warnings
-none 'no source file above 500 lines' longer_than 500 '\.(rs|sh)$'
-none 'no SQL fragment above 400 lines' longer_than 400 '^sql/.*\.sql$'
+check 'clippy is content with the no-op engine and without the exchange of cache files' "$cargo" clippy --release --quiet \
+    -p pg_steadytext --no-default-features --features "pg$major,noop-engine" -- -D warnings
+advise 'long files may have more than one subject' longer_than 500 '\.(rs|sh)$'
+advise 'long fragments may have more than one subject' longer_than 400 '^sql/.*\.sql$'
 none 'unsafe only in src/pg and in the kernels, the mapping and the allocator of the engine' stray_unsafe
 none 'libraries print nothing' stray_prints
+none 'folders use those below them only' misplaced_uses
+none 'files of a folder use those before them only' disordered_files
 none 'no paths of one machine' machine_paths
 none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
 none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange

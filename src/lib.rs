@@ -1,17 +1,20 @@
 //! pg_steadytext: text generation and embeddings inside PostgreSQL.
 //!
-//! SQL functions enqueue requests; a background worker claims them, runs a model in its own process and stores the
-//! results. This file only wires the parts together: `api` is what SQL calls, `worker` the processes, `pg` everything that
-//! touches PostgreSQL's C side, and the crate `steadytext-engine` the inference.
+//! SQL functions enqueue requests; a background worker claims them, runs a model in its own process and
+//! stores the results. This file only wires the parts together: `api` is what SQL calls, `worker` the
+//! processes, `pg` everything that touches PostgreSQL's C side, and the crate `steadytext-engine` the
+//! inference.
 
 #![cfg_attr(
-    feature = "noop-engine",
-    allow(dead_code, reason = "a build for benchmarks does without parts of the engine")
+    any(feature = "noop-engine", not(feature = "exchange")),
+    allow(dead_code, reason = "a build without a feature does without what serves only that feature")
 )]
 
 mod api;
 mod cache;
 mod pg;
+mod registry;
+mod request;
 mod worker;
 
 use pgrx::prelude::*;
@@ -31,10 +34,10 @@ extern "C-unwind" fn _PG_init() {
         return;
     }
     pg::memory::install();
-    pg::wake::install();
+    pg::after_commit::install();
     if pg::catalog::preloading() {
         pg::guc::define();
-        pg::shmem::install();
+        pg::install_shared_memory();
         pg::hooks::install();
         pg::bgworker::register_launcher();
     }

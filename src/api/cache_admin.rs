@@ -1,10 +1,11 @@
-//! What administrators do to the whole cache: empty it, and have pg_cron trim it.
+//! What administrators do to the whole cache: empty it, and have pg_cron trim it; and the audit log, which
+//! says that they did.
 
 use pgrx::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::audit;
-use crate::pg::caches;
+use crate::pg::catalog;
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Mode};
@@ -12,7 +13,7 @@ use crate::pg::spi::{self, Mode};
 /// Empties the cache; returns how many entries there were.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cache_clear() -> i64 {
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     as_owner(installation.owner, || {
         let sql = format!(
@@ -21,7 +22,7 @@ fn cache_clear() -> i64 {
         );
         let count = spi::query_one(&sql, vec![], Mode::ReadWrite, |row| row.get::<i64>(1))?.flatten();
         let count = count.unwrap_or_default();
-        audit::note(&installation, caller, "cache_clear", json!({ "entries": count }), None)?;
+        note_in_audit_log(&installation, caller, "cache_clear", json!({ "entries": count }), None)?;
         Ok(count)
     })
     .or_raise()
@@ -40,7 +41,7 @@ fn disable_eviction_cron() -> String {
 }
 
 fn change_schedule(action: &str, function: &str) -> String {
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     let (message, hint) = as_owner(installation.owner, || {
         let (done, message, hint) = spi::query_one(
@@ -51,7 +52,7 @@ fn change_schedule(action: &str, function: &str) -> String {
         )?
         .unwrap_or_default();
         let failure = (done != Some(true)).then_some(message.as_str());
-        audit::note(&installation, caller, action, json!({ "message": message }), failure)?;
+        note_in_audit_log(&installation, caller, action, json!({ "message": message }), failure)?;
         Ok::<_, PgError>((message, hint))
     })
     .or_raise();
@@ -61,4 +62,31 @@ fn change_schedule(action: &str, function: &str) -> String {
             .report(PgLogLevel::NOTICE);
     }
     message
+}
+
+/// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's
+/// tables.
+///
+/// # Errors
+///
+/// As [`spi::query`].
+pub(super) fn note_in_audit_log(
+    installation: &Installation,
+    caller: pg_sys::Oid,
+    action: &str,
+    details: Value,
+    failure: Option<&str>,
+) -> Result<(), PgError> {
+    let sql = format!(
+        "insert into {}.steadytext_audit_log (user_id, action, details, success, error_message) values ($1, $2, $3, $4, $5)",
+        installation.schema
+    );
+    let args = vec![
+        catalog::role_name(caller).into(),
+        action.into(),
+        pgrx::JsonB(details).into(),
+        failure.is_none().into(),
+        failure.map(str::to_owned).into(),
+    ];
+    spi::query(&sql, args, Mode::ReadWrite, |_| ()).map(|_| ())
 }

@@ -1,8 +1,9 @@
-//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what comes back.
+//! A synchronous call: this backend hands a request to the engine through its socket, and waits for what
+//! comes back.
 //!
-//! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are answered at once; whatever
-//! ends the call early closes the connection, and with it the work ends within a token. Nothing here touches a transaction, so
-//! that it works inside any.
+//! The backend waits on its latch and the socket, so that cancel, statement_timeout and termination are
+//! answered at once; whatever ends the call early closes the connection, and with it the work ends within a
+//! token. Nothing here touches a transaction, so that it works inside any.
 //!
 //! Invariant: the engine that answers is in another process; a backend never loads a model.
 
@@ -21,20 +22,21 @@ use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
-use super::enqueue::{check_params, check_type, not_preloaded};
 use crate::cache::{self, Author, Question};
-use crate::pg::activity::{self, Phase, Place};
-use crate::pg::caches::Model;
+use crate::pg::activity::{self, ActivityLine, Phase};
+use crate::pg::catalog_cache::Model;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{bgworker, caches, guc, hits, letters, privilege, shmem};
-use crate::worker::request::{self, Answer, Asked, Parts, Progress, Resolved, description};
+use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
+use crate::registry::{self, Resolved};
+use crate::request::checks::{check_params, check_type};
+use crate::request::{self, Answer, Asked, Progress, Subtasks, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
 /// How long it waits before it does so for the third time; each time twice as long.
 const ATTEMPT_PAUSE_MS: i64 = 5;
-/// Parts of a call that wait in the engine beyond those that run.
+/// Subtasks of a call that wait in the engine beyond those that run.
 const HANDED_OVER_AHEAD: usize = 16;
 /// A wait ends after this long even if nothing happens; the call goes on.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -51,9 +53,9 @@ pub(super) struct Call {
     registry: Rc<Vec<Model>>,
     salt: u64,
     standing: Standing,
-    parts: Parts,
+    subtasks: Subtasks,
     progress: Progress,
-    /// The parts that the engine has, by their keys.
+    /// The subtasks that the engine has, by their keys.
     under_way: BTreeMap<u64, usize>,
     /// How many it has at most.
     capacity: usize,
@@ -61,10 +63,10 @@ pub(super) struct Call {
     client: Option<Connection>,
     attempts: u32,
     refusals: Refusals,
-    /// The engine has told something of it.
+    /// An event of it has come from the engine.
     begun: bool,
     /// Its line in steadytext_activity.
-    place: Option<Place>,
+    activity: Option<ActivityLine>,
     text: String,
     since: Instant,
     /// For the cache.
@@ -74,17 +76,17 @@ pub(super) struct Call {
 
 /// A request that was checked.
 struct Checked {
-    parts: Parts,
+    subtasks: Subtasks,
     model: Resolved,
     registry: Rc<Vec<Model>>,
     question: Option<Question>,
 }
 
-/// What there is to be told of a call.
+/// What has happened to a call.
 pub(super) enum News {
     /// More text, and it is not the last.
     Text(String),
-    /// Nothing that its caller waits for.
+    /// Nothing that the caller waits for.
     None,
     /// The end.
     Answer(Answer),
@@ -107,7 +109,7 @@ pub(super) fn answer(
         if let Some(answer) = question.answer() {
             return Ok(answer);
         }
-        hits::note_miss();
+        access_counters::count_miss();
     }
     Call::start(request_type, checked, false)?.finish()
 }
@@ -133,12 +135,14 @@ fn check(
     params: Map<String, Value>,
 ) -> Result<Checked, PgError> {
     let params = Value::Object(params);
-    let (config, models) = (caches::config()?, caches::models()?);
+    let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
     if shmem::get().is_none() {
-        return Err(not_preloaded("there is no engine that could answer: pg_steadytext is not preloaded"));
+        return Err(shmem::not_preloaded(
+            "there is no engine that could answer: pg_steadytext is not preloaded",
+        ));
     }
     if bgworker::is_worker() {
         return Err(PgError::new(
@@ -147,9 +151,9 @@ fn check(
         )
         .hint("Call the asynchronous functions from triggers of steadytext_queue."));
     }
-    let (parts, model) = request::parts(asked, &config, &models)?;
-    let question = Question::of(request_type, &params, &parts, &model.source, &config);
-    Ok(Checked { parts, model, registry: models, question })
+    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
+    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    Ok(Checked { subtasks, model, registry: models, question })
 }
 
 impl Call {
@@ -157,7 +161,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can come.
+    /// Those of the asynchronous functions and of the worker; 55000 where there is no engine and none can
+    /// come.
     pub(super) fn begin(
         request_type: &str,
         text: Option<&str>,
@@ -173,23 +178,23 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
-        let Checked { parts, model, registry, question } = checked;
-        tell(&model);
+        let Checked { subtasks, model, registry, question } = checked;
+        warn_of_choice(&model);
         let role = privilege::current_user().to_u32();
         let mut call = Call {
             model,
             registry,
             salt: u64::from(role),
             standing: Standing { owner: role, priority: guc::call_priority(), paced },
-            progress: Progress::new(&parts),
+            progress: Progress::new(&subtasks),
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
             client: Connection::kept(),
             attempts: 0,
             refusals: Refusals::default(),
             begun: false,
-            place: if parts.is_text() { show(request_type) } else { None },
-            parts,
+            activity: if subtasks.is_text() { show(request_type) } else { None },
+            subtasks,
             text: String::new(),
             since: Instant::now(),
             question,
@@ -272,15 +277,15 @@ impl Call {
                 return Err(error);
             }
         }
-        if let Some(place) = self.place {
+        if let Some(line) = self.activity {
             match &kind {
-                EventKind::Loading => activity::set_phase(place, Phase::Loading, None),
+                EventKind::Loading => activity::set_phase(line, Phase::Loading, None),
                 EventKind::Started { prompt_tokens, .. } => {
-                    activity::set_phase(place, Phase::Prefill, Some(*prompt_tokens));
+                    activity::set_phase(line, Phase::Prefill, Some(*prompt_tokens));
                 }
                 EventKind::Progress { generated_tokens, text } => {
                     self.text.push_str(text);
-                    activity::set_progress(place, *generated_tokens, turns, &self.text);
+                    activity::set_progress(line, *generated_tokens, turns, &self.text);
                 }
                 EventKind::Done(_) | EventKind::Failed(_) => {}
             }
@@ -295,8 +300,8 @@ impl Call {
                     return Ok(News::None);
                 };
                 Connection::keep(self.client.take());
-                let is_whole = self.parts.is_whole(&outputs);
-                let answer = self.parts.answer(outputs)?;
+                let is_whole = self.subtasks.is_whole(&outputs);
+                let answer = self.subtasks.answer(outputs)?;
                 if is_whole {
                     self.post(&answer);
                 }
@@ -310,18 +315,19 @@ impl Call {
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                let error = self.parts.blame(index, Failure::from(error).error);
-                Err(error.detail(self.parts.describe(index)))
+                let error = self.subtasks.blame(index, Failure::from(error).error);
+                Err(error.detail(self.subtasks.describe(index)))
             }
         }
     }
 
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
-        tell(&with);
-        self.question = self.question.as_ref().map(|question| question.with_model(&self.parts, &with.source));
+        warn_of_choice(&with);
+        self.question =
+            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
         self.model = with;
-        self.progress = Progress::new(&self.parts);
+        self.progress = Progress::new(&self.subtasks);
         self.under_way.clear();
         self.author = Author::default();
         self.text.clear();
@@ -331,17 +337,17 @@ impl Call {
         Ok(News::None)
     }
 
-    /// Gives the answer to the worker, who may write it down.
+    /// Gives the answer to the worker, which may write it into the cache.
     fn post(&self, answer: &Answer) {
         if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
-            && let Some(entry) = question.entry(&self.parts, by, answer, self.since.elapsed())
-            && let Some(letter) = entry.to_letter()
+            && let Some(entry) = question.entry(&self.subtasks, by, answer, self.since.elapsed())
+            && let Some(message) = entry.to_message()
         {
-            letters::post(&letter);
+            cache_queue::push(&message);
         }
     }
 
-    /// Hands over parts as long as there are some and room for them.
+    /// Hands over subtasks as long as there are some and room for them.
     fn fill(&mut self) -> Result<(), PgError> {
         while self.under_way.len() < self.capacity
             && let Some(index) = self.progress.take_next()
@@ -356,9 +362,10 @@ impl Call {
     }
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
-        let work = self.parts.work(index);
-        let flight = self.question.as_ref().and_then(|_| cache::flight(&work));
-        let request = Request { key, model: self.model.source.clone(), salt: self.salt, flight, work };
+        let work = self.subtasks.work(index);
+        let dedup_key = self.question.as_ref().and_then(|_| cache::dedup_key(&work));
+        let request =
+            Request { key, model: self.model.source.clone(), salt: self.salt, flight: dedup_key, work };
         match &mut self.client {
             Some(client) => client.submit_as(&request, self.standing),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -400,8 +407,8 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            activity::end(place);
+        if let Some(line) = self.activity {
+            activity::end(line);
         }
     }
 }
@@ -415,21 +422,21 @@ fn engine_went() -> PgError {
 }
 
 /// A line in steadytext_activity, which goes with this process if not before.
-fn show(request_type: &str) -> Option<Place> {
+fn show(request_type: &str) -> Option<ActivityLine> {
     interrupts::before_exit(|| activity::end_all_of(std::process::id() as i32));
     activity::begin(Uuid::now_v7(), privilege::current_user(), request_type)
 }
 
-/// Tells the client what there is to be said about the choice of a model.
-fn tell(model: &Resolved) {
-    model.tell();
-    if model.for_want_of_another {
+/// Warns the client of what it should know about the choice of the model.
+fn warn_of_choice(model: &Resolved) {
+    model.warn_of_passed_over();
+    if model.is_fallback {
         warn_of_builtin();
     }
 }
 
 fn warn_of_builtin() {
     if !WARNED_OF_BUILTIN.replace(true) {
-        request::builtin_warning().report(PgLogLevel::WARNING);
+        registry::builtin_warning().report(PgLogLevel::WARNING);
     }
 }

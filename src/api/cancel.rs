@@ -6,10 +6,10 @@ use uuid::Uuid;
 use crate::pg::error::OrRaise;
 use crate::pg::privilege::{as_owner, current_user, may_manage};
 use crate::pg::spi::{self, Mode};
-use crate::pg::{caches, guc, listen, wake};
+use crate::pg::{after_commit, catalog_cache, guc, listen};
 
-/// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does not
-/// exist, or belongs to somebody whose rights the caller does not have.
+/// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does
+/// not exist, or belongs to somebody whose rights the caller does not have.
 #[pg_extern(volatile, parallel_unsafe)]
 fn cancel_async(request_id: Option<pgrx::Uuid>) -> bool {
     request_id.is_some_and(|id| cancel(vec![id]) > 0)
@@ -21,13 +21,13 @@ fn cancel_async_batch(request_ids: Option<Vec<Option<pgrx::Uuid>>>) -> i64 {
     cancel(request_ids.into_iter().flatten().flatten().collect())
 }
 
-/// The caller has no right to write a row's result columns, hence this is not SQL: it checks the caller's right,
-/// then acts as the queue's owner.
+/// The caller has no right to write a row's result columns, hence this is not SQL: it checks the caller's
+/// right, then acts as the queue's owner.
 fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
     if ids.is_empty() {
         return 0;
     }
-    let installation = caches::installation().or_raise();
+    let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     let cancelled = as_owner(installation.owner, || {
         let table = format!("{}.steadytext_queue", installation.schema);
@@ -70,8 +70,8 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
     });
     for id in cancelled.iter().flatten() {
         let id = Uuid::from_bytes(*id.as_bytes());
-        wake::arm_review();
-        wake::arm_ended(id);
+        after_commit::arm_review();
+        after_commit::arm_ended(id);
         if guc::notify() {
             listen::notify(c"steadytext_result", &id.to_string());
         }

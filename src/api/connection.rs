@@ -1,7 +1,8 @@
 //! A backend's connection to the engine: made when there is something to ask, kept for the next call.
 //!
-//! The engine closes connections that are not in use, and may have none left for this backend. The first is found when the next request
-//! is sent, and is no error; the second is tried again for a moment, and then told.
+//! The engine closes connections that are not in use, and may have none left for this backend. The backend
+//! notices a closed connection when it sends the next request, and connects again; where none is left it
+//! tries again for a moment before it raises an error.
 
 use std::cell::Cell;
 use std::io;
@@ -12,9 +13,9 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use steadytext_engine::socket::{Caller, Client, Refusal};
 
-use crate::pg::descriptors::Descriptor;
 use crate::pg::error::PgError;
-use crate::pg::{interrupts, privilege, seat};
+use crate::pg::files::Descriptor;
+use crate::pg::{engine_leader, interrupts, privilege};
 
 /// How long a call waits for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it looks, in milliseconds.
 const LOOK_INTERVAL_MS: i64 = 5;
-/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon idle.
+/// For how long a call that was refused tries again: calls are short, as a rule, and their connections soon
+/// idle.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits before it does so for the first time; each time twice as long.
 const REFUSAL_PAUSE_MS: i64 = 25;
@@ -67,8 +69,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions connect than the engine can
-    /// accept; 53200 where it has no memory.
+    /// 55000 where there is no engine; 53300 where this process has too many open files, or more sessions
+    /// connect than the engine can accept; 53200 where it has no memory.
     pub(super) fn open() -> Result<Connection, PgError> {
         let deadline = Instant::now() + PATIENCE;
         let mut asked: Option<Instant> = None;
@@ -78,7 +80,7 @@ impl Connection {
             return Err(too_many_files());
         };
         loop {
-            if seat::is_open() {
+            if engine_leader::is_open() {
                 match connect() {
                     Ok(client) => return Ok(Connection { client, _descriptor: descriptor }),
                     Err(error) if is_lack_of_files(&error) => return Err(too_many_files()),
@@ -86,9 +88,9 @@ impl Connection {
                     Err(error) => crowded = error.kind() == io::ErrorKind::WouldBlock,
                 }
             }
-            if seat::holder().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            if engine_leader::pid().is_none() && asked.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
                 asked = Some(Instant::now());
-                seat::want();
+                engine_leader::want();
             }
             if Instant::now() >= deadline && crowded {
                 return Err(PgError::new(
@@ -112,7 +114,7 @@ impl Connection {
 fn connect() -> io::Result<Client> {
     let role = privilege::current_user().to_u32();
     let caller = Caller { role, process: std::process::id(), lasting: false };
-    Client::connect_as(Path::new(seat::SOCKET), caller)
+    Client::connect_as(Path::new(engine_leader::SOCKET), caller)
 }
 
 /// That this session has no memory for what goes to the engine and comes from it.

@@ -1,7 +1,7 @@
 //! Generation along a constraint: a JSON schema, a regular expression, a list of choices.
 //!
-//! A schema comes as text: the type jsonb nests deeper than a parser that recurses should be asked to follow, and a text can be
-//! looked at before.
+//! A value of type jsonb may nest deeper than a recursive parser should follow. So a schema comes as text,
+//! whose depth is checked before it is parsed.
 
 use pgrx::Array;
 use pgrx::prelude::*;
@@ -9,12 +9,11 @@ use serde_json::{Map, Value};
 use steadytext_engine::{Constraint, Error};
 
 use super::call;
-use super::on_error::OnError;
-use super::request::{enqueue, generate_params};
-use super::sync::text;
-use crate::pg::error::{Failure, OrRaise, PgError};
-use crate::worker::constraint::constraint;
-use crate::worker::params::check_elements;
+use super::enqueue::enqueue;
+use crate::pg::error::{OrRaise, PgError};
+use crate::request::arguments::generate_params;
+use crate::request::params::check_elements;
+use crate::request::{Answer, OnError, refused_constraint};
 
 /// Choices as they come from SQL.
 type Choices<'a> = Option<Array<'a, &'a str>>;
@@ -119,15 +118,15 @@ fn generate_choice(
 }
 
 fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error: OnError) -> Option<String> {
-    on_error.settle(call::answer(request_type, Some(prompt), None, params).and_then(text))
+    on_error.settle(call::answer(request_type, Some(prompt), None, params).and_then(Answer::into_text))
 }
 
 fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {
     // A missing one, like JSON's null, gets the words of the check that follows.
     if let Some(schema) = schema.filter(|schema| *schema != "null") {
-        Constraint::Json(schema.to_owned()).check().map_err(refusal)?;
+        Constraint::Json(schema.to_owned()).check().map_err(refused_constraint)?;
         let value = serde_json::from_str(schema).map_err(|error| {
-            refusal(Error::InvalidRequest(format!("the schema is no JSON document: {error}")))
+            refused_constraint(Error::InvalidRequest(format!("the schema is no JSON document: {error}")))
         })?;
         params.insert("schema".to_owned(), value);
     }
@@ -145,31 +144,4 @@ fn with_choices(mut params: Map<String, Value>, choices: Choices<'_>) -> Result<
         params.insert("choices".to_owned(), choices.iter().map(Value::from).collect());
     }
     Ok(params)
-}
-
-/// Checks what a request's parameters say of a constraint, as far as that needs no model.
-///
-/// # Errors
-///
-/// P0001 and 22023.
-pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(), PgError> {
-    let Some(constraint) = constraint(request_type, params)? else { return Ok(()) };
-    if params.get("eos_string").is_some() {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("eos_string cannot be combined with {request_type}"),
-        )
-        .hint("The constraint says where the answer ends."));
-    }
-    constraint.check().map_err(refusal)
-}
-
-/// What the engine says of a constraint, as an error of the statement that brings it.
-fn refusal(error: Error) -> PgError {
-    match error {
-        Error::InvalidRequest(reason) => {
-            PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, reason)
-        }
-        other => Failure::from(other).error,
-    }
 }

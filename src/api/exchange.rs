@@ -1,7 +1,8 @@
 //! The exchange of cache files with SteadyText for Python.
 //!
-//! A file is copied out of the exchange directory before it is read, and copied into it after it was written: SQLite works on a
-//! temporary file that nobody else knows, and a path of the caller's is used once, for one open file.
+//! A file is copied out of the exchange directory before it is read, and copied into it after it was written:
+//! SQLite works on a temporary file that nobody else knows, and a path of the caller's is used once, for one
+//! open file.
 
 mod export;
 mod import;

@@ -1,19 +1,21 @@
-//! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives in
-//! `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
+//! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
+//! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
-mod audit;
-mod cache;
 mod cache_admin;
+mod cache_lookup;
 mod call;
 mod cancel;
 mod connection;
 mod constrained;
 mod enqueue;
+#[cfg(feature = "exchange")]
 mod exchange;
-mod on_error;
+#[cfg(not(feature = "exchange"))]
+#[path = "exchange/absent.rs"]
+mod exchange;
+mod insert_trigger;
 mod protocol;
 mod refuse;
-mod request;
 mod rerank;
 mod result;
 mod role_id;

@@ -1,11 +1,12 @@
-//! What the protocol's functions ask of those who call them.
+//! What the protocol's functions require of the workers that call them.
 
 use pgrx::prelude::*;
 
 use crate::pg::bgworker;
 use crate::pg::error::PgError;
 
-/// Longest lease: a worker elsewhere that dies holds its requests that long, and no lease need be longer than the time between two extensions.
+/// Longest lease: a worker elsewhere that dies holds its requests that long, and no lease need be longer than
+/// the time between two extensions.
 const MAX_LEASE_SECONDS: i32 = 3600;
 /// Longest name of a worker, in bytes.
 const MAX_NAME_BYTES: usize = 256;
@@ -18,7 +19,8 @@ fn is_own_worker() -> bool {
     bgworker::is_worker()
 }
 
-/// Refuses workers without a name, the names of servers' own workers from anybody else, and leases out of range.
+/// Refuses workers without a name, the names of servers' own workers from anybody else, and leases out of
+/// range.
 #[pg_extern(volatile, parallel_unsafe)]
 fn check_worker(worker: Option<&str>, lease_seconds: Option<i32>) {
     if bgworker::is_worker() {

@@ -1,5 +1,7 @@
-//! What rows may not hold. PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the column and what it may
-//! hold.
+//! The messages about rows that hold what they must not.
+//!
+//! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the
+//! column and what it may hold.
 
 use std::convert::Infallible;
 
@@ -7,12 +9,12 @@ use pgrx::AllocatedByPostgres;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 
-use super::enqueue::MAX_RETRIES_LIMIT;
-use crate::pg::copied;
-use crate::pg::error::PgError;
+use crate::pg::error::{PgError, hide_copied_row};
 
 /// Longest name of a table or column, in characters.
 const MAX_NAME: usize = 63;
+/// Most retries that a request may ask for.
+pub(super) const MAX_RETRIES_LIMIT: i32 = 100;
 
 /// What a column may hold, where there is more to say than that it must not be NULL.
 fn allowed(column: &str) -> Option<&'static str> {
@@ -56,7 +58,7 @@ fn check_queue_row(
         ("status", status.is_some_and(is_status)),
     ];
     let Some((column, _)) = conditions.iter().find(|(_, holds)| !holds) else { return true };
-    let _hidden = copied::hide();
+    let _hidden = hide_copied_row();
     refusal("steadytext_queue", column).raise()
 }
 
@@ -64,7 +66,7 @@ fn check_queue_row(
 #[pg_extern(volatile, parallel_safe)]
 fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
     // Never shown again: this always ends in an error.
-    let _hidden = copied::hide();
+    let _hidden = hide_copied_row();
     // Every user may call this: no more than a name goes into the message and the log.
     let name = |given: Option<&str>| given.unwrap_or_default().chars().take(MAX_NAME).collect::<String>();
     refusal(&name(table), &name(column)).raise()
@@ -75,7 +77,7 @@ fn refuse_row(table: Option<&str>, column: Option<&str>) -> bool {
 fn refuse_id<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible> {
-    let _hidden = copied::hide();
+    let _hidden = hide_copied_row();
     refusal(&trigger.table_name().unwrap_or_default(), "id").raise()
 }
 

@@ -5,12 +5,10 @@ use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
 use super::call;
-use super::on_error::OnError;
-use super::request::rerank_params;
-use crate::pg::caches;
+use crate::pg::catalog_cache;
 use crate::pg::error::PgError;
-use crate::worker::many;
-use crate::worker::request::{Answer, Ranked, unexpected};
+use crate::request::arguments::rerank_params;
+use crate::request::{Answer, OnError, Ranked, batch_checks, unexpected};
 
 /// Documents and their scores, best first.
 #[pg_extern(immutable, parallel_safe)]
@@ -123,13 +121,13 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
 
 /// The elements of an array, if they are not too many or too long together; nothing is copied.
 fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a str>>, PgError> {
-    many::check_count(array.len(), what, &*caches::config()?)?;
+    batch_checks::check_count(array.len(), what, &*catalog_cache::config()?)?;
     Ok(array.iter().collect())
 }
 
 /// Refuses texts that are too long together, before they are copied.
 fn check_together(texts: &[Option<&str>]) -> Result<(), PgError> {
     let bytes = texts.iter().flatten().map(|text| text.len()).fold(0, usize::saturating_add);
-    let config = caches::config()?;
-    many::check_stored(bytes, &config)
+    let config = catalog_cache::config()?;
+    batch_checks::check_stored(bytes, &config)
 }

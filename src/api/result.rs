@@ -10,7 +10,7 @@ use crate::pg::error::{OrRaise, PgError};
 use crate::pg::spi::{self, Mode, Row, Value};
 use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::Waiter;
-use crate::pg::{caches, catalog};
+use crate::pg::{catalog, catalog_cache};
 
 /// How often a waiting caller looks by itself, should a wake be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ fn await_result(
             .raise()
     };
     let deadline = Instant::now() + timeout;
-    let schema = caches::installation().or_raise().schema.clone();
+    let schema = catalog_cache::installation().or_raise().schema.clone();
     let sql = format!(
         "select status, xmin, error, error_code, result, embedding, embeddings from {schema}.steadytext_queue
           where request_id operator(pg_catalog.=) $1"

@@ -7,8 +7,8 @@ use crate::pg::error::OrRaise;
 use crate::pg::privilege::{current_user, is_monitor, may_manage};
 use crate::pg::shmem::Slot;
 use crate::pg::slots::State;
-use crate::pg::{activity, caches, catalog, seat, shmem, slots};
-use crate::worker::request::status;
+use crate::pg::{activity, catalog, catalog_cache, engine_leader, shmem, slots};
+use crate::registry::status;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The version of the library.
@@ -17,8 +17,8 @@ fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Requests that are running in this database and belong to a role whose rights the caller has; those who monitor the server see
-/// all of them, without their texts.
+/// Requests that are running in this database and belong to a role whose rights the caller has; those who
+/// monitor the server see all of them, without their texts.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a view")]
 fn activity() -> TableIterator<
@@ -78,7 +78,7 @@ fn model_status() -> TableIterator<
         name!(is_chosen, bool),
     ),
 > {
-    let models = caches::models().or_raise();
+    let models = catalog_cache::models().or_raise();
     let rows: Vec<_> = models
         .iter()
         .zip(status(&models))
@@ -164,7 +164,7 @@ fn trouble(slot: &Slot) -> Option<String> {
 
 /// What to say of panics that the engine has caught.
 fn panics() -> Option<String> {
-    match seat::panics() {
+    match engine_leader::panics() {
         0 => None,
         panics => Some(format!(
             "the engine has caught {panics} panics since the server's start; please report them with the errors of the requests"

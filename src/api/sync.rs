@@ -1,16 +1,15 @@
 //! The synchronous functions: the answer in the same statement.
 //!
-//! They are declared IMMUTABLE, as the same input gives the same bytes, and because generated columns and indexes want it. What
-//! follows from that is documented: a constant call is computed when the statement is planned, and another model leaves
-//! what was generated before as it is.
+//! They are declared IMMUTABLE, as the same input gives the same bytes, and because generated columns and
+//! indexes want it. What follows from that is documented: a constant call is computed when the statement is
+//! planned, and another model leaves what was generated before as it is.
 
 use pgrx::prelude::*;
 
 use super::call::{self, Call, News};
-use super::on_error::OnError;
-use super::request::{embed_params, generate_params};
-use crate::pg::error::{OrRaise, PgError};
-use crate::worker::request::{Answer, unexpected};
+use crate::pg::error::OrRaise;
+use crate::request::arguments::{embed_params, generate_params};
+use crate::request::{Answer, OnError, unexpected};
 
 /// Generates a text.
 #[pg_extern(immutable, parallel_safe)]
@@ -28,7 +27,7 @@ fn generate(
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(text))
+    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(Answer::into_text))
 }
 
 /// Computes an embedding.
@@ -52,7 +51,7 @@ fn embed(
     }
 }
 
-/// Generates a text piece by piece. Whoever stops asking for more stops the work.
+/// Generates a text piece by piece. The work ends when the caller asks for no more pieces.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
 fn generate_stream(
@@ -83,7 +82,7 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<String> {
         while let Some(call) = &mut self.call {
-            // Who has a part of a text must learn that it is not the whole.
+            // A caller that has a part of the text must learn that it is not the whole.
             let on_error = if self.sent_bytes == 0 { self.on_error } else { OnError::Raise };
             let Some(news) = on_error.settle(call.next()) else {
                 self.call = None;
@@ -93,7 +92,7 @@ impl Iterator for Pieces {
                 News::Text(text) => text,
                 News::Answer(answer) => {
                     self.call = None;
-                    let text = text(answer).or_raise();
+                    let text = answer.into_text().or_raise();
                     text.get(self.sent_bytes..).unwrap_or_default().to_owned()
                 }
                 News::None => continue,
@@ -104,17 +103,5 @@ impl Iterator for Pieces {
             }
         }
         None
-    }
-}
-
-/// The text of an answer.
-///
-/// # Errors
-///
-/// A bug: it is of another kind.
-pub(super) fn text(answer: Answer) -> Result<String, PgError> {
-    match answer {
-        Answer::Text(text) => Ok(text),
-        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
     }
 }

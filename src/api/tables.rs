@@ -1,4 +1,4 @@
-//! Triggers and functions by which the extension's tables tell the processes around them that something has changed.
+//! Triggers and functions that wake other processes when something has changed in the extension's tables.
 
 use std::convert::Infallible;
 
@@ -7,48 +7,50 @@ use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
-use super::enqueue::not_preloaded;
 use crate::pg::error::PgError;
-use crate::pg::{bgworker, caches, catalog, guc, listen, shmem, wake};
+use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
-/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again. The worker's own
-/// updates need no wake.
+/// AFTER UPDATE OF status FOR EACH STATEMENT on steadytext_queue: somebody may have made rows pending again.
+/// The worker's own updates need no wake.
 #[pg_trigger]
 fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        wake::arm_change();
+        after_commit::arm_change();
     }
     Ok(None)
 }
 
-/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only deletes others.
+/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only
+/// deletes others.
 #[pg_trigger]
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if !bgworker::is_worker() {
-        wake::arm_change();
+        after_commit::arm_change();
     }
     Ok(None)
 }
 
-/// AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_config and steadytext_models.
+/// AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_config and
+/// steadytext_models.
 #[pg_trigger]
 fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if let Ok(table) = trigger.relid() {
-        caches::invalidate(table);
+        catalog_cache::invalidate(table);
     }
-    wake::arm_review();
+    after_commit::arm_review();
     Ok(None)
 }
 
-/// After commit, wakes the callers who wait for these requests, and tells listening clients if they asked for it.
+/// After commit, wakes the sessions that wait for these requests, and notifies clients if the settings ask
+/// for it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn announce(request_ids: Array<'_, pgrx::Uuid>) {
     let notify = guc::notify();
     for id in request_ids.iter().flatten() {
         let id = Uuid::from_bytes(*id.as_bytes());
-        wake::arm_ended(id);
+        after_commit::arm_ended(id);
         if notify {
             listen::notify(c"steadytext_result", &id.to_string());
         }
@@ -67,8 +69,8 @@ fn start_worker() {
         .raise();
     }
     if shmem::get().is_none() {
-        not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
+        shmem::not_preloaded("requests will be enqueued, but no worker runs: pg_steadytext is not preloaded")
             .report(PgLogLevel::WARNING);
     }
-    wake::arm_call();
+    after_commit::arm_call();
 }

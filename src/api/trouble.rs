@@ -1,5 +1,5 @@
-//! What the queue protocol in `sql/` needs of C: sizes of values that are not read, and the memory of rows that must not hold up the
-//! others.
+//! Functions for the queue protocol in `sql/`: sizes of values that are not read, and the memory of rows that
+//! must not hold up the others.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,10 +7,10 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, Array};
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{activity, caches, pending, set_aside, slots, tuple};
+use crate::pg::{activity, catalog_cache, pending, set_aside, slots, tuple};
 
 fn extension() -> pg_sys::Oid {
-    caches::installation().or_raise().extension
+    catalog_cache::installation().or_raise().extension
 }
 
 /// Bytes of a value of variable length as it is uncompressed. Does not read it.
@@ -48,8 +48,9 @@ fn note_second_look(priority: i32, owner: pg_sys::Oid, found: bool, until: Optio
     set_aside::look_again(extension(), priority, owner, found, until);
 }
 
-/// Tells the log and `worker_state()` that a request cannot be written, and sets it aside where it was left as it is. The message of the
-/// error may have been made of the request's own words, so it is not for the log.
+/// Tells the log and `worker_state()` that a request cannot be written, and sets it aside where it was left
+/// as it is. The message of the error may have been made of the request's own words, so it is not for the
+/// log.
 #[pg_extern(volatile, parallel_unsafe)]
 fn note_trouble(step: &str, id: i64, owner: Option<pg_sys::Oid>, code: &str, outcome: &str) {
     let extension = extension();

@@ -1,14 +1,13 @@
-//! The result cache, as those see it who want an answer: what a request's key is, whether an entry answers it, and what is kept of
-//! an answer.
+//! The result cache: the key of a request, whether an entry answers it, and what is kept of an answer.
 //!
-//! A look-up writes nothing. Who gets an answer from the engine hands it to the worker of its database, which alone writes
-//! (`worker::filing`).
+//! A look-up writes nothing, so that it works in read-only transactions. A process that gets an answer from
+//! the engine hands it to the worker of its database, which alone writes (`worker::cache_writer`).
 //!
-//! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type and key, the same
-//! content of the model's file and the same kernel version. An entry that an administrator imported answers default requests
-//! whatever the model, as that is what it was imported for.
+//! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type
+//! and key, the same content of the model's file and the same kernel version. An entry that an administrator
+//! imported answers default requests whatever the model, as that is what it was imported for.
 
-mod entry;
+mod new_entry;
 
 use std::time::Duration;
 
@@ -17,12 +16,13 @@ use steadytext_engine::{
     CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, flight_key, hex,
 };
 
-pub(crate) use entry::Entry;
+pub(crate) use new_entry::NewEntry;
 
 use crate::pg::cache_table::{self, Found, Provenance};
-use crate::pg::caches::{self, Config};
-use crate::pg::{catalog, hits, identities};
-use crate::worker::request::{Answer, Parts, Ranking};
+use crate::pg::catalog_cache::{self, Config};
+use crate::pg::error::PgError;
+use crate::pg::{access_counters, catalog, model_checksums};
+use crate::request::{self, Answer, Asked, Ranking, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -40,22 +40,22 @@ impl Question {
     pub(crate) fn of(
         request_type: &str,
         params: &Value,
-        parts: &Parts,
+        subtasks: &Subtasks,
         model: &ModelSource,
         config: &Config,
     ) -> Option<Question> {
-        is_wanted(params, parts, config).then(|| Question {
+        is_wanted(params, subtasks, config).then(|| Question {
             request_type: request_type.to_owned(),
             params: params.clone(),
             model: model.clone(),
-            key: key_of(request_type, params, parts, model),
+            key: key_of(request_type, params, subtasks, model),
             max_entry_bytes: usize::try_from(config.cache_max_entry_bytes).unwrap_or(0),
         })
     }
 
     /// The same question to another model.
-    pub(crate) fn with_model(&self, parts: &Parts, model: &ModelSource) -> Question {
-        let key = key_of(&self.request_type, &self.params, parts, model);
+    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &ModelSource) -> Question {
+        let key = key_of(&self.request_type, &self.params, subtasks, model);
         Question { model: model.clone(), key, ..self.clone() }
     }
 
@@ -68,53 +68,70 @@ impl Question {
     /// What is kept of the answer that a model gave. `None` where that is too long.
     pub(crate) fn entry(
         &self,
-        parts: &Parts,
+        subtasks: &Subtasks,
         by: &ModelIdentity,
         answer: &Answer,
         took: Duration,
-    ) -> Option<Entry> {
-        let key = key_with(&self.request_type, &self.params, parts, Some(&by.hash))?;
-        entry::make(self, parts, key.text, by, answer, took)
+    ) -> Option<NewEntry> {
+        let key = key_with(&self.request_type, &self.params, subtasks, Some(&by.hash))?;
+        new_entry::make(self, subtasks, key.text, by, answer, took)
     }
 }
 
 /// Whether a request may be answered from the cache, and its answer kept.
-fn is_wanted(params: &Value, parts: &Parts, config: &Config) -> bool {
+fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(parts, Parts::Embed { .. })
+        && !matches!(subtasks, Subtasks::Embed { .. })
 }
 
-/// The answer to a request, if the cache has it; counts the hit. Inside a transaction. The model is only asked for where it
-/// matters: a short key does not name it, so that most misses cost no look at a file.
-pub(crate) fn find(
-    request_type: &str,
-    params: &Value,
-    parts: &Parts,
+/// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
+/// transaction.
+///
+/// # Errors
+///
+/// Those of [`request::work`], and of [`request::model`] where the model matters.
+pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
+    let (task, subtasks) = request::work(asked, config)?;
+    let mut failure = None;
+    let found = find_with(asked, &subtasks, config, || {
+        let resolved = catalog_cache::models().and_then(|models| request::model(task, asked.params, &models));
+        resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+    });
+    failure.map_or(Ok(found), Err)
+}
+
+/// As [`find`]. The model is only asked for where it matters: a short key does not name it, so that most
+/// misses cost no look at a file.
+fn find_with(
+    asked: Asked<'_>,
+    subtasks: &Subtasks,
     config: &Config,
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> Option<(Found, Answer)> {
-    if !is_wanted(params, parts, config) {
+    let Asked { request_type, params, .. } = asked;
+    if !is_wanted(params, subtasks, config) {
         return None;
     }
-    if let Some(key) = key_with(request_type, params, parts, None) {
+    if let Some(key) = key_with(request_type, params, subtasks, None) {
         return look(request_type, &key, model);
     }
     let model = model()?;
-    let key = key_with(request_type, params, parts, identities::of(&model).as_ref())?;
+    let key = key_with(request_type, params, subtasks, model_checksums::of(&model).as_ref())?;
     look(request_type, &key, || Some(model))
 }
 
-/// The entry of a key, if it is what the model would answer now. While the extension is being dropped there is none.
+/// The entry of a key, if it is what the model would answer now. While the extension is being dropped there
+/// is none.
 fn look(
     request_type: &str,
     key: &CacheKey,
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> Option<(Found, Answer)> {
-    let table = caches::installation().ok()?.cache?;
+    let table = catalog_cache::installation().ok()?.cache?;
     let found = cache_table::find(table, &key.hash(), |of| accepts(request_type, key, of, model))?;
     let answer = read(request_type, &found)?;
-    hits::note(found.entry);
+    access_counters::count_hit(found.entry);
     Some((found, answer))
 }
 
@@ -126,7 +143,7 @@ fn accepts(
 ) -> bool {
     let is_current = || {
         of.kernel_version == Some(KERNEL_VERSION) && of.model_hash.is_some() && {
-            let model = model().and_then(|model| identities::of(&model));
+            let model = model().and_then(|model| model_checksums::of(&model));
             of.model_hash == model.map(|hash| hex(&hash))
         }
     };
@@ -142,32 +159,38 @@ fn read(request_type: &str, found: &Found) -> Option<Answer> {
     }
 }
 
-/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for kinds that are not kept.
+/// The key of a request. `None` where it needs the checksum of a model that nobody has loaded yet, and for
+/// kinds that are not kept.
 pub(crate) fn key_of(
     request_type: &str,
     params: &Value,
-    parts: &Parts,
+    subtasks: &Subtasks,
     model: &ModelSource,
 ) -> Option<CacheKey> {
     // A short key does not need the checksum, which costs a look at the file.
-    key_with(request_type, params, parts, None)
-        .or_else(|| key_with(request_type, params, parts, identities::of(model).as_ref()))
+    key_with(request_type, params, subtasks, None)
+        .or_else(|| key_with(request_type, params, subtasks, model_checksums::of(model).as_ref()))
 }
 
-fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u8; 32]>) -> Option<CacheKey> {
-    match parts {
-        Parts::One(work) => {
+fn key_with(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+) -> Option<CacheKey> {
+    match subtasks {
+        Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
             cache_key(request_type, work, names_model, model)
         }
-        Parts::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
+        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
         // Each of the texts by itself would be one more way to the same entries.
-        Parts::Embed { .. } => None,
+        Subtasks::Embed { .. } => None,
     }
 }
 
-/// What the engine tells work by that is the same in this database.
-pub(crate) fn flight(work: &Work) -> Option<[u8; 32]> {
+/// By which the engine knows equal work of this database, so that it is done once.
+pub(crate) fn dedup_key(work: &Work) -> Option<[u8; 32]> {
     flight_key(catalog::my_database().to_u32(), work)
 }
 
@@ -175,15 +198,15 @@ pub(crate) fn flight(work: &Work) -> Option<[u8; 32]> {
 #[derive(Debug, Default)]
 pub(crate) struct Author {
     model: Option<ModelIdentity>,
-    /// Parts of it were computed by another one, whose file was replaced.
+    /// Subtasks of it were computed by another one, whose file was replaced.
     mixed: bool,
 }
 
 impl Author {
-    /// This one computes it, or a part of it.
+    /// This one computes it, or a subtask of it.
     pub(crate) fn note(&mut self, model: &ModelIdentity) {
         if self.model.as_ref() != Some(model) {
-            identities::learn(model);
+            model_checksums::learn(model);
             self.mixed = self.model.replace(*model).is_some();
         }
     }

@@ -6,12 +6,14 @@
 //! | SteadyText 1.0, 1.1 | as it is | Python's repr of the tuple: `('text',)` |
 //! | later | Base64 of it | Base64 of each text, joined by `::` |
 //!
-//! steadytext_cache has the generation's key as it is, and the hexadecimal SHA-256 of `embed:text` for an embedding, which a file
-//! may hold as well. Which way of writing a file uses is found out by looking at all of its keys, as a prompt may look like Base64; a
-//! file that an old version began and a new one went on with holds both ([`Coding::is_base64`]).
+//! steadytext_cache has the generation's key as it is, and the hexadecimal SHA-256 of `embed:text` for an
+//! embedding, which a file may hold as well. Which way of writing a file uses is found out by looking at all
+//! of its keys, as a prompt may look like Base64; a file that an old version began and a new one went on with
+//! holds both ([`Coding::is_base64`]).
 //!
-//! Keys of requests that steadytext_cache's default keys do not stand for are refused: temperatures, embeddings of several
-//! texts at once, and those of later models (SteadyText 2025) with a model and a mode (query, passage) before the text.
+//! Keys of requests that steadytext_cache's default keys do not stand for are refused: temperatures,
+//! embeddings of several texts at once, and those of later models (SteadyText 2025) with a model and a mode
+//! (query, passage) before the text.
 
 use sha2::{Digest, Sha256};
 
@@ -153,7 +155,8 @@ impl Coding {
 }
 
 impl Key {
-    /// The key of an entry of steadytext_cache. `None` if it stands for a request with other than default parameters.
+    /// The key of an entry of steadytext_cache. `None` if it stands for a request with other than default
+    /// parameters.
     pub fn of_entry(
         cache_key: &str,
         is_embedding: bool,

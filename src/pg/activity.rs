@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, Lock};
+use super::shmem::{Content, Part};
 
 /// Requests shown at once, over all databases.
 pub(crate) const ENTRIES: usize = 256;
@@ -81,6 +81,10 @@ pub(crate) struct ActivityTable {
 
 // SAFETY: `entries` is only reached through `locked`, which holds the lock that all processes share.
 unsafe impl Sync for ActivityTable {}
+// SAFETY: zeros are entries that are free.
+unsafe impl Content for ActivityTable {}
+
+pub(super) static TABLE: Part<ActivityTable> = Part::new();
 
 /// A running request, as the view shows it.
 pub(crate) struct Activity {
@@ -108,9 +112,9 @@ pub(crate) struct Activity {
     pub(crate) worker_pid: i32,
 }
 
-/// The worker's handle on an entry.
+/// The handle on an entry, of the process that has made it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place(usize);
+pub(crate) struct ActivityLine(usize);
 
 /// The time, as TimestampTz.
 pub(crate) fn now() -> i64 {
@@ -119,13 +123,12 @@ pub(crate) fn now() -> i64 {
 }
 
 fn locked<R>(exclusive: bool, f: impl FnOnce(&mut [Entry; ENTRIES]) -> R) -> Option<R> {
-    let shared = shmem::get()?;
     // SAFETY: the lock guards the table; readers do not write.
-    Some(shmem::with_lock(Lock::Activity, exclusive, || f(unsafe { &mut *shared.activity.entries.get() })))
+    TABLE.with_lock(exclusive, |table| f(unsafe { &mut *table.entries.get() }))
 }
 
 /// Takes an entry for a request that this process has claimed. `None`: all are taken.
-pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) -> Option<Place> {
+pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) -> Option<ActivityLine> {
     let request_type = REQUEST_TYPES.iter().position(|name| *name == request_type).unwrap_or(0) as u8;
     // SAFETY: plain globals of this process.
     let (pid, database) = unsafe { (pg_sys::MyProcPid, pg_sys::MyDatabaseId) };
@@ -147,15 +150,15 @@ pub(crate) fn begin(request_id: Uuid, owner: pg_sys::Oid, request_type: &str) ->
             request_type,
             text: [0; PARTIAL_TEXT_BYTES],
         };
-        Some(Place(index))
+        Some(ActivityLine(index))
     })
     .flatten()
 }
 
 /// The request entered `phase`.
-pub(crate) fn set_phase(place: Place, phase: Phase, prompt_tokens: Option<usize>) {
+pub(crate) fn set_phase(line: ActivityLine, phase: Phase, prompt_tokens: Option<usize>) {
     locked(true, |entries| {
-        let entry = &mut entries[place.0];
+        let entry = &mut entries[line.0];
         entry.phase = phase;
         if let Some(tokens) = prompt_tokens {
             entry.prompt_tokens = i32::try_from(tokens).unwrap_or(i32::MAX);
@@ -163,15 +166,16 @@ pub(crate) fn set_phase(place: Place, phase: Phase, prompt_tokens: Option<usize>
     });
 }
 
-/// The request has generated `generated_tokens` up to now, in so many turns of the engine; `text` is the end of what it has written.
-pub(crate) fn set_progress(place: Place, generated_tokens: usize, turns: u64, text: &str) {
+/// The request has generated `generated_tokens` up to now, in so many turns of the engine; `text` is the end
+/// of what it has written.
+pub(crate) fn set_progress(line: ActivityLine, generated_tokens: usize, turns: u64, text: &str) {
     let now = now();
     let start = (text.len().saturating_sub(PARTIAL_TEXT_BYTES)..=text.len())
         .find(|&at| text.is_char_boundary(at))
         .unwrap_or(text.len());
     let tail = &text.as_bytes()[start..];
     locked(true, |entries| {
-        let entry = &mut entries[place.0];
+        let entry = &mut entries[line.0];
         entry.phase = Phase::Decoding;
         entry.generated_tokens = i32::try_from(generated_tokens).unwrap_or(i32::MAX);
         if entry.first_token_at == 0 {
@@ -184,8 +188,8 @@ pub(crate) fn set_progress(place: Place, generated_tokens: usize, turns: u64, te
 }
 
 /// The request has ended.
-pub(crate) fn end(place: Place) {
-    locked(true, |entries| entries[place.0].pid = 0);
+pub(crate) fn end(line: ActivityLine) {
+    locked(true, |entries| entries[line.0].pid = 0);
 }
 
 /// Frees all entries of a worker that has ended without doing so.

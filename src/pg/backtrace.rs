@@ -1,6 +1,6 @@
-//! No backtraces: they are full of paths of the machine that built the library, and of nothing that whoever reads the message
-//! of an error could use. pgrx and other crates take one at every error when the server's environment has RUST_BACKTRACE or
-//! RUST_LIB_BACKTRACE, and put it into DETAIL, for the client and the log.
+//! No backtraces: they are full of paths of the machine that built the library, and the reader of an error's
+//! message can use nothing of them. pgrx and other crates take one at every error when the server's
+//! environment has RUST_BACKTRACE or RUST_LIB_BACKTRACE, and put it into DETAIL, for the client and the log.
 
 use std::backtrace::Backtrace;
 use std::ffi::OsStr;
@@ -11,8 +11,8 @@ use std::sync::Once;
 /// The variable that decides for libraries, and comes before RUST_BACKTRACE.
 const VARIABLE: &str = "RUST_LIB_BACKTRACE";
 
-/// Keeps this copy of the standard library, and with it everything in this library, from ever taking a backtrace. The first
-/// thing that is done when the library is loaded.
+/// Keeps this copy of the standard library, and with it everything in this library, from ever taking a
+/// backtrace. The first thing that is done when the library is loaded.
 pub(crate) fn suppress() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
@@ -21,8 +21,8 @@ pub(crate) fn suppress() {
     });
 }
 
-/// The standard library looks into the environment when the first backtrace is asked for, and keeps to what it found. The
-/// environment itself is the server's, and stays as it was.
+/// The standard library looks into the environment when the first backtrace is asked for, and keeps to what
+/// it found. The environment itself is the server's, and stays as it was.
 fn decide() {
     let before = std::env::var_os(VARIABLE);
     set(Some(OsStr::new("0")));
@@ -40,8 +40,9 @@ fn set(value: Option<&OsStr>) {
     }
 }
 
-/// pgrx gives a panic of the main thread to PostgreSQL, and those of other threads to the standard hook, which prints what was
-/// said, be it a prompt, and a backtrace. The engine's threads have a hook of their own; of others, this says where it was.
+/// pgrx gives a panic of the main thread to PostgreSQL, and those of other threads to the standard hook,
+/// which prints what was said, be it a prompt, and a backtrace. The engine's threads have a hook of their
+/// own; of others, this says where it was.
 fn silence_other_threads() {
     let main = std::thread::current().id();
     let previous = std::panic::take_hook();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's argument.
+/// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's
+/// argument.
 macro_rules! entry_point {
     ($(#[$doc:meta])* $name:ident => $run:expr) => {
         $(#[$doc])*
@@ -20,9 +21,9 @@ macro_rules! entry_point {
 }
 pub(crate) use entry_point;
 
-/// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a thread's
-/// niceness counts among the threads of its session only, and every process of the server is a session of its own.
-/// Not to be called by the main thread: it may wait for some tenths of a second.
+/// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a
+/// thread's niceness counts among the threads of its session only, and every process of the server is a
+/// session of its own. Not to be called by the main thread: it may wait for some tenths of a second.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn give_way(nice: i32) {
     const TRIES: usize = 5;
@@ -100,8 +101,8 @@ fn start(mut worker: pg_sys::BackgroundWorker) -> Option<Handle> {
     }
 }
 
-/// Starts a process that only runs the engine, also while the server is a standby. `None` if all of max_worker_processes are
-/// in use.
+/// Starts a process that only runs the engine, also while the server is a standby. `None` if all of
+/// max_worker_processes are in use.
 pub(crate) fn start_engine() -> Option<Handle> {
     let mut worker = template("pg_steadytext engine", "steadytext_engine_main");
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
@@ -156,7 +157,7 @@ pub(crate) fn pin_settings() {
     for (name, value) in settings {
         set(name, value);
     }
-    // "off" would lose a result that a client was told of.
+    // "off" could lose a result that a client has seen.
     let weakest = super::guc::server_setting(c"synchronous_commit");
     if weakest.as_deref() == Some("off") {
         set(c"synchronous_commit", c"local");

@@ -1,17 +1,19 @@
-//! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of role.
+//! Looks an answer up in steadytext_cache: one descent of its index, without planner, executor or a change of
+//! role.
 //!
-//! Nothing here runs code of anybody's: no trigger, policy, operator or view stands between the index and the row. That makes it
-//! fit for every caller, also for one who may not read the table, and for read-only transactions, parallel workers and standbys.
+//! It must work for every caller, also for one that may not read the table, and in read-only transactions,
+//! parallel workers and standbys. So nothing here runs code of any user's: no trigger, policy, operator or
+//! view stands between the index and the row.
 //!
-//! Invariant: nothing is written, no lock outlives the look, and nobody waits for one: behind `VACUUM FULL`, REINDEX or a DDL statement there is no
-//! answer, and the engine computes it.
+//! Invariant: nothing is written, no lock outlives the look-up, and no look-up waits for one: behind `VACUUM
+//! FULL`, REINDEX or a DDL statement there is no answer, and the engine computes it.
 
 use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::caches::CacheTable;
+use super::catalog_cache::CacheTable;
 use super::transaction::in_parallel_query;
 
 /// Where an entry comes from; decides whether it answers.
@@ -64,7 +66,7 @@ impl Found {
 
 /// The columns that are read.
 #[derive(Debug, Clone, Copy)]
-enum Column {
+enum CacheColumn {
     Id,
     Response,
     Embedding,
@@ -75,7 +77,7 @@ enum Column {
     KeyHash,
 }
 
-impl Column {
+impl CacheColumn {
     const NAMES: [&CStr; 8] = [
         c"id",
         c"response",
@@ -101,26 +103,26 @@ impl Column {
 
 /// Where they are.
 #[derive(Debug, Clone, Copy)]
-struct Places {
+struct CacheColumns {
     table: pg_sys::Oid,
-    /// [`super::caches::generation`] when they were found.
+    /// [`super::catalog_cache::generation`] when they were found.
     generation: u64,
-    numbers: [pg_sys::AttrNumber; Column::NAMES.len()],
+    numbers: [pg_sys::AttrNumber; CacheColumn::NAMES.len()],
 }
 
-impl Places {
+impl CacheColumns {
     /// `None` where one of them is missing or of another type: somebody has changed the table.
-    fn of(table: pg_sys::Oid) -> Option<Places> {
+    fn of(table: pg_sys::Oid) -> Option<CacheColumns> {
         thread_local! {
-            static KNOWN: Cell<Option<Places>> = const { Cell::new(None) };
+            static KNOWN: Cell<Option<CacheColumns>> = const { Cell::new(None) };
         }
-        let generation = super::caches::generation();
-        let is_current = |known: &Places| known.table == table && known.generation == generation;
+        let generation = super::catalog_cache::generation();
+        let is_current = |known: &CacheColumns| known.table == table && known.generation == generation;
         if let Some(known) = KNOWN.get().filter(is_current) {
             return Some(known);
         }
         // SAFETY: catalog look-ups.
-        let numbers = Column::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
+        let numbers = CacheColumn::NAMES.map(|name| unsafe { pg_sys::get_attnum(table, name.as_ptr()) });
         let fits = |(number, kind): (&pg_sys::AttrNumber, Option<pg_sys::Oid>)| {
             // SAFETY: a catalog look-up.
             let of = unsafe { pg_sys::get_atttype(table, *number) };
@@ -129,20 +131,21 @@ impl Places {
             let is_varying = || unsafe { pg_sys::get_typlen(of) == -1 };
             *number > 0 && kind.map_or_else(is_varying, |kind| kind == of)
         };
-        if !numbers.iter().zip(Column::TYPES).all(fits) {
+        if !numbers.iter().zip(CacheColumn::TYPES).all(fits) {
             return None;
         }
-        let places = Places { table, generation, numbers };
-        KNOWN.set(Some(places));
-        Some(places)
+        let columns = CacheColumns { table, generation, numbers };
+        KNOWN.set(Some(columns));
+        Some(columns)
     }
 
-    fn number(&self, column: Column) -> pg_sys::AttrNumber {
+    fn number(&self, column: CacheColumn) -> pg_sys::AttrNumber {
         self.numbers[column as usize]
     }
 }
 
-/// Whether rows of the table can be written now without waiting for a lock on it or its index; they are held until the transaction ends.
+/// Whether rows of the table can be written now without waiting for a lock on it or its index; they are held
+/// until the transaction ends.
 pub(crate) fn can_write(table: CacheTable) -> bool {
     let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: inside a transaction, as its callers are.
@@ -158,21 +161,21 @@ pub(crate) fn find(
     key_hash: &[u8; 32],
     accept: impl FnOnce(&Provenance) -> bool,
 ) -> Option<Found> {
-    let places = Places::of(table.table)?;
-    // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and by the abort
-    // after an error.
+    let columns = CacheColumns::of(table.table)?;
+    // SAFETY: as the functions of PostgreSQL's own catalogs do it; everything is closed in reverse order, and
+    // by the abort after an error.
     unsafe {
         let key = pgrx::IntoDatum::into_datum(key_hash.as_slice())?;
         let relation = Open::relation(table.table)?;
         // The scan would wait for it, while somebody rebuilds the index.
         let index = Open::relation(table.key_index)?;
-        if !index.is_key_of(&relation, &places) {
+        if !index.is_key_of(&relation, &columns) {
             return None;
         }
         let mut scan_key: pg_sys::ScanKeyData = std::mem::zeroed();
         pg_sys::ScanKeyInit(
             &mut scan_key,
-            places.number(Column::KeyHash),
+            columns.number(CacheColumn::KeyHash),
             pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
             pg_sys::Oid::from(pg_sys::F_BYTEAEQ),
             key,
@@ -190,7 +193,7 @@ pub(crate) fn find(
         let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let scan = pg_sys::systable_beginscan(relation.0, table.key_index, true, snapshot, 1, &mut scan_key);
         let tuple = pg_sys::systable_getnext(scan);
-        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, places });
+        let found = (!tuple.is_null()).then(|| Row { tuple, descriptor: (*relation.0).rd_att, columns });
         let found = found.filter(|row| accept(&row.provenance()) && row.can_be_fetched(&relation));
         let found = found.and_then(|row| row.found());
         pg_sys::systable_endscan(scan);
@@ -205,8 +208,8 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 struct Open(pg_sys::Relation);
 
 impl Open {
-    /// Opens it, if it is there and nobody has locked it: what was dropped, or took another's place, is not there any more by the time
-    /// the lock is given, and only then is it looked for.
+    /// Opens it, if it is there and nobody has locked it: what was dropped, or took another's place, is not
+    /// there any more by the time the lock is given, and only then is it looked for.
     fn relation(oid: pg_sys::Oid) -> Option<Open> {
         // SAFETY: as PostgreSQL's own functions open what may be gone.
         unsafe {
@@ -222,9 +225,9 @@ impl Open {
         }
     }
 
-    /// Whether it is an index that can be used now, on the column by which entries are found and nothing else. One that REINDEX
-    /// CONCURRENTLY has put aside is not.
-    fn is_key_of(&self, table: &Open, places: &Places) -> bool {
+    /// Whether it is an index that can be used now, on the column by which entries are found and nothing
+    /// else. One that REINDEX CONCURRENTLY has put aside is not.
+    fn is_key_of(&self, table: &Open, columns: &CacheColumns) -> bool {
         // SAFETY: both are open. The columns of an index begin with the first.
         unsafe {
             let index = (*self.0).rd_index;
@@ -235,7 +238,7 @@ impl Open {
                 && (*index).indislive
                 && (*(*self.0).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*index).indnkeyatts == 1
-                && *(&raw const (*index).indkey.values).cast::<i16>() == places.number(Column::KeyHash)
+                && *(&raw const (*index).indkey.values).cast::<i16>() == columns.number(CacheColumn::KeyHash)
         }
     }
 }
@@ -276,17 +279,17 @@ impl Drop for Open {
 struct Row {
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,
-    places: Places,
+    columns: CacheColumns,
 }
 
 impl Row {
-    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
+    fn datum(&self, column: CacheColumn) -> Option<pg_sys::Datum> {
         let mut is_null = true;
         // SAFETY: tuple and descriptor belong together.
         let datum = unsafe {
             pg_sys::heap_getattr(
                 self.tuple,
-                i32::from(self.places.number(column)),
+                i32::from(self.columns.number(column)),
                 self.descriptor,
                 &mut is_null,
             )
@@ -294,13 +297,13 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    fn value<T: pgrx::FromDatum>(&self, column: Column) -> Option<T> {
+    fn value<T: pgrx::FromDatum>(&self, column: CacheColumn) -> Option<T> {
         // SAFETY: the caller's type is the column's.
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
     /// A copy that outlives the scan, fetched and uncompressed.
-    fn copy(&self, column: Column) -> Option<pg_sys::Datum> {
+    fn copy(&self, column: CacheColumn) -> Option<pg_sys::Datum> {
         // SAFETY: a column of a type of variable length.
         let copied =
             self.datum(column).map(|datum| unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) });
@@ -310,10 +313,11 @@ impl Row {
     /// Whether nobody has locked what is needed to fetch its long values: that would be waited for.
     fn can_be_fetched(&self, table: &Open) -> bool {
         let is_elsewhere = |column| {
-            // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second if it says so.
+            // SAFETY: a column of a type of variable length; only its first byte is looked at, and its second
+            // if it says so.
             self.datum(column).is_some_and(|datum| unsafe { pgrx::varatt_is_1b_e(datum.cast_mut_ptr()) })
         };
-        if ![Column::Response, Column::Embedding].into_iter().any(is_elsewhere) {
+        if ![CacheColumn::Response, CacheColumn::Embedding].into_iter().any(is_elsewhere) {
             return true;
         }
         // SAFETY: the table is open; the list of the indexes is copied, and as long as it says.
@@ -327,18 +331,18 @@ impl Row {
 
     fn provenance(&self) -> Provenance {
         Provenance {
-            request_type: self.value(Column::RequestType).unwrap_or_default(),
-            model_hash: self.value(Column::ModelHash),
-            kernel_version: self.value(Column::KernelVersion),
-            imported: self.value(Column::Imported).unwrap_or(false),
+            request_type: self.value(CacheColumn::RequestType).unwrap_or_default(),
+            model_hash: self.value(CacheColumn::ModelHash),
+            kernel_version: self.value(CacheColumn::KernelVersion),
+            imported: self.value(CacheColumn::Imported).unwrap_or(false),
         }
     }
 
     fn found(&self) -> Option<Found> {
         Some(Found {
-            entry: self.value(Column::Id)?,
-            response: self.copy(Column::Response),
-            embedding: self.copy(Column::Embedding),
+            entry: self.value(CacheColumn::Id)?,
+            response: self.copy(CacheColumn::Response),
+            embedding: self.copy(CacheColumn::Embedding),
         })
     }
 }

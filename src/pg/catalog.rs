@@ -22,8 +22,8 @@ pub(crate) struct Database {
 /// All databases. Inside a transaction; works without being connected to one.
 pub(crate) fn databases() -> Vec<Database> {
     let mut found = Vec::new();
-    // SAFETY: a heap scan of a shared catalog, as autovacuum's launcher does; the tuples are looked at while the
-    // scan holds them.
+    // SAFETY: a heap scan of a shared catalog, as autovacuum's launcher does; the tuples are looked at while
+    // the scan holds them.
     unsafe {
         let relation =
             pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);

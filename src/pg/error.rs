@@ -1,4 +1,7 @@
-//! Errors on their way to SQL: SQLSTATE, message, hint.
+//! Errors on their way to SQL: SQLSTATE, message, hint; and what PostgreSQL adds to them.
+//!
+//! An error that is raised while COPY has a row comes with the beginning of its line as CONTEXT, which says
+//! what the row says, to the client and in the server's log. [`hide_copied_row`] takes that away.
 
 use std::ffi::CString;
 
@@ -80,8 +83,8 @@ impl PgError {
     pub(crate) fn warn_client(self) {
         let message = CString::new(self.message).unwrap_or_default();
         let hint = self.hint.and_then(|hint| CString::new(hint).ok());
-        // SAFETY: the all-zero pattern is an empty report; PostgreSQL copies what it points to before it returns, which it does for
-        // levels below ERROR.
+        // SAFETY: the all-zero pattern is an empty report; PostgreSQL copies what it points to before it
+        // returns, which it does for levels below ERROR.
         unsafe {
             let mut report: pg_sys::ErrorData = std::mem::zeroed();
             report.elevel = pg_sys::WARNING_CLIENT_ONLY as i32;
@@ -277,4 +280,38 @@ impl From<EngineError> for Failure {
         let hint = hint.map(str::to_owned);
         Failure { error: PgError { code, message, hint, detail: None, lasting }, retry }
     }
+}
+
+// Declared here because pgrx would give the address of a function of its own.
+unsafe extern "C-unwind" {
+    fn CopyFromErrorCallback(arg: *mut core::ffi::c_void);
+}
+
+/// The contexts of errors as they were, for [`show_copied_row`].
+#[must_use]
+pub(crate) struct HiddenRow(*mut pg_sys::ErrorContextCallback);
+
+/// From now on, errors do not say what COPY was reading, if this was called by it. An error ends that by
+/// itself, as it restores the contexts of who catches it; where there is none, [`show_copied_row`] must end
+/// it: hence this is nothing that is done on dropping a value, which errors do too early.
+pub(crate) fn hide_copied_row() -> HiddenRow {
+    // SAFETY: a global of this process; its first entry belongs to a function that has called this one and is
+    // alive.
+    unsafe {
+        let contexts = pg_sys::error_context_stack;
+        let is_copy = |callback: unsafe extern "C-unwind" fn(*mut core::ffi::c_void)| {
+            callback as usize == CopyFromErrorCallback as *const () as usize
+        };
+        if !contexts.is_null() && (*contexts).callback.is_some_and(is_copy) {
+            pg_sys::error_context_stack = (*contexts).previous;
+        }
+        HiddenRow(contexts)
+    }
+}
+
+/// Errors say again what they said before.
+pub(crate) fn show_copied_row(hidden: HiddenRow) {
+    // SAFETY: the entry that was there at `hide_copied_row` is there still, as this is called from the same
+    // function.
+    unsafe { pg_sys::error_context_stack = hidden.0 };
 }

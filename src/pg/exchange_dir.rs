@@ -1,8 +1,9 @@
-//! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and write files.
+//! Files of `pg_steadytext.exchange_dir`, the only directory from which and to which SQL functions read and
+//! write files.
 //!
-//! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything below it step by step, each
-//! step relative to the one before and never through a symbolic link; what is checked is what is used, whoever may be changing
-//! the directory meanwhile.
+//! Invariant: no path leads out of it. The directory that the setting names is opened once, and everything
+//! below it step by step, each step relative to the one before and never through a symbolic link; what is
+//! checked is what is used, even if another process changes the directory meanwhile.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
@@ -25,20 +26,21 @@ const MAX_FILE_BYTES: u64 = 16 << 30;
 /// What a file begins with that may be replaced.
 const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// A place for a file in the exchange directory.
-pub(crate) struct Place {
+/// The path of a file in the exchange directory, whether or not the file is there.
+pub(crate) struct ExchangePath {
     directory: OwnedFd,
     name: CString,
     /// As the caller wrote it.
     path: String,
 }
 
-impl Place {
-    /// The place that `path` names: relative to the exchange directory, or absolute and below it.
+impl ExchangePath {
+    /// The path that `path` names: relative to the exchange directory, or absolute and below it.
     ///
     /// # Errors
     ///
-    /// 55000 where no directory is configured, 42501 where the path leads out of it, and what the operating system says.
+    /// 55000 where no directory is configured, 42501 where the path leads out of it, and what the operating
+    /// system says.
     pub(crate) fn at(path: &str) -> Result<Self, PgError> {
         let base = guc::exchange_dir();
         if base.is_empty() {
@@ -61,7 +63,7 @@ impl Place {
             directory = open_at(&directory, parent, libc::O_RDONLY | libc::O_DIRECTORY)
                 .map_err(|error| file_error("open", path, &error))?;
         }
-        Ok(Place { directory, name: name.clone(), path: path.to_owned() })
+        Ok(ExchangePath { directory, name: name.clone(), path: path.to_owned() })
     }
 
     /// Copies the file into `target`.
@@ -95,8 +97,9 @@ impl Place {
             .is_some_and(|metadata| metadata.len() > 0)
     }
 
-    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600, or 0640 in
-    /// a directory with the set-group-ID bit, whose group is meant to read it. An existing file is replaced only with `replace`, and only if it is an SQLite file.
+    /// Puts a copy of `source` here: under another name first, then in one step under its own. Mode 0600, or
+    /// 0640 in a directory with the set-group-ID bit, whose group is meant to read it. An existing file is
+    /// replaced only with `replace`, and only if it is an SQLite file.
     ///
     /// # Errors
     ///
@@ -150,11 +153,11 @@ impl Place {
     }
 }
 
-/// A file that is still being written. It has no name where the file system knows such files, so that nothing is left of it
-/// however the process ends; elsewhere it has one until it is dropped, and what a process that was killed has left is removed by
-/// the next one that writes to the same place.
+/// A file that is still being written. It has no name where the file system knows such files, so that nothing
+/// is left of it however the process ends; elsewhere it has one until it is dropped, and what a process that
+/// was killed has left is removed by the next one that writes to the same place.
 struct Draft<'p> {
-    place: &'p Place,
+    target: &'p ExchangePath,
     /// What it is called, or will be in the moment before it takes another's place.
     name: CString,
     file: File,
@@ -162,10 +165,10 @@ struct Draft<'p> {
 }
 
 impl<'p> Draft<'p> {
-    fn create(place: &'p Place) -> Result<Self, IoError> {
-        let name = CString::new(draft_name(place, &std::process::id().to_string()))?;
-        remove_abandoned(place);
-        let (file, is_named) = match open_at(&place.directory, c".", libc::O_WRONLY | libc::O_TMPFILE) {
+    fn create(target: &'p ExchangePath) -> Result<Self, IoError> {
+        let name = CString::new(draft_name(target, &std::process::id().to_string()))?;
+        remove_abandoned(target);
+        let (file, is_named) = match open_at(&target.directory, c".", libc::O_WRONLY | libc::O_TMPFILE) {
             Ok(file) => (File::from(file), false),
             // What file systems say that have no such files, and kernels that do not know the flag.
             Err(error)
@@ -175,15 +178,15 @@ impl<'p> Draft<'p> {
                 ) =>
             {
                 let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-                let file = File::from(open_at(&place.directory, &name, flags)?);
+                let file = File::from(open_at(&target.directory, &name, flags)?);
                 // Says that somebody is writing it, until the process ends.
                 let _ = file.try_lock();
                 (file, true)
             }
             Err(error) => return Err(error),
         };
-        let draft = Draft { place, name, file, is_named: Cell::new(is_named) };
-        if place.is_for_its_group() {
+        let draft = Draft { target, name, file, is_named: Cell::new(is_named) };
+        if target.is_for_its_group() {
             draft.file.set_permissions(Permissions::from_mode(0o640))?;
         }
         Ok(draft)
@@ -195,10 +198,10 @@ impl<'p> Draft<'p> {
             self.link_as(&self.name)?;
             self.is_named.set(true);
         }
-        let directory = self.place.directory.as_raw_fd();
+        let directory = self.target.directory.as_raw_fd();
         // SAFETY: two strings and an open descriptor.
         let status =
-            unsafe { libc::renameat(directory, self.name.as_ptr(), directory, self.place.name.as_ptr()) };
+            unsafe { libc::renameat(directory, self.name.as_ptr(), directory, self.target.name.as_ptr()) };
         result(status)?;
         self.is_named.set(false);
         Ok(())
@@ -206,11 +209,11 @@ impl<'p> Draft<'p> {
 
     /// Takes the name if nothing has it.
     fn link(&self) -> Result<(), IoError> {
-        self.link_as(&self.place.name)
+        self.link_as(&self.target.name)
     }
 
     fn link_as(&self, name: &CStr) -> Result<(), IoError> {
-        let directory = self.place.directory.as_raw_fd();
+        let directory = self.target.directory.as_raw_fd();
         // SAFETY: strings and open descriptors.
         let status = unsafe {
             if self.is_named.get() {
@@ -228,19 +231,19 @@ impl<'p> Draft<'p> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if self.is_named.get() {
-            unlink(self.place, &self.name);
+            unlink(self.target, &self.name);
         }
     }
 }
 
-fn draft_name(place: &Place, process: &str) -> Vec<u8> {
-    [b".", place.name.as_bytes(), b".", process.as_bytes(), b".draft"].concat()
+fn draft_name(target: &ExchangePath, process: &str) -> Vec<u8> {
+    [b".", target.name.as_bytes(), b".", process.as_bytes(), b".draft"].concat()
 }
 
 /// Removes drafts for this place whose process has gone: nobody holds their lock.
-fn remove_abandoned(place: &Place) {
-    let link = format!("/proc/self/fd/{}", place.directory.as_raw_fd());
-    let head = draft_name(place, "");
+fn remove_abandoned(target: &ExchangePath) {
+    let link = format!("/proc/self/fd/{}", target.directory.as_raw_fd());
+    let head = draft_name(target, "");
     let head = head.strip_suffix(b".draft").unwrap_or(&head);
     for entry in std::fs::read_dir(link).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -248,16 +251,16 @@ fn remove_abandoned(place: &Place) {
         let is_one =
             process.is_some_and(|process| !process.is_empty() && process.iter().all(u8::is_ascii_digit));
         let Some(name) = CString::new(name.as_bytes()).ok().filter(|_| is_one) else { continue };
-        let Ok(file) = open_at(&place.directory, &name, libc::O_RDONLY | libc::O_NONBLOCK) else { continue };
+        let Ok(file) = open_at(&target.directory, &name, libc::O_RDONLY | libc::O_NONBLOCK) else { continue };
         if File::from(file).try_lock().is_ok() {
-            unlink(place, &name);
+            unlink(target, &name);
         }
     }
 }
 
-fn unlink(place: &Place, name: &CStr) {
+fn unlink(target: &ExchangePath, name: &CStr) {
     // SAFETY: a string and an open descriptor; there may be nothing to remove.
-    unsafe { libc::unlinkat(place.directory.as_raw_fd(), name.as_ptr(), 0) };
+    unsafe { libc::unlinkat(target.directory.as_raw_fd(), name.as_ptr(), 0) };
 }
 
 /// The names of a path below the exchange directory, one after the other.

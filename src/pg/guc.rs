@@ -69,7 +69,8 @@ pub(crate) fn reranker_model() -> String {
     text(&RERANKER_MODEL)
 }
 
-/// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working directory.
+/// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working
+/// directory.
 pub(crate) fn model_dir() -> String {
     text(&MODEL_DIR)
 }

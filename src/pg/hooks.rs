@@ -9,9 +9,10 @@ use pgrx::prelude::*;
 
 use super::error::PgError;
 use super::restore::{self, Afterwards};
-use super::{caches, catalog, interrupts, privilege, shmem, slots, wake};
+use super::{after_commit, catalog, catalog_cache, interrupts, privilege, shmem, slots};
 
-/// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by other users".
+/// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by
+/// other users".
 const EVICTION_PATIENCE: Duration = Duration::from_secs(5);
 
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -28,9 +29,10 @@ pub(crate) fn install() {
     }
 }
 
-// The hooks themselves are not guarded by pgrx, and call what is behind them directly: a guard turns PostgreSQL's errors
-// into panics and back, and loses their context, position and constraint on the way, for every statement of the server.
-// Errors jump over these two frames, which is sound because they hold nothing to drop.
+// The hooks themselves are not guarded by pgrx, and call what is behind them directly: a guard turns
+// PostgreSQL's errors into panics and back, and loses their context, position and constraint on the way, for
+// every statement of the server. Errors jump over these two frames, which is sound because they hold nothing
+// to drop.
 
 /// Sees the drop of the extension however it comes about: DROP EXTENSION, DROP SCHEMA, DROP OWNED, CASCADE.
 unsafe extern "C-unwind" fn object_access(
@@ -54,8 +56,8 @@ unsafe extern "C-unwind" fn object_access(
 #[pg_guard]
 extern "C-unwind" fn note_drop(extension: pg_sys::Oid) {
     if catalog::is_extension(extension) {
-        wake::arm_review();
-        wake::arm_call();
+        after_commit::arm_review();
+        after_commit::arm_call();
     }
 }
 
@@ -83,7 +85,8 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as they are.
+    // SAFETY: PostgreSQL passes a statement that is alive during the call; its arguments are passed on as
+    // they are.
     unsafe {
         keep_schema_name((*statement).utilityStmt);
         make_room_for((*statement).utilityStmt);
@@ -110,8 +113,9 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// The extension's functions name their tables by their schema, and run as the extension's owner: whoever owns the schema, mostly the owner of
-/// the database, could rename it and put tables of their own in the place of the extension's.
+/// The extension's functions name their tables by their schema, and run as the extension's owner. The owner
+/// of the schema, mostly that of the database, could rename it and put tables of their own in the place of
+/// the extension's; so it cannot be renamed.
 #[pg_guard]
 unsafe extern "C-unwind" fn keep_schema_name(statement: *mut pg_sys::Node) {
     // SAFETY: the node's tag says what it is; names are the parser's C strings.
@@ -125,7 +129,7 @@ unsafe extern "C-unwind" fn keep_schema_name(statement: *mut pg_sys::Node) {
         }
         CStr::from_ptr(pg_sys::quote_identifier((*rename).subname)).to_string_lossy().into_owned()
     };
-    let Ok(installation) = caches::installation() else { return };
+    let Ok(installation) = catalog_cache::installation() else { return };
     if quoted == installation.schema || quoted == "steadytext" {
         PgError::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -158,12 +162,12 @@ unsafe extern "C-unwind" fn wake_for(statement: *mut pg_sys::Node) {
             )
     };
     if ends_prepared {
-        wake::arm_change();
+        after_commit::arm_change();
     }
 }
 
-/// The database that must have no sessions for this statement to work, if the caller has the right to run it: a worker
-/// is not evicted for somebody who will be refused.
+/// The database that must have no sessions for this statement to work, if the caller has the right to run it:
+/// a worker is not evicted for somebody who will be refused.
 unsafe fn database_to_vacate(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
     shmem::get()?;
     // SAFETY: the node's tag says what it is.
@@ -191,7 +195,7 @@ unsafe fn database_to_vacate(node: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
                 if !may_create_databases() {
                     return None;
                 }
-                copyable_database(pg_sys::defGetString(template))
+                owned_database(pg_sys::defGetString(template))
             }
             _ => None,
         }
@@ -209,16 +213,11 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys:
     }
 }
 
+/// The database of this name, if the caller owns it. Everybody may copy a database that is marked as a
+/// template, but one of those never has a worker.
 unsafe fn owned_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
     // SAFETY: the parser's C string.
     let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
-    is_owner(oid).then_some(oid)
-}
-
-unsafe fn copyable_database(name: *const core::ffi::c_char) -> Option<pg_sys::Oid> {
-    // SAFETY: the parser's C string.
-    let oid = unsafe { catalog::database_oid(CStr::from_ptr(name)) }?;
-    // A template may be copied by everybody, but never has a worker.
     is_owner(oid).then_some(oid)
 }
 
@@ -252,21 +251,23 @@ fn may_create_databases() -> bool {
     }
 }
 
-/// Keeps workers away from `database` until the end of the transaction, and waits until the one that is there has gone.
+/// Keeps workers away from `database` until the end of the transaction, and waits until the one that is there
+/// has gone.
 fn vacate(database: pg_sys::Oid) {
     let Some(shared) = shmem::get() else { return };
     slots::evict(shared, database);
     let deadline = Instant::now() + EVICTION_PATIENCE;
-    let mut told = 0;
+    let mut signalled = 0;
     while let Some(slot) = slots::find(shared, database) {
         let pid = slot.pid.load(SeqCst);
         if pid == 0 || Instant::now() >= deadline {
             break;
         }
-        if pid != told {
-            // SAFETY: the process id of one of our own workers; should it have ended just now, nothing happens.
+        if pid != signalled {
+            // SAFETY: the process id of one of our own workers; should it have ended just now, nothing
+            // happens.
             unsafe { libc::kill(pid, libc::SIGTERM) };
-            told = pid;
+            signalled = pid;
         }
         interrupts::sleep_ms(5);
     }

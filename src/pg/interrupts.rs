@@ -7,7 +7,8 @@ use std::time::Duration;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-// Declared here because pgrx wraps the functions that it binds, and a signal handler must be the C function itself.
+// Declared here because pgrx wraps the functions that it binds, and a signal handler must be the C function
+// itself.
 unsafe extern "C-unwind" {
     // A macro for this name since version 18.
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
@@ -55,9 +56,11 @@ pub(crate) fn is_stop_pending() -> bool {
     }
 }
 
-/// Answers those who wait for all processes (DROP DATABASE does), where nothing may be raised: stops nothing.
+/// Answers a session that waits for all processes, as DROP DATABASE does, at a place where nothing may be
+/// raised. This stops nothing.
 pub(crate) fn answer_barriers() {
-    // SAFETY: a flag that the signal handler of this process sets; in the main thread. What is done closes files.
+    // SAFETY: a flag that the signal handler of this process sets; in the main thread. What is done closes
+    // files.
     unsafe {
         if std::ptr::read_volatile(&raw const pg_sys::ProcSignalBarrierPending) != 0 {
             pg_sys::ProcessProcSignalBarrier();
@@ -70,8 +73,8 @@ pub(crate) fn check() {
     pgrx::check_for_interrupts!();
 }
 
-/// Acts on whatever has arrived between two transactions of a worker. A cancel means the statement that was running,
-/// and none is: as in every idle session, it is ignored.
+/// Acts on whatever has arrived between two transactions of a worker. A cancel means the statement that was
+/// running, and none is: as in every idle session, it is ignored.
 pub(crate) fn check_between_transactions() {
     // SAFETY: a flag of this process.
     unsafe { pg_sys::QueryCancelPending = 0 };
@@ -106,8 +109,8 @@ pub(crate) struct Line {
     pub(crate) writing: bool,
 }
 
-/// Waits until the latch is set, `line` (if any) is ready, or the time is over; then resets the latch. Ends the process when the
-/// postmaster has died.
+/// Waits until the latch is set, `line` (if any) is ready, or the time is over; then resets the latch. Ends
+/// the process when the postmaster has died.
 pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if let Some(line) = line {
@@ -137,8 +140,8 @@ pub(crate) fn sleep_ms(timeout_ms: i64) {
     check();
 }
 
-/// Runs `work` with every signal blocked, for starting threads: they inherit the mask, and PostgreSQL's signal
-/// handlers must run on the main thread only.
+/// Runs `work` with every signal blocked, for starting threads: they inherit the mask, and PostgreSQL's
+/// signal handlers must run on the main thread only.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: masks of this thread, restored afterwards.
@@ -166,7 +169,8 @@ pub(crate) fn before_exit(work: fn()) {
     }
 }
 
-/// Runs `work` when this process has left the database, if it is called before the process connects to one. One per process.
+/// Runs `work` when this process has left the database, if it is called before the process connects to one.
+/// One per process.
 pub(crate) fn at_exit(work: fn()) {
     if AT_EXIT.replace(Some(work)).is_none() {
         // SAFETY: the callback lives as long as the library.

@@ -1,8 +1,9 @@
-//! Values of type jsonb, read where they lie: keys, counts and lengths are looked at before anything is copied, and nothing is
-//! made of what nobody uses.
+//! Values of type jsonb, read where they lie: keys, counts and lengths are looked at before anything is
+//! copied, and nothing is made of what nobody uses.
 //!
-//! The form on disk has not changed since PostgreSQL 9.4, and binary upgrades need it to stay. A container has a word with its kind
-//! and the number of its elements, a word for each element (of an object: first the keys, then the values), and their data.
+//! The form on disk has not changed since PostgreSQL 9.4, and binary upgrades need it to stay. A container
+//! has a word with its kind and the number of its elements, a word for each element (of an object: first the
+//! keys, then the values), and their data.
 //!
 //! Invariant: a value that is not what it should be ends in `None`, and never in a look beside its bytes.
 
@@ -78,8 +79,8 @@ impl FromDatum for Jsonb<'_> {
         if is_null {
             return None;
         }
-        // SAFETY: the caller's datum is a jsonb. Unpacked, its data are aligned as they were written; it lives as long as the memory
-        // that is current, or as the datum.
+        // SAFETY: the caller's datum is a jsonb. Unpacked, its data are aligned as they were written; it
+        // lives as long as the memory that is current, or as the datum.
         let bytes = unsafe {
             let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let data: *const u8 = pgrx::vardata_any(value).cast();
@@ -121,7 +122,8 @@ impl<'a> Container<'a> {
         Run { container: self, index: 0, offset: 0 }
     }
 
-    /// Its elements, or the values of its pairs. `None` among them, and at their end, for what cannot be read.
+    /// Its elements, or the values of its pairs. `None` among them, and at their end, for what cannot be
+    /// read.
     pub(crate) fn values(self) -> impl Iterator<Item = Option<Item<'a>>> {
         let mut run = self.run();
         if self.header & IS_OBJECT != 0 {
@@ -173,7 +175,8 @@ impl<'a> Run<'a> {
 
     fn item(&mut self) -> Option<Item<'a>> {
         let (entry, data, start) = self.step()?;
-        // Numbers and containers begin at multiples of four; what was left free before is part of their length.
+        // Numbers and containers begin at multiples of four; what was left free before is part of their
+        // length.
         let aligned = || data.get(start.next_multiple_of(WORD) - start..);
         match entry & ENTRY_KIND_MASK {
             0 => std::str::from_utf8(data).ok().map(Item::Text),
@@ -227,7 +230,8 @@ pub(crate) struct Number<'a> {
 
 impl<'a> Number<'a> {
     fn at(bytes: &'a [u8]) -> Option<Self> {
-        // Little-endian or big-endian, PostgreSQL's macros know the size's form; these are aligned and never compressed.
+        // Little-endian or big-endian, PostgreSQL's macros know the size's form; these are aligned and never
+        // compressed.
         let header = word(bytes, 0)?;
         let size = if cfg!(target_endian = "big") { header & 0x3fff_ffff } else { header >> 2 } as usize;
         let is_long = if cfg!(target_endian = "big") { header >> 30 == 0 } else { header & 3 == 0 };
@@ -283,7 +287,8 @@ impl<'a> Number<'a> {
         text.parse().ok().filter(|value: &f64| value.is_finite())
     }
 
-    /// The number as PostgreSQL writes it. Its length is not bounded by that of the value: a few bytes can say 1e100000.
+    /// The number as PostgreSQL writes it. Its length is not bounded by that of the value: a few bytes can
+    /// say 1e100000.
     fn text(self) -> String {
         use std::fmt::Write;
         let mut text = String::from(if self.is_negative { "-" } else { "" });

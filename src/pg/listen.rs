@@ -1,5 +1,5 @@
-//! LISTEN and NOTIFY. In a background worker the statement LISTEN is refused, but the function behind it works; pgrx binds
-//! neither, so they are declared here.
+//! LISTEN and NOTIFY. In a background worker the statement LISTEN is refused, but the function behind it
+//! works; pgrx binds neither, so they are declared here.
 
 use pgrx::pg_sys;
 

@@ -1,5 +1,5 @@
-//! Memory: PostgreSQL's for what is made again and again in one call; what there is for the engine; and how a process ends
-//! that has none left.
+//! Memory: PostgreSQL's for what is made again and again in one call; what there is for the engine; and how a
+//! process ends that has none left.
 
 use std::ffi::{c_char, c_int};
 use std::sync::OnceLock;
@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::prelude::*;
 use steadytext_engine::memory::set_last_resort;
 
-/// Runs `work` in a memory context of its own, which is gone afterwards: what `work` returns must not lie in it. Without
-/// this, everything that a function makes stays until its statement ends.
+/// Runs `work` in a memory context of its own, which is gone afterwards: what `work` returns must not lie in
+/// it. Without this, everything that a function makes stays until its statement ends.
 pub(crate) fn in_scratch<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the context is deleted when nothing is in use that lies in it; after an error the abort deletes it, with its parent.
+    // SAFETY: the context is deleted when nothing is in use that lies in it; after an error the abort deletes
+    // it, with its parent.
     unsafe {
         let scratch = pg_sys::AllocSetContextCreateExtended(
             pg_sys::CurrentMemoryContext,
@@ -28,9 +29,9 @@ pub(crate) fn in_scratch<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// What the kernel is told to add to the score by which it chooses a process to kill when memory runs out: as if the engine's
-/// took half of all memory more than it does. It is the largest process of the server, and the only one that can be begun anew
-/// without anybody's loss, but for the kernel all of them are alike.
+/// What is added to the score by which the kernel chooses a process to kill when memory runs out: as if the
+/// engine's took half of all memory more than it does. It is the largest process of the server, and the only
+/// one that can be begun anew without anybody's loss, but for the kernel all of them are alike.
 const OOM_SCORE_ADJ: i32 = 500;
 
 /// Bytes of shared_buffers.
@@ -81,9 +82,9 @@ unsafe extern "C-unwind" {
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-/// An allocation has failed that nobody looks at, and the reserve is gone. Rust would abort, which ends every session of the
-/// server. A backend ends its own session instead; a thread of the engine stops, and its process ends when the main thread
-/// sees that (`worker::seat`).
+/// An allocation has failed that nobody looks at, and the reserve is gone. Rust would abort, which ends every
+/// session of the server. A backend ends its own session instead; a thread of the engine stops, and its
+/// process ends when the main thread sees that (`worker::engine_link`).
 fn end_without_memory() -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     // SAFETY: asks for the calling thread.
@@ -91,8 +92,8 @@ fn end_without_memory() -> ! {
     // SAFETY: compares two threads.
     let is_main = MAIN.get().is_some_and(|main| unsafe { libc::pthread_equal(*main, this) } != 0);
     if is_main && !ENDING.swap(true, Ordering::Relaxed) {
-        // SAFETY: on PostgreSQL's thread. FATAL runs the callbacks of the process's end and exits: nothing unwinds into the
-        // allocator. PostgreSQL keeps memory for errors aside.
+        // SAFETY: on PostgreSQL's thread. FATAL runs the callbacks of the process's end and exits: nothing
+        // unwinds into the allocator. PostgreSQL keeps memory for errors aside.
         unsafe {
             if errstart(PgLogLevel::FATAL as c_int, std::ptr::null()) {
                 errcode(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int);

@@ -1,39 +1,55 @@
-//! Everything that touches PostgreSQL's C side: the rest of the extension calls safe functions of this module.
+//! Everything that touches PostgreSQL's C side: the rest of the extension calls safe functions of this
+//! module.
 //!
 //! Invariant: no other module contains `unsafe` code.
 #![allow(unsafe_code, reason = "the one module that calls PostgreSQL's C functions")]
 
+pub(crate) mod access_counters;
 pub(crate) mod activity;
+pub(crate) mod after_commit;
 pub(crate) mod backtrace;
 pub(crate) mod bgworker;
+pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
-pub(crate) mod caches;
 pub(crate) mod catalog;
-pub(crate) mod copied;
-pub(crate) mod descriptors;
+pub(crate) mod catalog_cache;
+pub(crate) mod engine_leader;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
+pub(crate) mod files;
 pub(crate) mod guc;
-pub(crate) mod hits;
 pub(crate) mod hooks;
-pub(crate) mod identities;
 pub(crate) mod interrupts;
 pub(crate) mod jsonb;
-pub(crate) mod letters;
 pub(crate) mod listen;
 pub(crate) mod memory;
+pub(crate) mod model_checksums;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod restore;
 pub(crate) mod role;
-pub(crate) mod seat;
 pub(crate) mod set_aside;
 pub(crate) mod shmem;
 pub(crate) mod slots;
 pub(crate) mod spi;
-pub(crate) mod temporary;
 pub(crate) mod transaction;
 pub(crate) mod tuple;
 mod varlena;
 pub(crate) mod waiters;
-pub(crate) mod wake;
+
+/// What is in shared memory.
+static PARTS: [&dyn shmem::AnyPart; 8] = [
+    &shmem::SHARED,
+    &engine_leader::LEADER,
+    &waiters::TABLE,
+    &activity::TABLE,
+    &access_counters::TABLE,
+    &cache_queue::QUEUE,
+    &pending::TABLE,
+    &model_checksums::TABLE,
+];
+
+/// Asks for the shared memory. Only while shared_preload_libraries is processed.
+pub(crate) fn install_shared_memory() {
+    shmem::install(&PARTS);
+}

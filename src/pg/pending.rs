@@ -1,12 +1,12 @@
-//! How many requests are pending in each database, in all and of each role, in shared memory: `max_queue_size` and
-//! `max_queue_size_per_role` are compared with it.
+//! How many requests are pending in each database, in all and of each role, in shared memory:
+//! `max_queue_size` and `max_queue_size_per_role` are compared with it.
 //!
-//! A transaction counts what it inserts, by subtransaction and role, and adds it after its commit; the worker takes away what it claims.
-//! What happens without either of them knowing (rows that are deleted, put back or cancelled, transactions prepared by other sessions) asks the
-//! worker to count the rows themselves.
+//! A transaction counts what it inserts, by subtransaction and role, and adds it after its commit; the worker
+//! takes away what it claims. What happens without either of them knowing (rows that are deleted, put back or
+//! cancelled, transactions prepared by other sessions) asks the worker to count the rows themselves.
 //!
-//! Invariant: what runs after a commit touches atomics and this process's memory only. Cells change as wholes, role and count together, so
-//! that no count can be added to another role's.
+//! Invariant: what runs after a commit touches atomics and this process's memory only. Cells change as
+//! wholes, role and count together, so that no count can be added to another role's.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
@@ -15,14 +15,16 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use super::shmem::{self, SLOTS, Slot};
+use super::shmem::{self, Content, Part, SLOTS, Slot};
 use super::{slots, transaction};
 
-/// Roles with pending requests whose number is kept, in one database. The requests of others only count for `max_queue_size`.
+/// Roles with pending requests whose number is kept, in one database. The requests of others only count for
+/// `max_queue_size`.
 const CELLS: usize = 512;
 /// Cells in which the count of a role may be.
 const PROBES: usize = 64;
-/// Roles of one subtransaction that are told apart before the list of what it inserted grows with each row.
+/// Roles of one subtransaction whose rows are counted together, before the list of what it inserted grows
+/// with each row.
 const SEARCHED: usize = 32;
 
 /// The counts of all databases, by the number of their slot.
@@ -30,6 +32,11 @@ const SEARCHED: usize = 32;
 pub(crate) struct PendingTable {
     roles: [[AtomicU64; CELLS]; SLOTS],
 }
+
+// SAFETY: zeros are cells that are free.
+unsafe impl Content for PendingTable {}
+
+pub(super) static TABLE: Part<PendingTable> = Part::new();
 
 /// Counts of a database at one moment.
 #[derive(Debug, Default, Clone, Copy)]
@@ -46,7 +53,8 @@ struct Inserted {
     /// The depth of the subtransaction; 1 is the transaction itself.
     level: i32,
     role: u32,
-    /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON CONFLICT.
+    /// Whether the rows are there if the subtransaction commits; others may have been left out because of ON
+    /// CONFLICT.
     certain: bool,
     count: i64,
 }
@@ -68,7 +76,8 @@ pub(crate) fn new_id() -> Uuid {
     id
 }
 
-/// Whether nobody can have used this id before: this process made it, and has inserted no later one. Ids of a process grow.
+/// Whether nobody can have used this id before: this process made it, and has inserted no later one. Ids of a
+/// process grow.
 fn is_fresh(id: Uuid) -> bool {
     let id = id.as_u128();
     let fresh = id > USED.get() && id <= MADE.get();
@@ -78,8 +87,8 @@ fn is_fresh(id: Uuid) -> bool {
     fresh
 }
 
-/// This transaction is about to insert a pending row. Where its id is not fresh, ON CONFLICT may leave it out; then the rows are counted after the
-/// commit.
+/// This transaction is about to insert a pending row. Where its id is not fresh, ON CONFLICT may leave it
+/// out; then the rows are counted after the commit.
 pub(crate) fn inserting(role: pg_sys::Oid, id: Option<Uuid>) {
     let new = Inserted {
         level: transaction::nest_level(),
@@ -144,7 +153,8 @@ pub(super) fn end_subtransaction(committed: bool) {
     });
 }
 
-/// The transaction is about to commit: from now on its rows may be seen, though they are not in the counters yet.
+/// The transaction is about to commit: from now on its rows may be seen, though they are not in the counters
+/// yet.
 pub(super) fn committing() {
     let rows: i64 = INSERTED.with_borrow(|inserted| inserted.iter().map(|known| known.count).sum());
     if rows > 0
@@ -155,7 +165,8 @@ pub(super) fn committing() {
     }
 }
 
-/// The transaction has ended, and what it inserted is in the counters, or is not there. Nothing here can raise.
+/// The transaction has ended, and what it inserted is in the counters, or is not there. Nothing here can
+/// raise.
 pub(super) fn ended() {
     let rows = COMMITTING.take();
     if rows > 0
@@ -165,7 +176,8 @@ pub(super) fn ended() {
     }
 }
 
-/// The transaction ended: what it inserted counts in the database of `slot`. True: the rows should be counted. Nothing here can raise.
+/// The transaction ended: what it inserted counts in the database of `slot`. True: the rows should be
+/// counted. Nothing here can raise.
 pub(super) fn committed(slot: Option<&Slot>) -> bool {
     INSERTED.with_borrow_mut(|inserted| {
         let mut doubtful = false;
@@ -247,8 +259,7 @@ fn change(slot: &Slot, role: u32, by: i64) {
 }
 
 fn cells_of(slot: &Slot) -> Option<&'static [AtomicU64; CELLS]> {
-    let shared = shmem::get()?;
-    shared.pending.roles.get(shared.index_of(slot))
+    TABLE.get()?.roles.get(shmem::get()?.index_of(slot))
 }
 
 fn window(cells: &[AtomicU64; CELLS], role: u32) -> impl Iterator<Item = &AtomicU64> {
@@ -264,8 +275,8 @@ fn pack(role: u32, count: i32) -> u64 {
     if count == 0 { 0 } else { u64::from(role) << 32 | u64::from(count.cast_unsigned()) }
 }
 
-/// Adds to the count of a role. Two processes may give a role a cell each: its count is their sum. Where no cell is free the role's
-/// requests are not counted.
+/// Adds to the count of a role. Two processes may give a role a cell each: its count is their sum. Where no
+/// cell is free the role's requests are not counted.
 fn add(cells: &[AtomicU64; CELLS], role: u32, by: i64) {
     let by = by.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
     loop {

@@ -22,8 +22,8 @@ pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
     superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
 }
 
-/// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for members of
-/// steadytext_admin.
+/// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for
+/// members of steadytext_admin.
 pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
     has_privileges_of(caller, owner) || is_administrator(caller)
 }

@@ -1,20 +1,21 @@
-//! Restores of data alone, with triggers switched off (`pg_dump --data-only --disable-triggers`), into a database that has the
-//! extension already.
+//! Restores of data alone, with triggers switched off (`pg_dump --data-only --disable-triggers`), into a
+//! database that has the extension already.
 //!
 //! Two things are in their way, which the triggers would see to. The default rows of steadytext_config and
-//! steadytext_models have the keys of the rows that come: while a COPY runs, they have others. And `ENABLE TRIGGER ALL`, the last
-//! line of such a restore, makes ordinary triggers of those that fire always: they are made what they were.
+//! steadytext_models have the keys of the rows that come: while a COPY runs, they have others. And `ENABLE
+//! TRIGGER ALL`, the last line of such a restore, makes ordinary triggers of those that fire always: they are
+//! made what they were.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::caches::{self, Installation, Registry};
+use super::after_commit;
+use super::catalog_cache::{self, Installation, Registry};
 use super::error::{OrRaise, PgError};
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
-use super::wake;
 
 /// What is to be done when the statement has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ pub(super) unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> A
     if unsafe { (*statement).type_ } == pg_sys::NodeTag::T_AlterTableStmt {
         return Afterwards::Strengthen(table);
     }
-    let Ok(installation) = caches::installation() else { return Afterwards::Nothing };
+    let Ok(installation) = catalog_cache::installation() else { return Afterwards::Nothing };
     match installation.registry(table) {
         Some(registry) if veil(&installation, registry, table).or_raise() => Afterwards::Unveil(table),
         _ => Afterwards::Nothing,
@@ -71,7 +72,7 @@ pub(super) unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> A
 /// Does what [`before`] has found to be done.
 #[pg_guard]
 pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
-    let Ok(installation) = caches::installation() else { return };
+    let Ok(installation) = catalog_cache::installation() else { return };
     let table = match afterwards {
         Afterwards::Nothing => return,
         Afterwards::Unveil(table) => {
@@ -85,10 +86,10 @@ pub(super) extern "C-unwind" fn after(afterwards: Afterwards) {
             table
         }
     };
-    // What the triggers would have told.
-    caches::invalidate(table);
-    wake::arm_change();
-    wake::arm_review();
+    // What the triggers would have done.
+    catalog_cache::invalidate(table);
+    after_commit::arm_change();
+    after_commit::arm_review();
 }
 
 unsafe fn enables_all_triggers(commands: *mut pg_sys::List) -> bool {
@@ -119,9 +120,9 @@ unsafe fn table_of(relation: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
             None,
             std::ptr::null_mut(),
         );
-        (oid != pg_sys::InvalidOid)
-            .then_some(oid)
-            .filter(|oid| caches::installation().is_ok_and(|installation| installation.has_table(*oid)))
+        (oid != pg_sys::InvalidOid).then_some(oid).filter(|oid| {
+            catalog_cache::installation().is_ok_and(|installation| installation.has_table(*oid))
+        })
     }
 }
 

@@ -12,7 +12,8 @@ use super::transaction;
 /// Names that one transaction is warned of, at most.
 const WARNINGS: usize = 16;
 
-/// The name of a role as it is now; `None` if there is no such role. In the server's encoding, whatever that is.
+/// The name of a role as it is now; `None` if there is no such role. In the server's encoding, whatever that
+/// is.
 pub(crate) fn name_of(role: pg_sys::Oid) -> Option<CString> {
     // SAFETY: a catalog look-up; the name is copied before its memory can go.
     unsafe {
@@ -21,8 +22,8 @@ pub(crate) fn name_of(role: pg_sys::Oid) -> Option<CString> {
     }
 }
 
-/// The role of this name; `InvalidOid` where there is none. A restore must not end there, and whoever mistyped a name should
-/// hear of it, so that a WARNING says it, once for each name in a transaction.
+/// The role of this name; `InvalidOid` where there is none. A restore must not end there, and a name may have
+/// been mistyped, so the function raises a WARNING, once for each name in a transaction.
 pub(crate) fn named(name: &CStr) -> pg_sys::Oid {
     if name.is_empty() {
         return pg_sys::InvalidOid;
@@ -66,7 +67,8 @@ fn warn_of(name: &CStr) {
 /// A text in the encoding of the client.
 pub(crate) fn to_client(text: &CStr) -> Vec<u8> {
     let length = text.to_bytes().len() as i32;
-    // SAFETY: a C string of this length; the result is that string, or another one in palloc's memory, and is copied.
+    // SAFETY: a C string of this length; the result is that string, or another one in palloc's memory, and is
+    // copied.
     unsafe { CStr::from_ptr(pg_sys::pg_server_to_client(text.as_ptr(), length)).to_bytes().to_vec() }
 }
 

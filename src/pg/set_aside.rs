@@ -1,8 +1,8 @@
-//! What a process that claims requests remembers of those that must not hold up the others: rows that cannot be written, long
-//! stretches of rows that somebody has locked, and roles that have too many of either.
+//! What a process that claims requests remembers of those that must not hold up the others: rows that cannot
+//! be written, long stretches of rows that somebody has locked, and roles that have too many of either.
 //!
-//! Invariant: all of it is advice that grows old by itself. Nothing is lost when it is forgotten, and nothing is claimed twice
-//! because of it: rows are locked before they are claimed, whatever is remembered here.
+//! Invariant: all of it is advice that grows old by itself. Nothing is lost when it is forgotten, and nothing
+//! is claimed twice because of it: rows are locked before they are claimed, whatever is remembered here.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,7 +32,7 @@ const AGAIN_AT_LEAST: u128 = 32;
 const AGAIN_AT_MOST: u128 = 4096;
 /// Lines that one process writes into the server log, and rows it remembers having written of.
 const LINES_PER_MINUTE: u32 = 20;
-const MAX_TOLD: usize = 1000;
+const MAX_REPORTED: usize = 1000;
 
 thread_local! {
     static MEMORY_OF: RefCell<Memory> = RefCell::default();
@@ -46,7 +46,7 @@ struct Memory {
     /// By priority and owner.
     stretches: HashMap<(i32, pg_sys::Oid), Stretch>,
     roles: HashMap<pg_sys::Oid, Role>,
-    told: HashSet<(i64, String)>,
+    reported: HashSet<(i64, String)>,
     lines: u32,
     minute: Option<Instant>,
 }
@@ -131,16 +131,17 @@ pub(crate) fn leave_alone(extension: pg_sys::Oid, owner: pg_sys::Oid, pause: Dur
     });
 }
 
-/// Whether the server log should be told of this row: once for each row and step, and not too often.
+/// Whether trouble with this row is new to the server log, which gets one message for each row and step, and
+/// not too many.
 pub(crate) fn is_news(extension: pg_sys::Oid, id: i64, step: &str) -> bool {
     with(extension, |memory, now| {
         if memory.minute.is_none_or(|minute| now >= minute + Duration::from_secs(60)) {
             (memory.minute, memory.lines) = (Some(now), 0);
         }
-        if memory.told.len() >= MAX_TOLD {
-            memory.told.clear();
+        if memory.reported.len() >= MAX_REPORTED {
+            memory.reported.clear();
         }
-        let is_news = memory.told.insert((id, step.to_owned())) && memory.lines < LINES_PER_MINUTE;
+        let is_news = memory.reported.insert((id, step.to_owned())) && memory.lines < LINES_PER_MINUTE;
         memory.lines += u32::from(is_news);
         is_news
     })
@@ -200,8 +201,8 @@ pub(crate) fn pass(extension: pg_sys::Oid, priority: i32, owner: pg_sys::Oid, un
     });
 }
 
-/// Takes note of a second look that ended at `until`, or, where that is `None`, with the stretch. Where rows were free, claims begin from the
-/// first one again.
+/// Takes note of a second look that ended at `until`, or, where that is `None`, with the stretch. Where rows
+/// were free, claims begin from the first one again.
 pub(crate) fn look_again(
     extension: pg_sys::Oid,
     priority: i32,

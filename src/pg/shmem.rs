@@ -1,22 +1,23 @@
-//! The extension's shared memory: one fixed struct of atomics, laid out at server start.
+//! The extension's shared memory: one block, laid out at server start, in which each module that needs some
+//! has a part.
 //!
-//! It exists only while the library is in shared_preload_libraries; [`get`] is `None` otherwise, and
-//! every user has to say what it does then.
+//! A part is a struct of the module that owns it, declared there as a `static` [`Part`]; `super::PARTS` lists
+//! all of them. Two things are common to all, which this module does: every part has a lock, and it exists
+//! only while the library is in shared_preload_libraries. [`Part::get`] is `None` otherwise, and every user
+//! has to say what it does then.
 //!
-//! Invariant: everything in it is an atomic, a condition variable or guarded by one of the locks, and the
-//! all-zero pattern is its valid initial state.
+//! This module's own part is [`Shared`]: the launcher's mailbox and a slot for each database's worker.
+//!
+//! Invariant: everything in a part is an atomic, a condition variable or guarded by the part's lock.
 
+use std::alloc::Layout;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::activity::ActivityTable;
-use super::hits::HitTable;
-use super::identities::IdentityTable;
-use super::letters::LetterBox;
-use super::pending::PendingTable;
-use super::seat::EngineSeat;
+use super::error::PgError;
 
 /// Databases with a worker, at most.
 pub(crate) const SLOTS: usize = 128;
@@ -24,10 +25,88 @@ pub(crate) const SLOTS: usize = 128;
 pub(crate) const CALLS: usize = 64;
 /// Statements that keep workers away from a database, at most.
 pub(crate) const EVICTIONS: usize = 64;
-/// Condition variables for callers who wait for a result; a request id belongs to one of them.
-pub(crate) const BUCKETS: usize = 64;
 
-/// The whole of it.
+/// What a module keeps in shared memory.
+///
+/// # Safety
+///
+/// Zeros, of which [`Content::initialise`] has made what it makes, are a valid value of the type.
+pub(super) unsafe trait Content: Sync + Sized + 'static {
+    /// Completes a value that is all zeros. Called in the postmaster, once in a server's life and once after
+    /// each crash.
+    ///
+    /// # Safety
+    ///
+    /// `_this` points to zeros of the type's size, which no other process has seen.
+    unsafe fn initialise(_this: *mut Self) {}
+}
+
+/// A part of the shared memory and its lock.
+pub(super) struct Part<T> {
+    content: AtomicPtr<T>,
+    lock: AtomicPtr<pg_sys::LWLock>,
+}
+
+impl<T: Content> Part<T> {
+    /// A part that has no memory yet.
+    pub(super) const fn new() -> Part<T> {
+        Part { content: AtomicPtr::new(std::ptr::null_mut()), lock: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// What it holds, or `None` where the library was not preloaded.
+    pub(super) fn get(&self) -> Option<&'static T> {
+        // SAFETY: the pointer is null or set once, before the first fork, to memory that lives as long as the
+        // server and was initialised by `startup_hook`.
+        unsafe { self.content.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// Runs `work` while this process has the part's lock; `None` where the library was not preloaded. `work`
+    /// must not raise a PostgreSQL error.
+    pub(super) fn with_lock<R>(&self, exclusive: bool, work: impl FnOnce(&'static T) -> R) -> Option<R> {
+        let content = self.get()?;
+        let mode = if exclusive { pg_sys::LWLockMode::LW_EXCLUSIVE } else { pg_sys::LWLockMode::LW_SHARED };
+        // SAFETY: a lock of the extension's tranche, found before the part could be reached.
+        unsafe {
+            let lock = self.lock.load(Ordering::Relaxed);
+            pg_sys::LWLockAcquire(lock, mode);
+            let result = work(content);
+            pg_sys::LWLockRelease(lock);
+            Some(result)
+        }
+    }
+}
+
+/// A part, whatever it holds.
+pub(super) trait AnyPart: Sync {
+    /// How much memory it needs.
+    fn layout(&self) -> Layout;
+
+    /// Gives it memory and a lock.
+    ///
+    /// # Safety
+    ///
+    /// Both are in the server's shared memory, and the memory is as [`AnyPart::layout`] says: zeros if
+    /// `is_new`, and otherwise what this function has made of them before.
+    unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool);
+}
+
+impl<T: Content> AnyPart for Part<T> {
+    fn layout(&self) -> Layout {
+        Layout::new::<T>()
+    }
+
+    unsafe fn settle(&self, memory: *mut u8, lock: *mut pg_sys::LWLock, is_new: bool) {
+        let content: *mut T = memory.cast();
+        if is_new {
+            // SAFETY: the caller's promise.
+            unsafe { T::initialise(content) };
+        }
+        self.lock.store(lock, Ordering::Relaxed);
+        self.content.store(content, Ordering::Relaxed);
+    }
+}
+
+/// Which processes run, and for which database.
 #[repr(C)]
 pub(crate) struct Shared {
     /// The launcher's latch, null while none runs.
@@ -40,25 +119,14 @@ pub(crate) struct Shared {
     pub(crate) calls: [AtomicU32; CALLS],
     /// Statements that need a database without sessions.
     pub(crate) evictions: [Eviction; EVICTIONS],
-    /// Who runs the engine.
-    pub(crate) seat: EngineSeat,
     /// One per database that has, or is being asked for, the extension. Only the launcher hands them out.
     pub(crate) slots: [Slot; SLOTS],
-    /// Woken when a request of their bucket ends.
-    pub(crate) waiters: [pg_sys::ConditionVariable; BUCKETS],
-    /// Counts them, so that a waiter can tell whether it was too slow to be woken.
-    pub(crate) endings: [AtomicU64; BUCKETS],
-    /// What is running now.
-    pub(crate) activity: ActivityTable,
-    /// Uses of the cache's entries.
-    pub(crate) hits: HitTable,
-    /// Answers that are to be cached.
-    pub(crate) letters: LetterBox,
-    /// Pending requests of each role.
-    pub(crate) pending: PendingTable,
-    /// Checksums of model files.
-    pub(crate) identities: IdentityTable,
 }
+
+// SAFETY: zeros are a launcher that does not run, no calls, no evictions, and slots that are free.
+unsafe impl Content for Shared {}
+
+pub(super) static SHARED: Part<Shared> = Part::new();
 
 impl Shared {
     /// The number of a slot.
@@ -66,21 +134,6 @@ impl Shared {
         (std::ptr::from_ref(slot) as usize - self.slots.as_ptr() as usize) / std::mem::size_of::<Slot>()
     }
 }
-
-/// What guards the parts that are no atomics.
-#[derive(Debug, Clone, Copy)]
-#[repr(u8)]
-pub(super) enum Lock {
-    /// [`Shared::activity`].
-    Activity,
-    /// [`Shared::hits`].
-    Hits,
-    /// [`Shared::letters`].
-    Letters,
-    /// [`Shared::identities`].
-    Identities,
-}
-const LOCKS: usize = 4;
 
 /// A statement that needs a database without sessions, while it runs.
 #[repr(C)]
@@ -106,8 +159,8 @@ pub(crate) struct Slot {
     pub(crate) ended: AtomicU32,
     /// Counts commits that made work.
     pub(crate) wakes: AtomicU64,
-    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it for requests of a lower
-    /// priority than this.
+    /// The worker looks at `wakes` by itself before it can take more work: commits need not wake it for
+    /// requests of a lower priority than this.
     pub(crate) deaf_below: AtomicU32,
     /// Counts commits that made work at or above that priority.
     pub(crate) urgent: AtomicU64,
@@ -115,15 +168,18 @@ pub(crate) struct Slot {
     pub(crate) reviews: AtomicU64,
     /// Requests that are pending: enqueuers add, the worker takes away what it claims.
     pub(crate) pending: AtomicI64,
-    /// Something happened of which nobody knows what it means for `pending`: the worker should count the rows.
+    /// Something happened of which nobody knows what it means for `pending`: the worker should count the
+    /// rows.
     pub(crate) recount: AtomicBool,
-    /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and that are in `pending`.
+    /// Requests of transactions that have begun to commit, and of those among them whose commit has ended and
+    /// that are in `pending`.
     pub(crate) committing: AtomicU64,
     /// See `committing`.
     pub(crate) committed: AtomicU64,
     /// The worker's unique id (UUID, big-endian halves); 0 while none runs.
     pub(crate) worker: [AtomicU64; 2],
-    /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how many there were.
+    /// The last request that could not be written, why (an SQLSTATE, packed), when (TimestampTz), and how
+    /// many there were.
     pub(crate) trouble_id: AtomicI64,
     /// See `trouble_id`.
     pub(crate) trouble_code: AtomicU32,
@@ -143,49 +199,61 @@ pub(crate) struct Slot {
     pub(crate) cache_hits: AtomicU64,
     /// Requests that it had no answer for.
     pub(crate) cache_misses: AtomicU64,
-    /// Answers that did not get into it: too long for [`Shared::letters`], without room there or at the worker, or refused by the table.
+    /// Answers that did not get into it: too long for [`super::cache_queue`], without room there or at the
+    /// worker, or refused by the table.
     pub(crate) cache_dropped: AtomicU64,
     /// Since when they are counted, as TimestampTz; 0: since the server's start.
     pub(crate) cache_reset_at: AtomicI64,
     /// There are hits that the worker has not written down.
-    pub(crate) hits_wait: AtomicBool,
-    /// Cells of [`Shared::hits`] that count them.
-    pub(crate) hit_cells: AtomicU32,
-    /// Letters in the pile.
-    pub(crate) letters: AtomicU32,
+    pub(crate) accesses_wait: AtomicBool,
+    /// Cells of [`super::access_counters`] that count them.
+    pub(crate) access_cells: AtomicU32,
+    /// Messages in its cache queue.
+    pub(crate) cache_queue_length: AtomicU32,
 }
 
-static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
-const LOCK_NAME: &std::ffi::CStr = c"pg_steadytext";
-/// The first of the locks.
-static LOCK_TRANCHE: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
-
-/// The shared memory, or `None` where the library was not preloaded.
+/// The slots and the launcher's mailbox, or `None` where the library was not preloaded.
 pub(crate) fn get() -> Option<&'static Shared> {
-    // SAFETY: the pointer is null or set once, before the first fork, to memory that lives as long as the
-    // server and was initialised by `startup`.
-    unsafe { SHARED.load(Ordering::Relaxed).as_ref() }
+    SHARED.get()
 }
 
-/// Runs `work` while this process has the lock. `work` must not raise a PostgreSQL error.
-pub(super) fn with_lock<R>(lock: Lock, exclusive: bool, work: impl FnOnce() -> R) -> R {
-    let mode = if exclusive { pg_sys::LWLockMode::LW_EXCLUSIVE } else { pg_sys::LWLockMode::LW_SHARED };
-    // SAFETY: the tranche has as many locks, and was found before anybody could reach the shared memory.
-    unsafe {
-        let lock = &raw mut (*LOCK_TRANCHE.load(Ordering::Relaxed).add(lock as usize)).lock;
-        pg_sys::LWLockAcquire(lock, mode);
-        let result = work();
-        pg_sys::LWLockRelease(lock);
-        result
-    }
+/// What to say where the library is not in shared_preload_libraries.
+pub(crate) fn not_preloaded(message: &'static str) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("Add shared_preload_libraries = 'pg_steadytext' to postgresql.conf and restart the server.")
+}
+
+/// The name of the block and of the tranche of its locks.
+const NAME: &std::ffi::CStr = c"pg_steadytext";
+/// Parts begin at multiples of this, so that no two of them share a line of a processor's cache. PostgreSQL
+/// aligns the block so, too.
+const ALIGNMENT: usize = 128;
+
+static PARTS: OnceLock<&[&dyn AnyPart]> = OnceLock::new();
+
+fn parts() -> &'static [&'static dyn AnyPart] {
+    PARTS.get().copied().unwrap_or_default()
+}
+
+/// Where each part begins in the block, and how many bytes the block has.
+fn arrangement() -> (Vec<usize>, usize) {
+    let mut end = 0;
+    let starts = parts().iter().map(|part| {
+        let start = usize::next_multiple_of(end, ALIGNMENT.max(part.layout().align()));
+        end = start + part.layout().size();
+        start
+    });
+    let starts = starts.collect();
+    (starts, end)
 }
 
 #[cfg(not(feature = "pg14"))]
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
-/// Asks for the shared memory. Only while shared_preload_libraries is processed.
-pub(crate) fn install() {
+/// Asks for shared memory for these parts. Only while shared_preload_libraries is processed.
+pub(super) fn install(parts: &'static [&'static dyn AnyPart]) {
+    PARTS.get_or_init(|| parts);
     // SAFETY: called once by the postmaster while it loads libraries; hooks are chained.
     unsafe {
         #[cfg(not(feature = "pg14"))]
@@ -203,8 +271,8 @@ pub(crate) fn install() {
 fn request() {
     // SAFETY: called where PostgreSQL allows requests for shared memory.
     unsafe {
-        pg_sys::RequestAddinShmemSpace(std::mem::size_of::<Shared>());
-        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), LOCKS as i32);
+        pg_sys::RequestAddinShmemSpace(arrangement().1);
+        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), parts().len() as i32);
     }
 }
 
@@ -222,22 +290,21 @@ unsafe extern "C-unwind" fn request_hook() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn startup_hook() {
-    // SAFETY: runs in the postmaster, also when it starts anew after a crash; the struct's initial state is
-    // all zeros but for the condition variables, which have an initialiser of their own.
+    // SAFETY: runs in the postmaster, also when it starts anew after a crash, when the block is new as well.
+    // The tranche has a lock for each part.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP {
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous());
         }
+        let (starts, bytes) = arrangement();
         let mut found = false;
-        let shared: *mut Shared =
-            pg_sys::ShmemInitStruct(LOCK_NAME.as_ptr(), std::mem::size_of::<Shared>(), &mut found).cast();
+        let block: *mut u8 = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes, &mut found).cast();
         if !found {
-            std::ptr::write_bytes(shared, 0, 1);
-            for bucket in 0..BUCKETS {
-                pg_sys::ConditionVariableInit(&raw mut (*shared).waiters[bucket]);
-            }
+            std::ptr::write_bytes(block, 0, bytes);
         }
-        LOCK_TRANCHE.store(pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr()), Ordering::Relaxed);
-        SHARED.store(shared, Ordering::Relaxed);
+        let locks = pg_sys::GetNamedLWLockTranche(NAME.as_ptr());
+        for (index, (part, start)) in parts().iter().zip(starts).enumerate() {
+            part.settle(block.add(start), &raw mut (*locks.add(index)).lock, !found);
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! The bookkeeping in shared memory of who runs where: one slot per database's worker, calls for a worker,
-//! and statements that keep workers away.
+//! The bookkeeping in shared memory of the processes that run: one slot per database's worker, calls for a
+//! worker, and statements that keep workers away.
 //!
-//! Invariant: only the launcher gives and takes slots; a worker fills its own slot and empties it when it ends;
-//! everybody else only reads them, counts in them, and sets latches.
+//! Invariant: only the launcher gives and takes slots; a worker fills its own slot and empties it when it
+//! ends; everybody else only reads them, counts in them, and sets latches.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Shared, Slot};
-use super::{hits, letters, pending};
+use super::{access_counters, cache_queue, pending};
 
 /// What a worker does, as its slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +107,9 @@ impl Slot {
     /// Empties the slot for another database. Only the launcher, and only while no worker runs.
     pub(crate) fn free(&'static self) {
         self.set_state(State::Stopped);
-        letters::close(self);
+        cache_queue::close(self);
         pending::clear(self);
-        hits::take(self);
+        access_counters::take(self);
         self.reset_cache_counters(0);
     }
 }
@@ -160,7 +160,8 @@ fn set_latch(latch: *mut pg_sys::Latch) {
     }
 }
 
-/// Whether a running statement keeps workers away from `database`. Entries of processes that died are cleared.
+/// Whether a running statement keeps workers away from `database`. Entries of processes that died are
+/// cleared.
 pub(crate) fn is_evicted(shared: &Shared, database: pg_sys::Oid) -> bool {
     let wanted = database.to_u32();
     shared.evictions.iter().any(|entry| {
@@ -178,8 +179,8 @@ pub(crate) fn is_evicted(shared: &Shared, database: pg_sys::Oid) -> bool {
     })
 }
 
-/// Keeps workers away from `database` until [`end_evictions`], without waiting for one that is there. If too many statements
-/// do so already, this one has to take its chance with PostgreSQL's own wait for sessions.
+/// Keeps workers away from `database` until [`end_evictions`], without waiting for one that is there. If too
+/// many statements do so already, this one has to take its chance with PostgreSQL's own wait for sessions.
 pub(crate) fn evict(shared: &'static Shared, database: pg_sys::Oid) {
     // SAFETY: a plain global of this process.
     let me = unsafe { pg_sys::MyProcPid };

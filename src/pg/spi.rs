@@ -23,7 +23,8 @@ impl<T: IntoDatum> From<T> for Arg {
 }
 
 impl Arg {
-    /// The jsonb `{}`, which most requests have for parameters: without making a text of it that is parsed again.
+    /// The jsonb `{}`, which most requests have for parameters: without making a text of it that is parsed
+    /// again.
     pub(crate) fn empty_object() -> Self {
         const BYTES: usize = 8;
         const OBJECT_OF_NOTHING: u32 = 0x2000_0000;
@@ -42,8 +43,9 @@ impl Arg {
         let Ok(count @ 1..) = i32::try_from(numbers.len()) else { return Vec::<f32>::new().into() };
         let header = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>();
         let bytes = header + size_of_val(numbers);
-        // SAFETY: the memory is as long as header and numbers together, and palloc's is aligned; an array of one dimension has
-        // its length and its lower bound behind the fixed part, and without nulls its data behind these.
+        // SAFETY: the memory is as long as header and numbers together, and palloc's is aligned; an array of
+        // one dimension has its length and its lower bound behind the fixed part, and without nulls its data
+        // behind these.
         let datum = unsafe {
             let array: *mut pg_sys::ArrayType = pg_sys::palloc(bytes).cast();
             pgrx::set_varsize_4b(array.cast(), bytes as i32);
@@ -87,7 +89,8 @@ impl Row {
 }
 
 impl Row {
-    /// Bytes of a column of variable length as they are before compression, known without fetching them; 0 for NULL.
+    /// Bytes of a column of variable length as they are before compression, known without fetching them; 0
+    /// for NULL.
     pub(crate) fn bytes(&self, column: i32) -> usize {
         let mut is_null = true;
         // SAFETY: as above.
@@ -97,7 +100,8 @@ impl Row {
         }
     }
 
-    /// A `text[]`; `Err` with the number of its elements where these are more than `most`: nothing is made of them then.
+    /// A `text[]`; `Err` with the number of its elements where these are more than `most`: nothing is made of
+    /// them then.
     pub(crate) fn texts(&self, column: i32, most: usize) -> Result<Option<Vec<Option<String>>>, usize> {
         let mut is_null = true;
         // SAFETY: as above.
@@ -113,8 +117,8 @@ impl Row {
 }
 
 impl Row {
-    /// The value of a column whose type Rust does not know and that is passed by reference, copied into the memory
-    /// that was current before the query.
+    /// The value of a column whose type Rust does not know and that is passed by reference, copied into the
+    /// memory that was current before the query.
     pub(crate) fn get_copy(&self, column: i32) -> Option<AnyElement> {
         let mut is_null = true;
         // SAFETY: as above; SPI is connected, and extension types such as vector are of variable length.
@@ -181,8 +185,8 @@ pub(crate) fn query<T>(
         args.iter().map(|arg| arg.datum.unwrap_or(pg_sys::Datum::from(0))).collect();
     let nulls: Vec<std::ffi::c_char> =
         args.iter().map(|arg| if arg.datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char).collect();
-    // SAFETY: SPI is connected and finished in pairs, an error in between is cleaned up by the abort; the three
-    // arrays are as long as the argument count and outlive the call.
+    // SAFETY: SPI is connected and finished in pairs, an error in between is cleaned up by the abort; the
+    // three arrays are as long as the argument count and outlive the call.
     unsafe {
         if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
             return Err(PgError::internal("SPI_connect failed"));
@@ -233,8 +237,8 @@ impl SavedPlan {
         SavedPlan(Cell::new(None))
     }
 
-    /// Runs the query that `sql` gives, which may write, and `map` over the first row of its result. The plan is made anew
-    /// when `extension` is another one than before: then its tables are, too.
+    /// Runs the query that `sql` gives, which may write, and `map` over the first row of its result. The plan
+    /// is made anew when `extension` is another one than before: then its tables are, too.
     ///
     /// # Errors
     ///

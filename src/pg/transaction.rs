@@ -20,8 +20,8 @@ pub(crate) fn transaction<T>(
     work: impl FnOnce() -> Result<T, PgError>,
 ) -> Result<T, PgError> {
     report_running(activity);
-    // SAFETY: begins and ends a transaction outside of any other; `AbortCurrentTransaction` cleans up after an
-    // error in whatever state it left the transaction, also one that never got to begin.
+    // SAFETY: begins and ends a transaction outside of any other; `AbortCurrentTransaction` cleans up after
+    // an error in whatever state it left the transaction, also one that never got to begin.
     let result = PgTryBuilder::new(AssertUnwindSafe(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
@@ -92,12 +92,12 @@ pub(crate) fn with_latest_snapshot<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work`, which only reads, without keeping the locks it takes: in a subtransaction that is rolled back. A caller that
-/// looks at a table again and again must not stand in the way of who wants to change the table, nor, behind that one, of the
-/// worker whose result it waits for.
+/// Runs `work`, which only reads, without keeping the locks it takes: in a subtransaction that is rolled
+/// back. A caller that looks at a table again and again must not hold up a session that wants to change the
+/// table, nor, queued behind that one, the worker whose result it waits for.
 pub(crate) fn in_passing<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: as PL/pgSQL does it for a block with an exception handler; memory context and resource owner are the caller's
-    // before and after.
+    // SAFETY: as PL/pgSQL does it for a block with an exception handler; memory context and resource owner
+    // are the caller's before and after.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let owner = pg_sys::CurrentResourceOwner;

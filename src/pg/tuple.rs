@@ -11,8 +11,8 @@ use pgrx::{AllocatedByPostgres, AnyElement, FromDatum, IntoDatum, PgTupleDesc};
 use super::jsonb::Jsonb;
 use super::varlena;
 
-/// The new row of a BEFORE INSERT trigger, where the executor has it: each value is there already, and what is not asked for is not
-/// looked at.
+/// The new row of a BEFORE INSERT trigger, where the executor has it: each value is there already, and what
+/// is not asked for is not looked at.
 #[derive(Clone, Copy)]
 pub(crate) struct NewRow<'a> {
     slot: *const pg_sys::TupleTableSlot,
@@ -79,7 +79,8 @@ impl<'a> NewRow<'a> {
         self.datum(column, of).is_none()
     }
 
-    /// Bytes of a value of variable length as they are before compression, known without fetching them; 0 for NULL.
+    /// Bytes of a value of variable length as they are before compression, known without fetching them; 0 for
+    /// NULL.
     pub(crate) fn bytes(self, column: NonZeroUsize, of: pg_sys::Oid) -> usize {
         // SAFETY: the types that are asked for are of variable length.
         self.datum(column, of).map_or(0, |datum| unsafe { varlena::bytes(datum) })
@@ -124,7 +125,8 @@ impl<'a> NewRow<'a> {
         self.datum(column, pg_sys::JSONBOID).and_then(|datum| unsafe { Jsonb::from_datum(datum, false) })
     }
 
-    /// A `text[]`; `Err` with the number of its elements where these are more than `most`: nothing is made of them then.
+    /// A `text[]`; `Err` with the number of its elements where these are more than `most`: nothing is made of
+    /// them then.
     pub(crate) fn texts(
         self,
         column: NonZeroUsize,
@@ -144,8 +146,8 @@ pub(crate) fn with_values<'a>(
     let mut columns: Vec<i32> = values.iter().map(|(number, _)| number.get() as i32).collect();
     let mut data: Vec<pg_sys::Datum> = values.iter().map(|(_, datum)| *datum).collect();
     let mut nulls = vec![false; values.len()];
-    // SAFETY: row and descriptor are the trigger's; three arrays of the length that is given, copied by the callee into
-    // memory that lives as long as the trigger.
+    // SAFETY: row and descriptor are the trigger's; three arrays of the length that is given, copied by the
+    // callee into memory that lives as long as the trigger.
     unsafe {
         let data_of_trigger = trigger.trigger_data();
         let descriptor = (*data_of_trigger.tg_relation).rd_att;
@@ -161,8 +163,8 @@ pub(crate) fn with_values<'a>(
     }
 }
 
-/// Bytes of a value of variable length as it is uncompressed, and without its header. Where it is stored apart from its row, it is
-/// not read. 0 for values of fixed length.
+/// Bytes of a value of variable length as it is uncompressed, and without its header. Where it is stored
+/// apart from its row, it is not read. 0 for values of fixed length.
 pub(crate) fn raw_size(value: &AnyElement) -> i64 {
     // SAFETY: a look-up in the catalog; the size is read from the header of a value whose type has one.
     unsafe {

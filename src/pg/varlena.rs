@@ -12,14 +12,15 @@ pub(super) unsafe fn bytes(datum: pg_sys::Datum) -> usize {
     unsafe { pg_sys::toast_raw_datum_size(datum).saturating_sub(pg_sys::VARHDRSZ) }
 }
 
-/// The elements of a `text[]`, which live as long as the value or, where that had to be fetched, the memory that is current; `Err` with
-/// their number where these are more than `most`: nothing is made of them then.
+/// The elements of a `text[]`, which live as long as the value or, where that had to be fetched, the memory
+/// that is current; `Err` with their number where these are more than `most`: nothing is made of them then.
 ///
 /// # Safety
 ///
 /// It is a `text[]`.
 pub(super) unsafe fn texts<'a>(datum: pg_sys::Datum, most: usize) -> Result<Vec<Option<&'a str>>, usize> {
-    // SAFETY: the caller's promise; the head of an array says how many elements it has, and the arrays that come back are as long.
+    // SAFETY: the caller's promise; the head of an array says how many elements it has, and the arrays that
+    // come back are as long.
     unsafe {
         let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast();
         let dimensions = array.add(1).cast::<i32>();

@@ -1,11 +1,13 @@
 //! The worker of one database: claims requests, hands them to the engine, stores what comes back.
 //!
-//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine rings, or something is due
-//! ([`super::due`]). Every step that touches the database is a short transaction; none is open while the engine works.
+//! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine
+//! rings, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
+//! none is open while the engine works.
 //!
-//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it skips rows that somebody has locked;
-//! what else can hold one up is a lock on a whole table, for `lock_timeout` at most, the disk, and what users attach to the
-//! queue, such as a trigger that sleeps. Interrupts are answered there as in any statement.
+//! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it
+//! skips rows that somebody has locked; what else can hold one up is a lock on a whole table, for
+//! `lock_timeout` at most, the disk, and what users attach to the queue, such as a trigger that sleeps.
+//! Interrupts are answered there as in any statement.
 
 mod claiming;
 
@@ -15,19 +17,21 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::cache_writer::{self, CacheWriter};
+use super::claims::{Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
-use super::filing::{self, Filing};
-use super::flight::{self, Flights, Outcome};
+use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
-use super::protocol::{self, Claims, Heartbeat, Presence};
+use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{models, request, seat};
-use crate::pg::caches::{self, Config, Installation};
+use super::{engine_link, prepare};
+use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::{interrupts, listen, pending};
+use crate::registry;
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,9 +47,9 @@ pub(super) struct Worker {
     /// `local:<uuid>`, as rows carry it.
     id: String,
     extension: Rc<Installation>,
-    flights: Flights,
+    in_flight: InFlight,
     outcomes: Outcomes,
-    filing: Filing,
+    cache_writer: CacheWriter,
     config: Option<Rc<Config>>,
     wakes_seen: u64,
     urgent_seen: u64,
@@ -74,7 +78,7 @@ impl Worker {
     ///
     /// The engine's, or the database's.
     pub(super) fn start(slot: &'static Slot, extension: Rc<Installation>) -> Result<Self, PgError> {
-        seat::attend()?;
+        engine_link::attend()?;
         protocol::listen()?;
         let id = slot.worker_id().map(|id| format!("local:{id}")).unwrap_or_default();
         slot.set_state(State::Working);
@@ -85,9 +89,9 @@ impl Worker {
             slot,
             id,
             extension,
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             outcomes: Outcomes::new(),
-            filing: Filing::new(slot),
+            cache_writer: CacheWriter::new(slot),
             config: None,
             wakes_seen: slot.wakes.load(Acquire),
             urgent_seen: slot.urgent.load(Acquire),
@@ -114,10 +118,10 @@ impl Worker {
                 interrupts::postponing_termination(|| self.give_back());
             }
             interrupts::check_between_transactions();
-            if interrupts::reload_configuration() && seat::has_other_settings() {
+            if interrupts::reload_configuration() && engine_link::has_other_settings() {
                 return self.end(Ended::Again);
             }
-            if let Err(error) = seat::attend() {
+            if let Err(error) = engine_link::attend() {
                 self.complain(error);
             }
             self.read_notifications();
@@ -126,7 +130,7 @@ impl Worker {
                 return self.end(ended);
             }
             self.store();
-            self.file();
+            self.write_cache();
             self.poll();
             self.read_events();
             let claimed = self.claim();
@@ -134,7 +138,7 @@ impl Worker {
             if claimed {
                 continue;
             }
-            interrupts::wait(self.pause(), seat::line());
+            interrupts::wait(self.pause(), engine_link::line());
         }
     }
 
@@ -144,20 +148,21 @@ impl Worker {
         if ended == Ended::Again {
             self.give_back();
         }
-        seat::leave();
+        engine_link::leave();
     }
 
-    /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by the next worker.
+    /// Stores what is finished and gives everything else back. Rows that cannot be given back are rescued by
+    /// the next worker.
     fn give_back(&mut self) {
         self.read_events();
         self.outcomes.hurry();
         self.store();
-        self.filing.add(self.flights.entries.drain(..));
-        if let Err(error) = self.filing.write_all() {
+        self.cache_writer.add(self.in_flight.entries.drain(..));
+        if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
-        let held = self.flights.clear();
-        seat::leave();
+        let held = self.in_flight.clear();
+        engine_link::leave();
         if !held.is_empty()
             && let Err(error) = protocol::release(&self.id, &held)
         {
@@ -177,10 +182,10 @@ impl Worker {
     }
 
     fn read_events(&mut self) {
-        seat::exchange();
+        engine_link::exchange();
         loop {
-            while let Some(event) = seat::next_event() {
-                if let Some(outcome) = self.flights.take(event) {
+            while let Some(event) = engine_link::next_event() {
+                if let Some(outcome) = self.in_flight.take(event) {
                     self.outcomes.push(outcome);
                     self.maybe_more = true;
                 }
@@ -194,21 +199,21 @@ impl Worker {
 
     /// Hands over as much as there is room for; whether that was anything.
     fn hand_over(&mut self) -> bool {
-        let capacity = seat::capacity();
+        let capacity = engine_link::capacity();
         let mut any = false;
-        while let Some(errand) = self.flights.next_part(capacity) {
-            seat::submit(errand);
+        while let Some(errand) = self.in_flight.next_subtask(capacity) {
+            engine_link::submit(errand);
             any = true;
         }
         any
     }
 
     fn publish(&self) {
-        self.slot.running.store(i32::try_from(self.flights.len()).unwrap_or(i32::MAX), Relaxed);
+        self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
     }
 
-    /// Looks whether the extension is still there and the running requests still ours, when somebody says that this may have
-    /// changed, and at every poll. `Some`: the worker must end.
+    /// Looks whether the extension is still there and the running requests still ours, when somebody says
+    /// that this may have changed, and at every poll. `Some`: the worker must end.
     fn review(&mut self) -> Option<Ended> {
         let reviews = self.slot.reviews.load(Acquire);
         if reviews == self.reviews_seen && Instant::now() < self.due.look() {
@@ -216,26 +221,26 @@ impl Worker {
         }
         if reviews != self.reviews_seen {
             self.reviews_seen = reviews;
-            caches::forget();
+            catalog_cache::forget();
         }
         match protocol::presence() {
             Ok(Presence::Absent) => {
-                self.filing.forget();
+                self.cache_writer.forget();
                 return Some(Ended::NoExtension);
             }
             Ok(Presence::Present(now, _))
                 if now.extension != self.extension.extension || now.version != self.extension.version =>
             {
-                self.filing.forget();
+                self.cache_writer.forget();
                 return Some(Ended::Again);
             }
             Ok(Presence::Present(_, config)) => self.obey(config),
             Err(error) => self.complain(error),
         }
-        let held = self.flights.held();
+        let held = self.in_flight.held();
         if !held.is_empty() {
             match protocol::extend(&self.id, &held) {
-                Ok(lost) => self.flights.abandon(&lost),
+                Ok(lost) => self.in_flight.abandon(&lost),
                 Err(error) => self.complain(error),
             }
         }
@@ -259,9 +264,9 @@ impl Worker {
     }
 
     /// Keeps the cache.
-    fn file(&mut self) {
-        self.filing.add(self.flights.entries.drain(..));
-        if let Err(error) = self.filing.write() {
+    fn write_cache(&mut self) {
+        self.cache_writer.add(self.in_flight.entries.drain(..));
+        if let Err(error) = self.cache_writer.write() {
             self.complain(error);
         }
     }
@@ -284,13 +289,13 @@ impl Worker {
                 self.complain(error);
             }
         }
-        let memory: u64 = seat::models().iter().map(|(_, mb)| mb).sum();
+        let memory: u64 = engine_link::models().iter().map(|(_, mb)| mb).sum();
         self.slot.memory_mb.store(i32::try_from(memory).unwrap_or(i32::MAX), Relaxed);
     }
 
     /// Whether it holds nothing.
     fn is_idle(&self) -> bool {
-        self.flights.len() == 0 && self.outcomes.is_empty()
+        self.in_flight.len() == 0 && self.outcomes.is_empty()
     }
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
@@ -298,7 +303,7 @@ impl Worker {
         // It ended with the request that exceeded them.
         let cut = requests.iter().map(|claimed| claimed.bytes).sum::<usize>() >= bytes;
         self.obey(config.clone());
-        self.flights.registry = Rc::clone(&models);
+        self.in_flight.registry = Rc::clone(&models);
         let claimed = requests.len();
         // Without one that must run alone, go on with the others at once.
         self.maybe_more = alone || cut || claimed == limit;
@@ -308,33 +313,33 @@ impl Worker {
         if let Some(last) = requests.last() {
             self.after_role = Some(last.owner);
         }
-        let prepared: Vec<_> = models::looking_once(|| {
-            requests.iter().map(|claimed| request::prepare(claimed, &config, &models)).collect()
+        let prepared: Vec<_> = registry::looking_once(|| {
+            requests.iter().map(|claimed| prepare::prepare(claimed, &config, &models)).collect()
         });
-        let asking = |(claimed, prepared)| filing::Asking::new(claimed, prepared);
+        let asking = |(claimed, prepared)| cache_writer::Asking::new(claimed, prepared);
         let questions: Vec<_> = requests.iter().zip(&prepared).map(asking).collect();
-        let mut answers = filing::look_up(&questions).unwrap_or_else(|error| {
+        let mut answers = cache_writer::look_up(&questions).unwrap_or_else(|error| {
             self.complain(error);
             Vec::new()
         });
         answers.resize(requests.len(), None);
         for ((claimed, prepared), answer) in requests.iter().zip(prepared).zip(answers) {
             if let Some(answer) = answer {
-                self.flights.ended += 1;
+                self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
-                let verdict = flight::Verdict::Answered(answer);
+                let verdict = Verdict::Answered(answer);
                 self.outcomes.push(Outcome { held, owner, verdict });
                 continue;
             }
             match prepared {
                 Ok(prepared) => {
-                    if prepared.resolved.for_want_of_another {
+                    if prepared.resolved.is_fallback {
                         self.warn_of_builtin();
                     }
-                    self.flights.add(claimed, prepared, alone);
+                    self.in_flight.add(claimed, prepared, alone);
                 }
                 Err(error) => {
-                    self.outcomes.push(flight::refused(claimed.held, claimed.owner, error, false));
+                    self.outcomes.push(refused(claimed.held, claimed.owner, error, false));
                 }
             }
         }
@@ -345,7 +350,7 @@ impl Worker {
 
     fn warn_of_builtin(&mut self) {
         if !std::mem::replace(&mut self.warned_of_builtin, true) {
-            request::builtin_warning().report(PgLogLevel::WARNING);
+            registry::builtin_warning().report(PgLogLevel::WARNING);
         }
     }
 
@@ -357,11 +362,11 @@ impl Worker {
             let beat = Heartbeat {
                 worker: &self.id,
                 status: if self.paused { "paused" } else { "running" },
-                models: seat::models(),
-                active: self.flights.len(),
-                total: self.flights.ended,
-                errors: self.flights.failed,
-                average_ms: self.flights.spent_ms / (self.flights.ended.max(1) as f64),
+                models: engine_link::models(),
+                active: self.in_flight.len(),
+                total: self.in_flight.ended,
+                errors: self.in_flight.failed,
+                average_ms: self.in_flight.spent_ms / (self.in_flight.ended.max(1) as f64),
             };
             if let Err(error) = protocol::heartbeat(&beat) {
                 self.complain(error);
@@ -387,7 +392,7 @@ impl Worker {
     }
 
     fn pause(&self) -> Duration {
-        let mut until = self.due.look().min(Instant::now() + seat::pause());
+        let mut until = self.due.look().min(Instant::now() + engine_link::pause());
         if !self.is_idle() {
             until = until.min(self.due.heartbeat);
         }
@@ -397,7 +402,7 @@ impl Worker {
         if let Some(due) = self.outcomes.due() {
             until = until.min(due);
         }
-        if let Some(due) = self.filing.due() {
+        if let Some(due) = self.cache_writer.due() {
             until = until.min(due);
         }
         if let Some(notified) = self.due.notified {

@@ -1,15 +1,17 @@
 //! When a worker does what nothing wakes it for.
 //!
-//! Commits wake it, and so do retries that come due. What is left for looking around from time to time: rows that somebody had locked
-//! and has let go, requests that came without the queue's triggers (restored, replicated), and the leases of workers elsewhere that have
-//! died. While something waits, it looks every `worker_poll_interval` seconds; an idle worker looks [`IDLE_FACTOR`] times as seldom, with its
-//! heartbeat and the step of the retention that are due. Beside that it makes none but those of the cache's eviction.
+//! Commits wake a worker, and so do retries that come due. Nothing wakes it for rows that were locked and no
+//! longer are, for requests that came without the queue's triggers (restored, replicated), and for the leases
+//! of workers elsewhere that have died, so it looks for these from time to time: every `worker_poll_interval`
+//! seconds while something waits. An idle worker looks [`IDLE_FACTOR`] times as seldom, and does its
+//! heartbeat and the step of the retention in the same moment. It makes no other transactions but those of
+//! the cache's eviction.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
 
 use super::protocol::Outlook;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::shmem::Slot;
 
 /// How much more seldom an idle worker looks around.

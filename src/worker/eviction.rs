@@ -1,11 +1,11 @@
-//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses what must go, and removes it in short
-//! transactions, between which everything else goes on.
+//! Trimming the cache: every `cache_eviction_interval` seconds the worker chooses what must go, and removes
+//! it in short transactions, between which everything else goes on.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::protocol;
-use crate::pg::caches::Config;
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Entries chosen in one look at the cache.

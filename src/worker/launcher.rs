@@ -1,7 +1,8 @@
 //! The launcher: keeps one worker running in each database that has the extension.
 //!
-//! It is connected to no database, so it cannot know which ones have the extension: it starts a worker in each, one at a
-//! time, and a worker that finds no extension says so and ends. After that it starts one only when asked.
+//! It is connected to no database, so it cannot know which ones have the extension: it starts a worker in
+//! each, one at a time, and a worker that finds no extension says so and ends. After that it starts one only
+//! when asked.
 //!
 //! Invariant: nobody else hands out or frees slots, so there is never a second worker for a database.
 
@@ -14,9 +15,9 @@ use pgrx::prelude::*;
 
 use crate::pg::bgworker::{self, Handle};
 use crate::pg::catalog::{self, Database};
+use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::interrupts;
-use crate::pg::seat;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
@@ -26,7 +27,8 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 /// How soon the launcher looks again where it waits for something that does not wake it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest pause before a worker that keeps failing, or does not fit into max_worker_processes, is started again.
+/// The longest pause before a worker that keeps failing, or does not fit into max_worker_processes, is
+/// started again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// What the launcher knows of a database.
@@ -240,7 +242,7 @@ impl Launcher {
 
     /// Starts a process for the engine, if somebody waits for one and no worker is there that would run it.
     fn start_engine(&mut self) {
-        if !seat::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
+        if !engine_leader::is_wanted() || self.engine.as_ref().is_some_and(|handle| !handle.has_ended()) {
             return;
         }
         if self.shared.slots.iter().any(|slot| matches!(slot.state(), State::Working | State::Paused)) {

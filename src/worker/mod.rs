@@ -1,27 +1,19 @@
-//! The background processes: a launcher for the server, a worker for each database that has the extension, and a process for
-//! the engine alone where no worker can run it.
+//! The background processes: a launcher for the server, a worker for each database that has the extension,
+//! and a process for the engine alone where no worker can run it.
 
-pub(crate) mod choice;
-pub(crate) mod constraint;
+mod cache_writer;
+mod claims;
 mod database;
 mod due;
-mod engine;
-mod entry;
+mod engine_link;
 mod eviction;
-mod filing;
-mod flight;
+mod in_flight;
 mod launcher;
-pub(crate) mod many;
-mod model_files;
-mod models;
+mod lifecycle;
 mod outcomes;
-pub(crate) mod params;
-mod parts;
+mod prepare;
 mod protocol;
-mod ranking;
 mod recount;
-pub(crate) mod request;
-mod seat;
 
 use crate::pg::bgworker::entry_point;
 
@@ -31,9 +23,9 @@ entry_point!(
 );
 entry_point!(
     /// Entry point of a process that only runs the engine.
-    steadytext_engine_main => |_| engine::run()
+    steadytext_engine_main => |_| lifecycle::run_engine()
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.
-    steadytext_worker_main => |slot| entry::run(slot)
+    steadytext_worker_main => |slot| lifecycle::run(slot)
 );

@@ -1,14 +1,16 @@
-//! Results on their way into the table, and those that cannot get there now: somebody has their row locked, or the table refuses it.
+//! Results on their way into the table, and those that cannot get there now, because their row is locked or
+//! the table refuses it.
 //!
-//! Invariant: what is kept for rows that cannot be written is bounded for each role. Beyond that an answer is dropped, and only the row
-//! is remembered, to be given back when it can be; the role's other requests are not claimed meanwhile, and everybody else's are.
+//! Invariant: what is kept for rows that cannot be written is bounded for each role. Beyond that an answer is
+//! dropped, and only the row is remembered, to be given back when it can be; the role's other requests are
+//! not claimed meanwhile, and everybody else's are.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::flight::{self, Held, Outcome, Verdict};
+use super::claims::{Held, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, Stored};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
@@ -157,7 +159,7 @@ impl Outcomes {
                         let outcome = if matches!(outcome.verdict, Verdict::Failed(_)) {
                             outcome
                         } else {
-                            flight::refused(held, outcome.owner, error.clone(), false)
+                            refused(held, outcome.owner, error.clone(), false)
                         };
                         self.wait(outcome, REFUSED, tries.get(&held).copied());
                     }
@@ -242,7 +244,8 @@ impl Outcomes {
     }
 }
 
-/// Whether an error of a whole transaction is not about a row in it. What is missing may be a table that a trigger names, or the extension's.
+/// Whether an error of a whole transaction is not about a row in it. What is missing may be a table that a
+/// trigger names, or the extension's.
 fn is_of_the_moment(error: &PgError, extension: pg_sys::Oid) -> bool {
     use PgSqlErrorCode as Code;
     if matches!(error.code, Code::ERRCODE_UNDEFINED_TABLE | Code::ERRCODE_UNDEFINED_FUNCTION) {

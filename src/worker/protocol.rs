@@ -1,7 +1,9 @@
-//! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction of its own.
+//! The worker's calls of the queue protocol: SQL functions of schema steadytext, each in a short transaction
+//! of its own.
 //!
-//! Invariant: the worker's writes are these calls, and those of the cache in `filing`; beside them it only reads the extension's
-//! entry, configuration and registry (`pg::caches`) and the cache (`pg::cache_table`).
+//! Invariant: all SQL that the worker sends is here, and all that it writes is written by these calls. Beside
+//! them it only reads the extension's entry, configuration and registry (`pg::catalog_cache`) and the cache
+//! (`pg::cache_table`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,41 +12,22 @@ use pgrx::prelude::*;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::filing;
-use super::flight::{Held, Outcome, Verdict};
-use super::many;
-use super::params::{self, Unused};
-use super::parts::Answer;
-use crate::pg::caches::{self, Config, Installation, Model};
+use super::claims::{Claimed, Claims, Content, Held, Outcome, Verdict};
+use crate::cache::NewEntry;
+use crate::pg::access_counters::Accesses;
+use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
-use crate::pg::{catalog, listen, pending};
+use crate::pg::{cache_table, catalog, listen, pending};
+use crate::request::Answer;
 
 /// How long a claim is valid without being extended.
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
-
-/// A claimed request.
-pub(super) struct Claimed {
-    /// The row, and the attempt that fences what is written to it.
-    pub(super) held: Held,
-    /// Its public id.
-    pub(super) request_id: Uuid,
-    /// `generate`, `embed`, …
-    pub(super) request_type: String,
-    /// What is asked; an error where that cannot be read, or is too much.
-    pub(super) content: Result<Content, PgError>,
-    /// Whom it belongs to.
-    pub(super) owner: pg_sys::Oid,
-    /// From 1 to 10, which goes first.
-    pub(super) priority: u8,
-    /// Length of its texts and parameters.
-    pub(super) bytes: usize,
-}
 
 /// What became of a result that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,26 +40,6 @@ pub(super) enum Stored {
     Locked,
     /// The table refuses every change of the row.
     Refused,
-}
-
-/// What a request asks.
-pub(super) struct Content {
-    /// The text.
-    pub(super) prompt: Option<String>,
-    /// The texts of a request of many parts.
-    pub(super) prompts: Option<Vec<Option<String>>>,
-    /// The parameters.
-    pub(super) params: Json,
-}
-
-/// What a claim came back with.
-pub(super) struct Claims {
-    /// The requests; none while paused.
-    pub(super) requests: Vec<Claimed>,
-    /// The configuration at that moment.
-    pub(super) config: Rc<Config>,
-    /// The registry at that moment.
-    pub(super) models: Rc<Vec<Model>>,
 }
 
 /// What the queue looks like.
@@ -107,7 +70,7 @@ pub(super) fn presence() -> Result<Presence, PgError> {
         if catalog::extension_oid().is_none() {
             return Ok(Presence::Absent);
         }
-        Ok(Presence::Present(caches::installation()?, caches::config()?))
+        Ok(Presence::Present(catalog_cache::installation()?, catalog_cache::config()?))
     })
 }
 
@@ -119,12 +82,13 @@ pub(super) fn listen() -> Result<(), PgError> {
     })
 }
 
-/// Claims up to `limit` requests of this priority at `least`, no more after those that have `bytes` together, or one that must run alone.
+/// Claims up to `limit` requests of this priority at `least`, no more after those that have `bytes` together,
+/// or one that must run alone.
 ///
 /// # Errors
 ///
-/// Also where the extension is no longer `extension`: its table is another one, whose ids begin anew, and what the worker
-/// still holds of the old one would be taken for answers to these.
+/// Also where the extension is no longer `extension`: its table is another one, whose ids begin anew, and
+/// what the worker still holds of the old one would be taken for answers to these.
 pub(super) fn claim(
     extension: pg_sys::Oid,
     worker: &str,
@@ -134,11 +98,16 @@ pub(super) fn claim(
     least: u8,
     bytes: usize,
 ) -> Result<Claims, PgError> {
-    let nothing =
-        || Ok(Claims { requests: Vec::new(), config: caches::config()?, models: caches::models()? });
+    let nothing = || {
+        Ok(Claims {
+            requests: Vec::new(),
+            config: catalog_cache::config()?,
+            models: catalog_cache::models()?,
+        })
+    };
     let mut paused_meanwhile = false;
     let claims = in_queue("claim requests", || {
-        if caches::config()?.worker_paused {
+        if catalog_cache::config()?.worker_paused {
             return nothing();
         }
         let args: Vec<Arg> = vec![
@@ -150,7 +119,7 @@ pub(super) fn claim(
             i32::from(least).into(),
             i64::try_from(bytes).unwrap_or(i64::MAX).into(),
         ];
-        let limits = caches::config()?;
+        let limits = catalog_cache::config()?;
         let requests = spi::query(
             "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes
                from steadytext.claim_requests($1, $2, $3, $4, $5, $6, $7)",
@@ -161,9 +130,9 @@ pub(super) fn claim(
                 Some(Claimed {
                     held: Held { id: row.get(1)?, attempt: row.get(3)? },
                     request_id: Uuid::from_bytes(*row.get::<pgrx::Uuid>(2)?.as_bytes()),
-                    // One row that cannot be read must not fail the claim of the others, and what is fetched of one is
-                    // forgotten before the next.
-                    content: in_scratch(|| content(row, &request_type, &limits)),
+                    // One row that cannot be read must not fail the claim of the others, and what is fetched
+                    // of one is forgotten before the next.
+                    content: in_scratch(|| Content::read(row, &request_type, &limits)),
                     request_type,
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
@@ -171,10 +140,11 @@ pub(super) fn claim(
                 })
             },
         )?;
-        // After the claim, whose statements see later commits than this transaction's beginning: a model that was
-        // registered before a request for it must be known, and a request that came after a pause is not taken.
-        let (config, models) = (caches::config()?, caches::models()?);
-        if caches::installation()?.extension != extension {
+        // After the claim, whose statements see later commits than this transaction's beginning: a model that
+        // was registered before a request for it must be known, and a request that came after a pause is not
+        // taken.
+        let (config, models) = (catalog_cache::config()?, catalog_cache::models()?);
+        if catalog_cache::installation()?.extension != extension {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
                 "extension pg_steadytext was created anew",
@@ -190,28 +160,8 @@ pub(super) fn claim(
     if paused_meanwhile { in_queue("read the configuration", nothing) } else { claims }
 }
 
-/// What a claimed row asks. Lengths and counts are looked at before anything is fetched or copied: owners of the table can store
-/// anything, and rows come from dumps.
-fn content(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
-    const PROMPT: i32 = 5;
-    const PARAMS: i32 = 6;
-    const PROMPTS: i32 = 8;
-    params::check_bytes(request_type, row.bytes(PARAMS), config)?;
-    many::check_stored(row.bytes(PROMPTS), config)?;
-    let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
-    let prompts = match row.texts(PROMPTS, most) {
-        Ok(prompts) => prompts,
-        Err(count) => {
-            many::check_count(count, many::name_of_prompts(request_type), config)?;
-            None
-        }
-    };
-    let params = params::read(request_type, row.get(PARAMS), Unused::Skipped, config)?;
-    Ok(Content { prompt: row.get(PROMPT), prompts, params })
-}
-
-/// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the same row may be held again
-/// by a later one.
+/// Extends the leases of what is being worked on; returns what is no longer held, by row and attempt: the
+/// same row may be held again by a later one.
 pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> {
     let (ids, attempts) = columns(held);
     let lost = in_queue("extend leases", || {
@@ -225,7 +175,8 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
     Ok(lost.into_iter().flatten().collect())
 }
 
-/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be given back now.
+/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be
+/// given back now.
 pub(super) fn release(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
@@ -330,8 +281,8 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
     })
 }
 
-/// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued, retries
-/// whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
+/// The look around that a worker takes at its start and at every poll: rows of dead workers are rescued,
+/// retries whose time has come become claimable. [`Outlook::pending`] only says whether there are any.
 pub(super) fn poll(worker: &str) -> Result<Outlook, PgError> {
     let limit = 1;
     in_queue("poll the queue", || {
@@ -370,8 +321,8 @@ pub(super) fn count_pending() -> Result<Vec<(pg_sys::Oid, i64)>, PgError> {
     })
 }
 
-/// Removes finished requests that are older than the retention, in one small step from `after`; returns where to go
-/// on, or `None` at the end.
+/// Removes finished requests that are older than the retention, in one small step from `after`; returns where
+/// to go on, or `None` at the end.
 pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     in_queue("remove old requests", || {
         let step = spi::query_one(
@@ -384,10 +335,75 @@ pub(super) fn expire(after: i64) -> Result<Option<i64>, PgError> {
     })
 }
 
+/// Puts answers into the cache, all of them or none. False: somebody has locked the table.
+pub(super) fn store_answers(entries: &[NewEntry]) -> Result<bool, PgError> {
+    let column =
+        |of: fn(&NewEntry) -> &String| entries.iter().map(|entry| of(entry).clone()).collect::<Vec<_>>();
+    let responses: Vec<Option<String>> = entries.iter().map(|entry| entry.response.clone()).collect();
+    let numbers: Vec<f32> = entries.iter().flat_map(|entry| entry.embedding.iter().copied()).collect();
+    let lengths: Vec<i32> = entries.iter().map(|entry| entry.embedding.len() as i32).collect();
+    let about: Vec<pgrx::JsonB> = entries
+        .iter()
+        .map(|entry| pgrx::JsonB(serde_json::from_str(&entry.about).unwrap_or(Json::Null)))
+        .collect();
+    in_queue("store answers in the cache", || {
+        if !cache_is_free()? {
+            return Ok(false);
+        }
+        spi::query(
+            "select steadytext.store_answers($1, $2, $3, $4, $5, $6)",
+            vec![
+                column(|entry| &entry.key).into(),
+                column(|entry| &entry.prompt).into(),
+                responses.into(),
+                numbers.into(),
+                lengths.into(),
+                about.into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| true)
+    })
+}
+
+/// Writes down how often entries of the cache were used, each of them given once. Returns those that somebody
+/// has locked.
+pub(super) fn count_accesses(accesses: &[Accesses]) -> Result<Vec<i64>, PgError> {
+    if accesses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<i64> = accesses.iter().map(|accesses| accesses.entry).collect();
+    let counts: Vec<i64> =
+        accesses.iter().map(|accesses| i64::try_from(accesses.count).unwrap_or(i64::MAX)).collect();
+    let last: Vec<Option<TimestampWithTimeZone>> =
+        accesses.iter().map(|accesses| TimestampWithTimeZone::try_from(accesses.last).ok()).collect();
+    in_queue("count uses of the cache", || {
+        if !cache_is_free()? {
+            return Ok(entries);
+        }
+        spi::query(
+            "select steadytext.count_accesses($1, $2, $3)",
+            vec![entries.clone().into(), counts.into(), last.into()],
+            Mode::ReadWrite,
+            |row| row.get::<i64>(1).unwrap_or_default(),
+        )
+    })
+}
+
+/// Whether the cache can be written without waiting for a lock on the whole table. Inside a transaction.
+///
+/// # Errors
+///
+/// 55000 if the extension is not installed.
+fn cache_is_free() -> Result<bool, PgError> {
+    Ok(catalog_cache::installation()?.cache.is_some_and(cache_table::can_write))
+}
+
 /// The first `limit` entries that must go from the cache, with their access counts.
 pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
     in_queue("plan eviction", || {
-        if !filing::is_free()? {
+        if !cache_is_free()? {
             return Ok(Vec::new());
         }
         spi::query(
@@ -403,7 +419,7 @@ pub(super) fn plan_eviction(limit: i32) -> Result<Vec<(i64, i32)>, PgError> {
 pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
     let (ids, counts): (Vec<i64>, Vec<i32>) = victims.iter().copied().unzip();
     in_queue("evict cache entries", || {
-        if !filing::is_free()? {
+        if !cache_is_free()? {
             return Ok(0);
         }
         // What is raised at the commit would be out of the function's reach.
@@ -462,13 +478,14 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 }
 
 /// Runs `work` in a transaction of its own, as the owner of the queue.
-pub(super) fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
-        let installation = caches::installation()?;
-        // Whoever owns the queue can plant triggers on it, and these would run with the rights of the protocol functions.
+        let installation = catalog_cache::installation()?;
+        // The owner of the queue can put triggers on it, and these would run with the rights of the protocol
+        // functions.
         if installation.owner != installation.protocol_owner {
-            // Nothing tells when a function changes hands: look again next time.
-            caches::forget();
+            // PostgreSQL sends no message when a function changes its owner: look again next time.
+            catalog_cache::forget();
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "steadytext_queue and the functions of schema steadytext belong to different roles",

@@ -1,7 +1,8 @@
 //! When the worker counts the pending requests, which sets right the counters that [`pending`] keeps.
 //!
-//! The counters are right by themselves as long as requests come and go in the usual ways. Whoever does something else says so, and the rows are
-//! counted soon; and where there was work they are counted from time to time all the same. An idle worker counts nothing.
+//! The counters are right by themselves as long as requests come and go in the usual ways. Anything else sets
+//! a flag, upon which the rows are counted soon; and where there was work they are counted from time to time
+//! all the same. An idle worker counts nothing.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use crate::pg::shmem::Slot;
 const SOON: Duration = Duration::from_secs(1);
 /// How often the rows are counted while requests come in, though nobody asks for it.
 const REGULAR: Duration = Duration::from_secs(30);
-/// A pause is at least so many times as long as the count before it took: counting millions of rows must not keep the worker from its work.
+/// A pause is at least so many times as long as the count before it took: counting millions of rows must not
+/// keep the worker from its work.
 const SHARE: u32 = 50;
 /// Counts in a row, at most, and how long one takes at most that is repeated at once.
 const ATTEMPTS: usize = 5;
@@ -23,8 +25,9 @@ const QUICK: Duration = Duration::from_millis(20);
 /// Steps in a row that met commits, before the counters are set all the same.
 const PATIENCE: u32 = 5;
 
-/// Counts the rows, once more if commits came in between: rows are seen a moment before they are in the counters, and nobody knows whether these
-/// were counted. Whether the counters are right now; `anyway`: they are set even so, off by those commits at most.
+/// Counts the rows, once more if commits came in between: rows are seen a moment before they are in the
+/// counters, and nobody knows whether these were counted. Whether the counters are right now; `anyway`: they
+/// are set even so, off by those commits at most.
 fn count(slot: &Slot, anyway: bool) -> Result<bool, PgError> {
     for attempt in 1..=ATTEMPTS {
         let begun = Instant::now();

@@ -8,15 +8,15 @@ use steadytext_exchange::file::{Entry, Writer};
 use steadytext_exchange::key::{Coding, Key};
 use steadytext_exchange::pickle::Value;
 
-use super::super::audit;
+use super::super::cache_admin::note_in_audit_log;
 use super::of_file;
-use crate::pg::caches::{self, Installation};
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
-use crate::pg::exchange_dir::{self, Place, file_error};
+use crate::pg::exchange_dir::{self, ExchangePath, file_error};
+use crate::pg::files::TemporaryFile;
 use crate::pg::interrupts;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Mode};
-use crate::pg::temporary::TemporaryFile;
 
 /// Entries of one query.
 const BATCH: i32 = 200;
@@ -58,9 +58,9 @@ pub(super) fn coding(name: &str) -> Result<Coding, PgError> {
 
 /// Exports the cache to `path`.
 pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
-    let installation = caches::installation()?;
+    let installation = catalog_cache::installation()?;
     let caller = current_user();
-    let place = Place::at(path)?;
+    let target = ExchangePath::at(path)?;
     let file = TemporaryFile::create();
     let writer = Writer::create(file.path(), options.coding).map_err(|error| of_file(path, &error))?;
     let counts = as_owner(installation.owner, || write(path, &writer, &installation, options))?;
@@ -71,9 +71,9 @@ pub(super) fn run(path: &str, options: Options) -> Result<Counts, PgError> {
         "path": path, "replace": options.replace, "all_entries": options.all_entries,
         "exported": counts.exported, "skipped": counts.skipped,
     });
-    as_owner(installation.owner, || audit::note(&installation, caller, "cache_export", details, None))?;
+    as_owner(installation.owner, || note_in_audit_log(&installation, caller, "cache_export", details, None))?;
     // The last step, as it cannot be rolled back.
-    place.put(&mut source, options.replace)?;
+    target.put(&mut source, options.replace)?;
     Ok(counts)
 }
 

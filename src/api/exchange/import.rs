@@ -9,22 +9,22 @@ use steadytext_exchange::file::{self, Entry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
 
-use super::super::audit;
+use super::super::cache_admin::note_in_audit_log;
 use super::of_file;
-use crate::pg::caches::{self, Installation};
+use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
-use crate::pg::exchange_dir::{Place, file_error};
+use crate::pg::exchange_dir::{ExchangePath, file_error};
+use crate::pg::files::TemporaryFile;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
-use crate::pg::temporary::TemporaryFile;
 use crate::pg::{interrupts, memory};
 
 /// Entries of one INSERT.
 const BATCH: usize = 500;
 /// Bytes of keys and values of one INSERT, about.
 const BATCH_BYTES: usize = 8 << 20;
-/// Refused rows that are told one by one.
-const TOLD: i64 = 5;
+/// Refused rows that have a message each.
+const REPORTED: i64 = 5;
 
 /// What became of the rows of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,17 +51,17 @@ impl From<file::Error> for Stop {
 
 /// Imports the file at `path`. With `replace`, its entries take the place of those that the cache has.
 pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
-    let installation = caches::installation()?;
+    let installation = catalog_cache::installation()?;
     let caller = current_user();
-    let place = Place::at(path)?;
+    let source = ExchangePath::at(path)?;
     let copy = TemporaryFile::create();
-    let mut target = OpenOptions::new()
+    let mut temporary = OpenOptions::new()
         .write(true)
         .open(copy.path())
         .map_err(|error| file_error("open", &copy.path().to_string_lossy(), &error))?;
-    place.copy_to(&mut target)?;
-    drop(target);
-    if place.has_beside("-wal") {
+    source.copy_to(&mut temporary)?;
+    drop(temporary);
+    if source.has_beside("-wal") {
         PgError::new(
             PgSqlErrorCode::ERRCODE_WARNING,
             format!("cache file \"{path}\" has a write-ahead log beside it, whose entries are not imported"),
@@ -81,7 +81,7 @@ pub(super) fn run(path: &str, replace: bool) -> Result<Counts, PgError> {
             "path": path, "replace": replace,
             "imported": counts.imported, "skipped": counts.skipped, "refused": counts.refused,
         });
-        audit::note(&installation, caller, "cache_import", details, None)?;
+        note_in_audit_log(&installation, caller, "cache_import", details, None)?;
         Ok(counts)
     })
 }
@@ -97,7 +97,7 @@ fn read(reader: &Reader, installation: &Installation, replace: bool) -> Result<C
             Ok(entry) => batch.add(entry),
             Err(refusal) => {
                 counts.refused += 1;
-                if counts.refused <= TOLD {
+                if counts.refused <= REPORTED {
                     let message = format!("an entry is refused: {refusal}");
                     PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message)
                         .report(PgLogLevel::NOTICE);
@@ -187,15 +187,15 @@ impl Batch {
     }
 }
 
-/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for no lock long. Vacuum waits,
-/// too, and autovacuum gives way.
+/// Two imports wait for each other here; who writes single answers sorts them as a batch does, and waits for
+/// no lock long. Vacuum waits, too, and autovacuum gives way.
 fn lock(installation: &Installation) -> Result<(), PgError> {
     let sql = format!("lock table {}.steadytext_cache in share update exclusive mode", installation.schema);
     spi::query(&sql, vec![], Mode::ReadWrite, |_| ()).map(|_| ())
 }
 
-/// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts. Without `replace`, only what no
-/// longer answers gives way.
+/// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts.
+/// Without `replace`, only what no longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
     // A row that stays is not even locked.
     let is_wanted = format!(

@@ -1,8 +1,8 @@
 //! Reads a cache file.
 //!
-//! Invariant: the file can be anything. Only a plain table of this name is read, no view, virtual table or generated column, so that
-//! no expression of the file is ever evaluated; memory, lengths and rows are limited, and the caller is asked again and again
-//! whether to go on.
+//! Invariant: the file can be anything. Only a plain table of this name is read, no view, virtual table or
+//! generated column, so that no expression of the file is ever evaluated; memory, lengths and rows are
+//! limited, and the caller is asked again and again whether to go on.
 
 use std::path::Path;
 
@@ -32,8 +32,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the file at `path`, which nobody else writes meanwhile: it is read without locks, and without a write-ahead log that may
-    /// lie beside it. Reading ends with [`Error::Stopped`] soon after `is_stopped` has become true.
+    /// Opens the file at `path`, which nobody else writes meanwhile: it is read without locks, and without a
+    /// write-ahead log that may lie beside it. Reading ends with [`Error::Stopped`] soon after `is_stopped`
+    /// has become true.
     ///
     /// # Errors
     ///
@@ -121,8 +122,8 @@ fn entry(
     Ok(Entry { key, value, frequency, last_access_us: last_access_us.max(0) })
 }
 
-/// SteadyText writes microseconds; a number that would mean the first day of 1970 is of seconds, one that would mean its first
-/// three years of milliseconds.
+/// SteadyText writes microseconds; a number that would mean the first day of 1970 is of seconds, one that
+/// would mean its first three years of milliseconds.
 fn microseconds(time: i64) -> i64 {
     match time.unsigned_abs() {
         0..100_000_000_000 => time * 1_000_000,

@@ -95,7 +95,8 @@ fn what_was_written_is_read_in_both_codings() {
 #[test]
 fn a_file_of_both_codings_is_read_key_by_key() {
     let place = Place::new();
-    // A file of 1.0 that later versions went on with, and a digest that an export put there. "Test" is no Base64 of a text.
+    // A file of 1.0 that later versions went on with, and a digest that an export put there. "Test" is no
+    // Base64 of a text.
     let digest = "6a28dd5a2df008b607f4cc2f985e93c32e490c0666ae0a0e73a4b6784860ef32";
     let path = place.made_by(&format!(
         "{TABLE} insert into cache values

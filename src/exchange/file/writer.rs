@@ -15,7 +15,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes a file at `path`, where there is none yet or an empty one, whose keys are written as `coding` says. Nothing but this file is written.
+    /// Makes a file at `path`, where there is none yet or an empty one, whose keys are written as `coding`
+    /// says. Nothing but this file is written.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
 //! Python pickles of the two kinds of values that SteadyText caches: texts, and vectors of floats.
 //!
-//! A pickle is a program for a stack machine, and in Python's hands it can call anything. The machine here ([`reader`]) has
-//! only the instructions that these values need, and its "calls" ([`numpy`]) are a closed list of constructors
-//! that are understood, not run: what numpy's arrays and their types consist of.
+//! A pickle is a program for a stack machine, and in Python's hands it can call anything. The machine here
+//! ([`reader`]) has only the instructions that these values need, and its "calls" ([`numpy`]) are a closed
+//! list of constructors that are understood, not run: what numpy's arrays and their types consist of.
 //!
-//! Invariant: reading costs memory in proportion to the pickle at most, never recurses, and what is not understood is
-//! refused, naming the instruction.
+//! Invariant: reading costs memory in proportion to the pickle at most, never recurses, and what is not
+//! understood is refused, naming the instruction.
 
 mod numpy;
 mod opcode;

@@ -1,9 +1,10 @@
 //! What numpy's arrays are pickled as: calls of a few functions with the type, the shape and the bytes.
 //!
 //! Two forms are in use. Up to protocol 4, and for arrays that do not lie in one piece,
-//! `_reconstruct(ndarray, (0,), b'b')` and then the state `(version, shape, dtype, is_fortran, bytes)`; with protocol 5
-//! `_frombuffer(bytes, dtype, shape, order)`. A dtype is `dtype('f4', False, True)` with the state
-//! `(3, '<', None, None, None, -1, -1, 0)`. Protocol 2 has no bytes: they are `_codecs.encode(text, 'latin1')`.
+//! `_reconstruct(ndarray, (0,), b'b')` and then the state `(version, shape, dtype, is_fortran, bytes)`; with
+//! protocol 5 `_frombuffer(bytes, dtype, shape, order)`. A dtype is `dtype('f4', False, True)` with the state
+//! `(3, '<', None, None, None, -1, -1, 0)`. Protocol 2 has no bytes: they are `_codecs.encode(text,
+//! 'latin1')`.
 
 use super::reader::{Handle, Machine, Object};
 use super::{Error, MAX_DIMENSIONS};

@@ -1,7 +1,8 @@
 //! The stack machine that reads a pickle.
 //!
-//! Objects live in one arena and are referred to by their index, on the stack, in the memo and in each other, so that
-//! shared objects cost nothing and cycles do no harm. Texts and bytes stay where they are in the pickle.
+//! Objects live in one arena and are referred to by their index, on the stack, in the memo and in each other,
+//! so that shared objects cost nothing and cycles do no harm. Texts and bytes stay where they are in the
+//! pickle.
 
 use super::numpy::{self, Dtype, Global};
 use super::{Error, MAX_DIMENSIONS, MAX_TEXT_BYTES, Value, opcode};
@@ -234,7 +235,8 @@ impl<'p> Machine<'p> {
         &self.objects[handle]
     }
 
-    /// The items of a short tuple. A long one is none of numpy's, and to look at it again and again takes time without end.
+    /// The items of a short tuple. A long one is none of numpy's, and to look at it again and again takes
+    /// time without end.
     pub(super) fn tuple(&self, handle: Handle) -> Option<Vec<&Object<'p>>> {
         match &self.objects[handle] {
             Object::Tuple(items) if items.len() <= MAX_ARGUMENTS => {

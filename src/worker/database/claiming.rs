@@ -1,16 +1,17 @@
-//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than anything there, for
-//! which the engine makes room.
+//! What is claimed, and when: as much as the engine has room for, and beyond that what is more urgent than
+//! anything there, for which the engine makes room.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use super::{RETRY_INTERVAL, Worker};
-use crate::worker::{protocol, seat};
+use crate::worker::{engine_link, protocol};
 
-/// Results that the database does not take, as multiples of the engine's capacity, before no more requests are claimed.
+/// Results that the database does not take, as multiples of the engine's capacity, before no more requests
+/// are claimed.
 const BACKLOG_FACTOR: usize = 8;
-/// Texts and parameters of the requests that are held, and answers that wait, in bytes: with so many no more are claimed, and a claim ends
-/// with the request that exceeds them.
+/// Texts and parameters of the requests that are held, and answers that wait, in bytes: with so many no more
+/// are claimed, and a claim ends with the request that exceeds them.
 const MAX_BYTES: usize = 64 << 20;
 /// Requests that are claimed beyond the engine's room if they are more urgent than what is there.
 const URGENT_ROOM: usize = 16;
@@ -36,9 +37,9 @@ struct Appetite {
 
 impl Worker {
     fn appetite(&self) -> Appetite {
-        let capacity = seat::capacity();
-        let room = capacity.saturating_sub(self.flights.len());
-        let busy = self.flights.has_alone()
+        let capacity = engine_link::capacity();
+        let room = capacity.saturating_sub(self.in_flight.len());
+        let busy = self.in_flight.has_alone()
             || self.outcomes.ready() > capacity * BACKLOG_FACTOR
             || self.bytes_left() == 0;
         if busy || self.paused || capacity == 0 {
@@ -47,13 +48,13 @@ impl Worker {
         if room > 0 {
             return Appetite { room, urgent_room: 0, least: 0 };
         }
-        let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.flights.len());
-        let lowest = self.flights.lowest_priority().filter(|_| urgent_room > 0);
+        let urgent_room = (capacity + URGENT_ROOM).saturating_sub(self.in_flight.len());
+        let lowest = self.in_flight.lowest_priority().filter(|_| urgent_room > 0);
         Appetite { room, urgent_room, least: lowest.map_or(DEAF, |lowest| u32::from(lowest) + 1) }
     }
 
     fn bytes_left(&self) -> usize {
-        MAX_BYTES.saturating_sub(self.flights.bytes() + self.outcomes.bytes())
+        MAX_BYTES.saturating_sub(self.in_flight.bytes() + self.outcomes.bytes())
     }
 
     /// Claims what the engine has room for. True: look at the engine again at once.
@@ -68,8 +69,8 @@ impl Worker {
         let before = self.slot.deaf_below.swap(least, SeqCst);
         let wakes = self.slot.wakes.load(SeqCst);
         let urgent = self.slot.urgent.load(SeqCst);
-        // What was committed before the threshold was this low did not count. A claim takes the most urgent, so that nothing
-        // which was there then is more urgent than what it has taken.
+        // What was committed before the threshold was this low did not count. A claim takes the most urgent,
+        // so that nothing which was there then is more urgent than what it has taken.
         self.maybe_urgent |= least != before && wakes != self.wakes_seen;
         if paced {
             return false;
@@ -93,7 +94,7 @@ impl Worker {
             return false;
         }
         let alone = self.alone_due;
-        if alone && self.flights.len() > 0 {
+        if alone && self.in_flight.len() > 0 {
             return false;
         }
         (self.wakes_seen, self.urgent_seen) = (wakes, urgent);
@@ -120,7 +121,8 @@ impl Worker {
         }
     }
 
-    /// Claims requests that are more urgent than the least urgent one that is there, although the engine has enough to do.
+    /// Claims requests that are more urgent than the least urgent one that is there, although the engine has
+    /// enough to do.
     fn claim_urgent(&mut self, urgent: u64, room: usize, least: u32) -> bool {
         (self.urgent_seen, self.maybe_urgent) = (urgent, false);
         let least = u8::try_from(least).unwrap_or(u8::MAX);

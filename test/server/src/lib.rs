@@ -24,7 +24,6 @@ mod requests;
 mod run_directory;
 mod session;
 mod standby;
-mod traps;
 mod upgrade;
 mod wait;
 
@@ -38,5 +37,10 @@ pub use process::{Signal, children_of, is_alive, signal};
 pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
-pub use traps::TRAPS;
 pub use wait::{PATIENCE, eventually, wait_until};
+
+/// Objects by which a user who may create in a schema tries to be run with the rights of another role:
+/// operators, functions and types in schema public, each of which notes in `public.caught` which role runs
+/// it. The script wants two temporary tables: `script (body text)` and `own_functions (name text, arguments
+/// text[])`.
+pub const TRAPS: &str = include_str!("traps.sql");

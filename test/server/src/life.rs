@@ -9,7 +9,7 @@ use crate::process::{Signal, children_of, is_alive, signal};
 use crate::program::{limited_program, server_program};
 use crate::wait::{PATIENCE, eventually};
 
-/// How the server is told to stop.
+/// How the server is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
     /// Waits for clients to leave.
@@ -126,7 +126,8 @@ impl Cluster {
         assert!(gone.is_some(), "some of {children:?} outlive the postmaster:\n{}", self.log_tail());
     }
 
-    /// Signals a process of the server that takes the whole server through recovery; returns when it is ready again.
+    /// Signals a process of the server that takes the whole server through recovery; returns when it is ready
+    /// again.
     #[track_caller]
     pub fn crash(&self, process: i32, how: Signal) {
         let from = self.log().len();

@@ -1,5 +1,6 @@
-//! `chaos`: a long storm over a throwaway server. LOOPS sets the number of disturbances, SEED repeats a run's choices,
-//! CLIENTS the number of clients. Ends with one line of counts; fails unless all of the last three are 0.
+//! `chaos`: a long storm over a throwaway server. LOOPS sets the number of disturbances, SEED repeats a run's
+//! choices, CLIENTS the number of clients. Ends with one line of counts; fails unless all of the last three
+//! are 0.
 #![allow(clippy::print_stdout, reason = "a command line program")]
 
 use std::process::ExitCode;

@@ -18,7 +18,8 @@ pub fn endless_text() -> &'static str {
     "model => 'slow', max_tokens => 4096"
 }
 
-/// Made once per process and copied into each cluster that wants it. Larger than caches, so that it is slow on fast machines, too.
+/// Made once per process and copied into each cluster that wants it. Larger than caches, so that it is slow
+/// on fast machines, too.
 static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = run_directory().join("slow.gguf");
     let spec = Spec {
@@ -38,16 +39,16 @@ static SLOW: LazyLock<PathBuf> = LazyLock::new(|| {
     path
 });
 
-/// Registers `slow`, a model that takes some milliseconds per token and never ends by itself. The builtin model
-/// would be done before a test could look.
+/// Registers `slow`, a model that takes some milliseconds per token and never ends by itself. The builtin
+/// model would be done before a test could look.
 #[track_caller]
 pub fn slow_model(cluster: &Cluster, session: &mut Session) {
     write_model(cluster, "slow.gguf");
     register(session, "slow", "generate", "slow.gguf");
 }
 
-/// Registers an encoder twice: `folder`, as sentence-transformers save it, and `file`, as GGUF. One with labels is for
-/// ranking.
+/// Registers an encoder twice: `folder`, as sentence-transformers save it, and `file`, as GGUF. One with
+/// labels is for ranking.
 #[track_caller]
 pub fn encoders(cluster: &Cluster, session: &mut Session, spec: &Bert) {
     let directory = cluster.model_directory();

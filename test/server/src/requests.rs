@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::session::Session;
 use crate::wait::{PATIENCE, eventually};
 
-/// A trail of everything that happens to `steadytext_queue`, outside the extension, so that it outlives a DROP
-/// EXTENSION. `audit.inserted.tag` is what the inserting session had in `audit.tag`.
+/// A trail of everything that happens to `steadytext_queue`, outside the extension, so that it outlives a
+/// DROP EXTENSION. `audit.inserted.tag` is what the inserting session had in `audit.tag`.
 pub const AUDIT: &str = "
 create schema if not exists audit;
 create table if not exists audit.inserted (request_id uuid, tag text);

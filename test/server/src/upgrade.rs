@@ -4,7 +4,8 @@ use crate::cluster::Cluster;
 use crate::program::{bin_directory, succeed};
 
 impl Cluster {
-    /// Takes over everything from `old`, which must be stopped, as this one, which must never have been started.
+    /// Takes over everything from `old`, which must be stopped, as this one, which must never have been
+    /// started.
     #[track_caller]
     pub fn upgrade_from(&self, old: &Cluster) {
         succeed(

@@ -1,4 +1,5 @@
-//! Messages have no backtraces. Every server of the tests is started with RUST_BACKTRACE and RUST_LIB_BACKTRACE set to full.
+//! Messages have no backtraces. Every server of the tests is started with RUST_BACKTRACE and
+//! RUST_LIB_BACKTRACE set to full.
 
 use postgres::error::DbError;
 use steadytext_test_server::Cluster;

@@ -1,4 +1,5 @@
-//! The cache: answers that were there before, in whatever asks for them, counted exactly, and never those of another request.
+//! The cache: answers that were there before, in whatever asks for them, counted exactly, and never those of
+//! another request.
 
 use std::fs;
 use std::thread::{self, JoinHandle};
@@ -378,7 +379,7 @@ fn after_a_crash_what_was_written_is_there_and_what_was_under_way_is_computed_an
     let (cluster, mut session) = with_extension();
     session.run("select steadytext_embed('text ' || i) from generate_series(1, 50) i");
     wait_for_entries(&mut session, 50, "true");
-    // Hits and letters are on their way when the worker dies.
+    // Counts and answers are on their way when the worker dies.
     session.run("select steadytext_embed('text ' || i) from generate_series(1, 200) i");
     cluster.crash(session.worker_pid(), Signal::KILL);
     let mut session = cluster.session("postgres");

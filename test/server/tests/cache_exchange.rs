@@ -373,7 +373,8 @@ fn ten_thousand_entries_are_imported_within_five_seconds_of_processor_time_and_e
 /// What a process has had of the processors so far.
 fn processor_time(pid: i32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // Behind the name, which may hold anything: state is the third field, user and system time the 14th and 15th, in hundredths.
+    // Behind the name, which may hold anything: state is the third field, user and system time the 14th and
+    // 15th, in hundredths.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks = |field: usize| fields[field - 3].parse::<u64>().unwrap();
     Duration::from_millis(10 * (ticks(14) + ticks(15)))

@@ -1,5 +1,5 @@
-//! The cache beside those who rebuild, lock or drop it, and beside processes that end in the middle: a miss, never an error, and nothing
-//! is left behind.
+//! The cache beside those who rebuild, lock or drop it, and beside processes that end in the middle: a miss,
+//! never an error, and nothing is left behind.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -180,7 +180,7 @@ fn an_export_that_is_stopped_leaves_no_draft_however_it_is_stopped() {
          select 'question ' || n, 'question ' || n, repeat(md5(n::text), 20000), 'generate', true from generate_series(1, 400) as n",
     );
     for how in [Signal::INT, Signal::TERM, Signal::QUIT, Signal::KILL] {
-        // Now and then an export is faster than who wants to stop it.
+        // Now and then an export is faster than the session that wants to stop it.
         let stopped = (0..50).any(|_| {
             let mut exporter = cluster.session("postgres");
             let pid = exporter.backend_pid();

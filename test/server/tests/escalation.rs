@@ -1,4 +1,5 @@
-//! Nothing that others have planted runs with the rights of the extension's owner, also long after the installation.
+//! Nothing that others have planted runs with the rights of the extension's owner, also long after the
+//! installation.
 
 use steadytext_test_server::{Cluster, Options, Shutdown};
 
@@ -22,7 +23,8 @@ fn deferred_triggers_of_a_worker_elsewhere_run_with_its_own_rights() {
     let mut session = cluster.session("postgres");
     session.run("create role elsewhere login in role steadytext_worker");
     session.pause();
-    // Something to do for each function: a request of a worker that is gone, one that is due, one that has aged.
+    // Something to do for each function: a request of a worker that is gone, one that is due, one that has
+    // aged.
     for prompt in ["abandoned", "due", "old"] {
         session.generate(prompt, "max_tokens => 3");
     }

@@ -1,4 +1,5 @@
-//! What the owner of the queue attaches to it, such as a trigger that raises for one row: that row alone suffers, and says why.
+//! What the owner of the queue attaches to it, such as a trigger that raises for one row: that row alone
+//! suffers, and says why.
 
 use steadytext_test_server::{Cluster, Request, Session, wait_until};
 use uuid::Uuid;
@@ -29,7 +30,8 @@ fn others(session: &mut Session, count: usize) -> Vec<Uuid> {
     (0..count).map(|i| session.generate(&format!("beside it {i}"), "max_tokens => 3")).collect()
 }
 
-/// Enqueues the guilty one among others while the worker is paused, so that it claims them together; waits until the others are answered.
+/// Enqueues the guilty one among others while the worker is paused, so that it claims them together; waits
+/// until the others are answered.
 fn run_beside_others(session: &mut Session) -> Uuid {
     session.pause();
     let mut beside = others(session, 5);

@@ -1,11 +1,12 @@
-//! Install and update where somebody has prepared the database: with objects that fit the script's words better than
-//! PostgreSQL's own, and with default privileges that open everything.
+//! Install and update where somebody has prepared the database: with objects that fit the script's words
+//! better than PostgreSQL's own, and with default privileges that open everything.
 
 use steadytext_test_server::{
     Cluster, Migration, Options, Session, TRAPS, install_script, opening_statement,
 };
 
-/// A database of dev's, who may create in its schema public but is nobody else; the extension vector is in `vector_schema`.
+/// A database of dev's, who may create in its schema public but is nobody else; the extension vector is in
+/// `vector_schema`.
 fn prey(vector_schema: &str) -> (Cluster, Session) {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");
@@ -47,7 +48,8 @@ fn own_functions(session: &mut Session) -> Vec<(String, Vec<String>)> {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// Everything that belongs to the extension and what hangs on it, and what it depends on beside PostgreSQL, itself and vector.
+/// Everything that belongs to the extension and what hangs on it, and what it depends on beside PostgreSQL,
+/// itself and vector.
 const FOREIGN: &str = "
 with recursive belongings(extension, classid, objid) as (
     select e.extname, d.classid, d.objid
@@ -78,7 +80,8 @@ fn nothing_was_sprung(session: &mut Session, when: &str) {
     assert!(foreign.is_empty(), "{when}: {foreign:#?}");
 }
 
-/// Statements of every kind that PostgreSQL parses when they are run, each with words that others' objects would fit.
+/// Statements of every kind that PostgreSQL parses when they are run, each with words that others' objects
+/// would fit.
 const ADDITIONS: &str = "
 create table @extschema@.added (
     id bigint generated always as identity primary key,

@@ -1,4 +1,5 @@
-//! What requests may hold, as the worker meets it: rows that nobody checked cost it no memory, and what is read is whole.
+//! What requests may hold, as the worker meets it: rows that nobody checked cost it no memory, and what is
+//! read is whole.
 
 use steadytext_test_server::{Cluster, Session};
 use uuid::Uuid;
@@ -77,7 +78,7 @@ fn the_worker_keeps_its_memory_whatever_users_send() {
     session.pause();
     session.run("create role sender login in role steadytext_user");
     let mut sender = cluster.session_as("postgres", "sender");
-    // 960 MB of texts, each longer than the model's context: whoever looks at them is soon done.
+    // 960 MB of texts, each longer than the model's context: a look at them is soon done.
     sender.run(
         "insert into steadytext_queue (request_type, prompts)
          select 'batch_embed', array_fill(repeat('word ', 12000), array[1000]) from generate_series(1, 16)",
@@ -98,7 +99,8 @@ fn the_worker_keeps_its_memory_whatever_users_send() {
 fn documents_among_the_parameters_are_read_whole() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
-    // More than have a length of their own in the form on disk, of all lengths, with whatever a text may hold.
+    // More than have a length of their own in the form on disk, of all lengths, with whatever a text may
+    // hold.
     session.run(
         r#"create table given as
            select array_agg(repeat('ü', n % 7) || E' "quoted"\n\\ 🙂 ' || n || repeat(' word', n % 11) order by n) as documents

@@ -1,5 +1,6 @@
-//! Tests that start PostgreSQL servers of their own. One binary, one module for each subject: linking a binary for
-//! each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has NAME in its path.
+//! Tests that start PostgreSQL servers of their own. One binary, one module for each subject: linking a
+//! binary for each of them took longer than running most of them. `scripts/test.sh server NAME` runs what has
+//! NAME in its path.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what was measured")]
 
@@ -15,9 +16,10 @@ mod connections;
 mod constrained;
 mod crash;
 mod databases;
+mod defaults;
 mod dump;
 mod embeddings;
-mod engine_seat;
+mod engine_leader;
 mod errors;
 mod escalation;
 mod extension;
@@ -27,7 +29,7 @@ mod hostile;
 mod idle;
 mod limits;
 mod locked_rows;
-mod many_parts;
+mod many_subtasks;
 mod memory;
 mod model_choice;
 mod model_files;

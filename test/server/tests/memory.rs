@@ -13,7 +13,8 @@ fn number(pid: i32, file: &str, line: &str) -> i64 {
     rest.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Leaves a process so much address space beside what it has; None: any. As its user, which needs no right that root may lack.
+/// Leaves a process so much address space beside what it has; None: any. As its user, which needs no right
+/// that root may lack.
 fn leave(pid: i32, megabytes: Option<u64>) {
     let limit = megabytes.map_or("unlimited".to_owned(), |megabytes| {
         (number(pid, "status", "VmSize:") as u64 * 1024 + (megabytes << 20)).to_string()

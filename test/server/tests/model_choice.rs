@@ -1,4 +1,5 @@
-//! Which model answers: files that are no good are passed over where nobody chose them, and what a row says of a file's content holds.
+//! Which model answers: files that are no good are passed over where nobody chose them, and what a row says
+//! of a file's content holds.
 
 use std::fs;
 
@@ -22,7 +23,7 @@ fn count(text: &str, what: &str) -> usize {
 }
 
 /// Messages of the notices since the last call that hold a text.
-fn told(session: &mut Session, what: &str) -> usize {
+fn warnings(session: &mut Session, what: &str) -> usize {
     session.notices().iter().filter(|notice| notice.message().contains(what)).count()
 }
 
@@ -52,15 +53,15 @@ fn a_preferred_model_that_cannot_be_loaded_is_passed_over_with_one_warning_and_s
     assert_eq!(session.answer(id), named);
     assert_eq!(session.request(id).retry_count, 0);
     cluster.wait_for_log(0, WARNING);
-    // A session is told once, and the log is not told again.
+    // A session is warned once, and the log gets no second line.
     assert_eq!(session.one::<String>(&format!("select {chosen}")), named);
-    assert_eq!(told(&mut session, WARNING), 1);
+    assert_eq!(warnings(&mut session, WARNING), 1);
     assert_eq!(session.one::<String>(&format!("select {chosen}")), named);
-    assert_eq!(told(&mut session, WARNING), 0);
+    assert_eq!(warnings(&mut session, WARNING), 0);
     let mut other = cluster.session("postgres");
     let pieces: Vec<String> = other.list("select steadytext_generate_stream('which one', max_tokens => 4)");
     assert_eq!(pieces.concat(), named);
-    assert_eq!(told(&mut other, WARNING), 1);
+    assert_eq!(warnings(&mut other, WARNING), 1);
     assert_eq!(count(&cluster.log(), WARNING), 1);
 
     let state = |session: &mut Session, name: &str| -> String {
@@ -75,7 +76,7 @@ fn a_preferred_model_that_cannot_be_loaded_is_passed_over_with_one_warning_and_s
     );
     assert_eq!(state(&mut session, "good"), "ready t");
     assert_eq!(state(&mut session, "large"), "missing f");
-    // Who names it gets its error.
+    // A request that names it gets its error.
     let error = session.error("select steadytext_generate('x', model => 'bad')");
     assert_eq!(error.code().code(), "XX001", "{error:?}");
 
@@ -84,7 +85,7 @@ fn a_preferred_model_that_cannot_be_loaded_is_passed_over_with_one_warning_and_s
     fs::rename(directory.join("new.gguf"), directory.join("bad.gguf")).expect("our own files");
     assert_eq!(session.one::<String>(&format!("select {chosen}")), named);
     assert_eq!(state(&mut session, "bad"), "ready t");
-    assert_eq!(told(&mut session, WARNING), 0);
+    assert_eq!(warnings(&mut session, WARNING), 0);
 }
 
 #[test]
@@ -96,10 +97,10 @@ fn a_call_that_finds_out_goes_on_with_the_next_model() {
     let builtin: String = session.one("select steadytext_embed('which one', model => 'builtin')::text");
     let none: Option<String> = session.one("select steadytext_embed('which one', use_cache => false)::text");
     assert_eq!(none.as_deref(), Some(builtin.as_str()));
-    assert_eq!(told(&mut session, WARNING), 1);
+    assert_eq!(warnings(&mut session, WARNING), 1);
     // Documents are ranked by the same model, for want of another.
     session.run("select steadytext_rerank('q', array['a', 'b', 'c'])");
-    assert_eq!(told(&mut session, WARNING), 0);
+    assert_eq!(warnings(&mut session, WARNING), 0);
     assert_eq!(count(&cluster.log(), WARNING), 1);
 }
 
@@ -153,7 +154,7 @@ fn a_file_that_is_not_the_registered_one_answers_nothing() {
     refused(&mut session);
     // Where nobody chose it, it is passed over.
     assert_eq!(session.one::<String>("select steadytext_generate('which one', max_tokens => 4)"), answer);
-    assert_eq!(told(&mut session, "model \"wrong\" is passed over"), 1);
+    assert_eq!(warnings(&mut session, "model \"wrong\" is passed over"), 1);
     assert_eq!(
         session.one::<String>("select state from steadytext_model_status() where name = 'wrong'"),
         "unusable"
@@ -179,7 +180,7 @@ fn without_a_reranker_documents_are_ranked_by_the_configured_embedding_model() {
                       <#> steadytext_embed(r.document, model => 'file'))) / 2) < 1e-5)
                   from steadytext_rerank('which one', array['one', 'another one', 'none of them']) r";
     assert!(session.one::<bool>(ranked), "auto takes the registered one");
-    assert_eq!(told(&mut session, "builtin model"), 0);
+    assert_eq!(warnings(&mut session, "builtin model"), 0);
     let id: uuid::Uuid = session
         .one("select steadytext_rerank_async('which one', array['one', 'another one', 'none of them'])");
     session.wait_for_end(id);

@@ -1,4 +1,5 @@
-//! What the registry of models can make the server look at: files below the directory of the models, and what superusers have named.
+//! What the registry of models can make the server look at: files below the directory of the models, and what
+//! superusers have named.
 
 use std::os::unix::fs::symlink;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use steadytext_test_server::{Cluster, Options, Session, endless_text, slow_model, wait_until};
 
-/// Alice, bob and gone may use pg_steadytext, carol administers it. Each of the three has a pending request; then alice
-/// becomes alicia, and gone is dropped.
+/// Alice, bob and gone may use pg_steadytext, carol administers it. Each of the three has a pending request;
+/// then alice becomes alicia, and gone is dropped.
 fn renamed_and_dropped(cluster: &Cluster) -> Session {
     let mut session = cluster.session("postgres");
     session.create_extension();

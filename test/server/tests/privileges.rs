@@ -1,4 +1,5 @@
-//! Who may see and do what: users among each other, and users against the worker, which starts as superuser.
+//! What each role may see and do: users among each other, and users against the worker, which starts as
+//! superuser.
 
 use steadytext_test_server::{Cluster, Session, endless_text, slow_model, wait_until};
 use uuid::Uuid;
@@ -232,7 +233,8 @@ fn objects_planted_in_the_search_path_never_run_as_somebody_else() {
         "create temporary table steadytext_queue (x int); create temporary table steadytext_config (x int)",
     );
     alice.run(TRAPS);
-    // A new worker, which starts with the database's search_path. This session was there before and has its own.
+    // A new worker, which starts with the database's search_path. This session was there before and has its
+    // own.
     session.run("set search_path = pg_catalog, public");
     let worker = session.worker_pid();
     session.one::<bool>(&format!("select pg_terminate_backend({worker}, 10000)"));

@@ -222,7 +222,7 @@ fn requests_that_are_put_back_count_like_new_ones() {
     assert_eq!(bob.one::<i64>("select count(*) from steadytext_queue where status = 'failed'"), 30);
     bob.run(&format!("{AGAIN} and id in (select id from steadytext_queue order by id limit 20)"));
     assert_eq!(bob.error(AGAIN).code().code(), "53400");
-    // Others have the rest of the queue, and whoever could raise the limit is not bound by it.
+    // Others have the rest of the queue, and a role that could raise the limit is not bound by it.
     assert_eq!(room(&mut cluster.session_as("postgres", "alice")), 20);
     session.run(AGAIN);
 }

@@ -28,7 +28,7 @@ fn a_standby_writes_nothing_and_works_once_it_is_promoted() {
     drop(session);
     primary.stop(Shutdown::Immediate);
     standby.promote();
-    // The model file lies in the primary's directory, which both have been told of.
+    // The model file lies in the primary's directory, which the settings of both name.
     assert!(!there.answer(running).is_empty());
     assert!(!there.answer(waiting).is_empty());
     let id = there.generate("here", "max_tokens => 4");

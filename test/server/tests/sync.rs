@@ -95,7 +95,8 @@ fn cancel_and_statement_timeout_stop_a_call_at_once() {
     let from = cluster.log().len();
     promptly("termination", || {
         session.one::<bool>(&format!("select pg_terminate_backend({pid})"));
-        // The client misses the message when the end of the connection comes together with it; the log has it.
+        // The client misses the message when the end of the connection comes together with it; the log has
+        // it.
         drop(call.join());
     });
     cluster.wait_for_log(from, "terminating connection due to administrator command");
@@ -123,7 +124,7 @@ fn a_worker_that_goes_in_mid_call_is_an_error_with_a_hint_and_the_next_call_work
     wait_for_tokens_of(&mut session, pid);
     let worker = session.worker_pid();
     cluster.crash(worker, Signal::KILL);
-    // The whole server starts anew: what this session is told, if anything, is PostgreSQL's.
+    // The whole server starts anew: what this session gets, if anything, is PostgreSQL's message.
     drop(call.join());
     cluster.session("postgres").run("select steadytext_embed('after the crash')");
 }

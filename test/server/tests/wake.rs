@@ -1,5 +1,5 @@
-//! The wake: worker and waiting callers sleep until something happens, and then act at once. The fallback poll is an
-//! hour away in these tests, so that nothing here is its work.
+//! The wake: worker and waiting callers sleep until something happens, and then act at once. The fallback
+//! poll is an hour away in these tests, so that nothing here is its work.
 
 use std::time::{Duration, SystemTime};
 
@@ -131,8 +131,8 @@ fn a_waiting_caller_is_woken_by_completion_in_every_isolation_level() {
         "begin isolation level serializable",
         "begin isolation level repeatable read; select count(*) from steadytext_queue",
     ] {
-        // Who is not woken looks again after a second, and sees by chance within a tenth of one: most of ten never do. A busy
-        // machine delays everybody, now and then.
+        // A session that is not woken looks again after a second, and sees by chance within a tenth of one:
+        // most of ten never do. A busy machine delays everybody, now and then.
         let woken = eventually(PATIENCE, || {
             let latencies = (0..10).map(|_| wait_latency(&cluster, &mut session, begin));
             let soon = latencies.filter(|latency| *latency < Duration::from_millis(100)).count();

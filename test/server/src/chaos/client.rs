@@ -1,4 +1,5 @@
-//! A client in the storm: it enqueues in every way there is, waits, cancels, rolls back, and notes what it was told.
+//! A client in the storm: it enqueues in every way there is, waits, cancels, rolls back, and notes the
+//! answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +16,8 @@ use crate::cluster::Cluster;
 use crate::session::{Address, Session};
 use crate::wait::eventually;
 
-/// Ways to enqueue one request: its SQL, which yields the id. Most of them are computed each time; what is left to the cache is
-/// answered at once when it was asked before.
+/// Ways to enqueue one request: its SQL, which yields the id. Most of them are computed each time; what is
+/// left to the cache is answered at once when it was asked before.
 const SINGLES: [&str; 11] = [
     "select steadytext_generate_async('What does VACUUM do?', 4, use_cache => false)",
     "select steadytext_generate_async('What is the syntax of CREATE INDEX?', 12, use_cache => false)",
@@ -244,7 +245,8 @@ impl Client {
         self.ledger.note_cancel(id, result.is_ok_and(|row| row.get(0)));
     }
 
-    /// Waits for an answer; that it does not come in time is for the end to judge, that it is another one is not.
+    /// Waits for an answer; that it does not come in time is for the end to judge, that it is another one is
+    /// not.
     fn wait(&mut self, session: &mut Session, id: Uuid) {
         let sql = "select steadytext_get_async_result($1, 5)";
         let Ok(row) = session.query_one(sql, &[&id]) else { return };

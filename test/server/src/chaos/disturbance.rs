@@ -122,7 +122,8 @@ const STRIKES: [Strike; 30] = [
 pub(super) struct Storm {
     random: StdRng,
     ledger: Arc<Ledger>,
-    /// What is still to come of the current round through [`STRIKES`]: each comes once before any comes twice.
+    /// What is still to come of the current round through [`STRIKES`]: each comes once before any comes
+    /// twice.
     ahead: Vec<Strike>,
     /// Idle sessions.
     crowd: Vec<Session>,
@@ -133,7 +134,8 @@ impl Storm {
         Storm { random, ledger, ahead: Vec::new(), crowd: Vec::new() }
     }
 
-    /// Answers to wait for before the next disturbance: sometimes few, so that it meets a server that is still recovering.
+    /// Answers to wait for before the next disturbance: sometimes few, so that it meets a server that is
+    /// still recovering.
     pub(super) fn pace(&mut self) -> i64 {
         *[1, 5, 30, 100].choose(&mut self.random).expect("there are some")
     }
@@ -256,8 +258,8 @@ const SOME: &str = "hashtext(new.request_id::text) % 4 = 0";
 /// Answers that must come while rows are held or cannot be written.
 const MEANWHILE: i64 = 20;
 
-/// Has a trigger on the queue for a while. Nothing may end as failed by it: rows that can be neither claimed nor completed nor failed
-/// wait until it has gone, and so do those that seem to conflict.
+/// Has a trigger on the queue for a while. Nothing may end as failed by it: rows that can be neither claimed
+/// nor completed nor failed wait until it has gone, and so do those that seem to conflict.
 fn attach(cluster: &Cluster, trigger: &str) -> Result<(), Error> {
     let create = format!(
         "create or replace function audit.raise() returns trigger language plpgsql as $$
@@ -317,8 +319,8 @@ fn insist(cluster: &Cluster, sql: &str, is_done: &str) -> Result<(), Error> {
     if done.is_some() { Ok(()) } else { last }
 }
 
-/// Ends transactions that a client has prepared and perhaps can no longer end; they would keep the table locked. A client
-/// that was about to commit one calls the outcome unknown.
+/// Ends transactions that a client has prepared and perhaps can no longer end; they would keep the table
+/// locked. A client that was about to commit one calls the outcome unknown.
 pub(super) fn end_prepared(cluster: &Cluster) -> Result<(), Error> {
     let mut session = cluster.session("postgres");
     for row in session.query("select format('rollback prepared %L', gid) from pg_prepared_xacts", &[])? {

@@ -1,4 +1,4 @@
-//! The books: what clients were told, set against what the audit trail and the queue say in the end.
+//! The books: the answers that clients got, set against what the audit trail and the queue say in the end.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,7 +25,7 @@ struct Entry {
     tag: String,
     /// Requests that it enqueues when it commits.
     requests: usize,
-    /// Those whose id the client was told.
+    /// Those whose id the client has seen.
     ids: Vec<Uuid>,
     outcome: Outcome,
 }
@@ -46,7 +46,7 @@ impl Ledger {
         self.entries.lock().expect("no panic while noting").push(Entry { tag, requests, ids, outcome });
     }
 
-    /// Somebody tried to cancel a request, and was told that it is done (or not).
+    /// A client tried to cancel a request, and was answered that it is done (or not).
     pub(super) fn note_cancel(&self, id: Uuid, done: bool) {
         *self.cancels.lock().expect("no panic while noting").entry(id).or_default() |= done;
     }

@@ -1,9 +1,10 @@
-//! The storm: ten clients, and a server whose processes are killed, whose extension is dropped and created, whose
-//! requests are cancelled. In the end every request that was committed must have been answered exactly once, with the
-//! bytes that it gets on a quiet day.
+//! The storm: ten clients, and a server whose processes are killed, whose extension is dropped and created,
+//! whose requests are cancelled. In the end every request that was committed must have been answered exactly
+//! once, with the bytes that it gets on a quiet day.
 //!
-//! Who knows what: each client notes what it was told ([`ledger`]), a trigger notes in the same transaction what really
-//! happened (`audit`), and whoever drops the extension notes in the same transaction which requests go with it.
+//! Three books are kept: each client notes its answers ([`ledger`]), a trigger notes in the same transaction
+//! what really happened (`audit`), and the disturbance that drops the extension notes in the same transaction
+//! which requests go with it.
 
 mod client;
 mod disturbance;
@@ -37,7 +38,7 @@ pub struct Chaos {
 }
 
 impl Chaos {
-    /// Runs it; `say` is told of each disturbance.
+    /// Runs it, and calls `say` for each disturbance.
     pub fn run(self, mut say: impl FnMut(&str)) -> Counts {
         // Fewer open files than sessions: the engine cannot keep a connection for each of a crowd.
         let mut cluster = Options::new()

@@ -1,0 +1,318 @@
+//! What happens when a row is inserted into steadytext_queue.
+//!
+//! Plain INSERTs must meet the same limits as the API functions, so every limit is checked here, in a
+//! trigger. A request that the cache can answer is completed at once; for any other one the worker is woken
+//! after the commit.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::ffi::CStr;
+use std::num::NonZeroUsize;
+
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, IntoDatum};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::refuse::{MAX_RETRIES_LIMIT, refusal};
+use crate::cache;
+use crate::pg::cache_table::Found;
+use crate::pg::catalog_cache::{self, Config};
+use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
+use crate::pg::tuple::{self, NewRow};
+use crate::pg::{activity, after_commit, guc, listen, pending, privilege, shmem, slots, transaction};
+use crate::request::batch_checks;
+use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
+use crate::request::params::{self, Unused};
+use crate::request::{Answer, Asked, check_model, named_model};
+
+/// Longest free label (user_id, session_id), in bytes.
+const MAX_LABEL_BYTES: usize = 1024;
+
+type Row<'a> = PgHeapTuple<'a, AllocatedByPostgres>;
+
+/// The columns that are checked or filled in.
+#[derive(Debug, Clone, Copy)]
+enum QueueColumn {
+    Id,
+    RequestId,
+    RequestType,
+    Prompt,
+    Prompts,
+    Params,
+    Priority,
+    UserId,
+    SessionId,
+    MaxRetries,
+    CreatedAt,
+    Status,
+    Result,
+    Results,
+    Embedding,
+    StartedAt,
+    CompletedAt,
+    ProcessingTimeMs,
+    OwnerRole,
+}
+
+impl QueueColumn {
+    const NAMES: [&CStr; 19] = [
+        c"id",
+        c"request_id",
+        c"request_type",
+        c"prompt",
+        c"prompts",
+        c"params",
+        c"priority",
+        c"user_id",
+        c"session_id",
+        c"max_retries",
+        c"created_at",
+        c"status",
+        c"result",
+        c"results",
+        c"embedding",
+        c"started_at",
+        c"completed_at",
+        c"processing_time_ms",
+        c"owner_role",
+    ];
+}
+
+/// Where the columns are. Looking them up by name costs more than everything else that is done with a row,
+/// and they never move while a table lives.
+#[derive(Debug, Clone, Copy)]
+struct QueueColumns {
+    table: pg_sys::Oid,
+    numbers: [NonZeroUsize; QueueColumn::NAMES.len()],
+}
+
+impl QueueColumns {
+    fn of(row: NewRow<'_>) -> Result<QueueColumns, PgError> {
+        thread_local! {
+            static KNOWN: Cell<Option<QueueColumns>> = const { Cell::new(None) };
+        }
+        if let Some(known) = KNOWN.get().filter(|known| known.table == row.table()) {
+            return Ok(known);
+        }
+        let mut numbers = [NonZeroUsize::MIN; QueueColumn::NAMES.len()];
+        for (number, name) in numbers.iter_mut().zip(QueueColumn::NAMES) {
+            *number = row.column(name).ok_or_else(|| {
+                let name = name.to_string_lossy();
+                PgError::internal(format!("the table of this trigger has no column {name}"))
+            })?;
+        }
+        let columns = QueueColumns { table: row.table(), numbers };
+        KNOWN.set(Some(columns));
+        Ok(columns)
+    }
+
+    fn at(&self, column: QueueColumn) -> NonZeroUsize {
+        self.numbers[column as usize]
+    }
+}
+
+/// A version 7 UUID: ids made later sort later, so the unique index grows at its right end.
+#[pg_extern(volatile, parallel_safe)]
+fn new_request_id() -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*pending::new_id().as_bytes())
+}
+
+/// BEFORE INSERT FOR EACH ROW on steadytext_queue.
+#[pg_trigger]
+fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infallible> {
+    let hidden = hide_copied_row();
+    let Some(row) = NewRow::of(trigger) else {
+        PgError::internal("this trigger is for rows that are about to be inserted").raise()
+    };
+    let config = catalog_cache::config().or_raise();
+    let columns = QueueColumns::of(row).or_raise();
+    let owner = row.role(columns.at(QueueColumn::OwnerRole));
+    // PostgreSQL's own message would show the row; no CHECK is asked before it.
+    if row.is_null(columns.at(QueueColumn::Id), pg_sys::INT8OID) {
+        refusal("steadytext_queue", "id").raise();
+    }
+    // Rows from a dump come with their time and pass unchecked: a limit that was lowered since must not
+    // refuse the whole COPY. Users may not write created_at. A WHEN clause would be parsed anew in every
+    // statement. What is applied from another server was checked there, and an answer must not be put into it
+    // here.
+    if !transaction::applies_changes()
+        && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
+    {
+        let given = check_row(row, &columns, &config).or_raise();
+        if let Some((found, answer)) = from_cache(row, &columns, &given, &config) {
+            let row = complete(trigger, row, &columns, &found, &answer);
+            show_copied_row(hidden);
+            return Ok(Some(row));
+        }
+        check_queue_length(owner, &config).or_raise();
+    }
+    if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
+        let id = row.uuid(columns.at(QueueColumn::RequestId));
+        pending::inserting(owner, id.map(|id| Uuid::from_bytes(*id.as_bytes())));
+        after_commit::arm_enqueued(row.integer(columns.at(QueueColumn::Priority)).unwrap_or_default());
+    }
+    if guc::notify()
+        && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))
+    {
+        listen::notify(c"steadytext_queue", &id.to_string());
+    }
+    warn_once_if_not_preloaded();
+    show_copied_row(hidden);
+    Ok(trigger.new())
+}
+
+/// What a row asks.
+struct Given<'a> {
+    request_type: &'a str,
+    prompt: Option<&'a str>,
+    prompts: Option<Vec<Option<&'a str>>>,
+    params: Value,
+}
+
+impl Given<'_> {
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            request_type: self.request_type,
+            prompt: self.prompt,
+            prompts: self.prompts.as_deref(),
+            params: &self.params,
+        }
+    }
+}
+
+/// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
+fn from_cache(
+    row: NewRow<'_>,
+    columns: &QueueColumns,
+    given: &Given<'_>,
+    config: &Config,
+) -> Option<(Found, Answer)> {
+    if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
+        return None;
+    }
+    cache::find(given.asked(), config).ok()?
+}
+
+/// The row of a request that is answered: no worker sees it, and nobody has to be woken.
+fn complete<'a>(
+    trigger: &'a PgTrigger<'a>,
+    row: NewRow<'_>,
+    columns: &QueueColumns,
+    found: &Found,
+    answer: &Answer,
+) -> Row<'a> {
+    let now = pg_sys::Datum::from(activity::now());
+    let documents: Option<Vec<String>> = match answer {
+        Answer::Ranking(ranking) => Some(ranking.documents().map(str::to_owned).collect()),
+        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) => None,
+    };
+    let values = [
+        (QueueColumn::Status, "completed".into_datum()),
+        (QueueColumn::Result, found.response),
+        (QueueColumn::Results, documents.into_datum()),
+        (QueueColumn::Embedding, found.embedding),
+        (QueueColumn::StartedAt, Some(now)),
+        (QueueColumn::CompletedAt, Some(now)),
+        (QueueColumn::ProcessingTimeMs, 0.into_datum()),
+    ];
+    if guc::notify()
+        && let Some(id) = row.uuid(columns.at(QueueColumn::RequestId))
+    {
+        listen::notify(c"steadytext_result", &id.to_string());
+    }
+    let values: Vec<_> =
+        values.into_iter().filter_map(|(column, datum)| Some((columns.at(column), datum?))).collect();
+    tuple::with_values(trigger, &values)
+}
+
+/// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before
+/// anything is fetched or copied.
+fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Result<Given<'a>, PgError> {
+    let bytes = |column, of| row.bytes(columns.at(column), of);
+    let text_bytes = |column| bytes(column, pg_sys::TEXTOID);
+    for column in [QueueColumn::RequestType, QueueColumn::UserId, QueueColumn::SessionId] {
+        if text_bytes(column) > MAX_LABEL_BYTES {
+            let label = QueueColumn::NAMES[column as usize].to_string_lossy();
+            return Err(too_long(format!("{label} cannot be longer than {MAX_LABEL_BYTES} bytes")));
+        }
+    }
+    let request_type = row.text(columns.at(QueueColumn::RequestType)).unwrap_or_default();
+    let has_prompt = !row.is_null(columns.at(QueueColumn::Prompt), pg_sys::TEXTOID);
+    let has_prompts = !row.is_null(columns.at(QueueColumn::Prompts), pg_sys::TEXTARRAYOID);
+    check_columns(request_type, has_prompt, has_prompts)?;
+    check_length(text_bytes(QueueColumn::Prompt), config)?;
+    batch_checks::check_stored(bytes(QueueColumn::Prompts, pg_sys::TEXTARRAYOID), config)?;
+    params::check_bytes(request_type, bytes(QueueColumn::Params, pg_sys::JSONBOID), config)?;
+
+    let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
+    let prompts = match row.texts(columns.at(QueueColumn::Prompts), most) {
+        Ok(prompts) => prompts,
+        Err(count) => {
+            batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
+            None
+        }
+    };
+    let params =
+        params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
+    let given = Given { request_type, prompt: row.text(columns.at(QueueColumn::Prompt)), prompts, params };
+    check_type(given.asked(), config)?;
+    if !row.integer(columns.at(QueueColumn::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
+        return Err(
+            invalid("priority must be between 1 and 10").hint("10 is served first, 5 is the default.")
+        );
+    }
+    if !row
+        .integer(columns.at(QueueColumn::MaxRetries))
+        .is_none_or(|retries| (0..=MAX_RETRIES_LIMIT).contains(&retries))
+    {
+        return Err(invalid(format!("max_retries must be between 0 and {MAX_RETRIES_LIMIT}")));
+    }
+    check_params(request_type, &given.params, config)?;
+    // The registry is only read for requests that name one of its models.
+    if named_model(&given.params).is_some() {
+        check_model(request_type, &given.params, &catalog_cache::models()?)?;
+    }
+    Ok(given)
+}
+
+/// Whether the caller may put one more request back to pending; it is counted then. Called by the policy for
+/// such updates, so that those of the protocol, which no policy binds, pay nothing for it.
+#[pg_extern(volatile, parallel_unsafe)]
+fn admit_retry() -> bool {
+    let role = privilege::current_user();
+    check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
+    pending::retrying(role);
+    true
+}
+
+/// The counts are of committed rows, kept in shared memory, so the limits are met within the size of what
+/// transactions enqueue at the same moment. Administrators, who could raise the limit of a role, are not
+/// bound by it.
+fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
+    let Some(slot) = slots::mine() else { return Ok(()) };
+    let count = pending::count(slot, owner);
+    let full = |message| PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message);
+    let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
+    if count.all >= limit {
+        return Err(full(format!("the queue is full: {limit} requests are pending"))
+            .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
+    }
+    if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
+        return Err(full(format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+            "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
+        ));
+    }
+    Ok(())
+}
+
+fn warn_once_if_not_preloaded() {
+    thread_local! {
+        static WARNED: Cell<bool> = const { Cell::new(false) };
+    }
+    if shmem::get().is_none() && !WARNED.replace(true) {
+        shmem::not_preloaded("the request is enqueued, but no worker runs: pg_steadytext is not preloaded")
+            .report(PgLogLevel::WARNING);
+    }
+}

@@ -1,0 +1,89 @@
+//! What is kept of an answer, and its form as a message to the worker.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use steadytext_engine::{
+    Embed, Generate, KERNEL_VERSION, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
+};
+
+use super::Question;
+use crate::request::{Answer, Subtasks};
+
+/// A row of steadytext_cache in the making.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NewEntry {
+    /// cache_key.
+    pub(crate) key: String,
+    /// prompt.
+    pub(crate) prompt: String,
+    /// response, unless it is a vector.
+    pub(crate) response: Option<String>,
+    /// embedding; empty where it is none.
+    pub(crate) embedding: Vec<f32>,
+    /// The other columns, as a JSON object.
+    pub(crate) about: String,
+}
+
+impl NewEntry {
+    /// As a message.
+    pub(crate) fn to_message(&self) -> Option<Vec<u8>> {
+        postcard::to_allocvec(self).ok()
+    }
+
+    /// From a message.
+    pub(crate) fn from_message(message: &[u8]) -> Option<NewEntry> {
+        postcard::from_bytes(message).ok()
+    }
+}
+
+pub(super) fn make(
+    question: &Question,
+    subtasks: &Subtasks,
+    key: String,
+    by: &ModelIdentity,
+    answer: &Answer,
+    took: Duration,
+) -> Option<NewEntry> {
+    let (response, embedding) = match answer {
+        Answer::Text(text) => (Some(text.clone()), Vec::new()),
+        Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
+        Answer::Embedding(vector) => (None, vector.clone()),
+        Answer::Embeddings(_) => return None,
+    };
+    let (prompt, seed, stop) = match subtasks {
+        Subtasks::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
+            (prompt.clone(), (!sampling.is_greedy()).then_some(sampling.seed), stop.first())
+        }
+        Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
+        Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
+        Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
+        Subtasks::Embed { .. } => return None,
+    };
+    let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
+    if prompt.len() + response_bytes > question.max_entry_bytes {
+        return None;
+    }
+    let about = serde_json::json!({
+        "request_type": question.request_type,
+        "model_name": question.params.get("model").cloned().unwrap_or_else(|| file_name(&question.model).into()),
+        "model_size": question.params.get("size"),
+        "seed": seed.map(|seed| seed as i64),
+        "eos_string": stop,
+        "generation_params": question.params,
+        "response_size": response_bytes,
+        "generation_time_ms": i32::try_from(took.as_millis()).unwrap_or(i32::MAX),
+        "model_hash": hex(&by.hash),
+        "kernel_version": KERNEL_VERSION,
+    });
+    Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
+}
+
+fn file_name(model: &ModelSource) -> String {
+    match model {
+        ModelSource::Builtin => builtin::NAME.to_owned(),
+        ModelSource::File(path) => {
+            path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        }
+    }
+}

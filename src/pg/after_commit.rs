@@ -1,0 +1,159 @@
+//! What a transaction does after it has committed: wake the worker, the launcher, and sessions that wait.
+//!
+//! Triggers and functions *arm* a wake while the transaction runs; one registered callback fires it after the
+//! commit, when the rows are visible, and forgets it after an abort. At PREPARE TRANSACTION it is forgotten
+//! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
+//! (`hooks`).
+//!
+//! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
+//! would be a PANIC of the server.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
+use uuid::Uuid;
+
+use super::pending;
+use super::shmem;
+use super::slots;
+use super::waiters::{self, BucketSet};
+
+/// What to do after the commit.
+#[derive(Clone, Copy, Default)]
+struct Armed {
+    /// Rows became pending: the worker should claim.
+    work: bool,
+    /// The highest priority among them.
+    priority: i32,
+    /// Somebody else than the worker changed the status of requests, or deleted some: they must be counted.
+    change: bool,
+    /// Requests were cancelled, the configuration changed or the extension was dropped: the worker should
+    /// look around.
+    review: bool,
+    /// The launcher should look at this database.
+    call: bool,
+    /// Requests of these buckets ended.
+    ended: BucketSet,
+}
+
+thread_local! {
+    static ARMED: Cell<Option<Armed>> = const { Cell::new(None) };
+}
+
+fn arm(change: impl FnOnce(&mut Armed)) {
+    let mut armed = ARMED.get().unwrap_or_default();
+    change(&mut armed);
+    ARMED.set(Some(armed));
+}
+
+/// After commit, the worker of this database claims: requests were enqueued ([`pending::inserting`] counts
+/// them).
+pub(crate) fn arm_enqueued(priority: i32) {
+    arm(|armed| {
+        armed.work = true;
+        armed.priority = armed.priority.max(priority);
+    });
+}
+
+/// After commit, the worker of this database claims, and counts what is pending.
+pub(crate) fn arm_change() {
+    // Whatever their priorities are.
+    arm(|armed| (armed.work, armed.change, armed.priority) = (true, true, i32::MAX));
+}
+
+/// After commit, the worker of this database checks whether its running requests are still its own, and the
+/// configuration as it was.
+pub(crate) fn arm_review() {
+    arm(|armed| armed.review = true);
+}
+
+/// After commit, the launcher looks at this database.
+pub(crate) fn arm_call() {
+    arm(|armed| armed.call = true);
+}
+
+/// After commit, sessions that wait for `request_id` look at it.
+pub(crate) fn arm_ended(request_id: Uuid) {
+    arm(|armed| armed.ended |= waiters::bucket_set(request_id));
+}
+
+/// Registers the callbacks for this process and, where the postmaster does it, for all that it forks.
+pub(crate) fn install() {
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(after_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(after_subtransaction), std::ptr::null_mut());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => pending::committing(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            slots::end_evictions();
+            if let Some(armed) = ARMED.take() {
+                fire(armed);
+            }
+            pending::ended();
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            slots::end_evictions();
+            ARMED.set(None);
+            pending::forget();
+            pending::ended();
+        }
+        _ => {}
+    }
+}
+
+/// What was armed in a subtransaction that is rolled back stays: a wake for nothing does no harm. What is
+/// counted does not.
+#[pg_guard]
+unsafe extern "C-unwind" fn after_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => pending::end_subtransaction(true),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => pending::end_subtransaction(false),
+        _ => {}
+    }
+}
+
+fn fire(armed: Armed) {
+    let Some(shared) = shmem::get() else { return pending::forget() };
+    if armed.ended != 0 {
+        waiters::broadcast(armed.ended);
+    }
+    let slot = slots::mine();
+    let doubtful = pending::committed(slot) || armed.change;
+    if let Some(slot) = slot {
+        let recount = doubtful && !slot.recount.swap(true, AcqRel);
+        let mut wanted = armed.review || recount;
+        if armed.change {
+            slot.changes.fetch_add(1, Release);
+        }
+        if armed.work {
+            slot.wakes.fetch_add(1, SeqCst);
+            if i64::from(armed.priority) >= i64::from(slot.deaf_below.load(SeqCst)) {
+                slot.urgent.fetch_add(1, SeqCst);
+                wanted = true;
+            }
+        }
+        if armed.review {
+            slot.reviews.fetch_add(1, Release);
+        }
+        if wanted {
+            slot.wake();
+        }
+    }
+    if armed.call {
+        // SAFETY: a plain global of this process.
+        slots::call_launcher(shared, unsafe { pg_sys::MyDatabaseId });
+    }
+}

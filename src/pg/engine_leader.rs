@@ -1,0 +1,116 @@
+//! The engine's leader, in shared memory: one process of the server runs the engine, all others reach it
+//! through its socket.
+//!
+//! Invariant: a process that has become the leader remains it until its engine is gone, so that there are
+//! never two engines.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+
+use pgrx::pg_sys;
+
+use super::shmem::{self, Content, Part};
+use super::slots;
+
+/// The engine's socket. Relative to the data directory, which is every server process's working directory; in
+/// this part of it, base backups leave it out.
+pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
+
+/// The leader.
+#[repr(C)]
+pub(crate) struct EngineLeader {
+    /// The process that runs the engine; 0: none.
+    pid: AtomicI32,
+    /// Its socket takes connections.
+    open: AtomicBool,
+    /// Somebody waits for an engine.
+    wanted: AtomicBool,
+    /// Panics that the server's engines have caught since its start.
+    panics: AtomicU64,
+}
+
+// SAFETY: zeros are no leader.
+unsafe impl Content for EngineLeader {}
+
+pub(super) static LEADER: Part<EngineLeader> = Part::new();
+
+fn me() -> i32 {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Becomes the leader if there is none. True if this process is the leader now, and must call [`step_down`].
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn try_lead() -> bool {
+    LEADER.get().is_some_and(|leader| leader.pid.compare_exchange(0, me(), SeqCst, SeqCst).is_ok())
+}
+
+/// Says that the engine of this process takes connections.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn open() {
+    if let Some((leader, shared)) = LEADER.get().zip(shmem::get()) {
+        leader.wanted.store(false, SeqCst);
+        leader.open.store(true, SeqCst);
+        slots::wake_workers(shared);
+    }
+}
+
+/// Says that the engine of this process takes no more connections: processes that look for an engine wait for
+/// the next one.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn close() {
+    if let Some(leader) = LEADER.get().filter(|_| leads()) {
+        leader.open.store(false, SeqCst);
+    }
+}
+
+/// Counts panics that the engine of this process has caught.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn count_panics(more: u64) {
+    if let Some(leader) = LEADER.get() {
+        leader.panics.fetch_add(more, Relaxed);
+    }
+}
+
+/// Panics that the server's engines have caught since its start.
+pub(crate) fn panics() -> u64 {
+    LEADER.get().map_or(0, |leader| leader.panics.load(Relaxed))
+}
+
+/// Makes room for another leader, if this process is the leader.
+pub(crate) fn step_down() {
+    let Some((leader, shared)) = LEADER.get().zip(shmem::get()) else { return };
+    if leads() {
+        leader.open.store(false, SeqCst);
+        leader.pid.store(0, SeqCst);
+        slots::wake_workers(shared);
+    }
+}
+
+/// Whether this process is the leader.
+pub(crate) fn leads() -> bool {
+    pid() == Some(me())
+}
+
+/// The process that runs the engine.
+pub(crate) fn pid() -> Option<i32> {
+    LEADER.get().map(|leader| leader.pid.load(Acquire)).filter(|pid| *pid != 0)
+}
+
+/// Whether there is an engine that takes connections.
+pub(crate) fn is_open() -> bool {
+    LEADER.get().is_some_and(|leader| leader.open.load(Acquire))
+}
+
+/// Asks for an engine: where no worker can run one, the launcher starts a process for it alone.
+pub(crate) fn want() {
+    if let Some((leader, shared)) = LEADER.get().zip(shmem::get()) {
+        leader.wanted.store(true, SeqCst);
+        slots::wake_launcher(shared);
+    }
+}
+
+/// Whether somebody has asked for an engine since the last look.
+pub(crate) fn is_wanted() -> bool {
+    LEADER.get().is_some_and(|leader| leader.wanted.swap(false, SeqCst)) && pid().is_none()
+}

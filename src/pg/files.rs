@@ -1,0 +1,64 @@
+//! Files that PostgreSQL keeps account of: temporary ones, which go with the transaction, with the process,
+//! or with the next start of the server; and open files that it does not open itself but has to know of. It
+//! keeps files of its own open as long as there is room for them, and closes some of them where others need
+//! it.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+
+use pgrx::pg_sys;
+
+/// An empty file of this transaction's, for what wants a path.
+pub(crate) struct TemporaryFile {
+    file: pg_sys::File,
+    path: PathBuf,
+}
+
+impl TemporaryFile {
+    /// Makes one. Inside a transaction.
+    pub(crate) fn create() -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        // SAFETY: the file belongs to the current resource owner until it is closed; its name is copied.
+        unsafe {
+            let file = pg_sys::OpenTemporaryFile(false);
+            let path = CStr::from_ptr(pg_sys::FilePathName(file));
+            let path = PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes()));
+            TemporaryFile { file, path }
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        // After an error, the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened by this value, and closed once.
+            unsafe { pg_sys::FileClose(self.file) };
+        }
+    }
+}
+
+/// An open file of this process that is counted. Dropping it gives its place back.
+#[derive(Debug)]
+pub(crate) struct Descriptor(());
+
+impl Descriptor {
+    /// A place for one more open file. `None` where this process has too many already: PostgreSQL allows a
+    /// third of what it may open in all.
+    pub(crate) fn acquire() -> Option<Descriptor> {
+        // SAFETY: counts, and closes files that PostgreSQL can open again; in the main thread.
+        unsafe { pg_sys::AcquireExternalFD() }.then_some(Descriptor(()))
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: counts; it was acquired before.
+        unsafe { pg_sys::ReleaseExternalFD() };
+    }
+}

@@ -1,0 +1,168 @@
+//! The checksums of model files in shared memory.
+//!
+//! To hash a file takes seconds, and every process needs to know what a model's file holds now. The engine
+//! keeps the checksum in a file beside the model; where it cannot write one, other processes find the
+//! checksum here. This module also remembers from which files no model can be loaded, so that `auto` passes
+//! them over.
+//!
+//! Invariant: the table is read and written under its lock; all zeros is an empty one.
+
+use std::cell::{RefCell, UnsafeCell};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use steadytext_engine::{FileId, ModelIdentity, ModelSource};
+
+use super::shmem::{Content, Part};
+
+/// Files that are remembered; the oldest makes room.
+const FILES: usize = 64;
+/// Files that are remembered as being no good; the oldest makes room.
+const BAD_FILES: usize = 32;
+/// Longest reason that is remembered.
+const REASON_BYTES: usize = 400;
+
+/// The table.
+#[repr(C)]
+pub(crate) struct ChecksumTable {
+    inner: UnsafeCell<Inner>,
+    /// Whether there is anything to look for among the files that are no good.
+    any_bad: AtomicBool,
+}
+
+// SAFETY: `inner` is only reached through `locked`, which holds the lock that all processes share.
+unsafe impl Sync for ChecksumTable {}
+// SAFETY: zeros are a table that is empty.
+unsafe impl Content for ChecksumTable {}
+
+pub(super) static TABLE: Part<ChecksumTable> = Part::new();
+
+#[repr(C)]
+struct Inner {
+    /// Ever learned.
+    count: u64,
+    known: [Known; FILES],
+    /// Ever found to be no good.
+    bad_count: u64,
+    bad: [Bad; BAD_FILES],
+}
+
+/// A file from which no model could be loaded for some use of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Bad {
+    file: FileId,
+    purpose: u8,
+    /// Until when that is believed, as TimestampTz.
+    until: i64,
+    length: u16,
+    reason: [u8; REASON_BYTES],
+}
+
+/// A file without an inode is none.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Known {
+    file: FileId,
+    hash: [u8; 32],
+}
+
+thread_local! {
+    /// What this process has looked up before.
+    static SEEN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+}
+
+fn locked<R>(exclusive: bool, f: impl FnOnce(*mut Inner) -> R) -> Option<R> {
+    TABLE.with_lock(exclusive, |table| f(table.inner.get()))
+}
+
+/// Remembers the file that a model was loaded from.
+pub(crate) fn learn(identity: &ModelIdentity) {
+    let Some(file) = identity.file else { return };
+    if find(&file).is_some() {
+        return;
+    }
+    locked(true, |inner| {
+        // SAFETY: the lock is held, exclusively.
+        let inner = unsafe { &mut *inner };
+        inner.known[inner.count as usize % FILES] = Known { file, hash: identity.hash };
+        inner.count += 1;
+    });
+}
+
+/// SHA-256 of the model's file as it is now, if somebody has computed it.
+pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
+    let ModelSource::File(path) = model else { return Some(ModelIdentity::BUILTIN.hash) };
+    let file = ModelIdentity::file_of(path).ok()?;
+    find(&file).or_else(|| {
+        let identity = ModelIdentity::recorded(path).filter(|identity| identity.file == Some(file))?;
+        learn(&identity);
+        Some(identity.hash)
+    })
+}
+
+/// As much of a reason as is remembered.
+pub(crate) fn fitting(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES)]
+}
+
+/// Notes that a model could not be loaded from the file as it is now, and that this is to be believed until
+/// then. Whether that is news; `None` where it cannot be noted.
+pub(crate) fn note_bad(path: &Path, purpose: u8, reason: &str, until: i64) -> Option<bool> {
+    let file = ModelIdentity::file_of(path).ok()?;
+    let reason = fitting(reason).as_bytes();
+    let mut bad = Bad { file, purpose, until, length: reason.len() as u16, reason: [0; REASON_BYTES] };
+    bad.reason[..reason.len()].copy_from_slice(reason);
+    let is_news = locked(true, |inner| {
+        // SAFETY: the lock is held, exclusively.
+        let inner = unsafe { &mut *inner };
+        let same = |other: &Bad| other.length == bad.length && other.reason == bad.reason;
+        let is_news = !inner.bad.iter().any(|other| other.file == file && same(other));
+        let known = inner.bad.iter().position(|other| other.file == file && other.purpose == purpose);
+        let place = known.unwrap_or(inner.bad_count as usize % BAD_FILES);
+        if known.is_none() {
+            inner.bad_count += 1;
+        }
+        inner.bad[place] = bad;
+        is_news
+    })?;
+    TABLE.get()?.any_bad.store(true, Release);
+    Some(is_news)
+}
+
+/// Why no model can be loaded from the file as it is now, if somebody has tried.
+pub(crate) fn why_bad(path: &Path, purpose: u8, now: i64) -> Option<String> {
+    if !TABLE.get()?.any_bad.load(Acquire) {
+        return None;
+    }
+    let file = ModelIdentity::file_of(path).ok()?;
+    let found = locked(false, |inner| {
+        // SAFETY: the lock is held; nobody writes.
+        let inner = unsafe { &*inner };
+        inner
+            .bad
+            .iter()
+            .find(|bad| bad.length > 0 && bad.file == file && bad.purpose == purpose && bad.until > now)
+            .copied()
+    })??;
+    Some(String::from_utf8_lossy(&found.reason[..usize::from(found.length)]).into_owned())
+}
+
+fn find(file: &FileId) -> Option<[u8; 32]> {
+    let seen = SEEN.with_borrow(|seen| seen.iter().find(|known| known.file == *file).copied());
+    if let Some(known) = seen {
+        return Some(known.hash);
+    }
+    let found = locked(false, |inner| {
+        // SAFETY: the lock is held; nobody writes.
+        let inner = unsafe { &*inner };
+        inner.known.iter().find(|known| known.file.inode != 0 && known.file == *file).copied()
+    })
+    .flatten()?;
+    SEEN.with_borrow_mut(|seen| {
+        seen.truncate(FILES - 1);
+        seen.insert(0, found);
+    });
+    Some(found.hash)
+}

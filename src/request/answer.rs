@@ -1,0 +1,83 @@
+//! What came of a request, and what a function gives where nothing did.
+
+use pgrx::prelude::*;
+
+use super::ranking::Ranking;
+use crate::pg::error::{OrRaise, PgError};
+
+/// The answer to a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// A text.
+    Text(String),
+    /// A vector.
+    Embedding(Vec<f32>),
+    /// A vector for each text, in the order of the texts.
+    Embeddings(Vec<Vec<f32>>),
+    /// Documents, best first.
+    Ranking(Ranking),
+}
+
+impl Answer {
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Answer::Text(text) => text.len(),
+            Answer::Embedding(vector) => size_of_val(vector.as_slice()),
+            Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
+            Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+        }
+    }
+
+    /// The text of an answer to a request that generates.
+    ///
+    /// # Errors
+    ///
+    /// XX000 for an answer of another kind: a bug.
+    pub(crate) fn into_text(self) -> Result<String, PgError> {
+        match self {
+            Answer::Text(text) => Ok(text),
+            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
+        }
+    }
+}
+
+/// An output, or an answer, that does not belong to the request.
+pub(crate) fn unexpected() -> PgError {
+    PgError::internal("the engine's answer is of another kind than the request")
+}
+
+/// What becomes of the statement where a row cannot be answered: the parameter `on_error` of the functions
+/// that answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnError {
+    /// It ends with the error.
+    Raise,
+    /// It goes on, and the row has NULL, or no rows. Not after an error that may pass, or that every row
+    /// would meet.
+    Null,
+}
+
+impl OnError {
+    /// From the parameter; raises 22023 for anything but `error` and `null`.
+    pub(crate) fn of(given: Option<&str>) -> OnError {
+        match given {
+            None | Some("error") => OnError::Raise,
+            Some("null") => OnError::Null,
+            Some(_) => PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "on_error must be \"error\" or \"null\"",
+            )
+            .hint("With null, a text that cannot be answered gives NULL instead of an error.")
+            .raise(),
+        }
+    }
+
+    /// The value; `None` in the place of an error about the row's text. Raises every other error.
+    pub(crate) fn settle<T>(self, result: Result<T, PgError>) -> Option<T> {
+        match result {
+            Err(error) if self == OnError::Null && error.lasting => None,
+            result => Some(result.or_raise()),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What a row of the queue, or a synchronous call, says.
+
+use serde_json::Value;
+use steadytext_engine::Purpose;
+
+use super::defaults;
+
+/// What a row, or a call, says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// `generate`, `embed`, …
+    pub(crate) request_type: &'a str,
+    /// The text.
+    pub(crate) prompt: Option<&'a str>,
+    /// The texts of a request of many subtasks.
+    pub(crate) prompts: Option<&'a [Option<&'a str>]>,
+    /// The parameters.
+    pub(crate) params: &'a Value,
+}
+
+/// The name of the model that a request wants, if it does not leave the choice to the server.
+pub(crate) fn named_model(params: &Value) -> Option<&str> {
+    params.get("model").or_else(|| params.get("size")).and_then(Value::as_str)
+}
+
+/// Whether texts that are too long are cut.
+pub(super) fn truncates(params: &Value) -> bool {
+    params.get("truncate").and_then(Value::as_bool).unwrap_or(defaults::TRUNCATE)
+}
+
+/// What an embedding is for: a task is a query's.
+pub(super) fn purpose(params: &Value) -> Purpose {
+    let text = |name: &str| params.get(name).and_then(Value::as_str);
+    match (text("mode"), text("task")) {
+        (Some("query"), task) | (None, task @ Some(_)) => Purpose::Query { task: task.map(str::to_owned) },
+        _ => Purpose::Passage,
+    }
+}

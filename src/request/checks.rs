@@ -1,0 +1,187 @@
+//! What a request must be, whatever it comes from: its type, its text and its parameters.
+//!
+//! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
+//! same requests with the same words.
+
+use pgrx::prelude::*;
+use serde_json::Value;
+
+use super::asked::Asked;
+use super::batch_checks::{check_embed, check_rerank};
+use super::constraint::check_constraint;
+use super::params;
+use crate::pg::catalog_cache::Config;
+use crate::pg::error::PgError;
+
+/// Longest string among the parameters (eos_string, model, size, task), in bytes.
+const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank or batch_rerank.";
+
+/// Checks a request's type and what the type asks of its text and its parameters.
+///
+/// # Errors
+///
+/// P0001, 22023 and 54000.
+pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
+    let Asked { request_type, prompt: text, params, .. } = asked;
+    check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
+    check_constraint(request_type, params)?;
+    match request_type {
+        "generate" => check_text(text, "Prompt cannot be empty", config),
+        // Members of a batch fail alone, in the worker, not with the whole batch here.
+        "embed" if params.get("batch") == Some(&Value::Bool(true)) => {
+            check_length(text.map_or(0, str::len), config)
+        }
+        "embed" => check_text(text, "Text input cannot be empty", config),
+        "generate_json" | "generate_regex" | "generate_choice" => {
+            check_text(text, "Prompt cannot be empty", config)
+        }
+        "rerank" | "batch_rerank" => {
+            check_forms(asked)?;
+            check_rerank(asked, config)
+        }
+        "batch_embed" => check_embed(asked, config),
+        _ => Err(unknown_type(request_type)),
+    }
+}
+
+fn unknown_type(request_type: &str) -> PgError {
+    invalid(format!("unknown request type \"{}\"", truncated(request_type))).hint(TYPES_HINT)
+}
+
+/// Refuses a column that the type has no use for.
+///
+/// # Errors
+///
+/// 22023.
+pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: bool) -> Result<(), PgError> {
+    match request_type {
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" if has_prompts => {
+            Err(invalid(format!("requests of type {request_type} take no prompts array"))
+                .hint("Put the text into column prompt, one row for each."))
+        }
+        "batch_embed" if has_prompt => {
+            Err(invalid("requests of type batch_embed take no prompt")
+                .hint("Put the texts into column prompts."))
+        }
+        "batch_rerank" if has_prompt && has_prompts => Err(twice("the query", "prompt", "prompts")),
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "batch_embed"
+        | "rerank" | "batch_rerank" => Ok(()),
+        _ => Err(unknown_type(request_type)),
+    }
+}
+
+/// Refuses a ranking whose query or documents are in two places: one of them would be kept for nothing.
+fn check_forms(asked: Asked<'_>) -> Result<(), PgError> {
+    let Asked { request_type, prompt, prompts, params } = asked;
+    let (query, documents) = (params.get("query").is_some(), params.get("documents").is_some());
+    match request_type {
+        _ if query && prompt.is_some() => Err(twice("the query", "prompt", "params")),
+        "batch_rerank" if query && prompts.is_some() => Err(twice("the query", "prompts", "params")),
+        "rerank" if documents && prompts.is_some() => Err(twice("the documents", "prompts", "params")),
+        _ => Ok(()),
+    }
+}
+
+fn twice(what: &str, column: &str, other: &str) -> PgError {
+    invalid(format!("{what} may be in {column} or in {other}, not in both")).hint("Leave one of them NULL.")
+}
+
+fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
+    if text.is_none_or(|text| text.trim().is_empty()) {
+        return Err(PgError::raised(if_empty).lasting());
+    }
+    check_length(text.map_or(0, str::len), config)
+}
+
+/// Refuses a text that is too long, by its length alone.
+///
+/// # Errors
+///
+/// 54000.
+pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
+    let limit = config.max_prompt_bytes;
+    if bytes as i64 > limit {
+        return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))
+            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set().")
+            .lasting());
+    }
+    Ok(())
+}
+
+/// Checks the parameters of a request of any type.
+///
+/// # Errors
+///
+/// P0001 and 22023.
+pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) -> Result<(), PgError> {
+    let params = match params {
+        Value::Null => return Ok(()),
+        Value::Object(params) => params,
+        _ => return Err(invalid("params must be a JSON object")),
+    };
+    for (key, value) in params {
+        params::check_name(request_type, key)?;
+        match key.as_str() {
+            "max_tokens" => {
+                let limit = config.max_tokens_limit;
+                if !value.as_i64().is_some_and(|tokens| (1..=limit).contains(&tokens)) {
+                    return Err(PgError::raised(format!("max_tokens must be between 1 and {limit}")));
+                }
+            }
+            "seed" => require(value.is_i64(), key, "an integer")?,
+            "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
+            "top_k" => require(
+                value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)),
+                key,
+                "an integer between 0 and 1000000",
+            )?,
+            "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            // They were checked with the type.
+            "schema" | "pattern" | "choices" => {}
+            "use_cache" | "batch" | "return_scores" | "truncate" => {
+                require(value.is_boolean(), key, "true or false")?
+            }
+            "mode" => {
+                require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
+            }
+            "eos_string" | "model" | "size" | "task" => {
+                let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
+                let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            // Texts, with limits of their own.
+            "query" => require(value.is_string(), key, "a text")?,
+            "documents" => require(value.is_array(), key, "an array of texts")?,
+            _ => return Err(invalid(format!("unknown parameter \"{}\"", truncated(key)))),
+        }
+    }
+    if params.contains_key("task") && params.get("mode").and_then(Value::as_str) == Some("passage") {
+        return Err(invalid("a passage has no task").hint("Give a task with mode query, or leave mode out."));
+    }
+    Ok(())
+}
+
+fn in_range(value: &Value, low: f64, high: f64) -> bool {
+    value.as_f64().is_some_and(|number| (low..=high).contains(&number))
+}
+
+fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
+    if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
+}
+
+/// An error about a value that a request must not have.
+pub(crate) fn invalid(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}
+
+/// An error about something that is longer than it may be.
+pub(crate) fn too_long(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+}
+
+/// The beginning of something a user sent, fit for an error message.
+fn truncated(text: &str) -> String {
+    text.chars().take(64).collect()
+}

@@ -1,0 +1,100 @@
+//! What the parameters of a request say its answer has to match.
+
+use pgrx::prelude::*;
+use serde_json::Value;
+use steadytext_engine::{Constraint, Error};
+
+use crate::pg::error::{Failure, PgError};
+
+/// The parameter of each constrained type.
+const PARAMETERS: [(&str, &str); 3] =
+    [("generate_json", "schema"), ("generate_regex", "pattern"), ("generate_choice", "choices")];
+
+/// The constrained type whose parameter this is.
+pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
+    PARAMETERS.iter().find(|(_, known)| *known == parameter).map(|(owner, _)| *owner)
+}
+
+/// The constraint of a request of this type; `None` where the type has none.
+///
+/// # Errors
+///
+/// P0001 where the type's parameter is missing, 22023 where it is of the wrong kind, or belongs to another
+/// type.
+pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Constraint>, PgError> {
+    for (owner, parameter) in PARAMETERS {
+        if owner != request_type && params.get(parameter).is_some() {
+            return Err(invalid(format!("parameter {parameter} is for requests of type {owner}")));
+        }
+    }
+    Ok(Some(match request_type {
+        "generate_json" => match params.get("schema") {
+            None | Some(Value::Null) => return Err(PgError::raised("Schema cannot be null")),
+            Some(schema) => Constraint::Json(schema.to_string()),
+        },
+        "generate_regex" => match params.get("pattern") {
+            None | Some(Value::Null) => return Err(PgError::raised("Pattern cannot be empty")),
+            Some(Value::String(pattern)) if pattern.is_empty() => {
+                return Err(PgError::raised("Pattern cannot be empty"));
+            }
+            Some(Value::String(pattern)) => Constraint::Regex(pattern.clone()),
+            Some(_) => return Err(invalid("pattern must be a text")),
+        },
+        "generate_choice" => match params.get("choices") {
+            None | Some(Value::Null) => return Err(too_few()),
+            Some(Value::Array(choices)) if choices.len() < 2 => return Err(too_few()),
+            Some(Value::Array(choices)) => {
+                let texts: Option<Vec<String>> =
+                    choices.iter().map(|choice| choice.as_str().map(str::to_owned)).collect();
+                Constraint::Choice(texts.ok_or_else(|| {
+                    invalid("choices must be texts").hint("NULL is no choice; numbers need quotes.")
+                })?)
+            }
+            Some(_) => return Err(invalid("choices must be an array of texts")),
+        },
+        _ => return Ok(None),
+    }))
+}
+
+/// Tokens that are enough for any of the choices: a token has one byte at least.
+pub(super) fn enough_tokens(constraint: &Constraint) -> Option<usize> {
+    match constraint {
+        Constraint::Choice(choices) => choices.iter().map(String::len).max(),
+        Constraint::Json(_) | Constraint::Regex(_) => None,
+    }
+}
+
+/// Checks what a request's parameters say of a constraint, as far as that needs no model.
+///
+/// # Errors
+///
+/// P0001 and 22023.
+pub(super) fn check_constraint(request_type: &str, params: &Value) -> Result<(), PgError> {
+    let Some(constraint) = constraint(request_type, params)? else { return Ok(()) };
+    if params.get("eos_string").is_some() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("eos_string cannot be combined with {request_type}"),
+        )
+        .hint("The constraint says where the answer ends."));
+    }
+    constraint.check().map_err(refused_constraint)
+}
+
+/// What the engine says of a constraint, as an error of the statement that brings it.
+pub(crate) fn refused_constraint(error: Error) -> PgError {
+    match error {
+        Error::InvalidRequest(reason) => {
+            PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, reason)
+        }
+        other => Failure::from(other).error,
+    }
+}
+
+fn too_few() -> PgError {
+    PgError::raised("Must provide at least 2 choices")
+}
+
+fn invalid(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}

@@ -1,0 +1,26 @@
+//! What a parameter is where a request does not give it.
+//!
+//! The SQL functions repeat these values as the defaults of their arguments, because callers see them there;
+//! the server test `defaults` compares the two, and compiles this file for that purpose.
+//!
+//! Invariant: this file holds constants and uses nothing.
+
+/// `max_tokens`, where the setting `default_max_tokens` is missing, in tokens.
+pub(crate) const MAX_TOKENS: i64 = 512;
+/// `seed`, and the setting `default_seed`.
+pub(crate) const SEED: i64 = 42;
+/// `temperature`: the most likely token is taken.
+pub(crate) const TEMPERATURE: f64 = 0.0;
+/// `eos_string`: the predecessor's word for "where the model itself ends".
+pub(crate) const EOS_STRING: &str = "[EOS]";
+/// `use_cache`.
+pub(crate) const USE_CACHE: bool = true;
+/// `truncate`: a text that is too long is an error.
+pub(crate) const TRUNCATE: bool = false;
+/// `return_scores`.
+pub(crate) const RETURN_SCORES: bool = true;
+/// `task` of a reranking: the instruction of the model.
+pub(crate) const RERANK_TASK: &str =
+    "Given a web search query, retrieve relevant passages that answer the query";
+/// `priority`, from 1 to 10.
+pub(crate) const PRIORITY: i64 = 5;

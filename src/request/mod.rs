@@ -1,0 +1,26 @@
+//! The request model: what is asked, the work that it means for the engine, and what comes of it.
+//!
+//! The queue's trigger, the synchronous calls and the worker share it, so that a request is checked,
+//! understood and answered in one way wherever it comes from.
+//!
+//! Invariant: nothing here depends on where a request comes from. These modules use `pg` and `registry`, and
+//! none of those that use them.
+
+mod answer;
+pub(crate) mod arguments;
+mod asked;
+pub(crate) mod batch_checks;
+pub(crate) mod checks;
+mod constraint;
+pub(crate) mod defaults;
+pub(crate) mod params;
+mod ranking;
+mod subtasks;
+mod work;
+
+pub(crate) use self::answer::{Answer, OnError, unexpected};
+pub(crate) use self::asked::{Asked, named_model};
+pub(crate) use self::constraint::refused_constraint;
+pub(crate) use self::ranking::{Ranked, Ranking};
+pub(crate) use self::subtasks::{Progress, Subtasks, description};
+pub(crate) use self::work::{check_model, model, subtasks, work};

@@ -1,0 +1,204 @@
+//! The parameters of a request: which ones each type takes, how much they may hold, and how they are read.
+//!
+//! Invariant: what a type does not take is refused and never copied. Bytes, elements and depth are known from
+//! lengths and counts that the value has at its head, and are looked at before anything is made of it.
+
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+
+use super::{batch_checks, constraint};
+use crate::pg::catalog_cache::Config;
+use crate::pg::error::PgError;
+use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
+
+/// Most bytes of params as they are stored, besides the texts of a ranking.
+const MAX_BYTES: usize = 1 << 20;
+/// Most elements of a schema or a list of choices.
+const MAX_ELEMENTS: usize = 65_536;
+
+/// What all types that generate take.
+const GENERATE: &[&str] =
+    &["max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "use_cache", "model", "size"];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
+const RERANK: &[&str] =
+    &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
+
+/// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
+/// that this version does not know, nothing.
+fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
+    Some(match request_type {
+        "generate" => (&["eos_string"], GENERATE),
+        "generate_json" => (&["schema"], GENERATE),
+        "generate_regex" => (&["pattern"], GENERATE),
+        "generate_choice" => (&["choices"], GENERATE),
+        "embed" => (&["batch"], EMBED),
+        "batch_embed" => (&[], EMBED),
+        "rerank" | "batch_rerank" => (&[], RERANK),
+        _ => return None,
+    })
+}
+
+/// Whether requests of this type take a parameter of this name.
+fn takes(request_type: &str, name: &str) -> bool {
+    parameters_of(request_type).is_some_and(|(own, shared)| own.contains(&name) || shared.contains(&name))
+}
+
+/// Whether requests of this type have the texts of a ranking among their parameters.
+fn is_ranking(request_type: &str) -> bool {
+    matches!(request_type, "rerank" | "batch_rerank")
+}
+
+/// Refuses parameters that are too long as they are stored, by their length alone.
+///
+/// # Errors
+///
+/// 54000.
+pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> Result<(), PgError> {
+    let limit = most_bytes(request_type, config);
+    if bytes > limit {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("params has {bytes} bytes, {limit} are allowed"),
+        )
+        .hint("Give less, or send several requests."));
+    }
+    Ok(())
+}
+
+fn most_bytes(request_type: &str, config: &Config) -> usize {
+    let texts = if is_ranking(request_type) { batch_checks::most_bytes(config) } else { 0 };
+    texts.saturating_add(MAX_BYTES)
+}
+
+/// Refuses a parameter that no type has, or that has no meaning for this one.
+///
+/// # Errors
+///
+/// 22023.
+pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> {
+    // An unknown type has an error of its own.
+    let Some((own, shared)) = parameters_of(request_type) else { return Ok(()) };
+    if takes(request_type, name) {
+        return Ok(());
+    }
+    let taken: Vec<&str> = own.iter().chain(shared).copied().collect();
+    let hint = format!("Parameters of {request_type}: {}.", taken.join(", "));
+    let is_known = ["generate", "embed", "rerank"].iter().any(|request_type| takes(request_type, name));
+    let owner = constraint::owner_of(name);
+    if let Some(owner) = owner {
+        return Err(invalid(format!("parameter {name} is for requests of type {owner}")).hint(hint));
+    }
+    if !is_known {
+        let shown: String = name.chars().take(64).collect();
+        return Err(invalid(format!("unknown parameter \"{shown}\"")).hint(hint));
+    }
+    if name == "eos_string" && own.iter().any(|own| constraint::owner_of(own).is_some()) {
+        return Err(invalid(format!("eos_string cannot be combined with {request_type}"))
+            .hint("The constraint says where the answer ends."));
+    }
+    Err(invalid(format!("requests of type {request_type} take no parameter {name}")).hint(hint))
+}
+
+/// What becomes of a parameter that the type does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unused {
+    /// It is an error.
+    Refused,
+    /// It is passed over: the row was let in when that was allowed.
+    Skipped,
+}
+
+/// Reads the parameters of a request. What is JSON's null is as if it were not there, and a number is an
+/// integer whatever zeros are written behind its point.
+///
+/// # Errors
+///
+/// 22023 for what the type does not take and for what cannot be read, 54000 for too much of it. Whether the
+/// values are in range is looked at later.
+pub(crate) fn read(
+    request_type: &str,
+    params: Option<Jsonb<'_>>,
+    unused: Unused,
+    config: &Config,
+) -> Result<Value, PgError> {
+    let Some(params) = params else { return Ok(Value::Null) };
+    check_bytes(request_type, params.len(), config)?;
+    let object = match params.root().ok_or_else(unreadable)? {
+        Item::Object(object) => object,
+        Item::Null => return Ok(Value::Null),
+        _ => return Err(invalid("params must be a JSON object")),
+    };
+    let mut read = Map::new();
+    for pair in object.pairs() {
+        let (name, item) = pair.ok_or_else(unreadable)?;
+        if !takes(request_type, name) {
+            match unused {
+                Unused::Refused => check_name(request_type, name)?,
+                Unused::Skipped => {}
+            }
+        } else if !matches!(item, Item::Null) {
+            read.insert(name.to_owned(), value(name, item, config)?);
+        }
+    }
+    Ok(Value::Object(read))
+}
+
+fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
+    match (name, item) {
+        ("schema" | "choices", item) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
+        ("documents", Item::Array(documents)) => {
+            batch_checks::check_count(documents.len(), "Documents", config)?;
+            // Nothing else in an array is a document: what it is does not matter.
+            let text = |item: Option<Item<'_>>| match item {
+                Some(Item::Text(text)) => Value::from(text),
+                _ => Value::Null,
+            };
+            Ok(Value::Array(documents.values().map(text).collect()))
+        }
+        ("query", Item::Text(query)) => {
+            batch_checks::check_length(query, || "the query".to_owned(), config)?;
+            Ok(Value::from(query))
+        }
+        (_, Item::Null) => Ok(Value::Null),
+        (_, Item::Bool(value)) => Ok(Value::from(value)),
+        (_, Item::Text(text)) => Ok(Value::from(text)),
+        (_, Item::Number(number)) => {
+            let float = || number.float().and_then(serde_json::Number::from_f64).map(Value::Number);
+            number.integer().map(Value::from).or_else(float).ok_or_else(unreadable)
+        }
+        // What they hold is not asked for: it is refused.
+        (_, Item::Array(_)) => Ok(Value::Array(Vec::new())),
+        (_, Item::Object(_)) => Ok(Value::Object(Map::new())),
+    }
+}
+
+fn of_tree(name: &str, error: TreeError) -> PgError {
+    match error {
+        TreeError::Elements => too_many(name),
+        TreeError::Depth | TreeError::Unreadable => unreadable(),
+    }
+}
+
+/// Refuses a parameter that has too many elements, before anything is made of them.
+///
+/// # Errors
+///
+/// 54000.
+pub(crate) fn check_elements(name: &str, count: usize) -> Result<(), PgError> {
+    if count > MAX_ELEMENTS { Err(too_many(name)) } else { Ok(()) }
+}
+
+fn too_many(name: &str) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("{name} has more than {MAX_ELEMENTS} elements"),
+    )
+}
+
+fn unreadable() -> PgError {
+    invalid("params is nested too deeply, or has a number out of range")
+}
+
+fn invalid(message: impl Into<String>) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}

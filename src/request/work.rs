@@ -1,0 +1,121 @@
+//! From what is asked to the work for the engine, and the model that does it.
+
+use pgrx::prelude::*;
+use serde_json::Value;
+use steadytext_engine::{Embed, Generate, Sampling, Work};
+
+use super::asked::{Asked, named_model, purpose, truncates};
+use super::batch_checks;
+use super::constraint::{constraint, enough_tokens};
+use super::defaults;
+use super::subtasks::Subtasks;
+use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::error::PgError;
+use crate::registry::{self, Resolved, Task};
+
+/// The work, and the model that does it.
+///
+/// # Errors
+///
+/// Those of [`work`] and [`model`].
+pub(crate) fn subtasks(
+    asked: Asked<'_>,
+    config: &Config,
+    models: &[Model],
+) -> Result<(Subtasks, Resolved), PgError> {
+    let (task, subtasks) = work(asked, config)?;
+    Ok((subtasks, model(task, asked.params, models)?))
+}
+
+/// The model that does a request's work.
+///
+/// # Errors
+///
+/// Those of [`registry::resolve`].
+pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
+    registry::resolve(task, named_model(params), models)
+}
+
+/// The work by itself, and what its model has to be for: to look for a model costs a look at files.
+///
+/// The queue's trigger has checked every value when the row was inserted, but an owner of the table can store
+/// anything.
+///
+/// # Errors
+///
+/// P0001 for an empty text; 0A000 for a type that this version does not know; 22023 for parameters that
+/// cannot be read.
+pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks), PgError> {
+    let Asked { request_type, prompt, params, .. } = asked;
+    let text = prompt.unwrap_or_default();
+    let is_empty = text.trim().is_empty();
+    Ok(match request_type {
+        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
+        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)))),
+        "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
+            return Err(PgError::raised("Prompt cannot be empty").lasting());
+        }
+        "generate_json" | "generate_regex" | "generate_choice" => {
+            let constraint = constraint(request_type, params)?;
+            let mut how = generate(text, params, config);
+            // There is no reason to fail on a long choice.
+            if params.get("max_tokens").is_none()
+                && let Some(enough) = constraint.as_ref().and_then(enough_tokens)
+            {
+                how.max_tokens = enough;
+            }
+            (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
+        }
+        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
+        "embed" => {
+            let embed =
+                Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };
+            (Task::Embed, Subtasks::One(Work::Embed(embed)))
+        }
+        "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
+        "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        other => {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("request type \"{other}\" is not supported by this version"),
+            ));
+        }
+    })
+}
+
+/// Refuses a request that names a model which nobody has registered for what it asks. That its file is there
+/// is seen when it is wanted.
+///
+/// # Errors
+///
+/// 42704 and 42809.
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) -> Result<(), PgError> {
+    let task = match request_type {
+        "embed" | "batch_embed" => Task::Embed,
+        "rerank" | "batch_rerank" => Task::Rerank,
+        _ => Task::Generate,
+    };
+    named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
+}
+
+fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
+    let integer = |name: &str| params.get(name).and_then(Value::as_i64);
+    let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
+    // No upper limit here: the row was let in under the limit of its time.
+    let max_tokens =
+        integer("max_tokens").or(config.default_max_tokens).unwrap_or(defaults::MAX_TOKENS).max(1);
+    let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
+    Generate {
+        prompt: prompt.to_owned(),
+        max_tokens: usize::try_from(max_tokens).unwrap_or(1),
+        sampling: Sampling {
+            temperature: float("temperature").unwrap_or(defaults::TEMPERATURE as f32),
+            top_k: integer("top_k").and_then(|k| usize::try_from(k).ok()).unwrap_or(0),
+            top_p: float("top_p").unwrap_or(1.0),
+            min_p: float("min_p").unwrap_or(0.0),
+            seed: integer("seed").or(config.default_seed).unwrap_or(defaults::SEED) as u64,
+        },
+        stop: stop.map(str::to_owned).into_iter().collect(),
+        constraint: None,
+    }
+}

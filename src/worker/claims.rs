@@ -1,0 +1,118 @@
+//! Rows of the queue that this worker has claimed: what they say, and how they end.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::error::{Failure, PgError};
+use crate::pg::spi;
+use crate::request::params::{self, Unused};
+use crate::request::{Answer, batch_checks};
+
+/// A row that this worker has claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Held {
+    /// steadytext_queue.id.
+    pub(super) id: i64,
+    /// The attempt that fences it.
+    pub(super) attempt: i32,
+}
+
+/// A claimed request.
+pub(super) struct Claimed {
+    /// The row, and the attempt that fences what is written to it.
+    pub(super) held: Held,
+    /// Its public id.
+    pub(super) request_id: Uuid,
+    /// `generate`, `embed`, …
+    pub(super) request_type: String,
+    /// What is asked; an error where that cannot be read, or is too much.
+    pub(super) content: Result<Content, PgError>,
+    /// Whom it belongs to.
+    pub(super) owner: pg_sys::Oid,
+    /// From 1 to 10, which goes first.
+    pub(super) priority: u8,
+    /// Length of its texts and parameters.
+    pub(super) bytes: usize,
+}
+
+/// What a request asks.
+pub(super) struct Content {
+    /// The text.
+    pub(super) prompt: Option<String>,
+    /// The texts of a request of many subtasks.
+    pub(super) prompts: Option<Vec<Option<String>>>,
+    /// The parameters.
+    pub(super) params: Json,
+}
+
+/// What a claim came back with.
+pub(super) struct Claims {
+    /// The requests; none while paused.
+    pub(super) requests: Vec<Claimed>,
+    /// The configuration at that moment.
+    pub(super) config: Rc<Config>,
+    /// The registry at that moment.
+    pub(super) models: Rc<Vec<Model>>,
+}
+
+impl Content {
+    /// What a claimed row asks, with the columns in the order of [`super::protocol::claim`]. Lengths and
+    /// counts are looked at before anything is fetched or copied: owners of the table can store anything, and
+    /// rows come from dumps.
+    pub(super) fn read(row: &spi::Row, request_type: &str, config: &Config) -> Result<Content, PgError> {
+        const PROMPT: i32 = 5;
+        const PARAMS: i32 = 6;
+        const PROMPTS: i32 = 8;
+        params::check_bytes(request_type, row.bytes(PARAMS), config)?;
+        batch_checks::check_stored(row.bytes(PROMPTS), config)?;
+        let most = usize::try_from(config.max_batch_size).unwrap_or(usize::MAX);
+        let prompts = match row.texts(PROMPTS, most) {
+            Ok(prompts) => prompts,
+            Err(count) => {
+                batch_checks::check_count(count, batch_checks::name_of_prompts(request_type), config)?;
+                None
+            }
+        };
+        let params = params::read(request_type, row.get(PARAMS), Unused::Skipped, config)?;
+        Ok(Content { prompt: row.get(PROMPT), prompts, params })
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    /// With an answer.
+    Answered(Answer),
+    /// Without a result.
+    Failed(Failure),
+}
+
+impl Verdict {
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Verdict::Answered(answer) => answer.bytes(),
+            Verdict::Failed(failure) => failure.error.message.len(),
+        }
+    }
+}
+
+/// A result that waits to be stored.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    /// The row.
+    pub(super) held: Held,
+    /// Whose it is.
+    pub(super) owner: pg_sys::Oid,
+    /// How it ended.
+    pub(super) verdict: Verdict,
+}
+
+/// A request that never reached the engine.
+pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
+    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }) }
+}

@@ -1,0 +1,228 @@
+//! The worker's way to the engine.
+//!
+//! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's
+//! threads in its own process ([`channel`]); the others reach it through its socket ([`socket`]). When the
+//! leader goes, another worker takes its place, and every worker hands the requests that had not come back to
+//! the new engine: same request, same bytes.
+//!
+//! Invariant: a link never calls PostgreSQL, and its threads are started with every signal blocked.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use steadytext_engine::memory::is_exhausted;
+use steadytext_engine::{Event, Request, Standing, Ticket};
+
+use crate::pg::engine_leader;
+use crate::pg::error::PgError;
+use crate::pg::guc::{self, EngineSettings};
+use crate::pg::interrupts::{self, Line};
+
+#[cfg(not(feature = "noop-engine"))]
+mod channel;
+#[cfg(feature = "noop-engine")]
+mod noop;
+#[cfg(not(feature = "noop-engine"))]
+mod socket;
+
+/// How soon a worker without an engine looks for one again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A request on its way to the engine.
+pub(super) struct Errand {
+    pub(super) request: Request,
+    /// For whom, and how urgent.
+    pub(super) standing: Standing,
+    /// Cancels it.
+    pub(super) ticket: Ticket,
+}
+
+/// An engine, as the worker sees it.
+trait EngineLink {
+    /// Hands over a request; everything else arrives as events.
+    fn submit(&mut self, errand: Errand);
+    /// Takes in what has come, hands over what could not be handed over before, and makes the line ready to
+    /// wait for more. False: the engine has gone.
+    fn exchange(&mut self) -> bool;
+    /// The next event, if there is one.
+    fn next_event(&mut self) -> Option<Event>;
+    /// Becomes ready when an event arrives.
+    fn line(&self) -> Option<Line>;
+    /// How many requests it is worth having claimed at once.
+    fn capacity(&self) -> usize;
+    /// Names and sizes in MB of the loaded models.
+    fn models(&mut self) -> Vec<(String, u64)>;
+    /// For how long other processes have asked nothing.
+    fn idle_for(&self) -> Duration;
+    /// What has gone wrong since the last look and is to be in the log.
+    fn trouble(&mut self) -> Option<PgError> {
+        None
+    }
+    /// Ends it; what was submitted and has not come back.
+    fn leave(self: Box<Self>) -> Vec<Errand>;
+}
+
+/// This process's link, and what is kept while it has none.
+#[derive(Default)]
+struct Connector {
+    link: Option<Box<dyn EngineLink>>,
+    /// Requests that wait for the next engine.
+    unassigned: Vec<Errand>,
+    /// Those that the engine of this process was started with.
+    settings: Option<EngineSettings>,
+    look_at: Option<Instant>,
+}
+
+thread_local! {
+    /// Here rather than in the worker's frame, because a FATAL error ends the process without unwinding it,
+    /// and the engine's threads must stop before the process leaves shared memory.
+    static CONNECTOR: RefCell<Connector> = RefCell::default();
+}
+
+/// Sees to it that there is an engine, if there can be one now: starts it, or connects to it. Each turn of
+/// the loop.
+///
+/// # Errors
+///
+/// The engine's, when it cannot start; or what has gone wrong with it, although it goes on.
+pub(super) fn attend() -> Result<(), PgError> {
+    if is_exhausted() {
+        // Whatever a thread was doing when the system had no more memory cannot go on.
+        PgError::new(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "pg_steadytext's engine has no memory left")
+            .hint("Lower pg_steadytext.memory_limit_mb, so that the engine refuses what does not fit.")
+            .report(PgLogLevel::FATAL);
+    }
+    CONNECTOR.with_borrow_mut(Connector::attend)
+}
+
+/// Takes in what has come from the engine, and tells it what was cancelled.
+pub(super) fn exchange() {
+    // That it has gone is found anew by `attend`.
+    with(|link| link.exchange());
+}
+
+/// Stops the engine, if it runs in this process, and makes room for another leader. Requests in flight are
+/// forgotten.
+pub(super) fn leave() {
+    // Taken out first: dropping joins threads. A borrow in progress means that the process ends inside one of
+    // the calls above or below; its threads end with it.
+    let connector = CONNECTOR.with(|connector| {
+        connector.try_borrow_mut().ok().map(|mut connector| std::mem::take(&mut *connector))
+    });
+    if is_exhausted() {
+        // A thread of its engine is held up for good: it ends with the process.
+        std::mem::forget(connector);
+    } else {
+        drop(connector);
+    }
+    engine_leader::step_down();
+}
+
+/// Hands over a request.
+pub(super) fn submit(errand: Errand) {
+    CONNECTOR.with_borrow_mut(|connector| match &mut connector.link {
+        Some(link) => link.submit(errand),
+        None => connector.unassigned.push(errand),
+    });
+}
+
+/// The next event, if there is one.
+pub(super) fn next_event() -> Option<Event> {
+    with(|link| link.next_event()).flatten()
+}
+
+/// Becomes ready when an event arrives.
+pub(super) fn line() -> Option<Line> {
+    with(|link| link.line()).flatten()
+}
+
+/// How many requests it is worth having claimed at once; 0 while there is no engine.
+pub(super) fn capacity() -> usize {
+    with(|link| link.capacity()).unwrap_or(0)
+}
+
+/// Names and sizes in MB of the loaded models.
+pub(super) fn models() -> Vec<(String, u64)> {
+    with(|link| link.models()).unwrap_or_default()
+}
+
+/// For how long other processes have asked the engine of this one for nothing.
+pub(super) fn idle_for() -> Duration {
+    with(|link| link.idle_for()).unwrap_or_default()
+}
+
+/// How long the worker may sleep.
+pub(super) fn pause() -> Duration {
+    CONNECTOR.with_borrow(
+        |connector| if connector.link.is_some() { Duration::from_secs(3600) } else { LOOK_AGAIN },
+    )
+}
+
+/// Whether an engine runs in this process with other settings than those in force.
+pub(super) fn has_other_settings() -> bool {
+    CONNECTOR.with_borrow(|connector| {
+        connector.settings.as_ref().is_some_and(|settings| *settings != guc::engine())
+    })
+}
+
+fn with<R>(work: impl FnOnce(&mut dyn EngineLink) -> R) -> Option<R> {
+    CONNECTOR.with_borrow_mut(|connector| connector.link.as_mut().map(|link| work(link.as_mut())))
+}
+
+impl Connector {
+    fn attend(&mut self) -> Result<(), PgError> {
+        if let Some(link) = &mut self.link {
+            let goes_on = link.exchange();
+            let trouble = link.trouble();
+            if goes_on {
+                return trouble.map_or(Ok(()), Err);
+            }
+            if let Some(link) = self.link.take() {
+                self.unassigned.extend(link.leave());
+            }
+            // If it was the engine of this process that has gone, the first worker to notice starts the next
+            // one.
+            engine_leader::step_down();
+            if let Some(trouble) = trouble {
+                return Err(trouble);
+            }
+        }
+        if self.look_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.look_at = Some(Instant::now() + LOOK_AGAIN);
+        self.link = self.find()?;
+        if let Some(link) = &mut self.link {
+            self.look_at = None;
+            for errand in self.unassigned.drain(..) {
+                link.submit(errand);
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "noop-engine"))]
+    fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
+        if engine_leader::try_lead() {
+            interrupts::before_exit(leave);
+            let settings = guc::engine();
+            let started = channel::ChannelLink::start(&settings);
+            match &started {
+                Ok(_) => engine_leader::open(),
+                Err(_) => engine_leader::step_down(),
+            }
+            self.settings = Some(settings);
+            return Ok(Some(Box::new(started?)));
+        }
+        // There may be none between two leaders.
+        let connected = socket::SocketLink::connect().ok();
+        Ok(connected.map(|link| Box::new(link) as Box<dyn EngineLink>))
+    }
+
+    #[cfg(feature = "noop-engine")]
+    fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
+        interrupts::before_exit(leave);
+        Ok(Some(Box::new(noop::NoopLink::default())))
+    }
+}

@@ -1,0 +1,142 @@
+//! The engine runs in another process of the server.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use steadytext_engine::socket::{Caller, Client, FromEngine};
+use steadytext_engine::{Error, Event, EventKind};
+
+use super::channel::capacity;
+use super::{EngineLink, Errand};
+use crate::pg::engine_leader;
+use crate::pg::guc;
+use crate::pg::interrupts::Line;
+
+/// A connection to the engine, and the requests that the next engine would get.
+pub(super) struct SocketLink {
+    client: Client,
+    /// By key: in this order they are handed to the next engine.
+    unfinished: BTreeMap<u64, Submitted>,
+    events: VecDeque<Event>,
+    models: Vec<(String, u64)>,
+    gone: bool,
+}
+
+struct Submitted {
+    errand: Errand,
+    /// Its cancellation was sent.
+    cancelled: bool,
+}
+
+impl SocketLink {
+    /// Connects to the engine.
+    ///
+    /// # Errors
+    ///
+    /// Where none takes connections.
+    pub(super) fn connect() -> io::Result<Self> {
+        if !engine_leader::is_open() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(SocketLink {
+            client: Client::connect_as(
+                Path::new(engine_leader::SOCKET),
+                Caller { role: 0, process: std::process::id(), lasting: true },
+            )?,
+            unfinished: BTreeMap::new(),
+            events: VecDeque::new(),
+            models: Vec::new(),
+            gone: false,
+        })
+    }
+
+    fn try_exchange(&mut self) -> io::Result<()> {
+        for (key, submitted) in &mut self.unfinished {
+            if submitted.errand.ticket.is_cancelled() && !std::mem::replace(&mut submitted.cancelled, true) {
+                self.client.cancel(*key)?;
+            }
+        }
+        self.client.flush()?;
+        while let Some(message) = self.client.receive()? {
+            match message {
+                // Of the engine, not of the request: the next one will do it.
+                FromEngine::Event(Event { kind: EventKind::Failed(Error::Stopped), .. }) => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                FromEngine::Event(event) => {
+                    if matches!(event.kind, EventKind::Done(_) | EventKind::Failed(_)) {
+                        self.unfinished.remove(&event.key);
+                    }
+                    self.events.push_back(event);
+                }
+                FromEngine::Models(models) => {
+                    self.models = models.into_iter().map(|model| (model.name, model.memory_mb)).collect();
+                }
+                // It has no open file left; the next try may find one.
+                FromEngine::Refused(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Once the engine has gone, everything waits for the next one.
+    fn note(&mut self, sent: io::Result<()>) {
+        self.gone |= sent.is_err();
+    }
+}
+
+impl EngineLink for SocketLink {
+    fn submit(&mut self, errand: Errand) {
+        let key = errand.request.key;
+        let sent = self.client.submit_as(&errand.request, errand.standing);
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let kind = EventKind::Failed(Error::InvalidRequest(error.to_string()));
+                self.events.push_back(Event { key, turns: 0, kind });
+            }
+            sent => {
+                self.unfinished.insert(key, Submitted { errand, cancelled: false });
+                self.note(sent);
+            }
+        }
+    }
+
+    fn exchange(&mut self) -> bool {
+        if !self.gone {
+            let exchanged = self.try_exchange();
+            self.note(exchanged);
+        }
+        // What came before it went is still taken.
+        !self.gone || !self.events.is_empty()
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn line(&self) -> Option<Line> {
+        Some(Line { fd: self.client.as_raw_fd(), writing: self.client.wants_to_write() })
+    }
+
+    fn capacity(&self) -> usize {
+        if self.gone { 0 } else { capacity(&guc::engine()) }
+    }
+
+    /// As the engine said when it was asked last; asks again.
+    fn models(&mut self) -> Vec<(String, u64)> {
+        let asked = self.client.ask_for_models();
+        self.note(asked);
+        self.models.clone()
+    }
+
+    fn idle_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn leave(self: Box<Self>) -> Vec<Errand> {
+        self.unfinished.into_values().map(|submitted| submitted.errand).collect()
+    }
+}

@@ -1,0 +1,353 @@
+//! Requests in flight: what this worker has claimed and handed to the engine.
+//!
+//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. No row may wait
+//! for another row's subtasks, so every row that is held has one of its own in the engine; what room is left
+//! goes to the rows that have the fewest there.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::Instant;
+
+use pgrx::pg_sys;
+use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
+
+use super::claims::{Claimed, Held, Outcome, Verdict};
+use super::engine_link::Errand;
+use super::prepare::Prepared;
+use crate::cache::{self, Author, NewEntry, Question};
+use crate::pg::activity::{self, ActivityLine, Phase};
+use crate::pg::catalog_cache::Model;
+use crate::pg::error::Failure;
+use crate::registry::Resolved;
+use crate::request::{Answer, Progress, Subtasks};
+
+/// In which order rows get what room there is: by priority, then as they were claimed.
+type Rank = (Reverse<u8>, u64);
+
+/// A request that the engine works on.
+struct Running {
+    held: Held,
+    owner: pg_sys::Oid,
+    /// Length of its texts and parameters.
+    bytes: usize,
+    /// Number in the order of the claims, which is that of their priorities.
+    order: u64,
+    resolved: Resolved,
+    salt: u64,
+    standing: Standing,
+    subtasks: Subtasks,
+    progress: Progress,
+    /// Subtasks that an engine had when it went, which the next one gets.
+    again: Vec<usize>,
+    /// Subtasks that the engine has.
+    under_way: usize,
+    /// Cancels all of them.
+    ticket: Ticket,
+    verdict: Option<Verdict>,
+    activity: Option<ActivityLine>,
+    prompt_tokens: usize,
+    text: String,
+    since: Instant,
+    /// For the cache.
+    question: Option<Question>,
+    author: Author,
+    /// The row is no longer ours: nobody wants the result.
+    abandoned: bool,
+    alone: bool,
+}
+
+impl Running {
+    /// What the cache is to keep of it.
+    fn entry(&self, answer: &Answer) -> Option<NewEntry> {
+        let (question, by) = self.question.as_ref().zip(self.author.get())?;
+        question.entry(&self.subtasks, by, answer, self.since.elapsed())
+    }
+
+    /// Begins anew, with another model. What the engine still has of it is of no use.
+    fn restart(&mut self, with: Resolved) {
+        self.ticket.cancel();
+        self.ticket = Ticket::new();
+        self.question =
+            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
+        self.resolved = with;
+        self.progress = Progress::new(&self.subtasks);
+        self.again.clear();
+        self.under_way = 0;
+        self.author = Author::default();
+        self.prompt_tokens = 0;
+        self.text.clear();
+    }
+
+    /// Its place among the others.
+    fn rank(&self) -> Rank {
+        (Reverse(self.standing.priority), self.order)
+    }
+
+    /// Whether nothing more is handed over: it has all, or no more is wanted.
+    fn is_closed(&self) -> bool {
+        (self.progress.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct InFlight {
+    requests: HashMap<Held, Running>,
+    /// Those of which the engine has nothing and that want something, by their order; and some that were that
+    /// once.
+    waiting: BTreeMap<Rank, Held>,
+    /// By the engine's key: the row and the number of the subtask.
+    subtasks: HashMap<u64, (Held, usize)>,
+    /// Never used twice, so that late events of a row that is claimed again are not taken for those of its
+    /// new attempt.
+    last_key: u64,
+    /// Requests ever added.
+    last_order: u64,
+    /// Requests ended, of these failed, and the time they took in all.
+    pub(super) ended: i64,
+    pub(super) failed: i64,
+    pub(super) spent_ms: f64,
+    /// What the cache is to keep of those that have ended.
+    pub(super) entries: Vec<NewEntry>,
+    /// The registry as it was at the last claim.
+    pub(super) registry: Rc<Vec<Model>>,
+}
+
+impl InFlight {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The lowest priority of those whose result is wanted.
+    pub(super) fn lowest_priority(&self) -> Option<u8> {
+        let wanted = self.requests.values().filter(|running| !running.abandoned);
+        wanted.map(|running| running.standing.priority).min()
+    }
+
+    /// Whether one runs that must have nothing beside it.
+    pub(super) fn has_alone(&self) -> bool {
+        self.requests.values().any(|running| running.alone)
+    }
+
+    /// How long the texts and parameters of all of them are together.
+    pub(super) fn bytes(&self) -> usize {
+        self.requests.values().map(|running| running.bytes).sum()
+    }
+
+    /// The rows of those whose result is wanted.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let mut held: Vec<Held> =
+            self.requests.values().filter(|running| !running.abandoned).map(|running| running.held).collect();
+        held.sort_unstable_by_key(|held| held.id);
+        held
+    }
+
+    /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
+    pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
+        let Prepared { resolved, salt, subtasks, question } = prepared;
+        self.last_order += 1;
+        let running = Running {
+            held: claimed.held,
+            owner: claimed.owner,
+            bytes: claimed.bytes,
+            order: self.last_order,
+            resolved,
+            salt,
+            standing: Standing { owner: claimed.owner.to_u32(), priority: claimed.priority, paced: false },
+            progress: Progress::new(&subtasks),
+            again: Vec::new(),
+            under_way: 0,
+            ticket: Ticket::new(),
+            verdict: None,
+            activity: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
+            subtasks,
+            prompt_tokens: 0,
+            text: String::new(),
+            since: Instant::now(),
+            question,
+            author: Author::default(),
+            abandoned: false,
+            alone,
+        };
+        self.waiting.insert(running.rank(), claimed.held);
+        self.requests.insert(claimed.held, running);
+    }
+
+    /// The subtask to be handed to the engine next, as long as there is room for `capacity` of them in all,
+    /// and beyond that for rows of which the engine has none.
+    pub(super) fn next_subtask(&mut self, capacity: usize) -> Option<Errand> {
+        let running = match self.first_waiting() {
+            Some(held) => self.requests.get_mut(&held)?,
+            None if self.subtasks.len() >= capacity => return None,
+            None => {
+                let open = self.requests.values_mut().filter(|running| !running.is_closed());
+                open.min_by_key(|running| (running.under_way, running.rank()))?
+            }
+        };
+        let index = running.again.pop().or_else(|| running.progress.take_next())?;
+        running.under_way += 1;
+        self.last_key += 1;
+        self.subtasks.insert(self.last_key, (running.held, index));
+        let work = running.subtasks.work(index);
+        let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key(&work));
+        let request = Request {
+            key: self.last_key,
+            model: running.resolved.source.clone(),
+            salt: running.salt,
+            flight: dedup_key,
+            work,
+        };
+        Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })
+    }
+
+    /// The first row of which the engine has nothing; it is taken from among the waiting ones. To look at all
+    /// rows for each subtask would take the square of their number.
+    fn first_waiting(&mut self) -> Option<Held> {
+        while let Some((_, held)) = self.waiting.pop_first() {
+            let waits = |running: &Running| running.under_way == 0 && !running.is_closed();
+            if self.requests.get(&held).is_some_and(waits) {
+                return Some(held);
+            }
+        }
+        None
+    }
+
+    /// Stops work whose row is no longer held.
+    pub(super) fn abandon(&mut self, lost: &[Held]) {
+        for held in lost {
+            if let Some(running) = self.requests.get_mut(held) {
+                running.abandoned = true;
+                running.ticket.cancel();
+            }
+        }
+        self.requests.retain(|_, running| {
+            let gone = running.abandoned && running.under_way == 0;
+            if gone {
+                show(running, activity::end);
+            }
+            !gone
+        });
+    }
+
+    /// Takes note of an event; returns the outcome if the request has ended and its result is wanted.
+    pub(super) fn take(&mut self, event: Event) -> Option<Outcome> {
+        let (held, index) = *self.subtasks.get(&event.key)?;
+        let running = self.requests.get_mut(&held)?;
+        match event.kind {
+            EventKind::Loading => {
+                show(running, |line| activity::set_phase(line, Phase::Loading, None));
+                return None;
+            }
+            EventKind::Started { prompt_tokens, model } => {
+                running.author.note(&model);
+                if let Err(error) = running.resolved.check_loaded(&model) {
+                    match running.resolved.next(&self.registry) {
+                        Some(next) if running.verdict.is_none() => {
+                            running.restart(next);
+                            self.subtasks.retain(|_, (of, _)| *of != held);
+                        }
+                        _ => {
+                            running.verdict.get_or_insert(Verdict::Failed(Failure { error, retry: false }));
+                            running.ticket.cancel();
+                        }
+                    }
+                    return None;
+                }
+                // For the second time, where the engine that had begun it has gone.
+                running.text.clear();
+                running.prompt_tokens = if running.subtasks.is_text() {
+                    prompt_tokens
+                } else {
+                    running.prompt_tokens + prompt_tokens
+                };
+                let tokens = running.prompt_tokens;
+                show(running, |line| activity::set_phase(line, Phase::Prefill, Some(tokens)));
+                return None;
+            }
+            EventKind::Progress { generated_tokens, text } => {
+                running.text.push_str(&text);
+                if let Some(line) = running.activity {
+                    activity::set_progress(line, generated_tokens, event.turns, &running.text);
+                }
+                return None;
+            }
+            EventKind::Done(output) => {
+                if let Some(outputs) = running.progress.store(index, output) {
+                    let is_whole = running.subtasks.is_whole(&outputs);
+                    running.verdict = Some(match running.subtasks.answer(outputs) {
+                        Ok(answer) => {
+                            self.entries.extend(running.entry(&answer).filter(|_| is_whole));
+                            Verdict::Answered(answer)
+                        }
+                        Err(error) => Verdict::Failed(Failure { error, retry: false }),
+                    });
+                }
+            }
+            // That is the engine's end, not the request's.
+            EventKind::Failed(EngineError::Stopped) => running.again.push(index),
+            // The first one tells why; the others are cancelled, and that is no reason.
+            EventKind::Failed(error) => {
+                if running.verdict.is_none()
+                    && !running.abandoned
+                    && let Some(next) = running.resolved.pass_over(&error, &self.registry)
+                {
+                    running.restart(next);
+                    self.subtasks.retain(|_, (of, _)| *of != held);
+                    return None;
+                }
+                if running.verdict.is_none() {
+                    let Failure { error, retry } = Failure::from(error);
+                    let error = running.subtasks.blame(index, error);
+                    running.verdict = Some(Verdict::Failed(Failure { error, retry }));
+                    running.ticket.cancel();
+                }
+            }
+        }
+        self.subtasks.remove(&event.key);
+        running.under_way -= 1;
+        if running.under_way == 0 && !running.is_closed() {
+            self.waiting.insert(running.rank(), held);
+            return None;
+        }
+        if running.under_way > 0 {
+            return None;
+        }
+        self.end(held)
+    }
+
+    /// Takes out a request of which the engine has nothing any more.
+    fn end(&mut self, held: Held) -> Option<Outcome> {
+        let running = self.requests.remove(&held)?;
+        show(&running, activity::end);
+        self.ended += 1;
+        self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
+        if running.abandoned {
+            return None;
+        }
+        let verdict = running.verdict?;
+        if matches!(verdict, Verdict::Failed(_)) {
+            self.failed += 1;
+        }
+        Some(Outcome { held, owner: running.owner, verdict })
+    }
+
+    /// Forgets everything; the rows of what was held.
+    pub(super) fn clear(&mut self) -> Vec<Held> {
+        let held = self.held();
+        self.subtasks.clear();
+        self.waiting.clear();
+        self.requests.drain().for_each(|(_, running)| {
+            running.ticket.cancel();
+            show(&running, activity::end);
+        });
+        held
+    }
+}
+
+fn show(running: &Running, change: impl FnOnce(ActivityLine)) {
+    if let Some(line) = running.activity {
+        change(line);
+    }
+}

@@ -1,0 +1,44 @@
+//! From a claimed row to work for the engine.
+
+use super::claims::Claimed;
+use crate::cache::Question;
+use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::error::PgError;
+use crate::registry::Resolved;
+use crate::request::{self, Asked, Subtasks};
+
+/// A request's work, and whether its model was chosen for want of another.
+pub(super) struct Prepared {
+    /// The model that does it.
+    pub(super) resolved: Resolved,
+    /// Whose keys and values it may share.
+    pub(super) salt: u64,
+    /// For the engine.
+    pub(super) subtasks: Subtasks,
+    /// For the cache.
+    pub(super) question: Option<Question>,
+}
+
+/// Fills in what the row leaves to the defaults. The trigger has checked every value when the row was
+/// inserted, but an owner of the table can store anything.
+///
+/// # Errors
+///
+/// Those of [`request::subtasks`].
+pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
+    let content = claimed.content.as_ref().map_err(PgError::clone)?;
+    let prompts: Option<Vec<Option<&str>>> =
+        content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());
+    let params = &content.params;
+    let asked = Asked {
+        request_type: &claimed.request_type,
+        prompt: content.prompt.as_deref(),
+        prompts: prompts.as_deref(),
+        params,
+    };
+    let (subtasks, resolved) = request::subtasks(asked, config, models)?;
+    // How soon an answer begins must tell a role nothing of what others ask.
+    let salt = u64::from(claimed.owner.to_u32());
+    let question = Question::of(&claimed.request_type, params, &subtasks, &resolved.source, config);
+    Ok(Prepared { resolved, salt, subtasks, question })
+}

@@ -1,0 +1,86 @@
+//! The defaults of SQL's arguments are those of the request model.
+
+use std::collections::HashSet;
+
+use steadytext_test_server::Cluster;
+
+#[path = "../../../src/request/defaults.rs"]
+mod request_defaults;
+
+use request_defaults::{
+    EOS_STRING, MAX_TOKENS, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED, TEMPERATURE, TRUNCATE, USE_CACHE,
+};
+
+/// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the
+/// request model's to say.
+fn expected(function: &str, argument: &str) -> Option<String> {
+    Some(match argument {
+        "seed" => SEED.to_string(),
+        "temperature" => TEMPERATURE.to_string(),
+        "eos_string" => EOS_STRING.to_owned(),
+        "use_cache" => USE_CACHE.to_string(),
+        "truncate" => TRUNCATE.to_string(),
+        "return_scores" => RETURN_SCORES.to_string(),
+        "priority" => PRIORITY.to_string(),
+        "task" if function.contains("rerank") => RERANK_TASK.to_owned(),
+        _ => return None,
+    })
+}
+
+#[test]
+fn arguments_of_sql_functions_default_to_what_the_request_model_takes() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let rows = session
+        .query(
+            "select p.oid::regprocedure::text, argument.name, default_value.expression
+               from pg_extension as e
+               join pg_depend as d
+                 on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e'
+                and d.classid = 'pg_proc'::regclass
+               join pg_proc as p on p.oid = d.objid
+               cross join unnest(p.proargnames) with ordinality as argument (name, position)
+               cross join pg_get_function_arg_default(p.oid, argument.position::int) as default_value (expression)
+              where e.extname = 'pg_steadytext' and default_value.expression is not null",
+            &[],
+        )
+        .expect("the catalogs can be read");
+    let mut seen = HashSet::new();
+    for row in rows {
+        let (function, argument, expression): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let Some(expected) = expected(&function, &argument) else { continue };
+        let value: Option<String> = session.one(&format!("select ({expression})::text"));
+        assert_eq!(value.as_deref(), Some(expected.as_str()), "{argument} of {function}");
+        seen.insert(argument);
+    }
+    for argument in
+        ["seed", "temperature", "eos_string", "use_cache", "truncate", "return_scores", "priority", "task"]
+    {
+        assert!(seen.contains(argument), "no function has an argument {argument} with a default");
+    }
+}
+
+#[test]
+fn settings_default_to_what_the_request_model_takes() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let setting = |session: &mut steadytext_test_server::Session, key: &str| -> String {
+        session.one(&format!("select default_value::text from steadytext.config_keys() where key = '{key}'"))
+    };
+    assert_eq!(setting(&mut session, "default_seed"), SEED.to_string());
+    assert_eq!(setting(&mut session, "default_max_tokens"), MAX_TOKENS.to_string());
+}
+
+#[test]
+fn sql_leaves_defaults_out_of_params_as_the_request_model_does() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let calls = [
+        format!("generate_params(null, {USE_CACHE}, {SEED}, '{EOS_STRING}', null, null, {TEMPERATURE})"),
+        format!("embed_params({USE_CACHE}, {SEED}, null, null, null, false, {TRUNCATE})"),
+        format!("rerank_params('{RERANK_TASK}', {RETURN_SCORES}, {SEED}, null, {TRUNCATE})"),
+    ];
+    for call in calls {
+        assert_eq!(session.one::<String>(&format!("select steadytext.{call}::text")), "{}", "{call}");
+    }
+}
