@@ -5,7 +5,8 @@
 -- parameter that says what would happen anyway is left out of params, so that most rows
 -- carry '{}'. A missing max_tokens or seed means the settings default_max_tokens and
 -- default_seed: an explicit max_tokens is therefore always kept, and so is the seed where a
--- temperature makes it matter.
+-- temperature makes it matter. Integers are bigint in the whole API: PostgreSQL converts neither
+-- bigint nor count(*) into integer by itself.
 --
 -- The single ones run on the hot path: they are Rust functions that keep the plan of their
 -- INSERT, and run it with the rights of their caller.
