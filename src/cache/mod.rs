@@ -190,7 +190,7 @@ fn key_with(
 }
 
 /// By which the engine knows equal work of this database, so that it is done once.
-pub(crate) fn dedup_key(work: &Work) -> Option<[u8; 32]> {
+pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
     flight_key(catalog::my_database().to_u32(), work)
 }
 

@@ -191,7 +191,7 @@ impl InFlight {
         self.last_key += 1;
         self.subtasks.insert(self.last_key, (running.held, index));
         let work = running.subtasks.work(index);
-        let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key(&work));
+        let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
         let request = Request {
             key: self.last_key,
             model: running.resolved.source.clone(),
