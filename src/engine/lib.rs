@@ -5,7 +5,6 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
-mod bell;
 mod beside;
 pub mod builtin;
 mod cache_key;
@@ -18,6 +17,7 @@ mod kernels;
 mod mapping;
 pub mod memory;
 mod model;
+mod notifier;
 mod panic;
 mod probe;
 mod request;
@@ -29,7 +29,6 @@ pub mod socket;
 pub mod template;
 pub mod tokenizer;
 
-pub use bell::Bell;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, flight_key, hex};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;
@@ -43,6 +42,7 @@ pub use kernels::bench as kernel_bench;
 pub use kernels::matrix::Instructions;
 pub use mapping::FileId;
 pub use model::{PanelsState, verify_panels};
+pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,

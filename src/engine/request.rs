@@ -298,31 +298,31 @@ pub enum Finish {
     Complete,
 }
 
-/// Where a request's events go: a channel, and optionally a bell that is rung after each send, for
+/// Where a request's events go: a channel, and optionally a function that is called after each send, for
 /// receivers that sleep on a file descriptor rather than on the channel.
 #[derive(Clone)]
 pub struct Reply {
     sender: Sender<Event>,
-    bell: Option<Arc<dyn Fn() + Send + Sync>>,
+    notify: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Reply {
     /// Events to `sender`.
     pub fn new(sender: Sender<Event>) -> Self {
-        Reply { sender, bell: None }
+        Reply { sender, notify: None }
     }
 
-    /// Events to `sender`, and `bell` called after each. It must not block or panic.
-    pub fn with_bell(sender: Sender<Event>, bell: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Reply { sender, bell: Some(bell) }
+    /// Events to `sender`, and `notify` called after each. It must not block or panic.
+    pub fn with_notify(sender: Sender<Event>, notify: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Reply { sender, notify: Some(notify) }
     }
 
     /// Sends one event. A receiver that has gone is no error: nobody wants to know.
     pub fn send(&self, key: u64, turns: u64, kind: EventKind) {
         if self.sender.send(Event { key, turns, kind }).is_ok()
-            && let Some(bell) = &self.bell
+            && let Some(notify) = &self.notify
         {
-            bell();
+            notify();
         }
     }
 }

@@ -46,7 +46,7 @@ struct Listener {
 
 impl Listener {
     fn tell(&self, now: u64, kind: EventKind) {
-        // A bell that panics against its promise must not take the engine with it.
+        // A function of the caller that panics against its promise must not end the engine.
         let _ = panic::catch(|| self.reply.send(self.key, now.saturating_sub(self.since), kind));
     }
 }

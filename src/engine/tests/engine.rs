@@ -128,13 +128,13 @@ fn the_builtin_model_answers() {
 fn events_come_in_order_and_progress_adds_up() {
     let world = World::new(quick());
     let model = world.model("model.gguf", &endless());
-    let rings = Arc::new(AtomicUsize::new(0));
-    let bell = Arc::clone(&rings);
+    let notifications = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&notifications);
     let (sender, events) = unbounded();
-    let reply = Reply::with_bell(
+    let reply = Reply::with_notify(
         sender,
         Arc::new(move || {
-            bell.fetch_add(1, Ordering::SeqCst);
+            counter.fetch_add(1, Ordering::SeqCst);
         }),
     );
     world
@@ -167,7 +167,7 @@ fn events_come_in_order_and_progress_adds_up() {
         }
     }
     assert!(events.recv_timeout(PATIENCE).is_err(), "nothing comes after the last event");
-    assert_eq!(rings.load(Ordering::SeqCst), received, "the bell rings after each event");
+    assert_eq!(notifications.load(Ordering::SeqCst), received, "the function is called after each event");
 }
 
 #[test]
@@ -374,7 +374,7 @@ fn models_make_room_for_each_other_and_idle_ones_go() {
 fn a_bell_that_panics_does_not_stop_the_engine() {
     let world = World::new(quick());
     let (sender, events) = unbounded();
-    let reply = Reply::with_bell(sender, Arc::new(|| panic!("the bell is broken")));
+    let reply = Reply::with_notify(sender, Arc::new(|| panic!("the function is broken")));
     let (key, model) = (77, ModelSource::Builtin);
     world
         .engine

@@ -302,11 +302,11 @@ fn texts_on_encoders_go_by_priority_and_owners_in_turn() {
     // Holds the engine's thread until all are submitted.
     let (go, gate) = crossbeam_channel::bounded::<()>(0);
     let (arrived, at_gate) = unbounded();
-    let bell = move || {
+    let notify = move || {
         let _ = arrived.send(());
         let _ = gate.recv();
     };
-    submit(0, of(1, 5), Reply::with_bell(sender.clone(), Arc::new(bell)));
+    submit(0, of(1, 5), Reply::with_notify(sender.clone(), Arc::new(notify)));
     at_gate.recv_timeout(PATIENCE).unwrap();
     (1..40).for_each(|key| submit(key, of(1, 5), Reply::new(sender.clone())));
     submit(40, of(2, 5), Reply::new(sender.clone()));

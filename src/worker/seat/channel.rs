@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::socket::Server;
-use steadytext_engine::{Bell, Config, Engine, Event, Reply};
+use steadytext_engine::{Notifier, Config, Engine, Event, Reply};
 
 use super::{Errand, Seat};
 use crate::pg::bgworker::give_way;
@@ -28,7 +28,7 @@ const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that wait in the engine, from all databases and backends.
 const QUEUE_CAPACITY: usize = 16_384;
 
-/// An engine, the channel of its events, and the bell that wakes the worker's main thread.
+/// An engine, the channel of its events, and the notifier that wakes the worker's main thread.
 pub(super) struct ChannelSeat {
     /// Before the engine, so that nobody is told of the engine's end as if it were the request's: connections break, and their
     /// owners look for the next engine.
@@ -36,7 +36,7 @@ pub(super) struct ChannelSeat {
     engine: Arc<Engine>,
     events: Receiver<Event>,
     reply: Reply,
-    bell: Bell,
+    notifier: Notifier,
     capacity: usize,
     /// What was handed over when the engine had gone.
     homeless: Vec<Errand>,
@@ -68,7 +68,7 @@ impl ChannelSeat {
             )
             .hint("Check that the directory exists and that the server can write to it.")
         };
-        let bell = Bell::new().map_err(no_socket)?;
+        let notifier = Notifier::new().map_err(no_socket)?;
         let (sender, events) = crossbeam_channel::unbounded();
         let config = Config {
             threads: settings.threads,
@@ -81,7 +81,7 @@ impl ChannelSeat {
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
-            ended: Some(bell.ringer()),
+            ended: Some(notifier.handle()),
             fault: fault(),
             ..Config::default()
         };
@@ -89,13 +89,13 @@ impl ChannelSeat {
             let engine = Engine::start(config).map_err(|error| Failure::from(error).error)?;
             let engine = Arc::new(engine);
             let server = Server::start(Path::new(seat::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
-            let reply = Reply::with_bell(sender, bell.ringer());
+            let reply = Reply::with_notify(sender, notifier.handle());
             Ok(ChannelSeat {
                 server,
                 engine,
                 events,
                 reply,
-                bell,
+                notifier,
                 capacity: capacity(settings),
                 homeless: Vec::new(),
                 panics: 0,
@@ -134,7 +134,7 @@ impl Seat for ChannelSeat {
     }
 
     fn exchange(&mut self) -> bool {
-        self.bell.silence();
+        self.notifier.reset();
         // What came before it went is still taken.
         !self.engine.is_gone() || !self.events.is_empty()
     }
@@ -144,7 +144,7 @@ impl Seat for ChannelSeat {
     }
 
     fn line(&self) -> Option<Line> {
-        Some(Line { fd: self.bell.as_raw_fd(), writing: false })
+        Some(Line { fd: self.notifier.as_raw_fd(), writing: false })
     }
 
     fn capacity(&self) -> usize {
