@@ -5,7 +5,6 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
-mod beside;
 pub mod builtin;
 mod cache_key;
 mod config;
@@ -25,6 +24,7 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod sidecar;
 pub mod socket;
 pub mod template;
 pub mod tokenizer;

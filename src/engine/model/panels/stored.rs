@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::plan;
-use crate::beside::{lock, open_finished, same_file, with_suffix};
+use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 use crate::mapping::Mapping;
 
 /// How long another process is waited for that writes the file.
