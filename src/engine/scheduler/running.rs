@@ -4,7 +4,7 @@ use super::Submission;
 use super::answer::{Answer, Chosen};
 use super::loaded::Loaded;
 use super::loader::Job;
-use super::lookup::Lookup;
+use super::prompt_lookup::PromptLookup;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::turns::Turn;
@@ -32,7 +32,7 @@ pub(super) struct Running {
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
-    lookup: Lookup,
+    lookup: PromptLookup,
     goal: Goal,
     /// Its place among the running requests.
     pub(super) turn: Turn,
@@ -100,7 +100,7 @@ impl Running {
             },
         };
         let Beginning { cache, chain, positions } = beginning;
-        let (tokens, lookup) = (plan.tokens, Lookup::new());
+        let (tokens, lookup) = (plan.tokens, PromptLookup::new());
         Running { submission, cache, chain, positions, tokens, given, guessed: 0, lookup, goal, turn }
     }
 

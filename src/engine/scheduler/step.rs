@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::Shared;
 use super::loaded::MAX_PREFILL_ROWS;
 use super::loader::Job;
-use super::lookup::MAX_DRAFT;
+use super::prompt_lookup::MAX_DRAFT;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::running::{Running, Slice};

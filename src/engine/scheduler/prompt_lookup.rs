@@ -15,7 +15,7 @@ const MAX_PAUSE_LOG2: u32 = 7;
 
 /// What a request has learnt about guessing.
 #[derive(Debug)]
-pub(super) struct Lookup {
+pub(super) struct PromptLookup {
     /// How many tokens to guess.
     length: usize,
     /// Passes to wait before the next guess.
@@ -24,9 +24,9 @@ pub(super) struct Lookup {
     failures: u32,
 }
 
-impl Lookup {
-    pub(super) fn new() -> Lookup {
-        Lookup { length: FIRST_DRAFT, pause: 0, failures: 0 }
+impl PromptLookup {
+    pub(super) fn new() -> PromptLookup {
+        PromptLookup { length: FIRST_DRAFT, pause: 0, failures: 0 }
     }
 
     /// Guesses at most `most` tokens that follow `tokens`: as many as have turned out right lately, or, where
@@ -76,33 +76,33 @@ fn following(tokens: &[u32], count: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lookup, MAX_DRAFT};
+    use super::{PromptLookup, MAX_DRAFT};
 
     #[test]
     fn it_copies_what_followed_the_longest_and_latest_match() {
         let tokens = [1, 2, 3, 4, 10, 11, 7, 3, 4, 20, 21, 9, 3, 4];
-        assert_eq!(Lookup::new().draft(&tokens, 2, false), [20, 21]);
+        assert_eq!(PromptLookup::new().draft(&tokens, 2, false), [20, 21]);
         let tokens = [1, 2, 3, 4, 10, 11, 7, 3, 4, 20, 21, 9, 1, 2, 3, 4];
-        assert_eq!(Lookup::new().draft(&tokens, 2, false), [10, 11]);
-        assert!(Lookup::new().draft(&[1, 2, 3, 4, 5], 2, true).is_empty());
-        assert!(Lookup::new().draft(&tokens, 0, true).is_empty());
+        assert_eq!(PromptLookup::new().draft(&tokens, 2, false), [10, 11]);
+        assert!(PromptLookup::new().draft(&[1, 2, 3, 4, 5], 2, true).is_empty());
+        assert!(PromptLookup::new().draft(&tokens, 0, true).is_empty());
         for short in [&[][..], &[1], &[1, 1]] {
-            assert!(Lookup::new().draft(short, 8, true).is_empty());
+            assert!(PromptLookup::new().draft(short, 8, true).is_empty());
         }
     }
 
     #[test]
     fn a_repetition_goes_on_in_the_guess() {
         let tokens = [9, 1, 2, 3, 1, 2, 3, 1, 2];
-        assert_eq!(Lookup::new().draft(&tokens, MAX_DRAFT, true), [3, 1, 2, 3, 1, 2, 3, 1]);
-        assert_eq!(Lookup::new().draft(&[5, 5, 5], 4, true), [5, 5, 5, 5]);
+        assert_eq!(PromptLookup::new().draft(&tokens, MAX_DRAFT, true), [3, 1, 2, 3, 1, 2, 3, 1]);
+        assert_eq!(PromptLookup::new().draft(&[5, 5, 5], 4, true), [5, 5, 5, 5]);
     }
 
     #[test]
     fn luck_makes_guesses_longer_and_failure_rarer() {
         let tokens = [5; 20];
-        let mut lookup = Lookup::new();
-        let length = |lookup: &mut Lookup| lookup.draft(&tokens, 100, false).len();
+        let mut lookup = PromptLookup::new();
+        let length = |lookup: &mut PromptLookup| lookup.draft(&tokens, 100, false).len();
         assert_eq!(length(&mut lookup), 3);
         lookup.learn(3, 3);
         assert_eq!(length(&mut lookup), 6);
