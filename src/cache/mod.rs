@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, flight_key, hex,
+    CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
 };
 
 pub(crate) use entry::Entry;
@@ -168,7 +168,7 @@ fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u
 
 /// What the engine tells work by that is the same in this database.
 pub(crate) fn flight(work: &Work) -> Option<[u8; 32]> {
-    flight_key(catalog::my_database().to_u32(), work)
+    dedup_key(catalog::my_database().to_u32(), work)
 }
 
 /// The model that computes an answer.

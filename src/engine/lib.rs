@@ -29,7 +29,7 @@ pub mod socket;
 pub mod template;
 pub mod tokenizer;
 
-pub use cache_key::{CacheKey, cache_key, cache_key_of_many, flight_key, hex};
+pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]

@@ -25,9 +25,9 @@ pub struct Request {
     /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from which
     /// somebody could guess at the prompts of others.
     pub salt: u64,
-    /// Requests of the same flight and model ask for the same: they are computed once while they are in the engine
+    /// Requests of the same deduplication key and model ask for the same: they are computed once while they are in the engine
     /// together, and all get the result. A digest of everything that the result depends on, and of who may share it.
-    pub flight: Option<[u8; 32]>,
+    pub dedup_key: Option<[u8; 32]>,
     /// What is to be done.
     pub work: Work,
 }

@@ -230,7 +230,7 @@ impl Flights {
             key: self.last_key,
             model: flight.resolved.source.clone(),
             salt: flight.salt,
-            flight: shared,
+            dedup_key: shared,
             work,
         };
         Some(Errand { request, standing: flight.standing, ticket: flight.ticket.clone() })

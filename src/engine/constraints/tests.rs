@@ -391,7 +391,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
             constraint: Some(constraint.clone()),
         };
         let work = crate::Work::Generate(how);
-        let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work };
+        let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
         engine.as_ref().unwrap().submit(request, crate::Reply::new(sender));
         let last = events.iter().last().unwrap().kind;
         let crate::EventKind::Done(crate::Output::Text { text, generated_tokens, .. }) = last else {

@@ -15,7 +15,7 @@ const MAX_PAUSE_LOG2: u32 = 7;
 
 /// What a request has learnt about guessing.
 #[derive(Debug)]
-pub(super) struct PromptLookup {
+pub(super) struct Drafter {
     /// How many tokens to guess.
     length: usize,
     /// Passes to wait before the next guess.
@@ -24,9 +24,9 @@ pub(super) struct PromptLookup {
     failures: u32,
 }
 
-impl PromptLookup {
-    pub(super) fn new() -> PromptLookup {
-        PromptLookup { length: FIRST_DRAFT, pause: 0, failures: 0 }
+impl Drafter {
+    pub(super) fn new() -> Drafter {
+        Drafter { length: FIRST_DRAFT, pause: 0, failures: 0 }
     }
 
     /// Guesses at most `most` tokens that follow `tokens`: as many as have turned out right lately, or, where
@@ -76,44 +76,44 @@ fn following(tokens: &[u32], count: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PromptLookup, MAX_DRAFT};
+    use super::{Drafter, MAX_DRAFT};
 
     #[test]
     fn it_copies_what_followed_the_longest_and_latest_match() {
         let tokens = [1, 2, 3, 4, 10, 11, 7, 3, 4, 20, 21, 9, 3, 4];
-        assert_eq!(PromptLookup::new().draft(&tokens, 2, false), [20, 21]);
+        assert_eq!(Drafter::new().draft(&tokens, 2, false), [20, 21]);
         let tokens = [1, 2, 3, 4, 10, 11, 7, 3, 4, 20, 21, 9, 1, 2, 3, 4];
-        assert_eq!(PromptLookup::new().draft(&tokens, 2, false), [10, 11]);
-        assert!(PromptLookup::new().draft(&[1, 2, 3, 4, 5], 2, true).is_empty());
-        assert!(PromptLookup::new().draft(&tokens, 0, true).is_empty());
+        assert_eq!(Drafter::new().draft(&tokens, 2, false), [10, 11]);
+        assert!(Drafter::new().draft(&[1, 2, 3, 4, 5], 2, true).is_empty());
+        assert!(Drafter::new().draft(&tokens, 0, true).is_empty());
         for short in [&[][..], &[1], &[1, 1]] {
-            assert!(PromptLookup::new().draft(short, 8, true).is_empty());
+            assert!(Drafter::new().draft(short, 8, true).is_empty());
         }
     }
 
     #[test]
     fn a_repetition_goes_on_in_the_guess() {
         let tokens = [9, 1, 2, 3, 1, 2, 3, 1, 2];
-        assert_eq!(PromptLookup::new().draft(&tokens, MAX_DRAFT, true), [3, 1, 2, 3, 1, 2, 3, 1]);
-        assert_eq!(PromptLookup::new().draft(&[5, 5, 5], 4, true), [5, 5, 5, 5]);
+        assert_eq!(Drafter::new().draft(&tokens, MAX_DRAFT, true), [3, 1, 2, 3, 1, 2, 3, 1]);
+        assert_eq!(Drafter::new().draft(&[5, 5, 5], 4, true), [5, 5, 5, 5]);
     }
 
     #[test]
     fn luck_makes_guesses_longer_and_failure_rarer() {
         let tokens = [5; 20];
-        let mut lookup = PromptLookup::new();
-        let length = |lookup: &mut PromptLookup| lookup.draft(&tokens, 100, false).len();
-        assert_eq!(length(&mut lookup), 3);
-        lookup.learn(3, 3);
-        assert_eq!(length(&mut lookup), 6);
-        lookup.learn(6, 6);
-        assert_eq!(length(&mut lookup), MAX_DRAFT);
-        lookup.learn(8, 1);
-        assert_eq!(length(&mut lookup), 2);
+        let mut drafter = Drafter::new();
+        let length = |drafter: &mut Drafter| drafter.draft(&tokens, 100, false).len();
+        assert_eq!(length(&mut drafter), 3);
+        drafter.learn(3, 3);
+        assert_eq!(length(&mut drafter), 6);
+        drafter.learn(6, 6);
+        assert_eq!(length(&mut drafter), MAX_DRAFT);
+        drafter.learn(8, 1);
+        assert_eq!(length(&mut drafter), 2);
         for pause in [2, 4, 8, 16, 32, 64, 128, 128] {
-            lookup.learn(2, 0);
-            assert!((0..pause).all(|_| length(&mut lookup) == 0));
-            assert_eq!(length(&mut lookup), 3, "after {pause}");
+            drafter.learn(2, 0);
+            assert!((0..pause).all(|_| length(&mut drafter) == 0));
+            assert_eq!(length(&mut drafter), 3, "after {pause}");
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Submission;
 use super::answer::{Answer, Chosen};
 use super::loaded::Loaded;
 use super::loader::Job;
-use super::prompt_lookup::PromptLookup;
+use super::prompt_lookup::Drafter;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::turns::Turn;
@@ -32,7 +32,7 @@ pub(super) struct Running {
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
-    lookup: PromptLookup,
+    drafter: Drafter,
     goal: Goal,
     /// Its place among the running requests.
     pub(super) turn: Turn,
@@ -100,8 +100,8 @@ impl Running {
             },
         };
         let Beginning { cache, chain, positions } = beginning;
-        let (tokens, lookup) = (plan.tokens, PromptLookup::new());
-        Running { submission, cache, chain, positions, tokens, given, guessed: 0, lookup, goal, turn }
+        let (tokens, drafter) = (plan.tokens, Drafter::new());
+        Running { submission, cache, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
     }
 
     /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
@@ -209,7 +209,7 @@ impl Running {
             && answer.guide().is_none()
         {
             // The last token needs no guess: nothing follows it.
-            let draft = self.lookup.draft(&self.tokens, most.min(answer.room() - 1), always);
+            let draft = self.drafter.draft(&self.tokens, most.min(answer.room() - 1), always);
             self.guessed = draft.len();
             self.tokens.extend(draft);
         }
@@ -326,7 +326,7 @@ impl Running {
             }
             right += 1;
         }
-        self.lookup.learn(draft.len(), right);
+        self.drafter.learn(draft.len(), right);
         // What followed a wrong guess.
         self.cache.truncate(known + right);
         Ok((output, right))

@@ -302,13 +302,13 @@ impl EngineThread {
         // What has begun goes on with the file that the model had then.
         let begun = running
             .chain(self.encodings.submissions())
-            .find(|other| other.is_same_flight(&submission))
+            .find(|other| other.is_duplicate_of(&submission))
             .filter(|_| !self.models.is_outdated(&submission.request.model));
         if let Some(same) = begun {
             same.take_in(submission);
             return self.shared.statistics.joined();
         }
-        let waits = self.waiting.iter().any(|waiting| waiting.submission.is_same_flight(&submission));
+        let waits = self.waiting.iter().any(|waiting| waiting.submission.is_duplicate_of(&submission));
         if waits {
             self.waiting.join(submission);
             return self.shared.statistics.joined();

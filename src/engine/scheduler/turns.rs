@@ -126,7 +126,7 @@ impl Room {
     /// Lets a request wait for the result of one that waits and asks for the same.
     pub(super) fn join(&mut self, other: Submission) {
         let found = self.lanes.iter().find_map(|(lane, requests)| {
-            let same = |waiting: &Waiting| waiting.submission.is_same_flight(&other);
+            let same = |waiting: &Waiting| waiting.submission.is_duplicate_of(&other);
             Some((*lane, requests.iter().position(same)?))
         });
         if let Some((lane, index)) = found

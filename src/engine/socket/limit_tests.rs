@@ -73,7 +73,7 @@ impl Served {
 
 fn embed() -> Request {
     let work = Work::Embed(Embed::passage("hello"));
-    Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

@@ -19,7 +19,7 @@ fn request(key: u64) -> Request {
         stop: vec![],
         constraint: None,
     });
-    Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
 fn reply(to: &Sender<Event>, notify: impl Fn() + Send + Sync + 'static) -> Reply {

@@ -38,7 +38,7 @@ impl World {
 
     fn submit(&self, model: &ModelSource, work: Work) -> (Ticket, Receiver<Event>) {
         let (sender, events) = unbounded();
-        let request = Request { key: 77, model: model.clone(), salt: 0, flight: None, work };
+        let request = Request { key: 77, model: model.clone(), salt: 0, dedup_key: None, work };
         (self.engine.submit(request, Reply::new(sender)), events)
     }
 
@@ -139,7 +139,7 @@ fn events_come_in_order_and_progress_adds_up() {
     );
     world
         .engine
-        .submit(Request { key: 1, model, salt: 0, flight: None, work: generate("hello there", 3000) }, reply);
+        .submit(Request { key: 1, model, salt: 0, dedup_key: None, work: generate("hello there", 3000) }, reply);
     let (mut partial, mut told, mut progress, mut received) = (String::new(), 0, 0, 0);
     let mut started = false;
     loop {
@@ -378,7 +378,7 @@ fn a_bell_that_panics_does_not_stop_the_engine() {
     let (key, model) = (77, ModelSource::Builtin);
     world
         .engine
-        .submit(Request { key, model: model.clone(), salt: 0, flight: None, work: generate("p", 5) }, reply);
+        .submit(Request { key, model: model.clone(), salt: 0, dedup_key: None, work: generate("p", 5) }, reply);
     assert!(finish(&events).is_ok(), "it still gets its events");
     assert!(world.run(&model, generate("p", 5)).is_ok(), "the engine goes on");
 }
@@ -415,7 +415,7 @@ fn a_storm_of_requests_and_cancels_loses_none_and_doubles_none() {
         tickets.push(
             world
                 .engine
-                .submit(Request { key, model, salt: 0, flight: None, work }, Reply::new(sender.clone())),
+                .submit(Request { key, model, salt: 0, dedup_key: None, work }, Reply::new(sender.clone())),
         );
         if key % 5 == 0 {
             tickets[(key * 31 % (key + 1)) as usize].cancel();

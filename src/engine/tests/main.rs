@@ -20,7 +20,7 @@ mod descriptors;
 mod determinism;
 mod encoders;
 mod engine;
-mod flights;
+mod dedup;
 mod gguf_mutants;
 mod golden;
 mod load;

@@ -61,7 +61,7 @@ impl World {
             stop: Vec::new(),
             constraint: None,
         });
-        Request { key: 1, model: self.model.clone(), salt: 0, flight: None, work }
+        Request { key: 1, model: self.model.clone(), salt: 0, dedup_key: None, work }
     }
 
     fn submit(&self, standing: Standing, prompt: &str, max_tokens: usize) -> Running {
@@ -296,7 +296,7 @@ fn texts_on_encoders_go_by_priority_and_owners_in_turn() {
     let (sender, events) = unbounded();
     let submit = |key, standing, reply| {
         let work = Work::Embed(Embed::passage(format!("w{key} w1 w2")));
-        let request = Request { key, model: ModelSource::File(path.clone()), salt: 0, flight: None, work };
+        let request = Request { key, model: ModelSource::File(path.clone()), salt: 0, dedup_key: None, work };
         engine.submit_as(request, standing, reply, Ticket::new());
     };
     // Holds the engine's thread until all are submitted.

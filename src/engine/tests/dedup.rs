@@ -36,7 +36,7 @@ impl World {
         ModelSource::File(path)
     }
 
-    fn submit(&self, key: u64, model: &ModelSource, flight: Option<u8>, max_tokens: usize) -> Ticket {
+    fn submit(&self, key: u64, model: &ModelSource, key_byte: Option<u8>, max_tokens: usize) -> Ticket {
         let work = Work::Generate(Generate {
             prompt: "the same for all".to_owned(),
             max_tokens,
@@ -44,8 +44,8 @@ impl World {
             stop: Vec::new(),
             constraint: None,
         });
-        let flight = flight.map(|byte| [byte; 32]);
-        let request = Request { key, model: model.clone(), salt: key, flight, work };
+        let dedup_key = key_byte.map(|byte| [byte; 32]);
+        let request = Request { key, model: model.clone(), salt: key, dedup_key, work };
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
@@ -83,7 +83,7 @@ fn recorded(model: &ModelSource) -> Option<ModelIdentity> {
 }
 
 #[test]
-fn twenty_requests_of_one_flight_are_computed_once_and_all_get_the_result() {
+fn twenty_requests_of_one_key_are_computed_once_and_all_get_the_result() {
     let world = World::new();
     let model = world.model(1);
     world.submit(0, &model, None, 2000);
@@ -106,11 +106,11 @@ fn twenty_requests_of_one_flight_are_computed_once_and_all_get_the_result() {
 }
 
 #[test]
-fn requests_of_other_flights_and_of_none_are_computed_by_themselves() {
+fn requests_of_other_keys_and_of_none_are_computed_by_themselves() {
     let world = World::new();
     let model = world.model(1);
-    for (key, flight) in [None, None, Some(1), Some(2)].into_iter().enumerate() {
-        world.submit(key as u64, &model, flight, 40);
+    for (key, key_byte) in [None, None, Some(1), Some(2)].into_iter().enumerate() {
+        world.submit(key as u64, &model, key_byte, 40);
     }
     assert_eq!(world.endings(4).len(), 4);
     assert_eq!(world.engine.statistics().joined_requests, 0);
