@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::encoder::{EncoderReader, LoadedEncoder};
+use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
 use crate::config::Config;

@@ -6,20 +6,20 @@
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
-mod answer;
-mod encoder;
-mod encodings;
+mod detokenizer;
+mod encode_batches;
+mod generation;
 mod loaded;
+mod loaded_encoder;
 mod loader;
 mod models;
 mod plan;
 mod prefix;
 mod prompt_lookup;
-mod running;
+mod sequence;
 mod statistics;
 mod step;
 mod submission;
-mod text;
 mod thread;
 mod turns;
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::encoder::LoadedEncoder;
+use super::loaded_encoder::LoadedEncoder;
 use super::loaded::{Any, Loaded, Opened, Texts};
 use super::loader::{Job, Worker};
 use crate::config::Config;

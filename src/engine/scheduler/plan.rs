@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::answer::Guided;
+use super::generation::ConstrainedStart;
 use super::loaded::Loaded;
 use super::prefix::Chain;
 use crate::constraints::Grammars;
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     /// How many of the tokens are the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
-    pub(super) guided: Option<Guided>,
+    pub(super) constrained: Option<ConstrainedStart>,
     /// Positions that its cache will have.
     pub(super) positions: usize,
 }
@@ -76,26 +76,26 @@ impl Plan {
             Work::Generate(how) => how.constraint.as_ref(),
             Work::Embed(_) | Work::Rerank(_) => None,
         };
-        let mut guided = None;
+        let mut constrained = None;
         if let Some(constraint) = constraint {
-            let guide = reader.grammars.guide(constraint)?;
-            let (begun, forced) = Guided::begin(guide, max_tokens, &reader.tokenizer)?;
+            let matcher = reader.grammars.matcher(constraint)?;
+            let (begun, forced) = ConstrainedStart::begin(matcher, max_tokens, &reader.tokenizer)?;
             tokens.extend(forced);
-            guided = Some(begun);
+            constrained = Some(begun);
         }
-        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, guided, positions })
+        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, constrained, positions })
     }
 
     /// That of an encoder, which keeps no keys and values.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
-        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, guided: None, positions: 0 }
+        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, constrained: None, positions: 0 }
     }
 
     /// The whole answer, where it was known without a model.
     pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.guided.as_mut()?.output.take()
+        self.constrained.as_mut()?.output.take()
     }
 
     /// Length of the prompt.

@@ -11,7 +11,7 @@ use super::loader::Job;
 use super::prompt_lookup::MAX_DRAFT;
 use super::models::Models;
 use super::prefix::Prefixes;
-use super::running::{Running, Slice};
+use super::sequence::{Sequence, Slice};
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::memory;
@@ -72,7 +72,7 @@ struct Part {
 /// A request whose next tokens are chosen.
 struct Choosing<'a> {
     index: usize,
-    request: &'a mut Running,
+    request: &'a mut Sequence,
     logits: Vec<&'a [f32]>,
     result: Result<(Option<Output>, usize), Error>,
 }
@@ -99,7 +99,7 @@ impl Stepper {
     /// are still to be checked.
     pub(super) fn step(
         &mut self,
-        running: &mut Vec<Running>,
+        running: &mut Vec<Sequence>,
         models: &mut Models,
         stop: &dyn Fn() -> bool,
     ) -> Vec<Job> {
@@ -134,7 +134,7 @@ impl Stepper {
 
     /// Whose prompt was served first goes behind the others that still have some and are as urgent. Now and then urgency does not
     /// matter, so that every prompt gets on.
-    fn take_turns(&self, running: &mut [Running]) {
+    fn take_turns(&self, running: &mut [Sequence]) {
         running.sort_by_key(|request| !request.decodes());
         let Some(first) = running.iter().position(|request| !request.decodes()) else { return };
         let prompts = &mut running[first..];
@@ -145,7 +145,7 @@ impl Stepper {
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
-    fn guess(&self, running: &mut [Running], source: &ModelSource) -> usize {
+    fn guess(&self, running: &mut [Sequence], source: &ModelSource) -> usize {
         let mut requests: Vec<_> = running.iter_mut().filter(|request| request.source() == source).collect();
         let always = self.prompt_lookup == PromptLookup::On;
         let mut left = match self.prompt_lookup {
@@ -167,19 +167,19 @@ impl Stepper {
     }
 
     /// Lets prompts skip what other requests have computed in the meantime.
-    fn catch_up(&self, running: &mut [Running], source: &ModelSource, prefixes: &mut Prefixes) {
+    fn catch_up(&self, running: &mut [Sequence], source: &ModelSource, prefixes: &mut Prefixes) {
         for request in running.iter_mut().filter(|request| request.source() == source) {
             self.shared.statistics.reused(request.catch_up(prefixes));
         }
     }
 
     /// Prompt rows that should fit into the time of a step.
-    fn prefill_rows(&mut self, running: &[Running], row_seconds: Option<f64>) -> usize {
+    fn prefill_rows(&mut self, running: &[Sequence], row_seconds: Option<f64>) -> usize {
         self.steps += 1;
         if !self.prefill_rows.is_empty() {
             return self.prefill_rows[self.steps % self.prefill_rows.len()].clamp(1, MAX_PREFILL_ROWS);
         }
-        let shared = running.iter().any(Running::decodes);
+        let shared = running.iter().any(Sequence::decodes);
         let urgent = running.iter().any(is_urgent);
         let fewest = if urgent { URGENT_ROWS } else { MIN_PREFILL_ROWS };
         let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
@@ -190,7 +190,7 @@ impl Stepper {
     }
 
     /// The model after the last one, in the order of their requests.
-    fn next_model(&mut self, running: &[Running]) -> Option<ModelSource> {
+    fn next_model(&mut self, running: &[Sequence]) -> Option<ModelSource> {
         let mut sources: Vec<&ModelSource> = Vec::new();
         for request in running {
             if !sources.contains(&request.source()) {
@@ -201,7 +201,7 @@ impl Stepper {
         let next = after.map_or(0, |index| (index + 1) % sources.len());
         // The model of the most urgent prompt goes first, but not twice in a row while others wait.
         let urgent = running.iter().filter(|request| is_urgent(request));
-        let urgent = urgent.max_by_key(|request| request.submission.priority()).map(Running::source);
+        let urgent = urgent.max_by_key(|request| request.submission.priority()).map(Sequence::source);
         let next = urgent
             .filter(|urgent| Some(*urgent) != self.last.as_ref())
             .and_then(|urgent| sources.iter().position(|source| *source == urgent))
@@ -213,7 +213,7 @@ impl Stepper {
     /// The pass itself; returns the requests that ended.
     fn compute(
         &mut self,
-        running: &mut [Running],
+        running: &mut [Sequence],
         models: &mut Models,
         source: &ModelSource,
         parts: &[Part],
@@ -340,18 +340,18 @@ impl Stepper {
 }
 
 /// Whether a prompt waits that somebody is in a hurry about.
-fn is_urgent(request: &Running) -> bool {
+fn is_urgent(request: &Sequence) -> bool {
     !request.decodes() && request.submission.priority() >= URGENT
 }
 
 /// Fails a request that was cancelled; whether its last event was sent.
-fn cancelled(request: &Running) -> bool {
+fn cancelled(request: &Sequence) -> bool {
     request.submission.fail_if_cancelled()
 }
 
 /// A row of each request that generates, and its guesses; then tokens that are forced and prompt rows, as long as there
 /// are any. A prompt that begins like another one before it waits for the blocks that they have in common.
-fn plan(running: &[Running], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
+fn plan(running: &[Sequence], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut ahead = HashSet::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {

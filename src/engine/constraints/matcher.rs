@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
 use super::checker::{Checker, brief};
@@ -12,8 +11,8 @@ use crate::memory::Held;
 use crate::tokenizer::Tokenizer;
 
 /// A request's place in its grammar.
-pub(crate) struct Guide {
-    matcher: Matcher,
+pub(crate) struct Matcher {
+    grammar: llguidance::Matcher,
     /// The same place in the language of a pattern, which masks are made from.
     regular: Option<Regular>,
     tokenizer: Arc<Tokenizer>,
@@ -32,15 +31,15 @@ pub(crate) struct Taken {
     pub(crate) complete: bool,
 }
 
-impl Guide {
+impl Matcher {
     pub(super) fn new(
-        matcher: Matcher,
+        grammar: llguidance::Matcher,
         regular: Option<Regular>,
         tokenizer: Arc<Tokenizer>,
         checker: Arc<Checker>,
         held: Held,
-    ) -> Guide {
-        Guide { matcher, regular, tokenizer, checker, tokens: 0, _held: held }
+    ) -> Matcher {
+        Matcher { grammar, regular, tokenizer, checker, tokens: 0, _held: held }
     }
 
     /// What every answer begins with. Before anything else.
@@ -57,7 +56,7 @@ impl Guide {
     /// [`Error::Constraint`] where there are none, or where finding them would take too many steps.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, Error> {
         if let Some(regular) = &self.regular
-            && !self.matcher.is_stopped()
+            && !self.grammar.is_stopped()
         {
             let mut mask = regular.allowed();
             if self.matches() {
@@ -68,13 +67,13 @@ impl Guide {
             }
         }
         // Also where there is none, to say why.
-        self.matcher.compute_mask().map_err(|error| self.failed(&error))
+        self.grammar.compute_mask().map_err(|error| self.failed(&error))
     }
 
     /// Goes on with an allowed token that does not end the answer.
     ///
     /// # Errors
-    /// As [`Guide::allowed`].
+    /// As [`Matcher::allowed`].
     pub(crate) fn take(&mut self, token: u32) -> Result<Taken, Error> {
         self.consume(&[token])?;
         self.force()
@@ -82,11 +81,11 @@ impl Guide {
 
     /// Whether the answer matches as it is.
     pub(crate) fn matches(&mut self) -> bool {
-        // A matcher that has stopped without an error has found the end.
-        if self.matcher.is_stopped() {
-            return !self.matcher.is_error();
+        // A grammar that has stopped without an error has found the end.
+        if self.grammar.is_stopped() {
+            return !self.grammar.is_error();
         }
-        self.matcher.is_accepting().unwrap_or(false)
+        self.grammar.is_accepting().unwrap_or(false)
     }
 
     /// What checks the answer when it is finished.
@@ -97,26 +96,26 @@ impl Guide {
     /// Steps of the lexer and items of the parser that the last mask of llguidance took.
     #[cfg(test)]
     pub(super) fn cost(&self) -> (u64, usize) {
-        let statistics = self.matcher.last_step_stats();
+        let statistics = self.grammar.last_step_stats();
         statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
     }
 
-    /// [`Guide::allowed`] by llguidance; None where that makes it in any case.
+    /// [`Matcher::allowed`] by llguidance; None where that makes it in any case.
     #[cfg(test)]
     pub(super) fn allowed_by_llguidance(&mut self) -> Option<SimpleVob> {
         self.regular.as_ref()?;
-        self.matcher.compute_mask().ok()
+        self.grammar.compute_mask().ok()
     }
 
     fn force(&mut self) -> Result<Taken, Error> {
         let mut forced = Vec::new();
-        if !self.matcher.is_stopped() {
-            forced = self.matcher.compute_ff_tokens();
+        if !self.grammar.is_stopped() {
+            forced = self.grammar.compute_ff_tokens();
             self.consume(&forced)?;
         }
-        match self.matcher.get_error() {
+        match self.grammar.get_error() {
             Some(error) => Err(self.error(&error)),
-            None => Ok(Taken { forced, complete: self.matcher.is_stopped() }),
+            None => Ok(Taken { forced, complete: self.grammar.is_stopped() }),
         }
     }
 
@@ -125,7 +124,7 @@ impl Guide {
         if let Some(regular) = &mut self.regular {
             tokens.iter().for_each(|id| regular.take(self.tokenizer.token_bytes(*id)));
         }
-        self.matcher.consume_tokens(tokens).map_err(|error| self.failed(&error))
+        self.grammar.consume_tokens(tokens).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &impl std::fmt::Display) -> Error {

@@ -1,4 +1,4 @@
-//! Texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
+//! Batches of texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
 //! generate get their tokens in between.
 //!
 //! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
@@ -36,7 +36,7 @@ const SHARED_SLICE: Duration = Duration::from_millis(30);
 const SLICE: Duration = Duration::from_millis(100);
 
 /// A request: a text, or a query and a document.
-struct Encoding {
+struct EncodeRequest {
     submission: Submission,
     tokens: Vec<u32>,
     /// Where the second of two texts begins that are looked at together.
@@ -48,14 +48,14 @@ struct Encoding {
 }
 
 /// All of them: first those of the pass that is computed, then those that wait.
-pub(super) struct Encodings {
-    pass: Vec<Encoding>,
-    queue: VecDeque<Encoding>,
+pub(super) struct EncodeBatches {
+    pass: Vec<EncodeRequest>,
+    queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
     shared: Arc<Shared>,
 }
 
-impl Encoding {
+impl EncodeRequest {
     fn source(&self) -> &ModelSource {
         &self.submission.request.model
     }
@@ -77,9 +77,9 @@ impl Encoding {
     }
 }
 
-impl Encodings {
-    pub(super) fn new(shared: Arc<Shared>) -> Encodings {
-        Encodings { pass: Vec::new(), queue: VecDeque::new(), queued_tokens: 0, shared }
+impl EncodeBatches {
+    pub(super) fn new(shared: Arc<Shared>) -> EncodeBatches {
+        EncodeBatches { pass: Vec::new(), queue: VecDeque::new(), queued_tokens: 0, shared }
     }
 
     /// Whether there is nothing to do.
@@ -107,7 +107,7 @@ impl Encodings {
         let Plan { tokens, border, second: other, .. } = plan;
         let owner = submission.owner();
         let round = self.queue.iter().filter(|other| other.submission.owner() == owner).count();
-        let encoding = Encoding { submission, tokens, border, other, round };
+        let encoding = EncodeRequest { submission, tokens, border, other, round };
         encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len(), model });
         self.queued_tokens += encoding.len();
         let place = self.queue.iter().rposition(|other| other.order() <= encoding.order());
@@ -125,7 +125,7 @@ impl Encodings {
     /// Drops what has got its last event. A pass goes on for those that are left.
     fn forget_ended(&mut self) {
         self.queue.retain(|encoding| !encoding.submission.has_ended());
-        self.queued_tokens = self.queue.iter().map(Encoding::len).sum();
+        self.queued_tokens = self.queue.iter().map(EncodeRequest::len).sum();
         if self.pass.iter().all(|encoding| encoding.submission.has_ended()) {
             self.pass.clear();
         }
@@ -174,7 +174,7 @@ impl Encodings {
 
     /// Who cancels is told at once, also where the pass goes on for others.
     fn look_for_cancels(&mut self) {
-        let cancelled = |encoding: &Encoding| encoding.submission.fail_if_cancelled();
+        let cancelled = |encoding: &EncodeRequest| encoding.submission.fail_if_cancelled();
         if self.pass.iter().chain(&self.queue).filter(|encoding| cancelled(encoding)).count() > 0 {
             self.forget_ended();
         }
@@ -200,7 +200,7 @@ impl Encodings {
             }
         }
         self.queued_tokens -= rows;
-        let texts: Vec<Text<'_>> = self.pass.iter().flat_map(Encoding::texts).collect();
+        let texts: Vec<Text<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
         if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace, instructions) {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
@@ -222,7 +222,7 @@ impl Encodings {
                 None => Ok(outcome(&encoding.submission.request.work, model, workspace, texts, pool)),
             });
         }
-        let rows: usize = self.pass.iter().map(Encoding::len).sum();
+        let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
         self.shared.statistics.computed(rows);
         // Whatever came of it was computed from zeros.
         let lost = model.check_lost().err();

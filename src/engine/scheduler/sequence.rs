@@ -1,7 +1,7 @@
 //! One request on its way: what it still has to compute, and what comes of each pass.
 
 use super::Submission;
-use super::answer::{Answer, Chosen};
+use super::generation::{Chosen, Generation};
 use super::loaded::Loaded;
 use super::loader::Job;
 use super::prompt_lookup::Drafter;
@@ -18,7 +18,7 @@ use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// A request that is being worked on.
-pub(super) struct Running {
+pub(super) struct Sequence {
     pub(super) submission: Submission,
     cache: KvCache,
     /// Its place among the model's kept blocks; None where it has to compute everything itself.
@@ -40,7 +40,7 @@ pub(super) struct Running {
 
 /// A request that has begun and given its place away.
 pub(super) struct Suspended {
-    pub(super) running: Running,
+    pub(super) sequence: Sequence,
     /// The model that computed it.
     pub(super) identity: ModelIdentity,
     /// Which load of the model that was.
@@ -57,7 +57,7 @@ pub(super) struct Slice<'a> {
 
 /// What is to come of a request.
 enum Goal {
-    Text(Box<Answer>),
+    Text(Box<Generation>),
     Vector {
         sum: Vec<f32>,
         pooling: Pooling,
@@ -75,7 +75,7 @@ struct Pair {
     second: Vec<u32>,
 }
 
-impl Running {
+impl Sequence {
     /// Begins a request; tells that it is started.
     pub(super) fn new(
         submission: Submission,
@@ -84,13 +84,13 @@ impl Running {
         loaded: &Loaded,
         model: ModelIdentity,
         turn: Turn,
-    ) -> Running {
+    ) -> Sequence {
         submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
         let given = plan.tokens.len();
         let goal = match &submission.request.work {
             Work::Generate(how) => {
                 let generated = given - plan.prompt_tokens;
-                Goal::Text(Box::new(Answer::new(how.clone(), plan.guided, generated, plan.max_tokens)))
+                Goal::Text(Box::new(Generation::new(how.clone(), plan.constrained, generated, plan.max_tokens)))
             }
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
             Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
@@ -101,7 +101,7 @@ impl Running {
         };
         let Beginning { cache, chain, positions } = beginning;
         let (tokens, drafter) = (plan.tokens, Drafter::new());
-        Running { submission, cache, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+        Sequence { submission, cache, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
     }
 
     /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
@@ -203,13 +203,13 @@ impl Running {
     pub(super) fn guess(&mut self, most: usize, always: bool) -> usize {
         self.tokens.truncate(self.tokens.len() - self.guessed);
         self.guessed = 0;
-        if let Goal::Text(answer) = &self.goal
+        if let Goal::Text(generation) = &self.goal
             && self.tokens.len() > self.given
             // What a constraint forces needs no guess, and the rest of it is not much like the prompt.
-            && answer.guide().is_none()
+            && generation.matcher().is_none()
         {
             // The last token needs no guess: nothing follows it.
-            let draft = self.drafter.draft(&self.tokens, most.min(answer.room() - 1), always);
+            let draft = self.drafter.draft(&self.tokens, most.min(generation.room() - 1), always);
             self.guessed = draft.len();
             self.tokens.extend(draft);
         }
@@ -301,7 +301,7 @@ impl Running {
         None
     }
 
-    /// Number of rows whose logits [`Running::sample`] takes.
+    /// Number of rows whose logits [`Sequence::sample`] takes.
     pub(super) fn sampled_rows(&self) -> usize {
         1 + self.guessed
     }
@@ -339,11 +339,11 @@ impl Running {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
     ) -> Result<(u32, Option<Output>), Error> {
-        let Goal::Text(answer) = &mut self.goal else {
+        let Goal::Text(generation) = &mut self.goal else {
             return Ok((0, None));
         };
         let Chosen { token, forced, output } =
-            answer.choose(logits, self.tokens.len(), tokenizer, sampler)?;
+            generation.choose(logits, self.tokens.len(), tokenizer, sampler)?;
         if output.is_none() {
             self.tokens.push(token);
             self.tokens.extend(forced);
@@ -353,29 +353,29 @@ impl Running {
 
     /// Whether a mask has to be computed before a choice.
     pub(super) fn is_constrained(&self) -> bool {
-        matches!(&self.goal, Goal::Text(answer) if answer.guide().is_some())
+        matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
     }
 
     /// Tells of progress, now and then.
     pub(super) fn tell(&mut self) {
-        if let Goal::Text(answer) = &mut self.goal {
-            answer.tell(&self.submission);
+        if let Goal::Text(generation) = &mut self.goal {
+            generation.tell(&self.submission);
         }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.
     pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
-        let Running { submission, goal, .. } = self;
-        let guide = match &goal {
-            Goal::Text(answer) => answer.guide(),
+        let Sequence { submission, goal, .. } = self;
+        let matcher = match &goal {
+            Goal::Text(generation) => generation.matcher(),
             Goal::Vector { .. } | Goal::Score => None,
         };
-        match (result, guide) {
-            (Ok(output), Some(guide)) => {
+        match (result, matcher) {
+            (Ok(output), Some(matcher)) => {
                 return Some(Job::Check {
                     submission: Box::new(submission),
                     output,
-                    checker: guide.checker(),
+                    checker: matcher.checker(),
                 });
             }
             (Ok(output), None) => submission.send(EventKind::Done(output)),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use llguidance::toktrie::SimpleVob;
 
 use super::Submission;
-use super::text::Text;
-use crate::constraints::{Guide, Taken};
+use super::detokenizer::Detokenizer;
+use crate::constraints::{Matcher, Taken};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
@@ -15,11 +15,11 @@ use crate::{Error, EventKind, Finish, Generate, Output};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A text in the making.
-pub(super) struct Answer {
+pub(super) struct Generation {
     how: Generate,
-    text: Text,
+    detokenizer: Detokenizer,
     /// Where it has to match a constraint.
-    guide: Option<Guide>,
+    matcher: Option<Matcher>,
     generated: usize,
     max_tokens: usize,
     told: Instant,
@@ -27,9 +27,9 @@ pub(super) struct Answer {
 }
 
 /// An answer that has to match a constraint, at its beginning.
-pub(super) struct Guided {
-    guide: Guide,
-    text: Text,
+pub(super) struct ConstrainedStart {
+    matcher: Matcher,
+    detokenizer: Detokenizer,
     /// The whole of it, where nothing is left to choose.
     pub(super) output: Option<Output>,
 }
@@ -43,33 +43,33 @@ pub(super) struct Chosen {
     pub(super) output: Option<Output>,
 }
 
-impl Guided {
+impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the guide; [`Error::Unfinished`] where they are too many, [`Error::Mismatch`] where they are the whole
+    /// Those of the matcher; [`Error::Unfinished`] where they are too many, [`Error::Mismatch`] where they are the whole
     /// answer and do not pass the last check.
     pub(super) fn begin(
-        mut guide: Guide,
+        mut matcher: Matcher,
         max_tokens: usize,
         tokenizer: &Tokenizer,
-    ) -> Result<(Guided, Vec<u32>), Error> {
-        let Taken { forced, complete } = guide.begin()?;
-        if forced.len() > max_tokens || (forced.len() == max_tokens && !guide.matches()) {
+    ) -> Result<(ConstrainedStart, Vec<u32>), Error> {
+        let Taken { forced, complete } = matcher.begin()?;
+        if forced.len() > max_tokens || (forced.len() == max_tokens && !matcher.matches()) {
             return Err(Error::Unfinished { generated_tokens: max_tokens });
         }
-        let mut text = Text::new(Vec::new());
+        let mut detokenizer = Detokenizer::new(Vec::new());
         for token in &forced {
-            text.push(tokenizer.token_bytes(*token))?;
+            detokenizer.push(tokenizer.token_bytes(*token))?;
         }
         let mut output = None;
         if complete || forced.len() == max_tokens {
-            let text = std::mem::replace(&mut text, Text::new(Vec::new())).finish(false)?;
-            guide.checker().check(&text)?;
+            let text = std::mem::replace(&mut detokenizer, Detokenizer::new(Vec::new())).finish(false)?;
+            matcher.checker().check(&text)?;
             let finish = if complete { Finish::Complete } else { Finish::Length };
             output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
         }
-        Ok((Guided { guide, text, output }, forced))
+        Ok((ConstrainedStart { matcher, detokenizer, output }, forced))
     }
 }
 
@@ -82,19 +82,19 @@ fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
     both
 }
 
-impl Answer {
+impl Generation {
     /// At its beginning, of which `generated` tokens are known.
-    pub(super) fn new(how: Generate, guided: Option<Guided>, generated: usize, max_tokens: usize) -> Answer {
-        let (guide, text) = match guided {
-            Some(Guided { guide, text, .. }) => (Some(guide), text),
-            None => (None, Text::new(how.stop.clone())),
+    pub(super) fn new(how: Generate, constrained: Option<ConstrainedStart>, generated: usize, max_tokens: usize) -> Generation {
+        let (matcher, detokenizer) = match constrained {
+            Some(ConstrainedStart { matcher, detokenizer, .. }) => (Some(matcher), detokenizer),
+            None => (None, Detokenizer::new(how.stop.clone())),
         };
-        Answer { how, text, guide, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
+        Generation { how, detokenizer, matcher, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
     }
 
     /// What it has to match.
-    pub(super) fn guide(&self) -> Option<&Guide> {
-        self.guide.as_ref()
+    pub(super) fn matcher(&self) -> Option<&Matcher> {
+        self.matcher.as_ref()
     }
 
     /// How many tokens it may still get.
@@ -114,7 +114,7 @@ impl Answer {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
-        let allowed = self.guide.as_mut().map(Guide::allowed).transpose()?;
+        let allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
         let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
@@ -122,7 +122,7 @@ impl Answer {
             // others have met with this.
             Err(error) => {
                 let last = self.room() == 1;
-                let Some(mut valid) = tokenizer.following(self.text.pending(), last).cloned() else {
+                let Some(mut valid) = tokenizer.following(self.detokenizer.pending(), last).cloned() else {
                     return Err(error);
                 };
                 if let Some(allowed) = &allowed {
@@ -138,8 +138,8 @@ impl Answer {
         let mut forced = Vec::new();
         let finish = if tokenizer.is_end(token) {
             Some(Finish::EndOfText)
-        } else if let Some(guide) = &mut self.guide {
-            let taken = guide.take(token)?;
+        } else if let Some(matcher) = &mut self.matcher {
+            let taken = matcher.take(token)?;
             forced = taken.forced;
             self.follow(&forced, taken.complete, tokenizer)?
         } else {
@@ -155,11 +155,11 @@ impl Answer {
     /// # Errors
     /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as before then.
     fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, Error> {
-        let mark = self.text.mark();
-        let error = match self.text.push(tokenizer.token_bytes(token)) {
+        let checkpoint = self.detokenizer.checkpoint();
+        let error = match self.detokenizer.push(tokenizer.token_bytes(token)) {
             Ok(true) => return Ok(true),
             Ok(false) => {
-                let pending = self.text.pending();
+                let pending = self.detokenizer.pending();
                 let sound = match tokenizer.is_end(token) {
                     true => pending.is_empty(),
                     false => self.room() == 1 || tokenizer.completes(pending),
@@ -167,11 +167,11 @@ impl Answer {
                 if sound {
                     return Ok(false);
                 }
-                self.text.invalid()
+                self.detokenizer.invalid()
             }
             Err(error) => error,
         };
-        self.text.back_to(mark);
+        self.detokenizer.restore(checkpoint);
         Err(error)
     }
 
@@ -188,7 +188,7 @@ impl Answer {
         }
         self.generated += tokens;
         for token in forced {
-            self.text.push(tokenizer.token_bytes(*token))?;
+            self.detokenizer.push(tokenizer.token_bytes(*token))?;
         }
         if complete {
             return Ok(Some(Finish::Complete));
@@ -197,16 +197,16 @@ impl Answer {
             return Ok(None);
         }
         // Whole as it is, although it could have been longer.
-        if self.guide.as_mut().is_some_and(Guide::matches) {
+        if self.matcher.as_mut().is_some_and(Matcher::matches) {
             return Ok(Some(Finish::Length));
         }
         Err(Error::Unfinished { generated_tokens: self.generated })
     }
 
     fn finish(&mut self, finish: Finish) -> Result<Output, Error> {
-        let text = std::mem::replace(&mut self.text, Text::new(Vec::new()));
+        let detokenizer = std::mem::replace(&mut self.detokenizer, Detokenizer::new(Vec::new()));
         // Where there is a constraint the last character is whole: it matches.
-        let text = text.finish(finish == Finish::Length)?;
+        let text = detokenizer.finish(finish == Finish::Length)?;
         Ok(Output::Text { text, generated_tokens: self.generated, finish })
     }
 
@@ -216,7 +216,7 @@ impl Answer {
         if is_due && self.told_tokens < self.generated {
             self.told = Instant::now();
             self.told_tokens = self.generated;
-            let text = self.text.take_partial();
+            let text = self.detokenizer.take_partial();
             submission.send(EventKind::Progress { generated_tokens: self.generated, text });
         }
     }

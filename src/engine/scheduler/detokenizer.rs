@@ -4,9 +4,9 @@ use crate::Error;
 
 /// The text of an answer while it grows.
 ///
-/// Invariant: what [`Text::take_partial`] has given out is a prefix of the final text, whatever tokens follow.
+/// Invariant: what [`Detokenizer::take_partial`] has given out is a prefix of the final text, whatever tokens follow.
 #[derive(Debug)]
-pub(crate) struct Text {
+pub(crate) struct Detokenizer {
     bytes: Vec<u8>,
     /// Bytes up to here are checked to be whole, valid characters.
     valid: usize,
@@ -17,15 +17,15 @@ pub(crate) struct Text {
 
 /// An end of a text.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
+pub(crate) struct Checkpoint {
     length: usize,
     valid: usize,
 }
 
-impl Text {
+impl Detokenizer {
     /// An empty text that ends before the first of the strings in `stop`, none of which is empty.
     pub(crate) fn new(stop: Vec<String>) -> Self {
-        Text { bytes: Vec::new(), valid: 0, taken: 0, stop }
+        Detokenizer { bytes: Vec::new(), valid: 0, taken: 0, stop }
     }
 
     /// Adds the bytes of a token; true if that completes a stop string, which is then cut off.
@@ -51,14 +51,14 @@ impl Text {
     }
 
     /// Where the text ends now, to come back to.
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { length: self.bytes.len(), valid: self.valid }
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { length: self.bytes.len(), valid: self.valid }
     }
 
     /// Takes back what was added since, unless that completed a stop string.
-    pub(crate) fn back_to(&mut self, mark: Mark) {
-        self.bytes.truncate(mark.length);
-        self.valid = mark.valid;
+    pub(crate) fn restore(&mut self, checkpoint: Checkpoint) {
+        self.bytes.truncate(checkpoint.length);
+        self.valid = checkpoint.valid;
     }
 
     /// Finds the stop string that is complete first, as if the bytes had come one by one.
@@ -125,11 +125,11 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use super::Text;
+    use super::Detokenizer;
     use crate::Error;
 
-    fn stops(stop: &[&str]) -> Text {
-        Text::new(stop.iter().map(ToString::to_string).collect())
+    fn stops(stop: &[&str]) -> Detokenizer {
+        Detokenizer::new(stop.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -190,9 +190,9 @@ mod tests {
     fn what_was_added_in_vain_is_taken_back() {
         let mut text = stops(&[]);
         text.push(b"a\xe2").unwrap();
-        let mark = text.mark();
+        let checkpoint = text.checkpoint();
         assert!(text.push(b"\x82\xac\xff").is_err());
-        text.back_to(mark);
+        text.restore(checkpoint);
         assert_eq!(text.pending(), b"\xe2");
         text.push(b"\x82\xac").unwrap();
         assert_eq!(text.pending(), b"");
