@@ -5,6 +5,9 @@
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
+pub(super) mod blocks_256;
+pub(super) mod blocks_32;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 

@@ -1,15 +1,15 @@
 //! Products of panels with AVX2 and FMA: blocks of 32 with 4 or 5 bits that have minima or a table.
 //!
-//! As in [`super::avx2`] a vector is four inputs of 8 outputs. Products of 5-bit weights fit into 16 bits for half
+//! As in [`super`] a vector is four inputs of 8 outputs. Products of 5-bit weights fit into 16 bits for half
 //! a block; the values of IQ4_NL go in as magnitudes with their sign moved to the activations.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
-use super::Tile;
-use super::avx2::{broadcast, halves};
-use super::layout::{Format, IQ4};
+use super::super::Tile;
+use super::{broadcast, halves};
+use super::super::layout::{Format, IQ4};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;
@@ -24,7 +24,7 @@ const IQ4_NL: u8 = Format::IQ4_NL as u8;
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {

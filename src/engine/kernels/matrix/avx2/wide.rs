@@ -8,9 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{accumulate, by_rows, halves, in_register};
-use super::layout::Format;
-use super::{PANEL, Tile};
+use super::{accumulate, by_rows, halves, in_register};
+use super::super::layout::Format;
+use super::super::{PANEL, Tile};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;
@@ -22,7 +22,7 @@ const BLOCK: usize = 32 * PANEL * 2;
 /// # Safety
 /// The processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn unpack(quants: &[u8], blocks: usize, out: &mut [u8]) {
+pub(in super::super) unsafe fn unpack(quants: &[u8], blocks: usize, out: &mut [u8]) {
     let format = Format::Q8_0;
     assert!(format.holds(quants, blocks) && out.len() >= blocks * BLOCK);
     let flip = _mm256_set1_epi8(-128);
@@ -47,7 +47,7 @@ pub(super) unsafe fn unpack(quants: &[u8], blocks: usize, out: &mut [u8]) {
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(tile: &mut Tile<'_>) {
     tile.check(Format::Q8_0);
     let rows = tile.sums.len();
     assert!(tile.quant_stride == BLOCK);

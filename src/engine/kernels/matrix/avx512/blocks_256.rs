@@ -1,16 +1,16 @@
 //! Products of panels with AVX-512 VNNI: blocks of 256 other than Q4_K's and Q6_K's.
 //!
-//! As in [`super::avx512`] a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, the values
+//! As in [`super`] a vector is four inputs of all 16 outputs. The weights of Q3_K are stored plus 4, the values
 //! of IQ4_XS go in plus 128: both are taken off through sums of the activations times the sub-scales.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
-use super::Tile;
-use super::avx512::{broadcast, halves, prefetch};
-use super::avx512_32::iq4_table;
-use super::layout::Format;
+use super::super::Tile;
+use super::{broadcast, halves, prefetch};
+use super::blocks_32::iq4_table;
+use super::super::layout::Format;
 
 /// Rows that are computed together; more do not fit into registers.
 const ROWS: usize = 8;
@@ -37,7 +37,7 @@ macro_rules! by_format {
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {
@@ -80,7 +80,7 @@ by_rows!(by_rows_unpacked, true);
 /// # Safety
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
+pub(in super::super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
     assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.

@@ -1,14 +1,14 @@
 //! Products of panels with AVX-512 VNNI: blocks of 32 with 4 or 5 bits that have minima or a table.
 //!
-//! As in [`super::avx512`] a vector is four inputs of all 16 outputs; the values of IQ4_NL go in plus 128.
+//! As in [`super`] a vector is four inputs of all 16 outputs; the values of IQ4_NL go in plus 128.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
-use super::Tile;
-use super::avx512::{broadcast, halves, prefetch};
-use super::layout::{Format, IQ4};
+use super::super::Tile;
+use super::{broadcast, halves, prefetch};
+use super::super::layout::{Format, IQ4};
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
@@ -23,7 +23,7 @@ const IQ4_NL: u8 = Format::IQ4_NL as u8;
 /// # Safety
 /// The processor has AVX-512 F, BW and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe {

@@ -1,6 +1,6 @@
 //! Products of panels with AVX2 and FMA: blocks of 256 other than Q4_K's and Q6_K's.
 //!
-//! As in [`super::avx2`] a vector is four inputs of 8 outputs. Products are summed in 16 bits over 16 inputs, which
+//! As in [`super`] a vector is four inputs of 8 outputs. Products are summed in 16 bits over 16 inputs, which
 //! fits for weights of up to 5 bits, and multiplied by the sub-scale in one `vpmaddwd`; those of IQ4_XS go in
 //! as magnitudes with their sign moved to the activations, and are multiplied by the sub-scale at once.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
@@ -8,10 +8,10 @@
 
 use std::arch::x86_64::*;
 
-use super::Tile;
-use super::avx2::{broadcast, halves};
-use super::avx2_32::iq4_table;
-use super::layout::Format;
+use super::super::Tile;
+use super::{broadcast, halves};
+use super::blocks_32::iq4_table;
+use super::super::layout::Format;
 
 /// Rows that are computed together.
 const ROWS: usize = 4;
@@ -38,7 +38,7 @@ macro_rules! by_format {
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
+pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
     tile.check(format);
     // SAFETY: `check` has compared the sizes of all slices with the number of rows and blocks.
     unsafe { by_format!(by_rows, format, (tile)) }
@@ -69,7 +69,7 @@ unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
 /// # Safety
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
+pub(in super::super) unsafe fn unpack(format: Format, quants: &[u8], blocks: usize, out: &mut [u8]) {
     assert!(format.holds(quants, blocks) && out.len() >= blocks * 4096);
     for block in 0..blocks {
         // SAFETY: within the slices.
