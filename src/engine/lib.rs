@@ -41,7 +41,7 @@ pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
 pub use kernels::matrix::Instructions;
 pub use mapping::FileId;
-pub use model::{PanelsState, verify_panels};
+pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{

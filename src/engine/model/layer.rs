@@ -1,7 +1,7 @@
 //! The weights of one transformer block.
 
 use super::hyperparameters::{Architecture, Hyperparameters};
-use super::panels::Panels;
+use super::packed_weights::PackedWeights;
 use super::weights::{Linear, Matrix, opt_vector, vector};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -40,7 +40,7 @@ impl Layer {
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
-        panels: Option<&Panels>,
+        panels: Option<&PackedWeights>,
         index: usize,
         sizes: &Hyperparameters,
     ) -> Result<Layer, Error> {

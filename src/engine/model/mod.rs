@@ -10,7 +10,7 @@ mod cache;
 pub(crate) mod encoder;
 mod hyperparameters;
 mod layer;
-mod panels;
+mod packed_weights;
 mod rank;
 mod weights;
 mod workspace;
@@ -28,13 +28,13 @@ use crate::kernels::swiglu::{add, swiglu};
 use crate::mapping::Mapping;
 use crate::memory::try_grow;
 use layer::{Layer, Projection};
-use panels::Panels;
+use packed_weights::PackedWeights;
 use weights::{Linear, Matrix, forward_all, vector};
 
 pub(crate) use cache::{Block, CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
-pub(crate) use panels::Loading;
-pub use panels::{PanelsState, verify_panels};
+pub(crate) use packed_weights::Loading;
+pub use packed_weights::{PackedState, verify_packed_weights};
 pub(crate) use rank::RANK_HEAD;
 use rank::RankHead;
 pub(crate) use workspace::Workspace;
@@ -112,7 +112,7 @@ impl Model {
         // Without panels first: nothing is made or stored for a file that is refused.
         Model::assemble(gguf, None)?;
         gguf.check_lost()?;
-        let panels = Panels::open(gguf, loading)?;
+        let panels = PackedWeights::open(gguf, loading)?;
         let mut model = Model::assemble(gguf, Some(&panels))?;
         model.panels = Some(panels.mapping());
         // What is looked up later comes back page by page.
@@ -121,7 +121,7 @@ impl Model {
         Ok(model)
     }
 
-    fn assemble(gguf: &Gguf, panels: Option<&Panels>) -> Result<Model, Error> {
+    fn assemble(gguf: &Gguf, panels: Option<&PackedWeights>) -> Result<Model, Error> {
         let sizes = Hyperparameters::of(gguf)?;
         refuse_unknown_tensors(gguf, &sizes)?;
         let vocabulary = match gguf.tensor("token_embd.weight")?.shape {
@@ -160,7 +160,7 @@ impl Model {
     /// # Errors
     /// [`Error::LostModel`], naming the file.
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
-        panels::check_lost(&self.gguf, self.panels.as_deref())
+        packed_weights::check_lost(&self.gguf, self.panels.as_deref())
     }
 
     /// Sizes and constants.
@@ -193,7 +193,7 @@ impl Model {
 
     /// Bytes of memory that the weights of a file take: panels, and the tensors that stay as they are.
     pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {
-        let (panels, replaced) = panels::sizes(gguf);
+        let (panels, replaced) = packed_weights::sizes(gguf);
         let tensors: u64 = gguf.tensors().map(|tensor| tensor.data.len() as u64).sum();
         panels.saturating_add(tensors.saturating_sub(replaced))
     }

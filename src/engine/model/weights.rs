@@ -5,7 +5,7 @@ use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
 use crate::kernels::matrix::{Activations, Format, Make, Packed, products};
 
-use super::panels::{Panels, panel_format};
+use super::packed_weights::{PackedWeights, panel_format};
 
 /// A linear layer without bias.
 pub(crate) trait Linear: Send + Sync {
@@ -85,8 +85,8 @@ impl Matrix {
     /// Takes the weights' panels; None before panels are made.
     ///
     /// # Errors
-    /// Those of [`Panels::get`].
-    pub(crate) fn pack(mut self, panels: Option<&Panels>) -> Result<Matrix, Error> {
+    /// Those of [`PackedWeights::get`].
+    pub(crate) fn pack(mut self, panels: Option<&PackedWeights>) -> Result<Matrix, Error> {
         if let Some(panels) = panels {
             self.packed = Some(panels.get(&self.gguf, &self.name, self.inputs, self.outputs)?);
         }

@@ -3,7 +3,7 @@
 //! `cls` is what BERT calls its pooler, a linear layer with a hyperbolic tangent; `cls.output` is the classifier behind
 //! it. Files have one of them or both.
 
-use super::super::panels::Panels;
+use super::super::packed_weights::PackedWeights;
 use super::layer::Dense;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -26,7 +26,7 @@ impl Head {
     ///
     /// # Errors
     /// Those of [`Dense::load`].
-    pub(super) fn load(gguf: &Gguf, panels: Option<&Panels>, width: usize) -> Result<Option<Head>, Error> {
+    pub(super) fn load(gguf: &Gguf, panels: Option<&PackedWeights>, width: usize) -> Result<Option<Head>, Error> {
         let classified = gguf.opt_tensor("cls.output.weight")?.is_some();
         let dense = |name: &str, wanted: Option<usize>| -> Result<Option<Dense>, Error> {
             let Some(tensor) = gguf.opt_tensor(&format!("{name}.weight"))? else { return Ok(None) };

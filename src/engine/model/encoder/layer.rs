@@ -1,6 +1,6 @@
 //! The weights of one block of an encoder: attention, then feed-forward, each added to its input and normalised.
 
-use super::super::panels::Panels;
+use super::super::packed_weights::PackedWeights;
 use super::super::weights::{Linear, Matrix, opt_vector, vector};
 use super::sizes::Sizes;
 use crate::Error;
@@ -41,7 +41,7 @@ impl Dense {
     /// Those of [`Matrix::load`] and [`Matrix::pack`].
     pub(super) fn load(
         gguf: &Gguf,
-        panels: Option<&Panels>,
+        panels: Option<&PackedWeights>,
         name: &str,
         inputs: usize,
         outputs: usize,
@@ -72,7 +72,7 @@ impl Layer {
     /// Those of [`Dense::load`].
     pub(super) fn load(
         gguf: &Gguf,
-        panels: Option<&Panels>,
+        panels: Option<&PackedWeights>,
         index: usize,
         sizes: &Sizes,
     ) -> Result<Layer, Error> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::hyperparameters::Pooling;
-use super::panels::{self, Loading, Panels};
+use super::packed_weights::{self, Loading, PackedWeights};
 use super::weights::{Matrix, forward_all};
 use crate::Error;
 use crate::gguf::Gguf;
@@ -78,7 +78,7 @@ impl Encoder {
         // Without panels first: nothing is made or stored for a file that is refused.
         Encoder::assemble(gguf, None)?;
         gguf.check_lost()?;
-        let panels = Panels::open(gguf, loading)?;
+        let panels = PackedWeights::open(gguf, loading)?;
         let mut encoder = Encoder::assemble(gguf, Some(&panels))?;
         encoder.panels = Some(panels.mapping());
         gguf.release_all();
@@ -86,7 +86,7 @@ impl Encoder {
         Ok(encoder)
     }
 
-    fn assemble(gguf: &Gguf, panels: Option<&Panels>) -> Result<Encoder, Error> {
+    fn assemble(gguf: &Gguf, panels: Option<&PackedWeights>) -> Result<Encoder, Error> {
         let sizes = Sizes::of(gguf)?;
         refuse_unknown_tensors(gguf)?;
         let width = sizes.width;
@@ -131,7 +131,7 @@ impl Encoder {
     /// # Errors
     /// [`Error::LostModel`], naming the file.
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
-        panels::check_lost(&self.gguf, self.panels.as_deref())
+        packed_weights::check_lost(&self.gguf, self.panels.as_deref())
     }
 
     /// Sizes and constants.

@@ -53,33 +53,33 @@ pub(super) fn panel_format(kind: GgmlType) -> Option<Format> {
 }
 
 /// All panels of a model.
-pub(super) struct Panels {
+pub(super) struct PackedWeights {
     plan: Plan,
     mapping: Arc<Mapping>,
     /// Byte of the mapping that the first tensor begins at.
     start: usize,
 }
 
-impl Panels {
+impl PackedWeights {
     /// Maps the panels of a model, or makes them. The file must have been checked before: what is planned comes
     /// from names and shapes alone.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    pub(super) fn open(gguf: &Gguf, loading: &Loading<'_>) -> Result<Panels, Error> {
+    pub(super) fn open(gguf: &Gguf, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
         let plan = Plan::of(gguf);
         if plan.entries.is_empty() {
-            return Panels::anonymous(gguf, plan, loading);
+            return PackedWeights::anonymous(gguf, plan, loading);
         }
         let Some((path, id)) = path(gguf).zip(gguf.file_id()) else {
-            return Panels::anonymous(gguf, plan, loading);
+            return PackedWeights::anonymous(gguf, plan, loading);
         };
         let (key, entries) = (plan.key(&id), plan.entries.len());
         let size = plan.size(&key);
         let claim = match stored::claim(&path, &key, entries, size, loading.stop) {
-            Claim::Stored(mapping) => return Ok(Panels::of_file(plan, &key, mapping)),
+            Claim::Stored(mapping) => return Ok(PackedWeights::of_file(plan, &key, mapping)),
             Claim::Build(claim) => claim,
-            Claim::Elsewhere => return Panels::anonymous(gguf, plan, loading),
+            Claim::Elsewhere => return PackedWeights::anonymous(gguf, plan, loading),
             Claim::Stopped => return Err(Error::Stopped),
         };
         let start = plan::head_len(&key, entries) as u64;
@@ -87,15 +87,15 @@ impl Panels {
             .and_then(|sums| Ok(claim.publish(&key, &sums, || gguf.is_unchanged())?));
         match built.map(|()| stored::open(&path, &key, entries, size)) {
             Ok(Some(mapping)) if plan.verify(&key, &mapping, loading) => {
-                Ok(Panels::of_file(plan, &key, mapping))
+                Ok(PackedWeights::of_file(plan, &key, mapping))
             }
             Err(Failure::Stopped) => Err(Error::Stopped),
             // A disk that is full, or does not give back what was written to it.
-            Ok(_) | Err(Failure::Write) => Panels::anonymous(gguf, plan, loading),
+            Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, plan, loading),
         }
     }
 
-    fn anonymous(gguf: &Gguf, plan: Plan, loading: &Loading<'_>) -> Result<Panels, Error> {
+    fn anonymous(gguf: &Gguf, plan: Plan, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
         let no_memory = || Error::OutOfMemory {
             what: format!("the weights of \"{}\"", gguf.path().display()),
             needed_mb: (plan.panel_bytes() as u64).div_ceil(1 << 20),
@@ -108,13 +108,13 @@ impl Panels {
             Err(Failure::Write) => return Err(no_memory()),
         }
         let mapping = Arc::new(memory.finish().map_err(|_| no_memory())?);
-        Ok(Panels { plan, mapping, start: 0 })
+        Ok(PackedWeights { plan, mapping, start: 0 })
     }
 
-    fn of_file(plan: Plan, key: &[u8], mapping: Mapping) -> Panels {
+    fn of_file(plan: Plan, key: &[u8], mapping: Mapping) -> PackedWeights {
         mapping.will_need();
         let start = plan::head_len(key, plan.entries.len());
-        Panels { plan, mapping: Arc::new(mapping), start }
+        PackedWeights { plan, mapping: Arc::new(mapping), start }
     }
 
     /// The panels of a tensor.
@@ -171,7 +171,7 @@ pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Er
 
 /// What is known of the file of panels beside a model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PanelsState {
+pub enum PackedState {
     /// There is none.
     Absent,
     /// It belongs to another file or layout, or somebody else could have written it: loading replaces it.
@@ -187,8 +187,8 @@ pub enum PanelsState {
 ///
 /// # Errors
 /// [`Error::Panicked`] where the system has no thread for it.
-pub fn verify_panels(gguf: &Gguf, threads: usize) -> Result<(Option<PathBuf>, PanelsState), Error> {
-    let Some((path, id)) = path(gguf).zip(gguf.file_id()) else { return Ok((None, PanelsState::Absent)) };
+pub fn verify_packed_weights(gguf: &Gguf, threads: usize) -> Result<(Option<PathBuf>, PackedState), Error> {
+    let Some((path, id)) = path(gguf).zip(gguf.file_id()) else { return Ok((None, PackedState::Absent)) };
     let pool =
         Pool::new(threads.max(1), Instructions::best(), &(Arc::new(|| {}) as Arc<dyn Fn() + Send + Sync>))
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
@@ -196,12 +196,12 @@ pub fn verify_panels(gguf: &Gguf, threads: usize) -> Result<(Option<PathBuf>, Pa
     let plan = Plan::of(gguf);
     let key = plan.key(&id);
     let state = match stored::open(&path, &key, plan.entries.len(), plan.size(&key)) {
-        None if std::fs::symlink_metadata(&path).is_ok() => PanelsState::Stale,
-        None => PanelsState::Absent,
+        None if std::fs::symlink_metadata(&path).is_ok() => PackedState::Stale,
+        None => PackedState::Absent,
         Some(mapping) => {
             let sums = build(gguf, &plan, &loading, Target::Nothing).unwrap_or_default();
             let sound = plan.sums(&key, &mapping).eq(sums) && plan.verify(&key, &mapping, &loading);
-            if sound { PanelsState::Sound } else { PanelsState::Corrupt }
+            if sound { PackedState::Sound } else { PackedState::Corrupt }
         }
     };
     Ok((Some(path), state))

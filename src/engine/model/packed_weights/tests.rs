@@ -8,7 +8,7 @@ use std::sync::Arc;
 use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use tempfile::TempDir;
 
-use super::{Loading, Panels, PanelsState, plan::Plan, stored, verify_panels};
+use super::{Loading, PackedWeights, PackedState, plan::Plan, stored, verify_packed_weights};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -49,12 +49,12 @@ impl World {
         Loading { pool: &self.pool, stop: &|| false }
     }
 
-    fn open(&self) -> Panels {
-        Panels::open(&Gguf::open(&self.model()).unwrap(), &self.loading()).unwrap()
+    fn open(&self) -> PackedWeights {
+        PackedWeights::open(&Gguf::open(&self.model()).unwrap(), &self.loading()).unwrap()
     }
 
-    fn state(&self) -> PanelsState {
-        verify_panels(&Gguf::open(&self.model()).unwrap(), 2).unwrap().1
+    fn state(&self) -> PackedState {
+        verify_packed_weights(&Gguf::open(&self.model()).unwrap(), 2).unwrap().1
     }
 
     fn names(&self) -> Vec<String> {
@@ -67,7 +67,7 @@ impl World {
 }
 
 /// The bytes of all panels.
-fn content(panels: &Panels) -> Vec<u8> {
+fn content(panels: &PackedWeights) -> Vec<u8> {
     panels.mapping[panels.start..][..panels.plan.panel_bytes()].to_vec()
 }
 
@@ -87,7 +87,7 @@ fn inode(path: &Path) -> u64 {
 fn check_replaced(world: &World, expected: &[u8], why: &str) {
     let panels = world.open();
     assert!(panels.stored() && content(&panels) == expected, "{why}");
-    assert_eq!(world.state(), PanelsState::Sound, "{why}");
+    assert_eq!(world.state(), PackedState::Sound, "{why}");
     let metadata = std::fs::symlink_metadata(world.panels()).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o400, "{why}");
     assert!(metadata.is_file() && metadata.nlink() == 1, "{why}");
@@ -96,7 +96,7 @@ fn check_replaced(world: &World, expected: &[u8], why: &str) {
 #[test]
 fn panels_are_stored_once_and_mapped_from_then_on() {
     let world = World::new(1);
-    assert_eq!(world.state(), PanelsState::Absent);
+    assert_eq!(world.state(), PackedState::Absent);
     let first = world.open();
     assert!(first.stored());
     assert_eq!(world.names(), ["model.gguf", "model.gguf.panels"]);
@@ -121,7 +121,7 @@ fn memory_of_ones_own_holds_the_same_panels() {
     let world = World::new(1);
     let stored = world.open();
     let gguf = Gguf::open(&world.model()).unwrap();
-    let anonymous = Panels::anonymous(&gguf, Plan::of(&gguf), &world.loading()).unwrap();
+    let anonymous = PackedWeights::anonymous(&gguf, Plan::of(&gguf), &world.loading()).unwrap();
     assert!(stored.stored() && !anonymous.stored());
     assert_eq!(content(&stored), content(&anonymous));
 }
@@ -135,7 +135,7 @@ fn a_file_that_is_not_what_it_should_be_is_replaced() {
     let file = || std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     for at in [0, 8, 20, 100, 500] {
         change(&path, at);
-        assert_eq!(world.state(), PanelsState::Stale, "byte {at}");
+        assert_eq!(world.state(), PackedState::Stale, "byte {at}");
         check_replaced(&world, &expected, "a changed head");
     }
     for length in [0, 10, 4096, length - 1, length + 1] {
@@ -160,7 +160,7 @@ fn a_changed_byte_of_a_panel_is_found_by_verify() {
     world.open();
     let length = std::fs::metadata(world.panels()).unwrap().len() as usize;
     change(&world.panels(), length - 70);
-    assert_eq!(world.state(), PanelsState::Corrupt);
+    assert_eq!(world.state(), PackedState::Corrupt);
 }
 
 #[test]
@@ -168,11 +168,11 @@ fn another_model_under_the_same_name_gets_panels_of_its_own() {
     let world = World::new(1);
     let first = content(&world.open());
     world.write_model(2);
-    assert_eq!(world.state(), PanelsState::Stale);
+    assert_eq!(world.state(), PackedState::Stale);
     let second = world.open();
     assert!(second.stored());
     assert_ne!(content(&second), first);
-    assert_eq!(world.state(), PanelsState::Sound);
+    assert_eq!(world.state(), PackedState::Sound);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn one_builds_and_the_others_wait_for_it() {
                     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
                     let pool = Pool::new(2, Instructions::best(), &start).unwrap();
                     let gguf = Gguf::open(&model).unwrap();
-                    let panels = Panels::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
+                    let panels = PackedWeights::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
                     assert!(panels.stored());
                     content(&panels)
                 })
@@ -243,7 +243,7 @@ fn who_waits_for_a_builder_can_be_stopped() {
     let gguf = Gguf::open(&world.model()).unwrap();
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 3;
-    let stopped = Panels::open(&gguf, &Loading { pool: &world.pool, stop: &stop });
+    let stopped = PackedWeights::open(&gguf, &Loading { pool: &world.pool, stop: &stop });
     assert!(matches!(stopped.err(), Some(Error::Stopped)));
     drop(file);
     assert!(world.open().stored());
@@ -255,7 +255,7 @@ fn a_build_that_is_stopped_leaves_nothing() {
     let gguf = Gguf::open(&world.model()).unwrap();
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 1;
-    let stopped = Panels::open(&gguf, &Loading { pool: &world.pool, stop: &stop });
+    let stopped = PackedWeights::open(&gguf, &Loading { pool: &world.pool, stop: &stop });
     assert!(matches!(stopped.err(), Some(Error::Stopped)));
     assert_eq!(world.names(), ["model.gguf"]);
 }

@@ -73,7 +73,7 @@ impl Plan {
                 continue;
             }
             let (name, offset) = (tensor.name.to_owned(), plan.bytes);
-            // Panels are not much larger than the tensors that they are made of, which fit into memory.
+            // PackedWeights are not much larger than the tensors that they are made of, which fit into memory.
             plan.bytes = plan.bytes.saturating_add(Packed::size(format, inputs, outputs));
             plan.by_name.insert(name.clone(), plan.entries.len());
             plan.entries.push(Entry { name, format, inputs, outputs, offset });
