@@ -2,7 +2,7 @@
 
 use super::hyperparameters::{Architecture, Hyperparameters};
 use super::packed_weights::PackedWeights;
-use super::weights::{Linear, Matrix, opt_vector, vector};
+use super::weights::{Matrix, opt_vector, vector};
 use crate::Error;
 use crate::gguf::Gguf;
 
@@ -16,14 +16,14 @@ pub(super) struct Layer {
     pub(super) head_norms: Option<HeadNorms>,
     pub(super) output: Projection,
     pub(super) feed_forward_norm: Vec<f32>,
-    pub(super) gate: Box<dyn Linear>,
-    pub(super) up: Box<dyn Linear>,
-    pub(super) down: Box<dyn Linear>,
+    pub(super) gate: Matrix,
+    pub(super) up: Matrix,
+    pub(super) down: Matrix,
 }
 
 /// A linear layer with or without bias.
 pub(super) struct Projection {
-    pub(super) weight: Box<dyn Linear>,
+    pub(super) weight: Matrix,
     pub(super) bias: Option<Vec<f32>>,
 }
 
@@ -47,8 +47,8 @@ impl Layer {
         let heads = sizes.heads;
         let (width, ff) = (sizes.width, sizes.feed_forward);
         let name = |part: &str| format!("blk.{index}.{part}");
-        let matrix = |part: &str, inputs, outputs| -> Result<Box<dyn Linear>, Error> {
-            Ok(Box::new(Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?.pack(panels)?))
+        let matrix = |part: &str, inputs, outputs| -> Result<Matrix, Error> {
+            Matrix::load(gguf, &name(&format!("{part}.weight")), inputs, outputs)?.pack(panels)
         };
         let projection = |part: &str, inputs, outputs| -> Result<Projection, Error> {
             let weight = matrix(part, inputs, outputs)?;

@@ -29,7 +29,7 @@ use crate::mapping::Mapping;
 use crate::memory::try_grow;
 use layer::{Layer, Projection};
 use packed_weights::PackedWeights;
-use weights::{Linear, Matrix, forward_all, vector};
+use weights::{Matrix, multiply_all, vector};
 
 pub(crate) use cache::{Block, CacheShape, KvCache};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
@@ -49,7 +49,7 @@ pub(crate) struct Model {
     embedding: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    head: Box<dyn Linear>,
+    head: Matrix,
     rank_head: Option<RankHead>,
 }
 
@@ -140,7 +140,6 @@ impl Model {
             .map(|index| Layer::load(gguf, panels, index, &sizes))
             .collect::<Result<Vec<_>, _>>()?;
         let norm = vector(gguf, "output_norm.weight", sizes.width)?;
-        let head = Box::new(head);
         let rank_head = RankHead::load(gguf, sizes.width)?;
         Ok(Model {
             gguf: gguf.clone(),
@@ -251,7 +250,7 @@ impl Model {
             head_input.extend_from_slice(&hidden[row * width..(row + 1) * width]);
         }
         logits.resize(rows.len() * self.vocabulary, 0.0);
-        self.head.forward(head_input, None, logits, quantized, pool);
+        self.head.multiply(head_input, None, logits, quantized, pool);
         logits
     }
 
@@ -313,9 +312,9 @@ impl Model {
         let value = &mut value[..rows * kv_width];
         let attention = &mut attention[..rows * query_width];
         let projections = [&layer.query, &layer.key, &layer.value];
-        let layers = projections.map(|projection| &*projection.weight);
+        let layers = projections.map(|projection| &projection.weight);
         let make = self.norm(&layer.attention_norm, x, finite, pool.instructions());
-        forward_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
+        multiply_all(layers, h, Some(&make), [&mut *query, &mut *key, &mut *value], quantized, pool);
         drop(make);
         for (projection, target) in projections.into_iter().zip([&mut *query, &mut *key, &mut *value]) {
             add_bias(projection, target, pool);
@@ -350,7 +349,7 @@ impl Model {
         attend(heads, offset, &sequences, projections, attention, tiles, pool);
         drop(sequences);
         note_faults(segments, finite);
-        layer.output.weight.forward(attention, None, h, quantized, pool);
+        layer.output.weight.multiply(attention, None, h, quantized, pool);
         add_bias(&layer.output, h, pool);
         add_rows(&mut x[..rows * width], h, width, pool);
     }
@@ -369,14 +368,14 @@ impl Model {
         let gate = &mut gate[..rows * self.sizes.feed_forward];
         let up = &mut up[..rows * self.sizes.feed_forward];
         let make = self.norm(&layer.feed_forward_norm, x, finite, pool.instructions());
-        forward_all([&*layer.gate, &*layer.up], h, Some(&make), [&mut *gate, &mut *up], quantized, pool);
+        multiply_all([&layer.gate, &layer.up], h, Some(&make), [&mut *gate, &mut *up], quantized, pool);
         drop(make);
         note_faults(segments, finite);
         let width = self.sizes.feed_forward;
         let instructions = pool.instructions();
         let activate =
             |row: usize, gate: &mut [f32]| swiglu(instructions, gate, &up[row * width..(row + 1) * width]);
-        layer.down.forward(gate, Some(&activate), h, quantized, pool);
+        layer.down.multiply(gate, Some(&activate), h, quantized, pool);
         add_rows(&mut x[..rows * self.sizes.width], h, self.sizes.width, pool);
     }
 

@@ -58,7 +58,7 @@ impl Head {
             let outputs = dense.weight.outputs();
             let rows = states.len() / dense.weight.inputs();
             let mut results = vec![0.0; rows * outputs];
-            dense.weight.forward(states, None, &mut results, scratch, pool);
+            dense.weight.multiply(states, None, &mut results, scratch, pool);
             results.chunks_exact_mut(outputs).for_each(|row| add(pool.instructions(), row, &dense.bias));
             *states = results;
         };

@@ -1,7 +1,7 @@
 //! The weights of one block of an encoder: attention, then feed-forward, each added to its input and normalised.
 
 use super::super::packed_weights::PackedWeights;
-use super::super::weights::{Linear, Matrix, opt_vector, vector};
+use super::super::weights::{Matrix, opt_vector, vector};
 use super::sizes::Sizes;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -24,7 +24,7 @@ pub(super) enum Attention {
 
 /// A linear layer with its bias, zeros where the file has none.
 pub(super) struct Dense {
-    pub(super) weight: Box<dyn Linear>,
+    pub(super) weight: Matrix,
     pub(super) bias: Vec<f32>,
 }
 
@@ -48,7 +48,7 @@ impl Dense {
     ) -> Result<Dense, Error> {
         let weight = Matrix::load(gguf, &format!("{name}.weight"), inputs, outputs)?.pack(panels)?;
         let bias = opt_vector(gguf, &format!("{name}.bias"), outputs)?;
-        Ok(Dense { weight: Box::new(weight), bias: bias.unwrap_or_else(|| vec![0.0; outputs]) })
+        Ok(Dense { weight, bias: bias.unwrap_or_else(|| vec![0.0; outputs]) })
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use super::hyperparameters::Pooling;
 use super::packed_weights::{self, Loading, PackedWeights};
-use super::weights::{Matrix, forward_all};
+use super::weights::{Matrix, multiply_all};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -262,15 +262,15 @@ impl Encoder {
             [x, h, query, key, value, attention].map(|values| &mut values[..rows * width]);
         match &layer.attention {
             Attention::Apart(parts) => {
-                let layers = parts.each_ref().map(|dense| &*dense.weight);
-                forward_all(layers, x, None, [&mut *query, &mut *key, &mut *value], quantized, pool);
+                let layers = parts.each_ref().map(|dense| &dense.weight);
+                multiply_all(layers, x, None, [&mut *query, &mut *key, &mut *value], quantized, pool);
                 for (dense, rows) in parts.iter().zip([&mut *query, &mut *key, &mut *value]) {
                     rows.chunks_exact_mut(width).for_each(|row| add(pool.instructions(), row, &dense.bias));
                 }
             }
             Attention::Fused(dense) => {
                 let fused = &mut fused[..rows * 3 * width];
-                dense.weight.forward(x, None, fused, quantized, pool);
+                dense.weight.multiply(x, None, fused, quantized, pool);
                 for (row, fused) in fused.chunks_exact_mut(3 * width).enumerate() {
                     add(pool.instructions(), fused, &dense.bias);
                     let range = row * width..(row + 1) * width;
@@ -291,7 +291,7 @@ impl Encoder {
             .collect();
         let projections = Projections { queries: query, fresh: Some((key, value)), ready: &|_, _, _| {} };
         attend(heads, 0, &sequences, projections, attention, tiles, pool);
-        layer.output.weight.forward(attention, None, h, quantized, pool);
+        layer.output.weight.multiply(attention, None, h, quantized, pool);
     }
 
     /// The norm of what attention leaves, then `x = norm(x + down(gelu(up(x))))`.
@@ -310,9 +310,9 @@ impl Encoder {
             }
         };
         let attended = |row: usize, x: &mut [f32]| add_and_norm(h, &layer.output, &layer.output_norm, row, x);
-        layer.up.weight.forward(x, Some(&attended), inner, quantized, pool);
+        layer.up.weight.multiply(x, Some(&attended), inner, quantized, pool);
         let activate = |_: usize, inner: &mut [f32]| gelu(instructions, inner, &layer.up.bias);
-        layer.down.weight.forward(inner, Some(&activate), h, quantized, pool);
+        layer.down.weight.multiply(inner, Some(&activate), h, quantized, pool);
         let h = &*h;
         each_row(x, width, pool, &|row, x| add_and_norm(h, &layer.down, &layer.down_norm, row, x));
     }
