@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
+    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
 };
 
 pub(crate) use entry::Entry;
@@ -158,9 +158,9 @@ fn key_with(request_type: &str, params: &Value, parts: &Parts, model: Option<&[u
     match parts {
         Parts::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model)
+            cache_key(request_type, work, names_model, model, BackendKind::Native)
         }
-        Parts::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
+        Parts::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, BackendKind::Native),
         // Each of the texts by itself would be one more way to the same entries.
         Parts::Embed { .. } => None,
     }

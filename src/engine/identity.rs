@@ -16,8 +16,8 @@ use crate::gguf::Gguf;
 use crate::mapping::FileId;
 use crate::{Error, ModelSource, builtin, safetensors, sidecar};
 
-/// Changes whenever the engine computes other bytes of the same model and request: what was computed before is then
-/// no longer what would be computed.
+/// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
+/// then no longer what would be computed. [`crate::BackendKind::kernel_version`] is that of any backend.
 pub const KERNEL_VERSION: i32 = 1;
 
 const MAGIC: &[u8; 8] = b"STSHA256";

@@ -5,6 +5,7 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
+mod backend;
 pub mod builtin;
 mod cache_key;
 mod config;
@@ -29,6 +30,7 @@ pub mod socket;
 pub mod template;
 pub mod tokenizer;
 
+pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;

@@ -3,7 +3,7 @@
 //!
 //! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
 //!
-//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::model::encoder`]), so they are
+//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::backend`]), so they are
 //! put together as they come.
 
 use std::cmp::Reverse;
@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 use super::models::Models;
 use super::plan::Plan;
 use super::{Shared, Submission};
+use crate::backend::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
-use crate::kernels::matrix::Instructions;
 use crate::memory;
-use crate::model::encoder::{Encoder, MAX_TEXTS, Text, Workspace};
 use crate::panic::catch;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
@@ -154,7 +153,7 @@ impl EncodeBatches {
         let slice = if generating { SHARED_SLICE } else { SLICE };
         self.look_for_cancels();
         if self.pass.is_empty() {
-            self.begin(models, generating, pool.instructions());
+            self.begin(models, generating, pool);
         }
         loop {
             let Some(source) = self.pass.first().map(|encoding| encoding.source().clone()) else { return };
@@ -162,7 +161,7 @@ impl EncodeBatches {
             if stop() {
                 return;
             }
-            if loaded.model.advance(&mut loaded.workspace, pool) {
+            if loaded.encoder.advance(pool) {
                 return self.finish(models, &source, pool);
             }
             if started.elapsed() >= slice {
@@ -181,12 +180,12 @@ impl EncodeBatches {
     }
 
     /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
-    fn begin(&mut self, models: &mut Models, generating: bool, instructions: Instructions) {
+    fn begin(&mut self, models: &mut Models, generating: bool, pool: &Pool) {
         let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
         let Some(loaded) = models.get_encoder(&source) else {
             return self.fail(&gone(), &|other| *other == source);
         };
-        let most = if generating { SHARED_ROWS } else { loaded.workspace.rows };
+        let most = if generating { SHARED_ROWS } else { loaded.encoder.facts().rows };
         let (mut rows, mut count) = (0, 0);
         for encoding in std::mem::take(&mut self.queue) {
             let texts = encoding.texts().count();
@@ -201,7 +200,7 @@ impl EncodeBatches {
         }
         self.queued_tokens -= rows;
         let texts: Vec<Text<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
-        if let Err(error) = loaded.model.begin(&texts, &mut loaded.workspace, instructions) {
+        if let Err(error) = loaded.encoder.begin(&texts, pool) {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
             }
@@ -211,21 +210,21 @@ impl EncodeBatches {
     /// Ends the texts of the pass with what came of them.
     fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
         let Some(loaded) = models.get_encoder(source) else { return };
-        let (model, workspace) = (&loaded.model, &mut loaded.workspace);
+        let encoder = &mut *loaded.encoder;
         let mut results: Vec<Result<Output, Error>> = Vec::with_capacity(self.pass.len());
         let mut text = 0;
         for encoding in &self.pass {
             let texts = text..text + encoding.texts().count();
             text = texts.end;
-            results.push(match texts.clone().find_map(|text| model.fault(workspace, text)) {
+            results.push(match texts.clone().find_map(|text| encoder.fault(text)) {
                 Some(position) => Err(Error::NonFinite { position }),
-                None => Ok(outcome(&encoding.submission.request.work, model, workspace, texts, pool)),
+                None => Ok(outcome(&encoding.submission.request.work, encoder, texts, pool)),
             });
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
         self.shared.statistics.computed(rows);
         // Whatever came of it was computed from zeros.
-        let lost = model.check_lost().err();
+        let lost = encoder.check_lost().err();
         for (encoding, result) in self.pass.drain(..).zip(results) {
             encoding.submission.send(match (&lost, result) {
                 (Some(error), _) => EventKind::Failed(error.clone()),
@@ -237,26 +236,20 @@ impl EncodeBatches {
 }
 
 /// What comes of a request whose texts are computed.
-fn outcome(
-    work: &Work,
-    model: &Encoder,
-    workspace: &mut Workspace,
-    texts: Range<usize>,
-    pool: &Pool,
-) -> Output {
+fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &Pool) -> Output {
     match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
-            let labels = model.scores(workspace, &[texts.start], pool);
+            let labels = encoder.scores(&[texts.start], pool);
             // Of two labels, transformers' second one is the one that says yes.
             Output::Score(score_of_labels(&labels, labels.len() - 1))
         }
         (Work::Rerank(_), _) => {
             let [query, document] =
-                [texts.start, texts.start + 1].map(|text| model.vector(workspace, text, pool.instructions()));
+                [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
         (Work::Embed(_) | Work::Generate(_), _) => {
-            Output::Embedding(model.vector(workspace, texts.start, pool.instructions()))
+            Output::Embedding(encoder.vector(texts.start, pool))
         }
     }
 }

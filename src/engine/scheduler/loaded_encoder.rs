@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
+use super::loaded::Settings;
 use super::plan::Plan;
+use crate::backend::{Encoder, Loading};
 use crate::gguf::Gguf;
-use crate::model::encoder::{Encoder, Sizes, Workspace};
-use crate::model::{Loading, Model};
 use crate::tokenizer::{Encoded, WordPiece, truncate};
 use crate::{Embed, Error, Purpose, Rerank, Work};
 
-/// An encoder, its tokenizer, and the pass that it computes.
+/// An encoder, with the pass that it computes, and its tokenizer.
 pub(super) struct LoadedEncoder {
-    pub(super) model: Encoder,
-    pub(super) workspace: Workspace,
+    pub(super) encoder: Box<dyn Encoder>,
     reader: EncoderReader,
 }
 
@@ -37,46 +36,40 @@ struct Prompts {
 }
 
 impl LoadedEncoder {
-    /// Memory that the model of a file takes.
-    pub(super) fn bytes(gguf: &Gguf, threads: usize) -> Result<u64, Error> {
-        // Tables of tokens are made of what is not weights, and take some times as much.
-        let metadata = gguf.metadata_bytes().saturating_mul(4);
-        let workspace = Encoder::workspace_bytes(&Sizes::of(gguf)?, threads);
-        Ok(Model::weight_bytes(gguf).saturating_add(metadata).saturating_add(workspace))
-    }
-
-    /// Loads it. `limit` is the longest context of any model, 0 for none.
+    /// Loads it.
     pub(super) fn new(
         gguf: &Gguf,
-        limit: usize,
-        threads: usize,
+        settings: &Settings,
         loading: &Loading<'_>,
     ) -> Result<LoadedEncoder, Error> {
-        let model = Encoder::load(gguf, loading)?;
+        let encoder = settings.backend.encoder(gguf, settings.limits(), loading)?;
+        let facts = encoder.facts();
         let tokenizer = WordPiece::from_gguf(gguf)?;
-        if tokenizer.vocab_size() > model.vocabulary() {
+        if tokenizer.vocab_size() > facts.vocabulary {
             return Err(gguf.corrupt(format!(
                 "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
                 tokenizer.vocab_size(),
-                model.vocabulary()
+                facts.vocabulary
             )));
         }
         let prompt = |name: &str| -> Result<String, Error> {
             Ok(gguf.opt_str(&format!("steadytext.prompt.{name}"))?.unwrap_or_default().to_owned())
         };
-        let declared = model.sizes().context_length;
+        let declared = facts.context_length;
         let reader = EncoderReader {
             tokenizer: Arc::new(tokenizer),
             prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
-            context_length: if limit == 0 { declared } else { declared.min(limit) },
+            context_length: match settings.context_length {
+                0 => declared,
+                limit => declared.min(limit),
+            },
             gguf: gguf.clone(),
-            labels: model.scores_per_text(),
+            labels: facts.scores_per_text,
         };
-        let workspace = model.workspace(threads)?;
         // The metadata were read once more.
         gguf.release_all();
-        model.check_lost()?;
-        Ok(LoadedEncoder { model, workspace, reader })
+        encoder.check_lost()?;
+        Ok(LoadedEncoder { encoder, reader })
     }
 
     /// What tokenizes its texts.

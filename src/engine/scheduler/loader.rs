@@ -20,7 +20,7 @@ use super::{Message, Shared, Submission};
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;
-use crate::model::Loading;
+use crate::backend::Loading;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 

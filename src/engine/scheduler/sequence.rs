@@ -8,10 +8,9 @@ use super::prompt_lookup::Drafter;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::turns::Turn;
-use crate::kernels::attention::TILE;
+use crate::backend::{BLOCK, Pooling, State, Wanted};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
-use crate::model::{KvCache, Pooling, Wanted};
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -20,13 +19,13 @@ use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 /// A request that is being worked on.
 pub(super) struct Sequence {
     pub(super) submission: Submission,
-    cache: KvCache,
+    state: Box<dyn State>,
     /// Its place among the model's kept blocks; None where it has to compute everything itself.
     chain: Option<Chain>,
-    /// Positions that its cache will have.
+    /// Positions that its state will have.
     positions: usize,
     /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
-    /// the cache are to be computed.
+    /// the state are to be computed.
     tokens: Vec<u32>,
     /// How many of them were there before the first was chosen: the prompt, and what every answer begins with.
     given: usize,
@@ -50,7 +49,7 @@ pub(super) struct Suspended {
 /// What a pass computes of a request.
 pub(super) struct Slice<'a> {
     pub(super) submission: &'a Submission,
-    pub(super) cache: &'a mut KvCache,
+    pub(super) state: &'a mut dyn State,
     pub(super) tokens: &'a [u32],
     pub(super) wanted: Wanted,
 }
@@ -95,39 +94,39 @@ impl Sequence {
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
             Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
                 sum: Vec::new(),
-                pooling: loaded.model.sizes().pooling,
+                pooling: loaded.decoder.facts().pooling,
                 pair: plan.second.map(|second| Pair { first: None, second }),
             },
         };
-        let Beginning { cache, chain, positions } = beginning;
+        let Beginning { state, chain, positions } = beginning;
         let (tokens, drafter) = (plan.tokens, Drafter::new());
-        Sequence { submission, cache, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+        Sequence { submission, state, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
     }
 
-    /// Bytes of keys and values that belong to it or will, apart from the model's kept blocks.
+    /// Bytes of state that belong to it or will, apart from the model's kept blocks.
     pub(super) fn own_bytes(&self) -> u64 {
-        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
+        own_bytes(&*self.state, self.chain.as_ref(), self.positions)
     }
 
-    /// Bytes of keys and values that it would have if it shared none.
+    /// Bytes of state that it would have if it shared none.
     pub(super) fn whole_bytes(&self) -> u64 {
-        self.cache.shape().bytes(self.positions)
+        self.state.bytes(self.positions)
     }
 
-    /// Positions that its cache will have.
+    /// Positions that its state will have.
     pub(super) fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Bytes of keys and values that it has now, apart from the model's kept blocks.
+    /// Bytes of state that it has now, apart from the model's kept blocks.
     pub(super) fn taken_bytes(&self) -> u64 {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
-        self.cache.blocks().saturating_sub(kept) as u64 * self.cache.shape().block_bytes()
+        self.state.blocks().saturating_sub(kept) as u64 * self.state.block_bytes()
     }
 
-    /// Whether it has any keys and values.
-    pub(super) fn has_cache(&self) -> bool {
-        self.cache.blocks() > 0
+    /// Whether it has any state.
+    pub(super) fn has_state(&self) -> bool {
+        self.state.blocks() > 0
     }
 
     /// Gives its place away; it goes on where it was.
@@ -135,10 +134,10 @@ impl Sequence {
         self.tokens.truncate(self.tokens.len() - std::mem::take(&mut self.guessed));
     }
 
-    /// Gives its keys and values away: they are computed anew from its tokens. Returns how many positions those are.
-    pub(super) fn forget_cache(&mut self) -> usize {
-        let forgotten = self.cache.len();
-        self.cache = KvCache::new(self.cache.shape());
+    /// Gives its state away: it is computed anew from its tokens. Returns how many positions those are.
+    pub(super) fn forget_state(&mut self) -> usize {
+        let forgotten = self.state.len();
+        self.state.forget();
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
         // A sum of hidden states begins anew with them.
         if let Goal::Vector { sum, .. } = &mut self.goal {
@@ -147,10 +146,10 @@ impl Sequence {
         forgotten
     }
 
-    /// Takes what the model has kept of its keys and values; returns how many positions those are.
+    /// Takes what the model has kept of its state; returns how many positions those are.
     pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
         match &mut self.chain {
-            Some(chain) => prefixes.attach(chain, &mut self.cache, reusable(&self.tokens)),
+            Some(chain) => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
             None => 0,
         }
     }
@@ -166,14 +165,14 @@ impl Sequence {
 
     /// Number of tokens that wait to be computed, guesses included.
     pub(super) fn left(&self) -> usize {
-        self.tokens.len() - self.cache.len()
+        self.tokens.len() - self.state.len()
     }
 
     /// Skips what others have computed since; returns how many positions that are.
     pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
         let decodes = self.decodes();
         match &mut self.chain {
-            Some(chain) if !decodes => prefixes.attach(chain, &mut self.cache, reusable(&self.tokens)),
+            Some(chain) if !decodes => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
             _ => 0,
         }
     }
@@ -181,21 +180,21 @@ impl Sequence {
     /// Keeps its full blocks for others.
     pub(super) fn keep(&mut self, prefixes: &mut Prefixes) {
         if let Some(chain) = &mut self.chain {
-            let computed = self.cache.len();
-            prefixes.keep(chain, &mut self.cache, &self.tokens[..computed]);
+            let computed = self.state.len();
+            prefixes.keep(chain, &mut *self.state, &self.tokens[..computed]);
         }
     }
 
     /// Hashes of the prompt's blocks that are computed when the next `rows` rows are, wholly or in part.
     pub(super) fn blocks_ahead(&self, rows: usize) -> impl Iterator<Item = u64> {
         let chain = self.chain.as_ref().filter(|_| !self.decodes());
-        let count = move |chain: &Chain| (self.cache.len() + rows).div_ceil(TILE) - chain.blocks();
+        let count = move |chain: &Chain| (self.state.len() + rows).div_ceil(BLOCK) - chain.blocks();
         chain.into_iter().flat_map(move |chain| chain.hashes(reusable(&self.tokens)).take(count(chain)))
     }
 
     /// Whether it could go on with whole blocks if it waited for them.
     pub(super) fn at_border(&self) -> bool {
-        self.cache.len().is_multiple_of(TILE)
+        self.state.len().is_multiple_of(BLOCK)
     }
 
     /// Adds guesses at the tokens that follow, at most `most`; forgets those of a pass that came to nothing.
@@ -218,7 +217,7 @@ impl Sequence {
 
     /// The next `rows` tokens and where they go. Guesses go together with the token before them.
     pub(super) fn next(&mut self, rows: usize) -> Slice<'_> {
-        let computed = self.cache.len();
+        let computed = self.state.len();
         let end = self.tokens.len().min(computed + rows);
         let last = end == self.tokens.len();
         let wanted = match &self.goal {
@@ -232,7 +231,7 @@ impl Sequence {
         };
         Slice {
             submission: &self.submission,
-            cache: &mut self.cache,
+            state: &mut *self.state,
             tokens: &self.tokens[computed..end],
             wanted,
         }
@@ -253,7 +252,7 @@ impl Sequence {
         if score.is_finite() {
             return Ok(Output::Score(score));
         }
-        Err(Error::NonFinite { position: self.cache.len().saturating_sub(1) })
+        Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
     }
 
     /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
@@ -264,7 +263,7 @@ impl Sequence {
         }
         self.guessed -= self.tokens.len() - position;
         self.tokens.truncate(position);
-        self.cache.wipe(position);
+        self.state.wipe(position);
         Ok(())
     }
 
@@ -284,7 +283,7 @@ impl Sequence {
                 sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
         }
-        if self.cache.len() < self.tokens.len() {
+        if self.state.len() < self.tokens.len() {
             return None;
         }
         // Mean or sum: normalising makes them equal.
@@ -296,7 +295,7 @@ impl Sequence {
         // The second text, from its beginning.
         pair.first = Some(vector);
         self.tokens = std::mem::take(&mut pair.second);
-        self.cache = KvCache::new(self.cache.shape());
+        self.state.forget();
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
         None
     }
@@ -328,7 +327,7 @@ impl Sequence {
         }
         self.drafter.learn(draft.len(), right);
         // What followed a wrong guess.
-        self.cache.truncate(known + right);
+        self.state.truncate(known + right);
         Ok((output, right))
     }
 

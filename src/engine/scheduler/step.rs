@@ -12,10 +12,10 @@ use super::prompt_lookup::MAX_DRAFT;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::sequence::{Sequence, Slice};
+use crate::backend::Segment;
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::memory;
-use crate::model::Segment;
 use crate::panic::catch;
 use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
@@ -228,10 +228,10 @@ impl Stepper {
         let mut remaining = parts.iter().peekable();
         for (index, request) in running.iter_mut().enumerate() {
             let Some(part) = remaining.next_if(|part| part.index == index) else { continue };
-            let Slice { submission, cache, tokens, wanted } = request.next(part.rows);
-            match cache.reserve(cache.len() + tokens.len()) {
+            let Slice { submission, state, tokens, wanted } = request.next(part.rows);
+            match state.reserve(state.len() + tokens.len()) {
                 Ok(()) => {
-                    segments.push(Segment { cache, tokens, wanted, fault: None });
+                    segments.push(Segment { state, tokens, wanted, fault: None });
                     submissions.push(submission);
                     computing.push(part.index);
                 }
@@ -244,7 +244,7 @@ impl Stepper {
             stop() || cancelled == submissions.len()
         };
         if segments.is_empty()
-            || !loaded.model.forward(&mut segments, &mut loaded.workspace, &self.pool, &interrupted)
+            || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)
         {
             return ended;
         }
@@ -252,7 +252,8 @@ impl Stepper {
         let hidden_rows: Vec<usize> =
             segments.iter().map(|segment| segment.wanted.count(segment.tokens.len())).collect();
         drop(segments);
-        let width = loaded.model.sizes().width;
+        let facts = loaded.decoder.facts();
+        let width = facts.width;
         let mut first = 0;
         let mut sampling = Vec::new();
         let mut scoring = Vec::new();
@@ -272,20 +273,17 @@ impl Stepper {
             if request.scores() {
                 scoring.push((*index, hidden.start));
             }
-            let hidden = &loaded.model.hidden(&loaded.workspace)[hidden.start * width..hidden.end * width];
+            let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
             if let Some(output) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, Ok(output)));
             }
         }
         if !sampling.is_empty() {
             let rows: Vec<usize> = sampling.iter().flat_map(|(_, rows)| rows.clone()).collect();
-            let logits = loaded.model.logits(&mut loaded.workspace, &rows, &self.pool);
-            if loaded.model.check_lost().is_err() {
-                return ended;
-            }
+            let Ok(logits) = loaded.decoder.logits(&rows, &self.pool) else { return ended };
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
-            let mut logits = logits.chunks_exact(loaded.model.vocabulary()).map(|logits| &logits[..choices]);
+            let mut logits = logits.chunks_exact(facts.vocabulary).map(|logits| &logits[..choices]);
             let mut sampling = sampling.into_iter().peekable();
             let mut choosing: Vec<Choosing<'_>> = Vec::with_capacity(sampling.len());
             for (index, request) in running.iter_mut().enumerate() {

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::encoder::is_encoder;
+use super::super::arch::is_encoder;
 use super::{Loading, panel_format};
 use crate::gguf::Gguf;
 use crate::kernels::matrix::{Format, Packed, fingerprint};

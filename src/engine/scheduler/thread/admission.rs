@@ -256,14 +256,14 @@ impl EngineThread {
             }
             // Those that will be resumed last give theirs up first.
             let now = self.now;
-            let having = self.suspended.iter_mut().filter(|suspended| suspended.sequence.has_cache());
+            let having = self.suspended.iter_mut().filter(|suspended| suspended.sequence.has_state());
             let last = having.min_by_key(|suspended| {
                 let running = &suspended.sequence;
                 let priority = running.turn.age.priority(running.submission.priority(), now);
                 (!running.submission.is_held(), priority, Reverse(running.turn.age.arrival))
             });
             if let Some(suspended) = last {
-                self.shared.statistics.forgotten(suspended.sequence.forget_cache());
+                self.shared.statistics.forgotten(suspended.sequence.forget_state());
                 continue;
             }
             if !self.make_way(claim) {
@@ -358,7 +358,7 @@ impl EngineThread {
         }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
         let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
-        let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
+        let (new, whole) = (beginning.own_bytes(), beginning.whole_bytes());
         // Kept blocks that nobody holds make room; those that the request itself has found are held now.
         let most = self.kv_budget.min(self.models.room(0));
         if !self.make_room(new, most, claim) {
@@ -407,9 +407,9 @@ impl EngineThread {
         let is_same_load = self.models.load_number(&source) == suspended.load;
         let loaded = self.models.get(&source)?;
         if !is_same_load {
-            self.shared.statistics.forgotten(suspended.sequence.forget_cache());
+            self.shared.statistics.forgotten(suspended.sequence.forget_state());
         }
-        if !suspended.sequence.has_cache() {
+        if !suspended.sequence.has_state() {
             self.shared.statistics.reused(suspended.sequence.reattach(&mut loaded.prefixes));
         }
         let (new, whole) = (suspended.sequence.own_bytes(), suspended.sequence.whole_bytes());
