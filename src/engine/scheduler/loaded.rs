@@ -21,7 +21,7 @@ use crate::{Error, FileId, Generate, ModelIdentity, ModelSource, Work};
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
 /// A decoder with all that belongs to it.
-pub(super) struct Loaded {
+pub(super) struct LoadedDecoder {
     pub(super) decoder: Box<dyn Decoder>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
@@ -103,34 +103,34 @@ const COMPILER_BYTES: usize = 32 << 20;
 const CONSTRAINT_BYTES_PER_BYTE: usize = 64;
 
 /// A model of any kind.
-pub(super) enum Any {
+pub(super) enum AnyModel {
     /// It generates, and embeds or ranks as decoders do.
-    Decoder(Box<Loaded>),
+    Decoder(Box<LoadedDecoder>),
     /// It embeds or ranks.
     Encoder(Box<LoadedEncoder>),
 }
 
-impl Any {
+impl AnyModel {
     /// Loads a model that was opened.
-    pub(super) fn new(opened: &Opened, settings: &Settings, loading: &Loading<'_>) -> Result<Any, Error> {
+    pub(super) fn new(opened: &Opened, settings: &Settings, loading: &Loading<'_>) -> Result<AnyModel, Error> {
         if is_encoder(&opened.gguf)? {
-            LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(Any::Encoder)
+            LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Encoder)
         } else {
-            Loaded::new(&opened.gguf, settings, loading).map(Box::new).map(Any::Decoder)
+            LoadedDecoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Decoder)
         }
     }
 
-    pub(super) fn decoder(&self) -> Option<&Loaded> {
+    pub(super) fn decoder(&self) -> Option<&LoadedDecoder> {
         match self {
-            Any::Decoder(loaded) => Some(loaded),
-            Any::Encoder(_) => None,
+            AnyModel::Decoder(loaded) => Some(loaded),
+            AnyModel::Encoder(_) => None,
         }
     }
 
     pub(super) fn check_lost(&self) -> Result<(), Error> {
         match self {
-            Any::Decoder(loaded) => loaded.decoder.check_lost(),
-            Any::Encoder(loaded) => loaded.encoder.check_lost(),
+            AnyModel::Decoder(loaded) => loaded.decoder.check_lost(),
+            AnyModel::Encoder(loaded) => loaded.encoder.check_lost(),
         }
     }
 
@@ -168,9 +168,9 @@ impl Texts {
     }
 }
 
-impl Loaded {
+impl LoadedDecoder {
     /// Loads a decoder that was opened.
-    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<Loaded, Error> {
+    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<LoadedDecoder, Error> {
         let decoder = settings.backend.decoder(gguf, settings.limits(), loading)?;
         let facts = decoder.facts();
         let tokenizer = Tokenizer::from_gguf(gguf)?;
@@ -184,7 +184,7 @@ impl Loaded {
         let declared = facts.context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
         let tokenizer = Arc::new(tokenizer);
-        let loaded = Loaded {
+        let loaded = LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::generation::ConstrainedStart;
-use super::loaded::Loaded;
+use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
 use crate::backend::{Pooling, State};
 use crate::constraints::Grammars;
@@ -104,7 +104,7 @@ impl Plan {
     }
 
     /// A state with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
-    pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
+    pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
             Work::Generate(_) => false,

@@ -2,7 +2,7 @@
 
 use super::Submission;
 use super::generation::{Chosen, Generation};
-use super::loaded::Loaded;
+use super::loaded::LoadedDecoder;
 use super::loader::Job;
 use super::prompt_lookup::Drafter;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
@@ -80,7 +80,7 @@ impl Sequence {
         submission: Submission,
         plan: Plan,
         beginning: Beginning,
-        loaded: &Loaded,
+        loaded: &LoadedDecoder,
         model: ModelIdentity,
         turn: Turn,
     ) -> Sequence {

@@ -18,7 +18,7 @@ use super::loader::{Hook, Job, Report, Worker};
 use super::models::Models;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
-use super::turns::{Age, Room, Users, Waiting};
+use super::turns::{Age, WaitingRequests, Users, Waiting};
 use super::{Message, Queued, Shared};
 use crate::config::Config;
 use crate::kernels::{Pool, environment, pool};
@@ -139,7 +139,7 @@ struct EngineThread {
     planned: u64,
     /// Nothing can be done before something arrives.
     stalled: bool,
-    waiting: Room,
+    waiting: WaitingRequests,
     running: Vec<Sequence>,
     /// Requests that have given their places away.
     suspended: Vec<Suspended>,
@@ -177,7 +177,7 @@ impl EngineThread {
             encode_batches: EncodeBatches::new(Arc::clone(&shared)),
             shared,
             messages,
-            waiting: Room::default(),
+            waiting: WaitingRequests::default(),
             running: Vec::new(),
             suspended: Vec::new(),
             users: Users::default(),
@@ -296,7 +296,7 @@ impl EngineThread {
     }
 
     /// Lets a request wait for its turn, or for the result of one that asks for the same.
-    fn queue(&mut self, Queued { submission, place }: Queued) {
+    fn queue(&mut self, Queued { submission, slot }: Queued) {
         let suspended = self.suspended.iter().map(|suspended| &suspended.sequence);
         let running = self.running.iter().chain(suspended).map(|running| &running.submission);
         // What has begun goes on with the file that the model had then.
@@ -316,10 +316,10 @@ impl EngineThread {
         self.arrivals += 1;
         self.waiting.add(Waiting {
             submission,
-            _place: place,
+            _slot: slot,
             plan: None,
             planning: None,
-            told_loading: false,
+            loading_sent: false,
             age: Age { arrival: self.arrivals, since: self.now },
         });
     }

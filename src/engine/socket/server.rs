@@ -18,7 +18,7 @@ use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::connection::{Connection, Submitted};
-use super::door::{Came, Door};
+use super::acceptor::{Came, Acceptor};
 use super::limits::{Caller, Limits, Refusal};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
@@ -92,7 +92,7 @@ impl Server {
         });
         let (sender, events) = crossbeam_channel::unbounded();
         let serving = Serving {
-            door: Door::new(listener),
+            acceptor: Acceptor::new(listener),
             limits,
             engine,
             reply: Reply::with_notify(sender, Arc::clone(&notify)),
@@ -162,7 +162,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// The thread's state.
 struct Serving {
-    door: Door,
+    acceptor: Acceptor,
     limits: Limits,
     engine: Arc<Engine>,
     reply: Reply,
@@ -225,7 +225,7 @@ impl Serving {
     /// Until when there is something to do although nothing has happened.
     fn patience(&self) -> Option<Timespec> {
         let waits = self.connections.values().filter_map(|connection| connection.patience(&self.limits));
-        let left = waits.chain(self.door.shut_for()).min()?;
+        let left = waits.chain(self.acceptor.shut_for()).min()?;
         // What is left over of a nanosecond's rounding is no reason to look twice.
         Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
@@ -240,8 +240,8 @@ impl Serving {
             waits.push(PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::IN | writing));
         }
         waits.push(PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN));
-        let door = self.door.fd().filter(|_| self.newcomers() < self.limits.newcomers);
-        waits.extend(door.map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)));
+        let acceptor = self.acceptor.fd().filter(|_| self.newcomers() < self.limits.newcomers);
+        waits.extend(acceptor.map(|acceptor| PollFd::from_borrowed_fd(acceptor, PollFlags::IN)));
         if poll(&mut waits, self.patience().as_ref()).is_err() {
             return Vec::new();
         }
@@ -257,8 +257,8 @@ impl Serving {
     /// Takes in who wants to connect. Who it is it says in its first message.
     fn accept(&mut self) {
         let mut newcomers = self.newcomers();
-        while newcomers < self.limits.newcomers && self.door.fd().is_some() {
-            match self.door.next(Refusal::Full { connections: self.connections.len() }) {
+        while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
+            match self.acceptor.next(Refusal::Full { connections: self.connections.len() }) {
                 Came::Someone(stream) => {
                     newcomers += 1;
                     self.last_key += 1;

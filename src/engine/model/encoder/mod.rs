@@ -8,7 +8,7 @@
 mod head;
 #[cfg(test)]
 mod tests;
-mod workspace;
+mod pass;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ use crate::kernels::norm::normalise;
 use crate::kernels::swiglu::add;
 use crate::mapping::Mapping;
 use head::Head;
-pub(crate) use workspace::EncoderWorkspace;
+pub(crate) use pass::EncoderWorkspace;
 
 /// A loaded encoder.
 pub(crate) struct Encoder {
@@ -136,7 +136,7 @@ impl Encoder {
 
     /// Most rows of a pass.
     pub(crate) fn rows(&self) -> usize {
-        workspace::pass_rows(&self.spec)
+        pass::pass_rows(&self.spec)
     }
 
     /// Memory for its passes.
@@ -175,7 +175,7 @@ impl Encoder {
         let mut first = 0;
         for (index, text) in texts.iter().enumerate() {
             if workspace.states.len() == index {
-                workspace.states.push(SequenceState::new(workspace::layout(&self.spec)));
+                workspace.states.push(SequenceState::new(pass::layout(&self.spec)));
             }
             let state = &mut workspace.states[index];
             state.shrink(text.tokens.len());

@@ -1,4 +1,4 @@
-//! Repacking all tensors of a plan on all threads, piece by piece.
+//! Repacking all tensors of a manifest on all threads, piece by piece.
 //!
 //! Pages of the model's file are given back as soon as they were read, so that weights are in memory once.
 
@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use super::Loading;
-use super::plan::Plan;
+use super::manifest::Manifest;
 use crate::gguf::Gguf;
 use crate::kernels::matrix::{PANEL, pack, panel_size};
 
@@ -55,11 +55,11 @@ struct Piece {
 /// [`Failure`].
 pub(super) fn build(
     gguf: &Gguf,
-    plan: &Plan,
+    manifest: &Manifest,
     loading: &Loading<'_>,
     target: Target<'_>,
 ) -> Result<Vec<u32>, Failure> {
-    let pieces = pieces(plan);
+    let pieces = pieces(manifest);
     let mut parts = Vec::new();
     let file = match target {
         Target::File { file, start } => Some((file, start)),
@@ -85,13 +85,13 @@ pub(super) fn build(
         }
         let piece = &pieces[index];
         if let Some(part) = parts.get(index) {
-            repack(gguf, plan, piece, &mut lock(part));
+            repack(gguf, manifest, piece, &mut lock(part));
             return;
         }
         let mut panels = lock(&scratch[worker]);
         panels.clear();
         panels.resize(piece.bytes, 0);
-        repack(gguf, plan, piece, &mut panels);
+        repack(gguf, manifest, piece, &mut panels);
         lock(&sums[index]).update(&panels);
         if let Some((file, start)) = file
             && file.write_all_at(&panels, start + piece.offset as u64).is_err()
@@ -102,7 +102,7 @@ pub(super) fn build(
     if let Some(failure) = lock(&failure).take() {
         return Err(failure);
     }
-    let mut of_entries = vec![crc32fast::Hasher::new(); plan.entries.len()];
+    let mut of_entries = vec![crc32fast::Hasher::new(); manifest.entries.len()];
     for (piece, sum) in pieces.iter().zip(&sums) {
         of_entries[piece.entry].combine(&lock(sum));
     }
@@ -110,9 +110,9 @@ pub(super) fn build(
 }
 
 /// All panels in pieces, in the order of their offsets and without gaps.
-fn pieces(plan: &Plan) -> Vec<Piece> {
+fn pieces(manifest: &Manifest) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    for (index, entry) in plan.entries.iter().enumerate() {
+    for (index, entry) in manifest.entries.iter().enumerate() {
         let size = panel_size(entry.format, entry.inputs);
         let (count, step) = (entry.outputs.div_ceil(PANEL), (PIECE_BYTES / size.max(1)).max(1));
         for first in (0..count).step_by(step) {
@@ -124,9 +124,9 @@ fn pieces(plan: &Plan) -> Vec<Piece> {
     pieces
 }
 
-fn repack(gguf: &Gguf, plan: &Plan, piece: &Piece, target: &mut [u8]) {
-    let entry = &plan.entries[piece.entry];
-    // The plan was made of the tensors that are there.
+fn repack(gguf: &Gguf, manifest: &Manifest, piece: &Piece, target: &mut [u8]) {
+    let entry = &manifest.entries[piece.entry];
+    // The manifest was made of the tensors that are there.
     let Some(tensor) = gguf.opt_tensor(&entry.name).ok().flatten() else { return };
     let row_bytes = tensor.data.len() / entry.outputs;
     let end = entry.outputs.min(piece.panels.end * PANEL);

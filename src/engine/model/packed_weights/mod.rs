@@ -5,7 +5,7 @@
 //! and takes more of it.
 
 mod build;
-mod plan;
+mod manifest;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ use crate::kernels::Pool;
 use crate::kernels::matrix::{Format, Instructions, Packed};
 use crate::mapping::Mapping;
 use build::{Failure, Target, build};
-use plan::Plan;
+use manifest::Manifest;
 use stored::Claim;
 
 /// What loading a model needs from its caller.
@@ -54,7 +54,7 @@ pub(super) fn panel_format(kind: GgmlType) -> Option<Format> {
 
 /// All panels of a model.
 pub(super) struct PackedWeights {
-    plan: Plan,
+    manifest: Manifest,
     mapping: Arc<Mapping>,
     /// Byte of the mapping that the first tensor begins at.
     start: usize,
@@ -67,54 +67,54 @@ impl PackedWeights {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
     pub(super) fn open(gguf: &Gguf, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
-        let plan = Plan::of(gguf);
-        if plan.entries.is_empty() {
-            return PackedWeights::anonymous(gguf, plan, loading);
+        let manifest = Manifest::of(gguf);
+        if manifest.entries.is_empty() {
+            return PackedWeights::anonymous(gguf, manifest, loading);
         }
         let Some((path, id)) = path(gguf).zip(gguf.file_id()) else {
-            return PackedWeights::anonymous(gguf, plan, loading);
+            return PackedWeights::anonymous(gguf, manifest, loading);
         };
-        let (key, entries) = (plan.key(&id), plan.entries.len());
-        let size = plan.size(&key);
+        let (key, entries) = (manifest.key(&id), manifest.entries.len());
+        let size = manifest.size(&key);
         let claim = match stored::claim(&path, &key, entries, size, loading.stop) {
-            Claim::Stored(mapping) => return Ok(PackedWeights::of_file(plan, &key, mapping)),
+            Claim::Stored(mapping) => return Ok(PackedWeights::of_file(manifest, &key, mapping)),
             Claim::Build(claim) => claim,
-            Claim::Elsewhere => return PackedWeights::anonymous(gguf, plan, loading),
+            Claim::Elsewhere => return PackedWeights::anonymous(gguf, manifest, loading),
             Claim::Stopped => return Err(Error::Stopped),
         };
-        let start = plan::head_len(&key, entries) as u64;
-        let built = build(gguf, &plan, loading, Target::File { file: claim.file(), start })
+        let start = manifest::head_len(&key, entries) as u64;
+        let built = build(gguf, &manifest, loading, Target::File { file: claim.file(), start })
             .and_then(|sums| Ok(claim.publish(&key, &sums, || gguf.is_unchanged())?));
         match built.map(|()| stored::open(&path, &key, entries, size)) {
-            Ok(Some(mapping)) if plan.verify(&key, &mapping, loading) => {
-                Ok(PackedWeights::of_file(plan, &key, mapping))
+            Ok(Some(mapping)) if manifest.verify(&key, &mapping, loading) => {
+                Ok(PackedWeights::of_file(manifest, &key, mapping))
             }
             Err(Failure::Stopped) => Err(Error::Stopped),
             // A disk that is full, or does not give back what was written to it.
-            Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, plan, loading),
+            Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, manifest, loading),
         }
     }
 
-    fn anonymous(gguf: &Gguf, plan: Plan, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
+    fn anonymous(gguf: &Gguf, manifest: Manifest, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
         let no_memory = || Error::OutOfMemory {
             what: format!("the weights of \"{}\"", gguf.path().display()),
-            needed_mb: (plan.panel_bytes() as u64).div_ceil(1 << 20),
+            needed_mb: (manifest.panel_bytes() as u64).div_ceil(1 << 20),
             limit_mb: None,
         };
-        let mut memory = crate::mapping::Blank::new(plan.panel_bytes()).map_err(|_| no_memory())?;
-        match build(gguf, &plan, loading, Target::Memory(&mut memory.bytes_mut()[..plan.panel_bytes()])) {
+        let mut memory = crate::mapping::Blank::new(manifest.panel_bytes()).map_err(|_| no_memory())?;
+        match build(gguf, &manifest, loading, Target::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()])) {
             Ok(_) => {}
             Err(Failure::Stopped) => return Err(Error::Stopped),
             Err(Failure::Write) => return Err(no_memory()),
         }
         let mapping = Arc::new(memory.finish().map_err(|_| no_memory())?);
-        Ok(PackedWeights { plan, mapping, start: 0 })
+        Ok(PackedWeights { manifest, mapping, start: 0 })
     }
 
-    fn of_file(plan: Plan, key: &[u8], mapping: Mapping) -> PackedWeights {
+    fn of_file(manifest: Manifest, key: &[u8], mapping: Mapping) -> PackedWeights {
         mapping.will_need();
-        let start = plan::head_len(key, plan.entries.len());
-        PackedWeights { plan, mapping: Arc::new(mapping), start }
+        let start = manifest::head_len(key, manifest.entries.len());
+        PackedWeights { manifest, mapping: Arc::new(mapping), start }
     }
 
     /// The panels of a tensor.
@@ -128,7 +128,7 @@ impl PackedWeights {
         inputs: usize,
         outputs: usize,
     ) -> Result<Packed, Error> {
-        let entry = self.plan.entry(name).filter(|entry| (entry.inputs, entry.outputs) == (inputs, outputs));
+        let entry = self.manifest.entry(name).filter(|entry| (entry.inputs, entry.outputs) == (inputs, outputs));
         entry
             .and_then(|entry| {
                 let mapping = Arc::clone(&self.mapping);
@@ -193,14 +193,14 @@ pub fn verify_packed_weights(gguf: &Gguf, threads: usize) -> Result<(Option<Path
         Pool::new(threads.max(1), Instructions::best(), &(Arc::new(|| {}) as Arc<dyn Fn() + Send + Sync>))
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
     let loading = Loading { pool: &pool, stop: &|| false };
-    let plan = Plan::of(gguf);
-    let key = plan.key(&id);
-    let state = match stored::open(&path, &key, plan.entries.len(), plan.size(&key)) {
+    let manifest = Manifest::of(gguf);
+    let key = manifest.key(&id);
+    let state = match stored::open(&path, &key, manifest.entries.len(), manifest.size(&key)) {
         None if std::fs::symlink_metadata(&path).is_ok() => PackedState::Stale,
         None => PackedState::Absent,
         Some(mapping) => {
-            let sums = build(gguf, &plan, &loading, Target::Nothing).unwrap_or_default();
-            let sound = plan.sums(&key, &mapping).eq(sums) && plan.verify(&key, &mapping, &loading);
+            let sums = build(gguf, &manifest, &loading, Target::Nothing).unwrap_or_default();
+            let sound = manifest.sums(&key, &mapping).eq(sums) && manifest.verify(&key, &mapping, &loading);
             if sound { PackedState::Sound } else { PackedState::Corrupt }
         }
     };
@@ -209,7 +209,7 @@ pub fn verify_packed_weights(gguf: &Gguf, threads: usize) -> Result<(Option<Path
 
 /// Bytes of panels that the model of a file needs, and those of the tensors that they replace.
 pub(super) fn sizes(gguf: &Gguf) -> (u64, u64) {
-    let plan = Plan::of(gguf);
-    let replaced = plan.entries.iter().filter_map(|entry| gguf.opt_tensor(&entry.name).ok().flatten());
-    (plan.panel_bytes() as u64, replaced.map(|tensor| tensor.data.len() as u64).sum())
+    let manifest = Manifest::of(gguf);
+    let replaced = manifest.entries.iter().filter_map(|entry| gguf.opt_tensor(&entry.name).ok().flatten());
+    (manifest.panel_bytes() as u64, replaced.map(|tensor| tensor.data.len() as u64).sum())
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::plan;
+use super::manifest;
 use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 use crate::mapping::Mapping;
 
@@ -50,7 +50,7 @@ pub(super) fn open(path: &Path, key: &[u8], entries: usize, size: usize) -> Opti
         return None;
     }
     let mapping = Mapping::file(&file).ok()?;
-    (mapping.len() == size && plan::has_head(&mapping, key, entries)).then_some(mapping)
+    (mapping.len() == size && manifest::has_head(&mapping, key, entries)).then_some(mapping)
 }
 
 /// Finds the file, or the right to write it. Waits for another process that is writing it.
@@ -129,7 +129,7 @@ impl Building {
     /// # Errors
     /// The system's; the temporary file is gone then.
     pub(super) fn publish(self, key: &[u8], sums: &[u32], wanted: impl FnOnce() -> bool) -> io::Result<()> {
-        self.file.write_all_at(&plan::head(key, sums), 0)?;
+        self.file.write_all_at(&manifest::head(key, sums), 0)?;
         self.file.set_permissions(Permissions::from_mode(0o400))?;
         self.file.sync_all()?;
         if !wanted() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use tempfile::TempDir;
 
-use super::{Loading, PackedWeights, PackedState, plan::Plan, stored, verify_packed_weights};
+use super::{Loading, PackedWeights, PackedState, manifest::Manifest, stored, verify_packed_weights};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -68,7 +68,7 @@ impl World {
 
 /// The bytes of all panels.
 fn content(panels: &PackedWeights) -> Vec<u8> {
-    panels.mapping[panels.start..][..panels.plan.panel_bytes()].to_vec()
+    panels.mapping[panels.start..][..panels.manifest.panel_bytes()].to_vec()
 }
 
 fn change(path: &Path, at: usize) {
@@ -108,8 +108,8 @@ fn panels_are_stored_once_and_mapped_from_then_on() {
     assert_eq!(inode(&world.panels()), made);
     // Every tensor is where its matrix will look for it.
     let gguf = Gguf::open(&world.model()).unwrap();
-    assert!(first.plan.entries.len() > 10);
-    for entry in &first.plan.entries {
+    assert!(first.manifest.entries.len() > 10);
+    for entry in &first.manifest.entries {
         assert!(entry.offset.is_multiple_of(64));
         assert!(first.get(&gguf, &entry.name, entry.inputs, entry.outputs).is_ok());
         assert!(first.get(&gguf, &entry.name, entry.inputs, entry.outputs + 16).is_err());
@@ -121,7 +121,7 @@ fn memory_of_ones_own_holds_the_same_panels() {
     let world = World::new(1);
     let stored = world.open();
     let gguf = Gguf::open(&world.model()).unwrap();
-    let anonymous = PackedWeights::anonymous(&gguf, Plan::of(&gguf), &world.loading()).unwrap();
+    let anonymous = PackedWeights::anonymous(&gguf, Manifest::of(&gguf), &world.loading()).unwrap();
     assert!(stored.stored() && !anonymous.stored());
     assert_eq!(content(&stored), content(&anonymous));
 }

@@ -327,8 +327,8 @@ impl EngineThread {
             for waiting in same.chain([&mut waiting]) {
                 (waiting.plan, waiting.planning) = (None, None);
             }
-            if matches!(source, ModelSource::File(_)) && !waiting.told_loading {
-                waiting.told_loading = true;
+            if matches!(source, ModelSource::File(_)) && !waiting.loading_sent {
+                waiting.loading_sent = true;
                 waiting.submission.send(EventKind::Loading);
             }
         }

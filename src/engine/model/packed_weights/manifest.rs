@@ -44,19 +44,19 @@ impl Entry {
 
 /// All tensors to be repacked, in the order of the file.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Manifest {
     pub(super) entries: Vec<Entry>,
     by_name: HashMap<String, usize>,
     bytes: usize,
 }
 
-impl Plan {
+impl Manifest {
     /// The matrices that a model multiplies, of types that have panels. The token embedding is one of them
     /// where it is the head too.
-    pub(super) fn of(gguf: &Gguf) -> Plan {
+    pub(super) fn of(gguf: &Gguf) -> Manifest {
         let encoder = is_encoder(gguf).unwrap_or(false);
         let tied = !encoder && !gguf.tensors().any(|tensor| tensor.name == "output.weight");
-        let mut plan = Plan { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
+        let mut manifest = Manifest { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
         for tensor in gguf.tensors() {
             let multiplied = match tensor.name {
                 "output.weight" => true,
@@ -72,13 +72,13 @@ impl Plan {
             if !inputs.is_multiple_of(format.block()) {
                 continue;
             }
-            let (name, offset) = (tensor.name.to_owned(), plan.bytes);
+            let (name, offset) = (tensor.name.to_owned(), manifest.bytes);
             // PackedWeights are not much larger than the tensors that they are made of, which fit into memory.
-            plan.bytes = plan.bytes.saturating_add(Packed::size(format, inputs, outputs));
-            plan.by_name.insert(name.clone(), plan.entries.len());
-            plan.entries.push(Entry { name, format, inputs, outputs, offset });
+            manifest.bytes = manifest.bytes.saturating_add(Packed::size(format, inputs, outputs));
+            manifest.by_name.insert(name.clone(), manifest.entries.len());
+            manifest.entries.push(Entry { name, format, inputs, outputs, offset });
         }
-        plan
+        manifest
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<&Entry> {

@@ -16,7 +16,7 @@ use super::limits::Refusal;
 const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
 
 /// The listening socket, and what is kept for when the process may open no more.
-pub(super) struct Door {
+pub(super) struct Acceptor {
     listener: UnixListener,
     spare: Option<OwnedFd>,
     shut_until: Option<Instant>,
@@ -32,11 +32,11 @@ pub(super) enum Came {
     Nobody,
 }
 
-impl Door {
-    pub(super) fn new(listener: UnixListener) -> Door {
-        let mut door = Door { listener, spare: None, shut_until: None };
-        door.keep_spare();
-        door
+impl Acceptor {
+    pub(super) fn new(listener: UnixListener) -> Acceptor {
+        let mut acceptor = Acceptor { listener, spare: None, shut_until: None };
+        acceptor.keep_spare();
+        acceptor
     }
 
     /// What to wait for, unless nobody is let in for a while.
