@@ -473,3 +473,30 @@ fn add_rows(x: &mut [f32], h: &[f32], width: usize, pool: &Pool) {
     let instructions = pool.instructions();
     each_row(x, width, pool, &|row, x| add(instructions, x, &h[row * width..(row + 1) * width]));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_norm_in_place_gives_the_bytes_of_one_beside_it() {
+        let instructions = Instructions::best();
+        let weight: Vec<f32> = (0..40).map(|i| 1.0 + (i % 5) as f32 / 7.0).collect();
+        let bias: Vec<f32> = (0..40).map(|i| (i % 3) as f32 - 1.0).collect();
+        let mut x: Vec<f32> = (0..40).map(|i| ((i * 7919) % 2003) as f32 / 700.0 - 1.3).collect();
+        for norm in [
+            Norm::Rms { weight: weight.clone(), epsilon: 1e-6 },
+            Norm::Layer { weight: weight.clone(), bias: bias.clone(), epsilon: 1e-6 },
+        ] {
+            let (mut beside, mut heads) = (vec![0.0; 40], [&x[..], &x[..]].concat());
+            assert!(norm.apply(instructions, &x, &mut beside));
+            assert!(norm.apply_in_place(instructions, &mut heads));
+            assert!(heads.chunks_exact(40).all(|head| head == beside), "each head by itself");
+            heads[3] = f32::NAN;
+            assert!(!norm.apply_in_place(instructions, &mut heads));
+        }
+        x[7] = f32::INFINITY;
+        let norm = Norm::Rms { weight, epsilon: 1e-6 };
+        assert!(!norm.apply(instructions, &x, &mut [0.0; 40]));
+    }
+}

@@ -236,3 +236,71 @@ impl State for SequenceState {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer that can go back to the beginnings of blocks only, as one with a snapshot for each block.
+    #[derive(Debug)]
+    struct Snapshots;
+
+    impl LayerState for Snapshots {
+        fn len(&self) -> usize {
+            16
+        }
+
+        fn resumable(&self, positions: usize) -> usize {
+            positions / TILE * TILE
+        }
+
+        fn clear(&self, part: &mut [u16], _slot: usize) {
+            part.fill(0);
+        }
+    }
+
+    fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
+        let mut state = SequenceState::new(StateLayout::new(layers.into_iter()));
+        state.reserve(200).unwrap();
+        state.advance(200);
+        state
+    }
+
+    fn attention() -> Box<dyn LayerState> {
+        Box::new(KeysAndValues { heads: Heads { query: 2, kv: 1, dim: 4 } })
+    }
+
+    #[test]
+    fn a_state_is_cut_back_to_what_all_its_layers_can_go_on_from() {
+        let mut keys = state(vec![attention(), attention()]);
+        keys.truncate(130);
+        assert_eq!((keys.len(), keys.blocks()), (130, 3));
+        let mut mixed = state(vec![attention(), Box::new(Snapshots), attention()]);
+        mixed.truncate(130);
+        assert_eq!((mixed.len(), mixed.blocks()), (2 * TILE, 2));
+        mixed.truncate(500);
+        assert_eq!(mixed.len(), 2 * TILE, "nothing comes back");
+        mixed.truncate(TILE - 1);
+        assert_eq!((mixed.len(), mixed.blocks()), (0, 0));
+    }
+
+    #[test]
+    fn wiping_leaves_zeros_behind_the_last_position_and_nothing_else_changed() {
+        let mut state = state(vec![attention(), attention()]);
+        for block in &mut state.blocks {
+            Arc::make_mut(block).fill(7);
+        }
+        let shared = state.block(2);
+        state.wipe(130);
+        let last = &state.blocks[2];
+        let part = last.len() / 2;
+        for tile in last.chunks_exact(part) {
+            let (keys, values) = tile.split_at(part / 2);
+            assert!(keys.chunks_exact(TILE).all(|keys| keys[..2] == [7, 7] && keys[2..].iter().all(|x| *x == 0)));
+            assert!(values[..2 * 4].iter().all(|x| *x == 7) && values[2 * 4..].iter().all(|x| *x == 0));
+        }
+        let shared = content(shared);
+        assert!(shared.iter().all(|x| *x == 7), "the block that others have too is not written");
+        assert!(state.blocks[1].iter().all(|x| *x == 7));
+    }
+}

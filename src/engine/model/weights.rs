@@ -1,4 +1,7 @@
-//! Weights of a model: matrices in panels or in the mapped file, vectors that are widened to f32.
+//! Weights of a model: matrices, packed or in the mapped file, and vectors that are widened to f32.
+//!
+//! GGUF names the dimensions of a tensor from the fastest one: a matrix `[outputs, inputs]` has the shape `[inputs, outputs]`
+//! in the file.
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
@@ -7,7 +10,7 @@ use crate::kernels::matrix::{Activations, Format, Make, Packed, products};
 
 use super::packed_weights::{PackedWeights, panel_format};
 
-/// A matrix in the model file, in any format that can be multiplied.
+/// A matrix `[outputs, inputs]` of the model's file, in any format that can be multiplied.
 #[derive(Clone)]
 pub(crate) struct Matrix {
     gguf: Gguf,
@@ -37,7 +40,7 @@ impl Matrix {
         Ok(Matrix { gguf: gguf.clone(), name: name.to_owned(), format, inputs, outputs, packed: None })
     }
 
-    /// Takes the weights' panels; None before panels are made.
+    /// Takes the packed weights; None before they are made.
     ///
     /// # Errors
     /// Those of [`PackedWeights::get`].
