@@ -358,7 +358,8 @@ impl Call {
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.parts.work(index);
         let flight = self.question.as_ref().and_then(|_| cache::flight(&work));
-        let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key: flight, work };
+        let request =
+            Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key: flight, work };
         match &mut self.client {
             Some(client) => client.submit_as(&request, self.standing),
             None => Err(io::ErrorKind::NotConnected.into()),

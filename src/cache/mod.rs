@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
+    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many,
+    dedup_key, hex,
 };
 
 pub(crate) use entry::Entry;

@@ -200,7 +200,8 @@ mod tests {
                 for (model, work) in [[1; 32], [2; 32]].iter().flat_map(|m| works.iter().map(move |w| (m, w)))
                 {
                     let work = Work::Generate(work.clone());
-                    let key = cache_key(request_type, &work, names_model, Some(model), BackendKind::Native).unwrap();
+                    let key = cache_key(request_type, &work, names_model, Some(model), BackendKind::Native)
+                        .unwrap();
                     // A short key names no model, and a long one names it whoever chose it.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),

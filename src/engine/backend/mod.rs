@@ -59,23 +59,13 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    fn decoder(
-        &self,
-        gguf: &Gguf,
-        limits: Limits,
-        loading: &Loading<'_>,
-    ) -> Result<Box<dyn Decoder>, Error>;
+    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error>;
 
     /// Loads the encoder of a file.
     ///
     /// # Errors
     /// As [`Backend::decoder`].
-    fn encoder(
-        &self,
-        gguf: &Gguf,
-        limits: Limits,
-        loading: &Loading<'_>,
-    ) -> Result<Box<dyn Encoder>, Error>;
+    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error>;
 }
 
 /// What passes a model is loaded for.
@@ -114,12 +104,7 @@ pub(crate) trait Decoder: Send {
 
     /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
     /// then: once it says yes the pass ends, false is returned and the states are as before.
-    fn forward(
-        &mut self,
-        segments: &mut [Segment<'_>],
-        pool: &Pool,
-        interrupted: &dyn Fn() -> bool,
-    ) -> bool;
+    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool;
 
     /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
     fn hidden(&self) -> &[f32];

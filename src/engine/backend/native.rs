@@ -1,8 +1,6 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{
-    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text,
-};
+use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -36,23 +34,13 @@ impl Backend for Native {
         Ok(model::weight_bytes(gguf).saturating_add(workspace))
     }
 
-    fn decoder(
-        &self,
-        gguf: &Gguf,
-        limits: Limits,
-        loading: &Loading<'_>,
-    ) -> Result<Box<dyn Decoder>, Error> {
+    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
         let model = model::Decoder::load(gguf, loading)?;
         let workspace = model.workspace(limits)?;
         Ok(Box::new(NativeDecoder { model, workspace }))
     }
 
-    fn encoder(
-        &self,
-        gguf: &Gguf,
-        limits: Limits,
-        loading: &Loading<'_>,
-    ) -> Result<Box<dyn Encoder>, Error> {
+    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
         let model = encoder::Encoder::load(gguf, loading)?;
         let workspace = model.workspace(limits.threads)?;
         Ok(Box::new(NativeEncoder { model, workspace }))
@@ -75,12 +63,7 @@ impl Decoder for NativeDecoder {
         Box::new(SequenceState::new(self.model.layout().clone()))
     }
 
-    fn forward(
-        &mut self,
-        segments: &mut [Segment<'_>],
-        pool: &Pool,
-        interrupted: &dyn Fn() -> bool,
-    ) -> bool {
+    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool {
         self.model.forward(segments, &mut self.workspace, pool, interrupted)
     }
 

@@ -217,7 +217,8 @@ impl Block {
         let spec = &self.spec.attention;
         let heads = spec.heads;
         let (width, query_width, kv_width) = (workspace.width, heads.query * heads.dim, heads.kv * heads.dim);
-        let Workspace { x, h, finite, query, key, value, fused, attention, angles, tiles, quantized, .. } = workspace;
+        let Workspace { x, h, finite, query, key, value, fused, attention, angles, tiles, quantized, .. } =
+            workspace;
         let finite = &finite[..];
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
         let query = &mut query[..rows * query_width];
@@ -338,8 +339,7 @@ impl Attention {
                 dense("attn_v", width, kv_width)?,
             ]),
         };
-        let head_norm =
-            |part: &str, norm: NormSpec| Norm::load(gguf, &name(part), norm, heads.dim);
+        let head_norm = |part: &str, norm: NormSpec| Norm::load(gguf, &name(part), norm, heads.dim);
         let head_norms = match spec.attention.head_norm {
             Some(norm) => Some([head_norm("attn_q_norm", norm)?, head_norm("attn_k_norm", norm)?]),
             None => None,

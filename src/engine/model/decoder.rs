@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::arch;
 use super::block::{Block, Norm};
 use super::packed_weights::{self, Loading, PackedWeights};
 use super::rank::RankHead;
@@ -13,7 +14,6 @@ use super::spec::{Kind, Spec};
 use super::state::{SequenceState, StateLayout};
 use super::weights::Matrix;
 use super::workspace::{Angles, Size, Workspace};
-use super::arch;
 use crate::Error;
 use crate::backend::{Limits, Segment, State};
 use crate::gguf::Gguf;
@@ -171,7 +171,8 @@ impl Decoder {
         let Limits { rows, wanted, threads } = limits;
         let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
         let vocabulary = embedding.and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);
-        let logits = (vocabulary as u64).saturating_mul(wanted as u64).saturating_mul(size_of::<f32>() as u64);
+        let logits =
+            (vocabulary as u64).saturating_mul(wanted as u64).saturating_mul(size_of::<f32>() as u64);
         logits.saturating_add(Workspace::bytes(spec, Size { what: WORKSPACE, rows, threads }))
     }
 

@@ -296,7 +296,9 @@ mod tests {
         let part = last.len() / 2;
         for tile in last.chunks_exact(part) {
             let (keys, values) = tile.split_at(part / 2);
-            assert!(keys.chunks_exact(TILE).all(|keys| keys[..2] == [7, 7] && keys[2..].iter().all(|x| *x == 0)));
+            assert!(
+                keys.chunks_exact(TILE).all(|keys| keys[..2] == [7, 7] && keys[2..].iter().all(|x| *x == 0))
+            );
             assert!(values[..2 * 4].iter().all(|x| *x == 7) && values[2 * 4..].iter().all(|x| *x == 0));
         }
         let shared = content(shared);

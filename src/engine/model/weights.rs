@@ -75,7 +75,13 @@ impl Matrix {
 
     /// One column of the result: output `index` for each row of `x` `[rows, inputs]`, the same bytes as
     /// [`Matrix::multiply`] gives it.
-    pub(super) fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32> {
+    pub(super) fn output(
+        &self,
+        index: usize,
+        x: &mut [f32],
+        scratch: &mut Activations,
+        pool: &Pool,
+    ) -> Vec<f32> {
         let (panel, column) = self.packed().panel_of(index);
         let mut y = vec![0.0; x.len() / self.inputs * panel.outputs()];
         products(&[&panel], x, None, &mut [&mut y], scratch, pool);

@@ -102,7 +102,8 @@ impl Workspace {
             // The last one is what activations are quantized to, generously.
             + (if gated { 3 } else { 2 }) * inner
             + 2 * pairs;
-        let floats = row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
+        let floats =
+            row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
         (floats * size_of::<f32>()) as u64
     }
 

@@ -84,7 +84,12 @@ fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
 
 impl Generation {
     /// At its beginning, of which `generated` tokens are known.
-    pub(super) fn new(how: Generate, constrained: Option<ConstrainedStart>, generated: usize, max_tokens: usize) -> Generation {
+    pub(super) fn new(
+        how: Generate,
+        constrained: Option<ConstrainedStart>,
+        generated: usize,
+        max_tokens: usize,
+    ) -> Generation {
         let (matcher, detokenizer) = match constrained {
             Some(ConstrainedStart { matcher, detokenizer, .. }) => (Some(matcher), detokenizer),
             None => (None, Detokenizer::new(how.stop.clone())),

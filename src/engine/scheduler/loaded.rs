@@ -112,7 +112,11 @@ pub(super) enum AnyModel {
 
 impl AnyModel {
     /// Loads a model that was opened.
-    pub(super) fn new(opened: &Opened, settings: &Settings, loading: &Loading<'_>) -> Result<AnyModel, Error> {
+    pub(super) fn new(
+        opened: &Opened,
+        settings: &Settings,
+        loading: &Loading<'_>,
+    ) -> Result<AnyModel, Error> {
         if is_encoder(&opened.gguf)? {
             LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Encoder)
         } else {

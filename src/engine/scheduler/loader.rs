@@ -17,10 +17,10 @@ use crossbeam_channel::{Receiver, Sender};
 use super::loaded::{AnyModel, Opened, Settings, Texts};
 use super::plan::Plan;
 use super::{Message, Shared, Submission};
+use crate::backend::Loading;
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;
-use crate::backend::Loading;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::loaded_encoder::LoadedEncoder;
 use super::loaded::{AnyModel, LoadedDecoder, Opened, Texts};
+use super::loaded_encoder::LoadedEncoder;
 use super::loader::{Job, Worker};
 use crate::config::Config;
 use crate::memory::Ledger;

@@ -7,8 +7,8 @@
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
-use std::collections::{BTreeSet, HashMap};
 use crate::backend::{BLOCK, Block, State};
+use std::collections::{BTreeSet, HashMap};
 
 /// Kept blocks of one model.
 #[derive(Default)]
@@ -123,9 +123,8 @@ impl Prefixes {
 
     /// Frees the block that was not used for the longest time. False where running sequences hold all of them.
     pub(super) fn evict(&mut self) -> bool {
-        let free = |(_, hash): &&(u64, u64)| {
-            self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared())
-        };
+        let free =
+            |(_, hash): &&(u64, u64)| self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared());
         let Some(leaf) = self.leaves.iter().find(free).copied() else { return false };
         self.leaves.remove(&leaf);
         let Some(entry) = self.entries.remove(&leaf.1) else { return false };

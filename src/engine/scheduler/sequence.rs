@@ -4,9 +4,9 @@ use super::Submission;
 use super::generation::{Chosen, Generation};
 use super::loaded::LoadedDecoder;
 use super::loader::Job;
-use super::prompt_lookup::Drafter;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
+use super::prompt_lookup::Drafter;
 use super::turns::Turn;
 use crate::backend::{BLOCK, Pooling, State, Wanted};
 use crate::kernels::matrix::Instructions;
@@ -89,7 +89,12 @@ impl Sequence {
         let goal = match &submission.request.work {
             Work::Generate(how) => {
                 let generated = given - plan.prompt_tokens;
-                Goal::Text(Box::new(Generation::new(how.clone(), plan.constrained, generated, plan.max_tokens)))
+                Goal::Text(Box::new(Generation::new(
+                    how.clone(),
+                    plan.constrained,
+                    generated,
+                    plan.max_tokens,
+                )))
             }
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
             Work::Embed(_) | Work::Rerank(_) => Goal::Vector {

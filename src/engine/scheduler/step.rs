@@ -8,9 +8,9 @@ use std::time::Instant;
 use super::Shared;
 use super::loaded::MAX_PREFILL_ROWS;
 use super::loader::Job;
-use super::prompt_lookup::MAX_DRAFT;
 use super::models::Models;
 use super::prefix::Prefixes;
+use super::prompt_lookup::MAX_DRAFT;
 use super::sequence::{Sequence, Slice};
 use crate::backend::Segment;
 use crate::config::{Config, PromptLookup};
@@ -243,9 +243,7 @@ impl Stepper {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
         };
-        if segments.is_empty()
-            || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)
-        {
+        if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted) {
             return ended;
         }
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();

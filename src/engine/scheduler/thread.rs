@@ -18,7 +18,7 @@ use super::loader::{Hook, Job, Report, Worker};
 use super::models::Models;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
-use super::turns::{Age, WaitingRequests, Users, Waiting};
+use super::turns::{Age, Users, Waiting, WaitingRequests};
 use super::{Message, Queued, Shared};
 use crate::config::Config;
 use crate::kernels::{Pool, environment, pool};
@@ -427,10 +427,16 @@ impl EngineThread {
 }
 
 /// Whether a request is being worked on with the model, or will be as soon as there is a place for it.
-fn in_use(running: &[Sequence], suspended: &[Suspended], encode_batches: &EncodeBatches, source: &ModelSource) -> bool {
+fn in_use(
+    running: &[Sequence],
+    suspended: &[Suspended],
+    encode_batches: &EncodeBatches,
+    source: &ModelSource,
+) -> bool {
     let of_it = |running: &Sequence| running.source() == source;
     // One that its reader holds back holds nothing back itself.
-    let waits = |suspended: &Suspended| of_it(&suspended.sequence) && !suspended.sequence.submission.is_held();
+    let waits =
+        |suspended: &Suspended| of_it(&suspended.sequence) && !suspended.sequence.submission.is_held();
     encode_batches.uses(source) || running.iter().any(of_it) || suspended.iter().any(waits)
 }
 

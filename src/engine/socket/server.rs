@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::acceptor::{Acceptor, Came};
 use super::connection::{Connection, Submitted};
-use super::acceptor::{Came, Acceptor};
 use super::limits::{Caller, Limits, Refusal};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
-use crate::{Notifier, Engine, Error, Event, EventKind, Reply, Request, Standing, Ticket};
+use crate::{Engine, Error, Event, EventKind, Notifier, Reply, Request, Standing, Ticket};
 
 /// Most requests that a connection may have submitted and not got back.
 const MAX_REQUESTS: usize = 1024;

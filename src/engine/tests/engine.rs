@@ -137,9 +137,10 @@ fn events_come_in_order_and_progress_adds_up() {
             counter.fetch_add(1, Ordering::SeqCst);
         }),
     );
-    world
-        .engine
-        .submit(Request { key: 1, model, salt: 0, dedup_key: None, work: generate("hello there", 3000) }, reply);
+    world.engine.submit(
+        Request { key: 1, model, salt: 0, dedup_key: None, work: generate("hello there", 3000) },
+        reply,
+    );
     let (mut partial, mut told, mut progress, mut received) = (String::new(), 0, 0, 0);
     let mut started = false;
     loop {
@@ -376,9 +377,10 @@ fn a_bell_that_panics_does_not_stop_the_engine() {
     let (sender, events) = unbounded();
     let reply = Reply::with_notify(sender, Arc::new(|| panic!("the function is broken")));
     let (key, model) = (77, ModelSource::Builtin);
-    world
-        .engine
-        .submit(Request { key, model: model.clone(), salt: 0, dedup_key: None, work: generate("p", 5) }, reply);
+    world.engine.submit(
+        Request { key, model: model.clone(), salt: 0, dedup_key: None, work: generate("p", 5) },
+        reply,
+    );
     assert!(finish(&events).is_ok(), "it still gets its events");
     assert!(world.run(&model, generate("p", 5)).is_ok(), "the engine goes on");
 }

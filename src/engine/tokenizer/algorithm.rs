@@ -105,10 +105,7 @@ impl ByteLevelBpe {
         ByteLevelBpe::with_splitter(gguf, splitter)
     }
 
-    fn with_splitter(
-        gguf: &Gguf,
-        splitter: Splitter,
-    ) -> Result<(Vocabulary, ByteLevelBpe), Error> {
+    fn with_splitter(gguf: &Gguf, splitter: Splitter) -> Result<(Vocabulary, ByteLevelBpe), Error> {
         let (vocabulary, bpe) = vocabulary::read(gguf)?;
         // Llama 3 takes words whole that are tokens.
         let whole_words = (splitter == Splitter::LlamaBpe).then(|| vocabulary.sorted());

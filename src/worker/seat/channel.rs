@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::socket::Server;
-use steadytext_engine::{Notifier, Config, Engine, Event, Reply};
+use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 
 use super::{Errand, Seat};
 use crate::pg::bgworker::give_way;

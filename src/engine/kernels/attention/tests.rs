@@ -111,7 +111,8 @@ fn heads_together_get_the_bytes_of_each_alone() {
             let (done, open) = (&shared[..], Vec::new());
             let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
             let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
-            let projections = Projections { queries: &mut queries, fresh: None, ready: &ready, scale: heads.scale() };
+            let projections =
+                Projections { queries: &mut queries, fresh: None, ready: &ready, scale: heads.scale() };
             attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, pool);
             out
         };

@@ -8,8 +8,8 @@ use crate::Error;
 use crate::kernels::attention::Heads;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual, Span,
-    Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
+    Span, Spec, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "bert", spec };

@@ -4,13 +4,13 @@
 //! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971). GGUF files of this architecture have the rows
 //! of queries and keys in an order in which neighbours rotate together.
 
-use super::{ATTENTION, DECODER_TENSORS, GATED, PRE_NORM, Family};
+use super::{ATTENTION, DECODER_TENSORS, Family, GATED, PRE_NORM};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual, Spec,
-    TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
+    Spec, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "llama", spec };
@@ -20,7 +20,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let width = metadata.size("embedding_length")?;
     let heads = metadata.heads(width)?;
     let context_length = metadata.context_length_of_window()?;
-    let norm = NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
+    let norm =
+        NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
     let blocks = metadata.block_count()?;
     let block = BlockSpec {
         residual: Residual::PreNorm,

@@ -3,13 +3,13 @@
 //! Reference: [`modeling_qwen3.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3/modeling_qwen3.py)
 //! of transformers; [Yang et al. 2025](https://arxiv.org/abs/2505.09388).
 
-use super::{ATTENTION, DECODER_TENSORS, GATED, HEAD_NORMS, PRE_NORM, Family};
+use super::{ATTENTION, DECODER_TENSORS, Family, GATED, HEAD_NORMS, PRE_NORM};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual, Spec,
-    TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
+    Spec, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "qwen3", spec };
@@ -19,7 +19,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let width = metadata.size("embedding_length")?;
     let heads = metadata.heads(width)?;
     let context_length = metadata.context_length_of_window()?;
-    let norm = NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
+    let norm =
+        NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
     let blocks = metadata.block_count()?;
     let block = BlockSpec {
         residual: Residual::PreNorm,

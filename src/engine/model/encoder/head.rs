@@ -25,7 +25,11 @@ impl Head {
     ///
     /// # Errors
     /// Those of [`Dense::load`].
-    pub(super) fn load(gguf: &Gguf, packed: Option<&PackedWeights>, width: usize) -> Result<Option<Head>, Error> {
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        width: usize,
+    ) -> Result<Option<Head>, Error> {
         let classified = gguf.opt_tensor("cls.output.weight")?.is_some();
         let dense = |name: &str, wanted: Option<usize>| -> Result<Option<Dense>, Error> {
             let Some(tensor) = gguf.opt_tensor(&format!("{name}.weight"))? else { return Ok(None) };

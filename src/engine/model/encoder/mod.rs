@@ -6,9 +6,9 @@
 //! Invariant: what a text becomes depends on its own tokens and nothing else: not on the texts beside it, nor on threads.
 
 mod head;
+mod pass;
 #[cfg(test)]
 mod tests;
-mod pass;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -220,7 +220,12 @@ impl Encoder {
     }
 
     /// The vector of a text, `[width]` and of length 1, after the last block.
-    pub(crate) fn vector(&self, workspace: &EncoderWorkspace, text: usize, instructions: Instructions) -> Vec<f32> {
+    pub(crate) fn vector(
+        &self,
+        workspace: &EncoderWorkspace,
+        text: usize,
+        instructions: Instructions,
+    ) -> Vec<f32> {
         let width = self.spec.width;
         let rows = workspace.texts[text].clone();
         let rows = &workspace.blocks.x[rows.start * width..rows.end * width];

@@ -102,7 +102,12 @@ impl PackedWeights {
             limit_mb: None,
         };
         let mut memory = crate::mapping::Blank::new(manifest.panel_bytes()).map_err(|_| no_memory())?;
-        match build(gguf, &manifest, loading, Target::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()])) {
+        match build(
+            gguf,
+            &manifest,
+            loading,
+            Target::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()]),
+        ) {
             Ok(_) => {}
             Err(Failure::Stopped) => return Err(Error::Stopped),
             Err(Failure::Write) => return Err(no_memory()),
@@ -128,7 +133,8 @@ impl PackedWeights {
         inputs: usize,
         outputs: usize,
     ) -> Result<Packed, Error> {
-        let entry = self.manifest.entry(name).filter(|entry| (entry.inputs, entry.outputs) == (inputs, outputs));
+        let entry =
+            self.manifest.entry(name).filter(|entry| (entry.inputs, entry.outputs) == (inputs, outputs));
         entry
             .and_then(|entry| {
                 let mapping = Arc::clone(&self.mapping);

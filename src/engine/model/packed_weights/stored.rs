@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::manifest;
-use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 use crate::mapping::Mapping;
+use crate::sidecar::{lock, open_finished, same_file, with_suffix};
 
 /// How long another process is waited for that writes the file.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use tempfile::TempDir;
 
-use super::{Loading, PackedWeights, PackedState, manifest::Manifest, stored, verify_packed_weights};
+use super::{Loading, PackedState, PackedWeights, manifest::Manifest, stored, verify_packed_weights};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -221,7 +221,8 @@ fn one_builds_and_the_others_wait_for_it() {
                     let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
                     let pool = Pool::new(2, Instructions::best(), &start).unwrap();
                     let gguf = Gguf::open(&model).unwrap();
-                    let panels = PackedWeights::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
+                    let panels =
+                        PackedWeights::open(&gguf, &Loading { pool: &pool, stop: &|| false }).unwrap();
                     assert!(panels.stored());
                     content(&panels)
                 })

@@ -171,7 +171,8 @@ impl EngineThread {
             return;
         }
         // Making way may have moved it.
-        let found = self.suspended.iter().position(|suspended| suspended.sequence.turn.age.arrival == arrival);
+        let found =
+            self.suspended.iter().position(|suspended| suspended.sequence.turn.age.arrival == arrival);
         let Some(index) = found else { return };
         let suspended = self.suspended.remove(index);
         match catch(|| self.resume(suspended, claim)) {
@@ -386,8 +387,11 @@ impl EngineThread {
         if !self.models.has(&source) {
             let reserved = self.own_bytes() + self.models.held_bytes();
             let (running, others, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
-            let loaded =
-                self.models.load(&source, &|source| in_use(running, others, encode_batches, source), reserved);
+            let loaded = self.models.load(
+                &source,
+                &|source| in_use(running, others, encode_batches, source),
+                reserved,
+            );
             return match loaded {
                 Err(Missing::Failed(error)) => {
                     suspended.sequence.submission.fail(error);

@@ -9,9 +9,9 @@
 use std::arch::x86_64::*;
 
 use super::super::Tile;
-use super::{broadcast, halves};
-use super::blocks_32::iq4_table;
 use super::super::layout::Format;
+use super::blocks_32::iq4_table;
+use super::{broadcast, halves};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;

@@ -8,8 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::super::Tile;
-use super::{broadcast, halves};
 use super::super::layout::{Format, IQ4};
+use super::{broadcast, halves};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;

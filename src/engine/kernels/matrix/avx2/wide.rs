@@ -8,9 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{accumulate, by_rows, halves, in_register};
 use super::super::layout::Format;
 use super::super::{PANEL, Tile};
+use super::{accumulate, by_rows, halves, in_register};
 
 /// Rows that are computed together.
 const ROWS: usize = 4;

@@ -8,9 +8,9 @@
 use std::arch::x86_64::*;
 
 use super::super::Tile;
-use super::{broadcast, halves, prefetch};
-use super::blocks_32::iq4_table;
 use super::super::layout::Format;
+use super::blocks_32::iq4_table;
+use super::{broadcast, halves, prefetch};
 
 /// Rows that are computed together; more do not fit into registers.
 const ROWS: usize = 8;

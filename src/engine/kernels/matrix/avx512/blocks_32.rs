@@ -7,8 +7,8 @@
 use std::arch::x86_64::*;
 
 use super::super::Tile;
-use super::{broadcast, halves, prefetch};
 use super::super::layout::{Format, IQ4};
+use super::{broadcast, halves, prefetch};
 
 /// Rows that are computed together.
 const ROWS: usize = 8;
