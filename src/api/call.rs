@@ -364,8 +364,7 @@ impl Call {
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.subtasks.work(index);
         let dedup_key = self.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
-        let request =
-            Request { key, model: self.model.source.clone(), salt: self.salt, flight: dedup_key, work };
+        let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };
         match &mut self.client {
             Some(client) => client.submit_as(&request, self.standing),
             None => Err(io::ErrorKind::NotConnected.into()),

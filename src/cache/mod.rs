@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, flight_key, hex,
+    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many,
+    dedup_key, hex,
 };
 
 pub(crate) use new_entry::NewEntry;
@@ -181,9 +182,11 @@ fn key_with(
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model)
+            cache_key(request_type, work, names_model, model, BackendKind::Native)
         }
-        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?),
+        Subtasks::Rerank(reranking) => {
+            cache_key_of_many(request_type, reranking, model?, BackendKind::Native)
+        }
         // Each of the texts by itself would be one more way to the same entries.
         Subtasks::Embed { .. } => None,
     }
@@ -191,7 +194,7 @@ fn key_with(
 
 /// By which the engine knows equal work of this database, so that it is done once.
 pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
-    flight_key(catalog::my_database().to_u32(), work)
+    dedup_key(catalog::my_database().to_u32(), work)
 }
 
 /// The model that computes an answer.

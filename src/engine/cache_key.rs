@@ -5,10 +5,11 @@
 //!
 //! ```text
 //! steadytext/1:  followed by the SHA-256, in hexadecimal digits, of
-//!   request type | SHA-256 of the model's file | KERNEL_VERSION | the work as JSON
+//!   request type | SHA-256 of the model's file | kernel version | the work as JSON
 //! ```
 //!
-//! each of the four preceded by its length in bytes (64 bits, little-endian), the kernel version as 32 bits, little-endian. The work
+//! each of the four preceded by its length in bytes (64 bits, little-endian), the [kernel version](BackendKind::kernel_version) of the
+//! backend as 32 bits, little-endian. The work
 //! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and filters.
 //!
 //! Invariant: two requests that can differ in one byte of their results have different keys, as long as the model is the same;
@@ -17,7 +18,7 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Embed, Generate, KERNEL_VERSION, Purpose, Sampling, Work};
+use crate::{BackendKind, Embed, Generate, Purpose, Sampling, Work};
 
 /// Tokens of a generation at most that SteadyText's own key stands for.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -41,17 +42,18 @@ impl CacheKey {
 }
 
 /// The key of a request. `names_model` says whether it chose its model by name or size; `model` is the checksum of the model that will
-/// answer, without which there are short keys only.
+/// answer, without which there are short keys only, and `backend` computes it.
 pub fn cache_key(
     request_type: &str,
     work: &Work,
     names_model: bool,
     model: Option<&[u8; 32]>,
+    backend: BackendKind,
 ) -> Option<CacheKey> {
     if let Some(text) = (!names_model).then(|| short_key(request_type, work)).flatten() {
         return Some(CacheKey { text, is_short: true });
     }
-    cache_key_of_many(request_type, &canonical(work), model?)
+    cache_key_of_many(request_type, &canonical(work), model?, backend)
 }
 
 /// The key of a request that is work for the engine many times over. `content` is all that its result depends on, besides the model.
@@ -59,14 +61,16 @@ pub fn cache_key_of_many<T: Serialize>(
     request_type: &str,
     content: &T,
     model: &[u8; 32],
+    backend: BackendKind,
 ) -> Option<CacheKey> {
     let content = serde_json::to_vec(content).ok()?;
-    let digest = digest(&[request_type.as_bytes(), model, &KERNEL_VERSION.to_le_bytes(), &content]);
+    let kernels = backend.kernel_version().to_le_bytes();
+    let digest = digest(&[request_type.as_bytes(), model, &kernels, &content]);
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database: [`crate::Request::flight`].
-pub fn flight_key(scope: u32, work: &Work) -> Option<[u8; 32]> {
+/// What work has in common that is the same within a scope, such as a database: [`crate::Request::dedup_key`].
+pub fn dedup_key(scope: u32, work: &Work) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &work]))
 }
@@ -138,8 +142,8 @@ fn is_long_key(text: &str) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use super::{CacheKey, cache_key, hex};
-    use crate::{Embed, Generate, Sampling, Work};
+    use super::{CacheKey, cache_key, digest, hex};
+    use crate::{BackendKind, Embed, Generate, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
 
@@ -155,7 +159,7 @@ mod tests {
     }
 
     fn key(request_type: &str, work: Work) -> CacheKey {
-        cache_key(request_type, &work, false, Some(&MODEL)).unwrap()
+        cache_key(request_type, &work, false, Some(&MODEL), BackendKind::Native).unwrap()
     }
 
     fn text(how: Generate) -> String {
@@ -196,7 +200,8 @@ mod tests {
                 for (model, work) in [[1; 32], [2; 32]].iter().flat_map(|m| works.iter().map(move |w| (m, w)))
                 {
                     let work = Work::Generate(work.clone());
-                    let key = cache_key(request_type, &work, names_model, Some(model)).unwrap();
+                    let key = cache_key(request_type, &work, names_model, Some(model), BackendKind::Native)
+                        .unwrap();
                     // A short key names no model, and a long one names it whoever chose it.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),
@@ -208,6 +213,14 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 1 + 2 * 8 * 2);
+    }
+
+    #[test]
+    fn the_native_backend_has_the_keys_of_before_there_were_others() {
+        let work = Work::Generate(Generate { max_tokens: 9, ..generate("p", &[]) });
+        let content = serde_json::to_vec(&work).unwrap();
+        let expected = digest(&[b"generate", &MODEL, &1i32.to_le_bytes(), &content]);
+        assert_eq!(key("generate", work).text, format!("steadytext/1:{}", hex(&expected)));
     }
 
     #[test]
@@ -228,8 +241,8 @@ mod tests {
 
     #[test]
     fn without_the_models_checksum_there_are_short_keys_only() {
-        assert!(cache_key("embed", &embed("x"), false, None).is_some());
-        assert!(cache_key("embed", &embed("x"), true, None).is_none());
+        assert!(cache_key("embed", &embed("x"), false, None, BackendKind::Native).is_some());
+        assert!(cache_key("embed", &embed("x"), true, None, BackendKind::Native).is_none());
     }
 
     /// All prompts and ends of up to three pieces that look like parts of keys.

@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use crate::gguf::Gguf;
 use crate::mapping::FileId;
-use crate::{Error, ModelSource, beside, builtin, safetensors};
+use crate::{Error, ModelSource, builtin, safetensors, sidecar};
 
-/// Changes whenever the engine computes other bytes of the same model and request: what was computed before is then
-/// no longer what would be computed.
+/// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
+/// then no longer what would be computed. [`crate::BackendKind::kernel_version`] is that of any backend.
 pub const KERNEL_VERSION: i32 = 1;
 
 const MAGIC: &[u8; 8] = b"STSHA256";
@@ -73,7 +73,7 @@ impl ModelIdentity {
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
         let mut record = [0; RECORD_BYTES];
-        let mut record_file = beside::open_finished(&beside::with_suffix(path, ".checksum")).ok()?;
+        let mut record_file = sidecar::open_finished(&sidecar::with_suffix(path, ".checksum")).ok()?;
         record_file.read_exact(&mut record).ok()?;
         let mut hash = [0; 32];
         hash.copy_from_slice(&record[RECORD_BYTES - 36..RECORD_BYTES - 4]);
@@ -127,9 +127,9 @@ fn make_record(file: &FileId, hash: &[u8; 32]) -> [u8; RECORD_BYTES] {
 }
 
 fn write_record(model: &Path, record: &[u8]) -> io::Result<()> {
-    let path = beside::with_suffix(model, ".checksum");
-    let temporary = beside::with_suffix(&path, ".new");
-    let Some(mut file) = beside::lock(&temporary)? else { return Ok(()) };
+    let path = sidecar::with_suffix(model, ".checksum");
+    let temporary = sidecar::with_suffix(&path, ".new");
+    let Some(mut file) = sidecar::lock(&temporary)? else { return Ok(()) };
     let written = file
         .set_len(0)
         .and_then(|()| file.write_all(record))

@@ -5,8 +5,7 @@
 //!
 //! Invariant: this crate knows nothing of PostgreSQL.
 
-mod bell;
-mod beside;
+mod backend;
 pub mod builtin;
 mod cache_key;
 mod config;
@@ -18,6 +17,7 @@ mod kernels;
 mod mapping;
 pub mod memory;
 mod model;
+mod notifier;
 mod panic;
 mod probe;
 mod request;
@@ -25,12 +25,13 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod sidecar;
 pub mod socket;
 pub mod template;
 pub mod tokenizer;
 
-pub use bell::Bell;
-pub use cache_key::{CacheKey, cache_key, cache_key_of_many, flight_key, hex};
+pub use backend::BackendKind;
+pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
@@ -42,7 +43,8 @@ pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
 pub use kernels::matrix::Instructions;
 pub use mapping::FileId;
-pub use model::{PanelsState, verify_panels};
+pub use model::{PackedState, verify_packed_weights};
+pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,

@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
+use crate::backend::{Backend, Decoder, Limits, Loading, Native, Segment, State, Wanted};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
-use crate::model::{KvCache, Loading, Model, Segment, Wanted, Workspace};
 use crate::{Error, Instructions, ModelSource};
 
 /// Most tokens of one pass.
 const PASS: usize = 256;
 
-/// A model, a key-value cache, and threads of their own.
+/// A decoder, the state of a sequence, and threads of their own.
 pub struct Probe {
     gguf: Gguf,
-    model: Model,
-    cache: KvCache,
-    workspace: Workspace,
+    decoder: Box<dyn Decoder>,
+    state: Box<dyn State>,
     pool: Pool,
 }
 
@@ -49,10 +48,10 @@ impl Probe {
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
-        let model = Model::load(&gguf, &Loading { pool: &pool, stop: &|| false })?;
-        let cache = KvCache::new(model.cache_shape());
-        let workspace = model.workspace(PASS, 1, pool.threads())?;
-        Ok(Probe { gguf, model, cache, workspace, pool })
+        let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
+        let decoder = Native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
+        let state = decoder.new_state();
+        Ok(Probe { gguf, decoder, state, pool })
     }
 
     /// The model's file.
@@ -62,17 +61,17 @@ impl Probe {
 
     /// Number of token ids, which is the number of logits of a token.
     pub fn vocabulary(&self) -> usize {
-        self.model.vocabulary()
+        self.decoder.facts().vocabulary
     }
 
     /// Tokens that the model can take.
     pub fn context_length(&self) -> usize {
-        self.model.sizes().context_length
+        self.decoder.facts().context_length
     }
 
-    /// Number of tokens in the cache.
+    /// Number of tokens that are computed.
     pub fn len(&self) -> usize {
-        self.cache.len()
+        self.state.len()
     }
 
     /// Whether there are none.
@@ -82,13 +81,13 @@ impl Probe {
 
     /// Forgets the tokens from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.cache.truncate(len);
+        self.state.truncate(len);
     }
 
     /// Adds tokens in passes of 256 and returns the logits of the last one. None for no tokens.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::PromptTooLong`], and
+    /// [`Error::NonFinite`], [`Error::OutOfMemory`], [`Error::LostModel`], [`Error::PromptTooLong`], and
     /// [`Error::InvalidRequest`] for a token that the model does not have.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<Option<&[f32]>, Error> {
         let _standard = Standard::enter();
@@ -98,7 +97,7 @@ impl Probe {
             let last = passes.peek().is_none();
             self.pass(pass, if last { Wanted::Last(1) } else { Wanted::None })?;
             if last {
-                return Ok(Some(self.model.logits(&mut self.workspace, &[0], &self.pool)));
+                return self.decoder.logits(&[0], &self.pool).map(Some);
             }
         }
         Ok(None)
@@ -114,7 +113,7 @@ impl Probe {
         for pass in tokens.chunks(PASS) {
             self.pass(pass, Wanted::All)?;
             for row in 0..pass.len() {
-                each(self.model.logits(&mut self.workspace, &[row], &self.pool));
+                each(self.decoder.logits(&[row], &self.pool)?);
             }
         }
         Ok(())
@@ -132,11 +131,11 @@ impl Probe {
     }
 
     fn pass(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), Error> {
-        self.cache.reserve(self.cache.len() + tokens.len())?;
-        let mut segments = [Segment { cache: &mut self.cache, tokens, wanted, fault: None }];
-        self.model.forward(&mut segments, &mut self.workspace, &self.pool, &|| false);
+        self.state.reserve(self.state.len() + tokens.len())?;
+        let mut segments = [Segment { state: &mut *self.state, tokens, wanted, fault: None }];
+        self.decoder.forward(&mut segments, &self.pool, &|| false);
         let fault = segments[0].fault;
-        self.model.check_lost()?;
+        self.decoder.check_lost()?;
         match fault {
             Some(position) => Err(Error::NonFinite { position }),
             None => Ok(()),

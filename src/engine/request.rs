@@ -25,9 +25,9 @@ pub struct Request {
     /// begin with the same tokens. Results do not depend on it, but the time to the first token does, from which
     /// somebody could guess at the prompts of others.
     pub salt: u64,
-    /// Requests of the same flight and model ask for the same: they are computed once while they are in the engine
+    /// Requests of the same deduplication key and model ask for the same: they are computed once while they are in the engine
     /// together, and all get the result. A digest of everything that the result depends on, and of who may share it.
-    pub flight: Option<[u8; 32]>,
+    pub dedup_key: Option<[u8; 32]>,
     /// What is to be done.
     pub work: Work,
 }
@@ -298,31 +298,31 @@ pub enum Finish {
     Complete,
 }
 
-/// Where a request's events go: a channel, and optionally a bell that is rung after each send, for
+/// Where a request's events go: a channel, and optionally a function that is called after each send, for
 /// receivers that sleep on a file descriptor rather than on the channel.
 #[derive(Clone)]
 pub struct Reply {
     sender: Sender<Event>,
-    bell: Option<Arc<dyn Fn() + Send + Sync>>,
+    notify: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Reply {
     /// Events to `sender`.
     pub fn new(sender: Sender<Event>) -> Self {
-        Reply { sender, bell: None }
+        Reply { sender, notify: None }
     }
 
-    /// Events to `sender`, and `bell` called after each. It must not block or panic.
-    pub fn with_bell(sender: Sender<Event>, bell: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Reply { sender, bell: Some(bell) }
+    /// Events to `sender`, and `notify` called after each. It must not block or panic.
+    pub fn with_notify(sender: Sender<Event>, notify: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Reply { sender, notify: Some(notify) }
     }
 
     /// Sends one event. A receiver that has gone is no error: nobody wants to know.
     pub fn send(&self, key: u64, turns: u64, kind: EventKind) {
         if self.sender.send(Event { key, turns, kind }).is_ok()
-            && let Some(bell) = &self.bell
+            && let Some(notify) = &self.notify
         {
-            bell();
+            notify();
         }
     }
 }

@@ -196,7 +196,7 @@ impl InFlight {
             key: self.last_key,
             model: running.resolved.source.clone(),
             salt: running.salt,
-            flight: dedup_key,
+            dedup_key,
             work,
         };
         Some(Errand { request, standing: running.standing, ticket: running.ticket.clone() })

@@ -45,7 +45,7 @@ impl Ours {
     }
 
     fn submit(&self, key: u64, work: Work) -> Ticket {
-        let request = Request { salt: 0, flight: None, key, model: self.source.clone(), work };
+        let request = Request { salt: 0, dedup_key: None, key, model: self.source.clone(), work };
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
@@ -152,7 +152,7 @@ pub(crate) fn load_ms(path: &Path, settings: &Settings) -> f64 {
     let (sender, events) = unbounded();
     let work = generate("Hello".to_owned(), 1);
     engine.submit(
-        Request { salt: 0, flight: None, key: 0, model: ModelSource::File(path.into()), work },
+        Request { salt: 0, dedup_key: None, key: 0, model: ModelSource::File(path.into()), work },
         Reply::new(sender),
     );
     while !matches!(next(&events).kind, EventKind::Done(_)) {}

@@ -70,7 +70,7 @@ fn engine() -> Vec<f64> {
     let (sender, events) = crossbeam_channel::unbounded();
     timed(|| {
         let work = Work::Embed(Embed::passage(TEXT));
-        let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work };
+        let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
         while !matches!(events.recv().expect("the engine answers").kind, EventKind::Done(_)) {}
     })

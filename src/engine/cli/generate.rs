@@ -32,7 +32,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
     let engine = Engine::start(config)?;
     let (sender, events) = crossbeam_channel::unbounded();
     engine.submit(
-        Request { key: 0, model: arguments.source(), salt: 0, flight: None, work },
+        Request { key: 0, model: arguments.source(), salt: 0, dedup_key: None, work },
         Reply::new(sender),
     );
     let mut started = Instant::now();

@@ -3,7 +3,7 @@
 use steadytext_engine::gguf::{Gguf, Value};
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::{Tokenizer, WordPiece};
-use steadytext_engine::{PanelsState, verify_panels};
+use steadytext_engine::{PackedState, verify_packed_weights};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -54,14 +54,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 
 /// Compares the stored panels, if there are any, with the model's weights.
 fn panels(gguf: &Gguf, arguments: &Arguments) -> Result<(), Error> {
-    let (path, state) = verify_panels(gguf, arguments.compute_threads())?;
+    let (path, state) = verify_packed_weights(gguf, arguments.compute_threads())?;
     let line = Object::default().text("part", "panels").text(
         "state",
         match state {
-            PanelsState::Absent => "absent",
-            PanelsState::Stale => "stale",
-            PanelsState::Corrupt => "corrupt",
-            PanelsState::Sound => "sound",
+            PackedState::Absent => "absent",
+            PackedState::Stale => "stale",
+            PackedState::Corrupt => "corrupt",
+            PackedState::Sound => "sound",
         },
     );
     match path {
@@ -70,8 +70,8 @@ fn panels(gguf: &Gguf, arguments: &Arguments) -> Result<(), Error> {
     }
     .print()?;
     match state {
-        PanelsState::Corrupt => Err(Error::CorruptPanels),
-        PanelsState::Absent | PanelsState::Stale | PanelsState::Sound => Ok(()),
+        PackedState::Corrupt => Err(Error::CorruptPackedWeights),
+        PackedState::Absent | PackedState::Stale | PackedState::Sound => Ok(()),
     }
 }
 

@@ -52,7 +52,7 @@ enum Error {
     #[error(transparent)]
     Engine(#[from] steadytext_engine::Error),
     #[error("the stored panels are not those of the model: remove their file")]
-    CorruptPanels,
+    CorruptPackedWeights,
     #[error("could not read or write")]
     Io(#[from] std::io::Error),
 }

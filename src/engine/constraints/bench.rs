@@ -25,7 +25,7 @@ impl Walker {
         let rows = tokenizer.vocab_size();
         let tokenizer = Arc::new(tokenizer);
         let grammars = Grammars::new(Arc::clone(&tokenizer), rows, Ledger::new(0));
-        grammars.guide(&Constraint::Regex("a".to_owned()))?;
+        grammars.matcher(&Constraint::Regex("a".to_owned()))?;
         Ok(Walker { tokenizer, grammars })
     }
 
@@ -35,7 +35,7 @@ impl Walker {
     /// Those of the constraint.
     pub fn compile(&self, constraint: &Constraint) -> Result<Duration, Error> {
         let begun = Instant::now();
-        self.grammars.guide(constraint)?;
+        self.grammars.matcher(constraint)?;
         Ok(begun.elapsed())
     }
 
@@ -80,8 +80,8 @@ impl Walker {
         constraint: &Constraint,
         mut choose: impl FnMut(&SimpleVob, usize) -> Option<u32>,
     ) -> Result<(Vec<Duration>, usize), Error> {
-        let mut guide = self.grammars.guide(constraint)?;
-        let mut taken = guide.begin()?;
+        let mut matcher = self.grammars.matcher(constraint)?;
+        let mut taken = matcher.begin()?;
         let (mut times, mut bytes) = (Vec::new(), 0);
         loop {
             bytes += taken.forced.iter().map(|id| self.tokenizer.token_bytes(*id).len()).sum::<usize>();
@@ -89,13 +89,13 @@ impl Walker {
                 return Ok((times, bytes));
             }
             let begun = Instant::now();
-            let allowed = guide.allowed()?;
+            let allowed = matcher.allowed()?;
             times.push(begun.elapsed());
             let Some(token) = choose(&allowed, bytes).filter(|token| !self.tokenizer.is_end(*token)) else {
                 return Ok((times, bytes));
             };
             bytes += self.tokenizer.token_bytes(token).len();
-            taken = guide.take(token)?;
+            taken = matcher.take(token)?;
         }
     }
 }

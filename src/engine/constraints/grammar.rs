@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory, TokenParser};
+use llguidance::{JsonCompileOptions, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
-use super::guide::{Guide, reason};
+use super::matcher::{Matcher, reason};
 use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
@@ -35,7 +35,7 @@ const MAX_LEXER_STATES: usize = 20_000;
 const MAX_GRAMMAR_SIZE: usize = 200_000;
 
 /// What a copy of a grammar takes that a request goes on with, apart from what its text makes of it.
-const GUIDE_BYTES: u64 = 1 << 20;
+const MATCHER_BYTES: u64 = 1 << 20;
 /// What each byte of a constraint's text takes once it is compiled: productions, states, symbols.
 const BYTES_PER_BYTE: u64 = 64;
 /// What the trie and the tree of a vocabulary take for each token, and llguidance's slices.
@@ -86,20 +86,20 @@ impl Grammars {
         Grammars { tokenizer, rows, memory, vocabulary: OnceLock::new(), kept: Mutex::default() }
     }
 
-    /// A guide along the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
+    /// A matcher of the constraint, at its beginning. Compiles it unless it is kept: takes long, and a large stack.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] where the constraint makes no sense, or is more than llguidance or its limits allow.
-    pub(crate) fn guide(&self, constraint: &Constraint) -> Result<Guide, Error> {
+    pub(crate) fn matcher(&self, constraint: &Constraint) -> Result<Matcher, Error> {
         let grammar = match self.find(constraint) {
             Some(grammar) => grammar,
             None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
         };
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
         let regular = grammar.language.as_ref().map(Regular::new);
-        let held = self.memory.hold(GUIDE_BYTES + own_bytes(constraint), "a constraint")?;
-        Ok(Guide::new(
-            Matcher::new(Ok(parser)),
+        let held = self.memory.hold(MATCHER_BYTES + own_bytes(constraint), "a constraint")?;
+        Ok(Matcher::new(
+            llguidance::Matcher::new(Ok(parser)),
             regular,
             Arc::clone(&self.tokenizer),
             Arc::clone(&grammar.checker),

@@ -2,11 +2,11 @@
 //! chosen, those are masked out that no such answer goes on with.
 //!
 //! A [`Constraint`] comes with a request. The model's [`Grammars`] compile it into a [`Grammar`], which later requests
-//! find again, and each request follows it with a [`Guide`] of its own. Masks of patterns and choices come from their
+//! find again, and each request follows it with a [`Matcher`] of its own. Masks of patterns and choices come from their
 //! automaton ([`regular`]), which needs no parser and is faster. The finished answer is checked once more by other
 //! code ([`Checker`]), as the last line of defence.
 //!
-//! Invariant: a guide's state depends on its constraint and the tokens it was given, and on nothing else, so that masks,
+//! Invariant: a matcher's state depends on its constraint and the tokens it was given, and on nothing else, so that masks,
 //! forced tokens and failures are the same whatever runs beside it.
 //!
 //! Invariant: what a user sends is bounded before anything recursive sees it, and all work on it by counted steps: fuel,
@@ -16,7 +16,7 @@
 pub mod bench;
 mod checker;
 mod grammar;
-mod guide;
+mod matcher;
 mod regular;
 mod schema;
 #[cfg(test)]
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use checker::Checker;
 pub(crate) use grammar::Grammars;
-pub(crate) use guide::{Guide, Taken};
+pub(crate) use matcher::{Matcher, Taken};
 
 use crate::Error;
 

@@ -1,10 +1,10 @@
-//! Guides by themselves: what they let through, what they force, and what they refuse.
+//! Matchers by themselves: what they let through, what they force, and what they refuse.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Checker, Constraint, Grammars, Guide};
+use super::{Checker, Constraint, Grammars, Matcher};
 use crate::memory::Ledger;
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -36,22 +36,22 @@ fn choice(choices: &[&str]) -> Constraint {
 }
 
 impl Model {
-    fn guide(&self, constraint: &Constraint) -> Result<Guide, Error> {
+    fn matcher(&self, constraint: &Constraint) -> Result<Matcher, Error> {
         constraint.check_limits()?;
-        self.grammars.guide(constraint)
+        self.grammars.matcher(constraint)
     }
 
     /// Whether the constraint can be followed to this text, and lets it end there.
     fn accepts(&self, constraint: &Constraint, text: &str) -> bool {
-        let mut guide = self.guide(constraint).unwrap();
-        let mut taken = guide.begin().unwrap();
+        let mut matcher = self.matcher(constraint).unwrap();
+        let mut taken = matcher.begin().unwrap();
         let mut written = self.tokenizer.decode(&taken.forced);
         loop {
             let Some(rest) = text.as_bytes().strip_prefix(written.as_slice()) else { return false };
             if taken.complete || rest.is_empty() {
-                return rest.is_empty() && guide.matches();
+                return rest.is_empty() && matcher.matches();
             }
-            let allowed = guide.allowed().unwrap();
+            let allowed = matcher.allowed().unwrap();
             // The longest token that is allowed and agrees with the text.
             let next = allowed
                 .iter()
@@ -59,13 +59,13 @@ impl Model {
                 .max_by_key(|id| self.tokenizer.token_bytes(*id).len());
             let Some(next) = next else { return false };
             written.extend_from_slice(self.tokenizer.token_bytes(next));
-            taken = guide.take(next).unwrap();
+            taken = matcher.take(next).unwrap();
             written.extend(self.tokenizer.decode(&taken.forced));
         }
     }
 
     fn refusal(&self, constraint: &Constraint) -> String {
-        match self.guide(constraint).map(drop) {
+        match self.matcher(constraint).map(drop) {
             Err(Error::InvalidRequest(reason)) => reason,
             other => panic!("{other:?}"),
         }
@@ -163,18 +163,18 @@ fn documents_conform_and_are_written_on_one_line() {
 fn what_is_fixed_is_forced() {
     let model = model();
     let text = |tokens: &[u32]| String::from_utf8(model.tokenizer.decode(tokens)).unwrap();
-    let mut guide = model.guide(&json_of(json!({ "const": { "a": "something", "b": [true] } }))).unwrap();
-    let all = guide.begin().unwrap();
-    assert!(all.complete && guide.matches());
+    let mut matcher = model.matcher(&json_of(json!({ "const": { "a": "something", "b": [true] } }))).unwrap();
+    let all = matcher.begin().unwrap();
+    assert!(all.complete && matcher.matches());
     assert_eq!(text(&all.forced), r#"{"a": "something", "b": [true]}"#);
     let schema = json!({
         "type": "object", "properties": { "verdict": { "enum": ["right", "wrong"] } },
         "required": ["verdict"], "additionalProperties": false
     });
-    let mut guide = model.guide(&json_of(schema)).unwrap();
-    let begun = guide.begin().unwrap();
+    let mut matcher = model.matcher(&json_of(schema)).unwrap();
+    let begun = matcher.begin().unwrap();
     assert!(text(&begun.forced).starts_with(r#"{"verdict":"#), "{:?}", text(&begun.forced));
-    assert!(!begun.complete && !guide.matches());
+    assert!(!begun.complete && !matcher.matches());
     let canonical = model.tokenizer.encode(&text(&begun.forced)).unwrap();
     assert_eq!(begun.forced, canonical, "forced tokens are those of the tokenizer");
 }
@@ -226,26 +226,26 @@ fn a_used_guide_leaves_no_trace_in_the_next_one() {
     let model = model();
     let constraint = regex("(a|b|ab)*c(d|e){3,40}f");
     // A long walk fills the caches of its own copy.
-    let walk = |guide: &mut Guide| {
+    let walk = |matcher: &mut Matcher| {
         let mut masks = Vec::new();
-        guide.begin().unwrap();
+        matcher.begin().unwrap();
         for byte in "abababbabacdededdf".bytes() {
-            let allowed = guide.allowed().unwrap();
+            let allowed = matcher.allowed().unwrap();
             masks.push(allowed.as_slice().to_vec());
             let next = allowed.iter().find(|id| self::bytes(&model, *id) == [byte]).unwrap();
-            if guide.take(next).unwrap().complete {
+            if matcher.take(next).unwrap().complete {
                 break;
             }
         }
         masks
     };
-    let first = walk(&mut model.guide(&constraint).unwrap());
+    let first = walk(&mut model.matcher(&constraint).unwrap());
     assert!(first.len() > 10);
     for _ in 0..3 {
-        assert!(walk(&mut model.guide(&constraint).unwrap()) == first);
+        assert!(walk(&mut model.matcher(&constraint).unwrap()) == first);
     }
     let other = self::model();
-    assert!(walk(&mut other.guide(&constraint).unwrap()) == first, "compiled anew");
+    assert!(walk(&mut other.matcher(&constraint).unwrap()) == first, "compiled anew");
 }
 
 fn bytes(model: &Model, id: u32) -> &[u8] {
@@ -356,8 +356,8 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
     let template = crate::template::ChatTemplate::from_gguf(probe.gguf()).unwrap();
     let grammars = Grammars::new(Arc::clone(&model.tokenizer), probe.vocabulary(), Ledger::new(0));
     let mut tokens = template.encode_prompt(&model.tokenizer, prompt).unwrap();
-    let mut guide = grammars.guide(&constraint).unwrap();
-    let mut taken = guide.begin().unwrap();
+    let mut matcher = grammars.matcher(&constraint).unwrap();
+    let mut taken = matcher.begin().unwrap();
     let (mut answer, mut forced) = (Vec::new(), taken.forced.len());
     tokens.extend(&taken.forced);
     answer.extend(&taken.forced);
@@ -367,10 +367,10 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
             probe.extend(&[*token]).unwrap();
         }
         let logits = probe.extend(&tokens[tokens.len() - 1..]).unwrap().unwrap();
-        let allowed = guide.allowed().unwrap();
+        let allowed = matcher.allowed().unwrap();
         let token = sampler.choose(logits, &Sampling::default(), tokens.len(), Some(&allowed)).unwrap();
         assert!(!model.tokenizer.is_end(token), "this one ends by itself");
-        taken = guide.take(token).unwrap();
+        taken = matcher.take(token).unwrap();
         forced += taken.forced.len();
         for token in [token].iter().chain(&taken.forced) {
             tokens.push(*token);
@@ -391,7 +391,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
             constraint: Some(constraint.clone()),
         };
         let work = crate::Work::Generate(how);
-        let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work };
+        let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
         engine.as_ref().unwrap().submit(request, crate::Reply::new(sender));
         let last = events.iter().last().unwrap().kind;
         let crate::EventKind::Done(crate::Output::Text { text, generated_tokens, .. }) = last else {
@@ -419,8 +419,8 @@ fn masks_of_patterns_and_choices_are_those_of_llguidance() {
     let mut masks = 0;
     for constraint in &constraints {
         for seed in 0..20u64 {
-            let mut guide = model.guide(constraint).unwrap();
-            let mut taken = guide.begin().unwrap();
+            let mut matcher = model.matcher(constraint).unwrap();
+            let mut taken = matcher.begin().unwrap();
             let mut state = seed + 1;
             let mut random = |count: usize| {
                 state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -430,15 +430,15 @@ fn masks_of_patterns_and_choices_are_those_of_llguidance() {
                 if taken.complete {
                     break;
                 }
-                let allowed = guide.allowed().unwrap();
-                let expected = guide.allowed_by_llguidance().expect("it has an automaton");
+                let allowed = matcher.allowed().unwrap();
+                let expected = matcher.allowed_by_llguidance().expect("it has an automaton");
                 assert!(allowed.as_slice() == expected.as_slice(), "{constraint:?}: mask {masks}");
                 masks += 1;
                 let tokens: Vec<u32> = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).collect();
                 if tokens.is_empty() {
                     break;
                 }
-                taken = guide.take(tokens[random(tokens.len())]).unwrap();
+                taken = matcher.take(tokens[random(tokens.len())]).unwrap();
             }
         }
     }
@@ -452,16 +452,16 @@ fn a_mask_never_costs_more_steps_than_it_may() {
     for pattern in
         ["(a|b)*a(a|b){40}c", "(((a{1,50}){1,50}){1,20})b", "\\w{200}\\W{200}", "((a*)*b?)*c", "(.*a){20}"]
     {
-        let Ok(mut guide) = model.guide(&regex(pattern)) else { continue };
-        guide.begin().unwrap();
+        let Ok(mut matcher) = model.matcher(&regex(pattern)) else { continue };
+        matcher.begin().unwrap();
         for step in 0..100 {
-            let Ok(allowed) = guide.allowed() else { break };
-            let (fuel, items) = guide.cost();
+            let Ok(allowed) = matcher.allowed() else { break };
+            let (fuel, items) = matcher.cost();
             assert!(fuel <= 3 * super::grammar::STEP_FUEL, "{pattern}: fuel {fuel} in step {step}");
             assert!(items <= 2 * super::grammar::STEP_ITEMS, "{pattern}: {items} items in step {step}");
             let next = allowed.iter().filter(|id| !model.tokenizer.is_end(*id)).nth(step % 3);
             let Some(next) = next else { break };
-            if guide.take(next).is_ok_and(|taken| taken.complete) {
+            if matcher.take(next).is_ok_and(|taken| taken.complete) {
                 break;
             }
         }

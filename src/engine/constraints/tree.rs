@@ -1,4 +1,6 @@
-//! The words of a vocabulary as a tree of bytes, in one array.
+//! The words of a vocabulary as a tree of bytes, in one array, for the masks of [`super::regular`], whose header has the
+//! figures. A walk enters a node only where its words differ in whether they are allowed; [`Groups`] of characters say so
+//! for most nodes.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;

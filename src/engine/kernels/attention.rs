@@ -30,7 +30,7 @@ pub(crate) const TILE: usize = 64;
 /// The sizes that attention needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heads {
-    /// Query heads; a multiple of `kv_heads`.
+    /// Query heads; a multiple of `kv`.
     pub(crate) query: usize,
     /// Key-value heads.
     pub(crate) kv: usize,
@@ -39,6 +39,11 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
+    /// What scores are multiplied with unless a model says otherwise: `1 / sqrt(dim)`.
+    pub(crate) fn scale(&self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+
     /// f16 values that one tile of one key-value head takes: keys and values.
     pub(crate) fn tile_len(&self) -> usize {
         2 * TILE * self.dim
@@ -95,12 +100,14 @@ pub(crate) struct Projections<'a> {
     pub(crate) fresh: Option<(&'a mut [f32], &'a [f32])>,
     /// For norms and rotation.
     pub(crate) ready: Ready<'a>,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
 }
 
 /// Makes query heads of row `.0` and the key head that they share ready.
 pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
-/// Stores the rows' own keys and values, then `out = softmax(q · Kᵀ / sqrt(dim)) · V` for each row and query head.
+/// Stores the rows' own keys and values, then `out = softmax(scale · q · Kᵀ) · V` for each row and query head.
 /// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of
 /// the pool; the layer's tiles are at `offset` in each block.
 pub(crate) fn attend(
@@ -120,12 +127,12 @@ pub(crate) fn attend(
     let values =
         |of: &Rows<'_>| of.rows * (of.position + of.rows + READY_POSITIONS) * heads.query * heads.dim;
     let worth = sequences.iter().map(values).sum::<usize>() / VALUES_WORTH;
-    let instructions = pool.instructions();
+    let (scale, instructions) = (projections.scale, pool.instructions());
     pool.run(sequences.len() * heads.kv, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.
         let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
-        let head =
-            KvHead { heads, index: item % heads.kv, offset, rows: &sequences[item / heads.kv], instructions };
+        let (index, rows) = (item % heads.kv, &sequences[item / heads.kv]);
+        let head = KvHead { heads, index, offset, rows, scale, instructions };
         if let Some((keys, values)) = &fresh {
             head.store(&queries, keys, values, projections.ready);
         }
@@ -141,6 +148,7 @@ struct KvHead<'a> {
     /// Of the layer in each block.
     offset: usize,
     rows: &'a Rows<'a>,
+    scale: f32,
     instructions: Instructions,
 }
 
@@ -199,8 +207,7 @@ impl KvHead<'_> {
     }
 
     fn attend(&self, queries: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>, scratch: &mut [f32]) {
-        let (heads, rows, group) = (self.heads, self.rows, self.group());
-        let scale = 1.0 / (heads.dim as f32).sqrt();
+        let (heads, rows, group, scale) = (self.heads, self.rows, self.group(), self.scale);
         let (tile, state) = scratch.split_at_mut(heads.tile_len());
         let (keys, values) = tile.split_at_mut(TILE * heads.dim);
         let state = &mut state[..rows.rows * group * 2];
@@ -251,8 +258,7 @@ impl KvHead<'_> {
         out: &Disjoint<'_, f32>,
         state: &mut [f32],
     ) {
-        let (rows, group) = (self.rows, self.group());
-        let scale = 1.0 / (self.heads.dim as f32).sqrt();
+        let (rows, group, scale) = (self.rows, self.group(), self.scale);
         let head = |item: usize| {
             let (row, member) = (item / group, item % group);
             let range = self.query(row, member);

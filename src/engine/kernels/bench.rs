@@ -92,7 +92,8 @@ pub fn attention(
     Some(move || {
         let (done, open) = (&blocks[..], Vec::new());
         let sequence = Rows { done, open, position: positions, rows, first_row: 0, both_ways: false };
-        let projections = Projections { queries: &mut queries, fresh: None, ready: &|_, _, _| {} };
+        let scale = heads.scale();
+        let projections = Projections { queries: &mut queries, fresh: None, ready: &|_, _, _| {}, scale };
         attention::attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
     })
 }

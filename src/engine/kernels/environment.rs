@@ -173,7 +173,7 @@ mod tests {
         let text = Embed::passage("An index is a structure.");
         for work in [generate(0.0), generate(0.9), Work::Embed(text)] {
             let (sender, events) = unbounded();
-            let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, flight: None, work };
+            let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
             engine.submit(request, Reply::new(sender));
             for event in events {
                 match event.kind {

@@ -13,7 +13,9 @@ const BIAS: &str = "cls.output.bias";
 
 /// Weights of the head, widened: they are few.
 pub(super) struct RankHead {
+    /// `[outputs, width]`.
     weights: Vec<f32>,
+    /// `[outputs]`.
     bias: Vec<f32>,
     width: usize,
 }
@@ -44,7 +46,7 @@ impl RankHead {
         Ok(Some(RankHead { weights, bias, width }))
     }
 
-    /// The outputs for one hidden state.
+    /// The outputs `[outputs]` for one hidden state `[width]`.
     pub(super) fn outputs(&self, hidden: &[f32], instructions: Instructions) -> Vec<f32> {
         let rows = self.weights.chunks_exact(self.width).zip(&self.bias);
         rows.map(|(row, bias)| dot(instructions, row, hidden) + bias).collect()

@@ -1,58 +1,16 @@
-//! Weights of a model: matrices in panels or in the mapped file, vectors that are widened to f32.
+//! Weights of a model: matrices, packed or in the mapped file, and vectors that are widened to f32.
+//!
+//! GGUF names the dimensions of a tensor from the fastest one: a matrix `[outputs, inputs]` has the shape `[inputs, outputs]`
+//! in the file.
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
 use crate::kernels::matrix::{Activations, Format, Make, Packed, products};
 
-use super::panels::{Panels, panel_format};
+use super::packed_weights::{PackedWeights, panel_format};
 
-/// A linear layer without bias.
-pub(crate) trait Linear: Send + Sync {
-    /// `y = x · Wᵀ`: for each row of `x` (`inputs` values) a row of `y` (`outputs` values). A row of the
-    /// result depends on its row of `x` only. Where `make` is given it makes the rows of `x` first.
-    fn forward(
-        &self,
-        x: &mut [f32],
-        make: Option<Make<'_>>,
-        y: &mut [f32],
-        scratch: &mut Activations,
-        pool: &Pool,
-    );
-
-    /// One column of the result: output `index` for each row of `x`, the same bytes as [`Linear::forward`] gives it.
-    fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32>;
-
-    /// Length of a row of `x`.
-    fn inputs(&self) -> usize;
-
-    /// Length of a row of the result.
-    fn outputs(&self) -> usize;
-
-    /// The weights in panels, if that is how they are multiplied.
-    fn packed(&self) -> Option<&Packed>;
-}
-
-/// [`Linear::forward`] of several layers with one input, which is made and quantized once for all of them.
-pub(super) fn forward_all<const N: usize>(
-    layers: [&dyn Linear; N],
-    x: &mut [f32],
-    mut make: Option<Make<'_>>,
-    mut ys: [&mut [f32]; N],
-    scratch: &mut Activations,
-    pool: &Pool,
-) {
-    let packed: Vec<&Packed> = layers.iter().filter_map(|layer| layer.packed()).collect();
-    if packed.len() == N {
-        products(&packed, x, make, &mut ys, scratch, pool);
-    } else {
-        for (layer, y) in layers.into_iter().zip(ys) {
-            layer.forward(x, make.take(), y, scratch, pool);
-        }
-    }
-}
-
-/// A matrix in the model file, in any format that can be multiplied.
+/// A matrix `[outputs, inputs]` of the model's file, in any format that can be multiplied.
 #[derive(Clone)]
 pub(crate) struct Matrix {
     gguf: Gguf,
@@ -82,11 +40,11 @@ impl Matrix {
         Ok(Matrix { gguf: gguf.clone(), name: name.to_owned(), format, inputs, outputs, packed: None })
     }
 
-    /// Takes the weights' panels; None before panels are made.
+    /// Takes the packed weights; None before they are made.
     ///
     /// # Errors
-    /// Those of [`Panels::get`].
-    pub(crate) fn pack(mut self, panels: Option<&Panels>) -> Result<Matrix, Error> {
+    /// Those of [`PackedWeights::get`].
+    pub(crate) fn pack(mut self, panels: Option<&PackedWeights>) -> Result<Matrix, Error> {
         if let Some(panels) = panels {
             self.packed = Some(panels.get(&self.gguf, &self.name, self.inputs, self.outputs)?);
         }
@@ -102,14 +60,9 @@ impl Matrix {
         self.format.dequantize_row(&self.data()[index * row_bytes..(index + 1) * row_bytes], out);
     }
 
-    fn data(&self) -> &[u8] {
-        // `load` has seen it.
-        self.gguf.opt_tensor(&self.name).ok().flatten().map_or(&[], |tensor| tensor.data)
-    }
-}
-
-impl Linear for Matrix {
-    fn forward(
+    /// `y = x · Wᵀ`: for each row of `x` `[rows, inputs]` a row of `y` `[rows, outputs]`. A row of the result depends on
+    /// its row of `x` only. Where `make` is given it makes the rows of `x` first.
+    pub(super) fn multiply(
         &self,
         x: &mut [f32],
         make: Option<Make<'_>>,
@@ -117,29 +70,57 @@ impl Linear for Matrix {
         scratch: &mut Activations,
         pool: &Pool,
     ) {
-        let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
-        products(&[packed], x, make, &mut [y], scratch, pool);
+        products(&[self.packed()], x, make, &mut [y], scratch, pool);
     }
 
-    fn output(&self, index: usize, x: &mut [f32], scratch: &mut Activations, pool: &Pool) -> Vec<f32> {
-        let Some(packed) = &self.packed else { unreachable!("layers are packed when a model is loaded") };
-        let (panel, column) = packed.panel_of(index);
+    /// One column of the result: output `index` for each row of `x` `[rows, inputs]`, the same bytes as
+    /// [`Matrix::multiply`] gives it.
+    pub(super) fn output(
+        &self,
+        index: usize,
+        x: &mut [f32],
+        scratch: &mut Activations,
+        pool: &Pool,
+    ) -> Vec<f32> {
+        let (panel, column) = self.packed().panel_of(index);
         let mut y = vec![0.0; x.len() / self.inputs * panel.outputs()];
         products(&[&panel], x, None, &mut [&mut y], scratch, pool);
         y.chunks_exact(panel.outputs()).map(|row| row[column]).collect()
     }
 
-    fn inputs(&self) -> usize {
+    /// Length of a row of the input.
+    pub(super) fn inputs(&self) -> usize {
         self.inputs
     }
 
-    fn outputs(&self) -> usize {
+    /// Length of a row of the result.
+    pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    fn packed(&self) -> Option<&Packed> {
-        self.packed.as_ref()
+    fn packed(&self) -> &Packed {
+        let Some(packed) = &self.packed else { unreachable!("matrices are packed when a model is loaded") };
+        packed
     }
+
+    fn data(&self) -> &[u8] {
+        // `load` has seen it.
+        self.gguf.opt_tensor(&self.name).ok().flatten().map_or(&[], |tensor| tensor.data)
+    }
+}
+
+/// Products of several matrices with one input, which is made and quantized once for all of them: for each row of `x`
+/// `[rows, inputs]` a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
+pub(super) fn multiply_all<const N: usize>(
+    matrices: [&Matrix; N],
+    x: &mut [f32],
+    make: Option<Make<'_>>,
+    mut ys: [&mut [f32]; N],
+    scratch: &mut Activations,
+    pool: &Pool,
+) {
+    let packed = matrices.map(Matrix::packed);
+    products(&packed, x, make, &mut ys, scratch, pool);
 }
 
 /// A floating-point vector of `length` values, widened to f32.

@@ -1,89 +1,146 @@
-//! Memory that a forward pass works in, allocated once per model.
+//! Memory that the blocks of a model work in, allocated once per model.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::hyperparameters::Hyperparameters;
+use super::spec::{BlockSpec, FeedForwardKind, Spec};
 use crate::Error;
 use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
-use crate::memory::try_vec;
-
-/// What takes the memory.
-const WHAT: &str = "the workspace of a model";
+use crate::kernels::rope::Rope;
 
 /// Activations of up to `rows` rows.
 pub(crate) struct Workspace {
     /// Most rows of one forward pass.
     pub(super) rows: usize,
-    /// The residual stream, `width` a row.
+    /// Length of a row of `x` and `h`.
+    pub(super) width: usize,
+    /// The residual stream, `[rows, width]`.
     pub(super) x: Floats,
-    /// The normalised input of a layer's halves, and their result; `width` a row.
+    /// The normalised input of a block's halves, and their result; `[rows, width]`.
     pub(super) h: Floats,
-    /// Whether the norm of each row was finite.
+    /// Whether all values of each row were finite up to now, as far as norms have seen them.
     pub(super) finite: Vec<AtomicBool>,
+    /// Queries, `[rows, query heads * head_dim]` of the block with the most.
     pub(super) query: Floats,
+    /// Keys and values, `[rows, kv heads * head_dim]` of the block with the most.
     pub(super) key: Floats,
     pub(super) value: Floats,
+    /// All three, where they come from one matrix; nothing otherwise.
+    pub(super) fused: Floats,
+    /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
+    /// The inner rows of feed-forward, `[rows, inner width]` of the block with the longest.
     pub(super) gate: Floats,
+    /// The second half of a gated one; nothing where no block is gated.
     pub(super) up: Floats,
-    /// Cosines and sines of each row's position.
-    pub(super) cos: Floats,
-    pub(super) sin: Floats,
+    /// The angles of each row's position, for each rotation of the model.
+    pub(super) angles: Vec<Angles>,
     /// Attention's scratch for all threads.
     pub(super) tiles: Floats,
     pub(super) quantized: Activations,
-    /// Final hidden states of the rows that were asked for.
-    pub(super) hidden: Vec<f32>,
-    /// Those of them that go through the head.
-    pub(super) head_input: Vec<f32>,
-    pub(super) logits: Vec<f32>,
+}
+
+/// Cosines and sines, `[rows, pairs]` each.
+pub(super) struct Angles {
+    pub(super) cos: Floats,
+    pub(super) sin: Floats,
+}
+
+/// What a workspace is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// What the memory is for, as errors say.
+    pub(super) what: &'static str,
+    pub(super) rows: usize,
+    pub(super) threads: usize,
 }
 
 impl Workspace {
-    /// Room for `rows` rows computed by `threads` threads.
+    /// Room for passes of this size. `fused_width` is the length of rows that hold queries, keys and values together, 0 where
+    /// no block has such.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn new(sizes: &Hyperparameters, rows: usize, threads: usize) -> Result<Workspace, Error> {
-        let heads = sizes.heads;
+    pub(super) fn new(spec: &Spec, size: Size, fused_width: usize) -> Result<Workspace, Error> {
         let zeros = |count: usize| {
             Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
-                what: WHAT.to_owned(),
-                needed_mb: Workspace::bytes(sizes, rows, threads).div_ceil(1 << 20),
+                what: size.what.to_owned(),
+                needed_mb: Workspace::bytes(spec, size).div_ceil(1 << 20),
                 limit_mb: None,
             })
         };
-        let row = |width: usize| zeros(rows * width);
+        let row = |width: usize| zeros(size.rows * width);
+        let widths = Widths::of(spec);
+        let angles = |rope: &Rope| -> Result<Angles, Error> {
+            Ok(Angles { cos: row(rope.pairs())?, sin: row(rope.pairs())? })
+        };
         Ok(Workspace {
-            rows,
-            x: row(sizes.width)?,
-            h: row(sizes.width)?,
-            finite: (0..rows).map(|_| AtomicBool::new(true)).collect(),
-            query: row(heads.query * heads.dim)?,
-            key: row(heads.kv * heads.dim)?,
-            value: row(heads.kv * heads.dim)?,
-            attention: row(heads.query * heads.dim)?,
-            gate: row(sizes.feed_forward)?,
-            up: row(sizes.feed_forward)?,
-            cos: row(sizes.rope.pairs())?,
-            sin: row(sizes.rope.pairs())?,
-            tiles: zeros(heads.scratch_len(rows) * threads)?,
+            rows: size.rows,
+            width: spec.width,
+            x: row(spec.width)?,
+            h: row(spec.width)?,
+            finite: (0..size.rows).map(|_| AtomicBool::new(true)).collect(),
+            query: row(widths.query)?,
+            key: row(widths.kv)?,
+            value: row(widths.kv)?,
+            fused: row(fused_width)?,
+            attention: row(widths.query)?,
+            gate: row(widths.inner)?,
+            up: if widths.gated { row(widths.inner)? } else { Floats::default() },
+            angles: spec.ropes.iter().map(angles).collect::<Result<_, _>>()?,
+            tiles: zeros(scratch_len(spec, size.rows) * size.threads)?,
             quantized: Activations::default(),
-            hidden: try_vec(WHAT, rows * sizes.width)?,
-            head_input: try_vec(WHAT, rows * sizes.width)?,
-            logits: Vec::new(),
         })
     }
 
-    /// Bytes that a workspace takes, apart from logits.
-    pub(super) fn bytes(sizes: &Hyperparameters, rows: usize, threads: usize) -> u64 {
-        let heads = sizes.heads;
-        let row = 5 * sizes.width
-            + 2 * (heads.query + heads.kv) * heads.dim
+    /// Bytes that a workspace takes.
+    pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
+        let Widths { query, kv, inner, gated } = Widths::of(spec);
+        let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
+        let row = 5 * spec.width
+            + 2 * (query + kv)
             // The last one is what activations are quantized to, generously.
-            + 3 * sizes.feed_forward
-            + 2 * sizes.rope.pairs();
-        ((row * rows + heads.scratch_len(rows) * threads) * size_of::<f32>()) as u64
+            + (if gated { 3 } else { 2 }) * inner
+            + 2 * pairs;
+        let floats =
+            row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
+        (floats * size_of::<f32>()) as u64
     }
+
+    /// The longest rows that are multiplied.
+    pub(super) fn longest_input(spec: &Spec) -> usize {
+        let Widths { query, inner, .. } = Widths::of(spec);
+        inner.max(query).max(spec.width)
+    }
+
+    /// Begins a pass of so many rows: all of them are finite as far as is known.
+    pub(super) fn begin(&self, rows: usize) {
+        self.finite[..rows].iter().for_each(|finite| finite.store(true, Ordering::Relaxed));
+    }
+}
+
+/// The longest rows of any block.
+struct Widths {
+    query: usize,
+    kv: usize,
+    inner: usize,
+    /// Whether any block has two inner rows.
+    gated: bool,
+}
+
+impl Widths {
+    fn of(spec: &Spec) -> Widths {
+        let most = |width: &dyn Fn(&BlockSpec) -> usize| spec.blocks.iter().map(width).max().unwrap_or(0);
+        Widths {
+            query: most(&|block| block.attention.heads.query * block.attention.heads.dim),
+            kv: most(&|block| block.attention.heads.kv * block.attention.heads.dim),
+            inner: most(&|block| block.feed_forward.width),
+            gated: spec.blocks.iter().any(|block| block.feed_forward.kind == FeedForwardKind::SwiGlu),
+        }
+    }
+}
+
+/// Values of attention's scratch for a thread.
+fn scratch_len(spec: &Spec, rows: usize) -> usize {
+    spec.blocks.iter().map(|block| block.attention.heads.scratch_len(rows)).max().unwrap_or(0)
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{header, open};
 use crate::Error;
 use crate::gguf::Gguf;
-use crate::model::encoder::Sizes;
+use crate::model;
 use crate::tokenizer::WordPiece;
 
 fn folder() -> TempDir {
@@ -88,7 +88,7 @@ fn what_the_files_beside_the_weights_say_is_obeyed() {
         r#"{"prompts": {"query": "query: ", "document": "passage: "}}"#,
     );
     let gguf = open(directory.path()).unwrap();
-    assert_eq!(Sizes::of(&gguf).unwrap().context_length, 100);
+    assert_eq!(model::spec(&gguf).unwrap().context_length, 100);
     assert_eq!(gguf.u32("bert.pooling_type").unwrap(), 2);
     assert_eq!(gguf.str("steadytext.prompt.query").unwrap(), "query: ");
     assert_eq!(gguf.str("steadytext.prompt.passage").unwrap(), "passage: ");

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use super::encoder::{EncoderReader, LoadedEncoder};
+use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
+use crate::backend::{Backend, Decoder, Limits, Loading, Native, is_encoder};
 use crate::config::Config;
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
 use crate::memory::{self, Ledger};
-use crate::model::encoder::is_encoder;
-use crate::model::{Hyperparameters, Loading, Model, Workspace};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -22,14 +21,13 @@ use crate::{Error, FileId, Generate, ModelIdentity, ModelSource, Work};
 pub(super) const MAX_PREFILL_ROWS: usize = 256;
 
 /// A decoder with all that belongs to it.
-pub(super) struct Loaded {
-    pub(super) model: Model,
+pub(super) struct LoadedDecoder {
+    pub(super) decoder: Box<dyn Decoder>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
     pub(super) reranker: Reranker,
     grammars: Arc<Grammars>,
-    pub(super) workspace: Workspace,
-    /// Blocks of keys and values kept for the next requests.
+    /// Blocks of state kept for the next requests.
     pub(super) prefixes: Prefixes,
     /// Tokens that a request may have in all.
     pub(super) context_length: usize,
@@ -40,12 +38,15 @@ pub(super) struct Loaded {
 /// What models are loaded with.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    context_length: usize,
+    /// The longest context of any model, 0 for none.
+    pub(super) context_length: usize,
     rows: usize,
     max_running: usize,
     pub(super) threads: usize,
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
+    /// What computes the models.
+    pub(super) backend: Arc<dyn Backend>,
 }
 
 impl Settings {
@@ -58,7 +59,13 @@ impl Settings {
             threads: config.compute_threads(),
             instructions: config.instructions,
             memory: Arc::clone(memory),
+            backend: Arc::new(Native),
         }
+    }
+
+    /// What passes models are loaded for.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { rows: self.rows, wanted: self.max_running, threads: self.threads }
     }
 }
 
@@ -80,18 +87,9 @@ impl Opened {
             ModelSource::File(path) => ModelIdentity::file_of(path).ok(),
         };
         let gguf = source.open()?;
-        if is_encoder(&gguf)? {
-            let bytes = LoadedEncoder::bytes(&gguf, settings.threads)?;
-            return Ok(Opened { gguf, file, bytes });
-        }
-        let sizes = Hyperparameters::of(&gguf)?;
-        let weights = Model::weight_bytes(&gguf);
         // Vocabulary and merges are built from what is not weights, and take some times as much.
-        let metadata = gguf.metadata_bytes();
-        let logits = Model::logit_bytes(&gguf, settings.max_running);
-        let workspace = Model::workspace_bytes(&sizes, settings.rows, settings.threads);
-        let bytes =
-            [metadata.saturating_mul(4), logits, workspace].into_iter().fold(weights, u64::saturating_add);
+        let metadata = gguf.metadata_bytes().saturating_mul(4);
+        let bytes = settings.backend.bytes(&gguf, settings.limits())?.saturating_add(metadata);
         Ok(Opened { gguf, file, bytes })
     }
 }
@@ -105,39 +103,42 @@ const COMPILER_BYTES: usize = 32 << 20;
 const CONSTRAINT_BYTES_PER_BYTE: usize = 64;
 
 /// A model of any kind.
-pub(super) enum Any {
+pub(super) enum AnyModel {
     /// It generates, and embeds or ranks as decoders do.
-    Decoder(Box<Loaded>),
+    Decoder(Box<LoadedDecoder>),
     /// It embeds or ranks.
     Encoder(Box<LoadedEncoder>),
 }
 
-impl Any {
+impl AnyModel {
     /// Loads a model that was opened.
-    pub(super) fn new(opened: &Opened, settings: &Settings, loading: &Loading<'_>) -> Result<Any, Error> {
+    pub(super) fn new(
+        opened: &Opened,
+        settings: &Settings,
+        loading: &Loading<'_>,
+    ) -> Result<AnyModel, Error> {
         if is_encoder(&opened.gguf)? {
-            let limit = settings.context_length;
-            LoadedEncoder::new(&opened.gguf, limit, settings.threads, loading).map(Box::new).map(Any::Encoder)
+            LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Encoder)
         } else {
-            Loaded::new(&opened.gguf, settings, loading).map(Box::new).map(Any::Decoder)
+            LoadedDecoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Decoder)
         }
     }
 
-    pub(super) fn decoder(&self) -> Option<&Loaded> {
+    pub(super) fn decoder(&self) -> Option<&LoadedDecoder> {
         match self {
-            Any::Decoder(loaded) => Some(loaded),
-            Any::Encoder(_) => None,
+            AnyModel::Decoder(loaded) => Some(loaded),
+            AnyModel::Encoder(_) => None,
         }
     }
 
     pub(super) fn check_lost(&self) -> Result<(), Error> {
         match self {
-            Any::Decoder(loaded) => loaded.model.check_lost(),
-            Any::Encoder(loaded) => loaded.model.check_lost(),
+            AnyModel::Decoder(loaded) => loaded.decoder.check_lost(),
+            AnyModel::Encoder(loaded) => loaded.encoder.check_lost(),
         }
     }
 
-    /// Bytes of kept blocks of keys and values, of those that running requests hold or of all.
+    /// Bytes of kept blocks of state, of those that running requests hold or of all.
     pub(super) fn kept_bytes(&self, held: bool) -> u64 {
         self.decoder().map_or(0, |loaded| {
             let blocks = if held { loaded.prefixes.held() } else { loaded.prefixes.len() };
@@ -171,32 +172,32 @@ impl Texts {
     }
 }
 
-impl Loaded {
+impl LoadedDecoder {
     /// Loads a decoder that was opened.
-    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<Loaded, Error> {
-        let model = Model::load(gguf, loading)?;
+    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<LoadedDecoder, Error> {
+        let decoder = settings.backend.decoder(gguf, settings.limits(), loading)?;
+        let facts = decoder.facts();
         let tokenizer = Tokenizer::from_gguf(gguf)?;
-        if tokenizer.vocab_size() > model.vocabulary() {
+        if tokenizer.vocab_size() > facts.vocabulary {
             return Err(gguf.corrupt(format!(
                 "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
                 tokenizer.vocab_size(),
-                model.vocabulary()
+                facts.vocabulary
             )));
         }
-        let declared = model.sizes().context_length;
+        let declared = facts.context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
         let tokenizer = Arc::new(tokenizer);
-        let loaded = Loaded {
+        let loaded = LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
-            workspace: model.workspace(settings.rows, settings.max_running, settings.threads)?,
             grammars: Arc::new(Grammars::new(
                 Arc::clone(&tokenizer),
-                model.vocabulary(),
+                facts.vocabulary,
                 Arc::clone(&settings.memory),
             )),
-            model,
+            decoder,
             tokenizer,
             context_length: match settings.context_length {
                 0 => declared,
@@ -206,24 +207,24 @@ impl Loaded {
         };
         // The metadata were read once more.
         gguf.release_all();
-        loaded.model.check_lost()?;
+        loaded.decoder.check_lost()?;
         Ok(loaded)
     }
 
-    /// Bytes of a block of keys and values.
+    /// Bytes of a block of state.
     pub(super) fn block_bytes(&self) -> u64 {
-        self.model.cache_shape().block_bytes()
+        self.decoder.facts().block_bytes
     }
 
     /// What it thinks of documents, from the rows of the last pass that their prompts end with.
     pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
         match self.reranker {
             Reranker::YesNo { yes, no } => {
-                let logits = self.model.logits_of(&mut self.workspace, rows, [yes, no], pool);
+                let logits = self.decoder.logits_of(rows, [yes, no], pool);
                 logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
             }
             Reranker::Head { label } => {
-                let outputs = rows.iter().map(|row| self.model.ranks(&self.workspace, *row, pool));
+                let outputs = rows.iter().map(|row| self.decoder.ranks(*row, pool));
                 outputs.map(|outputs| score_of_labels(&outputs, label)).collect()
             }
             // Whose scores come of vectors.

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::loaded::{Any, Opened, Settings, Texts};
+use super::loaded::{AnyModel, Opened, Settings, Texts};
 use super::plan::Plan;
 use super::{Message, Shared, Submission};
+use crate::backend::Loading;
 use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;
-use crate::model::Loading;
 use crate::panic::catch;
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
@@ -49,7 +49,7 @@ pub(super) enum Job {
 /// What came of a job.
 pub(super) enum Report {
     Opened(ModelSource, Result<Box<Opened>, Error>),
-    Loaded(ModelSource, Result<(Any, ModelIdentity), Error>),
+    Loaded(ModelSource, Result<(AnyModel, ModelIdentity), Error>),
     Planned { number: u64, plan: Result<Box<Plan>, Error> },
 }
 
@@ -197,10 +197,10 @@ fn load(
     hook: &Hook,
     settings: &Settings,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<(Any, ModelIdentity), Error> {
+) -> Result<(AnyModel, ModelIdentity), Error> {
     let pool =
         Pool::new(settings.threads, settings.instructions, hook).map_err(|error| Error::no_thread(&error))?;
-    let model = Any::new(opened, settings, &Loading { pool: &pool, stop })?;
+    let model = AnyModel::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
     model.check_lost()?;
     Ok((model, identity))

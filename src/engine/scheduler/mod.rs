@@ -6,20 +6,20 @@
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
-mod answer;
-mod encoder;
-mod encodings;
+mod detokenizer;
+mod encode_batches;
+mod generation;
 mod loaded;
+mod loaded_encoder;
 mod loader;
-mod lookup;
 mod models;
 mod plan;
 mod prefix;
-mod running;
+mod prompt_lookup;
+mod sequence;
 mod statistics;
 mod step;
 mod submission;
-mod text;
 mod thread;
 mod turns;
 
@@ -79,21 +79,21 @@ enum Message {
 /// A request on its way to the engine thread.
 struct Queued {
     submission: Submission,
-    place: Place,
+    slot: QueueSlot,
 }
 
 /// A place in the queue of those that wait. Dropping it gives it back, whatever has become of its request.
-struct Place(Arc<Shared>);
+struct QueueSlot(Arc<Shared>);
 
-impl Place {
+impl QueueSlot {
     /// None where all of them are taken.
-    fn take(shared: &Arc<Shared>, capacity: usize) -> Option<Place> {
-        let place = Place(Arc::clone(shared));
-        (shared.waiting.fetch_add(1, Ordering::AcqRel) < capacity).then_some(place)
+    fn take(shared: &Arc<Shared>, capacity: usize) -> Option<QueueSlot> {
+        let slot = QueueSlot(Arc::clone(shared));
+        (shared.waiting.fetch_add(1, Ordering::AcqRel) < capacity).then_some(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
@@ -135,10 +135,10 @@ impl Engine {
         {
             return submission.fail(error);
         }
-        let Some(place) = Place::take(&self.shared, self.capacity) else {
+        let Some(slot) = QueueSlot::take(&self.shared, self.capacity) else {
             return submission.fail(Error::QueueFull { capacity: self.capacity });
         };
-        let queued = Box::new(Queued { submission, place });
+        let queued = Box::new(Queued { submission, slot });
         if let Err(unsent) = self.queue.send(Message::Submit(queued))
             && let Message::Submit(queued) = unsent.into_inner()
         {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::encoder::LoadedEncoder;
-use super::loaded::{Any, Loaded, Opened, Texts};
+use super::loaded::{AnyModel, LoadedDecoder, Opened, Texts};
+use super::loaded_encoder::LoadedEncoder;
 use super::loader::{Job, Worker};
 use crate::config::Config;
 use crate::memory::Ledger;
@@ -31,7 +31,7 @@ struct Entry {
     number: u64,
     /// Its file, told with what it computes.
     identity: ModelIdentity,
-    model: Any,
+    model: AnyModel,
 }
 
 /// A model on its way.
@@ -105,7 +105,7 @@ impl Models {
         let mut by_age: Vec<&mut Entry> = self.loaded.iter_mut().collect();
         by_age.sort_by_key(|entry| entry.used);
         for entry in by_age {
-            let Any::Decoder(loaded) = &mut entry.model else { continue };
+            let AnyModel::Decoder(loaded) = &mut entry.model else { continue };
             while total > bytes && loaded.prefixes.evict() {
                 total -= loaded.block_bytes();
             }
@@ -167,25 +167,25 @@ impl Models {
         self.loaded.iter().find(|entry| entry.source == *source).map(|entry| entry.number)
     }
 
-    fn any(&mut self, source: &ModelSource) -> Option<&mut Any> {
+    fn any(&mut self, source: &ModelSource) -> Option<&mut AnyModel> {
         let entry = self.loaded.iter_mut().find(|entry| entry.source == *source)?;
         entry.used = Instant::now();
         Some(&mut entry.model)
     }
 
     /// The decoder, if it is there.
-    pub(super) fn get(&mut self, source: &ModelSource) -> Option<&mut Loaded> {
+    pub(super) fn get(&mut self, source: &ModelSource) -> Option<&mut LoadedDecoder> {
         match self.any(source)? {
-            Any::Decoder(loaded) => Some(loaded),
-            Any::Encoder(_) => None,
+            AnyModel::Decoder(loaded) => Some(loaded),
+            AnyModel::Encoder(_) => None,
         }
     }
 
     /// The encoder, if it is there.
     pub(super) fn get_encoder(&mut self, source: &ModelSource) -> Option<&mut LoadedEncoder> {
         match self.any(source)? {
-            Any::Decoder(_) => None,
-            Any::Encoder(loaded) => Some(loaded),
+            AnyModel::Decoder(_) => None,
+            AnyModel::Encoder(loaded) => Some(loaded),
         }
     }
 
@@ -202,8 +202,8 @@ impl Models {
     /// What tokenizes the requests of the model, if it is there.
     pub(super) fn texts(&mut self, source: &ModelSource) -> Option<Texts> {
         Some(match self.any(source)? {
-            Any::Decoder(loaded) => Texts::Decoder(loaded.reader()),
-            Any::Encoder(loaded) => Texts::Encoder(loaded.reader()),
+            AnyModel::Decoder(loaded) => Texts::Decoder(loaded.reader()),
+            AnyModel::Encoder(loaded) => Texts::Encoder(loaded.reader()),
         })
     }
 
@@ -276,7 +276,7 @@ impl Models {
     pub(super) fn loaded(
         &mut self,
         source: &ModelSource,
-        loaded: Result<(Any, ModelIdentity), Error>,
+        loaded: Result<(AnyModel, ModelIdentity), Error>,
     ) -> Result<(), Error> {
         let coming = self.coming.iter().position(|(coming, _)| coming == source);
         let stage = coming.map(|index| self.coming.remove(index).1);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::answer::Guided;
-use super::loaded::Loaded;
+use super::generation::ConstrainedStart;
+use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
+use crate::backend::{Pooling, State};
 use crate::constraints::Grammars;
-use crate::model::{KvCache, Pooling};
 use crate::rerank::Reranker;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
@@ -23,8 +23,8 @@ pub(super) struct Plan {
     /// How many of the tokens are the prompt.
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
-    pub(super) guided: Option<Guided>,
-    /// Positions that its cache will have.
+    pub(super) constrained: Option<ConstrainedStart>,
+    /// Positions that its state will have.
     pub(super) positions: usize,
 }
 
@@ -76,26 +76,26 @@ impl Plan {
             Work::Generate(how) => how.constraint.as_ref(),
             Work::Embed(_) | Work::Rerank(_) => None,
         };
-        let mut guided = None;
+        let mut constrained = None;
         if let Some(constraint) = constraint {
-            let guide = reader.grammars.guide(constraint)?;
-            let (begun, forced) = Guided::begin(guide, max_tokens, &reader.tokenizer)?;
+            let matcher = reader.grammars.matcher(constraint)?;
+            let (begun, forced) = ConstrainedStart::begin(matcher, max_tokens, &reader.tokenizer)?;
             tokens.extend(forced);
-            guided = Some(begun);
+            constrained = Some(begun);
         }
-        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, guided, positions })
+        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, constrained, positions })
     }
 
-    /// That of an encoder, which keeps no keys and values.
+    /// That of an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
-        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, guided: None, positions: 0 }
+        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, constrained: None, positions: 0 }
     }
 
     /// The whole answer, where it was known without a model.
     pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.guided.as_mut()?.output.take()
+        self.constrained.as_mut()?.output.take()
     }
 
     /// Length of the prompt.
@@ -103,22 +103,22 @@ impl Plan {
         self.prompt_tokens
     }
 
-    /// A cache with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
-    pub(super) fn begin(&self, request: &Request, loaded: &mut Loaded, reuse: bool) -> Beginning {
-        let mut cache = KvCache::new(loaded.model.cache_shape());
+    /// A state with as many kept blocks of the model as the prompt begins with; none of them unless `reuse` is set.
+    pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
+        let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
             Work::Generate(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
         // The hidden states of all tokens are needed, or that of the first.
-        let whole = embeds && loaded.model.sizes().pooling != Pooling::Last;
+        let whole = embeds && loaded.decoder.facts().pooling != Pooling::Last;
         let chain = (reuse && !whole).then(|| {
             let mut chain = Chain::new(request.salt);
-            loaded.prefixes.attach(&mut chain, &mut cache, reusable(&self.tokens));
+            loaded.prefixes.attach(&mut chain, &mut *state, reusable(&self.tokens));
             chain
         });
-        Beginning { cache, chain, positions: self.positions }
+        Beginning { state, chain, positions: self.positions }
     }
 }
 
@@ -139,24 +139,29 @@ pub(super) fn reusable(tokens: &[u32]) -> &[u32] {
 
 /// Where a request begins to compute.
 pub(super) struct Beginning {
-    pub(super) cache: KvCache,
+    pub(super) state: Box<dyn State>,
     pub(super) chain: Option<Chain>,
     pub(super) positions: usize,
 }
 
 impl Beginning {
-    /// Bytes of keys and values that the request will add to the model's kept blocks.
+    /// Bytes of state that the request will add to the model's kept blocks.
     pub(super) fn own_bytes(&self) -> u64 {
-        own_bytes(&self.cache, self.chain.as_ref(), self.positions)
+        own_bytes(&*self.state, self.chain.as_ref(), self.positions)
+    }
+
+    /// Bytes of state that it would have if it shared none.
+    pub(super) fn whole_bytes(&self) -> u64 {
+        self.state.bytes(self.positions)
     }
 
     /// Positions that need not be computed.
     pub(super) fn reused(&self) -> usize {
-        self.cache.len()
+        self.state.len()
     }
 }
 
-/// Bytes of a cache that are not those of kept blocks.
-pub(super) fn own_bytes(cache: &KvCache, chain: Option<&Chain>, positions: usize) -> u64 {
-    cache.shape().bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * cache.shape().block_bytes()
+/// Bytes of a state that are not those of kept blocks.
+pub(super) fn own_bytes(state: &dyn State, chain: Option<&Chain>, positions: usize) -> u64 {
+    state.bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * state.block_bytes()
 }

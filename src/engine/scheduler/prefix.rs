@@ -1,17 +1,14 @@
-//! Blocks of keys and values that are kept, so that sequences which begin alike compute their beginning once.
+//! Blocks of state (keys and values, mostly) that are kept, so that sequences which begin alike compute their beginning once.
 //!
 //! Each model has one [`Prefixes`]: full blocks, found by a hash over the salt and all tokens up to their end.
 //! A hit is compared token by token and by its place in the chain, so a collision is a miss and never a wrong
-//! block. Keys and values are the same bytes whoever computes them, so hits change no result.
+//! block. States are the same bytes whoever computes them, so hits change no result.
 //!
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
+use crate::backend::{BLOCK, Block, State};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
-
-use crate::kernels::attention::TILE;
-use crate::model::{Block, KvCache};
 
 /// Kept blocks of one model.
 #[derive(Default)]
@@ -65,8 +62,8 @@ impl Chain {
 
     /// Hashes of the full blocks of `tokens` from the first that is not a kept one.
     pub(super) fn hashes<'a>(&self, tokens: &'a [u32]) -> impl Iterator<Item = u64> + use<'a> {
-        let rest = tokens.get(self.blocks * TILE..).unwrap_or_default();
-        rest.as_chunks::<TILE>().0.iter().scan(self.hash, |hash, tokens| {
+        let rest = tokens.get(self.blocks * BLOCK..).unwrap_or_default();
+        rest.as_chunks::<BLOCK>().0.iter().scan(self.hash, |hash, tokens| {
             *hash = extend(*hash, tokens);
             Some(*hash)
         })
@@ -81,43 +78,43 @@ impl Prefixes {
 
     /// Number of blocks that running sequences hold.
     pub(super) fn held(&self) -> usize {
-        self.entries.values().filter(|entry| Arc::strong_count(&entry.block) > 1).count()
+        self.entries.values().filter(|entry| entry.block.is_shared()).count()
     }
 
     /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
     /// tokens only. Returns how many positions it has gained.
-    pub(super) fn attach(&mut self, chain: &mut Chain, cache: &mut KvCache, tokens: &[u32]) -> usize {
-        let before = cache.len();
-        if before != chain.blocks * TILE {
+    pub(super) fn attach(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
+        let before = state.len();
+        if before != chain.blocks * BLOCK {
             return 0;
         }
-        for tokens in tokens[before.min(tokens.len())..].as_chunks::<TILE>().0 {
+        for tokens in tokens[before.min(tokens.len())..].as_chunks::<BLOCK>().0 {
             let hash = extend(chain.hash, tokens);
             let Some(entry) = self.find(chain, hash, tokens) else { break };
-            cache.attach(Arc::clone(&entry.block));
+            state.attach(entry.block.clone());
             (chain.hash, chain.number) = (hash, entry.number);
             chain.blocks += 1;
         }
-        cache.len() - before
+        state.len() - before
     }
 
-    /// Keeps the full blocks of a sequence. `tokens` are those in its cache. Where the same block is kept
+    /// Keeps the full blocks of a sequence. `tokens` are those in its state. Where the same block is kept
     /// already, the sequence takes that one and its own is freed.
-    pub(super) fn keep(&mut self, chain: &mut Chain, cache: &mut KvCache, tokens: &[u32]) {
-        debug_assert!(tokens.len() == cache.len());
-        for tokens in tokens.get(chain.blocks * TILE..).unwrap_or_default().as_chunks::<TILE>().0 {
+    pub(super) fn keep(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) {
+        debug_assert!(tokens.len() == state.len());
+        for tokens in tokens.get(chain.blocks * BLOCK..).unwrap_or_default().as_chunks::<BLOCK>().0 {
             if chain.blocked {
                 return;
             }
             let hash = extend(chain.hash, tokens);
             let number = if let Some(entry) = self.find(chain, hash, tokens) {
-                cache.replace(chain.blocks, Arc::clone(&entry.block));
+                state.replace(chain.blocks, entry.block.clone());
                 entry.number
             } else if self.entries.contains_key(&hash) {
                 chain.blocked = true;
                 return;
             } else {
-                self.insert(chain, hash, tokens, Arc::clone(cache.block(chain.blocks)))
+                self.insert(chain, hash, tokens, state.block(chain.blocks))
             };
             (chain.hash, chain.number) = (hash, number);
             chain.blocks += 1;
@@ -126,9 +123,8 @@ impl Prefixes {
 
     /// Frees the block that was not used for the longest time. False where running sequences hold all of them.
     pub(super) fn evict(&mut self) -> bool {
-        let free = |(_, hash): &&(u64, u64)| {
-            self.entries.get(hash).is_some_and(|entry| Arc::strong_count(&entry.block) == 1)
-        };
+        let free =
+            |(_, hash): &&(u64, u64)| self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared());
         let Some(leaf) = self.leaves.iter().find(free).copied() else { return false };
         self.leaves.remove(&leaf);
         let Some(entry) = self.entries.remove(&leaf.1) else { return false };
@@ -200,16 +196,16 @@ fn mix(z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Chain, Prefixes};
-    use crate::kernels::attention::{Heads, TILE};
-    use crate::model::{CacheShape, KvCache};
+    use crate::backend::{BLOCK, State};
+    use crate::model::{SequenceState, StateLayout};
 
-    fn shape() -> CacheShape {
-        CacheShape::new(1, Heads { query: 1, kv: 1, dim: 2 })
+    fn empty() -> SequenceState {
+        SequenceState::new(StateLayout::of_one_layer())
     }
 
     /// A sequence whose tokens are all computed and kept.
-    fn kept(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> (Chain, KvCache) {
-        let (mut chain, mut cache) = (Chain::new(salt), KvCache::new(shape()));
+    fn kept(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> (Chain, SequenceState) {
+        let (mut chain, mut cache) = (Chain::new(salt), empty());
         let gained = prefixes.attach(&mut chain, &mut cache, tokens);
         cache.reserve(tokens.len()).unwrap();
         cache.advance(tokens.len() - gained);
@@ -219,11 +215,11 @@ mod tests {
 
     /// How many positions of the tokens are there.
     fn found(prefixes: &mut Prefixes, salt: u64, tokens: &[u32]) -> usize {
-        prefixes.attach(&mut Chain::new(salt), &mut KvCache::new(shape()), tokens)
+        prefixes.attach(&mut Chain::new(salt), &mut empty(), tokens)
     }
 
     fn tokens(seed: u32, blocks: usize) -> Vec<u32> {
-        (0..(blocks * TILE) as u32).map(|i| i * seed).collect()
+        (0..(blocks * BLOCK) as u32).map(|i| i * seed).collect()
     }
 
     #[test]
@@ -232,12 +228,12 @@ mod tests {
         let one = tokens(3, 3);
         kept(&mut prefixes, 0, &one);
         assert_eq!(prefixes.len(), 3);
-        assert_eq!(found(&mut prefixes, 0, &one), 3 * TILE);
-        assert_eq!(found(&mut prefixes, 0, &one[..2 * TILE + 63]), 2 * TILE, "full blocks only");
+        assert_eq!(found(&mut prefixes, 0, &one), 3 * BLOCK);
+        assert_eq!(found(&mut prefixes, 0, &one[..2 * BLOCK + 63]), 2 * BLOCK, "full blocks only");
         let mut other = one.clone();
-        other[TILE + 5] += 1;
-        assert_eq!(found(&mut prefixes, 0, &other), TILE, "up to the first difference");
-        assert_eq!(found(&mut prefixes, 0, &one[TILE..]), 0, "not in another place");
+        other[BLOCK + 5] += 1;
+        assert_eq!(found(&mut prefixes, 0, &other), BLOCK, "up to the first difference");
+        assert_eq!(found(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
         assert_eq!(found(&mut prefixes, 1, &one), 0, "not under another salt");
     }
 
@@ -246,13 +242,13 @@ mod tests {
         let mut prefixes = Prefixes::default();
         let one = tokens(3, 2);
         // Both were computed before either was kept.
-        let mut second = (Chain::new(0), KvCache::new(shape()));
+        let mut second = (Chain::new(0), empty());
         second.1.reserve(one.len()).unwrap();
         second.1.advance(one.len());
         let (_, first) = kept(&mut prefixes, 0, &one);
         prefixes.keep(&mut second.0, &mut second.1, &one);
         assert_eq!(prefixes.len(), 2);
-        assert!(std::sync::Arc::ptr_eq(first.block(1), second.1.block(1)));
+        assert!(first.block(1).is(&second.1.block(1)));
     }
 
     #[test]
@@ -282,13 +278,13 @@ mod tests {
         let held = kept(&mut prefixes, 0, &two);
         kept(&mut prefixes, 0, &three);
         assert_eq!((prefixes.len(), prefixes.held()), (6, 2));
-        assert_eq!(found(&mut prefixes, 0, &one), 2 * TILE, "now three is the oldest");
+        assert_eq!(found(&mut prefixes, 0, &one), 2 * BLOCK, "now three is the oldest");
         assert!(prefixes.evict());
-        assert_eq!(found(&mut prefixes, 0, &three), TILE, "its end went");
-        assert_eq!(found(&mut prefixes, 0, &one), 2 * TILE);
+        assert_eq!(found(&mut prefixes, 0, &three), BLOCK, "its end went");
+        assert_eq!(found(&mut prefixes, 0, &one), 2 * BLOCK);
         while prefixes.evict() {}
         assert_eq!(prefixes.len(), 2);
-        assert_eq!(found(&mut prefixes, 0, &two), 2 * TILE, "which a sequence holds");
+        assert_eq!(found(&mut prefixes, 0, &two), 2 * BLOCK, "which a sequence holds");
         drop(held);
         while prefixes.evict() {}
         assert_eq!(prefixes.len(), 0);

@@ -8,14 +8,14 @@ use std::time::Instant;
 use super::Shared;
 use super::loaded::MAX_PREFILL_ROWS;
 use super::loader::Job;
-use super::lookup::MAX_DRAFT;
 use super::models::Models;
 use super::prefix::Prefixes;
-use super::running::{Running, Slice};
+use super::prompt_lookup::MAX_DRAFT;
+use super::sequence::{Sequence, Slice};
+use crate::backend::Segment;
 use crate::config::{Config, PromptLookup};
 use crate::kernels::Pool;
 use crate::memory;
-use crate::model::Segment;
 use crate::panic::catch;
 use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
@@ -72,7 +72,7 @@ struct Part {
 /// A request whose next tokens are chosen.
 struct Choosing<'a> {
     index: usize,
-    request: &'a mut Running,
+    request: &'a mut Sequence,
     logits: Vec<&'a [f32]>,
     result: Result<(Option<Output>, usize), Error>,
 }
@@ -99,7 +99,7 @@ impl Stepper {
     /// are still to be checked.
     pub(super) fn step(
         &mut self,
-        running: &mut Vec<Running>,
+        running: &mut Vec<Sequence>,
         models: &mut Models,
         stop: &dyn Fn() -> bool,
     ) -> Vec<Job> {
@@ -134,7 +134,7 @@ impl Stepper {
 
     /// Whose prompt was served first goes behind the others that still have some and are as urgent. Now and then urgency does not
     /// matter, so that every prompt gets on.
-    fn take_turns(&self, running: &mut [Running]) {
+    fn take_turns(&self, running: &mut [Sequence]) {
         running.sort_by_key(|request| !request.decodes());
         let Some(first) = running.iter().position(|request| !request.decodes()) else { return };
         let prompts = &mut running[first..];
@@ -145,7 +145,7 @@ impl Stepper {
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
-    fn guess(&self, running: &mut [Running], source: &ModelSource) -> usize {
+    fn guess(&self, running: &mut [Sequence], source: &ModelSource) -> usize {
         let mut requests: Vec<_> = running.iter_mut().filter(|request| request.source() == source).collect();
         let always = self.prompt_lookup == PromptLookup::On;
         let mut left = match self.prompt_lookup {
@@ -167,19 +167,19 @@ impl Stepper {
     }
 
     /// Lets prompts skip what other requests have computed in the meantime.
-    fn catch_up(&self, running: &mut [Running], source: &ModelSource, prefixes: &mut Prefixes) {
+    fn catch_up(&self, running: &mut [Sequence], source: &ModelSource, prefixes: &mut Prefixes) {
         for request in running.iter_mut().filter(|request| request.source() == source) {
             self.shared.statistics.reused(request.catch_up(prefixes));
         }
     }
 
     /// Prompt rows that should fit into the time of a step.
-    fn prefill_rows(&mut self, running: &[Running], row_seconds: Option<f64>) -> usize {
+    fn prefill_rows(&mut self, running: &[Sequence], row_seconds: Option<f64>) -> usize {
         self.steps += 1;
         if !self.prefill_rows.is_empty() {
             return self.prefill_rows[self.steps % self.prefill_rows.len()].clamp(1, MAX_PREFILL_ROWS);
         }
-        let shared = running.iter().any(Running::decodes);
+        let shared = running.iter().any(Sequence::decodes);
         let urgent = running.iter().any(is_urgent);
         let fewest = if urgent { URGENT_ROWS } else { MIN_PREFILL_ROWS };
         let step_seconds = if shared { SHARED_STEP_SECONDS } else { PREFILL_STEP_SECONDS };
@@ -190,7 +190,7 @@ impl Stepper {
     }
 
     /// The model after the last one, in the order of their requests.
-    fn next_model(&mut self, running: &[Running]) -> Option<ModelSource> {
+    fn next_model(&mut self, running: &[Sequence]) -> Option<ModelSource> {
         let mut sources: Vec<&ModelSource> = Vec::new();
         for request in running {
             if !sources.contains(&request.source()) {
@@ -201,7 +201,7 @@ impl Stepper {
         let next = after.map_or(0, |index| (index + 1) % sources.len());
         // The model of the most urgent prompt goes first, but not twice in a row while others wait.
         let urgent = running.iter().filter(|request| is_urgent(request));
-        let urgent = urgent.max_by_key(|request| request.submission.priority()).map(Running::source);
+        let urgent = urgent.max_by_key(|request| request.submission.priority()).map(Sequence::source);
         let next = urgent
             .filter(|urgent| Some(*urgent) != self.last.as_ref())
             .and_then(|urgent| sources.iter().position(|source| *source == urgent))
@@ -213,7 +213,7 @@ impl Stepper {
     /// The pass itself; returns the requests that ended.
     fn compute(
         &mut self,
-        running: &mut [Running],
+        running: &mut [Sequence],
         models: &mut Models,
         source: &ModelSource,
         parts: &[Part],
@@ -228,10 +228,10 @@ impl Stepper {
         let mut remaining = parts.iter().peekable();
         for (index, request) in running.iter_mut().enumerate() {
             let Some(part) = remaining.next_if(|part| part.index == index) else { continue };
-            let Slice { submission, cache, tokens, wanted } = request.next(part.rows);
-            match cache.reserve(cache.len() + tokens.len()) {
+            let Slice { submission, state, tokens, wanted } = request.next(part.rows);
+            match state.reserve(state.len() + tokens.len()) {
                 Ok(()) => {
-                    segments.push(Segment { cache, tokens, wanted, fault: None });
+                    segments.push(Segment { state, tokens, wanted, fault: None });
                     submissions.push(submission);
                     computing.push(part.index);
                 }
@@ -243,16 +243,15 @@ impl Stepper {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
         };
-        if segments.is_empty()
-            || !loaded.model.forward(&mut segments, &mut loaded.workspace, &self.pool, &interrupted)
-        {
+        if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted) {
             return ended;
         }
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();
         let hidden_rows: Vec<usize> =
             segments.iter().map(|segment| segment.wanted.count(segment.tokens.len())).collect();
         drop(segments);
-        let width = loaded.model.sizes().width;
+        let facts = loaded.decoder.facts();
+        let width = facts.width;
         let mut first = 0;
         let mut sampling = Vec::new();
         let mut scoring = Vec::new();
@@ -272,20 +271,17 @@ impl Stepper {
             if request.scores() {
                 scoring.push((*index, hidden.start));
             }
-            let hidden = &loaded.model.hidden(&loaded.workspace)[hidden.start * width..hidden.end * width];
+            let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
             if let Some(output) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, Ok(output)));
             }
         }
         if !sampling.is_empty() {
             let rows: Vec<usize> = sampling.iter().flat_map(|(_, rows)| rows.clone()).collect();
-            let logits = loaded.model.logits(&mut loaded.workspace, &rows, &self.pool);
-            if loaded.model.check_lost().is_err() {
-                return ended;
-            }
+            let Ok(logits) = loaded.decoder.logits(&rows, &self.pool) else { return ended };
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
-            let mut logits = logits.chunks_exact(loaded.model.vocabulary()).map(|logits| &logits[..choices]);
+            let mut logits = logits.chunks_exact(facts.vocabulary).map(|logits| &logits[..choices]);
             let mut sampling = sampling.into_iter().peekable();
             let mut choosing: Vec<Choosing<'_>> = Vec::with_capacity(sampling.len());
             for (index, request) in running.iter_mut().enumerate() {
@@ -340,18 +336,18 @@ impl Stepper {
 }
 
 /// Whether a prompt waits that somebody is in a hurry about.
-fn is_urgent(request: &Running) -> bool {
+fn is_urgent(request: &Sequence) -> bool {
     !request.decodes() && request.submission.priority() >= URGENT
 }
 
 /// Fails a request that was cancelled; whether its last event was sent.
-fn cancelled(request: &Running) -> bool {
+fn cancelled(request: &Sequence) -> bool {
     request.submission.fail_if_cancelled()
 }
 
 /// A row of each request that generates, and its guesses; then tokens that are forced and prompt rows, as long as there
 /// are any. A prompt that begins like another one before it waits for the blocks that they have in common.
-fn plan(running: &[Running], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
+fn plan(running: &[Sequence], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut ahead = HashSet::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {

@@ -1,6 +1,6 @@
 //! A submitted request and everybody who waits for it.
 //!
-//! Requests of the same flight are computed once: whoever comes while one of them waits or runs joins its
+//! Requests of the same deduplication key are computed once: whoever comes while one of them waits or runs joins its
 //! listeners. Work stops when nobody listens any more, and an error is everybody's.
 //!
 //! Invariant: every listener gets exactly one last event.
@@ -46,7 +46,7 @@ struct Listener {
 
 impl Listener {
     fn tell(&self, now: u64, kind: EventKind) {
-        // A bell that panics against its promise must not take the engine with it.
+        // A function of the caller that panics against its promise must not end the engine.
         let _ = panic::catch(|| self.reply.send(self.key, now.saturating_sub(self.since), kind));
     }
 }
@@ -83,9 +83,9 @@ impl Submission {
     }
 
     /// Whether the other one asks for the same.
-    pub(super) fn is_same_flight(&self, other: &Submission) -> bool {
-        self.request.flight.is_some()
-            && self.request.flight == other.request.flight
+    pub(super) fn is_duplicate_of(&self, other: &Submission) -> bool {
+        self.request.dedup_key.is_some()
+            && self.request.dedup_key == other.request.dedup_key
             && self.request.model == other.request.model
             && !self.ended.get()
     }
@@ -189,8 +189,8 @@ mod tests {
 
     fn submission(key: u64, reply: Reply, ticket: Ticket) -> Submission {
         let work = Work::Embed(Embed::passage(""));
-        let flight = Some([7; 32]);
-        let request = Request { key, model: ModelSource::Builtin, salt: 0, flight, work };
+        let dedup_key = Some([7; 32]);
+        let request = Request { key, model: ModelSource::Builtin, salt: 0, dedup_key, work };
         Submission::new(request, Standing::default(), reply, ticket, Arc::default())
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let tickets: Vec<Ticket> = (0..3).map(|_| Ticket::new()).collect();
         let [leader, second, third] =
             [0, 1, 2].map(|i| submission(i as u64, Reply::new(sender.clone()), tickets[i].clone()));
-        assert!(leader.is_same_flight(&second));
+        assert!(leader.is_duplicate_of(&second));
         leader.take_in(second);
         leader.send(EventKind::Started { prompt_tokens: 3, model: ModelIdentity::default() });
         leader.take_in(third);

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::encodings::Encodings;
+use super::encode_batches::EncodeBatches;
 use super::loaded::{Settings, Texts};
 use super::loader::{Hook, Job, Report, Worker};
 use super::models::Models;
-use super::running::{Running, Suspended};
+use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
-use super::turns::{Age, Room, Users, Waiting};
+use super::turns::{Age, Users, Waiting, WaitingRequests};
 use super::{Message, Queued, Shared};
 use crate::config::Config;
 use crate::kernels::{Pool, environment, pool};
@@ -139,8 +139,8 @@ struct EngineThread {
     planned: u64,
     /// Nothing can be done before something arrives.
     stalled: bool,
-    waiting: Room,
-    running: Vec<Running>,
+    waiting: WaitingRequests,
+    running: Vec<Sequence>,
     /// Requests that have given their places away.
     suspended: Vec<Suspended>,
     users: Users,
@@ -149,7 +149,7 @@ struct EngineThread {
     /// How many requests have come.
     arrivals: u64,
     /// Texts on encoders.
-    encodings: Encodings,
+    encode_batches: EncodeBatches,
     max_running: usize,
     kv_budget: u64,
     prefix_reuse: bool,
@@ -174,10 +174,10 @@ impl EngineThread {
             stalled: false,
             prefix_reuse: config.prefix_reuse,
             stepper: Stepper::new(config, pool, Arc::clone(&shared)),
-            encodings: Encodings::new(Arc::clone(&shared)),
+            encode_batches: EncodeBatches::new(Arc::clone(&shared)),
             shared,
             messages,
-            waiting: Room::default(),
+            waiting: WaitingRequests::default(),
             running: Vec::new(),
             suspended: Vec::new(),
             users: Users::default(),
@@ -236,11 +236,11 @@ impl EngineThread {
 
     /// Fails everything that is being computed.
     fn fail_begun(&mut self, error: &Error) {
-        let suspended = self.suspended.drain(..).map(|suspended| suspended.running);
+        let suspended = self.suspended.drain(..).map(|suspended| suspended.sequence);
         for running in self.running.drain(..).chain(suspended) {
             running.submission.fail(error.clone());
         }
-        self.encodings.fail(error, &|_| true);
+        self.encode_batches.fail(error, &|_| true);
     }
 
     fn stopping(&self) -> bool {
@@ -249,7 +249,7 @@ impl EngineThread {
 
     /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
-        if self.running.is_empty() && self.encodings.is_empty() && !self.wants_turn() {
+        if self.running.is_empty() && self.encode_batches.is_empty() && !self.wants_turn() {
             let most = if self.suspended.is_empty() { LOOK_AROUND } else { LOOK_AT_HELD };
             let idle = self.models.unload_idle(&|_| false).unwrap_or(most).min(most);
             match self.messages.recv_timeout(idle) {
@@ -290,25 +290,25 @@ impl EngineThread {
     /// Whether a request waits for something else than for its reader.
     fn wants_turn(&self) -> bool {
         let may_go_on = |suspended: &Suspended| {
-            !suspended.running.submission.is_held() || suspended.running.submission.has_to_be_told()
+            !suspended.sequence.submission.is_held() || suspended.sequence.submission.has_to_be_told()
         };
         !self.waiting.is_empty() || self.suspended.iter().any(may_go_on)
     }
 
     /// Lets a request wait for its turn, or for the result of one that asks for the same.
-    fn queue(&mut self, Queued { submission, place }: Queued) {
-        let suspended = self.suspended.iter().map(|suspended| &suspended.running);
+    fn queue(&mut self, Queued { submission, slot }: Queued) {
+        let suspended = self.suspended.iter().map(|suspended| &suspended.sequence);
         let running = self.running.iter().chain(suspended).map(|running| &running.submission);
         // What has begun goes on with the file that the model had then.
         let begun = running
-            .chain(self.encodings.submissions())
-            .find(|other| other.is_same_flight(&submission))
+            .chain(self.encode_batches.submissions())
+            .find(|other| other.is_duplicate_of(&submission))
             .filter(|_| !self.models.is_outdated(&submission.request.model));
         if let Some(same) = begun {
             same.take_in(submission);
             return self.shared.statistics.joined();
         }
-        let waits = self.waiting.iter().any(|waiting| waiting.submission.is_same_flight(&submission));
+        let waits = self.waiting.iter().any(|waiting| waiting.submission.is_duplicate_of(&submission));
         if waits {
             self.waiting.join(submission);
             return self.shared.statistics.joined();
@@ -316,10 +316,10 @@ impl EngineThread {
         self.arrivals += 1;
         self.waiting.add(Waiting {
             submission,
-            _place: place,
+            _slot: slot,
             plan: None,
             planning: None,
-            told_loading: false,
+            loading_sent: false,
             age: Age { arrival: self.arrivals, since: self.now },
         });
     }
@@ -369,8 +369,8 @@ impl EngineThread {
     }
 
     fn fail_suspended(&mut self, error: &Error, source: &ModelSource) {
-        for suspended in self.suspended.extract_if(.., |suspended| suspended.running.source() == source) {
-            suspended.running.submission.fail(error.clone());
+        for suspended in self.suspended.extract_if(.., |suspended| suspended.sequence.source() == source) {
+            suspended.sequence.submission.fail(error.clone());
         }
     }
 
@@ -388,23 +388,23 @@ impl EngineThread {
     fn turn(&mut self) {
         self.fault("turn");
         self.waiting.retain(|waiting| !waiting.submission.fail_if_cancelled());
-        self.suspended.retain(|suspended| !suspended.running.submission.fail_if_cancelled());
+        self.suspended.retain(|suspended| !suspended.sequence.submission.fail_if_cancelled());
         self.note_memory();
         self.admit_all();
-        let computes = !self.running.is_empty() || !self.encodings.is_empty();
+        let computes = !self.running.is_empty() || !self.encode_batches.is_empty();
         self.stalled = !computes && self.wants_turn();
         if computes {
             self.now = self.shared.statistics.turned();
         }
-        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
-        self.models.unload_idle(&|source| in_use(running, suspended, encodings, source));
+        let (running, suspended, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
+        self.models.unload_idle(&|source| in_use(running, suspended, encode_batches, source));
         let stop = &self.shared.stop;
         let stop = || stop.load(Ordering::Acquire);
         for check in self.stepper.step(&mut self.running, &mut self.models, &stop) {
             self.helpers.checker.send(check);
         }
         let generating = !self.running.is_empty();
-        self.encodings.advance(&mut self.models, self.stepper.pool(), generating, &stop);
+        self.encode_batches.advance(&mut self.models, self.stepper.pool(), generating, &stop);
         self.drop_lost();
     }
 
@@ -421,17 +421,23 @@ impl EngineThread {
             for running in self.running.extract_if(.., |running| *running.source() == source) {
                 running.submission.fail(error.clone());
             }
-            self.encodings.fail(&error, &|other| *other == source);
+            self.encode_batches.fail(&error, &|other| *other == source);
         }
     }
 }
 
 /// Whether a request is being worked on with the model, or will be as soon as there is a place for it.
-fn in_use(running: &[Running], suspended: &[Suspended], encodings: &Encodings, source: &ModelSource) -> bool {
-    let of_it = |running: &Running| running.source() == source;
+fn in_use(
+    running: &[Sequence],
+    suspended: &[Suspended],
+    encode_batches: &EncodeBatches,
+    source: &ModelSource,
+) -> bool {
+    let of_it = |running: &Sequence| running.source() == source;
     // One that its reader holds back holds nothing back itself.
-    let waits = |suspended: &Suspended| of_it(&suspended.running) && !suspended.running.submission.is_held();
-    encodings.uses(source) || running.iter().any(of_it) || suspended.iter().any(waits)
+    let waits =
+        |suspended: &Suspended| of_it(&suspended.sequence) && !suspended.sequence.submission.is_held();
+    encode_batches.uses(source) || running.iter().any(of_it) || suspended.iter().any(waits)
 }
 
 impl Helpers {

@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::Place;
+use super::QueueSlot;
 use super::plan::Plan;
 use super::submission::Submission;
 
@@ -56,12 +56,12 @@ pub(super) struct Turn {
 pub(super) struct Waiting {
     pub(super) submission: Submission,
     /// Its place in the queue, which others may have when it is dropped.
-    pub(super) _place: Place,
+    pub(super) _slot: QueueSlot,
     /// Its tokens, if it only waits for memory.
     pub(super) plan: Option<Plan>,
     /// Its number, while it is tokenized on another thread.
     pub(super) planning: Option<u64>,
-    pub(super) told_loading: bool,
+    pub(super) loading_sent: bool,
     pub(super) age: Age,
 }
 
@@ -70,11 +70,11 @@ pub(super) type Lane = (Reverse<u8>, u32);
 
 /// All requests that have not begun.
 #[derive(Default)]
-pub(super) struct Room {
+pub(super) struct WaitingRequests {
     lanes: BTreeMap<Lane, VecDeque<Waiting>>,
 }
 
-impl Room {
+impl WaitingRequests {
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }
@@ -84,7 +84,7 @@ impl Room {
         self.lanes.values().flatten()
     }
 
-    /// As [`Room::iter`].
+    /// As [`WaitingRequests::iter`].
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
         self.lanes.values_mut().flatten()
     }
@@ -126,7 +126,7 @@ impl Room {
     /// Lets a request wait for the result of one that waits and asks for the same.
     pub(super) fn join(&mut self, other: Submission) {
         let found = self.lanes.iter().find_map(|(lane, requests)| {
-            let same = |waiting: &Waiting| waiting.submission.is_same_flight(&other);
+            let same = |waiting: &Waiting| waiting.submission.is_duplicate_of(&other);
             Some((*lane, requests.iter().position(same)?))
         });
         if let Some((lane, index)) = found

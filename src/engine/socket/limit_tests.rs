@@ -59,13 +59,13 @@ impl Served {
         let (go, gate) = crossbeam_channel::bounded::<()>(0);
         let (arrived, at_gate) = crossbeam_channel::unbounded();
         let (sender, events) = crossbeam_channel::unbounded();
-        // The bell rings as long as somebody could receive.
-        let bell = move || {
+        // The function is called as long as somebody could receive.
+        let notify = move || {
             let _ = &events;
             let _ = arrived.send(());
             let _ = gate.recv();
         };
-        self.engine.submit(embed(), Reply::with_bell(sender, Arc::new(bell)));
+        self.engine.submit(embed(), Reply::with_notify(sender, Arc::new(notify)));
         at_gate.recv_timeout(PATIENCE).unwrap();
         go
     }
@@ -73,7 +73,7 @@ impl Served {
 
 fn embed() -> Request {
     let work = Work::Embed(Embed::passage("hello"));
-    Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {

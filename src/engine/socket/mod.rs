@@ -9,9 +9,9 @@
 //! Invariant: what arrives can be anything. A length is checked before anything is kept, memory is only taken for bytes that
 //! have arrived, and a message that cannot be read ends its connection and nothing else.
 
+mod acceptor;
 mod client;
 mod connection;
-mod door;
 mod frame;
 #[cfg(test)]
 mod limit_tests;

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::acceptor::{Acceptor, Came};
 use super::connection::{Connection, Submitted};
-use super::door::{Came, Door};
 use super::limits::{Caller, Limits, Refusal};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
-use crate::{Bell, Engine, Error, Event, EventKind, Reply, Request, Standing, Ticket};
+use crate::{Engine, Error, Event, EventKind, Notifier, Reply, Request, Standing, Ticket};
 
 /// Most requests that a connection may have submitted and not got back.
 const MAX_REQUESTS: usize = 1024;
@@ -36,7 +36,7 @@ pub struct Server {
     path: PathBuf,
     stop: Arc<AtomicBool>,
     load: Arc<Load>,
-    ring: Ring,
+    notify: Notify,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -58,12 +58,12 @@ impl Load {
     }
 }
 
-/// Rings the thread's bell.
-struct Ring(Arc<dyn Fn() + Send + Sync>);
+/// Notifies the thread of the socket.
+struct Notify(Arc<dyn Fn() + Send + Sync>);
 
-impl std::fmt::Debug for Ring {
+impl std::fmt::Debug for Notify {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ring")
+        f.write_str("Notify")
     }
 }
 
@@ -82,8 +82,8 @@ impl Server {
     /// The system's.
     pub fn start_with(path: &Path, engine: Arc<Engine>, limits: Limits) -> io::Result<Server> {
         let listener = listen(path)?;
-        let bell = Bell::new()?;
-        let (stop, ring) = (Arc::default(), bell.ringer());
+        let notifier = Notifier::new()?;
+        let (stop, notify) = (Arc::default(), notifier.handle());
         let load = Arc::new(Load {
             begun: Instant::now(),
             unfinished: AtomicUsize::new(0),
@@ -92,11 +92,11 @@ impl Server {
         });
         let (sender, events) = crossbeam_channel::unbounded();
         let serving = Serving {
-            door: Door::new(listener),
+            acceptor: Acceptor::new(listener),
             limits,
             engine,
-            reply: Reply::with_bell(sender, Arc::clone(&ring)),
-            bell,
+            reply: Reply::with_notify(sender, Arc::clone(&notify)),
+            notifier,
             events,
             stop: Arc::clone(&stop),
             load: Arc::clone(&load),
@@ -108,7 +108,7 @@ impl Server {
             panic::mark_thread();
             serving.run();
         })?;
-        Ok(Server { path: path.to_owned(), stop, load, ring: Ring(ring), thread: Some(thread) })
+        Ok(Server { path: path.to_owned(), stop, load, notify: Notify(notify), thread: Some(thread) })
     }
 
     /// How many requests have come through it and not ended.
@@ -134,7 +134,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        (self.ring.0)();
+        (self.notify.0)();
         if let Some(thread) = self.thread.take() {
             // It catches every panic, so there is no error to pass on.
             let _ = thread.join();
@@ -162,11 +162,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// The thread's state.
 struct Serving {
-    door: Door,
+    acceptor: Acceptor,
     limits: Limits,
     engine: Arc<Engine>,
     reply: Reply,
-    bell: Bell,
+    notifier: Notifier,
     events: Receiver<Event>,
     stop: Arc<AtomicBool>,
     load: Arc<Load>,
@@ -191,7 +191,7 @@ impl Serving {
     /// Waits until something happens, and deals with it.
     fn turn(&mut self) {
         let ready = self.wait();
-        self.bell.silence();
+        self.notifier.reset();
         let mut broken = Vec::new();
         for number in ready {
             if self.read(number).is_err() {
@@ -225,7 +225,7 @@ impl Serving {
     /// Until when there is something to do although nothing has happened.
     fn patience(&self) -> Option<Timespec> {
         let waits = self.connections.values().filter_map(|connection| connection.patience(&self.limits));
-        let left = waits.chain(self.door.shut_for()).min()?;
+        let left = waits.chain(self.acceptor.shut_for()).min()?;
         // What is left over of a nanosecond's rounding is no reason to look twice.
         Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
@@ -239,9 +239,9 @@ impl Serving {
             numbers.push(*number);
             waits.push(PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::IN | writing));
         }
-        waits.push(PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN));
-        let door = self.door.fd().filter(|_| self.newcomers() < self.limits.newcomers);
-        waits.extend(door.map(|door| PollFd::from_borrowed_fd(door, PollFlags::IN)));
+        waits.push(PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN));
+        let acceptor = self.acceptor.fd().filter(|_| self.newcomers() < self.limits.newcomers);
+        waits.extend(acceptor.map(|acceptor| PollFd::from_borrowed_fd(acceptor, PollFlags::IN)));
         if poll(&mut waits, self.patience().as_ref()).is_err() {
             return Vec::new();
         }
@@ -257,8 +257,8 @@ impl Serving {
     /// Takes in who wants to connect. Who it is it says in its first message.
     fn accept(&mut self) {
         let mut newcomers = self.newcomers();
-        while newcomers < self.limits.newcomers && self.door.fd().is_some() {
-            match self.door.next(Refusal::Full { connections: self.connections.len() }) {
+        while newcomers < self.limits.newcomers && self.acceptor.fd().is_some() {
+            match self.acceptor.next(Refusal::Full { connections: self.connections.len() }) {
                 Came::Someone(stream) => {
                     newcomers += 1;
                     self.last_key += 1;

@@ -50,14 +50,14 @@ impl Served {
 
 fn embed(key: u64, text: &str) -> Request {
     let work = Work::Embed(Embed::passage(text));
-    Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
 fn generate(key: u64, prompt: &str, max_tokens: usize) -> Request {
     let sampling = Sampling::default();
     let how =
         Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new(), constraint: None };
-    Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work: Work::Generate(how) }
+    Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work: Work::Generate(how) }
 }
 
 fn wait_until(what: &str, holds: impl Fn() -> bool) {

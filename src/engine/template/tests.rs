@@ -335,6 +335,27 @@ fn hostile_templates_end_soon_and_small() {
     }
 }
 
+/// Why the sandbox rewrites programs: minijinja's own limits count instructions and calls, and a handful of these makes a
+/// value of any size.
+#[test]
+fn fuel_and_depth_alone_bound_no_memory() {
+    const DOUBLINGS: usize = 22;
+    let source = |doublings: usize| {
+        format!(
+            "{{% set ns = namespace(x='0123456789') %}}{{% for i in range({doublings}) %}}{{% set ns.x = ns.x ~ ns.x %}}\
+             {{% endfor %}}{{{{ ns.x|length }}}}"
+        )
+    };
+    let mut environment = minijinja::Environment::new();
+    // A hundredth of what a template may use up.
+    environment.set_fuel(Some(sandbox::FUEL / 100));
+    environment.set_recursion_limit(sandbox::MAX_CALL_DEPTH);
+    let length = environment.render_str(&source(DOUBLINGS), ()).unwrap();
+    assert_eq!(length, (10 << DOUBLINGS).to_string(), "40 MB, and 20 doublings more would be as many TB");
+    assert_eq!(sandbox::render(&source(10), &context! {}, false).unwrap(), (10 << 10).to_string());
+    assert!(sandbox::render(&source(DOUBLINGS), &context! {}, false).unwrap_err().contains("too"));
+}
+
 #[test]
 fn a_file_without_template_takes_the_prompt_as_it_is() {
     let tokenizer = Tokenizer::from_gguf(&crate::builtin::gguf().unwrap()).unwrap();

@@ -19,14 +19,14 @@ fn request(key: u64) -> Request {
         stop: vec![],
         constraint: None,
     });
-    Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
-fn reply(to: &Sender<Event>, bell: impl Fn() + Send + Sync + 'static) -> Reply {
-    Reply::with_bell(to.clone(), Arc::new(bell))
+fn reply(to: &Sender<Event>, notify: impl Fn() + Send + Sync + 'static) -> Reply {
+    Reply::with_notify(to.clone(), Arc::new(notify))
 }
 
-/// The bells ring on the engine's thread, which makes this certain: the third request cancels the second when
+/// The functions are called on the engine's thread, which makes this certain: the third request cancels the second when
 /// it is admitted; the second cancels the first when it has failed, before the pass and after the engine has
 /// looked at the first. So the first is found cancelled inside the pass of the first and the third.
 #[test]
@@ -51,7 +51,7 @@ fn a_cancelled_request_does_not_wait_for_the_pass_of_the_others() {
             }
         }
     };
-    // The second one's bell must not ring for its start.
+    // The second request must not be notified of its start.
     let started = Arc::new(Mutex::new(false));
     let cancel_first = cancels(0);
     let second_bell = move || {

@@ -14,7 +14,7 @@ use crate::{PATIENCE, alone};
 
 fn embed() -> Request {
     let work = Work::Embed(Embed::passage("hello"));
-    Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work }
+    Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }
 
 fn answered(client: &mut Client) {

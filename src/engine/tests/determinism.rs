@@ -120,7 +120,7 @@ fn run(path: &Path, config: Config, work: &[Work]) -> Vec<Output> {
             key,
             model: ModelSource::File(path.to_owned()),
             salt: 0,
-            flight: None,
+            dedup_key: None,
             work: work.clone(),
         };
         engine.submit(request, Reply::new(sender.clone()));

@@ -25,7 +25,10 @@ fn folder(spec: &Bert) -> (TempDir, PathBuf) {
 }
 
 fn submit(engine: &Engine, key: u64, model: &Path, work: Work, reply: Reply) -> Ticket {
-    engine.submit(Request { key, model: ModelSource::File(model.into()), salt: 0, flight: None, work }, reply)
+    engine.submit(
+        Request { key, model: ModelSource::File(model.into()), salt: 0, dedup_key: None, work },
+        reply,
+    )
 }
 
 fn generate(max_tokens: usize) -> Work {
@@ -98,7 +101,7 @@ fn vectors_do_not_depend_on_batches_threads_and_what_else_runs() {
     let (sender, events) = unbounded();
     for key in 0..3 {
         let request =
-            Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work: generate(200) };
+            Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work: generate(200) };
         engine.submit(request, Reply::new(sender.clone()));
     }
     assert!(embed(&engine, &model, &texts) == alone, "beside generations");
@@ -134,7 +137,8 @@ fn generating_goes_on_while_many_texts_are_embedded() {
         }
     }
     let (sender, events) = unbounded();
-    let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, flight: None, work: generate(24) };
+    let request =
+        Request { key: 0, model: ModelSource::Builtin, salt: 0, dedup_key: None, work: generate(24) };
     engine.submit(request, Reply::new(sender));
     ends(&events, 1).remove(&0).unwrap().unwrap();
     let done = embedded.try_iter().filter(|event| matches!(event.kind, EventKind::Done(_))).count();

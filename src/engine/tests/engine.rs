@@ -38,7 +38,7 @@ impl World {
 
     fn submit(&self, model: &ModelSource, work: Work) -> (Ticket, Receiver<Event>) {
         let (sender, events) = unbounded();
-        let request = Request { key: 77, model: model.clone(), salt: 0, flight: None, work };
+        let request = Request { key: 77, model: model.clone(), salt: 0, dedup_key: None, work };
         (self.engine.submit(request, Reply::new(sender)), events)
     }
 
@@ -128,18 +128,19 @@ fn the_builtin_model_answers() {
 fn events_come_in_order_and_progress_adds_up() {
     let world = World::new(quick());
     let model = world.model("model.gguf", &endless());
-    let rings = Arc::new(AtomicUsize::new(0));
-    let bell = Arc::clone(&rings);
+    let notifications = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&notifications);
     let (sender, events) = unbounded();
-    let reply = Reply::with_bell(
+    let reply = Reply::with_notify(
         sender,
         Arc::new(move || {
-            bell.fetch_add(1, Ordering::SeqCst);
+            counter.fetch_add(1, Ordering::SeqCst);
         }),
     );
-    world
-        .engine
-        .submit(Request { key: 1, model, salt: 0, flight: None, work: generate("hello there", 3000) }, reply);
+    world.engine.submit(
+        Request { key: 1, model, salt: 0, dedup_key: None, work: generate("hello there", 3000) },
+        reply,
+    );
     let (mut partial, mut told, mut progress, mut received) = (String::new(), 0, 0, 0);
     let mut started = false;
     loop {
@@ -167,7 +168,7 @@ fn events_come_in_order_and_progress_adds_up() {
         }
     }
     assert!(events.recv_timeout(PATIENCE).is_err(), "nothing comes after the last event");
-    assert_eq!(rings.load(Ordering::SeqCst), received, "the bell rings after each event");
+    assert_eq!(notifications.load(Ordering::SeqCst), received, "the function is called after each event");
 }
 
 #[test]
@@ -374,11 +375,12 @@ fn models_make_room_for_each_other_and_idle_ones_go() {
 fn a_bell_that_panics_does_not_stop_the_engine() {
     let world = World::new(quick());
     let (sender, events) = unbounded();
-    let reply = Reply::with_bell(sender, Arc::new(|| panic!("the bell is broken")));
+    let reply = Reply::with_notify(sender, Arc::new(|| panic!("the function is broken")));
     let (key, model) = (77, ModelSource::Builtin);
-    world
-        .engine
-        .submit(Request { key, model: model.clone(), salt: 0, flight: None, work: generate("p", 5) }, reply);
+    world.engine.submit(
+        Request { key, model: model.clone(), salt: 0, dedup_key: None, work: generate("p", 5) },
+        reply,
+    );
     assert!(finish(&events).is_ok(), "it still gets its events");
     assert!(world.run(&model, generate("p", 5)).is_ok(), "the engine goes on");
 }
@@ -415,7 +417,7 @@ fn a_storm_of_requests_and_cancels_loses_none_and_doubles_none() {
         tickets.push(
             world
                 .engine
-                .submit(Request { key, model, salt: 0, flight: None, work }, Reply::new(sender.clone())),
+                .submit(Request { key, model, salt: 0, dedup_key: None, work }, Reply::new(sender.clone())),
         );
         if key % 5 == 0 {
             tickets[(key * 31 % (key + 1)) as usize].cancel();

@@ -76,7 +76,7 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
     let (sender, events) = unbounded();
     let count = works.len();
     for (key, work) in works.into_iter().enumerate() {
-        let request = Request { key: key as u64, model: model.clone(), salt: 0, flight: None, work };
+        let request = Request { key: key as u64, model: model.clone(), salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
     }
     let mut outputs = vec![Vec::new(); count];

@@ -52,7 +52,7 @@ impl World {
 
     fn submit(&self, key: u64, model: &ModelSource, work: Work) -> Ticket {
         self.engine.submit(
-            Request { key, model: model.clone(), salt: 0, flight: None, work },
+            Request { key, model: model.clone(), salt: 0, dedup_key: None, work },
             Reply::new(self.sender.clone()),
         )
     }

@@ -40,7 +40,8 @@ impl World {
             stop: Vec::new(),
             constraint: None,
         });
-        let request = Request { key: 1, model: ModelSource::File(model.into()), salt: 0, flight: None, work };
+        let request =
+            Request { key: 1, model: ModelSource::File(model.into()), salt: 0, dedup_key: None, work };
         self.engine.submit(request, Reply::new(sender));
         events
     }

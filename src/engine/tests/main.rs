@@ -16,11 +16,11 @@ static ALLOCATOR: Allocator = Allocator;
 
 mod cancel;
 mod constraints;
+mod dedup;
 mod descriptors;
 mod determinism;
 mod encoders;
 mod engine;
-mod flights;
 mod gguf_mutants;
 mod golden;
 mod load;

@@ -33,7 +33,7 @@ fn submit(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> (usize, Rec
     let (sender, events) = unbounded();
     let count = works.len();
     for (key, work) in (0..).zip(works) {
-        let request = Request { key, model: model.clone(), salt: 0, flight: None, work };
+        let request = Request { key, model: model.clone(), salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
     }
     (count, events)

@@ -39,7 +39,7 @@ fn embed(model: &Path, texts: &[&str]) -> Vec<Result<Vec<f32>, Error>> {
     let (sender, events) = unbounded();
     for (key, text) in (0..).zip(texts) {
         let work = Work::Embed(Embed::passage(*text));
-        let request = Request { key, model: ModelSource::File(model.into()), salt: 0, flight: None, work };
+        let request = Request { key, model: ModelSource::File(model.into()), salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
     }
     let mut results = BTreeMap::new();

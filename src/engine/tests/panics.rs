@@ -45,7 +45,8 @@ fn submit(engine: &Engine, model: &ModelSource, prompt: &str) -> Receiver<Event>
         constraint: None,
     });
     let (sender, events) = unbounded();
-    engine.submit(Request { key: 1, model: model.clone(), salt: 0, flight: None, work }, Reply::new(sender));
+    engine
+        .submit(Request { key: 1, model: model.clone(), salt: 0, dedup_key: None, work }, Reply::new(sender));
     events
 }
 

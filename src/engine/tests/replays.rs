@@ -154,7 +154,8 @@ fn submit(
     (salt, standing): (u64, Standing),
     to: &Sender<Event>,
 ) -> Ticket {
-    let request = Request { key: key as u64, model: model.clone(), salt, flight: None, work: work.clone() };
+    let request =
+        Request { key: key as u64, model: model.clone(), salt, dedup_key: None, work: work.clone() };
     let ticket = Ticket::new();
     engine.submit_as(request, standing, Reply::new(to.clone()), ticket.clone());
     ticket

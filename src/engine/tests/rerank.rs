@@ -49,7 +49,7 @@ fn rerank(query: &str, document: &str) -> Work {
 fn submit(engine: &Engine, model: &Path, work: Work) -> Receiver<steadytext_engine::Event> {
     let (sender, events) = unbounded();
     let model = ModelSource::File(model.to_owned());
-    engine.submit(Request { key: 0, model, salt: 0, flight: None, work }, Reply::new(sender));
+    engine.submit(Request { key: 0, model, salt: 0, dedup_key: None, work }, Reply::new(sender));
     events
 }
 

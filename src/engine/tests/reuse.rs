@@ -30,7 +30,7 @@ impl World {
     fn submit(&self, salt: u64, work: Work) -> Receiver<Event> {
         let (sender, events) = unbounded();
         self.engine.submit(
-            Request { key: 0, model: self.model.clone(), salt, flight: None, work },
+            Request { key: 0, model: self.model.clone(), salt, dedup_key: None, work },
             Reply::new(sender),
         );
         events

@@ -27,7 +27,7 @@ fn limit_memory() {
 fn embed(engine: &Engine, folder: &Path) -> Result<Vec<f32>, Error> {
     let (sender, events) = unbounded();
     let work = Work::Embed(Embed::passage("Hello wörld, 日本 ab12!"));
-    let request = Request { key: 1, model: ModelSource::File(folder.into()), salt: 0, flight: None, work };
+    let request = Request { key: 1, model: ModelSource::File(folder.into()), salt: 0, dedup_key: None, work };
     engine.submit(request, Reply::new(sender));
     loop {
         match events.recv_timeout(crate::PATIENCE).unwrap().kind {

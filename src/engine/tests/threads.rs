@@ -13,7 +13,7 @@ fn embed(config: Config) -> Engine {
     let engine = Engine::start(config).unwrap();
     let (sender, events) = crossbeam_channel::unbounded();
     let work = Work::Embed(Embed::passage("a"));
-    let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, flight: None, work };
+    let request = Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
     engine.submit(request, Reply::new(sender));
     while !matches!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Done(_)) {}
     engine

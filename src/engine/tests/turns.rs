@@ -61,7 +61,7 @@ impl World {
             stop: Vec::new(),
             constraint: None,
         });
-        Request { key: 1, model: self.model.clone(), salt: 0, flight: None, work }
+        Request { key: 1, model: self.model.clone(), salt: 0, dedup_key: None, work }
     }
 
     fn submit(&self, standing: Standing, prompt: &str, max_tokens: usize) -> Running {
@@ -296,17 +296,17 @@ fn texts_on_encoders_go_by_priority_and_owners_in_turn() {
     let (sender, events) = unbounded();
     let submit = |key, standing, reply| {
         let work = Work::Embed(Embed::passage(format!("w{key} w1 w2")));
-        let request = Request { key, model: ModelSource::File(path.clone()), salt: 0, flight: None, work };
+        let request = Request { key, model: ModelSource::File(path.clone()), salt: 0, dedup_key: None, work };
         engine.submit_as(request, standing, reply, Ticket::new());
     };
     // Holds the engine's thread until all are submitted.
     let (go, gate) = crossbeam_channel::bounded::<()>(0);
     let (arrived, at_gate) = unbounded();
-    let bell = move || {
+    let notify = move || {
         let _ = arrived.send(());
         let _ = gate.recv();
     };
-    submit(0, of(1, 5), Reply::with_bell(sender.clone(), Arc::new(bell)));
+    submit(0, of(1, 5), Reply::with_notify(sender.clone(), Arc::new(notify)));
     at_gate.recv_timeout(PATIENCE).unwrap();
     (1..40).for_each(|key| submit(key, of(1, 5), Reply::new(sender.clone())));
     submit(40, of(2, 5), Reply::new(sender.clone()));

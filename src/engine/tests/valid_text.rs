@@ -34,7 +34,7 @@ fn run(engine: &Engine, model: &ModelSource, all: &[Generate]) -> Vec<Result<Out
     let (sender, events) = unbounded();
     for (key, how) in (0..).zip(all) {
         let work = Work::Generate(how.clone());
-        let request = Request { key, model: model.clone(), salt: 0, flight: None, work };
+        let request = Request { key, model: model.clone(), salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
     }
     let mut ends: Vec<_> = all.iter().map(|_| None).collect();

@@ -1,5 +1,9 @@
-//! Text to tokens and back, from the metadata of a GGUF file: byte-level BPE with the splitting patterns
-//! of Qwen2, Llama 3 and GPT-2.
+//! Text to tokens and back, from the metadata of a GGUF file.
+//!
+//! A [`Tokenizer`] is a vocabulary (the bytes and the role of each token), a search for special tokens, and an algorithm
+//! for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting patterns of Qwen2, Llama 3 and
+//! GPT-2. Constraints, templates, rerankers and generation see the [`Tokenizer`] only. Encoders of the BERT family have
+//! [`WordPiece`].
 //!
 //! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised
 //! (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
@@ -8,6 +12,7 @@
 //! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
 //! around it.
 
+mod algorithm;
 mod alphabet;
 mod bpe;
 mod marks;
@@ -25,9 +30,8 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
-use bpe::{Bpe, Scratch};
+use algorithm::{Algorithm, Scratch};
 use marks::{Mark, Marks};
-use split::Splitter;
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
 pub use wordpiece::{Encoded, WordPiece};
@@ -39,11 +43,8 @@ const POOLING_LAST: u32 = 3;
 #[derive(Debug)]
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    bpe: Bpe,
+    algorithm: Algorithm,
     marks: Marks,
-    splitter: Splitter,
-    /// Where a word that is a token is taken whole (Llama 3): ordinary tokens by their bytes.
-    whole_words: Option<Vec<u32>>,
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
@@ -76,49 +77,29 @@ impl Tokenizer {
     /// [`Error::CorruptModel`] where the metadata contradict themselves, [`Error::UnsupportedModel`] for
     /// other kinds of tokenizers, naming the key.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, Error> {
-        let model = gguf.str("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(gguf.unsupported(format!(
-                "key \"tokenizer.ggml.model\" is \"{}\", only \"gpt2\" (byte-level BPE) is",
-                model.escape_debug()
-            )));
-        }
-        let Some(pre) = gguf.opt_str("tokenizer.ggml.pre")? else {
-            return Err(gguf.unsupported("key \"tokenizer.ggml.pre\" is missing"));
-        };
-        let Some(splitter) = Splitter::from_name(pre) else {
-            return Err(gguf.unsupported(format!(
-                "key \"tokenizer.ggml.pre\" is \"{}\", only \"qwen2\", \"llama-bpe\" and \"gpt-2\" are",
-                pre.escape_debug()
-            )));
-        };
-        Tokenizer::with_splitter(gguf, splitter)
+        let (vocabulary, algorithm) = Algorithm::of(gguf)?;
+        Tokenizer::new(gguf, vocabulary, algorithm)
     }
 
-    fn with_splitter(gguf: &Gguf, splitter: Splitter) -> Result<Tokenizer, Error> {
-        let (vocabulary, bpe) = vocabulary::read(gguf)?;
+    fn new(gguf: &Gguf, vocabulary: Vocabulary, algorithm: Algorithm) -> Result<Tokenizer, Error> {
         let marks = Marks::new(&vocabulary).map_err(|error| {
             gguf.unsupported(format!("its control tokens cannot be searched for: {error}"))
         })?;
         let count = vocabulary.len();
         let bos = vocabulary::token_id(gguf, "tokenizer.ggml.bos_token_id", count)?;
         let eos = vocabulary::token_id(gguf, "tokenizer.ggml.eos_token_id", count)?;
-        // Llama 3 begins with a token and takes whole words unless the file says otherwise.
-        let llama = splitter == Splitter::LlamaBpe;
-        let add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(llama);
+        let add_bos =
+            gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(algorithm.begins_with_a_token());
         let add_eos = gguf.opt_bool("tokenizer.ggml.add_eos_token")?;
         let embedding_suffix = match add_eos {
             Some(true) => eos,
             Some(false) => None,
             None => pooling_suffix(gguf, &vocabulary)?,
         };
-        let whole_words = llama.then(|| vocabulary.sorted());
         Ok(Tokenizer {
             vocabulary,
-            bpe,
+            algorithm,
             marks,
-            splitter,
-            whole_words,
             bos,
             eos,
             add_bos,
@@ -171,11 +152,11 @@ impl Tokenizer {
         let mut scratch = Scratch::default();
         let mut position = 0;
         for mark in marks {
-            self.encode_words(text.get(position..mark.start).unwrap_or_default(), &mut scratch, &mut ids)?;
+            self.encode_stretch(text.get(position..mark.start).unwrap_or_default(), &mut scratch, &mut ids)?;
             ids.push(mark.id);
             position = mark.end;
         }
-        self.encode_words(text.get(position..).unwrap_or_default(), &mut scratch, &mut ids)?;
+        self.encode_stretch(text.get(position..).unwrap_or_default(), &mut scratch, &mut ids)?;
         Ok(ids)
     }
 
@@ -187,30 +168,18 @@ impl Tokenizer {
         for chunk in bytes.utf8_chunks() {
             let Ok(tokens) = self.encode(chunk.valid()) else { break };
             ids.extend(tokens);
-            if self.bpe.encode(chunk.invalid(), &mut scratch, &mut ids).is_err() {
+            if self.algorithm.encode_bytes(chunk.invalid(), &mut scratch, &mut ids).is_err() {
                 break;
             }
         }
         ids
     }
 
-    fn encode_words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), Error> {
-        for word in self.splitter.words(text) {
-            if let Some(id) = self.whole_word(word.as_bytes()) {
-                ids.push(id);
-                continue;
-            }
-            self.bpe.encode(word.as_bytes(), scratch, ids).map_err(|byte| Error::UnreadableText {
-                reason: format!("its vocabulary has no token for byte 0x{byte:02X}"),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn whole_word(&self, word: &[u8]) -> Option<u32> {
-        let sorted = self.whole_words.as_ref()?;
-        let found = sorted.binary_search_by(|id| self.vocabulary.bytes(*id).cmp(word)).ok()?;
-        sorted.get(found).copied()
+    /// Tokens of a stretch of text in which no special token is looked for.
+    fn encode_stretch(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), Error> {
+        self.algorithm.encode(&self.vocabulary, text, scratch, ids).map_err(|byte| Error::UnreadableText {
+            reason: format!("its vocabulary has no token for byte 0x{byte:02X}"),
+        })
     }
 
     /// Tokens of a text to be embedded: with the beginning and the end that the model wants around it.

@@ -9,6 +9,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::split::Splitter;
 use super::*;
 
 const SPLITTERS: [(&str, Splitter); 3] =
@@ -16,7 +17,11 @@ const SPLITTERS: [(&str, Splitter); 3] =
 
 fn ours() -> HashMap<&'static str, Tokenizer> {
     let gguf = crate::builtin::gguf().unwrap();
-    SPLITTERS.map(|(name, splitter)| (name, Tokenizer::with_splitter(&gguf, splitter).unwrap())).into()
+    let tokenizer = |splitter| {
+        let (vocabulary, algorithm) = Algorithm::with_splitter(&gguf, splitter).unwrap();
+        Tokenizer::new(&gguf, vocabulary, algorithm).unwrap()
+    };
+    SPLITTERS.map(|(name, splitter)| (name, tokenizer(splitter))).into()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use steadytext_engine::memory::Machine;
 use steadytext_engine::socket::Server;
-use steadytext_engine::{Bell, Config, Engine, Event, Reply};
+use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 
 use super::{EngineLink, Errand};
 use crate::pg::bgworker::give_way;
@@ -28,7 +28,7 @@ const REFUSALS_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that wait in the engine, from all databases and backends.
 const QUEUE_CAPACITY: usize = 16_384;
 
-/// An engine, the channel of its events, and the bell that wakes the worker's main thread.
+/// An engine, the channel of its events, and the notifier that wakes the worker's main thread.
 pub(super) struct ChannelLink {
     /// It is dropped before the engine, so that connections break before the engine ends: their owners then
     /// look for the next engine, and do not take the engine's end for that of their requests.
@@ -36,7 +36,7 @@ pub(super) struct ChannelLink {
     engine: Arc<Engine>,
     events: Receiver<Event>,
     reply: Reply,
-    bell: Bell,
+    notifier: Notifier,
     capacity: usize,
     /// What was handed over when the engine had gone.
     unassigned: Vec<Errand>,
@@ -68,7 +68,7 @@ impl ChannelLink {
             )
             .hint("Check that the directory exists and that the server can write to it.")
         };
-        let bell = Bell::new().map_err(no_socket)?;
+        let notifier = Notifier::new().map_err(no_socket)?;
         let (sender, events) = crossbeam_channel::unbounded();
         let config = Config {
             threads: settings.threads,
@@ -81,7 +81,7 @@ impl ChannelLink {
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
-            ended: Some(bell.ringer()),
+            ended: Some(notifier.handle()),
             fault: fault(),
             ..Config::default()
         };
@@ -90,13 +90,13 @@ impl ChannelLink {
             let engine = Arc::new(engine);
             let server =
                 Server::start(Path::new(engine_leader::SOCKET), Arc::clone(&engine)).map_err(no_socket)?;
-            let reply = Reply::with_bell(sender, bell.ringer());
+            let reply = Reply::with_notify(sender, notifier.handle());
             Ok(ChannelLink {
                 server,
                 engine,
                 events,
                 reply,
-                bell,
+                notifier,
                 capacity: capacity(settings),
                 unassigned: Vec::new(),
                 panics: 0,
@@ -137,7 +137,7 @@ impl EngineLink for ChannelLink {
     }
 
     fn exchange(&mut self) -> bool {
-        self.bell.silence();
+        self.notifier.reset();
         // What came before it went is still taken.
         !self.engine.is_gone() || !self.events.is_empty()
     }
@@ -147,7 +147,7 @@ impl EngineLink for ChannelLink {
     }
 
     fn line(&self) -> Option<Line> {
-        Some(Line { fd: self.bell.as_raw_fd(), writing: false })
+        Some(Line { fd: self.notifier.as_raw_fd(), writing: false })
     }
 
     fn capacity(&self) -> usize {

@@ -64,7 +64,7 @@ fn agrees_with_plain_softmax(both_ways: bool) {
     let open = open.iter_mut().map(|tile| Disjoint::new(tile)).collect();
     let sequence = Rows { done: &done, open, position: first, rows, first_row: 0, both_ways };
     let fresh = Some((&mut half_keys[..], &fresh(1)[..]));
-    let projections = Projections { queries: &mut half_queries, fresh, ready: &double };
+    let projections = Projections { queries: &mut half_queries, fresh, ready: &double, scale: heads.scale() };
     attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
     let half = |x: f32| f64::from(::half::f16::from_f32(x).to_f32());
     for row in 0..rows {
@@ -111,7 +111,8 @@ fn heads_together_get_the_bytes_of_each_alone() {
             let (done, open) = (&shared[..], Vec::new());
             let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
             let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
-            let projections = Projections { queries: &mut queries, fresh: None, ready: &ready };
+            let projections =
+                Projections { queries: &mut queries, fresh: None, ready: &ready, scale: heads.scale() };
             attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, pool);
             out
         };

@@ -12,7 +12,7 @@ macro_rules! simple {
     };
 }
 
-/// Formats of weights of [`super::avx2_32`] and [`super::avx512_32`].
+/// Formats of weights of [`super::avx2::blocks_32`] and [`super::avx512::blocks_32`].
 #[cfg(target_arch = "x86_64")]
 macro_rules! small {
     () => {
@@ -85,18 +85,18 @@ impl Instructions {
     pub(super) fn multiply(self, format: Format, tile: &mut Tile<'_>) {
         #[cfg(target_arch = "x86_64")]
         if self.present() {
-            use super::{avx2, avx2_32, avx2_256, avx2_wide, avx512, avx512_32, avx512_256};
+            use super::{avx2, avx512};
             // SAFETY: the processor has the instructions.
             unsafe {
                 match (self, format) {
                     (Instructions::Portable | Instructions::Neon, _) => {}
-                    (Instructions::Avx2, Format::Q8_0) if tile.unpacked => return avx2_wide::multiply(tile),
+                    (Instructions::Avx2, Format::Q8_0) if tile.unpacked => return avx2::wide::multiply(tile),
                     (Instructions::Avx2, simple!()) => return avx2::multiply(format, tile),
-                    (Instructions::Avx2, small!()) => return avx2_32::multiply(format, tile),
-                    (Instructions::Avx2, _) => return avx2_256::multiply(format, tile),
+                    (Instructions::Avx2, small!()) => return avx2::blocks_32::multiply(format, tile),
+                    (Instructions::Avx2, _) => return avx2::blocks_256::multiply(format, tile),
                     (Instructions::Avx512, simple!()) => return avx512::multiply(format, tile),
-                    (Instructions::Avx512, small!()) => return avx512_32::multiply(format, tile),
-                    (Instructions::Avx512, _) => return avx512_256::multiply(format, tile),
+                    (Instructions::Avx512, small!()) => return avx512::blocks_32::multiply(format, tile),
+                    (Instructions::Avx512, _) => return avx512::blocks_256::multiply(format, tile),
                 }
             }
         }
@@ -131,12 +131,12 @@ impl Instructions {
         unsafe {
             match (self, format) {
                 (Instructions::Avx512, simple!()) => super::avx512::unpack(format, quants, blocks, out),
-                (Instructions::Avx512, _) => super::avx512_256::unpack(format, quants, blocks, out),
-                (_, Format::Q8_0) => super::avx2_wide::unpack(quants, blocks, out),
+                (Instructions::Avx512, _) => super::avx512::blocks_256::unpack(format, quants, blocks, out),
+                (_, Format::Q8_0) => super::avx2::wide::unpack(quants, blocks, out),
                 (_, Format::Q4_0 | Format::Q4_K | Format::Q6_K) => {
                     super::avx2::unpack(format, quants, blocks, out)
                 }
-                (_, _) => super::avx2_256::unpack(format, quants, blocks, out),
+                (_, _) => super::avx2::blocks_256::unpack(format, quants, blocks, out),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -10,17 +10,7 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2_256;
-#[cfg(target_arch = "x86_64")]
-mod avx2_32;
-#[cfg(target_arch = "x86_64")]
-mod avx2_wide;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512_256;
-#[cfg(target_arch = "x86_64")]
-mod avx512_32;
 mod dequantize;
 mod float;
 mod instructions;
@@ -30,7 +20,6 @@ mod neon;
 mod portable;
 #[cfg(test)]
 mod reference;
-mod row;
 mod storage;
 #[cfg(test)]
 mod tests;

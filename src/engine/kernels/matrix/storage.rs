@@ -4,7 +4,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::layout::{Format, PANEL};
-use super::{Packed, bytes_mut};
+use super::{Packed, bytes, bytes_mut};
 use crate::mapping::Mapping;
 
 /// A cache line.
@@ -47,7 +47,7 @@ impl Deref for Lines {
 }
 
 impl Packed {
-    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned or
+    /// PackedWeights that are there already, from byte `start` of a mapping on; None where they would not be aligned or
     /// would reach beyond its end.
     pub(crate) fn stored(
         format: Format,
@@ -132,4 +132,20 @@ pub(crate) fn fingerprint(format: Format) -> u32 {
     let panels = bytes_mut(&mut lines);
     pack(format, &source, inputs, panels);
     crc32fast::hash(panels)
+}
+
+impl Packed {
+    /// Dequantizes row `index`: the weights of one output, all its inputs, such as a token's embedding out of a head
+    /// that is tied to it. The values are those of the row in the model's file, to the bit.
+    pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.outputs && out.len() == self.inputs);
+        let format = self.format;
+        let lines = panel_size(format, self.inputs) / 64;
+        let panel = bytes(&self.lines[index / PANEL * lines..][..lines]);
+        let blocks = panel.chunks_exact(format.block_bytes());
+        for (block, out) in blocks.zip(out.chunks_exact_mut(format.block())) {
+            let (quants, meta) = block.split_at(format.quant_bytes());
+            format.dequantize(quants, meta, index % PANEL, out);
+        }
+    }
 }

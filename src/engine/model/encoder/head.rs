@@ -3,14 +3,13 @@
 //! `cls` is what BERT calls its pooler, a linear layer with a hyperbolic tangent; `cls.output` is the classifier behind
 //! it. Files have one of them or both.
 
-use super::super::panels::Panels;
-use super::layer::Dense;
+use super::super::block::Dense;
+use super::super::packed_weights::PackedWeights;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::gelu::tanh;
 use crate::kernels::matrix::Activations;
-use crate::kernels::swiglu::add;
 
 /// Most labels that a classifier may tell apart.
 const MAX_OUTPUTS: usize = 1024;
@@ -26,7 +25,11 @@ impl Head {
     ///
     /// # Errors
     /// Those of [`Dense::load`].
-    pub(super) fn load(gguf: &Gguf, panels: Option<&Panels>, width: usize) -> Result<Option<Head>, Error> {
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        width: usize,
+    ) -> Result<Option<Head>, Error> {
         let classified = gguf.opt_tensor("cls.output.weight")?.is_some();
         let dense = |name: &str, wanted: Option<usize>| -> Result<Option<Dense>, Error> {
             let Some(tensor) = gguf.opt_tensor(&format!("{name}.weight"))? else { return Ok(None) };
@@ -34,16 +37,11 @@ impl Head {
             if wanted.is_none() && outputs > MAX_OUTPUTS {
                 return Err(gguf.unsupported(format!("tensor \"{name}.weight\" has {outputs} rows")));
             }
-            Dense::load(gguf, panels, name, width, outputs).map(Some)
+            Ok(Some(Dense::load(gguf, packed, name, width, outputs)?.with_bias()))
         };
         let pooler = dense("cls", classified.then_some(width))?;
         let classifier = dense("cls.output", None)?;
         Ok((pooler.is_some() || classifier.is_some()).then_some(Head { pooler, classifier }))
-    }
-
-    /// Whether it uses the tensor.
-    pub(super) fn knows(name: &str) -> bool {
-        matches!(name, "cls.weight" | "cls.bias" | "cls.output.weight" | "cls.output.bias")
     }
 
     /// Scores of each text.
@@ -52,14 +50,14 @@ impl Head {
         last.map_or(0, |dense| dense.weight.outputs())
     }
 
-    /// The scores for some hidden states.
+    /// The scores `[states, outputs]` for some hidden states `[states, width]`.
     pub(super) fn scores(&self, mut states: Vec<f32>, scratch: &mut Activations, pool: &Pool) -> Vec<f32> {
         let mut apply = |dense: &Dense, states: &mut Vec<f32>| {
             let outputs = dense.weight.outputs();
             let rows = states.len() / dense.weight.inputs();
             let mut results = vec![0.0; rows * outputs];
-            dense.weight.forward(states, None, &mut results, scratch, pool);
-            results.chunks_exact_mut(outputs).for_each(|row| add(pool.instructions(), row, &dense.bias));
+            dense.weight.multiply(states, None, &mut results, scratch, pool);
+            results.chunks_exact_mut(outputs).for_each(|row| dense.add_bias(pool.instructions(), row));
             *states = results;
         };
         if let Some(pooler) = &self.pooler {

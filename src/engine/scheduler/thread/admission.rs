@@ -11,7 +11,7 @@ use super::{EngineThread, in_use, takes_long};
 use crate::panic::catch;
 use crate::scheduler::models::Missing;
 use crate::scheduler::plan::Plan;
-use crate::scheduler::running::{Running, Suspended};
+use crate::scheduler::sequence::{Sequence, Suspended};
 use crate::scheduler::turns::{AGEING, Age, HIGHEST, Lane, QUANTUM, Rank, Turn, Waiting};
 use crate::{Error, EventKind, ModelSource};
 
@@ -71,8 +71,8 @@ impl EngineThread {
         }
         // That time is no waiting for a turn.
         let now = self.now;
-        let held = self.suspended.iter_mut().filter(|suspended| suspended.running.submission.is_held());
-        held.for_each(|suspended| suspended.running.turn.age.since = now);
+        let held = self.suspended.iter_mut().filter(|suspended| suspended.sequence.submission.is_held());
+        held.for_each(|suspended| suspended.sequence.turn.age.since = now);
     }
 
     /// How many places a user has.
@@ -92,8 +92,8 @@ impl EngineThread {
             Some((rank(priority, owner, &waiting.age), Candidate::Waiting(lane, index)))
         });
         let suspended = self.suspended.iter().enumerate().filter_map(|(index, suspended)| {
-            let submission = &suspended.running.submission;
-            let age = suspended.running.turn.age;
+            let submission = &suspended.sequence.submission;
+            let age = suspended.sequence.turn.age;
             if submission.is_held() || round.passed_suspended.contains(&age.arrival) {
                 return None;
             }
@@ -154,7 +154,7 @@ impl EngineThread {
     }
 
     fn consider_suspended(&mut self, index: usize, round: &mut Round) {
-        let running = &self.suspended[index].running;
+        let running = &self.suspended[index].sequence;
         let (arrival, source) = (running.turn.age.arrival, running.source().clone());
         let (priority, owner) = (running.submission.priority(), running.submission.owner());
         let claim = Claim { priority, owner, waited: running.turn.age.waited(self.now) };
@@ -171,7 +171,8 @@ impl EngineThread {
             return;
         }
         // Making way may have moved it.
-        let found = self.suspended.iter().position(|suspended| suspended.running.turn.age.arrival == arrival);
+        let found =
+            self.suspended.iter().position(|suspended| suspended.sequence.turn.age.arrival == arrival);
         let Some(index) = found else { return };
         let suspended = self.suspended.remove(index);
         match catch(|| self.resume(suspended, claim)) {
@@ -197,7 +198,7 @@ impl EngineThread {
 
     /// The running request that has to give way first.
     fn victim(&self, claim: Claim) -> Option<usize> {
-        let order = |running: &Running| {
+        let order = |running: &Sequence| {
             let theirs = self.places(running.submission.owner());
             let latest = (Reverse(running.turn.begun), Reverse(running.turn.age.arrival));
             (running.submission.priority(), Reverse(theirs), latest)
@@ -207,7 +208,7 @@ impl EngineThread {
     }
 
     /// Whether a running request has to give its place to such a one.
-    fn gives_way(&self, running: &Running, claim: Claim) -> bool {
+    fn gives_way(&self, running: &Sequence, claim: Claim) -> bool {
         let (priority, owner) = (running.submission.priority(), running.submission.owner());
         if self.now < running.turn.kept_until {
             return false;
@@ -222,22 +223,22 @@ impl EngineThread {
 
     /// Takes a request's place away.
     fn suspend(&mut self, index: usize) {
-        let mut running = self.running.remove(index);
-        running.pause();
+        let mut sequence = self.running.remove(index);
+        sequence.pause();
         // What it has waited before counts, but for one priority: those who have waited long come back soon.
-        let waited = running.turn.begun.saturating_sub(running.turn.age.since).saturating_sub(AGEING);
-        running.turn.age.since = self.now - waited.min(self.now);
-        let source = running.source();
+        let waited = sequence.turn.begun.saturating_sub(sequence.turn.age.since).saturating_sub(AGEING);
+        sequence.turn.age.since = self.now - waited.min(self.now);
+        let source = sequence.source();
         let (identity, load) = (self.models.identity(source), self.models.load_number(source));
         self.shared.statistics.suspended();
-        self.suspended.push(Suspended { running, identity, load });
+        self.suspended.push(Suspended { sequence, identity, load });
     }
 
     /// Bytes of keys and values that belong to requests and to nobody else: all that the running ones will have, and what the
     /// suspended ones have now.
     pub(super) fn own_bytes(&self) -> u64 {
-        let running: u64 = self.running.iter().map(Running::own_bytes).sum();
-        let suspended: u64 = self.suspended.iter().map(|suspended| suspended.running.taken_bytes()).sum();
+        let running: u64 = self.running.iter().map(Sequence::own_bytes).sum();
+        let suspended: u64 = self.suspended.iter().map(|suspended| suspended.sequence.taken_bytes()).sum();
         running + suspended
     }
 
@@ -245,7 +246,7 @@ impl EngineThread {
     /// that have to give way. False also where they do not fit beside what is left then.
     fn make_room(&mut self, new: u64, most: u64, claim: Claim) -> bool {
         let staying = self.running.iter().filter(|running| !self.gives_way(running, claim));
-        let staying: u64 = staying.map(Running::own_bytes).sum();
+        let staying: u64 = staying.map(Sequence::own_bytes).sum();
         if staying.saturating_add(new) > most {
             // Whoever gave way would do so for nothing.
             return false;
@@ -256,14 +257,14 @@ impl EngineThread {
             }
             // Those that will be resumed last give theirs up first.
             let now = self.now;
-            let having = self.suspended.iter_mut().filter(|suspended| suspended.running.has_cache());
+            let having = self.suspended.iter_mut().filter(|suspended| suspended.sequence.has_state());
             let last = having.min_by_key(|suspended| {
-                let running = &suspended.running;
+                let running = &suspended.sequence;
                 let priority = running.turn.age.priority(running.submission.priority(), now);
                 (!running.submission.is_held(), priority, Reverse(running.turn.age.arrival))
             });
             if let Some(suspended) = last {
-                self.shared.statistics.forgotten(suspended.running.forget_cache());
+                self.shared.statistics.forgotten(suspended.sequence.forget_state());
                 continue;
             }
             if !self.make_way(claim) {
@@ -317,8 +318,8 @@ impl EngineThread {
         self.fault("admit");
         let reserved = self.own_bytes() + self.models.held_bytes();
         let source = waiting.submission.request.model.clone();
-        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
-        if !self.models.renew(&source, &|source| in_use(running, suspended, encodings, source)) {
+        let (running, suspended, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
+        if !self.models.renew(&source, &|source| in_use(running, suspended, encode_batches, source)) {
             return Some(waiting);
         }
         if !self.models.has(&source) {
@@ -327,8 +328,8 @@ impl EngineThread {
             for waiting in same.chain([&mut waiting]) {
                 (waiting.plan, waiting.planning) = (None, None);
             }
-            if matches!(source, ModelSource::File(_)) && !waiting.told_loading {
-                waiting.told_loading = true;
+            if matches!(source, ModelSource::File(_)) && !waiting.loading_sent {
+                waiting.loading_sent = true;
                 waiting.submission.send(EventKind::Loading);
             }
         }
@@ -349,16 +350,16 @@ impl EngineThread {
             return None;
         }
         if self.models.is_encoder(&source) {
-            if self.encodings.is_full() {
+            if self.encode_batches.is_full() {
                 waiting.plan = Some(plan);
                 return Some(waiting);
             }
-            self.encodings.add(waiting.submission, plan, self.models.identity(&source));
+            self.encode_batches.add(waiting.submission, plan, self.models.identity(&source));
             return None;
         }
         let Some(loaded) = self.models.get(&source) else { return Some(waiting) };
         let beginning = plan.begin(&waiting.submission.request, loaded, self.prefix_reuse);
-        let (new, whole) = (beginning.own_bytes(), loaded.model.cache_shape().bytes(plan.positions));
+        let (new, whole) = (beginning.own_bytes(), beginning.whole_bytes());
         // Kept blocks that nobody holds make room; those that the request itself has found are held now.
         let most = self.kv_budget.min(self.models.room(0));
         if !self.make_room(new, most, claim) {
@@ -375,22 +376,25 @@ impl EngineThread {
         let identity = self.models.identity(&source);
         let turn = self.turn_of(waiting.age, claim);
         if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Running::new(waiting.submission, plan, beginning, loaded, identity, turn));
+            self.running.push(Sequence::new(waiting.submission, plan, beginning, loaded, identity, turn));
         }
         None
     }
 
     /// Lets a suspended request go on, or fails it; returns it where it has to wait.
     fn resume(&mut self, mut suspended: Suspended, claim: Claim) -> Option<Box<Suspended>> {
-        let source = suspended.running.source().clone();
+        let source = suspended.sequence.source().clone();
         if !self.models.has(&source) {
             let reserved = self.own_bytes() + self.models.held_bytes();
-            let (running, others, encodings) = (&self.running, &self.suspended, &self.encodings);
-            let loaded =
-                self.models.load(&source, &|source| in_use(running, others, encodings, source), reserved);
+            let (running, others, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
+            let loaded = self.models.load(
+                &source,
+                &|source| in_use(running, others, encode_batches, source),
+                reserved,
+            );
             return match loaded {
                 Err(Missing::Failed(error)) => {
-                    suspended.running.submission.fail(error);
+                    suspended.sequence.submission.fail(error);
                     None
                 }
                 Ok(()) | Err(Missing::NoRoom | Missing::Coming) => Some(Box::new(suspended)),
@@ -399,7 +403,7 @@ impl EngineThread {
         if self.models.identity(&source).hash != suspended.identity.hash {
             // Its model was replaced meanwhile, and has said something already.
             if let ModelSource::File(path) = source {
-                suspended.running.submission.fail(Error::LostModel { path });
+                suspended.sequence.submission.fail(Error::LostModel { path });
             }
             return None;
         }
@@ -407,24 +411,24 @@ impl EngineThread {
         let is_same_load = self.models.load_number(&source) == suspended.load;
         let loaded = self.models.get(&source)?;
         if !is_same_load {
-            self.shared.statistics.forgotten(suspended.running.forget_cache());
+            self.shared.statistics.forgotten(suspended.sequence.forget_state());
         }
-        if !suspended.running.has_cache() {
-            self.shared.statistics.reused(suspended.running.reattach(&mut loaded.prefixes));
+        if !suspended.sequence.has_state() {
+            self.shared.statistics.reused(suspended.sequence.reattach(&mut loaded.prefixes));
         }
-        let (new, whole) = (suspended.running.own_bytes(), suspended.running.whole_bytes());
+        let (new, whole) = (suspended.sequence.own_bytes(), suspended.sequence.whole_bytes());
         if !self.make_room(new, most, claim) {
             if whole <= most {
                 return Some(Box::new(suspended));
             }
-            let error = no_room(suspended.running.positions(), whole, most);
-            suspended.running.submission.fail(error);
+            let error = no_room(suspended.sequence.positions(), whole, most);
+            suspended.sequence.submission.fail(error);
             return None;
         }
         self.models.trim_prefixes(most - self.own_bytes() - new);
-        let mut running = suspended.running;
-        running.turn = self.turn_of(running.turn.age, claim);
-        self.running.push(running);
+        let mut sequence = suspended.sequence;
+        sequence.turn = self.turn_of(sequence.turn.age, claim);
+        self.running.push(sequence);
         None
     }
 
@@ -435,12 +439,12 @@ impl EngineThread {
 
     /// Loads the model and tokenizes the request, unless that is done already.
     fn plan(&mut self, waiting: &mut Waiting, source: &ModelSource, reserved: u64) -> Result<Plan, Missing> {
-        let (running, suspended, encodings) = (&self.running, &self.suspended, &self.encodings);
+        let (running, suspended, encode_batches) = (&self.running, &self.suspended, &self.encode_batches);
         let (models, helpers) = (&mut self.models, &self.helpers);
         let number = self.planned + 1;
         let memory = &self.shared.memory;
         let planned = catch(|| {
-            models.load(source, &|source| in_use(running, suspended, encodings, source), reserved)?;
+            models.load(source, &|source| in_use(running, suspended, encode_batches, source), reserved)?;
             if waiting.planning.is_some() {
                 return Err(Missing::Coming);
             }

@@ -30,7 +30,7 @@ fn constrained(prompt: &str, max_tokens: usize, constraint: Constraint) -> Gener
 
 fn submit(engine: &Engine, key: usize, how: &Generate, to: &Sender<Event>) -> Ticket {
     let (key, work) = (key as u64, Work::Generate(how.clone()));
-    let request = Request { key, model: ModelSource::Builtin, salt: 0, flight: None, work };
+    let request = Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
     engine.submit(request, Reply::new(to.clone()))
 }
 
@@ -205,7 +205,7 @@ fn what_is_being_compiled_holds_up_nobody() {
     submit(&engine, 1, &constrained("x", 5, slow), &sender);
     submit(&engine, 2, &constrained("x", 5, Constraint::Choice(vec!["waits too".to_owned()])), &sender);
     let work = Work::Embed(Embed::passage("hello"));
-    let request = Request { key: 3, model: ModelSource::Builtin, salt: 0, flight: None, work };
+    let request = Request { key: 3, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
     engine.submit(request, Reply::new(sender));
     let first = events.recv_timeout(PATIENCE).unwrap();
     assert!(first.key == 3 && matches!(first.kind, EventKind::Started { .. }), "{first:?}");
@@ -221,7 +221,7 @@ fn neighbour(engine: &Engine, stop: &AtomicBool) -> Vec<Duration> {
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
         let work = Work::Embed(Embed::passage("hello"));
-        let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, flight: None, work };
+        let request = Request { key: 0, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };
         engine.submit(request, Reply::new(sender.clone()));
         let (_, result) = last(&events);
         assert!(result.is_ok(), "{result:?}");

@@ -1,0 +1,298 @@
+//! The seam between the scheduler, which decides what is computed when, and the backends, which compute it.
+//!
+//! A [`Backend`] loads the models of files. A [`Decoder`] computes rows of several sequences at once; what it keeps of each
+//! sequence is a [`State`], which belongs to the sequence and is made of blocks that sequences share. An [`Encoder`] computes
+//! whole texts, some layers at a time. The scheduler knows nothing else of models.
+//!
+//! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on nothing else:
+//! not on how they were cut into passes, nor on the other segments, nor on threads.
+
+mod native;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gguf::Gguf;
+use crate::kernels::{Pool, attention};
+use crate::{Error, KERNEL_VERSION};
+
+pub(crate) use crate::model::{Loading, Pooling, is_encoder};
+pub(crate) use native::Native;
+
+/// Positions of a block of state.
+pub(crate) const BLOCK: usize = attention::TILE;
+
+/// Most texts of a pass of an encoder.
+pub(crate) const MAX_TEXTS: usize = 128;
+
+/// The backends that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum BackendKind {
+    /// This crate's own kernels, on the CPU: the same bytes on every machine.
+    #[default]
+    Native,
+}
+
+impl BackendKind {
+    /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
+    /// other backend: the upper 16 bits are the backend's number, the lower ones its own version. It is kept with whatever is
+    /// cached, and part of its key.
+    pub const fn kernel_version(self) -> i32 {
+        match self {
+            BackendKind::Native => KERNEL_VERSION,
+        }
+    }
+}
+
+/// What computes models.
+pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
+    /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error>;
+
+    /// Loads the decoder of a file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
+    /// [`Error::OutOfMemory`], [`Error::Stopped`].
+    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error>;
+
+    /// Loads the encoder of a file.
+    ///
+    /// # Errors
+    /// As [`Backend::decoder`].
+    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error>;
+}
+
+/// What passes a model is loaded for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Most rows of a pass of a decoder.
+    pub(crate) rows: usize,
+    /// Most rows of a pass whose logits are wanted together.
+    pub(crate) wanted: usize,
+    /// Threads that compute.
+    pub(crate) threads: usize,
+}
+
+/// What there is to know of a decoder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DecoderFacts {
+    /// Number of token ids, which is the number of logits of a row.
+    pub(crate) vocabulary: usize,
+    /// Length of a hidden state.
+    pub(crate) width: usize,
+    /// Positions that the model can tell apart.
+    pub(crate) context_length: usize,
+    /// How hidden states become an embedding.
+    pub(crate) pooling: Pooling,
+    /// Bytes of a block of state.
+    pub(crate) block_bytes: u64,
+}
+
+/// A model that predicts the next token, loaded, with the memory that its passes work in.
+pub(crate) trait Decoder: Send {
+    /// Sizes and constants.
+    fn facts(&self) -> DecoderFacts;
+
+    /// The state of a sequence without tokens. It serves this decoder only.
+    fn new_state(&self) -> Box<dyn State>;
+
+    /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
+    /// then: once it says yes the pass ends, false is returned and the states are as before.
+    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool;
+
+    /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
+    fn hidden(&self) -> &[f32];
+
+    /// Logits of some of those rows, at most [`Limits::wanted`]: `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// [`Error::LostModel`] where weights could no longer be read.
+    fn logits(&mut self, rows: &[usize], pool: &Pool) -> Result<&[f32], Error>;
+
+    /// [`Decoder::logits`] of two tokens only, bit for bit.
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]>;
+
+    /// What the model's head for ranking says of one of those rows; nothing without one.
+    fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32>;
+
+    /// Whether everything that was computed up to now came from weights that were there.
+    ///
+    /// # Errors
+    /// [`Error::LostModel`], naming the file.
+    fn check_lost(&self) -> Result<(), Error>;
+}
+
+/// The next tokens of one sequence.
+pub(crate) struct Segment<'a> {
+    /// Its state, with room reserved for the tokens ([`State::reserve`]).
+    pub(crate) state: &'a mut dyn State,
+    /// At least one token; their positions follow those in the state.
+    pub(crate) tokens: &'a [u32],
+    /// The rows whose final hidden state is wanted.
+    pub(crate) wanted: Wanted,
+    /// Set by the pass: the first position at which something was not finite.
+    pub(crate) fault: Option<usize>,
+}
+
+/// Rows of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    None,
+    First,
+    /// This many at the end.
+    Last(usize),
+    All,
+}
+
+impl Wanted {
+    /// How many of `rows` rows they are.
+    pub(crate) fn count(self, rows: usize) -> usize {
+        match self {
+            Wanted::None => 0,
+            Wanted::First => 1,
+            Wanted::Last(count) => count,
+            Wanted::All => rows,
+        }
+    }
+
+    /// Whether row `row` of `rows` is one of them.
+    pub(crate) fn includes(self, row: usize, rows: usize) -> bool {
+        match self {
+            Wanted::None => false,
+            Wanted::First => row == 0,
+            Wanted::Last(count) => row + count >= rows,
+            Wanted::All => true,
+        }
+    }
+}
+
+/// What a decoder keeps of the tokens of one sequence, in blocks of [`BLOCK`] positions.
+pub(crate) trait State: Send {
+    /// Number of positions that are there. The tokens behind them are computed, or computed again, by the next passes.
+    fn len(&self) -> usize;
+
+    /// Number of its blocks, shared ones included.
+    fn blocks(&self) -> usize;
+
+    /// Bytes of a block.
+    fn block_bytes(&self) -> u64;
+
+    /// Bytes of a state of `positions` positions that shares none.
+    fn bytes(&self, positions: usize) -> u64 {
+        positions.div_ceil(BLOCK) as u64 * self.block_bytes()
+    }
+
+    /// Makes room for `positions` positions, without adding them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where there is no more.
+    fn reserve(&mut self, positions: usize) -> Result<(), Error>;
+
+    /// Forgets the positions from `len` on; what is computed afterwards is as if they had never been. Fewer positions than
+    /// `len` are left where the layers of the model cannot go back to just that one: [`State::len`] says how many.
+    fn truncate(&mut self, len: usize);
+
+    /// [`State::truncate`], leaving nothing where the positions were: values that are not finite would spoil even what
+    /// has no weight.
+    fn wipe(&mut self, len: usize);
+
+    /// Forgets all positions and gives back all blocks.
+    fn forget(&mut self);
+
+    /// Adds the positions of a block that another sequence of this model has computed after the same tokens.
+    fn attach(&mut self, block: Block);
+
+    /// Block `index`, whose positions are all there.
+    fn block(&self, index: usize) -> Block;
+
+    /// Takes another block of the same contents for block `index`.
+    fn replace(&mut self, index: usize, block: Block);
+
+    /// What the backend has made it of.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+/// [`BLOCK`] positions of a state. What they look like is their backend's affair. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Block(Arc<dyn Any + Send + Sync>);
+
+impl Block {
+    pub(crate) fn new<T: Any + Send + Sync>(content: Arc<T>) -> Block {
+        Block(content)
+    }
+
+    /// What it is made of; None where that is something else.
+    pub(crate) fn into_content<T: Any + Send + Sync>(self) -> Option<Arc<T>> {
+        self.0.downcast().ok()
+    }
+
+    /// Whether anybody else has it too.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Whether both are the same memory.
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Block) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// What there is to know of an encoder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EncoderFacts {
+    /// Number of token ids.
+    pub(crate) vocabulary: usize,
+    /// Tokens that a text may have.
+    pub(crate) context_length: usize,
+    /// How many scores its head gives a text; 0 where it has none.
+    pub(crate) scores_per_text: usize,
+    /// Most rows of a pass.
+    pub(crate) rows: usize,
+}
+
+/// A text of a pass of an encoder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    /// At least one token, and not more than the context has.
+    pub(crate) tokens: &'a [u32],
+    /// Tokens from here on belong to the second text of a pair.
+    pub(crate) second: usize,
+}
+
+/// A model that makes a vector or scores of a text, loaded, with the memory that its passes work in.
+pub(crate) trait Encoder: Send {
+    /// Sizes and constants.
+    fn facts(&self) -> EncoderFacts;
+
+    /// Begins a pass over some texts, at most [`MAX_TEXTS`] and [`EncoderFacts::rows`] tokens. A pass that was under way is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error>;
+
+    /// Computes some more of the pass; true once it is done.
+    fn advance(&mut self, pool: &Pool) -> bool;
+
+    /// Whether a row of a text was not finite: its position.
+    fn fault(&self, text: usize) -> Option<usize>;
+
+    /// The vector of a text, of length 1, after the pass: `[width]`.
+    fn vector(&self, text: usize, pool: &Pool) -> Vec<f32>;
+
+    /// The scores that the head gives some texts, after the pass: `[texts, scores_per_text]`.
+    fn scores(&mut self, texts: &[usize], pool: &Pool) -> Vec<f32>;
+
+    /// Whether everything that was computed up to now came from weights that were there.
+    ///
+    /// # Errors
+    /// [`Error::LostModel`], naming the file.
+    fn check_lost(&self) -> Result<(), Error>;
+}

@@ -1,0 +1,126 @@
+//! The backend of this crate's own kernels, on the CPU.
+
+use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::model::encoder::{self, EncoderWorkspace};
+use crate::model::{self, DecoderWorkspace, Loading, SequenceState};
+
+/// Computes with [`crate::kernels`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Native;
+
+/// A decoder and what its passes work in.
+struct NativeDecoder {
+    model: model::Decoder,
+    workspace: DecoderWorkspace,
+}
+
+/// An encoder and the pass that it computes.
+struct NativeEncoder {
+    model: encoder::Encoder,
+    workspace: EncoderWorkspace,
+}
+
+impl Backend for Native {
+    fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error> {
+        let spec = model::spec(gguf)?;
+        let workspace = if model::is_encoder(gguf)? {
+            encoder::Encoder::workspace_bytes(&spec, limits.threads)
+        } else {
+            model::Decoder::workspace_bytes(gguf, &spec, limits)
+        };
+        Ok(model::weight_bytes(gguf).saturating_add(workspace))
+    }
+
+    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
+        let model = model::Decoder::load(gguf, loading)?;
+        let workspace = model.workspace(limits)?;
+        Ok(Box::new(NativeDecoder { model, workspace }))
+    }
+
+    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
+        let model = encoder::Encoder::load(gguf, loading)?;
+        let workspace = model.workspace(limits.threads)?;
+        Ok(Box::new(NativeEncoder { model, workspace }))
+    }
+}
+
+impl Decoder for NativeDecoder {
+    fn facts(&self) -> DecoderFacts {
+        let spec = self.model.spec();
+        DecoderFacts {
+            vocabulary: self.model.vocabulary(),
+            width: spec.width,
+            context_length: spec.context_length,
+            pooling: spec.pooling,
+            block_bytes: self.model.layout().block_bytes(),
+        }
+    }
+
+    fn new_state(&self) -> Box<dyn State> {
+        Box::new(SequenceState::new(self.model.layout().clone()))
+    }
+
+    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool {
+        self.model.forward(segments, &mut self.workspace, pool, interrupted)
+    }
+
+    fn hidden(&self) -> &[f32] {
+        self.model.hidden(&self.workspace)
+    }
+
+    fn logits(&mut self, rows: &[usize], pool: &Pool) -> Result<&[f32], Error> {
+        let logits = self.model.logits(&mut self.workspace, rows, pool);
+        self.model.check_lost()?;
+        Ok(logits)
+    }
+
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]> {
+        self.model.logits_of(&mut self.workspace, rows, tokens, pool)
+    }
+
+    fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32> {
+        self.model.ranks(&self.workspace, row, pool)
+    }
+
+    fn check_lost(&self) -> Result<(), Error> {
+        self.model.check_lost()
+    }
+}
+
+impl Encoder for NativeEncoder {
+    fn facts(&self) -> EncoderFacts {
+        EncoderFacts {
+            vocabulary: self.model.vocabulary(),
+            context_length: self.model.spec().context_length,
+            scores_per_text: self.model.scores_per_text(),
+            rows: self.model.rows(),
+        }
+    }
+
+    fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error> {
+        self.model.begin(texts, &mut self.workspace, pool.instructions())
+    }
+
+    fn advance(&mut self, pool: &Pool) -> bool {
+        self.model.advance(&mut self.workspace, pool)
+    }
+
+    fn fault(&self, text: usize) -> Option<usize> {
+        self.model.fault(&self.workspace, text)
+    }
+
+    fn vector(&self, text: usize, pool: &Pool) -> Vec<f32> {
+        self.model.vector(&self.workspace, text, pool.instructions())
+    }
+
+    fn scores(&mut self, texts: &[usize], pool: &Pool) -> Vec<f32> {
+        self.model.scores(&mut self.workspace, texts, pool)
+    }
+
+    fn check_lost(&self) -> Result<(), Error> {
+        self.model.check_lost()
+    }
+}

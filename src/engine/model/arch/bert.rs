@@ -1,0 +1,83 @@
+//! BERT, and the encoders of sentence-transformers that are made of it.
+//!
+//! Reference: [`modeling_bert.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/bert/modeling_bert.py)
+//! of transformers; [Devlin et al. 2018](https://arxiv.org/abs/1810.04805).
+
+use super::Family;
+use crate::Error;
+use crate::kernels::attention::Heads;
+use crate::model::metadata::Metadata;
+use crate::model::spec::{
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
+    Span, Spec, TensorNames,
+};
+
+pub(super) const FAMILY: Family = Family { name: "bert", spec };
+
+const MODEL_TENSORS: &[&str] = &[
+    "token_embd.weight",
+    "position_embd.weight",
+    "token_types.weight",
+    "token_embd_norm.weight",
+    "token_embd_norm.bias",
+    "cls.weight",
+    "cls.bias",
+    "cls.output.weight",
+    "cls.output.bias",
+];
+
+/// Queries, keys and values come from one matrix or from three.
+const BLOCK_TENSORS: &[&str] = &[
+    "attn_qkv.weight",
+    "attn_qkv.bias",
+    "attn_q.weight",
+    "attn_q.bias",
+    "attn_k.weight",
+    "attn_k.bias",
+    "attn_v.weight",
+    "attn_v.bias",
+    "attn_output.weight",
+    "attn_output.bias",
+    "attn_output_norm.weight",
+    "attn_output_norm.bias",
+    "ffn_up.weight",
+    "ffn_up.bias",
+    "ffn_down.weight",
+    "ffn_down.bias",
+    "layer_output_norm.weight",
+    "layer_output_norm.bias",
+];
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let gguf = metadata.gguf;
+    let width = metadata.size("embedding_length")?;
+    let count = metadata.size("attention.head_count")?;
+    if !width.is_multiple_of(count) || width / count > 1024 {
+        return Err(gguf.corrupt(format!("a width of {width} cannot be split into {count} heads")));
+    }
+    let heads = Heads { query: count, kv: count, dim: width / count };
+    let norm = NormSpec { kind: NormKind::Layer, epsilon: metadata.epsilon("attention.layer_norm_epsilon")? };
+    if gguf.opt_bool(&metadata.key("attention.causal"))? == Some(true) {
+        return Err(gguf.unsupported("its attention is causal"));
+    }
+    let blocks = metadata.block_count()?;
+    let block = BlockSpec {
+        residual: Residual::PostNorm,
+        norm,
+        attention: AttentionSpec { span: Span::BothWays, ..AttentionSpec::plain(heads) },
+        feed_forward: FeedForwardSpec {
+            kind: FeedForwardKind::Gelu,
+            width: metadata.size("feed_forward_length")?,
+        },
+    };
+    Ok(Spec {
+        kind: Kind::Encoder { embedding_norm: norm },
+        width,
+        context_length: metadata.context_length()?,
+        // What sentence-transformers do where nothing is said; the head of a cross-encoder looks at the first token.
+        pooling: metadata.pooling(Pooling::Mean, Pooling::First)?,
+        ropes: Vec::new(),
+        blocks: vec![block; blocks],
+        tensors: TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] },
+    })
+}

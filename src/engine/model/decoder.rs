@@ -1,0 +1,322 @@
+//! A model that predicts the next token: an embedding, blocks, a norm and a head over the vocabulary.
+//!
+//! A forward pass takes rows of several sequences at once ([`Segment`]); each sequence brings its own
+//! [`SequenceState`]. Everything lies in plain slices of a preallocated [`Workspace`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::arch;
+use super::block::{Block, Norm};
+use super::packed_weights::{self, Loading, PackedWeights};
+use super::rank::RankHead;
+use super::spec::{Kind, Spec};
+use super::state::{SequenceState, StateLayout};
+use super::weights::Matrix;
+use super::workspace::{Angles, Size, Workspace};
+use crate::Error;
+use crate::backend::{Limits, Segment, State};
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::kernels::attention::Rows;
+use crate::kernels::matrix::Instructions;
+use crate::kernels::norm::sum_of_squares;
+use crate::mapping::Mapping;
+use crate::memory::{try_grow, try_vec};
+
+/// What takes the memory.
+const WORKSPACE: &str = "the workspace of a model";
+
+/// A loaded decoder.
+pub(crate) struct Decoder {
+    gguf: Gguf,
+    /// What holds the packed weights, once there are some.
+    packed: Option<Arc<Mapping>>,
+    spec: Spec,
+    layout: StateLayout,
+    vocabulary: usize,
+    /// `[vocabulary, width]`.
+    embedding: Matrix,
+    blocks: Vec<Block>,
+    norm: Norm,
+    /// `[vocabulary, width]`, the embedding itself where the file has no head.
+    head: Matrix,
+    rank_head: Option<RankHead>,
+}
+
+/// Memory for passes of a decoder.
+pub(crate) struct DecoderWorkspace {
+    blocks: Workspace,
+    /// Final hidden states of the rows that were asked for, `[rows, width]`.
+    hidden: Vec<f32>,
+    /// Those of them that go through the head, `[rows, width]`.
+    head_input: Vec<f32>,
+    /// `[rows, vocabulary]`.
+    logits: Vec<f32>,
+}
+
+/// The state of a segment, which a decoder of this backend has made.
+fn state_of<'a>(segment: &'a mut Segment<'_>) -> &'a mut SequenceState {
+    let state = segment.state.as_any_mut().downcast_mut();
+    let Some(state) = state else { unreachable!("a sequence stays with the decoder that it began on") };
+    state
+}
+
+fn note_fault(segment: &mut Segment<'_>, row: usize) {
+    let position = segment.state.len() + row;
+    segment.fault = Some(segment.fault.map_or(position, |first| first.min(position)));
+}
+
+impl Decoder {
+    /// Checks every tensor of the file, then maps or makes the packed weights.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
+    /// [`Error::OutOfMemory`], [`Error::Stopped`].
+    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Decoder, Error> {
+        // Without packed weights first: nothing is made or stored for a file that is refused.
+        Decoder::assemble(gguf, None)?;
+        gguf.check_lost()?;
+        let packed = PackedWeights::open(gguf, loading)?;
+        let mut decoder = Decoder::assemble(gguf, Some(&packed))?;
+        decoder.packed = Some(packed.mapping());
+        // What is looked up later comes back page by page.
+        gguf.release_all();
+        decoder.check_lost()?;
+        Ok(decoder)
+    }
+
+    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
+        let spec = arch::spec(gguf)?;
+        let Kind::Decoder { output_norm } = spec.kind else {
+            return Err(gguf.unsupported("it is an encoder, which has no logits"));
+        };
+        arch::refuse_unknown_tensors(gguf, &spec)?;
+        let width = spec.width;
+        let vocabulary = match gguf.tensor("token_embd.weight")?.shape {
+            [_, rows] => *rows,
+            other => return Err(gguf.corrupt(format!("tensor \"token_embd.weight\" has shape {other:?}"))),
+        };
+        let mut embedding = Matrix::load(gguf, "token_embd.weight", width, vocabulary)?;
+        let head = match gguf.opt_tensor("output.weight")? {
+            Some(_) => Matrix::load(gguf, "output.weight", width, vocabulary)?.pack(packed)?,
+            None => {
+                embedding = embedding.pack(packed)?;
+                embedding.clone()
+            }
+        };
+        let blocks = spec.blocks.iter().enumerate();
+        let blocks = blocks
+            .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Decoder {
+            gguf: gguf.clone(),
+            packed: None,
+            layout: StateLayout::of(&spec),
+            vocabulary,
+            embedding,
+            blocks,
+            norm: Norm::load(gguf, "output_norm", output_norm, width)?,
+            head,
+            rank_head: RankHead::load(gguf, width)?,
+            spec,
+        })
+    }
+
+    /// Whether everything that was computed up to now came from weights that were there.
+    ///
+    /// # Errors
+    /// [`Error::LostModel`], naming the file.
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+        packed_weights::check_lost(&self.gguf, self.packed.as_deref())
+    }
+
+    /// Sizes and constants.
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Number of token ids, which is the number of logits.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// How the states of its sequences are laid out.
+    pub(crate) fn layout(&self) -> &StateLayout {
+        &self.layout
+    }
+
+    /// Memory for its passes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn workspace(&self, limits: Limits) -> Result<DecoderWorkspace, Error> {
+        let Limits { rows, wanted, threads } = limits;
+        let fused_width = self.blocks.iter().map(Block::fused_width).max().unwrap_or(0);
+        let size = Size { what: WORKSPACE, rows, threads };
+        let mut blocks = Workspace::new(&self.spec, size, fused_width)?;
+        blocks.quantized.reserve(Workspace::longest_input(&self.spec), rows, threads)?;
+        let mut logits = Vec::new();
+        try_grow("the logits of a model", &mut logits, wanted * self.vocabulary)?;
+        Ok(DecoderWorkspace {
+            blocks,
+            hidden: try_vec(WORKSPACE, rows * self.spec.width)?,
+            head_input: try_vec(WORKSPACE, rows * self.spec.width)?,
+            logits,
+        })
+    }
+
+    /// Bytes of [`Decoder::workspace`] of the model that a file describes, and of the logits in it.
+    pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: Limits) -> u64 {
+        let Limits { rows, wanted, threads } = limits;
+        let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
+        let vocabulary = embedding.and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);
+        let logits =
+            (vocabulary as u64).saturating_mul(wanted as u64).saturating_mul(size_of::<f32>() as u64);
+        logits.saturating_add(Workspace::bytes(spec, Size { what: WORKSPACE, rows, threads }))
+    }
+
+    /// Computes the segments' rows, at most as many as the workspace has, and adds them to their states.
+    /// `interrupted` is asked between blocks: once it says yes the pass ends, false is returned and the
+    /// states are as before.
+    pub(crate) fn forward(
+        &self,
+        segments: &mut [Segment<'_>],
+        workspace: &mut DecoderWorkspace,
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> bool {
+        let rows: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
+        let most = workspace.blocks.rows;
+        assert!(rows <= most, "{rows} rows in a workspace of {most}");
+        workspace.blocks.begin(rows);
+        self.embed(segments, &mut workspace.blocks);
+        for (index, block) in self.blocks.iter().enumerate() {
+            if interrupted() {
+                return false;
+            }
+            let sequences = sequences(segments, block.sees_both_ways());
+            block.forward(
+                &sequences,
+                self.layout.offset(index),
+                &self.spec.ropes,
+                &mut workspace.blocks,
+                pool,
+            );
+        }
+        self.finish(segments, workspace, pool.instructions());
+        for segment in segments {
+            let count = segment.tokens.len();
+            state_of(segment).advance(count);
+        }
+        true
+    }
+
+    /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
+    pub(crate) fn hidden<'w>(&self, workspace: &'w DecoderWorkspace) -> &'w [f32] {
+        &workspace.hidden
+    }
+
+    /// Logits of some of those rows: `[rows, vocabulary]`.
+    pub(crate) fn logits<'w>(
+        &self,
+        workspace: &'w mut DecoderWorkspace,
+        rows: &[usize],
+        pool: &Pool,
+    ) -> &'w [f32] {
+        self.gather(workspace, rows);
+        let DecoderWorkspace { blocks, head_input, logits, .. } = workspace;
+        logits.resize(rows.len() * self.vocabulary, 0.0);
+        self.head.multiply(head_input, None, logits, &mut blocks.quantized, pool);
+        logits
+    }
+
+    /// [`Decoder::logits`] of two tokens only, bit for bit, without the rest of the head.
+    pub(crate) fn logits_of(
+        &self,
+        workspace: &mut DecoderWorkspace,
+        rows: &[usize],
+        tokens: [u32; 2],
+        pool: &Pool,
+    ) -> Vec<[f32; 2]> {
+        self.gather(workspace, rows);
+        let DecoderWorkspace { blocks, head_input, .. } = workspace;
+        let columns =
+            tokens.map(|token| self.head.output(token as usize, head_input, &mut blocks.quantized, pool));
+        columns[0].iter().zip(&columns[1]).map(|(first, second)| [*first, *second]).collect()
+    }
+
+    /// Puts some of the hidden states together.
+    fn gather(&self, workspace: &mut DecoderWorkspace, rows: &[usize]) {
+        let width = self.spec.width;
+        let DecoderWorkspace { hidden, head_input, .. } = workspace;
+        head_input.clear();
+        for row in rows {
+            head_input.extend_from_slice(&hidden[row * width..(row + 1) * width]);
+        }
+    }
+
+    /// What the head for ranking says of one of those rows; nothing without one.
+    pub(crate) fn ranks(&self, workspace: &DecoderWorkspace, row: usize, pool: &Pool) -> Vec<f32> {
+        let width = self.spec.width;
+        let hidden = &workspace.hidden[row * width..(row + 1) * width];
+        self.rank_head.as_ref().map(|head| head.outputs(hidden, pool.instructions())).unwrap_or_default()
+    }
+
+    /// Token embeddings into the residual stream, and the angles of the rows' positions.
+    fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace) {
+        let tokens = segments.iter().flat_map(|segment| (segment.state.len()..).zip(segment.tokens));
+        for ((_, token), x) in tokens.clone().zip(workspace.x.chunks_exact_mut(self.spec.width)) {
+            self.embedding.row(*token as usize, x);
+        }
+        for (rope, Angles { cos, sin }) in self.spec.ropes.iter().zip(&mut workspace.angles) {
+            let angles = cos.chunks_exact_mut(rope.pairs()).zip(sin.chunks_exact_mut(rope.pairs()));
+            for ((position, _), (cos, sin)) in tokens.clone().zip(angles) {
+                rope.angles(position, cos, sin);
+            }
+        }
+    }
+
+    /// The final norm of the rows that are wanted, and which rows were not finite.
+    fn finish(
+        &self,
+        segments: &mut [Segment<'_>],
+        workspace: &mut DecoderWorkspace,
+        instructions: Instructions,
+    ) {
+        let width = self.spec.width;
+        let DecoderWorkspace { blocks: Workspace { x, finite, .. }, hidden, .. } = workspace;
+        hidden.clear();
+        let mut rows = x.chunks_exact(width).zip(&*finite);
+        for segment in segments {
+            let count = segment.tokens.len();
+            for (row, (x, finite)) in rows.by_ref().take(count).enumerate() {
+                let ends_finite = if segment.wanted.includes(row, count) {
+                    let start = hidden.len();
+                    hidden.resize(start + width, 0.0);
+                    self.norm.apply(instructions, x, &mut hidden[start..])
+                } else {
+                    sum_of_squares(instructions, x).is_finite()
+                };
+                if !(ends_finite && finite.load(Ordering::Relaxed)) {
+                    note_fault(segment, row);
+                }
+            }
+        }
+    }
+}
+
+/// The rows of the segments, with the blocks of state that they see and go to.
+fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool) -> Vec<Rows<'s>> {
+    let mut first_row = 0;
+    let rows = segments.iter_mut().map(|segment| {
+        let rows = segment.tokens.len();
+        let state = state_of(segment);
+        let position = state.len();
+        let (done, open) = state.parts(rows);
+        let sequence = Rows { done, open, position, rows, first_row, both_ways };
+        first_row += rows;
+        sequence
+    });
+    rows.collect()
+}

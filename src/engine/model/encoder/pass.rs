@@ -1,0 +1,64 @@
+//! Memory that an encoder works in, and how far the pass in it has come.
+
+use std::ops::Range;
+
+use super::super::spec::Spec;
+use super::super::state::{KeysAndValues, LayerState, SequenceState, StateLayout};
+use super::super::workspace::{Size, Workspace};
+use crate::Error;
+use crate::backend::MAX_TEXTS;
+use crate::kernels::attention::TILE;
+
+/// Rows of a pass, unless the context asks for more.
+const PASS_ROWS: usize = 512;
+
+/// Memory for a pass, and the pass.
+pub(crate) struct EncoderWorkspace {
+    pub(super) blocks: Workspace,
+    /// Rows of each text of the pass.
+    pub(super) texts: Vec<Range<usize>>,
+    /// The next block to be computed.
+    pub(super) next: usize,
+    /// Keys and values of one block of each text.
+    pub(super) states: Vec<SequenceState>,
+}
+
+impl EncoderWorkspace {
+    /// Room for passes of some texts, and for two texts as long as the context.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the system has no more.
+    pub(super) fn new(spec: &Spec, threads: usize, fused_width: usize) -> Result<EncoderWorkspace, Error> {
+        Ok(EncoderWorkspace {
+            blocks: Workspace::new(spec, size(spec, threads), fused_width)?,
+            texts: Vec::with_capacity(MAX_TEXTS),
+            next: 0,
+            states: Vec::new(),
+        })
+    }
+
+    /// Bytes that a workspace takes, keys and values included.
+    pub(super) fn bytes(spec: &Spec, threads: usize) -> u64 {
+        let blocks = (MAX_TEXTS + pass_rows(spec).div_ceil(TILE)) as u64;
+        Workspace::bytes(spec, size(spec, threads)) + blocks * layout(spec).block_bytes()
+    }
+}
+
+/// Most rows of a pass: two texts that fill the context fit in, to be compared.
+pub(super) fn pass_rows(spec: &Spec) -> usize {
+    (2 * spec.context_length).max(PASS_ROWS)
+}
+
+fn size(spec: &Spec, threads: usize) -> Size {
+    Size { what: "the workspace of an encoder", rows: pass_rows(spec), threads }
+}
+
+/// The keys and values of one block of the model, which those of the next one take the place of.
+pub(super) fn layout(spec: &Spec) -> StateLayout {
+    let layers = spec.blocks.iter().map(|block| KeysAndValues { heads: block.attention.heads });
+    let largest = layers.max_by_key(LayerState::len);
+    StateLayout::new(largest.into_iter().map(|layer| {
+        let layer: Box<dyn LayerState> = Box::new(layer);
+        layer
+    }))
+}

@@ -1,0 +1,221 @@
+//! The weights of a model in panels: stored in a file beside the model and mapped, or in anonymous memory.
+//!
+//! The file is written once and shared by all processes that use the model. Whatever keeps it from being
+//! written (a directory that is not ours to write to, a full disk) is no error: anonymous memory does as well,
+//! and takes more of it.
+
+mod build;
+mod manifest;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Error;
+use crate::gguf::{GgmlType, Gguf};
+use crate::kernels::Pool;
+use crate::kernels::matrix::{Format, Instructions, Packed};
+use crate::mapping::Mapping;
+use build::{Failure, Target, build};
+use manifest::Manifest;
+use stored::Claim;
+
+/// What loading a model needs from its caller.
+pub(crate) struct Loading<'a> {
+    /// Threads that repack weights.
+    pub(crate) pool: &'a Pool,
+    /// Asked now and then: once it says yes, loading ends with [`Error::Stopped`].
+    pub(crate) stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// The format of an element type that can be multiplied.
+pub(super) fn panel_format(kind: GgmlType) -> Option<Format> {
+    Some(match kind {
+        GgmlType::F32 => Format::F32,
+        GgmlType::F16 => Format::F16,
+        GgmlType::BF16 => Format::BF16,
+        GgmlType::Q8_0 => Format::Q8_0,
+        GgmlType::Q4_0 => Format::Q4_0,
+        GgmlType::Q4_1 => Format::Q4_1,
+        GgmlType::Q5_0 => Format::Q5_0,
+        GgmlType::Q5_1 => Format::Q5_1,
+        GgmlType::IQ4_NL => Format::IQ4_NL,
+        GgmlType::Q2_K => Format::Q2_K,
+        GgmlType::Q3_K => Format::Q3_K,
+        GgmlType::Q4_K => Format::Q4_K,
+        GgmlType::Q5_K => Format::Q5_K,
+        GgmlType::Q6_K => Format::Q6_K,
+        GgmlType::IQ4_XS => Format::IQ4_XS,
+        _ => return None,
+    })
+}
+
+/// All panels of a model.
+pub(super) struct PackedWeights {
+    manifest: Manifest,
+    mapping: Arc<Mapping>,
+    /// Byte of the mapping that the first tensor begins at.
+    start: usize,
+}
+
+impl PackedWeights {
+    /// Maps the panels of a model, or makes them. The file must have been checked before: what is planned comes
+    /// from names and shapes alone.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Stopped`].
+    pub(super) fn open(gguf: &Gguf, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
+        let manifest = Manifest::of(gguf);
+        if manifest.entries.is_empty() {
+            return PackedWeights::anonymous(gguf, manifest, loading);
+        }
+        let Some((path, id)) = path(gguf).zip(gguf.file_id()) else {
+            return PackedWeights::anonymous(gguf, manifest, loading);
+        };
+        let (key, entries) = (manifest.key(&id), manifest.entries.len());
+        let size = manifest.size(&key);
+        let claim = match stored::claim(&path, &key, entries, size, loading.stop) {
+            Claim::Stored(mapping) => return Ok(PackedWeights::of_file(manifest, &key, mapping)),
+            Claim::Build(claim) => claim,
+            Claim::Elsewhere => return PackedWeights::anonymous(gguf, manifest, loading),
+            Claim::Stopped => return Err(Error::Stopped),
+        };
+        let start = manifest::head_len(&key, entries) as u64;
+        let built = build(gguf, &manifest, loading, Target::File { file: claim.file(), start })
+            .and_then(|sums| Ok(claim.publish(&key, &sums, || gguf.is_unchanged())?));
+        match built.map(|()| stored::open(&path, &key, entries, size)) {
+            Ok(Some(mapping)) if manifest.verify(&key, &mapping, loading) => {
+                Ok(PackedWeights::of_file(manifest, &key, mapping))
+            }
+            Err(Failure::Stopped) => Err(Error::Stopped),
+            // A disk that is full, or does not give back what was written to it.
+            Ok(_) | Err(Failure::Write) => PackedWeights::anonymous(gguf, manifest, loading),
+        }
+    }
+
+    fn anonymous(gguf: &Gguf, manifest: Manifest, loading: &Loading<'_>) -> Result<PackedWeights, Error> {
+        let no_memory = || Error::OutOfMemory {
+            what: format!("the weights of \"{}\"", gguf.path().display()),
+            needed_mb: (manifest.panel_bytes() as u64).div_ceil(1 << 20),
+            limit_mb: None,
+        };
+        let mut memory = crate::mapping::Blank::new(manifest.panel_bytes()).map_err(|_| no_memory())?;
+        match build(
+            gguf,
+            &manifest,
+            loading,
+            Target::Memory(&mut memory.bytes_mut()[..manifest.panel_bytes()]),
+        ) {
+            Ok(_) => {}
+            Err(Failure::Stopped) => return Err(Error::Stopped),
+            Err(Failure::Write) => return Err(no_memory()),
+        }
+        let mapping = Arc::new(memory.finish().map_err(|_| no_memory())?);
+        Ok(PackedWeights { manifest, mapping, start: 0 })
+    }
+
+    fn of_file(manifest: Manifest, key: &[u8], mapping: Mapping) -> PackedWeights {
+        mapping.will_need();
+        let start = manifest::head_len(key, manifest.entries.len());
+        PackedWeights { manifest, mapping: Arc::new(mapping), start }
+    }
+
+    /// The panels of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where there are none of this shape, as there are for every matrix of the decoder.
+    pub(super) fn get(
+        &self,
+        gguf: &Gguf,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Packed, Error> {
+        let entry =
+            self.manifest.entry(name).filter(|entry| (entry.inputs, entry.outputs) == (inputs, outputs));
+        entry
+            .and_then(|entry| {
+                let mapping = Arc::clone(&self.mapping);
+                Packed::stored(entry.format, inputs, outputs, mapping, self.start + entry.offset)
+            })
+            .ok_or_else(|| gguf.corrupt(format!("tensor \"{name}\" has no panels")))
+    }
+
+    /// The memory that they lie in.
+    pub(super) fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
+    }
+
+    /// Whether they are a file's.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> bool {
+        self.mapping.file_id().is_some()
+    }
+}
+
+/// The file with the panels of a model's file.
+pub(super) fn path(gguf: &Gguf) -> Option<PathBuf> {
+    gguf.file_id()?;
+    stored::path_of(gguf.path())
+}
+
+/// Whether everything that was read up to now from a model's file and its panels was there.
+///
+/// # Errors
+/// [`Error::LostModel`], naming the file.
+pub(super) fn check_lost(gguf: &Gguf, panels: Option<&Mapping>) -> Result<(), Error> {
+    gguf.check_lost()?;
+    match panels {
+        Some(mapping) if mapping.lost() => {
+            Err(Error::LostModel { path: path(gguf).unwrap_or_else(|| gguf.path().into()) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is known of the file of panels beside a model's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PackedState {
+    /// There is none.
+    Absent,
+    /// It belongs to another file or layout, or somebody else could have written it: loading replaces it.
+    Stale,
+    /// Its content is not what the model's weights are in panels.
+    Corrupt,
+    /// Every byte is as it should be.
+    Sound,
+}
+
+/// Reads all of a model's file of panels and all that it was made of, and compares; with the file's path, if the
+/// model is one that may have such a file.
+///
+/// # Errors
+/// [`Error::Panicked`] where the system has no thread for it.
+pub fn verify_packed_weights(gguf: &Gguf, threads: usize) -> Result<(Option<PathBuf>, PackedState), Error> {
+    let Some((path, id)) = path(gguf).zip(gguf.file_id()) else { return Ok((None, PackedState::Absent)) };
+    let pool =
+        Pool::new(threads.max(1), Instructions::best(), &(Arc::new(|| {}) as Arc<dyn Fn() + Send + Sync>))
+            .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
+    let loading = Loading { pool: &pool, stop: &|| false };
+    let manifest = Manifest::of(gguf);
+    let key = manifest.key(&id);
+    let state = match stored::open(&path, &key, manifest.entries.len(), manifest.size(&key)) {
+        None if std::fs::symlink_metadata(&path).is_ok() => PackedState::Stale,
+        None => PackedState::Absent,
+        Some(mapping) => {
+            let sums = build(gguf, &manifest, &loading, Target::Nothing).unwrap_or_default();
+            let sound = manifest.sums(&key, &mapping).eq(sums) && manifest.verify(&key, &mapping, &loading);
+            if sound { PackedState::Sound } else { PackedState::Corrupt }
+        }
+    };
+    Ok((Some(path), state))
+}
+
+/// Bytes of panels that the model of a file needs, and those of the tensors that they replace.
+pub(super) fn sizes(gguf: &Gguf) -> (u64, u64) {
+    let manifest = Manifest::of(gguf);
+    let replaced = manifest.entries.iter().filter_map(|entry| gguf.opt_tensor(&entry.name).ok().flatten());
+    (manifest.panel_bytes() as u64, replaced.map(|tensor| tensor.data.len() as u64).sum())
+}

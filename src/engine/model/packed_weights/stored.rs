@@ -1,0 +1,154 @@
+//! The file of panels beside a model's file: who may write it, and when it is believed.
+//!
+//! It is `MODEL.panels`, mode 0400. Whoever has the lock on `MODEL.panels.new` writes that file, gives it to the
+//! disk, and renames it; a file that a crash left there is taken over by the next one. A file is believed only if
+//! it is a regular one, belongs to the user of this process, nobody else may write to it, and it has the size and
+//! the head that belong to the model's file.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::manifest;
+use crate::mapping::Mapping;
+use crate::sidecar::{lock, open_finished, same_file, with_suffix};
+
+/// How long another process is waited for that writes the file.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What becomes of a model's panels.
+pub(super) enum Claim {
+    /// They are there.
+    Stored(Mapping),
+    /// They are to be made and published.
+    Build(Building),
+    /// They can't be stored.
+    Elsewhere,
+    Stopped,
+}
+
+/// The file that is being written, locked.
+pub(super) struct Building {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+/// The file for the panels of a model's file.
+pub(super) fn path_of(model: &Path) -> Option<PathBuf> {
+    model.file_name()?;
+    Some(with_suffix(model, ".panels"))
+}
+
+/// Maps the file if it can be believed, and is `size` bytes with the head of `entries` tensors and this key.
+pub(super) fn open(path: &Path, key: &[u8], entries: usize, size: usize) -> Option<Mapping> {
+    let file = open_finished(path).ok()?;
+    if file.metadata().ok()?.len() != size as u64 {
+        return None;
+    }
+    let mapping = Mapping::file(&file).ok()?;
+    (mapping.len() == size && manifest::has_head(&mapping, key, entries)).then_some(mapping)
+}
+
+/// Finds the file, or the right to write it. Waits for another process that is writing it.
+pub(super) fn claim(
+    path: &Path,
+    key: &[u8],
+    entries: usize,
+    size: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Claim {
+    let temporary = with_suffix(path, ".new");
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if stop() {
+            return Claim::Stopped;
+        }
+        if let Some(mapping) = open(path, key, entries, size) {
+            clean(&temporary);
+            return Claim::Stored(mapping);
+        }
+        match lock(&temporary) {
+            // Whoever had it may have published it in the meantime.
+            Ok(Some(file)) => match open(path, key, entries, size) {
+                Some(mapping) => {
+                    let _ = std::fs::remove_file(&temporary);
+                    return Claim::Stored(mapping);
+                }
+                None => return prepare(Building { file, temporary, path: path.into() }, path, size),
+            },
+            Ok(None) => std::thread::sleep(LOOK_AGAIN),
+            Err(_) => return Claim::Elsewhere,
+        }
+    }
+    Claim::Elsewhere
+}
+
+/// Makes room on the disk, unless somebody else's file is in the place of ours in a directory that isn't ours
+/// either: it may be of use to them.
+fn prepare(building: Building, path: &Path, size: usize) -> Claim {
+    let user = rustix::process::geteuid().as_raw();
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let others = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() != user);
+    let ours = std::fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == user);
+    if (others && !ours) || reserve(&building.file, size).is_err() {
+        return Claim::Elsewhere;
+    }
+    Claim::Build(building)
+}
+
+fn reserve(file: &File, size: usize) -> io::Result<()> {
+    file.set_len(0)?;
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
+        // Where the file system can't promise room, writing tells.
+        Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
+        Err(error) => return Err(error.into()),
+    }
+    file.set_len(size as u64)
+}
+
+/// Removes a temporary file that a crash left.
+fn clean(temporary: &Path) {
+    if std::fs::symlink_metadata(temporary).is_ok() && matches!(lock(temporary), Ok(Some(_))) {
+        let _ = std::fs::remove_file(temporary);
+    }
+}
+
+impl Building {
+    /// The file to be written, as large as it will be.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes the head, gives everything to the disk, and puts the file in its place if `wanted` says so then.
+    ///
+    /// # Errors
+    /// The system's; the temporary file is gone then.
+    pub(super) fn publish(self, key: &[u8], sums: &[u32], wanted: impl FnOnce() -> bool) -> io::Result<()> {
+        self.file.write_all_at(&manifest::head(key, sums), 0)?;
+        self.file.set_permissions(Permissions::from_mode(0o400))?;
+        self.file.sync_all()?;
+        if !wanted() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        std::fs::rename(&self.temporary, &self.path)?;
+        // The name survives a power cut if the directory does, and if not it is written again.
+        if let Some(directory) = self.path.parent().and_then(|directory| File::open(directory).ok()) {
+            let _ = directory.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        // After `publish` another process may be writing the next one already.
+        if std::fs::symlink_metadata(&self.temporary).is_ok_and(|there| same_file(&there, &self.file)) {
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}

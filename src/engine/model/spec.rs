@@ -1,0 +1,158 @@
+//! What a model is, as data: one [`Spec`] says of every block what it computes, so that the code that computes it knows
+//! no families of models. The files of [`super::arch`] fill it from the metadata of a file.
+//!
+//! An enum here has the variants that the kernels can compute. A family that needs more adds a variant, and the compiler
+//! shows where it has to be computed: [`super::block`], and for what sequences remember [`super::state`].
+
+use crate::kernels::attention::Heads;
+use crate::kernels::rope::Rope;
+
+/// A model.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    pub(crate) kind: Kind,
+    /// Length of a hidden state.
+    pub(crate) width: usize,
+    /// Positions that the model can tell apart.
+    pub(crate) context_length: usize,
+    pub(crate) pooling: Pooling,
+    /// The rotations that its blocks name by their index; most models have one.
+    pub(crate) ropes: Vec<Rope>,
+    /// Its blocks, in the order in which they are computed.
+    pub(crate) blocks: Vec<BlockSpec>,
+    /// The tensors that it is made of.
+    pub(crate) tensors: TensorNames,
+}
+
+/// What stands before the first block and behind the last one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the vocabulary
+    /// behind. The head is the embedding's matrix where the file has none of its own.
+    Decoder {
+        /// Of the final hidden states.
+        output_norm: NormSpec,
+    },
+    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised,
+    /// before; a pool or the head of a cross-encoder behind.
+    Encoder {
+        /// Of the sums.
+        embedding_norm: NormSpec,
+    },
+}
+
+/// One block: attention, then feed-forward.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockSpec {
+    pub(crate) residual: Residual,
+    /// Both norms of the block.
+    pub(crate) norm: NormSpec,
+    pub(crate) attention: AttentionSpec,
+    pub(crate) feed_forward: FeedForwardSpec,
+}
+
+/// Where a half of a block, `f`, is normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Residual {
+    /// `x + f(norm(x))`, as in GPT-2 and most decoders since ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
+    PreNorm,
+    /// `norm(x + f(x))`, as in the first transformer ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)) and BERT.
+    PostNorm,
+}
+
+/// A norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NormSpec {
+    pub(crate) kind: NormKind,
+    /// Added to the mean square or the variance.
+    pub(crate) epsilon: f32,
+}
+
+/// What a norm divides by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// The root of the mean square ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
+    Rms,
+    /// The standard deviation, after the mean is subtracted; with a bias ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
+    Layer,
+}
+
+/// Attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionSpec {
+    pub(crate) heads: Heads,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
+    pub(crate) span: Span,
+    /// The rotation of queries and keys, by its index in [`Spec::ropes`]; None where positions are not rotated in.
+    pub(crate) rope: Option<usize>,
+    /// The norm of each query and key head.
+    pub(crate) head_norm: Option<NormSpec>,
+}
+
+/// The positions that a row sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// Those up to its own.
+    Causal,
+    /// All of its text.
+    BothWays,
+}
+
+/// Feed-forward.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FeedForwardSpec {
+    pub(crate) kind: FeedForwardKind,
+    /// Length of its inner rows.
+    pub(crate) width: usize,
+}
+
+/// What feed-forward computes of its input `x`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FeedForwardKind {
+    /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+    SwiGlu,
+    /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
+    Gelu,
+}
+
+/// How the hidden states of a text become its embedding; numbers as in llama.cpp's `pooling_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// 1: the mean over all tokens.
+    Mean,
+    /// 2: the first token.
+    First,
+    /// 3: the last token.
+    Last,
+}
+
+/// The tensors that a family knows. A file with others is refused: to leave one out would change every result without a
+/// word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorNames {
+    /// Those of the model; a `*` at the end of a name stands for whatever follows.
+    pub(crate) model: &'static [&'static str],
+    /// Those of a block, behind `blk.N.`, in groups.
+    pub(crate) block: &'static [&'static [&'static str]],
+}
+
+impl AttentionSpec {
+    /// Attention over `heads`, scaled by the root of their length, to all that precedes a row; nothing else.
+    pub(crate) fn plain(heads: Heads) -> AttentionSpec {
+        AttentionSpec { heads, scale: heads.scale(), span: Span::Causal, rope: None, head_norm: None }
+    }
+}
+
+impl TensorNames {
+    /// Whether the family knows the tensor.
+    pub(crate) fn include(&self, name: &str) -> bool {
+        match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((_, part)) => self.block.iter().any(|group| group.contains(&part)),
+            None => self.model.iter().any(|known| match known.strip_suffix('*') {
+                Some(beginning) => name.starts_with(beginning),
+                None => *known == name,
+            }),
+        }
+    }
+}

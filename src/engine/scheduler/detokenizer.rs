@@ -1,0 +1,212 @@
+//! From token bytes to text: stop strings, whole characters, valid UTF-8.
+
+use crate::Error;
+
+/// The text of an answer while it grows.
+///
+/// Invariant: what [`Detokenizer::take_partial`] has given out is a prefix of the final text, whatever tokens follow.
+#[derive(Debug)]
+pub(crate) struct Detokenizer {
+    bytes: Vec<u8>,
+    /// Bytes up to here are checked to be whole, valid characters.
+    valid: usize,
+    /// Bytes up to here were given out.
+    taken: usize,
+    stop: Vec<String>,
+}
+
+/// An end of a text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checkpoint {
+    length: usize,
+    valid: usize,
+}
+
+impl Detokenizer {
+    /// An empty text that ends before the first of the strings in `stop`, none of which is empty.
+    pub(crate) fn new(stop: Vec<String>) -> Self {
+        Detokenizer { bytes: Vec::new(), valid: 0, taken: 0, stop }
+    }
+
+    /// Adds the bytes of a token; true if that completes a stop string, which is then cut off.
+    ///
+    /// # Errors
+    /// [`Error::InvalidText`] where the bytes cannot be part of a text value.
+    pub(crate) fn push(&mut self, token: &[u8]) -> Result<bool, Error> {
+        let before = self.bytes.len();
+        self.bytes.extend_from_slice(token);
+        let stopped = self.cut_at_stop(before);
+        self.validate()?;
+        Ok(stopped)
+    }
+
+    /// The end of the text that is only the beginning of a character.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.bytes[self.valid..]
+    }
+
+    /// That it is not text as it is.
+    pub(crate) fn invalid(&self) -> Error {
+        Error::InvalidText { position: self.valid }
+    }
+
+    /// Where the text ends now, to come back to.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { length: self.bytes.len(), valid: self.valid }
+    }
+
+    /// Takes back what was added since, unless that completed a stop string.
+    pub(crate) fn restore(&mut self, checkpoint: Checkpoint) {
+        self.bytes.truncate(checkpoint.length);
+        self.valid = checkpoint.valid;
+    }
+
+    /// Finds the stop string that is complete first, as if the bytes had come one by one.
+    fn cut_at_stop(&mut self, before: usize) -> bool {
+        for end in before + 1..=self.bytes.len() {
+            let complete = self.stop.iter().filter(|stop| self.bytes[..end].ends_with(stop.as_bytes()));
+            if let Some(longest) = complete.map(String::len).max() {
+                self.bytes.truncate(end - longest);
+                self.valid = self.valid.min(self.bytes.len());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn validate(&mut self) -> Result<(), Error> {
+        let new = &self.bytes[self.valid..];
+        if let Some(zero) = new.iter().position(|byte| *byte == 0) {
+            return Err(Error::InvalidText { position: self.valid + zero });
+        }
+        match std::str::from_utf8(new) {
+            Ok(_) => self.valid = self.bytes.len(),
+            Err(error) => {
+                self.valid += error.valid_up_to();
+                if error.error_len().is_some() {
+                    return Err(Error::InvalidText { position: self.valid });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Text that is new since the last call and certain to stay: whole characters that are not, and cannot
+    /// become, part of a stop string.
+    pub(crate) fn take_partial(&mut self) -> String {
+        let certain = (self.bytes.len() - self.possible_stop()).min(self.valid).max(self.taken);
+        let partial = String::from_utf8_lossy(&self.bytes[self.taken..certain]).into_owned();
+        self.taken = certain;
+        partial
+    }
+
+    /// Length of the longest end of the text with which a stop string begins.
+    fn possible_stop(&self) -> usize {
+        let beginning = |stop: &String| {
+            let longest = (stop.len() - 1).min(self.bytes.len());
+            (1..=longest).rev().find(|length| self.bytes.ends_with(&stop.as_bytes()[..*length]))
+        };
+        self.stop.iter().filter_map(beginning).max().unwrap_or(0)
+    }
+
+    /// The whole text. An incomplete last character is cut off where the answer was `cut` at its greatest
+    /// length.
+    ///
+    /// # Errors
+    /// [`Error::InvalidText`] where the model itself ended the answer inside a character.
+    pub(crate) fn finish(mut self, cut: bool) -> Result<String, Error> {
+        if cut {
+            self.bytes.truncate(self.valid);
+        }
+        String::from_utf8(self.bytes)
+            .map_err(|error| Error::InvalidText { position: error.utf8_error().valid_up_to() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Detokenizer;
+    use crate::Error;
+
+    fn stops(stop: &[&str]) -> Detokenizer {
+        Detokenizer::new(stop.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_stop_string_across_tokens_is_cut_and_never_shown() {
+        let mut text = stops(&["###END"]);
+        assert!(!text.push(b"one two #").unwrap());
+        assert_eq!(text.take_partial(), "one two ");
+        assert!(!text.push(b"##E").unwrap());
+        assert_eq!(text.take_partial(), "");
+        assert!(text.push(b"ND and more").unwrap());
+        assert_eq!(text.finish(false).unwrap(), "one two ");
+    }
+
+    #[test]
+    fn a_possible_stop_string_that_comes_to_nothing_is_shown() {
+        let mut text = stops(&["##!"]);
+        text.push(b"a##").unwrap();
+        assert_eq!(text.take_partial(), "a");
+        text.push(b"#").unwrap();
+        assert_eq!(text.take_partial(), "#");
+        text.push(b" b").unwrap();
+        assert_eq!(text.take_partial(), "## b");
+        assert_eq!(text.finish(false).unwrap(), "a### b");
+    }
+
+    #[test]
+    fn the_first_complete_stop_string_wins_whatever_the_tokens_are() {
+        for tokens in [vec!["xabcd"], vec!["xa", "bc", "d"], vec!["x", "a", "b", "c", "d"]] {
+            let mut text = stops(&["abcd", "bc", "c"]);
+            assert!(tokens.iter().any(|token| text.push(token.as_bytes()).unwrap()));
+            assert_eq!(text.finish(false).unwrap(), "xa");
+        }
+    }
+
+    #[test]
+    fn characters_are_shown_whole() {
+        let mut text = stops(&[]);
+        let euro = "€".as_bytes();
+        text.push(&euro[..1]).unwrap();
+        assert_eq!(text.take_partial(), "");
+        text.push(&euro[1..2]).unwrap();
+        assert_eq!(text.take_partial(), "");
+        text.push(&euro[2..]).unwrap();
+        assert_eq!(text.take_partial(), "€");
+    }
+
+    #[test]
+    fn an_incomplete_last_character_is_cut_at_the_greatest_length_only() {
+        let mut text = stops(&[]);
+        text.push(b"a\xe2\x82").unwrap();
+        assert_eq!(text.finish(true).unwrap(), "a");
+        let mut text = stops(&[]);
+        text.push(b"a\xe2\x82").unwrap();
+        assert!(matches!(text.finish(false), Err(Error::InvalidText { position: 1 })));
+    }
+
+    #[test]
+    fn what_was_added_in_vain_is_taken_back() {
+        let mut text = stops(&[]);
+        text.push(b"a\xe2").unwrap();
+        let checkpoint = text.checkpoint();
+        assert!(text.push(b"\x82\xac\xff").is_err());
+        text.restore(checkpoint);
+        assert_eq!(text.pending(), b"\xe2");
+        text.push(b"\x82\xac").unwrap();
+        assert_eq!(text.pending(), b"");
+        assert_eq!(text.finish(false).unwrap(), "a€");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_an_error_at_their_place() {
+        let mut text = stops(&[]);
+        text.push("ä".as_bytes()).unwrap();
+        assert!(matches!(text.push(b"b\xff"), Err(Error::InvalidText { position: 3 })));
+        let mut text = stops(&[]);
+        assert!(matches!(text.push(b"a\0b"), Err(Error::InvalidText { position: 1 })));
+        let mut text = stops(&["stop"]);
+        assert!(text.push(b"a stop\xff").unwrap(), "what follows a stop string does not matter");
+    }
+}

@@ -1,0 +1,257 @@
+//! Batches of texts on encoders: as many of them as fit are computed in one pass, some layers at a time, so that requests that
+//! generate get their tokens in between.
+//!
+//! A query and a document are ranked by the head of a cross-encoder, or, without one, by the vectors of the two.
+//!
+//! Invariant: the vector of a text does not depend on the texts beside it (see [`crate::backend`]), so they are
+//! put together as they come.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::models::Models;
+use super::plan::Plan;
+use super::{Shared, Submission};
+use crate::backend::{Encoder, MAX_TEXTS, Text};
+use crate::kernels::Pool;
+use crate::memory;
+use crate::panic::catch;
+use crate::rerank::{score_of_labels, score_of_vectors};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
+
+/// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
+/// when their model has gone.
+const MAX_QUEUED_TOKENS: usize = 8192;
+/// Rows of a pass while requests generate, unless its first text has more.
+const SHARED_ROWS: usize = 128;
+/// What they may allocate.
+const STEP_BYTES: usize = 4 << 20;
+/// For how long layers are computed before a step gets its turn. A layer is never cut.
+const SHARED_SLICE: Duration = Duration::from_millis(30);
+/// The same while nothing generates: new texts and cancelled ones are looked for in between.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// A request: a text, or a query and a document.
+struct EncodeRequest {
+    submission: Submission,
+    tokens: Vec<u32>,
+    /// Where the second of two texts begins that are looked at together.
+    border: usize,
+    /// A second text that is looked at by itself.
+    other: Option<Vec<u32>>,
+    /// How many texts of its owner were there before it: owners go in turn.
+    round: usize,
+}
+
+/// All of them: first those of the pass that is computed, then those that wait.
+pub(super) struct EncodeBatches {
+    pass: Vec<EncodeRequest>,
+    queue: VecDeque<EncodeRequest>,
+    queued_tokens: usize,
+    shared: Arc<Shared>,
+}
+
+impl EncodeRequest {
+    fn source(&self) -> &ModelSource {
+        &self.submission.request.model
+    }
+
+    /// The least goes first: by priority, then owners in turn.
+    fn order(&self) -> (Reverse<u8>, usize) {
+        (Reverse(self.submission.priority()), self.round)
+    }
+
+    /// Number of its tokens.
+    fn len(&self) -> usize {
+        self.tokens.len() + self.other.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Its texts, as they go into a pass.
+    fn texts(&self) -> impl Iterator<Item = Text<'_>> {
+        let other = self.other.as_ref().map(|tokens| Text { tokens, second: tokens.len() });
+        [Text { tokens: &self.tokens, second: self.border }].into_iter().chain(other)
+    }
+}
+
+impl EncodeBatches {
+    pub(super) fn new(shared: Arc<Shared>) -> EncodeBatches {
+        EncodeBatches { pass: Vec::new(), queue: VecDeque::new(), queued_tokens: 0, shared }
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pass.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether enough texts wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued_tokens >= MAX_QUEUED_TOKENS
+    }
+
+    /// Whether texts are there for the model.
+    pub(super) fn uses(&self, source: &ModelSource) -> bool {
+        self.pass.iter().chain(&self.queue).any(|encoding| encoding.source() == source)
+    }
+
+    /// All requests that it has.
+    pub(super) fn submissions(&self) -> impl Iterator<Item = &Submission> {
+        self.pass.iter().chain(&self.queue).map(|encoding| &encoding.submission)
+    }
+
+    /// Takes in a text; tells that it is started.
+    pub(super) fn add(&mut self, submission: Submission, plan: Plan, model: ModelIdentity) {
+        let Plan { tokens, border, second: other, .. } = plan;
+        let owner = submission.owner();
+        let round = self.queue.iter().filter(|other| other.submission.owner() == owner).count();
+        let encoding = EncodeRequest { submission, tokens, border, other, round };
+        encoding.submission.send(EventKind::Started { prompt_tokens: encoding.len(), model });
+        self.queued_tokens += encoding.len();
+        let place = self.queue.iter().rposition(|other| other.order() <= encoding.order());
+        self.queue.insert(place.map_or(0, |place| place + 1), encoding);
+    }
+
+    /// Fails the texts of some models.
+    pub(super) fn fail(&mut self, error: &Error, which: &dyn Fn(&ModelSource) -> bool) {
+        for encoding in self.pass.iter().chain(&self.queue).filter(|encoding| which(encoding.source())) {
+            encoding.submission.fail(error.clone());
+        }
+        self.forget_ended();
+    }
+
+    /// Drops what has got its last event. A pass goes on for those that are left.
+    fn forget_ended(&mut self) {
+        self.queue.retain(|encoding| !encoding.submission.has_ended());
+        self.queued_tokens = self.queue.iter().map(EncodeRequest::len).sum();
+        if self.pass.iter().all(|encoding| encoding.submission.has_ended()) {
+            self.pass.clear();
+        }
+    }
+
+    /// Computes layers until the pass is done or it is somebody else's turn.
+    pub(super) fn advance(
+        &mut self,
+        models: &mut Models,
+        pool: &Pool,
+        generating: bool,
+        stop: &dyn Fn() -> bool,
+    ) {
+        let done = memory::watched("the next layers", STEP_BYTES, || {
+            catch(|| self.compute(models, pool, generating, stop))
+        });
+        if let Err(error) = done.and_then(|done| done) {
+            for encoding in self.pass.drain(..) {
+                encoding.submission.fail(error.clone());
+            }
+        }
+    }
+
+    fn compute(&mut self, models: &mut Models, pool: &Pool, generating: bool, stop: &dyn Fn() -> bool) {
+        let started = Instant::now();
+        let slice = if generating { SHARED_SLICE } else { SLICE };
+        self.look_for_cancels();
+        if self.pass.is_empty() {
+            self.begin(models, generating, pool);
+        }
+        loop {
+            let Some(source) = self.pass.first().map(|encoding| encoding.source().clone()) else { return };
+            let Some(loaded) = models.get_encoder(&source) else { return self.fail(&gone(), &|_| true) };
+            if stop() {
+                return;
+            }
+            if loaded.encoder.advance(pool) {
+                return self.finish(models, &source, pool);
+            }
+            if started.elapsed() >= slice {
+                return;
+            }
+            self.look_for_cancels();
+        }
+    }
+
+    /// Who cancels is told at once, also where the pass goes on for others.
+    fn look_for_cancels(&mut self) {
+        let cancelled = |encoding: &EncodeRequest| encoding.submission.fail_if_cancelled();
+        if self.pass.iter().chain(&self.queue).filter(|encoding| cancelled(encoding)).count() > 0 {
+            self.forget_ended();
+        }
+    }
+
+    /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
+    fn begin(&mut self, models: &mut Models, generating: bool, pool: &Pool) {
+        let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
+        let Some(loaded) = models.get_encoder(&source) else {
+            return self.fail(&gone(), &|other| *other == source);
+        };
+        let most = if generating { SHARED_ROWS } else { loaded.encoder.facts().rows };
+        let (mut rows, mut count) = (0, 0);
+        for encoding in std::mem::take(&mut self.queue) {
+            let texts = encoding.texts().count();
+            let fits = rows == 0 || rows + encoding.len() <= most;
+            if fits && count + texts <= MAX_TEXTS && *encoding.source() == source {
+                rows += encoding.len();
+                count += texts;
+                self.pass.push(encoding);
+            } else {
+                self.queue.push_back(encoding);
+            }
+        }
+        self.queued_tokens -= rows;
+        let texts: Vec<Text<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
+        if let Err(error) = loaded.encoder.begin(&texts, pool) {
+            for encoding in self.pass.drain(..) {
+                encoding.submission.fail(error.clone());
+            }
+        }
+    }
+
+    /// Ends the texts of the pass with what came of them.
+    fn finish(&mut self, models: &mut Models, source: &ModelSource, pool: &Pool) {
+        let Some(loaded) = models.get_encoder(source) else { return };
+        let encoder = &mut *loaded.encoder;
+        let mut results: Vec<Result<Output, Error>> = Vec::with_capacity(self.pass.len());
+        let mut text = 0;
+        for encoding in &self.pass {
+            let texts = text..text + encoding.texts().count();
+            text = texts.end;
+            results.push(match texts.clone().find_map(|text| encoder.fault(text)) {
+                Some(position) => Err(Error::NonFinite { position }),
+                None => Ok(outcome(&encoding.submission.request.work, encoder, texts, pool)),
+            });
+        }
+        let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
+        self.shared.statistics.computed(rows);
+        // Whatever came of it was computed from zeros.
+        let lost = encoder.check_lost().err();
+        for (encoding, result) in self.pass.drain(..).zip(results) {
+            encoding.submission.send(match (&lost, result) {
+                (Some(error), _) => EventKind::Failed(error.clone()),
+                (None, Err(error)) => EventKind::Failed(error),
+                (None, Ok(output)) => EventKind::Done(output),
+            });
+        }
+    }
+}
+
+/// What comes of a request whose texts are computed.
+fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &Pool) -> Output {
+    match (work, texts.len()) {
+        (Work::Rerank(_), 1) => {
+            let labels = encoder.scores(&[texts.start], pool);
+            // Of two labels, transformers' second one is the one that says yes.
+            Output::Score(score_of_labels(&labels, labels.len() - 1))
+        }
+        (Work::Rerank(_), _) => {
+            let [query, document] = [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
+            Output::Score(score_of_vectors(pool.instructions(), &query, &document))
+        }
+        (Work::Embed(_) | Work::Generate(_), _) => Output::Embedding(encoder.vector(texts.start, pool)),
+    }
+}
+
+/// A model was unloaded against the rule that one in use is not.
+fn gone() -> Error {
+    Error::Panicked("the model of a text is gone".to_owned())
+}

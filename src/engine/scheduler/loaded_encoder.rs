@@ -1,0 +1,139 @@
+//! A loaded encoder with all that belongs to it.
+
+use std::sync::Arc;
+
+use super::loaded::Settings;
+use super::plan::Plan;
+use crate::backend::{Encoder, Loading};
+use crate::gguf::Gguf;
+use crate::tokenizer::{Encoded, WordPiece, truncate};
+use crate::{Embed, Error, Purpose, Rerank, Work};
+
+/// An encoder, with the pass that it computes, and its tokenizer.
+pub(super) struct LoadedEncoder {
+    pub(super) encoder: Box<dyn Encoder>,
+    reader: EncoderReader,
+}
+
+/// What tokenizes the texts of an encoder.
+#[derive(Clone)]
+pub(super) struct EncoderReader {
+    tokenizer: Arc<WordPiece>,
+    prompts: Arc<Prompts>,
+    /// Tokens that a text may have.
+    context_length: usize,
+    /// What to say of work that it cannot do.
+    gguf: Gguf,
+    /// Scores that its head gives a pair of texts; 0 where it has none.
+    labels: usize,
+}
+
+/// What the model wants before a text, as sentence-transformers' `prompts` say.
+#[derive(Debug)]
+struct Prompts {
+    query: String,
+    passage: String,
+}
+
+impl LoadedEncoder {
+    /// Loads it.
+    pub(super) fn new(
+        gguf: &Gguf,
+        settings: &Settings,
+        loading: &Loading<'_>,
+    ) -> Result<LoadedEncoder, Error> {
+        let encoder = settings.backend.encoder(gguf, settings.limits(), loading)?;
+        let facts = encoder.facts();
+        let tokenizer = WordPiece::from_gguf(gguf)?;
+        if tokenizer.vocab_size() > facts.vocabulary {
+            return Err(gguf.corrupt(format!(
+                "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
+                tokenizer.vocab_size(),
+                facts.vocabulary
+            )));
+        }
+        let prompt = |name: &str| -> Result<String, Error> {
+            Ok(gguf.opt_str(&format!("steadytext.prompt.{name}"))?.unwrap_or_default().to_owned())
+        };
+        let declared = facts.context_length;
+        let reader = EncoderReader {
+            tokenizer: Arc::new(tokenizer),
+            prompts: Arc::new(Prompts { query: prompt("query")?, passage: prompt("passage")? }),
+            context_length: match settings.context_length {
+                0 => declared,
+                limit => declared.min(limit),
+            },
+            gguf: gguf.clone(),
+            labels: facts.scores_per_text,
+        };
+        // The metadata were read once more.
+        gguf.release_all();
+        encoder.check_lost()?;
+        Ok(LoadedEncoder { encoder, reader })
+    }
+
+    /// What tokenizes its texts.
+    pub(super) fn reader(&self) -> EncoderReader {
+        self.reader.clone()
+    }
+}
+
+impl EncoderReader {
+    /// Tokenizes a request and checks that it fits into the context.
+    pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
+        let (first, second) = match work {
+            Work::Embed(how) => (self.text(how)?, None),
+            Work::Rerank(how) => self.pair(how)?,
+            Work::Generate(_) => {
+                return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
+            }
+        };
+        let prompt_tokens = first.tokens.len().max(second.as_ref().map_or(0, |second| second.tokens.len()));
+        if prompt_tokens > self.context_length {
+            return Err(Error::PromptTooLong { prompt_tokens, context_length: self.context_length });
+        }
+        Ok(Plan::encoded(first, second))
+    }
+
+    /// A query and a document: together for the head of a cross-encoder, otherwise apart, for their vectors.
+    fn pair(&self, how: &Rerank) -> Result<(Encoded, Option<Encoded>), Error> {
+        match self.labels {
+            0 => {
+                let query = self.text(&Embed::query(&how.query, None))?;
+                let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
+                Ok((query, Some(self.text(&document)?)))
+            }
+            1 | 2 => {
+                let mut pair = self.tokenizer.encode_pair(&how.query, &how.document);
+                if how.truncate {
+                    truncate(&mut pair.tokens, pair.second, 1, self.context_length);
+                }
+                Ok((pair, None))
+            }
+            labels => {
+                Err(self.gguf.unsupported(format!("its head has {labels} labels, one or two rank documents")))
+            }
+        }
+    }
+
+    fn text(&self, how: &Embed) -> Result<Encoded, Error> {
+        let prompt = match &how.purpose {
+            Purpose::Passage => &self.prompts.passage,
+            Purpose::Query { task: None } => &self.prompts.query,
+            Purpose::Query { task: Some(_) } => {
+                return Err(Error::InvalidRequest("the model takes no task".to_owned()));
+            }
+        };
+        let mut text = if prompt.is_empty() {
+            self.tokenizer.encode_text(&how.text)
+        } else {
+            self.tokenizer.encode_text(&format!("{prompt}{}", how.text))
+        };
+        if how.truncate && text.tokens.len() > self.context_length {
+            let before = 1 + self.tokenizer.encode(prompt).len();
+            truncate(&mut text.tokens, before, 1, self.context_length);
+            text.second = text.tokens.len();
+        }
+        Ok(text)
+    }
+}

@@ -1,0 +1,390 @@
+//! One request on its way: what it still has to compute, and what comes of each pass.
+
+use super::Submission;
+use super::generation::{Chosen, Generation};
+use super::loaded::LoadedDecoder;
+use super::loader::Job;
+use super::plan::{Beginning, Plan, own_bytes, reusable};
+use super::prefix::{Chain, Prefixes};
+use super::prompt_lookup::Drafter;
+use super::turns::Turn;
+use crate::backend::{BLOCK, Pooling, State, Wanted};
+use crate::kernels::matrix::Instructions;
+use crate::kernels::norm::normalise;
+use crate::rerank::{Reranker, score_of_vectors};
+use crate::sampling::Sampler;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
+
+/// A request that is being worked on.
+pub(super) struct Sequence {
+    pub(super) submission: Submission,
+    state: Box<dyn State>,
+    /// Its place among the model's kept blocks; None where it has to compute everything itself.
+    chain: Option<Chain>,
+    /// Positions that its state will have.
+    positions: usize,
+    /// The prompt and what was generated, then guesses for the pass that is under way. Those that are not in
+    /// the state are to be computed.
+    tokens: Vec<u32>,
+    /// How many of them were there before the first was chosen: the prompt, and what every answer begins with.
+    given: usize,
+    /// How many of them are guesses.
+    guessed: usize,
+    drafter: Drafter,
+    goal: Goal,
+    /// Its place among the running requests.
+    pub(super) turn: Turn,
+}
+
+/// A request that has begun and given its place away.
+pub(super) struct Suspended {
+    pub(super) sequence: Sequence,
+    /// The model that computed it.
+    pub(super) identity: ModelIdentity,
+    /// Which load of the model that was.
+    pub(super) load: Option<u64>,
+}
+
+/// What a pass computes of a request.
+pub(super) struct Slice<'a> {
+    pub(super) submission: &'a Submission,
+    pub(super) state: &'a mut dyn State,
+    pub(super) tokens: &'a [u32],
+    pub(super) wanted: Wanted,
+}
+
+/// What is to come of a request.
+enum Goal {
+    Text(Box<Generation>),
+    Vector {
+        sum: Vec<f32>,
+        pooling: Pooling,
+        pair: Option<Pair>,
+    },
+    /// What the model says of a document behind the last token.
+    Score,
+}
+
+/// Two texts whose vectors are compared.
+struct Pair {
+    /// The vector of the first, once it is there.
+    first: Option<Vec<f32>>,
+    /// The tokens of the second, until it is its turn.
+    second: Vec<u32>,
+}
+
+impl Sequence {
+    /// Begins a request; tells that it is started.
+    pub(super) fn new(
+        submission: Submission,
+        plan: Plan,
+        beginning: Beginning,
+        loaded: &LoadedDecoder,
+        model: ModelIdentity,
+        turn: Turn,
+    ) -> Sequence {
+        submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
+        let given = plan.tokens.len();
+        let goal = match &submission.request.work {
+            Work::Generate(how) => {
+                let generated = given - plan.prompt_tokens;
+                Goal::Text(Box::new(Generation::new(
+                    how.clone(),
+                    plan.constrained,
+                    generated,
+                    plan.max_tokens,
+                )))
+            }
+            Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
+            Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
+                sum: Vec::new(),
+                pooling: loaded.decoder.facts().pooling,
+                pair: plan.second.map(|second| Pair { first: None, second }),
+            },
+        };
+        let Beginning { state, chain, positions } = beginning;
+        let (tokens, drafter) = (plan.tokens, Drafter::new());
+        Sequence { submission, state, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+    }
+
+    /// Bytes of state that belong to it or will, apart from the model's kept blocks.
+    pub(super) fn own_bytes(&self) -> u64 {
+        own_bytes(&*self.state, self.chain.as_ref(), self.positions)
+    }
+
+    /// Bytes of state that it would have if it shared none.
+    pub(super) fn whole_bytes(&self) -> u64 {
+        self.state.bytes(self.positions)
+    }
+
+    /// Positions that its state will have.
+    pub(super) fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Bytes of state that it has now, apart from the model's kept blocks.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        let kept = self.chain.as_ref().map_or(0, Chain::blocks);
+        self.state.blocks().saturating_sub(kept) as u64 * self.state.block_bytes()
+    }
+
+    /// Whether it has any state.
+    pub(super) fn has_state(&self) -> bool {
+        self.state.blocks() > 0
+    }
+
+    /// Gives its place away; it goes on where it was.
+    pub(super) fn pause(&mut self) {
+        self.tokens.truncate(self.tokens.len() - std::mem::take(&mut self.guessed));
+    }
+
+    /// Gives its state away: it is computed anew from its tokens. Returns how many positions those are.
+    pub(super) fn forget_state(&mut self) -> usize {
+        let forgotten = self.state.len();
+        self.state.forget();
+        self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
+        // A sum of hidden states begins anew with them.
+        if let Goal::Vector { sum, .. } = &mut self.goal {
+            sum.clear();
+        }
+        forgotten
+    }
+
+    /// Takes what the model has kept of its state; returns how many positions those are.
+    pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
+        match &mut self.chain {
+            Some(chain) => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
+            None => 0,
+        }
+    }
+
+    pub(super) fn source(&self) -> &ModelSource {
+        &self.submission.request.model
+    }
+
+    /// Whether its prompt is computed, and what every answer begins with.
+    pub(super) fn decodes(&self) -> bool {
+        matches!(&self.goal, Goal::Text(_)) && self.tokens.len() > self.given
+    }
+
+    /// Number of tokens that wait to be computed, guesses included.
+    pub(super) fn left(&self) -> usize {
+        self.tokens.len() - self.state.len()
+    }
+
+    /// Skips what others have computed since; returns how many positions that are.
+    pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
+        let decodes = self.decodes();
+        match &mut self.chain {
+            Some(chain) if !decodes => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
+            _ => 0,
+        }
+    }
+
+    /// Keeps its full blocks for others.
+    pub(super) fn keep(&mut self, prefixes: &mut Prefixes) {
+        if let Some(chain) = &mut self.chain {
+            let computed = self.state.len();
+            prefixes.keep(chain, &mut *self.state, &self.tokens[..computed]);
+        }
+    }
+
+    /// Hashes of the prompt's blocks that are computed when the next `rows` rows are, wholly or in part.
+    pub(super) fn blocks_ahead(&self, rows: usize) -> impl Iterator<Item = u64> {
+        let chain = self.chain.as_ref().filter(|_| !self.decodes());
+        let count = move |chain: &Chain| (self.state.len() + rows).div_ceil(BLOCK) - chain.blocks();
+        chain.into_iter().flat_map(move |chain| chain.hashes(reusable(&self.tokens)).take(count(chain)))
+    }
+
+    /// Whether it could go on with whole blocks if it waited for them.
+    pub(super) fn at_border(&self) -> bool {
+        self.state.len().is_multiple_of(BLOCK)
+    }
+
+    /// Adds guesses at the tokens that follow, at most `most`; forgets those of a pass that came to nothing.
+    /// Returns how many there are.
+    pub(super) fn guess(&mut self, most: usize, always: bool) -> usize {
+        self.tokens.truncate(self.tokens.len() - self.guessed);
+        self.guessed = 0;
+        if let Goal::Text(generation) = &self.goal
+            && self.tokens.len() > self.given
+            // What a constraint forces needs no guess, and the rest of it is not much like the prompt.
+            && generation.matcher().is_none()
+        {
+            // The last token needs no guess: nothing follows it.
+            let draft = self.drafter.draft(&self.tokens, most.min(generation.room() - 1), always);
+            self.guessed = draft.len();
+            self.tokens.extend(draft);
+        }
+        self.guessed
+    }
+
+    /// The next `rows` tokens and where they go. Guesses go together with the token before them.
+    pub(super) fn next(&mut self, rows: usize) -> Slice<'_> {
+        let computed = self.state.len();
+        let end = self.tokens.len().min(computed + rows);
+        let last = end == self.tokens.len();
+        let wanted = match &self.goal {
+            Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
+            Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
+            Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
+            Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text(_) | Goal::Score if last => {
+                Wanted::Last(1 + self.guessed)
+            }
+            Goal::Vector { .. } | Goal::Text(_) | Goal::Score => Wanted::None,
+        };
+        Slice {
+            submission: &self.submission,
+            state: &mut *self.state,
+            tokens: &self.tokens[computed..end],
+            wanted,
+        }
+    }
+
+    /// Whether a token is to be chosen: everything is computed.
+    pub(super) fn samples(&self) -> bool {
+        matches!(self.goal, Goal::Text(_)) && self.left() == 0
+    }
+
+    /// Whether the model is to say what it thinks of a document: everything is computed.
+    pub(super) fn scores(&self) -> bool {
+        matches!(self.goal, Goal::Score) && self.left() == 0
+    }
+
+    /// The result of a score.
+    pub(super) fn scored(&self, score: f32) -> Result<Output, Error> {
+        if score.is_finite() {
+            return Ok(Output::Score(score));
+        }
+        Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
+    }
+
+    /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
+    /// guess that is now dropped.
+    pub(super) fn fault(&mut self, position: usize) -> Result<(), Error> {
+        if position < self.tokens.len() - self.guessed {
+            return Err(Error::NonFinite { position });
+        }
+        self.guessed -= self.tokens.len() - position;
+        self.tokens.truncate(position);
+        self.state.wipe(position);
+        Ok(())
+    }
+
+    /// Takes what a pass computed: hidden states of the rows that were wanted, `width` each. Returns the result
+    /// once it is complete.
+    pub(super) fn computed(
+        &mut self,
+        hidden: &[f32],
+        width: usize,
+        instructions: Instructions,
+    ) -> Option<Output> {
+        let Goal::Vector { sum, pair, .. } = &mut self.goal else { return None };
+        for row in hidden.chunks_exact(width) {
+            if sum.is_empty() {
+                sum.extend_from_slice(row);
+            } else {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        if self.state.len() < self.tokens.len() {
+            return None;
+        }
+        // Mean or sum: normalising makes them equal.
+        let vector = normalise(instructions, std::mem::take(sum));
+        let Some(pair) = pair else { return Some(Output::Embedding(vector)) };
+        if let Some(first) = &pair.first {
+            return Some(Output::Score(score_of_vectors(instructions, first, &vector)));
+        }
+        // The second text, from its beginning.
+        pair.first = Some(vector);
+        self.tokens = std::mem::take(&mut pair.second);
+        self.state.forget();
+        self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
+        None
+    }
+
+    /// Number of rows whose logits [`Sequence::sample`] takes.
+    pub(super) fn sampled_rows(&self) -> usize {
+        1 + self.guessed
+    }
+
+    /// Chooses the next token from the first row of logits, and one more from each following row as long as
+    /// the guess before it was right. Returns the result once it is complete, and how many guesses were right.
+    pub(super) fn sample<'l>(
+        &mut self,
+        logits: impl Iterator<Item = &'l [f32]>,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> Result<(Option<Output>, usize), Error> {
+        let draft = self.tokens.split_off(self.tokens.len() - std::mem::take(&mut self.guessed));
+        let known = self.tokens.len();
+        let mut right = 0;
+        let mut output = None;
+        for (row, logits) in logits.enumerate() {
+            let (token, ended) = self.choose(logits, tokenizer, sampler)?;
+            output = ended;
+            if output.is_some() || draft.get(row) != Some(&token) {
+                break;
+            }
+            right += 1;
+        }
+        self.drafter.learn(draft.len(), right);
+        // What followed a wrong guess.
+        self.state.truncate(known + right);
+        Ok((output, right))
+    }
+
+    /// Chooses the token after all others.
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> Result<(u32, Option<Output>), Error> {
+        let Goal::Text(generation) = &mut self.goal else {
+            return Ok((0, None));
+        };
+        let Chosen { token, forced, output } =
+            generation.choose(logits, self.tokens.len(), tokenizer, sampler)?;
+        if output.is_none() {
+            self.tokens.push(token);
+            self.tokens.extend(forced);
+        }
+        Ok((token, output))
+    }
+
+    /// Whether a mask has to be computed before a choice.
+    pub(super) fn is_constrained(&self) -> bool {
+        matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
+    }
+
+    /// Tells of progress, now and then.
+    pub(super) fn tell(&mut self) {
+        if let Goal::Text(generation) = &mut self.goal {
+            generation.tell(&self.submission);
+        }
+    }
+
+    /// Ends it with its last event; what was made under a constraint has to be checked before.
+    pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
+        let Sequence { submission, goal, .. } = self;
+        let matcher = match &goal {
+            Goal::Text(generation) => generation.matcher(),
+            Goal::Vector { .. } | Goal::Score => None,
+        };
+        match (result, matcher) {
+            (Ok(output), Some(matcher)) => {
+                return Some(Job::Check {
+                    submission: Box::new(submission),
+                    output,
+                    checker: matcher.checker(),
+                });
+            }
+            (Ok(output), None) => submission.send(EventKind::Done(output)),
+            (Err(error), _) => submission.fail(error),
+        }
+        None
+    }
+}

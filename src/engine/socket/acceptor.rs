@@ -1,0 +1,112 @@
+//! Who is let in: accepts connections, and refuses those for whom there is none left.
+//!
+//! Invariant: it never waits. At the limit of open files a spare one is given up to take in one connection, tell it so and close it.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::connection::Connection;
+use super::limits::Refusal;
+
+/// For how long nobody is let in where the system has no open file left, not even the spare one.
+const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
+
+/// The listening socket, and what is kept for when the process may open no more.
+pub(super) struct Acceptor {
+    listener: UnixListener,
+    spare: Option<OwnedFd>,
+    shut_until: Option<Instant>,
+}
+
+/// What came through.
+pub(super) enum Came {
+    /// A connection.
+    Someone(UnixStream),
+    /// One that was refused, as there was no open file for it.
+    Refused,
+    /// Nobody, for now.
+    Nobody,
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: UnixListener) -> Acceptor {
+        let mut acceptor = Acceptor { listener, spare: None, shut_until: None };
+        acceptor.keep_spare();
+        acceptor
+    }
+
+    /// What to wait for, unless nobody is let in for a while.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.shut_until.is_none_or(|until| until <= Instant::now()).then(|| self.listener.as_fd())
+    }
+
+    /// For how long nobody is let in.
+    pub(super) fn shut_for(&self) -> Option<Duration> {
+        let until = self.shut_until?;
+        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    fn keep_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = rustix::io::fcntl_dupfd_cloexec(&self.listener, 0).ok();
+        }
+    }
+
+    /// Lets the next one in, or refuses it where the process may open no more files. `full` is what it is told then.
+    pub(super) fn next(&mut self, full: Refusal) -> Came {
+        self.keep_spare();
+        match self.accept() {
+            Ok(Some(stream)) => Came::Someone(stream),
+            Ok(None) => Came::Nobody,
+            Err(error) if is_lack_of_files(&error) => self.refuse(full),
+            // Of the one who wanted to connect.
+            Err(_) => self.shut(),
+        }
+    }
+
+    fn refuse(&mut self, full: Refusal) -> Came {
+        if self.spare.take().is_none() {
+            return self.shut();
+        }
+        let came = match self.accept() {
+            Ok(Some(stream)) => {
+                Connection::new(stream).refuse(full);
+                Came::Refused
+            }
+            Ok(None) => Came::Nobody,
+            // Somebody else was faster.
+            Err(_) => self.shut(),
+        };
+        self.keep_spare();
+        came
+    }
+
+    fn shut(&mut self) -> Came {
+        self.shut_until = Some(Instant::now() + NO_DESCRIPTORS);
+        Came::Nobody
+    }
+
+    fn accept(&self) -> io::Result<Option<UnixStream>> {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(true)?;
+                    return Ok(Some(stream));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether the process, or the system, can open no more files.
+pub(super) fn is_lack_of_files(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
+}
