@@ -75,6 +75,7 @@ declare
     v_max_retries integer := steadytext.config_integer('max_retries');
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
+    perform steadytext.check_limit('p_limit', p_limit);
     perform steadytext.make_constraints_immediate();
     if p_alone then
         v_claimed := steadytext.take_rows(p_worker, array(

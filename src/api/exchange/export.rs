@@ -50,7 +50,7 @@ pub(super) fn coding(name: &str) -> Result<Coding, PgError> {
         "plain" => Ok(Coding::Plain),
         _ => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("unrecognized key format \"{name}\""),
+            format!("unrecognized key format \"{}\"", name.chars().take(63).collect::<String>()),
         )
         .hint("It must be base64, which SteadyText writes, or plain, as its first versions did.")),
     }

@@ -38,7 +38,7 @@ struct Attention {
 
 /// Queries, keys and values of a row: three matrices, or one for all, as long as there are as many heads of each.
 enum QueryKeyValue {
-    Separate([Dense; 3]),
+    Separate(Box<[Dense; 3]>),
     Fused(Dense),
 }
 
@@ -333,11 +333,11 @@ impl Attention {
         };
         let projections = match gguf.opt_tensor(&name("attn_qkv.weight"))? {
             Some(_) => QueryKeyValue::Fused(dense("attn_qkv", width, query_width + 2 * kv_width)?),
-            None => QueryKeyValue::Separate([
+            None => QueryKeyValue::Separate(Box::new([
                 dense("attn_q", width, query_width)?,
                 dense("attn_k", width, kv_width)?,
                 dense("attn_v", width, kv_width)?,
-            ]),
+            ])),
         };
         let head_norm = |part: &str, norm: NormSpec| Norm::load(gguf, &name(part), norm, heads.dim);
         let head_norms = match spec.attention.head_norm {

@@ -126,7 +126,7 @@ impl StateLayout {
 #[derive(Debug)]
 pub(crate) struct SequenceState {
     layout: StateLayout,
-    blocks: Vec<Arc<Box<[u16]>>>,
+    blocks: Vec<SharedBlock>,
     len: usize,
 }
 
@@ -148,7 +148,7 @@ impl SequenceState {
     }
 
     /// The blocks that are full, and those that the next `count` positions go to, no longer shared.
-    pub(super) fn parts(&mut self, count: usize) -> (&[Arc<Box<[u16]>>], Vec<Disjoint<'_, u16>>) {
+    pub(super) fn parts(&mut self, count: usize) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>) {
         let (done, open) = self.blocks.split_at_mut(self.len / TILE);
         let count = (self.len % TILE + count).div_ceil(TILE);
         let own = |block| {
@@ -159,8 +159,11 @@ impl SequenceState {
     }
 }
 
+/// Keys and values of a number of positions, which sequences that begin alike share.
+type SharedBlock = Arc<Box<[u16]>>;
+
 /// The block of another sequence of the same model.
-fn content(block: Block) -> Arc<Box<[u16]>> {
+fn content(block: Block) -> SharedBlock {
     let Some(content) = block.into_content() else { unreachable!("the blocks of one model are of one kind") };
     content
 }
