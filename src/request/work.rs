@@ -101,9 +101,9 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
-    // No upper limit here: the row was let in under the limit of its time.
-    let max_tokens =
-        integer("max_tokens").or(config.default_max_tokens).unwrap_or(defaults::MAX_TOKENS).max(1);
+    // What was asked for has no upper limit here: the row was let in under the limit of its time.
+    let default = || config.default_max_tokens.unwrap_or(defaults::MAX_TOKENS).min(config.max_tokens_limit);
+    let max_tokens = integer("max_tokens").unwrap_or_else(default).max(1);
     let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
     Generate {
         prompt: prompt.to_owned(),

@@ -47,6 +47,19 @@ fn settings_of_the_database_do_not_stop_the_worker() {
 }
 
 #[test]
+fn the_default_of_max_tokens_is_bound_by_the_limit() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let short: String = session.one("select steadytext_generate('bound', max_tokens => 3)");
+    let long: String = session.one("select steadytext_generate('bound')");
+    assert_ne!(short, long);
+    session.run("select steadytext_config_set('max_tokens_limit', '3')");
+    assert_eq!(session.one::<String>("select steadytext_generate('bound')"), short);
+    let id = session.generate("bound", "");
+    assert_eq!(session.answer(id), short);
+}
+
+#[test]
 fn a_paused_worker_lets_the_running_request_end_and_takes_no_other() {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
