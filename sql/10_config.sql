@@ -229,8 +229,8 @@ begin
         v_value := case
             when length(value) > 1000 then to_jsonb(value)
             when v_kind = 'boolean' and value in ('true', 'false') then value::jsonb
-            when v_kind = 'integer' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.]0+)?[[:space:]]*$' then value::jsonb
-            when v_kind = 'number' and value ~ '^[[:space:]]*-?(0|[1-9][0-9]*)([.][0-9]+)?[[:space:]]*$' then value::jsonb
+            when v_kind = 'integer' and value ~ '^[ \t\n\r]*-?(0|[1-9][0-9]*)([.]0+)?[ \t\n\r]*$' then value::jsonb
+            when v_kind = 'number' and value ~ '^[ \t\n\r]*-?(0|[1-9][0-9]*)([.][0-9]+)?[ \t\n\r]*$' then value::jsonb
             else to_jsonb(value)
         end;
         update @extschema@.steadytext_config as c set value = v_value, is_default = false
@@ -295,9 +295,11 @@ returns double precision
 language plpgsql stable strict
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_number numeric := least(greatest(steadytext.config_numeric(p_key), -1e300), 1e300);
 begin
-    return least(greatest(steadytext.config_numeric(p_key), -1e300), 1e300)::float8;
+    return case when abs(v_number) < 1e-300 then 0 else v_number end::float8;
 end
 $$;
 comment on function steadytext.config_number(text) is
-    'A numeric setting as a double, at most 1e300';
+    'A numeric setting as a double, at most 1e300, and 0 where it is less than 1e-300';

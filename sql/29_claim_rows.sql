@@ -218,13 +218,14 @@ comment on function steadytext.end_unclaimed(tid[]) is
 -- A row whose update raises an error, or is suppressed by a trigger, is found by halving and
 -- ended; the others are taken.
 create function steadytext.take_rows(
-    p_worker text, p_tids tid[], p_lease_seconds integer, p_max_retries integer, p_now timestamptz
+    p_worker text, p_tids tid[], p_lease_seconds integer, p_max_retries integer, p_failed boolean
 )
 returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_now timestamptz := clock_timestamp();
     v_ranges integer[] := array[1, cardinality(p_tids)];
     v_from integer;
     v_to integer;
@@ -237,16 +238,19 @@ begin
     if cardinality(p_tids) = 0 then
         return v_taken;
     end if;
+    if p_failed and cardinality(p_tids) > 1 then
+        v_ranges := steadytext.halves(v_ranges, v_now);
+    end if;
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
         begin
-            v_some := steadytext.mark_rows(p_worker, p_tids[v_from : v_to], p_lease_seconds, p_max_retries, p_now);
+            v_some := steadytext.mark_rows(p_worker, p_tids[v_from : v_to], p_lease_seconds, p_max_retries, v_now);
             v_taken := v_taken || v_some;
             v_ranges := v_ranges[3 :];
         exception when others or assert_failure or query_canceled then
             get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-            v_ranges := steadytext.halves(v_ranges, p_now);
+            v_ranges := steadytext.halves(v_ranges, v_now);
             v_some := null;
             if v_from = v_to then
                 perform steadytext.end_guilty('claimed', q.id, v_message, v_hint, v_code)
@@ -261,5 +265,5 @@ begin
     return v_taken;
 end
 $$;
-comment on function steadytext.take_rows(text, tid[], integer, integer, timestamptz) is
-    'The same by halves, where one of the rows raises an error: ends it, and takes the others';
+comment on function steadytext.take_rows(text, tid[], integer, integer, boolean) is
+    'The same by halves, where one of the rows raises an error: ends it, and takes the others; p_failed: all at once was tried';

@@ -71,11 +71,11 @@ declare
     v_step record;
     v_taken bigint[];
     v_failed boolean;
-    v_now timestamptz;
     v_max_retries integer := steadytext.config_integer('max_retries');
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
-    perform steadytext.check_limit('p_limit', p_limit);
+    -- NULL stands for no claim here.
+    perform steadytext.check_limit('p_limit', coalesce(p_limit, 0));
     perform steadytext.make_constraints_immediate();
     if p_alone then
         v_claimed := steadytext.take_rows(p_worker, array(
@@ -84,7 +84,7 @@ begin
             where q.status = 'pending' and q.run_after is null and q.alone and q.id <> all (v_aside)
             limit least(p_limit, 1)
             for no key update skip locked
-        ), p_lease_seconds, v_max_retries, v_begun);
+        ), p_lease_seconds, v_max_retries, false);
     end if;
 
     -- From priority to priority; at each, users in turn, those after the last one served first.
@@ -137,11 +137,10 @@ begin
                 -- Locked and updated in one subtransaction. A row that one locks and another
                 -- updates has a MultiXact, and an index entry of such a row is never marked as
                 -- dead: each claim would walk over those of all before it.
-                v_now := clock_timestamp();
                 begin
                     select * into v_step from steadytext.pick_rows(
                         v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside);
-                    v_taken := steadytext.mark_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, v_now);
+                    v_taken := steadytext.mark_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, clock_timestamp());
                     v_failed := false;
                 exception when others or assert_failure or query_canceled then
                     v_failed := true;
@@ -149,7 +148,7 @@ begin
                 if v_failed then
                     select * into v_step from steadytext.pick_rows(
                         v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside);
-                    v_taken := steadytext.take_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, v_now);
+                    v_taken := steadytext.take_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, true);
                 elsif cardinality(v_taken) < cardinality(v_step.tids) then
                     perform steadytext.end_unclaimed(v_step.tids);
                 end if;

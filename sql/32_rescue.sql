@@ -23,7 +23,7 @@ as $$
 begin
     if p_limit < 0 then
         raise exception '% must not be negative', p_name
-            using errcode = 'invalid_parameter_value', hint = 'Give 0 or more, or NULL for no limit.';
+            using errcode = 'invalid_parameter_value', hint = 'Give 0 or more.';
     end if;
 end
 $$;

@@ -9,7 +9,8 @@
 -- constraints are made immediate first: raised at COMMIT, an error would be out of reach.
 
 -- The next ranges of a step that has failed for the first of them: two ends each. None where a
--- step has tried for too long: what is left is the next one's.
+-- step has tried for too long: what is left is the next one's. It never ends before it has found
+-- one row: steps that end with nothing done would meet the same rows for ever.
 create function steadytext.halves(p_ranges integer[], p_begun timestamptz, p_alone boolean default true)
 returns integer[]
 language plpgsql volatile
@@ -18,7 +19,7 @@ as $$
 declare
     v_middle integer := (p_ranges[1] + p_ranges[2]) / 2;
 begin
-    if clock_timestamp() > p_begun + interval '2 seconds' then
+    if p_ranges[1] = p_ranges[2] and clock_timestamp() > p_begun + interval '2 seconds' then
         return '{}';
     end if;
     -- Until the end of the transaction, which is the step's own: what waits for a lock once may do so for each half.

@@ -179,13 +179,21 @@ pub(crate) fn installation() -> Result<Rc<Installation>, PgError> {
     Ok(found)
 }
 
+/// Whether a name is written with quotes depends on quote_all_identifiers of the session that installed.
 fn read_installation() -> Result<Option<Installation>, PgError> {
     spi::query_one(
         "select e.oid, e.extversion::pg_catalog.text, pg_catalog.quote_ident(n.nspname), q.relowner, q.oid, c.oid, m.oid, p.proowner,
                 h.oid, k.conindid,
-                i.prosrc operator(pg_catalog.=) pg_catalog.format('select %L::text', pg_catalog.quote_ident(n.nspname))
+                i.prosrc operator(pg_catalog.=) any (array[
+                    pg_catalog.format('select %L::text', w.quoted),
+                    pg_catalog.format('select %L::text', case
+                        when n.nspname::pg_catalog.text operator(pg_catalog.~) '^[a-z_][a-z0-9_]*$' then n.nspname::pg_catalog.text
+                        else w.quoted
+                    end)])
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
+          cross join lateral (select '\"' operator(pg_catalog.||) pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"')
+                operator(pg_catalog.||) '\"' as quoted) w
            join pg_catalog.pg_class q on q.relnamespace operator(pg_catalog.=) n.oid and q.relname operator(pg_catalog.=) 'steadytext_queue'
            join pg_catalog.pg_class c on c.relnamespace operator(pg_catalog.=) n.oid and c.relname operator(pg_catalog.=) 'steadytext_config'
            join pg_catalog.pg_class m on m.relnamespace operator(pg_catalog.=) n.oid and m.relname operator(pg_catalog.=) 'steadytext_models'

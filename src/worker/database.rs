@@ -406,12 +406,14 @@ impl Worker {
             until = until.min(due);
         }
         if let Some(notified) = self.due.notified {
-            until = until.min(notified.max(self.due.claim));
+            let paced = if self.due.paced { self.due.pace } else { self.due.claim };
+            until = until.min(notified.max(self.due.claim).max(paced));
         }
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);
         }
-        if self.due.pace > Instant::now() {
+        // Not compared with the time: it may be over by now, and no commit wakes the worker before it claims again.
+        if self.due.paced {
             until = until.min(self.due.pace);
         }
         if let Some(due) = self.recount.due(self.slot) {

@@ -42,6 +42,8 @@ pub(super) struct Due {
     pub(super) claim: Instant,
     /// Before this, nothing is claimed unless it is urgent.
     pub(super) pace: Instant,
+    /// The last claim was left out for that; commits do not wake the worker meanwhile.
+    pub(super) paced: bool,
     pub(super) notified: Option<Instant>,
     pub(super) last_notified_claim: Option<Instant>,
     pub(super) heartbeat: Instant,
@@ -64,6 +66,7 @@ impl Due {
             changes_seen: slot.changes.load(Acquire),
             claim: now,
             pace: now,
+            paced: false,
             notified: None,
             last_notified_claim: None,
             heartbeat: now,

@@ -103,7 +103,7 @@ select set_eq(
         'function steadytext.pick_rows(integer,oid[],bigint[],integer,bigint,integer,boolean,bigint[])',
         'function steadytext.mark_rows(text,tid[],integer,integer,timestamp with time zone)',
         'function steadytext.end_unclaimed(tid[])',
-        'function steadytext.take_rows(text,tid[],integer,integer,timestamp with time zone)',
+        'function steadytext.take_rows(text,tid[],integer,integer,boolean)',
         'function steadytext.halves(integer[],timestamp with time zone,boolean)',
         'function steadytext.is_transient(text)',
         'function steadytext.end_guilty(text,bigint,text,text,text,text,integer)',

@@ -1,6 +1,6 @@
 -- What the owner of the queue has attached to it, and what that may not do to the other rows.
 \ir setup.psql
-select plan(53);
+select plan(55);
 
 create temporary table c (ids bigint[], attempts integer[]);
 create function pg_temp.enqueue(p_prompts text[]) returns void language sql as $$
@@ -144,6 +144,15 @@ create trigger mine before update of status on steadytext_queue
 select pg_temp.enqueue(array['a', 'mine', 'b', 'c']);
 select is(pg_temp.claim(), 'a b c', 'claim: one row raises, the others are claimed, in order');
 select is(pg_temp.states(), 'a processing, mine failed 22000, b processing, c processing', 'claim: it alone has failed');
+-- The whole range takes longer than a step may try to find the row.
+create function public.dawdle() returns trigger language plpgsql as $$ begin perform pg_catalog.pg_sleep(0.04); return new; end $$;
+create trigger dawdle before update of status on steadytext_queue
+    for each row when (new.status = 'processing') execute function public.dawdle();
+select pg_temp.enqueue(array(select case i when 60 then 'mine' else 'x' end from generate_series(1, 60) as i));
+select cmp_ok((select count(*) from steadytext.claim_requests('local:a', 1000, 60, null, false)), '>=', 30::bigint,
+    'claim: a trigger that dawdles does not keep the guilty row from being found');
+select is((select status from steadytext_queue where prompt = 'mine'), 'failed', 'claim: it has failed');
+drop trigger dawdle on steadytext_queue;
 drop trigger mine on steadytext_queue;
 create trigger mine before update of status on steadytext_queue
     for each row when (old.status = 'pending' and new.prompt = 'mine') execute function public.refuse('22000');

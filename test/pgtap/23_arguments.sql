@@ -1,7 +1,7 @@
 -- No argument makes a function of the protocol, of administrators or of the queue's API fail with an error of
 -- PostgreSQL's own: what cannot be done is refused in our words, and with a hint where the words do not say what can.
 \ir setup.psql
-select plan(21);
+select plan(23);
 
 -- The other tests have another one, to which every worker is as good as the server's own.
 create or replace function steadytext.check_worker(p_worker text, p_lease_seconds integer default 60)
@@ -121,11 +121,16 @@ select is(pg_temp.told($$ select steadytext.config_number('cache_enabled') $$),
     'config_number: a setting that is no number');
 select alike(pg_temp.told($$ select steadytext.config_integer('max_retrie') $$), '42704: %max_retries%', 'config_integer: an unknown key');
 select is(steadytext.config_integer(null), null, 'config_integer: NULL');
-select is(pg_temp.told(c.call), format('22023: %s must not be negative. Give 0 or more, or NULL for no limit.', c.name), c.call)
+select is(pg_temp.told(c.call), format('22023: %s must not be negative. Give 0 or more.', c.name), c.call)
 from (values
     ('select steadytext.promote_requests(-1)', 'p_limit'), ('select steadytext.rescue_requests(null, -1)', 'p_limit'),
     ('select * from steadytext.expire_requests(0, -1)', 'p_batch'), ('select * from steadytext.queue_outlook(-1)', 'p_count_limit'),
     ('select * from steadytext.plan_eviction(-1)', 'p_limit')) as c(call, name);
+select alike(pg_temp.told($$ select steadytext_config_set('max_retries', E'\u20033') $$), '22023: invalid value for configuration key "max_retries"%',
+    'config_set: a space that JSON does not know');
+select steadytext_config_set('cache_min_age_hours', '0.' || repeat('0', 400) || '1');
+select is(steadytext.config_number('cache_min_age_hours'), 0::float8, 'config_number: less than a double can hold');
+select steadytext_config_set('cache_min_age_hours', null);
 select is(pg_temp.told($$ select steadytext_config_set('max_retries', repeat('9', 20000)) $$),
     format('22023: invalid value for configuration key "max_retries": "%s. It must be an integer between 0 and 100.', repeat('9', 62)),
     'config_set: a number of 20,000 digits is cut in the message');

@@ -65,6 +65,7 @@ impl Worker {
         if paced {
             least = DEAF;
         }
+        self.due.paced = paced;
         // In this order, and the other way round in the commit: then no wake is missed.
         let before = self.slot.deaf_below.swap(least, SeqCst);
         let wakes = self.slot.wakes.load(SeqCst);

@@ -191,6 +191,22 @@ fn it_works_from_a_schema_that_is_not_in_the_search_path() {
     );
 }
 
+/// It decides how the install script, and later sessions, write the schema's name.
+#[test]
+fn quote_all_identifiers_makes_no_difference() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    for (create, call) in [("on", "off"), ("off", "on")] {
+        session.run(&format!(
+            "drop extension pg_steadytext; set quote_all_identifiers = {create}; create extension pg_steadytext"
+        ));
+        let mut other = cluster.session("postgres");
+        other.run(&format!("set quote_all_identifiers = {call}"));
+        let id: uuid::Uuid = other.one("select steadytext_generate_async('by any name', 3)");
+        other.answer(id);
+    }
+}
+
 #[test]
 fn a_schema_of_the_protocols_name_is_refused_with_what_to_do() {
     let cluster = Options::new().start();
