@@ -406,8 +406,7 @@ impl Worker {
             until = until.min(due);
         }
         if let Some(notified) = self.due.notified {
-            let paced = if self.due.paced { self.due.pace } else { self.due.claim };
-            until = until.min(notified.max(self.due.claim).max(paced));
+            until = until.min(notified.max(self.due.claimable()));
         }
         if self.maybe_more && self.due.claim > Instant::now() {
             until = until.min(self.due.claim);

@@ -80,6 +80,11 @@ impl Due {
         self.paused = config.worker_paused;
     }
 
+    /// Before this, nothing is claimed, whatever was notified.
+    pub(super) fn claimable(&self) -> Instant {
+        if self.paced { self.claim.max(self.pace) } else { self.claim }
+    }
+
     /// When it looks around.
     pub(super) fn look(&self) -> Instant {
         let Some(looked) = self.looked else { return self.begun };
