@@ -177,7 +177,7 @@ fn generate(prompt: String, max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 

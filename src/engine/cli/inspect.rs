@@ -47,7 +47,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     } else {
         let tokenizer = Tokenizer::from_gguf(&gguf);
         part("tokenizer", tokenizer.map(|tokenizer| format!("{} tokens", tokenizer.vocab_size())))?;
-        part("chat_template", ChatTemplate::from_gguf(&gguf).map(|template| template.to_string()))?;
+        let template = arguments.chat_template(&gguf);
+        let origin = template.as_ref().ok().map(|template| template.origin().to_string());
+        part("chat_template", template.map(|template| template.to_string()))?;
+        if let Some(origin) = origin {
+            part("chat_template_origin", Ok(origin))?;
+        }
+        for name in ChatTemplate::names(&gguf)? {
+            let template = ChatTemplate::named(&gguf, &name);
+            part(&format!("chat_template.{name}"), template.map(|template| template.to_string()))?;
+        }
     }
     if arguments.verify { panels(&gguf, arguments) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
 //! `tokenize`: the tokens of a text.
 
-use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::template::Conversation;
 use steadytext_engine::tokenizer::{Tokenizer, WordPiece};
 
 use super::Error;
@@ -17,7 +17,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let text = arguments.text()?;
     let ids = if arguments.chat {
-        ChatTemplate::from_gguf(&gguf)?.encode_prompt(&tokenizer, &text)?
+        let conversation = Conversation {
+            system: arguments.system.as_deref(),
+            prompt: &text,
+            thinking: arguments.thinking,
+            ..Conversation::default()
+        };
+        arguments.chat_template(&gguf)?.encode(&tokenizer, &conversation)?.tokens
     } else if arguments.marked {
         tokenizer.encode_marked(&text)?
     } else {

@@ -35,6 +35,7 @@ mod replays;
 mod rerank;
 mod reuse;
 mod safetensors_mutants;
+mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;

@@ -220,6 +220,37 @@ fn end_tokens_come_from_metadata_and_names() {
 }
 
 #[test]
+fn names_of_end_tokens_count_as_the_rest_of_the_vocabulary_has_it() {
+    let ends = |names: &[&str]| -> Vec<String> {
+        let mut file = file(&Spec { endless: true, ..spec() });
+        let mut first = 0;
+        for (key, value) in &mut file.keys {
+            if let ("tokenizer.ggml.tokens", Value::Strings(tokens)) = (key.as_str(), value) {
+                first = tokens.len() - names.len();
+                tokens.splice(first.., names.iter().map(ToString::to_string));
+            }
+        }
+        // Merges that made what was there before.
+        file.keys.iter_mut().for_each(|(key, value)| {
+            if let ("tokenizer.ggml.merges", Value::Strings(merges)) = (key.as_str(), value) {
+                merges.truncate(merges.len() - names.len());
+            }
+        });
+        let tokenizer = tokenizer(&file);
+        tokenizer.end_tokens().iter().map(|id| names[*id as usize - first].to_owned()).collect()
+    };
+    assert_eq!(
+        ends(&["<turn|>", "<|flush|>", "[e~[", "<fim_pad>", "x"]),
+        ["<turn|>", "<|flush|>", "[e~[", "<fim_pad>"]
+    );
+    assert_eq!(ends(&["<|end|>", "<|return|>"]), ["<|end|>", "<|return|>"]);
+    assert_eq!(ends(&["<|end|>", "<|return|>", "<|call|>"]), ["<|return|>", "<|call|>"]);
+    assert_eq!(ends(&["<|end|>", "<|flush|>", "<|calls|>"]), ["<|flush|>", "<|calls|>"]);
+    assert_eq!(ends(&["</s>", "<eos>"]), ["</s>", "<eos>"]);
+    assert_eq!(ends(&["</s>", "<|tool_response>", "<eos>"]), ["<|tool_response>", "<eos>"]);
+}
+
+#[test]
 fn random_models_say_what_their_vocabulary_promises() {
     for splitter in [
         steadytext_test_models::Splitter::Qwen2,

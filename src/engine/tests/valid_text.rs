@@ -25,7 +25,7 @@ fn generate(seed: u64, temperature: f32, max_tokens: usize) -> Generate {
         max_tokens,
         sampling: Sampling { temperature, seed, ..Sampling::default() },
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     }
 }
 

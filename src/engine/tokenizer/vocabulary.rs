@@ -17,7 +17,7 @@ const MAX_SPECIAL_BYTES: usize = 1 << 20;
 
 /// Names of tokens that end an answer whatever the metadata says, as llama.cpp knows them. Some files
 /// name only one of several, or mark them as ordinary.
-const END_NAMES: [&str; 20] = [
+const END_NAMES: [&str; 33] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -26,19 +26,48 @@ const END_NAMES: [&str; 20] = [
     "<|end|>",
     "<|return|>",
     "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
     "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
     "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
     "<|file_sep|>",
     "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
     "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
     "<EOT>",
     "_<EOT>",
     "[EOT]",
     "[EOS]",
+    "[e~[",
     "</s>",
     "<eos>",
 ];
+/// Keys that name tokens which end an answer.
+const END_KEYS: [&str; 6] = ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
+
+/// Names of [`END_NAMES`] that end nothing in a vocabulary, because of others that are in it.
+fn ordinary_names(ids: &HashMap<&str, u32>) -> Vec<&'static str> {
+    let has = |name: &str| ids.contains_key(name);
+    let mut names = Vec::new();
+    // Ends a message there, behind which the model goes on in another channel.
+    if has("<|call|>") && has("<|return|>") || (has("<|call|>") || has("<|calls|>")) && has("<|flush|>") {
+        names.push("<|end|>");
+    }
+    if has("<|tool_response>") || has("<|plamo:eos|>") {
+        names.push("</s>");
+    }
+    names
+}
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +139,9 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
         end_tokens: Vec::new(),
     };
     let alphabet = Bytes::new();
+    let ordinary = ordinary_names(&ids);
     for (id, (token, token_type)) in tokens.zip(types).enumerate() {
-        let role = role(gguf, id, token, token_type)?;
+        let role = role(gguf, id, token, token_type, &ordinary)?;
         vocabulary.push(id as u32, token, role, &alphabet);
     }
     let special_bytes: usize = vocabulary.special.values().map(|text| text.len()).sum();
@@ -122,7 +152,7 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
             vocabulary.special.len()
         )));
     }
-    vocabulary.end_tokens = end_tokens(gguf, &ids, count)?;
+    vocabulary.end_tokens = end_tokens(gguf, &ids, &ordinary, count)?;
 
     let mut buffer = [0; 4];
     let bytes = characters().map(|character| ids.get(&*character.encode_utf8(&mut buffer)).copied());
@@ -131,10 +161,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
 
 /// The role of a token by its type in the file. The name has a say as well: some files mark control
 /// tokens as ordinary or user-defined, and a user's text must not be able to contain them.
-fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32) -> Result<Role, Error> {
+fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32, ordinary: &[&str]) -> Result<Role, Error> {
     let looks_like_control = (token.starts_with("<|") && token.ends_with("|>") && token.len() > 4)
         || (token.starts_with("<｜") && token.ends_with("｜>"))
-        || END_NAMES.contains(&token);
+        || END_NAMES.contains(&token) && !ordinary.contains(&token);
     Ok(match token_type {
         1 | 4 if looks_like_control => Role::Control,
         1 | 6 => Role::Text,
@@ -149,11 +179,19 @@ fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32) -> Result<Role, Er
     })
 }
 
-fn end_tokens(gguf: &Gguf, ids: &HashMap<&str, u32>, count: usize) -> Result<Vec<u32>, Error> {
+fn end_tokens(
+    gguf: &Gguf,
+    ids: &HashMap<&str, u32>,
+    ordinary: &[&str],
+    count: usize,
+) -> Result<Vec<u32>, Error> {
     let mut ends: Vec<u32> = END_NAMES.iter().filter_map(|name| ids.get(name).copied()).collect();
-    for key in ["eos", "eot", "eom"] {
+    for key in END_KEYS {
         ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), count)?);
     }
+    // Whatever the metadata say, as in llama.cpp.
+    let ordinary: Vec<u32> = ordinary.iter().filter_map(|name| ids.get(name).copied()).collect();
+    ends.retain(|id| !ordinary.contains(id));
     ends.sort_unstable();
     ends.dedup();
     Ok(ends)
