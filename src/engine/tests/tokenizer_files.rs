@@ -240,7 +240,7 @@ fn names_of_end_tokens_count_as_the_rest_of_the_vocabulary_has_it() {
         tokenizer.end_tokens().iter().map(|id| names[*id as usize - first].to_owned()).collect()
     };
     assert_eq!(
-        ends(&["<turn|>", "<|flush|>", "[e~[", "<fim_pad>", "x"]),
+        ends(&["<turn|>", "<|flush|>", "[e~[", "<fim_pad>", "<x>"]),
         ["<turn|>", "<|flush|>", "[e~[", "<fim_pad>"]
     );
     assert_eq!(ends(&["<|end|>", "<|return|>"]), ["<|end|>", "<|return|>"]);
