@@ -186,7 +186,8 @@ impl Budget {
             }
             ("int" | "float", [value, rest @ ..]) => {
                 let made = plain.empty_state().apply_filter(name, std::slice::from_ref(value));
-                return Ok(made.unwrap_or_else(|_| rest.first().cloned().unwrap_or_else(|| Value::from(0))));
+                let zero = || if name == "int" { Value::from(0) } else { Value::from(0.0) };
+                return Ok(made.unwrap_or_else(|_| rest.first().cloned().unwrap_or_else(zero)));
             }
             ("items", [value]) if value.is_undefined() => return Ok(Value::from(Vec::<Value>::new())),
             ("map", _) => return self.map(plain, arguments),

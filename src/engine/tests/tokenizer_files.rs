@@ -4,7 +4,7 @@ use std::path::Path;
 
 use steadytext_engine::Error;
 use steadytext_engine::gguf::Gguf;
-use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::template::{ChatTemplate, Origin};
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_test_models::gguf::{File, Value};
 use steadytext_test_models::{Architecture, Spec, Text};
@@ -287,6 +287,48 @@ fn random_models_depend_on_their_specification_alone() {
     };
     assert!(bytes(&spec()) == bytes(&spec()));
     assert!(bytes(&spec()) != bytes(&Spec { seed: 2, ..spec() }));
+}
+
+#[test]
+fn a_file_may_have_several_templates_or_none() {
+    let mut file = file(&spec());
+    let shown = |file: &File, name: Option<&str>| {
+        let gguf = gguf(file);
+        let template = match name {
+            Some(name) => ChatTemplate::named(&gguf, name),
+            None => ChatTemplate::from_gguf(&gguf),
+        };
+        template.map(|template| (template.to_string(), template.origin().clone()))
+    };
+    let template =
+        |open: &str, close: &str| Value::String(format!("{open}{{{{ messages[0].content }}}}{close}"));
+    file.set("tokenizer.chat_template", template("[", "]"));
+    file.set("tokenizer.chat_template.tool_use", template("<", ">"));
+    file.set("tokenizer.chat_templates", Value::Strings(vec!["tool_use".into()]));
+    assert_eq!(shown(&file, None).unwrap(), ("[PROMPT]".to_owned(), Origin::File));
+    assert_eq!(
+        shown(&file, Some("tool_use")).unwrap(),
+        ("<PROMPT>".to_owned(), Origin::Named("tool_use".to_owned()))
+    );
+    match shown(&file, Some("rag")) {
+        Err(Error::Template { reason, .. }) => {
+            assert_eq!(reason, "there is no template \"rag\", but tool_use");
+        }
+        other => panic!("{other:?}"),
+    }
+    // An empty one says that texts are to go to the model as they are.
+    file.set("tokenizer.chat_template", Value::String(String::new()));
+    assert_eq!(shown(&file, None).unwrap(), ("PROMPT".to_owned(), Origin::None));
+    file.remove("tokenizer.chat_template");
+    let chatml = "<|im_start|>user\nPROMPT<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(shown(&file, None).unwrap(), (chatml.to_owned(), Origin::Family("chatml")));
+    file.set("tokenizer.chat_templates", Value::Strings(vec!["default".into()]));
+    file.set("tokenizer.chat_template.default", template("(", ")"));
+    assert_eq!(shown(&file, None).unwrap(), ("(PROMPT)".to_owned(), Origin::Named("default".to_owned())));
+    let turns = steadytext_test_models::file(&Spec { endless: true, ..spec() });
+    let mut other = turns.unwrap();
+    other.remove("tokenizer.chat_template");
+    assert_eq!(shown(&other, None).unwrap(), ("PROMPT".to_owned(), Origin::None));
 }
 
 #[test]
