@@ -186,20 +186,19 @@ impl ChatTemplate {
     /// does not take such a conversation.
     pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
         let messages = conversation.messages()?;
-        let (ids, thoughts) = match &self.template {
+        let mut encoded = match &self.template {
             None => {
                 let said = messages.iter().filter(|(role, text)| *role != Role::System || !text.is_empty());
                 let texts: Vec<&str> = said.map(|(_, text)| *text).collect();
-                (tokenizer.encode(&texts.join("\n\n"))?, None)
+                Encoded { tokens: tokenizer.encode(&texts.join("\n\n"))?, thoughts: None }
             }
             Some(template) => template.encode(tokenizer, conversation, &messages)?,
         };
         // Some templates write the first token themselves.
-        let tokens = match tokenizer.bos().filter(|bos| ids.first() != Some(bos)) {
-            Some(bos) => [&[bos], ids.as_slice()].concat(),
-            None => ids,
-        };
-        Ok(Encoded { tokens, thoughts })
+        if let Some(bos) = tokenizer.bos().filter(|bos| encoded.tokens.first() != Some(bos)) {
+            encoded.tokens.insert(0, bos);
+        }
+        Ok(encoded)
     }
 }
 
@@ -254,7 +253,7 @@ impl Template {
         tokenizer: &Tokenizer,
         conversation: &Conversation<'_>,
         messages: &[(Role, &str)],
-    ) -> Result<(Vec<u32>, Option<(&'static Marks, bool)>), Error> {
+    ) -> Result<Encoded, Error> {
         let fitted;
         let mut texts: Vec<Cow<'_, str>> = messages.iter().map(|(_, text)| Cow::Borrowed(*text)).collect();
         let thinking = conversation.thinking && !conversation.direct;
@@ -284,7 +283,7 @@ impl Template {
         parts.push(Part::Template(&end));
         let thoughts = self.marks.filter(|_| !conversation.direct);
         let thoughts = thoughts.map(|marks| (marks, marks.are_open(frame.after())));
-        Ok((tokenizer.encode_parts(&parts)?, thoughts))
+        Ok(Encoded { tokens: tokenizer.encode_parts(&parts)?, thoughts })
     }
 
     /// The frame of a shape, from those that are kept if it is there.
