@@ -94,6 +94,7 @@ impl Ours {
                     sampling: Sampling::default(),
                     stop: Vec::new(),
                     constraint,
+                    ..Generate::default()
                 };
                 self.submit(key, Work::Generate(how))
             })

@@ -35,6 +35,7 @@ fn context_of(source: &str, conversation: &Json) -> Value {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "says what it has not done")]
 fn published_templates_give_the_text_of_jinja2() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/templates");
     if !folder.is_dir() {

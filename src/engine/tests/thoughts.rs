@@ -40,12 +40,11 @@ fn model(word: usize, template: &str, path: &Path) -> ModelSource {
     ModelSource::File(path.to_owned())
 }
 
+/// A text, the number of its tokens, and why it has ended.
+type Answer = Result<(String, usize, Finish), Error>;
+
 /// The pieces that were told of, and the result.
-fn run(
-    engine: &Engine,
-    model: &ModelSource,
-    how: Generate,
-) -> (Vec<String>, Result<(String, usize, Finish), Error>) {
+fn run(engine: &Engine, model: &ModelSource, how: Generate) -> (Vec<String>, Answer) {
     let (sender, events) = unbounded();
     let work = Work::Generate(how);
     engine
