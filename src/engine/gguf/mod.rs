@@ -335,6 +335,17 @@ impl Gguf {
         }
     }
 
+    /// An array of bytes, if the key is there.
+    pub fn opt_bytes(&self, key: &str) -> Result<Option<&[u8]>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of: ValueType::U8 | ValueType::I8, bytes, .. }) => {
+                Ok(Some(self.metadata(bytes.clone())))
+            }
+            Some(other) => Err(self.ill_typed(key, other, "an array of bytes")),
+        }
+    }
+
     /// As [`Gguf::opt_str`], a missing key being an error; so do all that follow.
     pub fn str(&self, key: &str) -> Result<&str, Error> {
         self.required(key, self.opt_str(key)?)
