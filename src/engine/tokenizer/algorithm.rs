@@ -42,7 +42,7 @@ pub(super) struct Defaults {
     pub(super) add_bos: bool,
     /// Texts to be embedded end with one.
     pub(super) add_eos: Option<bool>,
-    /// The two above hold whatever the file says.
+    /// What is given above holds whatever the file says.
     pub(super) fixed: bool,
 }
 
@@ -214,7 +214,7 @@ impl Algorithm {
 
 /// What the file says of the way to split text.
 fn named_pre(gguf: &Gguf) -> Result<&'static Pre, Error> {
-    let name = gguf.opt_str("tokenizer.ggml.pre")?.unwrap_or(pre::DEFAULT);
+    let name = gguf.opt_str("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or(pre::DEFAULT);
     Pre::named(name).ok_or_else(|| {
         let like = Pre::like(name);
         let like = if like.is_empty() {

@@ -112,11 +112,14 @@ impl Tokenizer {
         };
         let bos = named("tokenizer.ggml.bos_token_id", defaults.bos)?;
         let eos = named("tokenizer.ggml.eos_token_id", defaults.eos)?;
-        let (mut add_bos, mut add_eos) = (defaults.add_bos, defaults.add_eos);
-        if !defaults.fixed {
-            add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
-            add_eos = gguf.opt_bool("tokenizer.ggml.add_eos_token")?.or(add_eos);
-        }
+        let add_bos = match gguf.opt_bool("tokenizer.ggml.add_bos_token")? {
+            Some(add) if !defaults.fixed => add,
+            _ => defaults.add_bos,
+        };
+        let add_eos = match gguf.opt_bool("tokenizer.ggml.add_eos_token")? {
+            Some(add) if !(defaults.fixed && defaults.add_eos.is_some()) => Some(add),
+            _ => defaults.add_eos,
+        };
         let embedding_suffix = match add_eos {
             Some(true) => eos,
             Some(false) => None,

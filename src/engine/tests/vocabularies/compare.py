@@ -1,9 +1,11 @@
 """Compare the tokenizers with llama.cpp's on random text, vocabulary by vocabulary.
 
-    llama_cpp.py random ENGINE FOLDER [COUNT]   compares ENGINE's tokens of COUNT random texts (10,000) with llama.cpp's, for each
+    compare.py random ENGINE FOLDER [COUNT]   compares ENGINE's tokens of COUNT random texts (10,000) with llama.cpp's, for each
                                                 model or vocabulary *.gguf in FOLDER; prints differences, and fails on any
                                                 that is not explained below
-    llama_cpp.py sample FOLDER                  writes texts.jsonl and llama_cpp.json beside this file, which the tests compare with
+    compare.py patterns ENGINE FOLDER [COUNT]   the same for each known value of tokenizer.ggml.pre (500 texts), put into the vocabulary of
+                                                Qwen 2 or Gemma 4 in FOLDER
+    compare.py sample FOLDER                  writes texts.jsonl and llama_cpp.json beside this file, which the tests compare with
 
 Needs the package llama-cpp-python. Texts are made of characters that Unicode has had for long, as the two sides have tables
 of different versions.
@@ -13,17 +15,18 @@ import hashlib
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
+import tempfile
 
 import llama_cpp as api
 
-# llama.cpp's converter fixes the vocabularies that have no test vectors to other ways of splitting, or they are of families that
-# are not supported.
+# Vocabularies of old converters, without a pattern or without test vectors.
 IGNORED = {"aquila", "gpt-neox", "baichuan"}
 PIECES = [
     "a", "B", "the", " the", "er", "ing", "Hello", "WORLD", "'s", "'LL", "'S", "'", " ", "  ", "   ", "      ", "\n", "\n\n", "\r\n", "\r", "\t",
-    "\u00a0", "\u3000", "\u2028", "\u0085", "\u000b", "0", "12", "345", "2024", "1234567", "٣", "½", "Ⅷ", "²", ".", ",", "...", "!?", "_", "--", "<", ">",
+    "\u00a0", "\u3000", "\u2028", "\u0085", "0", "12", "345", "2024", "1234567", "٣", "½", "Ⅷ", "²", ".", ",", "...", "!?", "_", "--", "<", ">",
     "/", "//", "$", "+", "=", "^", "~", "|", "`", "```", "(", ")", "[", "]", "{", "}", "\"", "#", "@", "&", "*", "\\", "é", "e\u0301", "ß", "Ä", "ñ", "語",
     "日本", "中文", "。", "、", "「", "ひらがな", "カタカナ", "한국어", "я", "Привет", "ع", "مرحبا", "שלום", "नमस्ते", "สวัสดี", "Ελλάδα",
     "😀", "👩\u200d👩\u200d👧", "🏳️\u200d🌈", "\u200d", "\u200b", "\ufeff", "\x01", "\x7f", "\ufdd0", "\ue000", "▁", "▁▁", "ﬁ", "Ａ", "①", "ǅ", "ʰ",
@@ -94,17 +97,58 @@ def compare(engine, folder, count):
             unexplained += 1
             continue
         different = []
-        for one, line in zip(texts, done.stdout.splitlines(), strict=True):
+        for one, line in zip(texts, done.stdout.removesuffix("\n").split("\n"), strict=True):
             ours, expected = json.loads(line)["ids"], theirs.tokens(one)
             if ours != expected:
                 different.append((one, ours, expected))
-        # WordPiece follows transformers, whose normalizer differs from llama.cpp's.
+        # WordPiece follows transformers, which decompose Hangul into its letters, drop U+0085 instead of cutting there, and do not take
+        # a written U+2581 for the beginning of a word.
         explained = theirs.is_wordpiece()
-        print(f"{name}: {count} texts, {len(different)} differ{', as explained' if explained and different else ''}")
+        print(f"{name}: {count} texts, {len(different)} differ{', as explained in this file' if explained and different else ''}")
         for one, ours, expected in different[: 0 if explained else 5]:
             print(f"    {one!r}\n        ours {ours}\n        llama.cpp {expected}")
         unexplained += 0 if explained else len(different)
     return unexplained
+
+
+def with_string(data, key, value):
+    """The bytes of a vocabulary, which has no tensors, with another value for a key that is a string."""
+    at = data.index(len(key).to_bytes(8, "little") + key.encode()) + 8 + len(key) + 4
+    length = int.from_bytes(data[at : at + 8], "little")
+    return data[:at] + len(value).to_bytes(8, "little") + value.encode() + data[at + 8 + length :]
+
+
+def patterns(engine, folder, count):
+    source = pathlib.Path(__file__).parents[2] / "tokenizer" / "pre.rs"
+    table = source.read_text().split("const ALL")[1].split("];\n\n")[0]
+    names = ["default"]
+    for listed in re.findall(r"names: &\[(.*?)\]", table, re.S):
+        names += re.findall(r'"([^"]+)"', listed)
+    folder = pathlib.Path(folder)
+    words = (folder / "ggml-vocab-qwen2.gguf").read_bytes()
+    # Its tokens are written as text, and it has no key for the pattern.
+    lines = with_string((folder / "ggml-vocab-gemma-4.gguf").read_bytes(), "tokenizer.ggml.model", "gpt2")
+    unexplained = 0
+    with tempfile.TemporaryDirectory() as made:
+        for name in [*names, "granite-embed-multi-311m", "sarvam-moe"]:
+            data = words
+            if name in ("granite-embed-multi-311m", "sarvam-moe"):
+                data = with_key(lines, "tokenizer.ggml.pre", name)
+            else:
+                data = with_string(data, "tokenizer.ggml.pre", name)
+            path = pathlib.Path(made) / f"{name}.gguf"
+            path.write_bytes(data)
+            unexplained += compare(engine, made, count)
+            path.unlink()
+    return unexplained
+
+
+def with_key(data, key, value):
+    """The bytes of a vocabulary with one more key that is a string."""
+    keys = int.from_bytes(data[16:24], "little") + 1
+    made = b"".join([len(key).to_bytes(8, "little"), key.encode(), (8).to_bytes(4, "little")])
+    made += len(value).to_bytes(8, "little") + value.encode()
+    return data[:16] + keys.to_bytes(8, "little") + made + data[24:]
 
 
 def digest(lists):
@@ -138,6 +182,8 @@ def main():
     match sys.argv[1:]:
         case ["random", engine, folder, *rest]:
             sys.exit(1 if compare(engine, folder, int(rest[0]) if rest else 10_000) else 0)
+        case ["patterns", engine, folder, *rest]:
+            sys.exit(1 if patterns(engine, folder, int(rest[0]) if rest else 500) else 0)
         case ["sample", folder]:
             sample(folder)
         case _:
