@@ -54,14 +54,14 @@ fn tokens_of_all_vectors_are_those_of_llama_cpp() {
             std::fs::read_to_string(folder.join(format!("ggml-vocab-{name}.gguf.{end}"))).unwrap()
         };
         let (texts, expected) = (read("inp"), read("out"));
-        let texts: Vec<&str> =
-            texts.split("\n__ggml_vocab_test__\n").filter(|text| !text.is_empty()).collect();
+        // Most of these files end with a separator, and then with an empty text.
+        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
         let expected: Vec<Vec<u32>> = expected
-            .lines()
+            .split('\n')
             .map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect())
             .collect();
-        assert!(texts.len() >= 46, "{name}: {}", texts.len());
-        for (text, expected) in texts.iter().zip(expected.iter().filter(|ids| !ids.is_empty())) {
+        assert!(texts.len() >= 46 && expected.len() >= texts.len(), "{name}: {}", texts.len());
+        for (text, expected) in texts.iter().zip(&expected) {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(&ids, expected, "{name}: {text:?}");
             if name != "bert-bge" {
