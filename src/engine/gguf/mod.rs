@@ -93,6 +93,16 @@ impl Gguf {
         Gguf::new(name.into(), Bytes::Static(bytes))
     }
 
+    /// As much as can be read of a file that [`Gguf::open`] refuses; its tensors have no data. For telling what it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] where it cannot be opened.
+    pub(crate) fn survey(path: &Path) -> Result<Gguf, Error> {
+        let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
+        let contents = parse::survey(&bytes);
+        Ok(Gguf::assemble(path.into(), bytes, None, contents))
+    }
+
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
         let parsed = parse::parse(&bytes);
         if bytes.mapping().is_some_and(Mapping::lost) {
@@ -101,7 +111,9 @@ impl Gguf {
         let gguf = match parsed {
             Ok(contents) => Gguf::assemble(path, bytes, None, contents),
             Err(Problem::Corrupt(reason)) => return Err(Error::CorruptModel { path, reason }),
-            Err(Problem::Unsupported(reason)) => return Err(Error::UnsupportedModel { path, reason }),
+            Err(Problem::Unsupported { reason, hint }) => {
+                return Err(Error::UnsupportedModel { path, reason, hint: hint.map(str::to_owned) });
+            }
         };
         // Otherwise the first tensor of another part would be called missing.
         match gguf.opt_u32("split.count")? {
@@ -180,7 +192,13 @@ impl Gguf {
 
     /// An error about this file: it needs something that the engine cannot do.
     pub fn unsupported(&self, reason: impl Into<String>) -> Error {
-        Error::UnsupportedModel { path: self.inner.path.clone(), reason: reason.into() }
+        Error::UnsupportedModel { path: self.inner.path.clone(), reason: reason.into(), hint: None }
+    }
+
+    /// As [`Gguf::unsupported`], with a sentence about what would do instead.
+    pub fn unsupported_but(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
+        let (path, reason) = (self.inner.path.clone(), reason.into());
+        Error::UnsupportedModel { path, reason, hint: Some(hint.into()) }
     }
 
     /// All keys with their values, in the order of their names.
@@ -222,7 +240,10 @@ impl Gguf {
             return Ok(None);
         };
         if let GgmlType::Unknown(number) = info.kind {
-            return Err(self.unsupported(format!("tensor \"{name}\" has the unknown element type {number}")));
+            return Err(self.unsupported_but(
+                format!("tensor \"{name}\" has the unknown element type {number}"),
+                "Use a file of the same model in another quantization, such as Q8_0 or Q4_K_M.",
+            ));
         }
         Ok(Some(self.view(info)))
     }

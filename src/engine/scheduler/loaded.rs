@@ -40,7 +40,6 @@ pub(super) struct LoadedDecoder {
 pub(super) struct Settings {
     /// The longest context of any model, 0 for none.
     pub(super) context_length: usize,
-    rows: usize,
     max_running: usize,
     pub(super) threads: usize,
     pub(super) instructions: Instructions,
@@ -51,11 +50,9 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
-        let max_running = config.max_running.max(1);
         Settings {
             context_length: config.context_length,
-            rows: MAX_PREFILL_ROWS + max_running,
-            max_running,
+            max_running: config.max_running.max(1),
             threads: config.compute_threads(),
             instructions: config.instructions,
             memory: Arc::clone(memory),
@@ -65,8 +62,13 @@ impl Settings {
 
     /// What passes models are loaded for.
     pub(super) fn limits(&self) -> Limits {
-        Limits { rows: self.rows, wanted: self.max_running, threads: self.threads }
+        limits(self.max_running, self.threads)
     }
+}
+
+/// The passes of an engine that runs so many requests at a time.
+pub(crate) fn limits(max_running: usize, threads: usize) -> Limits {
+    Limits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }
 
 /// A model's file, looked at before it is loaded.

@@ -10,8 +10,8 @@ mod qwen3;
 
 use super::metadata::Metadata;
 use super::spec::{Kind, Spec};
-use crate::Error;
 use crate::gguf::Gguf;
+use crate::{Error, nearest};
 
 /// A family of models.
 struct Family {
@@ -53,6 +53,11 @@ const HEAD_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
 /// Tensors of a gated feed-forward.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
+/// The names of all families.
+pub(crate) fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
+
 /// What the file describes.
 ///
 /// # Errors
@@ -60,10 +65,19 @@ const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let name = gguf.str("general.architecture")?;
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
-        let names = FAMILIES.map(|family| family.name).join(", ");
-        return Err(gguf.unsupported(format!("architecture \"{name}\" is none of {names}")));
+        return Err(unknown(gguf, name));
     };
     (family.spec)(&Metadata { gguf, architecture: family.name })
+}
+
+fn unknown(gguf: &Gguf, name: &str) -> Error {
+    let near = nearest::all(name, families()).map(|near| format!("\"{near}\"")).collect::<Vec<_>>();
+    let near = if near.is_empty() { String::new() } else { format!("; near it: {}", near.join(", ")) };
+    let names = families().collect::<Vec<_>>().join(", ");
+    gguf.unsupported_but(
+        format!("architecture \"{name}\" is unknown{near}"),
+        format!("Use a model of one of these architectures: {names}."),
+    )
 }
 
 /// Whether the file holds an encoder.
