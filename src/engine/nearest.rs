@@ -22,7 +22,8 @@ pub fn one<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 /// Letters that have to be put in, left out or replaced to make one word of the other (Levenshtein's distance); letters in
 /// upper and lower case are the same. None for words that are too long.
 fn distance(left: &str, right: &str) -> Option<usize> {
-    let letters = |word: &str| word.chars().flat_map(char::to_lowercase).take(MAX_LETTERS + 1).collect::<Vec<_>>();
+    let letters =
+        |word: &str| word.chars().flat_map(char::to_lowercase).take(MAX_LETTERS + 1).collect::<Vec<_>>();
     let (left, right) = (letters(left), letters(right));
     if left.len().max(right.len()) > MAX_LETTERS {
         return None;
@@ -56,7 +57,7 @@ mod tests {
     fn the_nearest_comes_first_and_strangers_not_at_all() {
         let names = ["llama", "qwen2", "qwen3", "bert"];
         assert_eq!(all("qwen3x", names.into_iter()).collect::<Vec<_>>(), ["qwen3", "qwen2"]);
-        assert_eq!(one("mamba", names.into_iter()), Some("llama"));
+        assert_eq!(one("lama", names.into_iter()), Some("llama"));
         assert_eq!(one("starcoder", names.into_iter()), None);
         assert_eq!(one(&"llama".repeat(1000), names.into_iter()), None);
     }

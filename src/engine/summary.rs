@@ -30,7 +30,9 @@ pub struct Load {
 pub struct Summary {
     /// Its file.
     pub file: String,
-    /// Bytes of it.
+    /// The files that it is split into.
+    pub parts: usize,
+    /// Bytes of it, or of all parts.
     pub bytes: u64,
     /// The version of GGUF.
     pub gguf_version: u32,
@@ -164,6 +166,7 @@ impl Summary {
         let named = |(key, _): (&str, _)| key.strip_prefix("tokenizer.chat_template.").map(str::to_owned);
         Summary {
             file: gguf.path().display().to_string(),
+            parts: gguf.files().len(),
             bytes: gguf.file_size(),
             gguf_version: gguf.version(),
             name: text("general.name").or_else(|| text("general.basename")),
@@ -207,7 +210,8 @@ impl Summary {
         }
         match model::spec(gguf) {
             Ok(spec) => {
-                self.kind = Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
+                self.kind =
+                    Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
                     match model::check(gguf) {
@@ -227,7 +231,8 @@ impl Summary {
                 match ChatTemplate::from_gguf(gguf) {
                     Ok(template) => {
                         let given = gguf.keys().any(|(key, _)| key == "tokenizer.chat_template");
-                        self.chat_template = Some(if given { "the file's" } else { "none: prompts go as they are" });
+                        self.chat_template =
+                            Some(if given { "the file's" } else { "none: prompts go as they are" });
                         self.prompt = Some(template.to_string());
                     }
                     Err(error) => note(&error),

@@ -91,7 +91,8 @@ impl Arguments {
             return Err(Error::Usage("a command and a model are needed".to_owned()));
         };
         let Some(model) = positional.next() else {
-            let reason = if help::knows(&command) { "a model is needed".to_owned() } else { help::unknown(&command) };
+            let reason =
+                if help::knows(&command) { "a model is needed".to_owned() } else { help::unknown(&command) };
             return Err(Error::Usage(reason));
         };
         parsed.command = command;

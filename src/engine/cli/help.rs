@@ -68,7 +68,12 @@ const OPTIONS: &[Described] = &[
     ("--json", "", &["inspect"], "lines of JSON: a summary, then each key, tensor and part"),
     ("--verify", "", &["inspect"], "compare the stored panels with the model's weights"),
     ("--requests", "N", &["inspect"], "estimate the memory of N requests at a time (16)"),
-    ("--context", "N", &["generate", "embed", "inspect"], "context length, in tokens (the model's; inspect: at most 4096)"),
+    (
+        "--context",
+        "N",
+        &["generate", "embed", "inspect"],
+        "context length, in tokens (the model's; inspect: at most 4096)",
+    ),
     ("--threads", "N", &[], "compute threads (one per core)"),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),
@@ -85,9 +90,15 @@ pub(super) fn text(command: Option<&str>) -> String {
     // Writing to a string cannot fail.
     let _ = match command {
         Some(Command { name, arguments, about, more }) => {
-            writeln!(text, "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}\n\n{MODEL}")
+            writeln!(
+                text,
+                "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}\n\n{MODEL}"
+            )
         }
-        None => writeln!(text, "usage: steadytext-engine COMMAND MODEL [TEXT] [OPTION...]\n\n{MODEL}\n\ncommands:"),
+        None => writeln!(
+            text,
+            "usage: steadytext-engine COMMAND MODEL [TEXT] [OPTION...]\n\n{MODEL}\n\ncommands:"
+        ),
     };
     if command.is_none() {
         for Command { name, about, .. } in COMMANDS {
@@ -97,7 +108,11 @@ pub(super) fn text(command: Option<&str>) -> String {
     text.push_str("\noptions:\n");
     for (name, value, commands, about) in OPTIONS {
         let concerned = commands.is_empty() || command.is_none_or(|command| commands.contains(&command.name));
-        let whose = if command.is_some() || commands.is_empty() { String::new() } else { format!("{}: ", commands.join(", ")) };
+        let whose = if command.is_some() || commands.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", commands.join(", "))
+        };
         if concerned {
             let _ = writeln!(text, "  {:<20} {whose}{about}", format!("{name} {value}"));
         }

@@ -24,7 +24,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         threads: arguments.compute_threads(),
     };
     let (summary, gguf) = Summary::of(&arguments.source(), load)?;
-    if arguments.json { lines_of_json(&summary, &gguf)? } else { text(&summary, &gguf)? }
+    if arguments.json {
+        lines_of_json(&summary, &gguf)?
+    } else {
+        text(&summary, &gguf)?
+    }
     if arguments.verify && summary.refusals.is_empty() {
         panels(&gguf, arguments)?;
     }
@@ -35,7 +39,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut line = |name: &str, value: &str| writeln!(out, "{name:<15} {value}");
-    line("file", &format!("{}, {}, GGUF {}", shown(&summary.file), size(summary.bytes), summary.gguf_version))?;
+    let parts = if summary.parts > 1 { format!(" and {} more", summary.parts - 1) } else { String::new() };
+    let Summary { bytes, gguf_version, .. } = *summary;
+    line("file", &format!("{}{parts}, {}, GGUF {gguf_version}", shown(&summary.file), size(bytes)))?;
     if let Some(name) = &summary.name {
         line("name", &shown(name))?;
     }
@@ -151,7 +157,9 @@ fn shown(text: &str) -> String {
             shown.push('…');
             break;
         }
-        if character.is_control() || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if character.is_control()
+            || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);

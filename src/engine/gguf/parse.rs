@@ -20,12 +20,14 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: u32 = 65_536;
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// A tensor as described; `data` lies inside the file. Unknown types have no data: their size is unknown.
+/// A tensor as described; `data` lies inside its file. Unknown types have no data: their size is unknown.
 #[derive(Debug)]
 pub(super) struct TensorInfo {
     pub(super) name: Box<str>,
     pub(super) shape: Vec<usize>,
     pub(super) kind: GgmlType,
+    /// Which file of the model it is in, from 0 on.
+    pub(super) part: usize,
     pub(super) data: Range<usize>,
 }
 
@@ -105,7 +107,7 @@ fn read(bytes: &[u8], contents: &mut Contents) -> Result<(), Problem> {
 
 impl Contents {
     /// Fills the index with the tensors from number `first` on.
-    fn index(&mut self, first: usize) -> Result<(), Problem> {
+    pub(super) fn index(&mut self, first: usize) -> Result<(), Problem> {
         for (index, tensor) in self.tensors.iter().enumerate().skip(first) {
             if self.tensor_index.insert(tensor.name.clone(), index).is_some() {
                 return Err(Problem::Corrupt(format!("tensor \"{}\" occurs twice", tensor.name)));
@@ -189,7 +191,7 @@ fn descriptions(cursor: &mut Cursor<'_>, count: u64, tensors: &mut Vec<TensorInf
         let Some(data) = data else {
             return Err(Problem::Corrupt(format!("{} lies at the impossible offset {offset}", what())));
         };
-        tensors.push(TensorInfo { name: name.into(), shape, kind, data });
+        tensors.push(TensorInfo { name: name.into(), shape, kind, part: 0, data });
     }
     Ok(())
 }

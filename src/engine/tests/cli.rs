@@ -79,7 +79,9 @@ fn inspect_sums_up_a_model_before_its_keys() {
     let (text, errors, status) = said(&["inspect", "builtin", "--requests", "3", "--context", "100"]);
     assert_eq!((&*errors, status), ("", 0), "{text}");
     let (summary, rest) = text.split_once("\n\n").unwrap();
-    for line in ["family ", "quantization ", "context ", "tokenizer ", "chat template ", "prompt ", "end tokens "] {
+    for line in
+        ["family ", "quantization ", "context ", "tokenizer ", "chat template ", "prompt ", "end tokens "]
+    {
         assert!(summary.lines().any(|said| said.starts_with(line)), "{line}: {summary}");
     }
     assert!(summary.contains("PROMPT"), "{summary}");
@@ -101,8 +103,12 @@ fn inspect_gives_the_same_as_json() {
         .map(|shape| shape.iter().map(|extent| extent.as_u64().unwrap()).product::<u64>())
         .sum();
     assert_eq!(summary["parameters"], parameters, "elements of all tensors");
-    let tensors: u64 =
-        summary["element_types"].as_array().unwrap().iter().map(|share| share["tensors"].as_u64().unwrap()).sum();
+    let tensors: u64 = summary["element_types"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|share| share["tensors"].as_u64().unwrap())
+        .sum();
     assert_eq!(lines.iter().filter(|line| line["tensor"].is_string()).count() as u64, tensors);
     assert!(summary["memory"]["state"].as_u64().unwrap() > 0);
     assert!(summary["state_bytes_per_token"].as_u64().unwrap() > 0);

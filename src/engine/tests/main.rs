@@ -36,6 +36,7 @@ mod replays;
 mod rerank;
 mod reuse;
 mod safetensors_mutants;
+mod split_files;
 mod threads;
 mod tokenizer_files;
 mod turns;
