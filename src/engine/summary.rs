@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::backend::{BLOCK, Backend, Native};
-use crate::gguf::Gguf;
+use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Tokenizer, WordPiece};
@@ -263,6 +263,18 @@ impl Summary {
 /// The families that can be computed, by `general.architecture`.
 pub fn families() -> impl Iterator<Item = &'static str> {
     model::families()
+}
+
+/// Whether the models of a family are encoders.
+pub fn is_encoder(family: &str) -> bool {
+    model::is_encoder_family(family)
+}
+
+/// The element types that are known, and whether matrices may have them.
+pub fn element_types() -> impl Iterator<Item = (String, bool)> {
+    GgmlType::ALL
+        .into_iter()
+        .map(|kind| (kind.to_string(), model::element_types().any(|known| known == kind)))
 }
 
 /// The tokenizer of a file, as far as it is wanted here.

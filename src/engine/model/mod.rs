@@ -22,7 +22,7 @@ mod workspace;
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
 
-pub(crate) use arch::{families, is_encoder, spec};
+pub(crate) use arch::{families, is_encoder, is_encoder_family, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use packed_weights::Loading;
 pub use packed_weights::{PackedState, verify_packed_weights};

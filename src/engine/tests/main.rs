@@ -29,6 +29,7 @@ mod loading;
 mod lost_files;
 mod memory;
 mod minilm;
+mod models_page;
 mod oracle;
 mod panics;
 mod perplexity;

@@ -85,7 +85,12 @@ fn unknown(gguf: &Gguf, name: &str) -> Error {
 /// # Errors
 /// [`Error::CorruptModel`] where it does not name its architecture.
 pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
-    Ok(gguf.str("general.architecture")? == bert::FAMILY.name)
+    Ok(is_encoder_family(gguf.str("general.architecture")?))
+}
+
+/// Whether a family's models are encoders.
+pub(crate) fn is_encoder_family(name: &str) -> bool {
+    name == bert::FAMILY.name
 }
 
 /// Refuses a file with tensors that its family does not know: they would change every result if they were left out.
