@@ -4,6 +4,7 @@
 //! Invariant: a file that is refused is summed up as far as it can be read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -116,10 +117,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn of(error: &Error) -> Refusal {
-        let reason = match std::error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
+    fn of(error: &Error, file: &Path) -> Refusal {
+        let reason = match (error, std::error::Error::source(error)) {
+            // The file is named above, unless it is another part of the model.
+            (Error::UnsupportedModel { path, reason, .. }, _) if path == file => reason.clone(),
+            (Error::CorruptModel { path, reason }, _) if path == file => format!("it is corrupt: {reason}"),
+            (_, Some(source)) => format!("{error}: {source}"),
+            (_, None) => error.to_string(),
         };
         let hint = match error {
             Error::CorruptModel { .. } => Some("Fetch the file again and compare its checksum."),
@@ -144,7 +148,7 @@ impl Summary {
             },
         };
         let mut summary = Summary::described(&gguf);
-        summary.refusals.extend(refused.as_ref().map(Refusal::of));
+        summary.refusals.extend(refused.iter().map(|error| Refusal::of(error, gguf.path())));
         if gguf.keys().len() > 0 {
             summary.add_parts(&gguf, load, refused.is_some());
         }
@@ -201,7 +205,7 @@ impl Summary {
         let mut refusals = Vec::new();
         let mut note = |error: &Error| {
             if !(refused && matches!(error, Error::CorruptModel { .. })) {
-                refusals.push(Refusal::of(error));
+                refusals.push(Refusal::of(error, gguf.path()));
             }
         };
         if !missing.is_empty() {

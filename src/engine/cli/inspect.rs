@@ -13,8 +13,9 @@ use super::json::Object;
 
 /// Requests whose memory is estimated, as many as an engine runs by itself.
 const REQUESTS: usize = 16;
-/// Characters of a value that are shown; with `--json` all are.
+/// Characters of a value that are shown, and of what is said of the model; with `--json` all are.
 const SHOWN: usize = 120;
+const SAID: usize = 600;
 
 /// Prints a summary, then all keys, then all tensors.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
@@ -63,7 +64,7 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
         line("chat template", origin)?;
     }
     if let Some(prompt) = &summary.prompt {
-        line("prompt", &shown(prompt))?;
+        line("prompt", &cut(prompt, SAID))?;
     }
     if !summary.named_templates.is_empty() {
         line("named templates", &shown(&summary.named_templates.join(", ")))?;
@@ -87,9 +88,9 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
         line("runs on", &summary.computed_by)?;
     }
     for refusal in &summary.refusals {
-        line("refused", &shown(&refusal.reason))?;
+        line("refused", &cut(&refusal.reason, SAID))?;
         if let Some(hint) = &refusal.hint {
-            line("", &format!("hint: {hint}"))?;
+            line("", &format!("hint: {}", cut(hint, SAID)))?;
         }
     }
     writeln!(out, "\n{} keys", gguf.keys().len())?;
@@ -129,7 +130,8 @@ fn family(summary: &Summary) -> Option<String> {
 fn quantization(summary: &Summary) -> String {
     let types = summary.element_types.iter().map(|share| {
         let missing = if share.supported { "" } else { " (no kernels)" };
-        format!("{} {} in {} tensors{missing}", share.name, size(share.bytes), share.tensors)
+        let plural = if share.tensors == 1 { "" } else { "s" };
+        format!("{} {} in {} tensor{plural}{missing}", share.name, size(share.bytes), share.tensors)
     });
     let types = types.collect::<Vec<_>>().join(", ");
     let imatrix = if summary.importance_matrix { ", with an importance matrix" } else { "" };
@@ -151,9 +153,14 @@ fn context(summary: &Summary) -> Option<String> {
 
 /// Text of a file on one line of a terminal, without anything that would steer it.
 fn shown(text: &str) -> String {
+    cut(text, SHOWN)
+}
+
+/// [`shown`] with so many characters at most.
+fn cut(text: &str, most: usize) -> String {
     let mut shown = String::new();
     for (count, character) in text.chars().enumerate() {
-        if count == SHOWN {
+        if count == most {
             shown.push('…');
             break;
         }

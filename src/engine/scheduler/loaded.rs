@@ -42,6 +42,8 @@ pub(super) struct Settings {
     pub(super) context_length: usize,
     max_running: usize,
     pub(super) threads: usize,
+    /// Whether answers end at their limit only.
+    endless: bool,
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
@@ -54,6 +56,7 @@ impl Settings {
             context_length: config.context_length,
             max_running: config.max_running.max(1),
             threads: config.compute_threads(),
+            endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
             backend: Arc::new(Native),
@@ -189,7 +192,7 @@ impl LoadedDecoder {
         }
         let declared = facts.context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
-        let tokenizer = Arc::new(tokenizer);
+        let tokenizer = Arc::new(if settings.endless { tokenizer.endless() } else { tokenizer });
         let loaded = LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,

@@ -141,7 +141,7 @@ fn element_types_without_kernels_are_named_with_those_that_have_some() {
     assert_eq!(status, 1);
     assert!(text.contains("there are no kernels for the element type IQ1_S"), "{text}");
     assert!(text.contains("in another quantization, of these types: ") && text.contains("Q4_K"), "{text}");
-    assert!(text.contains("IQ1_S 1.6 kB in 1 tensors (no kernels)"), "{text}");
+    assert!(text.contains("IQ1_S 1.6 kB in 1 tensor (no kernels)"), "{text}");
 }
 
 #[test]
