@@ -26,29 +26,24 @@ const BOUND_QUANTIZED: f64 = 0.05;
 /// Perplexities of the builtin model differ by this share at most.
 const BOUND_PERPLEXITY: f64 = 0.005;
 
-/// The family of a model, its name, and its quantization.
-const MODELS: [(Architecture, &str); 20] = [
-    (Architecture::Qwen3, "f32"),
-    (Architecture::Qwen3, "f16"),
-    (Architecture::Qwen3, "bf16"),
-    (Architecture::Qwen3, "q4_0"),
-    (Architecture::Qwen3, "q4_1"),
-    (Architecture::Qwen3, "q5_0"),
-    (Architecture::Qwen3, "q5_1"),
-    (Architecture::Qwen3, "q8_0"),
-    (Architecture::Qwen3, "q2_k"),
-    (Architecture::Qwen3, "q3_k"),
-    (Architecture::Qwen3, "q4_k"),
-    (Architecture::Qwen3, "q5_k"),
-    (Architecture::Qwen3, "q6_k"),
-    (Architecture::Qwen3, "q4_k_m"),
-    (Architecture::Llama, "f32"),
-    (Architecture::Llama, "q8_0"),
-    (Architecture::Llama, "q4_k_m"),
-    (Architecture::Qwen2, "f32"),
-    (Architecture::Qwen2, "q8_0"),
-    (Architecture::Qwen2, "q4_k_m"),
+/// Quantizations that are compared for one family; the others are compared for three of them.
+const QUANTIZATIONS: [&str; 14] = [
+    "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+    "q4_k_m",
 ];
+const OF_OTHERS: [&str; 3] = ["f32", "q8_0", "q4_k_m"];
+
+/// Every family, and what it is quantized to.
+fn models() -> Vec<(Architecture, &'static str)> {
+    let of = |architecture| match architecture {
+        Architecture::Qwen3 => QUANTIZATIONS.as_slice(),
+        _ => OF_OTHERS.as_slice(),
+    };
+    Architecture::ALL
+        .into_iter()
+        .flat_map(|family| of(family).iter().map(move |quant| (family, *quant)))
+        .collect()
+}
 
 /// Compares and prints; false where a bound is exceeded.
 pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
@@ -61,8 +56,8 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
     };
     let mut sound = true;
     // `--only perplexity` leaves the rest out.
-    let models = if settings.wants("agreement") { MODELS.as_slice() } else { &[] };
-    for &(architecture, quant) in models {
+    let models = if settings.wants("agreement") { models() } else { Vec::new() };
+    for (architecture, quant) in models {
         let quantization = Quantization::named(quant).expect("the quantization has a name");
         let spec = Spec {
             layers: 3,
@@ -77,7 +72,7 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
         let ids: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 7919 + i * i * 31) % spec.vocab as u32).collect();
         let (ours, peers) = side.logits(&path, &ids);
         let (rms, largest) = differences(&ours, &peers);
-        let name = format!("{}.{quant}", architecture.name());
+        let name = format!("{}.{quant}", architecture.variant());
         report.add(&format!("agreement.{name}.rms"), rms, "deviations");
         report.add(&format!("agreement.{name}.max"), largest, "deviations");
         let bound = if quant.contains("f") { BOUND_FLOAT } else { BOUND_QUANTIZED };

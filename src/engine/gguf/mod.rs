@@ -384,6 +384,36 @@ impl Gguf {
         }
     }
 
+    /// A value for each of `count` layers, if the key is there: an integer or a truth value (as 1 or 0) for all of them, or an
+    /// array with one for each.
+    pub(crate) fn opt_per_layer(&self, key: &str, count: usize) -> Result<Option<Vec<i64>>, Error> {
+        let number = |raw: &Raw| match raw {
+            Raw::Integer(value) => i64::try_from(*value).ok(),
+            Raw::Bool(value) => Some(i64::from(*value)),
+            _ => None,
+        };
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of, count: length, bytes }) if *length >= count => {
+                let bytes = self.metadata(bytes.clone());
+                let size = bytes.len().checked_div(*length).filter(|size| *size > 0).unwrap_or(1);
+                let values = bytes.chunks_exact(size).take(count);
+                let values = values.map(|value| value::scalar(*of, value).as_ref().and_then(number));
+                let values: Option<Vec<i64>> = values.collect();
+                values.map(Some).ok_or_else(|| {
+                    self.corrupt(format!("key \"{key}\" is an array of {}, not of integers", of.name()))
+                })
+            }
+            Some(raw @ Raw::Array { .. }) => {
+                Err(self.corrupt(format!("key \"{key}\" is {}, for {count} layers", raw.type_name())))
+            }
+            Some(raw) => match number(raw) {
+                Some(value) => Ok(Some(vec![value; count])),
+                None => Err(self.ill_typed(key, raw, "an integer")),
+            },
+        }
+    }
+
     /// As [`Gguf::opt_str`], a missing key being an error; so do all that follow.
     pub fn str(&self, key: &str) -> Result<&str, Error> {
         self.required(key, self.opt_str(key)?)

@@ -5,6 +5,9 @@
 //! chain over positions. So a row's result depends on its absolute position and on what precedes it, and not
 //! on how the prompt was cut into slices.
 //!
+//! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap its scores (Gemma 2)
+//! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss).
+//!
 //! A tile of one key-value head is stored as keys `[head_dim][64]`, whose lanes are positions, then values
 //! `[64][head_dim]`, whose lanes are elements, both f16.
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
@@ -19,6 +22,7 @@ use std::sync::Arc;
 
 use super::disjoint::Disjoint;
 use super::exp::exp;
+use super::gelu::tanh_of;
 use super::half::{narrow, widen};
 use super::matrix::Instructions;
 use super::norm::fold;
@@ -85,10 +89,43 @@ impl Rows<'_> {
         if self.both_ways { 0 } else { start.saturating_sub(self.position) }
     }
 
-    /// How many positions of that tile a row sees.
-    fn visible(&self, row: usize, start: usize) -> usize {
+    /// The first position that a row sees.
+    fn begin(&self, row: usize, window: Option<usize>) -> usize {
+        window.map_or(0, |window| (self.position + row + 1).saturating_sub(window))
+    }
+
+    /// Behind the last row that sees a tile which begins at position `start`.
+    fn end_in(&self, start: usize, window: Option<usize>) -> usize {
+        // The tile's last position is seen by the row of its own and by those up to a window behind.
+        let end = |window: usize| (start + TILE - 1).saturating_add(window).saturating_sub(self.position);
+        window.map_or(self.rows, |window| end(window).min(self.rows))
+    }
+
+    /// The positions of that tile that a row sees, counted from its start.
+    fn visible(&self, row: usize, start: usize, window: Option<usize>) -> Range<usize> {
         let last = if self.both_ways { self.rows - 1 } else { row };
-        (self.position + last + 1 - start).min(TILE)
+        let begin = self.begin(row, window).saturating_sub(start);
+        begin..(self.position + last + 1 - start).min(TILE)
+    }
+}
+
+/// How scores are made, and which positions have one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scoring<'a> {
+    /// What products of queries and keys are multiplied with.
+    pub(crate) scale: f32,
+    /// Scores `s` become `cap · tanh(s / cap)`.
+    pub(crate) cap: Option<f32>,
+    /// A row sees so many positions at most, its own and those before it.
+    pub(crate) window: Option<usize>,
+    /// A score for each query head that takes part in the softmax and has no value, `[query]`.
+    pub(crate) sinks: Option<&'a [f32]>,
+}
+
+impl Scoring<'_> {
+    /// Scores multiplied with `scale`, and nothing else.
+    pub(crate) fn plain(scale: f32) -> Self {
+        Scoring { scale, cap: None, window: None, sinks: None }
     }
 }
 
@@ -100,14 +137,13 @@ pub(crate) struct Projections<'a> {
     pub(crate) fresh: Option<(&'a mut [f32], &'a [f32])>,
     /// For norms and rotation.
     pub(crate) ready: Ready<'a>,
-    /// What scores are multiplied with.
-    pub(crate) scale: f32,
+    pub(crate) scoring: Scoring<'a>,
 }
 
 /// Makes query heads of row `.0` and the key head that they share ready.
 pub(crate) type Ready<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f32]) + Sync);
 
-/// Stores the rows' own keys and values, then `out = softmax(scale · q · Kᵀ) · V` for each row and query head.
+/// Stores the rows' own keys and values, then `out = softmax(score(q · Kᵀ)) · V` for each row and query head.
 /// `out` has one row of `query · dim` values per row; `scratch` has `Heads::scratch_len` values for each thread of
 /// the pool; the layer's tiles are at `offset` in each block.
 pub(crate) fn attend(
@@ -127,12 +163,12 @@ pub(crate) fn attend(
     let values =
         |of: &Rows<'_>| of.rows * (of.position + of.rows + READY_POSITIONS) * heads.query * heads.dim;
     let worth = sequences.iter().map(values).sum::<usize>() / VALUES_WORTH;
-    let (scale, instructions) = (projections.scale, pool.instructions());
+    let (scoring, instructions) = (projections.scoring, pool.instructions());
     pool.run(sequences.len() * heads.kv, worth, &|worker, item| {
         // SAFETY: each thread has a worker number of its own.
         let scratch = unsafe { scratch.range(worker * scratch_len..(worker + 1) * scratch_len) };
         let (index, rows) = (item % heads.kv, &sequences[item / heads.kv]);
-        let head = KvHead { heads, index, offset, rows, scale, instructions };
+        let head = KvHead { heads, index, offset, rows, scoring, instructions };
         if let Some((keys, values)) = &fresh {
             head.store(&queries, keys, values, projections.ready);
         }
@@ -148,7 +184,7 @@ struct KvHead<'a> {
     /// Of the layer in each block.
     offset: usize,
     rows: &'a Rows<'a>,
-    scale: f32,
+    scoring: Scoring<'a>,
     instructions: Instructions,
 }
 
@@ -207,14 +243,17 @@ impl KvHead<'_> {
     }
 
     fn attend(&self, queries: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>, scratch: &mut [f32]) {
-        let (heads, rows, group, scale) = (self.heads, self.rows, self.group(), self.scale);
+        let (heads, rows, group, scoring) = (self.heads, self.rows, self.group(), self.scoring);
         let (tile, state) = scratch.split_at_mut(heads.tile_len());
         let (keys, values) = tile.split_at_mut(TILE * heads.dim);
         let state = &mut state[..rows.rows * group * 2];
-        for running in state.as_chunks_mut::<2>().0 {
-            *running = [f32::NEG_INFINITY, 0.0];
+        for (item, running) in state.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *running = match scoring.sinks {
+                None => [f32::NEG_INFINITY, 0.0],
+                Some(sinks) => [sinks[self.index * group + item % group], 1.0],
+            };
         }
-        for index in 0..(rows.position + rows.rows).div_ceil(TILE) {
+        for index in rows.begin(0, scoring.window) / TILE..(rows.position + rows.rows).div_ceil(TILE) {
             let tile = self.tile(index);
             #[cfg(target_arch = "x86_64")]
             if self.instructions.wide() {
@@ -224,17 +263,18 @@ impl KvHead<'_> {
             widen(self.instructions, &tile[..keys.len()], keys);
             widen(self.instructions, &tile[keys.len()..], values);
             let start = index * TILE;
-            for row in rows.first_in(start)..rows.rows {
-                let visible = rows.visible(row, start);
+            for row in rows.first_in(start)..rows.end_in(start, scoring.window) {
+                let visible = rows.visible(row, start, scoring.window);
                 for member in 0..group {
                     let range = self.query(row, member);
                     let running = &mut state[(row * group + member) * 2..][..2];
                     // SAFETY: no other thread has this head.
                     let (query, out) = unsafe { (&*queries.range(range.clone()), out.range(range)) };
-                    if index == 0 {
+                    if rows.begin(row, scoring.window) >= start {
                         out.fill(0.0);
                     }
-                    attend_tile(self.instructions, query, keys, values, visible, scale, running, out);
+                    let visible = visible.clone();
+                    attend_tile(self.instructions, query, keys, values, visible, scoring, running, out);
                 }
             }
         }
@@ -258,27 +298,28 @@ impl KvHead<'_> {
         out: &Disjoint<'_, f32>,
         state: &mut [f32],
     ) {
-        let (rows, group, scale) = (self.rows, self.group(), self.scale);
+        let (rows, group, scoring) = (self.rows, self.group(), self.scoring);
         let head = |item: usize| {
             let (row, member) = (item / group, item % group);
             let range = self.query(row, member);
             // SAFETY: no other thread has this head.
             let (query, out) = unsafe { (&*queries.range(range.clone()), out.range(range)) };
-            if start == 0 {
+            if rows.begin(row, scoring.window) >= start {
                 out.fill(0.0);
             }
-            avx2::Head { query, visible: rows.visible(row, start), out }
+            avx2::Head { query, visible: rows.visible(row, start, scoring.window), out }
         };
         let mut item = rows.first_in(start) * group;
-        let items = rows.rows * group;
+        let items = rows.end_in(start, scoring.window) * group;
         let state = state.as_chunks_mut::<2>().0;
         while item < items {
             let count = (items - item).min(6);
             let running = &mut state[item..item + count];
             macro_rules! attend {
-                ($count:literal) => {
-                    avx2::attend::<$count>(tile, scale, running, &mut std::array::from_fn(|i| head(item + i)))
-                };
+                ($count:literal) => {{
+                    let mut heads = std::array::from_fn(|i| head(item + i));
+                    avx2::attend::<$count>(tile, scoring, running, &mut heads)
+                }};
             }
             // SAFETY: the caller has looked for AVX2.
             unsafe {
@@ -297,14 +338,14 @@ impl KvHead<'_> {
 }
 
 multiversion! {
-    /// One query against the first `visible` positions of a tile; `running` is [maximum, sum] of the scores up
+    /// One query against the `visible` positions of a tile; `running` is [maximum, sum] of the scores up
     /// to here, `out` the weighted sum of values so far.
     fn attend_tile(
         query: &[f32],
         keys: &[f32],
         values: &[f32],
-        visible: usize,
-        scale: f32,
+        visible: Range<usize>,
+        scoring: Scoring<'_>,
         running: &mut [f32],
         out: &mut [f32],
     ) = attend_tile_body
@@ -315,8 +356,8 @@ fn attend_tile_body(
     query: &[f32],
     keys: &[f32],
     values: &[f32],
-    visible: usize,
-    scale: f32,
+    visible: Range<usize>,
+    scoring: Scoring<'_>,
     running: &mut [f32],
     out: &mut [f32],
 ) {
@@ -326,13 +367,14 @@ fn attend_tile_body(
             *score = query.mul_add(*key, *score);
         }
     }
-    let correction = weigh(&mut scores, visible, scale, running);
-    let weights = scores;
+    let correction = weigh(&mut scores, visible.clone(), scoring, running);
+    let weights = &scores[visible.clone()];
+    let values = &values[visible.start * query.len()..];
     let (chunks, rest) = out.as_chunks_mut::<16>();
     let width = query.len();
     for (i, out) in chunks.iter_mut().enumerate() {
         let mut sums = out.map(|value| value * correction);
-        for (weight, values) in weights[..visible].iter().zip(values.chunks_exact(width)) {
+        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
             let values = &values[i * 16..i * 16 + 16];
             for (sum, value) in sums.iter_mut().zip(values) {
                 *sum = weight.mul_add(*value, *sum);
@@ -343,7 +385,7 @@ fn attend_tile_body(
     let done = width - rest.len();
     for (i, out) in rest.iter_mut().enumerate() {
         let mut sum = *out * correction;
-        for (weight, values) in weights[..visible].iter().zip(values.chunks_exact(width)) {
+        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
             sum = weight.mul_add(values[done + i], sum);
         }
         *out = sum;
@@ -353,13 +395,21 @@ fn attend_tile_body(
 /// Turns the scores of a tile into weights, adds them to the running sum and returns what everything before is
 /// multiplied with. A NaN among the scores makes the sum one.
 #[inline(always)]
-fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f32]) -> f32 {
+fn weigh(scores: &mut [f32; TILE], visible: Range<usize>, scoring: Scoring<'_>, running: &mut [f32]) -> f32 {
+    let chunks = visible.start / 16..visible.end.div_ceil(16);
+    let mut scale = scoring.scale;
+    if let Some(cap) = scoring.cap {
+        for score in scores.as_chunks_mut::<16>().0[chunks.clone()].as_flattened_mut() {
+            *score = cap * tanh_of(*score * scale / cap);
+        }
+        scale = 1.0;
+    }
     // Masked keys have no weight, whatever is stored there.
-    scores[visible..].fill(f32::NEG_INFINITY);
-    let chunks = visible.div_ceil(16);
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
     // The maximum in 16 lanes: one chain of comparisons over all scores would take as long as a fifth of the products.
     let mut maxima = [running[0]; 16];
-    for chunk in &mut scores.as_chunks_mut::<16>().0[..chunks] {
+    for chunk in &mut scores.as_chunks_mut::<16>().0[chunks.clone()] {
         for (maximum, score) in maxima.iter_mut().zip(chunk) {
             *score *= scale;
             *maximum = if *score > *maximum { *score } else { *maximum };
@@ -369,7 +419,7 @@ fn weigh(scores: &mut [f32; TILE], visible: usize, scale: f32, running: &mut [f3
         maxima.iter().fold(running[0], |most, maximum| if *maximum > most { *maximum } else { most });
     let correction = exp(running[0] - maximum);
     let mut lanes = [0.0f32; 16];
-    for chunk in &mut scores.as_chunks_mut::<16>().0[..chunks] {
+    for chunk in &mut scores.as_chunks_mut::<16>().0[chunks] {
         for (lane, score) in lanes.iter_mut().zip(chunk) {
             *score = exp(*score - maximum);
             *lane += *score;

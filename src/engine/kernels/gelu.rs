@@ -1,4 +1,4 @@
-//! The activations of encoders: GELU in its exact form, and the hyperbolic tangent.
+//! GELU in its exact form and as it is approximated, and the hyperbolic tangent.
 
 use super::exp::exp;
 
@@ -9,12 +9,25 @@ multiversion! {
 }
 
 multiversion! {
+    /// `gate = gelu(gate) · up` with GELU's approximation by a hyperbolic tangent
+    /// ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)), as the Gemma models have it.
+    pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) = geglu_body
+}
+
+multiversion! {
+    /// `x = cap · tanh(x / cap)`.
+    pub(crate) fn soft_cap(x: &mut [f32], cap: f32) = soft_cap_body
+}
+
+multiversion! {
     /// `x = tanh(x)`.
     pub(crate) fn tanh(x: &mut [f32]) = tanh_body
 }
 
 /// 1 / √2.
 const FRAC_1_SQRT_2: f32 = std::f32::consts::FRAC_1_SQRT_2;
+/// √(2 / π).
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 #[inline(always)]
 fn gelu_body(x: &mut [f32], bias: &[f32]) {
@@ -25,6 +38,20 @@ fn gelu_body(x: &mut [f32], bias: &[f32]) {
         let inside = if value < 0.0 { tail } else { 1.0 - tail };
         *x = value * inside;
     }
+}
+
+#[inline(always)]
+fn geglu_body(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        let inner = SQRT_2_OVER_PI * x * (x * x).mul_add(0.044_715, 1.0);
+        *gate = 0.5 * x * (1.0 + tanh_of(inner)) * up;
+    }
+}
+
+#[inline(always)]
+fn soft_cap_body(x: &mut [f32], cap: f32) {
+    x.iter_mut().for_each(|x| *x = cap * tanh_of(*x / cap));
 }
 
 /// 1 - erf(x) for x >= 0, to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
@@ -41,11 +68,15 @@ fn erfc(x: f32) -> f32 {
 
 #[inline(always)]
 fn tanh_body(x: &mut [f32]) {
-    for x in x {
-        // Of the absolute value, so that nothing overflows; the sign comes back at the end.
-        let power = exp(-2.0 * x.abs());
-        *x = ((1.0 - power) / (1.0 + power)).copysign(*x);
-    }
+    x.iter_mut().for_each(|x| *x = tanh_of(*x));
+}
+
+/// The hyperbolic tangent of one value.
+#[inline(always)]
+pub(super) fn tanh_of(x: f32) -> f32 {
+    // Of the absolute value, so that nothing overflows; the sign comes back at the end.
+    let power = exp(-2.0 * x.abs());
+    ((1.0 - power) / (1.0 + power)).copysign(x)
 }
 
 #[cfg(test)]

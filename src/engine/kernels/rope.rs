@@ -20,6 +20,21 @@ pub(crate) struct Rope {
     pairs: Pairs,
     /// Radians per position, one for each pair.
     frequencies: Vec<f64>,
+    /// What rotated elements are multiplied with besides.
+    magnitude: f64,
+}
+
+/// How [YaRN](https://arxiv.org/abs/2309.00071) stretches a context: pairs that turn fast are left as they are, those that turn
+/// slowly are slowed down, with a ramp between.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Yarn {
+    /// How many times longer the context is than the one that the model was trained with.
+    pub(crate) factor: f32,
+    /// Positions of the context that the model was trained with.
+    pub(crate) original: usize,
+    /// Turns within that context from which a pair is left as it is, and below which it is slowed down entirely.
+    pub(crate) fast: f32,
+    pub(crate) slow: f32,
 }
 
 impl Rope {
@@ -39,7 +54,31 @@ impl Rope {
                 f64::from(scale) * libm::pow(f64::from(base), exponent) / f64::from(factor)
             })
             .collect();
-        Rope { pairs, frequencies }
+        Rope { pairs, frequencies, magnitude: 1.0 }
+    }
+
+    /// The same stretched to a longer context. `base` is that of the rotation.
+    pub(crate) fn stretched(mut self, base: f32, yarn: Yarn) -> Self {
+        let dimensions = 2.0 * self.frequencies.len() as f64;
+        let base = libm::log(f64::from(base));
+        // The pair, as a number of dimensions, that makes so many turns within the original context.
+        let pair = |turns: f32| {
+            let wavelength = yarn.original as f64 / (f64::from(turns) * std::f64::consts::TAU);
+            dimensions * libm::log(wavelength) / (2.0 * base)
+        };
+        let low = libm::floor(pair(yarn.fast)).max(0.0);
+        let high = libm::ceil(pair(yarn.slow)).min(dimensions - 1.0);
+        for (i, frequency) in self.frequencies.iter_mut().enumerate() {
+            let slowed = *frequency / f64::from(yarn.factor);
+            let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+            *frequency = slowed * ramp + *frequency * (1.0 - ramp);
+        }
+        self
+    }
+
+    /// The same, multiplying what it rotates with `magnitude` besides.
+    pub(crate) fn with_magnitude(self, magnitude: f64) -> Self {
+        Rope { magnitude, ..self }
     }
 
     /// Number of pairs, which is the length of the slices that [`Rope::angles`] fills.
@@ -51,8 +90,8 @@ impl Rope {
     pub(crate) fn angles(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
         for ((frequency, cos), sin) in self.frequencies.iter().zip(cos).zip(sin) {
             let (s, c) = libm::sincos(position as f64 * frequency);
-            *cos = c as f32;
-            *sin = s as f32;
+            *cos = (c * self.magnitude) as f32;
+            *sin = (s * self.magnitude) as f32;
         }
     }
 

@@ -1,4 +1,4 @@
-//! The gate of the feed-forward block.
+//! Gates of feed-forward, sums and multiples of rows.
 
 use super::exp::exp;
 
@@ -10,6 +10,16 @@ multiversion! {
 multiversion! {
     /// `x += y`.
     pub(crate) fn add(x: &mut [f32], y: &[f32]) = add_body
+}
+
+multiversion! {
+    /// `x += scale · y`.
+    pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) = add_scaled_body
+}
+
+multiversion! {
+    /// `x = scale · x`.
+    pub(crate) fn scale(x: &mut [f32], scale: f32) = scale_body
 }
 
 #[inline(always)]
@@ -25,6 +35,18 @@ fn add_body(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
     }
+}
+
+#[inline(always)]
+fn add_scaled_body(x: &mut [f32], y: &[f32], scale: f32) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x = scale.mul_add(*y, *x);
+    }
+}
+
+#[inline(always)]
+fn scale_body(x: &mut [f32], scale: f32) {
+    x.iter_mut().for_each(|x| *x *= scale);
 }
 
 #[cfg(test)]

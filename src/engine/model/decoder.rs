@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::arch;
-use super::block::{Block, Norm};
+use super::block::Block;
+use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
 use super::rank::RankHead;
-use super::spec::{Kind, Spec};
+use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
 use super::weights::Matrix;
 use super::workspace::{Angles, Size, Workspace};
@@ -19,8 +20,10 @@ use crate::backend::{Limits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
-use crate::kernels::matrix::Instructions;
+use crate::kernels::gelu::soft_cap;
+use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::sum_of_squares;
+use crate::kernels::swiglu::scale;
 use crate::mapping::Mapping;
 use crate::memory::{try_grow, try_vec};
 
@@ -37,10 +40,12 @@ pub(crate) struct Decoder {
     vocabulary: usize,
     /// `[vocabulary, width]`.
     embedding: Matrix,
+    embedding_scale: f32,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
     head: Matrix,
+    logits: LogitsSpec,
     rank_head: Option<RankHead>,
 }
 
@@ -96,7 +101,7 @@ impl Decoder {
 
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
-        let Kind::Decoder { output_norm } = spec.kind else {
+        let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
             return Err(gguf.unsupported("it is an encoder, which has no logits"));
         };
         arch::refuse_unknown_tensors(gguf, &spec)?;
@@ -123,9 +128,11 @@ impl Decoder {
             layout: StateLayout::of(&spec),
             vocabulary,
             embedding,
+            embedding_scale,
             blocks,
             norm: Norm::load(gguf, "output_norm", output_norm, width)?,
             head,
+            logits,
             rank_head: RankHead::load(gguf, width)?,
             spec,
         })
@@ -160,9 +167,8 @@ impl Decoder {
     /// [`Error::OutOfMemory`].
     pub(crate) fn workspace(&self, limits: Limits) -> Result<DecoderWorkspace, Error> {
         let Limits { rows, wanted, threads } = limits;
-        let fused_width = self.blocks.iter().map(Block::fused_width).max().unwrap_or(0);
         let size = Size { what: WORKSPACE, rows, threads };
-        let mut blocks = Workspace::new(&self.spec, size, fused_width)?;
+        let mut blocks = Workspace::new(&self.spec, size)?;
         blocks.quantized.reserve(Workspace::longest_input(&self.spec), rows, threads)?;
         let mut logits = Vec::new();
         try_grow("the logits of a model", &mut logits, wanted * self.vocabulary)?;
@@ -198,7 +204,7 @@ impl Decoder {
         let most = workspace.blocks.rows;
         assert!(rows <= most, "{rows} rows in a workspace of {most}");
         workspace.blocks.begin(rows);
-        self.embed(segments, &mut workspace.blocks);
+        self.embed(segments, &mut workspace.blocks, pool.instructions());
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 return false;
@@ -236,6 +242,12 @@ impl Decoder {
         let DecoderWorkspace { blocks, head_input, logits, .. } = workspace;
         logits.resize(rows.len() * self.vocabulary, 0.0);
         self.head.multiply(head_input, None, logits, &mut blocks.quantized, pool);
+        if self.logits != LogitsSpec::PLAIN {
+            let instructions = pool.instructions();
+            each_row(logits, self.vocabulary, pool, &|_, row| {
+                finish_logits(self.logits, row, instructions);
+            });
+        }
         logits
     }
 
@@ -249,8 +261,11 @@ impl Decoder {
     ) -> Vec<[f32; 2]> {
         self.gather(workspace, rows);
         let DecoderWorkspace { blocks, head_input, .. } = workspace;
-        let columns =
-            tokens.map(|token| self.head.output(token as usize, head_input, &mut blocks.quantized, pool));
+        let columns = tokens.map(|token| {
+            let mut column = self.head.output(token as usize, head_input, &mut blocks.quantized, pool);
+            finish_logits(self.logits, &mut column, pool.instructions());
+            column
+        });
         columns[0].iter().zip(&columns[1]).map(|(first, second)| [*first, *second]).collect()
     }
 
@@ -272,10 +287,14 @@ impl Decoder {
     }
 
     /// Token embeddings into the residual stream, and the angles of the rows' positions.
-    fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace) {
+    fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace, instructions: Instructions) {
         let tokens = segments.iter().flat_map(|segment| (segment.state.len()..).zip(segment.tokens));
-        for ((_, token), x) in tokens.clone().zip(workspace.x.chunks_exact_mut(self.spec.width)) {
+        for ((position, token), x) in tokens.clone().zip(workspace.x.chunks_exact_mut(self.spec.width)) {
+            workspace.positions.push(position);
             self.embedding.row(*token as usize, x);
+            if self.embedding_scale != 1.0 {
+                scale(instructions, x, self.embedding_scale);
+            }
         }
         for (rope, Angles { cos, sin }) in self.spec.ropes.iter().zip(&mut workspace.angles) {
             let angles = cos.chunks_exact_mut(rope.pairs()).zip(sin.chunks_exact_mut(rope.pairs()));
@@ -311,6 +330,16 @@ impl Decoder {
                 }
             }
         }
+    }
+}
+
+/// Makes logits of outputs of the head.
+fn finish_logits(spec: LogitsSpec, outputs: &mut [f32], instructions: Instructions) {
+    if spec.scale != 1.0 {
+        scale(instructions, outputs, spec.scale);
+    }
+    if let Some(cap) = spec.cap {
+        soft_cap(instructions, outputs, cap);
     }
 }
 

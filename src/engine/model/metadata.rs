@@ -5,7 +5,7 @@
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
-use crate::kernels::rope::{Pairs, Rope};
+use crate::kernels::rope::{Pairs, Rope, Yarn};
 
 use super::spec::Pooling;
 
@@ -69,7 +69,11 @@ impl Metadata<'_> {
         Ok(count)
     }
 
-    fn opt_positive(&self, name: &str) -> Result<Option<f32>, Error> {
+    /// A number above 0 that may be missing.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where it is not positive.
+    pub(super) fn opt_positive(&self, name: &str) -> Result<Option<f32>, Error> {
         let key = self.key(name);
         match self.gguf.opt_f32(&key)? {
             Some(value) if value <= 0.0 => {
@@ -110,13 +114,32 @@ impl Metadata<'_> {
         Ok(self.size("context_length")?.min(MAX_CONTEXT_LENGTH))
     }
 
-    /// The same of a model with sliding windows: within one window, a sliding window and full attention are the same.
+    /// How many positions a row sees where a sliding window is in force; None where the model has none.
     ///
     /// # Errors
-    /// As [`Metadata::size`].
-    pub(super) fn context_length_of_window(&self) -> Result<usize, Error> {
-        let length = self.context_length()?;
-        Ok(self.opt_size("attention.sliding_window")?.map_or(length, |window| length.min(window)))
+    /// [`Error::CorruptModel`] where it is beyond any model.
+    pub(super) fn window(&self) -> Result<Option<usize>, Error> {
+        // Some writers say 0 for none.
+        let key = self.key("attention.sliding_window");
+        let window = self.gguf.opt_u32(&key)?.filter(|window| *window > 0);
+        Ok(window.map(|window| window as usize))
+    }
+
+    /// For each of `blocks` whether a sliding window is in force: as the file says, or in all but the last one of each `period`.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the pattern is not one for each block.
+    pub(super) fn windowed(&self, blocks: usize, period: usize) -> Result<Vec<bool>, Error> {
+        let key = self.key("attention.sliding_window_pattern");
+        let period = match self.gguf.opt_u32(&key) {
+            Ok(written) => written.map_or(period, |period| period as usize),
+            // An array: a value for each block.
+            Err(_) => {
+                let pattern = self.gguf.opt_per_layer(&key, blocks)?.unwrap_or_default();
+                return Ok(pattern.iter().map(|windowed| *windowed != 0).collect());
+            }
+        };
+        Ok((0..blocks).map(|block| period == 0 || block % period < period - 1).collect())
     }
 
     /// Heads of grouped-query attention ([Ainslie et al. 2023](https://arxiv.org/abs/2305.13245)), of `width / heads`
@@ -149,40 +172,108 @@ impl Metadata<'_> {
         Ok(Heads { query, kv, dim })
     }
 
-    /// The rotation of heads of `head_dim` elements, of the first `rope.dimension_count` of them where that is less.
+    /// The base of the rotation's frequencies.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where it is not positive.
+    pub(super) fn rope_base(&self) -> Result<f32, Error> {
+        Ok(self.opt_positive("rope.freq_base")?.unwrap_or(10_000.0))
+    }
+
+    /// The rotation of heads of `head_dim` elements, of the first `rope.dimension_count` of them where that is less, stretched
+    /// as the file says.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where the numbers contradict each other, [`Error::UnsupportedModel`] for other kinds of
-    /// scaling than the linear one, naming the key.
+    /// scaling than these, naming the key.
     pub(super) fn rope(&self, pairs: Pairs, head_dim: usize) -> Result<Rope, Error> {
         let gguf = self.gguf;
-        let base = self.opt_positive("rope.freq_base")?.unwrap_or(10_000.0);
+        let base = self.rope_base()?;
+        let dimensions = self.rope_dimensions(head_dim)?;
+        let scaling = self.key("rope.scaling.type");
+        let factor = self.opt_positive("rope.scaling.factor")?;
+        // Files from before the type was written down have a linear factor, by one of two names.
+        let linear = match factor {
+            Some(factor) => factor,
+            None => self.opt_positive("rope.scale_linear")?.unwrap_or(1.0),
+        };
+        let magnitude = f64::from(self.opt_positive("rope.scaling.attn_factor")?.unwrap_or(1.0));
+        let factors = self.rope_factors(dimensions)?;
+        let plain = |slower: f32| Rope::new(pairs, dimensions, base, 1.0 / slower, factors.as_deref());
+        Ok(match gguf.opt_str(&scaling)? {
+            Some("none") => plain(1.0),
+            Some("linear" | "longrope") | None => plain(linear).with_magnitude(magnitude),
+            Some("yarn") => {
+                let factor = factor.unwrap_or(1.0);
+                let yarn = Yarn {
+                    factor,
+                    original: self.original_context_length()?,
+                    fast: self.opt_positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                    slow: self.opt_positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                };
+                // What the lower entropy of slower rotations is made up for with.
+                let entropy =
+                    |multiplier: f64| 0.1 * multiplier * libm::log(f64::from(factor.max(1.0))) + 1.0;
+                let made_up = match gguf.opt_f32(&self.key("rope.scaling.yarn_log_multiplier"))? {
+                    Some(multiplier) if multiplier != 0.0 => entropy(1.0) / entropy(f64::from(multiplier)),
+                    _ => entropy(1.0),
+                };
+                plain(1.0).stretched(base, yarn).with_magnitude(magnitude * made_up)
+            }
+            Some(other) => {
+                return Err(gguf.unsupported(format!("key \"{scaling}\" is \"{}\"", other.escape_debug())));
+            }
+        })
+    }
+
+    /// The rotation with frequencies of `base`, stretched by nothing: that of layers with a window of positions.
+    ///
+    /// # Errors
+    /// As [`Metadata::rope`].
+    pub(super) fn plain_rope(&self, pairs: Pairs, head_dim: usize, base: f32) -> Result<Rope, Error> {
+        Ok(Rope::new(pairs, self.rope_dimensions(head_dim)?, base, 1.0, None))
+    }
+
+    /// Elements of a head that are rotated.
+    fn rope_dimensions(&self, head_dim: usize) -> Result<usize, Error> {
         let dimensions = self.opt_size("rope.dimension_count")?.unwrap_or(head_dim);
         if dimensions > head_dim || !dimensions.is_multiple_of(2) {
-            return Err(gguf.corrupt(format!(
+            return Err(self.gguf.corrupt(format!(
                 "key \"{}\" is {dimensions}, but heads have {head_dim} elements",
                 self.key("rope.dimension_count")
             )));
         }
-        let scaling = self.key("rope.scaling.type");
-        let factor = match gguf.opt_str(&scaling)? {
-            Some("none") => 1.0,
-            Some("linear") => self.opt_positive("rope.scaling.factor")?.unwrap_or(1.0),
-            // Files from before the type was written down.
-            None => match self.opt_positive("rope.scaling.factor")? {
-                Some(factor) => factor,
-                None => self.opt_positive("rope.scale_linear")?.unwrap_or(1.0),
-            },
-            Some(other) => return Err(gguf.unsupported(format!("key \"{scaling}\" is \"{other}\""))),
-        };
-        let factors = match gguf.opt_tensor("rope_freqs.weight")? {
-            Some(tensor) => Some(super::weights::vector(gguf, tensor.name, dimensions / 2)?),
-            None => None,
-        };
-        if factors.iter().flatten().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
-            return Err(gguf.corrupt("tensor \"rope_freqs.weight\" holds a value that is not positive"));
+        Ok(dimensions)
+    }
+
+    /// Positions of the context that the model was trained with, before it was stretched.
+    ///
+    /// # Errors
+    /// As [`Metadata::size`].
+    pub(super) fn original_context_length(&self) -> Result<usize, Error> {
+        match self.opt_size("rope.scaling.original_context_length")? {
+            Some(length) => Ok(length),
+            None => self.size("context_length"),
         }
-        Ok(Rope::new(pairs, dimensions, base, 1.0 / factor, factors.as_deref()))
+    }
+
+    /// What the frequency of each pair is divided by, where the file says so pair by pair: for all contexts (Llama 3), or for
+    /// short and for long ones ([LongRoPE](https://arxiv.org/abs/2402.13753)). Which of these two is decided once for the
+    /// model, by the longest context that it is used with, so that all requests see the same model.
+    fn rope_factors(&self, dimensions: usize) -> Result<Option<Vec<f32>>, Error> {
+        let gguf = self.gguf;
+        let long = || Ok(self.context_length()? > self.original_context_length()?);
+        let name = match gguf.opt_tensor("rope_freqs.weight")? {
+            Some(_) => "rope_freqs.weight",
+            None if gguf.opt_tensor("rope_factors_long.weight")?.is_none() => return Ok(None),
+            None if long()? => "rope_factors_long.weight",
+            None => "rope_factors_short.weight",
+        };
+        let factors = super::weights::vector(gguf, name, dimensions / 2)?;
+        if factors.iter().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
+            return Err(gguf.corrupt(format!("tensor \"{name}\" holds a value that is not positive")));
+        }
+        Ok(Some(factors))
     }
 
     /// How hidden states become an embedding; `unsaid` where the file says nothing or "none".

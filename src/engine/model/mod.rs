@@ -8,9 +8,12 @@
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
 mod arch;
+mod attention;
 mod block;
 mod decoder;
 pub(crate) mod encoder;
+mod feed_forward;
+mod layers;
 mod metadata;
 mod packed_weights;
 mod rank;

@@ -30,8 +30,11 @@ pub(crate) enum Kind {
     /// A model that predicts the next token: an embedding of tokens before, a norm and a head over the vocabulary
     /// behind. The head is the embedding's matrix where the file has none of its own.
     Decoder {
+        /// What embeddings of tokens are multiplied with.
+        embedding_scale: f32,
         /// Of the final hidden states.
         output_norm: NormSpec,
+        logits: LogitsSpec,
     },
     /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised,
     /// before; a pool or the head of a cross-encoder behind.
@@ -41,11 +44,22 @@ pub(crate) enum Kind {
     },
 }
 
+/// What becomes of the head's outputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LogitsSpec {
+    /// They are multiplied with it.
+    pub(crate) scale: f32,
+    /// Then they become `cap · tanh(x / cap)`.
+    pub(crate) cap: Option<f32>,
+}
+
 /// One block: attention, then feed-forward.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockSpec {
     pub(crate) residual: Residual,
-    /// Both norms of the block.
+    /// What the halves' results are multiplied with before they are added; 1 with [`Residual::PostNorm`].
+    pub(crate) residual_scale: f32,
+    /// All norms of the block.
     pub(crate) norm: NormSpec,
     pub(crate) attention: AttentionSpec,
     pub(crate) feed_forward: FeedForwardSpec,
@@ -56,6 +70,10 @@ pub(crate) struct BlockSpec {
 pub(crate) enum Residual {
     /// `x + f(norm(x))`, as in GPT-2 and most decoders since ([Xiong et al. 2020](https://arxiv.org/abs/2002.04745)).
     PreNorm,
+    /// `x + norm(f(norm(x)))`, as in Gemma 2.
+    Sandwich,
+    /// `x + norm(f(x))`, as in OLMo 2 ([OLMo et al. 2024](https://arxiv.org/abs/2501.00656)).
+    NormedResult,
     /// `norm(x + f(x))`, as in the first transformer ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)) and BERT.
     PostNorm,
 }
@@ -83,11 +101,32 @@ pub(crate) struct AttentionSpec {
     pub(crate) heads: Heads,
     /// What scores are multiplied with.
     pub(crate) scale: f32,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub(crate) cap: Option<f32>,
     pub(crate) span: Span,
     /// The rotation of queries and keys, by its index in [`Spec::ropes`]; None where positions are not rotated in.
     pub(crate) rope: Option<usize>,
-    /// The norm of each query and key head.
-    pub(crate) head_norm: Option<NormSpec>,
+    pub(crate) query_key_norm: Option<QueryKeyNorm>,
+    /// Whether each query head has a learned score that takes part in the softmax and has no value.
+    pub(crate) sinks: bool,
+    pub(crate) temperature: Option<Temperature>,
+}
+
+/// Norms of queries and keys, before they are rotated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum QueryKeyNorm {
+    /// Of each head by itself ([Dehghani et al. 2023](https://arxiv.org/abs/2302.05442)).
+    Head(NormSpec),
+    /// Of all query heads together, and of all key heads together.
+    Row(NormSpec),
+}
+
+/// Queries at position `p` are multiplied with `1 + scale · ln(1 + floor(p / interval))`, so that attention over long texts stays
+/// sharp ([Nakanishi 2025](https://arxiv.org/abs/2501.19399)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Temperature {
+    pub(crate) scale: f32,
+    pub(crate) interval: usize,
 }
 
 /// The positions that a row sees.
@@ -95,6 +134,8 @@ pub(crate) struct AttentionSpec {
 pub(crate) enum Span {
     /// Those up to its own.
     Causal,
+    /// Its own and those before it, so many in all.
+    Window(usize),
     /// All of its text.
     BothWays,
 }
@@ -112,6 +153,8 @@ pub(crate) struct FeedForwardSpec {
 pub(crate) enum FeedForwardKind {
     /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
     SwiGlu,
+    /// `down(gelu(gate(x)) · up(x))`, GELU approximated by a hyperbolic tangent.
+    GeGlu,
     /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
     Gelu,
 }
@@ -137,10 +180,52 @@ pub(crate) struct TensorNames {
     pub(crate) block: &'static [&'static [&'static str]],
 }
 
+impl LogitsSpec {
+    /// The head's outputs as they are.
+    pub(crate) const PLAIN: LogitsSpec = LogitsSpec { scale: 1.0, cap: None };
+}
+
 impl AttentionSpec {
     /// Attention over `heads`, scaled by the root of their length, to all that precedes a row; nothing else.
     pub(crate) fn plain(heads: Heads) -> AttentionSpec {
-        AttentionSpec { heads, scale: heads.scale(), span: Span::Causal, rope: None, head_norm: None }
+        AttentionSpec {
+            heads,
+            scale: heads.scale(),
+            cap: None,
+            span: Span::Causal,
+            rope: None,
+            query_key_norm: None,
+            sinks: false,
+            temperature: None,
+        }
+    }
+}
+
+impl Temperature {
+    /// What queries at `position` are multiplied with.
+    pub(crate) fn at(self, position: usize) -> f32 {
+        let intervals = (position / self.interval) as f64;
+        libm::log1p(intervals).mul_add(f64::from(self.scale), 1.0) as f32
+    }
+}
+
+impl Span {
+    /// The most positions that a row sees, where that is not all that precede it.
+    pub(crate) fn window(self) -> Option<usize> {
+        match self {
+            Span::Window(window) => Some(window),
+            Span::Causal | Span::BothWays => None,
+        }
+    }
+}
+
+impl FeedForwardKind {
+    /// Whether it has two inner rows, one of which is the gate of the other.
+    pub(crate) fn gated(self) -> bool {
+        match self {
+            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => true,
+            FeedForwardKind::Gelu => false,
+        }
     }
 }
 

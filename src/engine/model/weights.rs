@@ -3,10 +3,12 @@
 //! GGUF names the dimensions of a tensor from the fastest one: a matrix `[outputs, inputs]` has the shape `[inputs, outputs]`
 //! in the file.
 
+use std::ops::Range;
+
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Activations, Format, Make, Packed, products};
+use crate::kernels::matrix::{Activations, Format, Make, PANEL, Packed, products};
 
 use super::packed_weights::{PackedWeights, panel_format};
 
@@ -52,6 +54,22 @@ impl Matrix {
             self.packed = Some(panels.get(&self.gguf, &self.name, self.inputs, self.outputs)?);
         }
         Ok(self)
+    }
+
+    /// Some of its rows as a matrix of their own, for families that keep several matrices in one tensor.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedModel`] where they are not whole panels.
+    pub(super) fn part(&self, outputs: Range<usize>) -> Result<Matrix, Error> {
+        let Range { start, end } = outputs.clone();
+        if !(start.is_multiple_of(PANEL) && end.is_multiple_of(PANEL)) {
+            return Err(self.gguf.unsupported(format!(
+                "rows {start} to {end} of tensor \"{}\" are not a multiple of {PANEL}",
+                self.name
+            )));
+        }
+        let packed = self.packed.as_ref().map(|packed| packed.part(outputs));
+        Ok(Matrix { outputs: end - start, packed, ..self.clone() })
     }
 
     /// Dequantizes row `index`, for example a token's embedding.

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::spec::{BlockSpec, FeedForwardKind, Spec};
+use super::spec::{BlockSpec, Spec};
 use crate::Error;
 use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
 use crate::kernels::rope::Rope;
+use crate::memory::try_vec;
 
 /// Activations of up to `rows` rows.
 pub(crate) struct Workspace {
@@ -25,19 +26,23 @@ pub(crate) struct Workspace {
     /// Keys and values, `[rows, kv heads * head_dim]` of the block with the most.
     pub(super) key: Floats,
     pub(super) value: Floats,
-    /// All three, where they come from one matrix; nothing otherwise.
-    pub(super) fused: Floats,
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
-    /// The inner rows of feed-forward, `[rows, inner width]` of the block with the longest.
-    pub(super) gate: Floats,
-    /// The second half of a gated one; nothing where no block is gated.
-    pub(super) up: Floats,
+    pub(super) inner: InnerRows,
+    /// The position of each row in its sequence.
+    pub(super) positions: Vec<usize>,
     /// The angles of each row's position, for each rotation of the model.
     pub(super) angles: Vec<Angles>,
     /// Attention's scratch for all threads.
     pub(super) tiles: Floats,
     pub(super) quantized: Activations,
+}
+
+/// The inner rows of feed-forward, `[rows, inner width]` of the block with the longest.
+pub(super) struct InnerRows {
+    pub(super) gate: Floats,
+    /// The second half of a gated one; nothing where no block is gated.
+    pub(super) up: Floats,
 }
 
 /// Cosines and sines, `[rows, pairs]` each.
@@ -56,12 +61,11 @@ pub(super) struct Size {
 }
 
 impl Workspace {
-    /// Room for passes of this size. `fused_width` is the length of rows that hold queries, keys and values together, 0 where
-    /// no block has such.
+    /// Room for passes of this size.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn new(spec: &Spec, size: Size, fused_width: usize) -> Result<Workspace, Error> {
+    pub(super) fn new(spec: &Spec, size: Size) -> Result<Workspace, Error> {
         let zeros = |count: usize| {
             Floats::zeros(count).ok_or_else(|| Error::OutOfMemory {
                 what: size.what.to_owned(),
@@ -83,10 +87,12 @@ impl Workspace {
             query: row(widths.query)?,
             key: row(widths.kv)?,
             value: row(widths.kv)?,
-            fused: row(fused_width)?,
             attention: row(widths.query)?,
-            gate: row(widths.inner)?,
-            up: if widths.gated { row(widths.inner)? } else { Floats::default() },
+            inner: InnerRows {
+                gate: row(widths.inner)?,
+                up: if widths.gated { row(widths.inner)? } else { Floats::default() },
+            },
+            positions: try_vec(size.what, size.rows)?,
             angles: spec.ropes.iter().map(angles).collect::<Result<_, _>>()?,
             tiles: zeros(scratch_len(spec, size.rows) * size.threads)?,
             quantized: Activations::default(),
@@ -114,8 +120,9 @@ impl Workspace {
     }
 
     /// Begins a pass of so many rows: all of them are finite as far as is known.
-    pub(super) fn begin(&self, rows: usize) {
+    pub(super) fn begin(&mut self, rows: usize) {
         self.finite[..rows].iter().for_each(|finite| finite.store(true, Ordering::Relaxed));
+        self.positions.clear();
     }
 }
 
@@ -135,7 +142,7 @@ impl Widths {
             query: most(&|block| block.attention.heads.query * block.attention.heads.dim),
             kv: most(&|block| block.attention.heads.kv * block.attention.heads.dim),
             inner: most(&|block| block.feed_forward.width),
-            gated: spec.blocks.iter().any(|block| block.feed_forward.kind == FeedForwardKind::SwiGlu),
+            gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
         }
     }
 }

@@ -31,6 +31,7 @@ impl Oracle {
             Architecture::Qwen3 => Oracle::Qwen3(
                 quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap(),
             ),
+            other => panic!("{other:?} is compared with llama.cpp only"),
         }
     }
 

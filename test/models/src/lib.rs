@@ -7,6 +7,7 @@
 //! The vocabulary is made so that any sequence of tokens is valid ASCII text, whatever the weights choose.
 
 mod bert;
+mod families;
 pub mod gguf;
 mod nonlinear;
 mod random;
@@ -17,6 +18,8 @@ use std::io::BufWriter;
 use std::path::Path;
 
 pub use bert::Bert;
+pub use families::Architecture;
+use families::QueryKeyNorms;
 use gguf::{File, Tensor, Value};
 
 /// What can go wrong when a model is made.
@@ -31,28 +34,6 @@ pub enum Error {
     /// candle cannot quantize a tensor.
     #[error("could not quantize")]
     Quantize(#[from] candle_core::Error),
-}
-
-/// Families of decoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// Llama: no biases, no norms of queries and keys, interleaved rotary pairs.
-    Llama,
-    /// Qwen2: biases of queries, keys and values.
-    Qwen2,
-    /// Qwen3: norms of queries and keys.
-    Qwen3,
-}
-
-impl Architecture {
-    /// The value of `general.architecture`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Architecture::Llama => "llama",
-            Architecture::Qwen2 => "qwen2",
-            Architecture::Qwen3 => "qwen3",
-        }
-    }
 }
 
 /// Element types of matrices. Norms and biases are always F32.
@@ -287,11 +268,8 @@ impl Spec {
     pub fn tiny(architecture: Architecture) -> Self {
         Spec {
             architecture,
-            tied: architecture != Architecture::Llama,
-            splitter: match architecture {
-                Architecture::Llama => Splitter::LlamaBpe,
-                Architecture::Qwen2 | Architecture::Qwen3 => Splitter::Qwen2,
-            },
+            tied: architecture.traits().tied,
+            splitter: if architecture == Architecture::Llama { Splitter::LlamaBpe } else { Splitter::Qwen2 },
             ..Spec::default()
         }
     }
@@ -376,7 +354,7 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
     let number = |value: usize| Value::U32(value as u32);
     let mut keys = vec![
         ("general.architecture".to_owned(), Value::String(arch.into())),
-        ("general.name".to_owned(), Value::String(format!("random {arch}"))),
+        ("general.name".to_owned(), Value::String("random weights".into())),
         (format!("{arch}.block_count"), number(spec.layers)),
         (format!("{arch}.context_length"), number(spec.context)),
         (format!("{arch}.embedding_length"), number(spec.width)),
@@ -388,10 +366,9 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
         (format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon)),
         (format!("{arch}.rope.freq_base"), Value::F32(spec.rope_theta)),
     ];
-    if spec.architecture == Architecture::Llama {
-        keys.push((format!("{arch}.rope.dimension_count"), number(spec.head_dim)));
-        keys.push((format!("{arch}.vocab_size"), number(spec.vocab)));
-    }
+    keys.extend(
+        spec.architecture.keys(spec).into_iter().map(|(key, value)| (format!("{arch}.{key}"), value)),
+    );
     if let Some(pooling) = spec.pooling {
         keys.push((format!("{arch}.pooling_type"), Value::U32(pooling as u32)));
     }
@@ -445,29 +422,49 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         let scale = 3.0 / (width as f32).sqrt();
         tensors.push(weights::matrix(seed, "cls.output.weight".into(), width, labels, scale, Kind::F32)?);
     }
+    let traits = spec.architecture.traits();
+    tensors.extend(spec.architecture.tensors(spec)?);
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let (value, down) = kinds.finer(layer, spec.layers);
-        tensors.push(norm(name("attn_norm.weight"), width)?);
-        tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
-        tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
-        tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+        if traits.input_norms {
+            tensors.push(norm(name("attn_norm.weight"), width)?);
+        }
+        if traits.fused {
+            tensors.push(matrix(name("attn_qkv.weight"), width, queries + 2 * keys, kinds.attention)?);
+        } else {
+            tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
+            tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
+            tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+        }
         tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
-        match spec.architecture {
-            Architecture::Llama => {}
-            Architecture::Qwen2 => {
-                for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
-                    tensors.push(weights::vector(seed, name(&format!("{part}.bias")), length, 0.0, 0.1)?);
-                }
-            }
-            Architecture::Qwen3 => {
-                tensors.push(norm(name("attn_q_norm.weight"), spec.head_dim)?);
-                tensors.push(norm(name("attn_k_norm.weight"), spec.head_dim)?);
+        if traits.biases {
+            for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
+                tensors.push(weights::vector(seed, name(&format!("{part}.bias")), length, 0.0, 0.1)?);
             }
         }
-        tensors.push(norm(name("ffn_norm.weight"), width)?);
-        tensors.push(matrix(name("ffn_gate.weight"), width, spec.feed_forward, kinds.feed_forward)?);
-        tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+        let [query_norm, key_norm] = match traits.query_key_norms {
+            QueryKeyNorms::None => [0, 0],
+            QueryKeyNorms::Head => [spec.head_dim; 2],
+            QueryKeyNorms::Row => [queries, keys],
+        };
+        if query_norm > 0 {
+            tensors.push(norm(name("attn_q_norm.weight"), query_norm)?);
+            tensors.push(norm(name("attn_k_norm.weight"), key_norm)?);
+        }
+        if traits.input_norms {
+            tensors.push(norm(name("ffn_norm.weight"), width)?);
+        }
+        if traits.result_norms {
+            tensors.push(norm(name("post_attention_norm.weight"), width)?);
+            tensors.push(norm(name("post_ffw_norm.weight"), width)?);
+        }
+        if traits.fused_gate {
+            tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);
+        } else {
+            tensors.push(matrix(name("ffn_gate.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+            tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
+        }
         tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, down)?);
     }
     Ok(tensors)

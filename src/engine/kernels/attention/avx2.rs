@@ -7,15 +7,16 @@
 #![allow(clippy::needless_range_loop, reason = "heads index registers and memory alike")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{TILE, weigh};
+use super::{Scoring, TILE, weigh};
 use crate::kernels::half::widen_one;
 
 /// A query head of one row.
 pub(super) struct Head<'a> {
     pub(super) query: &'a [f32],
     /// Positions of the tile that it sees.
-    pub(super) visible: usize,
+    pub(super) visible: Range<usize>,
     /// The weighted sum of values so far.
     pub(super) out: &'a mut [f32],
 }
@@ -27,14 +28,17 @@ pub(super) struct Head<'a> {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn attend<const N: usize>(
     tile: &[u16],
-    scale: f32,
+    scoring: Scoring<'_>,
     running: &mut [[f32; 2]],
     heads: &mut [Head<'_>; N],
 ) {
     let dim = heads[0].query.len();
     assert!(tile.len() == 2 * TILE * dim && running.len() == N);
     assert!(heads.iter().all(|head| {
-        head.query.len() == dim && head.out.len() == dim && (1..=TILE).contains(&head.visible)
+        head.query.len() == dim
+            && head.out.len() == dim
+            && !head.visible.is_empty()
+            && head.visible.end <= TILE
     }));
     let (keys, values) = tile.split_at(TILE * dim);
     let mut weights = [[0.0; TILE]; N];
@@ -42,7 +46,7 @@ pub(super) unsafe fn attend<const N: usize>(
     unsafe { score(keys, heads, &mut weights) };
     let mut corrections = [0.0; N];
     for (i, head) in heads.iter().enumerate() {
-        corrections[i] = weigh(&mut weights[i], head.visible, scale, &mut running[i]);
+        corrections[i] = weigh(&mut weights[i], head.visible.clone(), scoring, &mut running[i]);
     }
     // SAFETY: as above.
     unsafe { add_values(values, heads, &weights, &corrections) };
@@ -68,8 +72,9 @@ unsafe fn halves(at: *const u16) -> __m256 {
 unsafe fn score<const N: usize>(keys: &[u16], heads: &[Head<'_>; N], scores: &mut [[f32; TILE]; N]) {
     let dim = heads[0].query.len();
     let queries: [*const f32; N] = std::array::from_fn(|i| heads[i].query.as_ptr());
-    let visible = heads.iter().map(|head| head.visible).max().unwrap_or(0);
-    for first in (0..visible).step_by(16) {
+    let begin = heads.iter().map(|head| head.visible.start).min().unwrap_or(0);
+    let end = heads.iter().map(|head| head.visible.end).max().unwrap_or(0);
+    for first in (begin / 16 * 16..end).step_by(16) {
         let mut sums = [[_mm256_setzero_ps(); 2]; N];
         for d in 0..dim {
             // SAFETY: `d` is below the length of keys / 64 and of each query.
@@ -106,7 +111,8 @@ unsafe fn add_values<const N: usize>(
     corrections: &[f32; N],
 ) {
     let dim = heads[0].query.len();
-    let shared = heads.iter().map(|head| head.visible).min().unwrap_or(0);
+    let end = heads.iter().map(|head| head.visible.end).min().unwrap_or(0);
+    let begin = heads.iter().map(|head| head.visible.start).max().unwrap_or(0).min(end);
     for first in (0..dim / 16 * 16).step_by(16) {
         // SAFETY: 16 elements from `first` on are there in each output, and in the values of each position.
         unsafe {
@@ -116,7 +122,16 @@ unsafe fn add_values<const N: usize>(
                 sums[i][0] = _mm256_mul_ps(_mm256_loadu_ps(out), correction);
                 sums[i][1] = _mm256_mul_ps(_mm256_loadu_ps(out.add(8)), correction);
             }
-            for position in 0..shared {
+            for i in 0..N {
+                // What earlier rows see before the later ones' windows.
+                for position in heads[i].visible.start..begin {
+                    let values = values.as_ptr().add(position * dim + first);
+                    let weight = _mm256_broadcast_ss(&weights[i][position]);
+                    sums[i][0] = _mm256_fmadd_ps(weight, halves(values), sums[i][0]);
+                    sums[i][1] = _mm256_fmadd_ps(weight, halves(values.add(8)), sums[i][1]);
+                }
+            }
+            for position in begin..end {
                 let values = values.as_ptr().add(position * dim + first);
                 let (low, high) = (halves(values), halves(values.add(8)));
                 for i in 0..N {
@@ -127,7 +142,7 @@ unsafe fn add_values<const N: usize>(
             }
             for i in 0..N {
                 // What later rows see beyond the earlier ones.
-                for position in shared..heads[i].visible {
+                for position in heads[i].visible.start.max(end)..heads[i].visible.end {
                     let values = values.as_ptr().add(position * dim + first);
                     let weight = _mm256_broadcast_ss(&weights[i][position]);
                     sums[i][0] = _mm256_fmadd_ps(weight, halves(values), sums[i][0]);
@@ -142,7 +157,7 @@ unsafe fn add_values<const N: usize>(
     for (i, head) in heads.iter_mut().enumerate() {
         for d in dim / 16 * 16..dim {
             let mut sum = head.out[d] * corrections[i];
-            for position in 0..head.visible {
+            for position in head.visible.clone() {
                 sum = weights[i][position].mul_add(widen_one(values[position * dim + d]), sum);
             }
             head.out[d] = sum;

@@ -89,6 +89,17 @@ impl Packed {
         (Packed { outputs: PANEL.min(self.outputs - first), lines, ..self.clone() }, index - first)
     }
 
+    /// Some of its panels as a matrix of their own: `outputs` begins and ends with a panel.
+    pub(crate) fn part(&self, outputs: Range<usize>) -> Packed {
+        let Range { start, end } = outputs;
+        assert!(
+            start.is_multiple_of(PANEL) && end.is_multiple_of(PANEL) && start <= end && end <= self.outputs
+        );
+        let lines = panel_size(self.format, self.inputs) / 64;
+        let lines = self.lines.part(start / PANEL * lines..end / PANEL * lines);
+        Packed { outputs: end - start, lines, ..self.clone() }
+    }
+
     /// Number of outputs.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs

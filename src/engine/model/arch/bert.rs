@@ -63,6 +63,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let blocks = metadata.block_count()?;
     let block = BlockSpec {
         residual: Residual::PostNorm,
+        residual_scale: 1.0,
         norm,
         attention: AttentionSpec { span: Span::BothWays, ..AttentionSpec::plain(heads) },
         feed_forward: FeedForwardSpec {

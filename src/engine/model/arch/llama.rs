@@ -1,44 +1,25 @@
-//! Llama, and Mistral and others with its layout.
+//! Llama, and Mistral, SmolLM and others with its layout.
 //!
 //! Reference: [`modeling_llama.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/llama/modeling_llama.py)
+//! and [`modeling_mistral.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/mistral/modeling_mistral.py)
 //! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971). GGUF files of this architecture have the rows
 //! of queries and keys in an order in which neighbours rotate together.
 
-use super::{ATTENTION, DECODER_TENSORS, Family, GATED, PRE_NORM};
+use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
-    Spec, TensorNames,
-};
+use crate::model::spec::{Span, Spec};
 
 pub(super) const FAMILY: Family = Family { name: "llama", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    metadata.refuse_experts()?;
-    let width = metadata.size("embedding_length")?;
-    let heads = metadata.heads(width)?;
-    let context_length = metadata.context_length_of_window()?;
-    let norm =
-        NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
-    let blocks = metadata.block_count()?;
-    let block = BlockSpec {
-        residual: Residual::PreNorm,
-        norm,
-        attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
-        feed_forward: FeedForwardSpec {
-            kind: FeedForwardKind::SwiGlu,
-            width: metadata.size("feed_forward_length")?,
-        },
-    };
-    Ok(Spec {
-        kind: Kind::Decoder { output_norm: norm },
-        width,
-        context_length,
-        pooling: metadata.pooling(Pooling::Last, Pooling::Last)?,
-        ropes: vec![metadata.rope(Pairs::Neighbours, heads.dim)?],
-        blocks: vec![block; blocks],
-        tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
-    })
+    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    let window = metadata.window()?;
+    for block in &mut spec.blocks {
+        // The first Mistral models: all of their layers.
+        block.attention.span = window.map_or(Span::Causal, Span::Window);
+        block.attention.scale = metadata.opt_positive("attention.scale")?.unwrap_or(block.attention.scale);
+    }
+    Ok(spec)
 }

@@ -3,41 +3,17 @@
 //! Reference: [`modeling_qwen2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen2/modeling_qwen2.py)
 //! of transformers; [Yang et al. 2024](https://arxiv.org/abs/2407.10671).
 
-use super::{ATTENTION, DECODER_TENSORS, Family, GATED, PRE_NORM};
+use super::{Family, decoder};
 use crate::Error;
 use crate::kernels::rope::Pairs;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
-    Spec, TensorNames,
-};
+use crate::model::spec::Spec;
 
 pub(super) const FAMILY: Family = Family { name: "qwen2", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    metadata.refuse_experts()?;
-    let width = metadata.size("embedding_length")?;
-    let heads = metadata.heads(width)?;
-    let context_length = metadata.context_length_of_window()?;
-    let norm =
-        NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
-    let blocks = metadata.block_count()?;
-    let block = BlockSpec {
-        residual: Residual::PreNorm,
-        norm,
-        attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
-        feed_forward: FeedForwardSpec {
-            kind: FeedForwardKind::SwiGlu,
-            width: metadata.size("feed_forward_length")?,
-        },
-    };
-    Ok(Spec {
-        kind: Kind::Decoder { output_norm: norm },
-        width,
-        context_length,
-        pooling: metadata.pooling(Pooling::Last, Pooling::Last)?,
-        ropes: vec![metadata.rope(Pairs::Halves, heads.dim)?],
-        blocks: vec![block; blocks],
-        tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
-    })
+    let mut spec = decoder(metadata, Pairs::Halves)?;
+    // Within one window, a sliding window and full attention are the same.
+    spec.context_length = spec.context_length.min(metadata.window()?.unwrap_or(usize::MAX));
+    Ok(spec)
 }

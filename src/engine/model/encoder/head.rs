@@ -3,7 +3,7 @@
 //! `cls` is what BERT calls its pooler, a linear layer with a hyperbolic tangent; `cls.output` is the classifier behind
 //! it. Files have one of them or both.
 
-use super::super::block::Dense;
+use super::super::layers::Dense;
 use super::super::packed_weights::PackedWeights;
 use crate::Error;
 use crate::gguf::Gguf;

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::arch;
-use super::block::{Block, Norm};
+use super::block::Block;
+use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
 use super::spec::{Kind, Pooling, Spec};
 use super::state::SequenceState;
@@ -152,8 +153,7 @@ impl Encoder {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(crate) fn workspace(&self, threads: usize) -> Result<EncoderWorkspace, Error> {
-        let fused_width = self.blocks.iter().map(Block::fused_width).max().unwrap_or(0);
-        EncoderWorkspace::new(&self.spec, threads, fused_width)
+        EncoderWorkspace::new(&self.spec, threads)
     }
 
     /// Bytes of [`Encoder::workspace`] of a model.
@@ -192,6 +192,7 @@ impl Encoder {
             for (position, token) in text.tokens.iter().enumerate() {
                 let range = (first + position) * width..(first + position + 1) * width;
                 let (x, h) = (&mut workspace.blocks.x[range.clone()], &mut workspace.blocks.h[range]);
+                workspace.blocks.positions.push(position);
                 self.tokens.row(*token as usize, x);
                 self.positions.row(position, h);
                 add(instructions, x, h);

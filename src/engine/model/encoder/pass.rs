@@ -28,9 +28,9 @@ impl EncoderWorkspace {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
-    pub(super) fn new(spec: &Spec, threads: usize, fused_width: usize) -> Result<EncoderWorkspace, Error> {
+    pub(super) fn new(spec: &Spec, threads: usize) -> Result<EncoderWorkspace, Error> {
         Ok(EncoderWorkspace {
-            blocks: Workspace::new(spec, size(spec, threads), fused_width)?,
+            blocks: Workspace::new(spec, size(spec, threads))?,
             texts: Vec::with_capacity(MAX_TEXTS),
             next: 0,
             states: Vec::new(),

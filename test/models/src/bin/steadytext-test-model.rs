@@ -1,5 +1,5 @@
 //! Makes a random-weight model from a shell:
-//! `steadytext-test-model [--arch llama|qwen2|qwen3] [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
+//! `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
 //! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use steadytext_test_models::{Architecture, Error, Kind, Quantization, Spec, Text};
 
-const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen2|qwen3]
+const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen3|gemma3|…]
     [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
@@ -57,12 +57,7 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--arch" => {
-                architecture = match arguments.next()?.as_str() {
-                    "llama" => Architecture::Llama,
-                    "qwen2" => Architecture::Qwen2,
-                    "qwen3" => Architecture::Qwen3,
-                    _ => return None,
-                };
+                architecture = Architecture::named(arguments.next()?)?;
             }
             "--shape" => {
                 shape = match arguments.next()?.as_str() {

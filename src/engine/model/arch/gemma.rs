@@ -1,0 +1,30 @@
+//! Gemma: embeddings scaled by the root of their length, and a feed-forward gated with GELU.
+//!
+//! Reference: [`modeling_gemma.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma/modeling_gemma.py)
+//! of transformers; [Gemma Team 2024](https://arxiv.org/abs/2403.08295). Converters add 1 to the weights of norms, as the model
+//! does.
+
+use super::{Family, decoder};
+use crate::Error;
+use crate::kernels::rope::Pairs;
+use crate::model::metadata::Metadata;
+use crate::model::spec::{FeedForwardKind, Kind, Spec};
+
+pub(super) const FAMILY: Family = Family { name: "gemma", spec };
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    common(metadata)
+}
+
+/// What all Gemma models have in common.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn common(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let mut spec = decoder(metadata, Pairs::Halves)?;
+    if let Kind::Decoder { embedding_scale, .. } = &mut spec.kind {
+        *embedding_scale = (spec.width as f32).sqrt();
+    }
+    spec.blocks.iter_mut().for_each(|block| block.feed_forward.kind = FeedForwardKind::GeGlu);
+    Ok(spec)
+}

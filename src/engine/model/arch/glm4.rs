@@ -1,0 +1,22 @@
+//! GLM-4 of 2025: norms on both sides of the halves, and a rotation of neighbours in a part of each head.
+//!
+//! Reference: [`modeling_glm4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/glm4/modeling_glm4.py)
+//! of transformers; [GLM Team 2024](https://arxiv.org/abs/2406.12793).
+
+use super::{ATTENTION, Family, GATED, PRE_NORM, RESULT_NORMS, decoder};
+use crate::Error;
+use crate::kernels::rope::Pairs;
+use crate::model::metadata::Metadata;
+use crate::model::spec::{Residual, Spec};
+
+pub(super) const FAMILY: Family = Family { name: "glm4", spec };
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    if metadata.opt_size("nextn_predict_layers")?.is_some() {
+        return Err(metadata.gguf.unsupported("it has layers that predict several tokens"));
+    }
+    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    spec.blocks.iter_mut().for_each(|block| block.residual = Residual::Sandwich);
+    spec.tensors.block = &[PRE_NORM, RESULT_NORMS, ATTENTION, GATED];
+    Ok(spec)
+}

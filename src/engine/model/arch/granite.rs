@@ -1,0 +1,32 @@
+//! Granite 3 and later: Llama with multipliers of embeddings, scores, residuals and logits.
+//!
+//! Reference: [`modeling_granite.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/granite/modeling_granite.py)
+//! of transformers.
+
+use super::{Family, decoder};
+use crate::Error;
+use crate::kernels::rope::Pairs;
+use crate::model::metadata::Metadata;
+use crate::model::spec::{Kind, Spec};
+
+pub(super) const FAMILY: Family = Family { name: "granite", spec };
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    if let Kind::Decoder { embedding_scale, logits, .. } = &mut spec.kind {
+        *embedding_scale = metadata.opt_positive("embedding_scale")?.unwrap_or(1.0);
+        // The file has what logits are divided by.
+        logits.scale = 1.0 / metadata.opt_positive("logit_scale")?.unwrap_or(1.0);
+    }
+    let scale = metadata.opt_positive("attention.scale")?;
+    let residual_scale = metadata.opt_positive("residual_scale")?.unwrap_or(1.0);
+    for block in &mut spec.blocks {
+        block.attention.scale = scale.unwrap_or(block.attention.scale);
+        block.residual_scale = residual_scale;
+        if metadata.gguf.opt_bool(&metadata.key("rope.scaling.finetuned"))? == Some(false) {
+            // Written for the models without positions.
+            block.attention.rope = None;
+        }
+    }
+    Ok(spec)
+}

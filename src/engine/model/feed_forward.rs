@@ -1,0 +1,115 @@
+//! Feed-forward of a block: its weights, and its activation.
+
+use super::layers::Dense;
+use super::packed_weights::PackedWeights;
+use super::spec::{FeedForwardKind, FeedForwardSpec};
+use super::weights::{Matrix, multiply_all};
+use super::workspace::InnerRows;
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::kernels::gelu::{geglu, gelu};
+use crate::kernels::matrix::{Activations, Make};
+use crate::kernels::swiglu::swiglu;
+
+/// The weights of feed-forward.
+pub(super) struct FeedForward {
+    spec: FeedForwardSpec,
+    inner: Inner,
+    pub(super) down: Dense,
+}
+
+/// What makes the inner rows of feed-forward.
+enum Inner {
+    /// `activation(gate(x)) · up(x)`.
+    Gated { gate: Matrix, up: Matrix },
+    /// `activation(up(x))`.
+    Plain { up: Dense },
+}
+
+impl FeedForward {
+    /// The feed-forward of a block, whose tensors `name` names.
+    ///
+    /// # Errors
+    /// Those of [`Dense::load`].
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        name: &dyn Fn(&str) -> String,
+        spec: FeedForwardSpec,
+        width: usize,
+    ) -> Result<FeedForward, Error> {
+        let inner_width = spec.width;
+        let dense = |part: &str, inputs, outputs| Dense::load(gguf, packed, &name(part), inputs, outputs);
+        let matrix = |part: &str, outputs| {
+            Matrix::load(gguf, &name(&format!("{part}.weight")), width, outputs)?.pack(packed)
+        };
+        let down = || dense("ffn_down", inner_width, width);
+        Ok(match spec.kind {
+            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => {
+                let (gate, up) = match gguf.opt_tensor(&name("ffn_gate.weight"))? {
+                    Some(_) => (matrix("ffn_gate", inner_width)?, matrix("ffn_up", inner_width)?),
+                    // The rows of both in one matrix, those of the gate first.
+                    None => {
+                        let both = matrix("ffn_up", 2 * inner_width)?;
+                        (both.part(0..inner_width)?, both.part(inner_width..2 * inner_width)?)
+                    }
+                };
+                FeedForward { spec, inner: Inner::Gated { gate, up }, down: down()? }
+            }
+            FeedForwardKind::Gelu => {
+                let up = dense("ffn_up", width, inner_width)?.with_bias();
+                FeedForward { spec, inner: Inner::Plain { up }, down: down()?.with_bias() }
+            }
+        })
+    }
+
+    /// The inner rows before their activation, of rows `x` `[rows, width]`, which `make` makes first where it is given.
+    pub(super) fn expand(
+        &self,
+        x: &mut [f32],
+        make: Option<Make<'_>>,
+        inner: &mut InnerRows,
+        quantized: &mut Activations,
+        pool: &Pool,
+    ) {
+        match &self.inner {
+            Inner::Gated { gate, up } => {
+                let values = x.len() / gate.inputs() * self.spec.width;
+                let ys = [&mut inner.gate[..values], &mut inner.up[..values]];
+                multiply_all([gate, up], x, make, ys, quantized, pool);
+            }
+            Inner::Plain { up } => {
+                let values = x.len() / up.weight.inputs() * self.spec.width;
+                up.weight.multiply(x, make, &mut inner.gate[..values], quantized, pool);
+            }
+        }
+    }
+
+    /// Activates the inner rows and makes the result of them, `[rows, width]`, without the bias, which the end of the half adds.
+    pub(super) fn contract(
+        &self,
+        y: &mut [f32],
+        inner: &mut InnerRows,
+        quantized: &mut Activations,
+        pool: &Pool,
+    ) {
+        let (instructions, width) = (pool.instructions(), self.spec.width);
+        let values = y.len() / self.down.weight.outputs() * width;
+        let InnerRows { gate, up } = inner;
+        let up_row = |row: usize| &up[row * width..(row + 1) * width];
+        let silu = |row: usize, gate: &mut [f32]| swiglu(instructions, gate, up_row(row));
+        let tanh_gelu = |row: usize, gate: &mut [f32]| geglu(instructions, gate, up_row(row));
+        let bias = match &self.inner {
+            Inner::Plain { up } => up.bias.as_deref().unwrap_or_default(),
+            Inner::Gated { .. } => &[],
+        };
+        let plain_gelu = |_: usize, inner: &mut [f32]| gelu(instructions, inner, bias);
+        let activate: Make<'_> = match self.spec.kind {
+            FeedForwardKind::SwiGlu => &silu,
+            FeedForwardKind::GeGlu => &tanh_gelu,
+            FeedForwardKind::Gelu => &plain_gelu,
+        };
+        self.down.weight.multiply(&mut gate[..values], Some(activate), y, quantized, pool);
+    }
+}
