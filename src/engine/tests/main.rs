@@ -33,6 +33,7 @@ mod models_page;
 mod oracle;
 mod panics;
 mod perplexity;
+mod real_models;
 mod replays;
 mod rerank;
 mod reuse;

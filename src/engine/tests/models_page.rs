@@ -216,7 +216,7 @@ fn every_family_and_every_table_of_the_page_says_something() {
     let table = families();
     for family in summary::families() {
         let row = table.lines().find(|line| line.starts_with(&format!("| {family} |"))).unwrap();
-        assert!(row.contains("digests"), "golden.rs has no digest of the family: {row}");
+        assert!(!row.ends_with("| – |"), "no test names the family: {row}");
     }
     assert!(!is_read(("gpt2", "nobody's")), "a tokenizer that nobody has is refused");
     assert!(is_read(("gpt2", "llama-bpe")) && is_read(("bert", "")));
