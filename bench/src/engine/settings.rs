@@ -60,19 +60,19 @@ impl Settings {
                 return Err(format!("there is no option {name}{near}"));
             }
             let value = arguments.next().ok_or_else(|| format!("option {name} needs a value"))?;
-            let number = || value.parse().ok().filter(|number: &usize| *number > 0);
-            let understood = match name.as_str() {
-                "--quants" => Some(settings.quants = list(value)),
-                "--shape" => Some(settings.shape = value.clone()),
-                "--model" => Some(settings.model = Some(value.into())),
-                "--only" => Some(settings.only = list(value)),
-                "--threads" => number().map(|threads| settings.threads = threads),
-                "--rounds" => number().map(|rounds| settings.rounds = rounds),
-                "--peer" => Some(settings.peer = Some(value.into())),
-                "--fresh" => Some(settings.fresh = Some(value.clone())),
-                _ => instructions(value).map(|instructions| settings.instructions = instructions),
-            };
-            understood.ok_or_else(|| format!("\"{value}\" is no value for option {name}"))?;
+            let wrong = || format!("\"{value}\" is no value for option {name}");
+            let number = || value.parse().ok().filter(|number: &usize| *number > 0).ok_or_else(wrong);
+            match name.as_str() {
+                "--quants" => settings.quants = list(value),
+                "--shape" => settings.shape = value.clone(),
+                "--model" => settings.model = Some(value.into()),
+                "--only" => settings.only = list(value),
+                "--threads" => settings.threads = number()?,
+                "--rounds" => settings.rounds = number()?,
+                "--peer" => settings.peer = Some(value.into()),
+                "--fresh" => settings.fresh = Some(value.clone()),
+                _ => settings.instructions = instructions(value).ok_or_else(wrong)?,
+            }
         }
         Ok(settings)
     }
