@@ -40,6 +40,10 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => Err(error),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
+    // Who reads has seen enough, as `head` has.
+    if matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
     let mut message = format!("steadytext-engine: {error}");
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {

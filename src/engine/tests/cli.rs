@@ -91,6 +91,18 @@ fn inspect_sums_up_a_model_before_its_keys() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_steadytext-engine"))
+        .args(["inspect", "builtin"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty() && output.status.success(), "{output:?}");
+}
+
+#[test]
 fn inspect_gives_the_same_as_json() {
     let (text, _, status) = said(&["inspect", "builtin", "--json"]);
     assert_eq!(status, 0);
