@@ -22,6 +22,7 @@ mod descriptors;
 mod determinism;
 mod encoders;
 mod engine;
+mod families;
 mod gguf_mutants;
 mod golden;
 mod load;
