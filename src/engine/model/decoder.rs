@@ -91,6 +91,14 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Checks every tensor of the file, and returns the bytes of a block of state.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(super) fn check(gguf: &Gguf) -> Result<u64, Error> {
+        Decoder::assemble(gguf, None).map(|decoder| decoder.layout.block_bytes())
+    }
+
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {

@@ -33,7 +33,10 @@ impl Matrix {
         let tensor = gguf.tensor(name)?;
         expect_shape(gguf, &tensor, &[inputs, outputs])?;
         let Some(format) = panel_format(tensor.kind) else {
-            return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {}", tensor.kind)));
+            return Err(gguf.unsupported_but(
+                format!("tensor \"{name}\" has the element type {}, which has no kernels", tensor.kind),
+                super::other_quantizations(),
+            ));
         };
         let blocks = inputs / format.block() * outputs;
         if !inputs.is_multiple_of(format.block()) || tensor.data.len() != blocks * format.source_bytes() {

@@ -23,9 +23,9 @@ use super::spec::{
     AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, LogitsSpec, NormKind, NormSpec,
     Pooling, Residual, Spec, TensorNames,
 };
-use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::rope::Pairs;
+use crate::{Error, nearest};
 
 /// A family of models.
 struct Family {
@@ -93,6 +93,11 @@ const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
 /// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
+/// The names of all families.
+pub(crate) fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
+
 /// What most decoders have in common, for a family to change where it differs: blocks with norms before their halves, grouped
 /// queries, rotation, and a feed-forward gated with SiLU.
 ///
@@ -132,10 +137,19 @@ fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
 pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let name = gguf.str("general.architecture")?;
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
-        let names = FAMILIES.map(|family| family.name).join(", ");
-        return Err(gguf.unsupported(format!("architecture \"{name}\" is none of {names}")));
+        return Err(unknown(gguf, name));
     };
     (family.spec)(&Metadata { gguf, architecture: family.name })
+}
+
+fn unknown(gguf: &Gguf, name: &str) -> Error {
+    let near = nearest::all(name, families()).map(|near| format!("\"{near}\"")).collect::<Vec<_>>();
+    let near = if near.is_empty() { String::new() } else { format!("; near it: {}", near.join(", ")) };
+    let names = families().collect::<Vec<_>>().join(", ");
+    gguf.unsupported_but(
+        format!("architecture \"{name}\" is unknown{near}"),
+        format!("Use a model of one of these architectures: {names}."),
+    )
 }
 
 /// Whether the file holds an encoder.
@@ -143,7 +157,12 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
 /// # Errors
 /// [`Error::CorruptModel`] where it does not name its architecture.
 pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
-    Ok(gguf.str("general.architecture")? == bert::FAMILY.name)
+    Ok(is_encoder_family(gguf.str("general.architecture")?))
+}
+
+/// Whether a family's models are encoders.
+pub(crate) fn is_encoder_family(name: &str) -> bool {
+    name == bert::FAMILY.name
 }
 
 /// Refuses a file with tensors that its family does not know: they would change every result if they were left out.

@@ -68,6 +68,14 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// Checks every tensor of the file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(super) fn check(gguf: &Gguf) -> Result<(), Error> {
+        Encoder::assemble(gguf, None).map(|_| ())
+    }
+
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Encoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Encoder { embedding_norm } = spec.kind else {
