@@ -10,6 +10,7 @@ use super::arch;
 use super::block::Block;
 use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
+use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
@@ -41,6 +42,7 @@ pub(crate) struct Decoder {
     /// `[vocabulary, width]`.
     embedding: Matrix,
     embedding_scale: f32,
+    per_layer: Option<PerLayerEmbedding>,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
@@ -120,7 +122,7 @@ impl Decoder {
         };
         let blocks = spec.blocks.iter().enumerate();
         let blocks = blocks
-            .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+            .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
             gguf: gguf.clone(),
@@ -129,6 +131,7 @@ impl Decoder {
             vocabulary,
             embedding,
             embedding_scale,
+            per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
             blocks,
             norm: Norm::load(gguf, "output_norm", output_norm, width)?,
             head,
@@ -205,6 +208,10 @@ impl Decoder {
         assert!(rows <= most, "{rows} rows in a workspace of {most}");
         workspace.blocks.begin(rows);
         self.embed(segments, &mut workspace.blocks, pool.instructions());
+        if let Some(per_layer) = &self.per_layer {
+            let tokens = segments.iter().flat_map(|segment| segment.tokens);
+            per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
+        }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 return false;
@@ -212,7 +219,7 @@ impl Decoder {
             let sequences = sequences(segments, block.sees_both_ways());
             block.forward(
                 &sequences,
-                self.layout.offset(index),
+                self.layout.offset(block.state_index(index)),
                 &self.spec.ropes,
                 &mut workspace.blocks,
                 pool,

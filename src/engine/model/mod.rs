@@ -16,6 +16,7 @@ mod feed_forward;
 mod layers;
 mod metadata;
 mod packed_weights;
+mod per_layer;
 mod rank;
 mod spec;
 mod state;

@@ -29,6 +29,11 @@ pub(crate) struct Workspace {
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
+    /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most families.
+    pub(super) per_layer: Floats,
+    pub(super) per_layer_width: usize,
+    /// Those that are looked up for a token, `[per_layer_width]`.
+    pub(super) per_layer_row: Floats,
     /// The position of each row in its sequence.
     pub(super) positions: Vec<usize>,
     /// The angles of each row's position, for each rotation of the model.
@@ -92,6 +97,9 @@ impl Workspace {
                 gate: row(widths.inner)?,
                 up: if widths.gated { row(widths.inner)? } else { Floats::default() },
             },
+            per_layer: row(per_layer_width(spec))?,
+            per_layer_width: per_layer_width(spec),
+            per_layer_row: zeros(per_layer_width(spec))?,
             positions: try_vec(size.what, size.rows)?,
             angles: spec.ropes.iter().map(angles).collect::<Result<_, _>>()?,
             tiles: zeros(scratch_len(spec, size.rows) * size.threads)?,
@@ -107,7 +115,8 @@ impl Workspace {
             + 2 * (query + kv)
             // The last one is what activations are quantized to, generously.
             + (if gated { 3 } else { 2 }) * inner
-            + 2 * pairs;
+            + 2 * pairs
+            + per_layer_width(spec);
         let floats =
             row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
         (floats * size_of::<f32>()) as u64
@@ -141,10 +150,15 @@ impl Widths {
         Widths {
             query: most(&|block| block.attention.heads.query * block.attention.heads.dim),
             kv: most(&|block| block.attention.heads.kv * block.attention.heads.dim),
-            inner: most(&|block| block.feed_forward.width),
+            inner: most(&|block| block.feed_forward.width).max(spec.per_layer.unwrap_or(0)),
             gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
         }
     }
+}
+
+/// Length of the embeddings of a token for all blocks.
+fn per_layer_width(spec: &Spec) -> usize {
+    spec.per_layer.unwrap_or(0) * spec.blocks.len()
 }
 
 /// Values of attention's scratch for a thread.

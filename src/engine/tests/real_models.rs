@@ -152,9 +152,7 @@ fn smollm2_knows_the_capital_of_france() {
     let work = Work::Generate(Generate {
         prompt: "What is the capital of France?".to_owned(),
         max_tokens: 32,
-        sampling: Sampling::default(),
-        stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     });
     engine.submit(
         Request { key: 1, model: ModelSource::File(path), salt: 0, dedup_key: None, work },

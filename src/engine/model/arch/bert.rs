@@ -70,6 +70,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,
         },
+        output_scale: false,
     };
     Ok(Spec {
         kind: Kind::Encoder { embedding_norm: norm },
@@ -79,6 +80,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         pooling: metadata.pooling(Pooling::Mean, Pooling::First)?,
         ropes: Vec::new(),
         blocks: vec![block; blocks],
+        per_layer: None,
         tensors: TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] },
     })
 }

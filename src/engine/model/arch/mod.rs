@@ -8,6 +8,7 @@ mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod granite;
 mod llama;
@@ -24,7 +25,8 @@ use super::spec::{
     Pooling, Residual, Spec, TensorNames,
 };
 use crate::gguf::Gguf;
-use crate::kernels::rope::Pairs;
+use crate::kernels::attention::Heads;
+use crate::kernels::rope::{Pairs, Rope};
 use crate::{Error, nearest};
 
 /// A family of models.
@@ -39,7 +41,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 14] = [
+const FAMILIES: [&Family; 15] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -48,6 +50,7 @@ const FAMILIES: [&Family; 14] = [
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma4::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
     &olmo2::FAMILY,
@@ -65,6 +68,9 @@ const DECODER_TENSORS: &[&str] = &[
     "rope_freqs.weight",
     "rope_factors_long.weight",
     "rope_factors_short.weight",
+    "per_layer_token_embd.weight",
+    "per_layer_model_proj.weight",
+    "per_layer_proj_norm.weight",
     "cls.*",
 ];
 
@@ -90,6 +96,8 @@ const ATTENTION: &[&str] = &[
 ];
 /// Norms of queries and keys.
 const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
+/// Tensors of blocks that get an embedding of their own of each token.
+const PER_LAYER: &[&str] = &["inp_gate.weight", "proj.weight", "post_norm.weight"];
 /// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
@@ -104,28 +112,37 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// As [`Family::spec`].
 fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
+    let heads = metadata.heads(metadata.size("embedding_length")?)?;
+    let inner_width = metadata.size("feed_forward_length")?;
+    let rope = metadata.rope(pairs, heads.dim)?;
+    decoder_of(metadata, rope, &vec![(heads, inner_width); metadata.block_count()?])
+}
+
+/// The same of a model whose blocks have heads and feed-forward widths of their own.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn decoder_of(metadata: &Metadata<'_>, rope: Rope, blocks: &[(Heads, usize)]) -> Result<Spec, Error> {
     metadata.refuse_experts()?;
     let width = metadata.size("embedding_length")?;
-    let heads = metadata.heads(width)?;
     let norm =
         NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
-    let block = BlockSpec {
+    let block = |&(heads, inner_width): &(Heads, usize)| BlockSpec {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
-        feed_forward: FeedForwardSpec {
-            kind: FeedForwardKind::SwiGlu,
-            width: metadata.size("feed_forward_length")?,
-        },
+        feed_forward: FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width: inner_width },
+        output_scale: false,
     };
     Ok(Spec {
         kind: Kind::Decoder { embedding_scale: 1.0, output_norm: norm, logits: LogitsSpec::PLAIN },
         width,
         context_length: metadata.context_length()?,
         pooling: metadata.pooling(Pooling::Last, Pooling::Last)?,
-        ropes: vec![metadata.rope(pairs, heads.dim)?],
-        blocks: vec![block; metadata.block_count()?],
+        ropes: vec![rope],
+        blocks: blocks.iter().map(block).collect(),
+        per_layer: None,
         tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
     })
 }

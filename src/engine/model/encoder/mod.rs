@@ -113,7 +113,7 @@ impl Encoder {
             types,
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
             blocks: blocks
-                .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+                .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
                 .collect::<Result<Vec<_>, _>>()?,
             head: Head::load(gguf, packed, width)?,
             spec,
