@@ -10,7 +10,7 @@ use candle_core::quantized::k_quants::{
 
 use super::*;
 
-const FORMATS: [Format; 15] = [
+const FORMATS: [Format; 16] = [
     Format::F32,
     Format::F16,
     Format::BF16,
@@ -26,6 +26,7 @@ const FORMATS: [Format; 15] = [
     Format::Q5_K,
     Format::Q6_K,
     Format::IQ4_XS,
+    Format::MXFP4,
 ];
 const SETS: [Instructions; 4] =
     [Instructions::Portable, Instructions::Neon, Instructions::Avx2, Instructions::Avx512];
@@ -74,6 +75,9 @@ fn blocks(format: Format, inputs: usize, outputs: usize, noise: &mut Noise, fill
             Format::F32 => block.copy_from_slice(&value.to_le_bytes()),
             Format::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
             Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+            // An exponent, of what `Same` makes of it there.
+            Format::MXFP4 if matches!(fill, Fill::Same(..)) => {}
+            Format::MXFP4 => block[0] = 117 + block[0] % 8,
             _ => {
                 for at in reference::halves(format) {
                     let value = if let Fill::Same(_, value) = fill { value } else { noise.value() * 0.1 };
@@ -325,9 +329,9 @@ fn rows_come_back_as_candles() {
 
 /// Candle does not know these: each value is scale · table, by ggml's definition.
 #[test]
-fn rows_of_iq4_come_back_by_their_table() {
+fn rows_of_tables_come_back_by_them() {
     let mut noise = Noise(7);
-    for format in [Format::IQ4_NL, Format::IQ4_XS] {
+    for format in [Format::IQ4_NL, Format::IQ4_XS, Format::MXFP4] {
         let source = blocks(format, 512, 9, &mut noise, Fill::Random);
         let mut row = vec![0.0; 512];
         for source in source.chunks(source.len() / 9) {
