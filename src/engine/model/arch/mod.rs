@@ -9,13 +9,17 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod llama;
 mod mistral3;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 mod smollm3;
 
 use super::metadata::Metadata;
@@ -26,6 +30,7 @@ use super::spec::{
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::rope::Pairs;
+use crate::kernels::routing::Weighting;
 
 /// A family of models.
 struct Family {
@@ -39,18 +44,22 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 14] = [
+const FAMILIES: [&Family; 18] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen3moe::FAMILY,
+    &gpt_oss::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
+    &granitemoe::FAMILY,
     &olmo2::FAMILY,
+    &olmoe::FAMILY,
     &exaone4::FAMILY,
     &glm4::FAMILY,
     &bert::FAMILY,
@@ -93,6 +102,10 @@ const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
 /// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
+/// Tensors of a router and of the experts that it chooses from.
+const EXPERTS: &[&str] =
+    &["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+
 /// What most decoders have in common, for a family to change where it differs: blocks with norms before their halves, grouped
 /// queries, rotation, and a feed-forward gated with SiLU.
 ///
@@ -100,6 +113,27 @@ const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 /// As [`Family::spec`].
 fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
     metadata.refuse_experts()?;
+    let width = metadata.size("feed_forward_length")?;
+    blocks(metadata, pairs, FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None })
+}
+
+/// [`decoder`] with a mixture of experts in each block.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn mixture(metadata: &Metadata<'_>, pairs: Pairs, weighting: Weighting) -> Result<Spec, Error> {
+    let experts = Some(metadata.experts(weighting)?);
+    let width = match metadata.opt_size("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => metadata.size("feed_forward_length")?,
+    };
+    let feed_forward = FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts };
+    let mut spec = blocks(metadata, pairs, feed_forward)?;
+    spec.tensors.block = &[PRE_NORM, ATTENTION, EXPERTS];
+    Ok(spec)
+}
+
+fn blocks(metadata: &Metadata<'_>, pairs: Pairs, feed_forward: FeedForwardSpec) -> Result<Spec, Error> {
     let width = metadata.size("embedding_length")?;
     let heads = metadata.heads(width)?;
     let norm =
@@ -109,10 +143,7 @@ fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
         residual_scale: 1.0,
         norm,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
-        feed_forward: FeedForwardSpec {
-            kind: FeedForwardKind::SwiGlu,
-            width: metadata.size("feed_forward_length")?,
-        },
+        feed_forward,
     };
     Ok(Spec {
         kind: Kind::Decoder { embedding_scale: 1.0, output_norm: norm, logits: LogitsSpec::PLAIN },
