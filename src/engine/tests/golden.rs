@@ -65,6 +65,8 @@ const GOLDEN: [(&str, &str); 43] = [
     ("words of gpt-2", "8d23586e922a1bb597cfe96e3679bffe"),
     ("template of ChatML", "2de095d88588760e9e583116df956bcb"),
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
+    ("qwen3 MXFP4", ""),
+    ("gpt-oss MXFP4", ""),
 ];
 
 /// Logits after each of some tokens.
@@ -230,6 +232,12 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     }
     for (name, template) in [("template of ChatML", CHATML), ("template with headers", HEADERS)] {
         add(name, prompt(&directory.path().join(name), template));
+    }
+    for (name, architecture, quantization) in [
+        ("qwen3 MXFP4", Architecture::Qwen3, Quantization::uniform(Kind::MXFP4)),
+        ("gpt-oss MXFP4", Architecture::GptOss, Quantization::mxfp4()),
+    ] {
+        add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
     results
 }
