@@ -68,7 +68,11 @@ impl Block {
         };
         // Some families name the norm between attention and feed-forward after the former.
         let feed_forward_norm = match gguf.opt_tensor(&name("ffn_norm.weight"))? {
-            None if gguf.opt_tensor(&name("post_attention_norm.weight"))?.is_some() => "post_attention_norm",
+            None if spec.residual == Residual::PreNorm
+                && gguf.opt_tensor(&name("post_attention_norm.weight"))?.is_some() =>
+            {
+                "post_attention_norm"
+            }
             _ => "ffn_norm",
         };
         let feed_forward = match spec.feed_forward.experts {

@@ -198,6 +198,48 @@ fn rows_beyond_a_row_block_and_several_matrices_change_nothing() {
 }
 
 #[test]
+fn groups_of_rows_get_the_bytes_of_their_own_matrices() {
+    let mut noise = Noise(11);
+    let pool = pool(3);
+    let (inputs, outputs, experts) = (512, 32, 5);
+    // No row, one, few, more than a row block; rows between groups belong to none.
+    let groups = [0..3, 3..3, 4..5, 5..5 + ROW_BLOCK + 9, 150..171];
+    let rows = 171;
+    for format in FORMATS {
+        let source = blocks(format, inputs, outputs * experts, &mut noise, Fill::Random);
+        let all = Packed::new(format, &source, inputs, outputs * experts).unwrap();
+        let parts: Vec<Packed> =
+            (0..experts).map(|expert| all.part(expert * outputs..(expert + 1) * outputs)).collect();
+        let x: Vec<f32> = (0..rows * inputs).map(|_| noise.value()).collect();
+        let (mut y, mut twin) = (vec![f32::NAN; rows * outputs], vec![f32::NAN; rows * outputs]);
+        // Made by the threads: rows of twice the values, halved.
+        let mut made: Vec<f32> = x.iter().map(|x| x * 2.0).collect();
+        let halve = |_: usize, x: &mut [f32]| x.iter_mut().for_each(|x| *x *= 0.5);
+        grouped_products(
+            &[&parts, &parts],
+            &groups,
+            &mut made,
+            Some(&halve),
+            &mut [&mut y, &mut twin],
+            &mut Activations::default(),
+            &pool,
+        );
+        assert!(bits(&y) == bits(&twin) && made == x, "{format:?}");
+        for row in 0..rows {
+            let y = &y[row * outputs..(row + 1) * outputs];
+            match groups.iter().position(|group| group.contains(&row)) {
+                Some(expert) => {
+                    let x = &x[row * inputs..(row + 1) * inputs];
+                    let alone = product(&parts[expert], x, Instructions::Portable, &pool);
+                    assert!(bits(y) == bits(&alone), "{format:?}, row {row}");
+                }
+                None => assert!(y.iter().all(|y| y.is_nan()), "{format:?}, row {row}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_activations_do_no_harm_and_are_not_lost() {
     let mut noise = Noise(3);
     let pool = pool(2);
