@@ -79,7 +79,7 @@ impl Settings {
 
     /// Whether results are to be compared with llama.cpp's, instead of speed.
     pub(crate) fn compares(&self) -> bool {
-        self.only.iter().any(|only| only == "agreement" || only == "perplexity")
+        self.only.iter().any(|only| only.starts_with("agreement") || only == "perplexity")
     }
 
     /// Whether this metric is to be measured.

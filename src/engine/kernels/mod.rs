@@ -48,6 +48,7 @@ pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod rope;
+pub(crate) mod routing;
 pub(crate) mod swiglu;
 
 pub(crate) use floats::Floats;

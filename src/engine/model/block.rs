@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attention::Attention;
+use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
@@ -27,11 +28,17 @@ pub(super) struct Block {
     spec: BlockSpec,
     attention: Attention,
     attention_norms: Norms,
-    feed_forward: FeedForward,
+    feed_forward: Half,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
     /// What the result is multiplied with.
     output_scale: Option<f32>,
+}
+
+/// The second half of a block.
+enum Half {
+    Dense(FeedForward),
+    Experts(Box<Experts>),
 }
 
 /// The norms around a half of a block.
@@ -65,12 +72,31 @@ impl Block {
                 Residual::PostNorm => Norms { before: None, behind: Some(norm(post)?) },
             })
         };
+        // Some families name the norm between attention and feed-forward after the former.
+        let feed_forward_norm = match gguf.opt_tensor(&name("ffn_norm.weight"))? {
+            None if spec.residual == Residual::PreNorm
+                && gguf.opt_tensor(&name("post_attention_norm.weight"))?.is_some() =>
+            {
+                "post_attention_norm"
+            }
+            _ => "ffn_norm",
+        };
+        let feed_forward = match spec.feed_forward.experts {
+            Some(_) if spec.residual == Residual::PostNorm => {
+                return Err(gguf.unsupported("its experts are followed by norms"));
+            }
+            Some(experts) => {
+                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
+                Half::Experts(Box::new(experts))
+            }
+            None => Half::Dense(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?),
+        };
         Ok(Block {
             spec: *spec,
             attention_norms: norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
             attention: Attention::load(gguf, packed, &name, spec, width)?,
-            feed_forward_norms: norms("ffn_norm", "post_ffw_norm", "layer_output_norm")?,
-            feed_forward: FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?,
+            feed_forward_norms: norms(feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
+            feed_forward,
             per_layer: per_layer
                 .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
                 .transpose()?,
@@ -109,19 +135,35 @@ impl Block {
         if self.spec.residual == Residual::PostNorm {
             return self.forward_post_norm(rows, workspace, pool);
         }
-        self.add(&self.attention.output, self.attention_norms.behind.as_ref(), rows, workspace, pool);
+        self.add(Some(&self.attention.output), self.attention_norms.behind.as_ref(), rows, workspace, pool);
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, quantized, .. } = workspace;
+        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
-        match &self.feed_forward_norms.before {
-            Some(norm) => {
-                let make = normalised(norm, x, width, finite, instructions);
-                self.feed_forward.expand(h, Some(&make), inner, quantized, pool);
+        let before = self.feed_forward_norms.before.as_ref();
+        let down = match (&self.feed_forward, before) {
+            (Half::Dense(feed_forward), _) => {
+                match before {
+                    Some(norm) => {
+                        let make = normalised(norm, x, width, finite, instructions);
+                        feed_forward.expand(h, Some(&make), inner, quantized, pool);
+                    }
+                    None => feed_forward.expand(x, None, inner, quantized, pool),
+                }
+                feed_forward.contract(h, inner, quantized, pool);
+                Some(&feed_forward.down)
             }
-            None => self.feed_forward.expand(x, None, inner, quantized, pool),
-        }
-        self.feed_forward.contract(h, inner, quantized, pool);
-        self.add(&self.feed_forward.down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+            (Half::Experts(of_block), Some(norm)) => {
+                let make = normalised(norm, x, width, finite, instructions);
+                of_block.forward(h, Some(&make), experts, inner, quantized, pool);
+                None
+            }
+            (Half::Experts(of_block), None) => {
+                h.copy_from_slice(x);
+                of_block.forward(h, None, experts, inner, quantized, pool);
+                None
+            }
+        };
+        self.add(down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
         if let Some(per_layer) = &self.per_layer {
             per_layer.add(rows, workspace, pool);
         }
@@ -136,15 +178,24 @@ impl Block {
         self.spec.attention.shares.unwrap_or(index)
     }
 
-    /// `x += scale · norm(h + bias)`: the end of a half.
-    fn add(&self, dense: &Dense, norm: Option<&Norm>, rows: usize, workspace: &mut Workspace, pool: &Pool) {
+    /// `x += scale · norm(h + bias)`: the end of a half, with the bias of the matrix that made `h`.
+    fn add(
+        &self,
+        dense: Option<&Dense>,
+        norm: Option<&Norm>,
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
         let (instructions, width, factor) = (pool.instructions(), workspace.width, self.spec.residual_scale);
         let Workspace { x, h, finite, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
         match norm {
-            None => dense.add_bias_to(h, pool),
+            None => dense.into_iter().for_each(|dense| dense.add_bias_to(h, pool)),
             Some(norm) => each_row(h, width, pool, &|row, h| {
-                dense.add_bias(instructions, h);
+                if let Some(dense) = dense {
+                    dense.add_bias(instructions, h);
+                }
                 if !norm.apply_in_place(instructions, h) {
                     finite[row].store(false, Ordering::Relaxed);
                 }
@@ -159,6 +210,7 @@ impl Block {
 
     /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
+        let Half::Dense(feed_forward) = &self.feed_forward else { unreachable!("it was refused") };
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, finite, inner, quantized, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
@@ -175,12 +227,12 @@ impl Block {
             let make = |row: usize, x: &mut [f32]| {
                 end(&self.attention.output, &self.attention_norms, h, row, x);
             };
-            self.feed_forward.expand(x, Some(&make), inner, quantized, pool);
+            feed_forward.expand(x, Some(&make), inner, quantized, pool);
         }
-        self.feed_forward.contract(h, inner, quantized, pool);
+        feed_forward.contract(h, inner, quantized, pool);
         let h = &*h;
         each_row(x, width, pool, &|row, x| {
-            end(&self.feed_forward.down, &self.feed_forward_norms, h, row, x);
+            end(&feed_forward.down, &self.feed_forward_norms, h, row, x);
         });
     }
 }

@@ -12,6 +12,7 @@ mod attention;
 mod block;
 mod decoder;
 pub(crate) mod encoder;
+mod experts;
 mod feed_forward;
 mod layers;
 mod metadata;

@@ -6,6 +6,7 @@
 
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::Rope;
+use crate::kernels::routing::Weighting;
 
 /// A model.
 #[derive(Debug, Clone)]
@@ -156,6 +157,20 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
+    /// Where there are several of this kind and width, of which each row uses some.
+    pub(crate) experts: Option<ExpertsSpec>,
+}
+
+/// A mixture of experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)): `Σ weight · expert(x)` over those with the
+/// highest logits, `router(x)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpertsSpec {
+    pub(crate) count: usize,
+    /// How many of them each row uses.
+    pub(crate) used: usize,
+    pub(crate) weighting: Weighting,
+    /// Length of the inner rows of one that all rows use, whose result is added.
+    pub(crate) shared: Option<usize>,
 }
 
 /// What feed-forward computes of its input `x`.
@@ -163,6 +178,9 @@ pub(crate) struct FeedForwardSpec {
 pub(crate) enum FeedForwardKind {
     /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
     SwiGlu,
+    /// `down(gate(x) · sigmoid(1.702 · gate(x)) · (up(x) + 1))`, with biases, and with bounds of `gate(x)` and `up(x)`
+    /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
+    ClampedSwiGlu,
     /// `down(gelu(gate(x)) · up(x))`, GELU approximated by a hyperbolic tangent.
     GeGlu,
     /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
@@ -232,11 +250,28 @@ impl Span {
     }
 }
 
+impl FeedForwardSpec {
+    /// Values of the inner rows that a row has at a time.
+    pub(crate) fn inner(&self) -> usize {
+        match self.experts {
+            Some(experts) => (self.width * experts.used).max(experts.shared.unwrap_or(0)),
+            None => self.width,
+        }
+    }
+}
+
+impl FeedForwardSpec {
+    /// The usual one: gated with SiLU, without experts.
+    pub(crate) fn gated(width: usize) -> FeedForwardSpec {
+        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None }
+    }
+}
+
 impl FeedForwardKind {
     /// Whether it has two inner rows, one of which is the gate of the other.
     pub(crate) fn gated(self) -> bool {
         match self {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => true,
+            FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu | FeedForwardKind::GeGlu => true,
             FeedForwardKind::Gelu => false,
         }
     }

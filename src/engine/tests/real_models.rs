@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Engine, EventKind, Generate, ModelSource, Output, Probe, Reply, Request, Sampling, Work,
+    Config, Engine, EventKind, Generate, ModelSource, Output, Probe, Reply, Request, Work,
 };
 
 use crate::PATIENCE;

@@ -1,13 +1,15 @@
 //! What the files of each family of decoders have beside what all have.
 
 use crate::gguf::{Tensor, Value};
-use crate::{Error, Spec, weights};
+use crate::{Error, Kind, Spec, weights};
 
 /// Families of decoders, some with a variant of its own that other keys turn on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Llama: no biases, no norms of queries and keys, interleaved rotary pairs.
     Llama,
+    /// Mixtral: Llama with experts.
+    Mixtral,
     /// Llama 3: frequencies divided pair by pair.
     Llama3,
     /// Ministral 3: YaRN, and queries that grow with their position.
@@ -18,6 +20,10 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: norms of queries and keys.
     Qwen3,
+    /// The experts of Qwen3.
+    Qwen3Moe,
+    /// gpt-oss: windows, sinks, biases, experts with clamped gates.
+    GptOss,
     /// Gemma: scaled embeddings, a gate of GELU.
     Gemma,
     /// Gemma 2: windows, capped scores and logits, norms of results.
@@ -30,12 +36,16 @@ pub enum Architecture {
     Phi3,
     /// Granite: multipliers.
     Granite,
+    /// The experts of Granite, beside one that all tokens use.
+    GraniteMoe,
     /// OLMo 3: norms of results only, windows.
     Olmo2,
     /// EXAONE 4: norms of results only.
     Exaone4,
     /// GLM-4: norms of results, a rotation of a half of each head.
     Glm4,
+    /// OLMoE: experts whose weights do not add up to 1.
+    Olmoe,
 }
 
 /// Which norms queries and keys have.
@@ -64,6 +74,8 @@ pub(crate) struct Traits {
     pub(crate) fused: bool,
     /// One matrix of gate and up.
     pub(crate) fused_gate: bool,
+    /// A mixture of experts.
+    pub(crate) experts: bool,
 }
 
 /// Positions that a row sees where a window is in force: not a multiple of anything.
@@ -73,47 +85,60 @@ const PER_LAYER: usize = 32;
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 15] = [
+    pub const ALL: [Architecture; 20] = [
         Architecture::Llama,
         Architecture::Llama3,
+        Architecture::Mixtral,
         Architecture::Mistral3,
         Architecture::SmolLm3,
         Architecture::Qwen2,
         Architecture::Qwen3,
+        Architecture::Qwen3Moe,
+        Architecture::GptOss,
         Architecture::Gemma,
         Architecture::Gemma2,
         Architecture::Gemma3,
         Architecture::Gemma4,
         Architecture::Phi3,
         Architecture::Granite,
+        Architecture::GraniteMoe,
         Architecture::Olmo2,
         Architecture::Exaone4,
         Architecture::Glm4,
+        Architecture::Olmoe,
     ];
 
     /// The value of `general.architecture`.
     pub fn name(self) -> &'static str {
         match self {
-            Architecture::Llama | Architecture::Llama3 => "llama",
+            Architecture::Llama | Architecture::Llama3 | Architecture::Mixtral => "llama",
             Architecture::Mistral3 => "mistral3",
             Architecture::SmolLm3 => "smollm3",
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::GptOss => "gpt-oss",
             Architecture::Gemma => "gemma",
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
             Architecture::Gemma4 => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
+            Architecture::GraniteMoe => "granitemoe",
             Architecture::Olmo2 => "olmo2",
             Architecture::Exaone4 => "exaone4",
             Architecture::Glm4 => "glm4",
+            Architecture::Olmoe => "olmoe",
         }
     }
 
     /// Its name among [`Architecture::ALL`].
     pub fn variant(self) -> &'static str {
-        if self == Architecture::Llama3 { "llama3" } else { self.name() }
+        match self {
+            Architecture::Llama3 => "llama3",
+            Architecture::Mixtral => "mixtral",
+            other => other.name(),
+        }
     }
 
     /// The one of this variant's name.
@@ -121,15 +146,25 @@ impl Architecture {
         Architecture::ALL.into_iter().find(|architecture| architecture.variant() == variant)
     }
 
+    /// Whether its models are mixtures of experts.
+    pub fn has_experts(self) -> bool {
+        self.traits().experts
+    }
+
+    /// Heads of keys and values for four of queries.
+    pub(crate) fn kv_heads(self) -> usize {
+        if self == Architecture::Olmoe { 4 } else { 2 }
+    }
+
     /// Which tensors its files have.
     pub(crate) fn traits(self) -> Traits {
         use Architecture::*;
         Traits {
-            tied: !matches!(self, Llama | Phi3 | Olmo2 | Glm4),
-            biases: matches!(self, Qwen2 | Glm4),
+            tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
+            biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Gemma3 | Gemma4 | Exaone4 => QueryKeyNorms::Head,
-                Olmo2 => QueryKeyNorms::Row,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 => QueryKeyNorms::Head,
+                Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
             // Its scores are not divided by the root of a head's width.
@@ -138,6 +173,7 @@ impl Architecture {
             result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
+            experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
         }
     }
 
@@ -157,14 +193,27 @@ impl Architecture {
                 ("attention.sliding_window_pattern", Value::U32(period)),
             ]
         };
-        match self {
-            Architecture::Llama | Architecture::Llama3 | Architecture::SmolLm3 => {
+        let mut experts = Vec::new();
+        if self.traits().experts {
+            let [count, used] = spec.experts;
+            experts = vec![("expert_count", number(count)), ("expert_used_count", number(used))];
+            if matches!(self, Architecture::Qwen3Moe | Architecture::GptOss) {
+                experts.push(("expert_feed_forward_length", number(spec.feed_forward)));
+            }
+        }
+        let keys = match self {
+            Architecture::Llama | Architecture::Llama3 | Architecture::Mixtral | Architecture::SmolLm3 => {
                 vec![("rope.dimension_count", number(spec.head_dim)), ("vocab_size", number(spec.vocab))]
             }
             Architecture::Mistral3 => {
                 let mut keys = stretched("yarn", 8);
                 keys.push(("rope.dimension_count", number(spec.head_dim)));
                 keys.push(("attention.temperature_scale", Value::F32(0.1)));
+                keys
+            }
+            Architecture::GptOss => {
+                let mut keys = stretched("yarn", 32);
+                keys.push(("attention.sliding_window", Value::U32(WINDOW)));
                 keys
             }
             Architecture::Gemma2 => {
@@ -193,19 +242,29 @@ impl Architecture {
                 ("rope.scaling.original_context_length", number(spec.context / 8)),
                 ("rope.scaling.attn_factor", Value::F32(1.19)),
             ],
-            Architecture::Granite => vec![
-                ("rope.dimension_count", number(spec.head_dim)),
-                ("embedding_scale", Value::F32(3.0)),
-                ("residual_scale", Value::F32(0.4)),
-                ("attention.scale", Value::F32(0.2)),
-                ("logit_scale", Value::F32(2.0)),
-            ],
+            Architecture::Granite | Architecture::GraniteMoe => {
+                let mut keys = vec![
+                    ("rope.dimension_count", number(spec.head_dim)),
+                    ("embedding_scale", Value::F32(3.0)),
+                    ("residual_scale", Value::F32(0.4)),
+                    ("attention.scale", Value::F32(0.2)),
+                    ("logit_scale", Value::F32(2.0)),
+                ];
+                if self == Architecture::GraniteMoe {
+                    keys.push(("expert_shared_feed_forward_length", number(spec.feed_forward / 2)));
+                }
+                keys
+            }
             Architecture::Olmo2 => [windows(2), stretched("yarn", 4)].concat(),
             Architecture::Glm4 => vec![("rope.dimension_count", number(spec.head_dim / 2))],
-            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Gemma | Architecture::Exaone4 => {
-                Vec::new()
-            }
-        }
+            Architecture::Qwen2
+            | Architecture::Qwen3
+            | Architecture::Qwen3Moe
+            | Architecture::Gemma
+            | Architecture::Exaone4
+            | Architecture::Olmoe => Vec::new(),
+        };
+        [experts, keys].concat()
     }
 
     /// Whether a window is in force in a layer, for the family where that matters to its tensors.
@@ -284,4 +343,46 @@ impl Architecture {
             _ => Ok(Vec::new()),
         }
     }
+}
+
+/// The router and the experts of a block, and what else the family has there.
+pub(crate) fn experts(spec: &Spec, layer: usize, down: Kind) -> Result<Vec<Tensor>, Error> {
+    let Spec { width, feed_forward, seed, experts: [count, _], .. } = *spec;
+    let kind = spec.quantization.feed_forward;
+    let name = |part: &str| format!("blk.{layer}.{part}");
+    // As matrices elsewhere. Logits of a router are spread wider, so that few are nearly equal.
+    let matrices = |part: &str, row: usize, rows: usize, kind: Kind| {
+        let deviation = 1.0 / (row as f32).sqrt();
+        weights::matrices(seed, name(part), [row, rows, count], deviation, kind)
+    };
+    let router = 3.0 / (width as f32).sqrt();
+    let mut tensors = vec![
+        weights::matrix(seed, name("ffn_gate_inp.weight"), width, count, router, Kind::F32)?,
+        matrices("ffn_gate_exps.weight", width, feed_forward, kind)?,
+        matrices("ffn_up_exps.weight", width, feed_forward, kind)?,
+        matrices("ffn_down_exps.weight", feed_forward, width, down)?,
+    ];
+    if spec.architecture == Architecture::GraniteMoe {
+        let shared = feed_forward / 2;
+        let matrix = |part: &str, row: usize, rows: usize, kind: Kind| {
+            weights::matrix(seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), kind)
+        };
+        tensors.push(matrix("ffn_gate_shexp.weight", width, shared, kind)?);
+        tensors.push(matrix("ffn_up_shexp.weight", width, shared, kind)?);
+        tensors.push(matrix("ffn_down_shexp.weight", shared, width, down)?);
+    }
+    if spec.architecture == Architecture::GptOss {
+        let vector = |part: &str, length: usize| weights::vector(seed, name(part), length, 0.0, 0.1);
+        tensors.push(vector("attn_output.bias", width)?);
+        tensors.push(weights::vector(seed, name("attn_sinks.weight"), spec.heads, 0.5, 1.0)?);
+        tensors.push(vector("ffn_gate_inp.bias", count)?);
+        let parts =
+            [("ffn_gate_exps", feed_forward), ("ffn_up_exps", feed_forward), ("ffn_down_exps", width)];
+        for (part, outputs) in parts {
+            let mut biases = vector(&format!("{part}.bias"), outputs * count)?;
+            biases.shape = vec![outputs, count];
+            tensors.push(biases);
+        }
+    }
+    Ok(tensors)
 }

@@ -55,6 +55,7 @@ pub enum Kind {
     Q6K,
     IQ4NL,
     IQ4XS,
+    MXFP4,
 }
 
 /// Element types by the place of the matrix.
@@ -105,6 +106,11 @@ impl Quantization {
         }
     }
 
+    /// As files of gpt-oss: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
+    pub fn mxfp4() -> Self {
+        Quantization { feed_forward: Kind::MXFP4, down: Kind::MXFP4, ..Quantization::uniform(Kind::Q8_0) }
+    }
+
     /// By its name in lower case, such as `q8_0` or `q4_k_m`.
     pub fn named(name: &str) -> Option<Self> {
         let kind = match name {
@@ -123,6 +129,7 @@ impl Quantization {
             "q6_k" => Kind::Q6K,
             "iq4_nl" => Kind::IQ4NL,
             "iq4_xs" => Kind::IQ4XS,
+            "mxfp4" => return Some(Quantization::mxfp4()),
             "q4_k_m" => return Some(Quantization::q4_k_m()),
             _ => return None,
         };
@@ -207,6 +214,8 @@ pub struct Spec {
     pub head_dim: usize,
     /// Width of the feed-forward block.
     pub feed_forward: usize,
+    /// Experts of a block, and how many of them a token uses, in families that have them.
+    pub experts: [usize; 2],
     /// Tokens, 258 at least.
     pub vocab: usize,
     /// Context length.
@@ -248,6 +257,7 @@ impl Default for Spec {
             kv_heads: 2,
             head_dim: 32,
             feed_forward: 128,
+            experts: [6, 2],
             vocab: 512,
             context: 512,
             quantization: Quantization::uniform(Kind::Q8_0),
@@ -272,6 +282,7 @@ impl Spec {
         Spec {
             architecture,
             tied: architecture.traits().tied,
+            kv_heads: architecture.kv_heads(),
             splitter: if architecture == Architecture::Llama { Splitter::LlamaBpe } else { Splitter::Qwen2 },
             ..Spec::default()
         }
@@ -287,7 +298,6 @@ impl Spec {
         Spec {
             width: 256,
             heads: 4,
-            kv_heads: 2,
             head_dim: architecture.long_head(),
             feed_forward: 512,
             vocab: 600,
@@ -305,6 +315,8 @@ impl Spec {
             layers: if architecture == Architecture::Gemma4 { 4 } else { 3 },
             context: 4096,
             rope_theta: 1_000_000.0,
+            // All of them, so that nothing hangs on which of two nearly equal ones a router chooses.
+            experts: [5, 5],
             quantization,
             endless: true,
             ..Spec::small(architecture)
@@ -329,6 +341,23 @@ impl Spec {
             context: 40_960,
             rope_theta: 1_000_000.0,
             ..Spec::default()
+        }
+    }
+
+    /// A sixth of the layers of Qwen3-30B-A3B, with a quarter of its experts: 32, of which each token uses 8.
+    pub fn qwen3moe_small() -> Self {
+        Spec {
+            layers: 8,
+            width: 2048,
+            heads: 32,
+            kv_heads: 4,
+            head_dim: 128,
+            feed_forward: 768,
+            vocab: 151_936,
+            context: 40_960,
+            rope_theta: 1_000_000.0,
+            experts: [32, 8],
+            ..Spec::tiny(Architecture::Qwen3Moe)
         }
     }
 
@@ -491,11 +520,17 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             }
         }
         if traits.input_norms {
-            tensors.push(norm(name("ffn_norm.weight"), width)?);
+            let norms =
+                if spec.architecture == Architecture::GptOss { "post_attention_norm" } else { "ffn_norm" };
+            tensors.push(norm(name(&format!("{norms}.weight")), width)?);
         }
         if traits.result_norms {
             tensors.push(norm(name("post_attention_norm.weight"), width)?);
             tensors.push(norm(name("post_ffw_norm.weight"), width)?);
+        }
+        if traits.experts {
+            tensors.extend(families::experts(spec, layer, down)?);
+            continue;
         }
         if traits.fused_gate {
             tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);

@@ -69,6 +69,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,
+            experts: None,
         },
         output_scale: false,
     };

@@ -10,23 +10,28 @@ mod gemma2;
 mod gemma3;
 mod gemma4;
 mod glm4;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod llama;
 mod mistral3;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 mod smollm3;
 
 use super::metadata::Metadata;
 use super::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, LogitsSpec, NormKind, NormSpec,
-    Pooling, Residual, Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, NormKind, NormSpec, Pooling, Residual, Spec,
+    TensorNames,
 };
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope};
+use crate::kernels::routing::Weighting;
 use crate::{Error, nearest};
 
 /// A family of models.
@@ -41,19 +46,23 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 15] = [
+const FAMILIES: [&Family; 19] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen3moe::FAMILY,
+    &gpt_oss::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
     &gemma4::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
+    &granitemoe::FAMILY,
     &olmo2::FAMILY,
+    &olmoe::FAMILY,
     &exaone4::FAMILY,
     &glm4::FAMILY,
     &bert::FAMILY,
@@ -101,6 +110,10 @@ const PER_LAYER: &[&str] = &["inp_gate.weight", "proj.weight", "post_norm.weight
 /// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 
+/// Tensors of a router and of the experts that it chooses from.
+const EXPERTS: &[&str] =
+    &["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+
 /// The names of all families.
 pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
@@ -112,27 +125,50 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// As [`Family::spec`].
 fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
-    let heads = metadata.heads(metadata.size("embedding_length")?)?;
-    let inner_width = metadata.size("feed_forward_length")?;
-    let rope = metadata.rope(pairs, heads.dim)?;
-    decoder_of(metadata, rope, &vec![(heads, inner_width); metadata.block_count()?])
+    metadata.refuse_experts()?;
+    alike(metadata, pairs, FeedForwardSpec::gated(metadata.size("feed_forward_length")?))
 }
 
-/// The same of a model whose blocks have heads and feed-forward widths of their own.
+/// [`decoder`] with a mixture of experts in each block.
 ///
 /// # Errors
 /// As [`Family::spec`].
-fn decoder_of(metadata: &Metadata<'_>, rope: Rope, blocks: &[(Heads, usize)]) -> Result<Spec, Error> {
-    metadata.refuse_experts()?;
+fn mixture(metadata: &Metadata<'_>, pairs: Pairs, weighting: Weighting) -> Result<Spec, Error> {
+    let width = match metadata.opt_size("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => metadata.size("feed_forward_length")?,
+    };
+    let experts = Some(metadata.experts(weighting)?);
+    let mut spec = alike(metadata, pairs, FeedForwardSpec { experts, ..FeedForwardSpec::gated(width) })?;
+    spec.tensors.block = &[PRE_NORM, ATTENTION, EXPERTS];
+    Ok(spec)
+}
+
+/// A decoder whose blocks are alike.
+fn alike(metadata: &Metadata<'_>, pairs: Pairs, feed_forward: FeedForwardSpec) -> Result<Spec, Error> {
+    let heads = metadata.heads(metadata.size("embedding_length")?)?;
+    let rope = metadata.rope(pairs, heads.dim)?;
+    decoder_of(metadata, rope, &vec![(heads, feed_forward); metadata.block_count()?])
+}
+
+/// A decoder whose blocks have heads and a feed-forward of their own each.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn decoder_of(
+    metadata: &Metadata<'_>,
+    rope: Rope,
+    blocks: &[(Heads, FeedForwardSpec)],
+) -> Result<Spec, Error> {
     let width = metadata.size("embedding_length")?;
     let norm =
         NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
-    let block = |&(heads, inner_width): &(Heads, usize)| BlockSpec {
+    let block = |&(heads, feed_forward): &(Heads, FeedForwardSpec)| BlockSpec {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
-        feed_forward: FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width: inner_width },
+        feed_forward,
         output_scale: false,
     };
     Ok(Spec {

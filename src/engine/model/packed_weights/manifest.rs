@@ -67,6 +67,10 @@ impl Manifest {
             let (Some(format), true) = (panel_format(tensor.kind), multiplied) else { continue };
             let (inputs, outputs) = match tensor.shape {
                 [inputs, outputs, rest @ ..] if rest.iter().all(|length| *length == 1) => (*inputs, *outputs),
+                // The rows of all experts, one after the other.
+                [inputs, outputs, experts] if tensor.name.ends_with("_exps.weight") => {
+                    (*inputs, outputs * experts)
+                }
                 _ => continue,
             };
             if !inputs.is_multiple_of(format.block()) {

@@ -64,6 +64,7 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
                     "tiny" => Spec::tiny,
                     "small" => Spec::small,
                     "qwen3-0.6b" => |architecture| Spec { architecture, ..Spec::qwen3_0_6b() },
+                    "qwen3moe-small" => |_| Spec::qwen3moe_small(),
                     "qwen3-1.7b" => |architecture| Spec { architecture, ..Spec::qwen3_1_7b() },
                     "llama-3.2-1b" => |_| Spec::llama_3_2_1b(),
                     _ => return None,
