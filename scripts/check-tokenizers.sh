@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/fetch-vocabularies.sh
+scripts/fetch-llama-cpp.sh
 "${CARGO:-cargo}" build --quiet --release -p steadytext-engine --bin steadytext-engine
 "${PYTHON:-python3}" src/engine/tests/vocabularies/compare.py random target/release/steadytext-engine "${1:-target/vocabularies}"
 "${PYTHON:-python3}" src/engine/tests/vocabularies/compare.py patterns target/release/steadytext-engine target/vocabularies

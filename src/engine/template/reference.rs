@@ -1,5 +1,5 @@
 //! Comparison with Python's jinja2: what `reference/make.py` has written down of templates as models are published with
-//! them, fetched by `scripts/fetch-templates.sh`, and of expressions that templates are made of.
+//! them, fetched by `scripts/fetch-llama-cpp.sh`, and of expressions that templates are made of.
 
 use std::io::Write;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn published_templates_give_the_text_of_jinja2() {
         let folder = folder.display();
         let _ = writeln!(
             std::io::stderr(),
-            "skipped: there are no templates in {folder}, run scripts/fetch-templates.sh"
+            "skipped: there are no templates in {folder}, run scripts/fetch-llama-cpp.sh"
         );
         return;
     }

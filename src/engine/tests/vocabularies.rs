@@ -1,5 +1,5 @@
 //! The vocabularies with which llama.cpp tests its tokenizers, and what it makes of 47 strings and of random text
-//! (`vocabularies/llama_cpp.json`, made by `vocabularies/compare.py`). `scripts/fetch-vocabularies.sh` fetches them; without
+//! (`vocabularies/llama_cpp.json`, made by `vocabularies/compare.py`). `scripts/fetch-llama-cpp.sh` fetches them; without
 //! them the tests say so and are skipped.
 
 use std::io::Write;
@@ -39,8 +39,7 @@ fn folder() -> Option<PathBuf> {
         return Some(folder);
     }
     // Not by a macro, whose output is kept from view where a test passes.
-    const SKIPPED: &[u8] =
-        b"skipped: there are no vocabularies, scripts/fetch-vocabularies.sh fetches them\n";
+    const SKIPPED: &[u8] = b"skipped: there are no vocabularies, scripts/fetch-llama-cpp.sh fetches them\n";
     std::io::stderr().write_all(SKIPPED).unwrap();
     None
 }
