@@ -17,6 +17,8 @@ mod kernels;
 mod mapping;
 pub mod memory;
 mod model;
+#[doc(hidden)]
+pub mod nearest;
 mod notifier;
 mod panic;
 mod probe;
@@ -27,6 +29,7 @@ mod sampling;
 mod scheduler;
 mod sidecar;
 pub mod socket;
+pub mod summary;
 pub mod template;
 pub mod tokenizer;
 
@@ -47,7 +50,7 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,
-    Rerank, Sampling, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
+    Request, Rerank, Role, Sampling, Standing, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};

@@ -6,9 +6,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
+use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::{Constraint, ModelSource, Sampling};
 
-use super::Error;
+use super::{Error, help};
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Run(Box<Arguments>),
+    /// The help, on a command where one is named.
+    Help(Option<String>),
+    Version,
+}
 
 /// Arguments of any subcommand; each uses what it needs.
 #[derive(Debug, Default)]
@@ -20,24 +30,31 @@ pub(super) struct Arguments {
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
     pub(super) constraint: Option<Constraint>,
+    pub(super) system: Option<String>,
+    pub(super) thinking: bool,
+    template: Option<String>,
     pub(super) out: Option<PathBuf>,
     pub(super) all: bool,
     pub(super) marked: bool,
     pub(super) chat: bool,
+    pub(super) jsonl: bool,
     pub(super) verify: bool,
+    pub(super) json: bool,
+    pub(super) requests: Option<usize>,
     pub(super) context: usize,
     pub(super) threads: usize,
 }
 
 impl Arguments {
     /// Takes options wherever they are.
-    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Arguments, Error> {
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
         let mut parsed = Arguments::default();
         let mut positional = Vec::new();
         let mut choices = Vec::new();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let Some(option) = argument.to_str().filter(|text| text.starts_with("--")) else {
+            let option = argument.to_str().filter(|text| text.starts_with("--") || *text == "-h");
+            let Some(option) = option else {
                 positional.push(argument);
                 continue;
             };
@@ -54,29 +71,45 @@ impl Arguments {
                 "--schema" => parsed.constraint = Some(Constraint::Json(utf8(value()?)?)),
                 "--regex" => parsed.constraint = Some(Constraint::Regex(utf8(value()?)?)),
                 "--choice" => choices.push(utf8(value()?)?),
+                "--system" => parsed.system = Some(utf8(value()?)?),
+                "--thinking" => parsed.thinking = true,
+                "--template" => parsed.template = Some(utf8(value()?)?),
                 "--out" => parsed.out = Some(value()?.into()),
                 "--all" => parsed.all = true,
                 "--marked" => parsed.marked = true,
                 "--chat" => parsed.chat = true,
+                "--jsonl" => parsed.jsonl = true,
                 "--verify" => parsed.verify = true,
+                "--json" => parsed.json = true,
+                "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
-                _ => return Err(Error::Usage(format!("there is no option {option}"))),
+                "--help" | "-h" => {
+                    let command = positional.into_iter().next().map(utf8).transpose()?;
+                    return Ok(Asked::Help(command));
+                }
+                "--version" => return Ok(Asked::Version),
+                _ => return Err(Error::Usage(help::unknown(option))),
             }
         }
         if !choices.is_empty() {
             parsed.constraint = Some(Constraint::Choice(choices));
         }
         let mut positional = positional.into_iter();
-        let (Some(command), Some(model)) = (positional.next(), positional.next()) else {
+        let Some(command) = positional.next().map(utf8).transpose()? else {
             return Err(Error::Usage("a command and a model are needed".to_owned()));
         };
-        parsed.command = utf8(command)?;
+        let Some(model) = positional.next() else {
+            let reason =
+                if help::knows(&command) { "a model is needed".to_owned() } else { help::unknown(&command) };
+            return Err(Error::Usage(reason));
+        };
+        parsed.command = command;
         parsed.model = model;
         parsed.text = positional.next().map(utf8).transpose()?;
         match positional.next() {
             Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
-            None => Ok(parsed),
+            None => Ok(Asked::Run(Box::new(parsed))),
         }
     }
 
@@ -100,6 +133,14 @@ impl Arguments {
     /// The model's file, without loading it.
     pub(super) fn gguf(&self) -> Result<Gguf, Error> {
         Ok(self.source().open()?)
+    }
+
+    /// The chat template that was asked for.
+    pub(super) fn chat_template(&self, gguf: &Gguf) -> Result<ChatTemplate, steadytext_engine::Error> {
+        match &self.template {
+            Some(name) => ChatTemplate::named(gguf, name),
+            None => ChatTemplate::from_gguf(gguf),
+        }
     }
 
     /// The text, from standard input if there is none on the command line.

@@ -32,7 +32,7 @@ use super::pool::Pool;
 pub(crate) const TILE: usize = 64;
 
 /// The sizes that attention needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heads {
     /// Query heads; a multiple of `kv`.
     pub(crate) query: usize,

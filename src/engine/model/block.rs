@@ -11,7 +11,9 @@ use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
+use super::per_layer::PerLayerInput;
 use super::spec::{BlockSpec, Residual, Span};
+use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -19,7 +21,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::rope::Rope;
-use crate::kernels::swiglu::{add, add_scaled};
+use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// The weights of one block, and what is computed with them.
 pub(super) struct Block {
@@ -28,6 +30,9 @@ pub(super) struct Block {
     attention_norms: Norms,
     feed_forward: Half,
     feed_forward_norms: Norms,
+    per_layer: Option<PerLayerInput>,
+    /// What the result is multiplied with.
+    output_scale: Option<f32>,
 }
 
 /// The second half of a block.
@@ -55,6 +60,7 @@ impl Block {
         index: usize,
         spec: &BlockSpec,
         width: usize,
+        per_layer: Option<usize>,
     ) -> Result<Block, Error> {
         let name = |part: &str| format!("blk.{index}.{part}");
         let norm = |part: &str| Norm::load(gguf, &name(part), spec.norm, width);
@@ -91,6 +97,13 @@ impl Block {
             attention: Attention::load(gguf, packed, &name, spec, width)?,
             feed_forward_norms: norms(feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
             feed_forward,
+            per_layer: per_layer
+                .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
+                .transpose()?,
+            output_scale: match spec.output_scale {
+                true => Some(vector(gguf, &name("layer_output_scale.weight"), 1)?[0]),
+                false => None,
+            },
         })
     }
 
@@ -151,6 +164,18 @@ impl Block {
             }
         };
         self.add(down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+        if let Some(per_layer) = &self.per_layer {
+            per_layer.add(rows, workspace, pool);
+        }
+        if let Some(output_scale) = self.output_scale {
+            let x = &mut workspace.x[..rows * width];
+            each_row(x, width, pool, &|_, x| scale(instructions, x, output_scale));
+        }
+    }
+
+    /// The block whose state it stores to or uses, which is `index` of its own unless it shares another's.
+    pub(super) fn state_index(&self, index: usize) -> usize {
+        self.spec.attention.shares.unwrap_or(index)
     }
 
     /// `x += scale · norm(h + bias)`: the end of a half, with the bias of the matrix that made `h`.
@@ -162,7 +187,7 @@ impl Block {
         workspace: &mut Workspace,
         pool: &Pool,
     ) {
-        let (instructions, width, scale) = (pool.instructions(), workspace.width, self.spec.residual_scale);
+        let (instructions, width, factor) = (pool.instructions(), workspace.width, self.spec.residual_scale);
         let Workspace { x, h, finite, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
         match norm {
@@ -179,7 +204,7 @@ impl Block {
         let h = &*h;
         each_row(x, width, pool, &|row, x| {
             let h = &h[row * width..(row + 1) * width];
-            if scale == 1.0 { add(instructions, x, h) } else { add_scaled(instructions, x, h, scale) }
+            if factor == 1.0 { add(instructions, x, h) } else { add_scaled(instructions, x, h, factor) }
         });
     }
 

@@ -10,6 +10,7 @@ use super::arch;
 use super::block::Block;
 use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
+use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
@@ -41,6 +42,7 @@ pub(crate) struct Decoder {
     /// `[vocabulary, width]`.
     embedding: Matrix,
     embedding_scale: f32,
+    per_layer: Option<PerLayerEmbedding>,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
@@ -91,6 +93,14 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Checks every tensor of the file, and returns the bytes of a block of state.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(super) fn check(gguf: &Gguf) -> Result<u64, Error> {
+        Decoder::assemble(gguf, None).map(|decoder| decoder.layout.block_bytes())
+    }
+
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
@@ -112,7 +122,7 @@ impl Decoder {
         };
         let blocks = spec.blocks.iter().enumerate();
         let blocks = blocks
-            .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+            .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
             gguf: gguf.clone(),
@@ -121,6 +131,7 @@ impl Decoder {
             vocabulary,
             embedding,
             embedding_scale,
+            per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
             blocks,
             norm: Norm::load(gguf, "output_norm", output_norm, width)?,
             head,
@@ -197,6 +208,10 @@ impl Decoder {
         assert!(rows <= most, "{rows} rows in a workspace of {most}");
         workspace.blocks.begin(rows);
         self.embed(segments, &mut workspace.blocks, pool.instructions());
+        if let Some(per_layer) = &self.per_layer {
+            let tokens = segments.iter().flat_map(|segment| segment.tokens);
+            per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
+        }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 return false;
@@ -204,7 +219,7 @@ impl Decoder {
             let sequences = sequences(segments, block.sees_both_ways());
             block.forward(
                 &sequences,
-                self.layout.offset(index),
+                self.layout.offset(block.state_index(index)),
                 &self.spec.ropes,
                 &mut workspace.blocks,
                 pool,

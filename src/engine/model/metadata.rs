@@ -206,9 +206,6 @@ impl Metadata<'_> {
     pub(super) fn heads(&self, width: usize) -> Result<Heads, Error> {
         let query = self.size("attention.head_count")?;
         let kv = self.opt_size("attention.head_count_kv")?.unwrap_or(query);
-        if !query.is_multiple_of(kv) {
-            return Err(self.gguf.corrupt(format!("{query} query heads cannot share {kv} key-value heads")));
-        }
         let dim = match self.opt_size("attention.key_length")? {
             Some(dim) => dim,
             None if width.is_multiple_of(query) => width / query,
@@ -221,10 +218,36 @@ impl Metadata<'_> {
         if self.opt_size("attention.value_length")?.is_some_and(|length| length != dim) {
             return Err(self.gguf.unsupported("keys and values have different lengths"));
         }
+        self.checked_heads(Heads { query, kv, dim })
+    }
+
+    /// The same heads, if they can be computed.
+    ///
+    /// # Errors
+    /// As [`Metadata::heads`].
+    pub(super) fn checked_heads(&self, heads: Heads) -> Result<Heads, Error> {
+        let Heads { query, kv, dim } = heads;
+        if !query.is_multiple_of(kv) {
+            return Err(self.gguf.corrupt(format!("{query} query heads cannot share {kv} key-value heads")));
+        }
         if dim > 1024 || !dim.is_multiple_of(2) {
             return Err(self.gguf.unsupported(format!("the length of its heads is {dim}")));
         }
-        Ok(Heads { query, kv, dim })
+        Ok(heads)
+    }
+
+    /// A size for each of `count` blocks, which may have one value for all.
+    ///
+    /// # Errors
+    /// As [`Metadata::size`].
+    pub(super) fn layer_sizes(&self, name: &str, count: usize) -> Result<Vec<usize>, Error> {
+        let key = self.key(name);
+        let sizes = self.gguf.opt_per_layer(&key, count)?;
+        let sizes = sizes.ok_or_else(|| self.gguf.corrupt(format!("key \"{key}\" is missing")))?;
+        if let Some(size) = sizes.iter().find(|size| !(1..=i64::from(MAX_SIZE)).contains(*size)) {
+            return Err(self.gguf.corrupt(format!("key \"{key}\" holds {size}, out of range")));
+        }
+        Ok(sizes.into_iter().map(|size| size as usize).collect())
     }
 
     /// The base of the rotation's frequencies.

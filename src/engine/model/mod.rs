@@ -17,15 +17,17 @@ mod feed_forward;
 mod layers;
 mod metadata;
 mod packed_weights;
+mod per_layer;
 mod rank;
 mod spec;
 mod state;
 mod weights;
 mod workspace;
 
-use crate::gguf::Gguf;
+use crate::Error;
+use crate::gguf::{GgmlType, Gguf};
 
-pub(crate) use arch::{is_encoder, spec};
+pub(crate) use arch::{families, is_encoder, is_encoder_family, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use packed_weights::Loading;
 pub use packed_weights::{PackedState, verify_packed_weights};
@@ -34,6 +36,29 @@ pub(crate) use spec::Pooling;
 pub(crate) use state::SequenceState;
 #[cfg(test)]
 pub(crate) use state::StateLayout;
+
+/// The element types that matrices may have.
+pub(crate) fn element_types() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.into_iter().filter(|kind| packed_weights::panel_format(*kind).is_some())
+}
+
+/// The hint of an error about an element type that has no kernels.
+pub(crate) fn other_quantizations() -> String {
+    let names: Vec<String> = element_types().map(|kind| kind.to_string()).collect();
+    format!("Use a file of the same model in another quantization, of these types: {}.", names.join(", "))
+}
+
+/// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of tensors. What
+/// comes back is the bytes of a block of a sequence's state, 0 of encoders.
+///
+/// # Errors
+/// As those of loading.
+pub(crate) fn check(gguf: &Gguf) -> Result<u64, Error> {
+    match spec(gguf)?.kind {
+        spec::Kind::Decoder { .. } => Decoder::check(gguf),
+        spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| 0),
+    }
+}
 
 /// Bytes of memory that the weights of a file take: packed ones, and the tensors that stay as they are.
 pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {

@@ -21,6 +21,8 @@ pub(crate) struct Spec {
     pub(crate) ropes: Vec<Rope>,
     /// Its blocks, in the order in which they are computed.
     pub(crate) blocks: Vec<BlockSpec>,
+    /// Length of the embedding that each block gets of each token, beside that of the model.
+    pub(crate) per_layer: Option<usize>,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
 }
@@ -64,6 +66,8 @@ pub(crate) struct BlockSpec {
     pub(crate) norm: NormSpec,
     pub(crate) attention: AttentionSpec,
     pub(crate) feed_forward: FeedForwardSpec,
+    /// Whether what the block gives is multiplied with a number of the file.
+    pub(crate) output_scale: bool,
 }
 
 /// Where a half of a block, `f`, is normalised.
@@ -111,6 +115,12 @@ pub(crate) struct AttentionSpec {
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
     pub(crate) sinks: bool,
     pub(crate) temperature: Option<Temperature>,
+    /// The norm of each value head, which has no weights.
+    pub(crate) value_norm: Option<NormSpec>,
+    /// Whether keys are values too, before they are normalised and rotated.
+    pub(crate) keys_are_values: bool,
+    /// The block whose keys and values it uses, where it has none of its own.
+    pub(crate) shares: Option<usize>,
 }
 
 /// Norms of queries and keys, before they are rotated.
@@ -215,6 +225,9 @@ impl AttentionSpec {
             query_key_norm: None,
             sinks: false,
             temperature: None,
+            value_norm: None,
+            keys_are_values: false,
+            shares: None,
         }
     }
 }
@@ -244,6 +257,13 @@ impl FeedForwardSpec {
             Some(experts) => (self.width * experts.used).max(experts.shared.unwrap_or(0)),
             None => self.width,
         }
+    }
+}
+
+impl FeedForwardSpec {
+    /// The usual one: gated with SiLU, without experts.
+    pub(crate) fn gated(width: usize) -> FeedForwardSpec {
+        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None }
     }
 }
 

@@ -37,6 +37,22 @@ pub(super) struct KeysAndValues {
     pub(super) heads: Heads,
 }
 
+/// Nothing: the layer uses the state of another one.
+#[derive(Debug)]
+struct Nothing;
+
+impl LayerState for Nothing {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn resumable(&self, positions: usize) -> usize {
+        positions
+    }
+
+    fn clear(&self, _part: &mut [u16], _slot: usize) {}
+}
+
 impl LayerState for KeysAndValues {
     fn len(&self) -> usize {
         self.heads.kv * self.heads.tile_len()
@@ -71,7 +87,10 @@ impl StateLayout {
     /// The layout of a model: a part for each of its blocks.
     pub(super) fn of(spec: &Spec) -> StateLayout {
         StateLayout::new(spec.blocks.iter().map(|block| {
-            let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads: block.attention.heads });
+            let layer: Box<dyn LayerState> = match block.attention.shares {
+                Some(_) => Box::new(Nothing),
+                None => Box::new(KeysAndValues { heads: block.attention.heads }),
+            };
             layer
         }))
     }

@@ -38,7 +38,10 @@ impl Matrix {
     fn of_rows(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
         let tensor = gguf.tensor(name)?;
         let Some(format) = panel_format(tensor.kind) else {
-            return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {}", tensor.kind)));
+            return Err(gguf.unsupported_but(
+                format!("tensor \"{name}\" has the element type {}, which has no kernels", tensor.kind),
+                super::other_quantizations(),
+            ));
         };
         let blocks = inputs / format.block() * outputs;
         if !inputs.is_multiple_of(format.block()) || tensor.data.len() != blocks * format.source_bytes() {

@@ -30,6 +30,11 @@ pub(crate) struct Workspace {
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
+    /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most families.
+    pub(super) per_layer: Floats,
+    pub(super) per_layer_width: usize,
+    /// Those that are looked up for a token, `[per_layer_width]`.
+    pub(super) per_layer_row: Floats,
     pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
     pub(super) positions: Vec<usize>,
@@ -112,6 +117,9 @@ impl Workspace {
                 gate: row(widths.inner)?,
                 up: if widths.gated { row(widths.inner)? } else { Floats::default() },
             },
+            per_layer: row(per_layer_width(spec))?,
+            per_layer_width: per_layer_width(spec),
+            per_layer_row: zeros(per_layer_width(spec))?,
             experts: ExpertRows {
                 logits: row(widths.experts)?,
                 chosen: try_vec(size.what, size.rows * widths.used)?,
@@ -138,7 +146,8 @@ impl Workspace {
             + (if gated { 3 } else { 2 }) * inner
             // The rows of experts, what they are quantized to, and who uses them.
             + experts + used * (2 * spec.width + 5)
-            + 2 * pairs;
+            + 2 * pairs
+            + per_layer_width(spec);
         let floats =
             row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
         (floats * size_of::<f32>()) as u64
@@ -175,12 +184,17 @@ impl Widths {
         Widths {
             query: most(&|block| block.attention.heads.query * block.attention.heads.dim),
             kv: most(&|block| block.attention.heads.kv * block.attention.heads.dim),
-            inner: most(&|block| block.feed_forward.inner()),
+            inner: most(&|block| block.feed_forward.inner()).max(spec.per_layer.unwrap_or(0)),
             gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
             experts: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.count)),
             used: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.used)),
         }
     }
+}
+
+/// Length of the embeddings of a token for all blocks.
+fn per_layer_width(spec: &Spec) -> usize {
+    spec.per_layer.unwrap_or(0) * spec.blocks.len()
 }
 
 /// Values of attention's scratch for a thread.

@@ -40,9 +40,10 @@ pub(super) struct LoadedDecoder {
 pub(super) struct Settings {
     /// The longest context of any model, 0 for none.
     pub(super) context_length: usize,
-    rows: usize,
     max_running: usize,
     pub(super) threads: usize,
+    /// Whether answers end at their limit only.
+    endless: bool,
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
@@ -51,12 +52,11 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
-        let max_running = config.max_running.max(1);
         Settings {
             context_length: config.context_length,
-            rows: MAX_PREFILL_ROWS + max_running,
-            max_running,
+            max_running: config.max_running.max(1),
             threads: config.compute_threads(),
+            endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
             backend: Arc::new(Native),
@@ -65,8 +65,13 @@ impl Settings {
 
     /// What passes models are loaded for.
     pub(super) fn limits(&self) -> Limits {
-        Limits { rows: self.rows, wanted: self.max_running, threads: self.threads }
+        limits(self.max_running, self.threads)
     }
+}
+
+/// The passes of an engine that runs so many requests at a time.
+pub(crate) fn limits(max_running: usize, threads: usize) -> Limits {
+    Limits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }
 
 /// A model's file, looked at before it is loaded.
@@ -93,6 +98,9 @@ impl Opened {
         Ok(Opened { gguf, file, bytes })
     }
 }
+
+/// What a template may take that runs for a shape of conversations which it has not run for, its stack included.
+const TEMPLATE_BYTES: usize = 16 << 20;
 
 /// What takes the memory.
 const PLAN: &str = "tokenizing the request";
@@ -162,7 +170,14 @@ impl Texts {
             }
             _ => 0,
         };
-        let bytes = work.text_bytes().saturating_mul(PLAN_BYTES_PER_BYTE).saturating_add(constraint);
+        let template = match work {
+            Work::Generate(how) if how.system.is_some() || !how.history.is_empty() || how.thinking => {
+                TEMPLATE_BYTES
+            }
+            _ => 0,
+        };
+        let bytes =
+            work.text_bytes().saturating_mul(PLAN_BYTES_PER_BYTE).saturating_add(constraint + template);
         // Given back when it is done: what stays is counted with the request.
         let _held = memory.hold(bytes as u64, PLAN)?;
         memory::watched(PLAN, bytes, || match self {
@@ -187,7 +202,7 @@ impl LoadedDecoder {
         }
         let declared = facts.context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
-        let tokenizer = Arc::new(tokenizer);
+        let tokenizer = Arc::new(if settings.endless { tokenizer.endless() } else { tokenizer });
         let loaded = LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,

@@ -15,6 +15,7 @@ use steadytext_engine::memory::Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 mod cancel;
+mod cli;
 mod constraints;
 mod dedup;
 mod descriptors;
@@ -29,17 +30,22 @@ mod loading;
 mod lost_files;
 mod memory;
 mod minilm;
+mod models_page;
 mod oracle;
 mod panics;
 mod perplexity;
+mod real_models;
 mod replays;
 mod rerank;
 mod reuse;
 mod safetensors_mutants;
+mod split_files;
+mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
 mod valid_text;
+mod vocabularies;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -30,6 +30,8 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3: windows with a rotation of their own, norms of queries, keys and results.
     Gemma3,
+    /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
+    Gemma4,
     /// Phi-3 and Phi-4-mini: fused matrices, long rotation of a part of each head.
     Phi3,
     /// Granite: multipliers.
@@ -62,6 +64,8 @@ pub(crate) struct Traits {
     /// Biases of queries, keys and values.
     pub(crate) biases: bool,
     pub(crate) query_key_norms: QueryKeyNorms,
+    /// The mean of their weights.
+    pub(crate) query_key_size: f32,
     /// Norms of the inputs of attention and feed-forward.
     pub(crate) input_norms: bool,
     /// Norms of their results.
@@ -76,10 +80,12 @@ pub(crate) struct Traits {
 
 /// Positions that a row sees where a window is in force: not a multiple of anything.
 const WINDOW: u32 = 100;
+/// Length of the embedding of a token for a block.
+const PER_LAYER: usize = 32;
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 19] = [
+    pub const ALL: [Architecture; 20] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -92,6 +98,7 @@ impl Architecture {
         Architecture::Gemma,
         Architecture::Gemma2,
         Architecture::Gemma3,
+        Architecture::Gemma4,
         Architecture::Phi3,
         Architecture::Granite,
         Architecture::GraniteMoe,
@@ -114,6 +121,7 @@ impl Architecture {
             Architecture::Gemma => "gemma",
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
+            Architecture::Gemma4 => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
             Architecture::GraniteMoe => "granitemoe",
@@ -155,12 +163,14 @@ impl Architecture {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
             biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Qwen3Moe | Gemma3 | Exaone4 => QueryKeyNorms::Head,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 => QueryKeyNorms::Head,
                 Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
+            // Its scores are not divided by the root of a head's width.
+            query_key_size: if self == Gemma4 { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
-            result_norms: matches!(self, Gemma2 | Gemma3 | Olmo2 | Exaone4 | Glm4),
+            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
             experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
@@ -213,6 +223,20 @@ impl Architecture {
                 keys
             }
             Architecture::Gemma3 => [windows(2), stretched("linear", 8)].concat(),
+            Architecture::Gemma4 => {
+                let pattern = (0..spec.layers).map(|layer| self.windowed(layer)).collect();
+                vec![
+                    ("attention.sliding_window", Value::U32(WINDOW)),
+                    ("attention.sliding_window_pattern", Value::Bools(pattern)),
+                    ("attention.shared_kv_layers", number(spec.layers.saturating_sub(2))),
+                    ("attention.key_length_swa", number(self.head_dim(spec, 0))),
+                    ("attention.value_length_swa", number(self.head_dim(spec, 0))),
+                    ("rope.dimension_count", number(spec.head_dim)),
+                    ("rope.dimension_count_swa", number(self.head_dim(spec, 0))),
+                    ("embedding_length_per_layer_input", number(PER_LAYER)),
+                    ("final_logit_softcapping", Value::F32(5.0)),
+                ]
+            }
             Architecture::Phi3 => vec![
                 ("rope.dimension_count", number(spec.head_dim * 3 / 4)),
                 ("rope.scaling.original_context_length", number(spec.context / 8)),
@@ -243,6 +267,48 @@ impl Architecture {
         [experts, keys].concat()
     }
 
+    /// Whether a window is in force in a layer, for the family where that matters to its tensors.
+    fn windowed(self, layer: usize) -> bool {
+        self == Architecture::Gemma4 && layer.is_multiple_of(2)
+    }
+
+    /// Width of heads that are as long as K-quants need.
+    pub(crate) fn long_head(self) -> usize {
+        // Those under a window are half as long.
+        if self == Architecture::Gemma4 { 128 } else { 64 }
+    }
+
+    /// Width of the heads of a layer.
+    pub(crate) fn head_dim(self, spec: &Spec, layer: usize) -> usize {
+        if self.windowed(layer) { spec.head_dim / 2 } else { spec.head_dim }
+    }
+
+    /// Whether a layer has keys of its own, and values.
+    pub(crate) fn keys_and_values(self, layer: usize) -> [bool; 2] {
+        match self {
+            // The second layer's keys are its values.
+            Architecture::Gemma4 => [layer < 2, layer < 1],
+            _ => [true; 2],
+        }
+    }
+
+    /// Tensors of a block beside those that follow from the traits.
+    pub(crate) fn block_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
+        if self != Architecture::Gemma4 {
+            return Ok(Vec::new());
+        }
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let matrix = |part: &str, row: usize, rows: usize| {
+            weights::matrix(spec.seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
+        };
+        Ok(vec![
+            matrix("inp_gate", spec.width, PER_LAYER)?,
+            matrix("proj", PER_LAYER, spec.width)?,
+            weights::vector(spec.seed, name("post_norm"), spec.width, 1.0, 0.1)?,
+            weights::vector(spec.seed, name("layer_output_scale"), 1, 0.7, 0.1)?,
+        ])
+    }
+
     /// Tensors of the model beside those that all have.
     pub(crate) fn tensors(self, spec: &Spec) -> Result<Vec<Tensor>, Error> {
         let factors = |name: &str, pairs: usize, step: f32| {
@@ -256,6 +322,22 @@ impl Architecture {
                 Ok(vec![
                     factors("rope_factors_long.weight", pairs, 0.5)?,
                     factors("rope_factors_short.weight", pairs, 0.03)?,
+                ])
+            }
+            Architecture::Gemma4 => {
+                let (seed, all) = (spec.seed, PER_LAYER * spec.layers);
+                let matrix = |name: &str, row: usize, rows: usize| {
+                    let deviation = 1.0 / (row as f32).sqrt();
+                    weights::matrix(seed, name.into(), row, rows, deviation, crate::Kind::F32)
+                };
+                // Pairs of the second half of a head are as good as not rotated.
+                let pairs = spec.head_dim / 2;
+                let values = (0..pairs).map(|pair| if pair < pairs / 2 { 1.0 } else { 1e30 }).collect();
+                Ok(vec![
+                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?,
+                    matrix("per_layer_token_embd.weight", all, spec.vocab)?,
+                    matrix("per_layer_model_proj.weight", spec.width, all)?,
+                    weights::vector(seed, "per_layer_proj_norm.weight".into(), PER_LAYER, 1.0, 0.1)?,
                 ])
             }
             _ => Ok(Vec::new()),

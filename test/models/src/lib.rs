@@ -238,6 +238,8 @@ pub struct Spec {
     pub endless: bool,
     /// How text is split.
     pub splitter: Splitter,
+    /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as `<0xFF>`.
+    pub sentencepiece: bool,
     /// The chat template; `None` is ChatML with the control tokens of the vocabulary, an empty string
     /// leaves the key out.
     pub chat_template: Option<String>,
@@ -267,6 +269,7 @@ impl Default for Spec {
             text: Text::Ascii,
             endless: false,
             splitter: Splitter::Qwen2,
+            sentencepiece: false,
             chat_template: None,
             seed: 1,
         }
@@ -287,7 +290,7 @@ impl Spec {
 
     /// The smallest model whose matrices all have rows of 256, as the K-quants need.
     pub fn small(architecture: Architecture) -> Self {
-        Spec { width: 256, head_dim: 64, feed_forward: 512, ..Spec::tiny(architecture) }
+        Spec { width: 256, head_dim: architecture.long_head(), feed_forward: 512, ..Spec::tiny(architecture) }
     }
 
     /// Wide enough for K-quants, with more positions than a few tiles of attention; it never ends by itself.
@@ -295,7 +298,7 @@ impl Spec {
         Spec {
             width: 256,
             heads: 4,
-            head_dim: 64,
+            head_dim: architecture.long_head(),
             feed_forward: 512,
             vocab: 600,
             context: 1024,
@@ -309,7 +312,7 @@ impl Spec {
     /// stretched from.
     pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
         Spec {
-            layers: 3,
+            layers: if architecture == Architecture::Gemma4 { 4 } else { 3 },
             context: 4096,
             rope_theta: 1_000_000.0,
             // All of them, so that nothing hangs on which of two nearly equal ones a router chooses.
@@ -429,14 +432,22 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
             end = vocabulary.end,
         ),
     };
-    let mut tokenizer = vec![
-        ("model", Value::String("gpt2".into())),
-        ("pre", Value::String(spec.splitter.name().into())),
-        ("tokens", Value::Strings(vocabulary.tokens)),
-        ("token_type", Value::I32s(vocabulary.types)),
-        ("merges", Value::Strings(vocabulary.merges)),
-        ("add_bos_token", Value::Bool(false)),
-    ];
+    let text = |text: &str| Value::String(text.into());
+    let mut tokenizer = if spec.sentencepiece {
+        vec![("model", text("llama")), ("pre", text("default"))]
+    } else {
+        vec![("model", text("gpt2")), ("pre", text(spec.splitter.name()))]
+    };
+    tokenizer.push(("tokens", Value::Strings(vocabulary.tokens)));
+    tokenizer.push(("token_type", Value::I32s(vocabulary.types)));
+    if spec.sentencepiece {
+        // What was made up first is joined first.
+        let scores = (0..spec.vocab).map(|id| -(id as f32)).collect();
+        tokenizer.push(("scores", Value::F32s(scores)));
+    } else {
+        tokenizer.push(("merges", Value::Strings(vocabulary.merges)));
+    }
+    tokenizer.push(("add_bos_token", Value::Bool(false)));
     if !spec.endless {
         tokenizer.push(("eos_token_id", Value::U32(vocabulary.end_id)));
     }
@@ -449,7 +460,6 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
 
 fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     let Spec { width, seed, quantization: kinds, .. } = *spec;
-    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let mut tensors = Vec::new();
     // Rows of a projection are scaled so that its output is about as large as its input; those of the
     // head so that logits spread over a few units.
@@ -474,6 +484,9 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let (value, down) = kinds.finer(layer, spec.layers);
+        let head_dim = spec.architecture.head_dim(spec, layer);
+        let (queries, keys) = (spec.heads * head_dim, spec.kv_heads * head_dim);
+        let [has_keys, has_values] = spec.architecture.keys_and_values(layer);
         if traits.input_norms {
             tensors.push(norm(name("attn_norm.weight"), width)?);
         }
@@ -481,8 +494,12 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             tensors.push(matrix(name("attn_qkv.weight"), width, queries + 2 * keys, kinds.attention)?);
         } else {
             tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
-            tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
-            tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+            if has_keys {
+                tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
+            }
+            if has_values {
+                tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+            }
         }
         tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
         if traits.biases {
@@ -492,12 +509,15 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         }
         let [query_norm, key_norm] = match traits.query_key_norms {
             QueryKeyNorms::None => [0, 0],
-            QueryKeyNorms::Head => [spec.head_dim; 2],
+            QueryKeyNorms::Head => [head_dim; 2],
             QueryKeyNorms::Row => [queries, keys],
         };
         if query_norm > 0 {
+            let norm = |name, length| weights::vector(seed, name, length, traits.query_key_size, 0.1);
             tensors.push(norm(name("attn_q_norm.weight"), query_norm)?);
-            tensors.push(norm(name("attn_k_norm.weight"), key_norm)?);
+            if has_keys {
+                tensors.push(norm(name("attn_k_norm.weight"), key_norm)?);
+            }
         }
         if traits.input_norms {
             let norms =
@@ -519,6 +539,7 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
         }
         tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, down)?);
+        tensors.extend(spec.architecture.block_tensors(spec, layer)?);
     }
     Ok(tensors)
 }

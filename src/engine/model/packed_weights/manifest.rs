@@ -59,7 +59,7 @@ impl Manifest {
         let mut manifest = Manifest { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
         for tensor in gguf.tensors() {
             let multiplied = match tensor.name {
-                "output.weight" => true,
+                "output.weight" | "per_layer_model_proj.weight" => true,
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" => encoder,
                 name => name.starts_with("blk.") && name.ends_with(".weight"),
