@@ -37,7 +37,7 @@ pub(super) struct Block {
 
 /// The second half of a block.
 enum Half {
-    Dense(FeedForward),
+    Dense(Box<FeedForward>),
     Experts(Box<Experts>),
 }
 
@@ -89,7 +89,7 @@ impl Block {
                 let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
                 Half::Experts(Box::new(experts))
             }
-            None => Half::Dense(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?),
+            None => Half::Dense(Box::new(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?)),
         };
         Ok(Block {
             spec: *spec,
