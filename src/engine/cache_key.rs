@@ -155,6 +155,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::{CacheKey, cache_key, digest, hex};
+    use crate::KERNEL_VERSION;
     use crate::{BackendKind, Embed, Generate, Message, Role, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
@@ -240,7 +241,7 @@ mod tests {
     fn the_native_backend_has_the_keys_of_before_there_were_others() {
         let work = Work::Generate(Generate { max_tokens: 9, ..generate("p", &[]) });
         let content = serde_json::to_vec(&work).unwrap();
-        let expected = digest(&[b"generate", &MODEL, &1i32.to_le_bytes(), &content]);
+        let expected = digest(&[b"generate", &MODEL, &KERNEL_VERSION.to_le_bytes(), &content]);
         assert_eq!(key("generate", work).text, format!("steadytext/1:{}", hex(&expected)));
     }
 
