@@ -8,6 +8,11 @@ multiversion! {
 }
 
 multiversion! {
+    /// `x = x · silu(gate)`.
+    pub(crate) fn silu_times(x: &mut [f32], gate: &[f32]) = silu_times_body
+}
+
+multiversion! {
     /// `x += y`.
     pub(crate) fn add(x: &mut [f32], y: &[f32]) = add_body
 }
@@ -27,6 +32,13 @@ fn swiglu_body(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         let x = *gate;
         *gate = x / (1.0 + exp(-x)) * up;
+    }
+}
+
+#[inline(always)]
+fn silu_times_body(x: &mut [f32], gate: &[f32]) {
+    for (x, gate) in x.iter_mut().zip(gate) {
+        *x *= gate / (1.0 + exp(-gate));
     }
 }
 

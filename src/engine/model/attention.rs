@@ -13,14 +13,15 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, Scoring, attend};
-use crate::kernels::matrix::each_row;
+use crate::kernels::convolution::gate_logistic;
+use crate::kernels::matrix::{Make, each_row};
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::scale;
 
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Of queries, keys and values.
+    /// Of queries, keys and values; behind each query head its gate where there are gates.
     projections: Box<[Dense; 3]>,
     /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row.
     norms: Option<[Norm; 2]>,
@@ -48,15 +49,16 @@ impl Attention {
             let dense = Dense::load(gguf, packed, &name(part), inputs, outputs)?;
             Ok(if block.residual == Residual::PostNorm { dense.with_bias() } else { dense })
         };
+        let with_gates = if spec.gated { 2 * query_width } else { query_width };
         let projections = match gguf.opt_tensor(&name("attn_qkv.weight"))? {
             // The rows of all three in one matrix.
-            Some(_) => {
+            Some(_) if !spec.gated => {
                 let all = dense("attn_qkv", width, query_width + 2 * kv_width)?;
                 let part = |start: usize, outputs: usize| all.part(start..start + outputs);
                 [part(0, query_width)?, part(query_width, kv_width)?, part(query_width + kv_width, kv_width)?]
             }
-            None => [
-                dense("attn_q", width, query_width)?,
+            _ => [
+                dense("attn_q", width, with_gates)?,
                 dense("attn_k", width, kv_width)?,
                 dense("attn_v", width, kv_width)?,
             ],
@@ -93,7 +95,19 @@ impl Attention {
         let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
         let (width, query_width, kv_width) = (workspace.width, heads.query * heads.dim, heads.kv * heads.dim);
         let Workspace {
-            x, h, finite, positions, query, key, value, attention, angles, tiles, quantized, ..
+            x,
+            h,
+            finite,
+            positions,
+            query,
+            key,
+            value,
+            mixed,
+            attention,
+            angles,
+            tiles,
+            quantized,
+            ..
         } = workspace;
         let (finite, positions) = (&finite[..], &positions[..]);
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
@@ -102,7 +116,10 @@ impl Attention {
         let value = &mut value[..rows * kv_width];
         let attention = &mut attention[..rows * query_width];
         let matrices = self.projections.each_ref().map(|part| &part.weight);
-        let ys = [&mut *query, &mut *key, &mut *value];
+        let gates = if self.spec.gated { 2 * query_width } else { 0 };
+        let mixed = &mut mixed[..rows * gates];
+        let projected = if self.spec.gated { &mut *mixed } else { &mut *query };
+        let ys = [&mut *projected, &mut *key, &mut *value];
         match norm {
             Some(norm) => {
                 let make = normalised(norm, x, width, finite, instructions);
@@ -110,8 +127,17 @@ impl Attention {
             }
             None => multiply_all(matrices, x, None, ys, quantized, pool),
         }
-        for (part, y) in self.projections.iter().zip([&mut *query, &mut *key, &mut *value]) {
+        for (part, y) in self.projections.iter().zip([&mut *projected, &mut *key, &mut *value]) {
             part.add_bias_to(y, pool);
+        }
+        let mixed = &*mixed;
+        if self.spec.gated {
+            each_row(query, query_width, pool, &|row, query| {
+                let heads = mixed[of_row(row, gates)].chunks_exact(2 * self.spec.heads.dim);
+                for (query, both) in query.chunks_exact_mut(self.spec.heads.dim).zip(heads) {
+                    query.copy_from_slice(&both[..query.len()]);
+                }
+            });
         }
         let note = |row: usize, is_finite: bool| {
             if !is_finite {
@@ -153,7 +179,14 @@ impl Attention {
         };
         let projections = Projections { queries: query, fresh: Some((key, value)), ready: &ready, scoring };
         attend(heads, offset, sequences, projections, attention, tiles, pool);
-        self.output.weight.multiply(attention, None, h, quantized, pool);
+        let gate = |row: usize, attention: &mut [f32]| {
+            let gates = mixed[of_row(row, gates)].chunks_exact(2 * heads.dim);
+            for (attention, both) in attention.chunks_exact_mut(heads.dim).zip(gates) {
+                gate_logistic(instructions, attention, &both[heads.dim..]);
+            }
+        };
+        let make: Option<Make<'_>> = if self.spec.gated { Some(&gate) } else { None };
+        self.output.weight.multiply(attention, make, h, quantized, pool);
     }
 }
 

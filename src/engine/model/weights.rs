@@ -148,6 +148,11 @@ pub(super) fn multiply_all<const N: usize>(
 pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
     let tensor = gguf.tensor(name)?;
     expect_shape(gguf, &tensor, &[length])?;
+    widened(gguf, name, &tensor, length)
+}
+
+/// All values of a floating-point tensor.
+fn widened(gguf: &Gguf, name: &str, tensor: &Tensor<'_>, length: usize) -> Result<Vec<f32>, Error> {
     let mut values = vec![0.0; length];
     match (tensor.kind, panel_format(tensor.kind)) {
         (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16, Some(format)) => {
@@ -158,6 +163,21 @@ pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>,
         }
     }
     Ok(values)
+}
+
+/// A floating-point matrix `[outputs, inputs]`, widened to f32.
+///
+/// # Errors
+/// As [`Matrix::load`].
+pub(super) fn matrix_of_floats(
+    gguf: &Gguf,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Vec<f32>, Error> {
+    let tensor = gguf.tensor(name)?;
+    expect_shape(gguf, &tensor, &[inputs, outputs])?;
+    widened(gguf, name, &tensor, inputs * outputs)
 }
 
 /// [`vector`], if there is a tensor of this name.

@@ -57,7 +57,13 @@ fn logits_of(mut probe: Probe, tokens: &[u32], passes: &[usize]) -> Vec<Vec<u32>
 
 #[test]
 fn chunked_prefill_is_whole_prefill_on_any_number_of_threads() {
-    for architecture in [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3] {
+    for architecture in [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+        Architecture::Lfm2,
+        Architecture::Qwen35,
+    ] {
         let directory = TempDir::new().unwrap();
         let path = model(&directory, &Spec::wide(architecture, mixed()));
         let tokens = tokens(200);
@@ -79,6 +85,42 @@ fn instruction_sets_change_no_byte() {
         for set in [Instructions::Portable, Instructions::Avx2] {
             let probe = Probe::open_with(&ModelSource::File(path.clone()), 1, set).unwrap();
             assert!(best == logits_of(probe, &tokens, &[33, 1, 17]), "{set:?}");
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_change_no_byte_of_recurrent_layers() {
+    for architecture in [Architecture::Lfm2, Architecture::Qwen35] {
+        let directory = TempDir::new().unwrap();
+        let path = model(&directory, &Spec::wide(architecture, mixed()));
+        let tokens = tokens(80);
+        let best = logits(&path, 2, &tokens, &[64]);
+        for set in [Instructions::Portable, Instructions::Avx2] {
+            let probe = Probe::open_with(&ModelSource::File(path.clone()), 1, set).unwrap();
+            assert!(best == logits_of(probe, &tokens, &[33, 1, 17]), "{architecture:?}, {set:?}");
+        }
+    }
+}
+
+#[test]
+fn recurrent_layers_go_back_to_a_block_and_forget_what_was_behind() {
+    for architecture in [Architecture::Lfm2, Architecture::Qwen35] {
+        let directory = TempDir::new().unwrap();
+        let path = model(&directory, &Spec::wide(architecture, mixed()));
+        let tokens = tokens(150);
+        let mut probe = Probe::open(&ModelSource::File(path), 2).unwrap();
+        let expected = bits(probe.extend(&tokens).unwrap().unwrap());
+        for length in [149, 128, 127, 64, 63, 1, 0] {
+            probe.truncate(length);
+            let kept = probe.len();
+            assert_eq!(kept, length / 64 * 64, "where the last copy is");
+            // Something else in between, which must leave no trace.
+            probe.extend(&[5, 6, 7, 8]).unwrap();
+            probe.truncate(kept);
+            assert_eq!(probe.len(), kept);
+            let again = bits(probe.extend(&tokens[probe.len()..]).unwrap().unwrap());
+            assert!(again == expected, "{architecture:?} truncated to {length}");
         }
     }
 }

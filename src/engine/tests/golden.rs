@@ -172,6 +172,10 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         "qwen2 Q8_0",
         logits(&made("qwen2", &Spec::wide(Architecture::Qwen2, Quantization::uniform(Kind::Q8_0))), 600),
     );
+    for family in [Architecture::Lfm2, Architecture::Qwen35] {
+        let spec = Spec::wide(family, Quantization::uniform(Kind::Q8_0));
+        add(family.variant(), logits(&made(family.variant(), &spec), 600));
+    }
     let encoder = |name: &str, labels| {
         let path = directory.path().join(name);
         Bert { labels, ..Bert::default() }.write(&path).unwrap();

@@ -47,7 +47,7 @@ impl Random {
     }
 }
 
-/// The builtin model and two of random weights, in all the formats that are repeatable everywhere.
+/// The builtin model and some of random weights, two of them with layers that are not attention, in all the formats that are repeatable everywhere.
 fn models(directory: &TempDir) -> Vec<ModelSource> {
     let mixed = Quantization {
         embedding: Kind::Q6K,
@@ -65,6 +65,8 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
     let specs = [
         Spec { rerank: Some(Form::YesNo), ..spec(Architecture::Qwen3, mixed, Pooling::Rank) },
         spec(Architecture::Llama, Quantization::q4_k_m(), Pooling::Mean),
+        spec(Architecture::Lfm2, Quantization::q4_k_m(), Pooling::Mean),
+        spec(Architecture::Qwen35, mixed, Pooling::Last),
     ];
     let files = specs.iter().enumerate().map(|(i, spec)| {
         let path = directory.path().join(format!("{i}.gguf"));

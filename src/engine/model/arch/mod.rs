@@ -10,17 +10,19 @@ mod gemma2;
 mod gemma3;
 mod glm4;
 mod granite;
+mod lfm2;
 mod llama;
 mod mistral3;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
 mod smollm3;
 
 use super::metadata::Metadata;
 use super::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, LogitsSpec, NormKind, NormSpec,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, LogitsSpec, Mixer, NormKind, NormSpec,
     Pooling, Residual, Spec, TensorNames,
 };
 use crate::Error;
@@ -39,12 +41,13 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 14] = [
+const FAMILIES: [&Family; 16] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen35::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
@@ -53,6 +56,7 @@ const FAMILIES: [&Family; 14] = [
     &olmo2::FAMILY,
     &exaone4::FAMILY,
     &glm4::FAMILY,
+    &lfm2::FAMILY,
     &bert::FAMILY,
 ];
 
@@ -108,7 +112,9 @@ fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,
+        mixer: Mixer::Attention,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
+        feed_forward_norm: "ffn_norm",
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::SwiGlu,
             width: metadata.size("feed_forward_length")?,
