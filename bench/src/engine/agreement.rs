@@ -14,8 +14,6 @@ use steadytext_test_models::{Architecture, Quantization, Spec, write};
 use crate::peer::Peer;
 use crate::settings::Settings;
 
-/// Tokens of the long prompt of each model.
-const TOKENS: usize = 4096;
 /// Largest root mean square of the differences, in standard deviations of llama.cpp's logits. Weights in f32 leave
 /// the rounding of keys and values to f16 (measured: 0.0005). llama.cpp rounds activations to f16 or bf16 where weights
 /// are, the engine does not (measured: 0.006).
@@ -57,20 +55,20 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
     let mut sound = true;
     // `--only perplexity` leaves the rest out.
     let models = if settings.wants("agreement") { models() } else { Vec::new() };
+    let mut reference = String::from(
+        "# Logits of llama.cpp for the tests that run without it: family, position, every 32nd logit. Written to bench/out by\n\
+         # `make check-peer`.\n",
+    );
     for (architecture, quant) in models {
         let quantization = Quantization::named(quant).expect("the quantization has a name");
-        let spec = Spec {
-            layers: 3,
-            context: TOKENS,
-            rope_theta: 1_000_000.0,
-            quantization,
-            endless: true,
-            ..Spec::small(architecture)
-        };
+        let spec = Spec::compared(architecture, quantization);
         let path = side.directory.join("model.gguf");
         write(&spec, &path).expect("the model can be written");
-        let ids: Vec<u32> = (0..TOKENS as u32).map(|i| (i * 7919 + i * i * 31) % spec.vocab as u32).collect();
+        let ids = spec.compared_tokens();
         let (ours, peers) = side.logits(&path, &ids);
+        if quant == "f32" {
+            reference.push_str(&lines(architecture, &peers, spec.vocab));
+        }
         let (rms, largest) = differences(&ours, &peers);
         let name = format!("{}.{quant}", architecture.variant());
         report.add(&format!("agreement.{name}.rms"), rms, "deviations");
@@ -81,7 +79,27 @@ pub(crate) fn check(settings: &Settings, report: &mut Report) -> bool {
             sound = false;
         }
     }
+    write_out("families.tsv", &reference);
     sound & perplexity(&mut side, report)
+}
+
+/// Some of the logits after some tokens: around tiles and windows, and far from the beginning.
+fn lines(architecture: Architecture, logits: &[f32], vocabulary: usize) -> String {
+    let positions = [0, 1, 63, 64, 99, 100, 127, 200, 1000, 2047, 4095];
+    let line = |position: usize| {
+        let row = &logits[position * vocabulary..(position + 1) * vocabulary];
+        let row: Vec<String> = row.iter().step_by(32).map(|logit| format!("{logit:.5}")).collect();
+        format!("{}\t{position}\t{}\n", architecture.variant(), row.join(" "))
+    };
+    positions.into_iter().map(line).collect()
+}
+
+/// Writes a file that is committed elsewhere once it has been looked at.
+fn write_out(name: &str, text: &str) {
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("out");
+    std::fs::create_dir_all(&out)
+        .and_then(|()| std::fs::write(out.join(name), text))
+        .expect("bench/out can be written");
 }
 
 /// Perplexities of the builtin model on the pages of this repository; and, for the tests that run without llama.cpp,
@@ -114,10 +132,7 @@ fn perplexity(side: &mut Sides, report: &mut Report) -> bool {
     for (id, loss) in ids[1..].iter().zip(losses(&peers_logits, &ids)) {
         let _ = writeln!(lines, "{id}\t{loss:.6}");
     }
-    let out = root.join("bench/out");
-    std::fs::create_dir_all(&out)
-        .and_then(|()| std::fs::write(out.join("builtin_losses.tsv"), lines))
-        .expect("bench/out can be written");
+    write_out("builtin_losses.tsv", &lines);
     (ours / peers - 1.0).abs() <= BOUND_PERPLEXITY
 }
 

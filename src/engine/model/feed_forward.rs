@@ -47,14 +47,15 @@ impl FeedForward {
         let down = || dense("ffn_down", inner_width, width);
         Ok(match spec.kind {
             FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => {
-                let (gate, up) = match gguf.opt_tensor(&name("ffn_gate.weight"))? {
-                    Some(_) => (matrix("ffn_gate", inner_width)?, matrix("ffn_up", inner_width)?),
-                    // The rows of both in one matrix, those of the gate first.
-                    None => {
+                let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
+                let (gate, up) =
+                    if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner_width] {
+                        (matrix("ffn_gate", inner_width)?, matrix("ffn_up", inner_width)?)
+                    } else {
+                        // The rows of both in one matrix, those of the gate first.
                         let both = matrix("ffn_up", 2 * inner_width)?;
                         (both.part(0..inner_width)?, both.part(inner_width..2 * inner_width)?)
-                    }
-                };
+                    };
                 FeedForward { spec, inner: Inner::Gated { gate, up }, down: down()? }
             }
             FeedForwardKind::Gelu => {

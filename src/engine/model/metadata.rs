@@ -307,18 +307,29 @@ impl Metadata<'_> {
     /// model, by the longest context that it is used with, so that all requests see the same model.
     fn rope_factors(&self, dimensions: usize) -> Result<Option<Vec<f32>>, Error> {
         let gguf = self.gguf;
-        let long = || Ok(self.context_length()? > self.original_context_length()?);
-        let name = match gguf.opt_tensor("rope_freqs.weight")? {
-            Some(_) => "rope_freqs.weight",
-            None if gguf.opt_tensor("rope_factors_long.weight")?.is_none() => return Ok(None),
-            None if long()? => "rope_factors_long.weight",
-            None => "rope_factors_short.weight",
+        let read = |name: &str| -> Result<Option<Vec<f32>>, Error> {
+            if gguf.opt_tensor(name)?.is_none() {
+                return Ok(None);
+            }
+            let factors = super::weights::vector(gguf, name, dimensions / 2)?;
+            match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+                true => Ok(Some(factors)),
+                false => Err(gguf.corrupt(format!("tensor \"{name}\" holds a value that is not positive"))),
+            }
         };
-        let factors = super::weights::vector(gguf, name, dimensions / 2)?;
-        if factors.iter().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
-            return Err(gguf.corrupt(format!("tensor \"{name}\" holds a value that is not positive")));
+        if let Some(factors) = read("rope_freqs.weight")? {
+            return Ok(Some(factors));
         }
-        Ok(Some(factors))
+        let [long_name, short_name] = ["rope_factors_long.weight", "rope_factors_short.weight"];
+        match (read(long_name)?, read(short_name)?) {
+            (None, None) => Ok(None),
+            (Some(long), Some(short)) => {
+                let is_long = self.context_length()? > self.original_context_length()?;
+                Ok(Some(if is_long { long } else { short }))
+            }
+            (Some(_), None) => Err(gguf.corrupt(format!("tensor \"{short_name}\" is missing"))),
+            (None, Some(_)) => Err(gguf.corrupt(format!("tensor \"{long_name}\" is missing"))),
+        }
     }
 
     /// How hidden states become an embedding; `unsaid` where the file says nothing or "none".

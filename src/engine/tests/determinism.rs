@@ -57,13 +57,7 @@ fn logits_of(mut probe: Probe, tokens: &[u32], passes: &[usize]) -> Vec<Vec<u32>
 
 #[test]
 fn chunked_prefill_is_whole_prefill_on_any_number_of_threads() {
-    for architecture in [
-        Architecture::Llama,
-        Architecture::Qwen2,
-        Architecture::Qwen3,
-        Architecture::Lfm2,
-        Architecture::Qwen35,
-    ] {
+    for architecture in Architecture::ALL {
         let directory = TempDir::new().unwrap();
         let path = model(&directory, &Spec::wide(architecture, mixed()));
         let tokens = tokens(200);
@@ -77,35 +71,23 @@ fn chunked_prefill_is_whole_prefill_on_any_number_of_threads() {
 #[test]
 fn instruction_sets_change_no_byte() {
     let mixed = Quantization { output: Kind::Q4_0, value: Kind::Q6K, ..mixed() };
-    for quantization in [mixed, Quantization::q4_k_m()] {
+    let llama = [mixed, Quantization::q4_k_m()].map(|quantization| (Architecture::Llama, quantization));
+    let all = Architecture::ALL.map(|architecture| (architecture, mixed));
+    for (architecture, quantization) in llama.into_iter().chain(all) {
         let directory = TempDir::new().unwrap();
-        let path = model(&directory, &Spec::wide(Architecture::Llama, quantization));
-        let tokens = tokens(80);
+        let path = model(&directory, &Spec::wide(architecture, quantization));
+        let tokens = tokens(150);
         let best = logits(&path, 2, &tokens, &[64]);
         for set in [Instructions::Portable, Instructions::Avx2] {
             let probe = Probe::open_with(&ModelSource::File(path.clone()), 1, set).unwrap();
-            assert!(best == logits_of(probe, &tokens, &[33, 1, 17]), "{set:?}");
+            assert!(best == logits_of(probe, &tokens, &[33, 1, 17]), "{architecture:?} {set:?}");
         }
     }
 }
 
 #[test]
-fn instruction_sets_change_no_byte_of_recurrent_layers() {
-    for architecture in [Architecture::Lfm2, Architecture::Qwen35] {
-        let directory = TempDir::new().unwrap();
-        let path = model(&directory, &Spec::wide(architecture, mixed()));
-        let tokens = tokens(80);
-        let best = logits(&path, 2, &tokens, &[64]);
-        for set in [Instructions::Portable, Instructions::Avx2] {
-            let probe = Probe::open_with(&ModelSource::File(path.clone()), 1, set).unwrap();
-            assert!(best == logits_of(probe, &tokens, &[33, 1, 17]), "{architecture:?}, {set:?}");
-        }
-    }
-}
-
-#[test]
-fn recurrent_layers_go_back_to_a_block_and_forget_what_was_behind() {
-    for architecture in [Architecture::Lfm2, Architecture::Qwen35] {
+fn a_truncated_cache_forgets() {
+    for architecture in Architecture::ALL {
         let directory = TempDir::new().unwrap();
         let path = model(&directory, &Spec::wide(architecture, mixed()));
         let tokens = tokens(150);
@@ -113,33 +95,17 @@ fn recurrent_layers_go_back_to_a_block_and_forget_what_was_behind() {
         let expected = bits(probe.extend(&tokens).unwrap().unwrap());
         for length in [149, 128, 127, 64, 63, 1, 0] {
             probe.truncate(length);
-            let kept = probe.len();
-            assert_eq!(kept, length / 64 * 64, "where the last copy is");
+            // Recurrent layers go back to the end of a block.
+            let recurrent = matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35);
+            let kept = if recurrent { length / 64 * 64 } else { length };
+            assert_eq!(probe.len(), kept, "{architecture:?}");
             // Something else in between, which must leave no trace.
             probe.extend(&[5, 6, 7, 8]).unwrap();
             probe.truncate(kept);
-            assert_eq!(probe.len(), kept);
-            let again = bits(probe.extend(&tokens[probe.len()..]).unwrap().unwrap());
+            assert_eq!(probe.len(), kept, "{architecture:?}");
+            let again = bits(probe.extend(&tokens[kept..]).unwrap().unwrap());
             assert!(again == expected, "{architecture:?} truncated to {length}");
         }
-    }
-}
-
-#[test]
-fn a_truncated_cache_forgets() {
-    let directory = TempDir::new().unwrap();
-    let path = model(&directory, &Spec::wide(Architecture::Qwen3, mixed()));
-    let tokens = tokens(150);
-    let mut probe = Probe::open(&ModelSource::File(path), 2).unwrap();
-    let expected = bits(probe.extend(&tokens).unwrap().unwrap());
-    for length in [149, 128, 127, 64, 63, 1, 0] {
-        probe.truncate(length);
-        // Something else in between, which must leave no trace.
-        probe.extend(&[5, 6, 7, 8]).unwrap();
-        probe.truncate(length);
-        assert_eq!(probe.len(), length);
-        let again = bits(probe.extend(&tokens[length..]).unwrap().unwrap());
-        assert!(again == expected, "truncated to {length}");
     }
 }
 

@@ -21,6 +21,7 @@ mod descriptors;
 mod determinism;
 mod encoders;
 mod engine;
+mod families;
 mod gguf_mutants;
 mod golden;
 mod load;

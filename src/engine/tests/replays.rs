@@ -65,6 +65,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
     let specs = [
         Spec { rerank: Some(Form::YesNo), ..spec(Architecture::Qwen3, mixed, Pooling::Rank) },
         spec(Architecture::Llama, Quantization::q4_k_m(), Pooling::Mean),
+        spec(Architecture::Gemma3, mixed, Pooling::Last),
         spec(Architecture::Lfm2, Quantization::q4_k_m(), Pooling::Mean),
         spec(Architecture::Qwen35, mixed, Pooling::Last),
     ];

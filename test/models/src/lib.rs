@@ -295,6 +295,24 @@ impl Spec {
         }
     }
 
+    /// What is compared with llama.cpp, at up to [`Spec::context`] positions: beyond windows and the contexts that rotations are
+    /// stretched from.
+    pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
+        Spec {
+            layers: 3,
+            context: 4096,
+            rope_theta: 1_000_000.0,
+            quantization,
+            endless: true,
+            ..Spec::small(architecture)
+        }
+    }
+
+    /// The tokens that it is compared on.
+    pub fn compared_tokens(&self) -> Vec<u32> {
+        (0..self.context as u32).map(|i| (i * 7919 + i * i * 31) % self.vocab as u32).collect()
+    }
+
     /// The shape of Qwen3-0.6B, for benchmarks: 0.6 GB at Q8_0.
     pub fn qwen3_0_6b() -> Self {
         Spec {
