@@ -85,7 +85,7 @@ fn sizes_of_recurrent_layers_are_checked() {
         corrupt(&spec, set("ssm.conv_kernel", taps), "qwen35.ssm.conv_kernel");
     }
     corrupt(&spec, set("ssm.group_count", 3), "3 key heads");
-    corrupt(&spec, set("ssm.group_count", 1), "attn_qkv.weight");
+    corrupt(&spec, set("ssm.group_count", 1), "ssm_conv1d.weight");
     corrupt(&spec, set("ssm.time_step_rank", 8), "8 value heads");
     corrupt(&spec, set("ssm.inner_size", 64), "64 values");
     corrupt(&spec, set("full_attention_interval", 0), "qwen35.full_attention_interval");
