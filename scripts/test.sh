@@ -101,6 +101,9 @@ for name in "$@"; do
         engine)
             # Without it, the tests that need the model fail and say so.
             scripts/fetch-minilm.sh || true
+            scripts/fetch-templates.sh || true
+            # Without them, the tests that compare with llama.cpp's tokens are skipped and say so.
+            scripts/fetch-vocabularies.sh || true
             # shellcheck disable=SC2046 # options, split at spaces
             suite engine "$cargo" test "${selection[@]}" --no-fail-fast --lib --bins \
                 $(test_targets steadytext-engine steadytext-exchange steadytext-test-models) ;;

@@ -99,8 +99,20 @@ pub fn hex(bytes: &[u8]) -> String {
 fn short_key(request_type: &str, work: &Work) -> Option<String> {
     // Whatever is added to a request has to be looked at here.
     match (request_type, work) {
-        ("generate", Work::Generate(Generate { prompt, max_tokens, sampling, stop, constraint: None })) => {
-            if *max_tokens != DEFAULT_MAX_TOKENS || !sampling.is_greedy() {
+        (
+            "generate",
+            Work::Generate(Generate {
+                prompt,
+                max_tokens,
+                sampling,
+                stop,
+                constraint: None,
+                system: None,
+                history,
+                thinking: false,
+            }),
+        ) => {
+            if *max_tokens != DEFAULT_MAX_TOKENS || !sampling.is_greedy() || !history.is_empty() {
                 return None;
             }
             let (key, end_of_prompt) = match &stop[..] {
@@ -143,7 +155,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::{CacheKey, cache_key, digest, hex};
-    use crate::{BackendKind, Embed, Generate, Sampling, Work};
+    use crate::{BackendKind, Embed, Generate, Message, Role, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
 
@@ -154,8 +166,12 @@ mod tests {
             max_tokens: 512,
             sampling: Sampling::default(),
             stop,
-            constraint: None,
+            ..Generate::default()
         }
+    }
+
+    fn said(role: Role, text: &str) -> Message {
+        Message { role, text: text.to_owned() }
     }
 
     fn key(request_type: &str, work: Work) -> CacheKey {
@@ -193,6 +209,11 @@ mod tests {
             Generate { sampling: Sampling { top_k: 7, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { top_p: 0.5, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { min_p: 0.5, ..warm }, ..generate("p", &[]) },
+            Generate { system: Some(String::new()), ..generate("p", &[]) },
+            Generate { system: Some("s".to_owned()), ..generate("p", &[]) },
+            Generate { history: vec![said(Role::User, "s")], ..generate("p", &[]) },
+            Generate { history: vec![said(Role::Assistant, "s")], ..generate("p", &[]) },
+            Generate { thinking: true, ..generate("p", &[]) },
         ];
         let mut seen = HashMap::new();
         for names_model in [false, true] {
@@ -212,7 +233,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 1 + 2 * 8 * 2);
+        assert_eq!(seen.len(), 1 + 2 * 13 * 2);
     }
 
     #[test]
@@ -221,6 +242,12 @@ mod tests {
         let content = serde_json::to_vec(&work).unwrap();
         let expected = digest(&[b"generate", &MODEL, &1i32.to_le_bytes(), &content]);
         assert_eq!(key("generate", work).text, format!("steadytext/1:{}", hex(&expected)));
+    }
+
+    #[test]
+    fn requests_without_system_message_history_and_thoughts_have_the_keys_of_before_there_were_any() {
+        let key = text(Generate { max_tokens: 9, stop: vec!["END".to_owned()], ..generate("p", &[]) });
+        assert_eq!(key, "steadytext/1:289fcfcebee29b0442322452aee8b999c7f1cddda5e38dc938bb0dccba0ea1b8");
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, ModelSource, Output, Purpose, Reply, Request,
-    Rerank, Sampling, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
+    Request, Rerank, Role, Sampling, Standing, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Sender;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::gguf::Gguf;
 use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
@@ -87,7 +88,11 @@ impl Work {
     /// Bytes of the texts that a user has given.
     pub fn text_bytes(&self) -> usize {
         match self {
-            Work::Generate(how) => how.prompt.len(),
+            Work::Generate(how) => {
+                let system = how.system.as_ref().map_or(0, String::len);
+                let said = how.history.iter().map(|message| message.text.len());
+                said.fold(how.prompt.len().saturating_add(system), usize::saturating_add)
+            }
             Work::Embed(how) => how.text.len(),
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
@@ -103,7 +108,9 @@ impl Request {
         let more = match &self.work {
             Work::Generate(how) => {
                 let stop = how.stop.iter().map(String::len).sum::<usize>();
+                let history = std::mem::size_of_val(how.history.as_slice());
                 stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
+                    .saturating_add(history)
             }
             Work::Embed(how) => match &how.purpose {
                 Purpose::Query { task: Some(task) } => task.len(),
@@ -115,8 +122,39 @@ impl Request {
     }
 }
 
+/// Who says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Whoever sets the assistant up.
+    System,
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// Its name in chat templates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// Something that was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who has said it.
+    pub role: Role,
+    /// What was said.
+    pub text: String,
+}
+
 /// Text generation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Generate {
     /// The user's prompt; the model's chat template is put around it.
     pub prompt: String,
@@ -128,6 +166,41 @@ pub struct Generate {
     pub stop: Vec<String>,
     /// What the answer must match, whole; not together with `stop`.
     pub constraint: Option<Constraint>,
+    /// What the model is told before everything else. An empty text keeps the chat template from saying something of its own.
+    pub system: Option<String>,
+    /// What was said before the prompt, by user and assistant in turn.
+    pub history: Vec<Message>,
+    /// Whether the model is to think before it answers, and its thoughts are part of the result. Without, it does not think
+    /// where its chat template has a switch for that, and thoughts are left out of the result. An answer that has to match a
+    /// constraint is given without thoughts.
+    pub thinking: bool,
+}
+
+/// In text formats, which keys of results are made of, what was added later is left out where it is not used: such a request has
+/// the key that it has always had.
+impl Serialize for Generate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole = !serializer.is_human_readable();
+        let Generate { prompt, max_tokens, sampling, stop, constraint, system, history, thinking } = self;
+        let added = [whole || system.is_some(), whole || !history.is_empty(), whole || *thinking];
+        let count = 5 + added.iter().filter(|added| **added).count();
+        let mut fields = serializer.serialize_struct("Generate", count)?;
+        fields.serialize_field("prompt", prompt)?;
+        fields.serialize_field("max_tokens", max_tokens)?;
+        fields.serialize_field("sampling", sampling)?;
+        fields.serialize_field("stop", stop)?;
+        fields.serialize_field("constraint", constraint)?;
+        if added[0] {
+            fields.serialize_field("system", system)?;
+        }
+        if added[1] {
+            fields.serialize_field("history", history)?;
+        }
+        if added[2] {
+            fields.serialize_field("thinking", thinking)?;
+        }
+        fields.end()
+    }
 }
 
 /// How the next token is chosen from the logits.

@@ -116,6 +116,6 @@ fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
             seed: integer("seed").or(config.default_seed).unwrap_or(defaults::SEED) as u64,
         },
         stop: stop.map(str::to_owned).into_iter().collect(),
-        constraint: None,
+        ..Generate::default()
     }
 }

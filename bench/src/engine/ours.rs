@@ -94,6 +94,7 @@ impl Ours {
                     sampling: Sampling::default(),
                     stop: Vec::new(),
                     constraint,
+                    ..Generate::default()
                 };
                 self.submit(key, Work::Generate(how))
             })
@@ -177,7 +178,7 @@ fn generate(prompt: String, max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 

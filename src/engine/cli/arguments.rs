@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
+use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::{Constraint, ModelSource, Sampling};
 
 use super::Error;
@@ -20,10 +21,14 @@ pub(super) struct Arguments {
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
     pub(super) constraint: Option<Constraint>,
+    pub(super) system: Option<String>,
+    pub(super) thinking: bool,
+    template: Option<String>,
     pub(super) out: Option<PathBuf>,
     pub(super) all: bool,
     pub(super) marked: bool,
     pub(super) chat: bool,
+    pub(super) jsonl: bool,
     pub(super) verify: bool,
     pub(super) context: usize,
     pub(super) threads: usize,
@@ -54,10 +59,14 @@ impl Arguments {
                 "--schema" => parsed.constraint = Some(Constraint::Json(utf8(value()?)?)),
                 "--regex" => parsed.constraint = Some(Constraint::Regex(utf8(value()?)?)),
                 "--choice" => choices.push(utf8(value()?)?),
+                "--system" => parsed.system = Some(utf8(value()?)?),
+                "--thinking" => parsed.thinking = true,
+                "--template" => parsed.template = Some(utf8(value()?)?),
                 "--out" => parsed.out = Some(value()?.into()),
                 "--all" => parsed.all = true,
                 "--marked" => parsed.marked = true,
                 "--chat" => parsed.chat = true,
+                "--jsonl" => parsed.jsonl = true,
                 "--verify" => parsed.verify = true,
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
@@ -100,6 +109,14 @@ impl Arguments {
     /// The model's file, without loading it.
     pub(super) fn gguf(&self) -> Result<Gguf, Error> {
         Ok(self.source().open()?)
+    }
+
+    /// The chat template that was asked for.
+    pub(super) fn chat_template(&self, gguf: &Gguf) -> Result<ChatTemplate, steadytext_engine::Error> {
+        match &self.template {
+            Some(name) => ChatTemplate::named(gguf, name),
+            None => ChatTemplate::from_gguf(gguf),
+        }
     }
 
     /// The text, from standard input if there is none on the command line.

@@ -16,6 +16,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         sampling: arguments.sampling.clone(),
         stop: arguments.stop.clone(),
         constraint: arguments.constraint.clone(),
+        system: arguments.system.clone(),
+        history: Vec::new(),
+        thinking: arguments.thinking,
     });
     follow(arguments, work)
 }

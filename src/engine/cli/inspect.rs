@@ -2,7 +2,7 @@
 
 use steadytext_engine::gguf::{Gguf, Value};
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::tokenizer::{Tokenizer, WordPiece};
+use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{PackedState, verify_packed_weights};
 
 use super::Error;
@@ -40,14 +40,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
             .number("bytes", tensor.data.len())
             .print()?;
     }
-    // Encoders have WordPiece tokenizers, and no chat template.
-    if gguf.opt_str("tokenizer.ggml.model")? == Some("bert") {
-        let tokenizer = WordPiece::from_gguf(&gguf);
-        part("tokenizer", tokenizer.map(|tokenizer| format!("{} tokens", tokenizer.vocab_size())))?;
-    } else {
-        let tokenizer = Tokenizer::from_gguf(&gguf);
-        part("tokenizer", tokenizer.map(|tokenizer| format!("{} tokens", tokenizer.vocab_size())))?;
-        part("chat_template", ChatTemplate::from_gguf(&gguf).map(|template| template.to_string()))?;
+    part("tokenizer", Tokenizer::from_gguf(&gguf).map(|tokenizer| tokenizer.to_string()))?;
+    // Encoders have no chat template.
+    if gguf.opt_str("tokenizer.ggml.model")? != Some("bert") {
+        let template = arguments.chat_template(&gguf);
+        let origin = template.as_ref().ok().map(|template| template.origin().to_string());
+        part("chat_template", template.map(|template| template.to_string()))?;
+        if let Some(origin) = origin {
+            part("chat_template_origin", Ok(origin))?;
+        }
+        for name in ChatTemplate::names(&gguf)? {
+            let template = ChatTemplate::named(&gguf, &name);
+            part(&format!("chat_template.{name}"), template.map(|template| template.to_string()))?;
+        }
     }
     if arguments.verify { panels(&gguf, arguments) } else { Ok(()) }
 }

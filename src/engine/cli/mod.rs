@@ -34,6 +34,9 @@ options:
   --stop TEXT         generation ends before this string; may be given more than once
   --schema JSON       the answer is a JSON document that conforms to this schema
   --regex PATTERN     the answer matches this pattern from end to end
+  --system TEXT       generate, tokenize: a system message; an empty one keeps the template from adding its own
+  --thinking          generate, tokenize: the model thinks before it answers, and its thoughts are printed
+  --template NAME     inspect, tokenize: this one of the file's chat templates
   --choice TEXT       the answer is one of these texts; given more than once
   --out FILE          logits: write raw little-endian f32 to this file
   --all               logits: of every token

@@ -389,6 +389,7 @@ fn forced_tokens_are_computed_as_if_they_had_been_chosen() {
             sampling: Sampling::default(),
             stop: Vec::new(),
             constraint: Some(constraint.clone()),
+            ..crate::Generate::default()
         };
         let work = crate::Work::Generate(how);
         let request = crate::Request { key: 1, model: ModelSource::Builtin, salt: 0, dedup_key: None, work };

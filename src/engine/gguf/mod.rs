@@ -335,6 +335,17 @@ impl Gguf {
         }
     }
 
+    /// An array of bytes, if the key is there.
+    pub fn opt_bytes(&self, key: &str) -> Result<Option<&[u8]>, Error> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Raw::Array { of: ValueType::U8 | ValueType::I8, bytes, .. }) => {
+                Ok(Some(self.metadata(bytes.clone())))
+            }
+            Some(other) => Err(self.ill_typed(key, other, "an array of bytes")),
+        }
+    }
+
     /// A value for each of `count` layers, if the key is there: an integer or a truth value (as 1 or 0) for all of them, or an
     /// array with one for each.
     pub(crate) fn opt_per_layer(&self, key: &str, count: usize) -> Result<Option<Vec<i64>>, Error> {

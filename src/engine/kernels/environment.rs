@@ -167,7 +167,7 @@ mod tests {
                 max_tokens: 24,
                 sampling: Sampling { temperature, seed: 7, ..Sampling::default() },
                 stop: Vec::new(),
-                constraint: None,
+                ..Generate::default()
             })
         };
         let text = Embed::passage("An index is a structure.");

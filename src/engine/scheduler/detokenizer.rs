@@ -1,6 +1,8 @@
-//! From token bytes to text: stop strings, whole characters, valid UTF-8.
+//! From token bytes to text: thoughts, stop strings, whole characters, valid UTF-8.
 
+use super::thoughts::Thoughts;
 use crate::Error;
+use crate::tokenizer::Tokenizer;
 
 /// The text of an answer while it grows.
 ///
@@ -13,19 +15,44 @@ pub(crate) struct Detokenizer {
     /// Bytes up to here were given out.
     taken: usize,
     stop: Vec<String>,
+    /// Where the model may think before it answers.
+    thoughts: Option<Thoughts>,
 }
 
 /// An end of a text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
     length: usize,
     valid: usize,
+    thoughts: Option<Thoughts>,
 }
 
 impl Detokenizer {
     /// An empty text that ends before the first of the strings in `stop`, none of which is empty.
     pub(crate) fn new(stop: Vec<String>) -> Self {
-        Detokenizer { bytes: Vec::new(), valid: 0, taken: 0, stop }
+        Detokenizer { bytes: Vec::new(), valid: 0, taken: 0, stop, thoughts: None }
+    }
+
+    /// The same for an answer that thoughts may come before.
+    pub(crate) fn with_thoughts(stop: Vec<String>, thoughts: Thoughts) -> Self {
+        let bytes = thoughts.beginning().as_bytes().to_vec();
+        let valid = bytes.len();
+        Detokenizer { bytes, valid, taken: 0, stop, thoughts: Some(thoughts) }
+    }
+
+    /// Adds what a token says, as [`Detokenizer::push`] does with its bytes.
+    ///
+    /// # Errors
+    /// As [`Detokenizer::push`].
+    pub(crate) fn push_token(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, Error> {
+        let bytes = tokenizer.token_bytes(token);
+        let Some(thoughts) = &mut self.thoughts else { return self.push(bytes) };
+        let shown = match tokenizer.special_text(token) {
+            // Control tokens are no text, but thoughts are marked by them.
+            Some(mark) if bytes.is_empty() && !tokenizer.is_end(token) => thoughts.take_mark(mark),
+            _ => thoughts.take(bytes),
+        };
+        self.push(&shown)
     }
 
     /// Adds the bytes of a token; true if that completes a stop string, which is then cut off.
@@ -52,13 +79,14 @@ impl Detokenizer {
 
     /// Where the text ends now, to come back to.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { length: self.bytes.len(), valid: self.valid }
+        Checkpoint { length: self.bytes.len(), valid: self.valid, thoughts: self.thoughts.clone() }
     }
 
     /// Takes back what was added since, unless that completed a stop string.
     pub(crate) fn restore(&mut self, checkpoint: Checkpoint) {
         self.bytes.truncate(checkpoint.length);
         self.valid = checkpoint.valid;
+        self.thoughts = checkpoint.thoughts;
     }
 
     /// Finds the stop string that is complete first, as if the bytes had come one by one.
@@ -115,6 +143,10 @@ impl Detokenizer {
     /// # Errors
     /// [`Error::InvalidText`] where the model itself ended the answer inside a character.
     pub(crate) fn finish(mut self, cut: bool) -> Result<String, Error> {
+        if let Some(thoughts) = self.thoughts.take() {
+            // What only began like thoughts.
+            self.push(&thoughts.held())?;
+        }
         if cut {
             self.bytes.truncate(self.valid);
         }
@@ -125,8 +157,9 @@ impl Detokenizer {
 
 #[cfg(test)]
 mod tests {
-    use super::Detokenizer;
+    use super::{Detokenizer, Thoughts};
     use crate::Error;
+    use crate::template::Marks;
 
     fn stops(stop: &[&str]) -> Detokenizer {
         Detokenizer::new(stop.iter().map(ToString::to_string).collect())
@@ -208,5 +241,68 @@ mod tests {
         assert!(matches!(text.push(b"a\0b"), Err(Error::InvalidText { position: 1 })));
         let mut text = stops(&["stop"]);
         assert!(text.push(b"a stop\xff").unwrap(), "what follows a stop string does not matter");
+    }
+
+    /// What an answer of these pieces looks like without its thoughts, piece by piece and in the end.
+    fn answer(pieces: &[&str], begun: bool, keep: bool) -> (Vec<String>, String) {
+        let marks = Marks::of(&["<think></think>"]).unwrap();
+        let mut text = Detokenizer::with_thoughts(vec!["END".to_owned()], Thoughts::new(marks, begun, keep));
+        let mut shown = Vec::new();
+        for piece in pieces {
+            let checkpoint = text.checkpoint();
+            let bytes = text.thoughts.as_mut().unwrap().take(piece.as_bytes());
+            text.push(&bytes).unwrap();
+            // Whatever is taken back can be added again.
+            text.restore(checkpoint);
+            let bytes = text.thoughts.as_mut().unwrap().take(piece.as_bytes());
+            if text.push(&bytes).unwrap() {
+                break;
+            }
+            shown.push(text.take_partial());
+        }
+        let whole = text.finish(false).unwrap();
+        assert!(whole.starts_with(&shown.concat()), "{shown:?} {whole:?}");
+        (shown, whole)
+    }
+
+    #[test]
+    fn thoughts_are_left_out_however_they_are_cut_into_tokens() {
+        let all = "\n<think>\nIt is </thin ä END.\n</think>\n\n Paris <think>x";
+        let characters: Vec<String> = all.chars().map(String::from).collect();
+        let characters: Vec<&str> = characters.iter().map(String::as_str).collect();
+        for pieces in [
+            vec![all],
+            characters,
+            vec!["\n<th", "ink>\nIt is </thin ä END.\n</thi", "nk>\n", "\n Paris <think>x"],
+        ] {
+            assert_eq!(answer(&pieces, false, false).1, "Paris <think>x");
+        }
+        assert_eq!(answer(&["It is", " simple.</think>", "\n", "Paris"], true, false).1, "Paris");
+        assert_eq!(answer(&["It is", " simple."], true, false), (vec![String::new(); 2], String::new()));
+    }
+
+    #[test]
+    fn thoughts_that_are_kept_come_with_their_marks() {
+        let pieces = ["\n<think>", "It is</think>", "\n\nParis"];
+        assert_eq!(answer(&pieces, false, true).1, pieces.concat());
+        assert_eq!(answer(&["It is</think>", "\n\nParis"], true, true).1, "<think>It is</think>\n\nParis");
+        assert_eq!(
+            answer(&["It is", "END", "x"], true, true).1,
+            "<think>It is",
+            "stop strings are for what is shown"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_begins_like_thoughts_is_shown() {
+        assert_eq!(answer(&["\n <thi", "s> is one"], false, false).1, "\n <this> is one");
+        assert_eq!(answer(&["<thi"], false, false), (vec![String::new()], "<thi".to_owned()));
+        assert_eq!(answer(&["Paris", " <think>", "no</think>"], false, false).1, "Paris <think>no</think>");
+        let white = " ".repeat(1000);
+        assert_eq!(
+            answer(&[&white, "x"], false, false).0.concat(),
+            white.clone() + "x",
+            "held for a while only"
+        );
     }
 }

@@ -6,6 +6,7 @@ use llguidance::toktrie::SimpleVob;
 
 use super::Submission;
 use super::detokenizer::Detokenizer;
+use super::thoughts::Thoughts;
 use crate::constraints::{Matcher, Taken};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -87,12 +88,14 @@ impl Generation {
     pub(super) fn new(
         how: Generate,
         constrained: Option<ConstrainedStart>,
+        thoughts: Option<Thoughts>,
         generated: usize,
         max_tokens: usize,
     ) -> Generation {
-        let (matcher, detokenizer) = match constrained {
-            Some(ConstrainedStart { matcher, detokenizer, .. }) => (Some(matcher), detokenizer),
-            None => (None, Detokenizer::new(how.stop.clone())),
+        let (matcher, detokenizer) = match (constrained, thoughts) {
+            (Some(ConstrainedStart { matcher, detokenizer, .. }), _) => (Some(matcher), detokenizer),
+            (None, Some(thoughts)) => (None, Detokenizer::with_thoughts(how.stop.clone(), thoughts)),
+            (None, None) => (None, Detokenizer::new(how.stop.clone())),
         };
         Generation { how, detokenizer, matcher, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
     }
@@ -161,7 +164,7 @@ impl Generation {
     /// [`Error::InvalidText`] where the text would not be valid with it, or could not become so; it is as before then.
     fn add(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, Error> {
         let checkpoint = self.detokenizer.checkpoint();
-        let error = match self.detokenizer.push(tokenizer.token_bytes(token)) {
+        let error = match self.detokenizer.push_token(token, tokenizer) {
             Ok(true) => return Ok(true),
             Ok(false) => {
                 let pending = self.detokenizer.pending();

@@ -94,6 +94,9 @@ impl Opened {
     }
 }
 
+/// What a template may take that runs for a shape of conversations which it has not run for, its stack included.
+const TEMPLATE_BYTES: usize = 16 << 20;
+
 /// What takes the memory.
 const PLAN: &str = "tokenizing the request";
 /// What a byte of text takes while it is tokenized: a symbol and a possible merge in a word that is as long as the text.
@@ -164,7 +167,14 @@ impl Texts {
             }
             _ => 0,
         };
-        let bytes = work.text_bytes().saturating_mul(PLAN_BYTES_PER_BYTE).saturating_add(constraint);
+        let template = match work {
+            Work::Generate(how) if how.system.is_some() || !how.history.is_empty() || how.thinking => {
+                TEMPLATE_BYTES
+            }
+            _ => 0,
+        };
+        let bytes =
+            work.text_bytes().saturating_mul(PLAN_BYTES_PER_BYTE).saturating_add(constraint + template);
         // Given back when it is done: what stays is counted with the request.
         let _held = memory.hold(bytes as u64, PLAN)?;
         memory::watched(PLAN, bytes, || match self {

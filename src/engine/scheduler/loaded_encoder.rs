@@ -6,7 +6,7 @@ use super::loaded::Settings;
 use super::plan::Plan;
 use crate::backend::{Encoder, Loading};
 use crate::gguf::Gguf;
-use crate::tokenizer::{Encoded, WordPiece, truncate};
+use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Purpose, Rerank, Work};
 
 /// An encoder, with the pass that it computes, and its tokenizer.
@@ -18,7 +18,7 @@ pub(super) struct LoadedEncoder {
 /// What tokenizes the texts of an encoder.
 #[derive(Clone)]
 pub(super) struct EncoderReader {
-    tokenizer: Arc<WordPiece>,
+    tokenizer: Arc<Tokenizer>,
     prompts: Arc<Prompts>,
     /// Tokens that a text may have.
     context_length: usize,
@@ -44,7 +44,7 @@ impl LoadedEncoder {
     ) -> Result<LoadedEncoder, Error> {
         let encoder = settings.backend.encoder(gguf, settings.limits(), loading)?;
         let facts = encoder.facts();
-        let tokenizer = WordPiece::from_gguf(gguf)?;
+        let tokenizer = Tokenizer::from_gguf(gguf)?;
         if tokenizer.vocab_size() > facts.vocabulary {
             return Err(gguf.corrupt(format!(
                 "it has {} tokens, but tensor \"token_embd.weight\" has {} rows",
@@ -104,7 +104,7 @@ impl EncoderReader {
                 Ok((query, Some(self.text(&document)?)))
             }
             1 | 2 => {
-                let mut pair = self.tokenizer.encode_pair(&how.query, &how.document);
+                let mut pair = self.tokenizer.encode_pair(&how.query, &how.document)?;
                 if how.truncate {
                     truncate(&mut pair.tokens, pair.second, 1, self.context_length);
                 }
@@ -124,16 +124,15 @@ impl EncoderReader {
                 return Err(Error::InvalidRequest("the model takes no task".to_owned()));
             }
         };
-        let mut text = if prompt.is_empty() {
-            self.tokenizer.encode_text(&how.text)
+        let mut tokens = if prompt.is_empty() {
+            self.tokenizer.encode_embedding(&how.text)?
         } else {
-            self.tokenizer.encode_text(&format!("{prompt}{}", how.text))
+            self.tokenizer.encode_embedding(&format!("{prompt}{}", how.text))?
         };
-        if how.truncate && text.tokens.len() > self.context_length {
-            let before = 1 + self.tokenizer.encode(prompt).len();
-            truncate(&mut text.tokens, before, 1, self.context_length);
-            text.second = text.tokens.len();
+        if how.truncate && tokens.len() > self.context_length {
+            let before = 1 + self.tokenizer.encode(prompt)?.len();
+            truncate(&mut tokens, before, 1, self.context_length);
         }
-        Ok(text)
+        Ok(Encoded { second: tokens.len(), tokens })
     }
 }

@@ -20,6 +20,7 @@ mod sequence;
 mod statistics;
 mod step;
 mod submission;
+mod thoughts;
 mod thread;
 mod turns;
 
@@ -31,7 +32,7 @@ use crossbeam_channel::Sender;
 
 use crate::config::Config;
 use crate::memory::Ledger;
-use crate::{Error, Reply, Request, Standing, Ticket, Work};
+use crate::{Error, Reply, Request, Role, Standing, Ticket, Work};
 
 pub use models::LoadedModel;
 use statistics::Counters;
@@ -42,6 +43,7 @@ use submission::Submission;
 const MAX_TEXT_BYTES: usize = 16 << 20;
 /// Most stop strings of a request.
 const MAX_STOPS: usize = 64;
+const MAX_HISTORY: usize = 256;
 /// Most bytes of a stop string.
 const MAX_STOP_BYTES: usize = 1024;
 
@@ -197,6 +199,12 @@ fn validate(request: &Request) -> Result<(), Error> {
     }
     let Work::Generate(how) = &request.work else { return Ok(()) };
     let sampling = &how.sampling;
+    if how.history.len() > MAX_HISTORY {
+        return invalid("there are more than 256 messages before the prompt");
+    }
+    if how.history.iter().any(|message| message.role == Role::System) {
+        return invalid("a system message stands among those of user and assistant");
+    }
     if how.max_tokens == 0 {
         return invalid("max_tokens is 0");
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::generation::ConstrainedStart;
 use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
+use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
 use crate::constraints::Grammars;
 use crate::rerank::Reranker;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Output, Request, Work};
 
@@ -24,6 +25,8 @@ pub(super) struct Plan {
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
+    /// What may come before its answer.
+    pub(super) thoughts: Option<Thoughts>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
@@ -42,8 +45,21 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
+        let mut thoughts = None;
         let (mut tokens, second) = match work {
-            Work::Generate(how) => (reader.template.encode_prompt(tokenizer, &how.prompt)?, None),
+            Work::Generate(how) => {
+                let conversation = Conversation {
+                    system: how.system.as_deref(),
+                    history: &how.history,
+                    prompt: &how.prompt,
+                    thinking: how.thinking,
+                    // Its constraint is for all of an answer.
+                    direct: how.constraint.is_some(),
+                };
+                let encoded = reader.template.encode(tokenizer, &conversation)?;
+                thoughts = encoded.thoughts.map(|(marks, begun)| Thoughts::new(marks, begun, how.thinking));
+                (encoded.tokens, None)
+            }
             Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
@@ -83,14 +99,32 @@ impl Plan {
             tokens.extend(forced);
             constrained = Some(begun);
         }
-        Ok(Plan { tokens, second, border: prompt_tokens, prompt_tokens, max_tokens, constrained, positions })
+        Ok(Plan {
+            tokens,
+            second,
+            border: prompt_tokens,
+            prompt_tokens,
+            max_tokens,
+            constrained,
+            thoughts,
+            positions,
+        })
     }
 
     /// That of an encoder, which keeps no state.
     pub(super) fn encoded(encoded: Encoded, second: Option<Encoded>) -> Plan {
         let Encoded { tokens, second: border } = encoded;
         let (prompt_tokens, second) = (tokens.len(), second.map(|second| second.tokens));
-        Plan { tokens, second, border, prompt_tokens, max_tokens: 1, constrained: None, positions: 0 }
+        Plan {
+            tokens,
+            second,
+            border,
+            prompt_tokens,
+            max_tokens: 1,
+            constrained: None,
+            thoughts: None,
+            positions: 0,
+        }
     }
 
     /// The whole answer, where it was known without a model.

@@ -92,6 +92,7 @@ impl Sequence {
                 Goal::Text(Box::new(Generation::new(
                     how.clone(),
                     plan.constrained,
+                    plan.thoughts,
                     generated,
                     plan.max_tokens,
                 )))

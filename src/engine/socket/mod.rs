@@ -36,6 +36,7 @@ pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 /// What a client sends.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "it is sent as soon as it is made")]
 enum ToEngine<'a> {
     /// First of all, and once: who this is.
     Hello(Caller),

@@ -56,7 +56,7 @@ fn embed(key: u64, text: &str) -> Request {
 fn generate(key: u64, prompt: &str, max_tokens: usize) -> Request {
     let sampling = Sampling::default();
     let how =
-        Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new(), constraint: None };
+        Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop: Vec::new(), ..Generate::default() };
     Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work: Work::Generate(how) }
 }
 

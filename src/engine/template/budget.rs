@@ -8,19 +8,21 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minijinja::value::{Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, FormatStyle, State, Value};
 use minijinja_contrib::pycompat;
+
+use super::python;
 
 const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_TOTAL_BYTES: usize = 1 << 23;
 /// Counted for a number or a list, beside its contents.
-const NODE_BYTES: usize = 32;
+pub(super) const NODE_BYTES: usize = 32;
 
 /// Filters whose result is not much larger than what goes in, or that are checked below.
-const FILTERS: [&str; 32] = [
+const FILTERS: [&str; 30] = [
     "abs",
     "bool",
     "capitalize",
@@ -29,8 +31,6 @@ const FILTERS: [&str; 32] = [
     "default",
     "dictsort",
     "first",
-    "float",
-    "int",
     "items",
     "join",
     "last",
@@ -48,12 +48,15 @@ const FILTERS: [&str; 32] = [
     "select",
     "selectattr",
     "sort",
-    "string",
+    "sum",
     "title",
     "trim",
     "unique",
     "upper",
 ];
+
+/// Filters that are Python's here.
+const OWN_FILTERS: [&str; 6] = ["float", "format", "int", "map", "string", "tojson"];
 
 /// What is used up already.
 #[derive(Debug, Default)]
@@ -107,15 +110,8 @@ impl Budget {
 
     /// `a ~ b`, of values that are text, numbers or the like.
     pub(super) fn concatenate(&self, left: &Value, right: &Value) -> Result<Value, Error> {
-        let text = |value: &Value| match value.kind() {
-            ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::None => {
-                Ok(value.to_string())
-            }
-            ValueKind::Undefined => Ok(String::new()),
-            kind => Err(refuse(format!("cannot put a {kind} into text"))),
-        };
         self.spend(left.as_str().map_or(NODE_BYTES, str::len) + right.as_str().map_or(NODE_BYTES, str::len))?;
-        Ok(Value::from(text(left)? + &text(right)?))
+        Ok(Value::from(python::text(left)? + &python::text(right)?))
     }
 
     /// `a + b`: text, lists or numbers.
@@ -160,7 +156,6 @@ impl Budget {
         arguments: &[Value],
     ) -> Result<Value, Error> {
         match name {
-            "format" => return Err(Error::from(ErrorKind::UnknownMethod)),
             // The implementation does not end on an empty string.
             "count" if arguments.first().and_then(Value::as_str) == Some("") => {
                 return Err(refuse("cannot count an empty string"));
@@ -169,16 +164,66 @@ impl Budget {
             "join" => self.foresee_join(arguments.first(), Some(value))?,
             _ => {}
         }
+        if let Some(text) = value.as_str()
+            && let Some(made) = python::string_method(self, text, name, arguments)?
+        {
+            return self.admit(made);
+        }
         self.admit(pycompat::unknown_method_callback(state, value, name, arguments)?)
     }
 
     fn filter(&self, plain: &Environment<'_>, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+        match (name, arguments) {
+            ("string", [value]) => return self.admit(Value::from(python::text(value)?)),
+            ("tojson", _) => return self.admit(python::to_json(self, arguments)?),
+            ("format", [form, rest @ ..]) => {
+                let form = form.as_str().ok_or_else(|| refuse("a format is text"))?;
+                return python::format(self, FormatStyle::Printf, form, rest);
+            }
+            ("trim", [value, rest @ ..]) => {
+                let made = python::string_method(self, &python::text(value)?, "strip", rest)?;
+                return self.admit(made.unwrap_or_default());
+            }
+            ("int" | "float", [value, rest @ ..]) => {
+                let made = plain.empty_state().apply_filter(name, std::slice::from_ref(value));
+                let zero = || if name == "int" { Value::from(0) } else { Value::from(0.0) };
+                return Ok(made.unwrap_or_else(|_| rest.first().cloned().unwrap_or_else(zero)));
+            }
+            ("items", [value]) if value.is_undefined() => return Ok(Value::from(Vec::<Value>::new())),
+            ("map", _) => return self.map(plain, arguments),
+            _ => {}
+        }
         match name {
             "replace" => self.foresee_replace(arguments.first(), arguments.get(1), arguments.get(2))?,
             "join" => self.foresee_join(arguments.first(), arguments.get(1))?,
             _ => {}
         }
         self.admit(plain.empty_state().apply_filter(name, arguments)?)
+    }
+
+    /// `map`, of an attribute or another filter.
+    fn map(&self, plain: &Environment<'_>, arguments: &[Value]) -> Result<Value, Error> {
+        let (list, filter, Rest(more)): (Value, Option<Value>, Rest<Value>) = from_args(arguments)?;
+        let named = more.last().or(filter.as_ref()).and_then(|last| Kwargs::try_from(last.clone()).ok());
+        let mut made = Vec::new();
+        for item in list.try_iter()? {
+            made.push(match (filter.as_ref().and_then(Value::as_str), &named) {
+                (Some("map"), _) => return Err(refuse("map is not mapped")),
+                (Some(filter), _) if FILTERS.contains(&filter) || OWN_FILTERS.contains(&filter) => {
+                    let arguments: Vec<Value> = std::iter::once(item).chain(more.iter().cloned()).collect();
+                    self.filter(plain, filter, &arguments)?
+                }
+                (None, Some(named)) => {
+                    let value = python::attribute(&item, named.get("attribute")?)?;
+                    match named.get::<Option<Value>>("default")? {
+                        Some(default) if value.is_undefined() => default,
+                        _ => value,
+                    }
+                }
+                _ => return Err(refuse("map needs an attribute or a filter")),
+            });
+        }
+        self.admit(Value::from(made))
     }
 
     /// Refuses a replacement whose result would be too long, before it is made.
@@ -207,17 +252,13 @@ impl Budget {
 pub(super) fn environment(budget: &std::sync::Arc<Budget>) -> Environment<'static> {
     let mut environment = Environment::empty();
     let plain = std::sync::Arc::new(Environment::new());
-    for name in FILTERS {
+    for name in FILTERS.into_iter().chain(OWN_FILTERS) {
         let (budget, plain) = (budget.clone(), plain.clone());
         environment.add_filter(name, move |arguments: Rest<Value>| budget.filter(&plain, name, &arguments));
     }
-    {
-        // Its other arguments ask for indentation of any width.
-        let (budget, plain) = (budget.clone(), plain.clone());
-        environment.add_filter("tojson", move |value: Value| budget.filter(&plain, "tojson", &[value]));
-    }
     for name in [
         "boolean",
+        "callable",
         "defined",
         "divisibleby",
         "endingwith",
@@ -248,8 +289,12 @@ pub(super) fn environment(budget: &std::sync::Arc<Budget>) -> Environment<'stati
         "upper",
     ] {
         let plain = plain.clone();
-        environment
-            .add_test(name, move |arguments: Rest<Value>| plain.empty_state().perform_test(name, &arguments));
+        environment.add_test(name, move |arguments: Rest<Value>| {
+            match arguments.first().and_then(|value| python::test(name, value)) {
+                Some(holds) => Ok(holds),
+                None => plain.empty_state().perform_test(name, &arguments),
+            }
+        });
     }
     for name in ["range", "dict", "namespace"] {
         let (budget, plain) = (budget.clone(), plain.clone());

@@ -1,63 +1,173 @@
-//! The chat template that a model wants around a prompt.
+//! The chat template that a model wants around a conversation.
 //!
-//! The template runs once, when the model is opened, on a placeholder in place of the prompt; what stands
-//! before and behind the placeholder is kept and put around prompts from then on. So a prompt cannot steer
-//! the template, cannot make it fail, and its text is known apart from the template's, which alone may
-//! contain control tokens. Of what templates do to a message, trimming is carried over; a template that
-//! shows a message twice, or in another form, is refused.
+//! The template runs once for each shape of conversations (who speaks, in which order, and whether the model is to think), on
+//! placeholders in place of what is said; what stands around the placeholders is kept and put around messages from then on. So
+//! a message cannot steer the template, cannot make it fail, and its text is known apart from the template's, which alone may
+//! contain control tokens. Of what templates do to a message, trimming is carried over; a template that shows a message twice, or
+//! in another form, is refused. A template that takes no system message gets it at the beginning of the user's first one.
 //!
-//! Invariant: nothing in a prompt becomes a control token.
+//! Most of a template's own system message is left out where the template can do without: see [`Source::frame_without_system`].
+//!
+//! Invariant: nothing that anybody says becomes a control token.
 
 mod budget;
+mod families;
+mod frame;
+mod python;
+#[cfg(test)]
+mod reference;
 mod sandbox;
+mod switches;
 #[cfg(test)]
 mod tests;
+mod thoughts;
 
-use minijinja::{Value, context};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::Error;
 use crate::gguf::Gguf;
 use crate::tokenizer::{Part, Tokenizer};
+use crate::{Error, Message, Role};
+use families::family_of;
+use frame::{Frame, Shape, Source};
+use python::is_space;
+pub(crate) use thoughts::Marks;
 
 const KEY: &str = "tokenizer.chat_template";
+const NAMES_KEY: &str = "tokenizer.chat_templates";
 
-/// White space that no template writes by itself, to see whether it trims.
-const MARGIN: char = '\u{2028}';
+/// Far more than fit into a context of usual length; every message costs the template some instructions.
+const MAX_MESSAGES: usize = 256;
+/// Shapes of conversations whose frames are kept, and how large a frame may be for that.
+const MAX_FRAMES: usize = 16;
+const MAX_KEPT_BYTES: usize = 1 << 16;
 
-/// The chat template of a model. Shared between threads.
+/// Where a template comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatTemplate {
-    /// `None` where the file has no template: prompts go to the model as they are.
-    frame: Option<Frame>,
+pub enum Origin {
+    /// The file's only one, or that of the file which is used unless another one is named.
+    File,
+    /// The file's template of this name.
+    Named(String),
+    /// The file has none; its vocabulary has the tokens of this family's turns.
+    Family(&'static str),
+    /// There is none: texts go to the model as they are.
+    None,
 }
 
-/// What stands around a prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Frame {
-    before: String,
-    after: String,
-    trim_start: bool,
-    trim_end: bool,
+/// A conversation that the assistant is to continue.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conversation<'a> {
+    /// What the assistant is told beforehand; an empty text keeps the template from saying something of its own.
+    pub system: Option<&'a str>,
+    /// What was said before the prompt.
+    pub history: &'a [Message],
+    /// What the user says last.
+    pub prompt: &'a str,
+    /// Whether the model is to think before it answers, where the template has a switch for that.
+    pub thinking: bool,
+    /// Whether the answer begins at once, without thoughts.
+    pub direct: bool,
+}
+
+/// The tokens of a conversation.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// How the answer marks thoughts, if it does, and whether they have begun already.
+    pub(crate) thoughts: Option<(&'static Marks, bool)>,
+}
+
+/// The chat template of a model. Shared between threads.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    origin: Origin,
+    /// `None` where there is no template: texts go to the model as they are.
+    template: Option<Template>,
+}
+
+#[derive(Debug)]
+struct Template {
+    path: std::path::PathBuf,
+    source: Source,
+    /// Of a prompt and nothing else.
+    prompt: Frame,
+    marks: Option<&'static Marks>,
+    /// Those of other shapes, the last used one first.
+    frames: Mutex<Vec<(Shape, Arc<Fitted>)>>,
+}
+
+/// The frame of a shape.
+#[derive(Debug)]
+struct Fitted {
+    frame: Frame,
+    /// Whether the system message is part of the user's first one.
+    joined: bool,
 }
 
 impl ChatTemplate {
-    /// The template of the file; without one, prompts go to the model as they are.
+    /// The template of the file; where it has none, that of its family, or none.
     ///
     /// # Errors
     /// [`Error::Template`] where it cannot be compiled, fails, or does not show the prompt.
     pub fn from_gguf(gguf: &Gguf) -> Result<ChatTemplate, Error> {
-        let Some(source) = gguf.opt_str(KEY)? else {
-            return Ok(ChatTemplate { frame: None });
-        };
+        // An empty one says that there is none.
+        if let Some(source) = gguf.opt_str(KEY)? {
+            return ChatTemplate::new(gguf, Origin::File, Some(source).filter(|source| !source.is_empty()));
+        }
+        if ChatTemplate::names(gguf)?.iter().any(|name| name == "default") {
+            return ChatTemplate::named(gguf, "default");
+        }
+        match gguf.opt_strings("tokenizer.ggml.tokens")?.and_then(family_of) {
+            Some(family) => ChatTemplate::new(gguf, Origin::Family(family.name), Some(family.template)),
+            None => ChatTemplate::new(gguf, Origin::None, None),
+        }
+    }
+
+    /// The template of this name in a file that has several.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_gguf`]; [`Error::Template`] where there is none of the name.
+    pub fn named(gguf: &Gguf, name: &str) -> Result<ChatTemplate, Error> {
+        match gguf.opt_str(&format!("{KEY}.{name}"))? {
+            Some(source) => ChatTemplate::new(gguf, Origin::Named(name.to_owned()), Some(source)),
+            None => {
+                let names = ChatTemplate::names(gguf)?;
+                let reason = match names.as_slice() {
+                    [] => format!("there is no template \"{name}\""),
+                    names => format!("there is no template \"{name}\", but {}", names.join(", ")),
+                };
+                Err(Error::Template { path: gguf.path().into(), reason })
+            }
+        }
+    }
+
+    /// Names of the file's templates, apart from the one without a name.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the list of names is none.
+    pub fn names(gguf: &Gguf) -> Result<Vec<String>, Error> {
+        let names = gguf.opt_strings(NAMES_KEY)?;
+        Ok(names.into_iter().flatten().take(MAX_MESSAGES).map(str::to_owned).collect())
+    }
+
+    fn new(gguf: &Gguf, origin: Origin, source: Option<&str>) -> Result<ChatTemplate, Error> {
+        let Some(text) = source else { return Ok(ChatTemplate { origin: Origin::None, template: None }) };
         // Control tokens by which templates begin; a file whose tokenizer cannot be read says so elsewhere.
-        let text = |key: &str| special_text(gguf, key);
-        let frame = frame(
-            source,
-            text("tokenizer.ggml.bos_token_id")?.unwrap_or_default(),
-            text("tokenizer.ggml.eos_token_id")?.unwrap_or_default(),
-        )
-        .map_err(|reason| Error::Template { path: gguf.path().into(), reason })?;
-        Ok(ChatTemplate { frame: Some(frame) })
+        let special = |key: &str| Ok::<_, Error>(special_text(gguf, key)?.unwrap_or_default().to_owned());
+        let source = Source {
+            text: text.to_owned(),
+            bos: special("tokenizer.ggml.bos_token_id")?,
+            eos: special("tokenizer.ggml.eos_token_id")?,
+        };
+        let template = Template::new(gguf.path().into(), source)?;
+        Ok(ChatTemplate { origin, template: Some(template) })
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Tokens of a conversation in which the user has said `prompt` and the assistant is to answer,
@@ -66,33 +176,154 @@ impl ChatTemplate {
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn encode_prompt(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>, Error> {
-        let ids = match &self.frame {
-            None => tokenizer.encode(prompt)?,
-            Some(frame) => tokenizer.encode_parts(&frame.around(prompt))?,
+        Ok(self.encode(tokenizer, &Conversation { prompt, ..Conversation::default() })?.tokens)
+    }
+
+    /// Tokens of a conversation that the assistant is to continue. Nothing in its messages becomes a control token.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`]; [`Error::InvalidRequest`] for too many messages; [`Error::Template`] where the template
+    /// does not take such a conversation.
+    pub fn encode(&self, tokenizer: &Tokenizer, conversation: &Conversation<'_>) -> Result<Encoded, Error> {
+        let messages = conversation.messages()?;
+        let mut encoded = match &self.template {
+            None => {
+                let said = messages.iter().filter(|(role, text)| *role != Role::System || !text.is_empty());
+                let texts: Vec<&str> = said.map(|(_, text)| *text).collect();
+                Encoded { tokens: tokenizer.encode(&texts.join("\n\n"))?, thoughts: None }
+            }
+            Some(template) => template.encode(tokenizer, conversation, &messages)?,
         };
         // Some templates write the first token themselves.
-        match tokenizer.bos().filter(|bos| ids.first() != Some(bos)) {
-            Some(bos) => Ok([&[bos], ids.as_slice()].concat()),
-            None => Ok(ids),
+        if let Some(bos) = tokenizer.bos().filter(|bos| encoded.tokens.first() != Some(bos)) {
+            encoded.tokens.insert(0, bos);
         }
+        Ok(encoded)
     }
 }
 
 /// What a prompt looks like in it.
 impl std::fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.frame {
+        match &self.template {
             None => f.write_str("PROMPT"),
-            Some(frame) => frame.around("PROMPT").iter().try_for_each(|part| f.write_str(part.text())),
+            Some(template) => {
+                let parts = template.prompt.around(&["PROMPT"]);
+                parts.iter().try_for_each(|part| f.write_str(part.text()))
+            }
         }
     }
 }
 
-impl Frame {
-    fn around<'a>(&'a self, prompt: &'a str) -> [Part<'a>; 3] {
-        let prompt = if self.trim_start { prompt.trim_start() } else { prompt };
-        let prompt = if self.trim_end { prompt.trim_end() } else { prompt };
-        [Part::Template(&self.before), Part::User(prompt), Part::Template(&self.after)]
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::File => f.write_str("of the file"),
+            Origin::Named(name) => write!(f, "\"{name}\" of the file"),
+            Origin::Family(name) => write!(f, "of the family {name}, as the file has none"),
+            Origin::None => f.write_str("none: texts go to the model as they are"),
+        }
+    }
+}
+
+impl<'a> Conversation<'a> {
+    /// All messages in their order.
+    fn messages(&self) -> Result<Vec<(Role, &'a str)>, Error> {
+        if self.history.len() > MAX_MESSAGES {
+            return Err(Error::InvalidRequest(format!("there are more than {MAX_MESSAGES} messages")));
+        }
+        let system = self.system.map(|text| (Role::System, text));
+        let history = self.history.iter().map(|message| (message.role, message.text.as_str()));
+        Ok(system.into_iter().chain(history).chain([(Role::User, self.prompt)]).collect())
+    }
+}
+
+impl Template {
+    fn new(path: std::path::PathBuf, source: Source) -> Result<Template, Error> {
+        let prompt = Shape { messages: vec![(Role::User, false)], thinking: false };
+        let prompt = source
+            .frame_without_system(&prompt)
+            .map_err(|reason| Error::Template { path: path.clone(), reason })?;
+        let marks = Marks::of(&[&source.text, prompt.after()]);
+        Ok(Template { path, source, prompt, marks, frames: Mutex::default() })
+    }
+
+    fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        conversation: &Conversation<'_>,
+        messages: &[(Role, &str)],
+    ) -> Result<Encoded, Error> {
+        let fitted;
+        let mut texts: Vec<Cow<'_, str>> = messages.iter().map(|(_, text)| Cow::Borrowed(*text)).collect();
+        let thinking = conversation.thinking && !conversation.direct;
+        let frame = if messages.len() == 1 && !thinking {
+            &self.prompt
+        } else {
+            // Templates ask whether there is a system message by its text.
+            let empty = |(role, text): &(Role, &str)| (*role, *role == Role::System && text.is_empty());
+            fitted = self.fitted(Shape { messages: messages.iter().map(empty).collect(), thinking })?;
+            if fitted.joined {
+                let system = texts.remove(0);
+                if let Some(first) = texts.first_mut().filter(|_| !system.is_empty()) {
+                    *first = Cow::Owned(format!("{system}\n\n{first}"));
+                }
+            }
+            &fitted.frame
+        };
+        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        let mut parts = frame.around(&texts);
+        let closing = match self.marks.filter(|_| conversation.direct) {
+            Some(marks) => marks.closing(frame.after()),
+            None => String::new(),
+        };
+        // One part with what it follows, so that a token may be cut as the template writes it.
+        let end = format!("{}{closing}", frame.after());
+        parts.pop();
+        parts.push(Part::Template(&end));
+        let thoughts = self.marks.filter(|_| !conversation.direct);
+        let thoughts = thoughts.map(|marks| (marks, marks.are_open(frame.after())));
+        Ok(Encoded { tokens: tokenizer.encode_parts(&parts)?, thoughts })
+    }
+
+    /// The frame of a shape, from those that are kept if it is there.
+    fn fitted(&self, shape: Shape) -> Result<Arc<Fitted>, Error> {
+        let frames = || self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut frames = frames();
+            if let Some(at) = frames.iter().position(|(kept, _)| *kept == shape) {
+                if let Some(kept) = frames.get_mut(..=at) {
+                    kept.rotate_right(1);
+                }
+                if let Some((_, fitted)) = frames.first() {
+                    return Ok(Arc::clone(fitted));
+                }
+            }
+        }
+        let fitted =
+            self.fit(&shape).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
+        let fitted = Arc::new(fitted);
+        if fitted.frame.bytes() <= MAX_KEPT_BYTES {
+            let mut frames = frames();
+            frames.truncate(MAX_FRAMES - 1);
+            frames.insert(0, (shape, Arc::clone(&fitted)));
+        }
+        Ok(fitted)
+    }
+
+    fn fit(&self, shape: &Shape) -> Result<Fitted, String> {
+        let Some(((Role::System, _), rest)) = shape.messages.split_first() else {
+            return Ok(Fitted { frame: self.source.frame_without_system(shape)?, joined: false });
+        };
+        self.source.frame(shape).map(|frame| Fitted { frame, joined: false }).or_else(|first| {
+            // Some templates know no system messages, and some lose them.
+            if !matches!(rest.first(), Some((Role::User, _))) {
+                return Err(first);
+            }
+            let rest = Shape { messages: rest.to_vec(), thinking: shape.thinking };
+            let frame = self.source.frame(&rest).map_err(|_| first)?;
+            Ok(Fitted { frame, joined: true })
+        })
     }
 }
 
@@ -100,44 +331,4 @@ impl Frame {
 fn special_text<'a>(gguf: &'a Gguf, key: &str) -> Result<Option<&'a str>, Error> {
     let Some(id) = gguf.opt_u32(key)? else { return Ok(None) };
     Ok(gguf.opt_strings("tokenizer.ggml.tokens")?.and_then(|mut tokens| tokens.nth(id as usize)))
-}
-
-/// Runs the template on a placeholder. The error is a message.
-fn frame(source: &str, bos: &str, eos: &str) -> Result<Frame, String> {
-    // A noncharacter that the template does not contain stands for the prompt.
-    let placeholder = ('\u{fdd0}'..='\u{fdef}')
-        .find(|character| ![source, bos, eos].iter().any(|text| text.contains(*character)))
-        .ok_or("it contains every noncharacter")?;
-    let content = format!("{MARGIN}{placeholder}{MARGIN}");
-    let context = context! {
-        messages => [context! { role => "user", content => content }],
-        add_generation_prompt => true,
-        enable_thinking => false,
-        thinking => false,
-        bos_token => bos,
-        eos_token => eos,
-    };
-    let rendered = render(source, &context)?;
-    let mut parts = rendered.split(placeholder);
-    let (Some(before), Some(after), None) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(format!("it shows the prompt {} times, not once", rendered.matches(placeholder).count()));
-    };
-    let (kept_before, kept_after) = (before.strip_suffix(MARGIN), after.strip_prefix(MARGIN));
-    Ok(Frame {
-        before: kept_before.unwrap_or(before).into(),
-        after: kept_after.unwrap_or(after).into(),
-        trim_start: kept_before.is_none(),
-        trim_end: kept_after.is_none(),
-    })
-}
-
-/// Most templates that can show a date go without where there is none, and show a fixed one of their own;
-/// only those that insist get the sandbox's.
-fn render(source: &str, context: &Value) -> Result<String, String> {
-    sandbox::render(source, context, false).or_else(|first| {
-        if source.contains("strftime_now") {
-            return sandbox::render(source, context, true);
-        }
-        Err(first)
-    })
 }

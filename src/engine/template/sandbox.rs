@@ -16,13 +16,19 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, Error, Value};
 
-use super::budget::{self, Budget, refuse};
+use super::budget::{self, Budget, NODE_BYTES, refuse};
+use super::python;
 
 /// Templates of real models have up to about 20,000 bytes.
 const MAX_SOURCE_BYTES: usize = 1 << 15;
 /// Real tags have a hundred or two. Compiling an expression takes time that grows with the square of its
 /// depth.
 const MAX_TAG_TOKENS: usize = 2000;
+/// What text that is written in a template is multiplied with: an indentation.
+const MAX_FACTOR: u64 = 256;
+/// Names in expressions that are not those of variables.
+const CONSTANTS: [&str; 13] =
+    ["true", "True", "false", "False", "none", "None", "and", "or", "not", "in", "is", "if", "else"];
 pub(super) const FUEL: u64 = 100_000;
 pub(super) const MAX_CALL_DEPTH: usize = 64;
 /// A source of the size above cannot nest deeper than this can hold.
@@ -99,20 +105,61 @@ fn run(source: &str, context: &Value, with_date: bool) -> Result<String, Error> 
 
 /// What cannot be bounded while the template runs, because it happens while it is compiled.
 fn check_tokens(source: &str) -> Result<(), Error> {
-    let mut tag_tokens = 0;
+    let mut tag: Vec<Token<'_>> = Vec::new();
     for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
-        tag_tokens += 1;
-        match token?.0 {
-            Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => tag_tokens = 0,
-            // Multiplied constants are multiplied then.
-            Token::Mul => return Err(refuse("multiplication is not supported")),
-            _ => {}
+        let token = token?.0;
+        if matches!(token, Token::TemplateData(_) | Token::VariableStart | Token::BlockStart) {
+            check_products(&tag)?;
+            tag.clear();
         }
-        if tag_tokens > MAX_TAG_TOKENS {
+        tag.push(token);
+        if tag.len() > MAX_TAG_TOKENS {
             return Err(refuse(format!("a tag has more than {MAX_TAG_TOKENS} words")));
         }
     }
+    check_products(&tag)
+}
+
+/// Products of constants are made while they are compiled: a tag may have a single one, with a small factor.
+fn check_products(tag: &[Token<'_>]) -> Result<(), Error> {
+    let mut products = 0;
+    for (at, token) in tag.iter().enumerate() {
+        if matches!(token, Token::Pow) {
+            products += 1;
+        }
+        if !matches!(token, Token::Mul) {
+            continue;
+        }
+        let (before, after) = (&tag[..at], &tag[at + 1..]);
+        if varies(before.iter().rev()) || varies(after.iter()) {
+            continue;
+        }
+        products += 1;
+        let small =
+            |token: Option<&Token<'_>>| matches!(token, Some(Token::Int(factor)) if *factor <= MAX_FACTOR);
+        if products > 1 || !(small(before.last()) || small(after.first())) {
+            return Err(refuse("large products of constants are not supported"));
+        }
+    }
     Ok(())
+}
+
+/// Whether an operand contains a variable, so that its value is not known before the template runs. It is read from its
+/// side at the operator: a name, or whatever stands in brackets.
+fn varies<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> bool {
+    let mut depth = 0_usize;
+    for token in tokens {
+        match token {
+            Token::Ident(name) if !CONSTANTS.contains(name) => return true,
+            Token::ParenOpen | Token::ParenClose if depth == 0 => depth = 1,
+            // Brackets in brackets: what they hold counts as well, and where they end does not matter much.
+            Token::VariableEnd | Token::BlockEnd | Token::VariableStart | Token::BlockStart => return false,
+            _ if depth == 0 => return false,
+            Token::ParenOpen | Token::ParenClose => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Hugging Face's `{% generation %}` marks the assistant's part for training and does nothing else.
@@ -138,19 +185,20 @@ fn environment(budget: &Arc<Budget>, with_date: bool) -> Environment<'static> {
     let mine = budget.clone();
     environment.add_function("~", move |left: Value, right: Value| mine.concatenate(&left, &right));
     let mine = budget.clone();
+    environment.add_function("*", move |left: Value, right: Value| python::multiply(&mine, &left, &right));
+    let mine = budget.clone();
+    environment.add_function("%", move |left: Value, right: Value| python::remainder(&mine, &left, &right));
+    let mine = budget.clone();
     environment.add_function("[]", move |value: Value| mine.admit(value));
     let mine = budget.clone();
     environment.add_function(".=", move |value: Value| mine.flat(value));
     let mine = budget.clone();
     environment.set_formatter(move |output, state, value| {
-        if !matches!(
-            value.kind(),
-            ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::None | ValueKind::Undefined
-        ) {
-            return Err(refuse(format!("cannot write a {}", value.kind())));
+        mine.spend(value.as_str().map_or(NODE_BYTES, str::len))?;
+        match value.kind() {
+            ValueKind::String => minijinja::escape_formatter(output, state, value),
+            _ => minijinja::escape_formatter(output, state, &Value::from(python::text(value)?)),
         }
-        mine.spend(value.as_str().map_or(0, str::len))?;
-        minijinja::escape_formatter(output, state, value)
     });
     environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
         Err(refuse(format!("the template says: {reason}")))
@@ -181,11 +229,12 @@ fn rewrite<'source>(
             EmitRaw(text) => rewritten.extend([LoadConst(Value::from(*text)), Emit]),
             Add => rewritten.push(CallFunction("+", Some(2))),
             StringConcat => rewritten.push(CallFunction("~", Some(2))),
+            Mul => rewritten.push(CallFunction("*", Some(2))),
+            Rem => rewritten.push(CallFunction("%", Some(2))),
             BuildList(_) | BuildMap(_) | Slice => {
                 rewritten.extend([instruction.clone(), CallFunction("[]", Some(1))]);
             }
             SetAttr(_) => rewritten.extend([Swap, CallFunction(".=", Some(1)), Swap, instruction.clone()]),
-            Mul => return Err(refuse("multiplication is not supported")),
             CallBlock(_) | LoadBlocks | Include(_) | ExportLocals | FastSuper => {
                 return Err(refuse("other templates cannot be included"));
             }

@@ -17,7 +17,7 @@ fn request(key: u64) -> Request {
         max_tokens: 1,
         sampling: Sampling::default(),
         stop: vec![],
-        constraint: None,
+        ..Generate::default()
     });
     Request { key, model: ModelSource::Builtin, salt: 0, dedup_key: None, work }
 }

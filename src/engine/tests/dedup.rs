@@ -42,7 +42,7 @@ impl World {
             max_tokens,
             sampling: Sampling::default(),
             stop: Vec::new(),
-            constraint: None,
+            ..Generate::default()
         });
         let dedup_key = key_byte.map(|byte| [byte; 32]);
         let request = Request { key, model: model.clone(), salt: key, dedup_key, work };

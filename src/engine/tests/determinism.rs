@@ -115,7 +115,7 @@ fn generate(prompt: &str, max_tokens: usize, sampling: Sampling) -> Work {
         max_tokens,
         sampling,
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 

@@ -38,7 +38,7 @@ fn generate(max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 

@@ -86,7 +86,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 
@@ -94,7 +94,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
 fn stopping(prompt: &str, max_tokens: usize, stop: &[&str]) -> Work {
     let stop = stop.iter().map(ToString::to_string).collect();
     let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
-    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop, constraint: None })
+    Work::Generate(Generate { prompt: prompt.to_owned(), max_tokens, sampling, stop, ..Generate::default() })
 }
 
 fn embed(text: &str) -> Work {
@@ -281,7 +281,7 @@ fn invalid_parameters_are_refused() {
         max_tokens: 1,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     };
     refused(Generate { max_tokens: 0, ..base.clone() });
     refused(Generate { prompt: "p".repeat((16 << 20) + 1), ..base.clone() });

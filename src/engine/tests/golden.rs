@@ -122,6 +122,7 @@ fn generate(prompt: &str, sampling: Sampling, constraint: Option<Constraint>) ->
         sampling,
         stop: Vec::new(),
         constraint,
+        ..Generate::default()
     })
 }
 
@@ -312,7 +313,7 @@ fn words(path: &Path, splitter: Splitter) -> Vec<u8> {
 }
 
 /// In the manner of Qwen's: a system message where there is none, thoughts that are stripped, a loop backwards.
-const CHATML: &str = r#"{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou are ' + 'helpful'|capitalize + '.<|im_end|>\n' }}{%- endif %}
+const CHATML: &str = r#"{%- if messages[0].role != 'system' or not messages[0].content %}{{- '<|im_start|>system\nYou are ' + 'helpful'|capitalize + '.<|im_end|>\n' }}{%- endif %}
 {%- set ns = namespace(last=messages|length - 1, open=true) %}
 {%- for message in messages[::-1] %}
     {%- set index = (messages|length - 1) - loop.index0 %}
@@ -321,6 +322,7 @@ const CHATML: &str = r#"{%- if messages[0].role != 'system' %}{{- '<|im_start|>s
     {%- endif %}
 {%- endfor %}
 {%- for message in messages %}
+    {%- if message.role == 'system' and not message.content %}{% continue %}{% endif %}
     {%- if message.role in ['user', 'system'] or loop.first %}
         {{- '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>' ~ '\n' }}
     {%- elif '</think>' in message.content %}

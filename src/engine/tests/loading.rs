@@ -85,7 +85,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
         max_tokens,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 

@@ -38,7 +38,7 @@ impl World {
             max_tokens,
             sampling: Sampling::default(),
             stop: Vec::new(),
-            constraint: None,
+            ..Generate::default()
         });
         let request =
             Request { key: 1, model: ModelSource::File(model.into()), salt: 0, dedup_key: None, work };

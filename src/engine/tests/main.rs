@@ -36,10 +36,12 @@ mod replays;
 mod rerank;
 mod reuse;
 mod safetensors_mutants;
+mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
 mod valid_text;
+mod vocabularies;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

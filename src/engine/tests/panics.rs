@@ -43,7 +43,7 @@ fn submit(engine: &Engine, model: &ModelSource, prompt: &str) -> Receiver<Event>
         max_tokens: 4,
         sampling: Sampling::default(),
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     });
     let (sender, events) = unbounded();
     engine

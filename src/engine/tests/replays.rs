@@ -86,7 +86,7 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let warm = |seed| Sampling { temperature: 0.4, seed, ..Sampling::default() };
     let generate = |prompt: String, max_tokens, sampling, stop: &[&str]| {
         let stop = stop.iter().map(ToString::to_string).collect();
-        Work::Generate(Generate { prompt, max_tokens, sampling, stop, constraint: None })
+        Work::Generate(Generate { prompt, max_tokens, sampling, stop, ..Generate::default() })
     };
     let rerank = |query: &str, document: &str| {
         let task = "find what answers the query".to_owned();
@@ -94,7 +94,14 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     };
     let constrained = |prompt: &str, sampling, constraint| {
         let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
-        Work::Generate(Generate { prompt, max_tokens: 80, sampling, stop: Vec::new(), constraint })
+        Work::Generate(Generate {
+            prompt,
+            max_tokens: 80,
+            sampling,
+            stop: Vec::new(),
+            constraint,
+            ..Generate::default()
+        })
     };
     let schema = r#"{"type": "object", "properties": {"kind": {"enum": ["a table", "an index"]}, "rows": {"type": "integer", "minimum": 0, "maximum": 9999}},
         "required": ["kind", "rows"], "additionalProperties": false}"#;

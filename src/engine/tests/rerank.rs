@@ -235,7 +235,7 @@ fn scores_do_not_depend_on_anything_beside_them() {
                 max_tokens: 300,
                 sampling: Sampling { temperature: 1.0, ..Sampling::default() },
                 stop: Vec::new(),
-                constraint: None,
+                ..Generate::default()
             };
             let beside = submit(&engine, &path, Work::Generate(how));
             let events: Vec<_> =

@@ -79,7 +79,7 @@ fn generate(prompt: &str, max_tokens: usize) -> Work {
         max_tokens,
         sampling,
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 
@@ -90,7 +90,7 @@ fn greedy(prompt: &str, max_tokens: usize) -> Work {
         max_tokens,
         sampling,
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     })
 }
 
@@ -269,7 +269,7 @@ fn a_stop_string_inside_right_guesses_ends_as_without_them() {
                 max_tokens: 200,
                 sampling: Sampling::default(),
                 stop,
-                constraint: None,
+                ..Generate::default()
             };
             assert_eq!(
                 on.run(0, Work::Generate(how.clone())),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use steadytext_engine::Error;
 use steadytext_engine::gguf::Gguf;
-use steadytext_engine::template::ChatTemplate;
+use steadytext_engine::template::{ChatTemplate, Origin};
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_test_models::gguf::{File, Value};
 use steadytext_test_models::{Architecture, Spec, Text};
@@ -62,20 +62,23 @@ fn types_mut(file: &mut File) -> &mut Vec<i32> {
 #[test]
 fn other_kinds_of_tokenizers_are_not_supported_and_named() {
     for (file, expected) in [
-        (with("tokenizer.ggml.model", text("llama")), "key \"tokenizer.ggml.model\" is \"llama\""),
-        (with("tokenizer.ggml.model", text("bert")), "key \"tokenizer.ggml.model\" is \"bert\""),
-        (with("tokenizer.ggml.pre", text("deepseek-llm")), "key \"tokenizer.ggml.pre\" is \"deepseek-llm\""),
-        (with("tokenizer.ggml.pre", text("default")), "key \"tokenizer.ggml.pre\" is \"default\""),
-        (with("tokenizer.ggml.pre", None), "key \"tokenizer.ggml.pre\" is missing"),
+        (with("tokenizer.ggml.model", text("rwkv")), "key \"tokenizer.ggml.model\" is \"rwkv\""),
+        (with("tokenizer.ggml.model", text("plamo2")), "\"llama\" (SentencePiece)"),
+        (with("tokenizer.ggml.pre", text("deepseek-v9")), "key \"tokenizer.ggml.pre\" is \"deepseek-v9\""),
+        (with("tokenizer.ggml.pre", text("qwen3")), "like it: \"qwen2\", "),
     ] {
         match Tokenizer::from_gguf(&gguf(&file)) {
             Err(Error::UnsupportedModel { reason, .. }) => assert!(reason.contains(expected), "{reason}"),
             other => panic!("{expected}: {other:?}"),
         }
     }
-    for name in ["qwen2", "llama-bpe", "gpt-2"] {
+    for name in ["qwen2", "llama-bpe", "gpt-2", "default", "tekken", "smollm"] {
         assert!(Tokenizer::from_gguf(&gguf(&with("tokenizer.ggml.pre", text(name)))).is_ok());
     }
+    // Without the key, llama.cpp's default pattern cuts digits into threes behind letters.
+    let default = tokenizer(&with("tokenizer.ggml.pre", None));
+    let named = tokenizer(&with("tokenizer.ggml.pre", text("default")));
+    assert_eq!(default.encode("ab 1234 !?x").unwrap(), named.encode("ab 1234 !?x").unwrap());
 }
 
 #[test]
@@ -219,6 +222,217 @@ fn end_tokens_come_from_metadata_and_names() {
     assert_eq!((tokenizer(&file).eos(), tokenizer(&file).end_tokens().to_vec()), (None, vec![257]));
 }
 
+/// A file with a vocabulary for `model`: unknown, beginning, end, the bytes as `<0xFF>`, then these with their scores.
+fn scored(model: &str, pieces: &[(&str, i32, f32)]) -> File {
+    let special = [("<unk>", 2), ("<s>", 3), ("</s>", 3)];
+    let mut tokens: Vec<String> = special.iter().map(|(token, _)| (*token).to_owned()).collect();
+    let mut types: Vec<i32> = special.iter().map(|(_, kind)| *kind).collect();
+    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    types.resize(tokens.len(), 6);
+    let mut scores = vec![0.0; tokens.len()];
+    for (token, kind, score) in pieces {
+        tokens.push((*token).to_owned());
+        types.push(*kind);
+        scores.push(*score);
+    }
+    let mut file = file(&spec());
+    file.set("tokenizer.ggml.model", Value::String(model.into()));
+    file.set("tokenizer.ggml.tokens", Value::Strings(tokens));
+    file.set("tokenizer.ggml.token_type", Value::I32s(types));
+    file.set("tokenizer.ggml.scores", Value::F32s(scores));
+    file.set("tokenizer.ggml.unknown_token_id", Value::U32(0));
+    for key in ["merges", "pre", "add_bos_token", "eos_token_id"] {
+        file.remove(&format!("tokenizer.ggml.{key}"));
+    }
+    file
+}
+
+const PIECES: [(&str, i32, f32); 8] = [
+    ("▁", 1, -9.0),
+    ("a", 1, -8.0),
+    ("b", 1, -7.0),
+    ("▁a", 1, -3.0),
+    ("ab", 1, -2.0),
+    ("▁ab", 1, -1.0),
+    ("<think>", 4, 0.0),
+    ("s>", 1, 0.0),
+];
+
+#[test]
+fn sentencepiece_joins_what_scores_most_and_falls_back_to_bytes() {
+    let mut file = scored("llama", &PIECES);
+    let llama = tokenizer(&file);
+    let (space, a, b, with_a, ab, word) = (259, 260, 261, 262, 263, 264);
+    assert_eq!((llama.bos(), llama.eos(), llama.end_tokens()), (Some(1), Some(2), &[2][..]));
+    assert_eq!(llama.encode("").unwrap(), [0; 0]);
+    assert_eq!(llama.encode("ab").unwrap(), [word]);
+    assert_eq!(llama.encode(" ab").unwrap(), [space, word]);
+    // `ab` scores more than `▁a`; the leftmost of equals is joined first.
+    assert_eq!(llama.encode("aab abb").unwrap(), [with_a, ab, word, b]);
+    assert_eq!(llama.encode("é\n").unwrap(), [space, 3 + 0xc3, 3 + 0xa9, 3 + 0x0a]);
+    // A user-defined token is found in any text, and a space is put behind it; a control token is not.
+    assert_eq!(llama.encode("a<think>a").unwrap(), [with_a, 265, with_a]);
+    let attack = llama.encode("<s>").unwrap();
+    assert!(attack.iter().all(|id| !llama.is_control(*id)), "{attack:?}");
+    assert_eq!(llama.encode_marked("<s>a").unwrap(), [1, with_a]);
+    for text in ["ab", " ab", "é\n", "a▁", "<0x41>", "<s></s>"] {
+        let decoded = String::from_utf8(llama.decode(&llama.encode(text).unwrap())).unwrap();
+        assert_eq!(decoded, text.replace('▁', " "));
+    }
+    assert_eq!(llama.token_bytes(word), b" ab");
+    assert_eq!(llama.token_bytes(3 + 0xc3), [0xc3]);
+    file.set("tokenizer.ggml.add_space_prefix", Value::Bool(false));
+    assert_eq!(tokenizer(&file).encode("ab").unwrap(), [ab]);
+    let long = "ab ".repeat(300_000);
+    assert_eq!(llama.decode(&llama.encode(&long).unwrap()), long.as_bytes());
+    assert_eq!(llama.encode(&"a".repeat(500_000)).unwrap().last(), Some(&a));
+}
+
+#[test]
+fn unigram_takes_the_most_likely_tokens() {
+    let mut file = scored("t5", &PIECES);
+    file.set("tokenizer.ggml.add_space_prefix", Value::Bool(true));
+    let (with_a, b, word) = (262, 261, 264);
+    let t5 = tokenizer(&file);
+    assert_eq!((t5.bos(), t5.eos()), (None, Some(1)), "the end where the file does not name it");
+    assert_eq!(t5.encode("abb").unwrap(), [word, b]);
+    assert_eq!(t5.encode("a").unwrap(), [with_a]);
+    // A run of characters that no token stands for is one unknown token.
+    assert_eq!(t5.encode("aééb").unwrap(), [with_a, 0, b]);
+    assert_eq!(t5.encode("<s>").unwrap().iter().filter(|id| **id == 1).count(), 0);
+    assert_eq!(t5.encode_embedding("a").unwrap(), [with_a, 1]);
+    let pair = t5.encode_pair("a", "a").unwrap();
+    assert_eq!((pair.tokens, pair.second), (vec![with_a, 1, 1, with_a, 1], 3));
+    assert!(t5.encode(&"ab ".repeat(300_000)).is_ok());
+    file.set("tokenizer.ggml.remove_extra_whitespaces", Value::Bool(true));
+    assert_eq!(tokenizer(&file).encode("  ab   a ").unwrap(), [word, with_a]);
+}
+
+#[test]
+fn gemma_4_merges_the_characters_of_a_line() {
+    let mut file =
+        scored("gemma4", &[("▁", 1, 0.0), ("a", 1, 0.0), ("▁a", 1, 0.0), ("\n\n", 1, 0.0), ("<|x>", 4, 0.0)]);
+    file.set("tokenizer.ggml.merges", Value::Strings(vec!["▁ a".into()]));
+    file.set("tokenizer.ggml.bos_token_id", Value::U32(1));
+    file.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    let gemma = tokenizer(&file);
+    assert_eq!(gemma.bos(), Some(1), "whatever the file says");
+    assert_eq!(gemma.encode(" a a\n\na").unwrap(), [261, 261, 262, 260]);
+    assert_eq!(gemma.encode("é\n").unwrap(), [3 + 0xc3, 3 + 0xa9, 3 + 0x0a]);
+    assert!(gemma.is_control(263) && !gemma.encode("<|x>").unwrap().contains(&263));
+    assert_eq!(gemma.decode(&gemma.encode(" a é\n\n\n").unwrap()), " a é\n\n\n".as_bytes());
+}
+
+#[test]
+fn no_merges_make_a_control_token_of_a_users_text() {
+    let mut file = file(&spec());
+    let tokens = strings_mut(&mut file, "tokenizer.ggml.tokens");
+    tokens.extend(["QZ".to_owned(), "ZQ".to_owned()]);
+    let id = tokens.len() as u32 - 2;
+    types_mut(&mut file).extend([3, 3]);
+    strings_mut(&mut file, "tokenizer.ggml.merges").splice(0..0, ["Q Z".to_owned()]);
+    let tokenizer = tokenizer(&file);
+    assert!(tokenizer.is_control(id) && !tokenizer.encode("QZ").unwrap().contains(&id));
+    assert_eq!(tokenizer.encode_marked("ZQ").unwrap(), [id + 1]);
+    // What merges make of text is text, even if it looks like a control token.
+    let mut html = self::file(&spec());
+    let tokens = strings_mut(&mut html, "tokenizer.ggml.tokens");
+    tokens.extend(["</".to_owned(), "s>".to_owned(), "</s>".to_owned()]);
+    let id = tokens.len() as u32 - 1;
+    types_mut(&mut html).extend([1; 3]);
+    strings_mut(&mut html, "tokenizer.ggml.merges").extend(["< /", "s >", "</ s>"].map(str::to_owned));
+    html.set("tokenizer.ggml.pre", Value::String("superbpe".into()));
+    let tokenizer = self::tokenizer(&html);
+    assert!(!tokenizer.is_control(id) && !tokenizer.is_end(id));
+    assert_eq!(tokenizer.encode("</s>").unwrap(), [id]);
+}
+
+#[test]
+fn hostile_scores_and_vocabularies_are_errors_or_bounded() {
+    for model in ["llama", "t5"] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut pieces = PIECES;
+            pieces[2].2 = bad;
+            match Tokenizer::from_gguf(&gguf(&scored(model, &pieces))) {
+                Err(Error::CorruptModel { reason, .. }) => {
+                    assert!(reason.contains("element 261 of key \"tokenizer.ggml.scores\""), "{reason}");
+                }
+                other => panic!("{model} {bad}: {other:?}"),
+            }
+        }
+        let mut short = scored(model, &PIECES);
+        short.set("tokenizer.ggml.scores", Value::F32s(vec![0.0; 3]));
+        assert!(matches!(Tokenizer::from_gguf(&gguf(&short)), Err(Error::CorruptModel { .. })));
+        // Huge scores, tokens that contain each other to great lengths, and empty ones.
+        let nested: Vec<String> = (0..3000).map(|length| "a".repeat(length)).collect();
+        let pieces: Vec<(&str, i32, f32)> =
+            nested.iter().map(|piece| (&**piece, 1, f32::MAX)).chain([("", 1, f32::MIN)]).collect();
+        let mut file = scored(model, &pieces);
+        file.set("tokenizer.ggml.add_space_prefix", Value::Bool(false));
+        let tokenizer = tokenizer(&file);
+        let start = std::time::Instant::now();
+        let text = "a".repeat(20_000);
+        let ids = tokenizer.encode(&text).unwrap();
+        assert!(start.elapsed().as_secs() < 60, "{model}: {:?}", start.elapsed());
+        if model == "llama" {
+            assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+        }
+    }
+    // Without the tokens of bytes.
+    let mut file = scored("llama", &PIECES);
+    strings_mut(&mut file, "tokenizer.ggml.tokens")[3 + 0xc3] = "gone".into();
+    match tokenizer(&file).encode("aé") {
+        Err(Error::UnreadableText { reason }) => assert!(reason.contains("0xC3"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let mut file = scored("t5", &PIECES);
+    file.set("tokenizer.ggml.precompiled_charsmap", Value::Strings(vec![]));
+    assert!(matches!(Tokenizer::from_gguf(&gguf(&file)), Err(Error::CorruptModel { .. })));
+    file.remove("tokenizer.ggml.precompiled_charsmap");
+    file.set("tokenizer.ggml.unknown_token_id", Value::U32(9999));
+    assert!(matches!(Tokenizer::from_gguf(&gguf(&file)), Err(Error::CorruptModel { .. })));
+}
+
+#[test]
+fn phi_3_takes_white_space_behind_special_tokens_away() {
+    let mut file = scored("llama", &PIECES);
+    assert_eq!(tokenizer(&file).encode_marked("</s>\n a").unwrap().len(), 4);
+    file.set("general.name", Value::String("Phi-3.5 mini".into()));
+    assert_eq!(tokenizer(&file).encode_marked("</s>\n a").unwrap(), [2, 262]);
+    assert_eq!(tokenizer(&file).encode_marked("<s> a").unwrap().len(), 3);
+}
+
+#[test]
+fn names_of_end_tokens_count_as_the_rest_of_the_vocabulary_has_it() {
+    let ends = |names: &[&str]| -> Vec<String> {
+        let mut file = file(&Spec { endless: true, ..spec() });
+        let mut first = 0;
+        for (key, value) in &mut file.keys {
+            if let ("tokenizer.ggml.tokens", Value::Strings(tokens)) = (key.as_str(), value) {
+                first = tokens.len() - names.len();
+                tokens.splice(first.., names.iter().map(ToString::to_string));
+            }
+        }
+        // Merges that made what was there before.
+        file.keys.iter_mut().for_each(|(key, value)| {
+            if let ("tokenizer.ggml.merges", Value::Strings(merges)) = (key.as_str(), value) {
+                merges.truncate(merges.len() - names.len());
+            }
+        });
+        let tokenizer = tokenizer(&file);
+        tokenizer.end_tokens().iter().map(|id| names[*id as usize - first].to_owned()).collect()
+    };
+    assert_eq!(
+        ends(&["<turn|>", "<|flush|>", "[e~[", "<fim_pad>", "<x>"]),
+        ["<turn|>", "<|flush|>", "[e~[", "<fim_pad>"]
+    );
+    assert_eq!(ends(&["<|end|>", "<|return|>"]), ["<|end|>", "<|return|>"]);
+    assert_eq!(ends(&["<|end|>", "<|return|>", "<|call|>"]), ["<|return|>", "<|call|>"]);
+    assert_eq!(ends(&["<|end|>", "<|flush|>", "<|calls|>"]), ["<|flush|>", "<|calls|>"]);
+    assert_eq!(ends(&["</s>", "<eos>"]), ["</s>", "<eos>"]);
+    assert_eq!(ends(&["</s>", "<|tool_response>", "<eos>"]), ["<|tool_response>", "<eos>"]);
+}
+
 #[test]
 fn random_models_say_what_their_vocabulary_promises() {
     for splitter in [
@@ -256,6 +470,48 @@ fn random_models_depend_on_their_specification_alone() {
     };
     assert!(bytes(&spec()) == bytes(&spec()));
     assert!(bytes(&spec()) != bytes(&Spec { seed: 2, ..spec() }));
+}
+
+#[test]
+fn a_file_may_have_several_templates_or_none() {
+    let mut file = file(&spec());
+    let shown = |file: &File, name: Option<&str>| {
+        let gguf = gguf(file);
+        let template = match name {
+            Some(name) => ChatTemplate::named(&gguf, name),
+            None => ChatTemplate::from_gguf(&gguf),
+        };
+        template.map(|template| (template.to_string(), template.origin().clone()))
+    };
+    let template =
+        |open: &str, close: &str| Value::String(format!("{open}{{{{ messages[0].content }}}}{close}"));
+    file.set("tokenizer.chat_template", template("[", "]"));
+    file.set("tokenizer.chat_template.tool_use", template("<", ">"));
+    file.set("tokenizer.chat_templates", Value::Strings(vec!["tool_use".into()]));
+    assert_eq!(shown(&file, None).unwrap(), ("[PROMPT]".to_owned(), Origin::File));
+    assert_eq!(
+        shown(&file, Some("tool_use")).unwrap(),
+        ("<PROMPT>".to_owned(), Origin::Named("tool_use".to_owned()))
+    );
+    match shown(&file, Some("rag")) {
+        Err(Error::Template { reason, .. }) => {
+            assert_eq!(reason, "there is no template \"rag\", but tool_use");
+        }
+        other => panic!("{other:?}"),
+    }
+    // An empty one says that texts are to go to the model as they are.
+    file.set("tokenizer.chat_template", Value::String(String::new()));
+    assert_eq!(shown(&file, None).unwrap(), ("PROMPT".to_owned(), Origin::None));
+    file.remove("tokenizer.chat_template");
+    let chatml = "<|im_start|>user\nPROMPT<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(shown(&file, None).unwrap(), (chatml.to_owned(), Origin::Family("chatml")));
+    file.set("tokenizer.chat_templates", Value::Strings(vec!["default".into()]));
+    file.set("tokenizer.chat_template.default", template("(", ")"));
+    assert_eq!(shown(&file, None).unwrap(), ("(PROMPT)".to_owned(), Origin::Named("default".to_owned())));
+    let turns = steadytext_test_models::file(&Spec { endless: true, ..spec() });
+    let mut other = turns.unwrap();
+    other.remove("tokenizer.chat_template");
+    assert_eq!(shown(&other, None).unwrap(), ("PROMPT".to_owned(), Origin::None));
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl World {
             max_tokens,
             sampling,
             stop: Vec::new(),
-            constraint: None,
+            ..Generate::default()
         });
         Request { key: 1, model: self.model.clone(), salt: 0, dedup_key: None, work }
     }

@@ -25,7 +25,7 @@ fn generate(seed: u64, temperature: f32, max_tokens: usize) -> Generate {
         max_tokens,
         sampling: Sampling { temperature, seed, ..Sampling::default() },
         stop: Vec::new(),
-        constraint: None,
+        ..Generate::default()
     }
 }
 
@@ -60,7 +60,11 @@ fn last(events: &Receiver<Event>) -> (u64, Result<Output, Error>) {
 fn no_answer_is_lost_for_bytes_that_are_no_text() {
     let directory = TempDir::new().unwrap();
     let engine = Engine::start(Config { threads: 2, nice: 0, ..Config::default() }).unwrap();
-    for spec in [Spec::tiny(Architecture::Llama), Spec { endless: true, ..Spec::tiny(Architecture::Qwen3) }] {
+    for spec in [
+        Spec::tiny(Architecture::Llama),
+        Spec { endless: true, ..Spec::tiny(Architecture::Qwen3) },
+        Spec { sentencepiece: true, ..Spec::tiny(Architecture::Llama) },
+    ] {
         let model = model(&directory, spec);
         let all: Vec<Generate> =
             (0..80).map(|i| generate(i, [0.0, 0.7, 2.0, 50.0][i as usize % 4], 60)).collect();
@@ -86,15 +90,17 @@ fn no_answer_is_lost_for_bytes_that_are_no_text() {
 fn a_pattern_that_lets_zero_bytes_through_gives_text_without_them() {
     let directory = TempDir::new().unwrap();
     let engine = Engine::start(Config { threads: 2, nice: 0, ..Config::default() }).unwrap();
-    let model = model(&directory, Spec::tiny(Architecture::Llama));
     let all: Vec<Generate> = (0..40)
         .map(|seed| Generate {
             constraint: Some(Constraint::Regex("(\\x00|[a-f]|é){20}".to_owned())),
             ..generate(seed, 1.5, 60)
         })
         .collect();
-    for end in run(&engine, &model, &all) {
-        let Ok(Output::Text { text, .. }) = end else { panic!("{end:?}") };
-        assert!(text.chars().count() == 20 && !text.contains('\0'), "{text:?}");
+    for sentencepiece in [false, true] {
+        let model = model(&directory, Spec { sentencepiece, ..Spec::tiny(Architecture::Llama) });
+        for end in run(&engine, &model, &all) {
+            let Ok(Output::Text { text, .. }) = end else { panic!("{end:?}") };
+            assert!(text.chars().count() == 20 && !text.contains('\0'), "{text:?}");
+        }
     }
 }

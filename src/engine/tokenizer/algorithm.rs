@@ -3,9 +3,16 @@
 //! A tokenizer of another kind is a variant of [`Algorithm`]: it reads the vocabulary its own way, and encodes stretches of
 //! text. What is around that (special tokens, beginnings and ends, bytes of tokens) is the same for all.
 
-use super::bpe::{self, Bpe};
-use super::split::Splitter;
-use super::vocabulary::{self, Vocabulary};
+use std::collections::HashSet;
+
+use super::byte_level::ByteLevelBpe;
+use super::plain::PlainBpe;
+use super::pre::{self, Pre};
+use super::sentencepiece::SentencePiece;
+use super::unigram::{self, Unigram};
+use super::vocabulary::{self, Spelling, Vocabulary};
+use super::wordpiece::WordPiece;
+use super::{bpe, sentencepiece};
 use crate::Error;
 use crate::gguf::Gguf;
 
@@ -15,21 +22,47 @@ pub(super) enum Algorithm {
     /// "gpt2": text is split into words, whose bytes are merged
     /// ([Sennrich et al. 2015](https://arxiv.org/abs/1508.07909), on bytes as in GPT-2).
     ByteLevelBpe(ByteLevelBpe),
+    /// "gemma4": the characters of a line are merged.
+    PlainBpe(PlainBpe),
+    /// "llama": neighbours are joined that are the most likely token
+    /// ([SentencePiece](https://github.com/google/sentencepiece), its model type BPE).
+    SentencePiece(SentencePiece),
+    /// "t5": the most likely sequence of tokens ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
+    Unigram(Unigram),
+    /// "bert": words, then the longest pieces.
+    WordPiece(WordPiece),
 }
 
-/// Byte-level byte-pair encoding.
-#[derive(Debug)]
-pub(super) struct ByteLevelBpe {
-    bpe: Bpe,
-    splitter: Splitter,
-    /// Where a word that is a token is taken whole (Llama 3): ordinary tokens by their bytes.
-    whole_words: Option<Vec<u32>>,
+/// What holds where the file says nothing.
+#[derive(Debug, Default)]
+pub(super) struct Defaults {
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+    /// Texts begin with a token.
+    pub(super) add_bos: bool,
+    /// Texts to be embedded end with one.
+    pub(super) add_eos: Option<bool>,
+    /// What is given above holds whatever the file says.
+    pub(super) fixed: bool,
+}
+
+/// Where a stretch of text stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the beginning, or behind a special token.
+    First,
+    /// Behind other text.
+    Later,
 }
 
 /// Memory that is kept from stretch to stretch.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    bpe: bpe::Scratch,
+    pub(super) bpe: bpe::Scratch,
+    pub(super) sentencepiece: sentencepiece::Scratch,
+    pub(super) unigram: unigram::Scratch,
+    /// Text as the vocabulary writes it.
+    pub(super) text: String,
 }
 
 impl Algorithm {
@@ -40,28 +73,75 @@ impl Algorithm {
     /// other kinds of tokenizers, naming the key.
     pub(super) fn of(gguf: &Gguf) -> Result<(Vocabulary, Algorithm), Error> {
         match gguf.str("tokenizer.ggml.model")? {
-            "gpt2" => {
-                let (vocabulary, bpe) = ByteLevelBpe::of(gguf)?;
-                Ok((vocabulary, Algorithm::ByteLevelBpe(bpe)))
+            "gpt2" => Algorithm::bpe(gguf, named_pre(gguf)?),
+            "gemma4" => match Pre::named(pre::GEMMA4) {
+                Some(pre) => Algorithm::bpe(gguf, pre),
+                None => Err(gguf.unsupported("its tokenizer is Gemma 4's")),
+            },
+            "llama" => {
+                let (vocabulary, sentencepiece) = SentencePiece::of(gguf)?;
+                Ok((vocabulary, Algorithm::SentencePiece(sentencepiece)))
+            }
+            "t5" => {
+                let (vocabulary, unigram) = Unigram::of(gguf)?;
+                Ok((vocabulary, Algorithm::Unigram(unigram)))
+            }
+            "bert" => {
+                let (vocabulary, wordpiece) = WordPiece::of(gguf)?;
+                Ok((vocabulary, Algorithm::WordPiece(wordpiece)))
             }
             other => Err(gguf.unsupported(format!(
-                "key \"tokenizer.ggml.model\" is \"{}\", only \"gpt2\" (byte-level BPE) is",
+                "key \"tokenizer.ggml.model\" is \"{}\", only \"gpt2\" (byte-level BPE), \"llama\" (SentencePiece), \
+                 \"gemma4\", \"t5\" (unigram) and \"bert\" (WordPiece) are",
                 other.escape_debug()
             ))),
         }
     }
 
-    /// Byte-level BPE with another way to split text than the file's.
-    #[cfg(test)]
-    pub(super) fn with_splitter(gguf: &Gguf, splitter: Splitter) -> Result<(Vocabulary, Algorithm), Error> {
-        let (vocabulary, bpe) = ByteLevelBpe::with_splitter(gguf, splitter)?;
-        Ok((vocabulary, Algorithm::ByteLevelBpe(bpe)))
+    /// A byte-pair encoding; also for tests, with another way to split text than the file's.
+    pub(super) fn bpe(gguf: &Gguf, pre: &'static Pre) -> Result<(Vocabulary, Algorithm), Error> {
+        let ids = vocabulary::ids(gguf)?;
+        let mut merges = match gguf.opt_strings("tokenizer.ggml.merges")? {
+            // Kimi K2 has been written without.
+            None if pre.names.contains(&"kimi-k2") => bpe::Merges::new(),
+            _ => vocabulary::merges(gguf, &ids)?,
+        };
+        let built: HashSet<u32> = merges.values().map(|(_, merged)| *merged).collect();
+        let spelling = if pre.plain { Spelling::Plain } else { Spelling::Alphabet };
+        let vocabulary = vocabulary::read(gguf, &ids, spelling, &built)?;
+        // Text is never merged into a control token.
+        merges.retain(|_, (_, merged)| !vocabulary.is_control(*merged));
+        let algorithm = if pre.plain {
+            Algorithm::PlainBpe(PlainBpe::new(&ids, &vocabulary, merges, pre))
+        } else {
+            Algorithm::ByteLevelBpe(ByteLevelBpe::new(gguf, &ids, &vocabulary, merges, pre)?)
+        };
+        Ok((vocabulary, algorithm))
     }
 
-    /// Whether texts begin with a token unless the file says otherwise.
-    pub(super) fn begins_with_a_token(&self) -> bool {
+    /// What holds where the file says nothing.
+    pub(super) fn defaults(&self) -> Defaults {
         match self {
-            Algorithm::ByteLevelBpe(bpe) => bpe.splitter == Splitter::LlamaBpe,
+            Algorithm::ByteLevelBpe(bpe) => {
+                Defaults { add_bos: bpe.pre().begins_with_a_token, ..Defaults::default() }
+            }
+            // Files exist that deny it.
+            Algorithm::PlainBpe(bpe) => Defaults {
+                add_bos: bpe.pre().begins_with_a_token,
+                fixed: bpe.pre().begins_with_a_token,
+                ..Defaults::default()
+            },
+            Algorithm::SentencePiece(_) => {
+                Defaults { bos: Some(1), eos: Some(2), add_bos: true, ..Defaults::default() }
+            }
+            Algorithm::Unigram(_) => Defaults { eos: Some(1), add_eos: Some(true), ..Defaults::default() },
+            Algorithm::WordPiece(wordpiece) => Defaults {
+                bos: Some(wordpiece.first()),
+                eos: Some(wordpiece.separator()),
+                add_bos: true,
+                add_eos: Some(true),
+                fixed: true,
+            },
         }
     }
 
@@ -70,11 +150,25 @@ impl Algorithm {
         &self,
         vocabulary: &Vocabulary,
         text: &str,
+        place: Place,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
+        if text.is_empty() {
+            return Ok(());
+        }
         match self {
-            Algorithm::ByteLevelBpe(bpe) => bpe.encode(vocabulary, text, scratch, ids),
+            Algorithm::ByteLevelBpe(bpe) => bpe.encode(vocabulary, text, &mut scratch.bpe, ids),
+            Algorithm::PlainBpe(bpe) => bpe.encode(text, scratch, ids),
+            Algorithm::SentencePiece(sentencepiece) => sentencepiece.encode(text, place, scratch, ids),
+            Algorithm::Unigram(unigram) => {
+                unigram.encode(text, place, scratch, ids);
+                Ok(())
+            }
+            Algorithm::WordPiece(wordpiece) => {
+                wordpiece.encode(text, ids);
+                Ok(())
+            }
         }
     }
 
@@ -86,52 +180,51 @@ impl Algorithm {
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         match self {
-            Algorithm::ByteLevelBpe(bpe) => bpe.bpe.encode(bytes, &mut scratch.bpe, ids),
+            Algorithm::ByteLevelBpe(bpe) => bpe.encode_bytes(bytes, &mut scratch.bpe, ids),
+            Algorithm::PlainBpe(bpe) => bpe.bytes().encode(bytes, ids),
+            Algorithm::SentencePiece(sentencepiece) => sentencepiece.bytes().encode(bytes, ids),
+            // They have no tokens for single bytes.
+            Algorithm::Unigram(_) | Algorithm::WordPiece(_) => {
+                bytes.first().map_or(Ok(()), |byte| Err(*byte))
+            }
+        }
+    }
+
+    /// Whether encoding puts a space before a text, which decoding takes away.
+    pub(super) fn adds_space(&self) -> bool {
+        match self {
+            Algorithm::ByteLevelBpe(_) | Algorithm::PlainBpe(_) => false,
+            Algorithm::SentencePiece(sentencepiece) => sentencepiece.adds_space(),
+            Algorithm::Unigram(unigram) => unigram.adds_space(),
+            Algorithm::WordPiece(_) => true,
+        }
+    }
+
+    /// The name by which the field knows it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Algorithm::ByteLevelBpe(_) => "byte-level BPE",
+            Algorithm::PlainBpe(_) => "BPE with byte fallback",
+            Algorithm::SentencePiece(_) => "SentencePiece BPE",
+            Algorithm::Unigram(_) => "unigram",
+            Algorithm::WordPiece(_) => "WordPiece",
         }
     }
 }
 
-impl ByteLevelBpe {
-    fn of(gguf: &Gguf) -> Result<(Vocabulary, ByteLevelBpe), Error> {
-        let Some(pre) = gguf.opt_str("tokenizer.ggml.pre")? else {
-            return Err(gguf.unsupported("key \"tokenizer.ggml.pre\" is missing"));
+/// What the file says of the way to split text.
+fn named_pre(gguf: &Gguf) -> Result<&'static Pre, Error> {
+    let name = gguf.opt_str("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or(pre::DEFAULT);
+    Pre::named(name).ok_or_else(|| {
+        let like = Pre::like(name);
+        let like = if like.is_empty() {
+            String::new()
+        } else {
+            format!("; supported names like it: \"{}\"", like.join("\", \""))
         };
-        let Some(splitter) = Splitter::from_name(pre) else {
-            return Err(gguf.unsupported(format!(
-                "key \"tokenizer.ggml.pre\" is \"{}\", only \"qwen2\", \"llama-bpe\" and \"gpt-2\" are",
-                pre.escape_debug()
-            )));
-        };
-        ByteLevelBpe::with_splitter(gguf, splitter)
-    }
-
-    fn with_splitter(gguf: &Gguf, splitter: Splitter) -> Result<(Vocabulary, ByteLevelBpe), Error> {
-        let (vocabulary, bpe) = vocabulary::read(gguf)?;
-        // Llama 3 takes words whole that are tokens.
-        let whole_words = (splitter == Splitter::LlamaBpe).then(|| vocabulary.sorted());
-        Ok((vocabulary, ByteLevelBpe { bpe, splitter, whole_words }))
-    }
-
-    fn encode(
-        &self,
-        vocabulary: &Vocabulary,
-        text: &str,
-        scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), u8> {
-        for word in self.splitter.words(text) {
-            if let Some(id) = self.whole_word(vocabulary, word.as_bytes()) {
-                ids.push(id);
-                continue;
-            }
-            self.bpe.encode(word.as_bytes(), &mut scratch.bpe, ids)?;
-        }
-        Ok(())
-    }
-
-    fn whole_word(&self, vocabulary: &Vocabulary, word: &[u8]) -> Option<u32> {
-        let sorted = self.whole_words.as_ref()?;
-        let found = sorted.binary_search_by(|id| vocabulary.bytes(*id).cmp(word)).ok()?;
-        sorted.get(found).copied()
-    }
+        gguf.unsupported(format!(
+            "key \"tokenizer.ggml.pre\" is \"{}\", a way to split text that is not known{like}",
+            name.escape_debug()
+        ))
+    })
 }

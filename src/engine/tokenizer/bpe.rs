@@ -1,5 +1,5 @@
-//! Byte-pair encoding of one word: its bytes become tokens, then neighbours are merged, the pair of the
-//! lowest rank first and the leftmost of equals.
+//! Byte-pair encoding of one word, which begins as the tokens of its bytes or characters: neighbours are merged, the pair of
+//! the lowest rank first and the leftmost of equals.
 //!
 //! The algorithm is the one of the `tokenizers` crate, which the tests compare with. Its own model is not
 //! used at run time because it indexes out of bounds on merges that are longer than any token, keeps a
@@ -14,11 +14,9 @@ const NONE: u32 = u32::MAX;
 /// (left, right) to (rank, merged token).
 pub(super) type Merges = HashMap<(u32, u32), (u32, u32)>;
 
-/// Bytes and merges of a vocabulary.
+/// Merges of a vocabulary.
 #[derive(Debug)]
 pub(super) struct Bpe {
-    /// The token of each byte.
-    bytes: [Option<u32>; 256],
     merges: Merges,
 }
 
@@ -38,33 +36,46 @@ pub(super) struct Scratch {
     candidates: BinaryHeap<Reverse<(u32, u32, u32, u32)>>,
 }
 
-impl Bpe {
-    pub(super) fn new(bytes: [Option<u32>; 256], merges: Merges) -> Self {
-        Bpe { bytes, merges }
+impl Scratch {
+    /// Forgets the last word.
+    pub(super) fn clear(&mut self) {
+        self.symbols.clear();
+        self.candidates.clear();
     }
 
-    /// Appends the tokens of `word`; the error is a byte that has no token.
-    pub(super) fn encode(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), u8> {
-        scratch.symbols.clear();
-        scratch.candidates.clear();
-        for (position, byte) in word.iter().enumerate() {
-            let token = self.bytes.get(usize::from(*byte)).copied().flatten().ok_or(*byte)?;
-            let position = position as u32;
-            let next = if position as usize + 1 < word.len() { position + 1 } else { NONE };
-            scratch.symbols.push(Symbol { token, previous: position.checked_sub(1).unwrap_or(NONE), next });
+    /// One more token at the end of the word, to be merged.
+    pub(super) fn push(&mut self, token: u32) {
+        let position = self.symbols.len() as u32;
+        if let Some(last) = self.symbols.last_mut() {
+            last.next = position;
         }
+        self.symbols.push(Symbol { token, previous: position.checked_sub(1).unwrap_or(NONE), next: NONE });
+    }
+
+    /// The tokens of the word, in order.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
+        let mut next = self.symbols.first();
+        std::iter::from_fn(move || {
+            let symbol = next?;
+            next = self.symbols.get(symbol.next as usize);
+            Some(symbol.token)
+        })
+    }
+}
+
+impl Bpe {
+    pub(super) fn new(merges: Merges) -> Self {
+        Bpe { merges }
+    }
+
+    /// Merges the tokens that were pushed.
+    pub(super) fn merge_all(&self, scratch: &mut Scratch) {
         for position in 1..scratch.symbols.len() as u32 {
             self.propose(scratch, position - 1, position);
         }
         while let Some(Reverse((_, position, left, right))) = scratch.candidates.pop() {
             self.merge(scratch, position, left, right);
         }
-        let mut position = if word.is_empty() { NONE } else { 0 };
-        while let Some(symbol) = scratch.symbols.get(position as usize) {
-            ids.push(symbol.token);
-            position = symbol.next;
-        }
-        Ok(())
     }
 
     /// Notes that two neighbours can be merged, if they can.

@@ -1,9 +1,13 @@
 //! Finding tokens that stand for themselves in text: control tokens in templates, user-defined tokens
 //! everywhere. The longest wins where several begin at the same place.
 
+use std::collections::HashSet;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::vocabulary::{Role, Vocabulary};
+use crate::Error;
+use crate::gguf::Gguf;
 
 /// The special tokens of a vocabulary, ready to be searched for.
 #[derive(Debug)]
@@ -59,5 +63,52 @@ impl Set {
         let patterns = ids.iter().filter_map(|id| vocabulary.special.get(id)).map(|text| text.as_bytes());
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns)?;
         Ok(Set { automaton, ids })
+    }
+}
+
+/// Special tokens that take white space beside them away. Files do not say so; which models do is known by their names, as
+/// llama.cpp has it.
+#[derive(Debug, Default)]
+pub(super) struct Strips {
+    /// What stands before them.
+    left: HashSet<u32>,
+    /// What follows them.
+    right: HashSet<u32>,
+}
+
+impl Strips {
+    pub(super) fn of(gguf: &Gguf, vocabulary: &Vocabulary) -> Result<Strips, Error> {
+        let of = |key: &str| gguf.opt_str(key).map(|value| value.unwrap_or_default().to_ascii_lowercase());
+        let name = of("general.name")?;
+        let architecture = of("general.architecture")?;
+        let pre = of("tokenizer.ggml.pre")?;
+        let with = |wanted: &dyn Fn(&str) -> bool| -> HashSet<u32> {
+            let special = vocabulary.special.iter();
+            special.filter(|(_, text)| wanted(text)).map(|(id, _)| *id).collect()
+        };
+        let mut strips = Strips::default();
+        if ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|known| pre.contains(known))
+            || ["nomic-bert-moe", "jina-bert-v3"].iter().any(|known| architecture.contains(known))
+        {
+            strips.left = with(&|text| text == "<mask>");
+        } else if name.contains("phi-3") || name.contains("phi3") {
+            strips.right = with(&|text| !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"));
+        } else if name.contains("modern-bert") {
+            strips.left = with(&|text| text == "[MASK]");
+        }
+        Ok(strips)
+    }
+
+    /// What is left of the text between two special tokens.
+    pub(super) fn strip<'a>(&self, before: Option<u32>, text: &'a str, after: Option<u32>) -> &'a str {
+        let space = |c: char| matches!(c, ' ' | '\t'..='\r');
+        let text = match before {
+            Some(id) if self.right.contains(&id) => text.trim_start_matches(space),
+            _ => text,
+        };
+        match after {
+            Some(id) if self.left.contains(&id) => text.trim_end_matches(space),
+            _ => text,
+        }
     }
 }

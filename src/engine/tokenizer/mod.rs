@@ -1,13 +1,12 @@
 //! Text to tokens and back, from the metadata of a GGUF file.
 //!
 //! A [`Tokenizer`] is a vocabulary (the bytes and the role of each token), a search for special tokens, and an algorithm
-//! for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting patterns of Qwen2, Llama 3 and
-//! GPT-2. Constraints, templates, rerankers and generation see the [`Tokenizer`] only. Encoders of the BERT family have
-//! [`WordPiece`].
+//! for the stretches of text between them ([`algorithm`]): byte-level BPE with the splitting patterns of [`pre`],
+//! SentencePiece's BPE and unigram model, and WordPiece. All others see the [`Tokenizer`] only.
 //!
 //! It follows llama.cpp, whose format GGUF is, so that answers of one file agree: text is not normalised
 //! (Hugging Face applies NFC for Qwen2), user-defined tokens such as `<think>` are found in any text,
-//! control tokens only where the caller vouches for the text.
+//! control tokens only where the caller vouches for the text. WordPiece follows transformers.
 //!
 //! Invariant: a user's text never becomes a control token, whatever it contains and whatever stands
 //! around it.
@@ -15,12 +14,19 @@
 mod algorithm;
 mod alphabet;
 mod bpe;
+mod byte_level;
+mod charsmap;
 mod marks;
+mod pieces;
+mod plain;
+mod pre;
 #[cfg(test)]
 mod reference;
+mod sentencepiece;
 mod split;
 #[cfg(test)]
 mod tests;
+mod unigram;
 mod utf8;
 mod vocabulary;
 mod wordpiece;
@@ -30,11 +36,10 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
-use algorithm::{Algorithm, Scratch};
-use marks::{Mark, Marks};
+use algorithm::{Algorithm, Place, Scratch};
+use marks::{Mark, Marks, Strips};
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
-pub use wordpiece::{Encoded, WordPiece};
 
 /// `<arch>.pooling_type` of models that embed by their last token.
 const POOLING_LAST: u32 = 3;
@@ -45,11 +50,21 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     algorithm: Algorithm,
     marks: Marks,
+    strips: Strips,
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
     embedding_suffix: Option<u32>,
     continuations: Continuations,
+}
+
+/// Tokens of one text or a pair of texts, with the tokens that the model wants around them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// `[CLS] text [SEP]` or `[CLS] text [SEP] other [SEP]`.
+    pub tokens: Vec<u32>,
+    /// Where the second text begins; the number of tokens for a single text.
+    pub second: usize,
 }
 
 /// A piece of text and where it comes from.
@@ -86,20 +101,36 @@ impl Tokenizer {
             gguf.unsupported(format!("its control tokens cannot be searched for: {error}"))
         })?;
         let count = vocabulary.len();
-        let bos = vocabulary::token_id(gguf, "tokenizer.ggml.bos_token_id", count)?;
-        let eos = vocabulary::token_id(gguf, "tokenizer.ggml.eos_token_id", count)?;
-        let add_bos =
-            gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(algorithm.begins_with_a_token());
-        let add_eos = gguf.opt_bool("tokenizer.ggml.add_eos_token")?;
+        let defaults = algorithm.defaults();
+        let named = |key: &str, default: Option<u32>| match default {
+            Some(default) if defaults.fixed => Ok(Some(default)),
+            default => {
+                let missing = gguf.opt_u32(key)?.is_none();
+                let id = vocabulary::token_id(gguf, key, count)?;
+                Ok(id.or(default.filter(|id| missing && (*id as usize) < count)))
+            }
+        };
+        let bos = named("tokenizer.ggml.bos_token_id", defaults.bos)?;
+        let eos = named("tokenizer.ggml.eos_token_id", defaults.eos)?;
+        let add_bos = match gguf.opt_bool("tokenizer.ggml.add_bos_token")? {
+            Some(add) if !defaults.fixed => add,
+            _ => defaults.add_bos,
+        };
+        let add_eos = match gguf.opt_bool("tokenizer.ggml.add_eos_token")? {
+            Some(add) if !(defaults.fixed && defaults.add_eos.is_some()) => Some(add),
+            _ => defaults.add_eos,
+        };
         let embedding_suffix = match add_eos {
             Some(true) => eos,
             Some(false) => None,
             None => pooling_suffix(gguf, &vocabulary)?,
         };
+        let strips = Strips::of(gguf, &vocabulary)?;
         Ok(Tokenizer {
             vocabulary,
             algorithm,
             marks,
+            strips,
             bos,
             eos,
             add_bos,
@@ -130,6 +161,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_parts(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, Error> {
+        self.encode_at(parts, Place::First)
+    }
+
+    fn encode_at(&self, parts: &[Part<'_>], mut place: Place) -> Result<Vec<u32>, Error> {
         let mut text = String::new();
         let bytes = parts.iter().map(|part| part.text().len()).sum();
         fallible(|| text.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory {
@@ -150,23 +185,30 @@ impl Tokenizer {
         }
         let mut ids = try_vec("the tokens of a request", text.len() / 3 + 1)?;
         let mut scratch = Scratch::default();
-        let mut position = 0;
-        for mark in marks {
-            self.encode_stretch(text.get(position..mark.start).unwrap_or_default(), &mut scratch, &mut ids)?;
-            ids.push(mark.id);
-            position = mark.end;
+        let mut rest = 0;
+        let mut before = None;
+        for mark in marks.iter().map(Some).chain([None]) {
+            let end = mark.map_or(text.len(), |mark| mark.start);
+            let stretch = text.get(rest..end).unwrap_or_default();
+            let stretch = self.strips.strip(before, stretch, mark.map(|mark| mark.id));
+            self.encode_stretch(stretch, place, &mut scratch, &mut ids)?;
+            if let Some(mark) = mark {
+                ids.push(mark.id);
+                before = Some(mark.id);
+                rest = mark.end;
+                place = Place::First;
+            }
         }
-        self.encode_stretch(text.get(position..).unwrap_or_default(), &mut scratch, &mut ids)?;
         Ok(ids)
     }
 
-    /// Tokens of bytes that need not be whole characters, as far as the vocabulary has tokens for them; otherwise as
-    /// [`Tokenizer::encode`].
+    /// Tokens of bytes that go on with a text and need not be whole characters, as far as the vocabulary has tokens for them;
+    /// otherwise as [`Tokenizer::encode`].
     pub(crate) fn encode_bytes(&self, bytes: &[u8]) -> Vec<u32> {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
         let mut scratch = Scratch::default();
         for chunk in bytes.utf8_chunks() {
-            let Ok(tokens) = self.encode(chunk.valid()) else { break };
+            let Ok(tokens) = self.encode_at(&[Part::User(chunk.valid())], Place::Later) else { break };
             ids.extend(tokens);
             if self.algorithm.encode_bytes(chunk.invalid(), &mut scratch, &mut ids).is_err() {
                 break;
@@ -176,9 +218,15 @@ impl Tokenizer {
     }
 
     /// Tokens of a stretch of text in which no special token is looked for.
-    fn encode_stretch(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), Error> {
-        self.algorithm.encode(&self.vocabulary, text, scratch, ids).map_err(|byte| Error::UnreadableText {
-            reason: format!("its vocabulary has no token for byte 0x{byte:02X}"),
+    fn encode_stretch(
+        &self,
+        text: &str,
+        place: Place,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), Error> {
+        self.algorithm.encode(&self.vocabulary, text, place, scratch, ids).map_err(|byte| {
+            Error::UnreadableText { reason: format!("its vocabulary has no token for byte 0x{byte:02X}") }
         })
     }
 
@@ -193,6 +241,22 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Tokens of two texts that are looked at together, as by a reranker: a query and a document.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_pair(&self, text: &str, other: &str) -> Result<Encoded, Error> {
+        let mut tokens = self.encode_embedding(text)?;
+        // XLM-RoBERTa separates them by two.
+        if matches!(self.algorithm, Algorithm::Unigram(_)) {
+            tokens.extend(self.embedding_suffix);
+        }
+        let second = tokens.len();
+        tokens.extend(self.encode(other)?);
+        tokens.extend(self.embedding_suffix);
+        Ok(Encoded { tokens, second })
+    }
+
     /// How many tokens [`Tokenizer::encode_embedding`] adds at the end.
     pub(crate) fn embedding_suffix_len(&self) -> usize {
         usize::from(self.embedding_suffix.is_some())
@@ -203,9 +267,13 @@ impl Tokenizer {
         self.vocabulary.bytes(id)
     }
 
-    /// The bytes of all tokens.
+    /// The bytes of all tokens, without the space that encoding puts before a text.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect()
+        let mut bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
+        if self.algorithm.adds_space() && bytes.first() == Some(&b' ') {
+            bytes.remove(0);
+        }
+        bytes
     }
 
     /// Number of tokens; ids are below it.
@@ -272,6 +340,13 @@ pub(crate) fn truncate(tokens: &mut Vec<u32>, before: usize, after: usize, most:
     let Some(room) = most.checked_sub(after).filter(|room| *room > before) else { return };
     if tokens.len() > most {
         tokens.drain(room..tokens.len() - after);
+    }
+}
+
+/// Its kind and its size.
+impl std::fmt::Display for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tokens, {}", self.vocab_size(), self.algorithm.name())
     }
 }
 

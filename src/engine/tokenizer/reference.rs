@@ -9,19 +9,16 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use super::split::Splitter;
+use super::pre::Pre;
 use super::*;
-
-const SPLITTERS: [(&str, Splitter); 3] =
-    [("qwen2", Splitter::Qwen2), ("llama-bpe", Splitter::LlamaBpe), ("gpt-2", Splitter::Gpt2)];
 
 fn ours() -> HashMap<&'static str, Tokenizer> {
     let gguf = crate::builtin::gguf().unwrap();
-    let tokenizer = |splitter| {
-        let (vocabulary, algorithm) = Algorithm::with_splitter(&gguf, splitter).unwrap();
+    let tokenizer = |name| {
+        let (vocabulary, algorithm) = Algorithm::bpe(&gguf, Pre::named(name).unwrap()).unwrap();
         Tokenizer::new(&gguf, vocabulary, algorithm).unwrap()
     };
-    SPLITTERS.map(|(name, splitter)| (name, tokenizer(splitter))).into()
+    ["qwen2", "llama-bpe", "gpt-2"].map(|name| (name, tokenizer(name))).into()
 }
 
 #[test]

@@ -1,145 +1,260 @@
 //! Pre-tokenization: text is cut into words before its bytes are merged, and merges never cross a cut.
 //!
-//! The published patterns end in `\s+(?!\S)|\s+`: a run of white space leaves its last character to the
-//! word that follows. That is the only look-ahead in them. Here the patterns do without it and the last
-//! character is given back by hand, so that a finite automaton can run them: time is linear in the text and
-//! there is no backtracking limit at which splitting could silently end.
+//! A [`Splitter`] is a sequence of stages, each of which cuts the pieces that the one before it has left. Most stages are
+//! regular expressions, run by a finite automaton: time is linear in the text and there is no backtracking limit at which
+//! splitting could silently end.
+//!
+//! The published patterns have one look-ahead in common, `\s+(?!\S)|\s+`: a run of white space leaves its last character to the
+//! word that follows. Here the patterns say `\s+` and the last character is given back by hand. The other look-aheads
+//! group digits, and are stages of their own.
 //!
 //! Where Hugging Face's pattern says `(?i:'s|…)`, llama.cpp says `'[sS]|…`; the two differ in characters
 //! like U+017F, which folds to `s`. GGUF is llama.cpp's format, so its reading is ours.
 
-use std::sync::LazyLock;
-
 use regex::Regex;
 
-const QWEN2: &str = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
-const LLAMA_BPE: &str = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
+/// One pass over the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Each match is a piece, and so is what lies between two matches.
+    Isolate(&'static str),
+    /// The same, where white space leaves its last character to what follows, even if that is a line break.
+    Words(&'static str),
+    /// The same, where white space that ends in a line break stays whole.
+    WordsAndLines(&'static str),
+    /// As [`Stage::WordsAndLines`], but white space is cut into powers of two.
+    PowersOfTwo(&'static str),
+    /// Runs of digits are cut into groups of three, of which the first may be shorter. What stands before a run belongs to
+    /// its first group.
+    DigitGroups,
+    /// Runs of ASCII digits are cut so that groups of three stand at their ends.
+    Thousands,
+}
 
 /// A way to cut text into words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Splitter {
-    /// Digits one by one.
-    Qwen2,
-    /// Digits in groups of three.
-    LlamaBpe,
-    /// Digits together; line breaks are white space like any other.
-    Gpt2,
+#[derive(Debug)]
+pub(super) struct Splitter {
+    stages: Vec<(Stage, Option<Regex>)>,
 }
+
+impl Stage {
+    fn pattern(self) -> Option<&'static str> {
+        match self {
+            Stage::Isolate(pattern)
+            | Stage::Words(pattern)
+            | Stage::WordsAndLines(pattern)
+            | Stage::PowersOfTwo(pattern) => Some(pattern),
+            Stage::DigitGroups | Stage::Thousands => None,
+        }
+    }
+}
+
+/// What is done with each piece; the error ends splitting.
+type Each<'a> = dyn FnMut(&str) -> Result<(), u8> + 'a;
 
 impl Splitter {
-    /// By the value of `tokenizer.ggml.pre`; the second and third names are those by which llama.cpp also
-    /// knows the same pattern.
-    pub(super) fn from_name(name: &str) -> Option<Splitter> {
-        match name {
-            "qwen2" | "deepseek-r1-qwen" => Some(Splitter::Qwen2),
-            "llama-bpe" | "llama3" | "llama-v3" => Some(Splitter::LlamaBpe),
-            "gpt-2" | "phi-2" => Some(Splitter::Gpt2),
-            _ => None,
-        }
+    /// # Errors
+    /// Those of a pattern that is none; the tests compile all of them.
+    pub(super) fn new(stages: &[Stage]) -> Result<Splitter, regex::Error> {
+        let compile = |stage: &Stage| Ok((*stage, stage.pattern().map(Regex::new).transpose()?));
+        Ok(Splitter { stages: stages.iter().map(compile).collect::<Result<_, _>>()? })
     }
 
-    /// The words of `text`, in order and without gaps.
-    pub(super) fn words(self, text: &str) -> Words<'_> {
-        Words { splitter: self, pattern: self.pattern(), text, position: 0 }
-    }
-
-    fn pattern(self) -> Option<&'static Regex> {
-        // The patterns are constants; the tests compile them.
-        static QWEN2_REGEX: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(QWEN2).ok());
-        static LLAMA_BPE_REGEX: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(LLAMA_BPE).ok());
-        static GPT2_REGEX: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(GPT2).ok());
-        match self {
-            Splitter::Qwen2 => QWEN2_REGEX.as_ref(),
-            Splitter::LlamaBpe => LLAMA_BPE_REGEX.as_ref(),
-            Splitter::Gpt2 => GPT2_REGEX.as_ref(),
-        }
-    }
-
-    /// Whether line breaks have an alternative of their own, so that white space ending in one stays whole.
-    fn keeps_line_breaks(self) -> bool {
-        self != Splitter::Gpt2
+    /// Hands over the words of `text`, in order and without gaps.
+    ///
+    /// # Errors
+    /// That of `each`, which ends it.
+    pub(super) fn words(&self, text: &str, mut each: impl FnMut(&str) -> Result<(), u8>) -> Result<(), u8> {
+        run(&self.stages, text, &mut each)
     }
 }
 
-/// Iterator over the words of a text.
-pub(super) struct Words<'a> {
-    splitter: Splitter,
-    pattern: Option<&'static Regex>,
-    text: &'a str,
-    position: usize,
-}
-
-impl Words<'_> {
-    /// Where the word that was matched at `position` really ends.
-    fn give_back_last_space(&self, word: &str, end: usize) -> usize {
-        let mut characters = word.chars();
-        let Some(last) = characters.next_back() else { return end };
-        let only_space = last.is_whitespace() && word.chars().all(char::is_whitespace);
-        let stays = self.splitter.keeps_line_breaks() && matches!(last, '\r' | '\n');
-        // At the end of the text nothing follows; a single character is a word of its own.
-        if !only_space || stays || end == self.text.len() || characters.as_str().is_empty() {
-            return end;
-        }
-        end - last.len_utf8()
+/// The stages, one inside the other: a piece of the first is a text for the second.
+fn run(stages: &[(Stage, Option<Regex>)], text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let Some(((stage, regex), rest)) = stages.split_first() else { return each(text) };
+    let mut next = |piece: &str| run(rest, piece, each);
+    match (stage, regex) {
+        (Stage::Isolate(_), Some(regex)) => isolate(regex, text, &mut next),
+        (Stage::Words(_), Some(regex)) => words(regex, false, text, &mut next),
+        (Stage::WordsAndLines(_), Some(regex)) => words(regex, true, text, &mut next),
+        (Stage::PowersOfTwo(_), Some(regex)) => powers_of_two(regex, text, &mut next),
+        (Stage::DigitGroups, _) => digit_groups(text, &mut next),
+        (Stage::Thousands, _) => thousands(text, &mut next),
+        (_, None) => next(text),
     }
 }
 
-impl<'a> Iterator for Words<'a> {
-    type Item = &'a str;
+fn isolate(regex: &Regex, text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    let mut position = 0;
+    for found in regex.find_iter(text) {
+        each(&text[position..found.start()])?;
+        each(found.as_str())?;
+        position = found.end();
+    }
+    each(&text[position..])
+}
 
-    fn next(&mut self) -> Option<&'a str> {
-        let rest = self.text.get(self.position..).filter(|rest| !rest.is_empty())?;
-        // The alternatives cover every character, so a match begins right here.
-        let found = self.pattern?.find_at(self.text, self.position);
-        let end = match found.filter(|found| found.start() == self.position && !found.is_empty()) {
-            Some(found) => self.give_back_last_space(found.as_str(), found.end()),
-            None => self.position + rest.len(),
+fn words(regex: &Regex, keeps_line_breaks: bool, text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    let mut position = 0;
+    while let Some(found) = regex.find_at(text, position).filter(|found| !found.is_empty()) {
+        each(&text[position..found.start()])?;
+        let end = if ends_in_space(found.as_str(), keeps_line_breaks) {
+            give_back(text, found.start(), found.end())
+        } else {
+            found.end()
         };
-        let word = self.text.get(self.position..end);
-        self.position = end;
-        word
+        each(&text[found.start()..end])?;
+        position = end;
     }
+    each(&text[position..])
+}
+
+/// Whether the word is white space that may leave its last character to the next word.
+fn ends_in_space(word: &str, keeps_line_breaks: bool) -> bool {
+    let mut characters = word.chars();
+    characters.next_back().is_some_and(|last| {
+        last.is_whitespace()
+            && !(keeps_line_breaks && matches!(last, '\r' | '\n'))
+            && characters.all(char::is_whitespace)
+    })
+}
+
+/// Where white space really ends. At the end of the text nothing follows; a single character is a word of its own.
+fn give_back(text: &str, start: usize, end: usize) -> usize {
+    match text[start..end].char_indices().next_back() {
+        Some((last, _)) if end < text.len() && last > 0 => start + last,
+        _ => end,
+    }
+}
+
+fn powers_of_two(regex: &Regex, text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    let mut position = 0;
+    while let Some(found) = regex.find_at(text, position).filter(|found| !found.is_empty()) {
+        each(&text[position..found.start()])?;
+        position = found.end();
+        if !ends_in_space(found.as_str(), true) {
+            each(found.as_str())?;
+            continue;
+        }
+        position = give_back(text, found.start(), found.end());
+        let mut rest = &text[found.start()..position];
+        let mut left = rest.chars().count();
+        while left > 0 {
+            let most = (1 << left.ilog2()).min(512);
+            let end = rest.char_indices().nth(most).map_or(rest.len(), |(end, _)| end);
+            each(&rest[..end])?;
+            rest = &rest[end..];
+            left -= most;
+        }
+    }
+    each(&text[position..])
+}
+
+fn digit_groups(text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    // The characters of a run of digits, by the bytes at which they end.
+    let mut run: Vec<usize> = Vec::new();
+    let mut position = 0;
+    let mut flush = |run: &mut Vec<usize>, position: &mut usize| -> Result<(), u8> {
+        let first = run.len() % 3;
+        for (at, end) in run.iter().enumerate() {
+            if (at + 1) % 3 == first % 3 {
+                each(&text[*position..*end])?;
+                *position = *end;
+            }
+        }
+        run.clear();
+        Ok(())
+    };
+    for (start, character) in text.char_indices() {
+        if character.is_numeric() {
+            run.push(start + character.len_utf8());
+        } else {
+            flush(&mut run, &mut position)?;
+        }
+    }
+    flush(&mut run, &mut position)?;
+    each(&text[position..])
+}
+
+fn thousands(text: &str, each: &mut Each<'_>) -> Result<(), u8> {
+    let bytes = text.as_bytes();
+    let (mut position, mut at) = (0, 0);
+    while at < bytes.len() {
+        let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        for cut in (at..at + digits).filter(|cut| (at + digits - cut) % 3 == 0) {
+            each(&text[position..cut])?;
+            position = cut;
+        }
+        at += digits.max(1);
+    }
+    each(&text[position..])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pre::{ALL, Pre};
     use super::*;
 
-    fn words(splitter: Splitter, text: &str) -> Vec<&str> {
-        splitter.words(text).collect()
+    fn words(name: &str, text: &str) -> Vec<String> {
+        let splitter = Splitter::new(Pre::named(name).unwrap().stages).unwrap();
+        let mut words = Vec::new();
+        splitter
+            .words(text, |word| {
+                words.push(word.to_owned());
+                Ok(())
+            })
+            .unwrap();
+        words
     }
 
     #[test]
     fn white_space_leaves_its_last_character_to_the_next_word() {
-        assert_eq!(words(Splitter::Qwen2, "a   b"), ["a", "  ", " b"]);
-        assert_eq!(words(Splitter::Qwen2, "a   "), ["a", "   "]);
-        assert_eq!(words(Splitter::Qwen2, "a \n\n  b"), ["a", " \n\n", " ", " b"]);
-        assert_eq!(words(Splitter::Gpt2, "a \n\n  b"), ["a", " \n\n ", " b"]);
-        assert_eq!(words(Splitter::Gpt2, "a\n\n1"), ["a", "\n", "\n", "1"]);
-        assert_eq!(words(Splitter::Qwen2, "a\t1"), ["a", "\t", "1"]);
+        assert_eq!(words("qwen2", "a   b"), ["a", "  ", " b"]);
+        assert_eq!(words("qwen2", "a   "), ["a", "   "]);
+        assert_eq!(words("qwen2", "a \n\n  b"), ["a", " \n\n", " ", " b"]);
+        assert_eq!(words("gpt-2", "a \n\n  b"), ["a", " \n\n ", " b"]);
+        assert_eq!(words("gpt-2", "a\n\n1"), ["a", "\n", "\n", "1"]);
+        assert_eq!(words("qwen2", "a\t1"), ["a", "\t", "1"]);
+        let spaces = |count: usize| " ".repeat(count);
+        assert_eq!(words("jais-2", &(spaces(15) + "a")), [spaces(8), spaces(4), spaces(2), " a".into()]);
+        assert_eq!(words("jais-2", &spaces(1537)), [spaces(512), spaces(512), spaces(512), spaces(1)]);
+        assert_eq!(words("spark2_5", "a \n\nb"), ["a", " \n", "\n", "b"]);
     }
 
     #[test]
     fn digits_are_cut_as_each_pattern_wants() {
-        assert_eq!(words(Splitter::Qwen2, "x1234"), ["x", "1", "2", "3", "4"]);
-        assert_eq!(words(Splitter::LlamaBpe, "x1234"), ["x", "123", "4"]);
-        assert_eq!(words(Splitter::Gpt2, "x 1234"), ["x", " 1234"]);
+        assert_eq!(words("qwen2", "x1234"), ["x", "1", "2", "3", "4"]);
+        assert_eq!(words("llama-bpe", "x1234"), ["x", "123", "4"]);
+        assert_eq!(words("gpt-2", "x 1234"), ["x", " 1234"]);
+        assert_eq!(words("smollm", "x 1234"), ["x", " ", "1", "2", "3", "4"]);
+        assert_eq!(words("falcon", "x 1234"), ["x", " ", "123", "4"]);
+        assert_eq!(words("superbpe", "x1234567 89"), ["x", "1", "234", "567", " ", "89"]);
+        assert_eq!(words("tiny_aya", "1234567"), ["1", "234", "567"]);
+        assert_eq!(words("deepseek-llm", "1234"), ["1234"]);
     }
 
     #[test]
     fn contractions_and_punctuation() {
-        assert_eq!(words(Splitter::Qwen2, "I'LL (go).\n\n"), ["I", "'LL", " (", "go", ").\n\n"]);
-        assert_eq!(words(Splitter::Gpt2, "I'LL it's"), ["I", "'", "LL", " it", "'s"]);
-        assert_eq!(words(Splitter::Qwen2, "it'\u{17F}x"), ["it", "'\u{17F}x"]);
+        assert_eq!(words("qwen2", "I'LL (go).\n\n"), ["I", "'LL", " (", "go", ").\n\n"]);
+        assert_eq!(words("gpt-2", "I'LL it's"), ["I", "'", "LL", " it", "'s"]);
+        assert_eq!(words("qwen2", "it'\u{17F}x"), ["it", "'\u{17F}x"]);
+        assert_eq!(words("gpt-4o", "HelloWorld it'S"), ["Hello", "World", " it'S"]);
+        assert_eq!(words("falcon", "a ```b``` $"), ["a", " ", "```", "b", "```", " ", "$"]);
+        assert_eq!(words("deepseek-v3", "a,b 日本ab"), ["a", ",b", " ", "日本", "ab"]);
+        assert_eq!(words("kimi-k2", "日本ab's x"), ["日本", "ab's", " x"]);
     }
 
     #[test]
     fn no_byte_is_lost() {
-        let text = "\0\u{85}\u{a0}\u{3000}\u{1f600}\u{fdd0}e\u{301} \r\n\t١٢٣ Ⅷ ½ 日本語\u{200d}";
-        for splitter in [Splitter::Qwen2, Splitter::LlamaBpe, Splitter::Gpt2] {
-            assert_eq!(words(splitter, text).concat(), text);
-            assert_eq!(words(splitter, ""), [""; 0]);
+        let text = "\0\u{85}\u{a0}\u{3000}\u{1f600}\u{fdd0}e\u{301} \r\n\t١٢٣ Ⅷ ½ 1234567 日本語\u{200d}";
+        for pre in ALL {
+            for name in pre.names {
+                assert_eq!(words(name, text).concat(), text, "{name}");
+                assert_eq!(words(name, ""), [""; 0], "{name}");
+            }
         }
     }
 }

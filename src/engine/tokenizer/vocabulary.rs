@@ -1,11 +1,15 @@
 //! The vocabulary of a GGUF file: what each token stands for and which tokens are special.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::alphabet::{Bytes, characters};
-use super::bpe::{Bpe, Merges};
+use super::bpe::Merges;
 use crate::Error;
 use crate::gguf::Gguf;
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+/// What stands for a space where tokens are written as text.
+pub(super) const SPACE: char = '▁';
 
 /// Far above any real vocabulary; bounds the tables that are built here.
 const MAX_TOKENS: usize = 1 << 22;
@@ -17,7 +21,7 @@ const MAX_SPECIAL_BYTES: usize = 1 << 20;
 
 /// Names of tokens that end an answer whatever the metadata says, as llama.cpp knows them. Some files
 /// name only one of several, or mark them as ordinary.
-const END_NAMES: [&str; 20] = [
+const END_NAMES: [&str; 33] = [
     "<|im_end|>",
     "<|endoftext|>",
     "<|end_of_text|>",
@@ -26,25 +30,59 @@ const END_NAMES: [&str; 20] = [
     "<|end|>",
     "<|return|>",
     "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
     "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
     "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
     "<|file_sep|>",
     "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
     "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
     "<EOT>",
     "_<EOT>",
     "[EOT]",
     "[EOS]",
+    "[e~[",
     "</s>",
     "<eos>",
 ];
+/// Keys that name tokens which end an answer.
+const END_KEYS: [&str; 6] = ["eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
+
+/// Names of [`END_NAMES`] that end nothing in a vocabulary, because of others that are in it.
+fn ordinary_names(ids: &Ids<'_>) -> Vec<&'static str> {
+    let has = |name: &str| ids.contains_key(name);
+    let mut names = Vec::new();
+    // Ends a message there, behind which the model goes on in another channel.
+    if has("<|call|>") && has("<|return|>") || (has("<|call|>") || has("<|calls|>")) && has("<|flush|>") {
+        names.push("<|end|>");
+    }
+    if has("<|tool_response>") || has("<|plamo:eos|>") {
+        names.push("</s>");
+    }
+    names
+}
+
+/// The control tokens of BERT.
+const BERT_NAMES: [&str; 5] = ["[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"];
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// Part of text.
     Text,
+    /// A single byte of text for which there is no other token (`<0xFF>`).
+    Byte,
     /// Text that is always one token, also in a user's text (`<think>`).
     UserDefined,
     /// Steers the model; never part of a user's text, never shown.
@@ -67,20 +105,29 @@ pub(super) struct Vocabulary {
     pub(super) end_tokens: Vec<u32>,
 }
 
-pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
-    let tokens = gguf.strings("tokenizer.ggml.tokens")?;
+/// How a file writes the tokens of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// Each byte as a character of GPT-2's alphabet.
+    Alphabet,
+    /// As text with `▁` for spaces; single bytes as `<0xFF>`.
+    Plain,
+    /// As [`Spelling::Plain`], with the control tokens of BERT, which files of old converters mark as ordinary.
+    WordPiece,
+}
+
+/// The tokens of a file by their text.
+pub(super) type Ids<'a> = HashMap<&'a str, u32>;
+
+/// Reads the tokens; those that `built` names are made by merges, so that they are text whatever they look like.
+pub(super) fn read<'a>(
+    gguf: &Gguf,
+    ids: &Ids<'a>,
+    spelling: Spelling,
+    built: &HashSet<u32>,
+) -> Result<Vocabulary, Error> {
+    let tokens = gguf.strings(TOKENS)?;
     let count = tokens.len();
-    if count == 0 || count > MAX_TOKENS {
-        return Err(gguf.corrupt(format!(
-            "key \"tokenizer.ggml.tokens\" has {count} elements, 1 to {MAX_TOKENS} are allowed"
-        )));
-    }
-    let text_bytes: usize = tokens.clone().map(str::len).sum();
-    if text_bytes > MAX_TEXT_BYTES {
-        return Err(gguf.corrupt(format!(
-            "key \"tokenizer.ggml.tokens\" has {text_bytes} bytes of text, at most {MAX_TEXT_BYTES} are allowed"
-        )));
-    }
     let types: Vec<i32> = match gguf.opt_i32s("tokenizer.ggml.token_type")? {
         Some(types) if types.len() == count => types.collect(),
         Some(types) => {
@@ -91,17 +138,6 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
         }
         None => vec![1; count],
     };
-
-    let mut ids: HashMap<&str, u32> = HashMap::with_capacity(count);
-    for (id, token) in tokens.clone().enumerate() {
-        if let Some(first) = ids.insert(token, id as u32)
-            && !token.is_empty()
-        {
-            return Err(gguf.corrupt(format!("tokens {first} and {id} are the same")));
-        }
-    }
-    ids.remove("");
-
     let mut vocabulary = Vocabulary {
         arena: Vec::new(),
         ends: Vec::with_capacity(count),
@@ -110,9 +146,12 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
         end_tokens: Vec::new(),
     };
     let alphabet = Bytes::new();
+    let ordinary = ordinary_names(ids);
     for (id, (token, token_type)) in tokens.zip(types).enumerate() {
-        let role = role(gguf, id, token, token_type)?;
-        vocabulary.push(id as u32, token, role, &alphabet);
+        // Neither is a control token, whatever it looks like.
+        let is_text = built.contains(&(id as u32)) || ordinary.contains(&token);
+        let role = role(gguf, id, token, token_type, spelling, is_text)?;
+        vocabulary.push(id as u32, token, role, spelling, &alphabet);
     }
     let special_bytes: usize = vocabulary.special.values().map(|text| text.len()).sum();
     if vocabulary.special.len() > MAX_SPECIAL_TOKENS || special_bytes > MAX_SPECIAL_BYTES {
@@ -122,21 +161,79 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Vocabulary, Bpe), Error> {
             vocabulary.special.len()
         )));
     }
-    vocabulary.end_tokens = end_tokens(gguf, &ids, count)?;
+    vocabulary.end_tokens = end_tokens(gguf, ids, &ordinary, &vocabulary)?;
+    Ok(vocabulary)
+}
 
+/// The tokens by their text, which are bounded and differ.
+///
+/// # Errors
+/// [`Error::CorruptModel`] where they are not.
+pub(super) fn ids(gguf: &Gguf) -> Result<Ids<'_>, Error> {
+    let tokens = gguf.strings(TOKENS)?;
+    let count = tokens.len();
+    if count == 0 || count > MAX_TOKENS {
+        return Err(
+            gguf.corrupt(format!("key \"{TOKENS}\" has {count} elements, 1 to {MAX_TOKENS} are allowed"))
+        );
+    }
+    let text_bytes: usize = tokens.clone().map(str::len).sum();
+    if text_bytes > MAX_TEXT_BYTES {
+        return Err(gguf.corrupt(format!(
+            "key \"{TOKENS}\" has {text_bytes} bytes of text, at most {MAX_TEXT_BYTES} are allowed"
+        )));
+    }
+    let mut ids: Ids<'_> = HashMap::with_capacity(count);
+    for (id, token) in tokens.enumerate() {
+        if let Some(first) = ids.insert(token, id as u32)
+            && !token.is_empty()
+        {
+            return Err(gguf.corrupt(format!("tokens {first} and {id} are the same")));
+        }
+    }
+    ids.remove("");
+    Ok(ids)
+}
+
+/// The token that writes each byte in GPT-2's alphabet.
+pub(super) fn alphabet(ids: &Ids<'_>) -> [Option<u32>; 256] {
     let mut buffer = [0; 4];
-    let bytes = characters().map(|character| ids.get(&*character.encode_utf8(&mut buffer)).copied());
-    Ok((vocabulary, Bpe::new(bytes, merges(gguf, &ids)?)))
+    characters().map(|character| ids.get(&*character.encode_utf8(&mut buffer)).copied())
+}
+
+/// The token of each byte where bytes are written as `<0xFF>`.
+pub(super) fn byte_tokens(ids: &Ids<'_>) -> [Option<u32>; 256] {
+    std::array::from_fn(|byte| ids.get(format!("<0x{byte:02X}>").as_str()).copied())
+}
+
+/// The byte that is written as `<0xFF>`.
+fn written_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 2 && !digits.starts_with('+'))
 }
 
 /// The role of a token by its type in the file. The name has a say as well: some files mark control
-/// tokens as ordinary or user-defined, and a user's text must not be able to contain them.
-fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32) -> Result<Role, Error> {
-    let looks_like_control = (token.starts_with("<|") && token.ends_with("|>") && token.len() > 4)
+/// tokens as ordinary or user-defined, and a user's text must not be able to contain them. That says nothing of one that
+/// `is_text`: it is built by merges, as `</s>` is in vocabularies made from HTML, or ends nothing in this vocabulary.
+fn role(
+    gguf: &Gguf,
+    id: usize,
+    token: &str,
+    token_type: i32,
+    spelling: Spelling,
+    is_text: bool,
+) -> Result<Role, Error> {
+    let named = (token.starts_with("<|") && token.ends_with("|>") && token.len() > 4)
         || (token.starts_with("<｜") && token.ends_with("｜>"))
-        || END_NAMES.contains(&token);
+        || END_NAMES.contains(&token)
+        || (spelling == Spelling::WordPiece && BERT_NAMES.contains(&token));
+    // Gemma 4 writes the beginning and the end of something as `<|x>` and `<x|>`.
+    let half = (token.starts_with("<|") && token.ends_with('>'))
+        || (token.starts_with('<') && token.ends_with("|>"));
     Ok(match token_type {
-        1 | 4 if looks_like_control => Role::Control,
+        1 if named && !is_text => Role::Control,
+        4 if (named || half) && !is_text => Role::Control,
+        6 if spelling != Spelling::Alphabet && written_byte(token).is_some() => Role::Byte,
         1 | 6 => Role::Text,
         2 | 3 => Role::Control,
         4 => Role::UserDefined,
@@ -149,11 +246,37 @@ fn role(gguf: &Gguf, id: usize, token: &str, token_type: i32) -> Result<Role, Er
     })
 }
 
-fn end_tokens(gguf: &Gguf, ids: &HashMap<&str, u32>, count: usize) -> Result<Vec<u32>, Error> {
-    let mut ends: Vec<u32> = END_NAMES.iter().filter_map(|name| ids.get(name).copied()).collect();
-    for key in ["eos", "eot", "eom"] {
-        ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), count)?);
+/// The score of each token, the logarithm of its probability.
+///
+/// # Errors
+/// [`Error::CorruptModel`] where there are too few or one is no finite number.
+pub(super) fn scores(gguf: &Gguf, count: usize) -> Result<Vec<f32>, Error> {
+    const KEY: &str = "tokenizer.ggml.scores";
+    let Some(scores) = gguf.opt_f32s(KEY)? else { return Ok(vec![0.0; count]) };
+    if scores.len() != count {
+        return Err(gguf.corrupt(format!("key \"{KEY}\" has {} elements for {count} tokens", scores.len())));
     }
+    // Negative zero is less than zero in a total order, but not in llama.cpp.
+    let scores: Vec<f32> = scores.map(|score| score + 0.0).collect();
+    match scores.iter().position(|score| !score.is_finite()) {
+        Some(id) => Err(gguf.corrupt(format!("element {id} of key \"{KEY}\" is not a finite number"))),
+        None => Ok(scores),
+    }
+}
+
+fn end_tokens(
+    gguf: &Gguf,
+    ids: &Ids<'_>,
+    ordinary: &[&str],
+    vocabulary: &Vocabulary,
+) -> Result<Vec<u32>, Error> {
+    let named = END_NAMES.iter().filter_map(|name| ids.get(name).copied());
+    let mut ends: Vec<u32> = named.filter(|id| vocabulary.role(*id) == Some(Role::Control)).collect();
+    for key in END_KEYS {
+        ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), vocabulary.len())?);
+    }
+    // Whatever the metadata say, as in llama.cpp.
+    ends.retain(|id| !ordinary.iter().any(|name| ids.get(name) == Some(id)));
     ends.sort_unstable();
     ends.dedup();
     Ok(ends)
@@ -169,7 +292,10 @@ pub(super) fn token_id(gguf: &Gguf, key: &str, count: usize) -> Result<Option<u3
 }
 
 /// Merges by the ids of their parts; their rank is their place in the list.
-fn merges(gguf: &Gguf, ids: &HashMap<&str, u32>) -> Result<Merges, Error> {
+///
+/// # Errors
+/// [`Error::CorruptModel`] where they are no pairs, or name tokens that are missing.
+pub(super) fn merges(gguf: &Gguf, ids: &Ids<'_>) -> Result<Merges, Error> {
     const KEY: &str = "tokenizer.ggml.merges";
     let lines = gguf.strings(KEY)?;
     if lines.len() > MAX_MERGES {
@@ -204,9 +330,9 @@ fn merges(gguf: &Gguf, ids: &HashMap<&str, u32>) -> Result<Merges, Error> {
 }
 
 impl Vocabulary {
-    fn push(&mut self, id: u32, token: &str, role: Role, alphabet: &Bytes) {
-        match role {
-            Role::Text => {
+    fn push(&mut self, id: u32, token: &str, role: Role, spelling: Spelling, alphabet: &Bytes) {
+        match (role, spelling) {
+            (Role::Text, Spelling::Alphabet) => {
                 // A token with a character outside the alphabet can only have been meant as it is.
                 let start = self.arena.len();
                 for character in token.chars() {
@@ -220,8 +346,17 @@ impl Vocabulary {
                     }
                 }
             }
-            Role::UserDefined => self.arena.extend_from_slice(token.as_bytes()),
-            Role::Control | Role::Unused => {}
+            (Role::Text, Spelling::Plain | Spelling::WordPiece) => {
+                let mut parts = token.split(SPACE);
+                self.arena.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+                for part in parts {
+                    self.arena.push(b' ');
+                    self.arena.extend_from_slice(part.as_bytes());
+                }
+            }
+            (Role::Byte, _) => self.arena.extend(written_byte(token)),
+            (Role::UserDefined, _) => self.arena.extend_from_slice(token.as_bytes()),
+            (Role::Control | Role::Unused, _) => {}
         }
         if matches!(role, Role::Control | Role::UserDefined) && !token.is_empty() {
             self.special.insert(id, token.into());
@@ -236,6 +371,20 @@ impl Vocabulary {
 
     pub(super) fn role(&self, id: u32) -> Option<Role> {
         self.roles.get(id as usize).copied()
+    }
+
+    pub(super) fn is_control(&self, id: u32) -> bool {
+        self.role(id) == Some(Role::Control)
+    }
+
+    /// Whether text can become this token without being looked for.
+    pub(super) fn is_text(&self, id: u32) -> bool {
+        matches!(self.role(id), Some(Role::Text | Role::UserDefined))
+    }
+
+    /// Whether it is an ordinary part of text.
+    pub(super) fn is_ordinary(&self, id: u32) -> bool {
+        self.role(id) == Some(Role::Text)
     }
 
     /// What the token adds to the output.

@@ -229,6 +229,8 @@ pub struct Spec {
     pub endless: bool,
     /// How text is split.
     pub splitter: Splitter,
+    /// The same vocabulary in the form of SentencePiece: scores instead of merges, `▁` for spaces, bytes as `<0xFF>`.
+    pub sentencepiece: bool,
     /// The chat template; `None` is ChatML with the control tokens of the vocabulary, an empty string
     /// leaves the key out.
     pub chat_template: Option<String>,
@@ -257,6 +259,7 @@ impl Default for Spec {
             text: Text::Ascii,
             endless: false,
             splitter: Splitter::Qwen2,
+            sentencepiece: false,
             chat_template: None,
             seed: 1,
         }
@@ -416,14 +419,22 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
             end = vocabulary.end,
         ),
     };
-    let mut tokenizer = vec![
-        ("model", Value::String("gpt2".into())),
-        ("pre", Value::String(spec.splitter.name().into())),
-        ("tokens", Value::Strings(vocabulary.tokens)),
-        ("token_type", Value::I32s(vocabulary.types)),
-        ("merges", Value::Strings(vocabulary.merges)),
-        ("add_bos_token", Value::Bool(false)),
-    ];
+    let text = |text: &str| Value::String(text.into());
+    let mut tokenizer = if spec.sentencepiece {
+        vec![("model", text("llama")), ("pre", text("default"))]
+    } else {
+        vec![("model", text("gpt2")), ("pre", text(spec.splitter.name()))]
+    };
+    tokenizer.push(("tokens", Value::Strings(vocabulary.tokens)));
+    tokenizer.push(("token_type", Value::I32s(vocabulary.types)));
+    if spec.sentencepiece {
+        // What was made up first is joined first.
+        let scores = (0..spec.vocab).map(|id| -(id as f32)).collect();
+        tokenizer.push(("scores", Value::F32s(scores)));
+    } else {
+        tokenizer.push(("merges", Value::Strings(vocabulary.merges)));
+    }
+    tokenizer.push(("add_bos_token", Value::Bool(false)));
     if !spec.endless {
         tokenizer.push(("eos_token_id", Value::U32(vocabulary.end_id)));
     }

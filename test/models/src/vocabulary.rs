@@ -1,5 +1,5 @@
 //! A byte-level BPE vocabulary: the bytes, made-up words with the merges that build them, and a few
-//! control tokens.
+//! control tokens; or one of SentencePiece with the same tokens.
 
 use std::collections::HashSet;
 
@@ -10,6 +10,7 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 /// Longest word, in bytes.
 const MAX_WORD: usize = 12;
@@ -64,6 +65,9 @@ pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
         types.extend([NORMAL; 3]);
         merges.extend(["y e", "ye s", "n o"].map(str::to_owned));
     }
+    if spec.sentencepiece && spec.text == Text::InvalidUtf8 {
+        return Err(Error::Spec("SentencePiece's words are valid UTF-8".to_owned()));
+    }
     if spec.vocab < tokens.len() {
         return Err(Error::Spec(format!("a vocabulary has {} tokens at least", tokens.len())));
     }
@@ -100,7 +104,24 @@ pub(crate) fn build(spec: &Spec) -> Result<Vocabulary, Error> {
         types.push(NORMAL);
         words.push(word);
     }
+    if spec.sentencepiece {
+        for (token, kind) in tokens.iter_mut().zip(&mut types).filter(|(_, kind)| **kind != CONTROL) {
+            let bytes: Vec<u8> = token.chars().map(byte).collect();
+            match *bytes {
+                [byte] => {
+                    *token = format!("<0x{byte:02X}>");
+                    *kind = if *kind == NORMAL { BYTE } else { *kind };
+                }
+                _ => *token = String::from_utf8_lossy(&bytes).replace(' ', "▁"),
+            }
+        }
+    }
     Ok(Vocabulary { tokens, types, merges, turn, end, end_id })
+}
+
+/// The byte that a character stands for.
+fn byte(character: char) -> u8 {
+    (0..=255).find(|byte| self::character(*byte) == character).unwrap_or_default()
 }
 
 /// Bytes that would break the promise of [`Text`] are there for prompts, but say nothing in an answer.

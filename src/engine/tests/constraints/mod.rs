@@ -25,7 +25,14 @@ fn engine(config: Config) -> Engine {
 
 fn constrained(prompt: &str, max_tokens: usize, constraint: Constraint) -> Generate {
     let (prompt, sampling) = (prompt.to_owned(), Sampling::default());
-    Generate { prompt, max_tokens, sampling, stop: Vec::new(), constraint: Some(constraint) }
+    Generate {
+        prompt,
+        max_tokens,
+        sampling,
+        stop: Vec::new(),
+        constraint: Some(constraint),
+        ..Generate::default()
+    }
 }
 
 fn submit(engine: &Engine, key: usize, how: &Generate, to: &Sender<Event>) -> Ticket {

@@ -20,17 +20,19 @@ pub(super) struct Cleaning {
 }
 
 impl Cleaning {
-    /// That of the file. GGUF has no keys for it, as llama.cpp knows models without capitals only; what a folder of
-    /// safetensors says comes under keys of ours.
+    /// That of the file. Newer converters write what its normalizer does; what a folder of safetensors says comes under
+    /// keys of ours.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where such a key is no truth value.
     pub(super) fn of(gguf: &Gguf) -> Result<Cleaning, Error> {
         let key = |name: &str| gguf.opt_bool(&format!("steadytext.tokenizer.{name}"));
-        let lower_case = key("lower_case")?.unwrap_or(true);
+        let normalizer = |name: &str| gguf.opt_bool(&format!("tokenizer.ggml.normalizer.{name}"));
+        let lower_case = key("lower_case")?.or(normalizer("lowercase")?).unwrap_or(true);
+        let strip_accents = key("strip_accents")?.or(normalizer("strip_accents")?);
         Ok(Cleaning {
             lower_case,
-            strip_accents: key("strip_accents")?.unwrap_or(lower_case),
+            strip_accents: strip_accents.unwrap_or(lower_case),
             split_chinese: key("split_chinese")?.unwrap_or(true),
         })
     }

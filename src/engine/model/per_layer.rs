@@ -1,0 +1,133 @@
+//! Embeddings of each token for each block (Gemma 3n, Gemma 4): looked up and projected once a pass, and mixed into the residual
+//! stream behind each block.
+
+use std::sync::atomic::Ordering;
+
+use super::layers::Norm;
+use super::packed_weights::PackedWeights;
+use super::spec::{NormSpec, Spec};
+use super::weights::Matrix;
+use super::workspace::Workspace;
+use crate::Error;
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use crate::kernels::gelu::geglu;
+use crate::kernels::matrix::each_row;
+use crate::kernels::swiglu::{add, add_scaled, scale};
+
+/// What makes the embeddings of all blocks.
+pub(super) struct PerLayerEmbedding {
+    /// Of a token, for all blocks: `[vocabulary, blocks * length]`.
+    tokens: Matrix,
+    /// Of the embedding of the model: `[blocks * length, width]`.
+    projection: Matrix,
+    /// Of each block's part of the projection, `[length]`.
+    norm: Norm,
+    /// Length of the embedding of one block.
+    length: usize,
+}
+
+/// What a block makes of its embedding.
+pub(super) struct PerLayerInput {
+    /// Index of the block.
+    index: usize,
+    length: usize,
+    /// `[length, width]`.
+    gate: Matrix,
+    /// `[width, length]`.
+    projection: Matrix,
+    norm: Norm,
+}
+
+impl PerLayerEmbedding {
+    /// That of the file, if its family has one.
+    ///
+    /// # Errors
+    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        spec: &Spec,
+        norm: NormSpec,
+        vocabulary: usize,
+    ) -> Result<Option<PerLayerEmbedding>, Error> {
+        let Some(length) = spec.per_layer else { return Ok(None) };
+        let all = spec.blocks.len() * length;
+        Ok(Some(PerLayerEmbedding {
+            tokens: Matrix::load(gguf, "per_layer_token_embd.weight", all, vocabulary)?,
+            projection: Matrix::load(gguf, "per_layer_model_proj.weight", spec.width, all)?.pack(packed)?,
+            norm: Norm::load(gguf, "per_layer_proj_norm", norm, length)?,
+            length,
+        }))
+    }
+
+    /// Makes [`Workspace::per_layer`] of the tokens of some rows, whose embeddings are in `x`.
+    pub(super) fn embed<'t>(
+        &self,
+        tokens: impl Iterator<Item = &'t u32>,
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
+        let (instructions, width) = (pool.instructions(), workspace.width);
+        let all = self.projection.outputs();
+        let Workspace { x, finite, per_layer, per_layer_row, quantized, .. } = workspace;
+        let (x, per_layer) = (&mut x[..rows * width], &mut per_layer[..rows * all]);
+        self.projection.multiply(x, None, per_layer, quantized, pool);
+        for (row, (token, y)) in tokens.zip(per_layer.chunks_exact_mut(all)).enumerate() {
+            self.tokens.row(*token as usize, per_layer_row);
+            scale(instructions, y, 1.0 / (width as f32).sqrt());
+            if !self.norm.apply_in_place(instructions, y) {
+                finite[row].store(false, Ordering::Relaxed);
+            }
+            add_scaled(instructions, y, per_layer_row, (self.length as f32).sqrt());
+            scale(instructions, y, std::f32::consts::FRAC_1_SQRT_2);
+        }
+    }
+}
+
+impl PerLayerInput {
+    /// That of block `index`, whose tensors `name` names.
+    ///
+    /// # Errors
+    /// Those of [`Matrix::load`] and [`Matrix::pack`].
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        name: &dyn Fn(&str) -> String,
+        index: usize,
+        norm: NormSpec,
+        [width, length]: [usize; 2],
+    ) -> Result<PerLayerInput, Error> {
+        Ok(PerLayerInput {
+            index,
+            length,
+            gate: Matrix::load(gguf, &name("inp_gate.weight"), width, length)?.pack(packed)?,
+            projection: Matrix::load(gguf, &name("proj.weight"), length, width)?.pack(packed)?,
+            norm: Norm::load(gguf, &name("post_norm"), norm, width)?,
+        })
+    }
+
+    /// `x += norm(projection(gelu(gate(x)) · embedding))` of all rows.
+    pub(super) fn add(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
+        let (instructions, width, length) = (pool.instructions(), workspace.width, self.length);
+        let Workspace { x, h, finite, inner, per_layer, per_layer_width, quantized, .. } = workspace;
+        let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
+        let gate = &mut inner.gate[..rows * length];
+        self.gate.multiply(x, None, gate, quantized, pool);
+        let (per_layer, per_layer_width) = (&per_layer[..], *per_layer_width);
+        let activate = |row: usize, gate: &mut [f32]| {
+            let embedding = row * per_layer_width + self.index * length;
+            geglu(instructions, gate, &per_layer[embedding..embedding + length]);
+        };
+        self.projection.multiply(gate, Some(&activate), h, quantized, pool);
+        let finite = &finite[..];
+        each_row(h, width, pool, &|row, h| {
+            if !self.norm.apply_in_place(instructions, h) {
+                finite[row].store(false, Ordering::Relaxed);
+            }
+        });
+        let h = &*h;
+        each_row(x, width, pool, &|row, x| add(instructions, x, &h[row * width..(row + 1) * width]));
+    }
+}

@@ -1,0 +1,163 @@
+//! What stands around the messages of a conversation: a template run once for each shape of conversations, on placeholders.
+//!
+//! Invariant: nothing that anybody has said is seen by a template.
+
+use minijinja::{Value, context};
+
+use super::sandbox;
+use super::switches::{self, switches};
+use super::thoughts::Marks;
+use crate::Role;
+use crate::tokenizer::Part;
+
+/// White space that no template writes by itself, to see whether it trims.
+const MARGIN: char = '\u{2028}';
+
+/// A template with what it is given in every conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) text: String,
+    /// How it writes the first and the last token.
+    pub(super) bos: String,
+    pub(super) eos: String,
+}
+
+/// What of a conversation decides what stands around its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Who speaks, and whether the template is to see an empty message.
+    pub(super) messages: Vec<(Role, bool)>,
+    pub(super) thinking: bool,
+}
+
+/// What stands around the messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Frame {
+    slots: Vec<Slot>,
+    after: String,
+}
+
+/// The place of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Slot {
+    before: String,
+    message: usize,
+    trim_start: bool,
+    trim_end: bool,
+}
+
+impl Source {
+    /// What stands around the messages of such conversations. The error is a message.
+    pub(super) fn frame(&self, shape: &Shape) -> Result<Frame, String> {
+        // A noncharacter that the template does not contain marks the places.
+        let mark = ('\u{fdd0}'..='\u{fdef}')
+            .find(|mark| ![&self.text, &self.bos, &self.eos].iter().any(|text| text.contains(*mark)))
+            .ok_or("it contains every noncharacter")?;
+        let rendered = self.render(&self.context(shape, mark))?;
+        let mut parts = rendered.split(mark);
+        let mut frame = Frame { slots: Vec::new(), after: parts.next().unwrap_or_default().to_owned() };
+        while let (Some(message), Some(after)) = (parts.next(), parts.next()) {
+            let before = std::mem::take(&mut frame.after);
+            let (kept_before, kept_after) = (before.strip_suffix(MARGIN), after.strip_prefix(MARGIN));
+            frame.slots.push(Slot {
+                before: kept_before.unwrap_or(&before).to_owned(),
+                message: message.parse().map_err(|_| "it takes messages apart")?,
+                trim_start: kept_before.is_none(),
+                trim_end: kept_after.is_none(),
+            });
+            frame.after = kept_after.unwrap_or(after).to_owned();
+        }
+        for (message, (role, empty)) in shape.messages.iter().enumerate() {
+            let times = frame.slots.iter().filter(|slot| slot.message == message).count();
+            if times != usize::from(!empty) {
+                let role = role.name();
+                return Err(format!("it shows the message of the {role} {times} times, not once"));
+            }
+        }
+        Ok(frame)
+    }
+
+    /// The frame without a system message: the template's own stands in it only if an empty one does not prevent that.
+    pub(super) fn frame_without_system(&self, shape: &Shape) -> Result<Frame, String> {
+        let plain = self.frame(shape);
+        if shape.thinking && self.marks().is_some() {
+            // What it says of its own may be how the model is to think.
+            return plain;
+        }
+        let mut messages = vec![(Role::System, true)];
+        messages.extend(&shape.messages);
+        let mut empty = match self.frame(&Shape { messages, thinking: shape.thinking }) {
+            Ok(empty) => empty,
+            // It knows no system messages.
+            Err(_) => return plain,
+        };
+        empty.slots.iter_mut().for_each(|slot| slot.message -= 1);
+        match plain {
+            Ok(plain) if plain.bytes() <= empty.bytes() => Ok(plain),
+            _ => Ok(empty),
+        }
+    }
+
+    /// How its family marks thoughts, as far as the template itself tells.
+    fn marks(&self) -> Option<&'static Marks> {
+        Marks::of(&[&self.text])
+    }
+
+    fn context(&self, shape: &Shape, mark: char) -> Value {
+        let by_message = !shape.thinking && switches::are_messages(&self.text);
+        let switched = |role: Role| if by_message && role == Role::System { switches::NO_THINK } else { "" };
+        let mut messages = Vec::with_capacity(shape.messages.len() + 1);
+        if by_message && shape.messages.first().is_none_or(|(role, _)| *role != Role::System) {
+            messages.push(context! { role => Role::System.name(), content => switches::NO_THINK });
+        }
+        for (index, (role, empty)) in shape.messages.iter().enumerate() {
+            let place = if *empty { String::new() } else { format!("{MARGIN}{mark}{index}{mark}{MARGIN}") };
+            messages.push(context! { role => role.name(), content => place + switched(*role) });
+        }
+        context! {
+            messages => messages,
+            tools => (),
+            documents => (),
+            add_generation_prompt => true,
+            bos_token => self.bos,
+            eos_token => self.eos,
+            ..switches(&self.text, shape.thinking)
+        }
+    }
+
+    /// Most templates that can show a date go without where there is none, and show a fixed one of their own;
+    /// only those that insist get the sandbox's.
+    fn render(&self, context: &Value) -> Result<String, String> {
+        sandbox::render(&self.text, context, false).or_else(|first| {
+            if self.text.contains("strftime_now") {
+                return sandbox::render(&self.text, context, true);
+            }
+            Err(first)
+        })
+    }
+}
+
+impl Frame {
+    /// The conversation with these messages in their places.
+    pub(super) fn around<'a>(&'a self, messages: &[&'a str]) -> Vec<Part<'a>> {
+        let mut parts = Vec::with_capacity(2 * self.slots.len() + 1);
+        for slot in &self.slots {
+            let text = messages.get(slot.message).copied().unwrap_or_default();
+            let text = if slot.trim_start { text.trim_start_matches(super::is_space) } else { text };
+            let text = if slot.trim_end { text.trim_end_matches(super::is_space) } else { text };
+            parts.extend([Part::Template(&slot.before), Part::User(text)]);
+        }
+        parts.push(Part::Template(&self.after));
+        parts
+    }
+
+    /// What the assistant's answer follows.
+    pub(super) fn after(&self) -> &str {
+        &self.after
+    }
+
+    /// Length of the text around the messages.
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.iter().map(|slot| slot.before.len()).sum::<usize>() + self.after.len()
+    }
+}

@@ -1,0 +1,65 @@
+//! How models mark what they think before they answer.
+
+/// The marks of a family.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Thoughts begin with it.
+    pub(crate) open: &'static str,
+    /// The answer begins behind it.
+    pub(crate) close: &'static str,
+    /// Which of the two a template of the family contains.
+    known_by: &'static str,
+    /// An answer without thoughts begins behind this.
+    direct: &'static str,
+}
+
+const fn marks(open: &'static str, close: &'static str) -> Marks {
+    Marks { open, close, known_by: close, direct: "" }
+}
+
+/// The first whose mark is in a template is its own.
+static FAMILIES: [Marks; 12] = [
+    // Other channels than the final one are thoughts.
+    Marks {
+        open: "<|channel|>",
+        close: "<|channel|>final<|message|>",
+        known_by: "<|channel|>final",
+        direct: "<|channel|>final<|message|>",
+    },
+    marks("<|open|>think<|sep|>", "<|open|>response<|sep|>"),
+    marks("<seed:think>", "</seed:think>"),
+    marks("<mm:think>", "</mm:think>"),
+    marks("<think:opensource>", "</think:opensource>"),
+    marks("[THINK]", "[/THINK]"),
+    marks("<|START_THINKING|>", "<|END_THINKING|>"),
+    marks("<|inner_prefix|>", "<|inner_suffix|>"),
+    marks("<|channel>", "<channel|>"),
+    Marks { open: "<|think|>", close: "<|content|>", known_by: "<|think|>", direct: "" },
+    marks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+    marks("<think>", "</think>"),
+];
+
+impl Marks {
+    /// Those of the family that these texts of a template belong to.
+    pub(crate) fn of(texts: &[&str]) -> Option<&'static Marks> {
+        FAMILIES.iter().find(|marks| texts.iter().any(|text| text.contains(marks.known_by)))
+    }
+
+    /// Whether thoughts have begun at the end of what a template writes.
+    pub(super) fn are_open(&self, text: &str) -> bool {
+        match (text.rfind(self.open), text.rfind(self.close)) {
+            (Some(open), Some(close)) => open > close,
+            (open, _) => open.is_some(),
+        }
+    }
+
+    /// What a template that ends in `text` is continued with so that the answer follows at once.
+    pub(super) fn closing(&self, text: &str) -> String {
+        match self.are_open(text) {
+            true if text.ends_with('\n') => format!("\n{}\n\n", self.close),
+            true => self.close.to_owned(),
+            false if self.direct.is_empty() || text.ends_with(self.direct) => String::new(),
+            false => self.direct.to_owned(),
+        }
+    }
+}
