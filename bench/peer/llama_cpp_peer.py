@@ -213,10 +213,14 @@ def main():
     peer = Peer()
     for line in sys.stdin:
         command, *words = line.split()
+        if command in ("open", "load"):
+            words = line.split(maxsplit=2)[1:]
+            words[1] = words[1].rstrip("\n")  # a path may contain spaces
         try:
             print(f"ok {getattr(peer, command)(*words)}", flush=True)
         except Exception as error:  # whatever it is, the other side must hear of it
             print(f"error {type(error).__name__}: {error}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,9 @@ pub struct Config {
     /// on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
+    /// No token ends an answer, so that it goes on to its limit whatever the model says. For benchmarks.
+    #[doc(hidden)]
+    pub endless: bool,
     /// Instructions that the kernels may use. Results do not depend on it.
     pub instructions: Instructions,
     /// Run first on every thread that the engine starts.
@@ -71,6 +74,7 @@ impl Default for Config {
             prefix_reuse: true,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
+            endless: false,
             instructions: Instructions::best(),
             thread_start: None,
             ended: None,
@@ -93,6 +97,7 @@ impl fmt::Debug for Config {
             .field("prefix_reuse", &self.prefix_reuse)
             .field("prompt_lookup", &self.prompt_lookup)
             .field("prefill_rows", &self.prefill_rows)
+            .field("endless", &self.endless)
             .field("instructions", &self.instructions)
             .finish_non_exhaustive()
     }

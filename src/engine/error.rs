@@ -47,6 +47,8 @@ pub enum Error {
         path: PathBuf,
         /// What is missing, naming the architecture, key or tensor type.
         reason: String,
+        /// A sentence about what would do instead.
+        hint: Option<String>,
     },
     /// The model's chat template cannot be rendered.
     #[error("the chat template of model file \"{}\" failed: {reason}", path.display())]
@@ -136,6 +138,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// What would do instead, where there is something to be said about it.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::UnsupportedModel { hint, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+
     /// A model's file that cannot be read; where the system has no memory for it, that is what it says.
     pub(crate) fn reading(path: &Path, source: io::Error) -> Error {
         if source.kind() == io::ErrorKind::OutOfMemory {

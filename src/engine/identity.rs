@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::gguf::Gguf;
+use crate::gguf::{self, Gguf};
 use crate::mapping::FileId;
 use crate::{Error, ModelSource, builtin, safetensors, sidecar};
 
@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Which model it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// SHA-256 of its file.
+    /// SHA-256 of its file; of its parts, one after the other, where there are several.
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
@@ -39,14 +39,23 @@ impl ModelIdentity {
     /// The builtin model's.
     pub const BUILTIN: ModelIdentity = ModelIdentity { hash: builtin::SHA256, file: None };
 
-    /// The state of a model's file. Of a folder, that of all files in it that a model is made of.
+    /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a folder, that of
+    /// all files in it that a model is made of.
     ///
     /// # Errors
     /// The system's.
     pub fn file_of(path: &Path) -> io::Result<FileId> {
         let metadata = std::fs::metadata(path)?;
         if !metadata.is_dir() {
-            return Ok(FileId::of(&metadata));
+            let mut state = FileId::of(&metadata);
+            for part in gguf::parts(path).iter().skip(1) {
+                match FileId::of_path(part) {
+                    Ok(part) => state = state.and(&part),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(state);
         }
         let mut files = safetensors::FILES.iter();
         let mut state = FileId::of_path(&path.join(safetensors::WEIGHTS))?;

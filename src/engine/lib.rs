@@ -17,6 +17,8 @@ mod kernels;
 mod mapping;
 pub mod memory;
 mod model;
+#[doc(hidden)]
+pub mod nearest;
 mod notifier;
 mod panic;
 mod probe;
@@ -27,6 +29,7 @@ mod sampling;
 mod scheduler;
 mod sidecar;
 pub mod socket;
+pub mod summary;
 pub mod template;
 pub mod tokenizer;
 

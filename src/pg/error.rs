@@ -207,9 +207,9 @@ impl From<EngineError> for Failure {
             EngineError::UnsupportedModel { .. } => (
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 false,
-                Some(
-                    "Use a GGUF file of the llama, qwen2 or qwen3 architecture with a byte-level BPE tokenizer, or, for embeddings, an encoder of the bert architecture.",
-                ),
+                Some(error.hint().unwrap_or(
+                    "steadytext-engine inspect FILE says what the file needs, and docs/models.md which models run.",
+                )),
             ),
             EngineError::Template { .. } => (
                 Code::ERRCODE_DATA_CORRUPTED,

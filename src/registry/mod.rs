@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use pgrx::prelude::*;
 use steadytext_engine::ModelSource;
+use steadytext_engine::gguf::parts;
 use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
@@ -268,7 +269,8 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 
 /// Whether there is a model: a GGUF file, or a folder of an encoder.
 fn is_there(path: &Path) -> bool {
-    path.is_file() || path.join("config.json").is_file()
+    // Of a split model, all parts.
+    parts(path).iter().all(|part| part.is_file()) || path.join("config.json").is_file()
 }
 
 /// A file of the registry, which administrators fill who are no superusers.

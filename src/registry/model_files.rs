@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
+use steadytext_engine::gguf::parts;
+
 /// Links on the way to a file at most, as the kernel has it.
 const MAX_LINKS: usize = 40;
 /// Levels of folders below a model's that are looked at for links.
@@ -34,6 +36,10 @@ pub(super) fn locate(directory: &Path, file: &str) -> Result<PathBuf, LeadsOut> 
     // Without a directory there is nothing in it.
     if let Ok(root) = directory.canonicalize() {
         let walk = Walk { directory, root: &root };
+        // The parts of a split model are read under their names beside the first one.
+        for part in parts(file).iter().skip(1) {
+            walk.follow(part)?;
+        }
         let found = walk.follow(file)?;
         walk.check_folder(&found, FOLDER_DEPTH)?;
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use steadytext_engine::ModelSource;
+use steadytext_engine::summary::{Load, Summary};
 use steadytext_test_models::{Quantization, Spec, write};
 
 use crate::settings::Settings;
@@ -10,15 +12,37 @@ use crate::settings::Settings;
 const VERSION: u32 = 1;
 
 /// Names and paths of the models to measure. None where results are compared.
-pub(crate) fn of(settings: &Settings) -> Vec<(String, PathBuf)> {
+///
+/// # Errors
+/// Why the file that was given cannot be measured.
+pub(crate) fn of(settings: &Settings) -> Result<Vec<(String, PathBuf)>, String> {
     if settings.compares() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     if let Some(path) = &settings.model {
+        check(path)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().replace(['\t', ' '], "_");
-        return vec![(name, path.clone())];
+        return Ok(vec![(name, path.clone())]);
     }
-    settings.quants.iter().map(|quant| (quant.clone(), made(&settings.shape, quant))).collect()
+    Ok(settings.quants.iter().map(|quant| (quant.clone(), made(&settings.shape, quant))).collect())
+}
+
+/// Whether the file is a decoder that runs.
+fn check(path: &Path) -> Result<(), String> {
+    let load = Load { requests: 1, tokens: 0, threads: 1 };
+    let described = |error: &steadytext_engine::Error| match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let (summary, _) =
+        Summary::of(&ModelSource::File(path.into()), load).map_err(|error| described(&error))?;
+    if let Some(refusal) = summary.refusals.first() {
+        return Err(format!("{}: {}", path.display(), refusal.reason));
+    }
+    match summary.kind {
+        Some("decoder") => Ok(()),
+        _ => Err(format!("{}: only decoders are measured", path.display())),
+    }
 }
 
 /// Makes the model unless it is there.
@@ -32,6 +56,7 @@ fn made(shape: &str, quant: &str) -> PathBuf {
         "qwen3-0.6b" => Spec::qwen3_0_6b(),
         "qwen3-1.7b" => Spec::qwen3_1_7b(),
         "qwen3.5-2b" => Spec::qwen3_5_2b(),
+        "qwen3moe-small" => Spec::qwen3moe_small(),
         "llama-3.2-1b" => Spec::llama_3_2_1b(),
         _ => panic!("there is no shape {shape}"),
     };

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use steadytext_engine::gguf::Gguf;
-
-use crate::ours::{Ours, load_ms};
+use crate::ours::{Ours, load_ms, summary};
 use crate::settings::Settings;
 
 pub(crate) const PROMPT_TOKENS: usize = 512;
@@ -49,17 +47,9 @@ fn peak_mb() -> f64 {
     kilobytes * 1024.0 / 1e6
 }
 
-/// Megabytes of the file, and of the keys and values of the tokens that `peak` computes.
-pub(crate) fn file_and_kv_mb(path: &Path) -> f64 {
-    let gguf = Gguf::open(path).expect("the model can be opened");
-    let arch = gguf.str("general.architecture").expect("the model has an architecture").to_owned();
-    let number = |key: &str| gguf.u32(&format!("{arch}.{key}")).expect("the model has its sizes") as usize;
-    let heads = number("attention.head_count");
-    let head_dim = gguf
-        .opt_u32(&format!("{arch}.attention.key_length"))
-        .expect("the key is a number")
-        .map_or(number("embedding_length") / heads, |length| length as usize);
-    let per_token =
-        number("block_count") * number("attention.head_count_kv") * head_dim * 2 * size_of::<u16>();
-    (gguf.file_size() as f64 + (per_token * (PROMPT_TOKENS + GENERATED_TOKENS)) as f64) / 1e6
+/// Megabytes of the file, and of what the tokens that `peak` computes leave behind: keys and values, as a rule.
+pub(crate) fn file_and_state_mb(path: &Path) -> f64 {
+    let summary = summary(path);
+    let per_token = summary.state_bytes_per_token.unwrap_or(0);
+    (summary.bytes + per_token * (PROMPT_TOKENS + GENERATED_TOKENS) as u64) as f64 / 1e6
 }

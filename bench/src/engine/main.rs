@@ -22,13 +22,15 @@ use settings::Settings;
 use steadytext_bench::Report;
 
 const HELP: &str = "\
-usage: bench-engine [--quants q8_0,q4_k_m] [--shape qwen3-0.6b|qwen3-1.7b|qwen3.5-2b|llama-3.2-1b] [--model FILE]
+usage: bench-engine [--quants q8_0,q4_k_m] [--shape qwen3-0.6b|qwen3-1.7b|qwen3moe-small|qwen3.5-2b|llama-3.2-1b]
+                    [--model FILE]
                     [--only METRIC,…] [--threads N] [--rounds N] [--instructions avx512|avx2|portable]
                     [--peer PYTHON]
 
-Measures the engine on models with random weights, made in target/bench-models when missing, or on a real FILE. Prints
-name, value and unit, separated by tabs, and writes the same to bench/out/engine.tsv. Names end with the
-quantization (the file's name with --model); numbers are medians of the rounds (3). 2 threads are the default.
+Measures the engine on models with random weights, made in target/bench-models when missing, or on a real FILE, whose
+answers do not end by themselves here. Prints name, value and unit, separated by tabs, and writes the same to
+bench/out/engine.tsv. Names end with the quantization (the file's name with --model); numbers are medians of the rounds (3).
+2 threads are the default.
 
 prefill_512.Q.tok_s    Tokens a second from the beginning of the prefill of a prompt of 512 tokens to its first token.
 decode_N.Q.tok_s       Tokens a second of N requests together (1, 4, 16): prompts of 128 tokens, all different, timed
@@ -60,9 +62,16 @@ fn main() -> ExitCode {
         print!("{HELP}");
         return ExitCode::SUCCESS;
     }
-    let Some(settings) = Settings::parse(&arguments) else {
-        eprint!("{HELP}");
-        return ExitCode::from(2);
+    if arguments.iter().any(|argument| argument == "--version") {
+        println!("bench-engine {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let settings = match Settings::parse(&arguments) {
+        Ok(settings) => settings,
+        Err(mistake) => {
+            eprintln!("bench-engine: {mistake}\nbench-engine --help says what can be asked for");
+            return ExitCode::from(2);
+        }
     };
     if let Some(task) = &settings.fresh {
         fresh::run(task, &settings);
@@ -70,7 +79,14 @@ fn main() -> ExitCode {
     }
     let mut report = Report::new("engine");
     let mut sound = true;
-    for (name, path) in files::of(&settings) {
+    let models = match files::of(&settings) {
+        Ok(models) => models,
+        Err(reason) => {
+            eprintln!("bench-engine: {reason}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for (name, path) in models {
         rounds::measure(&name, &path, &settings, &mut report);
         constraints::measure(&name, &path, &settings, &mut report);
     }

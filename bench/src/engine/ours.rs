@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::gguf::Gguf;
+use steadytext_engine::summary::{Load, Summary};
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
@@ -15,6 +16,11 @@ use steadytext_engine::{
 use crate::prompts::Prompts;
 use crate::settings::Settings;
 
+/// Tokens of the first prompt, which loads the model.
+const WARM_UP_TOKENS: usize = 32;
+/// Tokens of a prompt at least, beside those of the template.
+const LEAST_TEXT: usize = 16;
+
 /// An engine with a model.
 pub(crate) struct Ours {
     engine: Engine,
@@ -22,12 +28,15 @@ pub(crate) struct Ours {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     prompts: Prompts,
+    context_length: usize,
+    /// The length of prompts that was told last, where it is not what was asked for.
+    noted: usize,
     sender: Sender<Event>,
     events: Receiver<Event>,
 }
 
 impl Ours {
-    /// Starts an engine and makes it load the model.
+    /// Starts an engine and makes it load the model, which [`super::files`] has looked at.
     pub(crate) fn open(path: &Path, settings: &Settings) -> Ours {
         let gguf = Gguf::open(path).expect("the model can be opened");
         let (sender, events) = unbounded();
@@ -37,10 +46,12 @@ impl Ours {
             tokenizer: Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer"),
             template: ChatTemplate::from_gguf(&gguf).expect("the model has a template"),
             prompts: Prompts::new(),
+            context_length: context_length(path),
+            noted: WARM_UP_TOKENS,
             sender,
             events,
         };
-        ours.prefill(32);
+        ours.prefill(WARM_UP_TOKENS);
         ours
     }
 
@@ -49,17 +60,23 @@ impl Ours {
         self.engine.submit(request, Reply::new(self.sender.clone()))
     }
 
-    /// A chat of so many tokens, template included.
-    fn prompt(&mut self, tokens: usize) -> String {
-        let Ours { prompts, template, tokenizer, .. } = self;
-        prompts.text(tokens, |text| {
-            template.encode_prompt(tokenizer, text).expect("the prompt can be encoded").len()
-        })
+    /// A chat of so many tokens, template included; of more where the template alone has almost as many, and of fewer
+    /// where the context does not leave room for an answer as long. And how many they are.
+    fn prompt(&mut self, tokens: usize) -> (String, usize) {
+        let Ours { prompts, template, tokenizer, context_length, .. } = self;
+        let count =
+            |text: &str| template.encode_prompt(tokenizer, text).expect("the prompt can be encoded").len();
+        let length = tokens.max(count("") + LEAST_TEXT).min(*context_length / 2);
+        if length != tokens && length != self.noted {
+            eprintln!("bench-engine: prompts have {length} tokens in the place of {tokens}");
+            self.noted = length;
+        }
+        (prompts.text(length, count), length)
     }
 
     /// Tokens a second of one prefill, from its beginning to the first token.
     pub(crate) fn prefill(&mut self, tokens: usize) -> f64 {
-        let prompt = self.prompt(tokens);
+        let (prompt, tokens) = self.prompt(tokens);
         self.submit(0, generate(prompt, 1));
         let mut begin = Instant::now();
         loop {
@@ -82,12 +99,13 @@ impl Ours {
         steps: usize,
         constraint: Option<&Constraint>,
     ) -> f64 {
-        let prompts: Vec<String> = (0..requests).map(|_| self.prompt(prompt_tokens)).collect();
+        let prompts: Vec<String> = (0..requests).map(|_| self.prompt(prompt_tokens).0).collect();
         // The first ones to generate do so while the prompts of others are computed.
         let tickets: Vec<Ticket> = (0..)
             .zip(prompts)
             .map(|(key, prompt)| {
-                let (max_tokens, constraint) = (4 * steps, constraint.cloned());
+                // More than are timed, but for models of short contexts.
+                let (max_tokens, constraint) = (8 * steps, constraint.cloned());
                 let how = Generate {
                     prompt,
                     max_tokens,
@@ -107,7 +125,7 @@ impl Ours {
                 EventKind::Progress { generated_tokens, .. } => {
                     generated[event.key as usize] = generated_tokens
                 }
-                EventKind::Done(_) => panic!("an answer ended before the time did"),
+                EventKind::Done(_) => panic!("an answer ended before the time did: the context is too short"),
                 _ => continue,
             }
             let sum: usize = generated.iter().sum();
@@ -146,6 +164,17 @@ impl Ours {
     }
 }
 
+/// Tokens that a request may have.
+fn context_length(path: &Path) -> usize {
+    summary(path).context_length.expect("the model has a context")
+}
+
+/// What there is to know of a model that is one request at a time.
+pub(crate) fn summary(path: &Path) -> Summary {
+    let load = Load { requests: 1, tokens: 0, threads: 1 };
+    Summary::of(&ModelSource::File(path.into()), load).expect("the model can be opened").0
+}
+
 /// Milliseconds from the start of an engine to the first token of a short prompt.
 pub(crate) fn load_ms(path: &Path, settings: &Settings) -> f64 {
     let begin = Instant::now();
@@ -167,6 +196,8 @@ fn start(settings: &Settings) -> Engine {
         nice: 0,
         kv_cache_mb: 4096,
         prompt_lookup: PromptLookup::Off,
+        // Real models end their answers, most of all after made-up words.
+        endless: true,
         ..Config::default()
     };
     Engine::start(config).expect("the engine starts")

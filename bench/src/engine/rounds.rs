@@ -42,7 +42,7 @@ pub(crate) fn measure(quant: &str, path: &Path, settings: &Settings, report: &mu
             peer.peak_mb()
         });
         add(report, &format!("peak_mb.{quant}"), "MB", Better::Less, &[(peak, peer)]);
-        let bound = fresh::file_and_kv_mb(path);
+        let bound = fresh::file_and_state_mb(path);
         report.add(&format!("file_and_kv_mb.{quant}"), bound, "MB");
         report.add(&format!("memory_ratio.{quant}"), peak / bound, "");
     }

@@ -2,7 +2,19 @@
 
 use std::path::PathBuf;
 
-use steadytext_engine::Instructions;
+use steadytext_engine::{Instructions, nearest};
+
+const OPTIONS: [&str; 9] = [
+    "--quants",
+    "--shape",
+    "--model",
+    "--only",
+    "--threads",
+    "--rounds",
+    "--peer",
+    "--fresh",
+    "--instructions",
+];
 
 /// The options, with their defaults.
 #[derive(Debug)]
@@ -22,8 +34,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// None where something is not understood.
-    pub(crate) fn parse(arguments: &[String]) -> Option<Settings> {
+    /// Takes the options.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub(crate) fn parse(arguments: &[String]) -> Result<Settings, String> {
         let list =
             |text: &str| text.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned).collect();
         let mut settings = Settings {
@@ -39,37 +54,46 @@ impl Settings {
         };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
-            let value = arguments.next()?;
+            if !OPTIONS.contains(&name.as_str()) {
+                let near = nearest::one(name, OPTIONS.into_iter());
+                let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                return Err(format!("there is no option {name}{near}"));
+            }
+            let value = arguments.next().ok_or_else(|| format!("option {name} needs a value"))?;
+            let wrong = || format!("\"{value}\" is no value for option {name}");
+            let number = || value.parse().ok().filter(|number: &usize| *number > 0).ok_or_else(wrong);
             match name.as_str() {
                 "--quants" => settings.quants = list(value),
                 "--shape" => settings.shape = value.clone(),
                 "--model" => settings.model = Some(value.into()),
                 "--only" => settings.only = list(value),
-                "--threads" => settings.threads = value.parse().ok()?,
-                "--rounds" => settings.rounds = value.parse().ok().filter(|rounds| *rounds > 0)?,
+                "--threads" => settings.threads = number()?,
+                "--rounds" => settings.rounds = number()?,
                 "--peer" => settings.peer = Some(value.into()),
                 "--fresh" => settings.fresh = Some(value.clone()),
-                "--instructions" => {
-                    settings.instructions = match value.as_str() {
-                        "avx512" => Instructions::Avx512,
-                        "avx2" => Instructions::Avx2,
-                        "portable" => Instructions::Portable,
-                        _ => return None,
-                    };
-                }
-                _ => return None,
+                _ => settings.instructions = instructions(value).ok_or_else(wrong)?,
             }
         }
-        Some(settings)
+        Ok(settings)
     }
 
     /// Whether results are to be compared with llama.cpp's, instead of speed.
     pub(crate) fn compares(&self) -> bool {
-        self.only.iter().any(|only| only == "agreement" || only == "perplexity")
+        self.only.iter().any(|only| only.starts_with("agreement") || only == "perplexity")
     }
 
     /// Whether this metric is to be measured.
     pub(crate) fn wants(&self, metric: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| metric.starts_with(only.as_str()))
+    }
+}
+
+fn instructions(name: &str) -> Option<Instructions> {
+    match name {
+        "avx512" => Some(Instructions::Avx512),
+        "avx2" => Some(Instructions::Avx2),
+        "neon" => Some(Instructions::Neon),
+        "portable" => Some(Instructions::Portable),
+        _ => None,
     }
 }

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use steadytext_bench::Report;
+use steadytext_engine::nearest;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
@@ -107,8 +108,20 @@ fn main() -> ExitCode {
                 print!("{HELP}");
                 return ExitCode::SUCCESS;
             }
-            _ => {
-                eprint!("{HELP}");
+            ("--version", _) => {
+                println!("bench-queue {}", env!("CARGO_PKG_VERSION"));
+                return ExitCode::SUCCESS;
+            }
+            (option @ ("--library-dir" | "--only" | "--model"), None) => {
+                eprintln!("bench-queue: option {option} needs a value");
+                return ExitCode::from(2);
+            }
+            (option, _) => {
+                let near = nearest::one(option, ["--library-dir", "--only", "--model"].into_iter());
+                let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                eprintln!(
+                    "bench-queue: there is no option {option}{near}\nbench-queue --help says what can be asked for"
+                );
                 return ExitCode::from(2);
             }
         }

@@ -9,7 +9,16 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::{Constraint, ModelSource, Sampling};
 
-use super::Error;
+use super::{Error, help};
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Run(Box<Arguments>),
+    /// The help, on a command where one is named.
+    Help(Option<String>),
+    Version,
+}
 
 /// Arguments of any subcommand; each uses what it needs.
 #[derive(Debug, Default)]
@@ -30,19 +39,22 @@ pub(super) struct Arguments {
     pub(super) chat: bool,
     pub(super) jsonl: bool,
     pub(super) verify: bool,
+    pub(super) json: bool,
+    pub(super) requests: Option<usize>,
     pub(super) context: usize,
     pub(super) threads: usize,
 }
 
 impl Arguments {
     /// Takes options wherever they are.
-    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Arguments, Error> {
+    pub(super) fn parse(arguments: Vec<OsString>) -> Result<Asked, Error> {
         let mut parsed = Arguments::default();
         let mut positional = Vec::new();
         let mut choices = Vec::new();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let Some(option) = argument.to_str().filter(|text| text.starts_with("--")) else {
+            let option = argument.to_str().filter(|text| text.starts_with("--") || *text == "-h");
+            let Some(option) = option else {
                 positional.push(argument);
                 continue;
             };
@@ -68,24 +80,36 @@ impl Arguments {
                 "--chat" => parsed.chat = true,
                 "--jsonl" => parsed.jsonl = true,
                 "--verify" => parsed.verify = true,
+                "--json" => parsed.json = true,
+                "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
-                _ => return Err(Error::Usage(format!("there is no option {option}"))),
+                "--help" | "-h" => {
+                    let command = positional.into_iter().next().map(utf8).transpose()?;
+                    return Ok(Asked::Help(command));
+                }
+                "--version" => return Ok(Asked::Version),
+                _ => return Err(Error::Usage(help::unknown(option))),
             }
         }
         if !choices.is_empty() {
             parsed.constraint = Some(Constraint::Choice(choices));
         }
         let mut positional = positional.into_iter();
-        let (Some(command), Some(model)) = (positional.next(), positional.next()) else {
+        let Some(command) = positional.next().map(utf8).transpose()? else {
             return Err(Error::Usage("a command and a model are needed".to_owned()));
         };
-        parsed.command = utf8(command)?;
+        let Some(model) = positional.next() else {
+            let reason =
+                if help::knows(&command) { "a model is needed".to_owned() } else { help::unknown(&command) };
+            return Err(Error::Usage(reason));
+        };
+        parsed.command = command;
         parsed.model = model;
         parsed.text = positional.next().map(utf8).transpose()?;
         match positional.next() {
             Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
-            None => Ok(parsed),
+            None => Ok(Asked::Run(Box::new(parsed))),
         }
     }
 

@@ -8,7 +8,11 @@ pub(super) enum Problem {
     /// The file contradicts itself or the format.
     Corrupt(String),
     /// The file is sound, but this reader cannot use it.
-    Unsupported(String),
+    Unsupported {
+        reason: String,
+        /// What would do instead.
+        hint: Option<&'static str>,
+    },
 }
 
 /// A position in the file.

@@ -17,6 +17,9 @@ macro_rules! ggml_types {
         }
 
         impl GgmlType {
+            /// Every type that this reader knows, by number.
+            pub const ALL: [GgmlType; [$($number),*].len()] = [$(GgmlType::$variant),*];
+
             /// The type with this number in `enum ggml_type`.
             pub fn from_number(number: u32) -> GgmlType {
                 match number {

@@ -10,6 +10,7 @@ mod cursor;
 mod kind;
 mod map;
 mod parse;
+mod split;
 #[cfg(test)]
 mod tests;
 mod translated;
@@ -26,10 +27,11 @@ use parse::{Contents, TensorInfo};
 use value::{Raw, ValueType};
 
 pub use kind::GgmlType;
+pub use split::parts;
 pub(crate) use translated::Translation;
 pub use value::{Numbers, Strings};
 
-/// An open model file. Clones share one mapping.
+/// An open model file, or the files of a split one. Clones share the mappings.
 #[derive(Debug, Clone)]
 pub struct Gguf {
     inner: Arc<Inner>,
@@ -37,11 +39,37 @@ pub struct Gguf {
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-    bytes: Bytes,
+    /// Its files; keys are in the first one.
+    parts: Vec<Part>,
     /// Bytes of strings and arrays, where they are not in the file.
     metadata: Option<Vec<u8>>,
     contents: Contents,
+}
+
+/// A file of a model.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+impl Part {
+    fn check_lost(&self) -> Result<(), Error> {
+        match self.bytes.mapping() {
+            Some(mapping) if mapping.lost() => Err(Error::LostModel { path: self.path.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The error of a file that cannot be used.
+fn refused(path: PathBuf, problem: Problem) -> Error {
+    match problem {
+        Problem::Corrupt(reason) => Error::CorruptModel { path, reason },
+        Problem::Unsupported { reason, hint } => {
+            Error::UnsupportedModel { path, reason, hint: hint.map(str::to_owned) }
+        }
+    }
 }
 
 /// A tensor of the file.
@@ -73,10 +101,10 @@ pub enum Value<'a> {
 }
 
 impl Gguf {
-    /// Maps and checks a file.
+    /// Maps and checks a file; with the first part of a split model, all of them.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] where it cannot be opened, [`Error::CorruptModel`] and
+    /// [`Error::ModelFile`] where one cannot be opened, [`Error::CorruptModel`] and
     /// [`Error::UnsupportedModel`] where it cannot be used.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         let failed = |source| Error::reading(path, source);
@@ -93,37 +121,42 @@ impl Gguf {
         Gguf::new(name.into(), Bytes::Static(bytes))
     }
 
+    /// As much as can be read of a file that [`Gguf::open`] refuses; its tensors have no data. For telling what it is.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] where it cannot be opened.
+    pub(crate) fn survey(path: &Path) -> Result<Gguf, Error> {
+        let bytes = Bytes::map(path).map_err(|source| Error::reading(path, source))?;
+        let contents = parse::survey(&bytes);
+        Ok(Gguf::assemble(path.into(), bytes, None, contents))
+    }
+
     fn new(path: PathBuf, bytes: Bytes) -> Result<Gguf, Error> {
         let parsed = parse::parse(&bytes);
-        if bytes.mapping().is_some_and(Mapping::lost) {
-            return Err(Error::LostModel { path });
-        }
-        let gguf = match parsed {
-            Ok(contents) => Gguf::assemble(path, bytes, None, contents),
-            Err(Problem::Corrupt(reason)) => return Err(Error::CorruptModel { path, reason }),
-            Err(Problem::Unsupported(reason)) => return Err(Error::UnsupportedModel { path, reason }),
-        };
-        // Otherwise the first tensor of another part would be called missing.
-        match gguf.opt_u32("split.count")? {
-            None | Some(0 | 1) => Ok(gguf),
-            Some(count) => Err(gguf.unsupported(format!(
-                "it is one of {count} parts of a split model, they have to be merged first (llama-gguf-split --merge)"
-            ))),
-        }
+        let first = Part { path, bytes };
+        first.check_lost()?;
+        let mut contents = parsed.map_err(|problem| refused(first.path.clone(), problem))?;
+        let parts = split::open_rest(first, &mut contents)?;
+        Ok(Gguf { inner: Arc::new(Inner { parts, metadata: None, contents }) })
     }
 
     fn assemble(path: PathBuf, bytes: Bytes, metadata: Option<Vec<u8>>, contents: Contents) -> Gguf {
-        Gguf { inner: Arc::new(Inner { path, bytes, metadata, contents }) }
+        Gguf { inner: Arc::new(Inner { parts: vec![Part { path, bytes }], metadata, contents }) }
     }
 
-    /// The file.
+    /// The first of its files, by which it is opened.
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        self.inner.parts.first().map_or(Path::new(""), |part| &part.path)
     }
 
-    /// Its size in bytes.
+    /// All of its files.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.inner.parts.iter().map(|part| &*part.path)
+    }
+
+    /// Bytes of its files.
     pub fn file_size(&self) -> u64 {
-        self.inner.bytes.len() as u64
+        self.inner.parts.iter().map(|part| part.bytes.len() as u64).sum()
     }
 
     /// Bytes of everything that is not tensors.
@@ -133,39 +166,45 @@ impl Gguf {
         self.file_size().saturating_sub(tensors).saturating_add(apart)
     }
 
-    /// All bytes of its file, and what was made of files beside it.
-    pub(crate) fn content(&self) -> [&[u8]; 2] {
-        [&self.inner.bytes, self.inner.metadata.as_deref().unwrap_or_default()]
+    /// All bytes of its files, one after the other, and what was made of files beside them.
+    pub(crate) fn content(&self) -> Vec<&[u8]> {
+        let files = self.inner.parts.iter().map(|part| &*part.bytes);
+        files.chain(self.inner.metadata.as_deref()).collect()
     }
 
-    /// Which file it is; None for bytes of the program.
+    /// Which files they are; None for bytes of the program.
     pub(crate) fn file_id(&self) -> Option<FileId> {
-        self.inner.bytes.mapping()?.file_id()
+        let mut ids = self.inner.parts.iter().map(|part| part.bytes.mapping()?.file_id());
+        let first = ids.next()??;
+        ids.try_fold(first, |all, id| Some(all.and(&id?)))
     }
 
-    /// [`Error::LostModel`] if a page of the file could not be read since it was opened.
+    /// [`Error::LostModel`] if a page of a file could not be read since it was opened.
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
-        match self.inner.bytes.mapping() {
-            Some(mapping) if mapping.lost() => Err(Error::LostModel { path: self.inner.path.clone() }),
-            _ => Ok(()),
-        }
+        self.inner.parts.iter().try_for_each(Part::check_lost)
     }
 
-    /// Whether the file at the path is the one that was opened, and nobody has written to it since.
+    /// Whether the files at their paths are those that were opened, and nobody has written to them since.
     pub(crate) fn is_unchanged(&self) -> bool {
-        FileId::of_path(&self.inner.path).is_ok_and(|now| Some(now) == self.file_id())
+        self.inner.parts.iter().all(|part| {
+            let opened = part.bytes.mapping().and_then(Mapping::file_id);
+            FileId::of_path(&part.path).is_ok_and(|now| Some(now) == opened)
+        })
     }
 
-    /// Gives back the memory of a part of the file; reading it again fetches it again.
-    pub(crate) fn release(&self, part: &[u8]) {
-        if let Some(mapping) = self.inner.bytes.mapping() {
-            mapping.release(part);
-        }
+    /// Gives back the memory of a part of a file; reading it again fetches it again.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        // Those that do not hold it do nothing.
+        self.inner
+            .parts
+            .iter()
+            .filter_map(|part| part.bytes.mapping())
+            .for_each(|mapping| mapping.release(bytes));
     }
 
     /// [`Gguf::release`] of all of it.
     pub(crate) fn release_all(&self) {
-        self.release(&self.inner.bytes);
+        self.inner.parts.iter().for_each(|part| self.release(&part.bytes));
     }
 
     /// The version of the format, 2 or 3.
@@ -175,12 +214,18 @@ impl Gguf {
 
     /// An error about this file: it contradicts itself or the format.
     pub fn corrupt(&self, reason: impl Into<String>) -> Error {
-        Error::CorruptModel { path: self.inner.path.clone(), reason: reason.into() }
+        Error::CorruptModel { path: self.path().into(), reason: reason.into() }
     }
 
     /// An error about this file: it needs something that the engine cannot do.
     pub fn unsupported(&self, reason: impl Into<String>) -> Error {
-        Error::UnsupportedModel { path: self.inner.path.clone(), reason: reason.into() }
+        Error::UnsupportedModel { path: self.path().into(), reason: reason.into(), hint: None }
+    }
+
+    /// As [`Gguf::unsupported`], with a sentence about what would do instead.
+    pub fn unsupported_but(&self, reason: impl Into<String>, hint: impl Into<String>) -> Error {
+        let (path, reason) = (self.path().into(), reason.into());
+        Error::UnsupportedModel { path, reason, hint: Some(hint.into()) }
     }
 
     /// All keys with their values, in the order of their names.
@@ -222,26 +267,30 @@ impl Gguf {
             return Ok(None);
         };
         if let GgmlType::Unknown(number) = info.kind {
-            return Err(self.unsupported(format!("tensor \"{name}\" has the unknown element type {number}")));
+            return Err(self.unsupported_but(
+                format!("tensor \"{name}\" has the unknown element type {number}"),
+                "Use a file of the same model in another quantization, such as Q8_0 or Q4_K_M.",
+            ));
         }
         Ok(Some(self.view(info)))
     }
 
     fn view<'a>(&'a self, info: &'a TensorInfo) -> Tensor<'a> {
-        Tensor { name: &info.name, shape: &info.shape, kind: info.kind, data: self.bytes(info.data.clone()) }
+        let data = self.bytes(info.part, info.data.clone());
+        Tensor { name: &info.name, shape: &info.shape, kind: info.kind, data }
     }
 
     /// Bytes of a key's value.
     fn metadata(&self, range: std::ops::Range<usize>) -> &[u8] {
         match &self.inner.metadata {
             Some(metadata) => metadata.get(range).unwrap_or_default(),
-            None => self.bytes(range),
+            None => self.bytes(0, range),
         }
     }
 
     /// Ranges were checked when the file was parsed.
-    fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
-        self.inner.bytes.get(range).unwrap_or_default()
+    fn bytes(&self, part: usize, range: std::ops::Range<usize>) -> &[u8] {
+        self.inner.parts.get(part).and_then(|part| part.bytes.get(range)).unwrap_or_default()
     }
 
     fn raw(&self, key: &str) -> Option<&Raw> {

@@ -20,17 +20,19 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: u32 = 65_536;
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// A tensor as described; `data` lies inside the file. Unknown types have no data: their size is unknown.
+/// A tensor as described; `data` lies inside its file. Unknown types have no data: their size is unknown.
 #[derive(Debug)]
 pub(super) struct TensorInfo {
     pub(super) name: Box<str>,
     pub(super) shape: Vec<usize>,
     pub(super) kind: GgmlType,
+    /// Which file of the model it is in, from 0 on.
+    pub(super) part: usize,
     pub(super) data: Range<usize>,
 }
 
 /// All that the file says, without its data.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) version: u32,
     pub(super) keys: BTreeMap<Box<str>, Raw>,
@@ -41,6 +43,22 @@ pub(super) struct Contents {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Problem> {
+    let mut contents = Contents::default();
+    read(bytes, &mut contents)?;
+    Ok(contents)
+}
+
+/// As much as can be read of a file that [`parse`] refuses, to tell people about it. Tensors have no data.
+pub(super) fn survey(bytes: &[u8]) -> Contents {
+    let mut contents = Contents::default();
+    if read(bytes, &mut contents).is_err() {
+        contents.tensors.iter_mut().for_each(|tensor| tensor.data = 0..0);
+    }
+    contents
+}
+
+/// Fills `contents` from the beginning of the file on, up to what is wrong.
+fn read(bytes: &[u8], contents: &mut Contents) -> Result<(), Problem> {
     let mut cursor = Cursor::new(bytes);
     let header = || "the GGUF header".to_owned();
     if bytes.is_empty() {
@@ -53,14 +71,25 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Problem> {
     let version = cursor.u32(&header)?;
     match version {
         2 | 3 => {}
-        1 => return Err(Problem::Unsupported("GGUF version 1, only 2 and 3 are read".into())),
+        1 => {
+            return Err(Problem::Unsupported {
+                reason: "it is in version 1 of GGUF, only 2 and 3 are read".into(),
+                hint: Some("Fetch a newer file of the model, or convert it again with a current llama.cpp."),
+            });
+        }
         other if matches!(other.swap_bytes(), 1..=3) => {
-            return Err(Problem::Unsupported("the file was written for big-endian machines".into()));
+            return Err(Problem::Unsupported {
+                reason: "it was written for big-endian machines".into(),
+                hint: Some(
+                    "Fetch the model's little-endian file, or convert this one with gguf_convert_endian.py of llama.cpp.",
+                ),
+            });
         }
         other => {
             return Err(Problem::Corrupt(format!("unknown GGUF version {other}, only 2 and 3 are read")));
         }
     }
+    contents.version = version;
     let tensor_count = cursor.u64(&header)?;
     let key_count = cursor.u64(&header)?;
     // The smallest key: name of one byte, type, one byte. The smallest tensor: name of one byte, no
@@ -68,18 +97,24 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Problem> {
     bound("keys", key_count, MAX_KEYS, 14, cursor.left())?;
     bound("tensors", tensor_count, MAX_TENSORS, 25, cursor.left())?;
 
-    let keys = keys(&mut cursor, key_count)?;
-    let alignment = alignment(&keys)?;
-    let mut tensors = descriptions(&mut cursor, tensor_count)?;
+    keys(&mut cursor, key_count, &mut contents.keys)?;
+    let alignment = alignment(&contents.keys)?;
+    descriptions(&mut cursor, tensor_count, &mut contents.tensors)?;
     let data_start = cursor.position().next_multiple_of(alignment);
-    place(&mut tensors, bytes.len(), data_start, alignment)?;
-    let mut tensor_index = HashMap::with_capacity(tensors.len());
-    for (index, tensor) in tensors.iter().enumerate() {
-        if tensor_index.insert(tensor.name.clone(), index).is_some() {
-            return Err(Problem::Corrupt(format!("tensor \"{}\" occurs twice", tensor.name)));
+    place(&mut contents.tensors, bytes.len(), data_start, alignment)?;
+    contents.index(0)
+}
+
+impl Contents {
+    /// Fills the index with the tensors from number `first` on.
+    pub(super) fn index(&mut self, first: usize) -> Result<(), Problem> {
+        for (index, tensor) in self.tensors.iter().enumerate().skip(first) {
+            if self.tensor_index.insert(tensor.name.clone(), index).is_some() {
+                return Err(Problem::Corrupt(format!("tensor \"{}\" occurs twice", tensor.name)));
+            }
         }
+        Ok(())
     }
-    Ok(Contents { version, keys, tensors, tensor_index })
 }
 
 /// A count that neither the limit nor the rest of the file allows is refused before anything is read.
@@ -95,8 +130,7 @@ fn bound(what: &str, count: u64, limit: u64, least_bytes: u64, left: usize) -> R
     Ok(())
 }
 
-fn keys(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<Box<str>, Raw>, Problem> {
-    let mut keys = BTreeMap::new();
+fn keys(cursor: &mut Cursor<'_>, count: u64, keys: &mut BTreeMap<Box<str>, Raw>) -> Result<(), Problem> {
     for index in 0..count {
         let name = cursor.name(MAX_KEY_BYTES, &|| format!("key number {index}"))?;
         let value = value::read(cursor, name)?;
@@ -104,7 +138,7 @@ fn keys(cursor: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<Box<str>, Raw>, 
             return Err(Problem::Corrupt(format!("key \"{name}\" occurs twice")));
         }
     }
-    Ok(keys)
+    Ok(())
 }
 
 fn alignment(keys: &BTreeMap<Box<str>, Raw>) -> Result<usize, Problem> {
@@ -128,8 +162,7 @@ fn alignment(keys: &BTreeMap<Box<str>, Raw>) -> Result<usize, Problem> {
 }
 
 /// Reads the descriptions; `data` is the range relative to the start of the data, not yet checked.
-fn descriptions(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<TensorInfo>, Problem> {
-    let mut tensors = Vec::new();
+fn descriptions(cursor: &mut Cursor<'_>, count: u64, tensors: &mut Vec<TensorInfo>) -> Result<(), Problem> {
     for index in 0..count {
         let name = cursor.name(MAX_TENSOR_NAME_BYTES, &|| format!("tensor number {index}"))?;
         let what = || format!("tensor \"{name}\"");
@@ -158,9 +191,9 @@ fn descriptions(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<TensorInfo>, 
         let Some(data) = data else {
             return Err(Problem::Corrupt(format!("{} lies at the impossible offset {offset}", what())));
         };
-        tensors.push(TensorInfo { name: name.into(), shape, kind, data });
+        tensors.push(TensorInfo { name: name.into(), shape, kind, part: 0, data });
     }
-    Ok(tensors)
+    Ok(())
 }
 
 /// Bytes of the data; 0 for unknown types.

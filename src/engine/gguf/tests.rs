@@ -201,13 +201,46 @@ fn keys_are_checked() {
 }
 
 #[test]
-fn a_part_of_a_split_model_is_not_supported() {
+fn one_part_of_one_is_a_whole_and_bytes_without_a_name_have_no_other_parts() {
+    let split = |count: u16| {
+        let mut file = Builder::new(3, 0, 1);
+        file.string("split.count").u32(2).bytes.extend(count.to_le_bytes());
+        file
+    };
+    assert!(split(1).open().is_ok());
+    assert!(split(3).unsupported().contains("it is the first of 3 parts, and by its name the others"));
+    assert!(split(1000).unsupported().contains("split into 1000 parts, at most 256"));
     let mut file = Builder::new(3, 0, 1);
-    file.string("split.count").u32(2).bytes.extend(3u16.to_le_bytes());
-    assert!(file.unsupported().contains("one of 3 parts"));
+    file.string("split.count").u32(8).string("two");
+    assert!(file.corrupt().contains("key \"split.count\" is a string, not an integer"));
     let mut file = Builder::new(3, 0, 1);
-    file.string("split.count").u32(2).bytes.extend(1u16.to_le_bytes());
-    assert!(file.open().is_ok());
+    file.string("split.count").u32(5).u32(u32::MAX);
+    assert!(file.corrupt().contains("key \"split.count\" is -1, out of range"));
+}
+
+#[test]
+fn the_names_of_parts_follow_from_the_first_one() {
+    let named = |path: &str| -> Vec<String> {
+        parts(Path::new(path)).iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        named("a-b/m-00001-of-00003.gguf"),
+        ["a-b/m-00001-of-00003.gguf", "a-b/m-00002-of-00003.gguf", "a-b/m-00003-of-00003.gguf"]
+    );
+    for single in [
+        "m.gguf",
+        "m-00002-of-00003.gguf",
+        "m-00000-of-00003.gguf",
+        "m-0001-of-0003.gguf",
+        "m-00001-of-00003.bin",
+        "m-00001-of-99999.gguf",
+        "m-0000a-of-00003.gguf",
+        ".gguf",
+        "",
+    ] {
+        assert_eq!(named(single), [single]);
+    }
+    assert_eq!(named("m-00001-of-00001.gguf"), ["m-00001-of-00001.gguf"]);
 }
 
 #[test]

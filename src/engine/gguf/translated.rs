@@ -107,7 +107,7 @@ impl Translation {
     ) -> bool {
         let name = name.into_boxed_str();
         let new = self.tensor_index.insert(name.clone(), self.tensors.len()).is_none();
-        self.tensors.push(TensorInfo { name, shape, kind, data });
+        self.tensors.push(TensorInfo { name, shape, kind, part: 0, data });
         new
     }
 }

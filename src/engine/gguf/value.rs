@@ -113,7 +113,10 @@ pub(super) fn read(cursor: &mut Cursor<'_>, key: &str) -> Result<Raw, Problem> {
             cursor.take(length, &what)?;
         }
         None if of == ValueType::Array => {
-            return Err(Problem::Unsupported(format!("{} is an array of arrays", what())));
+            return Err(Problem::Unsupported {
+                reason: format!("{} is an array of arrays", what()),
+                hint: None,
+            });
         }
         None => {
             // Each string takes 8 bytes at least, so this also bounds the loop by the size of the file.

@@ -33,7 +33,7 @@ use super::recurrence::Running;
 pub(crate) const TILE: usize = 64;
 
 /// The sizes that attention needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Heads {
     /// Query heads; a multiple of `kv`.
     pub(crate) query: usize,

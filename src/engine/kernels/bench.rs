@@ -11,16 +11,17 @@ use super::rope::{Pairs, Rope};
 use super::{norm, swiglu};
 
 /// Formats by ggml's names.
-pub const FORMATS: [&str; 15] = [
+pub const FORMATS: [&str; 16] = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
-    "Q6_K", "IQ4_XS",
+    "Q6_K", "IQ4_XS", "MXFP4",
 ];
 
 fn format(name: &str) -> Option<Format> {
     use Format::{
-        BF16, F16, F32, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+        BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
     };
-    let all = [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS];
+    let all =
+        [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, MXFP4];
     FORMATS.iter().zip(all).find(|(known, _)| **known == name).map(|(_, format)| format)
 }
 

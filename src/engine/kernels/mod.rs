@@ -51,6 +51,7 @@ pub(crate) mod norm;
 pub(crate) mod pool;
 pub(crate) mod recurrence;
 pub(crate) mod rope;
+pub(crate) mod routing;
 pub(crate) mod swiglu;
 
 pub(crate) use floats::Floats;

@@ -13,6 +13,12 @@ multiversion! {
 }
 
 multiversion! {
+    /// `gate = gate · sigmoid(1.702 · gate) · (up + 1)` of a gate of at most 7 and an up within ±7, after their biases are added:
+    /// the gate of gpt-oss, whose constants are in no file.
+    pub(crate) fn clamped_swiglu(gate: &mut [f32], up: &[f32], gate_bias: &[f32], up_bias: &[f32]) = clamped_swiglu_body
+}
+
+multiversion! {
     /// `x += y`.
     pub(crate) fn add(x: &mut [f32], y: &[f32]) = add_body
 }
@@ -32,6 +38,22 @@ fn swiglu_body(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         let x = *gate;
         *gate = x / (1.0 + exp(-x)) * up;
+    }
+}
+
+/// A bound of the gate and of up, and the slope of the sigmoid.
+const LIMIT: f32 = 7.0;
+const SLOPE: f32 = 1.702;
+
+#[inline(always)]
+#[allow(clippy::manual_clamp, reason = "comparisons, so that a NaN stays one on every instruction set")]
+fn clamped_swiglu_body(gate: &mut [f32], up: &[f32], gate_bias: &[f32], up_bias: &[f32]) {
+    for (((gate, up), gate_bias), up_bias) in gate.iter_mut().zip(up).zip(gate_bias).zip(up_bias) {
+        let (x, y) = (*gate + gate_bias, up + up_bias);
+        let x = if x > LIMIT { LIMIT } else { x };
+        let y = if y > LIMIT { LIMIT } else { y };
+        let y = if y < -LIMIT { -LIMIT } else { y };
+        *gate = x / (1.0 + exp(-SLOPE * x)) * (y + 1.0);
     }
 }
 
@@ -75,6 +97,25 @@ mod tests {
         swiglu_body(&mut portable, &up);
         assert_eq!(wide, portable);
         assert_eq!(wide.iter().filter(|x| !x.is_finite()).count(), 0);
+    }
+
+    #[test]
+    fn a_clamped_gate_is_bounded_and_keeps_what_is_no_number() {
+        let up: Vec<f32> = (0..101).map(|i| ((i * 7919) % 2003) as f32 / 70.0 - 13.0).collect();
+        let (bias, zeros) = (vec![0.25; 101], vec![0.0; 101]);
+        let mut wide: Vec<f32> = up.iter().rev().map(|x| x * 2.0).collect();
+        let (gates, mut portable) = (wide.clone(), wide.clone());
+        clamped_swiglu(Instructions::Avx2, &mut wide, &up, &bias, &zeros);
+        clamped_swiglu_body(&mut portable, &up, &bias, &zeros);
+        assert_eq!(wide, portable);
+        for ((got, gate), up) in wide.iter().zip(&gates).zip(&up) {
+            let (x, y) = (f64::from((gate + 0.25).min(7.0)), f64::from(up.clamp(-7.0, 7.0)));
+            let expected = x / (1.0 + libm::exp(-1.702 * x)) * (y + 1.0);
+            assert!((f64::from(*got) - expected).abs() < 1e-5, "{gate} {up}: {got} instead of {expected}");
+        }
+        let mut gate = [f32::NAN, 1.0, f32::INFINITY];
+        clamped_swiglu(Instructions::Avx2, &mut gate, &[1.0, f32::NAN, 8.0], &[0.0; 3], &[0.0; 3]);
+        assert!(gate[0].is_nan() && gate[1].is_nan() && (gate[2] - 56.0).abs() < 0.01, "{gate:?}");
     }
 
     #[test]

@@ -14,17 +14,19 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, Scoring, attend};
 use crate::kernels::convolution::gate_logistic;
-use crate::kernels::matrix::{Make, each_row};
+use crate::kernels::matrix::{Activations, Make, each_row};
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::scale;
 
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Of queries, keys and values; behind each query head its gate where there are gates.
-    projections: Box<[Dense; 3]>,
-    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row.
-    norms: Option<[Norm; 2]>,
+    /// Of queries, behind each head its gate where there are gates; of keys and values too, as far as the block has its own.
+    projections: Vec<Dense>,
+    /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or as many as there are of these.
+    norms: Vec<Norm>,
+    /// Of value heads, all of whose weights are 1.
+    value_norm: Option<Norm>,
     /// `[query heads]`.
     sinks: Option<Vec<f32>>,
     pub(super) output: Dense,
@@ -55,28 +57,42 @@ impl Attention {
             Some(_) if !spec.gated => {
                 let all = dense("attn_qkv", width, query_width + 2 * kv_width)?;
                 let part = |start: usize, outputs: usize| all.part(start..start + outputs);
-                [part(0, query_width)?, part(query_width, kv_width)?, part(query_width + kv_width, kv_width)?]
+                vec![
+                    part(0, query_width)?,
+                    part(query_width, kv_width)?,
+                    part(query_width + kv_width, kv_width)?,
+                ]
             }
-            _ => [
-                dense("attn_q", width, with_gates)?,
-                dense("attn_k", width, kv_width)?,
-                dense("attn_v", width, kv_width)?,
-            ],
+            _ => {
+                let mut projections = vec![dense("attn_q", width, with_gates)?];
+                if spec.shares.is_none() {
+                    projections.push(dense("attn_k", width, kv_width)?);
+                }
+                if spec.shares.is_none() && !spec.keys_are_values {
+                    projections.push(dense("attn_v", width, kv_width)?);
+                }
+                projections
+            }
         };
         let norm = |part: &str, norm, length| Norm::load(gguf, &name(part), norm, length);
         let norms = match spec.query_key_norm {
-            Some(QueryKeyNorm::Head(spec)) => {
-                Some([norm("attn_q_norm", spec, heads.dim)?, norm("attn_k_norm", spec, heads.dim)?])
+            Some(QueryKeyNorm::Head(kind)) => {
+                let mut norms = vec![norm("attn_q_norm", kind, heads.dim)?];
+                if spec.shares.is_none() {
+                    norms.push(norm("attn_k_norm", kind, heads.dim)?);
+                }
+                norms
             }
-            Some(QueryKeyNorm::Row(spec)) => {
-                Some([norm("attn_q_norm", spec, query_width)?, norm("attn_k_norm", spec, kv_width)?])
+            Some(QueryKeyNorm::Row(kind)) => {
+                vec![norm("attn_q_norm", kind, query_width)?, norm("attn_k_norm", kind, kv_width)?]
             }
-            None => None,
+            None => Vec::new(),
         };
+        let value_norm = spec.value_norm.map(|norm| Norm::unweighted(norm, heads.dim));
         let sinks =
             if spec.sinks { Some(vector(gguf, &name("attn_sinks.weight"), heads.query)?) } else { None };
         let output = dense("attn_output", query_width, width)?;
-        Ok(Attention { spec, projections: Box::new(projections), norms, sinks, output })
+        Ok(Attention { spec, projections, norms, value_norm, sinks, output })
     }
 
     /// `h = attention(norm(x))` of all rows, without the bias of the output, which the end of the half adds. Keys and values
@@ -115,20 +131,16 @@ impl Attention {
         let key = &mut key[..rows * kv_width];
         let value = &mut value[..rows * kv_width];
         let attention = &mut attention[..rows * query_width];
-        let matrices = self.projections.each_ref().map(|part| &part.weight);
         let gates = if self.spec.gated { 2 * query_width } else { 0 };
         let mixed = &mut mixed[..rows * gates];
         let projected = if self.spec.gated { &mut *mixed } else { &mut *query };
-        let ys = [&mut *projected, &mut *key, &mut *value];
+        let ys = [projected, &mut *key, &mut *value];
         match norm {
             Some(norm) => {
                 let make = normalised(norm, x, width, finite, instructions);
-                multiply_all(matrices, h, Some(&make), ys, quantized, pool);
+                self.project(h, Some(&make), ys, quantized, pool);
             }
-            None => multiply_all(matrices, x, None, ys, quantized, pool),
-        }
-        for (part, y) in self.projections.iter().zip([&mut *projected, &mut *key, &mut *value]) {
-            part.add_bias_to(y, pool);
+            None => self.project(x, None, ys, quantized, pool),
         }
         let mixed = &*mixed;
         if self.spec.gated {
@@ -144,40 +156,52 @@ impl Attention {
                 finite[row].store(false, Ordering::Relaxed);
             }
         };
-        if let (Some(QueryKeyNorm::Row(_)), Some(norms)) = (self.spec.query_key_norm, &self.norms) {
-            for (norm, (y, width)) in norms.iter().zip([(&mut *query, query_width), (&mut *key, kv_width)]) {
+        if let Some(norm) = &self.value_norm
+            && self.spec.shares.is_none()
+        {
+            each_row(value, kv_width, pool, &|row, y| note(row, norm.apply_in_place(instructions, y)));
+        }
+        if let Some(QueryKeyNorm::Row(_)) = self.spec.query_key_norm {
+            for (norm, (y, width)) in
+                self.norms.iter().zip([(&mut *query, query_width), (&mut *key, kv_width)])
+            {
                 each_row(y, width, pool, &|row, y| note(row, norm.apply_in_place(instructions, y)));
             }
         }
-        let head_norms = match self.spec.query_key_norm {
-            Some(QueryKeyNorm::Head(_)) => self.norms.as_ref(),
+        let head_norm = |index: usize| match self.spec.query_key_norm {
+            Some(QueryKeyNorm::Head(_)) => self.norms.get(index),
             _ => None,
         };
+        let head_norms = [head_norm(0), head_norm(1)];
         let rope = self.spec.rope.map(|index| (&ropes[index], &angles[index]));
-        let ready = |row: usize, queries: &mut [f32], key: &mut [f32]| {
-            if let Some([query_norm, key_norm]) = head_norms {
-                note(
-                    row,
-                    query_norm.apply_in_place(instructions, queries)
-                        & key_norm.apply_in_place(instructions, key),
-                );
+        // Norms and rotation of some heads of a row, queries (0) or keys (1).
+        let prepare = |index: usize, row: usize, heads_of_row: &mut [f32]| {
+            if let Some(norm) = head_norms[index] {
+                note(row, norm.apply_in_place(instructions, heads_of_row));
             }
             if let Some((rope, Angles { cos, sin })) = rope {
                 let pairs = of_row(row, rope.pairs());
-                rope.rotate(instructions, queries, heads.dim, &cos[pairs.clone()], &sin[pairs.clone()]);
-                rope.rotate(instructions, key, heads.dim, &cos[pairs.clone()], &sin[pairs]);
+                rope.rotate(instructions, heads_of_row, heads.dim, &cos[pairs.clone()], &sin[pairs]);
             }
-            if let Some(temperature) = self.spec.temperature {
-                scale(instructions, queries, temperature.at(positions[row]));
+            if let Some(temperature) = self.spec.temperature.filter(|_| index == 0) {
+                scale(instructions, heads_of_row, temperature.at(positions[row]));
             }
         };
+        let ready = |row: usize, queries: &mut [f32], key: &mut [f32]| {
+            prepare(0, row, queries);
+            prepare(1, row, key);
+        };
+        if self.spec.shares.is_some() {
+            each_row(query, query_width, pool, &|row, queries| prepare(0, row, queries));
+        }
         let scoring = Scoring {
             scale: self.spec.scale,
             cap: self.spec.cap,
             window: self.spec.span.window(),
             sinks: self.sinks.as_deref(),
         };
-        let projections = Projections { queries: query, fresh: Some((key, value)), ready: &ready, scoring };
+        let fresh = self.spec.shares.is_none().then_some((key, &*value));
+        let projections = Projections { queries: query, fresh, ready: &ready, scoring };
         attend(heads, offset, sequences, projections, attention, tiles, pool);
         let gate = |row: usize, attention: &mut [f32]| {
             let gates = mixed[of_row(row, gates)].chunks_exact(2 * heads.dim);
@@ -187,6 +211,38 @@ impl Attention {
         };
         let make: Option<Make<'_>> = if self.spec.gated { Some(&gate) } else { None };
         self.output.weight.multiply(attention, make, h, quantized, pool);
+    }
+}
+
+impl Attention {
+    /// Queries `[rows, query heads * head_dim]`, with their gates where there are gates, and keys and values `[rows, kv heads * head_dim]` as far as the block has its own,
+    /// of rows `x` `[rows, width]`, which `make` makes first where it is given.
+    fn project(
+        &self,
+        x: &mut [f32],
+        make: Option<Make<'_>>,
+        [query, key, value]: [&mut [f32]; 3],
+        quantized: &mut Activations,
+        pool: &Pool,
+    ) {
+        match &self.projections[..] {
+            [queries] => queries.weight.multiply(x, make, query, quantized, pool),
+            [queries, keys] => {
+                let matrices = [&queries.weight, &keys.weight];
+                multiply_all(matrices, x, make, [&mut *query, &mut *key], quantized, pool);
+            }
+            [queries, keys, values] => {
+                let matrices = [&queries.weight, &keys.weight, &values.weight];
+                multiply_all(matrices, x, make, [&mut *query, &mut *key, &mut *value], quantized, pool);
+            }
+            other => unreachable!("{} projections", other.len()),
+        }
+        for (dense, y) in self.projections.iter().zip([&mut *query, &mut *key, &mut *value]) {
+            dense.add_bias_to(y, pool);
+        }
+        if self.spec.keys_are_values {
+            value.copy_from_slice(key);
+        }
     }
 }
 

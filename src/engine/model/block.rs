@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attention::Attention;
 use super::delta_net::DeltaNet;
+use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
+use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
 use super::spec::{self, BlockSpec, Residual, Span};
+use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -21,15 +24,24 @@ use crate::kernels::attention::Rows;
 use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::recurrence::Place;
 use crate::kernels::rope::Rope;
-use crate::kernels::swiglu::{add, add_scaled};
+use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// The weights of one block, and what is computed with them.
 pub(super) struct Block {
     spec: BlockSpec,
     mixer: Mixer,
     mixer_norms: Norms,
-    feed_forward: FeedForward,
+    feed_forward: Half,
     feed_forward_norms: Norms,
+    per_layer: Option<PerLayerInput>,
+    /// What the result is multiplied with.
+    output_scale: Option<f32>,
+}
+
+/// The second half of a block.
+enum Half {
+    Dense(FeedForward),
+    Experts(Box<Experts>),
 }
 
 /// What brings the positions together.
@@ -58,6 +70,7 @@ impl Block {
         index: usize,
         spec: &BlockSpec,
         width: usize,
+        per_layer: Option<usize>,
     ) -> Result<Block, Error> {
         let name = |part: &str| format!("blk.{index}.{part}");
         let norm = |part: &str| Norm::load(gguf, &name(part), spec.norm, width);
@@ -68,6 +81,16 @@ impl Block {
                 Residual::NormedResult => Norms { before: None, behind: Some(norm(behind)?) },
                 Residual::PostNorm => Norms { before: None, behind: Some(norm(post)?) },
             })
+        };
+        let feed_forward = match spec.feed_forward.experts {
+            Some(_) if spec.residual == Residual::PostNorm => {
+                return Err(gguf.unsupported("its experts are followed by norms"));
+            }
+            Some(experts) => {
+                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
+                Half::Experts(Box::new(experts))
+            }
+            None => Half::Dense(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?),
         };
         Ok(Block {
             spec: *spec,
@@ -85,7 +108,14 @@ impl Block {
                 }
             },
             feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
-            feed_forward: FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?,
+            feed_forward,
+            per_layer: per_layer
+                .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
+                .transpose()?,
+            output_scale: match spec.output_scale {
+                true => Some(vector(gguf, &name("layer_output_scale.weight"), 1)?[0]),
+                false => None,
+            },
         })
     }
 
@@ -117,30 +147,67 @@ impl Block {
         if self.spec.residual == Residual::PostNorm {
             return self.forward_post_norm(rows, workspace, pool);
         }
-        self.add(self.mixer.output(), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
+        self.add(Some(self.mixer.output()), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, quantized, .. } = workspace;
+        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
-        match &self.feed_forward_norms.before {
-            Some(norm) => {
-                let make = normalised(norm, x, width, finite, instructions);
-                self.feed_forward.expand(h, Some(&make), inner, quantized, pool);
+        let before = self.feed_forward_norms.before.as_ref();
+        let down = match (&self.feed_forward, before) {
+            (Half::Dense(feed_forward), _) => {
+                match before {
+                    Some(norm) => {
+                        let make = normalised(norm, x, width, finite, instructions);
+                        feed_forward.expand(h, Some(&make), inner, quantized, pool);
+                    }
+                    None => feed_forward.expand(x, None, inner, quantized, pool),
+                }
+                feed_forward.contract(h, inner, quantized, pool);
+                Some(&feed_forward.down)
             }
-            None => self.feed_forward.expand(x, None, inner, quantized, pool),
+            (Half::Experts(of_block), Some(norm)) => {
+                let make = normalised(norm, x, width, finite, instructions);
+                of_block.forward(h, Some(&make), experts, inner, quantized, pool);
+                None
+            }
+            (Half::Experts(of_block), None) => {
+                h.copy_from_slice(x);
+                of_block.forward(h, None, experts, inner, quantized, pool);
+                None
+            }
+        };
+        self.add(down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+        if let Some(per_layer) = &self.per_layer {
+            per_layer.add(rows, workspace, pool);
         }
-        self.feed_forward.contract(h, inner, quantized, pool);
-        self.add(&self.feed_forward.down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+        if let Some(output_scale) = self.output_scale {
+            let x = &mut workspace.x[..rows * width];
+            each_row(x, width, pool, &|_, x| scale(instructions, x, output_scale));
+        }
     }
 
-    /// `x += scale · norm(h + bias)`: the end of a half.
-    fn add(&self, dense: &Dense, norm: Option<&Norm>, rows: usize, workspace: &mut Workspace, pool: &Pool) {
-        let (instructions, width, scale) = (pool.instructions(), workspace.width, self.spec.residual_scale);
+    /// The block whose state it stores to or uses, which is `index` of its own unless it shares another's.
+    pub(super) fn state_index(&self, index: usize) -> usize {
+        self.spec.attention.shares.unwrap_or(index)
+    }
+
+    /// `x += scale · norm(h + bias)`: the end of a half, with the bias of the matrix that made `h`.
+    fn add(
+        &self,
+        dense: Option<&Dense>,
+        norm: Option<&Norm>,
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
+        let (instructions, width, factor) = (pool.instructions(), workspace.width, self.spec.residual_scale);
         let Workspace { x, h, finite, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
         match norm {
-            None => dense.add_bias_to(h, pool),
+            None => dense.into_iter().for_each(|dense| dense.add_bias_to(h, pool)),
             Some(norm) => each_row(h, width, pool, &|row, h| {
-                dense.add_bias(instructions, h);
+                if let Some(dense) = dense {
+                    dense.add_bias(instructions, h);
+                }
                 if !norm.apply_in_place(instructions, h) {
                     finite[row].store(false, Ordering::Relaxed);
                 }
@@ -149,12 +216,13 @@ impl Block {
         let h = &*h;
         each_row(x, width, pool, &|row, x| {
             let h = &h[row * width..(row + 1) * width];
-            if scale == 1.0 { add(instructions, x, h) } else { add_scaled(instructions, x, h, scale) }
+            if factor == 1.0 { add(instructions, x, h) } else { add_scaled(instructions, x, h, factor) }
         });
     }
 
     /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
+        let Half::Dense(feed_forward) = &self.feed_forward else { unreachable!("it was refused") };
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, finite, inner, quantized, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
@@ -171,12 +239,12 @@ impl Block {
             let make = |row: usize, x: &mut [f32]| {
                 end(self.mixer.output(), &self.mixer_norms, h, row, x);
             };
-            self.feed_forward.expand(x, Some(&make), inner, quantized, pool);
+            feed_forward.expand(x, Some(&make), inner, quantized, pool);
         }
-        self.feed_forward.contract(h, inner, quantized, pool);
+        feed_forward.contract(h, inner, quantized, pool);
         let h = &*h;
         each_row(x, width, pool, &|row, x| {
-            end(&self.feed_forward.down, &self.feed_forward_norms, h, row, x);
+            end(&feed_forward.down, &self.feed_forward_norms, h, row, x);
         });
     }
 }

@@ -10,6 +10,7 @@ use super::arch;
 use super::block::Block;
 use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
+use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
@@ -41,6 +42,7 @@ pub(crate) struct Decoder {
     /// `[vocabulary, width]`.
     embedding: Matrix,
     embedding_scale: f32,
+    per_layer: Option<PerLayerEmbedding>,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
@@ -91,6 +93,14 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Checks every tensor of the file, and returns the state of a sequence without tokens.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(super) fn check(gguf: &Gguf) -> Result<SequenceState, Error> {
+        Decoder::assemble(gguf, None).map(|decoder| SequenceState::new(decoder.layout))
+    }
+
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
@@ -115,7 +125,7 @@ impl Decoder {
         let norm_name = if usual { "output_norm" } else { "token_embd_norm" };
         let blocks = spec.blocks.iter().enumerate();
         let blocks = blocks
-            .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+            .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
             gguf: gguf.clone(),
@@ -124,6 +134,7 @@ impl Decoder {
             vocabulary,
             embedding,
             embedding_scale,
+            per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
             blocks,
             norm: Norm::load(gguf, norm_name, output_norm, width)?,
             head,
@@ -204,6 +215,10 @@ impl Decoder {
             let guesses = segment.wanted.guesses();
             state_of(segment).begin(guesses);
         }
+        if let Some(per_layer) = &self.per_layer {
+            let tokens = segments.iter().flat_map(|segment| segment.tokens);
+            per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
+        }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 segments.iter_mut().for_each(|segment| state_of(segment).give_up());
@@ -212,7 +227,7 @@ impl Decoder {
             let sequences = sequences(segments, block.sees_both_ways());
             block.forward(
                 &sequences,
-                self.layout.place(index),
+                self.layout.place(block.state_index(index)),
                 &self.spec.ropes,
                 &mut workspace.blocks,
                 pool,

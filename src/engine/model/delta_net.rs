@@ -8,7 +8,7 @@ use super::block::normalised;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::spec::{DeltaNetSpec, NormSpec};
-use super::weights::{Matrix, matrix_of_floats, multiply_all, vector};
+use super::weights::{Matrix, floats, multiply_all, vector};
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -58,7 +58,7 @@ impl DeltaNet {
     ) -> Result<DeltaNet, Error> {
         let matrix = |part: &str, outputs| Matrix::load(gguf, &name(part), width, outputs)?.pack(packed);
         let (channels, heads) = (spec.channels(), spec.value_heads);
-        let weights = matrix_of_floats(gguf, &name("ssm_conv1d.weight"), spec.taps, channels)?;
+        let weights = floats(gguf, &name("ssm_conv1d.weight"), &[spec.taps, channels])?;
         Ok(DeltaNet {
             spec,
             projections: Box::new([

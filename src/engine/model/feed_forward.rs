@@ -58,6 +58,9 @@ impl FeedForward {
                     };
                 FeedForward { spec, inner: Inner::Gated { gate, up }, down: down()? }
             }
+            FeedForwardKind::ClampedSwiGlu => {
+                return Err(gguf.unsupported("its gates are clamped, and it has no experts"));
+            }
             FeedForwardKind::Gelu => {
                 let up = dense("ffn_up", width, inner_width)?.with_bias();
                 FeedForward { spec, inner: Inner::Plain { up }, down: down()?.with_bias() }
@@ -108,6 +111,7 @@ impl FeedForward {
         let plain_gelu = |_: usize, inner: &mut [f32]| gelu(instructions, inner, bias);
         let activate: Make<'_> = match self.spec.kind {
             FeedForwardKind::SwiGlu => &silu,
+            FeedForwardKind::ClampedSwiGlu => unreachable!("experts only have it"),
             FeedForwardKind::GeGlu => &tanh_gelu,
             FeedForwardKind::Gelu => &plain_gelu,
         };

@@ -88,6 +88,15 @@ impl Norm {
         })
     }
 
+    /// A norm of heads of `width` elements whose weights are 1.
+    pub(super) fn unweighted(spec: NormSpec, width: usize) -> Norm {
+        let (weight, epsilon) = (vec![1.0; width], spec.epsilon);
+        match spec.kind {
+            NormKind::Rms => Norm::Rms { weight, epsilon },
+            NormKind::Layer => Norm::Layer { weight, bias: vec![0.0; width], epsilon },
+        }
+    }
+
     /// `out = norm(x)` of one row; false if it holds a value that is not finite.
     pub(super) fn apply(&self, instructions: Instructions, x: &[f32], out: &mut [f32]) -> bool {
         match self {

@@ -6,15 +6,17 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope, Yarn};
+use crate::kernels::routing::Weighting;
 
-use super::spec::Pooling;
+use super::spec::{ExpertsSpec, Pooling};
 
 /// Longest context of any request, whatever the model declares.
 const MAX_CONTEXT_LENGTH: usize = 32_768;
 /// Upper bound of every size in the metadata. What is really there is checked with the tensors; this only
 /// keeps products of two sizes far from overflow.
 const MAX_SIZE: u32 = 1 << 24;
-
+/// Most experts of a block, twice what llama.cpp allows.
+const MAX_EXPERTS: usize = 1024;
 /// Upper bound of the positions that a convolution sees.
 const MAX_TAPS: usize = 64;
 
@@ -111,10 +113,62 @@ impl Metadata<'_> {
     /// # Errors
     /// [`Error::UnsupportedModel`].
     pub(super) fn refuse_experts(&self) -> Result<(), Error> {
-        if self.gguf.opt_u32(&self.key("expert_count"))?.is_some_and(|experts| experts > 0) {
+        if self.has_experts()? {
             return Err(self.gguf.unsupported("it is a mixture of experts"));
         }
         Ok(())
+    }
+
+    /// Whether it is a mixture of experts.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where their number is none.
+    pub(super) fn has_experts(&self) -> Result<bool, Error> {
+        Ok(self.gguf.opt_u32(&self.key("expert_count"))?.is_some_and(|experts| experts > 0))
+    }
+
+    /// The experts of every block, weighted as the family does it.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where their numbers are missing or out of range, [`Error::UnsupportedModel`] for a router that works
+    /// in another way, naming the key.
+    pub(super) fn experts(&self, weighting: Weighting) -> Result<ExpertsSpec, Error> {
+        let gguf = self.gguf;
+        let (count, used) = (self.size("expert_count")?, self.size("expert_used_count")?);
+        if count > MAX_EXPERTS || used > count {
+            return Err(gguf.corrupt(format!(
+                "keys \"{}\" and \"{}\" are {used} of {count}, out of range",
+                self.key("expert_used_count"),
+                self.key("expert_count")
+            )));
+        }
+        let other = |name: &str, value: String| {
+            Err(gguf.unsupported(format!("key \"{}\" is {value}", self.key(name))))
+        };
+        // 1 is a softmax over all, 3 one over the logits of those that are used.
+        if let Some(gating @ (2 | 4..)) = gguf.opt_u32(&self.key("expert_gating_func"))? {
+            return other("expert_gating_func", gating.to_string());
+        }
+        match gguf.opt_bool(&self.key("expert_weights_norm"))? {
+            Some(norm) if norm != (weighting == Weighting::SoftmaxOfUsed) => {
+                return other("expert_weights_norm", norm.to_string());
+            }
+            _ => {}
+        }
+        match gguf.opt_f32(&self.key("expert_weights_scale"))? {
+            Some(scale) if scale != 1.0 && scale != 0.0 => {
+                return other("expert_weights_scale", scale.to_string());
+            }
+            _ => {}
+        }
+        for name in ["expert_group_count", "expert_shared_count", "leading_dense_block_count"] {
+            // One group of experts is none.
+            let nothing = u32::from(name == "expert_group_count");
+            if let Some(value) = gguf.opt_u32(&self.key(name))?.filter(|value| *value > nothing) {
+                return other(name, value.to_string());
+            }
+        }
+        Ok(ExpertsSpec { count, used, weighting, shared: None })
     }
 
     /// Positions that the model can tell apart, as far as any request may use them.
@@ -162,9 +216,6 @@ impl Metadata<'_> {
     pub(super) fn heads(&self, width: usize) -> Result<Heads, Error> {
         let query = self.size("attention.head_count")?;
         let kv = self.kv_heads()?.unwrap_or(query);
-        if !query.is_multiple_of(kv) {
-            return Err(self.gguf.corrupt(format!("{query} query heads cannot share {kv} key-value heads")));
-        }
         let dim = match self.opt_size("attention.key_length")? {
             Some(dim) => dim,
             None if width.is_multiple_of(query) => width / query,
@@ -177,10 +228,36 @@ impl Metadata<'_> {
         if self.opt_size("attention.value_length")?.is_some_and(|length| length != dim) {
             return Err(self.gguf.unsupported("keys and values have different lengths"));
         }
+        self.checked_heads(Heads { query, kv, dim })
+    }
+
+    /// The same heads, if they can be computed.
+    ///
+    /// # Errors
+    /// As [`Metadata::heads`].
+    pub(super) fn checked_heads(&self, heads: Heads) -> Result<Heads, Error> {
+        let Heads { query, kv, dim } = heads;
+        if !query.is_multiple_of(kv) {
+            return Err(self.gguf.corrupt(format!("{query} query heads cannot share {kv} key-value heads")));
+        }
         if dim > 1024 || !dim.is_multiple_of(2) {
             return Err(self.gguf.unsupported(format!("the length of its heads is {dim}")));
         }
-        Ok(Heads { query, kv, dim })
+        Ok(heads)
+    }
+
+    /// A size for each of `count` blocks, which may have one value for all.
+    ///
+    /// # Errors
+    /// As [`Metadata::size`].
+    pub(super) fn layer_sizes(&self, name: &str, count: usize) -> Result<Vec<usize>, Error> {
+        let key = self.key(name);
+        let sizes = self.gguf.opt_per_layer(&key, count)?;
+        let sizes = sizes.ok_or_else(|| self.gguf.corrupt(format!("key \"{key}\" is missing")))?;
+        if let Some(size) = sizes.iter().find(|size| !(1..=i64::from(MAX_SIZE)).contains(*size)) {
+            return Err(self.gguf.corrupt(format!("key \"{key}\" holds {size}, out of range")));
+        }
+        Ok(sizes.into_iter().map(|size| size as usize).collect())
     }
 
     /// Key-value heads, of the layers that have any where the file says it layer by layer.

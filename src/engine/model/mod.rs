@@ -13,10 +13,12 @@ mod block;
 mod decoder;
 mod delta_net;
 pub(crate) mod encoder;
+mod experts;
 mod feed_forward;
 mod layers;
 mod metadata;
 mod packed_weights;
+mod per_layer;
 mod rank;
 mod short_conv;
 mod spec;
@@ -24,9 +26,10 @@ mod state;
 mod weights;
 mod workspace;
 
-use crate::gguf::Gguf;
+use crate::Error;
+use crate::gguf::{GgmlType, Gguf};
 
-pub(crate) use arch::{is_encoder, spec};
+pub(crate) use arch::{families, is_encoder, is_encoder_family, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use packed_weights::Loading;
 pub use packed_weights::{PackedState, verify_packed_weights};
@@ -35,6 +38,29 @@ pub(crate) use spec::Pooling;
 pub(crate) use state::SequenceState;
 #[cfg(test)]
 pub(crate) use state::StateLayout;
+
+/// The element types that matrices may have.
+pub(crate) fn element_types() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.into_iter().filter(|kind| packed_weights::panel_format(*kind).is_some())
+}
+
+/// The hint of an error about an element type that has no kernels.
+pub(crate) fn other_quantizations() -> String {
+    let names: Vec<String> = element_types().map(|kind| kind.to_string()).collect();
+    format!("Use a file of the same model in another quantization, of these types: {}.", names.join(", "))
+}
+
+/// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of tensors. What
+/// comes back is the state of a sequence without tokens, which encoders do not have.
+///
+/// # Errors
+/// As those of loading.
+pub(crate) fn check(gguf: &Gguf) -> Result<Option<SequenceState>, Error> {
+    match spec(gguf)?.kind {
+        spec::Kind::Decoder { .. } => Decoder::check(gguf).map(Some),
+        spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| None),
+    }
+}
 
 /// Bytes of memory that the weights of a file take: packed ones, and the tensors that stay as they are.
 pub(crate) fn weight_bytes(gguf: &Gguf) -> u64 {

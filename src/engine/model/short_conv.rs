@@ -6,7 +6,7 @@ use super::block::normalised;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::spec::ShortConvSpec;
-use super::weights::matrix_of_floats;
+use super::weights::floats;
 use super::workspace::Workspace;
 use crate::Error;
 use crate::gguf::Gguf;
@@ -37,7 +37,7 @@ impl ShortConv {
         spec: ShortConvSpec,
     ) -> Result<ShortConv, Error> {
         let ShortConvSpec { channels, taps } = spec;
-        let weights = matrix_of_floats(gguf, &name("shortconv.conv.weight"), taps, channels)?;
+        let weights = floats(gguf, &name("shortconv.conv.weight"), &[taps, channels])?;
         Ok(ShortConv {
             channels,
             input: Dense::load(gguf, packed, &name("shortconv.in_proj"), channels, 3 * channels)?,

@@ -6,6 +6,7 @@
 
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::Rope;
+use crate::kernels::routing::Weighting;
 
 /// A model.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub(crate) struct Spec {
     pub(crate) ropes: Vec<Rope>,
     /// Its blocks, in the order in which they are computed.
     pub(crate) blocks: Vec<BlockSpec>,
+    /// Length of the embedding that each block gets of each token, beside that of the model.
+    pub(crate) per_layer: Option<usize>,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
 }
@@ -67,6 +70,8 @@ pub(crate) struct BlockSpec {
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
+    /// Whether what the block gives is multiplied with a number of the file.
+    pub(crate) output_scale: bool,
 }
 
 /// Where a half of a block, `f`, is normalised.
@@ -116,6 +121,12 @@ pub(crate) struct AttentionSpec {
     /// Whether the query projection gives a gate behind each head, whose logistic function the head's result is multiplied with.
     pub(crate) gated: bool,
     pub(crate) temperature: Option<Temperature>,
+    /// The norm of each value head, which has no weights.
+    pub(crate) value_norm: Option<NormSpec>,
+    /// Whether keys are values too, before they are normalised and rotated.
+    pub(crate) keys_are_values: bool,
+    /// The block whose keys and values it uses, where it has none of its own.
+    pub(crate) shares: Option<usize>,
 }
 
 /// What brings the positions of a sequence together.
@@ -183,6 +194,20 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
+    /// Where there are several of this kind and width, of which each row uses some.
+    pub(crate) experts: Option<ExpertsSpec>,
+}
+
+/// A mixture of experts ([Shazeer et al. 2017](https://arxiv.org/abs/1701.06538)): `Σ weight · expert(x)` over those with the
+/// highest logits, `router(x)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpertsSpec {
+    pub(crate) count: usize,
+    /// How many of them each row uses.
+    pub(crate) used: usize,
+    pub(crate) weighting: Weighting,
+    /// Length of the inner rows of one that all rows use, whose result is added.
+    pub(crate) shared: Option<usize>,
 }
 
 /// What feed-forward computes of its input `x`.
@@ -190,6 +215,9 @@ pub(crate) struct FeedForwardSpec {
 pub(crate) enum FeedForwardKind {
     /// `down(silu(gate(x)) · up(x))` ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
     SwiGlu,
+    /// `down(gate(x) · sigmoid(1.702 · gate(x)) · (up(x) + 1))`, with biases, and with bounds of `gate(x)` and `up(x)`
+    /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
+    ClampedSwiGlu,
     /// `down(gelu(gate(x)) · up(x))`, GELU approximated by a hyperbolic tangent.
     GeGlu,
     /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
@@ -235,6 +263,9 @@ impl AttentionSpec {
             sinks: false,
             gated: false,
             temperature: None,
+            value_norm: None,
+            keys_are_values: false,
+            shares: None,
         }
     }
 }
@@ -274,11 +305,28 @@ impl Span {
     }
 }
 
+impl FeedForwardSpec {
+    /// Values of the inner rows that a row has at a time.
+    pub(crate) fn inner(&self) -> usize {
+        match self.experts {
+            Some(experts) => (self.width * experts.used).max(experts.shared.unwrap_or(0)),
+            None => self.width,
+        }
+    }
+}
+
+impl FeedForwardSpec {
+    /// The usual one: gated with SiLU, without experts.
+    pub(crate) fn gated(width: usize) -> FeedForwardSpec {
+        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None }
+    }
+}
+
 impl FeedForwardKind {
     /// Whether it has two inner rows, one of which is the gate of the other.
     pub(crate) fn gated(self) -> bool {
         match self {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => true,
+            FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu | FeedForwardKind::GeGlu => true,
             FeedForwardKind::Gelu => false,
         }
     }

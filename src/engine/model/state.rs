@@ -48,6 +48,18 @@ pub(super) struct KeysAndValues {
     pub(super) heads: Heads,
 }
 
+/// Nothing: the layer uses the state of another one.
+#[derive(Debug)]
+struct Nothing;
+
+impl LayerState for Nothing {
+    fn len(&self) -> usize {
+        0
+    }
+
+    fn clear(&self, _part: &mut [u16], _slot: usize) {}
+}
+
 impl LayerState for KeysAndValues {
     fn len(&self) -> usize {
         self.heads.kv * self.heads.tile_len()
@@ -87,6 +99,7 @@ impl LayerState for Recurrent {
 /// What a block of a model keeps.
 fn layer_of(block: &BlockSpec) -> Box<dyn LayerState> {
     match block.mixer {
+        Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
         Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads }),
         Mixer::ShortConv(spec) => Box::new(Recurrent { values: Taps::state_len(spec.channels, spec.taps) }),
         Mixer::DeltaNet(spec) => Box::new(Recurrent {
@@ -239,6 +252,12 @@ impl SequenceState {
     pub(crate) fn new(layout: StateLayout) -> Self {
         let (now, ahead) = (Kept::default(), Kept::default());
         SequenceState { layout, blocks: Vec::new(), len: 0, now, ahead, guesses: 0 }
+    }
+
+    /// Bytes that a position takes in the long run.
+    pub(crate) fn bytes_per_position(&self) -> u64 {
+        let positions = LONGEST_INTERVAL * TILE;
+        self.layout.block_bytes(LONGEST_INTERVAL).div_ceil(positions as u64)
     }
 
     /// Gives back the blocks of a state without positions beyond those for `positions`.

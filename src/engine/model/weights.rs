@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf, Tensor};
 use crate::kernels::Pool;
-use crate::kernels::matrix::{Activations, Format, Make, PANEL, Packed, products};
+use crate::kernels::matrix::{Activations, Format, Make, PANEL, Packed, grouped_products, products};
 
 use super::packed_weights::{PackedWeights, panel_format};
 
@@ -30,10 +30,18 @@ impl Matrix {
     /// [`Error::CorruptModel`] where it is missing or has another shape, [`Error::UnsupportedModel`] where
     /// its type cannot be multiplied.
     pub(crate) fn load(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
+        expect_shape(gguf, &gguf.tensor(name)?, &[inputs, outputs])?;
+        Matrix::of_rows(gguf, name, inputs, outputs)
+    }
+
+    /// The tensor `name`, whose shape has been looked at.
+    fn of_rows(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
         let tensor = gguf.tensor(name)?;
-        expect_shape(gguf, &tensor, &[inputs, outputs])?;
         let Some(format) = panel_format(tensor.kind) else {
-            return Err(gguf.unsupported(format!("tensor \"{name}\" has the element type {}", tensor.kind)));
+            return Err(gguf.unsupported_but(
+                format!("tensor \"{name}\" has the element type {}, which has no kernels", tensor.kind),
+                super::other_quantizations(),
+            ));
         };
         let blocks = inputs / format.block() * outputs;
         if !inputs.is_multiple_of(format.block()) || tensor.data.len() != blocks * format.source_bytes() {
@@ -127,6 +135,62 @@ impl Matrix {
     }
 }
 
+/// Matrices of one shape in one tensor, one after the other: those of experts.
+pub(super) struct Matrices {
+    inputs: usize,
+    outputs: usize,
+    /// Each one's panels, once they are made.
+    packed: Vec<Packed>,
+}
+
+impl Matrices {
+    /// The tensor `name`, which must have `count` times `outputs` rows of `inputs` values.
+    ///
+    /// # Errors
+    /// Those of [`Matrix::load`], [`Matrix::pack`] and [`Matrix::part`].
+    pub(super) fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        name: &str,
+        [inputs, outputs, count]: [usize; 3],
+    ) -> Result<Matrices, Error> {
+        // A file has the tensor's bytes, so that their number is within bounds.
+        expect_shape(gguf, &gguf.tensor(name)?, &[inputs, outputs, count])?;
+        let all = Matrix::of_rows(gguf, name, inputs, outputs * count)?.pack(packed)?;
+        let first = all.part(0..outputs)?;
+        let parts = (0..count).filter_map(|index| {
+            let packed = all.packed.as_ref()?;
+            Some(packed.part(index * outputs..(index + 1) * outputs))
+        });
+        Ok(Matrices { inputs: first.inputs, outputs: first.outputs, packed: parts.collect() })
+    }
+
+    /// Length of a row of the input.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Length of a row of a result.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
+
+/// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a group a row of each
+/// `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
+pub(super) fn multiply_groups<const N: usize>(
+    matrices: [&Matrices; N],
+    groups: &[Range<usize>],
+    x: &mut [f32],
+    make: Option<Make<'_>>,
+    mut ys: [&mut [f32]; N],
+    scratch: &mut Activations,
+    pool: &Pool,
+) {
+    let packed = matrices.map(|matrices| &matrices.packed[..]);
+    grouped_products(&packed, groups, x, make, &mut ys, scratch, pool);
+}
+
 /// Products of several matrices with one input, which is made and quantized once for all of them: for each row of `x`
 /// `[rows, inputs]` a row of each `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
 pub(super) fn multiply_all<const N: usize>(
@@ -146,14 +210,17 @@ pub(super) fn multiply_all<const N: usize>(
 /// # Errors
 /// As [`Matrix::load`].
 pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
-    let tensor = gguf.tensor(name)?;
-    expect_shape(gguf, &tensor, &[length])?;
-    widened(gguf, name, &tensor, length)
+    floats(gguf, name, &[length])
 }
 
-/// All values of a floating-point tensor.
-fn widened(gguf: &Gguf, name: &str, tensor: &Tensor<'_>, length: usize) -> Result<Vec<f32>, Error> {
-    let mut values = vec![0.0; length];
+/// A floating-point tensor of a shape, widened to f32.
+///
+/// # Errors
+/// As [`Matrix::load`].
+pub(super) fn floats(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+    let tensor = gguf.tensor(name)?;
+    expect_shape(gguf, &tensor, shape)?;
+    let mut values = vec![0.0; shape.iter().product()];
     match (tensor.kind, panel_format(tensor.kind)) {
         (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16, Some(format)) => {
             format.dequantize_row(tensor.data, &mut values);
@@ -163,21 +230,6 @@ fn widened(gguf: &Gguf, name: &str, tensor: &Tensor<'_>, length: usize) -> Resul
         }
     }
     Ok(values)
-}
-
-/// A floating-point matrix `[outputs, inputs]`, widened to f32.
-///
-/// # Errors
-/// As [`Matrix::load`].
-pub(super) fn matrix_of_floats(
-    gguf: &Gguf,
-    name: &str,
-    inputs: usize,
-    outputs: usize,
-) -> Result<Vec<f32>, Error> {
-    let tensor = gguf.tensor(name)?;
-    expect_shape(gguf, &tensor, &[inputs, outputs])?;
-    widened(gguf, name, &tensor, inputs * outputs)
 }
 
 /// [`vector`], if there is a tensor of this name.

@@ -1,5 +1,6 @@
 //! Memory that the blocks of a model work in, allocated once per model.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::spec::{BlockSpec, Mixer, Spec};
@@ -31,6 +32,12 @@ pub(crate) struct Workspace {
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
+    /// The embeddings of each row's token for all blocks, `[rows, per_layer_width]`; nothing in most families.
+    pub(super) per_layer: Floats,
+    pub(super) per_layer_width: usize,
+    /// Those that are looked up for a token, `[per_layer_width]`.
+    pub(super) per_layer_row: Floats,
+    pub(super) experts: ExpertRows,
     /// The position of each row in its sequence.
     pub(super) positions: Vec<usize>,
     /// The angles of each row's position, for each rotation of the model.
@@ -45,6 +52,24 @@ pub(super) struct InnerRows {
     pub(super) gate: Floats,
     /// The second half of a gated one; nothing where no block is gated.
     pub(super) up: Floats,
+}
+
+/// What a mixture of experts works with, of the block with the most of it. A row has one slot for each expert that it uses;
+/// slots are in the order of their experts.
+pub(super) struct ExpertRows {
+    /// `[rows, experts]`.
+    pub(super) logits: Floats,
+    /// The experts that each row uses, and their weights, `[rows, used]`.
+    pub(super) chosen: Vec<u32>,
+    pub(super) weights: Vec<f32>,
+    /// The slots of each row, `[rows, used]`.
+    pub(super) slots: Vec<u32>,
+    /// The row and the expert of each slot.
+    pub(super) owners: Vec<[u32; 2]>,
+    /// The slots of each expert.
+    pub(super) groups: Vec<Range<usize>>,
+    /// What goes into the experts and what comes out of them, `[slots, width]`.
+    pub(super) values: Floats,
 }
 
 /// Cosines and sines, `[rows, pairs]` each.
@@ -95,6 +120,18 @@ impl Workspace {
                 gate: row(widths.inner)?,
                 up: if widths.gated { row(widths.inner)? } else { Floats::default() },
             },
+            per_layer: row(per_layer_width(spec))?,
+            per_layer_width: per_layer_width(spec),
+            per_layer_row: zeros(per_layer_width(spec))?,
+            experts: ExpertRows {
+                logits: row(widths.experts)?,
+                chosen: try_vec(size.what, size.rows * widths.used)?,
+                weights: try_vec(size.what, size.rows * widths.used)?,
+                slots: try_vec(size.what, size.rows * widths.used)?,
+                owners: try_vec(size.what, size.rows * widths.used)?,
+                groups: try_vec(size.what, widths.experts)?,
+                values: row(widths.used * spec.width)?,
+            },
             positions: try_vec(size.what, size.rows)?,
             angles: spec.ropes.iter().map(angles).collect::<Result<_, _>>()?,
             tiles: zeros(scratch_len(spec, size.rows) * size.threads)?,
@@ -104,23 +141,26 @@ impl Workspace {
 
     /// Bytes that a workspace takes.
     pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
-        let Widths { query, kv, mixed, inner, gated } = Widths::of(spec);
+        let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
         let row = 5 * spec.width
             + 2 * (query + kv)
             + mixed
             // The last one is what activations are quantized to, generously.
             + (if gated { 3 } else { 2 }) * inner
-            + 2 * pairs;
+            // The rows of experts, what they are quantized to, and who uses them.
+            + experts + used * (2 * spec.width + 5)
+            + 2 * pairs
+            + per_layer_width(spec);
         let floats =
             row.saturating_mul(size.rows).saturating_add(scratch_len(spec, size.rows) * size.threads);
         (floats * size_of::<f32>()) as u64
     }
 
-    /// The longest rows that are multiplied.
+    /// The most values that are multiplied for a row.
     pub(super) fn longest_input(spec: &Spec) -> usize {
-        let Widths { query, inner, .. } = Widths::of(spec);
-        inner.max(query).max(spec.width)
+        let Widths { query, inner, used, .. } = Widths::of(spec);
+        inner.max(query).max(spec.width).max(used * spec.width)
     }
 
     /// Begins a pass of so many rows: all of them are finite as far as is known.
@@ -138,6 +178,9 @@ struct Widths {
     inner: usize,
     /// Whether any block has two inner rows.
     gated: bool,
+    /// Experts, and those that a row uses.
+    experts: usize,
+    used: usize,
 }
 
 impl Widths {
@@ -167,10 +210,17 @@ impl Widths {
                 Mixer::ShortConv(conv) => 3 * conv.channels,
                 Mixer::DeltaNet(net) => net.channels(),
             }),
-            inner: most(&|block| block.feed_forward.width),
+            inner: most(&|block| block.feed_forward.inner()).max(spec.per_layer.unwrap_or(0)),
             gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
+            experts: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.count)),
+            used: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.used)),
         }
     }
+}
+
+/// Length of the embeddings of a token for all blocks.
+fn per_layer_width(spec: &Spec) -> usize {
+    spec.per_layer.unwrap_or(0) * spec.blocks.len()
 }
 
 /// Values of attention's scratch for a thread.

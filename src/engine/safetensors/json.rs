@@ -63,5 +63,5 @@ pub(super) fn corrupt(path: &Path, reason: impl Into<String>) -> Error {
 
 /// The file needs something that the engine cannot do.
 pub(super) fn unsupported(path: &Path, reason: impl Into<String>) -> Error {
-    Error::UnsupportedModel { path: path.into(), reason: reason.into() }
+    Error::UnsupportedModel { path: path.into(), reason: reason.into(), hint: None }
 }

@@ -20,7 +20,7 @@ fn folder() -> TempDir {
 /// The file and the reason of an error about a file.
 fn refusal(folder: &Path) -> (String, String) {
     match open(folder).unwrap_err() {
-        Error::CorruptModel { path, reason } | Error::UnsupportedModel { path, reason } => {
+        Error::CorruptModel { path, reason } | Error::UnsupportedModel { path, reason, .. } => {
             (path.strip_prefix(folder).unwrap().display().to_string(), reason)
         }
         other => panic!("{other}"),

@@ -40,9 +40,10 @@ pub(super) struct LoadedDecoder {
 pub(super) struct Settings {
     /// The longest context of any model, 0 for none.
     pub(super) context_length: usize,
-    rows: usize,
     max_running: usize,
     pub(super) threads: usize,
+    /// Whether answers end at their limit only.
+    endless: bool,
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
@@ -51,12 +52,11 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(config: &Config, memory: &Arc<Ledger>) -> Settings {
-        let max_running = config.max_running.max(1);
         Settings {
             context_length: config.context_length,
-            rows: MAX_PREFILL_ROWS + max_running,
-            max_running,
+            max_running: config.max_running.max(1),
             threads: config.compute_threads(),
+            endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
             backend: Arc::new(Native),
@@ -65,8 +65,13 @@ impl Settings {
 
     /// What passes models are loaded for.
     pub(super) fn limits(&self) -> Limits {
-        Limits { rows: self.rows, wanted: self.max_running, threads: self.threads }
+        limits(self.max_running, self.threads)
     }
+}
+
+/// The passes of an engine that runs so many requests at a time.
+pub(crate) fn limits(max_running: usize, threads: usize) -> Limits {
+    Limits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }
 
 /// A model's file, looked at before it is loaded.
@@ -199,7 +204,7 @@ impl LoadedDecoder {
         }
         let declared = facts.context_length;
         let template = ChatTemplate::from_gguf(gguf)?;
-        let tokenizer = Arc::new(tokenizer);
+        let tokenizer = Arc::new(if settings.endless { tokenizer.endless() } else { tokenizer });
         let loaded = LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,

@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::memory::Ledger;
 use crate::{Error, Reply, Request, Role, Standing, Ticket, Work};
 
+pub(crate) use loaded::limits;
 pub use models::LoadedModel;
 use statistics::Counters;
 pub use statistics::Statistics;

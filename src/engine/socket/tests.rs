@@ -205,7 +205,7 @@ fn errors_cross_with_their_kind_and_every_word() {
         Error::ModelFile { path: path.clone(), source: Arc::new(std::io::Error::other("odd")) },
         Error::LostModel { path: path.clone() },
         Error::CorruptModel { path: path.clone(), reason: "key \"a\"".to_owned() },
-        Error::UnsupportedModel { path: path.clone(), reason: "b".to_owned() },
+        Error::UnsupportedModel { path: path.clone(), reason: "b".to_owned(), hint: Some("c".to_owned()) },
         Error::Template { path, reason: "c".to_owned() },
         Error::PromptTooLong { prompt_tokens: 9, context_length: 8 },
         Error::InvalidRequest("d".to_owned()),

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 1;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 45] = [
+const GOLDEN: [(&str, &str); 52] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -45,18 +45,23 @@ const GOLDEN: [(&str, &str); 45] = [
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama3", "31b68f526f566dfe67c4bb5bea3a279d"),
+    ("mixtral", "0caf062bbfc490e65265e1bf961ff466"),
     ("mistral3", "43f07d7de7c98f9fa3c555624523fdb5"),
     ("smollm3", "e10b23145c79d58d38ce550c151dd535"),
+    ("qwen3moe", "57701324a4110add2dd3b2d71532fc5c"),
+    ("gpt-oss", "829fc9c5bea7fa1592e88c513e360ba3"),
     ("gemma", "2a0b936bb516ecb76705fd4534864d3f"),
     ("gemma2", "9a85037d9ec720a76c7719a3608b69be"),
     ("gemma3", "5098e5505920a121ff4d31c4c87e3d67"),
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),
+    ("granitemoe", "7e8bd20e81b0a3feec196cc461dfaf5e"),
     ("olmo2", "0d01c977b6dd9d2ecbb95c09b7452672"),
     ("exaone4", "38d730a9dcb83d2a717d70f342085588"),
     ("glm4", "538da3435ef83aa7db54bbb5fef278d8"),
     ("lfm2", "cfaadb1e62b989ac12025c9e1335f204"),
     ("qwen35", "905162b12fd28263e32e03ad34714474"),
+    ("olmoe", "9e18133f6e6d5d964f4e1afec627d11b"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
     ("builtin: JSON", "0ad62ac5aab185149c1fca1860d72ff2"),
     ("builtin: pattern", "5ada0bd2ce6b478938930401c4567d03"),
@@ -67,6 +72,8 @@ const GOLDEN: [(&str, &str); 45] = [
     ("words of gpt-2", "8d23586e922a1bb597cfe96e3679bffe"),
     ("template of ChatML", "2de095d88588760e9e583116df956bcb"),
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
+    ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
+    ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
 ];
 
 /// Logits after each of some tokens.
@@ -233,6 +240,12 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     }
     for (name, template) in [("template of ChatML", CHATML), ("template with headers", HEADERS)] {
         add(name, prompt(&directory.path().join(name), template));
+    }
+    for (name, architecture, quantization) in [
+        ("qwen3 MXFP4", Architecture::Qwen3, Quantization::uniform(Kind::MXFP4)),
+        ("gpt-oss MXFP4", Architecture::GptOss, Quantization::mxfp4()),
+    ] {
+        add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
     results
 }

@@ -41,10 +41,10 @@ fn every_tensor_is_missed_by_its_name() {
     for architecture in Architecture::ALL {
         let spec = Spec { tied: true, ..Spec::tiny(architecture) };
         for tensor in file(&spec).unwrap().tensors {
-            // Biases and the factors of Llama 3 are optional in every architecture, and a fused matrix is missed by the names of
-            // its parts.
+            // Biases but those of experts, and the factors of Llama 3, are optional in every architecture, and a fused matrix is
+            // missed by the names of its parts.
             let optional = [".bias", "attn_qkv.weight", "rope_freqs.weight"];
-            if optional.iter().any(|end| tensor.name.ends_with(end)) {
+            if optional.iter().any(|end| tensor.name.ends_with(end)) && !tensor.name.ends_with("_exps.bias") {
                 continue;
             }
             let name = tensor.name.clone();
@@ -63,7 +63,7 @@ fn every_shape_is_checked() {
                 let tensor = file.tensor_mut(&name).unwrap();
                 // As many bytes, in another shape.
                 match &mut tensor.shape[..] {
-                    [row, rows] => (*row, *rows) = (*row * 2, *rows / 2),
+                    [row, rows] | [row, rows, _] => (*row, *rows) = (*row * 2, *rows / 2),
                     shape => shape[0] /= 2,
                 }
                 if tensor.shape.len() == 1 {
@@ -130,6 +130,36 @@ fn sizes_in_the_metadata_are_checked() {
         |file| file.set("qwen3.attention.layer_norm_rms_epsilon", Value::F32(-1.0)),
         "layer_norm_rms_epsilon",
     );
+}
+
+#[test]
+fn numbers_of_experts_and_ways_to_choose_them_are_checked() {
+    let spec = Spec::tiny(Architecture::Qwen3Moe);
+    let set =
+        |key: &'static str, value: Value| move |file: &mut File| file.set(&format!("qwen3moe.{key}"), value);
+    let number = |key: &'static str, value: u32| set(key, Value::U32(value));
+    corrupt(&spec, number("expert_used_count", 7), "7 of 6");
+    corrupt(&spec, number("expert_used_count", 0), "qwen3moe.expert_used_count");
+    corrupt(&spec, number("expert_count", 0), "qwen3moe.expert_count");
+    corrupt(&spec, number("expert_count", 1025), "2 of 1025");
+    corrupt(&spec, number("expert_count", u32::MAX), "qwen3moe.expert_count");
+    corrupt(&spec, |file| file.remove("qwen3moe.expert_count"), "qwen3moe.expert_count");
+    corrupt(&spec, number("expert_count", 5), "blk.0.ffn_gate_inp.weight");
+    corrupt(&spec, number("expert_feed_forward_length", 64), "blk.0.ffn_gate_exps.weight");
+    unsupported(&spec, number("expert_gating_func", 2), "qwen3moe.expert_gating_func");
+    unsupported(&spec, number("expert_group_count", 2), "qwen3moe.expert_group_count");
+    unsupported(&spec, number("leading_dense_block_count", 1), "qwen3moe.leading_dense_block_count");
+    unsupported(&spec, set("expert_weights_norm", Value::Bool(false)), "qwen3moe.expert_weights_norm");
+    unsupported(&spec, set("expert_weights_scale", Value::F32(2.5)), "qwen3moe.expert_weights_scale");
+    // An expert has to begin with a panel.
+    let narrow = Spec {
+        feed_forward: 40,
+        quantization: Quantization::uniform(Kind::F32),
+        ..Spec::tiny(Architecture::Qwen3Moe)
+    };
+    unsupported(&narrow, |_| {}, "blk.0.ffn_gate_exps.weight");
+    // Dense families do not read the key.
+    unsupported(&tiny(), |file| file.set("qwen3.expert_count", Value::U32(2)), "experts");
 }
 
 #[test]

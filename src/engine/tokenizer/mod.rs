@@ -308,6 +308,12 @@ impl Tokenizer {
         pending.is_empty() || self.continuations.completes(self, pending)
     }
 
+    /// The same tokenizer, by which no token ends an answer.
+    pub(crate) fn endless(mut self) -> Tokenizer {
+        self.vocabulary.end_tokens.clear();
+        self
+    }
+
     /// Tokens that end the answer, ascending.
     pub fn end_tokens(&self) -> &[u32] {
         &self.vocabulary.end_tokens

@@ -1,13 +1,15 @@
 //! What the files of each family of decoders have beside what all have.
 
 use crate::gguf::{Tensor, Value};
-use crate::{Error, Spec, weights};
+use crate::{Error, Kind, Spec, weights};
 
 /// Families of decoders, some with a variant of its own that other keys turn on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Llama: no biases, no norms of queries and keys, interleaved rotary pairs.
     Llama,
+    /// Mixtral: Llama with experts.
+    Mixtral,
     /// Llama 3: frequencies divided pair by pair.
     Llama3,
     /// Ministral 3: YaRN, and queries that grow with their position.
@@ -18,16 +20,24 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: norms of queries and keys.
     Qwen3,
+    /// The experts of Qwen3.
+    Qwen3Moe,
+    /// gpt-oss: windows, sinks, biases, experts with clamped gates.
+    GptOss,
     /// Gemma: scaled embeddings, a gate of GELU.
     Gemma,
     /// Gemma 2: windows, capped scores and logits, norms of results.
     Gemma2,
     /// Gemma 3: windows with a rotation of their own, norms of queries, keys and results.
     Gemma3,
+    /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
+    Gemma4,
     /// Phi-3 and Phi-4-mini: fused matrices, long rotation of a part of each head.
     Phi3,
     /// Granite: multipliers.
     Granite,
+    /// The experts of Granite, beside one that all tokens use.
+    GraniteMoe,
     /// OLMo 3: norms of results only, windows.
     Olmo2,
     /// EXAONE 4: norms of results only.
@@ -38,6 +48,8 @@ pub enum Architecture {
     Lfm2,
     /// Qwen 3.5: gated delta nets in most layers, gates of attention.
     Qwen35,
+    /// OLMoE: experts whose weights do not add up to 1.
+    Olmoe,
 }
 
 /// Which norms queries and keys have.
@@ -56,6 +68,8 @@ pub(crate) struct Traits {
     /// Biases of queries, keys and values.
     pub(crate) biases: bool,
     pub(crate) query_key_norms: QueryKeyNorms,
+    /// The mean of their weights.
+    pub(crate) query_key_size: f32,
     /// Norms of the inputs of attention and feed-forward.
     pub(crate) input_norms: bool,
     /// Norms of their results.
@@ -71,10 +85,14 @@ pub(crate) struct Traits {
     pub(crate) fused: bool,
     /// One matrix of gate and up.
     pub(crate) fused_gate: bool,
+    /// A mixture of experts.
+    pub(crate) experts: bool,
 }
 
 /// Positions that a row sees where a window is in force: not a multiple of anything.
 const WINDOW: u32 = 100;
+/// Length of the embedding of a token for a block.
+const PER_LAYER: usize = 32;
 
 /// The sizes of a delta net.
 struct DeltaNet {
@@ -98,49 +116,64 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 16] = [
+    pub const ALL: [Architecture; 22] = [
         Architecture::Llama,
         Architecture::Llama3,
+        Architecture::Mixtral,
         Architecture::Mistral3,
         Architecture::SmolLm3,
         Architecture::Qwen2,
         Architecture::Qwen3,
+        Architecture::Qwen3Moe,
+        Architecture::GptOss,
         Architecture::Gemma,
         Architecture::Gemma2,
         Architecture::Gemma3,
+        Architecture::Gemma4,
         Architecture::Phi3,
         Architecture::Granite,
+        Architecture::GraniteMoe,
         Architecture::Olmo2,
         Architecture::Exaone4,
         Architecture::Glm4,
         Architecture::Lfm2,
         Architecture::Qwen35,
+        Architecture::Olmoe,
     ];
 
     /// The value of `general.architecture`.
     pub fn name(self) -> &'static str {
         match self {
-            Architecture::Llama | Architecture::Llama3 => "llama",
+            Architecture::Llama | Architecture::Llama3 | Architecture::Mixtral => "llama",
             Architecture::Mistral3 => "mistral3",
             Architecture::SmolLm3 => "smollm3",
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::GptOss => "gpt-oss",
             Architecture::Gemma => "gemma",
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
+            Architecture::Gemma4 => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
+            Architecture::GraniteMoe => "granitemoe",
             Architecture::Olmo2 => "olmo2",
             Architecture::Exaone4 => "exaone4",
             Architecture::Glm4 => "glm4",
             Architecture::Lfm2 => "lfm2",
             Architecture::Qwen35 => "qwen35",
+            Architecture::Olmoe => "olmoe",
         }
     }
 
     /// Its name among [`Architecture::ALL`].
     pub fn variant(self) -> &'static str {
-        if self == Architecture::Llama3 { "llama3" } else { self.name() }
+        match self {
+            Architecture::Llama3 => "llama3",
+            Architecture::Mixtral => "mixtral",
+            other => other.name(),
+        }
     }
 
     /// The one of this variant's name.
@@ -148,25 +181,42 @@ impl Architecture {
         Architecture::ALL.into_iter().find(|architecture| architecture.variant() == variant)
     }
 
+    /// Whether its models are mixtures of experts.
+    pub fn has_experts(self) -> bool {
+        self.traits().experts
+    }
+
+    /// Heads of keys and values for four of queries.
+    pub(crate) fn kv_heads(self) -> usize {
+        if self == Architecture::Olmoe { 4 } else { 2 }
+    }
+
     /// Which tensors its files have.
     pub(crate) fn traits(self) -> Traits {
         use Architecture::*;
         Traits {
-            tied: !matches!(self, Llama | Phi3 | Olmo2 | Glm4),
-            biases: matches!(self, Qwen2 | Glm4),
+            tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
+            biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Gemma3 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
-                Olmo2 => QueryKeyNorms::Row,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
+                Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
+            // Its scores are not divided by the root of a head's width.
+            query_key_size: if self == Gemma4 { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
-            result_norms: matches!(self, Gemma2 | Gemma3 | Olmo2 | Exaone4 | Glm4),
+            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
             gated: self == Qwen35,
             recurrent: matches!(self, Lfm2 | Qwen35),
-            feed_forward_norm: if self == Qwen35 { "post_attention_norm" } else { "ffn_norm" },
+            feed_forward_norm: if matches!(self, Qwen35 | GptOss) {
+                "post_attention_norm"
+            } else {
+                "ffn_norm"
+            },
             output_norm: if self == Lfm2 { "token_embd_norm" } else { "output_norm" },
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
+            experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
         }
     }
 
@@ -186,14 +236,27 @@ impl Architecture {
                 ("attention.sliding_window_pattern", Value::U32(period)),
             ]
         };
-        match self {
-            Architecture::Llama | Architecture::Llama3 | Architecture::SmolLm3 => {
+        let mut experts = Vec::new();
+        if self.traits().experts {
+            let [count, used] = spec.experts;
+            experts = vec![("expert_count", number(count)), ("expert_used_count", number(used))];
+            if matches!(self, Architecture::Qwen3Moe | Architecture::GptOss) {
+                experts.push(("expert_feed_forward_length", number(spec.feed_forward)));
+            }
+        }
+        let keys = match self {
+            Architecture::Llama | Architecture::Llama3 | Architecture::Mixtral | Architecture::SmolLm3 => {
                 vec![("rope.dimension_count", number(spec.head_dim)), ("vocab_size", number(spec.vocab))]
             }
             Architecture::Mistral3 => {
                 let mut keys = stretched("yarn", 8);
                 keys.push(("rope.dimension_count", number(spec.head_dim)));
                 keys.push(("attention.temperature_scale", Value::F32(0.1)));
+                keys
+            }
+            Architecture::GptOss => {
+                let mut keys = stretched("yarn", 32);
+                keys.push(("attention.sliding_window", Value::U32(WINDOW)));
                 keys
             }
             Architecture::Gemma2 => {
@@ -203,18 +266,38 @@ impl Architecture {
                 keys
             }
             Architecture::Gemma3 => [windows(2), stretched("linear", 8)].concat(),
+            Architecture::Gemma4 => {
+                let pattern = (0..spec.layers).map(|layer| self.windowed(layer)).collect();
+                vec![
+                    ("attention.sliding_window", Value::U32(WINDOW)),
+                    ("attention.sliding_window_pattern", Value::Bools(pattern)),
+                    ("attention.shared_kv_layers", number(spec.layers.saturating_sub(2))),
+                    ("attention.key_length_swa", number(self.head_dim(spec, 0))),
+                    ("attention.value_length_swa", number(self.head_dim(spec, 0))),
+                    ("rope.dimension_count", number(spec.head_dim)),
+                    ("rope.dimension_count_swa", number(self.head_dim(spec, 0))),
+                    ("embedding_length_per_layer_input", number(PER_LAYER)),
+                    ("final_logit_softcapping", Value::F32(5.0)),
+                ]
+            }
             Architecture::Phi3 => vec![
                 ("rope.dimension_count", number(spec.head_dim * 3 / 4)),
                 ("rope.scaling.original_context_length", number(spec.context / 8)),
                 ("rope.scaling.attn_factor", Value::F32(1.19)),
             ],
-            Architecture::Granite => vec![
-                ("rope.dimension_count", number(spec.head_dim)),
-                ("embedding_scale", Value::F32(3.0)),
-                ("residual_scale", Value::F32(0.4)),
-                ("attention.scale", Value::F32(0.2)),
-                ("logit_scale", Value::F32(2.0)),
-            ],
+            Architecture::Granite | Architecture::GraniteMoe => {
+                let mut keys = vec![
+                    ("rope.dimension_count", number(spec.head_dim)),
+                    ("embedding_scale", Value::F32(3.0)),
+                    ("residual_scale", Value::F32(0.4)),
+                    ("attention.scale", Value::F32(0.2)),
+                    ("logit_scale", Value::F32(2.0)),
+                ];
+                if self == Architecture::GraniteMoe {
+                    keys.push(("expert_shared_feed_forward_length", number(spec.feed_forward / 2)));
+                }
+                keys
+            }
             Architecture::Olmo2 => [windows(2), stretched("yarn", 4)].concat(),
             Architecture::Glm4 => vec![("rope.dimension_count", number(spec.head_dim / 2))],
             Architecture::Lfm2 => {
@@ -235,10 +318,14 @@ impl Architecture {
                     ("ssm.inner_size", number(value_heads * dim)),
                 ]
             }
-            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Gemma | Architecture::Exaone4 => {
-                Vec::new()
-            }
-        }
+            Architecture::Qwen2
+            | Architecture::Qwen3
+            | Architecture::Qwen3Moe
+            | Architecture::Gemma
+            | Architecture::Exaone4
+            | Architecture::Olmoe => Vec::new(),
+        };
+        [experts, keys].concat()
     }
 
     /// Whether a layer is something else than attention.
@@ -278,6 +365,48 @@ impl Architecture {
         ])
     }
 
+    /// Whether a window is in force in a layer, for the family where that matters to its tensors.
+    fn windowed(self, layer: usize) -> bool {
+        self == Architecture::Gemma4 && layer.is_multiple_of(2)
+    }
+
+    /// Width of heads that are as long as K-quants need.
+    pub(crate) fn long_head(self) -> usize {
+        // Those under a window are half as long.
+        if self == Architecture::Gemma4 { 128 } else { 64 }
+    }
+
+    /// Width of the heads of a layer.
+    pub(crate) fn head_dim(self, spec: &Spec, layer: usize) -> usize {
+        if self.windowed(layer) { spec.head_dim / 2 } else { spec.head_dim }
+    }
+
+    /// Whether a layer has keys of its own, and values.
+    pub(crate) fn keys_and_values(self, layer: usize) -> [bool; 2] {
+        match self {
+            // The second layer's keys are its values.
+            Architecture::Gemma4 => [layer < 2, layer < 1],
+            _ => [true; 2],
+        }
+    }
+
+    /// Tensors of a block beside those that follow from the traits.
+    pub(crate) fn block_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
+        if self != Architecture::Gemma4 {
+            return Ok(Vec::new());
+        }
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let matrix = |part: &str, row: usize, rows: usize| {
+            weights::matrix(spec.seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
+        };
+        Ok(vec![
+            matrix("inp_gate", spec.width, PER_LAYER)?,
+            matrix("proj", PER_LAYER, spec.width)?,
+            weights::vector(spec.seed, name("post_norm"), spec.width, 1.0, 0.1)?,
+            weights::vector(spec.seed, name("layer_output_scale"), 1, 0.7, 0.1)?,
+        ])
+    }
+
     /// Tensors of the model beside those that all have.
     pub(crate) fn tensors(self, spec: &Spec) -> Result<Vec<Tensor>, Error> {
         let factors = |name: &str, pairs: usize, step: f32| {
@@ -293,7 +422,65 @@ impl Architecture {
                     factors("rope_factors_short.weight", pairs, 0.03)?,
                 ])
             }
+            Architecture::Gemma4 => {
+                let (seed, all) = (spec.seed, PER_LAYER * spec.layers);
+                let matrix = |name: &str, row: usize, rows: usize| {
+                    let deviation = 1.0 / (row as f32).sqrt();
+                    weights::matrix(seed, name.into(), row, rows, deviation, crate::Kind::F32)
+                };
+                // Pairs of the second half of a head are as good as not rotated.
+                let pairs = spec.head_dim / 2;
+                let values = (0..pairs).map(|pair| if pair < pairs / 2 { 1.0 } else { 1e30 }).collect();
+                Ok(vec![
+                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?,
+                    matrix("per_layer_token_embd.weight", all, spec.vocab)?,
+                    matrix("per_layer_model_proj.weight", spec.width, all)?,
+                    weights::vector(seed, "per_layer_proj_norm.weight".into(), PER_LAYER, 1.0, 0.1)?,
+                ])
+            }
             _ => Ok(Vec::new()),
         }
     }
+}
+
+/// The router and the experts of a block, and what else the family has there.
+pub(crate) fn experts(spec: &Spec, layer: usize, down: Kind) -> Result<Vec<Tensor>, Error> {
+    let Spec { width, feed_forward, seed, experts: [count, _], .. } = *spec;
+    let kind = spec.quantization.feed_forward;
+    let name = |part: &str| format!("blk.{layer}.{part}");
+    // As matrices elsewhere. Logits of a router are spread wider, so that few are nearly equal.
+    let matrices = |part: &str, row: usize, rows: usize, kind: Kind| {
+        let deviation = 1.0 / (row as f32).sqrt();
+        weights::matrices(seed, name(part), [row, rows, count], deviation, kind)
+    };
+    let router = 3.0 / (width as f32).sqrt();
+    let mut tensors = vec![
+        weights::matrix(seed, name("ffn_gate_inp.weight"), width, count, router, Kind::F32)?,
+        matrices("ffn_gate_exps.weight", width, feed_forward, kind)?,
+        matrices("ffn_up_exps.weight", width, feed_forward, kind)?,
+        matrices("ffn_down_exps.weight", feed_forward, width, down)?,
+    ];
+    if spec.architecture == Architecture::GraniteMoe {
+        let shared = feed_forward / 2;
+        let matrix = |part: &str, row: usize, rows: usize, kind: Kind| {
+            weights::matrix(seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), kind)
+        };
+        tensors.push(matrix("ffn_gate_shexp.weight", width, shared, kind)?);
+        tensors.push(matrix("ffn_up_shexp.weight", width, shared, kind)?);
+        tensors.push(matrix("ffn_down_shexp.weight", shared, width, down)?);
+    }
+    if spec.architecture == Architecture::GptOss {
+        let vector = |part: &str, length: usize| weights::vector(seed, name(part), length, 0.0, 0.1);
+        tensors.push(vector("attn_output.bias", width)?);
+        tensors.push(weights::vector(seed, name("attn_sinks.weight"), spec.heads, 0.5, 1.0)?);
+        tensors.push(vector("ffn_gate_inp.bias", count)?);
+        let parts =
+            [("ffn_gate_exps", feed_forward), ("ffn_up_exps", feed_forward), ("ffn_down_exps", width)];
+        for (part, outputs) in parts {
+            let mut biases = vector(&format!("{part}.bias"), outputs * count)?;
+            biases.shape = vec![outputs, count];
+            tensors.push(biases);
+        }
+    }
+    Ok(tensors)
 }

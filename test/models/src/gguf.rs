@@ -14,6 +14,7 @@ pub enum Value {
     String(String),
     Strings(Vec<String>),
     I32s(Vec<i32>),
+    Bools(Vec<bool>),
     F32s(Vec<f32>),
 }
 
@@ -126,6 +127,10 @@ impl Value {
             Value::I32s(values) => {
                 array(out, 5, values.len());
                 values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+            }
+            Value::Bools(values) => {
+                array(out, 7, values.len());
+                out.extend(values.iter().map(|value| u8::from(*value)));
             }
             Value::F32s(values) => {
                 array(out, 6, values.len());

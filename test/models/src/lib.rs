@@ -55,6 +55,7 @@ pub enum Kind {
     Q6K,
     IQ4NL,
     IQ4XS,
+    MXFP4,
 }
 
 /// Element types by the place of the matrix.
@@ -105,6 +106,11 @@ impl Quantization {
         }
     }
 
+    /// As files of gpt-oss: MXFP4 for feed-forward, which is its experts, and Q8_0 for the rest.
+    pub fn mxfp4() -> Self {
+        Quantization { feed_forward: Kind::MXFP4, down: Kind::MXFP4, ..Quantization::uniform(Kind::Q8_0) }
+    }
+
     /// By its name in lower case, such as `q8_0` or `q4_k_m`.
     pub fn named(name: &str) -> Option<Self> {
         let kind = match name {
@@ -123,6 +129,7 @@ impl Quantization {
             "q6_k" => Kind::Q6K,
             "iq4_nl" => Kind::IQ4NL,
             "iq4_xs" => Kind::IQ4XS,
+            "mxfp4" => return Some(Quantization::mxfp4()),
             "q4_k_m" => return Some(Quantization::q4_k_m()),
             _ => return None,
         };
@@ -207,6 +214,8 @@ pub struct Spec {
     pub head_dim: usize,
     /// Width of the feed-forward block.
     pub feed_forward: usize,
+    /// Experts of a block, and how many of them a token uses, in families that have them.
+    pub experts: [usize; 2],
     /// Tokens, 258 at least.
     pub vocab: usize,
     /// Context length.
@@ -248,6 +257,7 @@ impl Default for Spec {
             kv_heads: 2,
             head_dim: 32,
             feed_forward: 128,
+            experts: [6, 2],
             vocab: 512,
             context: 512,
             quantization: Quantization::uniform(Kind::Q8_0),
@@ -272,6 +282,7 @@ impl Spec {
         Spec {
             architecture,
             tied: architecture.traits().tied,
+            kv_heads: architecture.kv_heads(),
             splitter: if architecture == Architecture::Llama { Splitter::LlamaBpe } else { Splitter::Qwen2 },
             ..Spec::default()
         }
@@ -279,7 +290,7 @@ impl Spec {
 
     /// The smallest model whose matrices all have rows of 256, as the K-quants need.
     pub fn small(architecture: Architecture) -> Self {
-        Spec { width: 256, head_dim: 64, feed_forward: 512, ..Spec::tiny(architecture) }
+        Spec { width: 256, head_dim: architecture.long_head(), feed_forward: 512, ..Spec::tiny(architecture) }
     }
 
     /// Wide enough for K-quants, with more positions than a few tiles of attention; it never ends by itself.
@@ -287,8 +298,7 @@ impl Spec {
         Spec {
             width: 256,
             heads: 4,
-            kv_heads: 2,
-            head_dim: 64,
+            head_dim: architecture.long_head(),
             feed_forward: 512,
             vocab: 600,
             context: 1024,
@@ -302,9 +312,11 @@ impl Spec {
     /// stretched from.
     pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
         Spec {
-            layers: 3,
+            layers: if architecture == Architecture::Gemma4 { 4 } else { 3 },
             context: 4096,
             rope_theta: 1_000_000.0,
+            // All of them, so that nothing hangs on which of two nearly equal ones a router chooses.
+            experts: [5, 5],
             quantization,
             endless: true,
             ..Spec::small(architecture)
@@ -329,6 +341,23 @@ impl Spec {
             context: 40_960,
             rope_theta: 1_000_000.0,
             ..Spec::default()
+        }
+    }
+
+    /// A sixth of the layers of Qwen3-30B-A3B, with a quarter of its experts: 32, of which each token uses 8.
+    pub fn qwen3moe_small() -> Self {
+        Spec {
+            layers: 8,
+            width: 2048,
+            heads: 32,
+            kv_heads: 4,
+            head_dim: 128,
+            feed_forward: 768,
+            vocab: 151_936,
+            context: 40_960,
+            rope_theta: 1_000_000.0,
+            experts: [32, 8],
+            ..Spec::tiny(Architecture::Qwen3Moe)
         }
     }
 
@@ -456,7 +485,6 @@ fn kv_heads(spec: &Spec) -> Value {
 
 fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     let Spec { width, seed, quantization: kinds, .. } = *spec;
-    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let mut tensors = Vec::new();
     // Rows of a projection are scaled so that its output is about as large as its input; those of the
     // head so that logits spread over a few units.
@@ -481,6 +509,9 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let (value, down) = kinds.finer(layer, spec.layers);
+        let head_dim = spec.architecture.head_dim(spec, layer);
+        let (queries, keys) = (spec.heads * head_dim, spec.kv_heads * head_dim);
+        let [has_keys, has_values] = spec.architecture.keys_and_values(layer);
         if traits.input_norms {
             tensors.push(norm(name("attn_norm.weight"), width)?);
         }
@@ -492,8 +523,12 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         } else {
             let rows = if traits.gated { 2 * queries } else { queries };
             tensors.push(matrix(name("attn_q.weight"), width, rows, kinds.attention)?);
-            tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
-            tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+            if has_keys {
+                tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
+            }
+            if has_values {
+                tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
+            }
         }
         if !recurrent {
             tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
@@ -506,12 +541,15 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         let [query_norm, key_norm] = match traits.query_key_norms {
             _ if recurrent => [0, 0],
             QueryKeyNorms::None => [0, 0],
-            QueryKeyNorms::Head => [spec.head_dim; 2],
+            QueryKeyNorms::Head => [head_dim; 2],
             QueryKeyNorms::Row => [queries, keys],
         };
         if query_norm > 0 {
+            let norm = |name, length| weights::vector(seed, name, length, traits.query_key_size, 0.1);
             tensors.push(norm(name("attn_q_norm.weight"), query_norm)?);
-            tensors.push(norm(name("attn_k_norm.weight"), key_norm)?);
+            if has_keys {
+                tensors.push(norm(name("attn_k_norm.weight"), key_norm)?);
+            }
         }
         if traits.input_norms {
             tensors.push(norm(name(&format!("{}.weight", traits.feed_forward_norm)), width)?);
@@ -520,6 +558,10 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             tensors.push(norm(name("post_attention_norm.weight"), width)?);
             tensors.push(norm(name("post_ffw_norm.weight"), width)?);
         }
+        if traits.experts {
+            tensors.extend(families::experts(spec, layer, down)?);
+            continue;
+        }
         if traits.fused_gate {
             tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);
         } else {
@@ -527,6 +569,7 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             tensors.push(matrix(name("ffn_up.weight"), width, spec.feed_forward, kinds.feed_forward)?);
         }
         tensors.push(matrix(name("ffn_down.weight"), spec.feed_forward, width, down)?);
+        tensors.extend(spec.architecture.block_tensors(spec, layer)?);
     }
     Ok(tensors)
 }

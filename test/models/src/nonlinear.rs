@@ -1,5 +1,5 @@
-//! IQ4_NL and IQ4_XS, which candle does not know: four bits a weight that choose among 16 levels. Scales are the simplest that
-//! do, not the best.
+//! IQ4_NL, IQ4_XS and MXFP4, which candle does not know: four bits a weight that choose among 16 levels. Scales are the simplest
+//! that do, not the best.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor as Dense};
@@ -10,6 +10,10 @@ use crate::{Error, Kind};
 const LEVELS: [f32; 16] = [
     -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0,
 ];
+
+/// The values of MXFP4: a sign, two bits of exponent, one of mantissa.
+const FOUR_BITS: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// Weights of a block.
 pub(crate) fn block(kind: Kind) -> usize {
@@ -38,13 +42,21 @@ pub(crate) fn quantize(kind: Kind, values: &[f32]) -> Result<Vec<u8>, Error> {
                 bytes.extend(high.to_le_bytes());
                 bytes.extend(sixes.chunks_exact(2).map(|pair| (pair[0] & 15 | (pair[1] & 15) << 4) as u8));
                 for (part, six) in block.chunks_exact(32).zip(&sixes) {
-                    push(part, whole.0 * f32::from(six - 32), &mut bytes);
+                    push(&LEVELS, part, whole.0 * f32::from(six - 32), &mut bytes);
                 }
+            }
+            Kind::MXFP4 => {
+                // The power of two that puts the greatest weight into the highest octave, 4 to 8.
+                let most = block.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                let exponent = (most.to_bits() >> 23).saturating_sub(2) as u8;
+                bytes.push(exponent);
+                let power = if exponent == 0 { 0.0 } else { f32::from_bits(u32::from(exponent) << 23) };
+                push(&FOUR_BITS, block, power, &mut bytes);
             }
             _ => {
                 let scale = half(scale(block))?;
                 bytes.extend(scale.1);
-                push(block, scale.0, &mut bytes);
+                push(&LEVELS, block, scale.0, &mut bytes);
             }
         }
     }
@@ -57,10 +69,10 @@ fn scale(part: &[f32]) -> f32 {
 }
 
 /// The nearest levels of 32 weights, those of the second half in the upper bits.
-fn push(part: &[f32], scale: f32, bytes: &mut Vec<u8>) {
+fn push(levels: &[f32; 16], part: &[f32], scale: f32, bytes: &mut Vec<u8>) {
     let nearest = |value: f32| {
         let level = if scale > 0.0 { value / scale } else { 0.0 };
-        let distance = |at: &usize| (LEVELS[*at] - level).abs();
+        let distance = |at: &usize| (levels[*at] - level).abs();
         (0..16).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_default() as u8
     };
     let (low, high) = part.split_at(16);

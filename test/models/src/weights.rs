@@ -24,7 +24,7 @@ impl Kind {
             Kind::Q4K => GgmlDType::Q4K,
             Kind::Q5K => GgmlDType::Q5K,
             Kind::Q6K => GgmlDType::Q6K,
-            Kind::IQ4NL | Kind::IQ4XS => return None,
+            Kind::IQ4NL | Kind::IQ4XS | Kind::MXFP4 => return None,
         })
     }
 
@@ -46,6 +46,7 @@ impl Kind {
             Kind::IQ4NL => 20,
             Kind::IQ4XS => 23,
             Kind::BF16 => 30,
+            Kind::MXFP4 => 39,
         }
     }
 }
@@ -62,6 +63,19 @@ pub(crate) fn matrix(
     let mut random = Random::named(seed, &name);
     let values: Vec<f32> = (0..row * rows).map(|_| random.normal() * deviation).collect();
     quantize(name, vec![row, rows], values, kind)
+}
+
+/// `count` matrices of `rows` rows of length `row`, one after the other: those of experts.
+pub(crate) fn matrices(
+    seed: u64,
+    name: String,
+    [row, rows, count]: [usize; 3],
+    deviation: f32,
+    kind: Kind,
+) -> Result<Tensor, Error> {
+    let mut tensor = matrix(seed, name, row, rows * count, deviation, kind)?;
+    tensor.shape = vec![row, rows, count];
+    Ok(tensor)
 }
 
 /// A vector in F32, as all norms and biases are: normal numbers around `mean`.

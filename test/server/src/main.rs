@@ -1,7 +1,7 @@
 //! `chaos`: a long storm over a throwaway server. LOOPS sets the number of disturbances, SEED repeats a run's
 //! choices, CLIENTS the number of clients. Ends with one line of counts; fails unless all of the last three
 //! are 0.
-#![allow(clippy::print_stdout, reason = "a command line program")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 use std::process::ExitCode;
 
@@ -11,7 +11,36 @@ fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+const HELP: &str = "\
+usage: chaos
+
+Kills, cancels and DDL under load, on a throwaway server with the installed extension. Takes from the environment:
+
+LOOPS    disturbances (20)
+CLIENTS  clients that enqueue and wait meanwhile (10)
+SEED     repeats a run's choices
+
+Ends with a line of counts, and fails unless the last three of them are 0.
+";
+
 fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--help" | "-h") => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some("--version") => {
+            println!("chaos {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!(
+                "chaos: there is no option {other}; LOOPS, CLIENTS and SEED in the environment are all that can be chosen"
+            );
+            return ExitCode::from(2);
+        }
+    }
     let chaos = Chaos {
         loops: setting("LOOPS", 20),
         clients: setting("CLIENTS", 10),

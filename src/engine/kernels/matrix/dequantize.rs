@@ -2,7 +2,7 @@
 //!
 //! Invariant: the values are those of ggml's own dequantization, to the bit.
 
-use super::layout::{Format, PANEL};
+use super::layout::{Format, PANEL, half_of_power};
 
 /// Bytes of the largest quants and of the largest meta of a panel's block.
 const QUANTS: usize = 3072;
@@ -30,11 +30,11 @@ impl Format {
         let unpacked = unpacked.as_chunks::<64>().0;
         let weight = |k: usize| f32::from(unpacked[k / 4][lane * 4 + k % 4]);
         let byte = |at: usize| meta[at + lane];
-        let d = half(meta, 2 * lane);
+        let d = if self == Format::MXFP4 { half_of_power(byte(0)) } else { half(meta, 2 * lane) };
         // Scale and offset of an input: its value is scale · weight + offset.
         let factors = |k: usize| match self {
             Format::F32 | Format::F16 | Format::BF16 => unreachable!("floating-point weights have no scales"),
-            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL => (d, None),
+            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL | Format::MXFP4 => (d, None),
             Format::Q4_1 | Format::Q5_1 => (d, Some(half(meta, 32 + 2 * lane))),
             Format::Q2_K => {
                 let byte = byte(64 + k / 16 * PANEL);

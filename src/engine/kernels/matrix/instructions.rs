@@ -16,7 +16,7 @@ macro_rules! simple {
 #[cfg(target_arch = "x86_64")]
 macro_rules! small {
     () => {
-        Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL
+        Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::IQ4_NL | Format::MXFP4
     };
 }
 

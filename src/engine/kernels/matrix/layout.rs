@@ -12,6 +12,16 @@ pub(crate) const PANEL: usize = 16;
 /// What the 4-bit quants of IQ4_NL and IQ4_XS stand for.
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
+/// What the 4-bit quants of MXFP4 stand for, doubled: a sign, two bits of exponent and one of mantissa
+/// ([OCP Microscaling Formats](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).
+pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Half of the power of two that the 8-bit exponent of an MXFP4 block stands for, because [`E2M1`] is doubled. The two smallest
+/// are not normal.
+pub(super) fn half_of_power(exponent: u8) -> f32 {
+    f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { u32::from(exponent - 1) << 23 })
+}
+
 /// A format of weights that has panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(non_camel_case_types, reason = "ggml's names")]
@@ -32,6 +42,7 @@ pub(crate) enum Format {
     Q5_K,
     Q6_K,
     IQ4_XS,
+    MXFP4,
 }
 
 impl Format {
@@ -62,6 +73,7 @@ impl Format {
             Format::F16 | Format::BF16 => (1, 2, 32, 0),
             Format::Q8_0 => (32, 34, 512, 32),
             Format::Q4_0 | Format::IQ4_NL => (32, 18, 256, 32),
+            Format::MXFP4 => (32, 17, 256, 16),
             Format::Q4_1 => (32, 20, 256, 64),
             Format::Q5_0 => (32, 22, 320, 32),
             Format::Q5_1 => (32, 24, 320, 64),
@@ -106,6 +118,10 @@ impl Format {
             Format::Q4_0 | Format::IQ4_NL => {
                 half(0, 0);
                 words(&source[2..], lane, quants, 0);
+            }
+            Format::MXFP4 => {
+                meta[lane] = source[0];
+                words(&source[1..], lane, quants, 0);
             }
             Format::Q4_1 => {
                 half(0, 0);
@@ -220,6 +236,10 @@ impl Format {
                 Format::IQ4_NL => {
                     let shift = word / 4 * 4;
                     each(out, &source[word % 4], |byte| IQ4[usize::from(byte >> shift & 15)]);
+                }
+                Format::MXFP4 => {
+                    let shift = word / 4 * 4;
+                    each(out, &source[word % 4], |byte| E2M1[usize::from(byte >> shift & 15)]);
                 }
                 Format::IQ4_XS => {
                     let shift = in_part / 4 * 4;

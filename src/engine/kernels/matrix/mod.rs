@@ -13,6 +13,7 @@ mod avx2;
 mod avx512;
 mod dequantize;
 mod float;
+mod grouped;
 mod instructions;
 mod layout;
 #[cfg(target_arch = "aarch64")]
@@ -27,6 +28,7 @@ mod tests;
 use std::ops::Range;
 
 pub(crate) use activations::Activations;
+pub(crate) use grouped::grouped_products;
 pub use instructions::Instructions;
 pub(crate) use layout::{Format, PANEL};
 pub(crate) use storage::{fingerprint, pack, panel_size};

@@ -4,7 +4,7 @@
 //! ascending order, each one fused multiply-add (formats with minima: two).
 
 use super::Tile;
-use super::layout::{Format, PANEL};
+use super::layout::{Format, PANEL, half_of_power};
 
 /// The inner loop.
 pub(super) trait Dot {
@@ -60,7 +60,8 @@ pub(super) fn multiply_with(format: Format, tile: &mut Tile<'_>, dot: &impl Dot)
                 half::f16::from_le_bytes([meta[at + 2 * lane], meta[at + 2 * lane + 1]]).to_f32_const()
             };
             for (lane, (sum, total)) in sums.iter_mut().zip(total).enumerate() {
-                *sum = (total as f32).mul_add(halves(0, lane) * scale, *sum);
+                let d = if format == Format::MXFP4 { half_of_power(meta[lane]) } else { halves(0, lane) };
+                *sum = (total as f32).mul_add(d * scale, *sum);
             }
             if let Some((sign, minima)) = minima {
                 for (lane, (sum, minimum)) in sums.iter_mut().zip(minima).enumerate() {
@@ -107,7 +108,9 @@ fn sum_block(
     };
     match format {
         Format::F32 | Format::F16 | Format::BF16 => unreachable!("floating-point weights have no blocks"),
-        Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL => (dot.dot(weights, x), None),
+        Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL | Format::MXFP4 => {
+            (dot.dot(weights, x), None)
+        }
         Format::Q4_1 | Format::Q5_1 => (dot.dot(weights, x), Some((1.0, [sum(x); PANEL]))),
         Format::Q4_K | Format::Q5_K => (
             parts(32, &|part, lane| i32::from(meta[64 + part * PANEL + lane])),

@@ -2,7 +2,7 @@
 //! nothing with them.
 
 use super::Format;
-use super::layout::IQ4;
+use super::layout::{E2M1, IQ4};
 
 /// One block, with offsets taken off its weights.
 pub(super) struct Block {
@@ -21,7 +21,7 @@ fn half(bytes: &[u8], at: usize) -> f32 {
 /// Where the f16 scales of a block are.
 pub(super) fn halves(format: Format) -> &'static [usize] {
     match format {
-        Format::F32 | Format::F16 | Format::BF16 => &[],
+        Format::F32 | Format::F16 | Format::BF16 | Format::MXFP4 => &[],
         Format::Q8_0 | Format::Q4_0 | Format::Q5_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
         Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
         Format::Q2_K => &[80, 82],
@@ -55,7 +55,10 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
     let bit = |at: usize, bit: usize| i32::from(b[at + bit / 8] >> (bit % 8) & 1);
     let nibble = |at: usize, high: bool| i32::from(if high { b[at] >> 4 } else { b[at] & 15 });
     let size = format.block();
-    let d = half(b, halves(format)[0]);
+    let d = match format {
+        Format::MXFP4 => 2f64.powi(i32::from(b[0]) - 128) as f32,
+        _ => half(b, halves(format)[0]),
+    };
     let m = halves(format).get(1).map_or(0.0, |at| half(b, *at));
     let weight = |k: usize| -> i32 {
         // For blocks of 32: the first 16 are low nibbles.
@@ -67,6 +70,7 @@ pub(super) fn read(format: Format, b: &[u8]) -> Block {
             Format::Q5_0 => small(6) + 16 * bit(2, k) - 16,
             Format::Q5_1 => small(8) + 16 * bit(4, k),
             Format::IQ4_NL => i32::from(IQ4[small(2) as usize]),
+            Format::MXFP4 => i32::from(E2M1[small(1) as usize]),
             Format::IQ4_XS => i32::from(IQ4[nibble(8 + k / 32 * 16 + k % 16, k % 32 >= 16) as usize]),
             Format::Q2_K => i32::from(b[16 + k / 128 * 32 + k % 32] >> (k % 128 / 32 * 2) & 3),
             Format::Q3_K => {

@@ -10,7 +10,7 @@ use candle_core::quantized::k_quants::{
 
 use super::*;
 
-const FORMATS: [Format; 15] = [
+const FORMATS: [Format; 16] = [
     Format::F32,
     Format::F16,
     Format::BF16,
@@ -26,6 +26,7 @@ const FORMATS: [Format; 15] = [
     Format::Q5_K,
     Format::Q6_K,
     Format::IQ4_XS,
+    Format::MXFP4,
 ];
 const SETS: [Instructions; 4] =
     [Instructions::Portable, Instructions::Neon, Instructions::Avx2, Instructions::Avx512];
@@ -74,6 +75,9 @@ fn blocks(format: Format, inputs: usize, outputs: usize, noise: &mut Noise, fill
             Format::F32 => block.copy_from_slice(&value.to_le_bytes()),
             Format::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
             Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+            // An exponent, of what `Same` makes of it there.
+            Format::MXFP4 if matches!(fill, Fill::Same(..)) => {}
+            Format::MXFP4 => block[0] = 117 + block[0] % 8,
             _ => {
                 for at in reference::halves(format) {
                     let value = if let Fill::Same(_, value) = fill { value } else { noise.value() * 0.1 };
@@ -188,6 +192,48 @@ fn rows_beyond_a_row_block_and_several_matrices_change_nothing() {
                 let x = &x[row * inputs..(row + 1) * inputs];
                 let alone = product(matrix, x, Instructions::Portable, &pool);
                 assert!(bits(&alone) == bits(&y[row * 35..(row + 1) * 35]), "row {row}, {set:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_of_rows_get_the_bytes_of_their_own_matrices() {
+    let mut noise = Noise(11);
+    let pool = pool(3);
+    let (inputs, outputs, experts) = (512, 32, 5);
+    // No row, one, few, more than a row block; rows between groups belong to none.
+    let groups = [0..3, 3..3, 4..5, 5..5 + ROW_BLOCK + 9, 150..171];
+    let rows = 171;
+    for format in FORMATS {
+        let source = blocks(format, inputs, outputs * experts, &mut noise, Fill::Random);
+        let all = Packed::new(format, &source, inputs, outputs * experts).unwrap();
+        let parts: Vec<Packed> =
+            (0..experts).map(|expert| all.part(expert * outputs..(expert + 1) * outputs)).collect();
+        let x: Vec<f32> = (0..rows * inputs).map(|_| noise.value()).collect();
+        let (mut y, mut twin) = (vec![f32::NAN; rows * outputs], vec![f32::NAN; rows * outputs]);
+        // Made by the threads: rows of twice the values, halved.
+        let mut made: Vec<f32> = x.iter().map(|x| x * 2.0).collect();
+        let halve = |_: usize, x: &mut [f32]| x.iter_mut().for_each(|x| *x *= 0.5);
+        grouped_products(
+            &[&parts, &parts],
+            &groups,
+            &mut made,
+            Some(&halve),
+            &mut [&mut y, &mut twin],
+            &mut Activations::default(),
+            &pool,
+        );
+        assert!(bits(&y) == bits(&twin) && made == x, "{format:?}");
+        for row in 0..rows {
+            let y = &y[row * outputs..(row + 1) * outputs];
+            match groups.iter().position(|group| group.contains(&row)) {
+                Some(expert) => {
+                    let x = &x[row * inputs..(row + 1) * inputs];
+                    let alone = product(&parts[expert], x, Instructions::Portable, &pool);
+                    assert!(bits(y) == bits(&alone), "{format:?}, row {row}");
+                }
+                None => assert!(y.iter().all(|y| y.is_nan()), "{format:?}, row {row}"),
             }
         }
     }
@@ -325,9 +371,9 @@ fn rows_come_back_as_candles() {
 
 /// Candle does not know these: each value is scale · table, by ggml's definition.
 #[test]
-fn rows_of_iq4_come_back_by_their_table() {
+fn rows_of_tables_come_back_by_them() {
     let mut noise = Noise(7);
-    for format in [Format::IQ4_NL, Format::IQ4_XS] {
+    for format in [Format::IQ4_NL, Format::IQ4_XS, Format::MXFP4] {
         let source = blocks(format, 512, 9, &mut noise, Fill::Random);
         let mut row = vec![0.0; 512];
         for source in source.chunks(source.len() / 9) {

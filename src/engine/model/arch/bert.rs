@@ -71,7 +71,9 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,
+            experts: None,
         },
+        output_scale: false,
     };
     Ok(Spec {
         kind: Kind::Encoder { embedding_norm: norm },
@@ -81,6 +83,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         pooling: metadata.pooling(Pooling::Mean, Pooling::First)?,
         ropes: Vec::new(),
         blocks: vec![block; blocks],
+        per_layer: None,
         tensors: TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] },
     })
 }

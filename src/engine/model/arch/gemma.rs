@@ -21,10 +21,14 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 /// # Errors
 /// As [`Family::spec`].
 pub(super) fn common(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Halves)?;
+    Ok(scaled(decoder(metadata, Pairs::Halves)?))
+}
+
+/// With scaled embeddings and gates of GELU.
+pub(super) fn scaled(mut spec: Spec) -> Spec {
     if let Kind::Decoder { embedding_scale, .. } = &mut spec.kind {
         *embedding_scale = (spec.width as f32).sqrt();
     }
     spec.blocks.iter_mut().for_each(|block| block.feed_forward.kind = FeedForwardKind::GeGlu);
-    Ok(spec)
+    spec
 }

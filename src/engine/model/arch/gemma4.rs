@@ -11,7 +11,7 @@ use crate::Error;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::model::metadata::Metadata;
-use crate::model::spec::{Kind, QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{FeedForwardSpec, Kind, QueryKeyNorm, Residual, Span, Spec};
 
 pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
 
@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
 const WINDOW_BASE: f32 = 10_000.0;
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    metadata.refuse_experts()?;
     let gguf = metadata.gguf;
     let count = metadata.block_count()?;
     let windowed = metadata.windowed(count, 0)?;
@@ -32,7 +33,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     for index in 0..count {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
-        blocks.push((heads, inner[index]));
+        blocks.push((heads, FeedForwardSpec::gated(inner[index])));
     }
     let rope = metadata.rope(Pairs::Halves, dim)?;
     let mut spec = gemma::scaled(decoder_of(metadata, rope, &blocks)?);

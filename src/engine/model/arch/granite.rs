@@ -12,7 +12,14 @@ use crate::model::spec::{Kind, Spec};
 pub(super) const FAMILY: Family = Family { name: "granite", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    multiplied(metadata, decoder(metadata, Pairs::Neighbours)?)
+}
+
+/// The same with Granite's multipliers.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn multiplied(metadata: &Metadata<'_>, mut spec: Spec) -> Result<Spec, Error> {
     if let Kind::Decoder { embedding_scale, logits, .. } = &mut spec.kind {
         *embedding_scale = metadata.opt_positive("embedding_scale")?.unwrap_or(1.0);
         // The file has what logits are divided by.

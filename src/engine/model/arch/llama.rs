@@ -1,20 +1,24 @@
-//! Llama, and Mistral, SmolLM and others with its layout.
+//! Llama, and Mistral, Mixtral, SmolLM and others with its layout.
 //!
 //! Reference: [`modeling_llama.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/llama/modeling_llama.py)
 //! and [`modeling_mistral.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/mistral/modeling_mistral.py)
-//! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971). GGUF files of this architecture have the rows
+//! of transformers; [Touvron et al. 2023](https://arxiv.org/abs/2302.13971), [Jiang et al. 2024](https://arxiv.org/abs/2401.04088). GGUF files of this architecture have the rows
 //! of queries and keys in an order in which neighbours rotate together.
 
-use super::{Family, decoder};
+use super::{Family, decoder, mixture};
 use crate::Error;
 use crate::kernels::rope::Pairs;
+use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{Span, Spec};
 
 pub(super) const FAMILY: Family = Family { name: "llama", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    let mut spec = match metadata.has_experts()? {
+        true => mixture(metadata, Pairs::Neighbours, Weighting::SoftmaxOfUsed)?,
+        false => decoder(metadata, Pairs::Neighbours)?,
+    };
     let window = metadata.window()?;
     for block in &mut spec.blocks {
         // The first Mistral models: all of their layers.

@@ -8,26 +8,33 @@ mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod lfm2;
 mod llama;
 mod mistral3;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen35;
+mod qwen3moe;
 mod smollm3;
 
 use super::metadata::Metadata;
 use super::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, LogitsSpec, Mixer, NormKind, NormSpec,
-    Pooling, Residual, Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, Mixer, NormKind, NormSpec, Pooling,
+    Residual, Spec, TensorNames,
 };
-use crate::Error;
 use crate::gguf::Gguf;
-use crate::kernels::rope::Pairs;
+use crate::kernels::attention::Heads;
+use crate::kernels::rope::{Pairs, Rope};
+use crate::kernels::routing::Weighting;
+use crate::{Error, nearest};
 
 /// A family of models.
 struct Family {
@@ -41,19 +48,24 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 16] = [
+const FAMILIES: [&Family; 21] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen35::FAMILY,
+    &qwen3moe::FAMILY,
+    &gpt_oss::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma4::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
+    &granitemoe::FAMILY,
     &olmo2::FAMILY,
+    &olmoe::FAMILY,
     &exaone4::FAMILY,
     &glm4::FAMILY,
     &lfm2::FAMILY,
@@ -69,6 +81,9 @@ const DECODER_TENSORS: &[&str] = &[
     "rope_freqs.weight",
     "rope_factors_long.weight",
     "rope_factors_short.weight",
+    "per_layer_token_embd.weight",
+    "per_layer_model_proj.weight",
+    "per_layer_proj_norm.weight",
     "cls.*",
 ];
 
@@ -94,8 +109,19 @@ const ATTENTION: &[&str] = &[
 ];
 /// Norms of queries and keys.
 const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
+/// Tensors of blocks that get an embedding of their own of each token.
+const PER_LAYER: &[&str] = &["inp_gate.weight", "proj.weight", "post_norm.weight"];
 /// Tensors of a gated feed-forward; the rows of `ffn_gate` may stand before those of `ffn_up` in the same matrix.
 const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
+
+/// Tensors of a router and of the experts that it chooses from.
+const EXPERTS: &[&str] =
+    &["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+
+/// The names of all families.
+pub(crate) fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
 
 /// What most decoders have in common, for a family to change where it differs: blocks with norms before their halves, grouped
 /// queries, rotation, and a feed-forward gated with SiLU.
@@ -104,29 +130,61 @@ const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 /// As [`Family::spec`].
 fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
     metadata.refuse_experts()?;
+    alike(metadata, pairs, FeedForwardSpec::gated(metadata.size("feed_forward_length")?))
+}
+
+/// [`decoder`] with a mixture of experts in each block.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn mixture(metadata: &Metadata<'_>, pairs: Pairs, weighting: Weighting) -> Result<Spec, Error> {
+    let width = match metadata.opt_size("expert_feed_forward_length")? {
+        Some(width) => width,
+        None => metadata.size("feed_forward_length")?,
+    };
+    let experts = Some(metadata.experts(weighting)?);
+    let mut spec = alike(metadata, pairs, FeedForwardSpec { experts, ..FeedForwardSpec::gated(width) })?;
+    spec.tensors.block = &[PRE_NORM, ATTENTION, EXPERTS];
+    Ok(spec)
+}
+
+/// A decoder whose blocks are alike.
+fn alike(metadata: &Metadata<'_>, pairs: Pairs, feed_forward: FeedForwardSpec) -> Result<Spec, Error> {
+    let heads = metadata.heads(metadata.size("embedding_length")?)?;
+    let rope = metadata.rope(pairs, heads.dim)?;
+    decoder_of(metadata, rope, &vec![(heads, feed_forward); metadata.block_count()?])
+}
+
+/// A decoder whose blocks have heads and a feed-forward of their own each.
+///
+/// # Errors
+/// As [`Family::spec`].
+fn decoder_of(
+    metadata: &Metadata<'_>,
+    rope: Rope,
+    blocks: &[(Heads, FeedForwardSpec)],
+) -> Result<Spec, Error> {
     let width = metadata.size("embedding_length")?;
-    let heads = metadata.heads(width)?;
     let norm =
         NormSpec { kind: NormKind::Rms, epsilon: metadata.epsilon("attention.layer_norm_rms_epsilon")? };
-    let block = BlockSpec {
+    let block = |&(heads, feed_forward): &(Heads, FeedForwardSpec)| BlockSpec {
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,
         mixer: Mixer::Attention,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
         feed_forward_norm: "ffn_norm",
-        feed_forward: FeedForwardSpec {
-            kind: FeedForwardKind::SwiGlu,
-            width: metadata.size("feed_forward_length")?,
-        },
+        feed_forward,
+        output_scale: false,
     };
     Ok(Spec {
         kind: Kind::Decoder { embedding_scale: 1.0, output_norm: norm, logits: LogitsSpec::PLAIN },
         width,
         context_length: metadata.context_length()?,
         pooling: metadata.pooling(Pooling::Last, Pooling::Last)?,
-        ropes: vec![metadata.rope(pairs, heads.dim)?],
-        blocks: vec![block; metadata.block_count()?],
+        ropes: vec![rope],
+        blocks: blocks.iter().map(block).collect(),
+        per_layer: None,
         tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
     })
 }
@@ -138,10 +196,19 @@ fn decoder(metadata: &Metadata<'_>, pairs: Pairs) -> Result<Spec, Error> {
 pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let name = gguf.str("general.architecture")?;
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
-        let names = FAMILIES.map(|family| family.name).join(", ");
-        return Err(gguf.unsupported(format!("architecture \"{name}\" is none of {names}")));
+        return Err(unknown(gguf, name));
     };
     (family.spec)(&Metadata { gguf, architecture: family.name })
+}
+
+fn unknown(gguf: &Gguf, name: &str) -> Error {
+    let near = nearest::all(name, families()).map(|near| format!("\"{near}\"")).collect::<Vec<_>>();
+    let near = if near.is_empty() { String::new() } else { format!("; near it: {}", near.join(", ")) };
+    let names = families().collect::<Vec<_>>().join(", ");
+    gguf.unsupported_but(
+        format!("architecture \"{name}\" is unknown{near}"),
+        format!("Use a model of one of these architectures: {names}."),
+    )
 }
 
 /// Whether the file holds an encoder.
@@ -149,7 +216,12 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
 /// # Errors
 /// [`Error::CorruptModel`] where it does not name its architecture.
 pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
-    Ok(gguf.str("general.architecture")? == bert::FAMILY.name)
+    Ok(is_encoder_family(gguf.str("general.architecture")?))
+}
+
+/// Whether a family's models are encoders.
+pub(crate) fn is_encoder_family(name: &str) -> bool {
+    name == bert::FAMILY.name
 }
 
 /// Refuses a file with tensors that its family does not know: they would change every result if they were left out.

@@ -69,6 +69,14 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// Checks every tensor of the file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
+    pub(super) fn check(gguf: &Gguf) -> Result<(), Error> {
+        Encoder::assemble(gguf, None).map(|_| ())
+    }
+
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Encoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Encoder { embedding_norm } = spec.kind else {
@@ -106,7 +114,7 @@ impl Encoder {
             types,
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
             blocks: blocks
-                .map(|(index, block)| Block::load(gguf, packed, index, block, width))
+                .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
                 .collect::<Result<Vec<_>, _>>()?,
             head: Head::load(gguf, packed, width)?,
             spec,

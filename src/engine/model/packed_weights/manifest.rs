@@ -59,7 +59,7 @@ impl Manifest {
         let mut manifest = Manifest { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
         for tensor in gguf.tensors() {
             let multiplied = match tensor.name {
-                "output.weight" => true,
+                "output.weight" | "per_layer_model_proj.weight" => true,
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" => encoder,
                 // Convolutions have kernels of their own, and layers that predict further ahead are not used.
@@ -69,6 +69,10 @@ impl Manifest {
             let (Some(format), true) = (panel_format(tensor.kind), multiplied) else { continue };
             let (inputs, outputs) = match tensor.shape {
                 [inputs, outputs, rest @ ..] if rest.iter().all(|length| *length == 1) => (*inputs, *outputs),
+                // The rows of all experts, one after the other.
+                [inputs, outputs, experts] if tensor.name.ends_with("_exps.weight") => {
+                    (*inputs, outputs * experts)
+                }
                 _ => continue,
             };
             if !inputs.is_multiple_of(format.block()) {

@@ -48,6 +48,7 @@ pub(super) fn panel_format(kind: GgmlType) -> Option<Format> {
         GgmlType::Q5_K => Format::Q5_K,
         GgmlType::Q6_K => Format::Q6_K,
         GgmlType::IQ4_XS => Format::IQ4_XS,
+        GgmlType::MXFP4 => Format::MXFP4,
         _ => return None,
     })
 }

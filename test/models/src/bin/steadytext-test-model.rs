@@ -12,9 +12,17 @@ const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen3|gemma3|…
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
     [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
 
-#[allow(clippy::print_stderr, reason = "a command line tool talks to its user")]
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--version") {
+        println!("steadytext-test-model {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let Some((spec, out)) = parse(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -56,6 +64,7 @@ fn parse(arguments: &[String]) -> Option<(Spec, PathBuf)> {
                     "tiny" => Spec::tiny,
                     "small" => Spec::small,
                     "qwen3-0.6b" => |architecture| Spec { architecture, ..Spec::qwen3_0_6b() },
+                    "qwen3moe-small" => |_| Spec::qwen3moe_small(),
                     "qwen3-1.7b" => |architecture| Spec { architecture, ..Spec::qwen3_1_7b() },
                     "llama-3.2-1b" => |_| Spec::llama_3_2_1b(),
                     _ => return None,

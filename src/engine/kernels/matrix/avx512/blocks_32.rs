@@ -1,13 +1,13 @@
 //! Products of panels with AVX-512 VNNI: blocks of 32 with 4 or 5 bits that have minima or a table.
 //!
-//! As in [`super`] a vector is four inputs of all 16 outputs; the values of IQ4_NL go in plus 128.
+//! As in [`super`] a vector is four inputs of all 16 outputs; the values of IQ4_NL and MXFP4 go in plus 128.
 #![allow(unsafe_code, reason = "vector loads from slices whose sizes are checked once for each tile")]
 #![allow(clippy::needless_range_loop, reason = "rows index registers and memory alike")]
 
 use std::arch::x86_64::*;
 
 use super::super::Tile;
-use super::super::layout::{Format, IQ4};
+use super::super::layout::{E2M1, Format, IQ4};
 use super::{broadcast, halves, prefetch};
 
 /// Rows that are computed together.
@@ -17,6 +17,7 @@ const Q4_1: u8 = Format::Q4_1 as u8;
 const Q5_0: u8 = Format::Q5_0 as u8;
 const Q5_1: u8 = Format::Q5_1 as u8;
 const IQ4_NL: u8 = Format::IQ4_NL as u8;
+const MXFP4: u8 = Format::MXFP4 as u8;
 
 /// Adds the blocks of a tile to its sums.
 ///
@@ -32,6 +33,7 @@ pub(in super::super) unsafe fn multiply(format: Format, tile: &mut Tile<'_>) {
             Format::Q5_0 => by_rows::<Q5_0>(tile),
             Format::Q5_1 => by_rows::<Q5_1>(tile),
             Format::IQ4_NL => by_rows::<IQ4_NL>(tile),
+            Format::MXFP4 => by_rows::<MXFP4>(tile),
             other => unreachable!("{other:?} is multiplied elsewhere"),
         }
     }
@@ -61,9 +63,32 @@ unsafe fn by_rows<const F: u8>(tile: &mut Tile<'_>) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn iq4_table() -> __m512i {
+    above(&IQ4)
+}
+
+/// A table plus 128 in every quarter of a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn above(table: &[i8; 16]) -> __m512i {
     // SAFETY: the table is 16 bytes long.
-    let table = unsafe { _mm_loadu_si128(IQ4.as_ptr().cast()) };
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
     _mm512_xor_si512(_mm512_broadcast_i32x4(table), _mm512_set1_epi32(0x8080_8080_u32 as i32))
+}
+
+/// The scales of the 16 outputs of MXFP4, as [`half_of_power`](super::super::layout::half_of_power) makes them.
+///
+/// # Safety
+/// 16 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn powers(at: *const u8) -> __m512 {
+    // SAFETY: the caller's promise.
+    let exponents = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) });
+    let one = _mm512_set1_epi32(1);
+    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, one));
+    let small = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
+    let is_normal = _mm512_cmpgt_epi32_mask(exponents, one);
+    _mm512_castsi512_ps(_mm512_mask_blend_epi32(is_normal, small, normal))
 }
 
 /// Moves bit `BIT` of every byte to bit 4 and puts it beside the low bits of `quants`, whose others are cleared.
@@ -88,7 +113,8 @@ fn fifth<const BIT: usize>(bits: __m512i, quants: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first: usize) {
     let (five, minima) = (F == Q5_0 || F == Q5_1, F == Q4_1 || F == Q5_1);
-    let (low, table) = (_mm512_set1_epi8(15), iq4_table());
+    let (low, looked_up) = (_mm512_set1_epi8(15), F == IQ4_NL || F == MXFP4);
+    let table = above(if F == MXFP4 { &E2M1 } else { &IQ4 });
     // SAFETY: `multiply` has checked the sizes.
     unsafe {
         let mut acc = [_mm512_setzero_ps(); R];
@@ -110,7 +136,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
             // What the weights' offset makes of the activations.
             let offset = match F {
                 Q5_0 => Some(2),
-                IQ4_NL => Some(0),
+                IQ4_NL | MXFP4 => Some(0),
                 _ => None,
             };
             if let Some(offset) = offset {
@@ -125,7 +151,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
                     let shifted = _mm512_srli_epi16::<4>(w);
                     let (a, b) = if five {
                         (fifth::<$word>(bits, w), fifth::<$high>(bits, shifted))
-                    } else if F == IQ4_NL {
+                    } else if looked_up {
                         (
                             _mm512_shuffle_epi8(table, _mm512_and_si512(w, low)),
                             _mm512_shuffle_epi8(table, _mm512_and_si512(shifted, low)),
@@ -145,7 +171,7 @@ unsafe fn multiply_rows<const F: u8, const R: usize>(tile: &mut Tile<'_>, first:
             word!(2, 6);
             word!(3, 7);
             let meta = tile.meta.as_ptr().add(block * tile.meta_stride);
-            let d = halves(meta);
+            let d = if F == MXFP4 { powers(meta) } else { halves(meta) };
             let m = if minima { halves(meta.add(32)) } else { d };
             for r in 0..R {
                 let scale = _mm512_set1_ps(*scales.add(r * tile.scale_stride + block));

@@ -1,0 +1,153 @@
+//! What `--help` says: commands and options, each described once.
+
+use std::fmt::Write as _;
+
+use steadytext_engine::nearest;
+
+/// A subcommand.
+struct Command {
+    name: &'static str,
+    /// What stands behind its name.
+    arguments: &'static str,
+    about: &'static str,
+    /// What it prints, and whatever else is to be known.
+    more: &'static str,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "generate",
+        arguments: "MODEL [TEXT]",
+        about: "text from a prompt, in the model's chat template",
+        more: "Prints a line of JSON for each event, the last one with the whole text.",
+    },
+    Command {
+        name: "embed",
+        arguments: "MODEL [TEXT]",
+        about: "the embedding of a text",
+        more: "Prints a line of JSON for each event, the last one with the vector.",
+    },
+    Command {
+        name: "logits",
+        arguments: "MODEL [TEXT]",
+        about: "logits of the last token of a text (of all with --all)",
+        more: "Prints each token with the five most likely ones after it, as JSON.",
+    },
+    Command {
+        name: "tokenize",
+        arguments: "MODEL [TEXT]",
+        about: "tokens of a text",
+        more: "Prints ids and texts as JSON.",
+    },
+    Command {
+        name: "inspect",
+        arguments: "MODEL",
+        about: "what a file is, whether it runs, what it needs; then its keys and tensors",
+        more: "A file that cannot be used is shown as far as it can be read, with the reasons, and the exit status is 1.",
+    },
+];
+
+/// An option: its name, its value, the commands that it belongs to (all where there are none), what it means.
+type Described = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+const OPTIONS: &[Described] = &[
+    ("--max-tokens", "N", &["generate"], "most tokens to generate (512)"),
+    ("--temperature", "X", &["generate"], "how freely tokens are chosen; 0 is greedy (0)"),
+    ("--top-k", "N", &["generate"], "only the N most likely tokens; 0 for all (0)"),
+    ("--top-p", "X", &["generate"], "only the most likely tokens, with probabilities of X together (1)"),
+    ("--min-p", "X", &["generate"], "only tokens at least X times as likely as the most likely one (0)"),
+    ("--seed", "N", &["generate"], "what chance begins with (42)"),
+    ("--stop", "TEXT", &["generate"], "generation ends before this text; may be given more than once"),
+    ("--schema", "JSON", &["generate"], "the answer is a JSON document that conforms to this schema"),
+    ("--regex", "PATTERN", &["generate"], "the answer matches this pattern from end to end"),
+    ("--choice", "TEXT", &["generate"], "the answer is one of these texts; given more than once"),
+    (
+        "--system",
+        "TEXT",
+        &["generate", "tokenize"],
+        "a system message; an empty one keeps the template from adding its own",
+    ),
+    (
+        "--thinking",
+        "",
+        &["generate", "tokenize"],
+        "the model thinks before it answers, and its thoughts are printed",
+    ),
+    ("--template", "NAME", &["tokenize"], "this one of the file's chat templates"),
+    ("--out", "FILE", &["logits"], "write raw little-endian f32 to this file"),
+    ("--all", "", &["logits"], "logits of every token"),
+    ("--marked", "", &["logits", "tokenize"], "control tokens in the text stand for themselves"),
+    ("--chat", "", &["tokenize"], "put the chat template around the text"),
+    ("--jsonl", "", &["tokenize"], "each line of the text is a JSON string, and a text of its own"),
+    ("--json", "", &["inspect"], "lines of JSON: a summary, then each key, tensor and part"),
+    ("--verify", "", &["inspect"], "compare the stored panels with the model's weights"),
+    ("--requests", "N", &["inspect"], "estimate the memory of N requests at a time (16)"),
+    (
+        "--context",
+        "N",
+        &["generate", "embed", "inspect"],
+        "context length, in tokens (the model's; inspect: at most 4096)",
+    ),
+    ("--threads", "N", &[], "compute threads (one per core)"),
+    ("--help", "", &[], "this text; behind a command, what is to be known of it"),
+    ("--version", "", &[], "the version"),
+];
+
+const MODEL: &str = "\
+MODEL is the path of a GGUF file (of the first part of a split one), the folder of an encoder, or \"builtin\". Without
+TEXT, standard input is read.";
+
+/// The help on a command, or on all of them.
+pub(super) fn text(command: Option<&str>) -> String {
+    let command = COMMANDS.iter().find(|known| Some(known.name) == command);
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = match command {
+        Some(Command { name, arguments, about, more }) => {
+            writeln!(
+                text,
+                "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}\n\n{MODEL}"
+            )
+        }
+        None => writeln!(
+            text,
+            "usage: steadytext-engine COMMAND MODEL [TEXT] [OPTION...]\n\n{MODEL}\n\ncommands:"
+        ),
+    };
+    if command.is_none() {
+        for Command { name, about, .. } in COMMANDS {
+            let _ = writeln!(text, "  {name:<10} {about}");
+        }
+    }
+    text.push_str("\noptions:\n");
+    for (name, value, commands, about) in OPTIONS {
+        let concerned = commands.is_empty() || command.is_none_or(|command| commands.contains(&command.name));
+        let whose = if command.is_some() || commands.is_empty() {
+            String::new()
+        } else {
+            format!("{}: ", commands.join(", "))
+        };
+        if concerned {
+            let _ = writeln!(text, "  {:<20} {whose}{about}", format!("{name} {value}"));
+        }
+    }
+    text
+}
+
+/// Whether there is such a command.
+pub(super) fn knows(command: &str) -> bool {
+    COMMANDS.iter().any(|known| known.name == command)
+}
+
+/// That there is no such option or command, and which one may have been meant.
+pub(super) fn unknown(name: &str) -> String {
+    let (what, near) = if name.starts_with('-') {
+        ("option", nearest::one(name, OPTIONS.iter().map(|option| option.0)))
+    } else {
+        ("command", nearest::one(name, COMMANDS.iter().map(|command| command.name)))
+    };
+    match near {
+        Some(near) => format!("there is no {what} \"{name}\"; did you mean \"{near}\"?"),
+        None => format!("there is no {what} \"{name}\""),
+    }
+}

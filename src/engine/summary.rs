@@ -1,0 +1,363 @@
+//! What a model file is, what it needs, and why it is refused if it is: for people who have a file and wonder whether it
+//! runs. Nothing is computed or written.
+//!
+//! Invariant: a file that is refused is summed up as far as it can be read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::backend::{Backend, Native, State as _};
+use crate::gguf::{GgmlType, Gguf};
+use crate::kernels::matrix::Instructions;
+use crate::model::SequenceState;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, ModelSource, model};
+
+/// Requests and tokens of each of them that memory is estimated for.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Requests that run together.
+    pub requests: usize,
+    /// Tokens of each, prompt and answer; 0 for the model's context, at most 4,096.
+    pub tokens: usize,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// A model in short.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Its file.
+    pub file: String,
+    /// The files that it is split into.
+    pub parts: usize,
+    /// Bytes of it, or of all parts.
+    pub bytes: u64,
+    /// The version of GGUF.
+    pub gguf_version: u32,
+    /// What it calls itself.
+    pub name: Option<String>,
+    /// Under which licence it is.
+    pub license: Option<String>,
+    /// The family, by `general.architecture`.
+    pub architecture: Option<String>,
+    /// `decoder` or `encoder`, for families that are known.
+    pub kind: Option<&'static str>,
+    /// Blocks.
+    pub blocks: Option<u32>,
+    /// Weights.
+    pub parameters: u64,
+    /// The name of its quantization, by `general.file_type`.
+    pub quantization: Option<&'static str>,
+    /// The element types of its tensors, those with most bytes first.
+    pub element_types: Vec<Share>,
+    /// Whether an importance matrix was used to quantize it.
+    pub importance_matrix: bool,
+    /// Tokens that it was made for.
+    pub declared_context_length: Option<u32>,
+    /// Tokens that a request may have.
+    pub context_length: Option<usize>,
+    /// The kind of tokenizer, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`.
+    pub tokenizer: Option<String>,
+    /// Tokens that it has.
+    pub vocabulary: Option<usize>,
+    /// Where its chat template comes from.
+    pub chat_template: Option<String>,
+    /// Templates that have names.
+    pub named_templates: Vec<String>,
+    /// What a prompt looks like in the template.
+    pub prompt: Option<String>,
+    /// The tokens that end an answer.
+    pub end_tokens: Vec<String>,
+    /// Bytes that a sequence keeps of each token.
+    pub state_bytes_per_token: Option<u64>,
+    /// What it takes while it is loaded.
+    pub memory: Option<Memory>,
+    /// What computes it.
+    pub computed_by: String,
+    /// What keeps it from being used; nothing where it can be.
+    pub refusals: Vec<Refusal>,
+}
+
+/// The tensors of one element type.
+#[derive(Debug, Clone, Serialize)]
+pub struct Share {
+    /// Its name.
+    pub name: String,
+    /// Tensors.
+    pub tensors: usize,
+    /// Bytes of them; 0 for types whose size is not known.
+    pub bytes: u64,
+    /// Whether there are kernels for it.
+    pub supported: bool,
+}
+
+/// An estimate, in bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Memory {
+    /// Weights, vocabulary and what passes are computed in.
+    pub model: u64,
+    /// Requests of the estimate.
+    pub requests: usize,
+    /// Tokens of each.
+    pub tokens: usize,
+    /// What they keep, together.
+    pub state: u64,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refusal {
+    /// What is wrong or missing.
+    pub reason: String,
+    /// What would do instead.
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    fn of(error: &Error, file: &Path) -> Refusal {
+        let reason = match (error, std::error::Error::source(error)) {
+            // The file is named above, unless it is another part of the model.
+            (Error::UnsupportedModel { path, reason, .. }, _) if path == file => reason.clone(),
+            (Error::CorruptModel { path, reason }, _) if path == file => format!("it is corrupt: {reason}"),
+            (_, Some(source)) => format!("{error}: {source}"),
+            (_, None) => error.to_string(),
+        };
+        let hint = match error {
+            Error::CorruptModel { .. } => Some("Fetch the file again and compare its checksum."),
+            Error::Template { .. } => Some("Use a file with a working tokenizer.chat_template."),
+            _ => error.hint(),
+        };
+        Refusal { reason, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl Summary {
+    /// Sums a file up; what was read of it comes along, for those who want to list more.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] where it cannot be opened; for a folder, whatever keeps it from being used.
+    pub fn of(source: &ModelSource, load: Load) -> Result<(Summary, Gguf), Error> {
+        let (gguf, refused) = match source.open() {
+            Ok(gguf) => (gguf, None),
+            Err(error) => match source {
+                ModelSource::File(path) if !path.is_dir() => (Gguf::survey(path)?, Some(error)),
+                _ => return Err(error),
+            },
+        };
+        let mut summary = Summary::described(&gguf);
+        summary.refusals.extend(refused.iter().map(|error| Refusal::of(error, gguf.path())));
+        if gguf.keys().len() > 0 {
+            summary.add_parts(&gguf, load, refused.is_some());
+        }
+        Ok((summary, gguf))
+    }
+
+    /// What keys and tensors say by themselves. A key of the wrong type counts as missing here.
+    fn described(gguf: &Gguf) -> Summary {
+        let text = |key: &str| gguf.opt_str(key).ok().flatten().map(str::to_owned);
+        let architecture = text("general.architecture");
+        let number = |key: &str| {
+            let key = format!("{}.{key}", architecture.as_deref()?);
+            gguf.opt_u32(&key).ok().flatten()
+        };
+        let tokenizer = match (text("tokenizer.ggml.model"), text("tokenizer.ggml.pre")) {
+            (Some(model), Some(pre)) => Some(format!("{model}, {pre}")),
+            (model, _) => model,
+        };
+        let named = |(key, _): (&str, _)| key.strip_prefix("tokenizer.chat_template.").map(str::to_owned);
+        Summary {
+            file: gguf.path().display().to_string(),
+            parts: gguf.files().len(),
+            bytes: gguf.file_size(),
+            gguf_version: gguf.version(),
+            name: text("general.name").or_else(|| text("general.basename")),
+            license: text("general.license"),
+            kind: None,
+            blocks: number("block_count"),
+            parameters: parameters(gguf),
+            quantization: gguf.opt_u32("general.file_type").ok().flatten().and_then(file_type),
+            element_types: shares(gguf),
+            importance_matrix: gguf.keys().any(|(key, _)| key.starts_with("quantize.imatrix.")),
+            declared_context_length: number("context_length"),
+            context_length: None,
+            architecture,
+            tokenizer,
+            vocabulary: gguf.opt_strings("tokenizer.ggml.tokens").ok().flatten().map(|tokens| tokens.len()),
+            chat_template: None,
+            named_templates: gguf.keys().filter_map(named).collect(),
+            prompt: None,
+            end_tokens: Vec::new(),
+            state_bytes_per_token: None,
+            memory: None,
+            computed_by: format!("native kernels, {}", instructions()),
+            refusals: Vec::new(),
+        }
+    }
+
+    /// What the parts of the engine make of it. A file that was `refused` as a whole has given its reason, and most of what
+    /// it contradicts follows from that.
+    fn add_parts(&mut self, gguf: &Gguf, load: Load, refused: bool) {
+        let missing: Vec<&str> =
+            self.element_types.iter().filter(|share| !share.supported).map(|share| &*share.name).collect();
+        let mut refusals = Vec::new();
+        let mut note = |error: &Error| {
+            if !(refused && matches!(error, Error::CorruptModel { .. })) {
+                refusals.push(Refusal::of(error, gguf.path()));
+            }
+        };
+        if !missing.is_empty() {
+            let reason = format!("there are no kernels for the element type {}", missing.join(", "));
+            note(&gguf.unsupported_but(reason, model::other_quantizations()));
+        }
+        match model::spec(gguf) {
+            Ok(spec) => {
+                self.kind =
+                    Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
+                self.context_length = Some(spec.context_length);
+                if missing.is_empty() && !refused {
+                    match model::check(gguf) {
+                        Ok(state) => self.add_memory(gguf, state.as_ref(), load),
+                        Err(error) => note(&error),
+                    }
+                }
+            }
+            Err(error) => note(&error),
+        }
+        match Tokenizer::from_gguf(gguf) {
+            Ok(tokenizer) => {
+                self.vocabulary = Some(tokenizer.vocab_size());
+                // Encoders neither chat nor end.
+                if !model::is_encoder(gguf).unwrap_or(false) {
+                    let text = |id: &u32| tokenizer.special_text(*id).unwrap_or_default().to_owned();
+                    self.end_tokens = tokenizer.end_tokens().iter().map(text).collect();
+                    match ChatTemplate::from_gguf(gguf) {
+                        Ok(template) => {
+                            self.chat_template = Some(template.origin().to_string());
+                            self.prompt = Some(template.to_string());
+                        }
+                        Err(error) => note(&error),
+                    }
+                }
+            }
+            Err(error) => note(&error),
+        }
+        self.refusals.append(&mut refusals);
+    }
+
+    fn add_memory(&mut self, gguf: &Gguf, state: Option<&SequenceState>, load: Load) {
+        // As the scheduler loads them.
+        let limits = crate::scheduler::limits(load.requests, load.threads);
+        let Ok(bytes) = Native.bytes(gguf, limits) else { return };
+        let context = self.context_length.unwrap_or(0);
+        let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
+        let state_bytes = state.map_or(0, |state| state.bytes(tokens));
+        self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
+        self.memory = Some(Memory {
+            model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
+            requests: load.requests,
+            tokens,
+            state: state_bytes.saturating_mul(load.requests as u64),
+        });
+    }
+}
+
+/// The families that can be computed, by `general.architecture`.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    model::families()
+}
+
+/// Whether the models of a family are encoders.
+pub fn is_encoder(family: &str) -> bool {
+    model::is_encoder_family(family)
+}
+
+/// The element types that are known, and whether matrices may have them.
+pub fn element_types() -> impl Iterator<Item = (String, bool)> {
+    GgmlType::ALL
+        .into_iter()
+        .map(|kind| (kind.to_string(), model::element_types().any(|known| known == kind)))
+}
+
+/// Elements of all tensors.
+fn parameters(gguf: &Gguf) -> u64 {
+    gguf.tensors().map(|tensor| elements(tensor.shape)).fold(0, u64::saturating_add)
+}
+
+fn elements(shape: &[usize]) -> u64 {
+    shape.iter().fold(1, |product, extent| product.saturating_mul(*extent as u64))
+}
+
+/// The element types, largest first.
+fn shares(gguf: &Gguf) -> Vec<Share> {
+    let mut shares: BTreeMap<u32, Share> = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        let supported = model::element_types().any(|kind| kind == tensor.kind);
+        let share = shares.entry(tensor.kind.number()).or_insert_with(|| Share {
+            name: tensor.kind.to_string(),
+            tensors: 0,
+            bytes: 0,
+            supported,
+        });
+        let (block, bytes) = tensor.kind.block().unwrap_or((1, 0));
+        share.tensors += 1;
+        share.bytes =
+            share.bytes.saturating_add((elements(tensor.shape) / block as u64).saturating_mul(bytes as u64));
+    }
+    let mut shares: Vec<Share> = shares.into_values().collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
+}
+
+/// The names of `general.file_type`, llama.cpp's `llama_ftype`.
+fn file_type(number: u32) -> Option<&'static str> {
+    Some(match number {
+        0 => "F32",
+        1 => "F16",
+        2 => "Q4_0",
+        3 => "Q4_1",
+        7 => "Q8_0",
+        8 => "Q5_0",
+        9 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K_S",
+        12 => "Q3_K_M",
+        13 => "Q3_K_L",
+        14 => "Q4_K_S",
+        15 => "Q4_K_M",
+        16 => "Q5_K_S",
+        17 => "Q5_K_M",
+        18 => "Q6_K",
+        19 => "IQ2_XXS",
+        20 => "IQ2_XS",
+        21 => "Q2_K_S",
+        22 => "IQ3_XS",
+        23 => "IQ3_XXS",
+        24 => "IQ1_S",
+        25 => "IQ4_NL",
+        26 => "IQ3_S",
+        27 => "IQ3_M",
+        28 => "IQ2_S",
+        29 => "IQ2_M",
+        30 => "IQ4_XS",
+        31 => "IQ1_M",
+        32 => "BF16",
+        36 => "TQ1_0",
+        37 => "TQ2_0",
+        38 => "MXFP4_MOE",
+        _ => return None,
+    })
+}
+
+/// The instructions that this machine computes with.
+fn instructions() -> &'static str {
+    match Instructions::best() {
+        Instructions::Portable => "no vector instructions",
+        Instructions::Neon => "NEON",
+        Instructions::Avx2 => "AVX2",
+        Instructions::Avx512 => "AVX-512",
+    }
+}
