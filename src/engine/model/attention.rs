@@ -215,8 +215,9 @@ impl Attention {
 }
 
 impl Attention {
-    /// Queries `[rows, query heads * head_dim]`, with their gates where there are gates, and keys and values `[rows, kv heads * head_dim]` as far as the block has its own,
-    /// of rows `x` `[rows, width]`, which `make` makes first where it is given.
+    /// Queries `[rows, query heads * head_dim]`, twice as long where gates are among them, and keys and values
+    /// `[rows, kv heads * head_dim]` as far as the block has its own, of rows `x` `[rows, width]`, which `make` makes first where it
+    /// is given.
     fn project(
         &self,
         x: &mut [f32],

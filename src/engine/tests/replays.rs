@@ -47,7 +47,8 @@ impl Random {
     }
 }
 
-/// The builtin model and some of random weights, two of them with layers that are not attention, in all the formats that are repeatable everywhere.
+/// The builtin model and some of random weights, two of them with layers that are not attention, in all the formats that are
+/// repeatable everywhere.
 fn models(directory: &TempDir) -> Vec<ModelSource> {
     let mixed = Quantization {
         embedding: Kind::Q6K,
