@@ -8,9 +8,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{BLOCK, Backend, Native};
+use crate::backend::{Backend, Native, State as _};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
+use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ModelSource, model};
@@ -219,7 +220,7 @@ impl Summary {
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
                     match model::check(gguf) {
-                        Ok(block_bytes) => self.add_memory(gguf, block_bytes, load),
+                        Ok(state) => self.add_memory(gguf, state.as_ref(), load),
                         Err(error) => note(&error),
                     }
                 }
@@ -247,19 +248,19 @@ impl Summary {
         self.refusals.append(&mut refusals);
     }
 
-    fn add_memory(&mut self, gguf: &Gguf, block_bytes: u64, load: Load) {
+    fn add_memory(&mut self, gguf: &Gguf, state: Option<&SequenceState>, load: Load) {
         // As the scheduler loads them.
         let limits = crate::scheduler::limits(load.requests, load.threads);
         let Ok(bytes) = Native.bytes(gguf, limits) else { return };
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
-        let blocks = (tokens.div_ceil(BLOCK) as u64).saturating_mul(load.requests as u64);
-        self.state_bytes_per_token = (block_bytes > 0).then(|| block_bytes.div_ceil(BLOCK as u64));
+        let state_bytes = state.map_or(0, |state| state.bytes(tokens));
+        self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
         self.memory = Some(Memory {
             model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
             requests: load.requests,
             tokens,
-            state: blocks.saturating_mul(block_bytes),
+            state: state_bytes.saturating_mul(load.requests as u64),
         });
     }
 }

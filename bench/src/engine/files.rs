@@ -55,6 +55,7 @@ fn made(shape: &str, quant: &str) -> PathBuf {
     let shape = match shape {
         "qwen3-0.6b" => Spec::qwen3_0_6b(),
         "qwen3-1.7b" => Spec::qwen3_1_7b(),
+        "qwen3.5-2b" => Spec::qwen3_5_2b(),
         "qwen3moe-small" => Spec::qwen3moe_small(),
         "llama-3.2-1b" => Spec::llama_3_2_1b(),
         _ => panic!("there is no shape {shape}"),

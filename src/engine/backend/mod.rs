@@ -90,8 +90,6 @@ pub(crate) struct DecoderFacts {
     pub(crate) context_length: usize,
     /// How hidden states become an embedding.
     pub(crate) pooling: Pooling,
-    /// Bytes of a block of state.
-    pub(crate) block_bytes: u64,
 }
 
 /// A model that predicts the next token, loaded, with the memory that its passes work in.
@@ -103,7 +101,8 @@ pub(crate) trait Decoder: Send {
     fn new_state(&self) -> Box<dyn State>;
 
     /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
-    /// then: once it says yes the pass ends, false is returned and the states are as before.
+    /// then: once it says yes the pass ends, false is returned, and the states have no position more than before, and fewer where a layer
+    /// cannot take back what was computed ([`State::len`]).
     fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool;
 
     /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
@@ -145,7 +144,7 @@ pub(crate) struct Segment<'a> {
 pub(crate) enum Wanted {
     None,
     First,
-    /// This many at the end.
+    /// This many at the end. All but the first of them are guesses, which may be taken back ([`State::truncate`]).
     Last(usize),
     All,
 }
@@ -158,6 +157,14 @@ impl Wanted {
             Wanted::First => 1,
             Wanted::Last(count) => count,
             Wanted::All => rows,
+        }
+    }
+
+    /// How many of the last rows may be taken back.
+    pub(crate) fn guesses(self) -> usize {
+        match self {
+            Wanted::Last(count) => count.saturating_sub(1),
+            Wanted::None | Wanted::First | Wanted::All => 0,
         }
     }
 
@@ -180,13 +187,21 @@ pub(crate) trait State: Send {
     /// Number of its blocks, shared ones included.
     fn blocks(&self) -> usize;
 
-    /// Bytes of a block.
-    fn block_bytes(&self) -> u64;
+    /// Bytes of its first `blocks` blocks, whether they are there or not.
+    fn block_bytes(&self, blocks: usize) -> u64;
+
+    /// Bytes that a state takes beside its blocks, however many positions it has.
+    fn fixed_bytes(&self) -> u64 {
+        0
+    }
 
     /// Bytes of a state of `positions` positions that shares none.
     fn bytes(&self, positions: usize) -> u64 {
-        positions.div_ceil(BLOCK) as u64 * self.block_bytes()
+        self.block_bytes(positions.div_ceil(BLOCK)).saturating_add(self.fixed_bytes())
     }
+
+    /// Whether a sequence can go on behind its first `blocks` blocks when it has only those.
+    fn resumes_behind(&self, blocks: usize) -> bool;
 
     /// Makes room for `positions` positions, without adding them.
     ///
@@ -205,7 +220,8 @@ pub(crate) trait State: Send {
     /// Forgets all positions and gives back all blocks.
     fn forget(&mut self);
 
-    /// Adds the positions of a block that another sequence of this model has computed after the same tokens.
+    /// Adds the positions of a block that another sequence of this model has computed after the same tokens. Where the state cannot
+    /// [go on](State::resumes_behind) behind it, another block or [`State::truncate`] must follow.
     fn attach(&mut self, block: Block);
 
     /// Block `index`, whose positions are all there.

@@ -55,7 +55,6 @@ impl Decoder for NativeDecoder {
             width: spec.width,
             context_length: spec.context_length,
             pooling: spec.pooling,
-            block_bytes: self.model.layout().block_bytes(),
         }
     }
 

@@ -27,6 +27,7 @@ use super::half::{narrow, widen};
 use super::matrix::Instructions;
 use super::norm::fold;
 use super::pool::Pool;
+use super::recurrence::Running;
 
 /// Positions in a tile.
 pub(crate) const TILE: usize = 64;
@@ -74,6 +75,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
     /// Index of the first row in queries and output.
     pub(crate) first_row: usize,
+    /// What layers other than attention keep; None where the model has none.
+    pub(crate) running: Option<Running<'a>>,
     /// Each row attends to all positions, those after its own included: encoders.
     pub(crate) both_ways: bool,
 }

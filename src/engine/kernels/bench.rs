@@ -92,7 +92,8 @@ pub fn attention(
         (vec![0.0; heads.scratch_len(rows) * threads], pool(threads, Instructions::best())?);
     Some(move || {
         let (done, open) = (&blocks[..], Vec::new());
-        let sequence = Rows { done, open, position: positions, rows, first_row: 0, both_ways: false };
+        let sequence =
+            Rows { done, open, position: positions, rows, first_row: 0, both_ways: false, running: None };
         let scoring = attention::Scoring::plain(heads.scale());
         let projections = Projections { queries: &mut queries, fresh: None, ready: &|_, _, _| {}, scoring };
         attention::attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);

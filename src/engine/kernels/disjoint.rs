@@ -22,6 +22,11 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { start: slice.as_mut_ptr(), length: slice.len(), borrow: PhantomData }
     }
 
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     /// Where an element is, to fetch it into the cache.
     pub(crate) fn address(&self, index: usize) -> *const T {
         self.start.wrapping_add(index)

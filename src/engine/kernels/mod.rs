@@ -37,6 +37,8 @@ macro_rules! multiversion {
 
 pub(crate) mod attention;
 pub mod bench;
+pub(crate) mod convolution;
+pub(crate) mod delta_rule;
 pub(crate) mod disjoint;
 pub(crate) mod environment;
 pub(crate) mod exp;
@@ -47,6 +49,7 @@ mod highest;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod pool;
+pub(crate) mod recurrence;
 pub(crate) mod rope;
 pub(crate) mod routing;
 pub(crate) mod swiglu;

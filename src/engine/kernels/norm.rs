@@ -72,7 +72,7 @@ fn layer_norm_body(x: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) ->
 }
 
 #[inline(always)]
-fn sum_of_squares_body(x: &[f32]) -> f32 {
+pub(super) fn sum_of_squares_body(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (chunks, rest) = x.as_chunks::<16>();
     for chunk in chunks {

@@ -8,6 +8,11 @@ multiversion! {
 }
 
 multiversion! {
+    /// `x = x · silu(gate)`.
+    pub(crate) fn silu_times(x: &mut [f32], gate: &[f32]) = silu_times_body
+}
+
+multiversion! {
     /// `gate = gate · sigmoid(1.702 · gate) · (up + 1)` of a gate of at most 7 and an up within ±7, after their biases are added:
     /// the gate of gpt-oss, whose constants are in no file.
     pub(crate) fn clamped_swiglu(gate: &mut [f32], up: &[f32], gate_bias: &[f32], up_bias: &[f32]) = clamped_swiglu_body
@@ -49,6 +54,13 @@ fn clamped_swiglu_body(gate: &mut [f32], up: &[f32], gate_bias: &[f32], up_bias:
         let y = if y > LIMIT { LIMIT } else { y };
         let y = if y < -LIMIT { -LIMIT } else { y };
         *gate = x / (1.0 + exp(-SLOPE * x)) * (y + 1.0);
+    }
+}
+
+#[inline(always)]
+fn silu_times_body(x: &mut [f32], gate: &[f32]) {
+    for (x, gate) in x.iter_mut().zip(gate) {
+        *x *= gate / (1.0 + exp(-gate));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{Projections, Rows, Scoring, attend};
+use crate::kernels::convolution::gate_logistic;
 use crate::kernels::matrix::{Activations, Make, each_row};
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::scale;
@@ -20,7 +21,7 @@ use crate::kernels::swiglu::scale;
 /// The weights of attention.
 pub(super) struct Attention {
     spec: AttentionSpec,
-    /// Of queries; of keys and values too, as far as the block has its own.
+    /// Of queries, behind each head its gate where there are gates; of keys and values too, as far as the block has its own.
     projections: Vec<Dense>,
     /// Norms of queries and keys, `[head_dim]` each or as long as all heads of a row; none, or as many as there are of these.
     norms: Vec<Norm>,
@@ -50,9 +51,10 @@ impl Attention {
             let dense = Dense::load(gguf, packed, &name(part), inputs, outputs)?;
             Ok(if block.residual == Residual::PostNorm { dense.with_bias() } else { dense })
         };
+        let with_gates = if spec.gated { 2 * query_width } else { query_width };
         let projections = match gguf.opt_tensor(&name("attn_qkv.weight"))? {
             // The rows of all three in one matrix.
-            Some(_) => {
+            Some(_) if !spec.gated => {
                 let all = dense("attn_qkv", width, query_width + 2 * kv_width)?;
                 let part = |start: usize, outputs: usize| all.part(start..start + outputs);
                 vec![
@@ -61,8 +63,8 @@ impl Attention {
                     part(query_width + kv_width, kv_width)?,
                 ]
             }
-            None => {
-                let mut projections = vec![dense("attn_q", width, query_width)?];
+            _ => {
+                let mut projections = vec![dense("attn_q", width, with_gates)?];
                 if spec.shares.is_none() {
                     projections.push(dense("attn_k", width, kv_width)?);
                 }
@@ -109,7 +111,19 @@ impl Attention {
         let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
         let (width, query_width, kv_width) = (workspace.width, heads.query * heads.dim, heads.kv * heads.dim);
         let Workspace {
-            x, h, finite, positions, query, key, value, attention, angles, tiles, quantized, ..
+            x,
+            h,
+            finite,
+            positions,
+            query,
+            key,
+            value,
+            mixed,
+            attention,
+            angles,
+            tiles,
+            quantized,
+            ..
         } = workspace;
         let (finite, positions) = (&finite[..], &positions[..]);
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
@@ -117,13 +131,25 @@ impl Attention {
         let key = &mut key[..rows * kv_width];
         let value = &mut value[..rows * kv_width];
         let attention = &mut attention[..rows * query_width];
-        let ys = [&mut *query, &mut *key, &mut *value];
+        let gates = if self.spec.gated { 2 * query_width } else { 0 };
+        let mixed = &mut mixed[..rows * gates];
+        let projected = if self.spec.gated { &mut *mixed } else { &mut *query };
+        let ys = [projected, &mut *key, &mut *value];
         match norm {
             Some(norm) => {
                 let make = normalised(norm, x, width, finite, instructions);
                 self.project(h, Some(&make), ys, quantized, pool);
             }
             None => self.project(x, None, ys, quantized, pool),
+        }
+        let mixed = &*mixed;
+        if self.spec.gated {
+            each_row(query, query_width, pool, &|row, query| {
+                let heads = mixed[of_row(row, gates)].chunks_exact(2 * self.spec.heads.dim);
+                for (query, both) in query.chunks_exact_mut(self.spec.heads.dim).zip(heads) {
+                    query.copy_from_slice(&both[..query.len()]);
+                }
+            });
         }
         let note = |row: usize, is_finite: bool| {
             if !is_finite {
@@ -177,13 +203,21 @@ impl Attention {
         let fresh = self.spec.shares.is_none().then_some((key, &*value));
         let projections = Projections { queries: query, fresh, ready: &ready, scoring };
         attend(heads, offset, sequences, projections, attention, tiles, pool);
-        self.output.weight.multiply(attention, None, h, quantized, pool);
+        let gate = |row: usize, attention: &mut [f32]| {
+            let gates = mixed[of_row(row, gates)].chunks_exact(2 * heads.dim);
+            for (attention, both) in attention.chunks_exact_mut(heads.dim).zip(gates) {
+                gate_logistic(instructions, attention, &both[heads.dim..]);
+            }
+        };
+        let make: Option<Make<'_>> = if self.spec.gated { Some(&gate) } else { None };
+        self.output.weight.multiply(attention, make, h, quantized, pool);
     }
 }
 
 impl Attention {
-    /// Queries `[rows, query heads * head_dim]`, and keys and values `[rows, kv heads * head_dim]` as far as the block has its own,
-    /// of rows `x` `[rows, width]`, which `make` makes first where it is given.
+    /// Queries `[rows, query heads * head_dim]`, twice as long where gates are among them, and keys and values
+    /// `[rows, kv heads * head_dim]` as far as the block has its own, of rows `x` `[rows, width]`, which `make` makes first where it
+    /// is given.
     fn project(
         &self,
         x: &mut [f32],

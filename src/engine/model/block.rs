@@ -1,4 +1,4 @@
-//! One block of a model, a decoder's or an encoder's: attention and feed-forward, each with the norms around it, added to the
+//! One block of a model, a decoder's or an encoder's: attention (or another mixer) and feed-forward, each with the norms around it, added to the
 //! residual stream.
 //!
 //! The residual stream is `x` `[rows, width]`; all other rows are scratch of the [`Workspace`]. What is done to each row by
@@ -7,12 +7,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attention::Attention;
+use super::delta_net::DeltaNet;
 use super::experts::Experts;
 use super::feed_forward::FeedForward;
 use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
-use super::spec::{BlockSpec, Residual, Span};
+use super::short_conv::ShortConv;
+use super::spec::{self, BlockSpec, Residual, Span};
 use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
@@ -20,14 +22,15 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::matrix::{Instructions, each_row};
+use crate::kernels::recurrence::Place;
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// The weights of one block, and what is computed with them.
 pub(super) struct Block {
     spec: BlockSpec,
-    attention: Attention,
-    attention_norms: Norms,
+    mixer: Mixer,
+    mixer_norms: Norms,
     feed_forward: Half,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
@@ -39,6 +42,13 @@ pub(super) struct Block {
 enum Half {
     Dense(Box<FeedForward>),
     Experts(Box<Experts>),
+}
+
+/// What brings the positions together.
+enum Mixer {
+    Attention(Attention),
+    ShortConv(ShortConv),
+    DeltaNet(Box<DeltaNet>),
 }
 
 /// The norms around a half of a block.
@@ -72,15 +82,6 @@ impl Block {
                 Residual::PostNorm => Norms { before: None, behind: Some(norm(post)?) },
             })
         };
-        // Some families name the norm between attention and feed-forward after the former.
-        let feed_forward_norm = match gguf.opt_tensor(&name("ffn_norm.weight"))? {
-            None if spec.residual == Residual::PreNorm
-                && gguf.opt_tensor(&name("post_attention_norm.weight"))?.is_some() =>
-            {
-                "post_attention_norm"
-            }
-            _ => "ffn_norm",
-        };
         let feed_forward = match spec.feed_forward.experts {
             Some(_) if spec.residual == Residual::PostNorm => {
                 return Err(gguf.unsupported("its experts are followed by norms"));
@@ -93,9 +94,20 @@ impl Block {
         };
         Ok(Block {
             spec: *spec,
-            attention_norms: norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
-            attention: Attention::load(gguf, packed, &name, spec, width)?,
-            feed_forward_norms: norms(feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
+            mixer_norms: norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
+            mixer: match &spec.mixer {
+                spec::Mixer::Attention => {
+                    Mixer::Attention(Attention::load(gguf, packed, &name, spec, width)?)
+                }
+                spec::Mixer::ShortConv(conv) => {
+                    Mixer::ShortConv(ShortConv::load(gguf, packed, &name, *conv)?)
+                }
+                spec::Mixer::DeltaNet(net) => {
+                    let net = DeltaNet::load(gguf, packed, &name, *net, spec.norm, width)?;
+                    Mixer::DeltaNet(Box::new(net))
+                }
+            },
+            feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
             feed_forward,
             per_layer: per_layer
                 .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
@@ -112,30 +124,30 @@ impl Block {
         self.spec.attention.span == Span::BothWays
     }
 
-    /// Adds what the block makes of the rows to `x`. Their keys and values are stored in the state of the sequences, at
-    /// `offset` in each block of positions. Rows in which a value was not finite are noted in [`Workspace::finite`].
+    /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the sequences, at
+    /// `place`. Rows in which a value was not finite are noted in [`Workspace::finite`].
     pub(super) fn forward(
         &self,
         sequences: &[Rows<'_>],
-        offset: usize,
+        place: Place,
         ropes: &[Rope],
         workspace: &mut Workspace,
         pool: &Pool,
     ) {
         let rows = sequences.iter().map(|sequence| sequence.rows).sum();
         // In `x` before the half, in `h` behind it.
-        self.attention.forward(
-            self.attention_norms.before.as_ref(),
-            sequences,
-            offset,
-            ropes,
-            workspace,
-            pool,
-        );
+        let norm = self.mixer_norms.before.as_ref();
+        match &self.mixer {
+            Mixer::Attention(attention) => {
+                attention.forward(norm, sequences, place.block, ropes, workspace, pool);
+            }
+            Mixer::ShortConv(conv) => conv.forward(norm, sequences, place, workspace, pool),
+            Mixer::DeltaNet(net) => net.forward(norm, sequences, place, workspace, pool),
+        }
         if self.spec.residual == Residual::PostNorm {
             return self.forward_post_norm(rows, workspace, pool);
         }
-        self.add(Some(&self.attention.output), self.attention_norms.behind.as_ref(), rows, workspace, pool);
+        self.add(Some(self.mixer.output()), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
@@ -225,7 +237,7 @@ impl Block {
         {
             let h = &*h;
             let make = |row: usize, x: &mut [f32]| {
-                end(&self.attention.output, &self.attention_norms, h, row, x);
+                end(self.mixer.output(), &self.mixer_norms, h, row, x);
             };
             feed_forward.expand(x, Some(&make), inner, quantized, pool);
         }
@@ -234,6 +246,17 @@ impl Block {
         each_row(x, width, pool, &|row, x| {
             end(&feed_forward.down, &self.feed_forward_norms, h, row, x);
         });
+    }
+}
+
+impl Mixer {
+    /// What makes its result, whose bias is added at the end of the half.
+    fn output(&self) -> &Dense {
+        match self {
+            Mixer::Attention(attention) => &attention.output,
+            Mixer::ShortConv(conv) => &conv.output,
+            Mixer::DeltaNet(net) => &net.output,
+        }
     }
 }
 

@@ -93,12 +93,12 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Checks every tensor of the file, and returns the bytes of a block of state.
+    /// Checks every tensor of the file, and returns the state of a sequence without tokens.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    pub(super) fn check(gguf: &Gguf) -> Result<u64, Error> {
-        Decoder::assemble(gguf, None).map(|decoder| decoder.layout.block_bytes())
+    pub(super) fn check(gguf: &Gguf) -> Result<SequenceState, Error> {
+        Decoder::assemble(gguf, None).map(|decoder| SequenceState::new(decoder.layout))
     }
 
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
@@ -120,6 +120,9 @@ impl Decoder {
                 embedding.clone()
             }
         };
+        // Files of LFM2 have it by the name of a norm behind the embedding.
+        let usual = spec.tensors.include("output_norm.weight");
+        let norm_name = if usual { "output_norm" } else { "token_embd_norm" };
         let blocks = spec.blocks.iter().enumerate();
         let blocks = blocks
             .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
@@ -133,7 +136,7 @@ impl Decoder {
             embedding_scale,
             per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
             blocks,
-            norm: Norm::load(gguf, "output_norm", output_norm, width)?,
+            norm: Norm::load(gguf, norm_name, output_norm, width)?,
             head,
             logits,
             rank_head: RankHead::load(gguf, width)?,
@@ -195,7 +198,7 @@ impl Decoder {
 
     /// Computes the segments' rows, at most as many as the workspace has, and adds them to their states.
     /// `interrupted` is asked between blocks: once it says yes the pass ends, false is returned and the
-    /// states are as before.
+    /// states are [given up](SequenceState::give_up).
     pub(crate) fn forward(
         &self,
         segments: &mut [Segment<'_>],
@@ -208,18 +211,23 @@ impl Decoder {
         assert!(rows <= most, "{rows} rows in a workspace of {most}");
         workspace.blocks.begin(rows);
         self.embed(segments, &mut workspace.blocks, pool.instructions());
+        for segment in segments.iter_mut() {
+            let guesses = segment.wanted.guesses();
+            state_of(segment).begin(guesses);
+        }
         if let Some(per_layer) = &self.per_layer {
             let tokens = segments.iter().flat_map(|segment| segment.tokens);
             per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
         }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
+                segments.iter_mut().for_each(|segment| state_of(segment).give_up());
                 return false;
             }
             let sequences = sequences(segments, block.sees_both_ways());
             block.forward(
                 &sequences,
-                self.layout.offset(block.state_index(index)),
+                self.layout.place(block.state_index(index)),
                 &self.spec.ropes,
                 &mut workspace.blocks,
                 pool,
@@ -357,8 +365,8 @@ fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool) -> Vec<Rows<'
         let rows = segment.tokens.len();
         let state = state_of(segment);
         let position = state.len();
-        let (done, open) = state.parts(rows);
-        let sequence = Rows { done, open, position, rows, first_row, both_ways };
+        let (done, open, running) = state.parts(rows);
+        let sequence = Rows { done, open, position, rows, first_row, running, both_ways };
         first_row += rows;
         sequence
     });

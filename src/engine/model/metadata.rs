@@ -17,6 +17,8 @@ const MAX_CONTEXT_LENGTH: usize = 32_768;
 const MAX_SIZE: u32 = 1 << 24;
 /// Most experts of a block, twice what llama.cpp allows.
 const MAX_EXPERTS: usize = 1024;
+/// Upper bound of the positions that a convolution sees.
+const MAX_TAPS: usize = 64;
 
 /// The metadata of a file of one architecture.
 #[derive(Clone, Copy)]
@@ -53,6 +55,14 @@ impl Metadata<'_> {
     pub(super) fn size(&self, name: &str) -> Result<usize, Error> {
         self.opt_size(name)?
             .ok_or_else(|| self.gguf.corrupt(format!("key \"{}\" is missing", self.key(name))))
+    }
+
+    /// A number of layers, which may be 0 or missing.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where it is not a number.
+    pub(super) fn layers_or_0(&self, name: &str) -> Result<usize, Error> {
+        Ok(self.gguf.opt_u32(&self.key(name))?.unwrap_or(0) as usize)
     }
 
     /// Number of blocks. A block has one tensor at least, so a file cannot make the list of its blocks longer than
@@ -205,7 +215,7 @@ impl Metadata<'_> {
     /// kernels cannot compute.
     pub(super) fn heads(&self, width: usize) -> Result<Heads, Error> {
         let query = self.size("attention.head_count")?;
-        let kv = self.opt_size("attention.head_count_kv")?.unwrap_or(query);
+        let kv = self.kv_heads()?.unwrap_or(query);
         let dim = match self.opt_size("attention.key_length")? {
             Some(dim) => dim,
             None if width.is_multiple_of(query) => width / query,
@@ -248,6 +258,40 @@ impl Metadata<'_> {
             return Err(self.gguf.corrupt(format!("key \"{key}\" holds {size}, out of range")));
         }
         Ok(sizes.into_iter().map(|size| size as usize).collect())
+    }
+
+    /// Key-value heads, of the layers that have any where the file says it layer by layer.
+    fn kv_heads(&self) -> Result<Option<usize>, Error> {
+        let key = self.key("attention.head_count_kv");
+        let Some(layers) = self.gguf.opt_per_layer(&key, self.block_count()?)? else { return Ok(None) };
+        let most = layers.iter().copied().max().unwrap_or(0);
+        if !(1..=i64::from(MAX_SIZE)).contains(&most) {
+            return Err(self.gguf.corrupt(format!("key \"{key}\" is {most}, out of range")));
+        }
+        if layers.iter().any(|count| ![0, most].contains(count)) {
+            return Err(self.gguf.unsupported(format!("key \"{key}\" differs from layer to layer")));
+        }
+        Ok(Some(most as usize))
+    }
+
+    /// For each block whether a key has a number other than 0 for it; None without the key.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the key has not a number for each block.
+    pub(super) fn opt_flags(&self, name: &str) -> Result<Option<Vec<bool>>, Error> {
+        let flags = self.gguf.opt_per_layer(&self.key(name), self.block_count()?)?;
+        Ok(flags.map(|flags| flags.iter().map(|flag| *flag != 0).collect()))
+    }
+
+    /// How many positions a convolution sees.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`] where the key is missing or beyond any model.
+    pub(super) fn taps(&self, name: &str) -> Result<usize, Error> {
+        match self.size(name)? {
+            taps @ 2..=MAX_TAPS => Ok(taps),
+            taps => Err(self.gguf.corrupt(format!("key \"{}\" is {taps}, out of range", self.key(name)))),
+        }
     }
 
     /// The base of the rotation's frequencies.

@@ -11,6 +11,7 @@ mod arch;
 mod attention;
 mod block;
 mod decoder;
+mod delta_net;
 pub(crate) mod encoder;
 mod experts;
 mod feed_forward;
@@ -19,6 +20,7 @@ mod metadata;
 mod packed_weights;
 mod per_layer;
 mod rank;
+mod short_conv;
 mod spec;
 mod state;
 mod weights;
@@ -49,14 +51,14 @@ pub(crate) fn other_quantizations() -> String {
 }
 
 /// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of tensors. What
-/// comes back is the bytes of a block of a sequence's state, 0 of encoders.
+/// comes back is the state of a sequence without tokens, which encoders do not have.
 ///
 /// # Errors
 /// As those of loading.
-pub(crate) fn check(gguf: &Gguf) -> Result<u64, Error> {
+pub(crate) fn check(gguf: &Gguf) -> Result<Option<SequenceState>, Error> {
     match spec(gguf)?.kind {
-        spec::Kind::Decoder { .. } => Decoder::check(gguf),
-        spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| 0),
+        spec::Kind::Decoder { .. } => Decoder::check(gguf).map(Some),
+        spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| None),
     }
 }
 

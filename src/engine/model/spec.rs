@@ -56,7 +56,7 @@ pub(crate) struct LogitsSpec {
     pub(crate) cap: Option<f32>,
 }
 
-/// One block: attention, then feed-forward.
+/// One block: attention or what takes its place, then feed-forward.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockSpec {
     pub(crate) residual: Residual,
@@ -64,7 +64,11 @@ pub(crate) struct BlockSpec {
     pub(crate) residual_scale: f32,
     /// All norms of the block.
     pub(crate) norm: NormSpec,
+    pub(crate) mixer: Mixer,
+    /// What attention computes, where it is the block's mixer.
     pub(crate) attention: AttentionSpec,
+    /// The name of the norm before feed-forward.
+    pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
     /// Whether what the block gives is multiplied with a number of the file.
     pub(crate) output_scale: bool,
@@ -114,6 +118,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) query_key_norm: Option<QueryKeyNorm>,
     /// Whether each query head has a learned score that takes part in the softmax and has no value.
     pub(crate) sinks: bool,
+    /// Whether the query projection gives a gate behind each head, whose logistic function the head's result is multiplied with.
+    pub(crate) gated: bool,
     pub(crate) temperature: Option<Temperature>,
     /// The norm of each value head, which has no weights.
     pub(crate) value_norm: Option<NormSpec>,
@@ -121,6 +127,37 @@ pub(crate) struct AttentionSpec {
     pub(crate) keys_are_values: bool,
     /// The block whose keys and values it uses, where it has none of its own.
     pub(crate) shares: Option<usize>,
+}
+
+/// What brings the positions of a sequence together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mixer {
+    Attention,
+    ShortConv(ShortConvSpec),
+    DeltaNet(DeltaNetSpec),
+}
+
+/// `out(c · conv(b · x))`, where b, c and x are projections of the input and `conv` is a causal convolution of each channel by
+/// itself, as in LFM2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShortConvSpec {
+    /// Channels, which are as many as the model is wide.
+    pub(crate) channels: usize,
+    /// Positions that it sees, its own included.
+    pub(crate) taps: usize,
+}
+
+/// A gated delta net ([Yang et al. 2024](https://arxiv.org/abs/2412.06464)): each head has a matrix that learns which value belongs
+/// to which key, and forgets. Queries, keys and values go through a causal convolution first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeltaNetSpec {
+    /// Heads of queries and keys. Value head `h` has those of head `h` modulo this.
+    pub(crate) key_heads: usize,
+    pub(crate) value_heads: usize,
+    /// Elements of a head, of keys and of values.
+    pub(crate) dim: usize,
+    /// Positions that the convolution sees, the own included.
+    pub(crate) taps: usize,
 }
 
 /// Norms of queries and keys, before they are rotated.
@@ -224,11 +261,29 @@ impl AttentionSpec {
             rope: None,
             query_key_norm: None,
             sinks: false,
+            gated: false,
             temperature: None,
             value_norm: None,
             keys_are_values: false,
             shares: None,
         }
+    }
+}
+
+impl DeltaNetSpec {
+    /// Length of all keys of a row.
+    pub(crate) fn key_width(&self) -> usize {
+        self.key_heads * self.dim
+    }
+
+    /// Length of all values of a row.
+    pub(crate) fn value_width(&self) -> usize {
+        self.value_heads * self.dim
+    }
+
+    /// Channels of the convolution: queries, keys and values.
+    pub(crate) fn channels(&self) -> usize {
+        2 * self.key_width() + self.value_width()
     }
 }
 

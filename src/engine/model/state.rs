@@ -1,8 +1,13 @@
 //! What a sequence keeps of the tokens that were computed: its state.
 //!
 //! It grows by blocks of [`TILE`] positions. A block is one allocation, made when its first position is reached, of which
-//! each layer has a part; how the part is laid out, and how far back the layer can go, is up to the kind of the layer
-//! ([`LayerState`]). Sequences that begin with the same tokens may share blocks.
+//! each layer has a part; how the part is laid out is up to the kind of the layer ([`LayerState`]). Sequences that begin with the
+//! same tokens may share blocks.
+//!
+//! What a layer keeps of attention is a row for each position, so it can be cut anywhere. What other layers keep is overwritten by each
+//! position: it lies beside the blocks ([`Kept`]), and some blocks have a copy of what it was behind the block's last position: all
+//! of them, or one in a few where copies are large ([`StateLayout`]). A sequence that has to go back goes to the last place of which
+//! there is a copy, and computes from there again.
 //!
 //! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
 
@@ -10,11 +15,15 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::spec::Spec;
+use super::delta_net::matrices;
+use super::spec::{BlockSpec, Mixer, Spec};
 use crate::Error;
 use crate::backend::{Block, State};
+use crate::kernels::Floats;
 use crate::kernels::attention::{Heads, TILE};
+use crate::kernels::convolution::Taps;
 use crate::kernels::disjoint::Disjoint;
+use crate::kernels::recurrence::{Place, Running, load};
 use crate::memory::fallible;
 
 /// What the layers of one kind keep.
@@ -22,9 +31,11 @@ pub(super) trait LayerState: std::fmt::Debug + Send + Sync {
     /// Values of the layer in a block, as f16.
     fn len(&self) -> usize;
 
-    /// The most positions, at most `positions`, that what the layer keeps can be cut back to. What is computed from there
-    /// on is as if the positions behind had never been.
-    fn resumable(&self, positions: usize) -> usize;
+    /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of them. A layer that keeps
+    /// nothing of the kind can be cut anywhere.
+    fn running(&self) -> usize {
+        0
+    }
 
     /// Leaves zeros in the layer's part of a block where the positions from `slot` on were.
     fn clear(&self, part: &mut [u16], slot: usize);
@@ -46,20 +57,12 @@ impl LayerState for Nothing {
         0
     }
 
-    fn resumable(&self, positions: usize) -> usize {
-        positions
-    }
-
     fn clear(&self, _part: &mut [u16], _slot: usize) {}
 }
 
 impl LayerState for KeysAndValues {
     fn len(&self) -> usize {
         self.heads.kv * self.heads.tile_len()
-    }
-
-    fn resumable(&self, positions: usize) -> usize {
-        positions
     }
 
     fn clear(&self, part: &mut [u16], slot: usize) {
@@ -72,38 +75,95 @@ impl LayerState for KeysAndValues {
     }
 }
 
+/// What a layer keeps that is not attention: so many values.
+#[derive(Debug)]
+struct Recurrent {
+    values: usize,
+}
+
+impl LayerState for Recurrent {
+    fn len(&self) -> usize {
+        // The bits of each in two.
+        2 * self.values
+    }
+
+    fn running(&self) -> usize {
+        self.values
+    }
+
+    fn clear(&self, _part: &mut [u16], _slot: usize) {
+        // Nothing of it is read before the block is full.
+    }
+}
+
+/// What a block of a model keeps.
+fn layer_of(block: &BlockSpec) -> Box<dyn LayerState> {
+    match block.mixer {
+        Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
+        Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads }),
+        Mixer::ShortConv(spec) => Box::new(Recurrent { values: Taps::state_len(spec.channels, spec.taps) }),
+        Mixer::DeltaNet(spec) => Box::new(Recurrent {
+            values: Taps::state_len(spec.channels(), spec.taps) + matrices(&spec).state_len(),
+        }),
+    }
+}
+
 /// The parts of a block of one model. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct StateLayout(Arc<Vec<Part>>);
+pub(crate) struct StateLayout(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    /// For each layer.
+    layers: Vec<Part>,
+    /// Values of a block without copies of what is kept beside the blocks, which are behind them.
+    rows_len: usize,
+    /// Values of the copies.
+    copies_len: usize,
+    /// One block in so many has copies.
+    interval: usize,
+}
+
+/// Copies may take so many times the memory of keys and values.
+const MOST_COPIES: usize = 8;
+/// At least one block in so many has copies.
+const LONGEST_INTERVAL: usize = 8;
 
 /// What one layer has of each block.
 #[derive(Debug)]
 struct Part {
     range: Range<usize>,
+    /// Of what is kept beside the blocks.
+    running: Range<usize>,
     layer: Box<dyn LayerState>,
 }
 
 impl StateLayout {
     /// The layout of a model: a part for each of its blocks.
     pub(super) fn of(spec: &Spec) -> StateLayout {
-        StateLayout::new(spec.blocks.iter().map(|block| {
-            let layer: Box<dyn LayerState> = match block.attention.shares {
-                Some(_) => Box::new(Nothing),
-                None => Box::new(KeysAndValues { heads: block.attention.heads }),
-            };
-            layer
-        }))
+        StateLayout::new(spec.blocks.iter().map(layer_of))
     }
 
     /// The layout of these layers.
     pub(super) fn new(layers: impl Iterator<Item = Box<dyn LayerState>>) -> StateLayout {
-        let mut end = 0;
-        let parts = layers.map(|layer| {
-            let start = end;
-            end += layer.len();
-            Part { range: start..end, layer }
+        let layers: Vec<_> = layers.collect();
+        let [rows_len, copies_len] = [false, true].map(|copied| {
+            let layers = layers.iter().filter(|layer| (layer.running() > 0) == copied);
+            layers.map(|layer| layer.len()).sum::<usize>()
         });
-        StateLayout(Arc::new(parts.collect()))
+        let (mut rows_end, mut copies_end, mut running_end) = (0, rows_len, 0);
+        let part = |layer: Box<dyn LayerState>| {
+            let end = if layer.running() > 0 { &mut copies_end } else { &mut rows_end };
+            let (start, running) = (*end, running_end);
+            *end += layer.len();
+            running_end += layer.running();
+            Part { range: start..*end, running: running..running_end, layer }
+        };
+        let layers = layers.into_iter().map(part).collect();
+        let enough =
+            |interval: &usize| copies_len <= interval.saturating_mul(MOST_COPIES).saturating_mul(rows_len);
+        let interval = [1, 2, 4].into_iter().find(enough).unwrap_or(LONGEST_INTERVAL);
+        StateLayout(Arc::new(Parts { layers, rows_len, copies_len, interval }))
     }
 
     /// That of a small layer.
@@ -113,31 +173,64 @@ impl StateLayout {
         StateLayout::new(std::iter::once(layer))
     }
 
-    fn block_len(&self) -> usize {
-        self.0.last().map_or(0, |part| part.range.end)
+    /// That of a small layer and one whose copies are large.
+    #[cfg(test)]
+    pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
+        let attention = KeysAndValues { heads: Heads { query: 1, kv: 1, dim: 2 } };
+        let values = 2 * MOST_COPIES * attention.len();
+        let layers: [Box<dyn LayerState>; 2] = [Box::new(Recurrent { values }), Box::new(attention)];
+        StateLayout::new(layers.into_iter())
     }
 
-    /// Bytes of a block.
-    pub(crate) fn block_bytes(&self) -> u64 {
-        self.block_len() as u64 * size_of::<u16>() as u64
+    /// Values of the block of this index.
+    fn block_len(&self, index: usize) -> usize {
+        let copies = if (index + 1).is_multiple_of(self.0.interval) { self.0.copies_len } else { 0 };
+        self.0.rows_len + copies
     }
 
-    /// Where the part of a layer begins in each block.
-    pub(super) fn offset(&self, layer: usize) -> usize {
-        self.0[layer].range.start
+    /// Bytes of the first `blocks` blocks.
+    pub(crate) fn block_bytes(&self, blocks: usize) -> u64 {
+        let values = |count: usize, each: usize| (count as u64).saturating_mul(each as u64);
+        let copies = values(blocks / self.0.interval, self.0.copies_len);
+        values(blocks, self.0.rows_len).saturating_add(copies).saturating_mul(size_of::<u16>() as u64)
     }
 
-    /// The most positions that all layers can go back to.
+    /// The last place, at most `positions`, behind which a sequence can go on that has only blocks.
     fn resumable(&self, positions: usize) -> usize {
-        // What one layer cannot keep the others may have to give up too.
-        let mut least = positions;
-        loop {
-            let next = self.0.iter().fold(least, |least, part| part.layer.resumable(least));
-            if next == least {
-                return least;
-            }
-            least = next;
-        }
+        let each = if self.running_len() > 0 { TILE * self.0.interval } else { 1 };
+        positions / each * each
+    }
+
+    /// Where a layer's part begins.
+    pub(super) fn place(&self, layer: usize) -> Place {
+        let Part { range, running, .. } = &self.0.layers[layer];
+        Place { running: running.start, block: range.start }
+    }
+
+    /// Values that are kept beside the blocks.
+    fn running_len(&self) -> usize {
+        self.0.copies_len / 2
+    }
+}
+
+/// What layers keep that each position overwrites, behind some position.
+#[derive(Default)]
+struct Kept {
+    values: Floats,
+    /// How many positions went into it; None while that is not known.
+    positions: Option<usize>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("positions", &self.positions).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// The positions, where they are not more than `most`.
+    fn within(&self, most: usize) -> Option<usize> {
+        self.positions.filter(|positions| *positions <= most)
     }
 }
 
@@ -147,12 +240,24 @@ pub(crate) struct SequenceState {
     layout: StateLayout,
     blocks: Vec<SharedBlock>,
     len: usize,
+    /// What is kept beside the blocks: behind the last position that is no guess, and behind guesses.
+    now: Kept,
+    ahead: Kept,
+    /// Guesses among the rows of the pass that is under way.
+    guesses: usize,
 }
 
 impl SequenceState {
     /// A state of no positions and no blocks.
     pub(crate) fn new(layout: StateLayout) -> Self {
-        SequenceState { layout, blocks: Vec::new(), len: 0 }
+        let (now, ahead) = (Kept::default(), Kept::default());
+        SequenceState { layout, blocks: Vec::new(), len: 0, now, ahead, guesses: 0 }
+    }
+
+    /// Bytes that a position takes in the long run.
+    pub(crate) fn bytes_per_position(&self) -> u64 {
+        let positions = LONGEST_INTERVAL * TILE;
+        self.layout.block_bytes(LONGEST_INTERVAL).div_ceil(positions as u64)
     }
 
     /// Gives back the blocks of a state without positions beyond those for `positions`.
@@ -161,20 +266,65 @@ impl SequenceState {
         self.blocks.truncate(positions.div_ceil(TILE));
     }
 
+    /// Begins a pass whose last `guesses` rows may be taken back. Until the pass is [done](SequenceState::advance) or
+    /// [given up](SequenceState::give_up), what is kept beside the blocks belongs to no position.
+    pub(crate) fn begin(&mut self, guesses: usize) {
+        self.guesses = guesses;
+        if self.layout.running_len() == 0 {
+            return;
+        }
+        if self.ahead.positions == Some(self.len) {
+            std::mem::swap(&mut self.now, &mut self.ahead);
+        }
+        if self.now.positions != Some(self.len) {
+            debug_assert!(self.layout.resumable(self.len) == self.len, "it goes on from where a copy is");
+            match self.len.checked_sub(1) {
+                None => self.now.values.fill(0.0),
+                Some(last) => {
+                    let block = &self.blocks[last / TILE];
+                    for Part { range, running, .. } in &self.layout.0.layers {
+                        // Nothing of attention.
+                        if !running.is_empty() {
+                            load(&block[range.clone()], &mut self.now.values[running.clone()]);
+                        }
+                    }
+                }
+            }
+        }
+        (self.now.positions, self.ahead.positions) = (None, None);
+    }
+
     /// Adds `count` positions that were stored in all layers.
     pub(crate) fn advance(&mut self, count: usize) {
         self.len += count;
+        if self.layout.running_len() > 0 {
+            self.now.positions = Some(self.len - self.guesses);
+            self.ahead.positions = (self.guesses > 0).then_some(self.len);
+        }
     }
 
-    /// The blocks that are full, and those that the next `count` positions go to, no longer shared.
-    pub(super) fn parts(&mut self, count: usize) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>) {
+    /// Ends a pass that was not computed to its end.
+    pub(super) fn give_up(&mut self) {
+        self.truncate(self.len);
+    }
+
+    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is kept beside them.
+    pub(super) fn parts(
+        &mut self,
+        count: usize,
+    ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<Running<'_>>) {
+        let running = (self.layout.running_len() > 0).then(|| Running {
+            now: Disjoint::new(&mut self.now.values),
+            ahead: Disjoint::new(&mut self.ahead.values),
+            certain: count - self.guesses,
+        });
         let (done, open) = self.blocks.split_at_mut(self.len / TILE);
         let count = (self.len % TILE + count).div_ceil(TILE);
         let own = |block| {
             let block: &mut Box<[u16]> = Arc::make_mut(block);
             Disjoint::new(block)
         };
-        (done, open[..count].iter_mut().map(own).collect())
+        (done, open[..count].iter_mut().map(own).collect(), running)
     }
 }
 
@@ -196,19 +346,34 @@ impl State for SequenceState {
         self.blocks.len()
     }
 
-    fn block_bytes(&self) -> u64 {
-        self.layout.block_bytes()
+    fn block_bytes(&self, blocks: usize) -> u64 {
+        self.layout.block_bytes(blocks)
+    }
+
+    fn resumes_behind(&self, blocks: usize) -> bool {
+        self.layout.resumable(blocks * TILE) == blocks * TILE
+    }
+
+    fn fixed_bytes(&self) -> u64 {
+        2 * (self.layout.running_len() * size_of::<f32>()) as u64
     }
 
     fn reserve(&mut self, positions: usize) -> Result<(), Error> {
+        let out_of_memory = |bytes: u64| Error::OutOfMemory {
+            what: format!("the key-value cache for {positions} tokens"),
+            needed_mb: bytes.div_ceil(1 << 20),
+            limit_mb: None,
+        };
+        let (bytes, running) = (self.bytes(positions), self.layout.running_len());
+        for kept in [&mut self.now, &mut self.ahead] {
+            if kept.values.len() < running {
+                kept.values = Floats::zeros(running).ok_or_else(|| out_of_memory(bytes))?;
+            }
+        }
         while self.blocks.len() < positions.div_ceil(TILE) {
             let mut block = Vec::new();
-            let length = self.layout.block_len();
-            fallible(|| block.try_reserve_exact(length)).map_err(|_| Error::OutOfMemory {
-                what: format!("the key-value cache for {positions} tokens"),
-                needed_mb: self.bytes(positions).div_ceil(1 << 20),
-                limit_mb: None,
-            })?;
+            let length = self.layout.block_len(self.blocks.len());
+            fallible(|| block.try_reserve_exact(length)).map_err(|_| out_of_memory(bytes))?;
             // Zeroed, so that what masked positions hold is at least the same each time.
             block.resize(length, 0);
             self.blocks.push(Arc::new(block.into_boxed_slice()));
@@ -217,7 +382,14 @@ impl State for SequenceState {
     }
 
     fn truncate(&mut self, len: usize) {
-        self.len = self.layout.resumable(self.len.min(len));
+        self.len = self.len.min(len);
+        if self.layout.running_len() > 0 {
+            let kept = self.now.within(self.len).max(self.ahead.within(self.len));
+            self.len = self.layout.resumable(self.len).max(kept.unwrap_or(0));
+            for kept in [&mut self.now, &mut self.ahead] {
+                kept.positions = kept.within(self.len);
+            }
+        }
         self.blocks.truncate(self.len.div_ceil(TILE));
     }
 
@@ -229,14 +401,17 @@ impl State for SequenceState {
         }
         let Some(block) = self.blocks.last_mut() else { return };
         let block = Arc::make_mut(block);
-        for Part { range, layer } in self.layout.0.iter() {
-            layer.clear(&mut block[range.clone()], slot);
+        for Part { range, layer, .. } in &self.layout.0.layers {
+            if range.end <= block.len() {
+                layer.clear(&mut block[range.clone()], slot);
+            }
         }
     }
 
     fn forget(&mut self) {
         self.len = 0;
         self.blocks = Vec::new();
+        (self.now, self.ahead) = (Kept::default(), Kept::default());
     }
 
     fn attach(&mut self, block: Block) {
@@ -263,24 +438,6 @@ impl State for SequenceState {
 mod tests {
     use super::*;
 
-    /// A layer that can go back to the beginnings of blocks only, as one with a snapshot for each block.
-    #[derive(Debug)]
-    struct Snapshots;
-
-    impl LayerState for Snapshots {
-        fn len(&self) -> usize {
-            16
-        }
-
-        fn resumable(&self, positions: usize) -> usize {
-            positions / TILE * TILE
-        }
-
-        fn clear(&self, part: &mut [u16], _slot: usize) {
-            part.fill(0);
-        }
-    }
-
     fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
         let mut state = SequenceState::new(StateLayout::new(layers.into_iter()));
         state.reserve(200).unwrap();
@@ -297,7 +454,7 @@ mod tests {
         let mut keys = state(vec![attention(), attention()]);
         keys.truncate(130);
         assert_eq!((keys.len(), keys.blocks()), (130, 3));
-        let mut mixed = state(vec![attention(), Box::new(Snapshots), attention()]);
+        let mut mixed = state(vec![attention(), Box::new(Recurrent { values: 8 }), attention()]);
         mixed.truncate(130);
         assert_eq!((mixed.len(), mixed.blocks()), (2 * TILE, 2));
         mixed.truncate(500);
@@ -326,5 +483,59 @@ mod tests {
         let shared = content(shared);
         assert!(shared.iter().all(|x| *x == 7), "the block that others have too is not written");
         assert!(state.blocks[1].iter().all(|x| *x == 7));
+    }
+
+    #[test]
+    fn guesses_are_taken_back_or_gone_on_from_and_a_pass_that_was_given_up_goes_back_to_a_copy() {
+        let mut state = state(vec![Box::new(Recurrent { values: 8 }), attention()]);
+        state.reserve(300).unwrap();
+        let pass = |state: &mut SequenceState| {
+            state.begin(3);
+            assert_eq!(state.parts(5).2.map(|running| running.certain), Some(2));
+            state.now.values.fill(1.0);
+            state.ahead.values.fill(2.0);
+        };
+        pass(&mut state);
+        state.advance(5);
+        state.truncate(204);
+        assert_eq!(state.len(), 202, "before the first guess");
+        state.begin(0);
+        assert!(state.now.values.iter().all(|x| *x == 1.0));
+        state.advance(1);
+        pass(&mut state);
+        state.advance(5);
+        state.truncate(300);
+        assert_eq!(state.len(), 208, "all guesses were right");
+        state.begin(0);
+        assert!(state.now.values.iter().all(|x| *x == 2.0));
+        state.advance(1);
+        pass(&mut state);
+        state.give_up();
+        assert_eq!(state.len(), 3 * TILE);
+        let copy = state.layout.place(0).block;
+        crate::kernels::recurrence::store(&[3.0; 8], &mut Arc::make_mut(&mut state.blocks[2])[copy..]);
+        state.begin(0);
+        assert!(state.now.values.iter().all(|x| *x == 3.0));
+        state.advance(1);
+        state.forget();
+        state.reserve(10).unwrap();
+        state.begin(0);
+        assert!(state.now.values.iter().all(|x| *x == 0.0), "a text begins with nothing");
+    }
+
+    #[test]
+    fn large_copies_are_in_some_blocks_only() {
+        let layout = StateLayout::with_copies_in_every_fourth_block();
+        let mut state = SequenceState::new(layout.clone());
+        state.reserve(9 * TILE).unwrap();
+        let lengths: Vec<usize> = state.blocks.iter().map(|block| block.len()).collect();
+        assert!((0..9).all(|index| (lengths[index] > lengths[0]) == (index % 4 == 3)), "{lengths:?}");
+        assert_eq!(state.block_bytes(9), 2 * lengths.iter().sum::<usize>() as u64);
+        state.begin(0);
+        state.advance(9 * TILE - 5);
+        state.truncate(9 * TILE - 6);
+        assert_eq!((state.len(), state.blocks()), (8 * TILE, 8));
+        state.truncate(8 * TILE - 1);
+        assert_eq!((state.len(), state.blocks()), (4 * TILE, 4));
     }
 }

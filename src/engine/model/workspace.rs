@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::spec::{BlockSpec, Spec};
+use super::spec::{BlockSpec, Mixer, Spec};
 use crate::Error;
 use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
@@ -27,6 +27,8 @@ pub(crate) struct Workspace {
     /// Keys and values, `[rows, kv heads * head_dim]` of the block with the most.
     pub(super) key: Floats,
     pub(super) value: Floats,
+    /// What a mixer projects to before it is taken apart, `[rows, length]` of the block with the longest.
+    pub(super) mixed: Floats,
     /// What attention gives, as long as the queries.
     pub(super) attention: Floats,
     pub(super) inner: InnerRows,
@@ -112,6 +114,7 @@ impl Workspace {
             query: row(widths.query)?,
             key: row(widths.kv)?,
             value: row(widths.kv)?,
+            mixed: row(widths.mixed)?,
             attention: row(widths.query)?,
             inner: InnerRows {
                 gate: row(widths.inner)?,
@@ -138,10 +141,11 @@ impl Workspace {
 
     /// Bytes that a workspace takes.
     pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
-        let Widths { query, kv, inner, gated, experts, used } = Widths::of(spec);
+        let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
         let row = 5 * spec.width
             + 2 * (query + kv)
+            + mixed
             // The last one is what activations are quantized to, generously.
             + (if gated { 3 } else { 2 }) * inner
             // The rows of experts, what they are quantized to, and who uses them.
@@ -170,6 +174,7 @@ impl Workspace {
 struct Widths {
     query: usize,
     kv: usize,
+    mixed: usize,
     inner: usize,
     /// Whether any block has two inner rows.
     gated: bool,
@@ -182,8 +187,29 @@ impl Widths {
     fn of(spec: &Spec) -> Widths {
         let most = |width: &dyn Fn(&BlockSpec) -> usize| spec.blocks.iter().map(width).max().unwrap_or(0);
         Widths {
-            query: most(&|block| block.attention.heads.query * block.attention.heads.dim),
-            kv: most(&|block| block.attention.heads.kv * block.attention.heads.dim),
+            query: most(&|block| {
+                let of_mixer = match block.mixer {
+                    Mixer::Attention => 0,
+                    Mixer::ShortConv(conv) => conv.channels,
+                    Mixer::DeltaNet(net) => net.value_width(),
+                };
+                of_mixer.max(block.attention.heads.query * block.attention.heads.dim)
+            }),
+            kv: most(&|block| {
+                let of_mixer = match block.mixer {
+                    Mixer::Attention | Mixer::ShortConv(_) => 0,
+                    Mixer::DeltaNet(net) => net.value_heads,
+                };
+                of_mixer.max(block.attention.heads.kv * block.attention.heads.dim)
+            }),
+            mixed: most(&|block| match block.mixer {
+                Mixer::Attention if block.attention.gated => {
+                    2 * block.attention.heads.query * block.attention.heads.dim
+                }
+                Mixer::Attention => 0,
+                Mixer::ShortConv(conv) => 3 * conv.channels,
+                Mixer::DeltaNet(net) => net.channels(),
+            }),
             inner: most(&|block| block.feed_forward.inner()).max(spec.per_layer.unwrap_or(0)),
             gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
             experts: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.count)),

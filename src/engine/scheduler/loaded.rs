@@ -148,10 +148,12 @@ impl AnyModel {
 
     /// Bytes of kept blocks of state, of those that running requests hold or of all.
     pub(super) fn kept_bytes(&self, held: bool) -> u64 {
-        self.decoder().map_or(0, |loaded| {
-            let blocks = if held { loaded.prefixes.held() } else { loaded.prefixes.len() };
-            blocks as u64 * loaded.block_bytes()
-        })
+        self.decoder().map_or(
+            0,
+            |loaded| {
+                if held { loaded.prefixes.held_bytes() } else { loaded.prefixes.bytes() }
+            },
+        )
     }
 }
 
@@ -224,11 +226,6 @@ impl LoadedDecoder {
         gguf.release_all();
         loaded.decoder.check_lost()?;
         Ok(loaded)
-    }
-
-    /// Bytes of a block of state.
-    pub(super) fn block_bytes(&self) -> u64 {
-        self.decoder.facts().block_bytes
     }
 
     /// What it thinks of documents, from the rows of the last pass that their prompts end with.

@@ -106,8 +106,10 @@ impl Models {
         by_age.sort_by_key(|entry| entry.used);
         for entry in by_age {
             let AnyModel::Decoder(loaded) = &mut entry.model else { continue };
-            while total > bytes && loaded.prefixes.evict() {
-                total -= loaded.block_bytes();
+            while total > bytes
+                && let Some(freed) = loaded.prefixes.evict()
+            {
+                total -= freed;
             }
         }
     }

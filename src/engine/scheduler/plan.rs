@@ -197,5 +197,5 @@ impl Beginning {
 
 /// Bytes of a state that are not those of kept blocks.
 pub(super) fn own_bytes(state: &dyn State, chain: Option<&Chain>, positions: usize) -> u64 {
-    state.bytes(positions) - chain.map_or(0, Chain::blocks) as u64 * state.block_bytes()
+    state.bytes(positions) - state.block_bytes(chain.map_or(0, Chain::blocks))
 }

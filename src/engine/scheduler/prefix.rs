@@ -20,6 +20,8 @@ pub(super) struct Prefixes {
     clock: u64,
     /// The last entry's number.
     number: u64,
+    /// Bytes of all blocks.
+    bytes: u64,
 }
 
 struct Entry {
@@ -32,6 +34,8 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
+    /// Of the block.
+    bytes: u64,
     used: u64,
     /// Entries that follow it.
     followers: usize,
@@ -71,14 +75,15 @@ impl Chain {
 }
 
 impl Prefixes {
-    /// Number of blocks.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// Bytes of all blocks.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// Number of blocks that running sequences hold.
-    pub(super) fn held(&self) -> usize {
-        self.entries.values().filter(|entry| entry.block.is_shared()).count()
+    /// Bytes of the blocks that running sequences hold.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let held = self.entries.values().filter(|entry| entry.block.is_shared());
+        held.map(|entry| entry.bytes).sum()
     }
 
     /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
@@ -88,13 +93,19 @@ impl Prefixes {
         if before != chain.blocks * BLOCK {
             return 0;
         }
+        let mut end = chain.clone();
         for tokens in tokens[before.min(tokens.len())..].as_chunks::<BLOCK>().0 {
-            let hash = extend(chain.hash, tokens);
-            let Some(entry) = self.find(chain, hash, tokens) else { break };
+            let hash = extend(end.hash, tokens);
+            let Some(entry) = self.find(&end, hash, tokens) else { break };
             state.attach(entry.block.clone());
-            (chain.hash, chain.number) = (hash, entry.number);
-            chain.blocks += 1;
+            (end.hash, end.number) = (hash, entry.number);
+            end.blocks += 1;
+            if state.resumes_behind(end.blocks) {
+                *chain = end.clone();
+            }
         }
+        // Some models cannot go on behind every block.
+        state.truncate(chain.blocks * BLOCK);
         state.len() - before
     }
 
@@ -114,20 +125,22 @@ impl Prefixes {
                 chain.blocked = true;
                 return;
             } else {
-                self.insert(chain, hash, tokens, state.block(chain.blocks))
+                let [before, behind] = [0, 1].map(|more| state.block_bytes(chain.blocks + more));
+                self.insert(chain, hash, tokens, state.block(chain.blocks), behind - before)
             };
             (chain.hash, chain.number) = (hash, number);
             chain.blocks += 1;
         }
     }
 
-    /// Frees the block that was not used for the longest time. False where running sequences hold all of them.
-    pub(super) fn evict(&mut self) -> bool {
+    /// Frees the block that was not used for the longest time and returns its bytes. None where running sequences hold all of them.
+    pub(super) fn evict(&mut self) -> Option<u64> {
         let free =
             |(_, hash): &&(u64, u64)| self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared());
-        let Some(leaf) = self.leaves.iter().find(free).copied() else { return false };
+        let leaf = self.leaves.iter().find(free).copied()?;
         self.leaves.remove(&leaf);
-        let Some(entry) = self.entries.remove(&leaf.1) else { return false };
+        let entry = self.entries.remove(&leaf.1)?;
+        self.bytes -= entry.bytes;
         if let Some(parent) = self.entries.get_mut(&entry.parent_hash)
             && parent.number == entry.parent
         {
@@ -136,7 +149,7 @@ impl Prefixes {
                 self.leaves.insert((parent.used, entry.parent_hash));
             }
         }
-        true
+        Some(entry.bytes)
     }
 
     /// The entry of this hash, if it is the block of these tokens in this chain; notes the use.
@@ -155,7 +168,8 @@ impl Prefixes {
     }
 
     /// Adds a block behind the chain; returns its number.
-    fn insert(&mut self, chain: &Chain, hash: u64, tokens: &[u32], block: Block) -> u64 {
+    fn insert(&mut self, chain: &Chain, hash: u64, tokens: &[u32], block: Block, bytes: u64) -> u64 {
+        self.bytes += bytes;
         if let Some(parent) = self.entries.get_mut(&chain.hash)
             && parent.number == chain.number
         {
@@ -171,6 +185,7 @@ impl Prefixes {
             parent_hash: chain.hash,
             tokens: tokens.into(),
             block,
+            bytes,
             used: self.clock,
             followers: 0,
         };
@@ -198,6 +213,16 @@ mod tests {
     use super::{Chain, Prefixes};
     use crate::backend::{BLOCK, State};
     use crate::model::{SequenceState, StateLayout};
+
+    impl Prefixes {
+        fn len(&self) -> usize {
+            self.entries.len()
+        }
+
+        fn held(&self) -> usize {
+            self.entries.values().filter(|entry| entry.block.is_shared()).count()
+        }
+    }
 
     fn empty() -> SequenceState {
         SequenceState::new(StateLayout::of_one_layer())
@@ -279,15 +304,34 @@ mod tests {
         kept(&mut prefixes, 0, &three);
         assert_eq!((prefixes.len(), prefixes.held()), (6, 2));
         assert_eq!(found(&mut prefixes, 0, &one), 2 * BLOCK, "now three is the oldest");
-        assert!(prefixes.evict());
+        assert!(prefixes.evict().is_some());
         assert_eq!(found(&mut prefixes, 0, &three), BLOCK, "its end went");
         assert_eq!(found(&mut prefixes, 0, &one), 2 * BLOCK);
-        while prefixes.evict() {}
+        while prefixes.evict().is_some() {}
         assert_eq!(prefixes.len(), 2);
         assert_eq!(found(&mut prefixes, 0, &two), 2 * BLOCK, "which a sequence holds");
         drop(held);
-        while prefixes.evict() {}
-        assert_eq!(prefixes.len(), 0);
+        while prefixes.evict().is_some() {}
+        assert_eq!((prefixes.len(), prefixes.bytes()), (0, 0));
         assert!(prefixes.leaves.is_empty());
+    }
+
+    #[test]
+    fn only_blocks_that_a_sequence_can_go_on_behind_are_attached() {
+        let mut prefixes = Prefixes::default();
+        let state = || SequenceState::new(StateLayout::with_copies_in_every_fourth_block());
+        let one = tokens(3, 11);
+        let (mut chain, mut cache) = (Chain::new(0), state());
+        cache.reserve(one.len()).unwrap();
+        cache.begin(0);
+        cache.advance(one.len());
+        prefixes.keep(&mut chain, &mut cache, &one);
+        assert_eq!((prefixes.len(), prefixes.bytes()), (11, cache.block_bytes(11)));
+        for (blocks, attached) in [(3, 0), (4, 4), (7, 4), (11, 8)] {
+            let (mut chain, mut cache) = (Chain::new(0), state());
+            let tokens = &one[..blocks * BLOCK];
+            assert_eq!(prefixes.attach(&mut chain, &mut cache, tokens), attached * BLOCK);
+            assert_eq!((chain.blocks(), cache.blocks(), cache.len()), (attached, attached, attached * BLOCK));
+        }
     }
 }

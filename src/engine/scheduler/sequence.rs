@@ -127,7 +127,9 @@ impl Sequence {
     /// Bytes of state that it has now, apart from the model's kept blocks.
     pub(super) fn taken_bytes(&self) -> u64 {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
-        self.state.blocks().saturating_sub(kept) as u64 * self.state.block_bytes()
+        let fixed = if self.has_state() { self.state.fixed_bytes() } else { 0 };
+        let [all, kept] = [self.state.blocks(), kept].map(|blocks| self.state.block_bytes(blocks));
+        all.saturating_sub(kept) + fixed
     }
 
     /// Whether it has any state.
@@ -194,7 +196,8 @@ impl Sequence {
     /// Hashes of the prompt's blocks that are computed when the next `rows` rows are, wholly or in part.
     pub(super) fn blocks_ahead(&self, rows: usize) -> impl Iterator<Item = u64> {
         let chain = self.chain.as_ref().filter(|_| !self.decodes());
-        let count = move |chain: &Chain| (self.state.len() + rows).div_ceil(BLOCK) - chain.blocks();
+        let count =
+            move |chain: &Chain| (self.state.len() + rows).div_ceil(BLOCK).saturating_sub(chain.blocks());
         chain.into_iter().flat_map(move |chain| chain.hashes(reusable(&self.tokens)).take(count(chain)))
     }
 
@@ -264,12 +267,14 @@ impl Sequence {
     /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
     /// guess that is now dropped.
     pub(super) fn fault(&mut self, position: usize) -> Result<(), Error> {
-        if position < self.tokens.len() - self.guessed {
+        let known = self.tokens.len() - self.guessed;
+        if position < known {
             return Err(Error::NonFinite { position });
         }
-        self.guessed -= self.tokens.len() - position;
-        self.tokens.truncate(position);
         self.state.wipe(position);
+        // Where a state cannot be cut just there, more guesses are dropped.
+        self.tokens.truncate(self.state.len().max(known));
+        self.guessed = self.tokens.len() - known;
         Ok(())
     }
 

@@ -95,11 +95,15 @@ fn a_truncated_cache_forgets() {
         let expected = bits(probe.extend(&tokens).unwrap().unwrap());
         for length in [149, 128, 127, 64, 63, 1, 0] {
             probe.truncate(length);
+            // Recurrent layers go back to the end of a block.
+            let recurrent = matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35);
+            let kept = if recurrent { length / 64 * 64 } else { length };
+            assert_eq!(probe.len(), kept, "{architecture:?}");
             // Something else in between, which must leave no trace.
             probe.extend(&[5, 6, 7, 8]).unwrap();
-            probe.truncate(length);
-            assert_eq!(probe.len(), length);
-            let again = bits(probe.extend(&tokens[length..]).unwrap().unwrap());
+            probe.truncate(kept);
+            assert_eq!(probe.len(), kept, "{architecture:?}");
+            let again = bits(probe.extend(&tokens[kept..]).unwrap().unwrap());
             assert!(again == expected, "{architecture:?} truncated to {length}");
         }
     }

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 51] = [
+const GOLDEN: [(&str, &str); 53] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -60,6 +60,8 @@ const GOLDEN: [(&str, &str); 51] = [
     ("olmo2", "0d01c977b6dd9d2ecbb95c09b7452672"),
     ("exaone4", "38d730a9dcb83d2a717d70f342085588"),
     ("glm4", "538da3435ef83aa7db54bbb5fef278d8"),
+    ("lfm2", "cfaadb1e62b989ac12025c9e1335f204"),
+    ("qwen35", "905162b12fd28263e32e03ad34714474"),
     ("olmoe", "9e18133f6e6d5d964f4e1afec627d11b"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
     ("builtin: JSON", "0ad62ac5aab185149c1fca1860d72ff2"),

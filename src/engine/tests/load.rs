@@ -82,6 +82,40 @@ fn every_shape_is_checked() {
 }
 
 #[test]
+fn sizes_of_recurrent_layers_are_checked() {
+    let spec = Spec::tiny(Architecture::Qwen35);
+    let set = |key: &'static str, value: u32| {
+        move |file: &mut File| file.set(&format!("qwen35.{key}"), Value::U32(value))
+    };
+    for taps in [0, 1, 65, u32::MAX] {
+        corrupt(&spec, set("ssm.conv_kernel", taps), "qwen35.ssm.conv_kernel");
+    }
+    corrupt(&spec, set("ssm.group_count", 3), "3 key heads");
+    corrupt(&spec, set("ssm.group_count", 1), "ssm_conv1d.weight");
+    corrupt(&spec, set("ssm.time_step_rank", 8), "8 value heads");
+    corrupt(&spec, set("ssm.inner_size", 64), "64 values");
+    corrupt(&spec, set("full_attention_interval", 0), "qwen35.full_attention_interval");
+    corrupt(&spec, set("full_attention_interval", 3), "blk.1.");
+    corrupt(&spec, set("nextn_predict_layers", 2), "2 layers");
+    corrupt(&spec, |file| file.remove("qwen35.ssm.state_size"), "qwen35.ssm.state_size");
+    unsupported(&spec, set("ssm.state_size", 24), "is 24");
+    let sections = Value::I32s(vec![3, 3, 1, 0]);
+    unsupported(&spec, |file| file.set("qwen35.rope.dimension_sections", sections), "dimension_sections");
+    assert!(open(&spec, set("nextn_predict_layers", 1)).is_ok(), "the last layer is left out");
+
+    let spec = Spec::tiny(Architecture::Lfm2);
+    corrupt(&spec, |file| file.set("lfm2.shortconv.l_cache", Value::U32(0)), "lfm2.shortconv.l_cache");
+    unsupported(&spec, |file| file.set("lfm2.attention.causal", Value::Bool(false)), "both ways");
+    let set = |heads: [i32; 2]| {
+        move |file: &mut File| file.set("lfm2.attention.head_count_kv", Value::I32s(heads.to_vec()))
+    };
+    corrupt(&spec, set([0, 0]), "lfm2.attention.head_count_kv");
+    corrupt(&spec, set([2, 0]), "blk.0.");
+    unsupported(&spec, set([4, 2]), "differs from layer to layer");
+    unsupported(&spec, set([-1, 2]), "differs from layer to layer");
+}
+
+#[test]
 fn sizes_in_the_metadata_are_checked() {
     let spec = tiny();
     let set = |key: &'static str, value: u32| {

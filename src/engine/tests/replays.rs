@@ -47,7 +47,8 @@ impl Random {
     }
 }
 
-/// The builtin model and some of random weights, in all the formats that are repeatable everywhere.
+/// The builtin model and some of random weights, two of them with layers that are not attention, in all the formats that are
+/// repeatable everywhere.
 fn models(directory: &TempDir) -> Vec<ModelSource> {
     let mixed = Quantization {
         embedding: Kind::Q6K,
@@ -66,6 +67,8 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         Spec { rerank: Some(Form::YesNo), ..spec(Architecture::Qwen3, mixed, Pooling::Rank) },
         spec(Architecture::Llama, Quantization::q4_k_m(), Pooling::Mean),
         spec(Architecture::Gemma3, mixed, Pooling::Last),
+        spec(Architecture::Lfm2, Quantization::q4_k_m(), Pooling::Mean),
+        spec(Architecture::Qwen35, mixed, Pooling::Last),
         // Experts, and windows and sinks.
         spec(Architecture::GptOss, Quantization::mxfp4(), Pooling::Last),
     ];

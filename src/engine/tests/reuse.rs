@@ -218,6 +218,44 @@ fn guesses_save_passes_and_change_nothing() {
 }
 
 #[test]
+fn recurrent_layers_reuse_whole_blocks_and_take_guesses_back() {
+    // Large matrices beside few keys and values: one block in four has a copy of them.
+    let large = Spec { heads: 16, kv_heads: 1, head_dim: 64, ..spec() };
+    for (architecture, spec, unit) in [
+        (Architecture::Lfm2, spec(), 64),
+        (Architecture::Qwen35, spec(), 64),
+        (Architecture::Qwen35, large, 256),
+    ] {
+        let spec = Spec { architecture, ..spec };
+        let off = World::new(never(), &spec);
+        let world = World::new(Config { prompt_lookup: PromptLookup::Off, ..Config::default() }, &spec);
+        let prompt = words(0, 200);
+        let first = world.run(0, generate(&prompt, 20));
+        assert_eq!(first, off.run(0, generate(&prompt, 20)), "{architecture:?}");
+        let longer = format!("{prompt} and more");
+        let (reused, _, other) = world.counting(|| world.run(0, generate(&longer, 20)));
+        assert!(reused > 400 && reused % unit == 0, "{architecture:?}: {reused}");
+        assert_eq!(other, off.run(0, generate(&longer, 20)), "{architecture:?}");
+        let prompt = words(0, 20);
+        for lookup in [PromptLookup::On, PromptLookup::Auto] {
+            let config = Config { prompt_lookup: lookup, prefix_reuse: false, ..Config::default() };
+            let world = World::new(config, &spec);
+            for (seed, max_tokens) in [(0, 1), (0, 3), (0, 300), (1, 200)] {
+                let work =
+                    || if seed == 0 { greedy(&prompt, max_tokens) } else { generate(&prompt, max_tokens) };
+                let (_, computed, output) = world.counting(|| world.run(0, work()));
+                assert_eq!(output, off.run(0, work()), "{architecture:?}, {lookup:?}, {max_tokens} tokens");
+                // A wrong guess is taken back, and nothing before it.
+                assert!(computed < 4000, "{architecture:?}, {lookup:?}: {computed} rows");
+            }
+            let statistics = world.engine.statistics();
+            assert!(statistics.guessed_tokens > 50, "{architecture:?}, {lookup:?}: {statistics:?}");
+            assert!(statistics.right_guesses < statistics.guessed_tokens, "{architecture:?}, {lookup:?}");
+        }
+    }
+}
+
+#[test]
 fn a_stop_string_inside_right_guesses_ends_as_without_them() {
     let on = World::new(Config { prompt_lookup: PromptLookup::On, ..Config::default() }, &spec());
     let off = World::new(never(), &spec());

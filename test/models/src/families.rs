@@ -44,6 +44,10 @@ pub enum Architecture {
     Exaone4,
     /// GLM-4: norms of results, a rotation of a half of each head.
     Glm4,
+    /// LFM2: short convolutions in most layers.
+    Lfm2,
+    /// Qwen 3.5: gated delta nets in most layers, gates of attention.
+    Qwen35,
     /// OLMoE: experts whose weights do not add up to 1.
     Olmoe,
 }
@@ -70,6 +74,13 @@ pub(crate) struct Traits {
     pub(crate) input_norms: bool,
     /// Norms of their results.
     pub(crate) result_norms: bool,
+    /// Gates behind the query heads.
+    pub(crate) gated: bool,
+    /// Most layers are something else than attention.
+    pub(crate) recurrent: bool,
+    /// The names of the norms before feed-forward and before the head.
+    pub(crate) feed_forward_norm: &'static str,
+    pub(crate) output_norm: &'static str,
     /// One matrix of queries, keys and values.
     pub(crate) fused: bool,
     /// One matrix of gate and up.
@@ -83,9 +94,29 @@ const WINDOW: u32 = 100;
 /// Length of the embedding of a token for a block.
 const PER_LAYER: usize = 32;
 
+/// The sizes of a delta net.
+struct DeltaNet {
+    dim: usize,
+    key_heads: usize,
+    value_heads: usize,
+}
+
+/// Those of attention, but in models of the published shapes.
+fn delta_net(spec: &Spec) -> DeltaNet {
+    match spec.head_dim {
+        256 => DeltaNet { dim: 128, key_heads: 16, value_heads: 16 },
+        dim => DeltaNet { dim, key_heads: spec.kv_heads, value_heads: spec.heads },
+    }
+}
+
+/// One layer in so many is attention where the others are not.
+fn interval(spec: &Spec) -> usize {
+    if spec.layers < 8 { 2 } else { 4 }
+}
+
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 20] = [
+    pub const ALL: [Architecture; 22] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -105,6 +136,8 @@ impl Architecture {
         Architecture::Olmo2,
         Architecture::Exaone4,
         Architecture::Glm4,
+        Architecture::Lfm2,
+        Architecture::Qwen35,
         Architecture::Olmoe,
     ];
 
@@ -128,6 +161,8 @@ impl Architecture {
             Architecture::Olmo2 => "olmo2",
             Architecture::Exaone4 => "exaone4",
             Architecture::Glm4 => "glm4",
+            Architecture::Lfm2 => "lfm2",
+            Architecture::Qwen35 => "qwen35",
             Architecture::Olmoe => "olmoe",
         }
     }
@@ -163,7 +198,7 @@ impl Architecture {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
             biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 => QueryKeyNorms::Head,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
                 Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
@@ -171,6 +206,14 @@ impl Architecture {
             query_key_size: if self == Gemma4 { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
             result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
+            gated: self == Qwen35,
+            recurrent: matches!(self, Lfm2 | Qwen35),
+            feed_forward_norm: if matches!(self, Qwen35 | GptOss) {
+                "post_attention_norm"
+            } else {
+                "ffn_norm"
+            },
+            output_norm: if self == Lfm2 { "token_embd_norm" } else { "output_norm" },
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
             experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
@@ -257,6 +300,24 @@ impl Architecture {
             }
             Architecture::Olmo2 => [windows(2), stretched("yarn", 4)].concat(),
             Architecture::Glm4 => vec![("rope.dimension_count", number(spec.head_dim / 2))],
+            Architecture::Lfm2 => {
+                vec![("shortconv.l_cache", Value::U32(3)), ("vocab_size", number(spec.vocab))]
+            }
+            Architecture::Qwen35 => {
+                let DeltaNet { dim, key_heads, value_heads } = delta_net(spec);
+                let pairs = (spec.head_dim / 4) as i32;
+                let sections = vec![(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0];
+                vec![
+                    ("full_attention_interval", number(interval(spec))),
+                    ("rope.dimension_count", number(spec.head_dim / 2)),
+                    ("rope.dimension_sections", Value::I32s(sections)),
+                    ("ssm.conv_kernel", Value::U32(4)),
+                    ("ssm.state_size", number(dim)),
+                    ("ssm.group_count", number(key_heads)),
+                    ("ssm.time_step_rank", number(value_heads)),
+                    ("ssm.inner_size", number(value_heads * dim)),
+                ]
+            }
             Architecture::Qwen2
             | Architecture::Qwen3
             | Architecture::Qwen3Moe
@@ -265,6 +326,43 @@ impl Architecture {
             | Architecture::Olmoe => Vec::new(),
         };
         [experts, keys].concat()
+    }
+
+    /// Whether a layer is something else than attention.
+    pub(crate) fn is_recurrent(self, spec: &Spec, layer: usize) -> bool {
+        self.traits().recurrent && !(layer + 1).is_multiple_of(interval(spec))
+    }
+
+    /// The tensors that such a layer has in place of attention's.
+    pub(crate) fn recurrent_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
+        let (width, seed, kind) = (spec.width, spec.seed, spec.quantization.attention);
+        let matrix = |part: &str, row: usize, rows: usize, kind: crate::Kind| {
+            let name = format!("blk.{layer}.{part}");
+            weights::matrix(seed, name, row, rows, 1.0 / (row as f32).sqrt(), kind)
+        };
+        let vector = |part: &str, length: usize, mean: f32, spread: f32| {
+            weights::vector(seed, format!("blk.{layer}.{part}"), length, mean, spread)
+        };
+        if self == Architecture::Lfm2 {
+            return Ok(vec![
+                matrix("shortconv.conv.weight", 3, width, crate::Kind::F32)?,
+                matrix("shortconv.in_proj.weight", width, 3 * width, kind)?,
+                matrix("shortconv.out_proj.weight", width, width, kind)?,
+            ]);
+        }
+        let DeltaNet { dim, key_heads, value_heads } = delta_net(spec);
+        let (keys, values) = (key_heads * dim, value_heads * dim);
+        Ok(vec![
+            matrix("attn_qkv.weight", width, 2 * keys + values, kind)?,
+            matrix("attn_gate.weight", width, values, kind)?,
+            matrix("ssm_conv1d.weight", 4, 2 * keys + values, crate::Kind::F32)?,
+            vector("ssm_dt.bias", value_heads, 0.0, 0.5)?,
+            vector("ssm_a", value_heads, -0.3, 0.1)?,
+            matrix("ssm_alpha.weight", width, value_heads, kind)?,
+            matrix("ssm_beta.weight", width, value_heads, kind)?,
+            vector("ssm_norm.weight", dim, 1.0, 0.1)?,
+            matrix("ssm_out.weight", values, width, kind)?,
+        ])
     }
 
     /// Whether a window is in force in a layer, for the family where that matters to its tensors.

@@ -366,6 +366,22 @@ impl Spec {
         Spec { width: 2048, feed_forward: 6144, ..Spec::qwen3_0_6b() }
     }
 
+    /// The shape of Qwen3.5-2B: three layers of four are delta nets.
+    pub fn qwen3_5_2b() -> Self {
+        Spec {
+            layers: 24,
+            width: 2048,
+            heads: 8,
+            kv_heads: 2,
+            head_dim: 256,
+            feed_forward: 6144,
+            vocab: 248_320,
+            context: 262_144,
+            rope_theta: 10_000_000.0,
+            ..Spec::tiny(Architecture::Qwen35)
+        }
+    }
+
     /// The shape of Llama-3.2-1B, without the factors that stretch its rotary frequencies.
     pub fn llama_3_2_1b() -> Self {
         Spec {
@@ -410,7 +426,7 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
         (format!("{arch}.embedding_length"), number(spec.width)),
         (format!("{arch}.feed_forward_length"), number(spec.feed_forward)),
         (format!("{arch}.attention.head_count"), number(spec.heads)),
-        (format!("{arch}.attention.head_count_kv"), number(spec.kv_heads)),
+        (format!("{arch}.attention.head_count_kv"), kv_heads(spec)),
         (format!("{arch}.attention.key_length"), number(spec.head_dim)),
         (format!("{arch}.attention.value_length"), number(spec.head_dim)),
         (format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(spec.norm_epsilon)),
@@ -458,6 +474,15 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
     Ok(keys)
 }
 
+/// How many key-value heads there are; layer by layer where some layers have none.
+fn kv_heads(spec: &Spec) -> Value {
+    if spec.architecture != Architecture::Lfm2 {
+        return Value::U32(spec.kv_heads as u32);
+    }
+    let of = |layer| if spec.architecture.is_recurrent(spec, layer) { 0 } else { spec.kv_heads as i32 };
+    Value::I32s((0..spec.layers).map(of).collect())
+}
+
 fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     let Spec { width, seed, quantization: kinds, .. } = *spec;
     let mut tensors = Vec::new();
@@ -471,7 +496,8 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
     };
     let norm = |name: String, length: usize| weights::vector(seed, name, length, 1.0, 0.1);
     tensors.push(head("token_embd.weight", kinds.embedding)?);
-    tensors.push(norm("output_norm.weight".into(), width)?);
+    let traits = spec.architecture.traits();
+    tensors.push(norm(format!("{}.weight", traits.output_norm), width)?);
     if !spec.tied {
         tensors.push(head("output.weight", kinds.output)?);
     }
@@ -479,7 +505,6 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         let scale = 3.0 / (width as f32).sqrt();
         tensors.push(weights::matrix(seed, "cls.output.weight".into(), width, labels, scale, Kind::F32)?);
     }
-    let traits = spec.architecture.traits();
     tensors.extend(spec.architecture.tensors(spec)?);
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}");
@@ -490,10 +515,14 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         if traits.input_norms {
             tensors.push(norm(name("attn_norm.weight"), width)?);
         }
-        if traits.fused {
+        let recurrent = spec.architecture.is_recurrent(spec, layer);
+        if recurrent {
+            tensors.extend(spec.architecture.recurrent_tensors(spec, layer)?);
+        } else if traits.fused {
             tensors.push(matrix(name("attn_qkv.weight"), width, queries + 2 * keys, kinds.attention)?);
         } else {
-            tensors.push(matrix(name("attn_q.weight"), width, queries, kinds.attention)?);
+            let rows = if traits.gated { 2 * queries } else { queries };
+            tensors.push(matrix(name("attn_q.weight"), width, rows, kinds.attention)?);
             if has_keys {
                 tensors.push(matrix(name("attn_k.weight"), width, keys, kinds.attention)?);
             }
@@ -501,13 +530,16 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
                 tensors.push(matrix(name("attn_v.weight"), width, keys, value)?);
             }
         }
-        tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
+        if !recurrent {
+            tensors.push(matrix(name("attn_output.weight"), queries, width, kinds.attention)?);
+        }
         if traits.biases {
             for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
                 tensors.push(weights::vector(seed, name(&format!("{part}.bias")), length, 0.0, 0.1)?);
             }
         }
         let [query_norm, key_norm] = match traits.query_key_norms {
+            _ if recurrent => [0, 0],
             QueryKeyNorms::None => [0, 0],
             QueryKeyNorms::Head => [head_dim; 2],
             QueryKeyNorms::Row => [queries, keys],
@@ -520,9 +552,7 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             }
         }
         if traits.input_norms {
-            let norms =
-                if spec.architecture == Architecture::GptOss { "post_attention_norm" } else { "ffn_norm" };
-            tensors.push(norm(name(&format!("{norms}.weight")), width)?);
+            tensors.push(norm(name(&format!("{}.weight", traits.feed_forward_norm)), width)?);
         }
         if traits.result_norms {
             tensors.push(norm(name("post_attention_norm.weight"), width)?);

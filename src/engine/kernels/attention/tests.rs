@@ -71,7 +71,7 @@ fn agrees_with_plain_softmax(both_ways: bool, scoring: Scoring<'_>) {
     let mut open = tiles.split_off(first / TILE);
     let done: Vec<_> = tiles.into_iter().map(Arc::new).collect();
     let open = open.iter_mut().map(|tile| Disjoint::new(tile)).collect();
-    let sequence = Rows { done: &done, open, position: first, rows, first_row: 0, both_ways };
+    let sequence = Rows { done: &done, open, position: first, rows, first_row: 0, both_ways, running: None };
     let fresh = Some((&mut half_keys[..], &fresh(1)[..]));
     let projections = Projections { queries: &mut half_queries, fresh, ready: &double, scoring };
     attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);
@@ -127,7 +127,7 @@ fn heads_together_get_the_bytes_of_each_alone() {
             let mut out = vec![f32::NAN; queries.len()];
             let position = first + first_row;
             let (done, open) = (&shared[..], Vec::new());
-            let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false };
+            let sequence = Rows { done, open, position, rows, first_row: 0, both_ways: false, running: None };
             let (mut queries, ready) = (queries.to_vec(), |_: usize, _: &mut [f32], _: &mut [f32]| {});
             let projections = Projections { queries: &mut queries, fresh: None, ready: &ready, scoring };
             attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, pool);

@@ -8,8 +8,8 @@ use crate::Error;
 use crate::kernels::attention::Heads;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, NormKind, NormSpec, Pooling, Residual,
-    Span, Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, Mixer, NormKind, NormSpec, Pooling,
+    Residual, Span, Spec, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "bert", spec };
@@ -65,7 +65,9 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         residual: Residual::PostNorm,
         residual_scale: 1.0,
         norm,
+        mixer: Mixer::Attention,
         attention: AttentionSpec { span: Span::BothWays, ..AttentionSpec::plain(heads) },
+        feed_forward_norm: "ffn_norm",
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,

@@ -31,9 +31,8 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     {
         return Err(gguf.unsupported(format!("key \"{}\" is {base}", metadata.key("rope.freq_base_swa"))));
     }
-    for (index, (block, windowed)) in spec.blocks.iter_mut().zip(windowed).enumerate() {
-        // Otherwise another norm would be missed.
-        gguf.tensor(&format!("blk.{index}.post_attention_norm.weight"))?;
+    for (block, windowed) in spec.blocks.iter_mut().zip(windowed) {
+        block.feed_forward_norm = "post_attention_norm";
         block.attention.sinks = true;
         block.feed_forward.kind = FeedForwardKind::ClampedSwiGlu;
         if let (true, Some(window)) = (windowed, window) {

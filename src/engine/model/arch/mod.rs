@@ -13,6 +13,7 @@ mod glm4;
 mod gpt_oss;
 mod granite;
 mod granitemoe;
+mod lfm2;
 mod llama;
 mod mistral3;
 mod olmo2;
@@ -20,13 +21,14 @@ mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
 mod qwen3moe;
 mod smollm3;
 
 use super::metadata::Metadata;
 use super::spec::{
-    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, NormKind, NormSpec, Pooling, Residual, Spec,
-    TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardSpec, Kind, LogitsSpec, Mixer, NormKind, NormSpec, Pooling,
+    Residual, Spec, TensorNames,
 };
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
@@ -46,12 +48,13 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 19] = [
+const FAMILIES: [&Family; 21] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
+    &qwen35::FAMILY,
     &qwen3moe::FAMILY,
     &gpt_oss::FAMILY,
     &gemma::FAMILY,
@@ -65,6 +68,7 @@ const FAMILIES: [&Family; 19] = [
     &olmoe::FAMILY,
     &exaone4::FAMILY,
     &glm4::FAMILY,
+    &lfm2::FAMILY,
     &bert::FAMILY,
 ];
 
@@ -167,7 +171,9 @@ fn decoder_of(
         residual: Residual::PreNorm,
         residual_scale: 1.0,
         norm,
+        mixer: Mixer::Attention,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
+        feed_forward_norm: "ffn_norm",
         feed_forward,
         output_scale: false,
     };

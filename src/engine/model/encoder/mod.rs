@@ -27,6 +27,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
+use crate::kernels::recurrence::Place;
 use crate::kernels::swiglu::add;
 use crate::mapping::Mapping;
 use head::Head;
@@ -213,10 +214,19 @@ impl Encoder {
             let EncoderWorkspace { blocks, texts, states, .. } = workspace;
             let both_ways = block.sees_both_ways();
             let sequences = texts.iter().zip(states).map(|(text, state)| {
-                let (done, open) = state.parts(text.len());
-                Rows { done, open, position: 0, rows: text.len(), first_row: text.start, both_ways }
+                let (done, open, _) = state.parts(text.len());
+                Rows {
+                    done,
+                    open,
+                    position: 0,
+                    rows: text.len(),
+                    first_row: text.start,
+                    both_ways,
+                    running: None,
+                }
             });
-            block.forward(&sequences.collect::<Vec<_>>(), 0, &self.spec.ropes, blocks, pool);
+            let place = Place { running: 0, block: 0 };
+            block.forward(&sequences.collect::<Vec<_>>(), place, &self.spec.ropes, blocks, pool);
             workspace.next += 1;
         }
         workspace.next >= self.blocks.len()

@@ -39,8 +39,8 @@ impl EncoderWorkspace {
 
     /// Bytes that a workspace takes, keys and values included.
     pub(super) fn bytes(spec: &Spec, threads: usize) -> u64 {
-        let blocks = (MAX_TEXTS + pass_rows(spec).div_ceil(TILE)) as u64;
-        Workspace::bytes(spec, size(spec, threads)) + blocks * layout(spec).block_bytes()
+        let blocks = MAX_TEXTS + pass_rows(spec).div_ceil(TILE);
+        Workspace::bytes(spec, size(spec, threads)) + layout(spec).block_bytes(blocks)
     }
 }
 

@@ -62,6 +62,8 @@ impl Manifest {
                 "output.weight" | "per_layer_model_proj.weight" => true,
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" => encoder,
+                // Convolutions have kernels of their own, and layers that predict further ahead are not used.
+                name if [".nextn.", ".ssm_conv1d.", ".conv."].iter().any(|part| name.contains(part)) => false,
                 name => name.starts_with("blk.") && name.ends_with(".weight"),
             };
             let (Some(format), true) = (panel_format(tensor.kind), multiplied) else { continue };
