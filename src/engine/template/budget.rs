@@ -18,6 +18,8 @@ const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_TOTAL_BYTES: usize = 1 << 23;
+/// Bytes that all filters, tests and methods look at together: what they make may be small, whatever they read.
+const MAX_READ_BYTES: usize = 1 << 24;
 /// Counted for a number or a list, beside its contents.
 pub(super) const NODE_BYTES: usize = 32;
 
@@ -62,6 +64,7 @@ const OWN_FILTERS: [&str; 6] = ["float", "format", "int", "map", "string", "tojs
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     used_bytes: AtomicUsize,
+    read_bytes: AtomicUsize,
 }
 
 pub(super) fn refuse(reason: impl Into<String>) -> Error {
@@ -96,6 +99,19 @@ impl Budget {
         let used = self.used_bytes.fetch_add(bytes.min(MAX_TOTAL_BYTES), Ordering::Relaxed);
         if bytes > MAX_BYTES || used.saturating_add(bytes) > MAX_TOTAL_BYTES {
             return Err(refuse("the template makes too much text"));
+        }
+        Ok(())
+    }
+
+    /// Values that are about to be looked at.
+    fn read<'v>(&self, values: impl IntoIterator<Item = &'v Value>) -> Result<(), Error> {
+        let (mut nodes, mut bytes) = (0, 0);
+        for value in values {
+            measure(value, 0, &mut nodes, &mut bytes)?;
+        }
+        let read = self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if read.saturating_add(bytes) > MAX_READ_BYTES {
+            return Err(refuse("the template reads too much text"));
         }
         Ok(())
     }
@@ -155,6 +171,8 @@ impl Budget {
         name: &str,
         arguments: &[Value],
     ) -> Result<Value, Error> {
+        // A dictionary's methods may look at all of it, a string's at all of its text.
+        self.read(arguments.iter().chain((value.kind() != ValueKind::Plain).then_some(value)))?;
         match name {
             // The implementation does not end on an empty string.
             "count" if arguments.first().and_then(Value::as_str) == Some("") => {
@@ -173,6 +191,7 @@ impl Budget {
     }
 
     fn filter(&self, plain: &Environment<'_>, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+        self.read(arguments)?;
         match (name, arguments) {
             ("string", [value]) => return self.admit(Value::from(python::text(value)?)),
             ("tojson", _) => return self.admit(python::to_json(self, arguments)?),
@@ -288,8 +307,9 @@ pub(super) fn environment(budget: &std::sync::Arc<Budget>) -> Environment<'stati
         "undefined",
         "upper",
     ] {
-        let plain = plain.clone();
+        let (budget, plain) = (budget.clone(), plain.clone());
         environment.add_test(name, move |arguments: Rest<Value>| {
+            budget.read(arguments.iter())?;
             match arguments.first().and_then(|value| python::test(name, value)) {
                 Some(holds) => Ok(holds),
                 None => plain.empty_state().perform_test(name, &arguments),

@@ -307,6 +307,18 @@ fn an_ordinary_prompt_gives_the_tokens_of_the_rendered_text() {
 }
 
 #[test]
+fn what_a_template_reads_is_bounded_whatever_it_makes_of_it() {
+    for step in ["s.isalpha()", "s.find('x')", "s is lower", "l|max"] {
+        let source = format!(
+            "{{% set s = 'é' * (messages|length * 400000) %}}{{% set l = range(8000)|list %}}\
+             {{% for i in range(100) %}}{{% for j in range(99) %}}{{% if {step} %}}{{% endif %}}{{% endfor %}}{{% endfor %}}\
+             {{{{ messages[0].content }}}}"
+        );
+        assert!(refused(&source).contains("reads too much text"), "{step}");
+    }
+}
+
+#[test]
 fn templates_that_show_something_else_are_refused() {
     assert!(refused("Hello").contains("0 times"));
     assert!(refused("{{ messages[0].content }}{{ messages[0].content }}").contains("2 times"));

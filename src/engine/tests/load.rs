@@ -186,6 +186,21 @@ fn what_the_decoder_cannot_do_is_refused_by_name() {
         },
         "blk.0.ffn_gate_exps.weight",
     );
+    // Blocks that would not be computed, and parts that other families have.
+    unsupported(&spec, |file| file.set("qwen3.block_count", Value::U32(1)), "blk.1.");
+    for name in ["blk.00.attn_q.weight", "blk.2.attn_q.weight", "per_layer_token_embd.weight"] {
+        unsupported(
+            &spec,
+            |file| {
+                let mut extra = file.tensors[0].clone();
+                extra.name = name.into();
+                file.tensors.push(extra);
+            },
+            name,
+        );
+    }
+    unsupported(&spec, |file| file.set("qwen3.attention.causal", Value::Bool(false)), "both ways");
+    unsupported(&spec, |file| file.set("qwen3.attention.clamp_kqv", Value::F32(3.0)), "clamp_kqv");
     // Type 24 is I8, which has no scale.
     unsupported(
         &spec,

@@ -55,6 +55,9 @@ pub(super) struct Scratch {
     best: Vec<Best>,
 }
 
+/// The type of control tokens in `tokenizer.ggml.token_type`.
+const CONTROL_TYPE: i32 = 3;
+
 impl Unigram {
     /// That of the file, with its vocabulary.
     pub(super) fn of(gguf: &Gguf) -> Result<(Vocabulary, Unigram), Error> {
@@ -67,6 +70,10 @@ impl Unigram {
             vocabulary::token_id(gguf, "tokenizer.ggml.unknown_token_id", count)?.unwrap_or(UNKNOWN);
         if unknown as usize >= count {
             return Err(gguf.corrupt("key \"tokenizer.ggml.unknown_token_id\" is missing"));
+        }
+        // It stands for what a user's text has and the vocabulary has not.
+        if vocabulary::token_type(gguf, unknown)? == Some(CONTROL_TYPE) {
+            return Err(gguf.unsupported("key \"tokenizer.ggml.unknown_token_id\" names a control token"));
         }
         let mut pieces: Vec<(&str, u32)> = ids
             .iter()

@@ -282,6 +282,14 @@ fn end_tokens(
     Ok(ends)
 }
 
+/// The type of a token as the file has it.
+///
+/// # Errors
+/// [`Error::CorruptModel`] where the types are no numbers.
+pub(super) fn token_type(gguf: &Gguf, id: u32) -> Result<Option<i32>, Error> {
+    Ok(gguf.opt_i32s("tokenizer.ggml.token_type")?.and_then(|mut types| types.nth(id as usize)))
+}
+
 /// The token that a key names. All bits set means none, as some writers have it.
 pub(super) fn token_id(gguf: &Gguf, key: &str, count: usize) -> Result<Option<u32>, Error> {
     match gguf.opt_u32(key)? {

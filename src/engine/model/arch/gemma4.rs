@@ -39,7 +39,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let mut spec = gemma::scaled(decoder_of(metadata, rope, &blocks)?);
     let base = metadata.opt_positive("rope.freq_base_swa")?.unwrap_or(WINDOW_BASE);
     let rotated = metadata.opt_size("rope.dimension_count_swa")?.unwrap_or(window_dim);
-    if rotated > window_dim {
+    if rotated > window_dim || !rotated.is_multiple_of(2) {
         return Err(gguf.corrupt(format!("{rotated} elements of heads of {window_dim} are rotated")));
     }
     spec.ropes.push(Rope::new(Pairs::Halves, rotated, base, 1.0, None));

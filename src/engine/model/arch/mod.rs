@@ -198,7 +198,20 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
         return Err(unknown(gguf, name));
     };
-    (family.spec)(&Metadata { gguf, architecture: family.name })
+    let metadata = Metadata { gguf, architecture: family.name };
+    let spec = (family.spec)(&metadata)?;
+    // What no family computes, whatever a file may say.
+    if matches!(spec.kind, Kind::Decoder { .. })
+        && gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false)
+    {
+        return Err(gguf.unsupported("its attention sees a text both ways, as no decoder does here"));
+    }
+    for name in ["attention.max_alibi_bias", "attention.clamp_kqv"] {
+        if gguf.opt_f32(&metadata.key(name))?.is_some_and(|value| value != 0.0) {
+            return Err(gguf.unsupported(format!("key \"{}\" is not 0", metadata.key(name))));
+        }
+    }
+    Ok(spec)
 }
 
 fn unknown(gguf: &Gguf, name: &str) -> Error {
@@ -233,7 +246,18 @@ pub(super) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Err
         Kind::Decoder { .. } => "decoder",
         Kind::Encoder { .. } => "encoder",
     };
-    match gguf.tensors().find(|tensor| !spec.tensors.include(tensor.name)) {
+    let architecture = gguf.str("general.architecture")?;
+    let blocks = gguf.u32(&format!("{architecture}.block_count"))?;
+    // Blocks that are there and are not computed, and what only some files of a family have.
+    let has_place = |name: &str| {
+        let block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let in_a_block = block.is_none_or(|(index, _)| {
+            index.parse().is_ok_and(|number: u32| number < blocks && number.to_string() == index)
+        });
+        in_a_block && (spec.per_layer.is_some() || !name.starts_with("per_layer_"))
+    };
+    let known = |name: &str| spec.tensors.include(name) && has_place(name);
+    match gguf.tensors().find(|tensor| !known(tensor.name)) {
         Some(tensor) => {
             Err(gguf.unsupported(format!("tensor \"{}\" has no place in the {model}", tensor.name)))
         }
