@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use steadytext_engine::KERNEL_VERSION;
 use steadytext_test_server::{Cluster, Options, Session, sqlstate_of, wait_until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../exchange/steadytext_cache.py");
@@ -144,10 +145,10 @@ fn an_imported_entry_answers_default_requests_and_its_uses_are_counted() {
 #[test]
 fn existing_entries_stay_unless_they_are_to_be_replaced() {
     let (cluster, mut session, directory) = start();
-    session.run(
+    session.run(&format!(
         "insert into steadytext_cache (cache_key, prompt, response, request_type, model_hash, kernel_version, access_count)
-         values ('What is a tuple?', 'What is a tuple?', 'ours', 'generate', 'abc', 1, 9)",
-    );
+         values ('What is a tuple?', 'What is a tuple?', 'ours', 'generate', 'abc', {KERNEL_VERSION}, 9)",
+    ));
     write(&directory, "a.db", "base64", LINES);
     assert_eq!(session.one::<i64>("select skipped from steadytext_cache_import('a.db')"), 1);
     let ours = "select concat_ws('|', response, access_count, model_hash, imported) from steadytext_cache where prompt = 'What is a tuple?'";
