@@ -4,7 +4,8 @@
 //! placeholders in place of what is said; what stands around the placeholders is kept and put around messages from then on. So
 //! a message cannot steer the template, cannot make it fail, and its text is known apart from the template's, which alone may
 //! contain control tokens. Of what templates do to a message, trimming is carried over; a template that shows a message twice, or
-//! in another form, is refused. A template that takes no system message gets it at the beginning of the user's first one.
+//! loses its placeholder, is refused. One that changes its characters (`upper`, `replace`) cannot be told from one that does not:
+//! the message is put in as it is. A template that takes no system message gets it at the beginning of the user's first one.
 //!
 //! Most of a template's own system message is left out where the template can do without: see [`Source::frame_without_system`].
 //!
