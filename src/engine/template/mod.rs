@@ -14,6 +14,7 @@
 mod budget;
 mod families;
 mod frame;
+pub mod prompts;
 mod python;
 #[cfg(test)]
 mod reference;
