@@ -25,6 +25,7 @@ grant execute on function
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
     @extschema@.steadytext_get_async_embedding(uuid, bigint),
+    @extschema@.steadytext_wait(uuid[], text, bigint),
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_cancel_async_batch(uuid[]),
     @extschema@.steadytext_config_get(text),

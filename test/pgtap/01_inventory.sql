@@ -190,6 +190,7 @@ select set_eq(
         'function steadytext_check_async_batch(uuid[])',
         'function steadytext_get_async_result(uuid,bigint)',
         'function steadytext_get_async_embedding(uuid,bigint)',
+        'function steadytext_wait(uuid[],text,bigint)',
         'function steadytext_cancel_async(uuid)',
         'function steadytext_version()',
         'function steadytext_daemon_status()',
