@@ -70,8 +70,9 @@ fn by_hand(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
     let types = weights.get((1, width), "embeddings.token_type_embeddings.weight")?;
     let ids = Tensor::new(tokens, &Device::Cpu)?;
     let mut x = norm("emb_ln")?.forward(&words.index_select(&ids, 0)?.broadcast_add(&types)?)?;
-    let frequencies: Vec<f32> =
-        (0..dim / 2).map(|pair| spec.family.rope_base().powf(-2.0 * pair as f32 / dim as f32)).collect();
+    let frequencies: Vec<f32> = (0..dim / 2)
+        .map(|pair| libm::powf(spec.family.rope_base(), -2.0 * pair as f32 / dim as f32))
+        .collect();
     let positions = Tensor::arange(0_f32, tokens.len() as f32, &Device::Cpu)?.unsqueeze(1)?;
     let angles = positions.matmul(&Tensor::new(frequencies, &Device::Cpu)?.unsqueeze(0)?)?;
     let heads = |x: &Tensor| -> candle_core::Result<Tensor> {
