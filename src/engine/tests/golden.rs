@@ -47,7 +47,7 @@ const GOLDEN: [(&str, &str); 57] = [
     ("nomic-bert", "2c1ff1b05435789913ce940773cef255"),
     ("nomic-bert-moe", "dde53131ccab1a13f4327b7bc4ebfb8d"),
     ("jina-bert-v3", "40a2bd0568b12b774da0188776fc7098"),
-    ("modern-bert", "2f2c366b5c845e58454ff2b370b9bd7d"),
+    ("modern-bert", "c02242ec4383f4ca833558445923a138"),
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama3", "31b68f526f566dfe67c4bb5bea3a279d"),
