@@ -23,6 +23,9 @@ pub enum EncoderFamily {
     ModernBert,
 }
 
+/// Keys with their values.
+pub(crate) type Keys = Vec<(&'static str, Value)>;
+
 /// Experts of a block, and how many of them a row uses.
 const EXPERTS: usize = 4;
 const EXPERTS_USED: usize = 2;
@@ -212,7 +215,7 @@ pub(crate) fn tokenizer(spec: &Bert) -> Option<String> {
 }
 
 /// The tokens of the families that have no WordPiece, and the keys about them.
-pub(crate) fn vocabulary(spec: &Bert) -> Option<(Vec<String>, Vec<(&'static str, Value)>)> {
+pub(crate) fn vocabulary(spec: &Bert) -> Option<(Vec<String>, Keys)> {
     let number = |value: usize| Value::U32(value as u32);
     let (tokens, mut keys, [first, last]) = match spec.family {
         EncoderFamily::XlmRoberta => {
