@@ -12,6 +12,7 @@ use crossbeam_channel::Sender;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
 use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
 
@@ -82,6 +83,13 @@ pub enum Work {
     Embed(Embed),
     /// How well a document answers a query.
     Rerank(Rerank),
+    /// The tokens of a text by itself.
+    Tokenize {
+        /// The text.
+        text: String,
+    },
+    /// A text in pieces of so many tokens.
+    Chunk(Chunking),
 }
 
 impl Work {
@@ -94,6 +102,8 @@ impl Work {
                 said.fold(how.prompt.len().saturating_add(system), usize::saturating_add)
             }
             Work::Embed(how) => how.text.len(),
+            Work::Tokenize { text } => text.len(),
+            Work::Chunk(how) => how.text.len(),
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
@@ -108,7 +118,8 @@ impl Request {
         let more = match &self.work {
             Work::Generate(how) => {
                 let stop = how.stop.iter().map(String::len).sum::<usize>();
-                let history = std::mem::size_of_val(how.history.as_slice());
+                let history = std::mem::size_of_val(how.history.as_slice())
+                    + std::mem::size_of_val(how.sampling.logit_bias.as_slice());
                 stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
                     .saturating_add(history)
             }
@@ -116,7 +127,7 @@ impl Request {
                 Purpose::Query { task: Some(task) } => task.len(),
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
-            Work::Rerank(_) => 0,
+            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) => 0,
         };
         self.work.text_bytes().saturating_add(more)
     }
@@ -203,8 +214,8 @@ impl Serialize for Generate {
     }
 }
 
-/// How the next token is chosen from the logits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How the next token is chosen from the logits: bias, penalties, top-k, top-p, min-p, temperature, in this order.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sampling {
     /// 0 is greedy: the most likely token, the lowest id of equals.
     pub temperature: f32,
@@ -216,6 +227,34 @@ pub struct Sampling {
     pub min_p: f32,
     /// One uniform number is drawn per (seed, position).
     pub seed: u64,
+    /// What makes tokens less likely that the answer has already.
+    pub penalties: Penalties,
+    /// What is added to the logits of some tokens, each of which is given once.
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// What makes tokens less likely, or more, that are in the answer already: of its own tokens, not of the prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Penalties {
+    /// A logit above 0 is divided by it, another one multiplied; 1 switches it off.
+    pub repeat: f32,
+    /// Subtracted from the logit; 0 switches it off.
+    pub presence: f32,
+    /// Subtracted from the logit for each time that the token is there; 0 switches it off.
+    pub frequency: f32,
+}
+
+impl Penalties {
+    /// Whether there are none.
+    pub fn are_off(&self) -> bool {
+        *self == Penalties::default()
+    }
+}
+
+impl Default for Penalties {
+    fn default() -> Self {
+        Penalties { repeat: 1.0, presence: 0.0, frequency: 0.0 }
+    }
 }
 
 impl Sampling {
@@ -223,11 +262,47 @@ impl Sampling {
     pub fn is_greedy(&self) -> bool {
         self.temperature <= 0.0 || self.top_k == 1
     }
+
+    /// Whether the logits are taken as the model gives them.
+    pub fn takes_logits_as_they_are(&self) -> bool {
+        self.penalties.are_off() && self.logit_bias.is_empty()
+    }
+}
+
+/// As with [`Generate`]: in text formats, what was added later is left out where it is not used.
+impl Serialize for Sampling {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole = !serializer.is_human_readable();
+        let Sampling { temperature, top_k, top_p, min_p, seed, penalties, logit_bias } = self;
+        let added = [whole || !penalties.are_off(), whole || !logit_bias.is_empty()];
+        let count = 5 + added.iter().filter(|added| **added).count();
+        let mut fields = serializer.serialize_struct("Sampling", count)?;
+        fields.serialize_field("temperature", temperature)?;
+        fields.serialize_field("top_k", top_k)?;
+        fields.serialize_field("top_p", top_p)?;
+        fields.serialize_field("min_p", min_p)?;
+        fields.serialize_field("seed", seed)?;
+        if added[0] {
+            fields.serialize_field("penalties", penalties)?;
+        }
+        if added[1] {
+            fields.serialize_field("logit_bias", logit_bias)?;
+        }
+        fields.end()
+    }
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 }
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 42,
+            penalties: Penalties::default(),
+            logit_bias: Vec::new(),
+        }
     }
 }
 
@@ -327,6 +402,11 @@ pub enum EventKind {
         /// The model that computes it.
         model: ModelIdentity,
     },
+    /// The prompt of a text is computed and its first token chosen. Not where the answer was known without a model.
+    FirstToken {
+        /// Tokens of the prompt that did not have to be computed, as others had begun with the same.
+        cached_tokens: usize,
+    },
     /// Some tokens were generated.
     Progress {
         /// Tokens generated up to now.
@@ -356,6 +436,10 @@ pub enum Output {
     Embedding(Vec<f32>),
     /// Of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
+    /// Of [`Work::Tokenize`].
+    Tokens(Vec<u32>),
+    /// Of [`Work::Chunk`], in their order.
+    Chunks(Vec<Chunk>),
 }
 
 /// Why generation ended.

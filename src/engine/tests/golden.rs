@@ -110,8 +110,12 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
+            EventKind::Done(Output::Tokens(_) | Output::Chunks(_)) => panic!("nothing asks for these"),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => continue,
         };
         outputs[event.key as usize] = bytes;
         ended += 1;
