@@ -93,8 +93,10 @@ pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> 
 fn most_bytes(request_type: &str, config: &Config) -> usize {
     let texts = if is_ranking(request_type) {
         batch_checks::most_bytes(config)
-    } else {
+    } else if takes(request_type, "messages") {
         usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX)
+    } else {
+        0
     };
     texts.saturating_add(MAX_BYTES)
 }
