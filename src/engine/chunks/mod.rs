@@ -129,7 +129,7 @@ impl Cutter<'_> {
     }
 
     /// The chunk that begins at `from` and is cut behind `before`: where it begins and ends without white space, where it is
-    /// cut, and its tokens. `None` where there is no such chunk.
+    /// cut, white space included, and its tokens. `None` where there is no such chunk.
     fn chunk(&self, from: usize, before: usize) -> Result<Option<(usize, usize, usize, usize)>, Error> {
         let text = self.how.text.as_str();
         let first = self.tokens_before(from);
@@ -145,15 +145,17 @@ impl Cutter<'_> {
             if most <= before {
                 return Ok(None);
             }
-            let cut = if most >= text.len() {
+            // White space before a border is left out, and needs no room.
+            let reach = self.begin(most);
+            let cut = if reach >= text.len() {
                 text.len()
             } else {
-                self.borders.last(before.max(from), most).unwrap_or(most)
+                self.borders.last(before.max(from), reach).unwrap_or(most)
             };
             let (start, end) = self.trimmed(from, cut);
             let tokens = self.tokenizer.encode(&text[start..end])?.len();
             if tokens <= self.how.size || cut <= shortest {
-                return Ok(Some((start, end, cut, tokens)));
+                return Ok(Some((start, end, self.begin(cut), tokens)));
             }
             // By what it is too long, from where it ends rather than from where it was to end; by more each time, so that
             // there are few.
@@ -168,7 +170,7 @@ impl Cutter<'_> {
                 }
                 let (start, end) = self.trimmed(from, end);
                 let tokens = self.tokenizer.encode(&text[start..end])?.len();
-                return Ok(Some((start, end, shortest, tokens)));
+                return Ok(Some((start, end, self.begin(shortest), tokens)));
             }
         }
     }

@@ -70,9 +70,9 @@ fn penalties_and_bias_give_the_same_text_alone_in_a_batch_with_guesses_and_in_an
     let bias = Sampling { logit_bias: vec![(300, 2.5), (17, -4.0)], ..Sampling::default() };
     let hot = Sampling { temperature: 0.8, seed: 3, top_p: 0.9, ..penalised(1.3, 0.2, 0.1) };
     let samplings = [
-        penalised(1.0, 0.0, 2.0),
-        penalised(1.0, 3.0, 0.0),
-        penalised(1.5, 0.0, 0.0),
+        penalised(1.0, 0.0, 20.0),
+        penalised(1.0, 20.0, 0.0),
+        penalised(20.0, 0.0, 0.0),
         bias,
         hot,
         Sampling::default(),
