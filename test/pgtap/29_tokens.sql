@@ -1,6 +1,6 @@
 -- What an answer took, and texts as a tokenizer sees them.
 \ir setup.psql
-select plan(47);
+select plan(48);
 
 -- Details.
 create temporary table details as select * from steadytext_generate_details('What does VACUUM do?', 12);
@@ -54,6 +54,7 @@ from (values ('token'), ('recursive'), ('markdown')) as s(strategy);
 select is((select string_agg(chunk, '' order by seq) from document, steadytext_chunk_text(body, 7, 0, 'token')), body, 'token: together they are the text') from document;
 select ok(
     (select bool_or(chunk like '# Queries%') from chunked where strategy = 'markdown'), 'markdown: a heading begins a chunk');
+select ok((select bool_and(chunk = repeat('x', length(chunk))) and sum(length(chunk)) > 1000 from steadytext_chunk_text(repeat('x', 1000), 40, 10)), 'recursive: a text without words overlaps, too');
 select results_eq(
     $$ select * from st_chunk_text('One text.') $$, $$ select 1, 'One text.', 1, steadytext_count_tokens('One text.') $$, 'a short text is one chunk');
 select is((select count(*) from steadytext_chunk_text('')), 0::bigint, 'no text has none');

@@ -123,7 +123,7 @@ impl Cutter<'_> {
             if self.begin(cut) >= text.len() {
                 break;
             }
-            from = self.next_start(from, cut);
+            from = self.next_start(from.max(start), cut);
         }
         Ok(chunks)
     }
@@ -175,7 +175,7 @@ impl Cutter<'_> {
         }
     }
 
-    /// Where the chunk behind one that lies from `from` to `cut` begins.
+    /// Where the chunk behind one begins that begins at `from` and is cut at `cut`.
     fn next_start(&self, from: usize, cut: usize) -> usize {
         let text = self.how.text.as_str();
         let behind = self.begin(cut);
@@ -190,7 +190,11 @@ impl Cutter<'_> {
         }
         match self.how.strategy {
             Strategy::Token => earliest,
-            _ => self.borders.first_for_overlap(earliest, cut).unwrap_or(behind),
+            _ => self.borders.first_for_overlap(earliest, cut).unwrap_or_else(|| {
+                // A part of a word is nothing to begin with, unless there are no words at all.
+                let has_words = self.borders.first_for_overlap(from + 1, cut).is_some();
+                if has_words || self.how.strategy == Strategy::Sentence { behind } else { earliest }
+            }),
         }
     }
 
