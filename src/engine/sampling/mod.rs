@@ -8,14 +8,16 @@
 //! from the distribution over those.
 
 mod adjusted;
+mod parameters;
 mod uniform;
 
 use llguidance::toktrie::SimpleVob;
 
+use crate::Error;
 use crate::kernels::highest;
 use crate::kernels::matrix::Instructions;
-use crate::{Error, Sampling};
 pub(crate) use adjusted::Seen;
+pub use parameters::{Penalties, Sampling};
 use uniform::uniform;
 
 /// Makes of a position the number of its second draw: no context is so long.
