@@ -52,8 +52,8 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Penalties,
-    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
+    Request, Rerank, Role, Standing, Ticket, Work,
 };
 pub use sampling::{Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
