@@ -13,6 +13,8 @@ pub(super) struct Borders {
     kinds: Vec<Vec<u32>>,
     /// How many of the kinds a chunk may not begin with where it overlaps the one before: that would take too much.
     large: usize,
+    /// Whether the first kind are headings.
+    has_headings: bool,
 }
 
 impl Borders {
@@ -25,12 +27,18 @@ impl Borders {
             Strategy::Token => Borders::default(),
             Strategy::Recursive => {
                 let Lines { blocks, lines, .. } = Lines::of(text, false)?;
-                Borders { kinds: vec![blocks, lines, sentences(text)?, words(text)?], large: 2 }
+                let kinds = vec![blocks, lines, sentences(text)?, words(text)?];
+                Borders { kinds, large: 2, has_headings: false }
             }
-            Strategy::Sentence => Borders { kinds: vec![sentences(text)?, words(text)?], large: 0 },
+            Strategy::Sentence => {
+                Borders { kinds: vec![sentences(text)?, words(text)?], large: 0, has_headings: false }
+            }
             Strategy::Markdown => {
-                let Lines { headings, blocks, lines } = Lines::of(text, true)?;
-                Borders { kinds: vec![headings, blocks, lines, sentences(text)?, words(text)?], large: 3 }
+                let Lines { headings, headed, blocks, lines } = Lines::of(text, true)?;
+                let mut sentences = sentences(text)?;
+                sentences.retain(|at| headed.binary_search(at).is_err());
+                let kinds = vec![headings, blocks, lines, sentences, words(text)?];
+                Borders { kinds, large: 3, has_headings: true }
             }
         })
     }
@@ -42,6 +50,12 @@ impl Borders {
             let last = *kind.get(count.checked_sub(1)?)? as usize;
             (last > after).then_some(last)
         })
+    }
+
+    /// Whether a heading begins there.
+    pub(super) fn is_heading(&self, at: usize) -> bool {
+        let headings = self.kinds.first().filter(|_| self.has_headings);
+        headings.is_some_and(|headings| headings.binary_search(&(at as u32)).is_ok())
     }
 
     /// The first border from `earliest` on and before `cut`, of sentences if there is one, and otherwise of words where chunks
@@ -71,16 +85,19 @@ fn add(borders: &mut Vec<u32>, at: usize) -> Result<(), Error> {
 struct Lines {
     /// Those that are headings of Markdown, outside of fences.
     headings: Vec<u32>,
-    /// Those behind a blank line, outside of fences.
+    /// Those behind a heading of Markdown, which it does not leave alone.
+    headed: Vec<u32>,
+    /// Those behind a blank line, outside of fences; not behind a heading.
     blocks: Vec<u32>,
+    /// All of them, but not behind a heading.
     lines: Vec<u32>,
 }
 
 impl Lines {
     fn of(text: &str, markdown: bool) -> Result<Lines, Error> {
         let new = || try_vec("the borders in a text", 0);
-        let mut found = Lines { headings: new()?, blocks: new()?, lines: new()? };
-        let (mut at, mut blank, mut fence) = (0, false, None);
+        let mut found = Lines { headings: new()?, headed: new()?, blocks: new()?, lines: new()? };
+        let (mut at, mut blank, mut fence, mut behind_heading) = (0, false, None, false);
         for line in text.split_inclusive('\n') {
             let inside = line.trim_start();
             let begin = at + (line.len() - inside.len());
@@ -96,16 +113,18 @@ impl Lines {
                 (Some((mark, count)), Some((other, more))) if mark == other && more >= count => fence = None,
                 _ => {}
             }
-            add(&mut found.lines, begin)?;
-            if open.is_none() {
-                if blank {
+            let heading = markdown && open.is_none() && is_heading(inside);
+            if heading {
+                add(&mut found.headings, begin)?;
+            } else if behind_heading {
+                add(&mut found.headed, begin)?;
+            } else {
+                add(&mut found.lines, begin)?;
+                if blank && open.is_none() {
                     add(&mut found.blocks, begin)?;
                 }
-                if markdown && is_heading(inside) {
-                    add(&mut found.headings, begin)?;
-                }
             }
-            blank = false;
+            (blank, behind_heading) = (false, heading);
         }
         Ok(found)
     }

@@ -179,7 +179,8 @@ impl Cutter<'_> {
     fn next_start(&self, from: usize, cut: usize) -> usize {
         let text = self.how.text.as_str();
         let behind = self.begin(cut);
-        if self.how.overlap == 0 {
+        // A section is not begun with the end of the one before.
+        if self.how.overlap == 0 || self.borders.is_heading(cut) {
             return behind;
         }
         let first = self.tokens_before(cut).saturating_sub(self.how.overlap);
@@ -375,6 +376,17 @@ mod tests {
         let found = texts(text, &found);
         assert_eq!(found.len(), 2);
         assert!(found[1].starts_with("## Two") && found[0].ends_with("```"), "{found:?}");
+        // A heading is not left alone, and nothing of the section before comes again.
+        let text = "# Title\n\nSome words of an introduction. And more!\n\n## Part\n\nThe end of it all, in a few words.";
+        let found = cut(
+            text,
+            tokenizer().encode("# Title\n\nSome words of an introduction.").unwrap().len(),
+            4,
+            Strategy::Markdown,
+        );
+        let found = texts(text, &found);
+        assert_eq!(found[0], "# Title\n\nSome words of an introduction.");
+        assert!(found.iter().any(|piece| piece.starts_with("## Part\n\nThe end")), "{found:?}");
     }
 
     #[test]
