@@ -2,6 +2,8 @@
 
 use pgrx::prelude::*;
 
+use steadytext_engine::Chunk;
+
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
 
@@ -16,6 +18,10 @@ pub(crate) enum Answer {
     Embeddings(Vec<Vec<f32>>),
     /// Documents, best first.
     Ranking(Ranking),
+    /// The tokens of a text.
+    Tokens(Vec<u32>),
+    /// A text in pieces.
+    Chunks(Vec<Chunk>),
 }
 
 impl Answer {
@@ -26,6 +32,8 @@ impl Answer {
             Answer::Embedding(vector) => size_of_val(vector.as_slice()),
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+            Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
+            Answer::Chunks(chunks) => size_of_val(chunks.as_slice()),
         }
     }
 
@@ -37,7 +45,7 @@ impl Answer {
     pub(crate) fn into_text(self) -> Result<String, PgError> {
         match self {
             Answer::Text(text) => Ok(text),
-            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
+            _ => Err(unexpected()),
         }
     }
 }

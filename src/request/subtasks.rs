@@ -8,7 +8,7 @@
 //! they came.
 
 use sha2::{Digest, Sha256};
-use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
+use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
 use super::answer::{Answer, unexpected};
 use super::ranking::Reranking;
@@ -75,6 +75,9 @@ impl Subtasks {
         match self.work(index) {
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Embed(how) => format!("The {}.", description("text", &how.text)),
+            Work::Tokenize { text } | Work::Chunk(Chunking { text, .. }) => {
+                format!("The {}.", description("text", &text))
+            }
             Work::Rerank(how) => {
                 format!(
                     "The {}; the {}.",
@@ -115,19 +118,21 @@ impl Subtasks {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
+                Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
+                Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
                 Some(Output::Score(_)) | None => Err(unexpected()),
             },
             Subtasks::Embed { .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
                     Output::Embedding(vector) => Ok(vector),
-                    Output::Text { .. } | Output::Score(_) => Err(unexpected()),
+                    _ => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
             }
             Subtasks::Rerank(reranking) => {
                 let scores = outputs.into_iter().map(|output| match output {
                     Output::Score(score) => Ok(score),
-                    Output::Text { .. } | Output::Embedding(_) => Err(unexpected()),
+                    _ => Err(unexpected()),
                 });
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))

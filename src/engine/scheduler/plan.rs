@@ -7,11 +7,12 @@ use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
 use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
+use crate::chunks::chunks;
 use crate::constraints::Grammars;
 use crate::rerank::Reranker;
 use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
-use crate::{Embed, Error, Output, Request, Work};
+use crate::{Embed, Error, Output, Request, Sampling, Work};
 
 /// What a request needs, known after tokenizing.
 pub(super) struct Plan {
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
+    /// The whole answer, where it takes no model but its tokenizer.
+    output: Option<Output>,
     /// What may come before its answer.
     pub(super) thoughts: Option<Thoughts>,
     /// Positions that its state will have.
@@ -45,9 +48,13 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
+        if let Some(output) = by_tokenizer(work, tokenizer)? {
+            return Ok(Plan::answered(output));
+        }
         let mut thoughts = None;
         let (mut tokens, second) = match work {
             Work::Generate(how) => {
+                check_bias(&how.sampling, tokenizer)?;
                 let conversation = Conversation {
                     system: how.system.as_deref(),
                     history: &how.history,
@@ -69,6 +76,7 @@ impl Plan {
                     (tokenizer.encode_embedding(&how.query)?, Some(document))
                 }
             },
+            Work::Tokenize { .. } | Work::Chunk(_) => (Vec::new(), None),
         };
         if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::UnreadableText { reason: "it has no tokens".to_owned() });
@@ -77,20 +85,20 @@ impl Plan {
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
             // What generates nothing may fill the context.
-            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
+            _ => (context_length + 1).saturating_sub(length),
         };
         if room == 0 {
             return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) | Work::Rerank(_) => 1,
+            _ => 1,
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
         let constraint = match work {
             Work::Generate(how) => how.constraint.as_ref(),
-            Work::Embed(_) | Work::Rerank(_) => None,
+            _ => None,
         };
         let mut constrained = None;
         if let Some(constraint) = constraint {
@@ -106,6 +114,7 @@ impl Plan {
             prompt_tokens,
             max_tokens,
             constrained,
+            output: None,
             thoughts,
             positions,
         })
@@ -122,14 +131,21 @@ impl Plan {
             prompt_tokens,
             max_tokens: 1,
             constrained: None,
+            output: None,
             thoughts: None,
             positions: 0,
         }
     }
 
+    /// That of work which is done already.
+    pub(super) fn answered(output: Output) -> Plan {
+        let none = Encoded { tokens: Vec::new(), second: 0 };
+        Plan { output: Some(output), ..Plan::encoded(none, None) }
+    }
+
     /// The whole answer, where it was known without a model.
     pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.constrained.as_mut()?.output.take()
+        self.output.take().or_else(|| self.constrained.as_mut()?.output.take())
     }
 
     /// Length of the prompt.
@@ -141,7 +157,7 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) => false,
+            Work::Generate(_) | Work::Tokenize { .. } | Work::Chunk(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
@@ -153,6 +169,30 @@ impl Plan {
             chain
         });
         Beginning { state, chain, positions: self.positions }
+    }
+}
+
+/// What comes of work that takes a tokenizer and nothing else.
+///
+/// # Errors
+/// Those of [`Tokenizer::encode`].
+pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<Output>, Error> {
+    Ok(match work {
+        Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
+        Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
+        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) => None,
+    })
+}
+
+/// Refuses a bias of a token that the model does not have.
+fn check_bias(how: &Sampling, tokenizer: &Tokenizer) -> Result<(), Error> {
+    let count = tokenizer.vocab_size();
+    match how.logit_bias.iter().find(|(token, _)| *token as usize >= count) {
+        None => Ok(()),
+        Some((token, _)) => Err(Error::InvalidRequest(format!(
+            "logit_bias names token {token}, but the model's tokens are 0 to {}",
+            count.saturating_sub(1)
+        ))),
     }
 }
 

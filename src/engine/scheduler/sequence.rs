@@ -31,6 +31,9 @@ pub(super) struct Sequence {
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
+    /// How many of the prompt's it found computed; None once that was told.
+    cached: Option<usize>,
+    prompt_tokens: usize,
     drafter: Drafter,
     goal: Goal,
     /// Its place among the running requests.
@@ -85,20 +88,22 @@ impl Sequence {
         turn: Turn,
     ) -> Sequence {
         submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
-        let given = plan.tokens.len();
+        let (given, prompt_tokens) = (plan.tokens.len(), plan.prompt_tokens);
+        let cached = Some(beginning.reused());
         let goal = match &submission.request.work {
             Work::Generate(how) => {
-                let generated = given - plan.prompt_tokens;
+                let begun = &plan.tokens[plan.prompt_tokens..];
                 Goal::Text(Box::new(Generation::new(
                     how.clone(),
                     plan.constrained,
                     plan.thoughts,
-                    generated,
+                    begun,
                     plan.max_tokens,
                 )))
             }
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
+            // Nothing else comes here.
+            _ => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,
                 pair: plan.second.map(|second| Pair { first: None, second }),
@@ -106,7 +111,20 @@ impl Sequence {
         };
         let Beginning { state, chain, positions } = beginning;
         let (tokens, drafter) = (plan.tokens, Drafter::new());
-        Sequence { submission, state, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+        Sequence {
+            submission,
+            state,
+            chain,
+            positions,
+            tokens,
+            given,
+            guessed: 0,
+            cached,
+            prompt_tokens,
+            drafter,
+            goal,
+            turn,
+        }
     }
 
     /// Bytes of state that belong to it or will, apart from the model's kept blocks.
@@ -146,6 +164,7 @@ impl Sequence {
     pub(super) fn forget_state(&mut self) -> usize {
         let forgotten = self.state.len();
         self.state.forget();
+        self.cached = self.cached.map(|_| 0);
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
         // A sum of hidden states begins anew with them.
         if let Goal::Vector { sum, .. } = &mut self.goal {
@@ -156,10 +175,17 @@ impl Sequence {
 
     /// Takes what the model has kept of its state; returns how many positions those are.
     pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
-        match &mut self.chain {
+        let attached = match &mut self.chain {
             Some(chain) => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
             None => 0,
-        }
+        };
+        self.note_cached(attached)
+    }
+
+    /// Counts positions that it found computed; returns their number.
+    fn note_cached(&mut self, positions: usize) -> usize {
+        self.cached = self.cached.map(|cached| cached + positions);
+        positions
     }
 
     pub(super) fn source(&self) -> &ModelSource {
@@ -179,10 +205,11 @@ impl Sequence {
     /// Skips what others have computed since; returns how many positions that are.
     pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
         let decodes = self.decodes();
-        match &mut self.chain {
+        let attached = match &mut self.chain {
             Some(chain) if !decodes => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
             _ => 0,
-        }
+        };
+        self.note_cached(attached)
     }
 
     /// Keeps its full blocks for others.
@@ -366,15 +393,27 @@ impl Sequence {
         matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
     }
 
+    /// Tells that its first token was chosen, once.
+    fn tell_first(&mut self) {
+        if let Some(cached) = self.cached.take() {
+            let cached_tokens = cached.min(self.prompt_tokens);
+            self.submission.send(EventKind::FirstToken { cached_tokens });
+        }
+    }
+
     /// Tells of progress, now and then.
     pub(super) fn tell(&mut self) {
+        self.tell_first();
         if let Goal::Text(generation) = &mut self.goal {
             generation.tell(&self.submission);
         }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.
-    pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
+    pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
+        if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
+            self.tell_first();
+        }
         let Sequence { submission, goal, .. } = self;
         let matcher = match &goal {
             Goal::Text(generation) => generation.matcher(),

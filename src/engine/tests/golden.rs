@@ -11,7 +11,7 @@ use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
-    Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 57] = [
+const GOLDEN: [(&str, &str); 58] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -81,6 +81,7 @@ const GOLDEN: [(&str, &str); 57] = [
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
     ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
     ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
+    ("builtin: penalties and bias", "9ad5cea11df5bdda21406cf7f756235e"),
 ];
 
 /// Logits after each of some tokens.
@@ -116,8 +117,12 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
+            EventKind::Done(Output::Tokens(_) | Output::Chunks(_)) => panic!("nothing asks for these"),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => continue,
         };
         outputs[event.key as usize] = bytes;
         ended += 1;
@@ -162,7 +167,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
             &builtin,
             vec![
                 generate("What does VACUUM do?", Sampling::default(), None),
-                generate("What is the syntax of CREATE INDEX?", warm, None),
+                generate("What is the syntax of CREATE INDEX?", warm.clone(), None),
                 generate("What is the syntax of CREATE INDEX?", some, None),
                 generate(
                     "Yes or no?",
@@ -260,6 +265,15 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     ] {
         add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
+    let penalties = Penalties { repeat: 1.5, presence: 3.0, frequency: 2.5 };
+    let logit_bias = vec![(17, -50.0), (300, 12.0)];
+    let samplings = [
+        Sampling { penalties, ..Sampling::default() },
+        Sampling { penalties, ..warm },
+        Sampling { logit_bias, ..Sampling::default() },
+    ];
+    let works = samplings.map(|sampling| generate("What does VACUUM do?", sampling, None));
+    add("builtin: penalties and bias", outputs(&builtin, works.into()));
     results
 }
 
