@@ -74,6 +74,9 @@ begin
         -- Words of the predecessor, which have no SQLSTATE of their own.
         when v_code = 'P0001' and p_is_for_users then null
         when v_code in ('22023', '42704', '54000', '55000') and (p_is_for_users or v_hint <> '') then null
+        -- The same, with codes of their own.
+        when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
+            and v_code in ('22P02', '42601', 'P0002', 'XX000') then null
         -- A path, key or worker that must not be NULL.
         when v_code = '22004' then null
         -- Texts that are no JSON, and vectors that pgvector refuses, are told in words that are clear enough.
