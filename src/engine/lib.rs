@@ -8,11 +8,14 @@
 mod backend;
 pub mod builtin;
 mod cache_key;
+pub mod card;
 mod chunks;
 mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod identity;
 mod kernels;
 mod mapping;

@@ -22,6 +22,7 @@ pub(super) enum Asked {
 
 /// Arguments of any subcommand; each uses what it needs.
 #[derive(Debug, Default)]
+#[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "some are those of pull"))]
 pub(super) struct Arguments {
     pub(super) command: String,
     model: OsString,
@@ -43,6 +44,9 @@ pub(super) struct Arguments {
     pub(super) requests: Option<usize>,
     pub(super) context: usize,
     pub(super) threads: usize,
+    pub(super) model_dir: Option<PathBuf>,
+    pub(super) endpoint: Option<String>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -84,6 +88,9 @@ impl Arguments {
                 "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
+                "--model-dir" => parsed.model_dir = Some(value()?.into()),
+                "--endpoint" => parsed.endpoint = Some(utf8(value()?)?),
+                "--token-file" => parsed.token_file = Some(value()?.into()),
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
                     return Ok(Asked::Help(command));
@@ -120,6 +127,12 @@ impl Arguments {
         } else {
             ModelSource::File(self.model.clone().into())
         }
+    }
+
+    /// What stands in the place of the model, as text.
+    #[cfg(feature = "hub")]
+    pub(super) fn model_text(&self) -> Result<String, Error> {
+        utf8(self.model.clone())
     }
 
     /// Threads that compute, one per core by itself.

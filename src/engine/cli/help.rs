@@ -45,6 +45,17 @@ const COMMANDS: &[Command] = &[
         about: "what a file is, whether it runs, what it needs; then its keys and tensors",
         more: "A file that cannot be used is shown as far as it can be read, with the reasons, and the exit status is 1.",
     },
+    #[cfg(feature = "hub")]
+    Command {
+        name: "pull",
+        arguments: "MODEL",
+        about: "downloads a model from a hub",
+        more: "\
+MODEL is owner/name, owner/name:file.gguf or owner/name:Q4_K_M, with @revision behind the name where wanted. Without a
+file, the best quantization for its size is taken. Prints a line of JSON with its path. What has arrived before an error is
+kept, and the next call goes on from there. Of the environment, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the usual
+variables of proxies count.",
+    },
 ];
 
 /// An option: its name, its value, the commands that it belongs to (all where there are none), what it means.
@@ -88,7 +99,15 @@ const OPTIONS: &[Described] = &[
         &["generate", "embed", "inspect"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
-    ("--threads", "N", &[], "compute threads (one per core)"),
+    ("--model-dir", "FOLDER", &["pull"], "where models lie (the working directory)"),
+    ("--endpoint", "URL", &["pull"], "another hub than https://huggingface.co"),
+    ("--token-file", "FILE", &["pull"], "a file with the token of somebody who may read the model"),
+    (
+        "--threads",
+        "N",
+        &["generate", "embed", "logits", "tokenize", "inspect"],
+        "compute threads (one per core)",
+    ),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),
 ];
@@ -104,9 +123,10 @@ pub(super) fn text(command: Option<&str>) -> String {
     // Writing to a string cannot fail.
     let _ = match command {
         Some(Command { name, arguments, about, more }) => {
+            let model = if *name == "pull" { String::new() } else { format!("\n\n{MODEL}") };
             writeln!(
                 text,
-                "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}\n\n{MODEL}"
+                "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}{model}"
             )
         }
         None => writeln!(

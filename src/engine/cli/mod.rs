@@ -8,6 +8,8 @@ mod help;
 mod inspect;
 mod json;
 mod logits;
+#[cfg(feature = "hub")]
+mod pull;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -23,6 +25,9 @@ enum Error {
     Usage(String),
     #[error(transparent)]
     Engine(#[from] steadytext_engine::Error),
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] steadytext_engine::hub::HubError),
     #[error("the model cannot be used")]
     Refused,
     #[error("the stored panels are not those of the model: remove their file")]
@@ -50,9 +55,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
         message += &format!(": {cause}");
         source = cause.source();
     }
-    if let Error::Engine(error) = &error
-        && let Some(hint) = error.hint()
-    {
+    if let Some(hint) = hint(&error) {
         message += &format!("\nhint: {hint}");
     }
     let usage = matches!(error, Error::Usage(_));
@@ -64,6 +67,16 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
+/// What can be done about an error.
+fn hint(error: &Error) -> Option<String> {
+    match error {
+        Error::Engine(error) => error.hint().map(|hint| hint.to_string()),
+        #[cfg(feature = "hub")]
+        Error::Hub(error) => error.hint(),
+        _ => None,
+    }
+}
+
 fn run_command(arguments: &Arguments) -> Result<(), Error> {
     match arguments.command.as_str() {
         "generate" => generate::run(arguments),
@@ -71,6 +84,8 @@ fn run_command(arguments: &Arguments) -> Result<(), Error> {
         "logits" => logits::run(arguments),
         "tokenize" => tokenize::run(arguments),
         "inspect" => inspect::run(arguments),
+        #[cfg(feature = "hub")]
+        "pull" => pull::run(arguments),
         other => Err(Error::Usage(help::unknown(other))),
     }
 }

@@ -44,11 +44,13 @@ fn inspected(path: &Path) -> (String, i32) {
 
 #[test]
 fn every_command_has_help_with_its_own_options_and_a_version() {
-    for command in ["generate", "embed", "logits", "tokenize", "inspect"] {
+    for command in ["generate", "embed", "logits", "tokenize", "inspect", "pull"] {
         let (help, errors, status) = said(&[command, "--help"]);
         assert!(help.starts_with(&format!("usage: steadytext-engine {command} MODEL")), "{help}");
         assert_eq!(help.contains("--schema"), command == "generate", "{help}");
-        assert!(help.contains("--threads") && errors.is_empty() && status == 0, "{help}{errors}");
+        assert_eq!(help.contains("--model-dir"), command == "pull", "{help}");
+        assert_eq!(help.contains("--threads"), command != "pull", "{help}");
+        assert!(errors.is_empty() && status == 0, "{help}{errors}");
         let (version, _, status) = said(&[command, "--version"]);
         assert_eq!((version, status), (format!("steadytext-engine {}\n", env!("CARGO_PKG_VERSION")), 0));
     }
@@ -63,6 +65,7 @@ fn mistakes_name_what_may_have_been_meant_and_end_with_2() {
         (&["generate", "builtin", "Hi", "--max-token", "3"][..], "did you mean \"--max-tokens\"?"),
         (&["generate", "builtin", "Hi", "--shcema", "{}"], "did you mean \"--schema\"?"),
         (&["inspekt", "builtin"], "did you mean \"inspect\"?"),
+        (&["pull", "a/b", "--model-dri", "x"], "did you mean \"--model-dir\"?"),
         (&["frobnicate"], "there is no command \"frobnicate\"\n"),
         (&["inspect"], "a model is needed"),
         (&["inspect", "builtin", "--requests", "many"], "\"many\" is no value for option --requests"),

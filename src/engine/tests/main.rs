@@ -25,6 +25,8 @@ mod engine;
 mod families;
 mod gguf_mutants;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod load;
 mod loading;
 mod lost_files;

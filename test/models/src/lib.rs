@@ -10,6 +10,7 @@ mod bert;
 mod encoders;
 mod families;
 pub mod gguf;
+pub mod hub;
 mod nonlinear;
 mod random;
 mod vocabulary;

@@ -1,0 +1,692 @@
+//! The hub's protocol over HTTP.
+//!
+//! The crate hf-hub says how repositories, revisions and their addresses are called. It downloads, too, but neither goes on with
+//! what has arrived in a process that was killed, nor waits as a hub asks it to, nor can be stopped; it follows redirects with
+//! the token in its hands, and checks no checksum. What is done here beside it: redirects, one at a time; retries; ranges.
+//!
+//! Invariant: the token is shown to the address of the hub only, and never over a connection that others can read.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use hf_hub::{Repo, RepoType};
+use ureq::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, LOCATION, RANGE,
+    RETRY_AFTER,
+};
+use ureq::http::{Response, StatusCode, Uri};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body, Proxy};
+
+use super::error::HubError;
+use super::progress::Progress;
+use super::reference::{Reference, encoded};
+
+/// The hub that everybody means.
+pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// Bytes of a list of files.
+const MAX_LISTING: u64 = 32 << 20;
+/// Bytes of a file with a token.
+const MAX_TOKEN: u64 = 4096;
+const MAX_REDIRECTS: usize = 8;
+/// The longest that is waited because a hub asks for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is known of a hub, and how patient one is with it.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    /// `https://huggingface.co`, or that of a mirror.
+    pub endpoint: String,
+    /// Who asks; `None`: anybody.
+    pub token: Option<Token>,
+    /// Nothing is fetched.
+    pub offline: bool,
+    /// How long a connection may say nothing.
+    pub silence: Duration,
+    /// How often in a row something is tried that brings nothing.
+    pub tries: u32,
+    /// The pause after the first of them; it doubles each time, up to a minute.
+    pub first_pause: Duration,
+}
+
+impl Default for Hub {
+    fn default() -> Hub {
+        Hub {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            token: None,
+            offline: false,
+            silence: Duration::from_secs(60),
+            tries: 6,
+            first_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A token, which no message shows.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    /// A token as somebody has it; `None` where there is nothing but space.
+    ///
+    /// # Errors
+    /// [`HubError::Setting`] for what no header may have.
+    pub fn new(text: &str) -> Result<Option<Token>, HubError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Some(Token(text.to_owned())));
+        }
+        Err(HubError::Setting {
+            setting: "the token",
+            reason: "it has characters that no token has".to_owned(),
+        })
+    }
+
+    /// The token in a file.
+    ///
+    /// # Errors
+    /// [`HubError::Setting`].
+    pub fn read(path: &Path) -> Result<Option<Token>, HubError> {
+        let wrong = |reason: String| HubError::Setting {
+            setting: "the token's file",
+            reason: format!("\"{}\": {reason}", path.display()),
+        };
+        let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+        let mut text = String::new();
+        file.take(MAX_TOKEN + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+        match text.len() as u64 {
+            length if length > MAX_TOKEN => Err(wrong("it is too long for a token".to_owned())),
+            _ => Token::new(&text),
+        }
+    }
+}
+
+/// A connection to a hub.
+pub(super) struct Client<'a> {
+    hub: &'a Hub,
+    endpoint: Uri,
+    agent: Agent,
+    progress: &'a Progress,
+}
+
+/// Why an attempt came to nothing.
+pub(super) enum Failed {
+    /// It would again.
+    Forever(HubError),
+    /// It may go better next time, which should not be before so long.
+    ThisTime(HubError, Option<Duration>),
+}
+
+impl From<HubError> for Failed {
+    fn from(error: HubError) -> Failed {
+        Failed::Forever(error)
+    }
+}
+
+/// The answer to a request for a file.
+pub(super) struct Answer {
+    /// Where its bytes begin in the file.
+    pub(super) begin: u64,
+    /// Bytes of the whole file, if that is said.
+    pub(super) size: Option<u64>,
+    /// The SHA-256 of the file, in hexadecimal digits, if the hub says it.
+    pub(super) sha256: Option<String>,
+    /// What tells its content from others at the place that it comes from.
+    pub(super) etag: Option<String>,
+    /// Its bytes.
+    pub(super) body: Box<dyn Read>,
+    /// Whose they are.
+    pub(super) host: String,
+}
+
+/// The answer to a request for a part of a file.
+pub(super) enum Answered {
+    /// Bytes of it.
+    With(Answer),
+    /// There is nothing behind the place that was asked for.
+    NothingBehind,
+}
+
+impl<'a> Client<'a> {
+    /// # Errors
+    /// [`HubError::Setting`] for an address that is none.
+    pub(super) fn new(hub: &'a Hub, progress: &'a Progress) -> Result<Client<'a>, HubError> {
+        let endpoint = endpoint(&hub.endpoint)?;
+        let tls = TlsConfig::builder().root_certs(root_certificates()).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .tls_config(tls)
+            .proxy(None)
+            .user_agent(concat!("pg_steadytext/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(hub.silence))
+            .timeout_per_read(Some(hub.silence))
+            .timeout_per_write(Some(hub.silence));
+        let agent = Agent::new_with_config(config.build());
+        progress.interrupts(&agent);
+        Ok(Client { hub, endpoint, agent, progress })
+    }
+
+    /// The host of the hub.
+    pub(super) fn host(&self) -> String {
+        host_of(&self.endpoint)
+    }
+
+    /// What the hub says of a repository, as JSON.
+    ///
+    /// # Errors
+    /// [`HubError`].
+    pub(super) fn listing(&self, reference: &Reference) -> Result<Vec<u8>, HubError> {
+        let address = format!("{}/api/{}?blobs=true", self.base(), repo(reference).api_url());
+        let what = format!("repository \"{}\"", reference.repository);
+        self.trying(|| {
+            let (response, host) = self.get(&address, &what, None)?;
+            let mut bytes = Vec::new();
+            let body = response.into_body().into_reader();
+            body.take(MAX_LISTING + 1).read_to_end(&mut bytes).map_err(|error| self.cut(&host, &error))?;
+            if bytes.len() as u64 > MAX_LISTING {
+                let reason = "its list of files is too long".to_owned();
+                return Err(HubError::Protocol { host, reason }.into());
+            }
+            Ok(bytes)
+        })
+    }
+
+    /// Asks for a file at a commit from a byte on. `etag` is that of the bytes before it, where it is known: another file is
+    /// then sent from its beginning.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub(super) fn file(
+        &self,
+        reference: &Reference,
+        path: &str,
+        begin: u64,
+        etag: Option<&str>,
+    ) -> Result<Answered, Failed> {
+        let repo = repo(reference);
+        let address =
+            format!("{}/{}/resolve/{}/{}", self.base(), repo.url(), repo.url_revision(), encoded(path));
+        let what = format!("file \"{path}\" of repository \"{}\"", reference.repository);
+        let (response, host, linked) = self.follow(&address, &what, Some((begin, etag)))?;
+        let headers = response.headers();
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let wrong = |reason: &str| HubError::Protocol { host: host.clone(), reason: reason.to_owned() };
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(Answered::NothingBehind);
+        }
+        let (begin, size) = if response.status() == StatusCode::PARTIAL_CONTENT {
+            let range = text(CONTENT_RANGE.as_str()).and_then(content_range);
+            let (first, size) = range.ok_or_else(|| wrong("a part of a file without saying which"))?;
+            if first != begin {
+                return Err(wrong("another part of the file than was asked for").into());
+            }
+            (first, size)
+        } else {
+            (0, text(CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok()))
+        };
+        let etag = text(ETAG.as_str())
+            .filter(|etag| !etag.starts_with("W/") && etag.len() <= 256)
+            .map(str::to_owned);
+        let (size, sha256) = (size.or(linked.size), linked.sha256);
+        Ok(Answered::With(Answer {
+            begin,
+            size,
+            sha256,
+            etag,
+            body: Box::new(response.into_body().into_reader()),
+            host,
+        }))
+    }
+
+    /// Tries until something has worked, or nothing has so often that it will not.
+    ///
+    /// # Errors
+    /// The last one.
+    pub(super) fn trying<T>(&self, mut attempt: impl FnMut() -> Result<T, Failed>) -> Result<T, HubError> {
+        let mut retry = Retry::new(self.hub);
+        loop {
+            match attempt() {
+                Ok(value) => return Ok(value),
+                Err(failed) => self.wait(&mut retry, failed)?,
+            }
+        }
+    }
+
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// What has failed, where there is none.
+    pub(super) fn wait(&self, retry: &mut Retry, failed: Failed) -> Result<(), HubError> {
+        // What was interrupted on purpose has failed for that reason only.
+        self.progress.check()?;
+        let (error, after) = match failed {
+            Failed::Forever(error) => return Err(error),
+            Failed::ThisTime(error, after) => (error, after),
+        };
+        let pause = retry.next().ok_or_else(|| error.clone())?;
+        let pause = pause.max(after.unwrap_or_default());
+        if pause > LONGEST_WAIT {
+            return Err(error);
+        }
+        self.progress.pause(pause, &format!("{error}; trying again"))
+    }
+
+    fn base(&self) -> String {
+        self.endpoint.to_string().trim_end_matches('/').to_owned()
+    }
+
+    /// What there is at an address of the hub, and the host that it came from in the end.
+    fn get(
+        &self,
+        address: &str,
+        what: &str,
+        range: Option<(u64, Option<&str>)>,
+    ) -> Result<(Response<Body>, String), Failed> {
+        self.follow(address, what, range).map(|(response, host, _)| (response, host))
+    }
+
+    fn follow(
+        &self,
+        address: &str,
+        what: &str,
+        range: Option<(u64, Option<&str>)>,
+    ) -> Result<(Response<Body>, String, Linked), Failed> {
+        let mut uri: Uri = address.parse().map_err(|_| self.protocol("an address that is none"))?;
+        let mut linked = Linked::default();
+        for _ in 0..=MAX_REDIRECTS {
+            self.progress.check()?;
+            let host = host_of(&uri);
+            let response = self.send(&uri, range)?;
+            if is_same_origin(&uri, &self.endpoint) {
+                linked.read(&response);
+            }
+            let status = response.status();
+            match status {
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok((response, host, linked)),
+                StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => return Ok((response, host, linked)),
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => {
+                    let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                    uri = target.and_then(|target| redirected(&uri, target)).ok_or_else(|| {
+                        HubError::Protocol { host, reason: "a redirect to where none may lead".to_owned() }
+                    })?;
+                }
+                _ => return Err(self.refused(&uri, &response, what)),
+            }
+        }
+        Err(self.protocol("one redirect after the other").into())
+    }
+
+    fn send(&self, uri: &Uri, range: Option<(u64, Option<&str>)>) -> Result<Response<Body>, Failed> {
+        let mut request = self.agent.get(uri.clone()).config().proxy(proxy(uri)?).build();
+        request = request.header(ACCEPT_ENCODING, "identity");
+        if let Some(Token(token)) = &self.hub.token
+            && is_same_origin(uri, &self.endpoint)
+            && is_private(uri)
+        {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some((begin, etag)) = range.filter(|(begin, _)| *begin > 0) {
+            request = request.header(RANGE, format!("bytes={begin}-"));
+            if let Some(etag) = etag {
+                request = request.header(IF_RANGE, etag);
+            }
+        }
+        request.call().map_err(|error| {
+            let host = host_of(uri);
+            match error {
+                // The rest is what networks do.
+                ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                    HubError::Protocol { host, reason: error.to_string() }.into()
+                }
+                error => Failed::ThisTime(HubError::Unreachable { host, reason: error.to_string() }, None),
+            }
+        })
+    }
+
+    /// What a status means that is no success.
+    fn refused(&self, uri: &Uri, response: &Response<Body>, what: &str) -> Failed {
+        let (host, status) = (host_of(uri), response.status());
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let what = what.to_owned();
+        let of_hub = is_same_origin(uri, &self.endpoint);
+        let with_token = self.hub.token.is_some();
+        let denied = |reason| HubError::Denied { what: what.clone(), host: host.clone(), reason, with_token };
+        match (status, text("x-error-code")) {
+            (StatusCode::TOO_MANY_REQUESTS, _) => Failed::ThisTime(
+                HubError::TooManyRequests { host },
+                text(RETRY_AFTER.as_str()).and_then(seconds),
+            ),
+            (_, Some("GatedRepo")) if of_hub => denied("it has conditions that must be accepted").into(),
+            (_, Some("RevisionNotFound" | "EntryNotFound"))
+            | (StatusCode::NOT_FOUND | StatusCode::GONE, _)
+                if of_hub =>
+            {
+                HubError::NotFound { what, host }.into()
+            }
+            (StatusCode::UNAUTHORIZED, _) if of_hub => {
+                denied("there is none of that name, or it is not public").into()
+            }
+            (StatusCode::FORBIDDEN, _) if of_hub => denied("the token does not allow it").into(),
+            // An address that was signed for a while is made anew by the hub.
+            _ => {
+                let reason = format!("status {}", status.as_u16());
+                let again = !of_hub || status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
+                if again {
+                    let after = text(RETRY_AFTER.as_str()).and_then(seconds);
+                    Failed::ThisTime(HubError::Unreachable { host, reason }, after)
+                } else {
+                    HubError::Protocol { host, reason }.into()
+                }
+            }
+        }
+    }
+
+    /// A body that ended too early.
+    pub(super) fn cut(&self, host: &str, error: &io::Error) -> Failed {
+        Failed::ThisTime(HubError::Unreachable { host: host.to_owned(), reason: error.to_string() }, None)
+    }
+
+    fn protocol(&self, reason: &str) -> HubError {
+        HubError::Protocol { host: self.host(), reason: reason.to_owned() }
+    }
+}
+
+/// Attempts that brought nothing, one after the other.
+pub(super) struct Retry {
+    left: u32,
+    pause: Duration,
+    hub: Duration,
+    tries: u32,
+}
+
+impl Retry {
+    pub(super) fn new(hub: &Hub) -> Retry {
+        let (tries, pause) = (hub.tries.saturating_sub(1), hub.first_pause);
+        Retry { left: tries, pause, hub: pause, tries }
+    }
+
+    /// Something has arrived.
+    pub(super) fn reset(&mut self) {
+        (self.left, self.pause) = (self.tries, self.hub);
+    }
+
+    fn next(&mut self) -> Option<Duration> {
+        const LONGEST: Duration = Duration::from_secs(60);
+        self.left = self.left.checked_sub(1)?;
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST);
+        Some(pause)
+    }
+}
+
+/// What the hub says of a file where it sends whoever asks to another host.
+#[derive(Default)]
+struct Linked {
+    size: Option<u64>,
+    sha256: Option<String>,
+}
+
+impl Linked {
+    fn read(&mut self, response: &Response<Body>) {
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(size) = text("x-linked-size").and_then(|size| size.parse().ok()) {
+            self.size = Some(size);
+        }
+        if let Some(hash) =
+            text("x-linked-etag").map(|etag| etag.trim_matches('"')).filter(|etag| is_sha256(etag))
+        {
+            self.sha256 = Some(hash.to_ascii_lowercase());
+        }
+    }
+}
+
+pub(super) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn repo(reference: &Reference) -> Repo {
+    Repo::with_revision(reference.repository.clone(), RepoType::Model, reference.revision.clone())
+}
+
+fn endpoint(text: &str) -> Result<Uri, HubError> {
+    let wrong =
+        |reason: &str| HubError::Setting { setting: "the address of the hub", reason: reason.to_owned() };
+    let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong("it is no address"))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("it must begin with https:// or http://"));
+    }
+    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    if authority.is_empty() || authority.contains('@') || uri.query().is_some() {
+        return Err(wrong("it is a host and perhaps a path, without user, password or query"));
+    }
+    Ok(uri)
+}
+
+fn host_of(uri: &Uri) -> String {
+    uri.host().unwrap_or_default().to_owned()
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
+}
+
+fn is_same_origin(one: &Uri, other: &Uri) -> bool {
+    let host = |uri: &Uri| host_of(uri).to_ascii_lowercase();
+    one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
+}
+
+/// Whether nobody on the way can read what is said.
+fn is_private(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https") || matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"))
+}
+
+/// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave encryption.
+fn redirected(from: &Uri, target: &str) -> Option<Uri> {
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?.as_str());
+    let address = if target.starts_with("//") {
+        format!("{scheme}:{target}")
+    } else if target.starts_with('/') {
+        format!("{scheme}://{authority}{target}")
+    } else {
+        target.to_owned()
+    };
+    let uri: Uri = address.parse().ok()?;
+    let allowed = match uri.scheme_str()? {
+        "https" => true,
+        "http" => scheme == "http",
+        _ => false,
+    };
+    let authority = uri.authority()?.as_str();
+    (allowed && !authority.is_empty() && !authority.contains('@')).then_some(uri)
+}
+
+/// The first byte and the size of a file, of `bytes 100-199/200`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| (first, size.parse().ok()))
+}
+
+/// The seconds of `Retry-After`. A date is as good as nothing: it is waited as after other failures.
+fn seconds(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The proxy of the environment for an address.
+fn proxy(uri: &Uri) -> Result<Option<Proxy>, HubError> {
+    let value = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let names: &[&str] = match uri.scheme_str() {
+        Some("https") => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        _ => &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
+    };
+    let Some(address) = names.iter().find_map(value) else { return Ok(None) };
+    let exceptions = ["no_proxy", "NO_PROXY"].iter().find_map(value).unwrap_or_default();
+    if is_excepted(&host_of(uri), &exceptions) {
+        return Ok(None);
+    }
+    // Its address may have a password.
+    let wrong = |_| HubError::Setting {
+        setting: "the proxy of the environment",
+        reason: "it is no address of a proxy".to_owned(),
+    };
+    Proxy::new(&address).map(Some).map_err(wrong)
+}
+
+/// Whether a host is in a list of domains as NO_PROXY has it.
+fn is_excepted(host: &str, exceptions: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    exceptions.split(',').map(|entry| entry.trim().to_ascii_lowercase()).any(|entry| {
+        let domain = entry.trim_start_matches('*').trim_start_matches('.');
+        entry == "*" || (!domain.is_empty() && (host == domain || host.ends_with(&format!(".{domain}"))))
+    })
+}
+
+/// The certificates that the system trusts, so that those of an organisation's own mirror count; where it has none, Mozilla's.
+fn root_certificates() -> RootCerts {
+    const BUNDLES: [&str; 5] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    if named || BUNDLES.iter().any(|path| Path::new(path).exists()) {
+        RootCerts::PlatformVerifier
+    } else {
+        RootCerts::WebPki
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ureq::http::Uri;
+
+    use super::{
+        Token, content_range, endpoint, is_excepted, is_private, is_same_origin, redirected, seconds,
+    };
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn redirects_stay_in_the_web_and_encrypted() {
+        let hub = uri("https://hub.example/a/resolve/main/b");
+        for (target, expected) in [
+            ("/x/y?z", "https://hub.example/x/y?z"),
+            ("//cdn.example/b", "https://cdn.example/b"),
+            ("https://cdn.example:8443/b?s=1", "https://cdn.example:8443/b?s=1"),
+        ] {
+            assert_eq!(redirected(&hub, target), Some(uri(expected)));
+        }
+        for target in [
+            "http://cdn.example/b",
+            "file:///etc/passwd",
+            "ftp://x/y",
+            "b",
+            "",
+            "https://u:p@cdn.example/b",
+            "https://",
+        ] {
+            assert_eq!(redirected(&hub, target), None, "{target}");
+        }
+        assert!(redirected(&uri("http://localhost:1/"), "http://other/").is_some());
+    }
+
+    #[test]
+    fn origins_are_scheme_host_and_port() {
+        let hub = uri("https://Hub.example/");
+        assert!(is_same_origin(&hub, &uri("https://hub.example:443/x")));
+        for other in [
+            "http://hub.example/",
+            "https://hub.example:444/",
+            "https://hub.example.org/",
+            "https://cdn.hub.example/",
+        ] {
+            assert!(!is_same_origin(&hub, &uri(other)), "{other}");
+        }
+        assert!(
+            is_private(&hub)
+                && is_private(&uri("http://127.0.0.1:80/"))
+                && !is_private(&uri("http://hub.example/"))
+        );
+    }
+
+    #[test]
+    fn endpoints_are_checked() {
+        for good in ["https://huggingface.co", "http://127.0.0.1:8080/", "https://mirror.example/hf/"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "huggingface.co",
+            "file:///x",
+            "ftp://x",
+            "https://u:p@x",
+            "https://x?y",
+            "https://",
+            "https://a b",
+        ] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_are_read_and_strange_ones_passed_over() {
+        assert_eq!(content_range("bytes 100-199/200"), Some((100, Some(200))));
+        assert_eq!(content_range("bytes 0-0/*"), Some((0, None)));
+        for bad in ["", "bytes", "bytes */200", "bytes 5-4/9", "bytes -1-2/3", "items 0-1/2"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+        assert_eq!(seconds(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(seconds("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+
+    #[test]
+    fn no_proxy_names_domains() {
+        for (host, list, excepted) in [
+            ("a.example", "example", true),
+            ("a.example", ".example, b", true),
+            ("a.example", "*.example", true),
+            ("example", "*.example", true),
+            ("anexample", "example", false),
+            ("a.example", "", false),
+            ("a.example", "*", true),
+            ("LOCALHOST", "localhost", true),
+        ] {
+            assert_eq!(is_excepted(host, list), excepted, "{host} {list}");
+        }
+    }
+
+    #[test]
+    fn a_token_shows_itself_to_nobody_and_is_one_word() {
+        let token = Token::new(" hf_secret\n").unwrap().unwrap();
+        assert!(!format!("{token:?}").contains("secret"));
+        assert!(Token::new(" \n").unwrap().is_none());
+        let error = Token::new("hf_secret\r\nX: y").unwrap_err();
+        assert!(!error.to_string().contains("secret"));
+    }
+}

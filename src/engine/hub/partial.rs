@@ -1,0 +1,321 @@
+//! One file on its way: what has arrived of it, kept over retries, restarts and kills, until it is whole and what it should be.
+//!
+//! It grows as `KEY.part`, and is renamed to `KEY.done` when its size and its SHA-256 are those that the hub announced. The key is
+//! made of its path and of what tells its content from others, so that bytes of two versions never meet. `KEY.etag` has
+//! what the place that the bytes came from calls them: it sends the whole file where it has another one by now.
+//!
+//! Invariant: bytes that are on the disk already are read again before others are appended, so that the checksum is that of the
+//! file and not of what was sent.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::client::{Answered, Client, Failed, Retry};
+use super::error::HubError;
+use super::listing::Remote;
+use super::progress::Progress;
+use super::reference::Reference;
+use super::{Hub, place};
+use crate::cache_key::hex;
+use crate::sidecar;
+
+const BUFFER: usize = 256 << 10;
+/// Bytes after which they are written to the disk, so that what a busy server keeps in memory of them stays small.
+const SYNC_BYTES: u64 = 32 << 20;
+const MAX_ETAG: u64 = 256;
+/// How often a file is fetched anew from its beginning because it was not what it should be.
+const MAX_DAMAGED: u32 = 1;
+
+/// A file that has arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    /// In hexadecimal digits.
+    pub(super) sha256: String,
+}
+
+/// The paths of a file while it is fetched.
+pub(super) struct Paths {
+    part: PathBuf,
+    done: PathBuf,
+    etag: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn new(staging: &Path, remote: &Remote, commit: &str) -> Paths {
+        let content = remote.sha256.as_deref().or(remote.blob.as_deref()).unwrap_or(commit);
+        let key = hex(&Sha256::digest(format!("{}\0{content}", remote.path)));
+        let path = |end: &str| staging.join(format!("{}.{end}", &key[..32]));
+        Paths { part: path("part"), done: path("done"), etag: path("etag") }
+    }
+
+    /// Bytes that are there.
+    pub(super) fn length(&self) -> u64 {
+        let length = |path: &Path| std::fs::symlink_metadata(path).map(|metadata| metadata.len());
+        length(&self.done).or_else(|_| length(&self.part)).unwrap_or(0)
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        [&self.part, &self.done, &self.etag].into_iter().any(|ours| ours == path)
+    }
+}
+
+/// A file while it is fetched.
+pub(super) struct Partial<'a> {
+    remote: &'a Remote,
+    paths: Paths,
+    file: File,
+    length: u64,
+    unsynced: u64,
+    hash: Sha256,
+    /// Of several files one after the other, up to here and up to the beginning of this one.
+    whole: Sha256,
+    whole_before: Sha256,
+    /// Bytes of the files before it.
+    before: u64,
+    progress: &'a Progress,
+    directory: &'a Path,
+}
+
+impl<'a> Partial<'a> {
+    /// Opens what there is of a file.
+    ///
+    /// # Errors
+    /// [`HubError::File`] and [`HubError::Cancelled`].
+    pub(super) fn open(
+        remote: &'a Remote,
+        paths: Paths,
+        whole: &Sha256,
+        progress: &'a Progress,
+        directory: &'a Path,
+    ) -> Result<Partial<'a>, HubError> {
+        // One that was complete is read again like all others.
+        match std::fs::rename(&paths.done, &paths.part) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(HubError::file(&paths.done, error));
+            }
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let file = sidecar::open_ours(options.read(true).write(true).create(true).mode(0o600), &paths.part)
+            .map_err(|error| HubError::file(&paths.part, error))?;
+        let mut partial = Partial {
+            remote,
+            paths,
+            file,
+            length: 0,
+            unsynced: 0,
+            hash: Sha256::new(),
+            whole: whole.clone(),
+            whole_before: whole.clone(),
+            before: progress.done(),
+            progress,
+            directory,
+        };
+        partial.read_again()?;
+        Ok(partial)
+    }
+
+    fn read_again(&mut self) -> Result<(), HubError> {
+        let length = self.file.metadata().map_err(|error| self.failed(error))?.len();
+        let known = self.remote.sha256.is_some() || self.etag().is_some();
+        if !known || self.remote.size.is_some_and(|size| length > size) {
+            return self.restart();
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            self.progress.check()?;
+            match self.file.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => self.count(&buffer[..read]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+            self.progress.set_done(self.before + self.length);
+        }
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.whole.update(bytes);
+        self.length += bytes.len() as u64;
+    }
+
+    /// Throws away what there is.
+    fn restart(&mut self) -> Result<(), HubError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| io::Seek::rewind(&mut self.file))
+            .map_err(|error| self.failed(error))?;
+        let _ = std::fs::remove_file(&self.paths.etag);
+        (self.length, self.hash, self.whole) = (0, Sha256::new(), self.whole_before.clone());
+        self.progress.set_done(self.before);
+        Ok(())
+    }
+
+    /// Fetches what is missing. `whole` becomes the checksum of all files up to this one.
+    ///
+    /// # Errors
+    /// [`HubError`]; what has arrived stays.
+    pub(super) fn complete(
+        mut self,
+        client: &Client<'_>,
+        hub: &Hub,
+        reference: &Reference,
+        whole: &mut Sha256,
+    ) -> Result<Arrived, HubError> {
+        let mut retry = Retry::new(hub);
+        let mut damaged = 0;
+        let mut expected = self.remote.sha256.clone();
+        let mut size = self.remote.size;
+        loop {
+            if size != Some(self.length) {
+                let before = self.length;
+                match self.fetch(client, reference, &mut size, &mut expected) {
+                    Ok(()) => {}
+                    Err(failed) => {
+                        // Bytes may have been thrown away as well.
+                        if self.length > before {
+                            retry.reset();
+                        }
+                        client.wait(&mut retry, failed)?;
+                        continue;
+                    }
+                }
+            }
+            match self.finish(expected.as_deref()) {
+                Err(error @ HubError::Damaged { .. }) if damaged == MAX_DAMAGED => return Err(error),
+                Err(HubError::Damaged { .. }) => damaged += 1,
+                Err(error) => return Err(error),
+                Ok(arrived) => {
+                    *whole = self.whole;
+                    return Ok(arrived);
+                }
+            }
+        }
+    }
+
+    /// One request for the rest.
+    fn fetch(
+        &mut self,
+        client: &Client<'_>,
+        reference: &Reference,
+        size: &mut Option<u64>,
+        expected: &mut Option<String>,
+    ) -> Result<(), Failed> {
+        let etag = self.etag();
+        let answer = match client.file(reference, &self.remote.path, self.length, etag.as_deref())? {
+            Answered::With(answer) => answer,
+            Answered::NothingBehind => {
+                self.restart()?;
+                let (host, reason) = (client.host(), "nothing behind what has arrived of a file".to_owned());
+                return Err(Failed::ThisTime(HubError::Protocol { host, reason }, None));
+            }
+        };
+        if answer.begin != self.length {
+            self.restart()?;
+        }
+        if let (Some(announced), Some(sent)) = (*size, answer.size)
+            && announced != sent
+        {
+            let reason = format!("it has {sent} bytes and not {announced}");
+            return Err(self.damaged(reason).into());
+        }
+        *size = size.or(answer.size);
+        if expected.is_none() {
+            *expected = answer.sha256;
+        }
+        self.note_etag(answer.etag.as_deref())?;
+        self.receive(answer.body, *size, client, &answer.host)
+    }
+
+    fn receive(
+        &mut self,
+        mut body: Box<dyn Read>,
+        size: Option<u64>,
+        client: &Client<'_>,
+        host: &str,
+    ) -> Result<(), Failed> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            self.progress.check()?;
+            let read = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(client.cut(host, &error)),
+            };
+            if size.is_some_and(|size| size - self.length.min(size) < read as u64) {
+                self.restart()?;
+                return Err(self.damaged("it is longer".to_owned()).into());
+            }
+            self.append(&buffer[..read])?;
+        }
+        match size {
+            Some(size) if self.length < size => Err(client.cut(host, &ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        self.file.write_all(bytes).map_err(|error| {
+            // A part of them may be there, which the next one reads again.
+            self.failed(error)
+        })?;
+        self.count(bytes);
+        self.progress.arrived(bytes.len() as u64);
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.unsynced = 0;
+            self.file.sync_data().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is the file that was announced.
+    fn finish(&mut self, expected: Option<&str>) -> Result<Arrived, HubError> {
+        let found = hex(&self.hash.clone().finalize());
+        if let Some(expected) = expected.filter(|expected| **expected != found) {
+            self.restart()?;
+            return Err(self.damaged(format!("its SHA-256 is {found} and not {expected}")));
+        }
+        self.file.sync_all().map_err(|error| self.failed(error))?;
+        std::fs::rename(&self.paths.part, &self.paths.done).map_err(|error| self.failed(error))?;
+        Ok(Arrived { path: self.paths.done.clone(), size: self.length, sha256: found })
+    }
+
+    fn etag(&self) -> Option<String> {
+        let file = sidecar::open_ours(OpenOptions::new().read(true), &self.paths.etag).ok()?;
+        let mut text = String::new();
+        file.take(MAX_ETAG).read_to_string(&mut text).ok()?;
+        (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')).then_some(text)
+    }
+
+    fn note_etag(&self, etag: Option<&str>) -> Result<(), HubError> {
+        let written = match etag {
+            Some(etag) => std::fs::write(&self.paths.etag, etag),
+            None => match std::fs::remove_file(&self.paths.etag) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        };
+        written.map_err(|error| self.failed(error))
+    }
+
+    fn damaged(&self, reason: String) -> HubError {
+        HubError::Damaged { file: self.remote.path.clone(), reason }
+    }
+
+    fn failed(&self, error: io::Error) -> HubError {
+        if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            let missing = self.remote.size.unwrap_or(self.length).saturating_sub(self.length);
+            return place::disk_full(&self.remote.path, self.directory, missing);
+        }
+        HubError::file(&self.paths.part, error)
+    }
+}

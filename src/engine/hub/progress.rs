@@ -1,0 +1,190 @@
+//! How far a download is, for whoever waits for it: written by its thread, read by others.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ureq::Agent;
+
+use super::error::HubError;
+
+/// How often whoever waits looks whether it should stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// The rate is that of the last so many seconds, about.
+const WINDOW_S: f64 = 5.0;
+
+/// The progress of a download, and the way to stop it.
+#[derive(Debug)]
+pub struct Progress {
+    total: AtomicU64,
+    done: AtomicU64,
+    stopped: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// What is being done, in words; empty while bytes arrive.
+    note: String,
+    /// What was chosen, in words.
+    choice: Option<String>,
+    /// What is interrupted when the download is stopped.
+    agent: Option<Agent>,
+    measured: Instant,
+    /// Bytes that have arrived since then.
+    arrived: u64,
+    rate: Option<f64>,
+}
+
+/// A moment of a download.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Moment {
+    /// Bytes that the model has; 0 while that is not known.
+    pub total: u64,
+    /// Bytes of them that are there.
+    pub done: u64,
+    /// Bytes in a second; `None` while none has arrived.
+    pub rate: Option<f64>,
+    /// What it waits for, if it does.
+    pub note: String,
+    /// What was chosen where there was a choice.
+    pub choice: Option<String>,
+}
+
+impl Moment {
+    /// Time until the end at the present rate.
+    pub fn left(&self) -> Option<Duration> {
+        let rate = self.rate.filter(|rate| *rate > 0.0)?;
+        let seconds = self.total.checked_sub(self.done).filter(|_| self.total > 0)? as f64 / rate;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            inner: Mutex::new(Inner {
+                note: String::new(),
+                choice: None,
+                agent: None,
+                measured: Instant::now(),
+                arrived: 0,
+                rate: None,
+            }),
+        }
+    }
+}
+
+impl Progress {
+    fn inner<R>(&self, work: impl FnOnce(&mut Inner) -> R) -> R {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How far it is.
+    pub fn moment(&self) -> Moment {
+        let (total, done) = (self.total.load(Relaxed), self.done.load(Relaxed));
+        self.inner(|inner| {
+            // A rate that nothing has been added to for a while goes down.
+            let elapsed = inner.measured.elapsed().as_secs_f64();
+            let rate =
+                inner.rate.map(|rate| if elapsed > WINDOW_S { rate * WINDOW_S / elapsed } else { rate });
+            Moment { total, done, rate, note: inner.note.clone(), choice: inner.choice.clone() }
+        })
+    }
+
+    /// Stops the download at the next occasion, which is now where it waits for the network.
+    pub fn stop(&self) {
+        self.stopped.store(true, Relaxed);
+        if let Some(agent) = self.inner(|inner| inner.agent.take()) {
+            agent.shutdown();
+        }
+    }
+
+    /// # Errors
+    /// [`HubError::Cancelled`] after [`Progress::stop`].
+    pub(super) fn check(&self) -> Result<(), HubError> {
+        if self.stopped.load(Relaxed) { Err(HubError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits, and says why.
+    ///
+    /// # Errors
+    /// [`HubError::Cancelled`].
+    pub(super) fn pause(&self, time: Duration, why: &str) -> Result<(), HubError> {
+        self.note(why);
+        let begin = Instant::now();
+        while let Some(left) = time.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
+            self.check()?;
+            std::thread::sleep(left.min(LOOK));
+        }
+        self.note("");
+        self.check()
+    }
+
+    pub(super) fn note(&self, note: &str) {
+        self.inner(|inner| note.clone_into(&mut inner.note));
+    }
+
+    pub(super) fn chosen(&self, choice: Option<&str>) {
+        self.inner(|inner| inner.choice = choice.map(str::to_owned));
+    }
+
+    pub(super) fn interrupts(&self, agent: &Agent) {
+        self.inner(|inner| inner.agent = Some(agent.clone()));
+    }
+
+    pub(super) fn expect(&self, total: u64) {
+        self.total.store(total, Relaxed);
+    }
+
+    /// Bytes that were there already, or have been thrown away.
+    pub(super) fn set_done(&self, done: u64) {
+        self.done.store(done, Relaxed);
+    }
+
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Relaxed)
+    }
+
+    /// Bytes that have arrived.
+    pub(super) fn arrived(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Relaxed);
+        self.inner(|inner| {
+            inner.arrived += bytes;
+            let elapsed = inner.measured.elapsed().as_secs_f64();
+            if elapsed < 0.25 {
+                return;
+            }
+            let now = inner.arrived as f64 / elapsed;
+            let weight = (elapsed / WINDOW_S).min(1.0);
+            inner.rate = Some(inner.rate.map_or(now, |rate| rate + (now - rate) * weight));
+            (inner.measured, inner.arrived) = (Instant::now(), 0);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Moment, Progress};
+
+    #[test]
+    fn the_time_that_is_left_follows_from_the_rate() {
+        let moment = Moment { total: 1000, done: 250, rate: Some(250.0), ..Moment::default() };
+        assert_eq!(moment.left(), Some(Duration::from_secs(3)));
+        assert_eq!(Moment { rate: None, ..moment.clone() }.left(), None);
+        assert_eq!(Moment { rate: Some(1e-300), ..moment.clone() }.left(), None);
+        assert_eq!(Moment { total: 0, ..moment }.left(), None);
+    }
+
+    #[test]
+    fn a_pause_ends_when_the_download_is_stopped() {
+        let progress = Progress::default();
+        progress.stop();
+        assert!(progress.pause(Duration::from_secs(3600), "for nothing").is_err());
+    }
+}
