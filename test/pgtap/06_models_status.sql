@@ -1,13 +1,30 @@
 -- The registry of models, and what is said of workers.
 \ir setup.psql
-select plan(40);
+select plan(44);
 
 select set_eq(
-    $$ select name, task, is_preferred from steadytext_models where is_default $$,
-    $$ values ('small', 'generate', true), ('medium', 'generate', false), ('large', 'generate', false),
-        ('qwen2.5-3b', 'generate', false), ('qwen3-1.7b-fallback', 'generate', false),
+    $$ select name, task, is_preferred from steadytext_models where is_default and (is_preferred or is_fallback or repo is null) $$,
+    $$ values ('small', 'generate', true), ('qwen2.5-3b', 'generate', false), ('qwen3-1.7b-fallback', 'generate', false),
         ('embedding', 'embed', true), ('reranker', 'rerank', true) $$,
-    'a fresh database knows these models'
+    'a fresh database prefers these models, and falls back on these'
+);
+select set_eq(
+    $$ select name from steadytext_models where is_default and not is_preferred and not is_fallback $$,
+    $$ values ('medium'), ('large'), ('qwen3-0.6b'), ('qwen3-1.7b'), ('qwen3-4b'), ('qwen3.5-0.8b'), ('qwen3.5-2b'), ('qwen3.5-4b'),
+        ('gemma-3-270m'), ('gemma-3-1b'), ('gemma-3-4b'), ('gemma-3n-e2b'), ('gemma-3n-e4b'), ('gemma-4-e2b'), ('gemma-4-e4b'),
+        ('smollm2-135m'), ('smollm2-1.7b'), ('smollm3-3b'), ('llama-3.2-1b'), ('llama-3.2-3b'), ('phi-4-mini'), ('gpt-oss-20b'),
+        ('embeddinggemma-300m'), ('bge-m3'), ('multilingual-e5-small'), ('nomic-embed-v1.5'), ('nomic-embed-v2'),
+        ('all-minilm-l6-v2'), ('gte-modernbert-base'), ('qwen3-reranker-0.6b'), ('bge-reranker-v2-m3'),
+        ('gte-reranker-modernbert-base') $$,
+    'and knows these beside them'
+);
+-- The trigger was not there yet when they were inserted.
+select is_empty(
+    $$ select name from steadytext_models where is_default and (
+        name !~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' or task not in ('generate', 'embed', 'rerank') or starts_with(file, '/')
+        or sha256 !~ '^[0-9a-f]{64}$' or repo !~ '^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$' or revision !~ '^[0-9a-f]{40}$' or size <= 0
+        or (file like '%.gguf') = (file !~ '[.]gguf$')) $$,
+    'all of them could be rows of somebody''s own'
 );
 select lives_ok(
     $$ insert into steadytext_models (name, task, file, sha256) values ('mine', 'generate', 'mine.gguf', repeat('0a', 32)) $$,
@@ -20,6 +37,8 @@ select throws_ok($$ insert into steadytext_models (name, task, file) values ('x'
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', null, 'x') $$, '22023', null, 'no task');
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '') $$, '22023', null, 'no file');
 select throws_ok($$ insert into steadytext_models (name, task, file, sha256) values ('x', 'embed', 'x', 'ABC') $$, '22023', null, 'no sha256');
+select throws_ok($$ insert into steadytext_models (name, task, file, size) values ('x', 'embed', 'x', -1) $$, '22023', null, 'no size');
+select throws_ok($$ insert into steadytext_models (name, task, file, query_prompt) values ('x', 'embed', 'x', repeat('q', 5000)) $$, '22023', null, 'a prompt without end');
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('mine', 'embed', 'x') $$, '23505', null, 'a name is used once');
 -- Files below the directory of the models; others are the superuser's.
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '../x.gguf') $$, '22023', null, 'a file above the directory');
