@@ -25,6 +25,23 @@ as 'MODULE_PATHNAME', 'activity_wrapper';
 comment on function steadytext.activity() is
     'Requests of this database now running that the caller may see, from shared memory; members of pg_monitor see all of them, without their texts';
 
+create function steadytext.pulls()
+returns table (
+    owner_role text,
+    download text,
+    phase text,
+    started_at timestamptz,
+    worker_pid integer,
+    bytes_done bigint,
+    bytes_total bigint,
+    bytes_per_second double precision,
+    seconds_left double precision
+)
+language c volatile parallel restricted
+as 'MODULE_PATHNAME', 'pulls_wrapper';
+comment on function steadytext.pulls() is
+    'Downloads of models now running, of the whole server, that the caller may see; members of pg_monitor see all of them';
+
 create view @extschema@.steadytext_activity as
 select
     a.request_id,
@@ -37,14 +54,26 @@ select
     a.partial_text,
     a.started_at,
     a.worker_pid,
-    a.first_token_turns
-from steadytext.activity() as a;
+    a.first_token_turns,
+    null::text as download,
+    null::bigint as bytes_done,
+    null::bigint as bytes_total,
+    null::double precision as bytes_per_second,
+    null::interval as time_left
+from steadytext.activity() as a
+union all
+select
+    null, p.owner_role::name, 'model_pull', p.phase, null, null, null, null, p.started_at, p.worker_pid, null,
+    p.download, p.bytes_done, p.bytes_total, p.bytes_per_second,
+    pg_catalog.make_interval(secs => pg_catalog.round(p.seconds_left::numeric)::double precision)
+from steadytext.pulls() as p;
 comment on view @extschema@.steadytext_activity is
-    'Requests now running: how far they are, how fast, and what they have said so far';
-comment on column @extschema@.steadytext_activity.request_id is 'The request; of a synchronous call, an id of its own';
+    'Requests now running, and downloads of models: how far they are, how fast, and what they have said so far';
+comment on column @extschema@.steadytext_activity.request_id is 'The request; of a synchronous call, an id of its own; of a download, NULL';
 comment on column @extschema@.steadytext_activity.owner_role is 'Role that enqueued it';
-comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …';
-comment on column @extschema@.steadytext_activity.phase is 'waiting (for its turn), loading (the model), prefill or decoding';
+comment on column @extschema@.steadytext_activity.request_type is 'generate, embed …, or model_pull: a download';
+comment on column @extschema@.steadytext_activity.phase is
+    'waiting (for its turn), loading (the model), prefill or decoding; of a download, downloading or what it waits for';
 comment on column @extschema@.steadytext_activity.prompt_tokens is 'Length of the prompt in tokens';
 comment on column @extschema@.steadytext_activity.generated_tokens is 'Tokens generated so far';
 comment on column @extschema@.steadytext_activity.tokens_per_second is 'Rate of generation';
@@ -54,6 +83,12 @@ comment on column @extschema@.steadytext_activity.started_at is 'When the engine
 comment on column @extschema@.steadytext_activity.first_token_turns is
     'Steps that the engine computed from taking the request in to its first token';
 comment on column @extschema@.steadytext_activity.worker_pid is 'Process that waits for the answer: the worker, or who called a synchronous function';
+
+comment on column @extschema@.steadytext_activity.download is 'Name or reference of the model that is downloaded';
+comment on column @extschema@.steadytext_activity.bytes_done is 'Bytes of it that are there';
+comment on column @extschema@.steadytext_activity.bytes_total is 'Bytes that it has; NULL while that is not known';
+comment on column @extschema@.steadytext_activity.bytes_per_second is 'Rate of the download, over the last seconds';
+comment on column @extschema@.steadytext_activity.time_left is 'Time until its end at that rate';
 
 create view @extschema@.steadytext_queue_counts as
 select

@@ -104,6 +104,7 @@ grant execute on function
     steadytext.admit_retry(),
     steadytext.refuse_key(text),
     steadytext.activity(),
+    steadytext.pulls(),
     steadytext.worker_state()
 to steadytext_user;
 grant execute on function
@@ -120,6 +121,8 @@ grant execute on function
     @extschema@.steadytext_config_set(text, text),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
+    @extschema@.steadytext_model_pull(text, boolean),
+    @extschema@.steadytext_model_pull_cancel(text),
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
@@ -175,13 +178,16 @@ grant select on @extschema@.steadytext_queue_counts to steadytext_admin, pg_moni
 grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_health to pg_monitor;
 grant execute on function
     steadytext.activity(),
+    steadytext.pulls(),
     steadytext.worker_state(),
     @extschema@.steadytext_daemon_status()
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
-    insert (name, task, file, repo, sha256, is_fallback, is_preferred, description),
-    update (task, file, repo, sha256, is_fallback, is_preferred, description),
+    insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+        is_preferred, description),
+    update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+        is_preferred, description),
     delete
 on @extschema@.steadytext_models to steadytext_admin;
 

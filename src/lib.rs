@@ -6,7 +6,7 @@
 //! inference.
 
 #![cfg_attr(
-    any(feature = "noop-engine", not(feature = "exchange")),
+    any(feature = "noop-engine", not(feature = "exchange"), not(feature = "hub")),
     allow(dead_code, reason = "a build without a feature does without what serves only that feature")
 )]
 

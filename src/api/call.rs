@@ -22,6 +22,7 @@ use steadytext_engine::{Error, Event, EventKind, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
+use super::pull;
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Model;
@@ -193,7 +194,13 @@ fn check(
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
     check_engine()?;
-    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
+    let (subtasks, model) = match request::subtasks(asked, &config, &models) {
+        Err(PgError { missing_model: Some(name), .. }) if guc::auto_pull() => {
+            pull::fetch(&name)?;
+            request::subtasks(asked, &config, &models)?
+        }
+        other => other?,
+    };
     let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
     Ok(Checked { subtasks, model, registry: models, question })
 }

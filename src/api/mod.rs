@@ -18,6 +18,7 @@ mod exchange;
 mod insert_trigger;
 mod prompt;
 mod protocol;
+mod pull;
 mod refuse;
 mod rerank;
 mod result;

@@ -109,6 +109,21 @@ pub(crate) fn start_engine() -> Option<Handle> {
     start(worker)
 }
 
+/// Starts the process of a download, also while the server is a standby. False if all of max_worker_processes are in use.
+pub(crate) fn start_download(index: usize) -> bool {
+    let mut worker = template("pg_steadytext download", "steadytext_download_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
+    worker.bgw_main_arg = pg_sys::Datum::from(index);
+    start(worker).is_some()
+}
+
+/// Makes the calling thread give way to others as `nice` says.
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) fn be_nice(nice: i32) {
+    // SAFETY: 0 is the calling thread; where the system refuses, it goes on as it is.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
 /// The database that this worker was started for.
 pub(crate) fn my_assignment() -> pg_sys::Oid {
     // SAFETY: set by PostgreSQL before the worker's main function is called.

@@ -384,3 +384,51 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_s
         STALE.set(true);
     }
 }
+
+/// What a download must know of a row of steadytext_models.
+#[derive(Debug, Clone)]
+pub(crate) struct Pullable {
+    /// `generate`, `embed` or `rerank`.
+    pub(crate) task: String,
+    /// Relative to pg_steadytext.model_dir, or absolute.
+    pub(crate) file: String,
+    /// `owner/name`.
+    pub(crate) repository: Option<String>,
+    /// A branch, a tag or a commit of that.
+    pub(crate) revision: Option<String>,
+    /// What the file must be.
+    pub(crate) sha256: Option<[u8; 32]>,
+    /// The short name of its licence.
+    pub(crate) licence: Option<String>,
+    /// What stands before queries.
+    pub(crate) query_prompt: Option<String>,
+    /// What stands before texts that are to be found.
+    pub(crate) passage_prompt: Option<String>,
+}
+
+/// The row of a model, which is not kept: downloads are seldom. Inside a transaction.
+///
+/// # Errors
+///
+/// As [`installation`].
+pub(crate) fn pullable(name: &str) -> Result<Option<Pullable>, PgError> {
+    let installation = installation()?;
+    let sql = format!(
+        "select task, file, repo, revision, sha256, licence, query_prompt, passage_prompt from {}.steadytext_models
+           where name operator(pg_catalog.=) $1",
+        installation.schema
+    );
+    let rows = read_as_owner(&installation, || {
+        spi::query(&sql, vec![name.into()], Mode::ReadOnly, |row| Pullable {
+            task: row.get(1).unwrap_or_default(),
+            file: row.get(2).unwrap_or_default(),
+            repository: row.get(3),
+            revision: row.get(4),
+            sha256: row.get::<String>(5).as_deref().and_then(from_hex),
+            licence: row.get(6),
+            query_prompt: row.get(7),
+            passage_prompt: row.get(8),
+        })
+    })?;
+    Ok(rows.into_iter().next())
+}

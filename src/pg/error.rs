@@ -25,12 +25,21 @@ pub(crate) struct PgError {
     pub(crate) detail: Option<String>,
     /// It is about what was asked, and will be so again: the row cannot be answered.
     pub(crate) lasting: bool,
+    /// The registered model whose file is not there: it may be on the way, or be fetched.
+    pub(crate) missing_model: Option<String>,
 }
 
 impl PgError {
     /// An error with a code of its own.
     pub(crate) fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        PgError { code, message: message.into(), hint: None, detail: None, lasting: false }
+        PgError {
+            code,
+            message: message.into(),
+            hint: None,
+            detail: None,
+            lasting: false,
+            missing_model: None,
+        }
     }
 
     /// An error with the predecessor's words, which were raised without a code of their own.
@@ -58,6 +67,12 @@ impl PgError {
     /// The same error, about a text that cannot be answered now or later.
     pub(crate) fn lasting(mut self) -> Self {
         self.lasting = true;
+        self
+    }
+
+    /// The same error, which is about the file of a registered model that is not there.
+    pub(crate) fn missing(mut self, model: &str) -> Self {
+        self.missing_model = Some(model.to_owned());
         self
     }
 
@@ -166,8 +181,45 @@ impl From<CaughtError> for PgError {
             hint: report.hint().map(str::to_owned),
             detail: None,
             lasting: false,
+            missing_model: None,
         }
     }
+}
+
+/// What SQL sees of a download that has failed.
+#[cfg(feature = "hub")]
+pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
+    use PgSqlErrorCode as Code;
+    use steadytext_engine::hub::HubError;
+    let (code, setting) = match error {
+        HubError::Reference { .. } => (Code::ERRCODE_INVALID_PARAMETER_VALUE, None),
+        HubError::Setting { .. } => (
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Some(
+                "Look at pg_steadytext.hub_endpoint, pg_steadytext.hub_token_file and the server's environment.",
+            ),
+        ),
+        HubError::Offline { .. } => (
+            Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Some("The setting is pg_steadytext.hub_offline."),
+        ),
+        HubError::Unreachable { .. } => {
+            (Code::ERRCODE_CONNECTION_FAILURE, Some("The setting is pg_steadytext.hub_endpoint."))
+        }
+        HubError::NotFound { .. } | HubError::NoModel { .. } => (Code::ERRCODE_UNDEFINED_OBJECT, None),
+        HubError::Denied { .. } => {
+            (Code::ERRCODE_INSUFFICIENT_PRIVILEGE, Some("The setting is pg_steadytext.hub_token_file."))
+        }
+        HubError::TooManyRequests { .. } => (Code::ERRCODE_INSUFFICIENT_RESOURCES, None),
+        HubError::Protocol { .. } => (Code::ERRCODE_PROTOCOL_VIOLATION, None),
+        HubError::Damaged { .. } | HubError::NotRegistered { .. } => (Code::ERRCODE_DATA_CORRUPTED, None),
+        HubError::DiskFull { .. } => (Code::ERRCODE_DISK_FULL, None),
+        HubError::File { .. } => (Code::ERRCODE_IO_ERROR, None),
+        HubError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, None),
+    };
+    let hint: Vec<String> = error.hint().into_iter().chain(setting.map(str::to_owned)).collect();
+    let said = PgError::new(code, error.to_string());
+    if hint.is_empty() { said } else { said.hint(hint.join(" ")) }
 }
 
 /// What a request that met an engine error becomes.
@@ -278,7 +330,7 @@ impl From<EngineError> for Failure {
                 | EngineError::Mismatch { .. }
         );
         let hint = hint.map(str::to_owned);
-        Failure { error: PgError { code, message, hint, detail: None, lasting }, retry }
+        Failure { error: PgError { code, message, hint, detail: None, lasting, missing_model: None }, retry }
     }
 }
 

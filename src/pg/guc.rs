@@ -19,6 +19,10 @@ static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
 static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
+static HUB_ENDPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static HUB_TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
+static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// The settings that an engine is started with; a change of any of them starts a new one.
@@ -83,6 +87,26 @@ pub(crate) fn exchange_dir() -> String {
 /// `pg_steadytext.call_priority`: how urgent the synchronous calls of this session are.
 pub(crate) fn call_priority() -> u8 {
     u8::try_from(CALL_PRIORITY.get()).unwrap_or(8)
+}
+
+/// `pg_steadytext.hub_endpoint`; empty: that of the environment, or the one that everybody means.
+pub(crate) fn hub_endpoint() -> String {
+    text(&HUB_ENDPOINT)
+}
+
+/// `pg_steadytext.hub_token_file`; relative to the data directory. Empty: none.
+pub(crate) fn hub_token_file() -> String {
+    text(&HUB_TOKEN_FILE)
+}
+
+/// `pg_steadytext.hub_offline`.
+pub(crate) fn hub_offline() -> bool {
+    HUB_OFFLINE.get()
+}
+
+/// `pg_steadytext.auto_pull`.
+pub(crate) fn auto_pull() -> bool {
+    AUTO_PULL.get()
 }
 
 /// `pg_steadytext.notify`.
@@ -195,6 +219,31 @@ pub(crate) fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    string(
+        c"pg_steadytext.hub_endpoint",
+        &HUB_ENDPOINT,
+        c"Address of the hub that models are downloaded from.",
+        c"Empty: HF_ENDPOINT of the server's environment, or https://huggingface.co.",
+    );
+    GucRegistry::define_string_guc(
+        c"pg_steadytext.hub_token_file",
+        c"File with the token that is shown to the hub.",
+        c"Relative to the data directory. Empty: HF_TOKEN of the server's environment, or none.",
+        &HUB_TOKEN_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    for (name, setting, short, long) in [
+        (c"pg_steadytext.hub_offline", &HUB_OFFLINE, c"Whether nothing is downloaded, whoever asks.", c""),
+        (
+            c"pg_steadytext.auto_pull",
+            &AUTO_PULL,
+            c"Whether a request for a registered model whose file is missing waits until it is downloaded.",
+            c"Otherwise it fails.",
+        ),
+    ] {
+        GucRegistry::define_bool_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
+    }
     GucRegistry::define_bool_guc(c"pg_steadytext.notify", c"Whether to send NOTIFY when a request is enqueued or ends.",
         c"Channels steadytext_queue and steadytext_result, payload the request id. It slows concurrent commits.",
         &NOTIFY, GucContext::Sighup, GucFlags::default());

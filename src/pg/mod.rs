@@ -26,6 +26,7 @@ pub(crate) mod memory;
 pub(crate) mod model_checksums;
 pub(crate) mod pending;
 pub(crate) mod privilege;
+pub(crate) mod pulls;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod set_aside;
@@ -38,7 +39,7 @@ mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 8] = [
+static PARTS: [&dyn shmem::AnyPart; 9] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -47,6 +48,7 @@ static PARTS: [&dyn shmem::AnyPart; 8] = [
     &cache_queue::QUEUE,
     &pending::TABLE,
     &model_checksums::TABLE,
+    &pulls::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

@@ -4,6 +4,7 @@
 //! administrators, in that table and in the server's settings.
 
 mod choice;
+mod commission;
 mod model_files;
 
 use std::cell::RefCell;
@@ -15,6 +16,7 @@ use steadytext_engine::gguf::parts;
 use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
+pub(crate) use self::commission::Commission;
 use self::model_files::{LeadsOut, locate};
 use crate::pg::catalog_cache::Model;
 use crate::pg::error::PgError;
@@ -229,8 +231,9 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgEr
             format!("the file of model \"{shown}\" is not there: \"{}\"", path.display()),
         )
         .hint(
-            "Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
-        ));
+            "Let an administrator download it with steadytext_model_pull(), put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
+        )
+        .missing(name));
     }
     let found = Resolved::file(&path, name, model.sha256);
     found.check_known().map(|()| found)

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::awaiting::{Awaited, Awaiting};
 use super::cache_writer::{self, CacheWriter};
-use super::claims::{Claims, Outcome, Verdict, refused};
+use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
 use super::due::Due;
 use super::eviction::Eviction;
 use super::in_flight::InFlight;
@@ -30,7 +31,7 @@ use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{interrupts, listen, pending};
+use crate::pg::{guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
@@ -38,6 +39,8 @@ use crate::request::Usage;
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
 /// How soon a step that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// How soon it looks whether a download has ended that requests wait for.
+const DOWNLOAD_INTERVAL: Duration = Duration::from_millis(250);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
@@ -49,6 +52,8 @@ pub(super) struct Worker {
     id: String,
     extension: Rc<Installation>,
     in_flight: InFlight,
+    /// Requests whose model is on its way.
+    awaiting: Awaiting,
     outcomes: Outcomes,
     cache_writer: CacheWriter,
     config: Option<Rc<Config>>,
@@ -91,6 +96,7 @@ impl Worker {
             id,
             extension,
             in_flight: InFlight::default(),
+            awaiting: Awaiting::default(),
             outcomes: Outcomes::new(),
             cache_writer: CacheWriter::new(slot),
             config: None,
@@ -133,6 +139,7 @@ impl Worker {
             self.store();
             self.write_cache();
             self.poll();
+            self.resume();
             self.read_events();
             let claimed = self.claim();
             self.maintain();
@@ -162,7 +169,8 @@ impl Worker {
         if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
-        let held = self.in_flight.clear();
+        let mut held = self.in_flight.clear();
+        held.extend(self.awaiting.clear());
         engine_link::leave();
         if !held.is_empty()
             && let Err(error) = protocol::release(&self.id, &held)
@@ -238,10 +246,14 @@ impl Worker {
             Ok(Presence::Present(_, config)) => self.obey(config),
             Err(error) => self.complain(error),
         }
-        let held = self.in_flight.held();
+        let mut held = self.in_flight.held();
+        held.extend(self.awaiting.held());
         if !held.is_empty() {
             match protocol::extend(&self.id, &held) {
-                Ok(lost) => self.in_flight.abandon(&lost),
+                Ok(lost) => {
+                    self.in_flight.abandon(&lost);
+                    self.awaiting.abandon(&lost);
+                }
                 Err(error) => self.complain(error),
             }
         }
@@ -296,7 +308,7 @@ impl Worker {
 
     /// Whether it holds nothing.
     fn is_idle(&self) -> bool {
-        self.in_flight.len() == 0 && self.outcomes.is_empty()
+        self.in_flight.len() == 0 && self.outcomes.is_empty() && self.awaiting.is_empty()
     }
 
     fn submit(&mut self, claims: Claims, limit: usize, alone: bool, bytes: usize) -> bool {
@@ -324,7 +336,7 @@ impl Worker {
             Vec::new()
         });
         answers.resize(requests.len(), None);
-        for ((claimed, prepared), answer) in requests.iter().zip(prepared).zip(answers) {
+        for ((claimed, prepared), answer) in requests.into_iter().zip(prepared).zip(answers) {
             if let Some(answer) = answer {
                 self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
@@ -337,16 +349,54 @@ impl Worker {
                     if prepared.resolved.is_fallback {
                         self.warn_of_builtin();
                     }
-                    self.in_flight.add(claimed, prepared, alone);
+                    self.in_flight.add(&claimed, prepared, alone);
                 }
-                Err(error) => {
-                    self.outcomes.push(refused(claimed.held, claimed.owner, error, false));
-                }
+                Err(error) => self.refuse_or_wait(claimed, error),
             }
         }
         self.hand_over();
         self.publish();
         claimed > 0 || alone
+    }
+
+    /// A request that cannot be prepared has failed, unless its model can be downloaded.
+    fn refuse_or_wait(&mut self, claimed: Claimed, error: PgError) {
+        let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
+            None => (error, false),
+            Some(model) => match self.awaiting.download(claimed.owner, &model) {
+                Ok(ticket) => return self.awaiting.add(claimed, ticket),
+                Err(error) => {
+                    let retry = error.is_transient();
+                    (error, retry)
+                }
+            },
+        };
+        self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+    }
+
+    /// Goes on with requests whose model has arrived, or will not.
+    fn resume(&mut self) {
+        let awaited = self.awaiting.take();
+        if awaited.is_empty() {
+            return;
+        }
+        let (config, registry) = (self.config.clone(), Rc::clone(&self.in_flight.registry));
+        for Awaited { claimed, outcome } in awaited {
+            let prepared = match (outcome, &config) {
+                (Ok(()), Some(config)) => prepare::prepare(&claimed, config, &registry),
+                (Ok(()), None) => Err(PgError::internal("there is no configuration")),
+                (Err(error), _) => Err(error),
+            };
+            match prepared {
+                Ok(prepared) => self.in_flight.add(&claimed, prepared, false),
+                Err(error) => {
+                    let retry = error.is_transient();
+                    self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+                }
+            }
+        }
+        self.hand_over();
+        self.publish();
     }
 
     fn warn_of_builtin(&mut self) {
@@ -396,6 +446,9 @@ impl Worker {
         let mut until = self.due.look().min(Instant::now() + engine_link::pause());
         if !self.is_idle() {
             until = until.min(self.due.heartbeat);
+        }
+        if !self.awaiting.is_empty() {
+            until = until.min(Instant::now() + DOWNLOAD_INTERVAL);
         }
         if self.retention_at.is_some() {
             until = until.min(self.due.retention);

@@ -1,9 +1,11 @@
 //! The background processes: a launcher for the server, a worker for each database that has the extension,
 //! and a process for the engine alone where no worker can run it.
 
+mod awaiting;
 mod cache_writer;
 mod claims;
 mod database;
+mod download;
 mod due;
 mod engine_link;
 mod eviction;
@@ -24,6 +26,10 @@ entry_point!(
 entry_point!(
     /// Entry point of a process that only runs the engine.
     steadytext_engine_main => |_| lifecycle::run_engine()
+);
+entry_point!(
+    /// Entry point of a process that downloads a model; the argument is the index of its entry.
+    steadytext_download_main => |index| download::run(index)
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.

@@ -1,0 +1,158 @@
+//! Downloading models: steadytext_model_pull(), and requests that wait for a model that is on its way.
+
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::privilege::{current_user, is_administrator, is_monitor, may_manage};
+use crate::pg::pulls::{self, Done, Look, Running, Ticket, Wanted};
+use crate::pg::{catalog, interrupts};
+use crate::registry::Commission;
+
+/// How often it is looked whether a download has ended.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often the client is told how far it is.
+const NOTICE: Duration = Duration::from_secs(5);
+
+/// Downloads a model; the name of its file or folder below pg_steadytext.model_dir, or, without waiting, what was asked for.
+#[pg_extern(volatile, parallel_unsafe)]
+fn model_pull(name: Option<&str>, wait: Option<bool>) -> Option<String> {
+    let name = name?;
+    Some(pull(name, wait.unwrap_or(true)).or_raise())
+}
+
+/// Stops the download of a model, whoever waits for it. Whether there was one.
+#[pg_extern(volatile, parallel_unsafe)]
+fn model_pull_cancel(name: Option<&str>) -> Option<bool> {
+    name.map(pulls::stop)
+}
+
+fn pull(name: &str, wait: bool) -> Result<String, PgError> {
+    let commission = Commission::of(name)?;
+    if !wait {
+        begin(&commission, false)?;
+        return Ok(name.to_owned());
+    }
+    finish(&commission, true)
+}
+
+fn begin(commission: &Commission, wait: bool) -> Result<Ticket, PgError> {
+    let text = serde_json::to_string(commission)
+        .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
+    let key = commission.key();
+    let wanted =
+        Wanted { key: &key, label: &commission.label, commission: &text, owner: current_user(), wait };
+    pulls::begin(&wanted).map(|(ticket, _)| ticket)
+}
+
+/// This process waits for a download until it is dropped.
+struct Waiting(Ticket);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        pulls::leave(self.0);
+    }
+}
+
+/// Waits for the download of a model; `tells`: and tells the client how far it is.
+fn finish(commission: &Commission, tells: bool) -> Result<String, PgError> {
+    let waiting = Waiting(begin(commission, true)?);
+    let mut told = None::<Instant>;
+    loop {
+        // Whatever ends this statement drops `waiting`.
+        interrupts::check();
+        match pulls::look(waiting.0) {
+            Look::Done(done) => {
+                if tells {
+                    tell(arrived(&commission.label, &done));
+                }
+                return Ok(done.name);
+            }
+            Look::Failed(error) => return Err(error),
+            Look::Running(running) => {
+                if tells && running.total > 0 && told.is_none_or(|told| told.elapsed() >= NOTICE) {
+                    told = Some(Instant::now());
+                    tell(described(&running));
+                }
+            }
+        }
+        interrupts::wait(LOOK, None);
+    }
+}
+
+fn tell(message: String) {
+    PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message).report(PgLogLevel::NOTICE);
+}
+
+/// That a download has ended, in words.
+fn arrived(label: &str, done: &Done) -> String {
+    let name = &done.name;
+    if done.was_there {
+        return format!("{label}: \"{name}\" is there already");
+    }
+    let chosen = if done.choice.is_empty() { String::new() } else { format!("; chosen: {}", done.choice) };
+    format!("{label}: \"{name}\" has arrived, {} MB{chosen}", done.size.div_ceil(1_000_000))
+}
+
+/// How far a download is, in words.
+fn described(running: &Running) -> String {
+    let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+    let mut text =
+        format!("{}: {} of {} MB", running.label, megabytes(running.done), megabytes(running.total));
+    if let Some(rate) = running.rate {
+        text += &format!(", {:.1} MB/s", rate / 1e6);
+    }
+    if let Some(seconds) = running.seconds_left() {
+        text += &format!(", {} s left", seconds.ceil() as u64);
+    }
+    if !running.note.is_empty() {
+        text += &format!(" ({})", running.note);
+    }
+    text
+}
+
+/// Waits until the file of a registered model is there, where pg_steadytext.auto_pull lets requests do so.
+pub(super) fn fetch(name: &str) -> Result<(), PgError> {
+    finish(&Commission::of(name)?, false).map(|_| ())
+}
+
+/// The downloads that are going on, for those who may know of them.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a view")]
+fn pulls() -> TableIterator<
+    'static,
+    (
+        name!(owner_role, String),
+        name!(download, String),
+        name!(phase, String),
+        name!(started_at, TimestampWithTimeZone),
+        name!(worker_pid, Option<i32>),
+        name!(bytes_done, i64),
+        name!(bytes_total, Option<i64>),
+        name!(bytes_per_second, Option<f64>),
+        name!(seconds_left, Option<f64>),
+    ),
+> {
+    let caller = current_user();
+    let sees_all = is_monitor(caller) || is_administrator(caller);
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let rows: Vec<_> = pulls::list()
+        .into_iter()
+        .filter(|running| sees_all || may_manage(caller, running.owner))
+        .filter_map(|running| {
+            Some((
+                catalog::role_name(running.owner),
+                running.label.clone(),
+                if running.note.is_empty() { "downloading".to_owned() } else { running.note.clone() },
+                TimestampWithTimeZone::try_from(running.started_at).ok()?,
+                Some(running.pid).filter(|pid| *pid != 0),
+                bytes(running.done),
+                Some(bytes(running.total)).filter(|total| *total > 0),
+                running.rate,
+                running.seconds_left(),
+            ))
+        })
+        .collect();
+    TableIterator::new(rows)
+}

@@ -1,0 +1,423 @@
+//! Downloads of models, in shared memory: who wants what, how far it is, how it ended. A download runs in a process of its own, one for
+//! each model however many ask for it, from whichever database.
+//!
+//! It goes on as long as somebody waits for it, or for good where somebody has asked for it without waiting. Who waits is known
+//! by their processes, so that one that was killed does not wait for ever.
+//!
+//! Invariant: entries are read and written under the part's lock only. An entry is taken again only after its download has ended, with
+//! another number, so that whoever comes late finds out.
+
+use std::cell::UnsafeCell;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+use super::activity::now;
+use super::bgworker;
+use super::error::PgError;
+use super::shmem::{self, Content, Part};
+
+/// Downloads at the same time, or lately ended.
+const ENTRIES: usize = 16;
+/// Processes that are known to wait for a download; more of them make it go on for good.
+const WAITERS: usize = 32;
+/// Bytes of what a process must know to begin.
+pub(crate) const COMMISSION_BYTES: usize = 16 << 10;
+/// After so long without a process, a download that was to begin never will.
+const START_US: i64 = 60_000_000;
+
+/// Text of a limited length.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Text<const N: usize> {
+    length: u32,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    fn set(&mut self, text: &str) {
+        let end = (0..=text.len().min(N)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        self.bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
+        self.length = end as u32;
+    }
+
+    fn get(&self) -> String {
+        String::from_utf8_lossy(&self.bytes[..(self.length as usize).min(N)]).into_owned()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Free,
+    Starting,
+    Running,
+    Done,
+    Failed,
+}
+
+#[repr(C)]
+struct Entry {
+    state: State,
+    /// It goes on although nobody waits.
+    for_good: bool,
+    /// Somebody has stopped it.
+    stopped: bool,
+    /// Nothing had to be fetched.
+    was_there: bool,
+    number: u64,
+    pid: i32,
+    owner: pg_sys::Oid,
+    started_at: i64,
+    ended_at: i64,
+    done: u64,
+    total: u64,
+    /// Bytes in a second; below 0: not known.
+    rate: f64,
+    /// An SQLSTATE, packed.
+    code: i32,
+    waiters: [i32; WAITERS],
+    /// What is the same download.
+    key: Text<1024>,
+    /// What people call it.
+    label: Text<256>,
+    note: Text<256>,
+    choice: Text<256>,
+    /// How it ended.
+    message: Text<1024>,
+    hint: Text<512>,
+    commission: Text<COMMISSION_BYTES>,
+}
+
+/// The table.
+#[repr(C)]
+pub(crate) struct PullTable {
+    entries: UnsafeCell<[Entry; ENTRIES]>,
+    /// Counts downloads.
+    last: UnsafeCell<u64>,
+}
+
+// SAFETY: both are only reached through `locked`, which holds the lock that all processes share.
+unsafe impl Sync for PullTable {}
+// SAFETY: zeros are entries that are free.
+unsafe impl Content for PullTable {}
+
+pub(super) static TABLE: Part<PullTable> = Part::new();
+
+/// A download that somebody wants.
+pub(crate) struct Wanted<'a> {
+    /// What is the same download.
+    pub(crate) key: &'a str,
+    /// What people call it.
+    pub(crate) label: &'a str,
+    /// What its process must know.
+    pub(crate) commission: &'a str,
+    /// Who wants it.
+    pub(crate) owner: pg_sys::Oid,
+    /// This process waits for it; otherwise it goes on for good.
+    pub(crate) wait: bool,
+}
+
+/// A download, for those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    index: usize,
+    number: u64,
+}
+
+/// How far a download is.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    /// What people call it.
+    pub(crate) label: String,
+    /// Who asked first.
+    pub(crate) owner: pg_sys::Oid,
+    /// Its process; 0 before there is one.
+    pub(crate) pid: i32,
+    /// As TimestampTz.
+    pub(crate) started_at: i64,
+    /// Bytes that are there.
+    pub(crate) done: u64,
+    /// Bytes in all; 0 while not known.
+    pub(crate) total: u64,
+    /// Bytes in a second.
+    pub(crate) rate: Option<f64>,
+    /// What it waits for.
+    pub(crate) note: String,
+    /// What was chosen and why.
+    pub(crate) choice: String,
+}
+
+impl Running {
+    /// Seconds until the end at the present rate.
+    pub(crate) fn seconds_left(&self) -> Option<f64> {
+        let rate = self.rate.filter(|rate| *rate > 0.0)?;
+        self.total.checked_sub(self.done).filter(|_| self.total > 0).map(|left| left as f64 / rate)
+    }
+}
+
+/// A download that has ended well.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    /// The name of the model below the directory of the models.
+    pub(crate) name: String,
+    /// Its bytes.
+    pub(crate) size: u64,
+    /// It was there before.
+    pub(crate) was_there: bool,
+    /// What was chosen and why; empty where there was no choice.
+    pub(crate) choice: String,
+}
+
+/// What has become of a download.
+pub(crate) enum Look {
+    /// It is going on.
+    Running(Running),
+    /// The model is there.
+    Done(Done),
+    /// It is not.
+    Failed(PgError),
+}
+
+fn locked<R>(exclusive: bool, work: impl FnOnce(&mut [Entry; ENTRIES], &mut u64) -> R) -> Option<R> {
+    TABLE.with_lock(exclusive, |table| {
+        // SAFETY: the lock guards the table; readers do not write.
+        let (entries, last) = unsafe { (&mut *table.entries.get(), &mut *table.last.get()) };
+        work(entries, last)
+    })
+}
+
+fn me() -> i32 {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+fn lives(pid: i32) -> bool {
+    // SAFETY: looks for a process of the server by its id; the pointer is not followed.
+    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+impl Entry {
+    fn is_on(&self) -> bool {
+        matches!(self.state, State::Starting | State::Running)
+    }
+
+    /// A process that was to begin with it and never will, or has gone without a word.
+    fn is_lost(&self) -> bool {
+        match self.state {
+            State::Starting => now() - self.started_at > START_US,
+            State::Running => !lives(self.pid),
+            _ => false,
+        }
+    }
+
+    fn wait(&mut self, waits: bool) {
+        let place = self.waiters.iter_mut().find(|pid| **pid == 0 || **pid == me());
+        match place.filter(|_| waits) {
+            Some(place) => *place = me(),
+            None => self.for_good = true,
+        }
+    }
+
+    fn running(&self) -> Running {
+        Running {
+            label: self.label.get(),
+            owner: self.owner,
+            pid: self.pid,
+            started_at: self.started_at,
+            done: self.done,
+            total: self.total,
+            rate: Some(self.rate).filter(|rate| *rate >= 0.0),
+            note: self.note.get(),
+            choice: self.choice.get(),
+        }
+    }
+
+    fn fail(&mut self, error: &PgError) {
+        self.state = State::Failed;
+        self.ended_at = now();
+        self.code = error.code as i32;
+        self.message.set(&error.message);
+        self.hint.set(error.hint.as_deref().unwrap_or_default());
+    }
+}
+
+fn stopped() -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, "the download was stopped")
+        .hint("What has arrived is kept: the next download goes on from there.")
+}
+
+/// Joins a download, or starts it. The second value says whether it was started.
+///
+/// # Errors
+///
+/// 55000 where the library is not preloaded, 53400 where there is no room for another download or process.
+pub(crate) fn begin(wanted: &Wanted<'_>) -> Result<(Ticket, bool), PgError> {
+    if wanted.commission.len() > COMMISSION_BYTES {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "what the model's row says is too much for a download",
+        ));
+    }
+    let begun = locked(true, |entries, last| {
+        entries.iter_mut().filter(|entry| entry.is_lost()).for_each(|entry| entry.fail(&stopped()));
+        let same = |entry: &Entry| entry.is_on() && !entry.stopped && entry.key.get() == wanted.key;
+        if let Some(index) = entries.iter().position(same) {
+            entries[index].wait(wanted.wait);
+            return Some((Ticket { index, number: entries[index].number }, false));
+        }
+        let index = (0..ENTRIES)
+            .filter(|index| !entries[*index].is_on())
+            .min_by_key(|index| entries[*index].ended_at)?;
+        *last += 1;
+        let entry = &mut entries[index];
+        (entry.state, entry.number, entry.pid) = (State::Starting, *last, 0);
+        (entry.for_good, entry.stopped, entry.waiters) = (false, false, [0; WAITERS]);
+        (entry.owner, entry.started_at, entry.ended_at) = (wanted.owner, now(), 0);
+        (entry.done, entry.total, entry.rate) = (0, 0, -1.0);
+        entry.key.set(wanted.key);
+        entry.label.set(wanted.label);
+        entry.commission.set(wanted.commission);
+        for text in [&mut entry.note, &mut entry.choice] {
+            text.set("");
+        }
+        entry.wait(wanted.wait);
+        Some((Ticket { index, number: *last }, true))
+    });
+    let full = |what: &str, hint: &str| {
+        let message = format!("pg_steadytext could not start the download: {what}");
+        PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message).hint(hint)
+    };
+    let Some(begun) = begun else {
+        return Err(shmem::not_preloaded("models cannot be downloaded: pg_steadytext is not preloaded"));
+    };
+    let Some((ticket, is_new)) = begun else {
+        return Err(full(&format!("{ENTRIES} are going on already"), "Wait for one of them."));
+    };
+    if is_new && !bgworker::start_download(ticket.index) {
+        let error = full(
+            "all background worker slots are in use",
+            "Raise max_worker_processes and restart the server.",
+        );
+        locked(true, |entries, _| entries[ticket.index].fail(&error));
+        return Err(error);
+    }
+    Ok((ticket, is_new))
+}
+
+/// What has become of a download.
+pub(crate) fn look(ticket: Ticket) -> Look {
+    let look = locked(true, |entries, _| {
+        let entry = &mut entries[ticket.index];
+        if entry.number == ticket.number && entry.is_lost() {
+            entry.fail(&stopped());
+        }
+        match entry.state {
+            _ if entry.number != ticket.number => Look::Failed(stopped()),
+            State::Starting | State::Running => Look::Running(entry.running()),
+            State::Done => Look::Done(Done {
+                name: entry.message.get(),
+                size: entry.total,
+                was_there: entry.was_there,
+                choice: entry.choice.get(),
+            }),
+            State::Free | State::Failed => {
+                let mut error = PgError::new(PgSqlErrorCode::from(entry.code), entry.message.get());
+                error.hint = Some(entry.hint.get()).filter(|hint| !hint.is_empty());
+                Look::Failed(error)
+            }
+        }
+    });
+    look.unwrap_or_else(|| Look::Failed(stopped()))
+}
+
+/// This process waits no more.
+pub(crate) fn leave(ticket: Ticket) {
+    locked(true, |entries, _| {
+        let entry = &mut entries[ticket.index];
+        if entry.number == ticket.number {
+            entry.waiters.iter_mut().filter(|pid| **pid == me()).for_each(|pid| *pid = 0);
+        }
+    });
+}
+
+/// Stops the downloads of that key or label, whoever waits for them. Whether there was one.
+pub(crate) fn stop(name: &str) -> bool {
+    locked(true, |entries, _| {
+        let mut meant = entries
+            .iter_mut()
+            .filter(|entry| entry.is_on() && (entry.key.get() == name || entry.label.get() == name))
+            .peekable();
+        let any = meant.peek().is_some();
+        meant.for_each(|entry| entry.stopped = true);
+        any
+    })
+    .unwrap_or(false)
+}
+
+/// The downloads that are going on.
+pub(crate) fn list() -> Vec<Running> {
+    locked(false, |entries, _| {
+        entries.iter().filter(|entry| entry.is_on() && !entry.is_lost()).map(Entry::running).collect()
+    })
+    .unwrap_or_default()
+}
+
+/// Begins, in the download's process: what it must know. `None` where nobody wants it any more.
+pub(crate) fn take(index: usize) -> Option<String> {
+    locked(true, |entries, _| {
+        let entry = entries.get_mut(index).filter(|entry| entry.state == State::Starting)?;
+        (entry.state, entry.pid) = (State::Running, me());
+        Some(entry.commission.get())
+    })
+    .flatten()
+}
+
+/// Says how far it is, in the download's process. Whether anybody wants it still.
+pub(crate) fn report(
+    index: usize,
+    done: u64,
+    total: u64,
+    rate: Option<f64>,
+    note: &str,
+    choice: &str,
+) -> bool {
+    locked(true, |entries, _| {
+        let entry = &mut entries[index];
+        if entry.pid != me() || entry.state != State::Running {
+            return false;
+        }
+        (entry.done, entry.total, entry.rate) = (done, total, rate.unwrap_or(-1.0));
+        entry.note.set(note);
+        entry.choice.set(choice);
+        !entry.stopped && (entry.for_good || entry.waiters.iter().any(|pid| lives(*pid)))
+    })
+    .unwrap_or(false)
+}
+
+/// Says how it ended, in the download's process.
+pub(crate) fn finish(index: usize, outcome: Result<&Done, &PgError>) {
+    locked(true, |entries, _| {
+        let entry = &mut entries[index];
+        if entry.pid != me() || !entry.is_on() {
+            return;
+        }
+        match outcome {
+            Err(error) => entry.fail(error),
+            Ok(done) => {
+                (entry.state, entry.ended_at) = (State::Done, now());
+                (entry.total, entry.done, entry.was_there) = (done.size, done.size, done.was_there);
+                entry.message.set(&done.name);
+                entry.choice.set(&done.choice);
+            }
+        }
+    });
+}
+
+/// This process ends: so does its download, if it has not yet.
+pub(crate) fn abandon() {
+    locked(true, |entries, _| {
+        let mine = entries.iter_mut().filter(|entry| entry.pid == me() && entry.state == State::Running);
+        mine.for_each(|entry| entry.fail(&stopped()));
+    });
+}

@@ -1,0 +1,114 @@
+//! What is downloaded for a name: the row of a registered model, or a reference to one at a hub; and what the process of the download
+//! is told about it.
+
+use serde::{Deserialize, Serialize};
+
+use pgrx::prelude::*;
+use steadytext_engine::card::{Card, Task};
+
+use super::model_files::locate;
+use crate::pg::catalog_cache::{self, Pullable};
+use crate::pg::error::PgError;
+use crate::pg::guc;
+
+/// A model that is to be downloaded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Commission {
+    /// What people call it.
+    pub(crate) label: String,
+    /// A reference as the engine reads it, where it is not a registered model.
+    pub(crate) reference: Option<String>,
+    /// `owner/name`, of a registered one.
+    pub(crate) repository: String,
+    /// The revision of that.
+    pub(crate) revision: Option<String>,
+    /// The file below the directory of the models, of a registered one.
+    pub(crate) file: Option<String>,
+    /// The SHA-256 that is registered.
+    pub(crate) sha256: Option<[u8; 32]>,
+    /// What the row says, for the card.
+    pub(crate) card: Card,
+}
+
+impl Commission {
+    /// Of a name in the registry, or a reference. In a transaction.
+    ///
+    /// # Errors
+    ///
+    /// 42704 for a name that is not registered, 22023 for a row that cannot be downloaded, 42501 for one whose file is none of the
+    /// directory of the models.
+    pub(crate) fn of(name: &str) -> Result<Commission, PgError> {
+        if name.contains('/') {
+            return Ok(Commission {
+                label: name.to_owned(),
+                reference: Some(name.to_owned()),
+                repository: String::new(),
+                revision: None,
+                file: None,
+                sha256: None,
+                card: Card::default(),
+            });
+        }
+        let shown: String = name.chars().take(64).collect();
+        let row = catalog_cache::pullable(name)?.ok_or_else(|| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                format!("model \"{shown}\" is not registered"),
+            )
+            .hint("Name a row of steadytext_models, or a repository as owner/name or owner/name:file.gguf.")
+        })?;
+        Commission::of_row(name, row)
+    }
+
+    fn of_row(name: &str, row: Pullable) -> Result<Commission, PgError> {
+        let Some(repository) = row.repository else {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("nothing says where model \"{name}\" comes from"),
+            )
+            .hint("Put owner/name into repo of its row in steadytext_models."));
+        };
+        if row.file.starts_with('/') {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("model \"{name}\" is registered by an absolute path, where nothing is downloaded to"),
+            )
+            .hint("Register it by a path below pg_steadytext.model_dir."));
+        }
+        if locate(std::path::Path::new(&guc::model_dir()), &row.file).is_err() {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("the file of model \"{name}\" leads out of pg_steadytext.model_dir"),
+            ));
+        }
+        let task =
+            [Task::Generate, Task::Embed, Task::Rerank].into_iter().find(|task| task.name() == row.task);
+        let card = Card {
+            tasks: task.into_iter().collect(),
+            licence: row.licence,
+            query_prompt: row.query_prompt,
+            passage_prompt: row.passage_prompt,
+            ..Card::default()
+        };
+        Ok(Commission {
+            label: name.to_owned(),
+            reference: None,
+            repository,
+            revision: row.revision,
+            file: Some(row.file),
+            sha256: row.sha256,
+            card,
+        })
+    }
+
+    /// What is the same download, from whichever database.
+    pub(crate) fn key(&self) -> String {
+        match &self.reference {
+            Some(reference) => reference.clone(),
+            None => {
+                let revision = self.revision.as_deref().unwrap_or_default();
+                format!("{}@{revision}:{}", self.repository, self.file.as_deref().unwrap_or_default())
+            }
+        }
+    }
+}

