@@ -12,6 +12,7 @@ mod enqueue;
 mod locked;
 mod neighbour;
 mod priority;
+mod pull;
 mod sync;
 mod wake;
 
@@ -20,10 +21,11 @@ use std::process::ExitCode;
 
 use steadytext_bench::Report;
 use steadytext_engine::nearest;
+use steadytext_test_models::hub::LocalHub;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority] [--model FILE]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority|pull] [--model FILE]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -79,6 +81,13 @@ priority_10_first_token_steps
                           long requests of priority 5 run and wait. The greatest of ten. At most 3.
 priority_10_first_token_ms
                           Milliseconds from enqueuing it to that token, as another session sees it; median of the ten.
+
+And what a download leaves to requests (--only pull); bench/out/pull.tsv. A hub of the benchmark's own process sends 100 MB a second.
+
+pull_alone_tokens_per_s   Tokens per second of 16 running requests.
+pull_beside_tokens_per_s  The same while a model is downloaded. Both are medians over slices of four seconds that take turns.
+pull_ratio                Median of the ratios of neighbouring slices. At least 0.9.
+pull_mb_per_s             Megabytes of the download that arrived per second meanwhile.
 
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 
@@ -146,6 +155,14 @@ fn main() -> ExitCode {
         let mut report = Report::new("cache");
         cache::measure(&cluster, &mut report);
         return written(&report, "cache");
+    }
+    if only.as_deref() == Some("pull") {
+        let hub = LocalHub::start().expect("a socket on this machine");
+        let cluster = options.with_fsync().set("pg_steadytext.hub_endpoint", hub.endpoint()).start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("pull");
+        pull::measure(&hub, &cluster, &mut report);
+        return written(&report, "pull");
     }
     if only.as_deref() == Some("neighbour") {
         let cluster = options.set("shared_buffers", "256MB").start();
