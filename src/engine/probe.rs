@@ -6,7 +6,7 @@ use crate::backend::{Backend, Decoder, Limits, Loading, Native, Segment, State, 
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
-use crate::{Error, Instructions, ModelSource};
+use crate::{Error, Instructions, KvCacheType, ModelSource};
 
 /// Most tokens of one pass.
 const PASS: usize = 256;
@@ -43,13 +43,27 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
+        Probe::open_keeping(source, threads, instructions, KvCacheType::default())
+    }
+
+    /// As [`Probe::open_with`], with keys and values kept in this way.
+    ///
+    /// # Errors
+    /// Those of [`Probe::open`].
+    pub fn open_keeping(
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+        kv_cache_type: KvCacheType,
+    ) -> Result<Probe, Error> {
         let _standard = Standard::enter();
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
-        let decoder = Native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
+        let native = Native { kv_cache_type };
+        let decoder = native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
         Ok(Probe { gguf, decoder, state, pool })
     }

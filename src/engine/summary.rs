@@ -14,7 +14,7 @@ use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, model};
+use crate::{Error, KvCacheType, ModelSource, model};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct Load {
     pub tokens: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// How keys and values are kept.
+    pub kv_cache_type: KvCacheType,
 }
 
 /// A model in short.
@@ -219,7 +221,7 @@ impl Summary {
                     Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
-                    match model::check(gguf) {
+                    match model::check(gguf, load.kv_cache_type) {
                         Ok(state) => self.add_memory(gguf, state.as_ref(), load),
                         Err(error) => note(&error),
                     }
@@ -251,7 +253,7 @@ impl Summary {
     fn add_memory(&mut self, gguf: &Gguf, state: Option<&SequenceState>, load: Load) {
         // As the scheduler loads them.
         let limits = crate::scheduler::limits(load.requests, load.threads);
-        let Ok(bytes) = Native.bytes(gguf, limits) else { return };
+        let Ok(bytes) = Native::default().bytes(gguf, limits) else { return };
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
         let state_bytes = state.map_or(0, |state| state.bytes(tokens));

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::Gguf;
-use crate::kernels::{Pool, attention};
+use crate::kernels::Pool;
+use crate::kernels::attention::{self, KvCacheType};
 use crate::{Error, KERNEL_VERSION};
 
 pub(crate) use crate::model::{Loading, Pooling, is_encoder};
@@ -28,26 +29,38 @@ pub(crate) const BLOCK: usize = attention::TILE;
 pub(crate) const MAX_TEXTS: usize = 128;
 
 /// The backends that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackendKind {
-    /// This crate's own kernels, on the CPU: the same bytes on every machine.
-    #[default]
-    Native,
+    /// This crate's own kernels, on the CPU, with keys and values of a kind: the same bytes on every machine.
+    Native(KvCacheType),
 }
+
+impl Default for BackendKind {
+    fn default() -> Self {
+        BackendKind::Native(KvCacheType::default())
+    }
+}
+
+/// Added to the kernel version where keys and values have 8 bits.
+const Q8_0_VERSION: i32 = 1 << 12;
 
 impl BackendKind {
     /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
-    /// other backend: the upper 16 bits are the backend's number, the lower ones its own version. It is kept with whatever is
-    /// cached, and part of its key.
+    /// other backend: the upper 16 bits are the backend's number, the four below them say how it keeps keys and values, the others
+    /// are its own version. It is kept with whatever is cached, and part of its key.
     pub const fn kernel_version(self) -> i32 {
         match self {
-            BackendKind::Native => KERNEL_VERSION,
+            BackendKind::Native(KvCacheType::F16) => KERNEL_VERSION,
+            BackendKind::Native(KvCacheType::Q8_0) => KERNEL_VERSION + Q8_0_VERSION,
         }
     }
 }
 
 /// What computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
+    /// Which one it is, told with whatever it computes.
+    fn kind(&self) -> BackendKind;
+
     /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
     ///
     /// # Errors

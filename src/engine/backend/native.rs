@@ -1,15 +1,21 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
+use super::{
+    Backend, BackendKind, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text,
+};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::attention::KvCacheType;
 use crate::model::encoder::{self, EncoderWorkspace};
 use crate::model::{self, DecoderWorkspace, Loading, SequenceState};
 
 /// Computes with [`crate::kernels`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Native;
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Native {
+    /// How it keeps keys and values.
+    pub(crate) kv_cache_type: KvCacheType,
+}
 
 /// A decoder and what its passes work in.
 struct NativeDecoder {
@@ -24,6 +30,10 @@ struct NativeEncoder {
 }
 
 impl Backend for Native {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Native(self.kv_cache_type)
+    }
+
     fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error> {
         let spec = model::spec(gguf)?;
         let workspace = if model::is_encoder(gguf)? {
@@ -35,7 +45,7 @@ impl Backend for Native {
     }
 
     fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
-        let model = model::Decoder::load(gguf, loading)?;
+        let model = model::Decoder::load(gguf, loading, self.kv_cache_type)?;
         let workspace = model.workspace(limits)?;
         Ok(Box::new(NativeDecoder { model, workspace }))
     }

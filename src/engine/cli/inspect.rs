@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         requests: arguments.requests.unwrap_or(REQUESTS).clamp(1, 4096),
         tokens: arguments.context,
         threads: arguments.compute_threads(),
+        kv_cache_type: arguments.kv_cache_type,
     };
     let (summary, gguf) = Summary::of(&arguments.source(), load)?;
     if arguments.json {

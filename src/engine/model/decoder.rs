@@ -20,7 +20,7 @@ use crate::Error;
 use crate::backend::{Limits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
+use crate::kernels::attention::{KvCacheType, Rows};
 use crate::kernels::gelu::soft_cap;
 use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::sum_of_squares;
@@ -75,17 +75,17 @@ fn note_fault(segment: &mut Segment<'_>, row: usize) {
 }
 
 impl Decoder {
-    /// Checks every tensor of the file, then maps or makes the packed weights.
+    /// Checks every tensor of the file, then maps or makes the packed weights. Keys and values of its sequences are of this kind.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Decoder, Error> {
+    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>, kind: KvCacheType) -> Result<Decoder, Error> {
         // Without packed weights first: nothing is made or stored for a file that is refused.
-        Decoder::assemble(gguf, None)?;
+        Decoder::assemble(gguf, None, kind)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
-        let mut decoder = Decoder::assemble(gguf, Some(&packed))?;
+        let mut decoder = Decoder::assemble(gguf, Some(&packed), kind)?;
         decoder.packed = Some(packed.mapping());
         // What is looked up later comes back page by page.
         gguf.release_all();
@@ -97,11 +97,11 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    pub(super) fn check(gguf: &Gguf) -> Result<SequenceState, Error> {
-        Decoder::assemble(gguf, None).map(|decoder| SequenceState::new(decoder.layout))
+    pub(super) fn check(gguf: &Gguf, kind: KvCacheType) -> Result<SequenceState, Error> {
+        Decoder::assemble(gguf, None, kind).map(|decoder| SequenceState::new(decoder.layout))
     }
 
-    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
+    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>, kind: KvCacheType) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
             return Err(gguf.unsupported("it is an encoder, which has no logits"));
@@ -130,7 +130,7 @@ impl Decoder {
         Ok(Decoder {
             gguf: gguf.clone(),
             packed: None,
-            layout: StateLayout::of(&spec),
+            layout: StateLayout::of(&spec, kind),
             vocabulary,
             embedding,
             embedding_scale,
@@ -364,9 +364,9 @@ fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool) -> Vec<Rows<'
     let rows = segments.iter_mut().map(|segment| {
         let rows = segment.tokens.len();
         let state = state_of(segment);
-        let position = state.len();
+        let (position, kind) = (state.len(), state.kind());
         let (done, open, running) = state.parts(rows);
-        let sequence = Rows { done, open, position, rows, first_row, running, both_ways };
+        let sequence = Rows { kind, done, open, position, rows, first_row, running, both_ways };
         first_row += rows;
         sequence
     });

@@ -20,7 +20,7 @@ use super::spec::{BlockSpec, Mixer, Spec};
 use crate::Error;
 use crate::backend::{Block, State};
 use crate::kernels::Floats;
-use crate::kernels::attention::{Heads, TILE};
+use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::recurrence::{Place, Running, load};
@@ -28,7 +28,7 @@ use crate::memory::fallible;
 
 /// What the layers of one kind keep.
 pub(super) trait LayerState: std::fmt::Debug + Send + Sync {
-    /// Values of the layer in a block, as f16.
+    /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
 
     /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of them. A layer that keeps
@@ -46,6 +46,7 @@ pub(super) trait LayerState: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct KeysAndValues {
     pub(super) heads: Heads,
+    pub(super) kind: KvCacheType,
 }
 
 /// Nothing: the layer uses the state of another one.
@@ -62,16 +63,12 @@ impl LayerState for Nothing {
 
 impl LayerState for KeysAndValues {
     fn len(&self) -> usize {
-        self.heads.kv * self.heads.tile_len()
+        self.heads.kv * self.kind.tile_len(self.heads.dim)
     }
 
     fn clear(&self, part: &mut [u16], slot: usize) {
-        let tile_len = self.heads.tile_len();
-        for tile in part.chunks_exact_mut(tile_len) {
-            let (keys, values) = tile.split_at_mut(tile_len / 2);
-            keys.chunks_exact_mut(TILE).for_each(|keys| keys[slot..].fill(0));
-            values[slot * self.heads.dim..].fill(0);
-        }
+        let dim = self.heads.dim;
+        part.chunks_exact_mut(self.kind.tile_len(dim)).for_each(|tile| self.kind.clear(tile, dim, slot));
     }
 }
 
@@ -96,11 +93,11 @@ impl LayerState for Recurrent {
     }
 }
 
-/// What a block of a model keeps.
-fn layer_of(block: &BlockSpec) -> Box<dyn LayerState> {
+/// What a block of a model keeps, with keys and values of this kind.
+fn layer_of(block: &BlockSpec, kind: KvCacheType) -> Box<dyn LayerState> {
     match block.mixer {
         Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
-        Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads }),
+        Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads, kind }),
         Mixer::ShortConv(spec) => Box::new(Recurrent { values: Taps::state_len(spec.channels, spec.taps) }),
         Mixer::DeltaNet(spec) => Box::new(Recurrent {
             values: Taps::state_len(spec.channels(), spec.taps) + matrices(&spec).state_len(),
@@ -122,6 +119,8 @@ struct Parts {
     copies_len: usize,
     /// One block in so many has copies.
     interval: usize,
+    /// How keys and values are stored.
+    kind: KvCacheType,
 }
 
 /// Copies may take so many times the memory of keys and values.
@@ -140,12 +139,12 @@ struct Part {
 
 impl StateLayout {
     /// The layout of a model: a part for each of its blocks.
-    pub(super) fn of(spec: &Spec) -> StateLayout {
-        StateLayout::new(spec.blocks.iter().map(layer_of))
+    pub(super) fn of(spec: &Spec, kind: KvCacheType) -> StateLayout {
+        StateLayout::new(spec.blocks.iter().map(|block| layer_of(block, kind)), kind)
     }
 
     /// The layout of these layers.
-    pub(super) fn new(layers: impl Iterator<Item = Box<dyn LayerState>>) -> StateLayout {
+    pub(super) fn new(layers: impl Iterator<Item = Box<dyn LayerState>>, kind: KvCacheType) -> StateLayout {
         let layers: Vec<_> = layers.collect();
         let [rows_len, copies_len] = [false, true].map(|copied| {
             let layers = layers.iter().filter(|layer| (layer.running() > 0) == copied);
@@ -163,23 +162,30 @@ impl StateLayout {
         let enough =
             |interval: &usize| copies_len <= interval.saturating_mul(MOST_COPIES).saturating_mul(rows_len);
         let interval = [1, 2, 4].into_iter().find(enough).unwrap_or(LONGEST_INTERVAL);
-        StateLayout(Arc::new(Parts { layers, rows_len, copies_len, interval }))
+        StateLayout(Arc::new(Parts { layers, rows_len, copies_len, interval, kind }))
     }
 
     /// That of a small layer.
     #[cfg(test)]
     pub(crate) fn of_one_layer() -> StateLayout {
-        let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads: Heads { query: 1, kv: 1, dim: 2 } });
-        StateLayout::new(std::iter::once(layer))
+        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads, kind });
+        StateLayout::new(std::iter::once(layer), kind)
     }
 
     /// That of a small layer and one whose copies are large.
     #[cfg(test)]
     pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
-        let attention = KeysAndValues { heads: Heads { query: 1, kv: 1, dim: 2 } };
+        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let attention = KeysAndValues { heads, kind };
         let values = 2 * MOST_COPIES * attention.len();
         let layers: [Box<dyn LayerState>; 2] = [Box::new(Recurrent { values }), Box::new(attention)];
-        StateLayout::new(layers.into_iter())
+        StateLayout::new(layers.into_iter(), kind)
+    }
+
+    /// How keys and values are stored.
+    pub(super) fn kind(&self) -> KvCacheType {
+        self.0.kind
     }
 
     /// Values of the block of this index.
@@ -252,6 +258,11 @@ impl SequenceState {
     pub(crate) fn new(layout: StateLayout) -> Self {
         let (now, ahead) = (Kept::default(), Kept::default());
         SequenceState { layout, blocks: Vec::new(), len: 0, now, ahead, guesses: 0 }
+    }
+
+    /// How keys and values are stored.
+    pub(super) fn kind(&self) -> KvCacheType {
+        self.layout.kind()
     }
 
     /// Bytes that a position takes in the long run.
@@ -439,14 +450,14 @@ mod tests {
     use super::*;
 
     fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
-        let mut state = SequenceState::new(StateLayout::new(layers.into_iter()));
+        let mut state = SequenceState::new(StateLayout::new(layers.into_iter(), KvCacheType::F16));
         state.reserve(200).unwrap();
         state.advance(200);
         state
     }
 
     fn attention() -> Box<dyn LayerState> {
-        Box::new(KeysAndValues { heads: Heads { query: 2, kv: 1, dim: 4 } })
+        Box::new(KeysAndValues { heads: Heads { query: 2, kv: 1, dim: 4 }, kind: KvCacheType::F16 })
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl Encoder {
             let sequences = texts.iter().zip(states).map(|(text, state)| {
                 let (done, open, _) = state.parts(text.len());
                 Rows {
+                    kind: pass::KIND,
                     done,
                     open,
                     position: 0,
