@@ -49,6 +49,9 @@ pub struct Config {
     /// on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
+    /// What no window of a layer sees any more is kept all the same. For tests: results do not depend on it.
+    #[doc(hidden)]
+    pub whole_windows: bool,
     /// No token ends an answer, so that it goes on to its limit whatever the model says. For benchmarks.
     #[doc(hidden)]
     pub endless: bool,
@@ -78,6 +81,7 @@ impl Default for Config {
             prefix_reuse: true,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
+            whole_windows: false,
             endless: false,
             instructions: Instructions::best(),
             thread_start: None,

@@ -43,10 +43,10 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
-        Probe::open_keeping(source, threads, instructions, KvCacheType::default())
+        Probe::open_keeping(source, threads, instructions, KvCacheType::default(), false)
     }
 
-    /// As [`Probe::open_with`], with keys and values kept in this way.
+    /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window sees any more.
     ///
     /// # Errors
     /// Those of [`Probe::open`].
@@ -55,6 +55,7 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
         kv_cache_type: KvCacheType,
+        whole: bool,
     ) -> Result<Probe, Error> {
         let _standard = Standard::enter();
         let gguf = source.open()?;
@@ -62,7 +63,7 @@ impl Probe {
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
-        let native = Native { kv_cache_type };
+        let native = Native { kv_cache_type, whole };
         let decoder = native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
         Ok(Probe { gguf, decoder, state, pool })
@@ -93,7 +94,14 @@ impl Probe {
         self.len() == 0
     }
 
-    /// Forgets the tokens from `len` on.
+    /// Bytes that are kept of the tokens, and how many they may become with as many of them, at most.
+    pub fn state_bytes(&self) -> (u64, u64) {
+        let state = &*self.state;
+        let blocks = state.block_bytes(state.blocks()) + state.window_bytes(state.window_blocks());
+        (blocks + state.fixed_bytes(), state.bytes(state.len()))
+    }
+
+    /// Forgets the tokens from `len` on, and more where layers cannot go back to just that one: [`Probe::len`] says how many are left.
     pub fn truncate(&mut self, len: usize) {
         self.state.truncate(len);
     }

@@ -15,12 +15,16 @@ use crate::model::{self, DecoderWorkspace, Loading, SequenceState};
 pub(crate) struct Native {
     /// How it keeps keys and values.
     pub(crate) kv_cache_type: KvCacheType,
+    /// Whether it also keeps what no window sees any more.
+    pub(crate) whole: bool,
 }
 
 /// A decoder and what its passes work in.
 struct NativeDecoder {
     model: model::Decoder,
     workspace: DecoderWorkspace,
+    /// Most rows of a pass.
+    rows: usize,
 }
 
 /// An encoder and the pass that it computes.
@@ -45,9 +49,9 @@ impl Backend for Native {
     }
 
     fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
-        let model = model::Decoder::load(gguf, loading, self.kv_cache_type)?;
+        let model = model::Decoder::load(gguf, loading, self.kv_cache_type, self.whole)?;
         let workspace = model.workspace(limits)?;
-        Ok(Box::new(NativeDecoder { model, workspace }))
+        Ok(Box::new(NativeDecoder { model, workspace, rows: limits.rows }))
     }
 
     fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
@@ -69,7 +73,7 @@ impl Decoder for NativeDecoder {
     }
 
     fn new_state(&self) -> Box<dyn State> {
-        Box::new(SequenceState::new(self.model.layout().clone()))
+        Box::new(SequenceState::new(self.model.layout().clone(), self.rows))
     }
 
     fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool {

@@ -74,7 +74,11 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
         line("end tokens", &shown(&summary.end_tokens.join(" ")))?;
     }
     if let Some(bytes) = summary.state_bytes_per_token {
-        line("state", &format!("{bytes} bytes for each token of a sequence"))?;
+        let mut state = format!("{bytes} bytes for each token of a sequence");
+        if let Some(window) = summary.window {
+            let _ = write!(state, ", {} more for each of the last {}", window.bytes_per_token, window.tokens);
+        }
+        line("state", &state)?;
     }
     if let Some(memory) = &summary.memory {
         let mut needed = format!("{} for the model", size(memory.model));

@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         arguments.compute_threads(),
         Instructions::best(),
         arguments.kv_cache_type,
+        false,
     )?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;

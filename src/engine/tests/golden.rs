@@ -82,7 +82,7 @@ const GOLDEN: [(&str, &str); 56] = [
 
 /// Logits after each of some tokens.
 fn logits(model: &ModelSource, vocab: u32, set: Instructions, kind: KvCacheType) -> Vec<u8> {
-    let mut probe = Probe::open_keeping(model, threads(), set, kind).unwrap();
+    let mut probe = Probe::open_keeping(model, threads(), set, kind, false).unwrap();
     let tokens: Vec<u32> = (0..150).map(|i| (i * 7919 + i * i * 31) % vocab).collect();
     let mut bytes = Vec::new();
     for pass in tokens.chunks(70) {

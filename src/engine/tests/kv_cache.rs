@@ -28,7 +28,7 @@ fn logits(
     (threads, instructions): (usize, Instructions),
     passes: &[usize],
 ) -> Vec<f32> {
-    let mut probe = Probe::open_keeping(model, threads, instructions, kind).unwrap();
+    let mut probe = Probe::open_keeping(model, threads, instructions, kind, false).unwrap();
     let tokens: Vec<u32> = (0..300).map(|i| (i * 7919 + i * i * 31) % 600).collect();
     let (mut logits, mut rest) = (Vec::new(), &tokens[..]);
     for size in passes.iter().cycle() {

@@ -47,6 +47,7 @@ mod tokenizer_files;
 mod turns;
 mod valid_text;
 mod vocabularies;
+mod windows;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

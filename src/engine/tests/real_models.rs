@@ -65,7 +65,7 @@ fn perplexity(test: &str, model: &str, kind: KvCacheType) {
     let line = reference(model).into_iter().find(|line| line.get("perplexity").is_some()).unwrap();
     let Some(path) = fetched(test, line["file"].as_str().unwrap()) else { return };
     let source = ModelSource::File(path);
-    let mut probe = Probe::open_keeping(&source, 2, Instructions::best(), kind).unwrap();
+    let mut probe = Probe::open_keeping(&source, 2, Instructions::best(), kind, false).unwrap();
     let tokenizer = Tokenizer::from_gguf(probe.gguf()).unwrap();
     let mut ids = encode(&tokenizer, include_str!("real_models/text.txt"));
     ids.truncate(TOKENS);

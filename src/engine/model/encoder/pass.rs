@@ -58,7 +58,11 @@ fn size(spec: &Spec, threads: usize) -> Size {
 
 /// The keys and values of one block of the model, which those of the next one take the place of.
 pub(super) fn layout(spec: &Spec) -> StateLayout {
-    let layers = spec.blocks.iter().map(|block| KeysAndValues { heads: block.attention.heads, kind: KIND });
+    let layers = spec.blocks.iter().map(|block| KeysAndValues {
+        heads: block.attention.heads,
+        kind: KIND,
+        window: None,
+    });
     let largest = layers.max_by_key(LayerState::len);
     StateLayout::new(
         largest.into_iter().map(|layer| {
