@@ -53,6 +53,7 @@ pub(crate) fn file_and_state_mb(path: &Path, settings: &Settings) -> f64 {
     let summary = summary(path, settings.kv_cache_type);
     let tokens = PROMPT_TOKENS + GENERATED_TOKENS;
     let of_all = summary.state_bytes_per_token.unwrap_or(0) * tokens as u64;
-    let of_last = summary.window.map_or(0, |window| window.bytes_per_token * window.tokens.min(tokens) as u64);
+    let of_last =
+        summary.window.map_or(0, |window| window.bytes_per_token * window.tokens.min(tokens) as u64);
     (summary.bytes + of_all + of_last) as f64 / 1e6
 }

@@ -122,8 +122,10 @@ fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<
 /// For each block of a model the window that is all which is seen of its keys and values, by itself and by those that share them.
 fn windows(spec: &Spec) -> Vec<Option<usize>> {
     // A window as long as the context is none.
-    let own =
-        |block: &BlockSpec| block.attention.span.window().filter(|window| *window < spec.context_length);
+    let own = |block: &BlockSpec| {
+        let span = block.attention.span;
+        span.window().filter(|window| *window < spec.context_length && !span.both_ways())
+    };
     let mut windows: Vec<_> = spec.blocks.iter().map(own).collect();
     for block in &spec.blocks {
         if let Some(source) = block.attention.shares {

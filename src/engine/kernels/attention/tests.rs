@@ -55,6 +55,7 @@ fn agrees_with_plain_softmax_in_f64() {
         }
         for window in [1, 7, 63, 64, 65, 100, 149, 150, 1000] {
             agrees_with_plain_softmax(kind, 20, false, Scoring { window: Some(window), ..plain });
+            agrees_with_plain_softmax(kind, 20, true, Scoring { window: Some(window), ..plain });
         }
         let all = Scoring { cap: Some(2.0), window: Some(40), sinks: Some(&sinks), ..plain };
         agrees_with_plain_softmax(kind, 20, false, all);
@@ -101,8 +102,12 @@ fn agrees_with_plain_softmax(kind: KvCacheType, dim: usize, both_ways: bool, sco
         for head in 0..heads.query {
             let kv = head / 2;
             let query = &queries[(row * heads.query + head) * heads.dim..][..heads.dim];
-            let last = if both_ways { positions - 1 } else { first + row };
-            let first_seen = scoring.window.map_or(0, |window| (last + 1).saturating_sub(window));
+            let own = first + row;
+            let last = match (both_ways, scoring.window) {
+                (false, _) => own,
+                (true, window) => window.map_or(positions, |window| own + window).min(positions) - 1,
+            };
+            let first_seen = scoring.window.map_or(0, |window| (own + 1).saturating_sub(window));
             let scores: Vec<f64> = (0..=last)
                 .map(|p| {
                     let dot: f64 = (0..heads.dim).map(|d| f64::from(query[d]) * read(0, kv, p, d)).sum();
