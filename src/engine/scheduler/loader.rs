@@ -41,7 +41,7 @@ pub(super) enum Job {
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Work, texts: Texts },
+    Plan { number: u64, work: Box<Work>, texts: Texts },
     /// Check a finished answer, and tell how its request has ended.
     Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
 }

@@ -445,7 +445,7 @@ impl Helpers {
     /// Has a request tokenized and its constraint compiled. What is constrained never waits for long texts.
     fn plan(&self, number: u64, work: Work, texts: Texts) {
         let helper = if is_constrained(&work) { &self.compiler } else { &self.tokenizer };
-        helper.send(Job::Plan { number, work, texts });
+        helper.send(Job::Plan { number, work: Box::new(work), texts });
     }
 }
 
