@@ -88,6 +88,12 @@ const OPTIONS: &[Described] = &[
         &["generate", "embed", "inspect"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
+    (
+        "--kv-cache-type",
+        "TYPE",
+        &["generate", "embed", "logits", "inspect"],
+        "how keys and values are kept: f16 or q8_0, which takes half the memory (f16)",
+    ),
     ("--threads", "N", &[], "compute threads (one per core)"),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),

@@ -25,6 +25,7 @@ mod engine;
 mod families;
 mod gguf_mutants;
 mod golden;
+mod kv_cache;
 mod load;
 mod loading;
 mod lost_files;
@@ -47,6 +48,7 @@ mod tokenizer_files;
 mod turns;
 mod valid_text;
 mod vocabularies;
+mod windows;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

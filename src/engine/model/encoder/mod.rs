@@ -192,7 +192,7 @@ impl Encoder {
         let mut first = 0;
         for (index, text) in texts.iter().enumerate() {
             if workspace.states.len() == index {
-                workspace.states.push(SequenceState::new(pass::layout(&self.spec)));
+                workspace.states.push(SequenceState::new(pass::layout(&self.spec), self.rows()));
             }
             let state = &mut workspace.states[index];
             state.shrink(text.tokens.len());
@@ -225,8 +225,9 @@ impl Encoder {
             let EncoderWorkspace { blocks, texts, states, .. } = workspace;
             let both_ways = block.sees_both_ways();
             let sequences = texts.iter().zip(states).map(|(text, state)| {
-                let (done, open, _) = state.parts(text.len());
+                let (done, open, _) = state.parts(text.len(), false);
                 Rows {
+                    kind: pass::KIND,
                     done,
                     open,
                     position: 0,
