@@ -14,7 +14,8 @@ use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
-use super::spec::{self, BlockSpec, Residual, Span};
+use super::spec::{self, BlockSpec, Residual, Span, Spec};
+use super::streams::{Laurel, Update};
 use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
@@ -34,6 +35,8 @@ pub(super) struct Block {
     feed_forward: Half,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
+    update: Option<Update>,
+    laurel: Option<Laurel>,
     /// What the result is multiplied with.
     output_scale: Option<f32>,
 }
@@ -60,7 +63,7 @@ struct Norms {
 }
 
 impl Block {
-    /// Block `index` of the file.
+    /// Block `index` of the model.
     ///
     /// # Errors
     /// Those of [`Dense::load`] and [`Norm::load`].
@@ -68,10 +71,9 @@ impl Block {
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
         index: usize,
-        spec: &BlockSpec,
-        width: usize,
-        per_layer: Option<usize>,
+        model: &Spec,
     ) -> Result<Block, Error> {
+        let (spec, width) = (&model.blocks[index], model.width);
         let name = |part: &str| format!("blk.{index}.{part}");
         let norm = |part: &str| Norm::load(gguf, &name(part), spec.norm, width);
         let norms = |before: &str, behind: &str, post: &str| {
@@ -109,8 +111,17 @@ impl Block {
             },
             feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
             feed_forward,
-            per_layer: per_layer
+            per_layer: model
+                .per_layer
                 .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
+                .transpose()?,
+            update: match model.streams {
+                true => Some(Update::load(gguf, &name, spec.norm, width)?),
+                false => None,
+            },
+            laurel: spec
+                .laurel
+                .map(|rank| Laurel::load(gguf, packed, &name, spec.norm, width, rank))
                 .transpose()?,
             output_scale: match spec.output_scale {
                 true => Some(vector(gguf, &name("layer_output_scale.weight"), 1)?[0]),
@@ -137,6 +148,12 @@ impl Block {
         let rows = sequences.iter().map(|sequence| sequence.rows).sum();
         // In `x` before the half, in `h` behind it.
         let norm = self.mixer_norms.before.as_ref();
+        if let Some(update) = &self.update {
+            update.predict(rows, workspace, pool);
+        }
+        if let (Some(laurel), Some(norm)) = (&self.laurel, norm) {
+            laurel.make(norm, rows, workspace, pool);
+        }
         match &self.mixer {
             Mixer::Attention(attention) => {
                 attention.forward(norm, sequences, place.block, ropes, workspace, pool);
@@ -148,6 +165,9 @@ impl Block {
             return self.forward_post_norm(rows, workspace, pool);
         }
         self.add(Some(self.mixer.output()), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
+        if self.laurel.is_some() {
+            Laurel::add(rows, workspace, pool);
+        }
         let (instructions, width) = (pool.instructions(), workspace.width);
         let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
         let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
@@ -176,8 +196,12 @@ impl Block {
             }
         };
         self.add(down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+        if let Some(update) = &self.update {
+            update.correct(rows, workspace, pool);
+        }
         if let Some(per_layer) = &self.per_layer {
-            per_layer.add(rows, workspace, pool);
+            let first_scale = self.update.as_ref().map(|update| &update.scale[..]);
+            per_layer.add(first_scale, rows, workspace, pool);
         }
         if let Some(output_scale) = self.output_scale {
             let x = &mut workspace.x[..rows * width];

@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) blocks: Vec<BlockSpec>,
     /// Length of the embedding that each block gets of each token, beside that of the model.
     pub(crate) per_layer: Option<usize>,
+    /// Whether it has several residual streams, of which blocks compute one ([`super::streams`]).
+    pub(crate) streams: bool,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
 }
@@ -70,6 +72,8 @@ pub(crate) struct BlockSpec {
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
+    /// Length of the inner rows of what is added to attention's result beside its input, where there is something.
+    pub(crate) laurel: Option<usize>,
     /// Whether what the block gives is multiplied with a number of the file.
     pub(crate) output_scale: bool,
 }
@@ -194,6 +198,8 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
+    /// Gates that are not so many standard deviations above the mean of their row become 0, and the others are counted from there.
+    pub(crate) cutoff: Option<f32>,
     /// Where there are several of this kind and width, of which each row uses some.
     pub(crate) experts: Option<ExpertsSpec>,
 }
@@ -318,7 +324,7 @@ impl FeedForwardSpec {
 impl FeedForwardSpec {
     /// The usual one: gated with SiLU, without experts.
     pub(crate) fn gated(width: usize) -> FeedForwardSpec {
-        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None }
+        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, cutoff: None, experts: None }
     }
 }
 

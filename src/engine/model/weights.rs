@@ -176,6 +176,21 @@ impl Matrices {
     }
 }
 
+/// Matrices of one shape in one tensor, each by itself.
+///
+/// # Errors
+/// Those of [`Matrices::load`].
+pub(super) fn matrices_of(
+    gguf: &Gguf,
+    packed: Option<&PackedWeights>,
+    name: &str,
+    [inputs, outputs, count]: [usize; 3],
+) -> Result<Vec<Matrix>, Error> {
+    expect_shape(gguf, &gguf.tensor(name)?, &[inputs, outputs, count])?;
+    let all = Matrix::of_rows(gguf, name, inputs, outputs * count)?.pack(packed)?;
+    (0..count).map(|index| all.part(index * outputs..(index + 1) * outputs)).collect()
+}
+
 /// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a group a row of each
 /// `y` `[rows, outputs]`. Where `make` is given it makes the rows of `x` first.
 pub(super) fn multiply_groups<const N: usize>(

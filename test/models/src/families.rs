@@ -30,6 +30,8 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3: windows with a rotation of their own, norms of queries, keys and results.
     Gemma3,
+    /// Gemma 3n: several residual streams, few gates, shared keys and values, an embedding of each token for each block.
+    Gemma3n,
     /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
     Gemma4,
     /// Phi-3 and Phi-4-mini: fused matrices, long rotation of a part of each head.
@@ -74,6 +76,8 @@ pub(crate) struct Traits {
     pub(crate) input_norms: bool,
     /// Norms of their results.
     pub(crate) result_norms: bool,
+    /// The mean of their weights.
+    pub(crate) result_size: f32,
     /// Gates behind the query heads.
     pub(crate) gated: bool,
     /// Most layers are something else than attention.
@@ -93,6 +97,10 @@ pub(crate) struct Traits {
 const WINDOW: u32 = 100;
 /// Length of the embedding of a token for a block.
 const PER_LAYER: usize = 32;
+/// The same of Gemma 3n, its streams and the rank of what is beside its attention: llama.cpp knows no others.
+const PER_LAYER_3N: usize = 256;
+const STREAMS: usize = 4;
+const LAUREL: usize = 64;
 
 /// The sizes of a delta net.
 struct DeltaNet {
@@ -116,7 +124,7 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 22] = [
+    pub const ALL: [Architecture; 23] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -129,6 +137,7 @@ impl Architecture {
         Architecture::Gemma,
         Architecture::Gemma2,
         Architecture::Gemma3,
+        Architecture::Gemma3n,
         Architecture::Gemma4,
         Architecture::Phi3,
         Architecture::Granite,
@@ -154,6 +163,7 @@ impl Architecture {
             Architecture::Gemma => "gemma",
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
+            Architecture::Gemma3n => "gemma3n",
             Architecture::Gemma4 => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
@@ -198,14 +208,16 @@ impl Architecture {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
             biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma3n | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
                 Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
             // Its scores are not divided by the root of a head's width.
-            query_key_size: if self == Gemma4 { 0.3 } else { 1.0 },
+            query_key_size: if matches!(self, Gemma3n | Gemma4) { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
-            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
+            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma3n | Gemma4 | Olmo2 | Exaone4 | Glm4),
+            // So many layers magnify the rounding of each otherwise.
+            result_size: if self == Gemma3n { 0.3 } else { 1.0 },
             gated: self == Qwen35,
             recurrent: matches!(self, Lfm2 | Qwen35),
             feed_forward_norm: if matches!(self, Qwen35 | GptOss) {
@@ -266,6 +278,24 @@ impl Architecture {
                 keys
             }
             Architecture::Gemma3 => [windows(2), stretched("linear", 8)].concat(),
+            Architecture::Gemma3n => {
+                let (own, sparse) = (spec.layers.min(20), spec.layers.min(10));
+                let period = if spec.layers < 5 { 2 } else { 5 };
+                let scale = |layer| if layer < sparse { 1.644_853_5 } else { f32::NEG_INFINITY };
+                vec![
+                    ("attention.sliding_window", Value::U32(WINDOW)),
+                    (
+                        "attention.sliding_window_pattern",
+                        Value::Bools((0..spec.layers).map(|layer| layer % period < period - 1).collect()),
+                    ),
+                    ("attention.shared_kv_layers", number(spec.layers - own)),
+                    ("activation_sparsity_scale", Value::F32s((0..spec.layers).map(scale).collect())),
+                    ("altup.active_idx", Value::U32(0)),
+                    ("altup.num_inputs", number(STREAMS)),
+                    ("embedding_length_per_layer_input", number(PER_LAYER_3N)),
+                    ("final_logit_softcapping", Value::F32(30.0)),
+                ]
+            }
             Architecture::Gemma4 => {
                 let pattern = (0..spec.layers).map(|layer| self.windowed(layer)).collect();
                 vec![
@@ -392,19 +422,42 @@ impl Architecture {
 
     /// Tensors of a block beside those that follow from the traits.
     pub(crate) fn block_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
-        if self != Architecture::Gemma4 {
-            return Ok(Vec::new());
-        }
+        let per_layer = match self {
+            Architecture::Gemma3n => PER_LAYER_3N,
+            Architecture::Gemma4 => PER_LAYER,
+            _ => return Ok(Vec::new()),
+        };
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let matrix = |part: &str, row: usize, rows: usize| {
             weights::matrix(spec.seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
         };
-        Ok(vec![
-            matrix("inp_gate", spec.width, PER_LAYER)?,
-            matrix("proj", PER_LAYER, spec.width)?,
-            weights::vector(spec.seed, name("post_norm"), spec.width, 1.0, 0.1)?,
-            weights::vector(spec.seed, name("layer_output_scale"), 1, 0.7, 0.1)?,
-        ])
+        let vector =
+            |part: &str, length: usize, mean: f32| weights::vector(spec.seed, name(part), length, mean, 0.1);
+        let mut tensors = vec![
+            matrix("inp_gate", spec.width, per_layer)?,
+            matrix("proj", per_layer, spec.width)?,
+            vector("post_norm", spec.width, self.traits().result_size)?,
+        ];
+        if self == Architecture::Gemma4 {
+            tensors.push(vector("layer_output_scale", 1, 0.7)?);
+            return Ok(tensors);
+        }
+        // What the router says is divided by the width.
+        let router = (spec.width as f32).sqrt();
+        let spread = |part: &str, row: usize, rows: usize, deviation: f32| {
+            weights::matrix(spec.seed, name(part), row, rows, deviation, crate::Kind::F32)
+        };
+        tensors.extend([
+            spread("altup_router", spec.width, STREAMS, router)?,
+            vector("altup_router_norm", spec.width, 1.0)?,
+            spread("altup_predict_coef", STREAMS, STREAMS * STREAMS, 0.1)?,
+            spread("altup_correct_coef", STREAMS, STREAMS, 0.3)?,
+            vector("altup_correct_scale", spec.width, 1.0)?,
+            matrix("laurel_l", spec.width, LAUREL)?,
+            matrix("laurel_r", LAUREL, spec.width)?,
+            vector("laurel_post_norm", spec.width, self.traits().result_size)?,
+        ]);
+        Ok(tensors)
     }
 
     /// Tensors of the model beside those that all have.
@@ -422,25 +475,42 @@ impl Architecture {
                     factors("rope_factors_short.weight", pairs, 0.03)?,
                 ])
             }
+            Architecture::Gemma3n => {
+                let mut tensors = per_layer_tensors(spec, PER_LAYER_3N)?;
+                let Spec { width, seed, .. } = *spec;
+                let deviation = 1.0 / (width as f32).sqrt();
+                for name in ["altup_proj.weight", "altup_unembd_proj.weight"] {
+                    let shape = [width, width, STREAMS - 1];
+                    tensors.push(weights::matrices(seed, name.into(), shape, deviation, crate::Kind::F32)?);
+                }
+                Ok(tensors)
+            }
             Architecture::Gemma4 => {
-                let (seed, all) = (spec.seed, PER_LAYER * spec.layers);
-                let matrix = |name: &str, row: usize, rows: usize| {
-                    let deviation = 1.0 / (row as f32).sqrt();
-                    weights::matrix(seed, name.into(), row, rows, deviation, crate::Kind::F32)
-                };
                 // Pairs of the second half of a head are as good as not rotated.
                 let pairs = spec.head_dim / 2;
                 let values = (0..pairs).map(|pair| if pair < pairs / 2 { 1.0 } else { 1e30 }).collect();
-                Ok(vec![
-                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?,
-                    matrix("per_layer_token_embd.weight", all, spec.vocab)?,
-                    matrix("per_layer_model_proj.weight", spec.width, all)?,
-                    weights::vector(seed, "per_layer_proj_norm.weight".into(), PER_LAYER, 1.0, 0.1)?,
-                ])
+                let factors =
+                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?;
+                let mut tensors = vec![factors];
+                tensors.extend(per_layer_tensors(spec, PER_LAYER)?);
+                Ok(tensors)
             }
             _ => Ok(Vec::new()),
         }
     }
+}
+
+/// What makes the embeddings of each token for all blocks, so long for each.
+fn per_layer_tensors(spec: &Spec, length: usize) -> Result<Vec<Tensor>, Error> {
+    let (seed, all) = (spec.seed, length * spec.layers);
+    let matrix = |name: &str, row: usize, rows: usize| {
+        weights::matrix(seed, name.into(), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
+    };
+    Ok(vec![
+        matrix("per_layer_token_embd.weight", all, spec.vocab)?,
+        matrix("per_layer_model_proj.weight", spec.width, all)?,
+        weights::vector(seed, "per_layer_proj_norm.weight".into(), length, 1.0, 0.1)?,
+    ])
 }
 
 /// The router and the experts of a block, and what else the family has there.

@@ -71,8 +71,10 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,
+            cutoff: None,
             experts: None,
         },
+        laurel: None,
         output_scale: false,
     };
     Ok(Spec {
@@ -84,6 +86,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         ropes: Vec::new(),
         blocks: vec![block; blocks],
         per_layer: None,
+        streams: false,
         tensors: TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] },
     })
 }

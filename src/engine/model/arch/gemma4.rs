@@ -8,6 +8,7 @@ use super::{
     ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma,
 };
 use crate::Error;
+use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope};
 use crate::model::metadata::Metadata;
@@ -54,15 +55,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let sharing = gguf.opt_u32(&metadata.key("attention.shared_kv_layers"))?.unwrap_or(0) as usize;
     let own = count.saturating_sub(sharing);
     for index in 0..count {
-        let source = match index < own {
-            true => None,
-            // The last block of its kind that has some.
-            false => {
-                Some((0..own).rfind(|source| windowed[*source] == windowed[index]).ok_or_else(|| {
-                    gguf.corrupt(format!("block {index} shares the keys of a block that is not there"))
-                })?)
-            }
-        };
+        let source = shared(gguf, &windowed, own, index)?;
         if source.is_some_and(|source| blocks[source].0 != blocks[index].0) {
             return Err(gguf.corrupt(format!("block {index} shares the keys of a block with other heads")));
         }
@@ -92,4 +85,24 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         &["layer_output_scale.weight"],
     ];
     Ok(spec)
+}
+
+/// The block whose keys and values block `index` uses where it is not among the first `own`, which have some of their own: the last
+/// of them that has a window as it has, or none.
+///
+/// # Errors
+/// [`Error::CorruptModel`] where there is none.
+pub(super) fn shared(
+    gguf: &Gguf,
+    windowed: &[bool],
+    own: usize,
+    index: usize,
+) -> Result<Option<usize>, Error> {
+    if index < own {
+        return Ok(None);
+    }
+    let source = (0..own).rfind(|source| windowed[*source] == windowed[index]);
+    source
+        .map(Some)
+        .ok_or_else(|| gguf.corrupt(format!("block {index} shares the keys of a block that is not there")))
 }

@@ -8,6 +8,7 @@ mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod glm4;
 mod gpt_oss;
@@ -48,7 +49,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 21] = [
+const FAMILIES: [&Family; 22] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -60,6 +61,7 @@ const FAMILIES: [&Family; 21] = [
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma3n::FAMILY,
     &gemma4::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
@@ -175,6 +177,7 @@ fn decoder_of(
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
         feed_forward_norm: "ffn_norm",
         feed_forward,
+        laurel: None,
         output_scale: false,
     };
     Ok(Spec {
@@ -185,6 +188,7 @@ fn decoder_of(
         ropes: vec![rope],
         blocks: blocks.iter().map(block).collect(),
         per_layer: None,
+        streams: false,
         tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
     })
 }

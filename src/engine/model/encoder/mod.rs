@@ -104,7 +104,7 @@ impl Encoder {
                 table.row(index, target);
             }
         }
-        let blocks = spec.blocks.iter().enumerate();
+        let blocks = 0..spec.blocks.len();
         Ok(Encoder {
             gguf: gguf.clone(),
             packed: None,
@@ -114,7 +114,7 @@ impl Encoder {
             types,
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
             blocks: blocks
-                .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
+                .map(|index| Block::load(gguf, packed, index, &spec))
                 .collect::<Result<Vec<_>, _>>()?,
             head: Head::load(gguf, packed, width)?,
             spec,
