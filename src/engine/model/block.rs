@@ -89,7 +89,8 @@ impl Block {
                 return Err(gguf.unsupported("its experts are followed by norms"));
             }
             Some(experts) => {
-                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
+                let norm = (spec.norm, width);
+                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, norm)?;
                 Half::Experts(Box::new(experts))
             }
             None => Half::Dense(Box::new(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?)),
@@ -169,11 +170,11 @@ impl Block {
             Laurel::add(rows, workspace, pool);
         }
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
-        let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
         let before = self.feed_forward_norms.before.as_ref();
-        let down = match (&self.feed_forward, before) {
-            (Half::Dense(feed_forward), _) => {
+        let down = match &self.feed_forward {
+            Half::Dense(feed_forward) => {
+                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
                 match before {
                     Some(norm) => {
                         let make = normalised(norm, x, width, finite, instructions);
@@ -184,14 +185,8 @@ impl Block {
                 feed_forward.contract(h, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
-            (Half::Experts(of_block), Some(norm)) => {
-                let make = normalised(norm, x, width, finite, instructions);
-                of_block.forward(h, Some(&make), experts, inner, quantized, pool);
-                None
-            }
-            (Half::Experts(of_block), None) => {
-                h.copy_from_slice(x);
-                of_block.forward(h, None, experts, inner, quantized, pool);
+            Half::Experts(experts) => {
+                experts.forward(before, rows, workspace, pool);
                 None
             }
         };

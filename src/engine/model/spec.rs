@@ -212,8 +212,27 @@ pub(crate) struct ExpertsSpec {
     /// How many of them each row uses.
     pub(crate) used: usize,
     pub(crate) weighting: Weighting,
-    /// Length of the inner rows of one that all rows use, whose result is added.
-    pub(crate) shared: Option<usize>,
+    /// The one that all rows use, whose result is added.
+    pub(crate) shared: Option<SharedExpert>,
+}
+
+/// An expert that all rows use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedExpert {
+    /// Length of its inner rows.
+    pub(crate) width: usize,
+    pub(crate) weighting: SharedWeighting,
+}
+
+/// How the results of the shared expert and of the others are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SharedWeighting {
+    /// As they are.
+    Sum,
+    /// The shared one's is multiplied with the logistic function of a product with its input.
+    Gate,
+    /// Both are normalised, and so are the inputs of the router, of the shared expert and of the others, each in its own way.
+    Norms,
 }
 
 /// What feed-forward computes of its input `x`.
@@ -315,7 +334,7 @@ impl FeedForwardSpec {
     /// Values of the inner rows that a row has at a time.
     pub(crate) fn inner(&self) -> usize {
         match self.experts {
-            Some(experts) => (self.width * experts.used).max(experts.shared.unwrap_or(0)),
+            Some(experts) => (self.width * experts.used).max(experts.shared.map_or(0, |shared| shared.width)),
             None => self.width,
         }
     }

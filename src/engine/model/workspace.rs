@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::spec::{BlockSpec, Mixer, Spec};
+use super::spec::{BlockSpec, Mixer, SharedWeighting, Spec};
 use crate::Error;
 use crate::kernels::Floats;
 use crate::kernels::matrix::Activations;
@@ -23,7 +23,7 @@ pub(crate) struct Workspace {
     pub(super) h: Floats,
     /// The residual streams, `[rows, STREAMS, width]`, where there are several.
     pub(super) streams: Floats,
-    /// What is added to attention's result beside its input, `[rows, width]`; nothing in most families.
+    /// What is added to attention's result beside its input, or to that of experts, `[rows, width]`; nothing in most families.
     pub(super) beside: Floats,
     /// Whether all values of each row were finite up to now, as far as norms have seen them.
     pub(super) finite: Vec<AtomicBool>,
@@ -116,7 +116,7 @@ impl Workspace {
             x: row(spec.width)?,
             h: row(spec.width)?,
             streams: row(if spec.streams { STREAMS * spec.width } else { 0 })?,
-            beside: row(if spec.streams { spec.width } else { 0 })?,
+            beside: row(if has_beside(spec) { spec.width } else { 0 })?,
             finite: (0..size.rows).map(|_| AtomicBool::new(true)).collect(),
             query: row(widths.query)?,
             key: row(widths.kv)?,
@@ -150,7 +150,7 @@ impl Workspace {
     pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
         let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
-        let streams = if spec.streams { STREAMS + 1 } else { 0 };
+        let streams = if spec.streams { STREAMS } else { 0 } + usize::from(has_beside(spec));
         let row = (5 + streams) * spec.width
             + 2 * (query + kv)
             + mixed
@@ -225,6 +225,13 @@ impl Widths {
             used: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.used)),
         }
     }
+}
+
+/// Whether a block needs room for a second result beside the first.
+fn has_beside(spec: &Spec) -> bool {
+    let shared = |block: &BlockSpec| block.feed_forward.experts.and_then(|experts| experts.shared);
+    let norms = |block| shared(block).is_some_and(|shared| shared.weighting == SharedWeighting::Norms);
+    spec.streams || spec.blocks.iter().any(norms)
 }
 
 /// Length of the embeddings of a token for all blocks.

@@ -46,8 +46,8 @@ fn every_tensor_is_missed_by_its_name() {
             let optional = [".bias", "attn_qkv.weight", "rope_freqs.weight"];
             // Keys are values in blocks of Gemma 4 that have none.
             let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight"];
-            if architecture == Architecture::Gemma4 && of_gemma4.iter().any(|end| tensor.name.ends_with(end))
-            {
+            let is_gemma4 = matches!(architecture, Architecture::Gemma4 | Architecture::Gemma4Moe);
+            if is_gemma4 && of_gemma4.iter().any(|end| tensor.name.ends_with(end)) {
                 continue;
             }
             if optional.iter().any(|end| tensor.name.ends_with(end)) && !tensor.name.ends_with("_exps.bias") {

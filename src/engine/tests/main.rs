@@ -44,6 +44,7 @@ mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
+mod unread_keys;
 mod valid_text;
 mod vocabularies;
 

@@ -34,6 +34,8 @@ pub enum Architecture {
     Gemma3n,
     /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
     Gemma4,
+    /// Gemma 4 with experts beside its feed-forward.
+    Gemma4Moe,
     /// Phi-3 and Phi-4-mini: fused matrices, long rotation of a part of each head.
     Phi3,
     /// Granite: multipliers.
@@ -50,6 +52,8 @@ pub enum Architecture {
     Lfm2,
     /// Qwen 3.5: gated delta nets in most layers, gates of attention.
     Qwen35,
+    /// The experts of Qwen 3.5, beside one with a gate.
+    Qwen35Moe,
     /// OLMoE: experts whose weights do not add up to 1.
     Olmoe,
 }
@@ -124,7 +128,7 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 23] = [
+    pub const ALL: [Architecture; 25] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -139,6 +143,7 @@ impl Architecture {
         Architecture::Gemma3,
         Architecture::Gemma3n,
         Architecture::Gemma4,
+        Architecture::Gemma4Moe,
         Architecture::Phi3,
         Architecture::Granite,
         Architecture::GraniteMoe,
@@ -147,6 +152,7 @@ impl Architecture {
         Architecture::Glm4,
         Architecture::Lfm2,
         Architecture::Qwen35,
+        Architecture::Qwen35Moe,
         Architecture::Olmoe,
     ];
 
@@ -164,7 +170,7 @@ impl Architecture {
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
             Architecture::Gemma3n => "gemma3n",
-            Architecture::Gemma4 => "gemma4",
+            Architecture::Gemma4 | Architecture::Gemma4Moe => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
             Architecture::GraniteMoe => "granitemoe",
@@ -173,6 +179,7 @@ impl Architecture {
             Architecture::Glm4 => "glm4",
             Architecture::Lfm2 => "lfm2",
             Architecture::Qwen35 => "qwen35",
+            Architecture::Qwen35Moe => "qwen35moe",
             Architecture::Olmoe => "olmoe",
         }
     }
@@ -182,6 +189,7 @@ impl Architecture {
         match self {
             Architecture::Llama3 => "llama3",
             Architecture::Mixtral => "mixtral",
+            Architecture::Gemma4Moe => "gemma4moe",
             other => other.name(),
         }
     }
@@ -208,19 +216,23 @@ impl Architecture {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
             biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Qwen3Moe | Gemma3 | Gemma3n | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma3n | Gemma4 | Gemma4Moe | Exaone4 | Lfm2 | Qwen35
+                | Qwen35Moe => QueryKeyNorms::Head,
                 Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
             // Its scores are not divided by the root of a head's width.
-            query_key_size: if matches!(self, Gemma3n | Gemma4) { 0.3 } else { 1.0 },
+            query_key_size: if matches!(self, Gemma3n | Gemma4 | Gemma4Moe) { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
-            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma3n | Gemma4 | Olmo2 | Exaone4 | Glm4),
+            result_norms: matches!(
+                self,
+                Gemma2 | Gemma3 | Gemma3n | Gemma4 | Gemma4Moe | Olmo2 | Exaone4 | Glm4
+            ),
             // So many layers magnify the rounding of each otherwise.
             result_size: if self == Gemma3n { 0.3 } else { 1.0 },
-            gated: self == Qwen35,
-            recurrent: matches!(self, Lfm2 | Qwen35),
-            feed_forward_norm: if matches!(self, Qwen35 | GptOss) {
+            gated: matches!(self, Qwen35 | Qwen35Moe),
+            recurrent: matches!(self, Lfm2 | Qwen35 | Qwen35Moe),
+            feed_forward_norm: if matches!(self, Qwen35 | Qwen35Moe | GptOss) {
                 "post_attention_norm"
             } else {
                 "ffn_norm"
@@ -228,7 +240,7 @@ impl Architecture {
             output_norm: if self == Lfm2 { "token_embd_norm" } else { "output_norm" },
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
-            experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
+            experts: matches!(self, Mixtral | Qwen3Moe | Qwen35Moe | Gemma4Moe | GptOss | GraniteMoe | Olmoe),
         }
     }
 
@@ -252,7 +264,7 @@ impl Architecture {
         if self.traits().experts {
             let [count, used] = spec.experts;
             experts = vec![("expert_count", number(count)), ("expert_used_count", number(used))];
-            if matches!(self, Architecture::Qwen3Moe | Architecture::GptOss) {
+            if !matches!(self, Architecture::Mixtral | Architecture::GraniteMoe | Architecture::Olmoe) {
                 experts.push(("expert_feed_forward_length", number(spec.feed_forward)));
             }
         }
@@ -296,7 +308,8 @@ impl Architecture {
                     ("final_logit_softcapping", Value::F32(30.0)),
                 ]
             }
-            Architecture::Gemma4 => {
+            Architecture::Gemma4 | Architecture::Gemma4Moe => {
+                let per_layer = if self == Architecture::Gemma4 { PER_LAYER } else { 0 };
                 let pattern = (0..spec.layers).map(|layer| self.windowed(layer)).collect();
                 vec![
                     ("attention.sliding_window", Value::U32(WINDOW)),
@@ -306,7 +319,7 @@ impl Architecture {
                     ("attention.value_length_swa", number(self.head_dim(spec, 0))),
                     ("rope.dimension_count", number(spec.head_dim)),
                     ("rope.dimension_count_swa", number(self.head_dim(spec, 0))),
-                    ("embedding_length_per_layer_input", number(PER_LAYER)),
+                    ("embedding_length_per_layer_input", number(per_layer)),
                     ("final_logit_softcapping", Value::F32(5.0)),
                 ]
             }
@@ -333,11 +346,11 @@ impl Architecture {
             Architecture::Lfm2 => {
                 vec![("shortconv.l_cache", Value::U32(3)), ("vocab_size", number(spec.vocab))]
             }
-            Architecture::Qwen35 => {
+            Architecture::Qwen35 | Architecture::Qwen35Moe => {
                 let DeltaNet { dim, key_heads, value_heads } = delta_net(spec);
                 let pairs = (spec.head_dim / 4) as i32;
                 let sections = vec![(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0];
-                vec![
+                let mut keys = vec![
                     ("full_attention_interval", number(interval(spec))),
                     ("rope.dimension_count", number(spec.head_dim / 2)),
                     ("rope.dimension_sections", Value::I32s(sections)),
@@ -346,7 +359,11 @@ impl Architecture {
                     ("ssm.group_count", number(key_heads)),
                     ("ssm.time_step_rank", number(value_heads)),
                     ("ssm.inner_size", number(value_heads * dim)),
-                ]
+                ];
+                if self == Architecture::Qwen35Moe {
+                    keys.push(("expert_shared_feed_forward_length", number(spec.feed_forward / 2)));
+                }
+                keys
             }
             Architecture::Qwen2
             | Architecture::Qwen3
@@ -397,13 +414,13 @@ impl Architecture {
 
     /// Whether a window is in force in a layer, for the family where that matters to its tensors.
     fn windowed(self, layer: usize) -> bool {
-        self == Architecture::Gemma4 && layer.is_multiple_of(2)
+        matches!(self, Architecture::Gemma4 | Architecture::Gemma4Moe) && layer.is_multiple_of(2)
     }
 
     /// Width of heads that are as long as K-quants need.
     pub(crate) fn long_head(self) -> usize {
         // Those under a window are half as long.
-        if self == Architecture::Gemma4 { 128 } else { 64 }
+        if matches!(self, Architecture::Gemma4 | Architecture::Gemma4Moe) { 128 } else { 64 }
     }
 
     /// Width of the heads of a layer.
@@ -415,19 +432,23 @@ impl Architecture {
     pub(crate) fn keys_and_values(self, layer: usize) -> [bool; 2] {
         match self {
             // The second layer's keys are its values.
-            Architecture::Gemma4 => [layer < 2, layer < 1],
+            Architecture::Gemma4 | Architecture::Gemma4Moe => [layer < 2, layer < 1],
             _ => [true; 2],
         }
     }
 
     /// Tensors of a block beside those that follow from the traits.
     pub(crate) fn block_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let per_layer = match self {
             Architecture::Gemma3n => PER_LAYER_3N,
             Architecture::Gemma4 => PER_LAYER,
+            Architecture::Gemma4Moe => {
+                let scale = name("layer_output_scale");
+                return Ok(vec![weights::vector(spec.seed, scale, 1, 0.7, 0.1)?]);
+            }
             _ => return Ok(Vec::new()),
         };
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let matrix = |part: &str, row: usize, rows: usize| {
             weights::matrix(spec.seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
         };
@@ -485,14 +506,16 @@ impl Architecture {
                 }
                 Ok(tensors)
             }
-            Architecture::Gemma4 => {
+            Architecture::Gemma4 | Architecture::Gemma4Moe => {
                 // Pairs of the second half of a head are as good as not rotated.
                 let pairs = spec.head_dim / 2;
                 let values = (0..pairs).map(|pair| if pair < pairs / 2 { 1.0 } else { 1e30 }).collect();
                 let factors =
                     weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?;
                 let mut tensors = vec![factors];
-                tensors.extend(per_layer_tensors(spec, PER_LAYER)?);
+                if self == Architecture::Gemma4 {
+                    tensors.extend(per_layer_tensors(spec, PER_LAYER)?);
+                }
                 Ok(tensors)
             }
             _ => Ok(Vec::new()),
@@ -526,11 +549,27 @@ pub(crate) fn experts(spec: &Spec, layer: usize, down: Kind) -> Result<Vec<Tenso
     let router = 3.0 / (width as f32).sqrt();
     let mut tensors = vec![
         weights::matrix(seed, name("ffn_gate_inp.weight"), width, count, router, Kind::F32)?,
-        matrices("ffn_gate_exps.weight", width, feed_forward, kind)?,
-        matrices("ffn_up_exps.weight", width, feed_forward, kind)?,
         matrices("ffn_down_exps.weight", feed_forward, width, down)?,
     ];
-    if spec.architecture == Architecture::GraniteMoe {
+    if matches!(spec.architecture, Architecture::Gemma4Moe | Architecture::Qwen35Moe) {
+        tensors.push(matrices("ffn_gate_up_exps.weight", width, 2 * feed_forward, kind)?);
+    } else {
+        tensors.push(matrices("ffn_gate_exps.weight", width, feed_forward, kind)?);
+        tensors.push(matrices("ffn_up_exps.weight", width, feed_forward, kind)?);
+    }
+    if spec.architecture == Architecture::Gemma4Moe {
+        // Inputs of the router are divided by the root of their length.
+        tensors.push(weights::vector(seed, name("ffn_gate_inp.scale"), width, (width as f32).sqrt(), 1.0)?);
+        tensors.push(weights::vector(seed, name("ffn_down_exps.scale"), count, 1.0, 0.2)?);
+        for part in ["pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"] {
+            tensors.push(weights::vector(seed, name(&format!("{part}.weight")), width, 1.0, 0.1)?);
+        }
+    }
+    if spec.architecture == Architecture::Qwen35Moe {
+        let gate = name("ffn_gate_inp_shexp.weight");
+        tensors.push(weights::vector(seed, gate, width, 0.0, 1.0 / (width as f32).sqrt())?);
+    }
+    if matches!(spec.architecture, Architecture::GraniteMoe | Architecture::Qwen35Moe) {
         let shared = feed_forward / 2;
         let matrix = |part: &str, row: usize, rows: usize, kind: Kind| {
             weights::matrix(seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), kind)

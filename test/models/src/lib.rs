@@ -316,7 +316,7 @@ impl Spec {
                 // llama.cpp knows the sizes that were published only: the first 20 layers have keys and values of their own, ten few
                 // gates.
                 Architecture::Gemma3n => 25,
-                Architecture::Gemma4 => 4,
+                Architecture::Gemma4 | Architecture::Gemma4Moe => 4,
                 _ => 3,
             },
             context: 4096,
@@ -567,7 +567,9 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
         }
         if traits.experts {
             tensors.extend(families::experts(spec, layer, down)?);
-            continue;
+            if spec.architecture != Architecture::Gemma4Moe {
+                continue;
+            }
         }
         if traits.fused_gate {
             tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);

@@ -23,8 +23,12 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
 mod smollm3;
+mod unread;
+
+use std::cell::RefCell;
 
 use super::metadata::Metadata;
 use super::spec::{
@@ -49,13 +53,14 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 22] = [
+const FAMILIES: [&Family; 23] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen35::FAMILY,
+    &qwen35moe::FAMILY,
     &qwen3moe::FAMILY,
     &gpt_oss::FAMILY,
     &gemma::FAMILY,
@@ -74,7 +79,7 @@ const FAMILIES: [&Family; 22] = [
     &bert::FAMILY,
 ];
 
-/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.*`, and the rotation's factors are
+/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.output`, and the rotation's factors are
 /// [read](Metadata::rope) with the metadata.
 const DECODER_TENSORS: &[&str] = &[
     "token_embd.weight",
@@ -86,7 +91,8 @@ const DECODER_TENSORS: &[&str] = &[
     "per_layer_token_embd.weight",
     "per_layer_model_proj.weight",
     "per_layer_proj_norm.weight",
-    "cls.*",
+    "cls.output.weight",
+    "cls.output.bias",
 ];
 
 /// Tensors of blocks that begin their halves with a norm.
@@ -105,9 +111,6 @@ const ATTENTION: &[&str] = &[
     "attn_v.bias",
     "attn_output.weight",
     "attn_output.bias",
-    // Frequencies that old converters wrote down and that follow from the metadata.
-    "attn_rot_embd.weight",
-    "attn_rot_embd",
 ];
 /// Norms of queries and keys.
 const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
@@ -119,6 +122,10 @@ const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 /// Tensors of a router and of the experts that it chooses from.
 const EXPERTS: &[&str] =
     &["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+/// The rows of gate and up of each expert, one after the other.
+const FUSED_EXPERTS: &[&str] = &["ffn_gate_up_exps.weight"];
+/// Tensors of the expert that all rows use.
+const SHARED_EXPERT: &[&str] = &["ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"];
 
 /// The names of all families.
 pub(crate) fn families() -> impl Iterator<Item = &'static str> {
@@ -202,7 +209,8 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
         return Err(unknown(gguf, name));
     };
-    let metadata = Metadata { gguf, architecture: family.name };
+    let read = RefCell::default();
+    let metadata = Metadata { gguf, architecture: family.name, read: &read };
     let spec = (family.spec)(&metadata)?;
     // What no family computes, whatever a file may say.
     if matches!(spec.kind, Kind::Decoder { .. })
@@ -215,6 +223,7 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
             return Err(gguf.unsupported(format!("key \"{}\" is not 0", metadata.key(name))));
         }
     }
+    unread::refuse_keys(gguf, family.name, &read.borrow())?;
     Ok(spec)
 }
 
@@ -265,6 +274,6 @@ pub(super) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Err
         Some(tensor) => {
             Err(gguf.unsupported(format!("tensor \"{}\" has no place in the {model}", tensor.name)))
         }
-        None => Ok(()),
+        None => unread::refuse_doubles(gguf),
     }
 }
