@@ -14,7 +14,7 @@ use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
-use super::spec::{self, BlockSpec, Residual, Span, Spec};
+use super::spec::{self, BlockSpec, Residual, Spec};
 use super::streams::{Laurel, Update};
 use super::weights::vector;
 use super::workspace::Workspace;
@@ -85,9 +85,6 @@ impl Block {
             })
         };
         let feed_forward = match spec.feed_forward.experts {
-            Some(_) if spec.residual == Residual::PostNorm => {
-                return Err(gguf.unsupported("its experts are followed by norms"));
-            }
             Some(experts) => {
                 let norm = (spec.norm, width);
                 let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, norm)?;
@@ -97,7 +94,10 @@ impl Block {
         };
         Ok(Block {
             spec: *spec,
-            mixer_norms: norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
+            mixer_norms: match spec.bare_mixer {
+                true => Norms { before: None, behind: None },
+                false => norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
+            },
             mixer: match &spec.mixer {
                 spec::Mixer::Attention => {
                     Mixer::Attention(Attention::load(gguf, packed, &name, spec, width)?)
@@ -133,7 +133,7 @@ impl Block {
 
     /// Whether its rows see those behind them too.
     pub(super) fn sees_both_ways(&self) -> bool {
-        self.spec.attention.span == Span::BothWays
+        self.spec.attention.span.both_ways()
     }
 
     /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the sequences, at
@@ -241,29 +241,49 @@ impl Block {
 
     /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
-        let Half::Dense(feed_forward) = &self.feed_forward else { unreachable!("it was refused") };
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, quantized, .. } = workspace;
-        let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
-        let end = |dense: &Dense, norms: &Norms, h: &[f32], row: usize, x: &mut [f32]| {
+        let end = |dense: Option<&Dense>,
+                   norms: &Norms,
+                   h: &[f32],
+                   finite: &[AtomicBool],
+                   row: usize,
+                   x: &mut [f32]| {
             let Some(norm) = &norms.behind else { unreachable!("it was loaded") };
             add(instructions, x, &h[row * width..(row + 1) * width]);
-            dense.add_bias(instructions, x);
+            if let Some(dense) = dense {
+                dense.add_bias(instructions, x);
+            }
             if !norm.apply_in_place(instructions, x) {
                 finite[row].store(false, Ordering::Relaxed);
             }
         };
-        {
-            let h = &*h;
-            let make = |row: usize, x: &mut [f32]| {
-                end(self.mixer.output(), &self.mixer_norms, h, row, x);
-            };
-            feed_forward.expand(x, Some(&make), inner, quantized, pool);
-        }
-        feed_forward.contract(h, inner, quantized, pool);
-        let h = &*h;
-        each_row(x, width, pool, &|row, x| {
-            end(&feed_forward.down, &self.feed_forward_norms, h, row, x);
+        let of_mixer = |h: &[f32], finite: &[AtomicBool], row: usize, x: &mut [f32]| {
+            end(Some(self.mixer.output()), &self.mixer_norms, h, finite, row, x);
+        };
+        let down = match &self.feed_forward {
+            Half::Dense(feed_forward) => {
+                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
+                {
+                    let h = &*h;
+                    let make = |row: usize, x: &mut [f32]| of_mixer(h, finite, row, x);
+                    feed_forward.expand(x, Some(&make), inner, quantized, pool);
+                }
+                feed_forward.contract(h, inner, quantized, pool);
+                Some(&feed_forward.down)
+            }
+            Half::Experts(experts) => {
+                let Workspace { x, h, finite, .. } = &mut *workspace;
+                let (h, finite) = (&h[..], &finite[..]);
+                each_row(&mut x[..rows * width], width, pool, &|row, x| of_mixer(h, finite, row, x));
+                experts.forward(None, rows, workspace, pool);
+                None
+            }
+        };
+        let Workspace { x, h, finite, .. } = workspace;
+        let (h, finite) = (&h[..], &finite[..]);
+        each_row(&mut x[..rows * width], width, pool, &|row, x| {
+            end(down, &self.feed_forward_norms, h, finite, row, x);
         });
     }
 }

@@ -17,7 +17,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::convolution::gate_logistic;
-use crate::kernels::gelu::geglu;
+use crate::kernels::gelu::{exact_geglu, geglu, gelu};
 use crate::kernels::matrix::each_row;
 use crate::kernels::norm::dot;
 use crate::kernels::routing::choose;
@@ -29,12 +29,14 @@ pub(super) struct Experts {
     kind: FeedForwardKind,
     /// `[experts, width]`.
     router: Dense,
-    /// `[inner, width]` for each expert.
-    gate: Matrices,
+    /// `[inner, width]` for each expert; there may be no gates.
+    gate: Option<Matrices>,
     up: Matrices,
     /// `[width, inner]` for each expert.
     down: Matrices,
     biases: Option<Biases>,
+    /// Zeros `[inner]`.
+    no_bias: Vec<f32>,
     /// What each expert's result is multiplied with, beside its weight.
     scales: Option<Vec<f32>>,
     shared: Option<Shared>,
@@ -82,22 +84,30 @@ impl Experts {
         };
         let bias = |part: &str, outputs| floats(gguf, &name(&format!("{part}.bias")), &[outputs, count]);
         let biases = match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => None,
+            FeedForwardKind::SwiGlu
+            | FeedForwardKind::GeGlu
+            | FeedForwardKind::ExactGeGlu
+            | FeedForwardKind::Gelu => None,
             FeedForwardKind::ClampedSwiGlu => Some(Biases {
                 gate: bias("ffn_gate_exps", inner)?,
                 up: bias("ffn_up_exps", inner)?,
                 down: bias("ffn_down_exps", width)?,
             }),
-            FeedForwardKind::Gelu => return Err(gguf.unsupported("its experts have no gates")),
         };
         let fused = name("ffn_gate_up_exps.weight");
         let separate = gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
-        let [gate, up] = match gguf.opt_tensor(&fused)? {
+        let (gate, up) = match gguf.opt_tensor(&fused)? {
             Some(_) if separate => {
                 return Err(gguf.unsupported(format!("tensor \"{fused}\" stands beside its parts")));
             }
-            Some(_) => Matrices::load_parts(gguf, packed, &fused, [width, inner, count])?,
-            None => [matrices("ffn_gate_exps", width, inner)?, matrices("ffn_up_exps", width, inner)?],
+            Some(_) if spec.kind.gated() => {
+                let [gate, up] = Matrices::load_parts(gguf, packed, &fused, [width, inner, count])?;
+                (Some(gate), up)
+            }
+            _ => (
+                spec.kind.gated().then(|| matrices("ffn_gate_exps", width, inner)).transpose()?,
+                matrices("ffn_up_exps", width, inner)?,
+            ),
         };
         let shared = experts.shared.map(|shared| Shared::load(gguf, packed, name, spec, shared, norm, width));
         let scales = opt_vector(gguf, &name("ffn_down_exps.scale"), count)?;
@@ -109,6 +119,7 @@ impl Experts {
             up,
             down: matrices("ffn_down_exps", inner, width)?,
             biases,
+            no_bias: vec![0.0; inner],
             scales,
             shared: shared.transpose()?,
         })
@@ -117,7 +128,7 @@ impl Experts {
     /// `h = Σ weight · expert(norm(x))` of all rows. Rows in which a value was not finite are noted in [`Workspace::finite`].
     pub(super) fn forward(&self, norm: Option<&Norm>, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let instructions = pool.instructions();
-        let (width, inner_width) = (self.gate.inputs(), self.gate.outputs());
+        let (width, inner_width) = (self.up.inputs(), self.up.outputs());
         let ExpertsSpec { count, used, weighting, .. } = self.spec;
         let Workspace { x, h, beside, finite, experts: scratch, inner, quantized, .. } = workspace;
         let (x, h, finite) = (&x[..rows * width], &mut h[..rows * width], &finite[..]);
@@ -152,27 +163,44 @@ impl Experts {
         let ExpertRows { logits, chosen, weights, slots: slots_of_rows, owners, groups, values } = scratch;
         let (owners, values) = (&owners[..], &mut values[..slots * width]);
         let InnerRows { gate, up } = &mut *inner;
-        let (gate, up) = (&mut gate[..slots * inner_width], &mut up[..slots * inner_width]);
+        let gate = &mut gate[..slots * inner_width];
+        // Without gates, the rows that are activated stand in their place.
+        let up = if self.gate.is_some() { &mut up[..slots * inner_width] } else { &mut [] };
         {
             let h = &*h;
             let copy = |slot: usize, x: &mut [f32]| {
                 let row = owners[slot][0] as usize;
                 x.copy_from_slice(&h[row * width..(row + 1) * width]);
             };
-            let ys = [&mut *gate, &mut *up];
-            multiply_groups([&self.gate, &self.up], groups, values, Some(&copy), ys, quantized, pool);
+            match &self.gate {
+                Some(of_gate) => {
+                    let ys = [&mut *gate, &mut *up];
+                    multiply_groups([of_gate, &self.up], groups, values, Some(&copy), ys, quantized, pool);
+                }
+                None => {
+                    let ys = [&mut *gate];
+                    multiply_groups([&self.up], groups, values, Some(&copy), ys, quantized, pool);
+                }
+            }
         }
         let up = &*up;
         let activate = |slot: usize, gate: &mut [f32]| {
-            let up = &up[slot * inner_width..(slot + 1) * inner_width];
+            let up = |slot: usize| &up[slot * inner_width..(slot + 1) * inner_width];
             match &self.biases {
                 Some(biases) => {
+                    let up = up(slot);
                     let expert = owners[slot][1] as usize;
                     let part = expert * inner_width..(expert + 1) * inner_width;
                     clamped_swiglu(instructions, gate, up, &biases.gate[part.clone()], &biases.up[part]);
                 }
-                None if self.kind == FeedForwardKind::GeGlu => geglu(instructions, gate, up),
-                None => swiglu(instructions, gate, up),
+                None => match self.kind {
+                    FeedForwardKind::GeGlu => geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::ExactGeGlu => exact_geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::Gelu => gelu(instructions, gate, &self.no_bias),
+                    FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu => {
+                        swiglu(instructions, gate, up(slot));
+                    }
+                },
             }
         };
         multiply_groups([&self.down], groups, gate, Some(&activate), [&mut *values], quantized, pool);
