@@ -14,6 +14,7 @@ use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
+use super::streams::Streams;
 use super::weights::Matrix;
 use super::workspace::{Size, Workspace};
 use crate::Error;
@@ -43,6 +44,7 @@ pub(crate) struct Decoder {
     embedding: Matrix,
     embedding_scale: f32,
     per_layer: Option<PerLayerEmbedding>,
+    streams: Option<Streams>,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
@@ -134,10 +136,9 @@ impl Decoder {
         // Files of LFM2 have it by the name of a norm behind the embedding.
         let usual = spec.tensors.include("output_norm.weight");
         let norm_name = if usual { "output_norm" } else { "token_embd_norm" };
-        let blocks = spec.blocks.iter().enumerate();
-        let blocks = blocks
-            .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
-            .collect::<Result<Vec<_>, _>>()?;
+        let blocks = 0..spec.blocks.len();
+        let blocks =
+            blocks.map(|index| Block::load(gguf, packed, index, &spec)).collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
             gguf: gguf.clone(),
             packed: None,
@@ -146,6 +147,7 @@ impl Decoder {
             embedding,
             embedding_scale,
             per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
+            streams: Streams::load(gguf, packed, &spec)?,
             blocks,
             norm: Norm::load(gguf, norm_name, output_norm, width)?,
             head,
@@ -230,6 +232,9 @@ impl Decoder {
             let tokens = segments.iter().flat_map(|segment| segment.tokens);
             per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
         }
+        if let Some(streams) = &self.streams {
+            streams.split(rows, &mut workspace.blocks, pool);
+        }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 segments.iter_mut().for_each(|segment| state_of(segment).give_up());
@@ -244,6 +249,9 @@ impl Decoder {
                 &mut workspace.blocks,
                 pool,
             );
+        }
+        if let Some(streams) = &self.streams {
+            streams.merge(rows, &mut workspace.blocks, pool);
         }
         self.finish(segments, workspace, pool.instructions());
         for segment in segments {

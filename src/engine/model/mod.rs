@@ -23,6 +23,7 @@ mod rank;
 mod short_conv;
 mod spec;
 mod state;
+mod streams;
 mod weights;
 mod workspace;
 

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 61] = [
+const GOLDEN: [(&str, &str); 62] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -59,6 +59,7 @@ const GOLDEN: [(&str, &str); 61] = [
     ("gemma", "2a0b936bb516ecb76705fd4534864d3f"),
     ("gemma2", "9a85037d9ec720a76c7719a3608b69be"),
     ("gemma3", "5098e5505920a121ff4d31c4c87e3d67"),
+    ("gemma3n", "d4e4bd03215a8e9103d61afe1ff21329"),
     ("gemma4", "e642426110e8a0f1d9ba3e03400703ae"),
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),

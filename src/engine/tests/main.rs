@@ -46,6 +46,7 @@ mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
+mod unread_keys;
 mod valid_text;
 mod vocabularies;
 mod windows;

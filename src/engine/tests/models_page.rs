@@ -88,6 +88,13 @@ const PUBLISHED: &[Published] = &[
         real: &[],
     },
     Published {
+        family: "qwen35moe",
+        models: "Qwen3.5 with experts",
+        tokenizers: &[("gpt2", "qwen35")],
+        templates: &["Qwen3.5-4B"],
+        real: &[],
+    },
+    Published {
         family: "gemma",
         models: "Gemma 1",
         tokenizers: &[SENTENCE_PIECE],

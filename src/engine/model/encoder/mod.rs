@@ -111,7 +111,7 @@ impl Encoder {
                 table.row(index, target);
             }
         }
-        let blocks = spec.blocks.iter().enumerate();
+        let blocks = 0..spec.blocks.len();
         Ok(Encoder {
             gguf: gguf.clone(),
             packed: None,
@@ -122,7 +122,7 @@ impl Encoder {
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
             output_norm: output_norm.map(|norm| Norm::load(gguf, "output_norm", norm, width)).transpose()?,
             blocks: blocks
-                .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
+                .map(|index| Block::load(gguf, packed, index, &spec))
                 .collect::<Result<Vec<_>, _>>()?,
             head: Head::load(gguf, packed, head, width)?,
             spec,
