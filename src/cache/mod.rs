@@ -4,7 +4,7 @@
 //! the engine hands it to the worker of its database, which alone writes (`worker::cache_writer`).
 //!
 //! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type
-//! and key, the same content of the model's file and the same kernel version. An entry that an administrator
+//! and key, the same content of the model's file and the same kernel version, which says how keys and values are kept. An entry that an administrator
 //! imported answers default requests whatever the model, as that is what it was imported for.
 
 mod new_entry;
@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many,
-    dedup_key, hex,
+    BackendKind, CacheKey, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
 };
 
 pub(crate) use new_entry::{NewEntry, model_name};
@@ -22,7 +21,7 @@ pub(crate) use new_entry::{NewEntry, model_name};
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
-use crate::pg::{access_counters, catalog, model_checksums};
+use crate::pg::{access_counters, catalog, guc, model_checksums};
 use crate::request::{self, Answer, Asked, Ranking, Subtasks};
 
 /// A request that the cache may answer.
@@ -74,7 +73,7 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
-        let key = key_with(&self.request_type, &self.params, subtasks, Some(&by.hash))?;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), by.backend)?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }
 }
@@ -143,7 +142,7 @@ fn accepts(
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> bool {
     let is_current = || {
-        of.kernel_version == Some(KERNEL_VERSION) && of.model_hash.is_some() && {
+        of.kernel_version == Some(guc::backend().kernel_version()) && of.model_hash.is_some() && {
             let model = model().and_then(|model| model_checksums::of(&model));
             of.model_hash == model.map(|hash| hex(&hash))
         }
@@ -173,20 +172,29 @@ pub(crate) fn key_of(
         .or_else(|| key_with(request_type, params, subtasks, model_checksums::of(model).as_ref()))
 }
 
+/// That of what would compute it now.
 fn key_with(
     request_type: &str,
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
 ) -> Option<CacheKey> {
+    key_by(request_type, params, subtasks, model, guc::backend())
+}
+
+fn key_by(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+    backend: BackendKind,
+) -> Option<CacheKey> {
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model, BackendKind::Native)
+            cache_key(request_type, work, names_model, model, backend)
         }
-        Subtasks::Rerank(reranking) => {
-            cache_key_of_many(request_type, reranking, model?, BackendKind::Native)
-        }
+        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend),
         // Each of the texts by itself would be one more way to the same entries.
         Subtasks::Embed { .. } => None,
     }
@@ -194,7 +202,7 @@ fn key_with(
 
 /// By which the engine knows equal work of this database, so that it is done once.
 pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
-    dedup_key(catalog::my_database().to_u32(), work)
+    dedup_key(catalog::my_database().to_u32(), work, guc::backend())
 }
 
 /// The model that computes an answer.

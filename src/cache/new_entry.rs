@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use steadytext_engine::{
-    Embed, Generate, KERNEL_VERSION, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
-};
+use steadytext_engine::{Embed, Generate, ModelIdentity, ModelSource, Rerank, Work, builtin, hex};
 
 use super::Question;
 use crate::request::{Answer, Subtasks, defaults};
@@ -75,7 +73,7 @@ pub(super) fn make(
         "response_size": response_bytes,
         "generation_time_ms": i32::try_from(took.as_millis()).unwrap_or(i32::MAX),
         "model_hash": hex(&by.hash),
-        "kernel_version": KERNEL_VERSION,
+        "kernel_version": by.backend.kernel_version(),
     });
     Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
 }

@@ -70,10 +70,11 @@ pub fn cache_key_of_many<T: Serialize>(
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database: [`crate::Request::dedup_key`].
-pub fn dedup_key(scope: u32, work: &Work) -> Option<[u8; 32]> {
+/// What work has in common that is the same within a scope, such as a database, and computed by the same backend:
+/// [`crate::Request::dedup_key`].
+pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
-    Some(digest(&[&scope.to_le_bytes(), &work]))
+    Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))
 }
 
 /// SHA-256 over parts and their lengths.
@@ -157,9 +158,9 @@ fn is_long_key(text: &str) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use super::{CacheKey, cache_key, digest, hex};
+    use super::{CacheKey, cache_key, cache_key_of_many, dedup_key, digest, hex};
     use crate::KERNEL_VERSION;
-    use crate::{BackendKind, Embed, Generate, Message, Penalties, Role, Sampling, Work};
+    use crate::{BackendKind, Embed, Generate, KvCacheType, Message, Penalties, Role, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
 
@@ -186,7 +187,7 @@ mod tests {
     }
 
     fn key(request_type: &str, work: Work) -> CacheKey {
-        cache_key(request_type, &work, false, Some(&MODEL), BackendKind::Native).unwrap()
+        cache_key(request_type, &work, false, Some(&MODEL), BackendKind::default()).unwrap()
     }
 
     fn text(how: Generate) -> String {
@@ -240,8 +241,9 @@ mod tests {
                 for (model, work) in [[1; 32], [2; 32]].iter().flat_map(|m| works.iter().map(move |w| (m, w)))
                 {
                     let work = Work::Generate(work.clone());
-                    let key = cache_key(request_type, &work, names_model, Some(model), BackendKind::Native)
-                        .unwrap();
+                    let key =
+                        cache_key(request_type, &work, names_model, Some(model), BackendKind::default())
+                            .unwrap();
                     // A short key names no model, and a long one names it whoever chose it.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),
@@ -261,6 +263,18 @@ mod tests {
         let content = serde_json::to_vec(&work).unwrap();
         let expected = digest(&[b"generate", &MODEL, &KERNEL_VERSION.to_le_bytes(), &content]);
         assert_eq!(key("generate", work).text, format!("steadytext/1:{}", hex(&expected)));
+    }
+
+    #[test]
+    fn how_keys_and_values_are_kept_is_part_of_the_key() {
+        let work = Work::Generate(Generate { max_tokens: 9, ..generate("p", &[]) });
+        let [f16, q8_0] = KvCacheType::ALL.map(BackendKind::Native);
+        let key = |backend| cache_key("generate", &work, false, Some(&MODEL), backend).unwrap().text;
+        assert_ne!(key(f16), key(q8_0));
+        assert_ne!(f16.kernel_version(), q8_0.kernel_version());
+        assert_ne!(dedup_key(1, &work, f16), dedup_key(1, &work, q8_0));
+        let many = |backend| cache_key_of_many("rerank", &work, &MODEL, backend).unwrap().text;
+        assert_ne!(many(f16), many(q8_0));
     }
 
     #[test]
@@ -298,8 +312,8 @@ mod tests {
 
     #[test]
     fn without_the_models_checksum_there_are_short_keys_only() {
-        assert!(cache_key("embed", &embed("x"), false, None, BackendKind::Native).is_some());
-        assert!(cache_key("embed", &embed("x"), true, None, BackendKind::Native).is_none());
+        assert!(cache_key("embed", &embed("x"), false, None, BackendKind::default()).is_some());
+        assert!(cache_key("embed", &embed("x"), true, None, BackendKind::default()).is_none());
     }
 
     /// All prompts and ends of up to three pieces that look like parts of keys.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
 
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
@@ -34,6 +35,8 @@ pub struct Config {
     pub context_length: usize,
     /// Memory for the keys and values of all running requests, and of those kept for the next ones.
     pub kv_cache_mb: u64,
+    /// How those are kept. Results depend on it.
+    pub kv_cache_type: KvCacheType,
     /// Memory for models, keys and values together; 0 for no limit.
     pub memory_limit_mb: u64,
     /// How long a model stays without a request before it is unloaded; None for ever.
@@ -46,6 +49,9 @@ pub struct Config {
     /// on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
+    /// What no window of a layer sees any more is kept all the same. For tests: results do not depend on it.
+    #[doc(hidden)]
+    pub whole_windows: bool,
     /// No token ends an answer, so that it goes on to its limit whatever the model says. For benchmarks.
     #[doc(hidden)]
     pub endless: bool,
@@ -69,11 +75,13 @@ impl Default for Config {
             queue_capacity: 1024,
             context_length: 0,
             kv_cache_mb: 1024,
+            kv_cache_type: KvCacheType::default(),
             memory_limit_mb: 0,
             model_idle_timeout: Some(Duration::from_secs(600)),
             prefix_reuse: true,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
+            whole_windows: false,
             endless: false,
             instructions: Instructions::best(),
             thread_start: None,
@@ -92,6 +100,7 @@ impl fmt::Debug for Config {
             .field("queue_capacity", &self.queue_capacity)
             .field("context_length", &self.context_length)
             .field("kv_cache_mb", &self.kv_cache_mb)
+            .field("kv_cache_type", &self.kv_cache_type)
             .field("memory_limit_mb", &self.memory_limit_mb)
             .field("model_idle_timeout", &self.model_idle_timeout)
             .field("prefix_reuse", &self.prefix_reuse)

@@ -46,6 +46,7 @@ pub use constraints::Constraint;
 pub use constraints::bench as constraint_bench;
 pub use error::Error;
 pub use identity::{KERNEL_VERSION, ModelIdentity};
+pub use kernels::attention::KvCacheType;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;
 #[doc(hidden)]

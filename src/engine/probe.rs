@@ -6,7 +6,7 @@ use crate::backend::{Backend, Decoder, Limits, Loading, Native, Segment, State, 
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
-use crate::{Error, Instructions, ModelSource};
+use crate::{Error, Instructions, KvCacheType, ModelSource};
 
 /// Most tokens of one pass.
 const PASS: usize = 256;
@@ -43,13 +43,28 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
+        Probe::open_keeping(source, threads, instructions, KvCacheType::default(), false)
+    }
+
+    /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window sees any more.
+    ///
+    /// # Errors
+    /// Those of [`Probe::open`].
+    pub fn open_keeping(
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+        kv_cache_type: KvCacheType,
+        whole: bool,
+    ) -> Result<Probe, Error> {
         let _standard = Standard::enter();
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
-        let decoder = Native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
+        let native = Native { kv_cache_type, whole };
+        let decoder = native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
         Ok(Probe { gguf, decoder, state, pool })
     }
@@ -79,7 +94,14 @@ impl Probe {
         self.len() == 0
     }
 
-    /// Forgets the tokens from `len` on.
+    /// Bytes that are kept of the tokens, and how many they may become with as many of them, at most.
+    pub fn state_bytes(&self) -> (u64, u64) {
+        let state = &*self.state;
+        let blocks = state.block_bytes(state.blocks()) + state.window_bytes(state.window_blocks());
+        (blocks + state.fixed_bytes(), state.bytes(state.len()))
+    }
+
+    /// Forgets the tokens from `len` on, and more where layers cannot go back to just that one: [`Probe::len`] says how many are left.
     pub fn truncate(&mut self, len: usize) {
         self.state.truncate(len);
     }

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, Native, State as _};
+use crate::backend::{Backend, Limits, Native, State as _};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, model};
+use crate::{Error, KvCacheType, ModelSource, model};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct Load {
     pub tokens: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// How keys and values are kept.
+    pub kv_cache_type: KvCacheType,
 }
 
 /// A model in short.
@@ -74,6 +76,8 @@ pub struct Summary {
     pub end_tokens: Vec<String>,
     /// Bytes that a sequence keeps of each token.
     pub state_bytes_per_token: Option<u64>,
+    /// What it keeps beside that of the last tokens, where layers have a sliding window.
+    pub window: Option<Window>,
     /// What it takes while it is loaded.
     pub memory: Option<Memory>,
     /// What computes it.
@@ -93,6 +97,15 @@ pub struct Share {
     pub bytes: u64,
     /// Whether there are kernels for it.
     pub supported: bool,
+}
+
+/// What a sequence keeps of its last tokens.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Window {
+    /// How many they are; beside them there are those of the pass that is computed, and up to the ends of blocks.
+    pub tokens: usize,
+    /// Bytes of each.
+    pub bytes_per_token: u64,
 }
 
 /// An estimate, in bytes.
@@ -192,6 +205,7 @@ impl Summary {
             prompt: None,
             end_tokens: Vec::new(),
             state_bytes_per_token: None,
+            window: None,
             memory: None,
             computed_by: format!("native kernels, {}", instructions()),
             refusals: Vec::new(),
@@ -219,7 +233,7 @@ impl Summary {
                     Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
-                    match model::check(gguf) {
+                    match model::check(gguf, load.kv_cache_type, limits(load).rows) {
                         Ok(state) => self.add_memory(gguf, state.as_ref(), load),
                         Err(error) => note(&error),
                     }
@@ -249,13 +263,14 @@ impl Summary {
     }
 
     fn add_memory(&mut self, gguf: &Gguf, state: Option<&SequenceState>, load: Load) {
-        // As the scheduler loads them.
-        let limits = crate::scheduler::limits(load.requests, load.threads);
-        let Ok(bytes) = Native.bytes(gguf, limits) else { return };
+        let Ok(bytes) = Native::default().bytes(gguf, limits(load)) else { return };
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
         let state_bytes = state.map_or(0, |state| state.bytes(tokens));
         self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
+        self.window = state
+            .and_then(SequenceState::window)
+            .map(|(tokens, bytes_per_token)| Window { tokens, bytes_per_token });
         self.memory = Some(Memory {
             model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
             requests: load.requests,
@@ -263,6 +278,11 @@ impl Summary {
             state: state_bytes.saturating_mul(load.requests as u64),
         });
     }
+}
+
+/// The passes that the scheduler loads models for.
+fn limits(load: Load) -> Limits {
+    crate::scheduler::limits(load.requests, load.threads)
 }
 
 /// The families that can be computed, by `general.architecture`.

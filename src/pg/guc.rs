@@ -3,7 +3,8 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use steadytext_engine::{BackendKind, KvCacheType};
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
@@ -16,6 +17,7 @@ static NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CONTEXT_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
+static KV_CACHE_TYPE: GucSetting<KvCacheSetting> = GucSetting::<KvCacheSetting>::new(KvCacheSetting::F16);
 static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
 static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -24,6 +26,17 @@ static HUB_TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// `pg_steadytext.kv_cache_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum KvCacheSetting {
+    /// [`KvCacheType::F16`].
+    #[name = c"f16"]
+    F16,
+    /// [`KvCacheType::Q8_0`].
+    #[name = c"q8_0"]
+    Q8_0,
+}
 
 /// The settings that an engine is started with; a change of any of them starts a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +51,8 @@ pub(crate) struct EngineSettings {
     pub(crate) context_length: usize,
     /// Memory for keys and values.
     pub(crate) kv_cache_mb: u64,
+    /// How those are kept.
+    pub(crate) kv_cache_type: KvCacheType,
     /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; 0: never.
@@ -53,9 +68,22 @@ pub(crate) fn engine() -> EngineSettings {
         max_running: positive(&MAX_RUNNING).max(1) as usize,
         context_length: positive(&CONTEXT_LENGTH) as usize,
         kv_cache_mb: positive(&KV_CACHE_MB),
+        kv_cache_type: kv_cache_type(),
         memory_limit_mb: positive(&MEMORY_LIMIT_MB),
         model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
     }
+}
+
+fn kv_cache_type() -> KvCacheType {
+    match KV_CACHE_TYPE.get() {
+        KvCacheSetting::F16 => KvCacheType::F16,
+        KvCacheSetting::Q8_0 => KvCacheType::Q8_0,
+    }
+}
+
+/// What an engine computes with that is started with the current settings.
+pub(crate) fn backend() -> BackendKind {
+    BackendKind::Native(kv_cache_type())
 }
 
 /// `pg_steadytext.generation_model`.
@@ -190,6 +218,14 @@ pub(crate) fn define() {
         c"Memory for the keys and values of running requests.",
         c"",
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_steadytext.kv_cache_type",
+        c"How keys and values are kept: f16 or q8_0.",
+        c"q8_0 takes about half the memory. Answers differ a little, so that those of before are not given again.",
+        &KV_CACHE_TYPE,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     int(
         c"pg_steadytext.memory_limit_mb",

@@ -93,7 +93,7 @@ pub(crate) fn learn(identity: &ModelIdentity) {
 
 /// SHA-256 of the model's file as it is now, if somebody has computed it.
 pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
-    let ModelSource::File(path) = model else { return Some(ModelIdentity::BUILTIN.hash) };
+    let ModelSource::File(path) = model else { return Some(ModelIdentity::builtin().hash) };
     let file = ModelIdentity::file_of(path).ok()?;
     find(&file).or_else(|| {
         let identity = ModelIdentity::recorded(path).filter(|identity| identity.file == Some(file))?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::{Constraint, ModelSource, Sampling};
+use steadytext_engine::{Constraint, KvCacheType, ModelSource, Sampling};
 
 use super::{Error, help};
 
@@ -43,6 +43,7 @@ pub(super) struct Arguments {
     pub(super) json: bool,
     pub(super) requests: Option<usize>,
     pub(super) context: usize,
+    pub(super) kv_cache_type: KvCacheType,
     pub(super) threads: usize,
     pub(super) model_dir: Option<PathBuf>,
     pub(super) endpoint: Option<String>,
@@ -87,6 +88,7 @@ impl Arguments {
                 "--json" => parsed.json = true,
                 "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
+                "--kv-cache-type" => parsed.kv_cache_type = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
                 "--model-dir" => parsed.model_dir = Some(value()?.into()),
                 "--endpoint" => parsed.endpoint = Some(utf8(value()?)?),

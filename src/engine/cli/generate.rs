@@ -30,6 +30,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
         nice: 0,
         context_length: arguments.context,
         kv_cache_mb: 1 << 20,
+        kv_cache_type: arguments.kv_cache_type,
         ..Config::default()
     };
     let engine = Engine::start(config)?;

@@ -99,6 +99,12 @@ const OPTIONS: &[Described] = &[
         &["generate", "embed", "inspect"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
+    (
+        "--kv-cache-type",
+        "TYPE",
+        &["generate", "embed", "logits", "inspect"],
+        "how keys and values are kept: f16 or q8_0, which takes half the memory (f16)",
+    ),
     ("--model-dir", "FOLDER", &["pull"], "where models lie (the working directory)"),
     ("--endpoint", "URL", &["pull"], "another hub than https://huggingface.co"),
     ("--token-file", "FILE", &["pull"], "a file with the token of somebody who may read the model"),

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-use steadytext_engine::Probe;
 use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_engine::{Instructions, Probe};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -15,7 +15,13 @@ const SHOWN: usize = 5;
 
 /// Prints tokens and their most likely successors; writes all logits with `--out`.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let mut probe = Probe::open(&arguments.source(), arguments.compute_threads())?;
+    let mut probe = Probe::open_keeping(
+        &arguments.source(),
+        arguments.compute_threads(),
+        Instructions::best(),
+        arguments.kv_cache_type,
+        false,
+    )?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;
     let mut tokens =

@@ -52,6 +52,8 @@ pub(crate) mod pool;
 pub(crate) mod recurrence;
 pub(crate) mod rope;
 pub(crate) mod routing;
+pub(crate) mod sparsity;
+pub(crate) mod streams;
 pub(crate) mod swiglu;
 
 pub(crate) use floats::Floats;

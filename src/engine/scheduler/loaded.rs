@@ -59,7 +59,7 @@ impl Settings {
             endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
-            backend: Arc::new(Native),
+            backend: Arc::new(Native { kv_cache_type: config.kv_cache_type, whole: config.whole_windows }),
         }
     }
 

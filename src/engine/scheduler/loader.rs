@@ -41,7 +41,7 @@ pub(super) enum Job {
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Work, texts: Texts },
+    Plan { number: u64, work: Box<Work>, texts: Texts },
     /// Check a finished answer, and tell how its request has ended.
     Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
 }
@@ -203,5 +203,5 @@ fn load(
     let model = AnyModel::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
     model.check_lost()?;
-    Ok((model, identity))
+    Ok((model, ModelIdentity { backend: settings.backend.kind(), ..identity }))
 }

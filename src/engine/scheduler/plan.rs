@@ -235,7 +235,8 @@ impl Beginning {
     }
 }
 
-/// Bytes of a state that are not those of kept blocks.
+/// Bytes of a state that are not those of kept blocks. Those that windows see are its own even where others share them, as everybody lets
+/// go of them and takes new ones by itself.
 pub(super) fn own_bytes(state: &dyn State, chain: Option<&Chain>, positions: usize) -> u64 {
     state.bytes(positions) - state.block_bytes(chain.map_or(0, Chain::blocks))
 }

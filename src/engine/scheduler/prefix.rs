@@ -4,6 +4,9 @@
 //! A hit is compared token by token and by its place in the chain, so a collision is a miss and never a wrong
 //! block. States are the same bytes whoever computes them, so hits change no result.
 //!
+//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its windows reach back to that
+//! block, until somebody has computed it again; further on, and before it, they do.
+//!
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
@@ -16,6 +19,8 @@ pub(super) struct Prefixes {
     entries: HashMap<u64, Entry>,
     /// (last use, hash) of the entries that no other one follows.
     leaves: BTreeSet<(u64, u64)>,
+    /// (last use of that, hash) of the entries that have what windows see of their block.
+    windows: BTreeSet<(u64, u64)>,
     /// Counts uses.
     clock: u64,
     /// The last entry's number.
@@ -34,9 +39,12 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
-    /// Of the block.
+    /// Of the block, without what windows see of it; and of that, whether it is there or not.
     bytes: u64,
+    window_bytes: u64,
     used: u64,
+    /// When somebody has last begun to see it through a window.
+    window_used: u64,
     /// Entries that follow it.
     followers: usize,
 }
@@ -80,7 +88,7 @@ impl Prefixes {
         self.bytes
     }
 
-    /// Bytes of the blocks that running sequences hold.
+    /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted with the sequences.
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.entries.values().filter(|entry| entry.block.is_shared());
         held.map(|entry| entry.bytes).sum()
@@ -106,7 +114,28 @@ impl Prefixes {
         }
         // Some models cannot go on behind every block.
         state.truncate(chain.blocks * BLOCK);
-        state.len() - before
+        state.settle();
+        let gained = state.len() - before;
+        if gained > 0 {
+            self.note_seen(chain, state.window_blocks());
+        }
+        gained
+    }
+
+    /// Notes that windows see the last blocks of a chain.
+    fn note_seen(&mut self, chain: &Chain, blocks: usize) {
+        let (mut hash, mut number) = (chain.hash, chain.number);
+        for _ in 0..blocks {
+            let Some(entry) = self.entries.get_mut(&hash).filter(|entry| entry.number == number) else {
+                return;
+            };
+            self.clock += 1;
+            let before = std::mem::replace(&mut entry.window_used, self.clock);
+            if self.windows.remove(&(before, hash)) {
+                self.windows.insert((self.clock, hash));
+            }
+            (hash, number) = (entry.parent_hash, entry.parent);
+        }
     }
 
     /// Keeps the full blocks of a sequence. `tokens` are those in its state. Where the same block is kept
@@ -118,7 +147,10 @@ impl Prefixes {
                 return;
             }
             let hash = extend(chain.hash, tokens);
-            let number = if let Some(entry) = self.find(chain, hash, tokens) {
+            let number = if self.find(chain, hash, tokens).is_some() {
+                let own = state.block(chain.blocks);
+                self.complete(hash, &own);
+                let Some(entry) = self.entries.get(&hash) else { return };
                 state.replace(chain.blocks, entry.block.clone());
                 entry.number
             } else if self.entries.contains_key(&hash) {
@@ -126,21 +158,49 @@ impl Prefixes {
                 return;
             } else {
                 let [before, behind] = [0, 1].map(|more| state.block_bytes(chain.blocks + more));
-                self.insert(chain, hash, tokens, state.block(chain.blocks), behind - before)
+                let bytes = (behind - before, state.window_bytes(1));
+                self.insert(chain, hash, tokens, state.block(chain.blocks), bytes)
             };
             (chain.hash, chain.number) = (hash, number);
             chain.blocks += 1;
         }
     }
 
-    /// Frees the block that was not used for the longest time and returns its bytes. None where running sequences hold all of them.
+    /// Gives an entry what windows see of its block, where it has lost that.
+    fn complete(&mut self, hash: u64, own: &Block) {
+        let Some(entry) = self.entries.get_mut(&hash).filter(|entry| !entry.block.has_window()) else {
+            return;
+        };
+        entry.block.take_window(own);
+        if entry.block.has_window() {
+            self.clock += 1;
+            entry.window_used = self.clock;
+            self.bytes += entry.window_bytes;
+            self.windows.insert((self.clock, hash));
+        }
+    }
+
+    /// Frees the block that was not used for the longest time, or what windows see of one, and returns its bytes. None where running
+    /// sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
-        let free =
-            |(_, hash): &&(u64, u64)| self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared());
-        let leaf = self.leaves.iter().find(free).copied()?;
+        let entry = |hash: &u64| self.entries.get(hash);
+        let leaf = self.leaves.iter().find(|(_, hash)| entry(hash).is_some_and(|it| !it.block.is_shared()));
+        let window =
+            self.windows.iter().find(|(_, hash)| entry(hash).is_some_and(|it| !it.block.window_is_shared()));
+        let (leaf, window) = (leaf.copied(), window.copied());
+        if let Some(window) = window.filter(|window| leaf.is_none_or(|leaf| window.0 < leaf.0)) {
+            self.windows.remove(&window);
+            let entry = self.entries.get_mut(&window.1)?;
+            entry.block.drop_window();
+            self.bytes -= entry.window_bytes;
+            return Some(entry.window_bytes);
+        }
+        let leaf = leaf?;
         self.leaves.remove(&leaf);
         let entry = self.entries.remove(&leaf.1)?;
-        self.bytes -= entry.bytes;
+        let has_window = self.windows.remove(&(entry.window_used, leaf.1));
+        let bytes = entry.bytes + if has_window { entry.window_bytes } else { 0 };
+        self.bytes -= bytes;
         if let Some(parent) = self.entries.get_mut(&entry.parent_hash)
             && parent.number == entry.parent
         {
@@ -149,7 +209,7 @@ impl Prefixes {
                 self.leaves.insert((parent.used, entry.parent_hash));
             }
         }
-        Some(entry.bytes)
+        Some(bytes)
     }
 
     /// The entry of this hash, if it is the block of these tokens in this chain; notes the use.
@@ -167,8 +227,15 @@ impl Prefixes {
         Some(entry)
     }
 
-    /// Adds a block behind the chain; returns its number.
-    fn insert(&mut self, chain: &Chain, hash: u64, tokens: &[u32], block: Block, bytes: u64) -> u64 {
+    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of what windows see of it.
+    fn insert(
+        &mut self,
+        chain: &Chain,
+        hash: u64,
+        tokens: &[u32],
+        block: Block,
+        (bytes, window_bytes): (u64, u64),
+    ) -> u64 {
         self.bytes += bytes;
         if let Some(parent) = self.entries.get_mut(&chain.hash)
             && parent.number == chain.number
@@ -178,6 +245,10 @@ impl Prefixes {
         }
         self.clock += 1;
         self.number += 1;
+        if block.has_window() {
+            self.bytes += window_bytes;
+            self.windows.insert((self.clock, hash));
+        }
         let entry = Entry {
             number: self.number,
             salt: chain.salt,
@@ -186,7 +257,9 @@ impl Prefixes {
             tokens: tokens.into(),
             block,
             bytes,
+            window_bytes,
             used: self.clock,
+            window_used: self.clock,
             followers: 0,
         };
         self.entries.insert(hash, entry);
@@ -225,7 +298,7 @@ mod tests {
     }
 
     fn empty() -> SequenceState {
-        SequenceState::new(StateLayout::of_one_layer())
+        SequenceState::new(StateLayout::of_one_layer(), 64)
     }
 
     /// A sequence whose tokens are all computed and kept.
@@ -319,7 +392,7 @@ mod tests {
     #[test]
     fn only_blocks_that_a_sequence_can_go_on_behind_are_attached() {
         let mut prefixes = Prefixes::default();
-        let state = || SequenceState::new(StateLayout::with_copies_in_every_fourth_block());
+        let state = || SequenceState::new(StateLayout::with_copies_in_every_fourth_block(), 64);
         let one = tokens(3, 11);
         let (mut chain, mut cache) = (Chain::new(0), state());
         cache.reserve(one.len()).unwrap();
@@ -333,5 +406,78 @@ mod tests {
             assert_eq!(prefixes.attach(&mut chain, &mut cache, tokens), attached * BLOCK);
             assert_eq!((chain.blocks(), cache.blocks(), cache.len()), (attached, attached, attached * BLOCK));
         }
+    }
+
+    /// A sequence on a model with a window of 100 positions that has computed these tokens as one pass for each block.
+    fn windowed(prefixes: &mut Prefixes, tokens: &[u32]) -> (Chain, SequenceState, usize) {
+        let (mut chain, mut state) =
+            (Chain::new(0), SequenceState::new(StateLayout::with_a_window(100), BLOCK));
+        let gained = prefixes.attach(&mut chain, &mut state, tokens);
+        for _ in gained / BLOCK..tokens.len() / BLOCK {
+            state.reserve(state.len() + BLOCK).unwrap();
+            state.begin(0);
+            state.advance(BLOCK);
+            let computed = state.len();
+            prefixes.keep(&mut chain, &mut state, &tokens[..computed]);
+        }
+        (chain, state, gained / BLOCK)
+    }
+
+    #[test]
+    fn what_windows_no_longer_see_goes_first_and_a_prefix_is_taken_up_where_all_that_they_see_is_there() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 10);
+        let (chain, state, _) = windowed(&mut prefixes, &one);
+        let (block, window) = (state.block_bytes(1), state.window_bytes(1));
+        assert_eq!(prefixes.bytes(), 10 * (block + window));
+        assert_eq!(prefixes.held_bytes(), 10 * block, "the rest is counted with the sequence");
+        // The sequence holds all blocks, and what its windows see of the last ones.
+        let held = state.window_blocks();
+        assert!(held <= state.most_window_blocks() && held < 5);
+        let mut freed = 0;
+        while let Some(bytes) = prefixes.evict() {
+            assert_eq!(bytes, window);
+            freed += 1;
+        }
+        assert_eq!((freed, prefixes.len()), (10 - held, 10));
+        assert_eq!(prefixes.bytes(), 10 * block + held as u64 * window);
+        // Others go on where that one is, and not before.
+        let (_, other, gained) = windowed(&mut prefixes, &one);
+        assert_eq!((gained, other.window_blocks()), (10, 2));
+        for blocks in [1, 5, 8] {
+            let (mut chain, mut state) =
+                (Chain::new(0), SequenceState::new(StateLayout::with_a_window(100), 64));
+            assert_eq!(prefixes.attach(&mut chain, &mut state, &one[..blocks * BLOCK]), 0, "{blocks}");
+            assert_eq!((state.blocks(), state.window_blocks(), chain.blocks()), (0, 0, 0));
+        }
+        // Who computes it again gives it to all.
+        let (_, again, gained) = windowed(&mut prefixes, &one[..6 * BLOCK]);
+        assert_eq!(gained, 0);
+        assert!(again.block(0).is(&state.block(0)), "the blocks are the same ones");
+        let (_, _, gained) = windowed(&mut prefixes, &one[..5 * BLOCK]);
+        assert_eq!(gained, 5);
+        drop((chain, state, other, again));
+        while prefixes.evict().is_some() {}
+        assert_eq!((prefixes.len(), prefixes.bytes()), (0, 0));
+        assert!(prefixes.windows.is_empty() && prefixes.leaves.is_empty());
+    }
+
+    #[test]
+    fn what_is_seen_again_and_again_stays_and_the_rest_of_what_windows_see_goes_in_the_order_of_its_age() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 10);
+        drop(windowed(&mut prefixes, &one));
+        // Somebody who begins like it, for three blocks.
+        let (_, state, gained) = windowed(&mut prefixes, &one[..3 * BLOCK]);
+        assert_eq!((gained, state.window_blocks()), (3, 2));
+        drop(state);
+        let block_of = |prefixes: &Prefixes| {
+            let has = |entry: &&super::Entry| entry.block.has_window();
+            let mut all: Vec<_> = prefixes.entries.values().filter(has).map(|entry| entry.number).collect();
+            all.sort_unstable();
+            all
+        };
+        (0..6).for_each(|_| assert!(prefixes.evict().is_some()));
+        assert_eq!(block_of(&prefixes), [2, 3, 9, 10], "the end, and what was seen last");
     }
 }

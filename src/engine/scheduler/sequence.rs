@@ -147,7 +147,9 @@ impl Sequence {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
         let fixed = if self.has_state() { self.state.fixed_bytes() } else { 0 };
         let [all, kept] = [self.state.blocks(), kept].map(|blocks| self.state.block_bytes(blocks));
-        all.saturating_sub(kept) + fixed
+        // What windows see is counted with each of those who share it, as they let go of it one by one.
+        let seen = self.state.window_bytes(self.state.window_blocks());
+        all.saturating_sub(kept) + seen + fixed
     }
 
     /// Whether it has any state.

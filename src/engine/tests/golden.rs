@@ -10,8 +10,8 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
-    Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, KvCacheType,
+    ModelSource, Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 58] = [
+const GOLDEN: [(&str, &str); 62] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -59,6 +59,7 @@ const GOLDEN: [(&str, &str); 58] = [
     ("gemma", "2a0b936bb516ecb76705fd4534864d3f"),
     ("gemma2", "9a85037d9ec720a76c7719a3608b69be"),
     ("gemma3", "5098e5505920a121ff4d31c4c87e3d67"),
+    ("gemma3n", "d4e4bd03215a8e9103d61afe1ff21329"),
     ("gemma4", "e642426110e8a0f1d9ba3e03400703ae"),
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),
@@ -82,11 +83,14 @@ const GOLDEN: [(&str, &str); 58] = [
     ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
     ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
     ("builtin: penalties and bias", "9ad5cea11df5bdda21406cf7f756235e"),
+    ("qwen3, keys and values Q8_0", "2d3b3d12d6a8b163b03a5b4a9d8fc894"),
+    ("gemma4, keys and values Q8_0", "7af5cb28fe705a58b83200ff40cecaa5"),
+    ("gpt-oss, keys and values Q8_0", "5f367663bc4e57eb2965d69496839328"),
 ];
 
 /// Logits after each of some tokens.
-fn logits(model: &ModelSource, vocab: u32, set: Instructions) -> Vec<u8> {
-    let mut probe = Probe::open_with(model, threads(), set).unwrap();
+fn logits(model: &ModelSource, vocab: u32, set: Instructions, kind: KvCacheType) -> Vec<u8> {
+    let mut probe = Probe::open_keeping(model, threads(), set, kind, false).unwrap();
     let tokens: Vec<u32> = (0..150).map(|i| (i * 7919 + i * i * 31) % vocab).collect();
     let mut bytes = Vec::new();
     for pass in tokens.chunks(70) {
@@ -152,7 +156,8 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         write(spec, &path).unwrap();
         ModelSource::File(path)
     };
-    let logits = |model: &ModelSource, vocab| logits(model, vocab, set);
+    let logits_with = |model: &ModelSource, kind| logits(model, 600, set, kind);
+    let logits = |model: &ModelSource, vocab| logits(model, vocab, set, KvCacheType::F16);
     let outputs = |model: &ModelSource, works| outputs(model, works, set);
     let mut results = Vec::new();
     let mut add = |name, bytes: Vec<u8>| results.push((name, hex(&Sha256::digest(bytes)[..16])));
@@ -274,6 +279,14 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     ];
     let works = samplings.map(|sampling| generate("What does VACUUM do?", sampling, None));
     add("builtin: penalties and bias", outputs(&builtin, works.into()));
+    for (name, architecture) in [
+        ("qwen3, keys and values Q8_0", Architecture::Qwen3),
+        ("gemma4, keys and values Q8_0", Architecture::Gemma4),
+        ("gpt-oss, keys and values Q8_0", Architecture::GptOss),
+    ] {
+        let spec = Spec::wide(architecture, Quantization::uniform(Kind::Q8_0));
+        add(name, logits_with(&made(name, &spec), KvCacheType::Q8_0));
+    }
     results
 }
 

@@ -27,6 +27,7 @@ mod gguf_mutants;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod kv_cache;
 mod load;
 mod loading;
 mod lost_files;
@@ -47,8 +48,10 @@ mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
+mod unread_keys;
 mod valid_text;
 mod vocabularies;
+mod windows;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

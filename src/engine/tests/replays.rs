@@ -9,8 +9,9 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
-    Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics, Ticket, Work,
+    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, KvCacheType,
+    ModelSource, Output, Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics,
+    Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
@@ -209,8 +210,9 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
 }
 
 /// Each request by itself, with nothing that could save work.
-fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
+fn alone(set: &[(ModelSource, Work)], kv_cache_type: KvCacheType) -> Vec<Output> {
     let config = Config {
+        kv_cache_type,
         threads: 1,
         max_running: 1,
         prefix_reuse: false,
@@ -227,12 +229,13 @@ fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
         .collect()
 }
 
-fn any_config(random: &mut Random) -> Config {
+fn any_config(random: &mut Random, kv_cache_type: KvCacheType) -> Config {
     let sizes = [1, 2, 5, 8, 17, 31, 63, 64, 65, 100, 128, 200, 256];
     Config {
         threads: 1 + random.below(4),
         max_running: random.of(&[1, 2, 3, 5, 8, 16]),
         kv_cache_mb: random.of(&[4, 8, 1024]),
+        kv_cache_type,
         prefix_reuse: random.below(4) > 0,
         prompt_lookup: random.of(&[PromptLookup::On, PromptLookup::Auto, PromptLookup::Off]),
         prefill_rows: (0..random.below(4)).map(|_| random.of(&sizes)).collect(),
@@ -305,10 +308,11 @@ fn replays_change_no_byte() {
     let (first, replays) = (number("FIRST_REPLAY", 0), number("REPLAYS", FEW));
     let directory = TempDir::new().unwrap();
     let set: Vec<_> = models(&directory).iter().flat_map(work).chain(encoder(&directory)).collect();
-    let expected = alone(&set);
+    let expected = KvCacheType::ALL.map(|kind| alone(&set, kind));
+    assert!(expected[0] != expected[1], "how keys and values are kept makes a difference");
     let mut session: Option<(Engine, String)> = None;
     let mut total = Statistics::default();
-    let (mut requests, mut differing, mut slowly) = (0, 0, false);
+    let (mut requests, mut differing, mut slowly, mut kind) = (0, 0, false, 0);
     for number in first..first + replays {
         let mut random = Random(number);
         // A third of the replays begin with a restart; the others find what those before them have left.
@@ -320,11 +324,13 @@ fn replays_change_no_byte() {
                 true => Instructions::Portable,
                 false => random.of(&[Instructions::Avx2, Instructions::Avx512]),
             };
-            let config = Config { instructions, ..any_config(&mut random) };
+            // One restart in three is with 8 bits.
+            kind = usize::from(number % 9 == 3);
+            let config = Config { instructions, ..any_config(&mut random, KvCacheType::ALL[kind]) };
             session = Some((Engine::start(config.clone()).unwrap(), format!("{config:?}")));
         }
         let (engine, config) = session.as_ref().unwrap();
-        let (count, other) = replay(engine, &set, &expected, &mut random, slowly);
+        let (count, other) = replay(engine, &set, &expected[kind], &mut random, slowly);
         requests += count;
         differing += other.len();
         if !other.is_empty() {
