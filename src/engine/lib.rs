@@ -8,6 +8,7 @@
 mod backend;
 pub mod builtin;
 mod cache_key;
+pub mod card;
 mod config;
 mod constraints;
 mod error;
