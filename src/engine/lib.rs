@@ -13,6 +13,7 @@ mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+pub mod glance;
 mod identity;
 mod kernels;
 mod mapping;

@@ -17,11 +17,31 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_ELEMENTS: usize = 65_536;
 
 /// What all types that generate take.
-const GENERATE: &[&str] =
-    &["max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "use_cache", "model", "size"];
-const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
-const RERANK: &[&str] =
-    &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
+const GENERATE: &[&str] = &[
+    "max_tokens",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "use_cache",
+    "model",
+    "size",
+    "default_model",
+];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size", "default_model"];
+const RERANK: &[&str] = &[
+    "query",
+    "documents",
+    "task",
+    "return_scores",
+    "truncate",
+    "seed",
+    "use_cache",
+    "model",
+    "size",
+    "default_model",
+];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
 /// that this version does not know, nothing.
