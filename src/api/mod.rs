@@ -7,6 +7,7 @@ mod call;
 mod cancel;
 mod connection;
 mod constrained;
+mod diagnose;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;
@@ -14,6 +15,7 @@ mod exchange;
 #[path = "exchange/absent.rs"]
 mod exchange;
 mod insert_trigger;
+mod models;
 mod protocol;
 mod refuse;
 mod rerank;

@@ -9,6 +9,7 @@
 //! arrives with the commit.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -127,17 +128,35 @@ pub(crate) struct Model {
     pub(crate) sha256: Option<[u8; 32]>,
     /// Where the file comes from, if that is written down.
     pub(crate) repository: Option<String>,
+    /// `auto` takes it first.
+    pub(crate) is_preferred: bool,
     /// It stands in where the usual model cannot be used.
     pub(crate) is_fallback: bool,
     /// It came with the extension, and says nothing of what is wanted here.
     pub(crate) is_default: bool,
 }
 
+/// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
+/// reranker.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    rows: Vec<Model>,
+    pub(crate) defaults: [Option<String>; 3],
+}
+
+impl Deref for Models {
+    type Target = [Model];
+
+    fn deref(&self) -> &[Model] {
+        &self.rows
+    }
+}
+
 #[derive(Default)]
 struct Cached {
     installation: Option<Rc<Installation>>,
     config: Option<Rc<Config>>,
-    models: Option<Rc<Vec<Model>>>,
+    models: Option<Rc<Models>>,
 }
 
 thread_local! {
@@ -299,13 +318,13 @@ fn whole(text: &str) -> Option<i64> {
 /// # Errors
 ///
 /// As [`installation`].
-pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
+pub(crate) fn models() -> Result<Rc<Models>, PgError> {
     let installation = installation()?;
     if let Some(known) = CACHED.with_borrow(|cached| cached.models.clone()) {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file, sha256, repo, is_fallback, is_default from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -317,9 +336,10 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
             repository: row.get(5),
             is_fallback: row.get(6).unwrap_or_default(),
             is_default: row.get(7).unwrap_or_default(),
+            is_preferred: row.get(8).unwrap_or_default(),
         })
     })?;
-    let models = Rc::new(rows);
+    let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
     if may_keep() {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }

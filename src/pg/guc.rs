@@ -4,6 +4,8 @@
 //! Which models answer is a setting that every session may have its own value of, as long as it names no path:
 //! files are for superusers to name.
 
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -102,7 +104,7 @@ impl ModelSetting {
     /// Where that comes from.
     pub(crate) fn level(self) -> Level {
         use pg_sys::GucSource;
-        match source(self.name()).unwrap_or(GucSource::PGC_S_DEFAULT) {
+        match source(self).unwrap_or(GucSource::PGC_S_DEFAULT) {
             source if source <= GucSource::PGC_S_ARGV => Level::Server,
             source if source <= GucSource::PGC_S_DATABASE => Level::Database,
             _ => Level::Session,
@@ -110,31 +112,43 @@ impl ModelSetting {
     }
 }
 
-/// Whether any of these settings names a model, so that it is worth asking who says so.
+/// Whether any of these settings names a model for less than the whole server.
 pub(crate) fn any_model_of_session() -> bool {
     [ModelSetting::Generation, ModelSetting::Embedding, ModelSetting::Reranker].iter().any(|setting| {
         let value = setting.value();
-        !value.is_empty() && value != "auto" && setting.level() == Level::Session
+        !value.is_empty() && value != "auto" && setting.level() > Level::Server
     })
 }
 
-/// Where the value of any setting comes from.
+/// Where the value comes from.
 #[cfg(any(feature = "pg14", feature = "pg15"))]
-fn source(name: &CStr) -> Option<pg_sys::GucSource::Type> {
-    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread.
+fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
+    thread_local! {
+        /// Where they are, which never changes.
+        static FOUND: [Cell<*mut pg_sys::config_generic>; 3] =
+            const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
+    }
+    let found = FOUND.with(|found| found[setting as usize].get());
+    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread. What a
+    // preloaded library defines stays.
     unsafe {
+        if let Some(found) = found.as_ref() {
+            return Some(found.source);
+        }
         let (settings, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
         let mut all = (0..usize::try_from(count).ok()?).map(|index| *settings.add(index));
-        all.find(|setting| CStr::from_ptr((**setting).name) == name).map(|setting| (*setting).source)
+        let found = all.find(|found| CStr::from_ptr((**found).name) == setting.name())?;
+        FOUND.with(|known| known[setting as usize].set(found));
+        Some((*found).source)
     }
 }
 
-/// Where the value of any setting comes from.
+/// Where the value comes from.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-fn source(name: &CStr) -> Option<pg_sys::GucSource::Type> {
+fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
     // SAFETY: a look-up; null where there is no such setting, which is no error.
     unsafe {
-        pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32)
+        pg_sys::find_option(setting.name().as_ptr(), false, true, pg_sys::DEBUG5 as i32)
             .as_ref()
             .map(|setting| setting.source)
     }

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
 use super::{self as registry, Task, Wanted, directory};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, environment, model_checksums};
 
@@ -126,7 +126,7 @@ impl Resolved {
 
     /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
     /// is not the file's, or where somebody chose the model.
-    pub(crate) fn pass_over(&self, error: &Error, models: &[Model]) -> Option<Resolved> {
+    pub(crate) fn pass_over(&self, error: &Error, models: &Models) -> Option<Resolved> {
         let until = match error {
             Error::ModelFile { .. } => activity::now() + UNREADABLE.as_micros() as i64,
             Error::CorruptModel { .. } | Error::UnsupportedModel { .. } | Error::Template { .. } => i64::MAX,
@@ -140,7 +140,7 @@ impl Resolved {
 
     /// The model that is taken in the place of this one, whose content is known by now, and another one than
     /// the registered.
-    pub(crate) fn next(&self, models: &[Model]) -> Option<Resolved> {
+    pub(crate) fn next(&self, models: &Models) -> Option<Resolved> {
         let next = registry::resolve(self.auto?, Wanted::Default, models).ok()?;
         (next.source != self.source).then_some(next)
     }
@@ -199,7 +199,7 @@ impl Search {
 /// # Errors
 ///
 /// 42710 where there are several of the last kind.
-pub(super) fn search(purpose: Task, models: &[Model], task: Task) -> Result<Search, PgError> {
+pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Search, PgError> {
     let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
     let mut rows: Vec<&Model> = models.iter().filter(|model| model.task == task.name()).collect();
     if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
@@ -217,7 +217,7 @@ pub(super) fn search(purpose: Task, models: &[Model], task: Task) -> Result<Sear
     }
     let mut others = Vec::new();
     for entry in directory::entries().iter() {
-        let Some(path) = registry::path_in_directory(&entry.file) else { continue };
+        let Some(path) = registry::path_of(entry) else { continue };
         let prefers = match directory::card(&path) {
             Ok(card) => card.is_some_and(|card| card.preferred.contains(&task.of_card())),
             Err(_) => false,

@@ -7,7 +7,7 @@
 use pgrx::prelude::*;
 
 use super::{AUTO, Task, directory};
-use crate::pg::catalog_cache::{self, Model};
+use crate::pg::catalog_cache::Models;
 use crate::pg::environment;
 use crate::pg::error::PgError;
 use crate::pg::guc::{Level, ModelSetting};
@@ -45,7 +45,7 @@ impl Task {
 /// # Errors
 ///
 /// 42704 for a variable of the environment that speaks of a model which is not there.
-pub(super) fn of(task: Task, models: &[Model]) -> Result<Option<DefaultModel>, PgError> {
+pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
     let setting = task.setting();
     let name = setting.name().to_string_lossy();
     let own = Some(setting.value()).filter(|value| says_something(value));
@@ -53,9 +53,8 @@ pub(super) fn of(task: Task, models: &[Model]) -> Result<Option<DefaultModel>, P
     if own.is_some() && setting.level() > Level::Server {
         return Ok(own);
     }
-    let config = catalog_cache::config()?;
     let key = name.rsplit('.').next().unwrap_or_default();
-    let of_database = config.models[task as usize].as_deref().filter(|value| says_something(value));
+    let of_database = models.defaults[task as usize].as_deref().filter(|value| says_something(value));
     if let Some(value) = of_database {
         return Ok(Some(DefaultModel {
             name: value.to_owned(),
@@ -68,11 +67,11 @@ pub(super) fn of(task: Task, models: &[Model]) -> Result<Option<DefaultModel>, P
     of_environment(task, models)
 }
 
-/// What this session has set for itself, or its role, and the worker could not know of.
+/// What is set for this session, its role or its database: the worker does not know of it, or not yet.
 pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
     let setting = task.setting();
     let value = Some(setting.value()).filter(|value| says_something(value))?;
-    (setting.level() == Level::Session)
+    (setting.level() > Level::Server)
         .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
 }
 
@@ -80,7 +79,7 @@ fn says_something(value: &str) -> bool {
     !value.is_empty() && value != AUTO
 }
 
-fn of_environment(task: Task, models: &[Model]) -> Result<Option<DefaultModel>, PgError> {
+fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
     let variable = |what: &str| format!("{}{}_MODEL_{what}", environment::PREFIX, task.variable());
     let (file, repository) = (variable("FILENAME"), variable("REPO"));
     let rows = || models.iter().filter(|model| model.task == task.name());
@@ -95,8 +94,7 @@ fn of_environment(task: Task, models: &[Model]) -> Result<Option<DefaultModel>, 
         let row = rows().find(|model| model.repository.as_deref() == Some(&value));
         let found = row.map(|model| model.name.clone()).or_else(|| {
             let is_of = |entry: &&directory::Entry| {
-                let card =
-                    super::path_in_directory(&entry.file).and_then(|path| directory::card(&path).ok()?);
+                let card = super::path_of(entry).and_then(|path| directory::card(&path).ok()?);
                 card.is_some_and(|card| card.repository.as_deref() == Some(&value))
             };
             directory::entries().iter().find(is_of).map(|entry| entry.file.clone())

@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// The name of the file, or of the first part, or of the folder.
     pub(crate) file: String,
+    /// It is one file, and no link.
+    pub(super) is_plain: bool,
 }
 
 /// What was read.
@@ -91,8 +93,10 @@ fn read(directory: &Path) -> Vec<Entry> {
     let entry = |found: std::fs::DirEntry| {
         let file = found.file_name().into_string().ok()?;
         let is_shown = !file.starts_with('.') && !file.chars().any(char::is_control);
-        let name = is_shown.then(|| name_of(&file, found.file_type().is_ok_and(|kind| kind.is_file())))??;
-        Some(Entry { name, file })
+        let is_file = found.file_type().is_ok_and(|kind| kind.is_file());
+        let name = is_shown.then(|| name_of(&file, is_file))??;
+        let is_plain = is_file && without_ending(&file) == Some(&name);
+        Some(Entry { name, file, is_plain })
     };
     let mut entries: Vec<Entry> = found.take(MAX_ENTRIES).flatten().filter_map(entry).collect();
     entries.sort_unstable_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));

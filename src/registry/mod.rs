@@ -27,7 +27,7 @@ use self::defaults::DefaultModel;
 pub(crate) use self::defaults::is_obeyed;
 use self::directory::Entry;
 use self::model_files::{LeadsOut, locate};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
@@ -95,7 +95,7 @@ pub(crate) enum Wanted<'a> {
 /// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another task, 58030
 /// for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is known to be another than the
 /// registered, or whose card cannot be read.
-pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &[Model]) -> Result<Resolved, PgError> {
+pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
     let asked = match wanted {
         Wanted::Named(name) | Wanted::Remembered(name) => Some(name),
         Wanted::Default => None,
@@ -116,7 +116,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &[Model]) -> Resul
     Ok(resolved)
 }
 
-fn look_for(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+fn look_for(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),
         Some(name) => named(task, name, models),
@@ -129,7 +129,7 @@ fn look_for(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolve
 }
 
 /// The model that is the default of a task, to be used for a purpose.
-fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, PgError> {
+fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
     let Some(DefaultModel { name, setting }) = defaults::of(task, models)? else {
         return automatic(purpose, task, models);
     };
@@ -140,7 +140,7 @@ fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, P
         return named(task, &name, models);
     }
     // Only settings that a superuser has made have paths.
-    let path = path_of(&name);
+    let path = set_path(&name);
     if !guc::is_path(&name) || !is_there(&path) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -155,7 +155,7 @@ fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, P
 }
 
 /// What is taken where nobody has set a default.
-fn automatic(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, PgError> {
+fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
     let Search { found, passed_over, is_claimed } = choice::search(purpose, models, task)?;
     let found = match found {
         Some(found) => found,
@@ -168,13 +168,13 @@ fn automatic(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, Pg
     Ok(choice::after(found, passed_over))
 }
 
-/// What a request has to remember that is enqueued now and names no model: the default that this session, or its role,
-/// has set. The worker knows the others.
+/// What a request has to remember that is enqueued now and names no model: the default of this session, its role or its
+/// database. The worker knows what is set for the server and in steadytext_config.
 ///
 /// # Errors
 ///
 /// Those of [`check`]; 0A000 for a path, which the queue must not carry.
-pub(crate) fn to_remember(task: Task, models: &[Model]) -> Result<Option<String>, PgError> {
+pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>, PgError> {
     let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
     if guc::is_path(&name) {
         return Err(PgError::new(
@@ -198,7 +198,7 @@ pub(crate) struct Status {
 }
 
 /// What is known of the models, in their order.
-pub(crate) fn status(models: &[Model]) -> Vec<Status> {
+pub(crate) fn status(models: &Models) -> Vec<Status> {
     let of = |model: &Model| {
         let Some(task) = Task::ALL.into_iter().find(|task| task.name() == model.task) else {
             return Status { state: "unusable", reason: None, is_chosen: false };
@@ -224,7 +224,7 @@ pub(crate) fn status(models: &[Model]) -> Vec<Status> {
 /// # Errors
 ///
 /// 42704, 42710 and 42809, as [`resolve`].
-pub(crate) fn check(task: Task, name: &str, models: &[Model]) -> Result<(), PgError> {
+pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgError> {
     if name == BUILTIN {
         return Ok(());
     }
@@ -238,7 +238,7 @@ enum Found<'a> {
 }
 
 /// A row of this name, or else a model in the directory.
-fn find<'a>(task: Task, name: &str, models: &'a [Model]) -> Result<Found<'a>, PgError> {
+fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgError> {
     let shown = shown(name);
     let of_other_task = |verb: &str, tasks: &str| {
         PgError::new(
@@ -261,7 +261,7 @@ fn find<'a>(task: Task, name: &str, models: &'a [Model]) -> Result<Found<'a>, Pg
         )
         .hint(known(task, name, models)));
     };
-    if let Some(path) = path_in_directory(&entry.file)
+    if let Some(path) = path_of(&entry)
         && let Some(card) = directory::card(&path)?
         && !card.tasks.is_empty()
         && !card.tasks.contains(&task.of_card())
@@ -278,12 +278,25 @@ fn find<'a>(task: Task, name: &str, models: &'a [Model]) -> Result<Found<'a>, Pg
 ///
 /// 42710 where several have it.
 fn entry(name: &str) -> Result<Option<Entry>, PgError> {
-    directory::find(name, |entry| path_in_directory(&entry.file).is_some_and(|path| is_there(&path)))
+    directory::find(name, |entry| path_of(entry).is_some_and(|path| is_there(&path)))
+}
+
+/// The file or folder of this name directly in the directory of the models, whatever it is for; `None` where a row has the name,
+/// and where there is none.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>, PgError> {
+    if models.iter().any(|model| model.name == name) {
+        return Ok(None);
+    }
+    Ok(entry(name)?.and_then(|entry| path_of(&entry)))
 }
 
 /// The path of an entry of the directory; `None` for links that lead out of it.
-pub(crate) fn path_in_directory(file: &str) -> Option<PathBuf> {
-    registered_path(file).ok()
+pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
+    if entry.is_plain { Some(set_path(&entry.file)) } else { registered_path(&entry.file).ok() }
 }
 
 /// The beginning of what a user sent, fit for an error message.
@@ -292,11 +305,11 @@ fn shown(name: &str) -> String {
 }
 
 /// Which models there are for a task: those whose names are close, or the first ones.
-fn known(task: Task, name: &str, models: &[Model]) -> String {
+fn known(task: Task, name: &str, models: &Models) -> String {
     let rows = models.iter().filter(|model| model.task == task.name()).map(|model| model.name.clone());
     let files = directory::entries();
     let files = files.iter().take(MAX_SHOWN).filter(|entry| {
-        path_in_directory(&entry.file)
+        path_of(entry)
             .is_some_and(|path| is_there(&path) && directory::tasks(&path).contains(&task.of_card()))
     });
     let mut names: Vec<String> = rows.collect();
@@ -327,7 +340,7 @@ fn known(task: Task, name: &str, models: &[Model]) -> String {
 }
 
 /// The model of a name that is not `builtin`.
-fn named(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgError> {
+fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     let (found, shown) = (find(task, name, models)?, shown(name));
     let (file, sha256) = match &found {
         Found::Row(model) => (&model.file, model.sha256),
@@ -397,6 +410,6 @@ pub(crate) fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
 }
 
 /// A file that a setting names: relative names are under pg_steadytext.model_dir.
-fn path_of(file: &str) -> PathBuf {
+fn set_path(file: &str) -> PathBuf {
     Path::new(&guc::model_dir()).join(file)
 }

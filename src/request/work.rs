@@ -9,7 +9,7 @@ use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::defaults;
 use super::subtasks::Subtasks;
-use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task, Wanted};
 
@@ -21,7 +21,7 @@ use crate::registry::{self, Resolved, Task, Wanted};
 pub(crate) fn subtasks(
     asked: Asked<'_>,
     config: &Config,
-    models: &[Model],
+    models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
     Ok((subtasks, model(task, asked.params, models)?))
@@ -32,7 +32,7 @@ pub(crate) fn subtasks(
 /// # Errors
 ///
 /// Those of [`registry::resolve`].
-pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
+pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
     registry::resolve(task, wanted(params), models)
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
 /// # Errors
 ///
 /// 42704 and 42809.
-pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) -> Result<(), PgError> {
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -> Result<(), PgError> {
     match wanted(params) {
         Wanted::Named(name) | Wanted::Remembered(name) => {
             registry::check(task_of(request_type), name, models)
@@ -103,7 +103,7 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) 
 /// # Errors
 ///
 /// Those of [`registry::to_remember`].
-pub(crate) fn default_to_remember(request_type: &str, models: &[Model]) -> Result<Option<String>, PgError> {
+pub(crate) fn default_to_remember(request_type: &str, models: &Models) -> Result<Option<String>, PgError> {
     registry::to_remember(task_of(request_type), models)
 }
 

@@ -133,6 +133,11 @@ select set_eq(
         'function steadytext.queue_outlook(integer)',
         'function steadytext.expire_requests(bigint,integer)',
         'function steadytext_model_status()',
+        'function steadytext_model_list()',
+        'function steadytext_model_inspect(text,text)',
+        'function steadytext_model_remove(text,boolean)',
+        'function steadytext.server_checks()',
+        'function steadytext_diagnose()',
         'function steadytext.priority(bigint)',
         'function steadytext_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_json_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',
@@ -273,7 +278,7 @@ select set_eq(
     'the comment of a twin says what it is short for'
 );
 select is(
-    (select count(*) from twins where is_twin), 54::bigint,
+    (select count(*) from twins where is_twin), 58::bigint,
     'there are as many twins as functions of the API'
 );
 -- Whether the planner can look into a function.
