@@ -125,7 +125,7 @@ fn files_of(path: &Path) -> io::Result<Vec<std::path::PathBuf>> {
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn model_inspect(
-    name: &str,
+    name: Option<&str>,
     sample: Option<&str>,
 ) -> TableIterator<
     'static,
@@ -155,6 +155,7 @@ fn model_inspect(
     ),
 > {
     require_administrator().or_raise();
+    let Some(name) = name else { return TableIterator::empty() };
     let models = catalog_cache::models().or_raise();
     let (task, source) = find(name, &models).or_raise();
     let settings = guc::engine();

@@ -215,6 +215,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
             return Ok(search);
         }
     }
+    search.is_claimed |= directory::misses(task.of_card());
     let mut others = Vec::new();
     for entry in directory::entries().iter() {
         let Some(path) = registry::path_of(entry) else { continue };

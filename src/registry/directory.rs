@@ -8,7 +8,8 @@
 //! anywhere else.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -47,6 +48,8 @@ struct Listing {
     state: State,
     is_settled: bool,
     entries: Rc<Vec<Entry>>,
+    /// Files or folders that have a card and are not there.
+    missing: Rc<Vec<String>>,
 }
 
 /// By which a change of the directory is noticed.
@@ -64,8 +67,22 @@ thread_local! {
 
 /// The models of the directory, in the order of their names.
 pub(crate) fn entries() -> Rc<Vec<Entry>> {
+    listed().0
+}
+
+/// Whether there is a card that prefers the task, of a model that is not there any more.
+pub(super) fn misses(task: card::Task) -> bool {
     let directory = PathBuf::from(guc::model_dir());
-    let Ok(metadata) = directory.metadata() else { return Rc::default() };
+    let prefers = |file: &String| {
+        let card = card(&directory.join(file)).ok().flatten();
+        card.is_some_and(|card| card.preferred.contains(&task))
+    };
+    listed().1.iter().any(prefers)
+}
+
+fn listed() -> (Rc<Vec<Entry>>, Rc<Vec<String>>) {
+    let directory = PathBuf::from(guc::model_dir());
+    let Ok(metadata) = directory.metadata() else { return Default::default() };
     let state = State([
         metadata.dev() as i64,
         metadata.ino() as i64,
@@ -78,19 +95,22 @@ pub(crate) fn entries() -> Rc<Vec<Entry>> {
         if let Some(known) = listing
             && (known.is_settled && known.state == state && known.directory == directory)
         {
-            return Rc::clone(&known.entries);
+            return (Rc::clone(&known.entries), Rc::clone(&known.missing));
         }
-        let entries = Rc::new(read(&directory));
+        let (entries, missing) = read(&directory);
+        let (entries, missing) = (Rc::new(entries), Rc::new(missing));
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         let is_settled = age.is_some_and(|age| age > SETTLED);
-        *listing = Some(Listing { directory, state, is_settled, entries: Rc::clone(&entries) });
-        entries
+        let shown = (Rc::clone(&entries), Rc::clone(&missing));
+        *listing = Some(Listing { directory, state, is_settled, entries, missing });
+        shown
     })
 }
 
-fn read(directory: &Path) -> Vec<Entry> {
-    let Ok(found) = directory.read_dir() else { return Vec::new() };
-    let entry = |found: std::fs::DirEntry| {
+fn read(directory: &Path) -> (Vec<Entry>, Vec<String>) {
+    let Ok(found) = directory.read_dir() else { return Default::default() };
+    let found: Vec<_> = found.take(MAX_ENTRIES).flatten().collect();
+    let entry = |found: &std::fs::DirEntry| {
         let file = found.file_name().into_string().ok()?;
         let is_shown = !file.starts_with('.') && !file.chars().any(char::is_control);
         let is_file = found.file_type().is_ok_and(|kind| kind.is_file());
@@ -98,9 +118,12 @@ fn read(directory: &Path) -> Vec<Entry> {
         let is_plain = is_file && without_ending(&file) == Some(&name);
         Some(Entry { name, file, is_plain })
     };
-    let mut entries: Vec<Entry> = found.take(MAX_ENTRIES).flatten().filter_map(entry).collect();
+    let mut entries: Vec<Entry> = found.iter().filter_map(entry).collect();
     entries.sort_unstable_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
-    entries
+    let names: HashSet<_> = found.iter().map(std::fs::DirEntry::file_name).collect();
+    let of_card = |name: &OsString| name.to_str()?.strip_suffix(card::SUFFIX).map(str::to_owned);
+    let missing = names.iter().filter_map(of_card).filter(|model| !names.contains(OsStr::new(model)));
+    (entries, missing.collect())
 }
 
 /// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model is seen when

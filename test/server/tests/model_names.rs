@@ -226,10 +226,8 @@ fn paths_are_for_superusers_to_set() {
     encoder(&cluster, "one.gguf", 1);
     let path = cluster.model_directory().join("one.gguf").display().to_string();
     let one = vector(&mut session, ", model => 'one'");
-    session.run(
-        "create role alice login in role steadytext_admin; create role owner login;
-         create database owned owner owner",
-    );
+    session.run("create role alice login in role steadytext_admin; create role owner login");
+    session.run("create database owned owner owner");
     let mut alice = cluster.session_as("postgres", "alice");
     for value in [path.as_str(), "sub/one.gguf", "../one", "..", "/etc/passwd"] {
         for sql in [

@@ -88,7 +88,8 @@ fn a_database_with_a_default_model_has_the_same_vectors_in_a_new_cluster_and_non
     let mut session = old.session("postgres");
     encoder(&old, "mine.gguf", 5);
     encoder(&old, "other.gguf", 6);
-    session.run("create database shop; alter database shop set pg_steadytext.embedding_model = 'mine'");
+    session.run("create database shop");
+    session.run("alter database shop set pg_steadytext.embedding_model = 'mine'");
     let mut shop = old.session("shop");
     shop.create_extension();
     let vectors = fill(&mut shop, "steadytext_embed(body)");
