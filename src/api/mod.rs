@@ -16,6 +16,7 @@ mod exchange;
 mod exchange;
 mod insert_trigger;
 mod models;
+mod prompt;
 mod protocol;
 mod refuse;
 mod rerank;

@@ -8,9 +8,9 @@ use pgrx::prelude::*;
 
 use super::{AUTO, Task, directory};
 use crate::pg::catalog_cache::Models;
-use crate::pg::environment;
 use crate::pg::error::PgError;
 use crate::pg::guc::{Level, ModelSetting};
+use crate::pg::{bgworker, environment};
 
 /// A model that somebody has set for requests that name none.
 #[derive(Debug, Clone)]
@@ -48,7 +48,9 @@ impl Task {
 pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
     let setting = task.setting();
     let name = setting.name().to_string_lossy();
-    let own = Some(setting.value()).filter(|value| says_something(value));
+    // What is set for the role that the worker runs as is meant for nobody's requests.
+    let is_own = !bgworker::is_worker() || setting.level() < Level::Session;
+    let own = Some(setting.value()).filter(|value| is_own && says_something(value));
     let own = own.map(|value| DefaultModel { name: value, setting: name.clone().into_owned() });
     if own.is_some() && setting.level() > Level::Server {
         return Ok(own);

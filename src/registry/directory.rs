@@ -19,6 +19,7 @@ use pgrx::prelude::*;
 use steadytext_engine::card::{self, Card};
 use steadytext_engine::{FileId, glance};
 
+use super::{AUTO, BUILTIN};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
@@ -115,6 +116,10 @@ fn read(directory: &Path) -> (Vec<Entry>, Vec<String>) {
         let is_shown = !file.starts_with('.') && !file.chars().any(char::is_control);
         let is_file = found.file_type().is_ok_and(|kind| kind.is_file());
         let name = is_shown.then(|| name_of(&file, is_file))??;
+        // Taken, as in the registry.
+        if [BUILTIN, AUTO].contains(&name.to_lowercase().as_str()) {
+            return None;
+        }
         let is_plain = is_file && without_ending(&file) == Some(&name);
         Some(Entry { name, file, is_plain })
     };

@@ -317,3 +317,19 @@ fn the_predecessor_s_environment_is_obeyed_and_listed() {
         ]
     );
 }
+
+#[test]
+fn the_environment_can_prefer_models_that_are_registered_as_fallbacks() {
+    let (cluster, mut session) =
+        automatic(Options::new().environment("STEADYTEXT_USE_FALLBACK_MODEL", "true"));
+    decoder(&cluster, "usual.gguf", 1);
+    decoder(&cluster, "spare.gguf", 2);
+    session.run(
+        "insert into steadytext_models (name, task, file, is_preferred, is_fallback)
+         values ('a', 'generate', 'usual.gguf', true, false), ('b', 'generate', 'spare.gguf', false, true)",
+    );
+    let text = "select steadytext_generate('which', 4, use_cache => false";
+    let [usual, spare] = ["a", "b"].map(|name| session.one::<String>(&format!("{text}, model => '{name}')")));
+    assert_ne!(usual, spare);
+    assert_eq!(session.one::<String>(&format!("{text})")), spare);
+}
