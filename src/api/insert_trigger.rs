@@ -174,7 +174,8 @@ fn default_to_keep(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> 
     if wanted(&given.params) != Wanted::Default || !guc::any_model_of_session() {
         return Ok(None);
     }
-    let Some(name) = default_to_remember(given.request_type, &*catalog_cache::models()?)? else {
+    let models = catalog_cache::models()?;
+    let Some(name) = default_to_remember(given.request_type, &models)? else {
         return Ok(None);
     };
     let mut params = given.params.clone();
@@ -296,7 +297,8 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.
     if wanted(&given.params) != Wanted::Default {
-        check_model(request_type, &given.params, &*catalog_cache::models()?)?;
+        let models = catalog_cache::models()?;
+        check_model(request_type, &given.params, &models)?;
     }
     Ok(given)
 }

@@ -86,10 +86,10 @@ pub(super) fn run() {
     loop {
         interrupts::check_between_transactions();
         let reloaded = interrupts::reload_configuration();
-        if reloaded || std::mem::replace(&mut new, false) {
-            if let Err(error) = files::make_model_directory() {
-                error.report(PgLogLevel::WARNING);
-            }
+        if (reloaded || std::mem::replace(&mut new, false))
+            && let Err(error) = files::make_model_directory()
+        {
+            error.report(PgLogLevel::WARNING);
         }
         launcher.start_engine();
         let pause = if catalog::in_recovery() { STANDBY_INTERVAL } else { launcher.step() };
