@@ -31,6 +31,7 @@ grant execute on function
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
+    @extschema@.steadytext_model_list(),
     @extschema@.steadytext_cache_stats(),
     @extschema@.steadytext_cache_stats_extended(),
     @extschema@.steadytext_cache_analyze_usage(),
@@ -120,6 +121,10 @@ grant execute on function
     @extschema@.steadytext_config_set(text, text),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
+    @extschema@.steadytext_model_inspect(text, text),
+    @extschema@.steadytext_model_remove(text, boolean),
+    @extschema@.steadytext_diagnose(),
+    steadytext.server_checks(),
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
@@ -176,7 +181,9 @@ grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_h
 grant execute on function
     steadytext.activity(),
     steadytext.worker_state(),
-    @extschema@.steadytext_daemon_status()
+    @extschema@.steadytext_daemon_status(),
+    steadytext.server_checks(),
+    @extschema@.steadytext_diagnose()
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::connection::{Connection, Refusals, no_memory};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
@@ -50,7 +50,7 @@ thread_local! {
 pub(super) struct Call {
     model: Resolved,
     /// What else there is.
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     salt: u64,
     standing: Standing,
     subtasks: Subtasks,
@@ -79,7 +79,7 @@ pub(super) struct Call {
 struct Checked {
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     question: Option<Question>,
 }
 

@@ -8,11 +8,13 @@
 mod backend;
 pub mod builtin;
 mod cache_key;
+pub mod card;
 mod chunks;
 mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+pub mod glance;
 mod identity;
 mod kernels;
 mod mapping;

@@ -125,7 +125,7 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
             }
-            "eos_string" | "model" | "size" | "task" => {
+            "eos_string" | "model" | "size" | "default_model" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;

@@ -23,9 +23,9 @@ mod values;
 mod work;
 
 pub(crate) use self::answer::{Answer, OnError, unexpected};
-pub(crate) use self::asked::{Asked, named_model};
+pub(crate) use self::asked::{Asked, DEFAULT_MODEL, wanted};
 pub(crate) use self::constraint::refused_constraint;
 pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::subtasks::{Progress, Subtasks, description};
 pub(crate) use self::usage::Usage;
-pub(crate) use self::work::{check_model, model, subtasks, work};
+pub(crate) use self::work::{check_model, default_to_remember, model, subtasks, work};

@@ -33,8 +33,9 @@ const GENERATE: &[&str] = &[
     "use_cache",
     "model",
     "size",
+    "default_model",
 ];
-const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size", "default_model"];
 const RERANK: &[&str] = &[
     "query",
     "documents",
@@ -46,6 +47,7 @@ const RERANK: &[&str] = &[
     "use_cache",
     "model",
     "size",
+    "default_model",
 ];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type

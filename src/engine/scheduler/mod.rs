@@ -71,7 +71,7 @@ struct Shared {
     /// The engine thread has ended without being told to.
     gone: AtomicBool,
     memory: Arc<Ledger>,
-    loaded: Arc<Mutex<Vec<LoadedModel>>>,
+    loaded: Arc<Mutex<Vec<models::Listed>>>,
     statistics: Counters,
 }
 
@@ -177,7 +177,8 @@ impl Engine {
 
     /// The models that are loaded now.
     pub fn loaded_models(&self) -> Vec<LoadedModel> {
-        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let listed = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.iter().map(models::Listed::shown).collect()
     }
 
     /// What was computed since the start, and what did not have to be.
