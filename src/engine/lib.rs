@@ -27,6 +27,7 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
@@ -50,7 +51,8 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
-    Request, Rerank, Role, Sampling, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
+    Purpose, Reply, Request, Rerank, Role, Sampling, Standing, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};
+pub use scores::{cosine, softmax};

@@ -75,5 +75,6 @@ fn done(output: Output) -> Object {
         }
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
+        Output::LogProbabilities(values) => object.numbers("log_probabilities", values),
     }
 }

@@ -84,7 +84,7 @@ impl EncoderReader {
         let (first, second) = match work {
             Work::Embed(how) => (self.text(how)?, None),
             Work::Rerank(how) => self.pair(how)?,
-            Work::Generate(_) => {
+            Work::Generate(_) | Work::Likelihoods(_) => {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };

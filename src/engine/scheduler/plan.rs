@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::answers::Answers;
 use super::generation::ConstrainedStart;
 use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
@@ -27,6 +28,8 @@ pub(super) struct Plan {
     pub(super) constrained: Option<ConstrainedStart>,
     /// What may come before its answer.
     pub(super) thoughts: Option<Thoughts>,
+    /// Those whose likelihoods are wanted.
+    pub(super) answers: Option<Answers>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
@@ -45,7 +48,7 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
-        let mut thoughts = None;
+        let (mut thoughts, mut answers) = (None, None);
         let (mut tokens, second) = match work {
             Work::Generate(how) => {
                 let conversation = Conversation {
@@ -61,6 +64,14 @@ impl Plan {
                 (encoded.tokens, None)
             }
             Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Likelihoods(how) => {
+                let (system, prompt) = (how.system.as_deref(), how.prompt.as_str());
+                let conversation = Conversation { system, prompt, direct: true, ..Conversation::default() };
+                let mut tokens = reader.template.encode(tokenizer, &conversation)?.tokens;
+                tokens.extend(tokenizer.encode_bytes(how.begin.as_bytes()));
+                answers = Some(Answers::new(how.answers.iter().map(String::as_str), tokenizer)?);
+                (tokens, None)
+            }
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
@@ -77,20 +88,23 @@ impl Plan {
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
             // What generates nothing may fill the context.
-            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
+            Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => {
+                (context_length + 1).saturating_sub(length)
+            }
         };
-        if room == 0 {
-            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
+        let behind = answers.as_ref().map_or(0, Answers::positions);
+        if room <= behind {
+            return Err(Error::PromptTooLong { prompt_tokens: length + behind, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) | Work::Rerank(_) => 1,
+            Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => 1 + behind,
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
         let constraint = match work {
             Work::Generate(how) => how.constraint.as_ref(),
-            Work::Embed(_) | Work::Rerank(_) => None,
+            Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => None,
         };
         let mut constrained = None;
         if let Some(constraint) = constraint {
@@ -107,6 +121,7 @@ impl Plan {
             max_tokens,
             constrained,
             thoughts,
+            answers,
             positions,
         })
     }
@@ -123,6 +138,7 @@ impl Plan {
             max_tokens: 1,
             constrained: None,
             thoughts: None,
+            answers: None,
             positions: 0,
         }
     }
@@ -141,7 +157,7 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) => false,
+            Work::Generate(_) | Work::Likelihoods(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
@@ -150,6 +166,9 @@ impl Plan {
         let chain = (reuse && !whole).then(|| {
             let mut chain = Chain::new(request.salt);
             loaded.prefixes.attach(&mut chain, &mut *state, reusable(&self.tokens));
+            if self.answers.is_some() {
+                loaded.prefixes.attach_tail(&chain, &mut *state, reusable(&self.tokens));
+            }
             chain
         });
         Beginning { state, chain, positions: self.positions }

@@ -10,8 +10,8 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
-    Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, Likelihoods,
+    ModelSource, Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, Splitter, file, write};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 53] = [
+const GOLDEN: [(&str, &str); 55] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -75,6 +75,8 @@ const GOLDEN: [(&str, &str); 53] = [
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
     ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
     ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
+    ("builtin: likelihoods", "af8d0c6ce40974e17cdfbc6d231f33e6"),
+    ("qwen35: likelihoods", "941829c3326757ac975474de51034bd7"),
 ];
 
 /// Logits after each of some tokens.
@@ -110,6 +112,9 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
+            EventKind::Done(Output::LogProbabilities(values)) => {
+                values.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
         };
@@ -248,6 +253,16 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     ] {
         add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
+    let likelihoods = |prompt: &str, begin: &str| {
+        let answers =
+            ["VACUUM", "VACUUM FULL", "VACUUM FREEZE", "ANALYZE", "Österreich", "a"].map(str::to_owned);
+        let (prompt, begin) = (prompt.to_owned(), begin.to_owned());
+        Work::Likelihoods(Likelihoods { prompt, begin, answers: answers.into(), ..Likelihoods::default() })
+    };
+    let works = || vec![likelihoods("Which one?", ""), likelihoods("What reclaims storage?", "It is")];
+    add("builtin: likelihoods", outputs(&builtin, works()));
+    let spec = Spec::wide(Architecture::Qwen35, Quantization::uniform(Kind::Q8_0));
+    add("qwen35: likelihoods", outputs(&made("likelihoods", &spec), works()));
     results
 }
 

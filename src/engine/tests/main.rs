@@ -25,6 +25,7 @@ mod engine;
 mod families;
 mod gguf_mutants;
 mod golden;
+mod likelihoods;
 mod load;
 mod loading;
 mod lost_files;
