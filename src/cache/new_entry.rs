@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use steadytext_engine::{
-    Embed, Generate, KERNEL_VERSION, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
+    Embed, Generate, KERNEL_VERSION, Likelihoods, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
 };
 
 use super::Question;
@@ -48,8 +48,9 @@ pub(super) fn make(
     let (response, embedding) = match answer {
         Answer::Text(text) => (Some(text.clone()), Vec::new()),
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
+        Answer::Categories(categories) => (Some(categories.json()), Vec::new()),
         Answer::Embedding(vector) => (None, vector.clone()),
-        Answer::Embeddings(_) => return None,
+        Answer::Embeddings(_) | Answer::Many(_) => return None,
     };
     let (prompt, seed, stop) = match subtasks {
         Subtasks::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
@@ -58,7 +59,9 @@ pub(super) fn make(
         Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
         Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
         Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
-        Subtasks::Embed { .. } => return None,
+        Subtasks::One(Work::Likelihoods(Likelihoods { prompt, .. })) => (prompt.clone(), None, None),
+        Subtasks::Verb(verb) => (verb.text().to_owned(), None, None),
+        Subtasks::Embed { .. } | Subtasks::Many(..) => return None,
     };
     let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
     if prompt.len() + response_bytes > question.max_entry_bytes {

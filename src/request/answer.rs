@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 
+use super::categories::Categories;
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
 
@@ -16,6 +17,10 @@ pub(crate) enum Answer {
     Embeddings(Vec<Vec<f32>>),
     /// Documents, best first.
     Ranking(Ranking),
+    /// Categories, best first.
+    Categories(Categories),
+    /// Those to the elements of an array; `None` where one cannot be answered.
+    Many(Vec<Option<Answer>>),
 }
 
 impl Answer {
@@ -26,6 +31,17 @@ impl Answer {
             Answer::Embedding(vector) => size_of_val(vector.as_slice()),
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+            Answer::Categories(categories) => categories.names().map(|name| name.len() + 64).sum(),
+            Answer::Many(answers) => answers.iter().flatten().map(Answer::bytes).sum(),
+        }
+    }
+
+    /// As steadytext_queue.results has it: documents or categories, best first.
+    pub(crate) fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Answer::Ranking(ranking) => Some(ranking.documents().collect()),
+            Answer::Categories(categories) => Some(categories.names().collect()),
+            Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Many(_) => None,
         }
     }
 
@@ -37,7 +53,7 @@ impl Answer {
     pub(crate) fn into_text(self) -> Result<String, PgError> {
         match self {
             Answer::Text(text) => Ok(text),
-            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
+            _ => Err(unexpected()),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::defaults;
 use super::subtasks::Subtasks;
+use super::verb_checks;
 use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
@@ -74,6 +75,9 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        verb if verb_checks::is_verb(verb) => {
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+        }
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -93,9 +97,15 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) 
     let task = match request_type {
         "embed" | "batch_embed" => Task::Embed,
         "rerank" | "batch_rerank" => Task::Rerank,
+        verb if verb_checks::is_verb(verb) => task_of_verb(verb, params),
         _ => Task::Generate,
     };
     named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
+}
+
+/// What the model of a judgement is for.
+fn task_of_verb(request_type: &str, params: &Value) -> Task {
+    if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {

@@ -211,12 +211,14 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
             Answer::Embedding(vector) => (None, std::slice::from_ref(vector), false),
             Answer::Embeddings(vectors) => (None, vectors.as_slice(), true),
             Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
+            Answer::Categories(categories) => (Some(categories.json()), &[][..], false),
+            // Of calls only.
+            Answer::Many(_) => (None, &[][..], false),
         };
         let before = lists.len();
-        if let Answer::Ranking(ranking) = answer {
-            lists.extend(ranking.documents().map(str::to_owned));
-        }
-        list_lengths.push(matches!(answer, Answer::Ranking(_)).then(|| count(lists.len() - before)));
+        let list: Option<Vec<&str>> = answer.list();
+        lists.extend(list.iter().flatten().map(|text| (*text).to_owned()));
+        list_lengths.push(list.map(|_| count(lists.len() - before)));
         texts.push(text);
         numbers.extend(vectors.iter().flatten());
         // All vectors of a request are of one model.
