@@ -12,6 +12,7 @@ use crate::pg::jsonb::Jsonb;
 use crate::pg::{access_counters, activity, catalog, slots};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
+use crate::request::options::with_options;
 use crate::request::params::{self, Unused};
 use crate::request::{self, Answer, Asked, OnError};
 
@@ -40,9 +41,12 @@ fn generate_cached(
     size: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     match on_error.settle(look("generate", Some(prompt), params))?? {
         Answer::Text(text) => Some(text),
         _ => None,

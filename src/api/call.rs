@@ -30,7 +30,7 @@ use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
-use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, description};
+use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -68,6 +68,7 @@ pub(super) struct Call {
     /// Its line in steadytext_activity.
     activity: Option<ActivityLine>,
     text: String,
+    usage: Usage,
     since: Instant,
     /// For the cache; of the elements of an array, one for each.
     questions: Vec<Option<Question>>,
@@ -176,11 +177,63 @@ pub(super) fn answers(
     Ok(answers)
 }
 
+/// An answer, and what it took.
+pub(super) struct Detailed {
+    pub(super) answer: Answer,
+    pub(super) usage: Usage,
+    pub(super) total_ms: i32,
+    /// What the model is called that has answered.
+    pub(super) model: String,
+}
+
+/// The engine's answer to a request, whatever the cache has, and what it took.
+///
+/// # Errors
+///
+/// As [`Call::begin`] and [`Call::next`].
+pub(super) fn answer_in_detail(
+    request_type: &str,
+    text: Option<&str>,
+    texts: Option<&[Option<&str>]>,
+    params: Map<String, Value>,
+) -> Result<Detailed, PgError> {
+    let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
+    let name = Value::Object(params.clone());
+    let checked = check(request_type, text, texts, params).map_err(named)?;
+    let mut call = Call::start(request_type, checked, false)?;
+    loop {
+        if let News::Answer(answer) = call.next()? {
+            return Ok(Detailed {
+                answer,
+                usage: call.usage,
+                total_ms: i32::try_from(call.since.elapsed().as_millis()).unwrap_or(i32::MAX),
+                model: cache::model_name(&name, &call.model.source),
+            });
+        }
+    }
+}
+
+/// What comes of work that was checked.
+///
+/// # Errors
+///
+/// As [`Call::begin`] and [`Call::next`].
+pub(super) fn outcome(
+    request_type: &str,
+    subtasks: Subtasks,
+    model: Resolved,
+    registry: Rc<Vec<Model>>,
+) -> Result<Answer, PgError> {
+    check_engine()?;
+    Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()
+}
+
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
         "embed" => "text",
         "rerank" => "query",
+        "tokenize" => "text",
         _ => "prompt",
     };
     match text {
@@ -201,6 +254,14 @@ fn check(
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
+    check_engine()?;
+    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
+    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    Ok(Checked { subtasks, model, registry: models, question })
+}
+
+/// Refuses a call where there is no engine, or nobody who may wait for it.
+fn check_engine() -> Result<(), PgError> {
     if shmem::get().is_none() {
         return Err(shmem::not_preloaded(
             "there is no engine that could answer: pg_steadytext is not preloaded",
@@ -213,9 +274,7 @@ fn check(
         )
         .hint("Call the asynchronous functions from triggers of steadytext_queue."));
     }
-    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
-    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
-    Ok(Checked { subtasks, model, registry: models, question })
+    Ok(())
 }
 
 impl Call {
@@ -265,6 +324,7 @@ impl Call {
             activity: if subtasks.is_text() { show(request_type) } else { None },
             subtasks,
             text: String::new(),
+            usage: Usage::default(),
             since: Instant::now(),
             questions: vec![question],
             author: Author::default(),
@@ -349,6 +409,11 @@ impl Call {
                 return Err(error);
             }
         }
+        match &kind {
+            EventKind::Started { prompt_tokens, .. } => self.usage.started(*prompt_tokens),
+            EventKind::FirstToken { cached_tokens } => self.usage.first_token(*cached_tokens, self.since),
+            _ => {}
+        }
         if let Some(line) = self.activity {
             match &kind {
                 EventKind::Loading => activity::set_phase(line, Phase::Loading, None),
@@ -359,11 +424,11 @@ impl Call {
                     self.text.push_str(text);
                     activity::set_progress(line, *generated_tokens, turns, &self.text);
                 }
-                EventKind::Done(_) | EventKind::Failed(_) => {}
+                EventKind::FirstToken { .. } | EventKind::Done(_) | EventKind::Failed(_) => {}
             }
         }
         match kind {
-            EventKind::Loading | EventKind::Started { .. } => Ok(News::None),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => Ok(News::None),
             EventKind::Progress { text, .. } => Ok(News::Text(text)),
             EventKind::Done(output) => {
                 self.under_way.remove(&key);
@@ -395,6 +460,7 @@ impl Call {
             return Ok(News::None);
         };
         Connection::keep(self.client.take());
+        self.usage.ended(&outputs, self.since);
         let is_whole = self.subtasks.is_whole(&outputs);
         let answer = self.subtasks.answer(outputs)?;
         if is_whole {
@@ -415,6 +481,7 @@ impl Call {
         self.under_way.clear();
         self.author = Author::default();
         self.text.clear();
+        self.usage = Usage::default();
         (self.begun, self.attempts, self.client) = (false, 0, None);
         self.connect()?;
         self.fill()?;

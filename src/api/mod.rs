@@ -5,8 +5,10 @@ mod cache_admin;
 mod cache_lookup;
 mod call;
 mod cancel;
+mod chat;
 mod connection;
 mod constrained;
+mod details;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;
@@ -23,5 +25,6 @@ mod role_id;
 mod status;
 mod sync;
 mod tables;
+mod tokens;
 mod trouble;
 mod verbs;

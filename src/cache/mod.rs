@@ -17,7 +17,7 @@ use steadytext_engine::{
     dedup_key, hex,
 };
 
-pub(crate) use new_entry::NewEntry;
+pub(crate) use new_entry::{NewEntry, model_name};
 
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};

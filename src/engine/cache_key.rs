@@ -10,7 +10,8 @@
 //!
 //! each of the four preceded by its length in bytes (64 bits, little-endian), the [kernel version](BackendKind::kernel_version) of the
 //! backend as 32 bits, little-endian. The work
-//! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and filters.
+//! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and
+//! filters.
 //!
 //! Invariant: two requests that can differ in one byte of their results have different keys, as long as the model is the same;
 //! a short key does not name the model, so who keeps results compares it on a hit.
@@ -112,7 +113,8 @@ fn short_key(request_type: &str, work: &Work) -> Option<String> {
                 thinking: false,
             }),
         ) => {
-            if *max_tokens != DEFAULT_MAX_TOKENS || !sampling.is_greedy() || !history.is_empty() {
+            let is_plain = sampling.is_greedy() && sampling.takes_logits_as_they_are();
+            if *max_tokens != DEFAULT_MAX_TOKENS || !is_plain || !history.is_empty() {
                 return None;
             }
             let (key, end_of_prompt) = match &stop[..] {
@@ -137,7 +139,8 @@ fn canonical(work: &Work) -> Work {
     if let Work::Generate(Generate { sampling, .. }) = &mut work
         && sampling.is_greedy()
     {
-        *sampling = Sampling::default();
+        let logit_bias = std::mem::take(&mut sampling.logit_bias);
+        *sampling = Sampling { penalties: sampling.penalties, logit_bias, ..Sampling::default() };
     }
     work
 }
@@ -156,7 +159,7 @@ mod tests {
 
     use super::{CacheKey, cache_key, digest, hex};
     use crate::KERNEL_VERSION;
-    use crate::{BackendKind, Embed, Generate, Message, Role, Sampling, Work};
+    use crate::{BackendKind, Embed, Generate, Message, Penalties, Role, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
 
@@ -169,6 +172,13 @@ mod tests {
             stop,
             ..Generate::default()
         }
+    }
+
+    /// Greedy, with a penalty.
+    fn penalised(with: impl Fn(&mut Penalties)) -> Sampling {
+        let mut sampling = Sampling::default();
+        with(&mut sampling.penalties);
+        sampling
     }
 
     fn said(role: Role, text: &str) -> Message {
@@ -209,7 +219,15 @@ mod tests {
             Generate { sampling: Sampling { seed: 7, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { top_k: 7, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { top_p: 0.5, ..warm.clone() }, ..generate("p", &[]) },
-            Generate { sampling: Sampling { min_p: 0.5, ..warm }, ..generate("p", &[]) },
+            Generate { sampling: Sampling { min_p: 0.5, ..warm.clone() }, ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.repeat = 1.1), ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.presence = 0.5), ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.frequency = 0.5), ..generate("p", &[]) },
+            Generate {
+                sampling: Sampling { logit_bias: vec![(7, 1.0)], ..Sampling::default() },
+                ..generate("p", &[])
+            },
+            Generate { sampling: Sampling { logit_bias: vec![(7, 1.0)], ..warm }, ..generate("p", &[]) },
             Generate { system: Some(String::new()), ..generate("p", &[]) },
             Generate { system: Some("s".to_owned()), ..generate("p", &[]) },
             Generate { history: vec![said(Role::User, "s")], ..generate("p", &[]) },
@@ -234,7 +252,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 1 + 2 * 13 * 2);
+        assert_eq!(seen.len(), 1 + 2 * works.len() * 2);
     }
 
     #[test]
@@ -249,6 +267,17 @@ mod tests {
     fn requests_without_system_message_history_and_thoughts_have_the_keys_of_before_there_were_any() {
         let key = text(Generate { max_tokens: 9, stop: vec!["END".to_owned()], ..generate("p", &[]) });
         assert_eq!(key, "steadytext/1:0b188a16098dbb4ccfc0cba0a5f44395e1096ce049d07ee899eb498812e648b3");
+    }
+
+    #[test]
+    fn sampling_without_penalties_and_bias_has_the_keys_of_before_there_were_any() {
+        let sampling = Sampling { temperature: 0.5, ..Sampling::default() };
+        let json = serde_json::to_string(&sampling).unwrap();
+        assert_eq!(json, r#"{"temperature":0.5,"top_k":0,"top_p":1.0,"min_p":0.0,"seed":42}"#);
+        let sampling =
+            Sampling { logit_bias: vec![(7, -1.5)], ..penalised(|penalties| penalties.repeat = 2.0) };
+        let sent = postcard::to_allocvec(&sampling).unwrap();
+        assert_eq!(postcard::from_bytes::<Sampling>(&sent).unwrap(), sampling);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod backend;
 pub mod builtin;
 mod cache_key;
+mod chunks;
 mod config;
 mod constraints;
 mod error;
@@ -36,6 +37,7 @@ pub mod tokenizer;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
+pub use chunks::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
 pub use config::{Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
@@ -52,7 +54,8 @@ pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
-    Purpose, Reply, Request, Rerank, Role, Sampling, Standing, Ticket, Work,
+    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
 };
-pub use scheduler::{Engine, LoadedModel, Statistics};
+pub use sampling::{Penalties, Sampling};
+pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
 pub use scores::{cosine, softmax};

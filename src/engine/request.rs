@@ -12,8 +12,9 @@ use crossbeam_channel::Sender;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
-use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
+use crate::{Constraint, Error, ModelIdentity, Sampling, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,6 +85,13 @@ pub enum Work {
     Rerank(Rerank),
     /// How likely some given answers are.
     Likelihoods(Likelihoods),
+    /// The tokens of a text by itself.
+    Tokenize {
+        /// The text.
+        text: String,
+    },
+    /// A text in pieces of so many tokens.
+    Chunk(Chunking),
 }
 
 impl Work {
@@ -96,6 +104,8 @@ impl Work {
                 said.fold(how.prompt.len().saturating_add(system), usize::saturating_add)
             }
             Work::Embed(how) => how.text.len(),
+            Work::Tokenize { text } => text.len(),
+            Work::Chunk(how) => how.text.len(),
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
@@ -117,7 +127,8 @@ impl Request {
         let more = match &self.work {
             Work::Generate(how) => {
                 let stop = how.stop.iter().map(String::len).sum::<usize>();
-                let history = std::mem::size_of_val(how.history.as_slice());
+                let history = std::mem::size_of_val(how.history.as_slice())
+                    + std::mem::size_of_val(how.sampling.logit_bias.as_slice());
                 stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
                     .saturating_add(history)
             }
@@ -125,7 +136,7 @@ impl Request {
                 Purpose::Query { task: Some(task) } => task.len(),
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
-            Work::Rerank(_) => 0,
+            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) => 0,
             Work::Likelihoods(how) => {
                 let texts =
                     how.answers.iter().fold(0_usize, |bytes, answer| bytes.saturating_add(answer.len()));
@@ -220,34 +231,6 @@ impl Serialize for Generate {
             fields.serialize_field("thinking", thinking)?;
         }
         fields.end()
-    }
-}
-
-/// How the next token is chosen from the logits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 is greedy: the most likely token, the lowest id of equals.
-    pub temperature: f32,
-    /// Only the `top_k` most likely tokens; 0 switches the limit off.
-    pub top_k: usize,
-    /// Only the most likely tokens whose probabilities add up to `top_p`; 1 switches the limit off.
-    pub top_p: f32,
-    /// Only tokens at least `min_p` times as likely as the most likely one; 0 switches the limit off.
-    pub min_p: f32,
-    /// One uniform number is drawn per (seed, position).
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Whether the most likely token is taken always, so that seed and filters do not matter.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature <= 0.0 || self.top_k == 1
-    }
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 }
     }
 }
 
@@ -360,6 +343,11 @@ pub enum EventKind {
         /// The model that computes it.
         model: ModelIdentity,
     },
+    /// The prompt of a text is computed and its first token chosen. Not where the answer was known without a model.
+    FirstToken {
+        /// Tokens of the prompt that did not have to be computed, as others had begun with the same.
+        cached_tokens: usize,
+    },
     /// Some tokens were generated.
     Progress {
         /// Tokens generated up to now.
@@ -392,6 +380,10 @@ pub enum Output {
     /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that the model's answer
     /// begins with that one, or, where another one goes on behind it, is just that one.
     LogProbabilities(Vec<f64>),
+    /// Of [`Work::Tokenize`].
+    Tokens(Vec<u32>),
+    /// Of [`Work::Chunk`], in their order.
+    Chunks(Vec<Chunk>),
 }
 
 /// Why generation ended.

@@ -2,6 +2,8 @@
 
 use pgrx::prelude::*;
 
+use steadytext_engine::Chunk;
+
 use super::categories::Categories;
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
@@ -17,6 +19,10 @@ pub(crate) enum Answer {
     Embeddings(Vec<Vec<f32>>),
     /// Documents, best first.
     Ranking(Ranking),
+    /// The tokens of a text.
+    Tokens(Vec<u32>),
+    /// A text in pieces.
+    Chunks(Vec<Chunk>),
     /// Categories, best first.
     Categories(Categories),
     /// Those to the elements of an array; `None` where one cannot be answered.
@@ -31,6 +37,8 @@ impl Answer {
             Answer::Embedding(vector) => size_of_val(vector.as_slice()),
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+            Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
+            Answer::Chunks(chunks) => size_of_val(chunks.as_slice()),
             Answer::Categories(categories) => categories.names().map(|name| name.len() + 64).sum(),
             Answer::Many(answers) => answers.iter().flatten().map(Answer::bytes).sum(),
         }
@@ -41,7 +49,7 @@ impl Answer {
         match self {
             Answer::Ranking(ranking) => Some(ranking.documents().collect()),
             Answer::Categories(categories) => Some(categories.names().collect()),
-            Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Many(_) => None,
+            _ => None,
         }
     }
 

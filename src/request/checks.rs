@@ -3,14 +3,14 @@
 //! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.
 
-use pgrx::prelude::*;
 use serde_json::Value;
 
 use super::asked::Asked;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
-use super::params;
-use super::verb_checks;
+pub(crate) use super::values::{check_length, invalid, too_long};
+use super::values::{in_range, require};
+use super::{conversation, options, params, verb_checks};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
@@ -30,15 +30,15 @@ pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
     check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
     check_constraint(request_type, params)?;
     match request_type {
-        "generate" => check_text(text, "Prompt cannot be empty", config),
+        "generate" | "generate_json" | "generate_regex" | "generate_choice" => {
+            check_text(text, "Prompt cannot be empty", config)?;
+            conversation::check(asked, config)
+        }
         // Members of a batch fail alone, in the worker, not with the whole batch here.
         "embed" if params.get("batch") == Some(&Value::Bool(true)) => {
             check_length(text.map_or(0, str::len), config)
         }
         "embed" => check_text(text, "Text input cannot be empty", config),
-        "generate_json" | "generate_regex" | "generate_choice" => {
-            check_text(text, "Prompt cannot be empty", config)
-        }
         "rerank" | "batch_rerank" => {
             check_forms(asked)?;
             check_rerank(asked, config)
@@ -113,21 +113,6 @@ fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Re
     check_length(text.map_or(0, str::len), config)
 }
 
-/// Refuses a text that is too long, by its length alone.
-///
-/// # Errors
-///
-/// 54000.
-pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
-    let limit = config.max_prompt_bytes;
-    if bytes as i64 > limit {
-        return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))
-            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set().")
-            .lasting());
-    }
-    Ok(())
-}
-
 /// Checks the parameters of a request of any type.
 ///
 /// # Errors
@@ -150,15 +135,9 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
-            "top_k" => require(
-                value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)),
-                key,
-                "an integer between 0 and 1000000",
-            )?,
-            "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
-            "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             // They were checked with the type.
-            "schema" | "pattern" | "choices" | "categories" | "descriptions" | "examples" => {}
+            "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
+            | "descriptions" | "examples" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
             }
@@ -183,7 +162,8 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             }
             // Texts, with limits of their own.
             "query" => require(value.is_string(), key, "a text")?,
-            "documents" => require(value.is_array(), key, "an array of texts")?,
+            "documents" | "document_ids" => require(value.is_array(), key, "an array of texts")?,
+            _ if options::check(key, value)? => {}
             _ => return Err(invalid(format!("unknown parameter \"{}\"", truncated(key)))),
         }
     }
@@ -191,24 +171,6 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
         return Err(invalid("a passage has no task").hint("Give a task with mode query, or leave mode out."));
     }
     Ok(())
-}
-
-fn in_range(value: &Value, low: f64, high: f64) -> bool {
-    value.as_f64().is_some_and(|number| (low..=high).contains(&number))
-}
-
-fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
-    if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
-}
-
-/// An error about a value that a request must not have.
-pub(crate) fn invalid(message: impl Into<String>) -> PgError {
-    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-}
-
-/// An error about something that is longer than it may be.
-pub(crate) fn too_long(message: impl Into<String>) -> PgError {
-    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
 }
 
 /// The beginning of something a user sent, fit for an error message.

@@ -11,17 +11,42 @@ use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
 
-/// Most bytes of params as they are stored, besides the texts of a ranking.
+/// Most bytes of params as they are stored, besides the texts of a ranking or a conversation.
 const MAX_BYTES: usize = 1 << 20;
 /// Most elements of a schema or a list of choices.
 const MAX_ELEMENTS: usize = 65_536;
 
 /// What all types that generate take.
-const GENERATE: &[&str] =
-    &["max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "use_cache", "model", "size"];
+const GENERATE: &[&str] = &[
+    "max_tokens",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "system_prompt",
+    "messages",
+    "use_cache",
+    "model",
+    "size",
+];
 const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
-const RERANK: &[&str] =
-    &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
+const RERANK: &[&str] = &[
+    "query",
+    "documents",
+    "document_ids",
+    "task",
+    "return_scores",
+    "truncate",
+    "seed",
+    "use_cache",
+    "model",
+    "size",
+];
 
 /// What all judgements take, what classifications take beside it, and with a threshold.
 const VERB: &[&str] = &["seed", "use_cache", "model", "size"];
@@ -33,7 +58,7 @@ const CLASSIFY_MULTI: &[&str] =
 /// that this version does not know, nothing.
 fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match request_type {
-        "generate" => (&["eos_string"], GENERATE),
+        "generate" => (&["eos_string", "stop", "thinking"], GENERATE),
         "generate_json" => (&["schema"], GENERATE),
         "generate_regex" => (&["pattern"], GENERATE),
         "generate_choice" => (&["choices"], GENERATE),
@@ -75,7 +100,13 @@ pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> 
 }
 
 fn most_bytes(request_type: &str, config: &Config) -> usize {
-    let texts = if is_ranking(request_type) { batch_checks::most_bytes(config) } else { 0 };
+    let texts = if is_ranking(request_type) {
+        batch_checks::most_bytes(config)
+    } else if takes(request_type, "messages") {
+        usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX)
+    } else {
+        0
+    };
     texts.saturating_add(MAX_BYTES)
 }
 
@@ -103,9 +134,11 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
         let shown: String = name.chars().take(64).collect();
         return Err(invalid(format!("unknown parameter \"{shown}\"")).hint(hint));
     }
-    if name == "eos_string" && own.iter().any(|own| constraint::owner_of(own).is_some()) {
-        return Err(invalid(format!("eos_string cannot be combined with {request_type}"))
-            .hint("The constraint says where the answer ends."));
+    if matches!(name, "eos_string" | "stop" | "thinking")
+        && own.iter().any(|own| constraint::owner_of(own).is_some())
+    {
+        return Err(invalid(format!("{name} cannot be combined with {request_type}"))
+            .hint("The constraint says how the answer begins and where it ends."));
     }
     Err(invalid(format!("requests of type {request_type} take no parameter {name}")).hint(hint))
 }
@@ -154,12 +187,28 @@ pub(crate) fn read(
     Ok(Value::Object(read))
 }
 
-fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
-    match (name, item) {
-        ("schema" | "choices" | "categories" | "descriptions" | "examples", item) => {
+/// Reads the value of an option, whose bytes are bounded.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(super) fn value_of_option(name: &str, item: Item<'_>) -> Result<Value, PgError> {
+    match item {
+        Item::Array(_) | Item::Object(_) => {
             jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error))
         }
-        ("documents", Item::Array(documents)) => {
+        item => scalar(item),
+    }
+}
+
+fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
+    match (name, item) {
+        (
+            "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
+            | "examples",
+            item,
+        ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
+        ("documents" | "document_ids", Item::Array(documents)) => {
             batch_checks::check_count(documents.len(), "Documents", config)?;
             // Nothing else in an array is a document: what it is does not matter.
             let text = |item: Option<Item<'_>>| match item {
@@ -172,16 +221,22 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
             batch_checks::check_length(query, || "the query".to_owned(), config)?;
             Ok(Value::from(query))
         }
-        (_, Item::Null) => Ok(Value::Null),
-        (_, Item::Bool(value)) => Ok(Value::from(value)),
-        (_, Item::Text(text)) => Ok(Value::from(text)),
-        (_, Item::Number(number)) => {
+        (_, item) => scalar(item),
+    }
+}
+
+fn scalar(item: Item<'_>) -> Result<Value, PgError> {
+    match item {
+        Item::Null => Ok(Value::Null),
+        Item::Bool(value) => Ok(Value::from(value)),
+        Item::Text(text) => Ok(Value::from(text)),
+        Item::Number(number) => {
             let float = || number.float().and_then(serde_json::Number::from_f64).map(Value::Number);
             number.integer().map(Value::from).or_else(float).ok_or_else(unreadable)
         }
         // What they hold is not asked for: it is refused.
-        (_, Item::Array(_)) => Ok(Value::Array(Vec::new())),
-        (_, Item::Object(_)) => Ok(Value::Object(Map::new())),
+        Item::Array(_) => Ok(Value::Array(Vec::new())),
+        Item::Object(_) => Ok(Value::Object(Map::new())),
     }
 }
 
@@ -208,7 +263,8 @@ fn too_many(name: &str) -> PgError {
     )
 }
 
-fn unreadable() -> PgError {
+/// Something in a value that cannot be read.
+pub(super) fn unreadable() -> PgError {
     invalid("params is nested too deeply, or has a number out of range")
 }
 

@@ -8,7 +8,7 @@
 //! they came.
 
 use sha2::{Digest, Sha256};
-use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
+use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
 use super::answer::{Answer, unexpected};
 use super::ranking::Reranking;
@@ -98,6 +98,9 @@ impl Subtasks {
             Work::Likelihoods(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Embed(how) => format!("The {}.", description("text", &how.text)),
+            Work::Tokenize { text } | Work::Chunk(Chunking { text, .. }) => {
+                format!("The {}.", description("text", &text))
+            }
             Work::Rerank(how) => {
                 format!(
                     "The {}; the {}.",
@@ -138,6 +141,8 @@ impl Subtasks {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
+                Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
+                Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
                 Some(Output::Score(_) | Output::LogProbabilities(_)) | None => Err(unexpected()),
             },
             Subtasks::Embed { .. } => {

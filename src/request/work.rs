@@ -7,9 +7,8 @@ use steadytext_engine::{Embed, Generate, Sampling, Work};
 use super::asked::{Asked, named_model, purpose, truncates};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
-use super::defaults;
 use super::subtasks::Subtasks;
-use super::verb_checks;
+use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task};
@@ -52,13 +51,13 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
-        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)))),
+        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
             return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
-            let mut how = generate(text, params, config);
+            let mut how = generate(text, params, config)?;
             // There is no reason to fail on a long choice.
             if params.get("max_tokens").is_none()
                 && let Some(enough) = constraint.as_ref().and_then(enough_tokens)
@@ -108,24 +107,32 @@ fn task_of_verb(request_type: &str, params: &Value) -> Task {
     if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
 }
 
-fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
+fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
     // What was asked for has no upper limit here: the row was let in under the limit of its time.
     let default = || config.default_max_tokens.unwrap_or(defaults::MAX_TOKENS).min(config.max_tokens_limit);
     let max_tokens = integer("max_tokens").unwrap_or_else(default).max(1);
-    let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
-    Generate {
+    let eos_string =
+        params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
+    let mut stop: Vec<String> = Vec::new();
+    for text in eos_string.into_iter().chain(options::stops(params)) {
+        if !stop.iter().any(|known| known == text) {
+            stop.push(text.to_owned());
+        }
+    }
+    Ok(Generate {
         prompt: prompt.to_owned(),
         max_tokens: usize::try_from(max_tokens).unwrap_or(1),
         sampling: Sampling {
             temperature: float("temperature").unwrap_or(defaults::TEMPERATURE as f32),
-            top_k: integer("top_k").and_then(|k| usize::try_from(k).ok()).unwrap_or(0),
-            top_p: float("top_p").unwrap_or(1.0),
-            min_p: float("min_p").unwrap_or(0.0),
             seed: integer("seed").or(config.default_seed).unwrap_or(defaults::SEED) as u64,
+            ..options::sampling(params)
         },
-        stop: stop.map(str::to_owned).into_iter().collect(),
+        stop,
+        system: params.get("system_prompt").and_then(Value::as_str).map(str::to_owned),
+        history: conversation::history(params)?,
+        thinking: params.get("thinking").and_then(Value::as_bool).unwrap_or(false),
         ..Generate::default()
-    }
+    })
 }

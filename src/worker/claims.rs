@@ -10,7 +10,7 @@ use crate::pg::catalog_cache::{Config, Model};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, batch_checks};
+use crate::request::{Answer, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,8 +85,8 @@ impl Content {
 /// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// With an answer.
-    Answered(Answer),
+    /// With an answer, and what it took.
+    Answered(Answer, Usage),
     /// Without a result.
     Failed(Failure),
 }
@@ -95,7 +95,7 @@ impl Verdict {
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Verdict::Answered(answer) => answer.bytes(),
+            Verdict::Answered(answer, _) => answer.bytes(),
             Verdict::Failed(failure) => failure.error.message.len(),
         }
     }

@@ -50,7 +50,7 @@ create temporary table functions as
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
         and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row')
-        and p.proname !~ '^steadytext_(generate|embed|rerank)(_json|_regex|_choice|_stream|_docs_only|_top_k|_batch)?$'
+        and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]';
 select is_empty(
     $$ select distinct u.type from functions, unnest(types) as u(type) where u.type not in (select h.type from hostile as h) $$,

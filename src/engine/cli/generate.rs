@@ -46,6 +46,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
                 started = Instant::now();
                 Object::default().text("event", "started").number("prompt_tokens", prompt_tokens).print()?;
             }
+            EventKind::FirstToken { .. } => {}
             EventKind::Progress { generated_tokens, text } => Object::default()
                 .text("event", "progress")
                 .number("generated_tokens", generated_tokens)
@@ -76,5 +77,7 @@ fn done(output: Output) -> Object {
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
         Output::LogProbabilities(values) => object.numbers("log_probabilities", values),
+        // Commands of their own.
+        Output::Tokens(_) | Output::Chunks(_) => object,
     }
 }

@@ -4,6 +4,7 @@ use jsonschema::{PatternOptions, Validator};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use super::ordering::ordered;
 use super::schema::Graph;
 use super::{Constraint, invalid};
 use crate::Error;
@@ -30,7 +31,8 @@ impl Checker {
     pub(crate) fn new(constraint: &Constraint) -> Result<Checker, Error> {
         Ok(match constraint {
             Constraint::Json(schema) => {
-                let schema = parse(schema)?;
+                let mut schema = parse(schema)?;
+                ordered(&mut schema)?;
                 let graph = Graph::new(&schema)?;
                 Checker::Json(Box::new((validator(&schema)?, graph)))
             }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::matcher::{Matcher, reason};
+use super::ordering::ordered;
 use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
@@ -183,7 +184,11 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
 
 fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {
     Ok(match constraint {
-        Constraint::Json(schema) => json_grammar(checker::parse(schema)?),
+        Constraint::Json(schema) => {
+            let mut schema = checker::parse(schema)?;
+            ordered(&mut schema)?;
+            json_grammar(schema)
+        }
         Constraint::Regex(_) | Constraint::Choice(_) => {
             TopLevelGrammar::from_regex(&pattern(constraint).unwrap_or_default())
         }

@@ -17,6 +17,7 @@ pub mod bench;
 mod checker;
 mod grammar;
 mod matcher;
+mod ordering;
 mod regular;
 mod schema;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
 use crate::constraints::{Matcher, Taken};
-use crate::sampling::Sampler;
+use crate::sampling::{Sampler, Seen};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
 
@@ -21,6 +21,8 @@ pub(super) struct Generation {
     detokenizer: Detokenizer,
     /// Where it has to match a constraint.
     matcher: Option<Matcher>,
+    /// Its tokens, as far as they matter for the next one.
+    seen: Seen,
     generated: usize,
     max_tokens: usize,
     told: Instant,
@@ -84,12 +86,12 @@ fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
 }
 
 impl Generation {
-    /// At its beginning, of which `generated` tokens are known.
+    /// At its beginning, of which the tokens `begun` are known.
     pub(super) fn new(
         how: Generate,
         constrained: Option<ConstrainedStart>,
         thoughts: Option<Thoughts>,
-        generated: usize,
+        begun: &[u32],
         max_tokens: usize,
     ) -> Generation {
         let (matcher, detokenizer) = match (constrained, thoughts) {
@@ -97,7 +99,11 @@ impl Generation {
             (None, Some(thoughts)) => (None, Detokenizer::with_thoughts(how.stop.clone(), thoughts)),
             (None, None) => (None, Detokenizer::new(how.stop.clone())),
         };
-        Generation { how, detokenizer, matcher, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
+        let mut seen = Seen::default();
+        begun.iter().for_each(|token| seen.add(*token, &how.sampling));
+        let generated = begun.len();
+        let told = Instant::now();
+        Generation { how, detokenizer, matcher, seen, generated, max_tokens, told, told_tokens: 0 }
     }
 
     /// What it has to match.
@@ -123,7 +129,7 @@ impl Generation {
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
         let allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
-        let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref(), &self.seen)?;
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
             // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same whether or not
@@ -139,7 +145,7 @@ impl Generation {
                 if valid.is_zero() {
                     return Err(error);
                 }
-                token = sampler.choose_again(logits, &self.how.sampling, position, &valid);
+                token = sampler.choose_again(logits, &self.how.sampling, position, &valid, &self.seen);
                 self.add(token, tokenizer)?
             }
         };
@@ -154,6 +160,9 @@ impl Generation {
             self.generated += 1;
             if stopped { Some(Finish::Stop) } else { (self.room() == 0).then_some(Finish::Length) }
         };
+        for token in [token].iter().chain(&forced) {
+            self.seen.add(*token, &self.how.sampling);
+        }
         let output = finish.map(|finish| self.finish(finish)).transpose()?;
         Ok(Chosen { token, forced, output })
     }

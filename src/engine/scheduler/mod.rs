@@ -45,10 +45,15 @@ use submission::Submission;
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
 /// Most stop strings of a request.
-const MAX_STOPS: usize = 64;
-const MAX_HISTORY: usize = 256;
+pub const MAX_STOPS: usize = 64;
 /// Most bytes of a stop string.
-const MAX_STOP_BYTES: usize = 1024;
+pub const MAX_STOP_BYTES: usize = 1024;
+/// Most messages before the prompt, the system message apart.
+pub const MAX_HISTORY: usize = 256;
+/// Most tokens of a request that have a bias.
+pub const MAX_BIASES: usize = 1024;
+/// What is added to or subtracted from a logit, at most.
+const MAX_BIAS: f32 = 100.0;
 /// Most answers whose likelihoods are wanted, most bytes of one, and of all of them.
 const MAX_ANSWERS: usize = 1000;
 const MAX_ANSWER_BYTES: usize = 1024;
@@ -204,10 +209,12 @@ fn validate(request: &Request) -> Result<(), Error> {
     if request.work.text_bytes() > MAX_TEXT_BYTES {
         return invalid("the text is longer than 16 MB");
     }
-    if let Work::Likelihoods(how) = &request.work {
-        return validate_answers(&how.answers);
-    }
-    let Work::Generate(how) = &request.work else { return Ok(()) };
+    let how = match &request.work {
+        Work::Generate(how) => how,
+        Work::Chunk(how) => return how.check(),
+        Work::Likelihoods(how) => return validate_answers(&how.answers),
+        Work::Embed(_) | Work::Rerank(_) | Work::Tokenize { .. } => return Ok(()),
+    };
     let sampling = &how.sampling;
     if how.history.len() > MAX_HISTORY {
         return invalid("there are more than 256 messages before the prompt");
@@ -226,6 +233,20 @@ fn validate(request: &Request) -> Result<(), Error> {
     }
     if !(0.0..=1.0).contains(&sampling.min_p) {
         return invalid("min_p is not between 0 and 1");
+    }
+    let penalties = &sampling.penalties;
+    if !(penalties.repeat > 0.0 && penalties.repeat <= MAX_BIAS) {
+        return invalid("repeat_penalty is not between 0 and 100, or is 0");
+    }
+    let subtracted = [penalties.presence, penalties.frequency];
+    if subtracted.iter().any(|penalty| !(-MAX_BIAS..=MAX_BIAS).contains(penalty)) {
+        return invalid("presence_penalty or frequency_penalty is not between -100 and 100");
+    }
+    if sampling.logit_bias.len() > MAX_BIASES {
+        return invalid("more than 1,024 tokens have a bias");
+    }
+    if sampling.logit_bias.iter().any(|(_, bias)| !(-MAX_BIAS..=MAX_BIAS).contains(bias)) {
+        return invalid("a bias is not between -100 and 100");
     }
     if how.stop.len() > MAX_STOPS {
         return invalid("there are more than 64 stop strings");

@@ -33,6 +33,9 @@ pub(super) struct Sequence {
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
+    /// How many of the prompt's it found computed; None once that was told.
+    cached: Option<usize>,
+    prompt_tokens: usize,
     drafter: Drafter,
     goal: Goal,
     /// Its place among the running requests.
@@ -89,21 +92,23 @@ impl Sequence {
         turn: Turn,
     ) -> Sequence {
         submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
-        let given = plan.tokens.len();
+        let (given, prompt_tokens) = (plan.tokens.len(), plan.prompt_tokens);
+        let cached = Some(beginning.reused());
         let goal = match (&submission.request.work, plan.answers) {
             (_, Some(answers)) => Goal::Likelihoods(Box::new(answers), key_of(&submission.request)),
             (Work::Generate(how), None) => {
-                let generated = given - plan.prompt_tokens;
+                let begun = &plan.tokens[plan.prompt_tokens..];
                 Goal::Text(Box::new(Generation::new(
                     how.clone(),
                     plan.constrained,
                     plan.thoughts,
-                    generated,
+                    begun,
                     plan.max_tokens,
                 )))
             }
             (Work::Rerank(_), None) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            (Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_), None) => Goal::Vector {
+            // Nothing else comes here.
+            (_, None) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,
                 pair: plan.second.map(|second| Pair { first: None, second }),
@@ -114,7 +119,20 @@ impl Sequence {
         if let Goal::Likelihoods(answers, _) = &goal {
             tokens.extend(answers.tokens());
         }
-        Sequence { submission, state, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+        Sequence {
+            submission,
+            state,
+            chain,
+            positions,
+            tokens,
+            given,
+            guessed: 0,
+            cached,
+            prompt_tokens,
+            drafter,
+            goal,
+            turn,
+        }
     }
 
     /// Bytes of state that belong to it or will, apart from the model's kept blocks.
@@ -154,6 +172,7 @@ impl Sequence {
     pub(super) fn forget_state(&mut self) -> usize {
         let forgotten = self.state.len();
         self.state.forget();
+        self.cached = self.cached.map(|_| 0);
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
         // A sum of hidden states begins anew with them.
         if let Goal::Vector { sum, .. } = &mut self.goal {
@@ -166,11 +185,17 @@ impl Sequence {
     pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
         let tokens = &self.tokens[..self.reusable()];
         let Some(chain) = &mut self.chain else { return 0 };
-        let blocks = prefixes.attach(chain, &mut *self.state, tokens);
-        match &self.goal {
-            Goal::Likelihoods(..) => blocks + prefixes.attach_tail(chain, &mut *self.state, tokens),
-            Goal::Text(_) | Goal::Vector { .. } | Goal::Score => blocks,
+        let mut attached = prefixes.attach(chain, &mut *self.state, tokens);
+        if matches!(self.goal, Goal::Likelihoods(..)) {
+            attached += prefixes.attach_tail(chain, &mut *self.state, tokens);
         }
+        self.note_cached(attached)
+    }
+
+    /// Counts positions that it found computed; returns their number.
+    fn note_cached(&mut self, positions: usize) -> usize {
+        self.cached = self.cached.map(|cached| cached + positions);
+        positions
     }
 
     /// How many of its first tokens others may have computed for it.
@@ -435,15 +460,27 @@ impl Sequence {
         matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
     }
 
+    /// Tells that its first token was chosen, once.
+    fn tell_first(&mut self) {
+        if let Some(cached) = self.cached.take() {
+            let cached_tokens = cached.min(self.prompt_tokens);
+            self.submission.send(EventKind::FirstToken { cached_tokens });
+        }
+    }
+
     /// Tells of progress, now and then.
     pub(super) fn tell(&mut self) {
+        self.tell_first();
         if let Goal::Text(generation) = &mut self.goal {
             generation.tell(&self.submission);
         }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.
-    pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
+    pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
+        if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
+            self.tell_first();
+        }
         let Sequence { submission, goal, .. } = self;
         let matcher = match &goal {
             Goal::Text(generation) => generation.matcher(),

@@ -11,17 +11,19 @@ use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, Likelihoods,
-    ModelSource, Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    ModelSource, Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
-use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, Splitter, file, write};
+use steadytext_test_models::{
+    Architecture, Bert, EncoderFamily, Kind, Pooling, Quantization, Spec, Splitter, file, write,
+};
 use tempfile::TempDir;
 
 /// Of this version are the digests below.
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 55] = [
+const GOLDEN: [(&str, &str); 60] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -42,6 +44,10 @@ const GOLDEN: [(&str, &str); 55] = [
     ("qwen3 IQ4_XS", "d04ef14b41bac8559c4d077f2581aa1d"),
     ("qwen2 Q8_0", "c75fa118e029053ff9a0430dded05a97"),
     ("bert: embeddings", "990d8fb8b1811fd019d24c7587927421"),
+    ("nomic-bert", "2c1ff1b05435789913ce940773cef255"),
+    ("nomic-bert-moe", "dde53131ccab1a13f4327b7bc4ebfb8d"),
+    ("jina-bert-v3", "40a2bd0568b12b774da0188776fc7098"),
+    ("modern-bert", "c02242ec4383f4ca833558445923a138"),
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama3", "31b68f526f566dfe67c4bb5bea3a279d"),
@@ -75,6 +81,7 @@ const GOLDEN: [(&str, &str); 55] = [
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
     ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
     ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
+    ("builtin: penalties and bias", "9ad5cea11df5bdda21406cf7f756235e"),
     ("builtin: likelihoods", "af8d0c6ce40974e17cdfbc6d231f33e6"),
     ("qwen35: likelihoods", "941829c3326757ac975474de51034bd7"),
 ];
@@ -115,8 +122,12 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
             EventKind::Done(Output::LogProbabilities(values)) => {
                 values.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
+            EventKind::Done(Output::Tokens(_) | Output::Chunks(_)) => panic!("nothing asks for these"),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => continue,
         };
         outputs[event.key as usize] = bytes;
         ended += 1;
@@ -161,7 +172,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
             &builtin,
             vec![
                 generate("What does VACUUM do?", Sampling::default(), None),
-                generate("What is the syntax of CREATE INDEX?", warm, None),
+                generate("What is the syntax of CREATE INDEX?", warm.clone(), None),
                 generate("What is the syntax of CREATE INDEX?", some, None),
                 generate(
                     "Yes or no?",
@@ -206,6 +217,12 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     };
     let texts = ["reclaim storage", "a b c"].map(|text| Work::Embed(Embed::passage(text)));
     add("bert: embeddings", outputs(&encoder("bert", 0), texts.into()));
+    for family in EncoderFamily::OTHERS {
+        let path = directory.path().join(family.name());
+        Bert { family, layers: 4, ..Bert::default() }.write(&path).unwrap();
+        let long = Work::Embed(Embed::passage("reclaim storage, and then some more of it ".repeat(6)));
+        add(family.name(), outputs(&ModelSource::File(path), vec![long]));
+    }
     let rank = || {
         Work::Rerank(Rerank {
             query: "a b".into(),
@@ -253,6 +270,15 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     ] {
         add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
+    let penalties = Penalties { repeat: 1.5, presence: 3.0, frequency: 2.5 };
+    let logit_bias = vec![(17, -50.0), (300, 12.0)];
+    let samplings = [
+        Sampling { penalties, ..Sampling::default() },
+        Sampling { penalties, ..warm },
+        Sampling { logit_bias, ..Sampling::default() },
+    ];
+    let works = samplings.map(|sampling| generate("What does VACUUM do?", sampling, None));
+    add("builtin: penalties and bias", outputs(&builtin, works.into()));
     let likelihoods = |prompt: &str, begin: &str| {
         let answers =
             ["VACUUM", "VACUUM FULL", "VACUUM FREEZE", "ANALYZE", "Österreich", "a"].map(str::to_owned);

@@ -44,7 +44,7 @@ fn finish(events: &Receiver<Event>) -> Result<Output, Error> {
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Done(output) => return Ok(output),
             EventKind::Failed(error) => return Err(error),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            _ => {}
         }
     }
 }

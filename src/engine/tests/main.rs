@@ -32,6 +32,7 @@ mod lost_files;
 mod memory;
 mod minilm;
 mod models_page;
+mod options;
 mod oracle;
 mod panics;
 mod perplexity;

@@ -10,7 +10,8 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, Likelihoods,
-    ModelSource, Output, PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics, Ticket, Work,
+    ModelSource, Output, Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics,
+    Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
@@ -85,7 +86,19 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let text = |seed: usize, words: usize| -> String {
         (0..words).map(|i| format!("{} ", (seed * 7919 + i * i * 31) % 1000)).collect()
     };
-    let hot = |seed| Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed };
+    let hot = |seed| Sampling {
+        temperature: 0.9,
+        top_k: 50,
+        top_p: 0.95,
+        min_p: 0.01,
+        seed,
+        ..Sampling::default()
+    };
+    let penalised = |how| Sampling {
+        penalties: Penalties { repeat: 1.2, presence: 0.1, frequency: 0.05 },
+        logit_bias: vec![(40, 1.5)],
+        ..how
+    };
     let warm = |seed| Sampling { temperature: 0.4, seed, ..Sampling::default() };
     let generate = |prompt: String, max_tokens, sampling, stop: &[&str]| {
         let stop = stop.iter().map(ToString::to_string).collect();
@@ -121,6 +134,8 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         generate(common.clone(), 8, warm(5), &[]),
         generate("again and again and again and".repeat(4), 70, Sampling::default(), &["never there"]),
         generate("a b c a b c a b c a b".to_owned(), 50, warm(9), &[]),
+        generate("a b c a b c a b c a b".to_owned(), 50, penalised(hot(8)), &[]),
+        generate("again and again and again and".repeat(4), 50, penalised(Sampling::default()), &[]),
         generate(text(3, 200), 3, Sampling::default(), &[]),
         constrained(
             "Is it one?",
@@ -193,7 +208,10 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
         match event.kind {
             EventKind::Done(output) => return (event.key as usize, Ok(output)),
             EventKind::Failed(error) => return (event.key as usize, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }

@@ -33,6 +33,7 @@ mod many_subtasks;
 mod memory;
 mod model_choice;
 mod model_files;
+mod options;
 mod owners;
 mod priorities;
 mod privileges;

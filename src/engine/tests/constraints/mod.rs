@@ -48,7 +48,10 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
         match event.kind {
             EventKind::Done(output) => return (event.key as usize, Ok(output)),
             EventKind::Failed(error) => return (event.key as usize, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }
@@ -72,7 +75,7 @@ fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Ou
 fn text(output: &Output) -> (&str, usize, Finish) {
     match output {
         Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
-        Output::Embedding(_) | Output::Score(_) | Output::LogProbabilities(_) => panic!("no text"),
+        _ => panic!("no text"),
     }
 }
 
