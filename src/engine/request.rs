@@ -317,6 +317,8 @@ pub struct Likelihoods {
     pub begin: String,
     /// The answers, at least one. None of them is empty.
     pub answers: Vec<String>,
+    /// Whether others will ask for just the same, so that the engine remembers what came of it.
+    pub repeated: bool,
 }
 
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;

@@ -42,12 +42,12 @@ pub(crate) const SCORE: Prompt = Prompt {
     template: include_str!("prompts/score.jinja"),
     variables: &["prompt"],
 };
-/// Which of some categories a text belongs to.
+/// What the model is told before it gets a text of which it is to find the category.
 pub(crate) const CLASSIFY: Prompt = Prompt {
     slug: "steadytext/classify",
     version: 1,
     template: include_str!("prompts/classify.jinja"),
-    variables: &["categories", "examples", "input", "task_description"],
+    variables: &["categories", "examples", "task_description"],
 };
 /// Whether a text belongs to one category.
 pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {

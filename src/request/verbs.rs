@@ -181,9 +181,11 @@ impl Classification {
         if self.asks_one_by_one() {
             return likelihoods(self.prompt_of(&self.input, Some(index)), YES.iter().chain(&NO));
         }
-        // Against an empty text.
-        let input = if index == 0 { &self.input } else { "" };
-        likelihoods(self.prompt_of(input, None), self.categories.iter().map(|category| &category.name))
+        // Against an empty text, which is the same for all rows.
+        let (prompt, repeated) = if index == 0 { (self.input.clone(), false) } else { (String::new(), true) };
+        let answers = self.categories.iter().map(|category| category.name.clone()).collect();
+        let system = Some(self.prompt_of("", None));
+        Work::Likelihoods(Likelihoods { prompt, system, answers, repeated, ..Likelihoods::default() })
     }
 
     /// The prompt about a text, and about one category where it is about that.

@@ -184,15 +184,15 @@ select matches(
 select is(
     (select array_agg(p.version_num) from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/score']) as s, steadytext_prompt_get(s) as p),
     '{1,1,1,1}', 'prompt_get: the prompts there are');
-select ok((select p.template like '%{{ input }}%' and p.metadata = '{"builtin": true}' from steadytext_prompt_get('steadytext/classify', 1) as p), 'prompt_get: a template');
+select ok((select p.template like '%{{ category.name }}%' and p.metadata = '{"builtin": true}' from steadytext_prompt_get('steadytext/classify', 1) as p), 'prompt_get: a template');
 select is(p.required_variables, steadytext.prompt_variables(p.template), 'prompt_get: its variables')
 from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/score']) as s, steadytext_prompt_get(s) as p;
 select is(
-    steadytext_prompt_render('steadytext/classify', '{"task_description": null, "categories": [{"name": "a", "description": null}, {"name": "b", "description": "bees"}], "examples": [], "input": "x y"}'),
-    E'Classify this text into one of: a, b.\nb: bees\n\nx y', 'prompt_render: what a model is asked');
+    steadytext_prompt_render('steadytext/classify', '{"task_description": null, "categories": [{"name": "a", "description": null}, {"name": "b", "description": "bees"}], "examples": []}'),
+    E'You classify texts. Answer with one of these categories and nothing else:\n- a\n- b: bees', 'prompt_render: what a model is told');
 select is(
-    steadytext_prompt_render('steadytext/classify', '{"task_description": "Say", "categories": [{"name": "a"}, {"name": "b"}], "examples": [{"input": "i", "category": "b"}], "input": "x"}', strict => false),
-    E'Say: a, b.\n\nText: i\nCategory: b\n\nText: x\nCategory:', 'prompt_render: with an example');
+    steadytext_prompt_render('steadytext/classify', '{"task_description": "Say", "categories": [{"name": "a"}, {"name": "b"}], "examples": [{"input": "i", "category": "b"}]}', strict => false),
+    E'Say:\n- a\n- b\n\nText: i\nCategory: b', 'prompt_render: with an example');
 select throws_ok($$ select st_prompt_get('steadytext/classify', 2) $$, 'P0002', null, 'prompt_get: no other version');
 
 -- Rights.

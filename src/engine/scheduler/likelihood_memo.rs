@@ -1,5 +1,5 @@
-//! Likelihoods that were computed last: what many requests ask for again, as all of one kind are compared with what the
-//! model says of the same answers to an empty prompt.
+//! Likelihoods that were computed last, of requests that say that others will ask for the same, as all of one kind are compared with what the
+//! model says of the same answers about nothing.
 //!
 //! Invariant: an entry is what the model would compute now, bit for bit, so that a hit changes no result. Only requests of the same
 //! salt share one.
@@ -21,9 +21,12 @@ pub(super) struct LikelihoodMemo {
     entries: Vec<(Key, Vec<f64>)>,
 }
 
-/// What a request asks for; None where it does not ask for likelihoods.
+/// What a request asks for; None where it does not ask for likelihoods that others want, too.
 pub(super) fn key_of(request: &Request) -> Option<Key> {
     let Work::Likelihoods(how) = &request.work else { return None };
+    if !how.repeated {
+        return None;
+    }
     let mut hasher = Sha256::new_with_prefix(request.salt.to_le_bytes());
     hasher.update(how.system.as_ref().map_or(u64::MAX, |system| system.len() as u64).to_le_bytes());
     let texts = [how.system.as_deref().unwrap_or_default(), &how.prompt, &how.begin];
@@ -62,6 +65,7 @@ mod tests {
             system: system.map(str::to_owned),
             begin: begin.to_owned(),
             answers: answers.iter().map(|answer| (*answer).to_owned()).collect(),
+            repeated: true,
         });
         key_of(&Request { key: 0, model: ModelSource::Builtin, salt, dedup_key: None, work }).unwrap()
     }

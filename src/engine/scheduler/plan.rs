@@ -197,7 +197,7 @@ pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
         Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
-        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) => None,
+        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => None,
     })
 }
 

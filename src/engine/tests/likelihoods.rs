@@ -29,6 +29,7 @@ fn likelihoods(prompt: &str, begin: &str, answers: &[&str]) -> Work {
         system: None,
         begin: begin.to_owned(),
         answers: answers.iter().map(|answer| (*answer).to_owned()).collect(),
+        repeated: false,
     })
 }
 
@@ -155,7 +156,7 @@ fn likelihoods_depend_on_nothing_but_prompt_and_answer() {
             let engine = engine(config);
             let beside = Generate { prompt: "beside it".into(), max_tokens: 60, ..Generate::default() };
             let beside = submit(&engine, &model, Work::Generate(beside));
-            // Twice, so that some are known the second time.
+            // Twice, so that beginnings are known the second time.
             for _ in 0..2 {
                 let events: Vec<_> = prompts
                     .iter()
@@ -170,16 +171,24 @@ fn likelihoods_depend_on_nothing_but_prompt_and_answer() {
 }
 
 #[test]
-fn what_is_asked_again_is_not_computed_again() {
+fn what_others_ask_for_again_is_not_computed_again() {
     let engine = engine(Config::default());
-    let work = likelihoods("the same prompt", "", &["one", "two"]);
+    let asked = |answers: &[&str], repeated| match likelihoods("the same prompt", "", answers) {
+        Work::Likelihoods(how) => Work::Likelihoods(Likelihoods { repeated, ..how }),
+        other => other,
+    };
+    let work = asked(&["one", "two"], true);
     let first = values(&submit(&engine, &ModelSource::Builtin, work.clone()));
     let before = engine.statistics();
     assert_eq!(values(&submit(&engine, &ModelSource::Builtin, work)), first);
     assert_eq!(engine.statistics().computed_tokens, before.computed_tokens);
-    let other = likelihoods("the same prompt", "", &["two", "one"]);
+    let other = asked(&["two", "one"], true);
     let other = values(&submit(&engine, &ModelSource::Builtin, other));
     assert_eq!(vec![other[1], other[0]], first);
+    let before = engine.statistics();
+    assert!(before.computed_tokens > 0);
+    // Nobody has said that others will ask for it.
+    assert_eq!(values(&submit(&engine, &ModelSource::Builtin, asked(&["one", "two"], false))), first);
     assert!(engine.statistics().computed_tokens > before.computed_tokens);
 }
 

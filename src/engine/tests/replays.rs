@@ -110,7 +110,7 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     };
     let likelihoods = |prompt: String, begin: &str, answers: &[&str]| {
         let (begin, answers) = (begin.to_owned(), answers.iter().map(ToString::to_string).collect());
-        Work::Likelihoods(Likelihoods { prompt, begin, answers, ..Likelihoods::default() })
+        Work::Likelihoods(Likelihoods { prompt, begin, answers, repeated: true, ..Likelihoods::default() })
     };
     let constrained = |prompt: &str, sampling, constraint| {
         let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
