@@ -345,7 +345,7 @@ fn verb_score_async(
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn verb_classify_async(
-    request_type: &str,
+    request_type: Option<&str>,
     input: Option<&str>,
     categories: Texts<'_>,
     task_description: Option<&str>,
@@ -362,7 +362,7 @@ fn verb_classify_async(
     let params =
         with_categories(params, categories, (task_description, method, threshold), descriptions, examples)
             .or_raise();
-    enqueue(request_type, input, params, priority)
+    enqueue(request_type.unwrap_or_default(), input, params, priority)
 }
 
 fn text_of(
