@@ -229,14 +229,11 @@ fn complete<'a>(
     answer: &Answer,
 ) -> Row<'a> {
     let now = pg_sys::Datum::from(activity::now());
-    let documents: Option<Vec<String>> = match answer {
-        Answer::Ranking(ranking) => Some(ranking.documents().map(str::to_owned).collect()),
-        _ => None,
-    };
+    let list: Option<Vec<String>> = answer.list().map(|texts| texts.into_iter().map(str::to_owned).collect());
     let values = [
         (QueueColumn::Status, "completed".into_datum()),
         (QueueColumn::Result, found.response),
-        (QueueColumn::Results, documents.into_datum()),
+        (QueueColumn::Results, list.into_datum()),
         (QueueColumn::Embedding, found.embedding),
         (QueueColumn::StartedAt, Some(now)),
         (QueueColumn::CompletedAt, Some(now)),

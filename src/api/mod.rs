@@ -29,3 +29,4 @@ mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod verbs;

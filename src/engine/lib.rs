@@ -30,6 +30,7 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
@@ -55,8 +56,9 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
-    Request, Rerank, Role, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
+    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
 };
 pub use sampling::{Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
+pub use scores::{cosine, softmax};

@@ -8,7 +8,7 @@ use super::asked::{Asked, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
-use super::{conversation, defaults, options};
+use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::{self, Resolved, Task, Wanted};
@@ -74,6 +74,9 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        verb if verb_checks::is_verb(verb) => {
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+        }
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -111,8 +114,14 @@ fn task_of(request_type: &str) -> Task {
     match request_type {
         "embed" | "batch_embed" => Task::Embed,
         "rerank" | "batch_rerank" => Task::Rerank,
+        verb if verb_checks::is_verb(verb) => task_of_verb(verb, params),
         _ => Task::Generate,
     }
+}
+
+/// What the model of a judgement is for.
+fn task_of_verb(request_type: &str, params: &Value) -> Task {
+    if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {

@@ -26,6 +26,7 @@ mod families;
 mod gguf_mutants;
 mod golden;
 mod kv_cache;
+mod likelihoods;
 mod load;
 mod loading;
 mod lost_files;

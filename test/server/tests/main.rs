@@ -48,4 +48,5 @@ mod shutdown;
 mod standby;
 mod sync;
 mod transactions;
+mod verbs;
 mod wake;
