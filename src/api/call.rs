@@ -222,7 +222,7 @@ pub(super) fn outcome(
     request_type: &str,
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
 ) -> Result<Answer, PgError> {
     check_engine()?;
     Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()

@@ -105,7 +105,12 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
         );
     }
     let settings = guc::engine();
-    let load = Load { requests: settings.max_running, tokens: 0, threads: settings.threads.max(1) };
+    let load = Load {
+        requests: settings.max_running,
+        tokens: 0,
+        threads: settings.threads.max(1),
+        kv_cache_type: settings.kv_cache_type,
+    };
     let summary = match Summary::of(&resolved.source, load) {
         Ok((summary, _)) => summary,
         Err(error) => return failed(of_engine(error)),

@@ -175,7 +175,7 @@ fn default_to_keep(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> 
         return Ok(None);
     }
     let models = catalog_cache::models()?;
-    let Some(name) = default_to_remember(given.request_type, &models)? else {
+    let Some(name) = default_to_remember(given.request_type, &given.params, &models)? else {
         return Ok(None);
     };
     let mut params = given.params.clone();

@@ -159,7 +159,12 @@ fn model_inspect(
     let models = catalog_cache::models().or_raise();
     let (task, source) = find(name, &models).or_raise();
     let settings = guc::engine();
-    let load = Load { requests: settings.max_running, tokens: 0, threads: settings.threads.max(1) };
+    let load = Load {
+        requests: settings.max_running,
+        tokens: 0,
+        threads: settings.threads.max(1),
+        kv_cache_type: settings.kv_cache_type,
+    };
     let (summary, gguf) = Summary::of(&source, load).map_err(of_engine).or_raise();
     let path = match &source {
         ModelSource::Builtin => None,

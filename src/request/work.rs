@@ -95,7 +95,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
 pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -> Result<(), PgError> {
     match wanted(params) {
         Wanted::Named(name) | Wanted::Remembered(name) => {
-            registry::check(task_of(request_type), name, models)
+            registry::check(task_of(request_type, params), name, models)
         }
         Wanted::Default => Ok(()),
     }
@@ -106,11 +106,15 @@ pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -
 /// # Errors
 ///
 /// Those of [`registry::to_remember`].
-pub(crate) fn default_to_remember(request_type: &str, models: &Models) -> Result<Option<String>, PgError> {
-    registry::to_remember(task_of(request_type), models)
+pub(crate) fn default_to_remember(
+    request_type: &str,
+    params: &Value,
+    models: &Models,
+) -> Result<Option<String>, PgError> {
+    registry::to_remember(task_of(request_type, params), models)
 }
 
-fn task_of(request_type: &str) -> Task {
+fn task_of(request_type: &str, params: &Value) -> Task {
     match request_type {
         "embed" | "batch_embed" => Task::Embed,
         "rerank" | "batch_rerank" => Task::Rerank,
