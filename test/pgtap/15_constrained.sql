@@ -84,7 +84,7 @@ select results_eq(
        from cast(steadytext_generate_json('A table', '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "size": {"type": "integer", "minimum": 1, "maximum": 9}}, "required": ["name", "size"], "additionalProperties": false}') as jsonb) as d $$,
     $$ values ('string', true, array['name', 'size']) $$, 'a document');
 select is(st_generate_json('x', '{"const": {"a": [1, null]}}'), '{"a": [1, null]}', 'a document that is fixed');
-select throws_ok($$ select steadytext_generate_regex('x', '[a-z]{500}', 10) $$, '53400', 'the answer is not complete after 10 tokens', 'too few tokens');
+select throws_like($$ select steadytext_generate_regex('x', '[a-z]{500}', 10) $$, 'the shortest answer that matches the constraint takes % tokens, and 10 are allowed', 'too few tokens');
 select throws_ok($$ select steadytext_generate_json('x', 'false') $$, '22023', null, 'nothing conforms');
 select is(
     pg_temp.run_as('st_alice', $$ select steadytext_generate_json('x', '{"const": 1}') $$), '1', 'a user may');

@@ -11,6 +11,7 @@ use llguidance::{JsonCompileOptions, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
+use super::closing::{self, Chart, Way};
 use super::matcher::{Matcher, reason};
 use super::regular::{Language, Regular};
 use super::tree::Tree;
@@ -51,6 +52,10 @@ pub(crate) struct Grammar {
     parser: Mutex<TokenParser>,
     /// Of a pattern.
     language: Option<Arc<Language>>,
+    /// At its beginning, of what has no language.
+    chart: Option<Mutex<Chart>>,
+    /// A shortest answer.
+    way: Option<Way>,
     checker: Arc<Checker>,
     _held: Held,
 }
@@ -95,16 +100,38 @@ impl Grammars {
             Some(grammar) => grammar,
             None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
         };
+        let mut matcher = self.follow(&grammar, constraint)?;
+        matcher.set_way(grammar.way.clone());
+        Ok(matcher)
+    }
+
+    /// A matcher that knows no way to the end.
+    fn follow(&self, grammar: &Grammar, constraint: &Constraint) -> Result<Matcher, Error> {
+        let vocabulary = self.vocabulary()?;
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
         let regular = grammar.language.as_ref().map(Regular::new);
-        let held = self.memory.hold(MATCHER_BYTES + own_bytes(constraint), "a constraint")?;
+        let chart = grammar.chart.as_ref();
+        let chart = chart.map(|chart| chart.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let bytes = chart.as_ref().map_or(0, |chart| chart.bytes() as u64);
+        let held = self.memory.hold(MATCHER_BYTES + own_bytes(constraint) + bytes, "a constraint")?;
         Ok(Matcher::new(
             llguidance::Matcher::new(Ok(parser)),
             regular,
+            chart.map(Box::new),
             Arc::clone(&self.tokenizer),
+            Arc::clone(vocabulary.factory.tok_env()),
             Arc::clone(&grammar.checker),
             held,
         ))
+    }
+
+    fn vocabulary(&self) -> Result<&Vocabulary, Error> {
+        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
+        if self.vocabulary.get().is_none() {
+            let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
+        }
+        let Some(vocabulary) = self.vocabulary.get() else { unreachable!("it was set above") };
+        Ok(vocabulary)
     }
 
     fn find(&self, constraint: &Constraint) -> Option<Arc<Grammar>> {
@@ -134,13 +161,7 @@ impl Grammars {
 
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
-        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
-        if self.vocabulary.get().is_none() {
-            let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
-        }
-        let Some(Vocabulary { factory, tree, .. }) = self.vocabulary.get() else {
-            unreachable!("it was set above");
-        };
+        let Vocabulary { factory, tree, .. } = self.vocabulary()?;
         let parser = factory.create_parser(grammar(constraint)?);
         let parser = parser.map_err(|error| {
             let what = match constraint {
@@ -154,8 +175,15 @@ impl Grammars {
         let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
         let bytes = language.as_ref().map_or(0, |language| language.bytes()) as u64;
         let held = self.memory.hold(bytes + own_bytes(constraint), "a constraint")?;
+        let chart = match &language {
+            Some(_) => None,
+            None => closing::chart(&parser, factory.tok_env(), factory.limits()).map(Mutex::new),
+        };
         let (parser, language) = (Mutex::new(parser), language.map(Arc::new));
-        Ok(Grammar { parser, language, checker: Arc::new(checker), _held: held })
+        let checker = Arc::new(checker);
+        let mut grammar = Grammar { parser, language, chart, way: None, checker, _held: held };
+        grammar.way = self.follow(&grammar, constraint)?.find_way();
+        Ok(grammar)
     }
 }
 

@@ -15,6 +15,7 @@
 #[doc(hidden)]
 pub mod bench;
 mod checker;
+mod closing;
 mod grammar;
 mod matcher;
 mod regular;

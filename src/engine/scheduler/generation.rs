@@ -15,6 +15,9 @@ use crate::{Error, EventKind, Finish, Generate, Output};
 /// Progress of a request is told this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How many tokens are tried that may leave no way to the end, before that way is taken.
+const MAX_CHOICES: usize = 8;
+
 /// A text in the making.
 pub(super) struct Generation {
     how: Generate,
@@ -48,13 +51,17 @@ impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the matcher; [`Error::Unfinished`] where they are too many, [`Error::Mismatch`] where they are the whole
+    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where that is not known and
+    /// they are too many, [`Error::Mismatch`] where they are the whole
     /// answer and do not pass the last check.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,
         tokenizer: &Tokenizer,
     ) -> Result<(ConstrainedStart, Vec<u32>), Error> {
+        if let Some(needed) = matcher.needed().filter(|needed| *needed > max_tokens) {
+            return Err(Error::TooFewTokens { needed, max_tokens });
+        }
         let Taken { forced, complete } = matcher.begin()?;
         if forced.len() > max_tokens || (forced.len() == max_tokens && !matcher.matches()) {
             return Err(Error::Unfinished { generated_tokens: max_tokens });
@@ -122,8 +129,12 @@ impl Generation {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
-        let allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
-        let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
+        let first = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut token = match &mut allowed {
+            Some(allowed) => self.admitted(first, allowed, logits, position, tokenizer, sampler),
+            None => first,
+        };
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
             // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same whether or not
@@ -140,6 +151,7 @@ impl Generation {
                     return Err(error);
                 }
                 token = sampler.choose_again(logits, &self.how.sampling, position, &valid);
+                token = self.admitted(token, &mut valid, logits, position, tokenizer, sampler);
                 self.add(token, tokenizer)?
             }
         };
@@ -156,6 +168,40 @@ impl Generation {
         };
         let output = finish.map(|finish| self.finish(finish)).transpose()?;
         Ok(Chosen { token, forced, output })
+    }
+
+    /// The token that was chosen among those that are allowed; another, if it would leave too few tokens for the way to the end. Those
+    /// that do are no longer allowed.
+    fn admitted(
+        &mut self,
+        mut token: u32,
+        allowed: &mut SimpleVob,
+        logits: &[f32],
+        position: usize,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> u32 {
+        let room = self.room();
+        let Some(matcher) = &mut self.matcher else { return token };
+        for _ in 0..MAX_CHOICES {
+            if tokenizer.is_end(token) || matcher.admits(token, room) {
+                return token;
+            }
+            allowed.disallow_token(token);
+            if allowed.is_zero() {
+                break;
+            }
+            token = sampler.choose_again(logits, &self.how.sampling, position, allowed);
+        }
+        if tokenizer.is_end(token) || matcher.admits(token, room) {
+            return token;
+        }
+        let end = || tokenizer.end_tokens().iter().copied().find(|id| allowed.is_allowed(*id));
+        match matcher.way_on().or_else(end) {
+            // Also tells the matcher, which knows it.
+            Some(next) if tokenizer.is_end(next) || matcher.admits(next, room) => next,
+            _ => token,
+        }
     }
 
     /// Adds what a token says to the text; true if that completes a stop string.
