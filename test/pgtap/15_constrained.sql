@@ -38,7 +38,7 @@ insert into refused values
     ('generate_json%s(''x'', ''[]'')', '22023', 'the schema is neither an object nor a boolean'),
     ('generate_json%s(''x'', ''{}'', 0)', 'P0001', 'max_tokens must be between 1 and 4096'),
     ('generate_json%s(''x'', (repeat(''{"items": '', 2000) || ''1'' || repeat(''}'', 2000))::jsonb)', '22023', 'the schema is nested more than 64 levels deep'),
-    ('generate_json%s(''x'', jsonb_build_object(''title'', repeat(''x'', 65536)))', '22023', 'the schema has 65549 bytes, at most 65536 are allowed'),
+    ('generate_json%s(''x'', jsonb_build_object(''title'', repeat(''x'', 262144)))', '22023', 'the schema has 262157 bytes, at most 262144 are allowed'),
     ('generate_json%s(''x'', ''{"$ref": "http://localhost/x.json"}'')', '22023', null),
     ('generate_json%s(''x'', ''{"type": "strang"}'')', '22023', null),
     ('generate_regex%s(''x'', null)', 'P0001', 'Pattern cannot be empty'),

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::closing::{self, Chart, Way};
+use super::guide::{PARTS, Part};
 use super::matcher::{Matcher, reason};
+use super::plain::plain;
 use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
@@ -34,6 +36,9 @@ pub(super) const STEP_ITEMS: usize = 20_000;
 const MAX_LEXER_STATES: usize = 20_000;
 /// Symbols in the productions of a grammar.
 const MAX_GRAMMAR_SIZE: usize = 200_000;
+
+/// What llguidance says of a schema to which nothing conforms.
+const UNSATISFIABLE: &str = "Unsatisfiable schema";
 
 /// What a copy of a grammar takes that a request goes on with, apart from what its text makes of it.
 const MATCHER_BYTES: u64 = 1 << 20;
@@ -162,23 +167,16 @@ impl Grammars {
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
         let Vocabulary { factory, tree, .. } = self.vocabulary()?;
-        let parser = factory.create_parser(grammar(constraint)?);
-        let parser = parser.map_err(|error| {
-            let what = match constraint {
-                Constraint::Json(_) => "schema",
-                Constraint::Regex(_) => "pattern",
-                Constraint::Choice(_) => "list of choices",
-            };
-            let reason = reason(&format!("{error:#}"));
-            Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
-        })?;
+        let parser = parser(constraint, factory)?;
         let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
-        let bytes = language.as_ref().map_or(0, |language| language.bytes()) as u64;
-        let held = self.memory.hold(bytes + own_bytes(constraint), "a constraint")?;
         let chart = match &language {
             Some(_) => None,
-            None => closing::chart(&parser, factory.tok_env(), factory.limits()).map(Mutex::new),
+            None => closing::chart(&parser, factory.tok_env(), factory.limits()),
         };
+        let of_chart = chart.as_ref().map_or(0, Chart::bytes);
+        let bytes = (language.as_ref().map_or(0, |language| language.bytes()) + of_chart) as u64;
+        let held = self.memory.hold(bytes + own_bytes(constraint), "a constraint")?;
+        let chart = chart.map(Mutex::new);
         let (parser, language) = (Mutex::new(parser), language.map(Arc::new));
         let checker = Arc::new(checker);
         let mut grammar = Grammar { parser, language, chart, way: None, checker, _held: held };
@@ -209,13 +207,40 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
-fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {
-    Ok(match constraint {
-        Constraint::Json(schema) => json_grammar(checker::parse(schema)?),
-        Constraint::Regex(_) | Constraint::Choice(_) => {
-            TopLevelGrammar::from_regex(&pattern(constraint).unwrap_or_default())
+/// What guides an answer: of a schema, as much as llguidance takes.
+fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParser, Error> {
+    let told = |error: &dyn std::fmt::Display, what| {
+        let reason = reason(&format!("{error:#}"));
+        Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
+    };
+    let schema = match constraint {
+        Constraint::Json(schema) => plain(checker::parse(schema)?)?,
+        Constraint::Regex(pattern) => {
+            let parser = factory.create_parser(TopLevelGrammar::from_regex(pattern));
+            return parser.map_err(|error| told(&error, "pattern"));
         }
-    })
+        Constraint::Choice(_) => {
+            let pattern = pattern(constraint).unwrap_or_default();
+            let parser = factory.create_parser(TopLevelGrammar::from_regex(&pattern));
+            return parser.map_err(|error| told(&error, "list of choices"));
+        }
+    };
+    let mut first = None;
+    for part in PARTS {
+        match factory.create_parser(json_grammar(part.of(&schema))) {
+            Ok(parser) => return Ok(parser),
+            Err(error) => {
+                // Nothing conforms to it: less of it would let through what never does.
+                let empty = format!("{error:#}").contains(UNSATISFIABLE);
+                let error = first.get_or_insert(told(&error, "schema"));
+                // Twice: the whole takes what stands beside a reference for part of it, in all drafts.
+                if empty && part != Part::Whole {
+                    return Err(error.clone());
+                }
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::InvalidRequest("the schema cannot be followed".to_owned())))
 }
 
 /// The pattern of a constraint that has one.
@@ -238,6 +263,8 @@ fn json_grammar(schema: Value) -> TopLevelGrammar {
         key_separator: ": ".to_owned(),
         whitespace_flexible: false,
         coerce_one_of: true,
+        // What it does not know is left to the check.
+        lenient: true,
         ..JsonCompileOptions::default()
     };
     let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };

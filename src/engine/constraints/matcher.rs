@@ -6,7 +6,7 @@ use llguidance::toktrie::SimpleVob;
 use toktrie::TokEnv;
 
 use super::checker::{Checker, brief};
-use super::closing::{Chart, Way, fewest};
+use super::closing::{Chart, Mark, Way, fewest};
 use super::regular::Regular;
 use crate::Error;
 use crate::memory::Held;
@@ -29,6 +29,13 @@ pub(crate) struct Matcher {
     /// Tokens taken.
     tokens: usize,
     _held: Held,
+}
+
+/// A place in an answer, to come back to.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    tokens: usize,
+    mark: Option<Mark>,
 }
 
 /// How many times as many tokens as a way to the end takes have to be left, and how many more, for a token to be admitted behind
@@ -58,6 +65,31 @@ impl Matcher {
         Matcher { grammar, regular, tokenizer, words, checker, chart, way, admitted, tokens, _held: held }
     }
 
+    /// This place.
+    pub(crate) fn place(&self) -> Place {
+        Place { tokens: self.tokens, mark: self.chart.as_ref().map(|chart| chart.mark()) }
+    }
+
+    /// Goes back to a place that the answer has come through.
+    ///
+    /// # Errors
+    /// As [`Matcher::allowed`].
+    pub(crate) fn go_back(&mut self, place: Place) -> Result<(), Error> {
+        let tokens = self.tokens.saturating_sub(place.tokens);
+        self.grammar.rollback(tokens).map_err(|error| self.failed(&error))?;
+        self.grammar.invalidate_bias_cache();
+        self.tokens = place.tokens;
+        (self.way, self.admitted) = (None, None);
+        match (&mut self.chart, place.mark) {
+            (Some(chart), Some(mark)) => chart.go_back(mark),
+            _ => self.chart = None,
+        }
+        if let Some(text) = self.search(&[]) {
+            self.way = self.follow(None, &text).map(|tokens| Way { text, tokens });
+        }
+        Ok(())
+    }
+
     /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before anything else.
     pub(super) fn find_way(&mut self) -> Option<Way> {
         let shortest = self.search(&[]);
@@ -72,8 +104,8 @@ impl Matcher {
         self.way = way;
     }
 
-    /// How many tokens an answer takes at least, as far as it is known: at its beginning of all, and later of what is to
-    /// come.
+    /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many are enough for what is
+    /// to come.
     pub(crate) fn needed(&self) -> Option<usize> {
         self.way.as_ref().map(|way| way.tokens)
     }
@@ -197,12 +229,15 @@ impl Matcher {
         loop {
             let forced = if copy.is_stopped() { Vec::new() } else { copy.compute_ff_tokens() };
             for token in &forced {
-                at += text[at..].starts_with(self.tokenizer.token_bytes(*token)).then(|| self.tokenizer.token_bytes(*token).len())?;
+                at += text[at..]
+                    .starts_with(self.tokenizer.token_bytes(*token))
+                    .then(|| self.tokenizer.token_bytes(*token).len())?;
             }
             tokens += forced.len();
             copy.consume_tokens(&forced).ok().or(forced.is_empty().then_some(()))?;
             if at == text.len() {
-                let matches = if copy.is_stopped() { !copy.is_error() } else { copy.is_accepting().unwrap_or(false) };
+                let matches =
+                    if copy.is_stopped() { !copy.is_error() } else { copy.is_accepting().unwrap_or(false) };
                 return matches.then_some(tokens);
             }
             if copy.is_stopped() {

@@ -186,8 +186,6 @@ fn refusals_say_why_and_nothing_else() {
         (json_of(json!([1])), "the schema is neither an object nor a boolean"),
         (Constraint::Json("{\"type\": ".to_owned()), "the schema is no JSON document: EOF"),
         (json_of(json!({ "type": "strang" })), "the schema is invalid at"),
-        (json_of(json!({ "type": "string", "not": { "const": "a" } })), "Unimplemented keys: [\"not\"]"),
-        (json_of(json!({ "type": "string", "format": "nonsense" })), "Unknown format: nonsense"),
         (json_of(json!(false)), "the schema cannot be followed: "),
         (
             json_of(json!({ "type": "integer", "minimum": 5, "maximum": 2 })),
@@ -213,7 +211,7 @@ fn refusals_say_why_and_nothing_else() {
             "the schema is nested more than 64",
         ),
         (Constraint::Json("[".repeat(60_000)), "the schema is nested more than 64"),
-        (json_of(json!({ "title": "a".repeat(65_536) })), "the schema has 65"),
+        (json_of(json!({ "title": "a".repeat(262_144) })), "the schema has 262156 bytes, at most 262144 are"),
     ] {
         let reason = model.refusal(&constraint);
         assert!(reason.contains(words), "{words:?} is not in {reason:?}");

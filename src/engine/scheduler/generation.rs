@@ -7,7 +7,7 @@ use llguidance::toktrie::SimpleVob;
 use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
-use crate::constraints::{Matcher, Taken};
+use crate::constraints::{Matcher, Place, Taken};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
@@ -18,22 +18,53 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// How many tokens are tried that may leave no way to the end, before that way is taken.
 const MAX_CHOICES: usize = 8;
 
+/// How many choices back an answer is tried again that does not match when it is finished, each time.
+const BACK: [usize; 16] = [1, 1, 2, 1, 1, 2, 6, 1, 1, 2, 1, 1, 2, 6, 24, 100];
+
 /// A text in the making.
 pub(super) struct Generation {
     how: Generate,
     detokenizer: Detokenizer,
     /// Where it has to match a constraint.
     matcher: Option<Matcher>,
+    /// Where such an answer may have to be tried again.
+    trials: Option<Trials>,
     generated: usize,
     max_tokens: usize,
     told: Instant,
     told_tokens: usize,
 }
 
+/// An answer that is checked when it is finished, and goes back to another choice if it does not match.
+struct Trials {
+    /// Tokens that the answer begins with, whatever is chosen.
+    begun: usize,
+    /// All tokens of the answer.
+    tokens: Vec<u32>,
+    /// Where a token was chosen.
+    choices: Vec<Choice>,
+    /// Tokens that have led to no answer from here.
+    spent: Vec<u32>,
+    /// How often it has gone back.
+    count: usize,
+}
+
+/// A choice of an answer.
+struct Choice {
+    place: Place,
+    /// Number of tokens and bytes before it.
+    tokens: usize,
+    bytes: usize,
+    /// Tokens that had led to no answer before.
+    spent: Vec<u32>,
+}
+
 /// An answer that has to match a constraint, at its beginning.
 pub(super) struct ConstrainedStart {
     matcher: Matcher,
     detokenizer: Detokenizer,
+    /// What every answer begins with.
+    forced: Vec<u32>,
     /// The whole of it, where nothing is left to choose.
     pub(super) output: Option<Output>,
 }
@@ -45,6 +76,8 @@ pub(super) struct Chosen {
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,
+    /// How many tokens of the answer are left, where it has gone back.
+    pub(super) back: Option<usize>,
 }
 
 impl ConstrainedStart {
@@ -77,7 +110,31 @@ impl ConstrainedStart {
             let finish = if complete { Finish::Complete } else { Finish::Length };
             output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
         }
-        Ok((ConstrainedStart { matcher, detokenizer, output }, forced))
+        Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
+    }
+}
+
+impl Trials {
+    fn new(forced: Vec<u32>) -> Trials {
+        Trials { begun: forced.len(), tokens: forced, choices: Vec::new(), spent: Vec::new(), count: 0 }
+    }
+
+    /// Notes a choice, and takes from what is allowed what has led to no answer from there.
+    fn begin_choice(&mut self, place: Place, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
+        let spent = std::mem::take(&mut self.spent);
+        take_away(&spent, allowed, tokenizer);
+        let (before, known) = self.choices.last().map_or((0, 0), |last| (last.tokens, last.bytes));
+        let new = self.tokens[before..].iter().map(|id| tokenizer.token_bytes(*id).len());
+        let bytes = known + new.sum::<usize>();
+        self.choices.push(Choice { place, tokens: self.tokens.len(), bytes, spent });
+    }
+}
+
+/// Takes tokens from those that are allowed: with one that ends the answer all that do, as they end it at the same place.
+fn take_away(spent: &[u32], allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
+    spent.iter().for_each(|id| allowed.disallow_token(*id));
+    if spent.iter().any(|id| tokenizer.is_end(*id)) {
+        tokenizer.end_tokens().iter().for_each(|id| allowed.disallow_token(*id));
     }
 }
 
@@ -99,12 +156,17 @@ impl Generation {
         generated: usize,
         max_tokens: usize,
     ) -> Generation {
+        let mut trials = None;
         let (matcher, detokenizer) = match (constrained, thoughts) {
-            (Some(ConstrainedStart { matcher, detokenizer, .. }), _) => (Some(matcher), detokenizer),
+            (Some(ConstrainedStart { matcher, detokenizer, forced, .. }), _) => {
+                trials = matcher.checker().is_stricter().then(|| Trials::new(forced));
+                (Some(matcher), detokenizer)
+            }
             (None, Some(thoughts)) => (None, Detokenizer::with_thoughts(how.stop.clone(), thoughts)),
             (None, None) => (None, Detokenizer::new(how.stop.clone())),
         };
-        Generation { how, detokenizer, matcher, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
+        let (told, told_tokens) = (Instant::now(), 0);
+        Generation { how, detokenizer, matcher, trials, generated, max_tokens, told, told_tokens }
     }
 
     /// What it has to match.
@@ -130,7 +192,19 @@ impl Generation {
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
         let mut allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
-        let first = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut spent = false;
+        if let (Some(allowed), Some(trials), Some(matcher)) = (&mut allowed, &mut self.trials, &self.matcher)
+        {
+            spent = !trials.spent.is_empty();
+            trials.begin_choice(matcher.place(), allowed, tokenizer);
+        }
+        let first = match &allowed {
+            // What was drawn before is not among them.
+            Some(allowed) if spent && !allowed.is_zero() => {
+                sampler.choose_again(logits, &self.how.sampling, position, allowed)
+            }
+            _ => sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?,
+        };
         let mut token = match &mut allowed {
             Some(allowed) => self.admitted(first, allowed, logits, position, tokenizer, sampler),
             None => first,
@@ -166,8 +240,65 @@ impl Generation {
             self.generated += 1;
             if stopped { Some(Finish::Stop) } else { (self.room() == 0).then_some(Finish::Length) }
         };
+        if let Some(trials) = &mut self.trials {
+            trials.tokens.extend((!tokenizer.is_end(token)).then_some(token).iter().chain(&forced));
+            if finish.is_some()
+                && let Some(back) = self.go_back(token, tokenizer)?
+            {
+                return Ok(Chosen { token, forced: Vec::new(), output: None, back: Some(back) });
+            }
+        }
         let output = finish.map(|finish| self.finish(finish)).transpose()?;
-        Ok(Chosen { token, forced, output })
+        Ok(Chosen { token, forced, output, back: None })
+    }
+
+    /// Goes back to a choice that another token is possible for, if the answer that ends with a token does not match.
+    /// Returns how many tokens are left of it then.
+    ///
+    /// The place lies in the part of the answer that does not match, or before it: the last one first, and now and then one
+    /// further back ([`BACK`]).
+    fn go_back(&mut self, last: u32, tokenizer: &Tokenizer) -> Result<Option<usize>, Error> {
+        let (Some(trials), Some(matcher)) = (&mut self.trials, &mut self.matcher) else { return Ok(None) };
+        let Some(distance) = BACK.get(trials.count) else { return Ok(None) };
+        let bytes = |tokens: &[u32]| -> Vec<u8> {
+            tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).copied().collect()
+        };
+        let Ok(text) = String::from_utf8(bytes(&trials.tokens)) else { return Ok(None) };
+        let Some(flaw) = matcher.checker().flaw(&text) else { return Ok(None) };
+        let inside = trials.choices.partition_point(|choice| choice.bytes < flaw.end.max(1));
+        let mut next = inside.saturating_sub(*distance);
+        trials.count += 1;
+        loop {
+            let Some(choice) = trials.choices.get(next) else { return Ok(None) };
+            let (place, left) = (choice.place, choice.tokens);
+            let chosen = trials.tokens.get(left).copied().unwrap_or(last);
+            matcher.go_back(place)?;
+            trials.tokens.truncate(left);
+            let mut spent =
+                trials.choices.drain(next..).next().map(|choice| choice.spent).unwrap_or_default();
+            spent.push(chosen);
+            let mut others = matcher.allowed()?;
+            take_away(&spent, &mut others, tokenizer);
+            trials.spent = spent;
+            if !others.is_zero() {
+                break;
+            }
+            let Some(before) = next.checked_sub(1) else {
+                return Err(Error::Mismatch {
+                    reason: "all that was tried does not conform to the schema".to_owned(),
+                });
+            };
+            next = before;
+        }
+        self.generated = trials.tokens.len();
+        self.detokenizer = Detokenizer::new(Vec::new());
+        self.detokenizer.push(&bytes(&trials.tokens))?;
+        Ok(Some(self.generated))
+    }
+
+    /// How many tokens every answer begins with.
+    pub(super) fn begun(&self) -> usize {
+        self.trials.as_ref().map_or(0, |trials| trials.begun)
     }
 
     /// The token that was chosen among those that are allowed; another, if it would leave too few tokens for the way to the end. Those
@@ -270,7 +401,8 @@ impl Generation {
         if is_due && self.told_tokens < self.generated {
             self.told = Instant::now();
             self.told_tokens = self.generated;
-            let text = self.detokenizer.take_partial();
+            // What may be taken back is told when it is whole.
+            let text = if self.trials.is_some() { String::new() } else { self.detokenizer.take_partial() };
             submission.send(EventKind::Progress { generated_tokens: self.generated, text });
         }
     }

@@ -19,7 +19,7 @@ use llguidance::TokenParser;
 use llguidance::api::ParserLimits;
 use toktrie::TokEnv;
 
-pub(super) use chart::Chart;
+pub(super) use chart::{Chart, Mark};
 use ends::Ends;
 use shape::Shape;
 pub(super) use words::fewest;

@@ -5,6 +5,7 @@ mod conforms;
 mod made_up;
 mod nasty;
 mod random;
+mod wild;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
