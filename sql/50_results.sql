@@ -85,6 +85,17 @@ comment on function @extschema@.steadytext_get_async_embedding(uuid, bigint) is
 
 set local search_path = pg_catalog, pg_temp;
 
+create function @extschema@.steadytext_wait(
+    request_ids uuid[],
+    mode text default 'all',
+    timeout_seconds bigint default 30
+)
+returns boolean
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'wait_for_requests_wrapper';
+comment on function @extschema@.steadytext_wait(uuid[], text, bigint) is
+    'Waits until all of these requests have ended, or any of them; false where that does not happen in time';
+
 create function @extschema@.steadytext_cancel_async(request_id uuid)
 returns boolean
 language c volatile parallel unsafe

@@ -25,6 +25,7 @@ grant execute on function
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
     @extschema@.steadytext_get_async_embedding(uuid, bigint),
+    @extschema@.steadytext_wait(uuid[], text, bigint),
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_cancel_async_batch(uuid[]),
     @extschema@.steadytext_config_get(text),
@@ -56,6 +57,19 @@ grant execute on function
     @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean),
     @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean)
 to steadytext_user;
+-- Prompts that are kept: their policies say whose may be changed.
+grant execute on function
+    @extschema@.steadytext_prompt_create(text, text, text, jsonb),
+    @extschema@.steadytext_prompt_update(text, text, jsonb),
+    @extschema@.steadytext_prompt_get(text, bigint),
+    @extschema@.steadytext_prompt_render(text, jsonb, bigint, boolean),
+    @extschema@.steadytext_prompt_list(),
+    @extschema@.steadytext_prompt_versions(text),
+    @extschema@.steadytext_prompt_delete(text),
+    steadytext.prompt_variables(text),
+    steadytext.render_prompt(text, jsonb, boolean),
+    steadytext.prompt_id(text)
+to steadytext_user, steadytext_admin;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -158,6 +172,15 @@ grant
     delete
 on @extschema@.steadytext_models to steadytext_admin;
 
+grant
+    select,
+    insert (slug, description),
+    update (description, updated_at, updated_by),
+    delete
+on @extschema@.steadytext_prompts to steadytext_user, steadytext_admin;
+grant select, insert (prompt_id, version, template, metadata)
+    on @extschema@.steadytext_prompt_versions to steadytext_user, steadytext_admin;
+
 -- Each function of the API gets its second name, and with it the grants above.
 select steadytext.make_twins();
 
@@ -166,6 +189,8 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
 

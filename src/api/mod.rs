@@ -14,6 +14,7 @@ mod exchange;
 #[path = "exchange/absent.rs"]
 mod exchange;
 mod insert_trigger;
+mod prompt;
 mod protocol;
 mod refuse;
 mod rerank;

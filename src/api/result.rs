@@ -9,12 +9,14 @@ use uuid::Uuid;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::spi::{self, Mode, Row, Value};
 use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
-use crate::pg::waiters::Waiter;
-use crate::pg::{catalog, catalog_cache};
+use crate::pg::waiters::{self, Waiter};
+use crate::pg::{catalog, catalog_cache, interrupts};
 
 /// How often a waiting caller looks by itself, should a wake be missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long callers wait who do not say it.
+const TIMEOUT_SECONDS: i64 = 30;
 /// Nobody waits longer: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;
 
@@ -51,34 +53,20 @@ fn await_result(
 ) -> Option<Value> {
     let id = request_id?;
     let uuid = Uuid::from_bytes(*id.as_bytes());
-    let seconds = timeout_seconds.unwrap_or(30);
-    let Ok(timeout) = u64::try_from(seconds).map(|seconds| Duration::from_secs(seconds.min(LONGEST_SECONDS)))
-    else {
-        PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "timeout_seconds must not be negative")
-            .raise()
-    };
-    let deadline = Instant::now() + timeout;
+    let seconds = timeout_seconds.unwrap_or(TIMEOUT_SECONDS);
+    let deadline = deadline(seconds);
     let schema = catalog_cache::installation().or_raise().schema.clone();
     let sql = format!(
         "select status, xmin, error, error_code, result, embedding, embeddings from {schema}.steadytext_queue
           where request_id operator(pg_catalog.=) $1"
     );
-    let waiter = Waiter::new(uuid);
+    let waiter = Waiter::new(waiters::bucket_set(uuid));
     loop {
         let seen = waiter.endings();
         match look(&sql, id, wanted) {
-            Look::NotFound => PgError::raised(format!("Request ID {uuid} not found"))
-                .hint("It may have been removed after queue_retention_hours, or belong to another role.")
-                .raise(),
+            Look::NotFound => not_found(uuid).raise(),
             Look::Ended(result) => return result.or_raise(),
-            Look::Unfinished { own: true } => PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!(
-                    "Request ID {uuid} was enqueued by the current transaction, which has not been committed"
-                ),
-            )
-            .hint("Commit first: the worker sees a request only then.")
-            .raise(),
+            Look::Unfinished { own: true } => uncommitted(uuid).raise(),
             Look::Unfinished { own: false } => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -87,8 +75,92 @@ fn await_result(
                 .hint(timeout_hint())
                 .raise();
         }
-        waiter.sleep(seen, left.min(LOOK_AGAIN).as_millis().max(1) as i64);
+        waiter.sleep(seen, left.min(LOOK_AGAIN));
     }
+}
+
+fn deadline(seconds: i64) -> Instant {
+    match u64::try_from(seconds) {
+        Ok(seconds) => Instant::now() + Duration::from_secs(seconds.min(LONGEST_SECONDS)),
+        Err(_) => invalid("timeout_seconds must not be negative").raise(),
+    }
+}
+
+fn invalid(message: &str) -> PgError {
+    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+}
+
+fn not_found(id: Uuid) -> PgError {
+    PgError::raised(format!("Request ID {id} not found"))
+        .hint("It may have been removed after queue_retention_hours, or belong to another role.")
+}
+
+fn uncommitted(id: Uuid) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("Request ID {id} was enqueued by the current transaction, which has not been committed"),
+    )
+    .hint("Commit first: the worker sees a request only then.")
+}
+
+/// Waits until all of some requests have ended, or one of them; false where that does not happen in time.
+#[pg_extern(volatile, parallel_unsafe)]
+fn wait_for_requests(
+    ids: Option<Vec<Option<pgrx::Uuid>>>,
+    mode: Option<&str>,
+    timeout_seconds: Option<i64>,
+) -> Option<bool> {
+    let mut ids: Vec<pgrx::Uuid> = ids?.into_iter().flatten().collect();
+    let any = match mode.unwrap_or("all") {
+        "all" => false,
+        "any" => true,
+        _ => invalid("mode must be 'all' or 'any'").raise(),
+    };
+    let deadline = deadline(timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
+    let schema = catalog_cache::installation().or_raise().schema.clone();
+    let sql = format!(
+        "select asked.id, queue.status, queue.xmin
+           from pg_catalog.unnest($1) as asked(id)
+           left join {schema}.steadytext_queue as queue on queue.request_id operator(pg_catalog.=) asked.id
+          where queue.status is null or queue.status operator(pg_catalog.=) any ('{{pending,processing}}')"
+    );
+    let uuid = |id: &pgrx::Uuid| Uuid::from_bytes(*id.as_bytes());
+    loop {
+        let waiter = Waiter::new(ids.iter().fold(0, |set, id| set | waiters::bucket_set(uuid(id))));
+        let seen = waiter.endings();
+        let (asked, began) = (ids.len(), Instant::now());
+        ids = unfinished(&sql, ids).or_raise();
+        if ids.is_empty() || (any && ids.len() < asked) {
+            return Some(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Some(false);
+        }
+        // Looks at many requests take no more than half of the time.
+        interrupts::sleep_ms(began.elapsed().min(left).as_millis() as i64);
+        waiter.sleep(seen, left.min(LOOK_AGAIN));
+    }
+}
+
+/// Those of the requests that have not ended.
+fn unfinished(sql: &str, ids: Vec<pgrx::Uuid>) -> Result<Vec<pgrx::Uuid>, PgError> {
+    let found = in_passing(|| {
+        with_latest_snapshot(|| {
+            spi::query(sql, vec![ids.into()], Mode::ReadOnly, |row| {
+                let id = row.get::<pgrx::Uuid>(1)?;
+                let uuid = Uuid::from_bytes(*id.as_bytes());
+                Some(match row.get::<String>(2) {
+                    None => Err(not_found(uuid)),
+                    Some(_) if row.get::<pg_sys::TransactionId>(3).is_some_and(is_own) => {
+                        Err(uncommitted(uuid))
+                    }
+                    Some(_) => Ok(id),
+                })
+            })
+        })
+    })?;
+    found.into_iter().flatten().collect()
 }
 
 fn look(sql: &str, id: pgrx::Uuid, wanted: Wanted) -> Look {

@@ -58,11 +58,6 @@ pub(crate) struct Registry {
 }
 
 impl Installation {
-    /// Whether a table is the queue, the configuration or the registry of models.
-    pub(crate) fn has_table(&self, table: pg_sys::Oid) -> bool {
-        self.tables[..3].contains(&table)
-    }
-
     /// What a table with default rows is called.
     pub(crate) fn registry(&self, table: pg_sys::Oid) -> Option<Registry> {
         let [_, config, models, _] = self.tables;

@@ -144,7 +144,6 @@ pub(crate) fn sleep_ms(timeout_ms: i64) {
 
 /// Runs `work` with every signal blocked, for starting threads: they inherit the mask, and PostgreSQL's
 /// signal handlers must run on the main thread only.
-#[cfg(not(feature = "noop-engine"))]
 pub(crate) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: masks of this thread, restored afterwards.
     unsafe {

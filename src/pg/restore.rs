@@ -25,7 +25,7 @@ pub(super) enum Afterwards {
     Nothing,
     /// Default rows of this table take their names again, unless a row has come in their place.
     Unveil(pg_sys::Oid),
-    /// Triggers of this table were switched on.
+    /// Triggers of this table, which may be the extension's, were switched on.
     Strengthen(pg_sys::Oid),
 }
 
@@ -105,12 +105,12 @@ unsafe fn enables_all_triggers(commands: *mut pg_sys::List) -> bool {
     }
 }
 
-/// The table that is meant, if its name is one of the extension's.
+/// The table that is meant, if its name is like those of the extension's.
 unsafe fn table_of(relation: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     // SAFETY: the parser's; null where a query is copied.
     unsafe {
         let name = CStr::from_ptr(relation.as_ref()?.relname);
-        if ![c"steadytext_config", c"steadytext_models", c"steadytext_queue"].contains(&name) {
+        if !name.to_bytes().starts_with(b"steadytext_") {
             return None;
         }
         let oid = pg_sys::RangeVarGetRelidExtended(
@@ -120,9 +120,7 @@ unsafe fn table_of(relation: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
             None,
             std::ptr::null_mut(),
         );
-        (oid != pg_sys::InvalidOid).then_some(oid).filter(|oid| {
-            catalog_cache::installation().is_ok_and(|installation| installation.has_table(*oid))
-        })
+        (oid != pg_sys::InvalidOid).then_some(oid)
     }
 }
 
@@ -169,9 +167,11 @@ fn strengthen(installation: &Installation, table: pg_sys::Oid) -> Result<(), PgE
             "select format('alter table %s enable always trigger %I', t.tgrelid::regclass, t.tgname)
                from pg_trigger as t
                join pg_proc as p on p.oid = t.tgfoid
+               join pg_depend as d on d.classid = 'pg_class'::regclass and d.objid = t.tgrelid and d.deptype = 'e'
+                and d.refclassid = 'pg_extension'::regclass and d.refobjid = $2
               where t.tgrelid = $1 and not t.tgisinternal and t.tgenabled = 'O'
                 and p.pronamespace = 'steadytext'::regnamespace",
-            vec![table.into()],
+            vec![table.into(), installation.extension.into()],
             Mode::ReadWrite,
             |row| row.get::<String>(1),
         )?;

@@ -1,6 +1,6 @@
 -- Looking at requests, waiting for them, cancelling them.
 \ir setup.psql
-select plan(43);
+select plan(53);
 
 create temporary table r as
     select steadytext_generate_async('hello') as generated, steadytext_embed_async('text') as embedded,
@@ -121,6 +121,22 @@ insert into steadytext_queue (request_id, request_type, prompts, status, embeddi
 select request_id, 'batch_embed', array['x', 'y'], 'completed', '{"[0.6,0.8]","[1,0]"}'::vector[], now() - interval '1 hour' from vectors;
 select is((select steadytext_get_async_result(request_id) from vectors), '{"[0.6,0.8]","[1,0]"}', 'get_async_result: the vectors of a batch_embed as text');
 select is((select steadytext_get_async_result(request_id)::vector[] from vectors), array['[0.6,0.8]', '[1,0]']::vector[], 'which can be read as such');
+
+-- Waiting for several.
+create temporary table three as select array_agg(steadytext_generate_async('wait ' || i)) as ids from generate_series(1, 3) as i;
+select throws_like($$ select steadytext_wait(ids, timeout_seconds => 0) from three $$, '%has not been committed', 'wait: not for what this transaction enqueues');
+select throws_ok($$ select steadytext_wait(array['01890000-0000-7000-8000-000000000000'::uuid]) $$, 'P0001',
+    'Request ID 01890000-0000-7000-8000-000000000000 not found', 'wait: a request that is not there');
+select throws_ok($$ select steadytext_wait(ids, 'some') from three $$, '22023', $$mode must be 'all' or 'any'$$, 'wait: all or any');
+select throws_ok($$ select steadytext_wait(ids, 'all', -1) from three $$, '22023', 'timeout_seconds must not be negative', 'wait: no negative time');
+select ok(steadytext_wait('{}'), 'wait: for nothing');
+select ok(steadytext_wait(null) is null, 'wait: NULL');
+do $$ begin perform steadytext_cancel_async(ids[2]) from three; end $$;
+select ok(steadytext_wait(ids[2:2], 'all', 0), 'wait: one that has ended') from three;
+select ok(steadytext_wait(ids[2:2] || array[null::uuid], 'any', 0), 'wait: NULL is no request') from three;
+do $$ begin perform steadytext_cancel_async_batch(ids) from three; end $$;
+select ok(st_wait(ids, 'all', 0), 'st_wait: all have ended') from three;
+select ok(st_wait(ids || ids, 'any', 0), 'st_wait: any has') from three;
 
 -- Somebody else's
 create temporary table mine as select pg_temp.run_as('st_alice', $$ select steadytext_generate_async('alice asks') $$)::uuid as id;

@@ -77,7 +77,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) first_row: usize,
     /// What layers other than attention keep; None where the model has none.
     pub(crate) running: Option<Running<'a>>,
-    /// Each row attends to all positions, those after its own included: encoders.
+    /// Each row attends to positions behind its own, too, and `position` is 0: encoders.
     pub(crate) both_ways: bool,
 }
 
@@ -88,8 +88,12 @@ const READY_POSITIONS: usize = 8;
 
 impl Rows<'_> {
     /// The first row that sees a tile which begins at position `start`.
-    fn first_in(&self, start: usize) -> usize {
-        if self.both_ways { 0 } else { start.saturating_sub(self.position) }
+    fn first_in(&self, start: usize, window: Option<usize>) -> usize {
+        match (self.both_ways, window) {
+            (false, _) => start.saturating_sub(self.position),
+            (true, None) => 0,
+            (true, Some(window)) => (start + 1).saturating_sub(window),
+        }
     }
 
     /// The first position that a row sees.
@@ -106,7 +110,11 @@ impl Rows<'_> {
 
     /// The positions of that tile that a row sees, counted from its start.
     fn visible(&self, row: usize, start: usize, window: Option<usize>) -> Range<usize> {
-        let last = if self.both_ways { self.rows - 1 } else { row };
+        let last = match (self.both_ways, window) {
+            (false, _) => row,
+            (true, None) => self.rows - 1,
+            (true, Some(window)) => (row + window - 1).min(self.rows - 1),
+        };
         let begin = self.begin(row, window).saturating_sub(start);
         begin..(self.position + last + 1 - start).min(TILE)
     }
@@ -119,7 +127,7 @@ pub(crate) struct Scoring<'a> {
     pub(crate) scale: f32,
     /// Scores `s` become `cap · tanh(s / cap)`.
     pub(crate) cap: Option<f32>,
-    /// A row sees so many positions at most, its own and those before it.
+    /// A row sees so many positions at most, its own and those before it; with [`Rows::both_ways`] as many behind it.
     pub(crate) window: Option<usize>,
     /// A score for each query head that takes part in the softmax and has no value, `[query]`.
     pub(crate) sinks: Option<&'a [f32]>,
@@ -266,7 +274,7 @@ impl KvHead<'_> {
             widen(self.instructions, &tile[..keys.len()], keys);
             widen(self.instructions, &tile[keys.len()..], values);
             let start = index * TILE;
-            for row in rows.first_in(start)..rows.end_in(start, scoring.window) {
+            for row in rows.first_in(start, scoring.window)..rows.end_in(start, scoring.window) {
                 let visible = rows.visible(row, start, scoring.window);
                 for member in 0..group {
                     let range = self.query(row, member);
@@ -312,7 +320,7 @@ impl KvHead<'_> {
             }
             avx2::Head { query, visible: rows.visible(row, start, scoring.window), out }
         };
-        let mut item = rows.first_in(start) * group;
+        let mut item = rows.first_in(start, scoring.window) * group;
         let items = rows.end_in(start, scoring.window) * group;
         let state = state.as_chunks_mut::<2>().0;
         while item < items {

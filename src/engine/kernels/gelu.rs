@@ -15,6 +15,11 @@ multiversion! {
 }
 
 multiversion! {
+    /// `gate = gelu(gate) · up`, with GELU itself, as ModernBERT has it.
+    pub(crate) fn exact_geglu(gate: &mut [f32], up: &[f32]) = exact_geglu_body
+}
+
+multiversion! {
     /// `x = cap · tanh(x / cap)`.
     pub(crate) fn soft_cap(x: &mut [f32], cap: f32) = soft_cap_body
 }
@@ -32,12 +37,23 @@ const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 #[inline(always)]
 fn gelu_body(x: &mut [f32], bias: &[f32]) {
     for (x, bias) in x.iter_mut().zip(bias) {
-        let value = *x + bias;
-        // Half of the tail beyond |value|, so that nothing cancels on the negative side.
-        let tail = 0.5 * erfc((value * FRAC_1_SQRT_2).abs());
-        let inside = if value < 0.0 { tail } else { 1.0 - tail };
-        *x = value * inside;
+        *x = gelu_of(*x + bias);
     }
+}
+
+#[inline(always)]
+fn exact_geglu_body(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = gelu_of(*gate) * up;
+    }
+}
+
+#[inline(always)]
+fn gelu_of(value: f32) -> f32 {
+    // Half of the tail beyond |value|, so that nothing cancels on the negative side.
+    let tail = 0.5 * erfc((value * FRAC_1_SQRT_2).abs());
+    let inside = if value < 0.0 { tail } else { 1.0 - tail };
+    value * inside
 }
 
 #[inline(always)]

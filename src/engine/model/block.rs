@@ -14,7 +14,7 @@ use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
-use super::spec::{self, BlockSpec, Residual, Span};
+use super::spec::{self, BlockSpec, Residual};
 use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
@@ -83,9 +83,6 @@ impl Block {
             })
         };
         let feed_forward = match spec.feed_forward.experts {
-            Some(_) if spec.residual == Residual::PostNorm => {
-                return Err(gguf.unsupported("its experts are followed by norms"));
-            }
             Some(experts) => {
                 let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
                 Half::Experts(Box::new(experts))
@@ -94,7 +91,10 @@ impl Block {
         };
         Ok(Block {
             spec: *spec,
-            mixer_norms: norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
+            mixer_norms: match spec.bare_mixer {
+                true => Norms { before: None, behind: None },
+                false => norms("attn_norm", "post_attention_norm", "attn_output_norm")?,
+            },
             mixer: match &spec.mixer {
                 spec::Mixer::Attention => {
                     Mixer::Attention(Attention::load(gguf, packed, &name, spec, width)?)
@@ -121,7 +121,7 @@ impl Block {
 
     /// Whether its rows see those behind them too.
     pub(super) fn sees_both_ways(&self) -> bool {
-        self.spec.attention.span == Span::BothWays
+        self.spec.attention.span.both_ways()
     }
 
     /// Adds what the block makes of the rows to `x`. What it keeps of them is stored in the state of the sequences, at
@@ -222,29 +222,46 @@ impl Block {
 
     /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
-        let Half::Dense(feed_forward) = &self.feed_forward else { unreachable!("it was refused") };
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, quantized, .. } = workspace;
+        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
         let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
-        let end = |dense: &Dense, norms: &Norms, h: &[f32], row: usize, x: &mut [f32]| {
+        let end = |dense: Option<&Dense>, norms: &Norms, h: &[f32], row: usize, x: &mut [f32]| {
             let Some(norm) = &norms.behind else { unreachable!("it was loaded") };
             add(instructions, x, &h[row * width..(row + 1) * width]);
-            dense.add_bias(instructions, x);
+            if let Some(dense) = dense {
+                dense.add_bias(instructions, x);
+            }
             if !norm.apply_in_place(instructions, x) {
                 finite[row].store(false, Ordering::Relaxed);
             }
         };
-        {
-            let h = &*h;
-            let make = |row: usize, x: &mut [f32]| {
-                end(self.mixer.output(), &self.mixer_norms, h, row, x);
-            };
-            feed_forward.expand(x, Some(&make), inner, quantized, pool);
-        }
-        feed_forward.contract(h, inner, quantized, pool);
+        let down = match &self.feed_forward {
+            Half::Dense(feed_forward) => {
+                {
+                    let h = &*h;
+                    let make = |row: usize, x: &mut [f32]| {
+                        end(Some(self.mixer.output()), &self.mixer_norms, h, row, x);
+                    };
+                    feed_forward.expand(x, Some(&make), inner, quantized, pool);
+                }
+                feed_forward.contract(h, inner, quantized, pool);
+                Some(&feed_forward.down)
+            }
+            Half::Experts(of_block) => {
+                {
+                    let h = &*h;
+                    each_row(x, width, pool, &|row, x| {
+                        end(Some(self.mixer.output()), &self.mixer_norms, h, row, x);
+                    });
+                }
+                h.copy_from_slice(x);
+                of_block.forward(h, None, experts, inner, quantized, pool);
+                None
+            }
+        };
         let h = &*h;
         each_row(x, width, pool, &|row, x| {
-            end(&feed_forward.down, &self.feed_forward_norms, h, row, x);
+            end(down, &self.feed_forward_norms, h, row, x);
         });
     }
 }

@@ -15,7 +15,7 @@ use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
 use super::weights::Matrix;
-use super::workspace::{Angles, Size, Workspace};
+use super::workspace::{Size, Workspace};
 use crate::Error;
 use crate::backend::{Limits, Segment, State};
 use crate::gguf::Gguf;
@@ -304,19 +304,14 @@ impl Decoder {
     /// Token embeddings into the residual stream, and the angles of the rows' positions.
     fn embed(&self, segments: &[Segment<'_>], workspace: &mut Workspace, instructions: Instructions) {
         let tokens = segments.iter().flat_map(|segment| (segment.state.len()..).zip(segment.tokens));
-        for ((position, token), x) in tokens.clone().zip(workspace.x.chunks_exact_mut(self.spec.width)) {
+        for ((position, token), x) in tokens.zip(workspace.x.chunks_exact_mut(self.spec.width)) {
             workspace.positions.push(position);
             self.embedding.row(*token as usize, x);
             if self.embedding_scale != 1.0 {
                 scale(instructions, x, self.embedding_scale);
             }
         }
-        for (rope, Angles { cos, sin }) in self.spec.ropes.iter().zip(&mut workspace.angles) {
-            let angles = cos.chunks_exact_mut(rope.pairs()).zip(sin.chunks_exact_mut(rope.pairs()));
-            for ((position, _), (cos, sin)) in tokens.clone().zip(angles) {
-                rope.angles(position, cos, sin);
-            }
-        }
+        workspace.turn(&self.spec.ropes);
     }
 
     /// The final norm of the rows that are wanted, and which rows were not finite.

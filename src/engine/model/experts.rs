@@ -13,7 +13,7 @@ use super::workspace::{ExpertRows, InnerRows};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::gelu::geglu;
+use crate::kernels::gelu::{exact_geglu, geglu, gelu};
 use crate::kernels::matrix::{Activations, Make, each_row};
 use crate::kernels::routing::choose;
 use crate::kernels::swiglu::{add_scaled, clamped_swiglu, swiglu};
@@ -24,12 +24,14 @@ pub(super) struct Experts {
     kind: FeedForwardKind,
     /// `[experts, width]`.
     router: Dense,
-    /// `[inner, width]` for each expert.
-    gate: Matrices,
+    /// `[inner, width]` for each expert; there may be no gates.
+    gate: Option<Matrices>,
     up: Matrices,
     /// `[width, inner]` for each expert.
     down: Matrices,
     biases: Option<Biases>,
+    /// Zeros `[inner]`.
+    no_bias: Vec<f32>,
     shared: Option<FeedForward>,
 }
 
@@ -59,13 +61,15 @@ impl Experts {
         };
         let bias = |part: &str, outputs| floats(gguf, &name(&format!("{part}.bias")), &[outputs, count]);
         let biases = match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => None,
+            FeedForwardKind::SwiGlu
+            | FeedForwardKind::GeGlu
+            | FeedForwardKind::ExactGeGlu
+            | FeedForwardKind::Gelu => None,
             FeedForwardKind::ClampedSwiGlu => Some(Biases {
                 gate: bias("ffn_gate_exps", inner)?,
                 up: bias("ffn_up_exps", inner)?,
                 down: bias("ffn_down_exps", width)?,
             }),
-            FeedForwardKind::Gelu => return Err(gguf.unsupported("its experts have no gates")),
         };
         let shared = experts.shared.map(|shared| {
             let spec = FeedForwardSpec { width: shared, experts: None, ..spec };
@@ -79,10 +83,14 @@ impl Experts {
             spec: experts,
             kind: spec.kind,
             router: Dense::load(gguf, packed, &name("ffn_gate_inp"), width, count)?,
-            gate: matrices("ffn_gate_exps", width, inner)?,
+            gate: match spec.kind.gated() {
+                true => Some(matrices("ffn_gate_exps", width, inner)?),
+                false => None,
+            },
             up: matrices("ffn_up_exps", width, inner)?,
             down: matrices("ffn_down_exps", inner, width)?,
             biases,
+            no_bias: vec![0.0; inner],
             shared: shared.transpose()?,
         })
     }
@@ -98,7 +106,7 @@ impl Experts {
         pool: &Pool,
     ) {
         let instructions = pool.instructions();
-        let (width, inner_width) = (self.gate.inputs(), self.gate.outputs());
+        let (width, inner_width) = (self.up.inputs(), self.up.outputs());
         let ExpertsSpec { count, used, weighting, .. } = self.spec;
         let rows = h.len() / width;
         let slots = rows * used;
@@ -113,27 +121,44 @@ impl Experts {
         let ExpertRows { chosen, weights, slots: slots_of_rows, owners, groups, values, .. } = scratch;
         let (owners, values) = (&owners[..], &mut values[..slots * width]);
         let InnerRows { gate, up } = &mut *inner;
-        let (gate, up) = (&mut gate[..slots * inner_width], &mut up[..slots * inner_width]);
+        let gate = &mut gate[..slots * inner_width];
+        // Without gates, the rows that are activated stand in their place.
+        let up = if self.gate.is_some() { &mut up[..slots * inner_width] } else { &mut [] };
         {
             let h = &*h;
             let copy = |slot: usize, x: &mut [f32]| {
                 let row = owners[slot][0] as usize;
                 x.copy_from_slice(&h[row * width..(row + 1) * width]);
             };
-            let ys = [&mut *gate, &mut *up];
-            multiply_groups([&self.gate, &self.up], groups, values, Some(&copy), ys, quantized, pool);
+            match &self.gate {
+                Some(of_gate) => {
+                    let ys = [&mut *gate, &mut *up];
+                    multiply_groups([of_gate, &self.up], groups, values, Some(&copy), ys, quantized, pool);
+                }
+                None => {
+                    let ys = [&mut *gate];
+                    multiply_groups([&self.up], groups, values, Some(&copy), ys, quantized, pool);
+                }
+            }
         }
         let up = &*up;
         let activate = |slot: usize, gate: &mut [f32]| {
-            let up = &up[slot * inner_width..(slot + 1) * inner_width];
+            let up = |slot: usize| &up[slot * inner_width..(slot + 1) * inner_width];
             match &self.biases {
                 Some(biases) => {
+                    let up = up(slot);
                     let expert = owners[slot][1] as usize;
                     let part = expert * inner_width..(expert + 1) * inner_width;
                     clamped_swiglu(instructions, gate, up, &biases.gate[part.clone()], &biases.up[part]);
                 }
-                None if self.kind == FeedForwardKind::GeGlu => geglu(instructions, gate, up),
-                None => swiglu(instructions, gate, up),
+                None => match self.kind {
+                    FeedForwardKind::GeGlu => geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::ExactGeGlu => exact_geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::Gelu => gelu(instructions, gate, &self.no_bias),
+                    FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu => {
+                        swiglu(instructions, gate, up(slot));
+                    }
+                },
             }
         };
         multiply_groups([&self.down], groups, gate, Some(&activate), [&mut *values], quantized, pool);

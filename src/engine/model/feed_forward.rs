@@ -8,7 +8,7 @@ use super::workspace::InnerRows;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::gelu::{geglu, gelu};
+use crate::kernels::gelu::{exact_geglu, geglu, gelu};
 use crate::kernels::matrix::{Activations, Make};
 use crate::kernels::swiglu::swiglu;
 
@@ -46,7 +46,7 @@ impl FeedForward {
         };
         let down = || dense("ffn_down", inner_width, width);
         Ok(match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu => {
+            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => {
                 let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
                 let (gate, up) =
                     if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner_width] {
@@ -104,6 +104,7 @@ impl FeedForward {
         let up_row = |row: usize| &up[row * width..(row + 1) * width];
         let silu = |row: usize, gate: &mut [f32]| swiglu(instructions, gate, up_row(row));
         let tanh_gelu = |row: usize, gate: &mut [f32]| geglu(instructions, gate, up_row(row));
+        let exact_gelu = |row: usize, gate: &mut [f32]| exact_geglu(instructions, gate, up_row(row));
         let bias = match &self.inner {
             Inner::Plain { up } => up.bias.as_deref().unwrap_or_default(),
             Inner::Gated { .. } => &[],
@@ -113,6 +114,7 @@ impl FeedForward {
             FeedForwardKind::SwiGlu => &silu,
             FeedForwardKind::ClampedSwiGlu => unreachable!("experts only have it"),
             FeedForwardKind::GeGlu => &tanh_gelu,
+            FeedForwardKind::ExactGeGlu => &exact_gelu,
             FeedForwardKind::Gelu => &plain_gelu,
         };
         self.down.weight.multiply(&mut gate[..values], Some(activate), y, quantized, pool);

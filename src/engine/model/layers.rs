@@ -85,6 +85,7 @@ impl Norm {
             NormKind::Layer => {
                 Norm::Layer { weight, bias: vector(gguf, &format!("{name}.bias"), width)?, epsilon }
             }
+            NormKind::LayerWithoutBias => Norm::Layer { weight, bias: vec![0.0; width], epsilon },
         })
     }
 
@@ -93,7 +94,9 @@ impl Norm {
         let (weight, epsilon) = (vec![1.0; width], spec.epsilon);
         match spec.kind {
             NormKind::Rms => Norm::Rms { weight, epsilon },
-            NormKind::Layer => Norm::Layer { weight, bias: vec![0.0; width], epsilon },
+            NormKind::Layer | NormKind::LayerWithoutBias => {
+                Norm::Layer { weight, bias: vec![0.0; width], epsilon }
+            }
         }
     }
 

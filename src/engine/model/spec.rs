@@ -44,7 +44,29 @@ pub(crate) enum Kind {
     Encoder {
         /// Of the sums.
         embedding_norm: NormSpec,
+        /// Whether positions have embeddings; otherwise blocks rotate them in.
+        positions: bool,
+        /// Of the hidden states behind the last block.
+        output_norm: Option<NormSpec>,
+        head: HeadSpec,
     },
+}
+
+/// How the head of a cross-encoder sees a text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct HeadSpec {
+    /// What goes into it.
+    pub(crate) pooling: Pooling,
+    pub(crate) activation: HeadActivation,
+}
+
+/// What stands between the two layers of a head.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum HeadActivation {
+    /// The hyperbolic tangent, as BERT's pooler has it.
+    Tanh,
+    /// GELU and a norm, as ModernBERT has it.
+    GeluNorm(NormSpec),
 }
 
 /// What becomes of the head's outputs.
@@ -65,6 +87,8 @@ pub(crate) struct BlockSpec {
     /// All norms of the block.
     pub(crate) norm: NormSpec,
     pub(crate) mixer: Mixer,
+    /// Whether what goes into it is not normalised, although the block's other half begins with a norm.
+    pub(crate) bare_mixer: bool,
     /// What attention computes, where it is the block's mixer.
     pub(crate) attention: AttentionSpec,
     /// The name of the norm before feed-forward.
@@ -102,6 +126,8 @@ pub(crate) enum NormKind {
     Rms,
     /// The standard deviation, after the mean is subtracted; with a bias ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)).
     Layer,
+    /// The same without a bias.
+    LayerWithoutBias,
 }
 
 /// Attention.
@@ -186,6 +212,8 @@ pub(crate) enum Span {
     Window(usize),
     /// All of its text.
     BothWays,
+    /// Those that are no further away than this, on both sides.
+    Near(usize),
 }
 
 /// Feed-forward.
@@ -220,6 +248,8 @@ pub(crate) enum FeedForwardKind {
     ClampedSwiGlu,
     /// `down(gelu(gate(x)) · up(x))`, GELU approximated by a hyperbolic tangent.
     GeGlu,
+    /// The same with GELU itself.
+    ExactGeGlu,
     /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
     Gelu,
 }
@@ -296,12 +326,20 @@ impl Temperature {
 }
 
 impl Span {
-    /// The most positions that a row sees, where that is not all that precede it.
+    /// The most positions up to its own that a row sees, where that is not all of them; with [`Span::both_ways`] it sees as many on
+    /// the other side.
     pub(crate) fn window(self) -> Option<usize> {
         match self {
             Span::Window(window) => Some(window),
+            // Its own position counts.
+            Span::Near(distance) => Some(distance + 1),
             Span::Causal | Span::BothWays => None,
         }
+    }
+
+    /// Whether a row sees rows behind it.
+    pub(crate) fn both_ways(self) -> bool {
+        matches!(self, Span::BothWays | Span::Near(_))
     }
 }
 
@@ -326,7 +364,10 @@ impl FeedForwardKind {
     /// Whether it has two inner rows, one of which is the gate of the other.
     pub(crate) fn gated(self) -> bool {
         match self {
-            FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu | FeedForwardKind::GeGlu => true,
+            FeedForwardKind::SwiGlu
+            | FeedForwardKind::ClampedSwiGlu
+            | FeedForwardKind::GeGlu
+            | FeedForwardKind::ExactGeGlu => true,
             FeedForwardKind::Gelu => false,
         }
     }

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::layers::Norm;
 use super::spec::{BlockSpec, Mixer, Spec};
 use crate::Error;
-use crate::kernels::Floats;
-use crate::kernels::matrix::Activations;
+use crate::kernels::matrix::{Activations, each_row};
 use crate::kernels::rope::Rope;
+use crate::kernels::{Floats, Pool};
 use crate::memory::try_vec;
 
 /// Activations of up to `rows` rows.
@@ -167,6 +168,27 @@ impl Workspace {
     pub(super) fn begin(&mut self, rows: usize) {
         self.finite[..rows].iter().for_each(|finite| finite.store(true, Ordering::Relaxed));
         self.positions.clear();
+    }
+
+    /// Makes the angles of the rows' positions.
+    pub(super) fn turn(&mut self, ropes: &[Rope]) {
+        for (rope, Angles { cos, sin }) in ropes.iter().zip(&mut self.angles) {
+            let angles = cos.chunks_exact_mut(rope.pairs()).zip(sin.chunks_exact_mut(rope.pairs()));
+            for (position, (cos, sin)) in self.positions.iter().zip(angles) {
+                rope.angles(*position, cos, sin);
+            }
+        }
+    }
+
+    /// `x = norm(x)` of the rows whose positions are known.
+    pub(super) fn normalise(&mut self, norm: &Norm, pool: &Pool) {
+        let (width, finite, instructions) = (self.width, &self.finite[..], pool.instructions());
+        let x = &mut self.x[..self.positions.len() * width];
+        each_row(x, width, pool, &|row, x| {
+            if !norm.apply_in_place(instructions, x) {
+                finite[row].store(false, Ordering::Relaxed);
+            }
+        });
     }
 }
 

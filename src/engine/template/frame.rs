@@ -13,6 +13,10 @@ use crate::tokenizer::Part;
 /// White space that no template writes by itself, to see whether it trims.
 const MARGIN: char = '\u{2028}';
 
+/// What a placeholder says, to see whether the template changes the characters of a message: letters of both cases, what the
+/// notations of other languages escape, white space of several kinds, and something to split at.
+const PROBE: &str = "probe PROBE, \"it's\" <b>1 & 2</b> {3} \\ ß\n\n\t- end.";
+
 /// A template with what it is given in every conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
@@ -56,12 +60,20 @@ impl Source {
         let rendered = self.render(&self.context(shape, mark))?;
         let mut parts = rendered.split(mark);
         let mut frame = Frame { slots: Vec::new(), after: parts.next().unwrap_or_default().to_owned() };
-        while let (Some(message), Some(after)) = (parts.next(), parts.next()) {
+        while let Some(message) = parts.next() {
+            let (Some(probe), Some(after)) = (parts.next(), parts.next()) else {
+                return Err("it takes messages apart".to_owned());
+            };
             let before = std::mem::take(&mut frame.after);
             let (kept_before, kept_after) = (before.strip_suffix(MARGIN), after.strip_prefix(MARGIN));
+            let message: usize = message.parse().map_err(|_| "it takes messages apart")?;
+            if probe != PROBE {
+                let role = shape.messages.get(message).map_or("user", |(role, _)| role.name());
+                return Err(format!("it changes the characters of the message of the {role}"));
+            }
             frame.slots.push(Slot {
                 before: kept_before.unwrap_or(&before).to_owned(),
-                message: message.parse().map_err(|_| "it takes messages apart")?,
+                message,
                 trim_start: kept_before.is_none(),
                 trim_end: kept_after.is_none(),
             });
@@ -111,7 +123,8 @@ impl Source {
             messages.push(context! { role => Role::System.name(), content => switches::NO_THINK });
         }
         for (index, (role, empty)) in shape.messages.iter().enumerate() {
-            let place = if *empty { String::new() } else { format!("{MARGIN}{mark}{index}{mark}{MARGIN}") };
+            let place = format!("{MARGIN}{mark}{index}{mark}{PROBE}{mark}{MARGIN}");
+            let place = if *empty { String::new() } else { place };
             messages.push(context! { role => role.name(), content => place + switched(*role) });
         }
         context! {

@@ -3,9 +3,9 @@
 //! The template runs once for each shape of conversations (who speaks, in which order, and whether the model is to think), on
 //! placeholders in place of what is said; what stands around the placeholders is kept and put around messages from then on. So
 //! a message cannot steer the template, cannot make it fail, and its text is known apart from the template's, which alone may
-//! contain control tokens. Of what templates do to a message, trimming is carried over; a template that shows a message twice, or
-//! loses its placeholder, is refused. One that changes its characters (`upper`, `replace`) cannot be told from one that does not:
-//! the message is put in as it is. A template that takes no system message gets it at the beginning of the user's first one.
+//! contain control tokens. Of what templates do to a message, trimming is carried over; a template that shows a message twice,
+//! loses its placeholder or changes the characters in it (`upper`, `tojson`) is refused. What a template decides by a message's text
+//! it decides by the placeholder's. A template that takes no system message gets it at the beginning of the user's first one.
 //!
 //! Most of a template's own system message is left out where the template can do without: see [`Source::frame_without_system`].
 //!
@@ -14,6 +14,7 @@
 mod budget;
 mod families;
 mod frame;
+pub mod prompts;
 mod python;
 #[cfg(test)]
 mod reference;

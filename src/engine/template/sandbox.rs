@@ -6,6 +6,7 @@
 //! so that every operation that makes a value goes through the budget; minijinja has no hook for that. The test
 //! `fuel_and_depth_alone_bound_no_memory` shows what happens without: two instructions double a value.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use minijinja::machinery::{
@@ -14,13 +15,13 @@ use minijinja::machinery::{
 };
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
-use minijinja::{AutoEscape, Environment, Error, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 use super::budget::{self, Budget, NODE_BYTES, refuse};
 use super::python;
 
 /// Templates of real models have up to about 20,000 bytes.
-const MAX_SOURCE_BYTES: usize = 1 << 15;
+pub(super) const MAX_SOURCE_BYTES: usize = 1 << 15;
 /// Real tags have a hundred or two. Compiling an expression takes time that grows with the square of its
 /// depth.
 const MAX_TAG_TOKENS: usize = 2000;
@@ -50,24 +51,123 @@ const DATE: [(&str, &str); 12] = [
     ("%S", "00"),
 ];
 const MAX_DATE_BYTES: usize = 256;
+const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
-/// As Hugging Face and llama.cpp set them.
-const WHITESPACE: WhitespaceConfig =
-    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+/// How a template is read and run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    /// What messages call it.
+    name: &'static str,
+    whitespace: WhitespaceConfig,
+    undefined: UndefinedBehavior,
+    /// Whether it sees a clock, stopped at [`DATE`].
+    with_date: bool,
+    /// Whether it may mark what the assistant says with `{% generation %}`.
+    with_generation: bool,
+}
 
-/// The text that the template makes of the context. The error is a message.
+impl Dialect {
+    /// Chat templates, as Hugging Face and llama.cpp run them.
+    pub(super) fn chat(with_date: bool) -> Dialect {
+        Dialect {
+            name: "chat_template",
+            whitespace: WhitespaceConfig {
+                keep_trailing_newline: false,
+                lstrip_blocks: true,
+                trim_blocks: true,
+            },
+            undefined: UndefinedBehavior::Lenient,
+            with_date,
+            with_generation: true,
+        }
+    }
+
+    /// Prompt templates, as jinja2 runs what it is told nothing about.
+    pub(super) fn prompt(strict: bool) -> Dialect {
+        Dialect {
+            name: "prompt",
+            whitespace: WhitespaceConfig {
+                keep_trailing_newline: false,
+                lstrip_blocks: false,
+                trim_blocks: false,
+            },
+            undefined: if strict { UndefinedBehavior::Strict } else { UndefinedBehavior::Lenient },
+            with_date: false,
+            with_generation: false,
+        }
+    }
+}
+
+/// Why there is no text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The template cannot be compiled.
+    Compiling(String),
+    /// It uses a variable that has no value.
+    Undefined(String),
+    /// It does what it may not, or says so itself.
+    Running(String),
+}
+
+impl Failure {
+    pub(super) fn into_message(self) -> String {
+        match self {
+            Failure::Compiling(message) | Failure::Undefined(message) | Failure::Running(message) => message,
+        }
+    }
+
+    fn running(error: &Error) -> Failure {
+        match error.kind() {
+            ErrorKind::UndefinedError => Failure::Undefined(message(error)),
+            _ => Failure::Running(message(error)),
+        }
+    }
+}
+
+/// The text that a chat template makes of the context. The error is a message.
 /// The template sees a clock, stopped at [`DATE`], only `with_date`.
 pub(super) fn render(source: &str, context: &Value, with_date: bool) -> Result<String, String> {
+    render_as(Dialect::chat(with_date), source, context).map_err(Failure::into_message)
+}
+
+/// The text that a template makes of the context.
+pub(super) fn render_as(dialect: Dialect, source: &str, context: &Value) -> Result<String, Failure> {
+    apart(source, || {
+        let source = &dialect.source(source);
+        let program = dialect.compile(source)?;
+        dialect.run(&program, context).map_err(|error| Failure::running(&error))
+    })
+}
+
+/// Names that a template takes from its context, in their order; functions that it can call are none of them.
+pub(super) fn variables(dialect: Dialect, source: &str) -> Result<Vec<String>, Failure> {
+    apart(source, || {
+        let source = &dialect.source(source);
+        dialect.compile(source)?;
+        let environment = environment(&Arc::new(Budget::default()), dialect);
+        let template =
+            environment.template_from_str(source).map_err(|error| Failure::Compiling(message(&error)))?;
+        let functions: Vec<&str> = environment.globals().map(|(name, _)| name).collect();
+        let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        names.retain(|name| !functions.contains(&name.as_str()));
+        names.sort_unstable();
+        Ok(names)
+    })
+}
+
+/// Does the work on a thread with a large stack.
+fn apart<T: Send>(source: &str, work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
     if source.len() > MAX_SOURCE_BYTES {
-        return Err(format!("it has {} bytes, at most {MAX_SOURCE_BYTES} are read", source.len()));
+        let bytes = source.len();
+        return Err(Failure::Compiling(format!("it has {bytes} bytes, at most {MAX_SOURCE_BYTES} are read")));
     }
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("template".into())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || run(source, context, with_date).map_err(|error| message(&error)))
-            .map_err(|error| format!("its thread cannot be started: {error}"))?;
-        thread.join().unwrap_or_else(|_| Err("the template engine panicked".into()))
+            .spawn_scoped(scope, work)
+            .map_err(|error| Failure::Running(format!("its thread cannot be started: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(Failure::Running("the template engine panicked".into())))
     })
 }
 
@@ -79,34 +179,50 @@ fn message(error: &Error) -> String {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
+    // A template may say as much as it likes about why it refuses.
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARACTERS) {
+        message.truncate(end);
+        message.push('…');
+    }
     message
 }
 
-fn run(source: &str, context: &Value, with_date: bool) -> Result<String, Error> {
-    let source = &without_generation_tags(source);
-    check_tokens(source)?;
-    let tree = parse(source, "chat_template", SyntaxConfig, WHITESPACE)?;
-    let mut generator = CodeGenerator::new("chat_template", source);
-    generator.compile_stmt(&tree);
-    let (program, blocks) = generator.finish();
-    if !blocks.is_empty() {
-        return Err(refuse("blocks are not supported"));
+impl Dialect {
+    fn source(self, source: &str) -> Cow<'_, str> {
+        if self.with_generation { without_generation_tags(source) } else { Cow::Borrowed(source) }
     }
-    let program = rewrite(&program, source)?;
 
-    let budget = Arc::new(Budget::default());
-    let environment = environment(&budget, with_date);
-    let mut text = String::new();
-    let mut output = make_string_output(&mut text);
-    Vm::new(&environment).eval(&program, context.clone(), &blocks, &mut output, AutoEscape::None)?;
-    drop(output);
-    Ok(text)
+    fn compile(self, source: &str) -> Result<Instructions<'_>, Failure> {
+        let compiled = || {
+            check_tokens(source, self.whitespace)?;
+            let tree = parse(source, self.name, SyntaxConfig, self.whitespace)?;
+            let mut generator = CodeGenerator::new(self.name, source);
+            generator.compile_stmt(&tree);
+            let (program, blocks) = generator.finish();
+            if !blocks.is_empty() {
+                return Err(refuse("blocks are not supported"));
+            }
+            rewrite(&program, self.name, source)
+        };
+        compiled().map_err(|error: Error| Failure::Compiling(message(&error)))
+    }
+
+    fn run(self, program: &Instructions<'_>, context: &Value) -> Result<String, Error> {
+        let budget = Arc::new(Budget::default());
+        let environment = environment(&budget, self);
+        let mut text = String::new();
+        let mut output = make_string_output(&mut text);
+        let blocks = Default::default();
+        Vm::new(&environment).eval(program, context.clone(), &blocks, &mut output, AutoEscape::None)?;
+        drop(output);
+        Ok(text)
+    }
 }
 
 /// What cannot be bounded while the template runs, because it happens while it is compiled.
-fn check_tokens(source: &str) -> Result<(), Error> {
+fn check_tokens(source: &str, whitespace: WhitespaceConfig) -> Result<(), Error> {
     let mut tag: Vec<Token<'_>> = Vec::new();
-    for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
+    for token in tokenize(source, false, SyntaxConfig, whitespace) {
         let token = token?.0;
         if matches!(token, Token::TemplateData(_) | Token::VariableStart | Token::BlockStart) {
             check_products(&tag)?;
@@ -163,20 +279,20 @@ fn varies<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> bool {
 }
 
 /// Hugging Face's `{% generation %}` marks the assistant's part for training and does nothing else.
-fn without_generation_tags(source: &str) -> String {
+fn without_generation_tags(source: &str) -> Cow<'_, str> {
     static TAG: std::sync::LazyLock<Option<regex::Regex>> =
         std::sync::LazyLock::new(|| regex::Regex::new(r"\{%(-?)\s*(end)?generation\s*(-?)%\}").ok());
-    let Some(tag) = TAG.as_ref() else { return source.to_owned() };
-    let replaced = tag.replace_all(source, |found: &regex::Captures<'_>| {
+    let Some(tag) = TAG.as_ref() else { return Cow::Borrowed(source) };
+    tag.replace_all(source, |found: &regex::Captures<'_>| {
         let part = |index: usize| found.get(index).map_or("", |part| part.as_str());
         let word = if part(2).is_empty() { "if true" } else { "endif" };
         format!("{{%{} {word} {}%}}", part(1), part(3))
-    });
-    replaced.into_owned()
+    })
 }
 
-fn environment(budget: &Arc<Budget>, with_date: bool) -> Environment<'static> {
+fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
     let mut environment = budget::environment(budget);
+    environment.set_undefined_behavior(dialect.undefined);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(MAX_CALL_DEPTH);
     // The operations that `rewrite` puts in; no template can call them by such names.
@@ -203,7 +319,7 @@ fn environment(budget: &Arc<Budget>, with_date: bool) -> Environment<'static> {
     environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
         Err(refuse(format!("the template says: {reason}")))
     });
-    if with_date {
+    if dialect.with_date {
         environment.add_function("strftime_now", |format: String| -> Result<String, Error> {
             let date = DATE.iter().fold(format, |text, (code, value)| text.replace(code, value));
             if date.len() > MAX_DATE_BYTES { Err(refuse("the date is too long")) } else { Ok(date) }
@@ -215,6 +331,7 @@ fn environment(budget: &Arc<Budget>, with_date: bool) -> Environment<'static> {
 /// The program with every operation that makes a value going through the budget.
 fn rewrite<'source>(
     program: &Instructions<'source>,
+    name: &'source str,
     source: &'source str,
 ) -> Result<Instructions<'source>, Error> {
     use Instruction::*;
@@ -242,7 +359,7 @@ fn rewrite<'source>(
         }
     }
     positions.push(rewritten.len() as u32);
-    let mut made = Instructions::new("chat_template", source);
+    let mut made = Instructions::new(name, source);
     for mut instruction in rewritten {
         if let Iterate(target)
         | Jump(target)

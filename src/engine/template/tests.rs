@@ -334,6 +334,24 @@ fn templates_that_show_something_else_are_refused() {
 }
 
 #[test]
+fn templates_that_change_the_characters_of_a_message_are_refused() {
+    for change in [
+        "| upper",
+        "| title",
+        "| tojson",
+        "| replace('\n', ' ')",
+        "| replace('&', 'and')",
+        ".split('.') | join(';')",
+        ".split() | join(' ')",
+        "[:9999] | reverse",
+    ] {
+        let reason = refused(&format!("{{{{ messages[0].content{change} }}}}"));
+        assert!(reason.contains("changes the characters") || reason.contains("times"), "{change}: {reason}");
+    }
+    assert_eq!(parts("<{{ messages[0].content | trim | string }}>", " a \n"), "<a>");
+}
+
+#[test]
 fn conversations_stand_where_the_template_puts_them() {
     let turns = ["s Be brief.", "u Hi", "a  Hello ", "u Bye"];
     assert_eq!(

@@ -14,14 +14,16 @@ use steadytext_engine::{
     Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
-use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Spec, Splitter, file, write};
+use steadytext_test_models::{
+    Architecture, Bert, EncoderFamily, Kind, Pooling, Quantization, Spec, Splitter, file, write,
+};
 use tempfile::TempDir;
 
 /// Of this version are the digests below.
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 53] = [
+const GOLDEN: [(&str, &str); 57] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -42,6 +44,10 @@ const GOLDEN: [(&str, &str); 53] = [
     ("qwen3 IQ4_XS", "d04ef14b41bac8559c4d077f2581aa1d"),
     ("qwen2 Q8_0", "c75fa118e029053ff9a0430dded05a97"),
     ("bert: embeddings", "990d8fb8b1811fd019d24c7587927421"),
+    ("nomic-bert", "2c1ff1b05435789913ce940773cef255"),
+    ("nomic-bert-moe", "dde53131ccab1a13f4327b7bc4ebfb8d"),
+    ("jina-bert-v3", "40a2bd0568b12b774da0188776fc7098"),
+    ("modern-bert", "2f2c366b5c845e58454ff2b370b9bd7d"),
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama3", "31b68f526f566dfe67c4bb5bea3a279d"),
@@ -201,6 +207,12 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     };
     let texts = ["reclaim storage", "a b c"].map(|text| Work::Embed(Embed::passage(text)));
     add("bert: embeddings", outputs(&encoder("bert", 0), texts.into()));
+    for family in EncoderFamily::OTHERS {
+        let path = directory.path().join(family.name());
+        Bert { family, layers: 4, ..Bert::default() }.write(&path).unwrap();
+        let long = Work::Embed(Embed::passage("reclaim storage, and then some more of it ".repeat(6)));
+        add(family.name(), outputs(&ModelSource::File(path), vec![long]));
+    }
     let rank = || {
         Work::Rerank(Rerank {
             query: "a b".into(),

@@ -185,10 +185,38 @@ const PUBLISHED: &[Published] = &[
     },
     Published {
         family: "bert",
-        models: "all-MiniLM, BGE, cross-encoders",
-        tokenizers: &[("bert", "")],
+        models: "all-MiniLM, BGE and bge-m3, multilingual-e5, cross-encoders, bge-reranker",
+        tokenizers: &[("bert", ""), ("t5", "")],
         templates: &[],
         real: &["minilm"],
+    },
+    Published {
+        family: "nomic-bert",
+        models: "nomic-embed-text 1 and 1.5",
+        tokenizers: &[("bert", "")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
+        family: "nomic-bert-moe",
+        models: "nomic-embed-text 2",
+        tokenizers: &[("t5", "")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
+        family: "jina-bert-v3",
+        models: "jina-embeddings-v3, without its adapters",
+        tokenizers: &[("t5", "")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
+        family: "modern-bert",
+        models: "gte-modernbert, gte-reranker-modernbert, Granite Embedding R2",
+        tokenizers: &[("gpt2", "modern-bert")],
+        templates: &[],
+        real: &[],
     },
 ];
 
@@ -197,7 +225,7 @@ const LLAMA_CPP: &str = "llama.cpp";
 
 /// How a family is verified: a word for the table, and the files whose mention of it says so.
 const PROOFS: &[(&str, &[&str])] = &[
-    ("candle", &["tests/oracle.rs", "tests/oracle"]),
+    ("candle", &["tests/oracle.rs", "tests/oracle", "model/encoder/tests/families.rs"]),
     (LLAMA_CPP, &["../../bench/src/engine/agreement.rs"]),
     ("digests", &["tests/golden.rs", "tests/golden"]),
     ("replays", &["tests/replays.rs", "tests/determinism.rs"]),
@@ -311,12 +339,13 @@ fn names_in(files: &[&str]) -> BTreeSet<String> {
             // SmolLM2-135M-Instruct counts as smollm2.
             names.extend(line.split(|c: char| !c.is_ascii_alphanumeric()).map(plain));
         }
-        if text.contains("Architecture::ALL") {
-            let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/models/src");
-            let known = texts(&models).concat();
-            names.extend(
-                summary::families().filter(|family| known.contains(&format!("=> \"{family}\""))).map(plain),
-            );
+        for (all, encoders) in [("Architecture::ALL", false), ("EncoderFamily::OTHERS", true)] {
+            if text.contains(all) {
+                let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../test/models/src");
+                let known = texts(&models).concat();
+                let of_kind = summary::families().filter(|family| summary::is_encoder(family) == encoders);
+                names.extend(of_kind.filter(|family| known.contains(&format!("=> \"{family}\""))).map(plain));
+            }
         }
     }
     names

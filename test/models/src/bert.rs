@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::encoders::{self, EncoderFamily};
 use crate::gguf::{File, Tensor, Value};
 use crate::random::Random;
 use crate::{Error, Kind, Pooling, weights};
@@ -14,6 +15,8 @@ const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 /// An encoder to be made. [`Bert::default`] is a tiny one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bert {
+    /// What it computes.
+    pub family: EncoderFamily,
     /// Transformer blocks.
     pub layers: usize,
     /// Width of the residual stream.
@@ -41,6 +44,7 @@ pub struct Bert {
 impl Default for Bert {
     fn default() -> Self {
         Bert {
+            family: EncoderFamily::Bert,
             layers: 2,
             width: 64,
             heads: 4,
@@ -57,13 +61,13 @@ impl Default for Bert {
 }
 
 /// A matrix or vector with its names in both worlds.
-struct Named {
-    gguf: String,
-    transformers: String,
+pub(crate) struct Named {
+    pub(crate) gguf: String,
+    pub(crate) transformers: String,
     /// The length of a row first.
-    shape: Vec<usize>,
-    values: Vec<f32>,
-    kind: Kind,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
+    pub(crate) kind: Kind,
 }
 
 impl Bert {
@@ -103,6 +107,9 @@ impl Bert {
     }
 
     fn tensors(&self) -> Vec<Named> {
+        if self.family != EncoderFamily::Bert {
+            return encoders::tensors(self);
+        }
         let Bert { width, feed_forward, seed, .. } = *self;
         let mut tensors = Vec::new();
         let mut add =
@@ -186,8 +193,9 @@ impl Bert {
         };
         // Cross-encoders say that they rank.
         let pooling = if self.labels > 0 { 4 } else { self.pooling as u32 };
+        let architecture = self.family.name();
         let keys = [
-            ("general.architecture", Value::String("bert".into())),
+            ("general.architecture", Value::String(architecture.into())),
             ("general.name", Value::String("random bert".into())),
             ("bert.block_count", number(self.layers)),
             ("bert.context_length", number(self.context)),
@@ -198,7 +206,7 @@ impl Bert {
             ("bert.attention.causal", Value::Bool(false)),
             ("bert.pooling_type", Value::U32(pooling)),
             ("tokenizer.ggml.model", Value::String("bert".into())),
-            ("tokenizer.ggml.token_type_count", Value::U32(2)),
+            ("tokenizer.ggml.token_type_count", number(self.family.token_types())),
             ("tokenizer.ggml.tokens", Value::Strings(tokens.iter().map(told).collect())),
             ("tokenizer.ggml.token_type", Value::I32s(types)),
             ("tokenizer.ggml.padding_token_id", Value::U32(0)),
@@ -211,7 +219,13 @@ impl Bert {
         for named in self.fuse(self.tensors()) {
             tensors.push(weights::quantize(named.gguf, named.shape, named.values, named.kind)?);
         }
-        let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let of_family = |key: &str| match key.strip_prefix("bert.") {
+            Some(rest) => format!("{architecture}.{rest}"),
+            None => key.to_owned(),
+        };
+        let mut keys: Vec<(String, Value)> =
+            keys.into_iter().map(|(key, value)| (of_family(key), value)).collect();
+        keys.extend(encoders::keys(self));
         Ok(File { version: 3, keys, tensors })
     }
 
@@ -288,8 +302,8 @@ impl Bert {
     /// Where a tensor cannot be converted.
     pub fn safetensors(&self) -> Result<Vec<u8>, Error> {
         // As BertForSequenceClassification has it, or as BertModel does.
-        let prefix =
-            |name: &str| if self.labels > 0 && !name.starts_with("classifier") { "bert." } else { "" };
+        let classifies = self.labels > 0 && self.family == EncoderFamily::Bert;
+        let prefix = |name: &str| if classifies && !name.starts_with("classifier") { "bert." } else { "" };
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         for Named { transformers: name, shape, values, kind, .. } in self.tensors() {
             let element = match kind {

@@ -7,6 +7,7 @@
 //! The vocabulary is made so that any sequence of tokens is valid ASCII text, whatever the weights choose.
 
 mod bert;
+mod encoders;
 mod families;
 pub mod gguf;
 mod nonlinear;
@@ -18,6 +19,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 pub use bert::Bert;
+pub use encoders::EncoderFamily;
 pub use families::Architecture;
 use families::QueryKeyNorms;
 use gguf::{File, Tensor, Value};

@@ -1,4 +1,4 @@
-//! pg_dump and restore, and pg_upgrade, keep requests, results, configuration and registry.
+//! pg_dump and restore, and pg_upgrade, keep requests, results, configuration, registry and prompts.
 
 use std::process::Command;
 
@@ -11,6 +11,9 @@ const STATE: &str = "select coalesce(string_agg(format('%s %s %s %s %s %s', requ
 const CONFIG: &str = "select string_agg(format('%s=%s', key, value), E'\\n' order by key) from steadytext_config where key <> 'worker_paused'";
 const MODELS: &str =
     "select string_agg(format('%s %s %s', name, task, file), E'\\n' order by name) from steadytext_models";
+/// Prompts of two roles, with their versions.
+const PROMPTS: &str = "select string_agg(format('%s %s %s %s %s %s', p.id, slug, owner_role, version, template, required_variables), \
+     E'\\n' order by slug, version) from steadytext_prompts as p join steadytext_prompt_versions as v on prompt_id = p.id";
 
 /// A database with a row in every state that lasts, and a paused worker.
 fn filled() -> (Cluster, Session) {
@@ -21,7 +24,9 @@ fn filled() -> (Cluster, Session) {
          insert into steadytext_models (name, task, file) values ('missing', 'generate', 'missing.gguf');
          update steadytext_models set description = 'changed here' where name = 'small';
          select steadytext_config_set('default_max_tokens', '77');
-         select steadytext_config_set('worker_poll_interval', '2')",
+         select steadytext_config_set('worker_poll_interval', '2');
+         select steadytext_prompt_create('kept', 'Hello {{ name }}!');
+         select steadytext_prompt_update('kept', 'Hi {{ name }}!')",
     );
     for i in 0..3 {
         let id = session.generate(&format!("done {i}"), "max_tokens => 4");
@@ -37,7 +42,9 @@ fn filled() -> (Cluster, Session) {
     }
     let id = session.generate("cancelled", "max_tokens => 4");
     session.cancel(id);
-    cluster.session_as("postgres", "alice").generate("by alice", "max_tokens => 4");
+    let mut alice = cluster.session_as("postgres", "alice");
+    alice.generate("by alice", "max_tokens => 4");
+    alice.run("select steadytext_prompt_create('of-alice', '{{ x }}')");
     (cluster, session)
 }
 
@@ -53,7 +60,7 @@ fn run(command: &mut Command) {
 /// The restored database holds the same, answers what was pending, and takes new requests.
 fn is_whole(cluster: &Cluster, original: &mut Session, database: &str) {
     let mut restored = cluster.session(database);
-    for sql in [STATE, CONFIG, MODELS] {
+    for sql in [STATE, CONFIG, MODELS, PROMPTS] {
         assert_eq!(restored.one::<String>(sql), original.one::<String>(sql));
     }
     assert_eq!(restored.one::<String>("select steadytext_config_get('default_max_tokens')"), "77");
@@ -107,14 +114,14 @@ fn a_parallel_directory_dump_and_a_single_transaction_restore_keep_everything() 
 #[test]
 fn pg_upgrade_keeps_everything_and_starts_no_worker_meanwhile() {
     let (mut old, mut session) = filled();
-    let before = [STATE, CONFIG, MODELS].map(|sql| session.one::<String>(sql));
+    let before = [STATE, CONFIG, MODELS, PROMPTS].map(|sql| session.one::<String>(sql));
     drop(session);
     old.stop(Shutdown::Fast);
     let mut new = Options::new().create();
     new.upgrade_from(&old);
     new.start();
     let mut session = new.session("postgres");
-    assert_eq!([STATE, CONFIG, MODELS].map(|sql| session.one::<String>(sql)), before);
+    assert_eq!([STATE, CONFIG, MODELS, PROMPTS].map(|sql| session.one::<String>(sql)), before);
     // Roles keep their numbers, by which rows belong to them.
     let mut alice = new.session_as("postgres", "alice");
     assert_eq!(alice.list::<String>("select prompt from steadytext_queue"), ["by alice"]);

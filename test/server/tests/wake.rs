@@ -1,6 +1,7 @@
 //! The wake: worker and waiting callers sleep until something happens, and then act at once. The fallback
 //! poll is an hour away in these tests, so that nothing here is its work.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use postgres::fallible_iterator::FallibleIterator;
@@ -165,6 +166,37 @@ fn many_waiting_callers_all_get_their_own_answer() {
     for (id, waiter) in ids.iter().zip(waiting) {
         assert_eq!(Some(waiter.join().expect("the waiter gets an answer")), session.request(*id).answer);
     }
+}
+
+/// Waits for some requests in a session of its own, which has begun to wait when this returns.
+fn begins_to_wait(cluster: &Cluster, session: &mut Session, call: String) -> JoinHandle<bool> {
+    let mut waiter = cluster.session("postgres");
+    let pid = waiter.backend_pid();
+    let waiting = std::thread::spawn(move || waiter.one::<bool>(&format!("select {call}")));
+    let is_waiting =
+        format!("select state = 'active' and wait_event is not null from pg_stat_activity where pid = {pid}");
+    wait_until("the caller waits", || session.one::<bool>(&is_waiting));
+    waiting
+}
+
+#[test]
+fn a_caller_that_waits_for_several_is_woken_by_the_first_or_the_last() {
+    let (cluster, mut session) = sleepy();
+    session.pause();
+    let ids: Vec<Uuid> = (0..40)
+        .map(|i| session.generate(&format!("of many {i}"), "max_tokens => 2, use_cache => false"))
+        .collect();
+    let array = format!("'{{{}}}'", ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(","));
+    let any = begins_to_wait(&cluster, &mut session, format!("steadytext_wait({array}, 'any', 3000)"));
+    let all = begins_to_wait(&cluster, &mut session, format!("steadytext_wait({array}, 'all', 3000)"));
+    session.cancel(ids[7]);
+    assert!(any.join().expect("one has ended"));
+    assert!(!all.is_finished(), "39 have not ended");
+    assert!(!session.one::<bool>(&format!("select steadytext_wait({array}, 'all', 0)")));
+    session.run("select steadytext_daemon_start()");
+    assert!(all.join().expect("all have ended"));
+    let open = "select count(*) from steadytext_queue where status in ('pending', 'processing')";
+    assert_eq!(session.one::<i64>(open), 0);
 }
 
 #[test]

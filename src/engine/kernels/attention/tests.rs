@@ -36,6 +36,7 @@ fn agrees_with_plain_softmax_in_f64() {
     }
     for window in [1, 7, 63, 64, 65, 100, 149, 150, 1000] {
         agrees_with_plain_softmax(false, Scoring { window: Some(window), ..plain });
+        agrees_with_plain_softmax(true, Scoring { window: Some(window), ..plain });
     }
     let all = Scoring { cap: Some(2.0), window: Some(40), sinks: Some(&sinks), ..plain };
     agrees_with_plain_softmax(false, all);
@@ -80,8 +81,12 @@ fn agrees_with_plain_softmax(both_ways: bool, scoring: Scoring<'_>) {
         for head in 0..heads.query {
             let kv = head / 2;
             let query = &queries[(row * heads.query + head) * heads.dim..][..heads.dim];
-            let last = if both_ways { positions - 1 } else { first + row };
-            let first_seen = scoring.window.map_or(0, |window| (last + 1).saturating_sub(window));
+            let own = first + row;
+            let last = match (both_ways, scoring.window) {
+                (false, _) => own,
+                (true, window) => window.map_or(positions, |window| own + window).min(positions) - 1,
+            };
+            let first_seen = scoring.window.map_or(0, |window| (own + 1).saturating_sub(window));
             let scores: Vec<f64> = (0..=last)
                 .map(|p| {
                     let dot: f64 =

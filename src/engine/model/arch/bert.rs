@@ -8,13 +8,14 @@ use crate::Error;
 use crate::kernels::attention::Heads;
 use crate::model::metadata::Metadata;
 use crate::model::spec::{
-    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, Kind, Mixer, NormKind, NormSpec, Pooling,
-    Residual, Span, Spec, TensorNames,
+    AttentionSpec, BlockSpec, FeedForwardKind, FeedForwardSpec, HeadActivation, HeadSpec, Kind, Mixer,
+    NormKind, NormSpec, Pooling, Residual, Span, Spec, TensorNames,
 };
 
 pub(super) const FAMILY: Family = Family { name: "bert", spec };
 
-const MODEL_TENSORS: &[&str] = &[
+/// Tensors of encoders beside their blocks.
+pub(super) const MODEL_TENSORS: &[&str] = &[
     "token_embd.weight",
     "position_embd.weight",
     "token_types.weight",
@@ -26,8 +27,8 @@ const MODEL_TENSORS: &[&str] = &[
     "cls.output.bias",
 ];
 
-/// Queries, keys and values come from one matrix or from three.
-const BLOCK_TENSORS: &[&str] = &[
+/// Tensors of the attention of a block. Queries, keys and values come from one matrix or from three.
+pub(super) const ATTENTION_TENSORS: &[&str] = &[
     "attn_qkv.weight",
     "attn_qkv.bias",
     "attn_q.weight",
@@ -40,15 +41,27 @@ const BLOCK_TENSORS: &[&str] = &[
     "attn_output.bias",
     "attn_output_norm.weight",
     "attn_output_norm.bias",
-    "ffn_up.weight",
-    "ffn_up.bias",
-    "ffn_down.weight",
-    "ffn_down.bias",
     "layer_output_norm.weight",
     "layer_output_norm.bias",
 ];
 
+/// Tensors of a feed-forward without gates.
+pub(super) const PLAIN_TENSORS: &[&str] =
+    &["ffn_up.weight", "ffn_up.bias", "ffn_down.weight", "ffn_down.bias"];
+
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let mut spec = encoder(metadata)?;
+    if let Kind::Encoder { positions, .. } = &mut spec.kind {
+        *positions = true;
+    }
+    Ok(spec)
+}
+
+/// An encoder like BERT, but for its positions.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let gguf = metadata.gguf;
     let width = metadata.size("embedding_length")?;
     let count = metadata.size("attention.head_count")?;
@@ -66,6 +79,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         residual_scale: 1.0,
         norm,
         mixer: Mixer::Attention,
+        bare_mixer: false,
         attention: AttentionSpec { span: Span::BothWays, ..AttentionSpec::plain(heads) },
         feed_forward_norm: "ffn_norm",
         feed_forward: FeedForwardSpec {
@@ -76,7 +90,12 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         output_scale: false,
     };
     Ok(Spec {
-        kind: Kind::Encoder { embedding_norm: norm },
+        kind: Kind::Encoder {
+            embedding_norm: norm,
+            positions: false,
+            output_norm: None,
+            head: HeadSpec { pooling: Pooling::First, activation: HeadActivation::Tanh },
+        },
         width,
         context_length: metadata.context_length()?,
         // What sentence-transformers do where nothing is said; the head of a cross-encoder looks at the first token.
@@ -84,6 +103,6 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         ropes: Vec::new(),
         blocks: vec![block; blocks],
         per_layer: None,
-        tensors: TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] },
+        tensors: TensorNames { model: MODEL_TENSORS, block: &[ATTENTION_TENSORS, PLAIN_TENSORS] },
     })
 }

@@ -13,9 +13,13 @@ mod glm4;
 mod gpt_oss;
 mod granite;
 mod granitemoe;
+mod jina_bert_v3;
 mod lfm2;
 mod llama;
 mod mistral3;
+mod modern_bert;
+mod nomic_bert;
+mod nomic_bert_moe;
 mod olmo2;
 mod olmoe;
 mod phi3;
@@ -48,7 +52,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 21] = [
+const FAMILIES: [&Family; 25] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -70,6 +74,19 @@ const FAMILIES: [&Family; 21] = [
     &glm4::FAMILY,
     &lfm2::FAMILY,
     &bert::FAMILY,
+    &nomic_bert::FAMILY,
+    &nomic_bert_moe::FAMILY,
+    &jina_bert_v3::FAMILY,
+    &modern_bert::FAMILY,
+];
+
+/// Those of them that are encoders.
+const ENCODERS: [&Family; 5] = [
+    &bert::FAMILY,
+    &nomic_bert::FAMILY,
+    &nomic_bert_moe::FAMILY,
+    &jina_bert_v3::FAMILY,
+    &modern_bert::FAMILY,
 ];
 
 /// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.*`, and the rotation's factors are
@@ -172,6 +189,7 @@ fn decoder_of(
         residual_scale: 1.0,
         norm,
         mixer: Mixer::Attention,
+        bare_mixer: false,
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
         feed_forward_norm: "ffn_norm",
         feed_forward,
@@ -234,7 +252,7 @@ pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
 
 /// Whether a family's models are encoders.
 pub(crate) fn is_encoder_family(name: &str) -> bool {
-    name == bert::FAMILY.name
+    ENCODERS.iter().any(|family| family.name == name)
 }
 
 /// Refuses a file with tensors that its family does not know: they would change every result if they were left out.

@@ -1,14 +1,15 @@
-//! The head of a cross-encoder: scores from the first token's hidden state.
+//! The head of a cross-encoder: scores from the hidden state of a text.
 //!
-//! `cls` is what BERT calls its pooler, a linear layer with a hyperbolic tangent; `cls.output` is the classifier behind
-//! it. Files have one of them or both.
+//! `cls` is what BERT calls its pooler, a linear layer with an activation; `cls.output` is the classifier behind it. Files have one
+//! of them or both.
 
-use super::super::layers::Dense;
+use super::super::layers::{Dense, Norm};
 use super::super::packed_weights::PackedWeights;
+use super::super::spec::{HeadActivation, HeadSpec};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::gelu::tanh;
+use crate::kernels::gelu::{gelu, tanh};
 use crate::kernels::matrix::Activations;
 
 /// Most labels that a classifier may tell apart.
@@ -17,6 +18,8 @@ const MAX_OUTPUTS: usize = 1024;
 /// Pooler and classifier.
 pub(super) struct Head {
     pooler: Option<Dense>,
+    /// Behind the pooler: a norm where its activation is GELU, otherwise that is the hyperbolic tangent.
+    norm: Option<Norm>,
     classifier: Option<Dense>,
 }
 
@@ -28,6 +31,7 @@ impl Head {
     pub(super) fn load(
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
+        spec: HeadSpec,
         width: usize,
     ) -> Result<Option<Head>, Error> {
         let classified = gguf.opt_tensor("cls.output.weight")?.is_some();
@@ -41,7 +45,13 @@ impl Head {
         };
         let pooler = dense("cls", classified.then_some(width))?;
         let classifier = dense("cls.output", None)?;
-        Ok((pooler.is_some() || classifier.is_some()).then_some(Head { pooler, classifier }))
+        let norm = match spec.activation {
+            HeadActivation::GeluNorm(norm) if pooler.is_some() => {
+                Some(Norm::load(gguf, "cls.norm", norm, width)?)
+            }
+            _ => None,
+        };
+        Ok((pooler.is_some() || classifier.is_some()).then_some(Head { pooler, norm, classifier }))
     }
 
     /// Scores of each text.
@@ -62,7 +72,17 @@ impl Head {
         };
         if let Some(pooler) = &self.pooler {
             apply(pooler, &mut states);
-            tanh(pool.instructions(), &mut states);
+            match &self.norm {
+                None => tanh(pool.instructions(), &mut states),
+                Some(norm) => {
+                    let no_bias = vec![0.0; pooler.weight.outputs()];
+                    for state in states.chunks_exact_mut(no_bias.len()) {
+                        gelu(pool.instructions(), state, &no_bias);
+                        // A value that is not finite stays one, and is seen in the scores.
+                        norm.apply_in_place(pool.instructions(), state);
+                    }
+                }
+            }
         }
         if let Some(classifier) = &self.classifier {
             apply(classifier, &mut states);

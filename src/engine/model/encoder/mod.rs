@@ -17,7 +17,7 @@ use super::arch;
 use super::block::Block;
 use super::layers::Norm;
 use super::packed_weights::{self, Loading, PackedWeights};
-use super::spec::{Kind, Pooling, Spec};
+use super::spec::{HeadSpec, Kind, Pooling, Spec};
 use super::state::SequenceState;
 use super::weights::Matrix;
 use crate::Error;
@@ -28,7 +28,7 @@ use crate::kernels::attention::Rows;
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::kernels::recurrence::Place;
-use crate::kernels::swiglu::add;
+use crate::kernels::swiglu::{add, scale};
 use crate::mapping::Mapping;
 use head::Head;
 pub(crate) use pass::EncoderWorkspace;
@@ -42,11 +42,12 @@ pub(crate) struct Encoder {
     vocabulary: usize,
     /// `[vocabulary, width]`.
     tokens: Matrix,
-    /// `[context_length, width]` or more.
-    positions: Matrix,
+    /// `[context_length, width]` or more, where positions have embeddings.
+    positions: Option<Matrix>,
     /// Embeddings `[width]` of the first and the second text of a pair; those of a model without are zeros.
     types: [Vec<f32>; 2],
     norm: Norm,
+    output_norm: Option<Norm>,
     blocks: Vec<Block>,
     head: Option<Head>,
 }
@@ -79,7 +80,7 @@ impl Encoder {
 
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Encoder, Error> {
         let spec = arch::spec(gguf)?;
-        let Kind::Encoder { embedding_norm } = spec.kind else {
+        let Kind::Encoder { embedding_norm, positions, output_norm, head } = spec.kind else {
             return Err(gguf.unsupported("it is a decoder, which sees a text one way only"));
         };
         arch::refuse_unknown_tensors(gguf, &spec)?;
@@ -89,13 +90,19 @@ impl Encoder {
             other => Err(gguf.corrupt(format!("tensor \"{name}\" has shape {other:?}"))),
         };
         let vocabulary = rows("token_embd.weight")?;
-        let positions = rows("position_embd.weight")?;
-        if positions < spec.context_length {
-            return Err(gguf.corrupt(format!(
-                "tensor \"position_embd.weight\" has {positions} rows for a context of {}",
-                spec.context_length
-            )));
-        }
+        let positions = match positions {
+            false => None,
+            true => {
+                let rows = rows("position_embd.weight")?;
+                if rows < spec.context_length {
+                    return Err(gguf.corrupt(format!(
+                        "tensor \"position_embd.weight\" has {rows} rows for a context of {}",
+                        spec.context_length
+                    )));
+                }
+                Some(Matrix::load(gguf, "position_embd.weight", width, rows)?)
+            }
+        };
         let mut types = [vec![0.0; width], vec![0.0; width]];
         if gguf.opt_tensor("token_types.weight")?.is_some() {
             let count = rows("token_types.weight")?;
@@ -110,13 +117,14 @@ impl Encoder {
             packed: None,
             vocabulary,
             tokens: Matrix::load(gguf, "token_embd.weight", width, vocabulary)?,
-            positions: Matrix::load(gguf, "position_embd.weight", width, positions)?,
+            positions,
             types,
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
+            output_norm: output_norm.map(|norm| Norm::load(gguf, "output_norm", norm, width)).transpose()?,
             blocks: blocks
                 .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
                 .collect::<Result<Vec<_>, _>>()?,
-            head: Head::load(gguf, packed, width)?,
+            head: Head::load(gguf, packed, head, width)?,
             spec,
         })
     }
@@ -195,8 +203,10 @@ impl Encoder {
                 let (x, h) = (&mut workspace.blocks.x[range.clone()], &mut workspace.blocks.h[range]);
                 workspace.blocks.positions.push(position);
                 self.tokens.row(*token as usize, x);
-                self.positions.row(position, h);
-                add(instructions, x, h);
+                if let Some(positions) = &self.positions {
+                    positions.row(position, h);
+                    add(instructions, x, h);
+                }
                 add(instructions, x, &self.types[usize::from(position >= text.second)]);
                 if !self.norm.apply_in_place(instructions, x) {
                     workspace.blocks.finite[first + position].store(false, Ordering::Relaxed);
@@ -205,6 +215,7 @@ impl Encoder {
             first += text.tokens.len();
         }
         workspace.states.truncate(texts.len());
+        workspace.blocks.turn(&self.spec.ropes);
         Ok(())
     }
 
@@ -228,6 +239,9 @@ impl Encoder {
             let place = Place { running: 0, block: 0 };
             block.forward(&sequences.collect::<Vec<_>>(), place, &self.spec.ropes, blocks, pool);
             workspace.next += 1;
+            if let Some(norm) = self.output_norm.as_ref().filter(|_| workspace.next == self.blocks.len()) {
+                workspace.blocks.normalise(norm, pool);
+            }
         }
         workspace.next >= self.blocks.len()
     }
@@ -245,32 +259,45 @@ impl Encoder {
         text: usize,
         instructions: Instructions,
     ) -> Vec<f32> {
+        normalise(instructions, self.pooled(workspace, text, self.spec.pooling, instructions).0)
+    }
+
+    /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and how many it is the sum of.
+    fn pooled(
+        &self,
+        workspace: &EncoderWorkspace,
+        text: usize,
+        pooling: Pooling,
+        instructions: Instructions,
+    ) -> (Vec<f32>, usize) {
         let width = self.spec.width;
         let rows = workspace.texts[text].clone();
         let rows = &workspace.blocks.x[rows.start * width..rows.end * width];
         let (first, last) = (&rows[..width], &rows[rows.len() - width..]);
-        let pooled = match self.spec.pooling {
-            Pooling::First => first.to_vec(),
-            Pooling::Last => last.to_vec(),
+        match pooling {
+            Pooling::First => (first.to_vec(), 1),
+            Pooling::Last => (last.to_vec(), 1),
             Pooling::Mean => {
                 let mut sum = first.to_vec();
                 rows[width..].chunks_exact(width).for_each(|row| add(instructions, &mut sum, row));
-                sum
+                (sum, rows.len() / width)
             }
-        };
-        normalise(instructions, pooled)
+        }
     }
 
     /// The scores that the head gives some texts of the pass, after the last block:
     /// `[texts, scores_per_text]`.
     pub(crate) fn scores(&self, workspace: &mut EncoderWorkspace, texts: &[usize], pool: &Pool) -> Vec<f32> {
         let Some(head) = &self.head else { return Vec::new() };
-        let width = self.spec.width;
-        let mut firsts = Vec::with_capacity(texts.len() * width);
+        let Kind::Encoder { head: HeadSpec { pooling, .. }, .. } = self.spec.kind else { return Vec::new() };
+        let mut states = Vec::with_capacity(texts.len() * self.spec.width);
         for text in texts {
-            let row = workspace.texts[*text].start;
-            firsts.extend_from_slice(&workspace.blocks.x[row * width..(row + 1) * width]);
+            let (mut state, count) = self.pooled(workspace, *text, pooling, pool.instructions());
+            if count > 1 {
+                scale(pool.instructions(), &mut state, 1.0 / count as f32);
+            }
+            states.append(&mut state);
         }
-        head.scores(firsts, &mut workspace.blocks.quantized, pool)
+        head.scores(states, &mut workspace.blocks.quantized, pool)
     }
 }

@@ -1,5 +1,7 @@
 //! The encoder against candle-transformers' BERT, and against itself in other company.
 
+mod families;
+
 use std::path::Path;
 use std::sync::Arc;
 

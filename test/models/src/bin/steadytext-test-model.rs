@@ -1,16 +1,17 @@
 //! Makes a random-weight model from a shell:
 //! `steadytext-test-model [--arch llama|qwen3|gemma3|…] [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
-//! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`.
+//! [--quant q8_0|q4_k_m|…] [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT`, or an encoder: `--encoder bert|modern-bert|… OUT`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use steadytext_test_models::{Architecture, Error, Kind, Quantization, Spec, Text};
+use steadytext_test_models::{Architecture, Bert, EncoderFamily, Error, Kind, Quantization, Spec, Text};
 
 const USAGE: &str = "usage: steadytext-test-model [--arch llama|qwen3|gemma3|…]
     [--shape tiny|small|qwen3-0.6b|qwen3-1.7b|llama-3.2-1b]
     [--quant f32|f16|bf16|q4_0|q4_1|q5_0|q5_1|q8_0|q2_k|q3_k|q4_k|q5_k|q6_k|q4_k_m]
-    [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT";
+    [--layers N] [--width N] [--vocab N] [--context N] [--seed N] [--endless] [--invalid-utf8] OUT
+   or: steadytext-test-model --encoder bert|nomic-bert|nomic-bert-moe|jina-bert-v3|modern-bert OUT";
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its user")]
 fn main() -> ExitCode {
@@ -23,11 +24,16 @@ fn main() -> ExitCode {
         println!("steadytext-test-model {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let Some((spec, out)) = parse(&arguments) else {
+    let written = match &arguments[..] {
+        [option, name, out] if option == "--encoder" => EncoderFamily::named(name)
+            .map(|family| Bert { family, layers: 4, ..Bert::default() }.write(Path::new(out))),
+        _ => parse(&arguments).map(|(spec, out)| steadytext_test_models::write(&spec, &out)),
+    };
+    let Some(written) = written else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    match steadytext_test_models::write(&spec, &out) {
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("steadytext-test-model: {}", describe(&error));

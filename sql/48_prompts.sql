@@ -1,0 +1,386 @@
+-- The registry of prompts: templates in the language of jinja2 under a name, the slug, with all their versions. Who may
+-- enqueue may keep prompts; everybody who may enqueue reads them; a prompt's owner and administrators change it.
+--
+-- A version is never changed: an update adds the next one, which is current from then on.
+--
+-- Versions refer to their prompt without a foreign key: pg_restore -j fills the tables of an extension in any order.
+
+create table @extschema@.steadytext_prompts (
+    id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_prompts_pkey primary key,
+    slug text not null constraint steadytext_prompts_slug_key unique,
+    description text,
+    created_at timestamptz not null default pg_catalog.now(),
+    created_by text not null default current_user,
+    updated_at timestamptz not null default pg_catalog.now(),
+    updated_by text not null default current_user,
+    owner_role steadytext.role_id not null default steadytext.current_role_id()
+);
+comment on table @extschema@.steadytext_prompts is 'Prompts that are kept under a name';
+comment on column @extschema@.steadytext_prompts.id is 'Number of the prompt, as steadytext_prompt_create() returns it';
+comment on column @extschema@.steadytext_prompts.slug is
+    'Its name: lower-case letters, digits and hyphens. Administrators replace a prompt of the extension by one of the same name, which begins with steadytext/';
+comment on column @extschema@.steadytext_prompts.description is 'What it is for, in up to 500 characters';
+comment on column @extschema@.steadytext_prompts.created_at is 'When it was made';
+comment on column @extschema@.steadytext_prompts.created_by is 'Name of the role that made it';
+comment on column @extschema@.steadytext_prompts.updated_at is 'When its current version was made';
+comment on column @extschema@.steadytext_prompts.updated_by is 'Name of the role that made its current version';
+comment on column @extschema@.steadytext_prompts.owner_role is 'The role that may change it, beside administrators';
+comment on constraint steadytext_prompts_pkey on @extschema@.steadytext_prompts is 'One row per prompt';
+comment on constraint steadytext_prompts_slug_key on @extschema@.steadytext_prompts is 'Finding a prompt by its name';
+
+create table @extschema@.steadytext_prompt_versions (
+    id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_prompt_versions_pkey primary key,
+    prompt_id uuid not null,
+    version integer not null,
+    template text not null,
+    required_variables text[] not null,
+    metadata jsonb not null default '{}',
+    created_at timestamptz not null default pg_catalog.now(),
+    created_by text not null default current_user,
+    constraint steadytext_prompt_versions_prompt_id_version_key unique (prompt_id, version)
+);
+comment on table @extschema@.steadytext_prompt_versions is 'The versions of each prompt; the highest one is current';
+comment on column @extschema@.steadytext_prompt_versions.id is 'Number of the version, as steadytext_prompt_update() returns it';
+comment on column @extschema@.steadytext_prompt_versions.prompt_id is 'The prompt that it is a version of';
+comment on column @extschema@.steadytext_prompt_versions.version is 'Counts the versions of a prompt, from 1';
+comment on column @extschema@.steadytext_prompt_versions.template is 'The template, in the language of jinja2';
+comment on column @extschema@.steadytext_prompt_versions.required_variables is 'Names that the template takes values for, sorted';
+comment on column @extschema@.steadytext_prompt_versions.metadata is 'Whatever its owner notes about it: an object of up to 64 kB';
+comment on column @extschema@.steadytext_prompt_versions.created_at is 'When it was made';
+comment on column @extschema@.steadytext_prompt_versions.created_by is 'Name of the role that made it';
+comment on constraint steadytext_prompt_versions_pkey on @extschema@.steadytext_prompt_versions is 'One row per version';
+comment on constraint steadytext_prompt_versions_prompt_id_version_key on @extschema@.steadytext_prompt_versions is
+    'Finding the current version of a prompt';
+
+create function steadytext.prompt_variables(template text)
+returns text[]
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'prompt_variables_wrapper';
+comment on function steadytext.prompt_variables(text) is
+    'Names that a template takes values for, sorted; an error where it is no template';
+
+create function steadytext.render_prompt(template text, variables jsonb, strict boolean)
+returns text
+language c immutable parallel safe
+as 'MODULE_PATHNAME', 'render_prompt_wrapper';
+comment on function steadytext.render_prompt(text, jsonb, boolean) is
+    'A template filled in with the values of an object; in a strict one each variable must have a value';
+
+-- PostgreSQL's messages about constraints would show the row.
+create function steadytext.check_prompt()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.slug is null or new.slug !~ '^(steadytext/)?[a-z0-9]+(-[a-z0-9]+)*$' or length(new.slug) not between 3 and 100 then
+        raise exception 'Invalid slug format. Use lowercase letters, numbers, and hyphens only (3-100 chars)'
+            using errcode = 'invalid_text_representation';
+    end if;
+    if length(new.description) > 500 then
+        raise exception 'the description of prompt "%" has more than 500 characters', new.slug
+            using errcode = 'invalid_parameter_value', hint = 'Put the rest into the metadata of its versions.';
+    end if;
+    return new;
+end
+$$;
+comment on function steadytext.check_prompt() is 'Names and descriptions of prompts as they must be';
+
+create function steadytext.check_prompt_version()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.template is null or new.template = '' then
+        raise exception 'Prompt template cannot be empty' using errcode = 'invalid_parameter_value';
+    end if;
+    new.metadata := coalesce(new.metadata, '{}');
+    if jsonb_typeof(new.metadata) <> 'object' or length(new.metadata::text) > 65536 then
+        raise exception 'the metadata of a prompt are not a JSON object of up to 65536 characters'
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if new.version is null or new.version < 1 then
+        raise exception 'versions of prompts are counted from 1' using errcode = 'invalid_parameter_value';
+    end if;
+    new.required_variables := steadytext.prompt_variables(new.template);
+    return new;
+end
+$$;
+comment on function steadytext.check_prompt_version() is
+    'Templates that can be compiled, with the names of their variables';
+
+-- Runs as the extension's owner: versions are not deleted by themselves.
+create function steadytext.delete_prompt_versions()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from @extschema@.steadytext_prompt_versions as v where v.prompt_id = old.id;
+    return null;
+end
+$$;
+comment on function steadytext.delete_prompt_versions() is 'Versions go with their prompt';
+
+create trigger delete_versions after delete on @extschema@.steadytext_prompts
+    for each row execute function steadytext.delete_prompt_versions();
+comment on trigger delete_versions on @extschema@.steadytext_prompts is 'Versions go with their prompt';
+create trigger check_prompt before insert or update on @extschema@.steadytext_prompts
+    for each row execute function steadytext.check_prompt();
+comment on trigger check_prompt on @extschema@.steadytext_prompts is 'Names and descriptions as they must be';
+create trigger check_prompt_version before insert or update on @extschema@.steadytext_prompt_versions
+    for each row execute function steadytext.check_prompt_version();
+comment on trigger check_prompt_version on @extschema@.steadytext_prompt_versions is
+    'Templates that can be compiled, with the names of their variables';
+alter table @extschema@.steadytext_prompts
+    enable always trigger check_prompt,
+    enable always trigger delete_versions;
+alter table @extschema@.steadytext_prompt_versions enable always trigger check_prompt_version;
+
+alter table @extschema@.steadytext_prompts enable row level security;
+create policy user_select on @extschema@.steadytext_prompts for select to steadytext_user using (true);
+comment on policy user_select on @extschema@.steadytext_prompts is 'Users see every prompt';
+create policy user_insert on @extschema@.steadytext_prompts
+    for insert to steadytext_user
+    with check (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid
+        and not pg_catalog.starts_with(slug, 'steadytext/'));
+comment on policy user_insert on @extschema@.steadytext_prompts is
+    'Users keep prompts of their own, under names that are not the extension''s';
+create policy user_update on @extschema@.steadytext_prompts
+    for update to steadytext_user
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
+comment on policy user_update on @extschema@.steadytext_prompts is 'Users change their own prompts';
+create policy user_delete on @extschema@.steadytext_prompts
+    for delete to steadytext_user
+    using (owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid);
+comment on policy user_delete on @extschema@.steadytext_prompts is 'Users delete their own prompts';
+create policy admin_all on @extschema@.steadytext_prompts for all to steadytext_admin using (true);
+comment on policy admin_all on @extschema@.steadytext_prompts is 'Administrators keep every prompt';
+
+alter table @extschema@.steadytext_prompt_versions enable row level security;
+create policy user_select on @extschema@.steadytext_prompt_versions for select to steadytext_user using (true);
+comment on policy user_select on @extschema@.steadytext_prompt_versions is 'Users see every version';
+create policy user_insert on @extschema@.steadytext_prompt_versions
+    for insert to steadytext_user
+    with check (exists (
+        select from @extschema@.steadytext_prompts as p
+        where p.id operator(pg_catalog.=) prompt_id
+            and p.owner_role::pg_catalog.oid operator(pg_catalog.=) steadytext.current_role_id()::pg_catalog.oid));
+comment on policy user_insert on @extschema@.steadytext_prompt_versions is 'Users add versions to their own prompts';
+create policy admin_select on @extschema@.steadytext_prompt_versions for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_prompt_versions is 'Administrators see every version';
+create policy admin_insert on @extschema@.steadytext_prompt_versions for insert to steadytext_admin
+    with check (exists (
+        select from @extschema@.steadytext_prompts as p where p.id operator(pg_catalog.=) prompt_id));
+comment on policy admin_insert on @extschema@.steadytext_prompt_versions is 'Administrators add versions to every prompt';
+
+create function @extschema@.steadytext_prompt_create(
+    slug text,
+    template text,
+    description text default null,
+    metadata jsonb default '{}'
+)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    begin
+        insert into @extschema@.steadytext_prompts as p (slug, description)
+        values (steadytext_prompt_create.slug, steadytext_prompt_create.description)
+        returning p.id into v_id;
+    exception when unique_violation then
+        raise exception 'Prompt with slug "%" already exists', steadytext_prompt_create.slug
+            using errcode = 'unique_violation', hint = 'steadytext_prompt_update() adds a version to it.';
+    end;
+    insert into @extschema@.steadytext_prompt_versions (prompt_id, version, template, metadata)
+    values (v_id, 1, steadytext_prompt_create.template, steadytext_prompt_create.metadata);
+    return v_id;
+end
+$$;
+comment on function @extschema@.steadytext_prompt_create(text, text, text, jsonb) is
+    'Keeps a template under a name, as version 1; returns the number of the prompt';
+
+create function steadytext.prompt_id(p_slug text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    select p.id into v_id from @extschema@.steadytext_prompts as p where p.slug = p_slug;
+    if v_id is null then
+        raise exception 'Prompt with slug "%" not found', left(p_slug, 100)
+            using errcode = 'no_data_found', hint = 'steadytext_prompt_list() shows what there is.';
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.prompt_id(text) is 'Number of the prompt of this name; an error where there is none';
+
+create function @extschema@.steadytext_prompt_update(slug text, template text, metadata jsonb default '{}')
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_prompt uuid := steadytext.prompt_id(slug);
+    v_version uuid;
+begin
+    -- Whoever updates the same prompt waits here until this one's version is there.
+    update @extschema@.steadytext_prompts as p
+    set updated_at = now(), updated_by = current_user
+    where p.id = v_prompt;
+    if not found then
+        raise exception 'prompt "%" belongs to another role', slug
+            using errcode = 'insufficient_privilege',
+                  hint = 'Its owner and members of steadytext_admin may change it; you may keep one of your own under another name.';
+    end if;
+    insert into @extschema@.steadytext_prompt_versions as v (prompt_id, version, template, metadata)
+    select v_prompt, coalesce(max(o.version), 0) + 1, steadytext_prompt_update.template, steadytext_prompt_update.metadata
+    from @extschema@.steadytext_prompt_versions as o
+    where o.prompt_id = v_prompt
+    returning v.id into v_version;
+    return v_version;
+end
+$$;
+comment on function @extschema@.steadytext_prompt_update(text, text, jsonb) is
+    'Adds a version to a prompt, which is its current one from then on; returns the number of the version';
+
+create function @extschema@.steadytext_prompt_get(slug text, version bigint default null)
+returns table (
+    prompt_id uuid,
+    version_num integer,
+    template text,
+    required_variables text[],
+    metadata jsonb,
+    created_at timestamptz,
+    created_by text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_prompt uuid := steadytext.prompt_id(slug);
+begin
+    return query
+    select v.prompt_id, v.version, v.template, v.required_variables, v.metadata, v.created_at, v.created_by
+    from @extschema@.steadytext_prompt_versions as v
+    where v.prompt_id = v_prompt
+        and (steadytext_prompt_get.version is null or v.version = steadytext_prompt_get.version)
+    order by v.version desc
+    limit 1;
+    if not found then
+        raise exception 'Version % not found for prompt "%"', version, slug
+            using errcode = 'no_data_found', hint = 'steadytext_prompt_versions() shows what there is.';
+    end if;
+end
+$$;
+comment on function @extschema@.steadytext_prompt_get(text, bigint) is
+    'A prompt''s template and what belongs to it, of the current version or of another one';
+
+create function @extschema@.steadytext_prompt_render(
+    slug text,
+    variables jsonb,
+    version bigint default null,
+    strict boolean default true
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_prompt record;
+    v_missing text;
+begin
+    select g.template, g.required_variables into v_prompt from @extschema@.steadytext_prompt_get(slug, version) as g;
+    if coalesce(strict, true) and coalesce(jsonb_typeof(variables), 'object') = 'object' then
+        select string_agg(r.name, ', ' order by r.name collate "C") into v_missing
+        from unnest(v_prompt.required_variables) as r (name)
+        where not coalesce(variables, '{}') ? r.name;
+        if v_missing is not null then
+            -- The predecessor's words and code.
+            raise exception 'Missing required variables: %', v_missing
+                using errcode = 'internal_error', hint = 'Give them, or strict => false.';
+        end if;
+    end if;
+    return steadytext.render_prompt(v_prompt.template, variables, coalesce(strict, true));
+end
+$$;
+comment on function @extschema@.steadytext_prompt_render(text, jsonb, bigint, boolean) is
+    'A prompt''s template filled in with the values of an object; in a strict one each variable must have a value';
+
+create function @extschema@.steadytext_prompt_list()
+returns table (
+    prompt_id uuid,
+    slug text,
+    description text,
+    latest_version_num integer,
+    total_versions integer,
+    created_at timestamptz,
+    updated_at timestamptz
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select p.id, p.slug, p.description, max(v.version), count(v.id)::integer, p.created_at, p.updated_at
+    from @extschema@.steadytext_prompts as p
+    left join @extschema@.steadytext_prompt_versions as v on v.prompt_id = p.id
+    group by p.id
+    order by p.created_at desc, p.slug collate "C";
+end
+$$;
+comment on function @extschema@.steadytext_prompt_list() is 'All prompts, the newest first';
+
+create function @extschema@.steadytext_prompt_versions(slug text)
+returns table (
+    version_num integer,
+    template text,
+    required_variables text[],
+    metadata jsonb,
+    created_at timestamptz,
+    created_by text,
+    is_active boolean
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_prompt uuid := steadytext.prompt_id(slug);
+begin
+    return query
+    select v.version, v.template, v.required_variables, v.metadata, v.created_at, v.created_by,
+        v.version = max(v.version) over ()
+    from @extschema@.steadytext_prompt_versions as v
+    where v.prompt_id = v_prompt
+    order by v.version desc;
+end
+$$;
+comment on function @extschema@.steadytext_prompt_versions(text) is
+    'All versions of a prompt, the current one first';
+
+create function @extschema@.steadytext_prompt_delete(slug text)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from @extschema@.steadytext_prompts as p where p.slug = steadytext_prompt_delete.slug;
+    if found then
+        return true;
+    end if;
+    if exists (select from @extschema@.steadytext_prompts as p where p.slug = steadytext_prompt_delete.slug) then
+        raise exception 'prompt "%" belongs to another role', slug
+            using errcode = 'insufficient_privilege', hint = 'Its owner and members of steadytext_admin may delete it.';
+    end if;
+    return false;
+end
+$$;
+comment on function @extschema@.steadytext_prompt_delete(text) is
+    'Deletes a prompt with all its versions; false where there is none of the name';

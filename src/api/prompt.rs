@@ -1,0 +1,60 @@
+//! Templates of prompts: checked when they are kept, filled in when they are used. The tables and functions around that are in
+//! `sql/48_prompts.sql`.
+
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+use steadytext_engine::template::prompts::{self, PromptError};
+
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::interrupts::with_signals_blocked;
+use crate::pg::jsonb::{self, Item, Jsonb};
+
+/// Values in the variables of a prompt, those in lists and objects included.
+const MAX_VALUES: usize = 10_000;
+
+/// Names of the variables that a template uses, sorted.
+#[pg_extern(immutable, parallel_safe)]
+fn prompt_variables(template: Option<&str>) -> Option<Vec<String>> {
+    let template = template?;
+    let names = with_signals_blocked(|| prompts::variables(template));
+    Some(names.map_err(|error| of_template(&error)).or_raise())
+}
+
+/// The text that a template makes of the values of an object.
+#[pg_extern(immutable, parallel_safe)]
+fn render_prompt(
+    template: Option<&str>,
+    variables: Option<Jsonb<'_>>,
+    strict: Option<bool>,
+) -> Option<String> {
+    let template = template?;
+    let values = variables.map_or_else(|| Ok(Map::new()), values).or_raise();
+    let text = with_signals_blocked(|| prompts::render(template, &values, strict != Some(false)));
+    Some(text.map_err(|error| of_template(&error)).or_raise())
+}
+
+fn values(variables: Jsonb<'_>) -> Result<Map<String, Value>, PgError> {
+    let invalid = |message: &str| {
+        PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+            .hint("Give an object with a value for each variable, as {\"name\": \"value\"}.")
+    };
+    let Some(root @ Item::Object(_)) = variables.root() else {
+        return Err(invalid("the variables of a prompt are not a JSON object"));
+    };
+    match jsonb::tree(root, MAX_VALUES) {
+        Ok(Value::Object(values)) => Ok(values),
+        _ => Err(invalid("the variables of a prompt are too many, too deep, or out of range")),
+    }
+}
+
+/// The predecessor's words; its errors about values had the code of an internal error.
+fn of_template(error: &PromptError) -> PgError {
+    let (code, words) = match error {
+        PromptError::Syntax(_) => (PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, "Invalid Jinja2 template"),
+        PromptError::Undefined(_) => {
+            (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "Undefined variable in template")
+        }
+        PromptError::Rendering(_) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "Template rendering error"),
+    };
+    PgError::new(code, format!("{words}: {error}"))
+}

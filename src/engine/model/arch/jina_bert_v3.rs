@@ -1,0 +1,17 @@
+//! Jina's XLM-RoBERTa with rotated positions (jina-embeddings-v3), without its adapters.
+//!
+//! Reference: [`modeling_xlm_roberta.py`](https://huggingface.co/jinaai/xlm-roberta-flash-implementation/blob/main/modeling_xlm_roberta.py);
+//! [Sturua et al. 2024](https://arxiv.org/abs/2409.10173).
+
+use super::Family;
+use super::nomic_bert::rotated;
+use crate::Error;
+use crate::model::metadata::Metadata;
+use crate::model::spec::Spec;
+
+pub(super) const FAMILY: Family = Family { name: "jina-bert-v3", spec };
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    metadata.refuse_experts()?;
+    rotated(metadata)
+}

@@ -1,0 +1,211 @@
+//! Encoders that are not BERT, against candle-transformers' models where it has them, and against the same computed by hand.
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::{Module, VarBuilder};
+use candle_transformers::models::{modernbert, nomic_bert};
+use steadytext_test_models::{Bert, EncoderFamily};
+use tempfile::TempDir;
+
+use super::{Encoder, Text};
+use super::{cosine, load, mixed, one, pool, scores, tokens, vectors, vectors_on};
+use crate::kernels::Pool;
+use crate::kernels::matrix::Instructions;
+
+/// Enough blocks that each kind of them comes twice.
+fn spec(family: EncoderFamily) -> Bert {
+    Bert { family, layers: 5, ..Bert::default() }
+}
+
+fn of(spec: &Bert) -> (TempDir, Encoder) {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("model.gguf");
+    spec.write(&path).unwrap();
+    let encoder = load(&path);
+    (directory, encoder)
+}
+
+/// The weights under candle's names.
+fn weights(spec: &Bert) -> VarBuilder<'static> {
+    VarBuilder::from_buffered_safetensors(spec.safetensors().unwrap(), DType::F32, &Device::Cpu).unwrap()
+}
+
+fn config<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Last hidden states, `[tokens, width]`.
+fn hidden(spec: &Bert, tokens: &[u32]) -> Tensor {
+    let ids = Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let vocabulary = spec.vocabulary().len();
+    match spec.family {
+        EncoderFamily::ModernBert => {
+            let config: modernbert::Config = config(serde_json::json!({
+                "vocab_size": vocabulary, "hidden_size": spec.width, "num_hidden_layers": spec.layers,
+                "num_attention_heads": spec.heads, "intermediate_size": spec.feed_forward,
+                "max_position_embeddings": spec.context, "layer_norm_eps": 1e-12, "pad_token_id": 0,
+                "global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_attention": 24,
+                "local_rope_theta": 10_000.0,
+            }));
+            let model = modernbert::ModernBert::load(weights(spec), &config).unwrap();
+            model.forward(&ids, &ids.ones_like().unwrap()).unwrap().squeeze(0).unwrap()
+        }
+        EncoderFamily::NomicBert => {
+            let config: nomic_bert::Config = config(serde_json::json!({
+                "vocab_size": vocabulary, "n_embd": spec.width, "n_head": spec.heads, "n_layer": spec.layers,
+                "n_inner": spec.feed_forward, "n_positions": spec.context,
+            }));
+            let model = nomic_bert::NomicBertModel::load(weights(spec), &config).unwrap();
+            model.forward(&ids, None, None).unwrap().squeeze(0).unwrap()
+        }
+        _ => by_hand(spec, tokens).unwrap(),
+    }
+}
+
+/// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other.
+fn by_hand(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
+    let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
+    let dim = width / spec.heads;
+    let norm = |name: &str| candle_nn::layer_norm(width, 1e-12, weights.pp(name));
+    let words = weights.get((spec.vocabulary().len(), width), "embeddings.word_embeddings.weight")?;
+    let types = weights.get((1, width), "embeddings.token_type_embeddings.weight")?;
+    let ids = Tensor::new(tokens, &Device::Cpu)?;
+    let mut x = norm("emb_ln")?.forward(&words.index_select(&ids, 0)?.broadcast_add(&types)?)?;
+    let frequencies: Vec<f32> = (0..dim / 2)
+        .map(|pair| libm::powf(spec.family.rope_base(), -2.0 * pair as f32 / dim as f32))
+        .collect();
+    let positions = Tensor::arange(0_f32, tokens.len() as f32, &Device::Cpu)?.unsqueeze(1)?;
+    let angles = positions.matmul(&Tensor::new(frequencies, &Device::Cpu)?.unsqueeze(0)?)?;
+    let heads = |x: &Tensor| -> candle_core::Result<Tensor> {
+        x.reshape((tokens.len(), spec.heads, dim))?.transpose(0, 1)?.contiguous()
+    };
+    let rotated = |x: &Tensor| -> candle_core::Result<Tensor> {
+        candle_nn::rotary_emb::rope(&heads(x)?.unsqueeze(0)?, &angles.cos()?, &angles.sin()?)?.squeeze(0)
+    };
+    for layer in 0..spec.layers {
+        let name = |part: &str| format!("encoder.layers.{layer}.{part}");
+        let linear = |part: &str, from, to| candle_nn::linear(from, to, weights.pp(name(part)));
+        let all = linear("attn.Wqkv", width, 3 * width)?.forward(&x)?;
+        let part = |index: usize| all.narrow(1, index * width, width)?.contiguous();
+        let scores = (rotated(&part(0)?)?.matmul(&rotated(&part(1)?)?.t()?)? / (dim as f64).sqrt())?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&heads(&part(2)?)?)?;
+        let mixed = mixed.transpose(0, 1)?.contiguous()?.reshape((tokens.len(), width))?;
+        x = norm(&name("norm1"))?
+            .forward(&(&x + linear("attn.out_proj", width, width)?.forward(&mixed)?)?)?;
+        let fed = if spec.family.has_experts(layer) {
+            let router = weights.get((4, width), &name("router.weight"))?;
+            let up = weights.get((4, inner, width), &name("ffn_up_exps"))?;
+            let down = weights.get((4, width, inner), &name("ffn_down_exps"))?;
+            let mut rows = Vec::new();
+            for row in 0..tokens.len() {
+                let row = x.narrow(0, row, 1)?;
+                let shares = candle_nn::ops::softmax(&row.matmul(&router.t()?)?, D::Minus1)?;
+                let shares: Vec<f32> = shares.flatten_all()?.to_vec1()?;
+                let mut order: Vec<usize> = (0..4).collect();
+                order.sort_by(|a, b| shares[*b].total_cmp(&shares[*a]));
+                let mut sum = row.zeros_like()?;
+                for expert in &order[..2] {
+                    let inner = row.matmul(&up.get(*expert)?.t()?)?.gelu_erf()?;
+                    sum = (sum + (inner.matmul(&down.get(*expert)?.t()?)? * f64::from(shares[*expert]))?)?;
+                }
+                rows.push(sum);
+            }
+            Tensor::cat(&rows, 0)?
+        } else {
+            linear("mlp.fc2", inner, width)?
+                .forward(&linear("mlp.fc11", width, inner)?.forward(&x)?.gelu_erf()?)?
+        };
+        x = norm(&name("norm2"))?.forward(&(x + fed)?)?;
+    }
+    Ok(x)
+}
+
+#[test]
+fn every_family_agrees_with_its_reference() {
+    for family in EncoderFamily::OTHERS {
+        let spec = spec(family);
+        let (_directory, encoder) = of(&spec);
+        for length in [1, 2, 17, 64, 65, 200, 256] {
+            let tokens = tokens(length, 3);
+            let expected: Vec<f32> = hidden(&spec, &tokens).mean(0).unwrap().to_vec1().unwrap();
+            let got = vectors(&encoder, &[one(&tokens)], 2).remove(0);
+            let cosine = cosine(&got, &expected);
+            assert!(cosine > 0.999_999, "{family:?} of {length}: {cosine}");
+        }
+    }
+}
+
+#[test]
+fn the_head_of_modern_bert_gives_the_scores_of_candle() {
+    let spec = Bert { labels: 2, ..spec(EncoderFamily::ModernBert) };
+    let (_directory, encoder) = of(&spec);
+    for length in [1, 40, 130] {
+        let tokens = tokens(length, 5);
+        let weights = weights(&spec);
+        let state = hidden(&spec, &tokens).mean_keepdim(0).unwrap();
+        let dense = candle_nn::linear_no_bias(spec.width, spec.width, weights.pp("head.dense")).unwrap();
+        let norm = candle_nn::layer_norm_no_bias(spec.width, 1e-12, weights.pp("head.norm")).unwrap();
+        let classifier = candle_nn::linear(spec.width, 2, weights.pp("classifier")).unwrap();
+        let state = norm.forward(&dense.forward(&state).unwrap().gelu_erf().unwrap()).unwrap();
+        let expected: Vec<f32> =
+            classifier.forward(&state).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let got = scores(&encoder, &[Text { tokens: &tokens, second: 1 }]);
+        assert_eq!(got.len(), expected.len());
+        for (got, expected) in got.iter().zip(&expected) {
+            assert!((got - expected).abs() < 2e-3, "{got} for {expected}, {length} tokens");
+        }
+    }
+}
+
+#[test]
+fn company_threads_and_instructions_change_no_byte_of_any_family() {
+    for family in EncoderFamily::OTHERS {
+        let (_directory, encoder) = of(&spec(family));
+        let mixed = mixed();
+        let texts: Vec<Text<'_>> = mixed.iter().map(|tokens| one(tokens)).collect();
+        let alone: Vec<Vec<f32>> =
+            texts.iter().map(|text| vectors(&encoder, &[*text], 1).remove(0)).collect();
+        assert!(vectors(&encoder, &texts, 3) == alone, "{family:?} beside others");
+        for set in [Instructions::Portable, Instructions::Avx2] {
+            let other = vectors_on(&encoder, &texts, &Pool::new(2, set, &start()).unwrap());
+            assert!(other == alone, "{family:?} with {set:?}");
+        }
+        drop(pool(1));
+    }
+}
+
+fn start() -> std::sync::Arc<dyn Fn() + Send + Sync> {
+    std::sync::Arc::new(|| {})
+}
+
+#[test]
+fn a_file_that_contradicts_itself_is_refused() {
+    let refused = |family: EncoderFamily, spoil: &dyn Fn(&mut steadytext_test_models::gguf::File)| {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("model.gguf");
+        let mut file = spec(family).file().unwrap();
+        spoil(&mut file);
+        file.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
+        let gguf = crate::gguf::Gguf::open(&path).unwrap();
+        Encoder::check(&gguf).unwrap_err().to_string()
+    };
+    use steadytext_test_models::gguf::Value;
+    let set = |family: EncoderFamily, key: &'static str, value: Value| {
+        refused(family, &move |file| file.set(key, value.clone()))
+    };
+    let moe = EncoderFamily::NomicBertMoe;
+    assert!(
+        set(moe, "nomic-bert-moe.moe_every_n_layers", Value::U32(1)).contains("blk.2.ffn_gate_inp.weight")
+    );
+    assert!(set(moe, "nomic-bert-moe.expert_used_count", Value::U32(9)).contains("9 of 4"));
+    let modern = EncoderFamily::ModernBert;
+    assert!(set(modern, "modern-bert.hidden_act", Value::String("relu".into())).contains("\"relu\""));
+    assert!(set(modern, "modern-bert.classifier.pooling_type", Value::U32(7)).contains("is 7"));
+    let rename = |family, from: &'static str, to: &'static str| {
+        refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
+    };
+    assert!(rename(modern, "output_norm.weight", "output_norm.bias").contains("output_norm"));
+    assert!(
+        rename(EncoderFamily::NomicBert, "blk.0.ffn_gate.weight", "blk.0.ffn_gate_inp.weight")
+            .contains("ffn_gate")
+    );
+}
