@@ -20,6 +20,8 @@ const MAX_REGEX_DEPTH: u32 = 64;
 const MAX_STEPS_BACK: usize = 10_000;
 /// Most schemas that are looked at while an answer is checked between two tokens.
 const MAX_CHECKS_BETWEEN: u64 = 2_000;
+/// Digits of a number that is not too large, whatever they are.
+const MAX_DIGITS: usize = 250;
 /// Most bytes of such an answer.
 const MAX_BYTES_BETWEEN: usize = 64 << 10;
 /// Most characters of another library's message that are shown.
@@ -64,7 +66,12 @@ impl Checker {
         let document = match serde_json::from_str::<Value>(answer) {
             Ok(document) => document,
             // A number that is too large, as a rule. It stands on one line.
-            Err(error) => return Some(0..error.column()),
+            Err(error) => {
+                let end = error.column().min(answer.len());
+                let number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                let digits = answer.as_bytes()[..end].iter().rev().take_while(|byte| number(byte)).count();
+                return Some(end - digits..end - digits + digits.min(MAX_DIGITS));
+            }
         };
         if !graph.is_checked_within(MAX_CHECKS_BETWEEN, &document) || validator.is_valid(&document) {
             return None;

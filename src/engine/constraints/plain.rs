@@ -51,9 +51,9 @@ pub(super) fn draft(address: &str) -> Option<String> {
     Some(format!("{}{}", if index < 3 { "http:" } else { "https:" }, DRAFTS[index]))
 }
 
-/// Whether nothing but a schema of some draft is meant by a reference.
+/// Whether the schema of some draft is meant by a reference, or a part of it.
 pub(super) fn is_draft(reference: &str) -> bool {
-    draft(reference).is_some()
+    reference.split('#').next().is_some_and(|address| draft(address).is_some())
 }
 
 /// Makes a schema plain.

@@ -18,6 +18,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// How many tokens are tried that may leave no way to the end, before that way is taken.
 const MAX_CHOICES: usize = 8;
 
+/// Most digits of a number in a document: more are too large a number for what reads it.
+const MAX_DIGITS: usize = 250;
+
 /// How many choices back an answer is tried again that does not match when it is finished, each time.
 const BACK: [usize; 16] = [1, 1, 2, 1, 1, 2, 6, 1, 1, 2, 1, 1, 2, 6, 24, 100];
 
@@ -123,10 +126,45 @@ impl Trials {
     fn begin_choice(&mut self, place: Place, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
         let spent = std::mem::take(&mut self.spent);
         take_away(&spent, allowed, tokenizer);
+        if self.digits(tokenizer) >= MAX_DIGITS {
+            let mut others = allowed.clone();
+            let goes_on = |id: &u32| tokenizer.token_bytes(*id).first().is_some_and(u8::is_ascii_digit);
+            allowed.iter().filter(goes_on).for_each(|id| others.disallow_token(id));
+            if !others.is_zero() {
+                *allowed = others;
+            }
+        }
         let (before, known) = self.choices.last().map_or((0, 0), |last| (last.tokens, last.bytes));
         let new = self.tokens[before..].iter().map(|id| tokenizer.token_bytes(*id).len());
         let bytes = known + new.sum::<usize>();
         self.choices.push(Choice { place, tokens: self.tokens.len(), bytes, spent });
+    }
+
+    /// How many digits the answer ends with, if they are those of a number.
+    fn digits(&self, tokenizer: &Tokenizer) -> usize {
+        let bytes = || self.tokens.iter().rev().flat_map(|id| tokenizer.token_bytes(*id).iter().rev());
+        let digits = bytes().take_while(|byte| byte.is_ascii_digit()).count();
+        // In a string there may be as many as there are: what comes before a number is no part of one.
+        let before = bytes().nth(digits).copied().unwrap_or(b' ');
+        if matches!(before, b' ' | b'[' | b'-' | b'.') && digits >= MAX_DIGITS && !self.in_string(tokenizer) {
+            digits
+        } else {
+            0
+        }
+    }
+
+    /// Whether the answer ends inside a string.
+    fn in_string(&self, tokenizer: &Tokenizer) -> bool {
+        let (mut in_string, mut escaped) = (false, false);
+        for byte in self.tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)) {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                _ => {}
+            }
+        }
+        in_string
     }
 }
 
