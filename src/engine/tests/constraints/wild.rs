@@ -85,7 +85,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
             json!({ "type": "array", "items": { "enum": ["a", "b"] }, "minItems": 1, "maxItems": 2, "contains": { "const": "b" } }),
         ),
         ("a format that nobody knows", json!({ "type": "string", "format": "mood", "maxLength": 8 })),
-        ("looking ahead", json!({ "type": "string", "pattern": "^(?!a)[a-c]{1,3}$", "maxLength": 3 })),
+        ("looking ahead", json!({ "enum": ["a", "b", "c"], "pattern": "^(?!a)" })),
         ("much to choose from", json!({ "enum": long })),
         (
             "one of two alike",
