@@ -142,10 +142,17 @@ impl Trials {
 
     /// How many digits the answer ends with, if they are those of a number.
     fn digits(&self, tokenizer: &Tokenizer) -> usize {
-        let bytes = || self.tokens.iter().rev().flat_map(|id| tokenizer.token_bytes(*id).iter().rev());
-        let digits = bytes().take_while(|byte| byte.is_ascii_digit()).count();
+        let (mut digits, mut before) = (0, b' ');
+        'answer: for token in self.tokens.iter().rev() {
+            for byte in tokenizer.token_bytes(*token).iter().rev() {
+                if !byte.is_ascii_digit() {
+                    before = *byte;
+                    break 'answer;
+                }
+                digits += 1;
+            }
+        }
         // In a string there may be as many as there are: what comes before a number is no part of one.
-        let before = bytes().nth(digits).copied().unwrap_or(b' ');
         if matches!(before, b' ' | b'[' | b'-' | b'.') && digits >= MAX_DIGITS && !self.in_string(tokenizer) {
             digits
         } else {
