@@ -448,9 +448,18 @@ impl Sequence {
         let Goal::Text(generation) = &mut self.goal else {
             return Ok((0, None));
         };
-        let Chosen { token, forced, output } =
+        let Chosen { token, forced, output, back } =
             generation.choose(logits, self.tokens.len(), tokenizer, sampler)?;
-        if output.is_none() {
+        if let Some(left) = back {
+            let left = self.given - generation.begun() + left;
+            self.tokens.truncate(left);
+            // The last token is computed once more: its logits are what is chosen from.
+            self.state.truncate(left - 1);
+            // Blocks that others have as well are not cut.
+            if self.chain.as_ref().is_some_and(|chain| self.state.len() < chain.blocks() * BLOCK) {
+                self.forget_state();
+            }
+        } else if output.is_none() {
             self.tokens.push(token);
             self.tokens.extend(forced);
         }
