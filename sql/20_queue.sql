@@ -74,11 +74,11 @@ comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was 
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
-    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed or batch_rerank';
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity';
 comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
-comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, or the documents to be ranked';
+comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';
@@ -86,8 +86,8 @@ comment on column @extschema@.steadytext_queue.session_id is 'A label of the pro
 comment on column @extschema@.steadytext_queue.status is
     'pending, processing, completed, failed or cancelled';
 comment on column @extschema@.steadytext_queue.result is
-    'The generated text, or a ranking as JSON: objects with document, score, index (from 1) and document_id, best first';
-comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, best first';
+    'The generated text, what was judged, or a ranking as JSON: objects with document, score, index (from 1) and document_id, or with category and score, best first';
+comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, or the categories of a classification into all or several, best first';
 comment on column @extschema@.steadytext_queue.embedding is
     'The vector of an embed request; its dimension is the model''s';
 comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';

@@ -31,6 +31,7 @@ grant execute on function
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
+    @extschema@.steadytext_model_list(),
     @extschema@.steadytext_cache_stats(),
     @extschema@.steadytext_cache_stats_extended(),
     @extschema@.steadytext_cache_analyze_usage(),
@@ -79,8 +80,32 @@ grant execute on function
     @extschema@.steadytext_prompt_delete(text),
     steadytext.prompt_variables(text),
     steadytext.render_prompt(text, jsonb, boolean),
-    steadytext.prompt_id(text)
+    steadytext.prompt_id(text),
+    steadytext.builtin_prompt(text, bigint)
 to steadytext_user, steadytext_admin;
+-- Judgements.
+grant execute on function
+    @extschema@.steadytext_if(text, boolean, bigint, text, text),
+    @extschema@.steadytext_if(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_if_score(text, boolean, bigint, text, text),
+    @extschema@.steadytext_if_score(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_score(text, boolean, bigint, text, text),
+    @extschema@.steadytext_score(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_similarity(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_similarity(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_classify(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_scores(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_if_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_if_score_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_score_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_similarity_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_scores_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
+    steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -123,6 +148,10 @@ grant execute on function
     @extschema@.steadytext_daemon_stop(),
     @extschema@.steadytext_model_pull(text, boolean),
     @extschema@.steadytext_model_pull_cancel(text),
+    @extschema@.steadytext_model_inspect(text, text),
+    @extschema@.steadytext_model_remove(text, boolean),
+    @extschema@.steadytext_diagnose(),
+    steadytext.server_checks(),
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
@@ -180,7 +209,9 @@ grant execute on function
     steadytext.activity(),
     steadytext.pulls(),
     steadytext.worker_state(),
-    @extschema@.steadytext_daemon_status()
+    @extschema@.steadytext_daemon_status(),
+    steadytext.server_checks(),
+    @extschema@.steadytext_diagnose()
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant

@@ -18,20 +18,20 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, Request, Standing};
+use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
 use super::pull;
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
-use crate::request::{self, Answer, Asked, Progress, Subtasks, Usage, description};
+use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -51,7 +51,7 @@ thread_local! {
 pub(super) struct Call {
     model: Resolved,
     /// What else there is.
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     salt: u64,
     standing: Standing,
     subtasks: Subtasks,
@@ -71,16 +71,18 @@ pub(super) struct Call {
     text: String,
     usage: Usage,
     since: Instant,
-    /// For the cache.
-    question: Option<Question>,
+    /// For the cache; of the elements of an array, one for each.
+    questions: Vec<Option<Question>>,
     author: Author,
+    /// Whether an element of an array that cannot be answered leaves the others as they are.
+    tolerant: bool,
 }
 
 /// A request that was checked.
 struct Checked {
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     question: Option<Question>,
 }
 
@@ -114,6 +116,66 @@ pub(super) fn answer(
         access_counters::count_miss();
     }
     Call::start(request_type, checked, false)?.finish()
+}
+
+/// An element of an array, as a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Element<'a> {
+    /// The text.
+    pub(super) text: Option<&'a str>,
+    /// The texts of a request that has several.
+    pub(super) texts: Option<[Option<&'a str>; 2]>,
+}
+
+/// The answers to the elements of an array, which the engine works on together; `None` for those that are `None`, and under
+/// [`OnError::Null`] for those that cannot be answered.
+///
+/// # Errors
+///
+/// As [`answer`], of the first element that cannot be answered.
+pub(super) fn answers(
+    request_type: &str,
+    elements: &[Option<Element<'_>>],
+    params: &Map<String, Value>,
+    on_error: OnError,
+) -> Result<Vec<Option<Answer>>, PgError> {
+    let mut answers = vec![None; elements.len()];
+    let (mut parts, mut questions, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let mut chosen = None;
+    for (place, element) in elements.iter().enumerate() {
+        let Some(Element { text, texts }) = element else { continue };
+        let checked = check(request_type, *text, texts.as_ref().map(<[_; 2]>::as_slice), params.clone());
+        let Checked { subtasks, model, registry, question } = match checked {
+            Err(error) if on_error == OnError::Null && error.lasting => continue,
+            Err(mut error) => {
+                error.message = format!("element {}: {}", place + 1, error.message);
+                return Err(error);
+            }
+            Ok(checked) => checked,
+        };
+        if let Some(question) = &question {
+            answers[place] = question.answer();
+            if answers[place].is_some() {
+                continue;
+            }
+            access_counters::count_miss();
+        }
+        parts.push(subtasks);
+        questions.push(question);
+        places.push(place);
+        chosen.get_or_insert((model, registry));
+    }
+    let Some((model, registry)) = chosen else { return Ok(answers) };
+    let checked =
+        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let mut call = Call::prepare(request_type, checked, false);
+    (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
+    call.begin_work()?;
+    let Answer::Many(computed) = call.finish()? else { return Err(request::unexpected()) };
+    for (place, answer) in places.into_iter().zip(computed) {
+        answers[place] = answer;
+    }
+    Ok(answers)
 }
 
 /// An answer, and what it took.
@@ -161,7 +223,7 @@ pub(super) fn outcome(
     request_type: &str,
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
 ) -> Result<Answer, PgError> {
     check_engine()?;
     Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()
@@ -244,10 +306,17 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
+        let mut call = Call::prepare(request_type, checked, paced);
+        call.begin_work()?;
+        Ok(call)
+    }
+
+    /// A call of which the engine has nothing yet.
+    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Call {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
         let role = privilege::current_user().to_u32();
-        let mut call = Call {
+        Call {
             model,
             registry,
             salt: u64::from(role),
@@ -264,14 +333,17 @@ impl Call {
             text: String::new(),
             usage: Usage::default(),
             since: Instant::now(),
-            question,
+            questions: vec![question],
             author: Author::default(),
-        };
-        if call.client.is_none() {
-            call.connect()?;
+            tolerant: false,
         }
-        call.fill()?;
-        Ok(call)
+    }
+
+    fn begin_work(&mut self) -> Result<(), PgError> {
+        if self.client.is_none() {
+            self.connect()?;
+        }
+        self.fill()
     }
 
     /// Waits for the next event. Not after the last one.
@@ -367,38 +439,50 @@ impl Call {
             EventKind::Progress { text, .. } => Ok(News::Text(text)),
             EventKind::Done(output) => {
                 self.under_way.remove(&key);
-                let Some(outputs) = self.progress.store(index, output) else {
-                    self.fill()?;
-                    return Ok(News::None);
-                };
-                Connection::keep(self.client.take());
-                self.usage.ended(&outputs, self.since);
-                let is_whole = self.subtasks.is_whole(&outputs);
-                let answer = self.subtasks.answer(outputs)?;
-                if is_whole {
-                    self.post(&answer);
-                }
-                Ok(News::Answer(answer))
+                self.done(index, output)
             }
             EventKind::Failed(error) => {
                 if let Some(next) = self.model.pass_over(&error, &self.registry) {
                     return self.restart(next);
                 }
                 self.under_way.remove(&key);
+                let failure = Failure::from(error).error;
+                if self.tolerant && failure.lasting {
+                    // An output that no element asks for: it has no answer.
+                    return self.done(index, Output::Score(f32::NAN));
+                }
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                let error = self.subtasks.blame(index, Failure::from(error).error);
+                let error = self.subtasks.blame(index, failure);
                 Err(error.detail(self.subtasks.describe(index)))
             }
         }
     }
 
+    /// Takes the output of a subtask; the answer where it was the last.
+    fn done(&mut self, index: usize, output: Output) -> Result<News, PgError> {
+        let Some(outputs) = self.progress.store(index, output) else {
+            self.fill()?;
+            return Ok(News::None);
+        };
+        Connection::keep(self.client.take());
+        self.usage.ended(&outputs, self.since);
+        let is_whole = self.subtasks.is_whole(&outputs);
+        let answer = self.subtasks.answer(outputs)?;
+        if is_whole {
+            self.post(&answer);
+        }
+        Ok(News::Answer(answer))
+    }
+
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
-        self.question =
-            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
+        let parts = parts_of(&self.subtasks);
+        for (question, subtasks) in self.questions.iter_mut().zip(parts) {
+            *question = question.as_ref().map(|question| question.with_model(subtasks, &with.source));
+        }
         self.model = with;
         self.progress = Progress::new(&self.subtasks);
         self.under_way.clear();
@@ -413,11 +497,20 @@ impl Call {
 
     /// Gives the answer to the worker, which may write it into the cache.
     fn post(&self, answer: &Answer) {
-        if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
-            && let Some(entry) = question.entry(&self.subtasks, by, answer, self.since.elapsed())
-            && let Some(message) = entry.to_message()
+        let one = [Some(answer.clone())];
+        let answers = match answer {
+            Answer::Many(answers) => answers.as_slice(),
+            _ => &one,
+        };
+        for ((question, subtasks), answer) in self.questions.iter().zip(parts_of(&self.subtasks)).zip(answers)
         {
-            cache_queue::push(&message);
+            if let Some(((question, by), answer)) =
+                question.as_ref().zip(self.author.get()).zip(answer.as_ref())
+                && let Some(entry) = question.entry(subtasks, by, answer, self.since.elapsed())
+                && let Some(message) = entry.to_message()
+            {
+                cache_queue::push(&message);
+            }
         }
     }
 
@@ -437,7 +530,8 @@ impl Call {
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.subtasks.work(index);
-        let dedup_key = self.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
+        let dedup_key =
+            self.questions.first().and_then(Option::as_ref).and_then(|_| cache::dedup_key_of(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };
         match &mut self.client {
             Some(client) => client.submit_as(&request, self.standing),
@@ -475,6 +569,14 @@ impl Call {
         self.client = None;
         self.client = Some(Connection::open()?);
         Ok(())
+    }
+}
+
+/// What has a place in the cache of its own: the elements of an array, or all of it.
+fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
+    match subtasks {
+        Subtasks::Many(parts, _) => parts,
+        whole => std::slice::from_ref(whole),
     }
 }
 

@@ -9,6 +9,7 @@ mod chat;
 mod connection;
 mod constrained;
 mod details;
+mod diagnose;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;
@@ -16,6 +17,7 @@ mod exchange;
 #[path = "exchange/absent.rs"]
 mod exchange;
 mod insert_trigger;
+mod models;
 mod prompt;
 mod protocol;
 mod pull;
@@ -28,3 +30,4 @@ mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod verbs;

@@ -4,9 +4,9 @@ use pgrx::prelude::*;
 use steadytext_engine::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy, Work};
 
 use super::call;
-use crate::pg::catalog_cache;
+use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
-use crate::registry::{self, Resolved, Task};
+use crate::registry::{self, Resolved, Task, Wanted};
 use crate::request::checks::{check_length, invalid};
 use crate::request::{Answer, Subtasks, unexpected};
 
@@ -92,12 +92,13 @@ fn tokenized(work: Work, model: Option<&str>) -> Result<Answer, PgError> {
 }
 
 /// The model of this name, whatever task it has; the one that generates where none is named.
-fn whatever_it_is_for(name: Option<&str>, models: &[catalog_cache::Model]) -> Result<Resolved, PgError> {
-    let found = registry::resolve(Task::Generate, name, models);
+fn whatever_it_is_for(name: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+    let wanted = name.map_or(Wanted::Default, Wanted::Named);
+    let found = registry::resolve(Task::Generate, wanted, models);
     let of_another_task =
         |error: &PgError| name.is_some() && error.code == PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE;
     [Task::Embed, Task::Rerank].into_iter().fold(found, |found, task| match found {
-        Err(error) if of_another_task(&error) => registry::resolve(task, name, models),
+        Err(error) if of_another_task(&error) => registry::resolve(task, wanted, models),
         found => found,
     })
 }

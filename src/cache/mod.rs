@@ -22,7 +22,7 @@ use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, catalog, guc, model_checksums};
-use crate::request::{self, Answer, Asked, Ranking, Subtasks};
+use crate::request::{self, Answer, Asked, Categories, Ranking, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl Question {
 fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(subtasks, Subtasks::Embed { .. })
+        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
 }
 
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
@@ -154,6 +154,7 @@ fn accepts(
 fn read(request_type: &str, found: &Found) -> Option<Answer> {
     match request_type {
         "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
+        "classify_scores" | "classify_multi" => Categories::from_json(&found.text()?).map(Answer::Categories),
         "embed" => found.vector().map(Answer::Embedding),
         _ => found.text().map(Answer::Text),
     }
@@ -195,8 +196,9 @@ fn key_by(
             cache_key(request_type, work, names_model, model, backend)
         }
         Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend),
+        Subtasks::Verb(verb) => cache_key_of_many(request_type, verb, model?, backend),
         // Each of the texts by itself would be one more way to the same entries.
-        Subtasks::Embed { .. } => None,
+        Subtasks::Embed { .. } | Subtasks::Many(..) => None,
     }
 }
 

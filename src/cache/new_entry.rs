@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use steadytext_engine::{Embed, Generate, ModelIdentity, ModelSource, Rerank, Work, builtin, hex};
+use steadytext_engine::{
+    Embed, Generate, Likelihoods, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
+};
 
 use super::Question;
 use crate::request::{Answer, Subtasks, defaults};
@@ -47,8 +49,9 @@ pub(super) fn make(
     let (response, embedding) = match answer {
         Answer::Text(text) => (Some(text.clone()), Vec::new()),
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
+        Answer::Categories(categories) => (Some(categories.json()), Vec::new()),
         Answer::Embedding(vector) => (None, vector.clone()),
-        Answer::Embeddings(_) | Answer::Tokens(_) | Answer::Chunks(_) => return None,
+        Answer::Embeddings(_) | Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) => return None,
     };
     let (prompt, seed) = match subtasks {
         Subtasks::One(Work::Generate(Generate { prompt, sampling, .. })) => {
@@ -57,7 +60,13 @@ pub(super) fn make(
         Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None),
         Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None),
         Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None),
-        Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_)) | Subtasks::Embed { .. } => return None,
+        Subtasks::One(Work::Likelihoods(Likelihoods { prompt, .. })) => (prompt.clone(), None),
+        Subtasks::Verb(verb) => (verb.text().to_owned(), None),
+        Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_))
+        | Subtasks::Embed { .. }
+        | Subtasks::Many(..) => {
+            return None;
+        }
     };
     let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
     if prompt.len() + response_bytes > question.max_entry_bytes {

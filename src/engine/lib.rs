@@ -14,6 +14,7 @@ mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+pub mod glance;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod identity;
@@ -31,6 +32,7 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
@@ -56,8 +58,9 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
-    Request, Rerank, Role, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
+    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
 };
 pub use sampling::{Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
+pub use scores::{cosine, softmax};

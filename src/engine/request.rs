@@ -83,6 +83,8 @@ pub enum Work {
     Embed(Embed),
     /// How well a document answers a query.
     Rerank(Rerank),
+    /// How likely some given answers are.
+    Likelihoods(Likelihoods),
     /// The tokens of a text by itself.
     Tokenize {
         /// The text.
@@ -108,6 +110,13 @@ impl Work {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
             }
+            Work::Likelihoods(how) => {
+                let system = how.system.as_ref().map_or(0, String::len);
+                let begins = [system, how.begin.len()]
+                    .iter()
+                    .fold(how.prompt.len(), |all, bytes| all.saturating_add(*bytes));
+                how.answers.iter().fold(begins, |bytes, answer| bytes.saturating_add(answer.len()))
+            }
         }
     }
 }
@@ -128,10 +137,21 @@ impl Request {
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
             Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) => 0,
+            Work::Likelihoods(how) => {
+                let texts =
+                    how.answers.iter().fold(0_usize, |bytes, answer| bytes.saturating_add(answer.len()));
+                texts
+                    .saturating_mul(ANSWER_BYTES_PER_BYTE)
+                    .saturating_add(size_of_val(how.answers.as_slice()))
+            }
         };
         self.work.text_bytes().saturating_add(more)
     }
 }
+
+/// What a byte of an answer adds to a request beside what a byte of its other texts does: a token at most, which has a place in
+/// the tree of all answers.
+const ANSWER_BYTES_PER_BYTE: usize = 16;
 
 /// Who says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -286,6 +306,21 @@ pub struct Rerank {
     pub truncate: bool,
 }
 
+/// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers begin with in common.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Likelihoods {
+    /// The user's prompt; the model's chat template is put around it.
+    pub prompt: String,
+    /// What the model is told before everything else. An empty text keeps the chat template from saying something of its own.
+    pub system: Option<String>,
+    /// What every answer begins with, as if the model had said it already.
+    pub begin: String,
+    /// The answers, at least one. None of them is empty.
+    pub answers: Vec<String>,
+    /// Whether others will ask for just the same, so that the engine remembers what came of it.
+    pub repeated: bool,
+}
+
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
 /// every submitted request gets exactly one of them, also after a cancel or a shutdown.
 #[derive(Debug, Serialize, Deserialize)]
@@ -344,6 +379,9 @@ pub enum Output {
     Embedding(Vec<f32>),
     /// Of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
+    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that the model's answer
+    /// begins with that one, or, where another one goes on behind it, is just that one.
+    LogProbabilities(Vec<f64>),
     /// Of [`Work::Tokenize`].
     Tokens(Vec<u32>),
     /// Of [`Work::Chunk`], in their order.

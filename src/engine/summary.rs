@@ -9,12 +9,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::backend::{Backend, Limits, Native, State as _};
+use crate::card::Task;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, KvCacheType, ModelSource, model};
+use crate::{Embed, Error, KvCacheType, ModelSource, model};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,8 @@ pub struct Summary {
     pub importance_matrix: bool,
     /// Tokens that it was made for.
     pub declared_context_length: Option<u32>,
+    /// Numbers of a vector.
+    pub dimensions: Option<u32>,
     /// Tokens that a request may have.
     pub context_length: Option<usize>,
     /// The kind of tokenizer, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`.
@@ -196,6 +199,7 @@ impl Summary {
             element_types: shares(gguf),
             importance_matrix: gguf.keys().any(|(key, _)| key.starts_with("quantize.imatrix.")),
             declared_context_length: number("context_length"),
+            dimensions: number("embedding_length"),
             context_length: None,
             architecture,
             tokenizer,
@@ -278,6 +282,16 @@ impl Summary {
             state: state_bytes.saturating_mul(load.requests as u64),
         });
     }
+}
+
+/// What a text looks like to a model that is asked to go on from it, or to embed it as a query. `None` where that cannot be told.
+pub fn prompt_of(gguf: &Gguf, task: Task, text: &str) -> Option<String> {
+    let encoder = model::is_encoder(gguf).ok()?;
+    Some(match task {
+        Task::Generate if !encoder => ChatTemplate::from_gguf(gguf).ok()?.show(text),
+        Task::Embed if !encoder => Embed::query(text, None).instructed().into_owned(),
+        Task::Generate | Task::Embed | Task::Rerank => text.to_owned(),
+    })
 }
 
 /// The passes that the scheduler loads models for.

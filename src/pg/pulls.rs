@@ -49,6 +49,7 @@ impl<const N: usize> Text<N> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
+    #[allow(dead_code, reason = "what zeros are")]
     Free,
     Starting,
     Running,
@@ -144,8 +145,6 @@ pub(crate) struct Running {
     pub(crate) rate: Option<f64>,
     /// What it waits for.
     pub(crate) note: String,
-    /// What was chosen and why.
-    pub(crate) choice: String,
 }
 
 impl Running {
@@ -229,7 +228,6 @@ impl Entry {
             total: self.total,
             rate: Some(self.rate).filter(|rate| *rate >= 0.0),
             note: self.note.get(),
-            choice: self.choice.get(),
         }
     }
 

@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use steadytext_engine::Chunk;
 
+use super::categories::Categories;
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
 
@@ -22,6 +23,10 @@ pub(crate) enum Answer {
     Tokens(Vec<u32>),
     /// A text in pieces.
     Chunks(Vec<Chunk>),
+    /// Categories, best first.
+    Categories(Categories),
+    /// Those to the elements of an array; `None` where one cannot be answered.
+    Many(Vec<Option<Answer>>),
 }
 
 impl Answer {
@@ -34,6 +39,17 @@ impl Answer {
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
             Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
             Answer::Chunks(chunks) => size_of_val(chunks.as_slice()),
+            Answer::Categories(categories) => categories.names().map(|name| name.len() + 64).sum(),
+            Answer::Many(answers) => answers.iter().flatten().map(Answer::bytes).sum(),
+        }
+    }
+
+    /// As steadytext_queue.results has it: documents or categories, best first.
+    pub(crate) fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Answer::Ranking(ranking) => Some(ranking.documents().collect()),
+            Answer::Categories(categories) => Some(categories.names().collect()),
+            _ => None,
         }
     }
 

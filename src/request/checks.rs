@@ -10,13 +10,15 @@ use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
 pub(crate) use super::values::{check_length, invalid, too_long};
 use super::values::{in_range, require};
-use super::{conversation, options, params};
+use super::{conversation, options, params, verb_checks};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
-const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank or batch_rerank.";
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity.";
+/// Longest task_description, in bytes.
+const MAX_DESCRIPTION_BYTES: usize = 8192;
 
 /// Checks a request's type and what the type asks of its text and its parameters.
 ///
@@ -42,6 +44,13 @@ pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
             check_rerank(asked, config)
         }
         "batch_embed" => check_embed(asked, config),
+        verb if verb_checks::is_verb(verb) => {
+            check_length(text.map_or(0, str::len), config)?;
+            for text in asked.prompts.unwrap_or_default().iter().flatten() {
+                check_length(text.len(), config)?;
+            }
+            verb_checks::read(asked).map(|_| ())
+        }
         _ => Err(unknown_type(request_type)),
     }
 }
@@ -61,6 +70,14 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
             Err(invalid(format!("requests of type {request_type} take no prompts array"))
                 .hint("Put the text into column prompt, one row for each."))
         }
+        verb if verb_checks::is_verb(verb) && verb != "similarity" && has_prompts => {
+            Err(invalid(format!("requests of type {verb} take no prompts array"))
+                .hint("Put the text into column prompt, one row for each."))
+        }
+        "similarity" if has_prompt => {
+            Err(invalid("requests of type similarity take no prompt")
+                .hint("Put both texts into column prompts."))
+        }
         "batch_embed" if has_prompt => {
             Err(invalid("requests of type batch_embed take no prompt")
                 .hint("Put the texts into column prompts."))
@@ -68,6 +85,7 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
         "batch_rerank" if has_prompt && has_prompts => Err(twice("the query", "prompt", "prompts")),
         "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "batch_embed"
         | "rerank" | "batch_rerank" => Ok(()),
+        verb if verb_checks::is_verb(verb) => Ok(()),
         _ => Err(unknown_type(request_type)),
     }
 }
@@ -118,14 +136,26 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
             // They were checked with the type.
-            "schema" | "pattern" | "choices" | "system_prompt" | "messages" => {}
+            "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
+            | "descriptions" | "examples" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
             }
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
             }
-            "eos_string" | "model" | "size" | "task" => {
+            "method" => require(
+                matches!(value.as_str(), Some("generate" | "embed")),
+                key,
+                "\"generate\" or \"embed\"",
+            )?,
+            "threshold" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            "task_description" => {
+                let fits = |text: &str| !text.trim().is_empty() && text.len() <= MAX_DESCRIPTION_BYTES;
+                let range = format!("a text of 1 to {MAX_DESCRIPTION_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            "eos_string" | "model" | "size" | "default_model" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;

@@ -33,8 +33,9 @@ const GENERATE: &[&str] = &[
     "use_cache",
     "model",
     "size",
+    "default_model",
 ];
-const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size", "default_model"];
 const RERANK: &[&str] = &[
     "query",
     "documents",
@@ -46,7 +47,14 @@ const RERANK: &[&str] = &[
     "use_cache",
     "model",
     "size",
+    "default_model",
 ];
+
+/// What all judgements take, what classifications take beside it, and with a threshold.
+const VERB: &[&str] = &["seed", "use_cache", "model", "size"];
+const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
+const CLASSIFY_MULTI: &[&str] =
+    &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
 /// that this version does not know, nothing.
@@ -59,6 +67,9 @@ fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'stati
         "embed" => (&["batch"], EMBED),
         "batch_embed" => (&[], EMBED),
         "rerank" | "batch_rerank" => (&[], RERANK),
+        "if" | "if_score" | "score" | "similarity" => (&[], VERB),
+        "classify" | "classify_scores" => (CLASSIFY, VERB),
+        "classify_multi" => (CLASSIFY_MULTI, VERB),
         _ => return None,
     })
 }
@@ -114,7 +125,9 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
     }
     let taken: Vec<&str> = own.iter().chain(shared).copied().collect();
     let hint = format!("Parameters of {request_type}: {}.", taken.join(", "));
-    let is_known = ["generate", "embed", "rerank"].iter().any(|request_type| takes(request_type, name));
+    let is_known = ["generate", "embed", "rerank", "classify_multi"]
+        .iter()
+        .any(|request_type| takes(request_type, name));
     let owner = constraint::owner_of(name);
     if let Some(owner) = owner {
         return Err(invalid(format!("parameter {name} is for requests of type {owner}")).hint(hint));
@@ -192,9 +205,11 @@ pub(super) fn value_of_option(name: &str, item: Item<'_>) -> Result<Value, PgErr
 
 fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
     match (name, item) {
-        ("schema" | "choices" | "messages" | "stop" | "logit_bias", item) => {
-            jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error))
-        }
+        (
+            "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
+            | "examples",
+            item,
+        ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents" | "document_ids", Item::Array(documents)) => {
             batch_checks::check_count(documents.len(), "Documents", config)?;
             // Nothing else in an array is a document: what it is does not matter.

@@ -4,14 +4,14 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Sampling, Work};
 
-use super::asked::{Asked, named_model, purpose, truncates};
+use super::asked::{Asked, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
-use super::{conversation, defaults, options};
-use crate::pg::catalog_cache::{Config, Model};
+use super::{conversation, defaults, options, verb_checks};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
-use crate::registry::{self, Resolved, Task};
+use crate::registry::{self, Resolved, Task, Wanted};
 
 /// The work, and the model that does it.
 ///
@@ -21,7 +21,7 @@ use crate::registry::{self, Resolved, Task};
 pub(crate) fn subtasks(
     asked: Asked<'_>,
     config: &Config,
-    models: &[Model],
+    models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
     Ok((subtasks, model(task, asked.params, models)?))
@@ -32,8 +32,8 @@ pub(crate) fn subtasks(
 /// # Errors
 ///
 /// Those of [`registry::resolve`].
-pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
-    registry::resolve(task, named_model(params), models)
+pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
+    registry::resolve(task, wanted(params), models)
 }
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
@@ -74,6 +74,9 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        verb if verb_checks::is_verb(verb) => {
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+        }
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -89,13 +92,40 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
 /// # Errors
 ///
 /// 42704 and 42809.
-pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) -> Result<(), PgError> {
-    let task = match request_type {
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -> Result<(), PgError> {
+    match wanted(params) {
+        Wanted::Named(name) | Wanted::Remembered(name) => {
+            registry::check(task_of(request_type, params), name, models)
+        }
+        Wanted::Default => Ok(()),
+    }
+}
+
+/// What a request that names no model has to remember of this session's settings.
+///
+/// # Errors
+///
+/// Those of [`registry::to_remember`].
+pub(crate) fn default_to_remember(
+    request_type: &str,
+    params: &Value,
+    models: &Models,
+) -> Result<Option<String>, PgError> {
+    registry::to_remember(task_of(request_type, params), models)
+}
+
+fn task_of(request_type: &str, params: &Value) -> Task {
+    match request_type {
         "embed" | "batch_embed" => Task::Embed,
         "rerank" | "batch_rerank" => Task::Rerank,
+        verb if verb_checks::is_verb(verb) => task_of_verb(verb, params),
         _ => Task::Generate,
-    };
-    named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
+    }
+}
+
+/// What the model of a judgement is for.
+fn task_of_verb(request_type: &str, params: &Value) -> Task {
+    if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
 }
 
 fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {

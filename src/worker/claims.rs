@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};
@@ -56,7 +56,7 @@ pub(super) struct Claims {
     /// The configuration at that moment.
     pub(super) config: Rc<Config>,
     /// The registry at that moment.
-    pub(super) models: Rc<Vec<Model>>,
+    pub(super) models: Rc<Models>,
 }
 
 impl Content {

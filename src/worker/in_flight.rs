@@ -17,7 +17,7 @@ use super::engine_link::Errand;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
 use crate::request::{Answer, Progress, Subtasks, Usage};
@@ -111,7 +111,7 @@ pub(super) struct InFlight {
     /// What the cache is to keep of those that have ended.
     pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
-    pub(super) registry: Rc<Vec<Model>>,
+    pub(super) registry: Rc<Models>,
 }
 
 impl InFlight {

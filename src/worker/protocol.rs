@@ -213,8 +213,9 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
             Answer::Embedding(vector) => (None, std::slice::from_ref(vector), false),
             Answer::Embeddings(vectors) => (None, vectors.as_slice(), true),
             Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
+            Answer::Categories(categories) => (Some(categories.json()), &[][..], false),
             // No row of the queue asks for these.
-            Answer::Tokens(_) | Answer::Chunks(_) => (None, &[][..], false),
+            Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) => (None, &[][..], false),
         };
         prompt_tokens.push(usage.prompt_tokens);
         cached_tokens.push(usage.cached_tokens);
@@ -222,10 +223,9 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
         finish_reasons.push(usage.finish_reason.map(str::to_owned));
         first_token_ms.push(usage.first_token_ms);
         let before = lists.len();
-        if let Answer::Ranking(ranking) = answer {
-            lists.extend(ranking.documents().map(str::to_owned));
-        }
-        list_lengths.push(matches!(answer, Answer::Ranking(_)).then(|| count(lists.len() - before)));
+        let list: Option<Vec<&str>> = answer.list();
+        lists.extend(list.iter().flatten().map(|text| (*text).to_owned()));
+        list_lengths.push(list.map(|_| count(lists.len() - before)));
         texts.push(text);
         numbers.extend(vectors.iter().flatten());
         // All vectors of a request are of one model.

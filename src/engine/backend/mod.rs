@@ -159,6 +159,8 @@ pub(crate) enum Wanted {
     First,
     /// This many at the end. All but the first of them are guesses, which may be taken back ([`State::truncate`]).
     Last(usize),
+    /// This many at the end, all of which are guesses.
+    Guesses(usize),
     All,
 }
 
@@ -168,7 +170,7 @@ impl Wanted {
         match self {
             Wanted::None => 0,
             Wanted::First => 1,
-            Wanted::Last(count) => count,
+            Wanted::Last(count) | Wanted::Guesses(count) => count,
             Wanted::All => rows,
         }
     }
@@ -177,6 +179,7 @@ impl Wanted {
     pub(crate) fn guesses(self) -> usize {
         match self {
             Wanted::Last(count) => count.saturating_sub(1),
+            Wanted::Guesses(count) => count,
             Wanted::None | Wanted::First | Wanted::All => 0,
         }
     }
@@ -186,7 +189,7 @@ impl Wanted {
         match self {
             Wanted::None => false,
             Wanted::First => row == 0,
-            Wanted::Last(count) => row + count >= rows,
+            Wanted::Last(count) | Wanted::Guesses(count) => row + count >= rows,
             Wanted::All => true,
         }
     }

@@ -77,6 +77,7 @@ fn done(output: Output) -> Object {
         }
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
+        Output::LogProbabilities(values) => object.numbers("log_probabilities", values),
         // Commands of their own.
         Output::Tokens(_) | Output::Chunks(_) => object,
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::likelihood_memo::LikelihoodMemo;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
@@ -29,6 +30,7 @@ pub(super) struct LoadedDecoder {
     grammars: Arc<Grammars>,
     /// Blocks of state kept for the next requests.
     pub(super) prefixes: Prefixes,
+    pub(super) likelihoods: LikelihoodMemo,
     /// Tokens that a request may have in all.
     pub(super) context_length: usize,
     /// Seconds that a row of a pass with a slice of prompts takes, a running average.
@@ -176,6 +178,7 @@ impl Texts {
             Work::Generate(how) if how.system.is_some() || !how.history.is_empty() || how.thinking => {
                 TEMPLATE_BYTES
             }
+            Work::Likelihoods(how) if how.system.is_some() => TEMPLATE_BYTES,
             _ => 0,
         };
         let bytes =
@@ -209,6 +212,7 @@ impl LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
+            likelihoods: LikelihoodMemo::default(),
             grammars: Arc::new(Grammars::new(
                 Arc::clone(&tokenizer),
                 facts.vocabulary,

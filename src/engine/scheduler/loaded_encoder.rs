@@ -87,7 +87,7 @@ impl EncoderReader {
         let (first, second) = match work {
             Work::Embed(how) => (self.text(how)?, None),
             Work::Rerank(how) => self.pair(how)?,
-            Work::Generate(_) | Work::Tokenize { .. } | Work::Chunk(_) => {
+            Work::Generate(_) | Work::Likelihoods(_) | Work::Tokenize { .. } | Work::Chunk(_) => {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };

@@ -6,9 +6,11 @@
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
+mod answers;
 mod detokenizer;
 mod encode_batches;
 mod generation;
+mod likelihood_memo;
 mod loaded;
 mod loaded_encoder;
 mod loader;
@@ -52,6 +54,10 @@ pub const MAX_HISTORY: usize = 256;
 pub const MAX_BIASES: usize = 1024;
 /// What is added to or subtracted from a logit, at most.
 const MAX_BIAS: f32 = 100.0;
+/// Most answers whose likelihoods are wanted, most bytes of one, and of all of them.
+const MAX_ANSWERS: usize = 1000;
+const MAX_ANSWER_BYTES: usize = 1024;
+const MAX_ANSWERS_BYTES: usize = 1 << 16;
 
 /// An engine. Dropping it stops it: requests that are not finished fail with [`Error::Stopped`].
 #[derive(Debug)]
@@ -71,7 +77,7 @@ struct Shared {
     /// The engine thread has ended without being told to.
     gone: AtomicBool,
     memory: Arc<Ledger>,
-    loaded: Arc<Mutex<Vec<LoadedModel>>>,
+    loaded: Arc<Mutex<Vec<models::Listed>>>,
     statistics: Counters,
 }
 
@@ -177,7 +183,8 @@ impl Engine {
 
     /// The models that are loaded now.
     pub fn loaded_models(&self) -> Vec<LoadedModel> {
-        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let listed = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.iter().map(models::Listed::shown).collect()
     }
 
     /// What was computed since the start, and what did not have to be.
@@ -206,6 +213,7 @@ fn validate(request: &Request) -> Result<(), Error> {
     let how = match &request.work {
         Work::Generate(how) => how,
         Work::Chunk(how) => return how.check(),
+        Work::Likelihoods(how) => return validate_answers(&how.answers),
         Work::Embed(_) | Work::Rerank(_) | Work::Tokenize { .. } => return Ok(()),
     };
     let sampling = &how.sampling;
@@ -252,4 +260,22 @@ fn validate(request: &Request) -> Result<(), Error> {
         return invalid("stop strings would cut an answer that has to match a constraint");
     }
     constraint.check_limits()
+}
+
+/// Refuses answers whose likelihoods nobody can ask for, and more of them than may be compared.
+fn validate_answers(answers: &[String]) -> Result<(), Error> {
+    let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
+    if answers.is_empty() {
+        return invalid("there are no answers to compare");
+    }
+    if answers.len() > MAX_ANSWERS {
+        return invalid("there are more than 1,000 answers to compare");
+    }
+    if answers.iter().any(|answer| answer.is_empty() || answer.len() > MAX_ANSWER_BYTES) {
+        return invalid("an answer to compare is empty or longer than 1,024 bytes");
+    }
+    if answers.iter().map(String::len).sum::<usize>() > MAX_ANSWERS_BYTES {
+        return invalid("the answers to compare have more than 65,536 bytes together");
+    }
+    Ok(())
 }

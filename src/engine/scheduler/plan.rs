@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::answers::Answers;
 use super::generation::ConstrainedStart;
 use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
@@ -30,6 +31,8 @@ pub(super) struct Plan {
     output: Option<Output>,
     /// What may come before its answer.
     pub(super) thoughts: Option<Thoughts>,
+    /// Those whose likelihoods are wanted.
+    pub(super) answers: Option<Answers>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
@@ -51,7 +54,7 @@ impl Plan {
         if let Some(output) = by_tokenizer(work, tokenizer)? {
             return Ok(Plan::answered(output));
         }
-        let mut thoughts = None;
+        let (mut thoughts, mut answers) = (None, None);
         let (mut tokens, second) = match work {
             Work::Generate(how) => {
                 check_bias(&how.sampling, tokenizer)?;
@@ -68,6 +71,14 @@ impl Plan {
                 (encoded.tokens, None)
             }
             Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Likelihoods(how) => {
+                let (system, prompt) = (how.system.as_deref(), how.prompt.as_str());
+                let conversation = Conversation { system, prompt, direct: true, ..Conversation::default() };
+                let mut tokens = reader.template.encode(tokenizer, &conversation)?.tokens;
+                tokens.extend(tokenizer.encode_bytes(how.begin.as_bytes()));
+                answers = Some(Answers::new(how.answers.iter().map(String::as_str), tokenizer)?);
+                (tokens, None)
+            }
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
@@ -87,12 +98,13 @@ impl Plan {
             // What generates nothing may fill the context.
             _ => (context_length + 1).saturating_sub(length),
         };
-        if room == 0 {
-            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
+        let behind = answers.as_ref().map_or(0, Answers::positions);
+        if room <= behind {
+            return Err(Error::PromptTooLong { prompt_tokens: length + behind, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            _ => 1,
+            _ => 1 + behind,
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
@@ -116,6 +128,7 @@ impl Plan {
             constrained,
             output: None,
             thoughts,
+            answers,
             positions,
         })
     }
@@ -133,6 +146,7 @@ impl Plan {
             constrained: None,
             output: None,
             thoughts: None,
+            answers: None,
             positions: 0,
         }
     }
@@ -157,7 +171,7 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) | Work::Tokenize { .. } | Work::Chunk(_) => false,
+            Work::Generate(_) | Work::Likelihoods(_) | Work::Tokenize { .. } | Work::Chunk(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
@@ -166,6 +180,9 @@ impl Plan {
         let chain = (reuse && !whole).then(|| {
             let mut chain = Chain::new(request.salt);
             loaded.prefixes.attach(&mut chain, &mut *state, reusable(&self.tokens));
+            if self.answers.is_some() {
+                loaded.prefixes.attach_tail(&chain, &mut *state, reusable(&self.tokens));
+            }
             chain
         });
         Beginning { state, chain, positions: self.positions }
@@ -180,7 +197,7 @@ pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
         Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
-        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) => None,
+        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => None,
     })
 }
 

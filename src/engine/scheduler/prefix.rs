@@ -7,11 +7,19 @@
 //! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its windows reach back to that
 //! block, until somebody has computed it again; further on, and before it, they do.
 //!
+//! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are shorter than a block, or differ
+//! in the middle of one, share what they have in common of it. The block is copied when the sequence goes on.
+//!
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
 use crate::backend::{BLOCK, Block, State};
 use std::collections::{BTreeSet, HashMap};
+
+/// Most blocks that are not full.
+const MOST_TAILS: usize = 8;
+/// Fewest positions of one that are worth the copy.
+const FEWEST_SHARED: usize = 8;
 
 /// Kept blocks of one model.
 #[derive(Default)]
@@ -26,6 +34,19 @@ pub(super) struct Prefixes {
     /// The last entry's number.
     number: u64,
     /// Bytes of all blocks.
+    bytes: u64,
+    /// Blocks that are not full, the last used one first.
+    tails: Vec<Tail>,
+}
+
+/// The block in which a prompt ends.
+struct Tail {
+    salt: u64,
+    /// Number of the entry that it follows; 0 for none.
+    parent: u64,
+    /// What is in it of the prompt.
+    tokens: Box<[u32]>,
+    block: Block,
     bytes: u64,
 }
 
@@ -91,7 +112,8 @@ impl Prefixes {
     /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted with the sequences.
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.entries.values().filter(|entry| entry.block.is_shared());
-        held.map(|entry| entry.bytes).sum()
+        let tails = self.tails.iter().filter(|tail| tail.block.is_shared());
+        held.map(|entry| entry.bytes).chain(tails.map(|tail| tail.bytes)).sum()
     }
 
     /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
@@ -138,10 +160,10 @@ impl Prefixes {
         }
     }
 
-    /// Keeps the full blocks of a sequence. `tokens` are those in its state. Where the same block is kept
+    /// Keeps the full blocks of a sequence. `tokens` are those in its state, or the first of them. Where the same block is kept
     /// already, the sequence takes that one and its own is freed.
     pub(super) fn keep(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) {
-        debug_assert!(tokens.len() == state.len());
+        debug_assert!(tokens.len() <= state.len());
         for tokens in tokens.get(chain.blocks * BLOCK..).unwrap_or_default().as_chunks::<BLOCK>().0 {
             if chain.blocked {
                 return;
@@ -180,9 +202,62 @@ impl Prefixes {
         }
     }
 
+    /// Lets a sequence go on in the middle of the next block behind its kept ones, as far as another prompt has computed that with
+    /// the same tokens. `tokens` are those of the whole sequence that it may share. Returns how many positions it has gained.
+    pub(super) fn attach_tail(&mut self, chain: &Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
+        let before = state.len();
+        if before != chain.blocks * BLOCK {
+            return 0;
+        }
+        let rest = tokens.get(before..).unwrap_or_default();
+        let Some((index, shared)) = self.best_tail(chain, rest) else { return 0 };
+        if shared < FEWEST_SHARED {
+            return 0;
+        }
+        self.tails[..=index].rotate_right(1);
+        state.attach(self.tails[0].block.clone());
+        state.truncate(before + shared);
+        state.len().saturating_sub(before)
+    }
+
+    /// Keeps the block in which a prompt ends, unless others share most of it already. Its full blocks are kept, and the state has all of
+    /// its tokens.
+    pub(super) fn keep_tail(&mut self, chain: &Chain, state: &dyn State, tokens: &[u32]) {
+        let rest = tokens.get(chain.blocks * BLOCK..).unwrap_or_default();
+        let has_end = rest.len() < BLOCK && state.len() >= tokens.len() && state.blocks() > chain.blocks;
+        let is_shared = self.best_tail(chain, rest).is_some_and(|(_, shared)| 2 * shared >= rest.len());
+        if !has_end || rest.len() < FEWEST_SHARED || is_shared {
+            return;
+        }
+        while self.tails.len() >= MOST_TAILS {
+            self.bytes -= self.tails.pop().map_or(0, |tail| tail.bytes);
+        }
+        let [before, behind] = [0, 1].map(|more| state.block_bytes(chain.blocks + more));
+        let (salt, parent, bytes) = (chain.salt, chain.number, behind - before);
+        self.bytes += bytes;
+        self.tails
+            .insert(0, Tail { salt, parent, tokens: rest.into(), block: state.block(chain.blocks), bytes });
+    }
+
+    /// The block behind a chain that begins like `rest`, and how many tokens they have in common.
+    fn best_tail(&self, chain: &Chain, rest: &[u32]) -> Option<(usize, usize)> {
+        let shared =
+            |tail: &Tail| tail.tokens.iter().zip(rest).take_while(|(own, other)| own == other).count();
+        let tails = self.tails.iter().enumerate();
+        tails
+            .filter(|(_, tail)| tail.salt == chain.salt && tail.parent == chain.number)
+            .map(|(index, tail)| (index, shared(tail)))
+            .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
+    }
+
     /// Frees the block that was not used for the longest time, or what windows see of one, and returns its bytes. None where running
     /// sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
+        if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
+            let tail = self.tails.remove(last);
+            self.bytes -= tail.bytes;
+            return Some(tail.bytes);
+        }
         let entry = |hash: &u64| self.entries.get(hash);
         let leaf = self.leaves.iter().find(|(_, hash)| entry(hash).is_some_and(|it| !it.block.is_shared()));
         let window =
@@ -333,6 +408,37 @@ mod tests {
         assert_eq!(found(&mut prefixes, 0, &other), BLOCK, "up to the first difference");
         assert_eq!(found(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
         assert_eq!(found(&mut prefixes, 1, &one), 0, "not under another salt");
+    }
+
+    #[test]
+    fn the_block_in_which_a_prompt_ends_is_shared_as_far_as_tokens_are_the_same() {
+        let mut prefixes = Prefixes::default();
+        let one: Vec<u32> = tokens(3, 2)[..BLOCK + 40].to_vec();
+        let (chain, cache) = kept(&mut prefixes, 0, &one);
+        prefixes.keep_tail(&chain, &cache, &one);
+        assert_eq!(prefixes.bytes(), cache.block_bytes(2));
+        let attached = |prefixes: &mut Prefixes, salt: u64, tokens: &[u32]| {
+            let (mut chain, mut cache) = (Chain::new(salt), empty());
+            prefixes.attach(&mut chain, &mut cache, tokens);
+            prefixes.attach_tail(&chain, &mut cache, tokens);
+            assert_eq!(cache.len().div_ceil(BLOCK), cache.blocks());
+            cache.len()
+        };
+        assert_eq!(attached(&mut prefixes, 0, &one), BLOCK + 40);
+        assert_eq!(attached(&mut prefixes, 0, &one[..BLOCK + 20]), BLOCK + 20);
+        let mut other = one.clone();
+        other[BLOCK + 25] += 1;
+        assert_eq!(attached(&mut prefixes, 0, &other), BLOCK + 25, "up to the first difference");
+        assert_eq!(attached(&mut prefixes, 1, &one), 0, "not under another salt");
+        assert_eq!(attached(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
+        other[BLOCK + 3] += 1;
+        assert_eq!(attached(&mut prefixes, 0, &other), BLOCK, "not for a few");
+        // What others share most of is kept once.
+        prefixes.keep_tail(&chain, &cache, &one);
+        assert_eq!(prefixes.tails.len(), 1);
+        drop(cache);
+        while prefixes.evict().is_some() {}
+        assert_eq!((prefixes.bytes(), prefixes.tails.len()), (0, 0));
     }
 
     #[test]

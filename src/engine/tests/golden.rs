@@ -11,7 +11,7 @@ use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, KvCacheType,
-    ModelSource, Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    Likelihoods, ModelSource, Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 62] = [
+const GOLDEN: [(&str, &str); 64] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -86,6 +86,8 @@ const GOLDEN: [(&str, &str); 62] = [
     ("qwen3, keys and values Q8_0", "2d3b3d12d6a8b163b03a5b4a9d8fc894"),
     ("gemma4, keys and values Q8_0", "7af5cb28fe705a58b83200ff40cecaa5"),
     ("gpt-oss, keys and values Q8_0", "5f367663bc4e57eb2965d69496839328"),
+    ("builtin: likelihoods", "af8d0c6ce40974e17cdfbc6d231f33e6"),
+    ("qwen35: likelihoods", "941829c3326757ac975474de51034bd7"),
 ];
 
 /// Logits after each of some tokens.
@@ -121,6 +123,9 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
+            EventKind::Done(Output::LogProbabilities(values)) => {
+                values.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
             EventKind::Done(Output::Tokens(_) | Output::Chunks(_)) => panic!("nothing asks for these"),
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Loading
@@ -287,6 +292,16 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         let spec = Spec::wide(architecture, Quantization::uniform(Kind::Q8_0));
         add(name, logits_with(&made(name, &spec), KvCacheType::Q8_0));
     }
+    let likelihoods = |prompt: &str, begin: &str| {
+        let answers =
+            ["VACUUM", "VACUUM FULL", "VACUUM FREEZE", "ANALYZE", "Österreich", "a"].map(str::to_owned);
+        let (prompt, begin) = (prompt.to_owned(), begin.to_owned());
+        Work::Likelihoods(Likelihoods { prompt, begin, answers: answers.into(), ..Likelihoods::default() })
+    };
+    let works = || vec![likelihoods("Which one?", ""), likelihoods("What reclaims storage?", "It is")];
+    add("builtin: likelihoods", outputs(&builtin, works()));
+    let spec = Spec::wide(Architecture::Qwen35, Quantization::uniform(Kind::Q8_0));
+    add("qwen35: likelihoods", outputs(&made("likelihoods", &spec), works()));
     results
 }
 

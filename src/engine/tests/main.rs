@@ -28,6 +28,7 @@ mod golden;
 #[cfg(feature = "hub")]
 mod hub;
 mod kv_cache;
+mod likelihoods;
 mod load;
 mod loading;
 mod lost_files;

@@ -64,6 +64,7 @@ fn refused(what: &str, ends: &[Result<Output, Error>]) -> usize {
             Error::PromptTooLong { .. }
             | Error::InvalidRequest(_)
             | Error::Unfinished { .. }
+            | Error::TooFewTokens { .. }
             | Error::Constraint { .. },
         ) => false,
         Err(Error::OutOfMemory { .. }) => true,

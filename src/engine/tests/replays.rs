@@ -10,8 +10,8 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
     Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, KvCacheType,
-    ModelSource, Output, Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics,
-    Ticket, Work,
+    Likelihoods, ModelSource, Output, Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing,
+    Statistics, Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
@@ -108,6 +108,10 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         let task = "find what answers the query".to_owned();
         Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task, truncate: false })
     };
+    let likelihoods = |prompt: String, begin: &str, answers: &[&str]| {
+        let (begin, answers) = (begin.to_owned(), answers.iter().map(ToString::to_string).collect());
+        Work::Likelihoods(Likelihoods { prompt, begin, answers, repeated: true, ..Likelihoods::default() })
+    };
     let constrained = |prompt: &str, sampling, constraint| {
         let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
         Work::Generate(Generate {
@@ -143,6 +147,9 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         Work::Embed(Embed::passage("a short text")),
         Work::Embed(Embed::passage(format!("{common} as a text"))),
         Work::Embed(Embed::passage(text(4, 120))),
+        likelihoods("which one?".to_owned(), "", &["yes", "yes it is", "no"]),
+        likelihoods(format!("{common} which"), "It is", &["this", "that one", "that other one", "ö"]),
+        likelihoods(text(5, 90), "", &["one", "two", "one and two", "one and three"]),
         rerank("which one?", "this one"),
         rerank(&common, &text(6, 40)),
         rerank(&common, "another one"),
