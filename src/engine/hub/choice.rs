@@ -74,7 +74,7 @@ pub(super) fn choose(
     if let Some(path) = file.filter(|path| path.ends_with(".gguf")) {
         return named(listing, host, path);
     }
-    let models: Vec<&Remote> = listing.files.iter().filter(|file| is_model(file)).collect();
+    let models: Vec<&Remote> = listing.files.iter().filter(is_model).collect();
     if let Some(word) = file {
         return match models
             .iter()
