@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::{BackendKind, Candle, is_encoder};
+use crate::gguf::Gguf;
 use crate::kernels::matrix::Instructions;
+use crate::{Error, model};
 
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
 /// them in one pass. Results do not depend on it.
@@ -17,6 +20,52 @@ pub enum PromptLookup {
     On,
     /// Never.
     Off,
+}
+
+/// What computes models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BackendChoice {
+    /// The native backend where it computes a model, otherwise candle's.
+    #[default]
+    Auto,
+    /// The native one only.
+    Native,
+    /// Candle's only.
+    Candle,
+}
+
+impl BackendChoice {
+    /// By its name in settings.
+    pub fn named(name: &str) -> Option<BackendChoice> {
+        Some(match name {
+            "auto" => BackendChoice::Auto,
+            "native" => BackendChoice::Native,
+            "candle" => BackendChoice::Candle,
+            _ => return None,
+        })
+    }
+
+    /// The backend that models are expected to be computed by. Where another one has computed an answer, its
+    /// [identity](crate::ModelIdentity) says so.
+    pub fn expected(self) -> BackendKind {
+        match self {
+            BackendChoice::Auto | BackendChoice::Native => BackendKind::Native,
+            BackendChoice::Candle => BackendKind::Candle,
+        }
+    }
+
+    /// The backend for a model's file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`], for what no backend could compute.
+    pub(crate) fn of(self, gguf: &Gguf) -> Result<BackendKind, Error> {
+        if self != BackendChoice::Auto || is_encoder(gguf)? {
+            return Ok(self.expected());
+        }
+        // What neither computes is refused by the native one, in its words.
+        let refused = matches!(model::check(gguf), Err(Error::UnsupportedModel { .. }));
+        Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { BackendKind::Native })
+    }
 }
 
 /// Settings of an engine, fixed from its start to its end.
@@ -40,6 +89,8 @@ pub struct Config {
     pub model_idle_timeout: Option<Duration>,
     /// Whether keys and values are kept, for requests that begin like others before them.
     pub prefix_reuse: bool,
+    /// What computes models.
+    pub backend: BackendChoice,
     /// Whether tokens are guessed.
     pub prompt_lookup: PromptLookup,
     /// Rows of prompts in one step after another, over and over; empty to let the engine choose, which depends
@@ -72,6 +123,7 @@ impl Default for Config {
             memory_limit_mb: 0,
             model_idle_timeout: Some(Duration::from_secs(600)),
             prefix_reuse: true,
+            backend: BackendChoice::Auto,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
             endless: false,
@@ -95,6 +147,7 @@ impl fmt::Debug for Config {
             .field("memory_limit_mb", &self.memory_limit_mb)
             .field("model_idle_timeout", &self.model_idle_timeout)
             .field("prefix_reuse", &self.prefix_reuse)
+            .field("backend", &self.backend)
             .field("prompt_lookup", &self.prompt_lookup)
             .field("prefill_rows", &self.prefill_rows)
             .field("endless", &self.endless)

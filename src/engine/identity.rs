@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::gguf::{self, Gguf};
 use crate::mapping::FileId;
-use crate::{Error, ModelSource, builtin, safetensors, sidecar};
+use crate::{BackendKind, Error, ModelSource, builtin, safetensors, sidecar};
 
 /// Changes whenever the native backend computes other bytes of the same model and request: what was computed before is
 /// then no longer what would be computed. [`crate::BackendKind::kernel_version`] is that of any backend.
@@ -33,11 +33,14 @@ pub struct ModelIdentity {
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
+    /// What computes it.
+    pub backend: BackendKind,
 }
 
 impl ModelIdentity {
     /// The builtin model's.
-    pub const BUILTIN: ModelIdentity = ModelIdentity { hash: builtin::SHA256, file: None };
+    pub const BUILTIN: ModelIdentity =
+        ModelIdentity { hash: builtin::SHA256, file: None, backend: BackendKind::Native };
 
     /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a folder, that of
     /// all files in it that a model is made of.
@@ -78,7 +81,7 @@ impl ModelIdentity {
         Ok(state)
     }
 
-    /// That of a model's file, as far as it is on record: nothing is computed. Costs the opening of a small file.
+    /// That of a model's file, as far as it is on record: nothing is computed, and the backend is the native one. Costs the opening of a small file.
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
         let mut record = [0; RECORD_BYTES];
@@ -86,11 +89,12 @@ impl ModelIdentity {
         record_file.read_exact(&mut record).ok()?;
         let mut hash = [0; 32];
         hash.copy_from_slice(&record[RECORD_BYTES - 36..RECORD_BYTES - 4]);
-        (record == make_record(&file, &hash)).then_some(ModelIdentity { hash, file: Some(file) })
+        let identity = ModelIdentity { hash, file: Some(file), backend: BackendKind::Native };
+        (record == make_record(&file, &hash)).then_some(identity)
     }
 
     /// That of a model that is being loaded, whose file was `file` before it was opened. What is not on record is computed, and
-    /// recorded.
+    /// recorded. The backend is the native one.
     ///
     /// # Errors
     /// [`Error::Stopped`].
@@ -119,7 +123,7 @@ impl ModelIdentity {
             // A directory that is not ours to write to is no error.
             let _ = write_record(path, &make_record(&file, &hash));
         }
-        Ok(ModelIdentity { hash, file })
+        Ok(ModelIdentity { hash, file, backend: BackendKind::Native })
     }
 }
 

@@ -32,10 +32,11 @@ pub mod socket;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
+mod verify;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
-pub use config::{Config, PromptLookup};
+pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
 pub use constraints::bench as constraint_bench;
@@ -54,3 +55,4 @@ pub use request::{
     Request, Rerank, Role, Sampling, Standing, Ticket, Work,
 };
 pub use scheduler::{Engine, LoadedModel, Statistics};
+pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};

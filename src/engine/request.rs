@@ -13,6 +13,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::gguf::Gguf;
+use crate::verify::{Verification, Verify};
 use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
@@ -82,6 +83,8 @@ pub enum Work {
     Embed(Embed),
     /// How well a document answers a query.
     Rerank(Rerank),
+    /// Whether the backends compute the same.
+    Verify(Verify),
 }
 
 impl Work {
@@ -98,6 +101,7 @@ impl Work {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
             }
+            Work::Verify(what) => what.text.as_ref().map_or(0, String::len),
         }
     }
 }
@@ -116,7 +120,7 @@ impl Request {
                 Purpose::Query { task: Some(task) } => task.len(),
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
-            Work::Rerank(_) => 0,
+            Work::Rerank(_) | Work::Verify(_) => 0,
         };
         self.work.text_bytes().saturating_add(more)
     }
@@ -356,6 +360,8 @@ pub enum Output {
     Embedding(Vec<f32>),
     /// Of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
+    /// Of [`Work::Verify`].
+    Verification(Verification),
 }
 
 /// Why generation ended.

@@ -7,6 +7,7 @@
 //! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on nothing else:
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
+mod candle;
 mod native;
 
 use std::any::Any;
@@ -19,6 +20,7 @@ use crate::kernels::{Pool, attention};
 use crate::{Error, KERNEL_VERSION};
 
 pub(crate) use crate::model::{Loading, Pooling, is_encoder};
+pub(crate) use candle::Candle;
 pub(crate) use native::Native;
 
 /// Positions of a block of state.
@@ -27,21 +29,35 @@ pub(crate) const BLOCK: usize = attention::TILE;
 /// Most texts of a pass of an encoder.
 pub(crate) const MAX_TEXTS: usize = 128;
 
+/// Changes whenever candle, or what is done with it, gives other bytes on the same machine.
+const CANDLE_VERSION: i32 = 1;
+
 /// The backends that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum BackendKind {
     /// This crate's own kernels, on the CPU: the same bytes on every machine.
     #[default]
     Native,
+    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another.
+    Candle,
 }
 
 impl BackendKind {
+    /// What computes with it.
+    pub(crate) fn open(self) -> Arc<dyn Backend> {
+        match self {
+            BackendKind::Native => Arc::new(Native),
+            BackendKind::Candle => Arc::new(Candle::new()),
+        }
+    }
+
     /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
     /// other backend: the upper 16 bits are the backend's number, the lower ones its own version. It is kept with whatever is
     /// cached, and part of its key.
     pub const fn kernel_version(self) -> i32 {
         match self {
             BackendKind::Native => KERNEL_VERSION,
+            BackendKind::Candle => (1 << 16) | CANDLE_VERSION,
         }
     }
 }
@@ -103,7 +119,15 @@ pub(crate) trait Decoder: Send {
     /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
     /// then: once it says yes the pass ends, false is returned, and the states have no position more than before, and fewer where a layer
     /// cannot take back what was computed ([`State::len`]).
-    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool;
+    ///
+    /// # Errors
+    /// What keeps the pass from being computed at all. The sequences cannot go on.
+    fn forward(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool, Error>;
 
     /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
     fn hidden(&self) -> &[f32];
@@ -115,7 +139,10 @@ pub(crate) trait Decoder: Send {
     fn logits(&mut self, rows: &[usize], pool: &Pool) -> Result<&[f32], Error>;
 
     /// [`Decoder::logits`] of two tokens only, bit for bit.
-    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]>;
+    ///
+    /// # Errors
+    /// What keeps them from being computed.
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error>;
 
     /// What the model's head for ranking says of one of those rows; nothing without one.
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32>;

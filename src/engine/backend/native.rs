@@ -62,8 +62,13 @@ impl Decoder for NativeDecoder {
         Box::new(SequenceState::new(self.model.layout().clone()))
     }
 
-    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool {
-        self.model.forward(segments, &mut self.workspace, pool, interrupted)
+    fn forward(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool, Error> {
+        Ok(self.model.forward(segments, &mut self.workspace, pool, interrupted))
     }
 
     fn hidden(&self) -> &[f32] {
@@ -76,8 +81,8 @@ impl Decoder for NativeDecoder {
         Ok(logits)
     }
 
-    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]> {
-        self.model.logits_of(&mut self.workspace, rows, tokens, pool)
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error> {
+        Ok(self.model.logits_of(&mut self.workspace, rows, tokens, pool))
     }
 
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::{Constraint, ModelSource, Sampling};
+use steadytext_engine::{BackendChoice, Constraint, ModelSource, Sampling};
 
 use super::{Error, help};
 
@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     pub(super) requests: Option<usize>,
     pub(super) context: usize,
     pub(super) threads: usize,
+    pub(super) backend: BackendChoice,
+    pub(super) text_file: Option<PathBuf>,
+    pub(super) positions: Option<usize>,
 }
 
 impl Arguments {
@@ -83,6 +86,13 @@ impl Arguments {
                 "--json" => parsed.json = true,
                 "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
+                "--backend" => {
+                    let name = utf8(value()?)?;
+                    let backend = BackendChoice::named(&name);
+                    parsed.backend = backend.ok_or_else(|| no_value(option, &name))?;
+                }
+                "--text" => parsed.text_file = Some(value()?.into()),
+                "--positions" => parsed.positions = Some(number(option, value()?)?),
                 "--threads" => parsed.threads = number(option, value()?)?,
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
@@ -156,7 +166,11 @@ impl Arguments {
 
 fn number<T: FromStr>(option: &str, value: OsString) -> Result<T, Error> {
     let value = utf8(value)?;
-    value.parse().map_err(|_| Error::Usage(format!("\"{value}\" is no value for option {option}")))
+    value.parse().map_err(|_| no_value(option, &value))
+}
+
+fn no_value(option: &str, value: &str) -> Error {
+    Error::Usage(format!("\"{value}\" is no value for option {option}"))
 }
 
 fn utf8(value: OsString) -> Result<String, Error> {

@@ -30,6 +30,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
         nice: 0,
         context_length: arguments.context,
         kv_cache_mb: 1 << 20,
+        backend: arguments.backend,
         ..Config::default()
     };
     let engine = Engine::start(config)?;
@@ -75,5 +76,6 @@ fn done(output: Output) -> Object {
         }
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
+        Output::Verification(verified) => object.number("passed", verified.passed()),
     }
 }

@@ -45,6 +45,12 @@ const COMMANDS: &[Command] = &[
         about: "what a file is, whether it runs, what it needs; then its keys and tensors",
         more: "A file that cannot be used is shown as far as it can be read, with the reasons, and the exit status is 1.",
     },
+    Command {
+        name: "verify",
+        arguments: "MODEL",
+        about: "whether both backends compute the same of a text, on this file and this machine",
+        more: "Prints how far the logits behind each token are apart, in their standard deviations, as JSON. Where that is more than rounding,\nthe exit status is 1.",
+    },
 ];
 
 /// An option: its name, its value, the commands that it belongs to (all where there are none), what it means.
@@ -88,6 +94,9 @@ const OPTIONS: &[Described] = &[
         &["generate", "embed", "inspect"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
+    ("--backend", "NAME", &["generate", "embed", "logits"], "auto, native or candle (auto)"),
+    ("--text", "FILE", &["verify"], "the text (one that comes with the program)"),
+    ("--positions", "N", &["verify"], "its first N tokens, at most 512 (64)"),
     ("--threads", "N", &[], "compute threads (one per core)"),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),

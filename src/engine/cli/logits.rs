@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-use steadytext_engine::Probe;
 use steadytext_engine::tokenizer::Tokenizer;
+use steadytext_engine::{Instructions, Probe};
 
 use super::Error;
 use super::arguments::Arguments;
@@ -15,7 +15,9 @@ const SHOWN: usize = 5;
 
 /// Prints tokens and their most likely successors; writes all logits with `--out`.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let mut probe = Probe::open(&arguments.source(), arguments.compute_threads())?;
+    let (source, threads) = (arguments.source(), arguments.compute_threads());
+    let backend = arguments.backend.expected();
+    let mut probe = Probe::open_on(backend, &source, threads, Instructions::best())?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;
     let mut tokens =

@@ -9,6 +9,7 @@ mod inspect;
 mod json;
 mod logits;
 mod tokenize;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -27,6 +28,10 @@ enum Error {
     Refused,
     #[error("the stored panels are not those of the model: remove their file")]
     CorruptPackedWeights,
+    #[error(
+        "the backends do not compute the same: the model's file, what is stored of it, or this machine is not sound"
+    )]
+    Deviates,
     #[error("could not read or write")]
     Io(#[from] std::io::Error),
 }
@@ -71,6 +76,7 @@ fn run_command(arguments: &Arguments) -> Result<(), Error> {
         "logits" => logits::run(arguments),
         "tokenize" => tokenize::run(arguments),
         "inspect" => inspect::run(arguments),
+        "verify" => verify::run(arguments),
         other => Err(Error::Usage(help::unknown(other))),
     }
 }

@@ -247,7 +247,9 @@ fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &P
             let [query, document] = [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
-        (Work::Embed(_) | Work::Generate(_), _) => Output::Embedding(encoder.vector(texts.start, pool)),
+        (Work::Embed(_) | Work::Generate(_) | Work::Verify(_), _) => {
+            Output::Embedding(encoder.vector(texts.start, pool))
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
-use crate::backend::{Backend, Decoder, Limits, Loading, Native, is_encoder};
-use crate::config::Config;
+use crate::backend::{Backend, BackendKind, Decoder, Limits, Loading, is_encoder};
+use crate::config::{BackendChoice, Config};
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -47,7 +47,7 @@ pub(super) struct Settings {
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
-    pub(super) backend: Arc<dyn Backend>,
+    backend: BackendChoice,
 }
 
 impl Settings {
@@ -59,7 +59,7 @@ impl Settings {
             endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
-            backend: Arc::new(Native),
+            backend: config.backend,
         }
     }
 
@@ -79,6 +79,8 @@ pub(super) struct Opened {
     pub(super) gguf: Gguf,
     /// What was opened; None for the builtin model.
     pub(super) file: Option<FileId>,
+    /// What will compute it.
+    pub(super) backend: BackendKind,
     /// Memory that the model will take.
     pub(super) bytes: u64,
 }
@@ -94,8 +96,9 @@ impl Opened {
         let gguf = source.open()?;
         // Vocabulary and merges are built from what is not weights, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
-        let bytes = settings.backend.bytes(&gguf, settings.limits())?.saturating_add(metadata);
-        Ok(Opened { gguf, file, bytes })
+        let backend = settings.backend.of(&gguf)?;
+        let bytes = backend.open().bytes(&gguf, settings.limits())?.saturating_add(metadata);
+        Ok(Opened { gguf, file, backend, bytes })
     }
 }
 
@@ -125,10 +128,15 @@ impl AnyModel {
         settings: &Settings,
         loading: &Loading<'_>,
     ) -> Result<AnyModel, Error> {
+        let backend = opened.backend.open();
         if is_encoder(&opened.gguf)? {
-            LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Encoder)
+            LoadedEncoder::new(&opened.gguf, &*backend, settings, loading)
+                .map(Box::new)
+                .map(AnyModel::Encoder)
         } else {
-            LoadedDecoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Decoder)
+            LoadedDecoder::new(&opened.gguf, &*backend, settings, loading)
+                .map(Box::new)
+                .map(AnyModel::Decoder)
         }
     }
 
@@ -191,8 +199,13 @@ impl Texts {
 
 impl LoadedDecoder {
     /// Loads a decoder that was opened.
-    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<LoadedDecoder, Error> {
-        let decoder = settings.backend.decoder(gguf, settings.limits(), loading)?;
+    fn new(
+        gguf: &Gguf,
+        backend: &dyn Backend,
+        settings: &Settings,
+        loading: &Loading<'_>,
+    ) -> Result<LoadedDecoder, Error> {
+        let decoder = backend.decoder(gguf, settings.limits(), loading)?;
         let facts = decoder.facts();
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         if tokenizer.vocab_size() > facts.vocabulary {
@@ -229,10 +242,13 @@ impl LoadedDecoder {
     }
 
     /// What it thinks of documents, from the rows of the last pass that their prompts end with.
-    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
-        match self.reranker {
+    ///
+    /// # Errors
+    /// Those of [`Decoder::logits_of`].
+    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
+        Ok(match self.reranker {
             Reranker::YesNo { yes, no } => {
-                let logits = self.decoder.logits_of(rows, [yes, no], pool);
+                let logits = self.decoder.logits_of(rows, [yes, no], pool)?;
                 logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
             }
             Reranker::Head { label } => {
@@ -241,7 +257,7 @@ impl LoadedDecoder {
             }
             // Whose scores come of vectors.
             Reranker::Cosine => Vec::new(),
-        }
+        })
     }
 
     /// What tokenizes its requests.

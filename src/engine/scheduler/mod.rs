@@ -23,6 +23,7 @@ mod submission;
 mod thoughts;
 mod thread;
 mod turns;
+mod verifier;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,13 +33,14 @@ use crossbeam_channel::Sender;
 
 use crate::config::Config;
 use crate::memory::Ledger;
-use crate::{Error, Reply, Request, Role, Standing, Ticket, Work};
+use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
 
 pub(crate) use loaded::limits;
 pub use models::LoadedModel;
 use statistics::Counters;
 pub use statistics::Statistics;
 use submission::Submission;
+use verifier::Verifier;
 
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -55,6 +57,7 @@ pub struct Engine {
     queue: Sender<Message>,
     capacity: usize,
     thread: Option<JoinHandle<()>>,
+    verifier: Verifier,
 }
 
 /// What the engine's threads and its owner share.
@@ -114,8 +117,10 @@ impl Engine {
         let shared = Arc::new(Shared { memory, ..Shared::default() });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
+        let verifier =
+            Verifier::new(config.compute_threads(), config.instructions, thread::hook_beside(&config));
         let thread = thread::start(config, Arc::clone(&shared), queue.clone(), messages)?;
-        Ok(Engine { shared, queue, capacity, thread: Some(thread) })
+        Ok(Engine { shared, queue, capacity, thread: Some(thread), verifier })
     }
 
     /// Hands over a request. Its events go to `reply`; errors come as [`EventKind::Failed`], also those that
@@ -137,6 +142,10 @@ impl Engine {
         if let Err(error) = validate(&submission.request).and_then(|()| submission.hold(&self.shared.memory))
         {
             return submission.fail(error);
+        }
+        if let Work::Verify(what) = &submission.request.work {
+            let what = what.clone();
+            return self.verifier.begin(submission, what, &self.shared);
         }
         let Some(slot) = QueueSlot::take(&self.shared, self.capacity) else {
             return submission.fail(Error::QueueFull { capacity: self.capacity });
@@ -197,6 +206,9 @@ fn validate(request: &Request) -> Result<(), Error> {
     let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
     if request.work.text_bytes() > MAX_TEXT_BYTES {
         return invalid("the text is longer than 16 MB");
+    }
+    if let Work::Verify(what) = &request.work {
+        return verify::check(what);
     }
     let Work::Generate(how) = &request.work else { return Ok(()) };
     let sampling = &how.sampling;

@@ -61,6 +61,9 @@ impl Plan {
                 (encoded.tokens, None)
             }
             Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Verify(_) => {
+                return Err(Error::Panicked("a verification is no work for a model".to_owned()));
+            }
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
@@ -77,20 +80,20 @@ impl Plan {
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
             // What generates nothing may fill the context.
-            Work::Embed(_) | Work::Rerank(_) => (context_length + 1).saturating_sub(length),
+            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => (context_length + 1).saturating_sub(length),
         };
         if room == 0 {
             return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) | Work::Rerank(_) => 1,
+            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => 1,
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
         let constraint = match work {
             Work::Generate(how) => how.constraint.as_ref(),
-            Work::Embed(_) | Work::Rerank(_) => None,
+            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => None,
         };
         let mut constrained = None;
         if let Some(constraint) = constraint {
@@ -141,7 +144,7 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) => false,
+            Work::Generate(_) | Work::Verify(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };

@@ -98,7 +98,7 @@ impl Sequence {
                 )))
             }
             Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            Work::Embed(_) | Work::Rerank(_) => Goal::Vector {
+            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,
                 pair: plan.second.map(|second| Pair { first: None, second }),

@@ -116,6 +116,7 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
+            EventKind::Done(Output::Verification(_)) => panic!("nobody asked for it"),
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
         };

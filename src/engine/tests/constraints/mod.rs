@@ -72,7 +72,7 @@ fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Ou
 fn text(output: &Output) -> (&str, usize, Finish) {
     match output {
         Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
-        Output::Embedding(_) | Output::Score(_) => panic!("no text"),
+        Output::Embedding(_) | Output::Score(_) | Output::Verification(_) => panic!("no text"),
     }
 }
 
