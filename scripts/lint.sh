@@ -74,7 +74,7 @@ worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse trouble connection call role_id protocol cancel result tables status prompt cache_admin cache_lookup
-    enqueue insert_trigger sync rerank constrained exchange'
+    enqueue insert_trigger sync rerank constrained verify exchange'
 request_files='defaults arguments ranking answer subtasks asked constraint batch_checks params checks work'
 worker_files='claims engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
 

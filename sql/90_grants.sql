@@ -107,6 +107,7 @@ grant execute on function
     @extschema@.steadytext_setup_cache_eviction_cron(),
     @extschema@.steadytext_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
+    @extschema@.steadytext_model_verify(text, bigint),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
     steadytext.reset_cache_counters()

@@ -45,7 +45,7 @@ fn generate_cached(
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
     match on_error.settle(look("generate", Some(prompt), params))?? {
         Answer::Text(text) => Some(text),
-        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
+        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => None,
     }
 }
 
@@ -64,7 +64,7 @@ fn embed_cached(
     let params = embed_params(None, seed, model, mode, task, truncate);
     match on_error.settle(look("embed", Some(text), params))?? {
         Answer::Embedding(vector) => Some(vector),
-        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => None,
+        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => None,
     }
 }
 

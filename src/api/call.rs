@@ -18,7 +18,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, Request, Standing};
+use steadytext_engine::{Error, Event, EventKind, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
@@ -114,6 +114,23 @@ pub(super) fn answer(
     Call::start(request_type, checked, false)?.finish()
 }
 
+/// How far the backends are apart on a model, by its name in the registry, or on the one that generates.
+///
+/// # Errors
+///
+/// As [`answer`]; XX001 where the file is not the registered one.
+pub(super) fn verification(name: Option<&str>, positions: usize) -> Result<Verification, PgError> {
+    check_process()?;
+    let registry = catalog_cache::models()?;
+    let model = registry::named(name, &registry)?;
+    let subtasks = Subtasks::One(Work::Verify(Verify { text: None, positions }));
+    let checked = Checked { subtasks, model, registry, question: None };
+    match Call::start("verify", checked, false)?.finish()? {
+        Answer::Verification(verified) => Ok(verified),
+        _ => Err(request::unexpected()),
+    }
+}
+
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
@@ -139,6 +156,14 @@ fn check(
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
+    check_process()?;
+    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
+    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    Ok(Checked { subtasks, model, registry: models, question })
+}
+
+/// Whether there may be an engine that answers this process.
+fn check_process() -> Result<(), PgError> {
     if shmem::get().is_none() {
         return Err(shmem::not_preloaded(
             "there is no engine that could answer: pg_steadytext is not preloaded",
@@ -151,9 +176,7 @@ fn check(
         )
         .hint("Call the asynchronous functions from triggers of steadytext_queue."));
     }
-    let (subtasks, model) = request::subtasks(asked, &config, &models)?;
-    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
-    Ok(Checked { subtasks, model, registry: models, question })
+    Ok(())
 }
 
 impl Call {

@@ -206,7 +206,7 @@ fn complete<'a>(
     let now = pg_sys::Datum::from(activity::now());
     let documents: Option<Vec<String>> = match answer {
         Answer::Ranking(ranking) => Some(ranking.documents().map(str::to_owned).collect()),
-        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) => None,
+        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Verification(_) => None,
     };
     let values = [
         (QueueColumn::Status, "completed".into_datum()),

@@ -24,3 +24,4 @@ mod status;
 mod sync;
 mod tables;
 mod trouble;
+mod verify;

@@ -115,7 +115,9 @@ fn ranked(
 fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
     match answer {
         Answer::Ranking(ranking) => Ok(ranking.lines),
-        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) => Err(unexpected()),
+        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Verification(_) => {
+            Err(unexpected())
+        }
     }
 }
 

@@ -47,7 +47,9 @@ fn embed(
     let params = embed_params(use_cache, seed, model, mode, task, truncate);
     match on_error.settle(call::answer("embed", Some(text), None, params))? {
         Answer::Embedding(vector) => Some(vector),
-        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) => unexpected().raise(),
+        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => {
+            unexpected().raise()
+        }
     }
 }
 

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steadytext_engine::{
-    BackendKind, CacheKey, KERNEL_VERSION, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many,
-    dedup_key, hex,
+    BackendKind, CacheKey, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
 };
 
 pub(crate) use new_entry::NewEntry;
@@ -22,7 +21,7 @@ pub(crate) use new_entry::NewEntry;
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
-use crate::pg::{access_counters, catalog, model_checksums};
+use crate::pg::{access_counters, catalog, guc, model_checksums};
 use crate::request::{self, Answer, Asked, Ranking, Subtasks};
 
 /// A request that the cache may answer.
@@ -66,7 +65,8 @@ impl Question {
         look(&self.request_type, key, || Some(self.model.clone())).map(|(_, answer)| answer)
     }
 
-    /// What is kept of the answer that a model gave. `None` where that is too long.
+    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another backend than the key
+    /// says.
     pub(crate) fn entry(
         &self,
         subtasks: &Subtasks,
@@ -74,9 +74,17 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
+        if by.backend != backend() {
+            return None;
+        }
         let key = key_with(&self.request_type, &self.params, subtasks, Some(&by.hash))?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }
+}
+
+/// The backend whose answers are kept and given.
+fn backend() -> BackendKind {
+    guc::backend().expected()
 }
 
 /// Whether a request may be answered from the cache, and its answer kept.
@@ -143,7 +151,7 @@ fn accepts(
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> bool {
     let is_current = || {
-        of.kernel_version == Some(KERNEL_VERSION) && of.model_hash.is_some() && {
+        of.kernel_version == Some(backend().kernel_version()) && of.model_hash.is_some() && {
             let model = model().and_then(|model| model_checksums::of(&model));
             of.model_hash == model.map(|hash| hex(&hash))
         }
@@ -182,11 +190,9 @@ fn key_with(
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model, BackendKind::Native)
+            cache_key(request_type, work, names_model, model, backend())
         }
-        Subtasks::Rerank(reranking) => {
-            cache_key_of_many(request_type, reranking, model?, BackendKind::Native)
-        }
+        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend()),
         // Each of the texts by itself would be one more way to the same entries.
         Subtasks::Embed { .. } => None,
     }
@@ -194,7 +200,7 @@ fn key_with(
 
 /// By which the engine knows equal work of this database, so that it is done once.
 pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
-    dedup_key(catalog::my_database().to_u32(), work)
+    dedup_key(catalog::my_database().to_u32(), work, backend())
 }
 
 /// The model that computes an answer.

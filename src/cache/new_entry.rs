@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use steadytext_engine::{
-    Embed, Generate, KERNEL_VERSION, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
-};
+use steadytext_engine::{Embed, Generate, ModelIdentity, ModelSource, Rerank, Work, builtin, hex};
 
 use super::Question;
 use crate::request::{Answer, Subtasks};
@@ -49,7 +47,7 @@ pub(super) fn make(
         Answer::Text(text) => (Some(text.clone()), Vec::new()),
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
         Answer::Embedding(vector) => (None, vector.clone()),
-        Answer::Embeddings(_) => return None,
+        Answer::Embeddings(_) | Answer::Verification(_) => return None,
     };
     let (prompt, seed, stop) = match subtasks {
         Subtasks::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
@@ -58,7 +56,7 @@ pub(super) fn make(
         Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
         Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
         Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
-        Subtasks::Embed { .. } => return None,
+        Subtasks::Embed { .. } | Subtasks::One(Work::Verify(_)) => return None,
     };
     let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
     if prompt.len() + response_bytes > question.max_entry_bytes {
@@ -74,7 +72,7 @@ pub(super) fn make(
         "response_size": response_bytes,
         "generation_time_ms": i32::try_from(took.as_millis()).unwrap_or(i32::MAX),
         "model_hash": hex(&by.hash),
-        "kernel_version": KERNEL_VERSION,
+        "kernel_version": by.backend.kernel_version(),
     });
     Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
 }

@@ -3,7 +3,8 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use steadytext_engine::BackendChoice;
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
@@ -20,6 +21,18 @@ static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
 static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
+
+/// `pg_steadytext.backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Backend {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"native"]
+    Native,
+    #[name = c"candle"]
+    Candle,
+}
 
 /// The settings that an engine is started with; a change of any of them starts a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +51,8 @@ pub(crate) struct EngineSettings {
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; 0: never.
     pub(crate) model_idle_timeout_s: u64,
+    /// What computes models.
+    pub(crate) backend: BackendChoice,
 }
 
 /// The current [`EngineSettings`].
@@ -51,6 +66,16 @@ pub(crate) fn engine() -> EngineSettings {
         kv_cache_mb: positive(&KV_CACHE_MB),
         memory_limit_mb: positive(&MEMORY_LIMIT_MB),
         model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
+        backend: backend(),
+    }
+}
+
+/// `pg_steadytext.backend`: what computes models.
+pub(crate) fn backend() -> BackendChoice {
+    match BACKEND.get() {
+        Backend::Auto => BackendChoice::Auto,
+        Backend::Native => BackendChoice::Native,
+        Backend::Candle => BackendChoice::Candle,
     }
 }
 
@@ -184,6 +209,14 @@ pub(crate) fn define() {
         c"Time after which an unused model is unloaded.",
         c"0 keeps models loaded.",
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_steadytext.backend",
+        c"What computes models.",
+        c"\"native\" gives the same bytes on every machine; \"candle\" is another implementation, for decoders only; \"auto\" takes candle for what native does not compute.",
+        &BACKEND,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_steadytext.call_priority",

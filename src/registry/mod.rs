@@ -83,6 +83,18 @@ pub(crate) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
     Ok(resolved)
 }
 
+/// The model of a name, whatever it is registered for; without one, that which generates. No other one takes its place.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(crate) fn named(asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+    let row = asked.and_then(|name| models.iter().find(|model| model.name == name));
+    let tasks = [Task::Generate, Task::Embed, Task::Rerank];
+    let task = row.and_then(|row| tasks.into_iter().find(|task| task.name() == row.task));
+    Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
+}
+
 fn look_for(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),

@@ -1,6 +1,7 @@
 //! What came of a request, and what a function gives where nothing did.
 
 use pgrx::prelude::*;
+use steadytext_engine::Verification;
 
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
@@ -16,6 +17,8 @@ pub(crate) enum Answer {
     Embeddings(Vec<Vec<f32>>),
     /// Documents, best first.
     Ranking(Ranking),
+    /// How far the backends are apart.
+    Verification(Verification),
 }
 
 impl Answer {
@@ -26,6 +29,7 @@ impl Answer {
             Answer::Embedding(vector) => size_of_val(vector.as_slice()),
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+            Answer::Verification(verified) => verified.rows.len() * 64,
         }
     }
 
@@ -37,7 +41,9 @@ impl Answer {
     pub(crate) fn into_text(self) -> Result<String, PgError> {
         match self {
             Answer::Text(text) => Ok(text),
-            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) => Err(unexpected()),
+            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => {
+                Err(unexpected())
+            }
         }
     }
 }

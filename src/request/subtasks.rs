@@ -75,6 +75,7 @@ impl Subtasks {
         match self.work(index) {
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Embed(how) => format!("The {}.", description("text", &how.text)),
+            Work::Verify(how) => format!("The verification of {} positions.", how.positions),
             Work::Rerank(how) => {
                 format!(
                     "The {}; the {}.",
@@ -115,19 +116,20 @@ impl Subtasks {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
+                Some(Output::Verification(verified)) => Ok(Answer::Verification(verified)),
                 Some(Output::Score(_)) | None => Err(unexpected()),
             },
             Subtasks::Embed { .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
                     Output::Embedding(vector) => Ok(vector),
-                    Output::Text { .. } | Output::Score(_) => Err(unexpected()),
+                    Output::Text { .. } | Output::Score(_) | Output::Verification(_) => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
             }
             Subtasks::Rerank(reranking) => {
                 let scores = outputs.into_iter().map(|output| match output {
                     Output::Score(score) => Ok(score),
-                    Output::Text { .. } | Output::Embedding(_) => Err(unexpected()),
+                    Output::Text { .. } | Output::Embedding(_) | Output::Verification(_) => Err(unexpected()),
                 });
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))

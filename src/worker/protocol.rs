@@ -211,6 +211,8 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
             Answer::Embedding(vector) => (None, std::slice::from_ref(vector), false),
             Answer::Embeddings(vectors) => (None, vectors.as_slice(), true),
             Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
+            // The queue has no such requests.
+            Answer::Verification(_) => (None, &[][..], false),
         };
         let before = lists.len();
         if let Answer::Ranking(ranking) = answer {

@@ -148,6 +148,7 @@ select set_eq(
         'function steadytext.queue_outlook(integer)',
         'function steadytext.expire_requests(bigint,integer)',
         'function steadytext_model_status()',
+        'function steadytext_model_verify(text,bigint)',
         'function steadytext.priority(bigint)',
         'function steadytext_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint)',
         'function steadytext_generate_json_async(text,text,bigint,boolean,bigint,text,double precision,bigint)',

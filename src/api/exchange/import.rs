@@ -4,7 +4,6 @@ use std::fs::OpenOptions;
 
 use pgrx::prelude::*;
 use serde_json::json;
-use steadytext_engine::KERNEL_VERSION;
 use steadytext_exchange::file::{self, Entry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
@@ -17,7 +16,7 @@ use crate::pg::exchange_dir::{ExchangePath, file_error};
 use crate::pg::files::TemporaryFile;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
-use crate::pg::{interrupts, memory};
+use crate::pg::{guc, interrupts, memory};
 
 /// Entries of one INSERT.
 const BATCH: usize = 500;
@@ -198,10 +197,11 @@ fn lock(installation: &Installation) -> Result<(), PgError> {
 /// Without `replace`, only what no longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
     // A row that stays is not even locked.
+    let kernel_version = guc::backend().expected().kernel_version();
     let is_wanted = format!(
         "not exists (
              select from {}.steadytext_cache as c
-             where c.key_hash = g.hash and (c.imported or c.kernel_version = {KERNEL_VERSION})
+             where c.key_hash = g.hash and (c.imported or c.kernel_version = {kernel_version})
          )",
         installation.schema
     );
@@ -236,7 +236,7 @@ fn insert(installation: &Installation, replace: bool) -> String {
              eos_string = excluded.eos_string, generation_params = null,
              response_size = excluded.response_size, generation_time_ms = null,
              request_type = excluded.request_type, model_hash = null, kernel_version = null, imported = true
-         where {replace} or not c.imported and c.kernel_version is distinct from {KERNEL_VERSION}
+         where {replace} or not c.imported and c.kernel_version is distinct from {kernel_version}
          returning 1",
         schema = installation.schema
     )

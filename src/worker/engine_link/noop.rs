@@ -24,7 +24,7 @@ impl EngineLink for NoopLink {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
             }
             Work::Embed(_) => Output::Embedding(vec![1.0]),
-            Work::Rerank(_) => Output::Score(0.5),
+            Work::Rerank(_) | Work::Verify(_) => Output::Score(0.5),
         };
         self.events.push_back(Event { key: request.key, turns: 0, kind: EventKind::Done(output) });
     }
