@@ -52,13 +52,14 @@ impl Verifier {
         let (hook, shared) = (Arc::clone(&self.hook), Arc::clone(shared));
         let thread = std::thread::Builder::new().name("st-verify".to_owned()).stack_size(pool::STACK_BYTES);
         let thread = thread.spawn(move || {
-            let _busy = busy;
             let _ = catch(|| hook());
             let verified = catch(|| {
                 let pool =
                     Pool::new(threads, instructions, &hook).map_err(|error| Error::no_thread(&error))?;
                 run(&submission, &what, &pool, &shared)
             });
+            // Whoever learns that it has ended may ask for the next one.
+            drop(busy);
             match verified.and_then(|verified| verified) {
                 Ok(verified) => submission.send(EventKind::Done(Output::Verification(verified))),
                 Err(error) => {
@@ -68,11 +69,10 @@ impl Verifier {
                 }
             }
         });
-        match thread {
-            // That of the last one has ended, or is about to.
-            Ok(thread) => *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread),
-            // The submission went with the closure and has told its listeners.
-            Err(_) => {}
+        // The thread of the last one has ended, or is about to. Where none could be started, the submission went with the closure
+        // and has told its listeners.
+        if let Ok(thread) = thread {
+            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         }
     }
 }
