@@ -18,23 +18,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         Object::default()
             .number("position", position)
             .text("token", token)
-            .number("rms", format!("{rms:.5}"))
-            .number("largest", format!("{largest:.5}"))
+            .number("rms", decimal(*rms))
+            .number("largest", decimal(*largest))
             .number("same_choice", same_choice)
             .number("passed", passed)
             .print()?;
     }
     let count = |which: fn(&Deviation) -> bool| verified.rows.iter().filter(|row| which(row)).count();
-    let most = |of: fn(&Deviation) -> f32| verified.rows.iter().map(of).fold(0.0, f32::max);
+    let most = |of: fn(&Deviation) -> f32| {
+        verified
+            .rows
+            .iter()
+            .map(of)
+            .fold(0.0, |most, next| if next > most || next.is_nan() { next } else { most })
+    };
     Object::default()
         .text("sha256", &hex(&verified.hash))
         .text("quantization", &verified.quantization)
         .number("bound", verified.bound)
         .number("positions", verified.rows.len())
-        .number("rms", format!("{:.5}", most(|row| row.rms)))
-        .number("largest", format!("{:.5}", most(|row| row.largest)))
+        .number("rms", decimal(most(|row| row.rms)))
+        .number("largest", decimal(most(|row| row.largest)))
         .number("same_choices", count(|row| row.same_choice))
         .number("passed", verified.passed())
         .print()?;
     if verified.passed() { Ok(()) } else { Err(Error::Deviates) }
+}
+
+/// As JSON, which has no word for what is no number.
+fn decimal(value: f32) -> String {
+    if value.is_finite() { format!("{value:.5}") } else { "null".to_owned() }
 }
