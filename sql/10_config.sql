@@ -19,6 +19,12 @@ as $$
     values
         ('default_max_tokens', 'integer', 1, 1048576, '512'::jsonb,
             'Tokens generated at most when a request does not say'),
+        ('generation_model', 'text', null, null, '"auto"'::jsonb,
+            'Model that generates text where neither request, session, role nor database names one; auto: see pg_steadytext.generation_model'),
+        ('embedding_model', 'text', null, null, '"auto"'::jsonb,
+            'The same for embeddings'),
+        ('reranker_model', 'text', null, null, '"auto"'::jsonb,
+            'The same for rankings'),
         ('default_seed', 'integer', 0, 9223372036854775807, '42',
             'Seed of a request that gives none (only used with temperature above 0)'),
         ('max_tokens_limit', 'integer', 1, 1048576, '4096',
@@ -160,6 +166,10 @@ begin
     elsif v_key.kind = 'text' and jsonb_typeof(new.value) is distinct from 'string' then
         raise exception 'invalid value for configuration key "%": %', new.key, left(new.value::text, 63)
             using errcode = 'invalid_parameter_value', hint = 'It must be a string.';
+    elsif v_key.key in ('generation_model', 'embedding_model', 'reranker_model')
+        and (new.value #>> '{}' !~ '[^.]' or new.value #>> '{}' ~ '[/[:cntrl:]]' or length(new.value #>> '{}') > 255) then
+        raise exception 'invalid value for configuration key "%": %', new.key, left(new.value::text, 63)
+            using errcode = 'invalid_parameter_value', hint = 'It must be the name of a model, builtin or auto.';
     elsif v_key.kind in ('integer', 'number') then
         v_number := case when jsonb_typeof(new.value) = 'number' then new.value::numeric end;
         if v_number is null or v_number < v_key.minimum or v_number > v_key.maximum

@@ -57,6 +57,11 @@ create table @extschema@.steadytext_queue (
     worker text,
     error_code text,
     alone boolean default false,
+    prompt_tokens integer,
+    cached_tokens integer,
+    generated_tokens integer,
+    finish_reason text,
+    first_token_ms integer,
     constraint steadytext_queue_request_id_key unique (request_id),
     constraint steadytext_queue_row_check check (steadytext.check_queue_row(
         request_id, request_type, created_at, owner_role, alone, priority, status, retry_count, attempt, max_retries))
@@ -69,11 +74,11 @@ comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was 
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
-    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed or batch_rerank';
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity';
 comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
-comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, or the documents to be ranked';
+comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, batch, task, return_scores, documents; schema, pattern or choices of the types with a constraint';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';
@@ -81,8 +86,8 @@ comment on column @extschema@.steadytext_queue.session_id is 'A label of the pro
 comment on column @extschema@.steadytext_queue.status is
     'pending, processing, completed, failed or cancelled';
 comment on column @extschema@.steadytext_queue.result is
-    'The generated text, or a ranking as JSON: objects with document and score, best first';
-comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, best first';
+    'The generated text, what was judged, or a ranking as JSON: objects with document, score, index (from 1) and document_id, or with category and score, best first';
+comment on column @extschema@.steadytext_queue.results is 'The documents of a ranking, or the categories of a classification into all or several, best first';
 comment on column @extschema@.steadytext_queue.embedding is
     'The vector of an embed request; its dimension is the model''s';
 comment on column @extschema@.steadytext_queue.embeddings is 'The vectors of a batch type, in input order';
@@ -111,6 +116,14 @@ comment on column @extschema@.steadytext_queue.worker is
 comment on column @extschema@.steadytext_queue.error_code is 'SQLSTATE of the last error';
 comment on column @extschema@.steadytext_queue.alone is
     'Was in flight when a worker died: runs with nothing beside it, so that only the guilty one suffers';
+comment on column @extschema@.steadytext_queue.prompt_tokens is
+    'Tokens of the prompt, template included; of many texts, all of them together. NULL, like what follows, where the cache has answered';
+comment on column @extschema@.steadytext_queue.cached_tokens is
+    'Tokens of the prompt of a text that did not have to be computed, as other requests had begun with the same';
+comment on column @extschema@.steadytext_queue.generated_tokens is 'Tokens of the generated text';
+comment on column @extschema@.steadytext_queue.finish_reason is
+    'Why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
+comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
 comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
     'Age; retention walks along it';
 comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is

@@ -38,7 +38,12 @@ create function steadytext.complete_requests(
     p_embedding_lengths integer[],
     p_embedding_counts integer[] default null,
     p_lists text[] default null,
-    p_list_lengths integer[] default null
+    p_list_lengths integer[] default null,
+    p_prompt_tokens integer[] default null,
+    p_cached_tokens integer[] default null,
+    p_generated_tokens integer[] default null,
+    p_finish_reasons text[] default null,
+    p_first_token_ms integer[] default null
 )
 returns table (id bigint, outcome text)
 language plpgsql volatile security definer
@@ -78,15 +83,19 @@ begin
         begin
             with given as (
                 select g.n, g.id, g.attempt, g.result, g.count, g.list_length,
+                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms,
                     coalesce(g.length * coalesce(g.count, 1), 0) as length,
                     sum(g.length * coalesce(g.count, 1)) over w::integer as last,
                     sum(g.list_length) over w::integer as last_text
-                from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths)
-                    with ordinality as g(id, attempt, result, length, count, list_length, n)
+                from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths,
+                    p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms)
+                    with ordinality as g(id, attempt, result, length, count, list_length,
+                        prompt_tokens, cached_tokens, generated_tokens, finish_reason, first_token_ms, n)
                 window w as (order by g.n rows unbounded preceding)
             ),
             held as materialized (
-                select h.tid, h.id, g.result, g.length, g.last, g.count, g.list_length, g.last_text
+                select h.tid, h.id, g.result, g.length, g.last, g.count, g.list_length, g.last_text,
+                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms
                 from (select * from given as o where o.n between v_from and v_to order by o.id) as g
                 cross join lateral (
                     select q.ctid as tid, q.id
@@ -110,7 +119,12 @@ begin
                     error_code = null,
                     lease_expires_at = null,
                     completed_at = v_now,
-                    processing_time_ms = least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647)
+                    processing_time_ms = least(date_part('epoch', v_now - q.started_at) * 1000, 2147483647),
+                    prompt_tokens = h.prompt_tokens,
+                    cached_tokens = h.cached_tokens,
+                    generated_tokens = h.generated_tokens,
+                    finish_reason = h.finish_reason,
+                    first_token_ms = h.first_token_ms
                 from held as h
                 where q.ctid = h.tid
                 returning q.id, q.request_id, q.status
@@ -151,7 +165,8 @@ begin
 end
 $$;
 comment on function steadytext.complete_requests(
-    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]
+    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
+    integer[], integer[], integer[], text[], integer[]
 ) is
     'Protocol: writes answers; outcome done, locked (still ours, try again), lost, failed (the table refused the answer) or refused (it refuses every change of the row)';
 

@@ -20,13 +20,15 @@ create function @extschema@.steadytext_generate_async(
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_async_wrapper';
 comment on function @extschema@.steadytext_generate_async(
-    text, bigint, boolean, bigint, text, text, text, double precision, bigint
+    text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb
 ) is 'Enqueues the generation of a text and returns the request id';
 
 create function steadytext.priority(priority bigint)
@@ -48,27 +50,16 @@ create function steadytext.generate_params(
     eos_string text,
     model text,
     size text,
-    temperature double precision
+    temperature double precision,
+    system_prompt text default null,
+    options jsonb default null
 )
 returns jsonb
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return jsonb_strip_nulls(jsonb_build_object(
-        'max_tokens', max_tokens,
-        'use_cache', case when not use_cache then false end,
-        'seed', case when seed <> 42 or temperature <> 0 then seed end,
-        'eos_string', nullif(eos_string, '[EOS]'),
-        'model', model,
-        'size', size,
-        'temperature', nullif(temperature, 0)
-    ));
-end
-$$;
+language c stable
+as 'MODULE_PATHNAME', 'generate_params_of_wrapper';
 comment on function steadytext.generate_params(
-    bigint, boolean, bigint, text, text, text, double precision
-) is 'The params of a generate request: what differs from the defaults';
+    bigint, boolean, bigint, text, text, text, double precision, text, jsonb
+) is 'The params of a generate request: what differs from the defaults, options among it; refuses options that there are not';
 
 create function @extschema@.steadytext_embed_async(
     text_input text,
@@ -139,7 +130,9 @@ create function @extschema@.steadytext_generate_batch_async(
     model text default null,
     size text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid[]
 language plpgsql volatile
@@ -152,7 +145,7 @@ declare
 begin
     perform steadytext.check_batch(prompts, 'prompts');
     v_params := steadytext.generate_params(
-        max_tokens, use_cache, seed, eos_string, model, size, temperature);
+        max_tokens, use_cache, seed, eos_string, model, size, temperature, system_prompt, options);
     -- The identity column counts in the order of the select.
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
@@ -166,7 +159,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_generate_batch_async(
-    text[], bigint, boolean, bigint, text, text, text, double precision, bigint
+    text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb
 ) is 'Enqueues one generation per prompt and returns the request ids in the order of the prompts';
 
 create function @extschema@.steadytext_embed_batch_async(

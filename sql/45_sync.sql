@@ -15,13 +15,15 @@ create function @extschema@.steadytext_generate(
     model text default null,
     size text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_wrapper';
 comment on function @extschema@.steadytext_generate(
-    text, bigint, boolean, bigint, text, text, text, double precision, text
+    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb
 ) is 'Generates a text from a prompt';
 
 create function steadytext.embed(
@@ -60,13 +62,15 @@ create function @extschema@.steadytext_generate_stream(
     model text default null,
     size text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns setof text
 language c volatile parallel restricted cost 100000
 as 'MODULE_PATHNAME', 'generate_stream_wrapper';
 comment on function @extschema@.steadytext_generate_stream(
-    text, bigint, bigint, text, text, text, double precision, text
+    text, bigint, bigint, text, text, text, double precision, text, text, jsonb
 ) is 'Generates a text and returns it piece by piece: in the select list of a cursor, FETCH shows each as soon as it is there';
 
 -- Params are taken as json and text, too: PostgreSQL converts neither into jsonb by itself, and the
@@ -98,13 +102,15 @@ create function @extschema@.steadytext_generate_cached(
     model text default null,
     size text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'generate_cached_wrapper';
 comment on function @extschema@.steadytext_generate_cached(
-    text, bigint, bigint, text, text, text, double precision, text
+    text, bigint, bigint, text, text, text, double precision, text, text, jsonb
 ) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
 
 create function steadytext.embed_cached(text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text)

@@ -16,13 +16,15 @@ create function steadytext.generate_json_async(
     seed bigint,
     model text,
     temperature double precision,
-    priority bigint
+    priority bigint,
+    system_prompt text,
+    options jsonb
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'steadytext_generate_json_async, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -33,14 +35,16 @@ create function @extschema@.steadytext_generate_json_async(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority);
+    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, jsonb, bigint, boolean, bigint, text, double precision, bigint
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
 
 create function @extschema@.steadytext_generate_regex_async(
@@ -51,13 +55,15 @@ create function @extschema@.steadytext_generate_regex_async(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.steadytext_generate_regex_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
 
 create function @extschema@.steadytext_generate_choice_async(
@@ -66,13 +72,15 @@ create function @extschema@.steadytext_generate_choice_async(
     use_cache boolean default true,
     seed bigint default 42,
     model text default null,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.steadytext_generate_choice_async(
-    text, text[], boolean, bigint, text, bigint
+    text, text[], boolean, bigint, text, bigint, text, jsonb
 ) is 'Enqueues the choice of one of some texts and returns the request id';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -83,14 +91,16 @@ create function @extschema@.steadytext_generate_json_async(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, json, bigint, boolean, bigint, text, double precision, bigint
+    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'steadytext_generate_json_async with the schema as json';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -101,14 +111,16 @@ create function @extschema@.steadytext_generate_json_async(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    priority bigint default 5
+    priority bigint default 5,
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'steadytext_generate_json_async with the schema as text';
 
 create function steadytext.generate_json(
@@ -119,13 +131,15 @@ create function steadytext.generate_json(
     seed bigint,
     model text,
     temperature double precision,
-    on_error text
+    on_error text,
+    system_prompt text,
+    options jsonb
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -136,13 +150,15 @@ create function @extschema@.steadytext_generate_json(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -153,13 +169,15 @@ create function @extschema@.steadytext_generate_regex(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -168,12 +186,14 @@ create function @extschema@.steadytext_generate_choice(
     use_cache boolean default true,
     seed bigint default 42,
     model text default null,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -184,14 +204,16 @@ create function @extschema@.steadytext_generate_json(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -202,12 +224,14 @@ create function @extschema@.steadytext_generate_json(
     seed bigint default 42,
     model text default null,
     temperature double precision default 0,
-    on_error text default 'error'
+    on_error text default 'error',
+    system_prompt text default null,
+    options jsonb default '{}'
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'steadytext_generate_json with the schema as text';

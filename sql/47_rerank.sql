@@ -2,7 +2,7 @@
 -- in the same statement, where documents of one score stay in the order in which they were given.
 
 create function steadytext.rerank_params(
-    task text, return_scores boolean, seed bigint, model text, truncate boolean
+    task text, return_scores boolean, seed bigint, model text, truncate boolean, document_ids text[] default null
 )
 returns jsonb
 language plpgsql stable
@@ -14,11 +14,12 @@ begin
         'return_scores', case when not return_scores then false end,
         'seed', nullif(seed, 42),
         'model', model,
-        'truncate', case when truncate then true end
+        'truncate', case when truncate then true end,
+        'document_ids', to_jsonb(document_ids)
     ));
 end
 $$;
-comment on function steadytext.rerank_params(text, boolean, bigint, text, boolean) is
+comment on function steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]) is
     'The params of a rerank request: what differs from the defaults';
 
 create function @extschema@.steadytext_rerank_async(
@@ -30,7 +31,8 @@ create function @extschema@.steadytext_rerank_async(
     seed bigint default 42,
     model text default null,
     priority bigint default 5,
-    truncate boolean default false
+    truncate boolean default false,
+    document_ids text[] default null
 )
 returns uuid
 language plpgsql volatile
@@ -40,12 +42,12 @@ declare
     v_request_id uuid;
 begin
     insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
-    values ('rerank', query, documents, steadytext.rerank_params(task, return_scores, seed, model, truncate), steadytext.priority(priority))
+    values ('rerank', query, documents, steadytext.rerank_params(task, return_scores, seed, model, truncate, document_ids), steadytext.priority(priority))
     returning request_id into v_request_id;
     return v_request_id;
 end
 $$;
-comment on function @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean) is
+comment on function @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean, text[]) is
     'Enqueues the ranking of documents by how well they answer a query and returns the request id';
 
 create function @extschema@.steadytext_rerank_batch_async(
@@ -57,7 +59,8 @@ create function @extschema@.steadytext_rerank_batch_async(
     seed bigint default 42,
     model text default null,
     priority bigint default 5,
-    truncate boolean default false
+    truncate boolean default false,
+    document_ids text[] default null
 )
 returns uuid[]
 language plpgsql volatile
@@ -79,7 +82,7 @@ begin
             using errcode = 'program_limit_exceeded',
                   hint = 'Send several batches, or raise max_prompt_bytes with steadytext_config_set().';
     end if;
-    v_params := steadytext.rerank_params(task, return_scores, seed, model, truncate);
+    v_params := steadytext.rerank_params(task, return_scores, seed, model, truncate, document_ids);
     -- The identity column counts in the order of the select.
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, prompts, params, priority)
@@ -93,7 +96,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_rerank_batch_async(
-    text[], text[], text, boolean, bigint, text, bigint, boolean
+    text[], text[], text, boolean, bigint, text, bigint, boolean, text[]
 ) is 'Enqueues one ranking of the same documents per query and returns the request ids in the order of the queries';
 
 create function @extschema@.steadytext_rerank(
@@ -105,12 +108,13 @@ create function @extschema@.steadytext_rerank(
     seed bigint default 42,
     model text default null,
     truncate boolean default false,
-    on_error text default 'error'
+    on_error text default 'error',
+    document_ids text[] default null
 )
-returns table (document text, score double precision)
+returns table (document text, score double precision, index integer, document_id text)
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_wrapper';
-comment on function @extschema@.steadytext_rerank(text, text[], text, boolean, bigint, text, boolean, text) is
+comment on function @extschema@.steadytext_rerank(text, text[], text, boolean, bigint, text, boolean, text, text[]) is
     'Ranks documents by how well they answer a query, best first; scores are between 0 and 1';
 
 create function @extschema@.steadytext_rerank_docs_only(
@@ -139,12 +143,13 @@ create function @extschema@.steadytext_rerank_top_k(
     seed bigint default 42,
     model text default null,
     truncate boolean default false,
-    on_error text default 'error'
+    on_error text default 'error',
+    document_ids text[] default null
 )
-returns table (document text, score double precision)
+returns table (document text, score double precision, index integer, document_id text)
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_top_k_wrapper';
-comment on function @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text) is
+comment on function @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]) is
     'The best documents for a query, at most top_k';
 
 create function @extschema@.steadytext_rerank_batch(
@@ -156,10 +161,11 @@ create function @extschema@.steadytext_rerank_batch(
     seed bigint default 42,
     model text default null,
     truncate boolean default false,
-    on_error text default 'error'
+    on_error text default 'error',
+    document_ids text[] default null
 )
-returns table (query_index integer, document text, score double precision)
+returns table (query_index integer, document text, score double precision, index integer, document_id text)
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_batch_wrapper';
-comment on function @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text) is
+comment on function @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text, text[]) is
     'Ranks the same documents for several queries, which are counted from 0';

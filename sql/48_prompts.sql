@@ -251,6 +251,13 @@ $$;
 comment on function @extschema@.steadytext_prompt_update(text, text, jsonb) is
     'Adds a version to a prompt, which is its current one from then on; returns the number of the version';
 
+create function steadytext.builtin_prompt(slug text, version bigint)
+returns table (version_num integer, template text, required_variables text[])
+language c immutable parallel safe rows 1
+as 'MODULE_PATHNAME', 'builtin_prompt_wrapper';
+comment on function steadytext.builtin_prompt(text, bigint) is
+    'A prompt that functions of the extension give to models, such as steadytext/classify; no row where there is none';
+
 create function @extschema@.steadytext_prompt_get(slug text, version bigint default null)
 returns table (
     prompt_id uuid,
@@ -265,8 +272,19 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_prompt uuid := steadytext.prompt_id(slug);
+    v_prompt uuid;
 begin
+    -- Those of the library have neither a number nor an author.
+    if not exists (select from @extschema@.steadytext_prompts as p where p.slug = steadytext_prompt_get.slug) then
+        return query
+        select null::uuid, b.version_num, b.template, b.required_variables, '{"builtin": true}'::jsonb,
+            null::timestamptz, null::text
+        from steadytext.builtin_prompt(slug, version) as b;
+        if found then
+            return;
+        end if;
+    end if;
+    v_prompt := steadytext.prompt_id(slug);
     return query
     select v.prompt_id, v.version, v.template, v.required_variables, v.metadata, v.created_at, v.created_by
     from @extschema@.steadytext_prompt_versions as v

@@ -17,7 +17,12 @@ returns table (
     request_type text,
     started_at timestamptz,
     retry_count integer,
-    error_code text
+    error_code text,
+    prompt_tokens integer,
+    cached_tokens integer,
+    generated_tokens integer,
+    finish_reason text,
+    first_token_ms integer
 )
 language plpgsql volatile rows 1
 set search_path = pg_catalog, pg_temp
@@ -27,7 +32,7 @@ begin
     return query
     select q.status, q.result, q.results, q.embedding, q.embeddings, q.error, q.created_at,
         q.completed_at, q.processing_time_ms, q.request_type, q.started_at, q.retry_count,
-        q.error_code
+        q.error_code, q.prompt_tokens, q.cached_tokens, q.generated_tokens, q.finish_reason, q.first_token_ms
     from @extschema@.steadytext_queue as q
     where q.request_id = steadytext_check_async.request_id;
     if not found then
@@ -36,7 +41,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_check_async(uuid) is
-    'State and answer of one request';
+    'State and answer of one request, and what it took';
 
 create function @extschema@.steadytext_check_async_batch(request_ids uuid[])
 returns table (

@@ -8,19 +8,19 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 
 -- The API.
 grant execute on function
-    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint),
+    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
     @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text),
-    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
     @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text),
-    @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint),
+    @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
     @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint),
-    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
@@ -31,31 +31,43 @@ grant execute on function
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
+    @extschema@.steadytext_model_list(),
     @extschema@.steadytext_cache_stats(),
     @extschema@.steadytext_cache_stats_extended(),
     @extschema@.steadytext_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
-    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text),
+    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
     @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
-    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text),
-    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text),
+    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
     @extschema@.steadytext_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
+-- Conversations, what an answer took, and tokens.
+grant execute on function
+    @extschema@.steadytext_chat(jsonb, bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
+    @extschema@.steadytext_chat_async(jsonb, bigint, boolean, bigint, text, text, text, double precision, bigint, jsonb),
+    @extschema@.steadytext_chat_stream(jsonb, bigint, bigint, text, text, text, double precision, text, jsonb),
+    @extschema@.steadytext_generate_details(
+        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_count_tokens(text, text),
+    @extschema@.steadytext_tokenize(text, text),
+    @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text)
+to steadytext_user;
 -- Ranking.
 grant execute on function
-    @extschema@.steadytext_rerank(text, text[], text, boolean, bigint, text, boolean, text),
+    @extschema@.steadytext_rerank(text, text[], text, boolean, bigint, text, boolean, text, text[]),
     @extschema@.steadytext_rerank_docs_only(text, text[], text, bigint, text, boolean, text),
-    @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text),
-    @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text),
-    @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean),
-    @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean)
+    @extschema@.steadytext_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]),
+    @extschema@.steadytext_rerank_batch(text[], text[], text, boolean, bigint, text, boolean, text, text[]),
+    @extschema@.steadytext_rerank_async(text, text[], text, boolean, bigint, text, bigint, boolean, text[]),
+    @extschema@.steadytext_rerank_batch_async(text[], text[], text, boolean, bigint, text, bigint, boolean, text[])
 to steadytext_user;
 -- Prompts that are kept: their policies say whose may be changed.
 grant execute on function
@@ -68,8 +80,32 @@ grant execute on function
     @extschema@.steadytext_prompt_delete(text),
     steadytext.prompt_variables(text),
     steadytext.render_prompt(text, jsonb, boolean),
-    steadytext.prompt_id(text)
+    steadytext.prompt_id(text),
+    steadytext.builtin_prompt(text, bigint)
 to steadytext_user, steadytext_admin;
+-- Judgements.
+grant execute on function
+    @extschema@.steadytext_if(text, boolean, bigint, text, text),
+    @extschema@.steadytext_if(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_if_score(text, boolean, bigint, text, text),
+    @extschema@.steadytext_if_score(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_score(text, boolean, bigint, text, text),
+    @extschema@.steadytext_score(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_similarity(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_similarity(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_classify(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_scores(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_if_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_if_score_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_score_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_similarity_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_scores_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
+    steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -78,15 +114,15 @@ grant execute on function
     steadytext.check_queue_row(
         uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
     steadytext.priority(bigint),
-    steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision),
+    steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean),
     steadytext.embed(text, boolean, bigint, text, text, text, boolean, text),
-    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint),
-    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text),
+    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
+    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
-    steadytext.rerank_params(text, boolean, bigint, text, boolean),
+    steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
     steadytext.config_numeric(text),
     steadytext.config_integer(text),
     steadytext.config_keys(),
@@ -110,6 +146,10 @@ grant execute on function
     @extschema@.steadytext_model_verify(text, bigint),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
+    @extschema@.steadytext_model_inspect(text, text),
+    @extschema@.steadytext_model_remove(text, boolean),
+    @extschema@.steadytext_diagnose(),
+    steadytext.server_checks(),
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
@@ -118,7 +158,9 @@ grant execute on function
     steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
-    steadytext.complete_requests(text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[]),
+    steadytext.complete_requests(
+        text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
+        integer[], integer[], integer[], text[], integer[]),
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
@@ -164,7 +206,9 @@ grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_h
 grant execute on function
     steadytext.activity(),
     steadytext.worker_state(),
-    @extschema@.steadytext_daemon_status()
+    @extschema@.steadytext_daemon_status(),
+    steadytext.server_checks(),
+    @extschema@.steadytext_diagnose()
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant

@@ -12,6 +12,7 @@ use crate::pg::jsonb::Jsonb;
 use crate::pg::{access_counters, activity, catalog, slots};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
+use crate::request::options::with_options;
 use crate::request::params::{self, Unused};
 use crate::request::{self, Answer, Asked, OnError};
 
@@ -40,12 +41,15 @@ fn generate_cached(
     size: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     match on_error.settle(look("generate", Some(prompt), params))?? {
         Answer::Text(text) => Some(text),
-        Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => None,
+        _ => None,
     }
 }
 
@@ -64,7 +68,7 @@ fn embed_cached(
     let params = embed_params(None, seed, model, mode, task, truncate);
     match on_error.settle(look("embed", Some(text), params))?? {
         Answer::Embedding(vector) => Some(vector),
-        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => None,
+        _ => None,
     }
 }
 

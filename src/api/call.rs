@@ -18,19 +18,19 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, Request, Standing, Verification, Verify, Work};
+use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
-use crate::request::{self, Answer, Asked, Progress, Subtasks, description};
+use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -50,7 +50,7 @@ thread_local! {
 pub(super) struct Call {
     model: Resolved,
     /// What else there is.
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     salt: u64,
     standing: Standing,
     subtasks: Subtasks,
@@ -68,17 +68,20 @@ pub(super) struct Call {
     /// Its line in steadytext_activity.
     activity: Option<ActivityLine>,
     text: String,
+    usage: Usage,
     since: Instant,
-    /// For the cache.
-    question: Option<Question>,
+    /// For the cache; of the elements of an array, one for each.
+    questions: Vec<Option<Question>>,
     author: Author,
+    /// Whether an element of an array that cannot be answered leaves the others as they are.
+    tolerant: bool,
 }
 
 /// A request that was checked.
 struct Checked {
     subtasks: Subtasks,
     model: Resolved,
-    registry: Rc<Vec<Model>>,
+    registry: Rc<Models>,
     question: Option<Question>,
 }
 
@@ -120,15 +123,124 @@ pub(super) fn answer(
 ///
 /// As [`answer`]; XX001 where the file is not the registered one.
 pub(super) fn verification(name: Option<&str>, positions: usize) -> Result<Verification, PgError> {
-    check_process()?;
     let registry = catalog_cache::models()?;
-    let model = registry::named(name, &registry)?;
+    let model = registry::of_any_task(name, &registry)?;
     let subtasks = Subtasks::One(Work::Verify(Verify { text: None, positions }));
-    let checked = Checked { subtasks, model, registry, question: None };
-    match Call::start("verify", checked, false)?.finish()? {
+    match outcome("verify", subtasks, model, registry)? {
         Answer::Verification(verified) => Ok(verified),
         _ => Err(request::unexpected()),
     }
+}
+
+/// An element of an array, as a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Element<'a> {
+    /// The text.
+    pub(super) text: Option<&'a str>,
+    /// The texts of a request that has several.
+    pub(super) texts: Option<[Option<&'a str>; 2]>,
+}
+
+/// The answers to the elements of an array, which the engine works on together; `None` for those that are `None`, and under
+/// [`OnError::Null`] for those that cannot be answered.
+///
+/// # Errors
+///
+/// As [`answer`], of the first element that cannot be answered.
+pub(super) fn answers(
+    request_type: &str,
+    elements: &[Option<Element<'_>>],
+    params: &Map<String, Value>,
+    on_error: OnError,
+) -> Result<Vec<Option<Answer>>, PgError> {
+    let mut answers = vec![None; elements.len()];
+    let (mut parts, mut questions, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let mut chosen = None;
+    for (place, element) in elements.iter().enumerate() {
+        let Some(Element { text, texts }) = element else { continue };
+        let checked = check(request_type, *text, texts.as_ref().map(<[_; 2]>::as_slice), params.clone());
+        let Checked { subtasks, model, registry, question } = match checked {
+            Err(error) if on_error == OnError::Null && error.lasting => continue,
+            Err(mut error) => {
+                error.message = format!("element {}: {}", place + 1, error.message);
+                return Err(error);
+            }
+            Ok(checked) => checked,
+        };
+        if let Some(question) = &question {
+            answers[place] = question.answer();
+            if answers[place].is_some() {
+                continue;
+            }
+            access_counters::count_miss();
+        }
+        parts.push(subtasks);
+        questions.push(question);
+        places.push(place);
+        chosen.get_or_insert((model, registry));
+    }
+    let Some((model, registry)) = chosen else { return Ok(answers) };
+    let checked =
+        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let mut call = Call::prepare(request_type, checked, false);
+    (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
+    call.begin_work()?;
+    let Answer::Many(computed) = call.finish()? else { return Err(request::unexpected()) };
+    for (place, answer) in places.into_iter().zip(computed) {
+        answers[place] = answer;
+    }
+    Ok(answers)
+}
+
+/// An answer, and what it took.
+pub(super) struct Detailed {
+    pub(super) answer: Answer,
+    pub(super) usage: Usage,
+    pub(super) total_ms: i32,
+    /// What the model is called that has answered.
+    pub(super) model: String,
+}
+
+/// The engine's answer to a request, whatever the cache has, and what it took.
+///
+/// # Errors
+///
+/// As [`Call::begin`] and [`Call::next`].
+pub(super) fn answer_in_detail(
+    request_type: &str,
+    text: Option<&str>,
+    texts: Option<&[Option<&str>]>,
+    params: Map<String, Value>,
+) -> Result<Detailed, PgError> {
+    let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
+    let name = Value::Object(params.clone());
+    let checked = check(request_type, text, texts, params).map_err(named)?;
+    let mut call = Call::start(request_type, checked, false)?;
+    loop {
+        if let News::Answer(answer) = call.next()? {
+            return Ok(Detailed {
+                answer,
+                usage: call.usage,
+                total_ms: i32::try_from(call.since.elapsed().as_millis()).unwrap_or(i32::MAX),
+                model: cache::model_name(&name, &call.model.source),
+            });
+        }
+    }
+}
+
+/// What comes of work that was checked.
+///
+/// # Errors
+///
+/// As [`Call::begin`] and [`Call::next`].
+pub(super) fn outcome(
+    request_type: &str,
+    subtasks: Subtasks,
+    model: Resolved,
+    registry: Rc<Models>,
+) -> Result<Answer, PgError> {
+    check_engine()?;
+    Call::start(request_type, Checked { subtasks, model, registry, question: None }, false)?.finish()
 }
 
 /// Says which of the rows of a statement an error is about.
@@ -136,6 +248,7 @@ fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError
     let what = match request_type {
         "embed" => "text",
         "rerank" => "query",
+        "tokenize" => "text",
         _ => "prompt",
     };
     match text {
@@ -156,14 +269,14 @@ fn check(
     let asked = Asked { request_type, prompt: text, prompts: texts, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
-    check_process()?;
+    check_engine()?;
     let (subtasks, model) = request::subtasks(asked, &config, &models)?;
     let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
     Ok(Checked { subtasks, model, registry: models, question })
 }
 
-/// Whether there may be an engine that answers this process.
-fn check_process() -> Result<(), PgError> {
+/// Refuses a call where there is no engine, or nobody who may wait for it.
+fn check_engine() -> Result<(), PgError> {
     if shmem::get().is_none() {
         return Err(shmem::not_preloaded(
             "there is no engine that could answer: pg_steadytext is not preloaded",
@@ -201,10 +314,17 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
+        let mut call = Call::prepare(request_type, checked, paced);
+        call.begin_work()?;
+        Ok(call)
+    }
+
+    /// A call of which the engine has nothing yet.
+    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Call {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
         let role = privilege::current_user().to_u32();
-        let mut call = Call {
+        Call {
             model,
             registry,
             salt: u64::from(role),
@@ -219,15 +339,19 @@ impl Call {
             activity: if subtasks.is_text() { show(request_type) } else { None },
             subtasks,
             text: String::new(),
+            usage: Usage::default(),
             since: Instant::now(),
-            question,
+            questions: vec![question],
             author: Author::default(),
-        };
-        if call.client.is_none() {
-            call.connect()?;
+            tolerant: false,
         }
-        call.fill()?;
-        Ok(call)
+    }
+
+    fn begin_work(&mut self) -> Result<(), PgError> {
+        if self.client.is_none() {
+            self.connect()?;
+        }
+        self.fill()
     }
 
     /// Waits for the next event. Not after the last one.
@@ -300,6 +424,11 @@ impl Call {
                 return Err(error);
             }
         }
+        match &kind {
+            EventKind::Started { prompt_tokens, .. } => self.usage.started(*prompt_tokens),
+            EventKind::FirstToken { cached_tokens } => self.usage.first_token(*cached_tokens, self.since),
+            _ => {}
+        }
         if let Some(line) = self.activity {
             match &kind {
                 EventKind::Loading => activity::set_phase(line, Phase::Loading, None),
@@ -310,50 +439,64 @@ impl Call {
                     self.text.push_str(text);
                     activity::set_progress(line, *generated_tokens, turns, &self.text);
                 }
-                EventKind::Done(_) | EventKind::Failed(_) => {}
+                EventKind::FirstToken { .. } | EventKind::Done(_) | EventKind::Failed(_) => {}
             }
         }
         match kind {
-            EventKind::Loading | EventKind::Started { .. } => Ok(News::None),
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => Ok(News::None),
             EventKind::Progress { text, .. } => Ok(News::Text(text)),
             EventKind::Done(output) => {
                 self.under_way.remove(&key);
-                let Some(outputs) = self.progress.store(index, output) else {
-                    self.fill()?;
-                    return Ok(News::None);
-                };
-                Connection::keep(self.client.take());
-                let is_whole = self.subtasks.is_whole(&outputs);
-                let answer = self.subtasks.answer(outputs)?;
-                if is_whole {
-                    self.post(&answer);
-                }
-                Ok(News::Answer(answer))
+                self.done(index, output)
             }
             EventKind::Failed(error) => {
                 if let Some(next) = self.model.pass_over(&error, &self.registry) {
                     return self.restart(next);
                 }
                 self.under_way.remove(&key);
+                let failure = Failure::from(error).error;
+                if self.tolerant && failure.lasting {
+                    // An output that no element asks for: it has no answer.
+                    return self.done(index, Output::Score(f32::NAN));
+                }
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                let error = self.subtasks.blame(index, Failure::from(error).error);
+                let error = self.subtasks.blame(index, failure);
                 Err(error.detail(self.subtasks.describe(index)))
             }
         }
     }
 
+    /// Takes the output of a subtask; the answer where it was the last.
+    fn done(&mut self, index: usize, output: Output) -> Result<News, PgError> {
+        let Some(outputs) = self.progress.store(index, output) else {
+            self.fill()?;
+            return Ok(News::None);
+        };
+        Connection::keep(self.client.take());
+        self.usage.ended(&outputs, self.since);
+        let is_whole = self.subtasks.is_whole(&outputs);
+        let answer = self.subtasks.answer(outputs)?;
+        if is_whole {
+            self.post(&answer);
+        }
+        Ok(News::Answer(answer))
+    }
+
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
-        self.question =
-            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
+        let parts = parts_of(&self.subtasks);
+        for (question, subtasks) in self.questions.iter_mut().zip(parts) {
+            *question = question.as_ref().map(|question| question.with_model(subtasks, &with.source));
+        }
         self.model = with;
         self.progress = Progress::new(&self.subtasks);
         self.under_way.clear();
         self.author = Author::default();
         self.text.clear();
+        self.usage = Usage::default();
         (self.begun, self.attempts, self.client) = (false, 0, None);
         self.connect()?;
         self.fill()?;
@@ -362,11 +505,20 @@ impl Call {
 
     /// Gives the answer to the worker, which may write it into the cache.
     fn post(&self, answer: &Answer) {
-        if let Some((question, by)) = self.question.as_ref().zip(self.author.get())
-            && let Some(entry) = question.entry(&self.subtasks, by, answer, self.since.elapsed())
-            && let Some(message) = entry.to_message()
+        let one = [Some(answer.clone())];
+        let answers = match answer {
+            Answer::Many(answers) => answers.as_slice(),
+            _ => &one,
+        };
+        for ((question, subtasks), answer) in self.questions.iter().zip(parts_of(&self.subtasks)).zip(answers)
         {
-            cache_queue::push(&message);
+            if let Some(((question, by), answer)) =
+                question.as_ref().zip(self.author.get()).zip(answer.as_ref())
+                && let Some(entry) = question.entry(subtasks, by, answer, self.since.elapsed())
+                && let Some(message) = entry.to_message()
+            {
+                cache_queue::push(&message);
+            }
         }
     }
 
@@ -386,7 +538,8 @@ impl Call {
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
         let work = self.subtasks.work(index);
-        let dedup_key = self.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
+        let dedup_key =
+            self.questions.first().and_then(Option::as_ref).and_then(|_| cache::dedup_key_of(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };
         match &mut self.client {
             Some(client) => client.submit_as(&request, self.standing),
@@ -424,6 +577,14 @@ impl Call {
         self.client = None;
         self.client = Some(Connection::open()?);
         Ok(())
+    }
+}
+
+/// What has a place in the cache of its own: the elements of an array, or all of it.
+fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
+    match subtasks {
+        Subtasks::Many(parts, _) => parts,
+        whole => std::slice::from_ref(whole),
     }
 }
 

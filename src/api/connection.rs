@@ -7,18 +7,23 @@
 use std::cell::Cell;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
-use steadytext_engine::socket::{Caller, Client, Refusal};
+use steadytext_engine::LoadedModel;
+use steadytext_engine::socket::{Caller, Client, FromEngine, Refusal};
 
 use crate::pg::error::PgError;
 use crate::pg::files::Descriptor;
+use crate::pg::interrupts::Line;
 use crate::pg::{engine_leader, interrupts, privilege};
 
 /// How long a call waits for an engine to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits for the list of the loaded models.
+const LISTING_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it asks for one.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it looks, in milliseconds.
@@ -109,6 +114,51 @@ impl Connection {
             interrupts::sleep_ms(LOOK_INTERVAL_MS);
         }
     }
+}
+
+/// The models that the engine has loaded; none where no engine runs, which this does not change. In vain, after a moment, where
+/// it has no time to say.
+///
+/// # Errors
+///
+/// Those of [`Connection::open`].
+pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
+    if !engine_leader::is_open() {
+        return Ok(Vec::new());
+    }
+    let deadline = Instant::now() + LISTING_PATIENCE;
+    let mut connection = match Connection::kept() {
+        Some(kept) => kept,
+        None => Connection::open()?,
+    };
+    let mut sent = connection.ask_for_models();
+    // The one that was kept may have been closed.
+    if sent.is_err() {
+        connection = Connection::open()?;
+        sent = connection.ask_for_models();
+    }
+    while sent.is_ok() && Instant::now() < deadline {
+        interrupts::check();
+        match connection.flush().and_then(|()| connection.receive()) {
+            Ok(Some(FromEngine::Models(models))) => {
+                Connection::keep(Some(connection));
+                return Ok(models);
+            }
+            Ok(Some(FromEngine::Event(_))) => {}
+            Ok(None) => {
+                let line = Line { fd: connection.as_raw_fd(), writing: connection.wants_to_write() };
+                interrupts::wait(deadline.saturating_duration_since(Instant::now()), Some(line));
+            }
+            Ok(Some(FromEngine::Refused(_))) => break,
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(no_memory()),
+            Err(_) if engine_leader::is_open() => {
+                connection = Connection::open()?;
+                sent = connection.ask_for_models();
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn connect() -> io::Result<Client> {

@@ -11,7 +11,9 @@ use steadytext_engine::{Constraint, Error};
 use super::call;
 use super::enqueue::enqueue;
 use crate::pg::error::{OrRaise, PgError};
+use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::generate_params;
+use crate::request::options::with_options;
 use crate::request::params::check_elements;
 use crate::request::{Answer, OnError, refused_constraint};
 
@@ -30,8 +32,11 @@ fn generate_json_async(
     model: Option<&str>,
     temperature: Option<f64>,
     priority: Option<i64>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     enqueue("generate_json", prompt, with_schema(params, schema).or_raise(), priority)
 }
 
@@ -47,9 +52,12 @@ fn generate_json(
     model: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     answer("generate_json", prompt, with_schema(params, schema).or_raise(), on_error)
 }
 
@@ -65,8 +73,11 @@ fn generate_regex_async(
     model: Option<&str>,
     temperature: Option<f64>,
     priority: Option<i64>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     enqueue("generate_regex", prompt, with_pattern(params, pattern), priority)
 }
 
@@ -82,14 +93,18 @@ fn generate_regex(
     model: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     answer("generate_regex", prompt, with_pattern(params, pattern), on_error)
 }
 
 /// Enqueues the choice of one of some texts.
 #[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn generate_choice_async(
     prompt: Option<&str>,
     choices: Choices<'_>,
@@ -97,13 +112,17 @@ fn generate_choice_async(
     seed: Option<i64>,
     model: Option<&str>,
     priority: Option<i64>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(None, use_cache, seed, None, model, None, None);
+    let params = with_options(params, system_prompt, options).or_raise();
     enqueue("generate_choice", prompt, with_choices(params, choices).or_raise(), priority)
 }
 
 /// Chooses one of some texts.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 fn generate_choice(
     prompt: Option<&str>,
     choices: Choices<'_>,
@@ -111,9 +130,12 @@ fn generate_choice(
     seed: Option<i64>,
     model: Option<&str>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(None, use_cache, seed, None, model, None, None);
+    let params = with_options(params, system_prompt, options).or_raise();
     answer("generate_choice", prompt, with_choices(params, choices).or_raise(), on_error)
 }
 

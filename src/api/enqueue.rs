@@ -7,9 +7,11 @@ use serde_json::{Map, Value};
 
 use crate::pg::catalog_cache;
 use crate::pg::error::OrRaise;
+use crate::pg::jsonb::Jsonb;
 use crate::pg::spi::{Arg, SavedPlan};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::defaults;
+use crate::request::options::with_options;
 
 thread_local! {
     static INSERT: SavedPlan = const { SavedPlan::new() };
@@ -28,9 +30,30 @@ fn generate_async(
     size: Option<&str>,
     temperature: Option<f64>,
     priority: Option<i64>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     enqueue("generate", prompt, params, priority)
+}
+
+/// The parameters of a generation that differ from the defaults, for functions in SQL.
+#[pg_extern(stable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "those of generate")]
+fn generate_params_of(
+    max_tokens: Option<i64>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    eos_string: Option<&str>,
+    model: Option<&str>,
+    size: Option<&str>,
+    temperature: Option<f64>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
+) -> JsonB {
+    let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
+    JsonB(Value::Object(with_options(params, system_prompt, options).or_raise()))
 }
 
 /// Enqueues the embedding of a text.

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, IntoDatum};
+use pgrx::{AllocatedByPostgres, IntoDatum, JsonB};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -22,10 +22,11 @@ use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{activity, after_commit, guc, listen, pending, privilege, shmem, slots, transaction};
+use crate::registry::Wanted;
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, Asked, check_model, named_model};
+use crate::request::{Answer, Asked, DEFAULT_MODEL, check_model, default_to_remember, wanted};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -137,6 +138,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     // refuse the whole COPY. Users may not write created_at. A WHEN clause would be parsed anew in every
     // statement. What is applied from another server was checked there, and an answer must not be put into it
     // here.
+    let mut remembered = None;
     if !transaction::applies_changes()
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
@@ -147,6 +149,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
+        remembered = default_to_keep(&given).or_raise();
     }
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
         let id = row.uuid(columns.at(QueueColumn::RequestId));
@@ -160,7 +163,29 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     }
     warn_once_if_not_preloaded();
     show_copied_row(hidden);
-    Ok(trigger.new())
+    Ok(match remembered {
+        Some(params) => Some(tuple::with_values(trigger, &[(columns.at(QueueColumn::Params), params)])),
+        None => trigger.new(),
+    })
+}
+
+/// The parameters of a request with the model that is the default of this session alone, where it names none.
+fn default_to_keep(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
+    if wanted(&given.params) != Wanted::Default || !guc::any_model_of_session() {
+        return Ok(None);
+    }
+    let models = catalog_cache::models()?;
+    let Some(name) = default_to_remember(given.request_type, &given.params, &models)? else {
+        return Ok(None);
+    };
+    let mut params = given.params.clone();
+    match &mut params {
+        Value::Object(params) => {
+            params.insert(DEFAULT_MODEL.to_owned(), name.into());
+        }
+        _ => params = serde_json::json!({ DEFAULT_MODEL: name }),
+    }
+    Ok(JsonB(params).into_datum())
 }
 
 /// What a row asks.
@@ -204,14 +229,11 @@ fn complete<'a>(
     answer: &Answer,
 ) -> Row<'a> {
     let now = pg_sys::Datum::from(activity::now());
-    let documents: Option<Vec<String>> = match answer {
-        Answer::Ranking(ranking) => Some(ranking.documents().map(str::to_owned).collect()),
-        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Verification(_) => None,
-    };
+    let list: Option<Vec<String>> = answer.list().map(|texts| texts.into_iter().map(str::to_owned).collect());
     let values = [
         (QueueColumn::Status, "completed".into_datum()),
         (QueueColumn::Result, found.response),
-        (QueueColumn::Results, documents.into_datum()),
+        (QueueColumn::Results, list.into_datum()),
         (QueueColumn::Embedding, found.embedding),
         (QueueColumn::StartedAt, Some(now)),
         (QueueColumn::CompletedAt, Some(now)),
@@ -271,8 +293,9 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     }
     check_params(request_type, &given.params, config)?;
     // The registry is only read for requests that name one of its models.
-    if named_model(&given.params).is_some() {
-        check_model(request_type, &given.params, &catalog_cache::models()?)?;
+    if wanted(&given.params) != Wanted::Default {
+        let models = catalog_cache::models()?;
+        check_model(request_type, &given.params, &models)?;
     }
     Ok(given)
 }

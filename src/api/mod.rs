@@ -5,8 +5,11 @@ mod cache_admin;
 mod cache_lookup;
 mod call;
 mod cancel;
+mod chat;
 mod connection;
 mod constrained;
+mod details;
+mod diagnose;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;
@@ -14,6 +17,7 @@ mod exchange;
 #[path = "exchange/absent.rs"]
 mod exchange;
 mod insert_trigger;
+mod models;
 mod prompt;
 mod protocol;
 mod refuse;
@@ -23,5 +27,7 @@ mod role_id;
 mod status;
 mod sync;
 mod tables;
+mod tokens;
 mod trouble;
+mod verbs;
 mod verify;

@@ -1,6 +1,7 @@
 //! Templates of prompts: checked when they are kept, filled in when they are used. The tables and functions around that are in
 //! `sql/48_prompts.sql`.
 
+use pgrx::name;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::template::prompts::{self, PromptError};
@@ -8,6 +9,7 @@ use steadytext_engine::template::prompts::{self, PromptError};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::interrupts::with_signals_blocked;
 use crate::pg::jsonb::{self, Item, Jsonb};
+use crate::request::prompts as builtin;
 
 /// Values in the variables of a prompt, those in lists and objects included.
 const MAX_VALUES: usize = 10_000;
@@ -31,6 +33,23 @@ fn render_prompt(
     let values = variables.map_or_else(|| Ok(Map::new()), values).or_raise();
     let text = with_signals_blocked(|| prompts::render(template, &values, strict != Some(false)));
     Some(text.map_err(|error| of_template(&error)).or_raise())
+}
+
+/// A prompt of this library; no row where there is none.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::type_complexity, reason = "a row of SQL")]
+fn builtin_prompt(
+    slug: Option<&str>,
+    version: Option<i64>,
+) -> TableIterator<
+    'static,
+    (name!(version_num, i32), name!(template, String), name!(required_variables, Vec<String>)),
+> {
+    let found = slug.and_then(|slug| builtin::find(slug, version));
+    TableIterator::new(found.map(|prompt| {
+        let variables = prompt.variables.iter().map(|name| (*name).to_owned()).collect();
+        (prompt.version, prompt.template.to_owned(), variables)
+    }))
 }
 
 fn values(variables: Jsonb<'_>) -> Result<Map<String, Value>, PgError> {

@@ -22,10 +22,18 @@ fn rerank(
     model: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
-) -> TableIterator<'static, (name!(document, String), name!(score, Option<f64>))> {
+    document_ids: Option<Array<'_, &str>>,
+) -> TableIterator<
+    'static,
+    (
+        name!(document, String),
+        name!(score, Option<f64>),
+        name!(index, i32),
+        name!(document_id, Option<String>),
+    ),
+> {
     let params = rerank_params(task, return_scores, seed, model, truncate);
-    let lines = ranked(query, documents, params, on_error);
-    TableIterator::new(lines.into_iter().map(|line| (line.document, line.score.map(f64::from))))
+    TableIterator::new(ranked(query, documents, document_ids, params, on_error).into_iter().map(columns))
 }
 
 /// As [`rerank`], without the scores.
@@ -40,7 +48,7 @@ fn rerank_docs_only(
     truncate: Option<bool>,
     on_error: Option<&str>,
 ) -> SetOfIterator<'static, String> {
-    let lines = ranked(query, documents, rerank_params(task, None, seed, model, truncate), on_error);
+    let lines = ranked(query, documents, None, rerank_params(task, None, seed, model, truncate), on_error);
     SetOfIterator::new(lines.into_iter().map(|line| line.document))
 }
 
@@ -57,14 +65,23 @@ fn rerank_top_k(
     model: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
-) -> TableIterator<'static, (name!(document, String), name!(score, Option<f64>))> {
+    document_ids: Option<Array<'_, &str>>,
+) -> TableIterator<
+    'static,
+    (
+        name!(document, String),
+        name!(score, Option<f64>),
+        name!(index, i32),
+        name!(document_id, Option<String>),
+    ),
+> {
     let Some(top_k) = top_k.and_then(|top_k| usize::try_from(top_k).ok()).filter(|top_k| *top_k > 0) else {
         PgError::raised("top_k must be greater than 0").raise()
     };
     let params = rerank_params(task, return_scores, seed, model, truncate);
-    let mut lines = ranked(query, documents, params, on_error);
+    let mut lines = ranked(query, documents, document_ids, params, on_error);
     lines.truncate(top_k);
-    TableIterator::new(lines.into_iter().map(|line| (line.document, line.score.map(f64::from))))
+    TableIterator::new(lines.into_iter().map(columns))
 }
 
 /// [`rerank`] for several queries, which are counted from 0.
@@ -79,45 +96,56 @@ fn rerank_batch(
     model: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
-) -> TableIterator<'static, (name!(query_index, i32), name!(document, String), name!(score, Option<f64>))> {
+    document_ids: Option<Array<'_, &str>>,
+) -> TableIterator<
+    'static,
+    (
+        name!(query_index, i32),
+        name!(document, String),
+        name!(score, Option<f64>),
+        name!(index, i32),
+        name!(document_id, Option<String>),
+    ),
+> {
     let on_error = OnError::of(on_error);
     let answer = queries.zip(documents).and_then(|(queries, documents)| {
         let mut params = rerank_params(task, return_scores, seed, model, truncate);
         let answer = texts(&documents, "Documents").and_then(|documents| {
             check_together(&documents)?;
+            with_ids(&mut params, document_ids)?;
             params.insert("documents".to_owned(), documents.into_iter().map(Value::from).collect());
             call::answer("batch_rerank", None, Some(&texts(&queries, "Queries")?), params)
         });
         on_error.settle(answer.and_then(lines))
     });
-    TableIterator::new(
-        answer
-            .unwrap_or_default()
-            .into_iter()
-            .map(|line| (line.query as i32, line.document, line.score.map(f64::from))),
-    )
+    TableIterator::new(answer.unwrap_or_default().into_iter().map(|line| {
+        let query = line.query as i32;
+        let (document, score, index, id) = columns(line);
+        (query, document, score, index, id)
+    }))
 }
 
 /// The lines; none where there is no query, or nothing that could be ranked.
 fn ranked(
     query: Option<&str>,
     documents: Option<Array<'_, &str>>,
-    params: Map<String, Value>,
+    ids: Option<Array<'_, &str>>,
+    mut params: Map<String, Value>,
     on_error: Option<&str>,
 ) -> Vec<Ranked> {
     let on_error = OnError::of(on_error);
     let Some((query, documents)) = query.zip(documents) else { return Vec::new() };
-    let answer = texts(&documents, "Documents")
-        .and_then(|documents| call::answer("rerank", Some(query), Some(&documents), params));
+    let answer = texts(&documents, "Documents").and_then(|documents| {
+        with_ids(&mut params, ids)?;
+        call::answer("rerank", Some(query), Some(&documents), params)
+    });
     on_error.settle(answer.and_then(lines)).unwrap_or_default()
 }
 
 fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
     match answer {
         Answer::Ranking(ranking) => Ok(ranking.lines),
-        Answer::Text(_) | Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Verification(_) => {
-            Err(unexpected())
-        }
+        _ => Err(unexpected()),
     }
 }
 
@@ -125,6 +153,20 @@ fn lines(answer: Answer) -> Result<Vec<Ranked>, PgError> {
 fn texts<'a>(array: &'a Array<'_, &str>, what: &str) -> Result<Vec<Option<&'a str>>, PgError> {
     batch_checks::check_count(array.len(), what, &*catalog_cache::config()?)?;
     Ok(array.iter().collect())
+}
+
+/// Adds what the caller calls the documents.
+fn with_ids(params: &mut Map<String, Value>, ids: Option<Array<'_, &str>>) -> Result<(), PgError> {
+    let Some(ids) = ids else { return Ok(()) };
+    let ids = texts(&ids, "Documents")?;
+    check_together(&ids)?;
+    params.insert("document_ids".to_owned(), ids.into_iter().map(Value::from).collect());
+    Ok(())
+}
+
+/// A line as SQL shows it, where documents are counted from 1.
+fn columns(line: Ranked) -> (String, Option<f64>, i32, Option<String>) {
+    (line.document, line.score.map(f64::from), line.index as i32 + 1, line.id)
 }
 
 /// Refuses texts that are too long together, before they are copied.

@@ -5,10 +5,13 @@
 //! planned, and another model leaves what was generated before as it is.
 
 use pgrx::prelude::*;
+use serde_json::{Map, Value};
 
 use super::call::{self, Call, News};
 use crate::pg::error::OrRaise;
+use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::{embed_params, generate_params};
+use crate::request::options::with_options;
 use crate::request::{Answer, OnError, unexpected};
 
 /// Generates a text.
@@ -24,9 +27,12 @@ fn generate(
     size: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> Option<String> {
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
+    let params = with_options(params, system_prompt, options).or_raise();
     on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(Answer::into_text))
 }
 
@@ -47,9 +53,7 @@ fn embed(
     let params = embed_params(use_cache, seed, model, mode, task, truncate);
     match on_error.settle(call::answer("embed", Some(text), None, params))? {
         Answer::Embedding(vector) => Some(vector),
-        Answer::Text(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => {
-            unexpected().raise()
-        }
+        _ => unexpected().raise(),
     }
 }
 
@@ -65,18 +69,36 @@ fn generate_stream(
     size: Option<&str>,
     temperature: Option<f64>,
     on_error: Option<&str>,
+    system_prompt: Option<&str>,
+    options: Option<Jsonb<'_>>,
 ) -> SetOfIterator<'static, String> {
     let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
-    let call = prompt.and_then(|prompt| on_error.settle(Call::begin("generate", Some(prompt), None, params)));
-    SetOfIterator::new(Pieces { call, sent_bytes: 0, on_error })
+    let params = with_options(params, system_prompt, options).or_raise();
+    SetOfIterator::new(match prompt {
+        Some(prompt) => begin_pieces(prompt, params, on_error),
+        None => Pieces::none(),
+    })
+}
+
+/// Begins a text that is read piece by piece.
+pub(super) fn begin_pieces(prompt: &str, params: Map<String, Value>, on_error: OnError) -> Pieces {
+    let call = on_error.settle(Call::begin("generate", Some(prompt), None, params));
+    Pieces { call, sent_bytes: 0, on_error }
 }
 
 /// The pieces of a text, as they are generated. Together they are the text.
-struct Pieces {
+pub(super) struct Pieces {
     call: Option<Call>,
     sent_bytes: usize,
     on_error: OnError,
+}
+
+impl Pieces {
+    /// Those of no text.
+    pub(super) fn none() -> Pieces {
+        Pieces { call: None, sent_bytes: 0, on_error: OnError::Raise }
+    }
 }
 
 impl Iterator for Pieces {

@@ -7,8 +7,9 @@ use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
-use crate::pg::error::PgError;
+use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem};
+use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
@@ -38,6 +39,7 @@ fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
 fn note_change<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     if let Ok(table) = trigger.relid() {
         catalog_cache::invalidate(table);
+        restored::check(table).or_raise();
     }
     after_commit::arm_review();
     Ok(None)

@@ -4,7 +4,7 @@
 //! the engine hands it to the worker of its database, which alone writes (`worker::cache_writer`).
 //!
 //! Invariant: an entry answers a request only if it is what the engine would compute now: of the same type
-//! and key, the same content of the model's file and the same kernel version. An entry that an administrator
+//! and key, the same content of the model's file and the same kernel version, which says how keys and values are kept. An entry that an administrator
 //! imported answers default requests whatever the model, as that is what it was imported for.
 
 mod new_entry;
@@ -16,13 +16,13 @@ use steadytext_engine::{
     BackendKind, CacheKey, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
 };
 
-pub(crate) use new_entry::NewEntry;
+pub(crate) use new_entry::{NewEntry, model_name};
 
 use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, catalog, guc, model_checksums};
-use crate::request::{self, Answer, Asked, Ranking, Subtasks};
+use crate::request::{self, Answer, Asked, Categories, Ranking, Subtasks};
 
 /// A request that the cache may answer.
 #[derive(Debug, Clone)]
@@ -74,24 +74,20 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
-        if by.backend != backend() {
+        // What candle has computed because the kernels do not is never looked for: settings say what is expected.
+        if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }
-        let key = key_with(&self.request_type, &self.params, subtasks, Some(&by.hash))?;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), by.backend)?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }
-}
-
-/// The backend whose answers are kept and given.
-fn backend() -> BackendKind {
-    guc::backend().expected()
 }
 
 /// Whether a request may be answered from the cache, and its answer kept.
 fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(subtasks, Subtasks::Embed { .. })
+        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
 }
 
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
@@ -151,7 +147,7 @@ fn accepts(
     model: impl FnOnce() -> Option<ModelSource>,
 ) -> bool {
     let is_current = || {
-        of.kernel_version == Some(backend().kernel_version()) && of.model_hash.is_some() && {
+        of.kernel_version == Some(guc::backend().kernel_version()) && of.model_hash.is_some() && {
             let model = model().and_then(|model| model_checksums::of(&model));
             of.model_hash == model.map(|hash| hex(&hash))
         }
@@ -163,6 +159,7 @@ fn accepts(
 fn read(request_type: &str, found: &Found) -> Option<Answer> {
     match request_type {
         "rerank" | "batch_rerank" => Ranking::from_json(&found.text()?).map(Answer::Ranking),
+        "classify_scores" | "classify_multi" => Categories::from_json(&found.text()?).map(Answer::Categories),
         "embed" => found.vector().map(Answer::Embedding),
         _ => found.text().map(Answer::Text),
     }
@@ -181,26 +178,38 @@ pub(crate) fn key_of(
         .or_else(|| key_with(request_type, params, subtasks, model_checksums::of(model).as_ref()))
 }
 
+/// That of what would compute it now.
 fn key_with(
     request_type: &str,
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
 ) -> Option<CacheKey> {
+    key_by(request_type, params, subtasks, model, guc::backend())
+}
+
+fn key_by(
+    request_type: &str,
+    params: &Value,
+    subtasks: &Subtasks,
+    model: Option<&[u8; 32]>,
+    backend: BackendKind,
+) -> Option<CacheKey> {
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model, backend())
+            cache_key(request_type, work, names_model, model, backend)
         }
-        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend()),
+        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend),
+        Subtasks::Verb(verb) => cache_key_of_many(request_type, verb, model?, backend),
         // Each of the texts by itself would be one more way to the same entries.
-        Subtasks::Embed { .. } => None,
+        Subtasks::Embed { .. } | Subtasks::Many(..) => None,
     }
 }
 
 /// By which the engine knows equal work of this database, so that it is done once.
 pub(crate) fn dedup_key_of(work: &Work) -> Option<[u8; 32]> {
-    dedup_key(catalog::my_database().to_u32(), work, backend())
+    dedup_key(catalog::my_database().to_u32(), work, guc::backend())
 }
 
 /// The model that computes an answer.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use steadytext_engine::{Embed, Generate, ModelIdentity, ModelSource, Rerank, Work, builtin, hex};
+use serde_json::Value;
+use steadytext_engine::{
+    Embed, Generate, Likelihoods, ModelIdentity, ModelSource, Rerank, Work, builtin, hex,
+};
 
 use super::Question;
-use crate::request::{Answer, Subtasks};
+use crate::request::{Answer, Subtasks, defaults};
 
 /// A row of steadytext_cache in the making.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,17 +49,28 @@ pub(super) fn make(
     let (response, embedding) = match answer {
         Answer::Text(text) => (Some(text.clone()), Vec::new()),
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
+        Answer::Categories(categories) => (Some(categories.json()), Vec::new()),
         Answer::Embedding(vector) => (None, vector.clone()),
-        Answer::Embeddings(_) | Answer::Verification(_) => return None,
+        Answer::Embeddings(_)
+        | Answer::Tokens(_)
+        | Answer::Chunks(_)
+        | Answer::Many(_)
+        | Answer::Verification(_) => return None,
     };
-    let (prompt, seed, stop) = match subtasks {
-        Subtasks::One(Work::Generate(Generate { prompt, sampling, stop, .. })) => {
-            (prompt.clone(), (!sampling.is_greedy()).then_some(sampling.seed), stop.first())
+    let (prompt, seed) = match subtasks {
+        Subtasks::One(Work::Generate(Generate { prompt, sampling, .. })) => {
+            (prompt.clone(), (!sampling.is_greedy()).then_some(sampling.seed))
         }
-        Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None, None),
-        Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None, None),
-        Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None, None),
-        Subtasks::Embed { .. } | Subtasks::One(Work::Verify(_)) => return None,
+        Subtasks::One(Work::Embed(Embed { text, .. })) => (text.clone(), None),
+        Subtasks::One(Work::Rerank(Rerank { query, .. })) => (query.clone(), None),
+        Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None),
+        Subtasks::One(Work::Likelihoods(Likelihoods { prompt, .. })) => (prompt.clone(), None),
+        Subtasks::Verb(verb) => (verb.text().to_owned(), None),
+        Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
+        | Subtasks::Embed { .. }
+        | Subtasks::Many(..) => {
+            return None;
+        }
     };
     let response_bytes = response.as_ref().map_or(embedding.len() * size_of::<f32>(), String::len);
     if prompt.len() + response_bytes > question.max_entry_bytes {
@@ -64,10 +78,10 @@ pub(super) fn make(
     }
     let about = serde_json::json!({
         "request_type": question.request_type,
-        "model_name": question.params.get("model").cloned().unwrap_or_else(|| file_name(&question.model).into()),
+        "model_name": model_name(&question.params, &question.model),
         "model_size": question.params.get("size"),
         "seed": seed.map(|seed| seed as i64),
-        "eos_string": stop,
+        "eos_string": question.params.get("eos_string").filter(|stop| *stop != defaults::EOS_STRING),
         "generation_params": question.params,
         "response_size": response_bytes,
         "generation_time_ms": i32::try_from(took.as_millis()).unwrap_or(i32::MAX),
@@ -77,7 +91,11 @@ pub(super) fn make(
     Some(NewEntry { key, prompt, response, embedding, about: about.to_string() })
 }
 
-fn file_name(model: &ModelSource) -> String {
+/// What a model is called: as the request names it, else as its file.
+pub(crate) fn model_name(params: &Value, model: &ModelSource) -> String {
+    if let Some(name) = params.get("model").and_then(Value::as_str) {
+        return name.to_owned();
+    }
     match model {
         ModelSource::Builtin => builtin::NAME.to_owned(),
         ModelSource::File(path) => {

@@ -10,7 +10,8 @@
 //!
 //! each of the four preceded by its length in bytes (64 bits, little-endian), the [kernel version](BackendKind::kernel_version) of the
 //! backend as 32 bits, little-endian. The work
-//! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and filters.
+//! is the request as the engine gets it, defaults filled in, without what cannot change a byte: at temperature 0, seed and
+//! filters.
 //!
 //! Invariant: two requests that can differ in one byte of their results have different keys, as long as the model is the same;
 //! a short key does not name the model, so who keeps results compares it on a hit.
@@ -69,7 +70,8 @@ pub fn cache_key_of_many<T: Serialize>(
     Some(CacheKey { text: format!("{PREFIX}{}", hex(&digest)), is_short: false })
 }
 
-/// What work has in common that is the same within a scope, such as a database, and computed by the same backend: [`crate::Request::dedup_key`].
+/// What work has in common that is the same within a scope, such as a database, and computed by the same backend:
+/// [`crate::Request::dedup_key`].
 pub fn dedup_key(scope: u32, work: &Work, backend: BackendKind) -> Option<[u8; 32]> {
     let work = serde_json::to_vec(&canonical(work)).ok()?;
     Some(digest(&[&scope.to_le_bytes(), &backend.kernel_version().to_le_bytes(), &work]))
@@ -112,7 +114,8 @@ fn short_key(request_type: &str, work: &Work) -> Option<String> {
                 thinking: false,
             }),
         ) => {
-            if *max_tokens != DEFAULT_MAX_TOKENS || !sampling.is_greedy() || !history.is_empty() {
+            let is_plain = sampling.is_greedy() && sampling.takes_logits_as_they_are();
+            if *max_tokens != DEFAULT_MAX_TOKENS || !is_plain || !history.is_empty() {
                 return None;
             }
             let (key, end_of_prompt) = match &stop[..] {
@@ -137,7 +140,8 @@ fn canonical(work: &Work) -> Work {
     if let Work::Generate(Generate { sampling, .. }) = &mut work
         && sampling.is_greedy()
     {
-        *sampling = Sampling::default();
+        let logit_bias = std::mem::take(&mut sampling.logit_bias);
+        *sampling = Sampling { penalties: sampling.penalties, logit_bias, ..Sampling::default() };
     }
     work
 }
@@ -154,9 +158,9 @@ fn is_long_key(text: &str) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use super::{CacheKey, cache_key, digest, hex};
+    use super::{CacheKey, cache_key, cache_key_of_many, dedup_key, digest, hex};
     use crate::KERNEL_VERSION;
-    use crate::{BackendKind, Embed, Generate, Message, Role, Sampling, Work};
+    use crate::{BackendKind, Embed, Generate, KvCacheType, Message, Penalties, Role, Sampling, Work};
 
     const MODEL: [u8; 32] = [1; 32];
 
@@ -171,12 +175,19 @@ mod tests {
         }
     }
 
+    /// Greedy, with a penalty.
+    fn penalised(with: impl Fn(&mut Penalties)) -> Sampling {
+        let mut sampling = Sampling::default();
+        with(&mut sampling.penalties);
+        sampling
+    }
+
     fn said(role: Role, text: &str) -> Message {
         Message { role, text: text.to_owned() }
     }
 
     fn key(request_type: &str, work: Work) -> CacheKey {
-        cache_key(request_type, &work, false, Some(&MODEL), BackendKind::Native).unwrap()
+        cache_key(request_type, &work, false, Some(&MODEL), BackendKind::default()).unwrap()
     }
 
     fn text(how: Generate) -> String {
@@ -209,7 +220,15 @@ mod tests {
             Generate { sampling: Sampling { seed: 7, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { top_k: 7, ..warm.clone() }, ..generate("p", &[]) },
             Generate { sampling: Sampling { top_p: 0.5, ..warm.clone() }, ..generate("p", &[]) },
-            Generate { sampling: Sampling { min_p: 0.5, ..warm }, ..generate("p", &[]) },
+            Generate { sampling: Sampling { min_p: 0.5, ..warm.clone() }, ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.repeat = 1.1), ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.presence = 0.5), ..generate("p", &[]) },
+            Generate { sampling: penalised(|penalties| penalties.frequency = 0.5), ..generate("p", &[]) },
+            Generate {
+                sampling: Sampling { logit_bias: vec![(7, 1.0)], ..Sampling::default() },
+                ..generate("p", &[])
+            },
+            Generate { sampling: Sampling { logit_bias: vec![(7, 1.0)], ..warm }, ..generate("p", &[]) },
             Generate { system: Some(String::new()), ..generate("p", &[]) },
             Generate { system: Some("s".to_owned()), ..generate("p", &[]) },
             Generate { history: vec![said(Role::User, "s")], ..generate("p", &[]) },
@@ -222,8 +241,9 @@ mod tests {
                 for (model, work) in [[1; 32], [2; 32]].iter().flat_map(|m| works.iter().map(move |w| (m, w)))
                 {
                     let work = Work::Generate(work.clone());
-                    let key = cache_key(request_type, &work, names_model, Some(model), BackendKind::Native)
-                        .unwrap();
+                    let key =
+                        cache_key(request_type, &work, names_model, Some(model), BackendKind::default())
+                            .unwrap();
                     // A short key names no model, and a long one names it whoever chose it.
                     let is = match key.is_short {
                         true => format!("{request_type} {work:?}"),
@@ -234,7 +254,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 1 + 2 * 13 * 2);
+        assert_eq!(seen.len(), 1 + 2 * works.len() * 2);
     }
 
     #[test]
@@ -246,9 +266,32 @@ mod tests {
     }
 
     #[test]
+    fn how_keys_and_values_are_kept_is_part_of_the_key() {
+        let work = Work::Generate(Generate { max_tokens: 9, ..generate("p", &[]) });
+        let [f16, q8_0] = KvCacheType::ALL.map(BackendKind::Native);
+        let key = |backend| cache_key("generate", &work, false, Some(&MODEL), backend).unwrap().text;
+        assert_ne!(key(f16), key(q8_0));
+        assert_ne!(f16.kernel_version(), q8_0.kernel_version());
+        assert_ne!(dedup_key(1, &work, f16), dedup_key(1, &work, q8_0));
+        let many = |backend| cache_key_of_many("rerank", &work, &MODEL, backend).unwrap().text;
+        assert_ne!(many(f16), many(q8_0));
+    }
+
+    #[test]
     fn requests_without_system_message_history_and_thoughts_have_the_keys_of_before_there_were_any() {
         let key = text(Generate { max_tokens: 9, stop: vec!["END".to_owned()], ..generate("p", &[]) });
         assert_eq!(key, "steadytext/1:0b188a16098dbb4ccfc0cba0a5f44395e1096ce049d07ee899eb498812e648b3");
+    }
+
+    #[test]
+    fn sampling_without_penalties_and_bias_has_the_keys_of_before_there_were_any() {
+        let sampling = Sampling { temperature: 0.5, ..Sampling::default() };
+        let json = serde_json::to_string(&sampling).unwrap();
+        assert_eq!(json, r#"{"temperature":0.5,"top_k":0,"top_p":1.0,"min_p":0.0,"seed":42}"#);
+        let sampling =
+            Sampling { logit_bias: vec![(7, -1.5)], ..penalised(|penalties| penalties.repeat = 2.0) };
+        let sent = postcard::to_allocvec(&sampling).unwrap();
+        assert_eq!(postcard::from_bytes::<Sampling>(&sent).unwrap(), sampling);
     }
 
     #[test]
@@ -269,8 +312,8 @@ mod tests {
 
     #[test]
     fn without_the_models_checksum_there_are_short_keys_only() {
-        assert!(cache_key("embed", &embed("x"), false, None, BackendKind::Native).is_some());
-        assert!(cache_key("embed", &embed("x"), true, None, BackendKind::Native).is_none());
+        assert!(cache_key("embed", &embed("x"), false, None, BackendKind::default()).is_some());
+        assert!(cache_key("embed", &embed("x"), true, None, BackendKind::default()).is_none());
     }
 
     /// All prompts and ends of up to three pieces that look like parts of keys.

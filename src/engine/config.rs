@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{BackendKind, Candle, is_encoder};
+use crate::backend::{BackendKind, Candle, Limits, is_encoder};
 use crate::gguf::Gguf;
+use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
 use crate::{Error, model};
 
@@ -45,11 +46,12 @@ impl BackendChoice {
         })
     }
 
-    /// The backend that models are expected to be computed by. Where another one has computed an answer, its
+    /// The backend that models are expected to be computed by, which keeps keys and values in this way if it can. Where another one has computed an answer, its
     /// [identity](crate::ModelIdentity) says so.
-    pub fn expected(self) -> BackendKind {
+    pub fn expected(self, kv_cache_type: KvCacheType) -> BackendKind {
         match self {
-            BackendChoice::Auto | BackendChoice::Native => BackendKind::Native,
+            BackendChoice::Auto | BackendChoice::Native => BackendKind::Native(kv_cache_type),
+            // Which keeps keys and values in one way only.
             BackendChoice::Candle => BackendKind::Candle,
         }
     }
@@ -58,13 +60,20 @@ impl BackendChoice {
     ///
     /// # Errors
     /// [`Error::CorruptModel`], for what no backend could compute.
-    pub(crate) fn of(self, gguf: &Gguf) -> Result<BackendKind, Error> {
+    pub(crate) fn of(
+        self,
+        gguf: &Gguf,
+        kv_cache_type: KvCacheType,
+        limits: Limits,
+    ) -> Result<BackendKind, Error> {
+        let expected = self.expected(kv_cache_type);
         if self != BackendChoice::Auto || is_encoder(gguf)? {
-            return Ok(self.expected());
+            return Ok(expected);
         }
         // What neither computes is refused by the native one, in its words.
-        let refused = matches!(model::check(gguf), Err(Error::UnsupportedModel { .. }));
-        Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { BackendKind::Native })
+        let checked = model::check(gguf, kv_cache_type, limits.rows);
+        let refused = matches!(checked, Err(Error::UnsupportedModel { .. }));
+        Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { expected })
     }
 }
 
@@ -83,6 +92,8 @@ pub struct Config {
     pub context_length: usize,
     /// Memory for the keys and values of all running requests, and of those kept for the next ones.
     pub kv_cache_mb: u64,
+    /// How those are kept. Results depend on it.
+    pub kv_cache_type: KvCacheType,
     /// Memory for models, keys and values together; 0 for no limit.
     pub memory_limit_mb: u64,
     /// How long a model stays without a request before it is unloaded; None for ever.
@@ -97,6 +108,9 @@ pub struct Config {
     /// on time. For tests: results do not depend on it.
     #[doc(hidden)]
     pub prefill_rows: Vec<usize>,
+    /// What no window of a layer sees any more is kept all the same. For tests: results do not depend on it.
+    #[doc(hidden)]
+    pub whole_windows: bool,
     /// No token ends an answer, so that it goes on to its limit whatever the model says. For benchmarks.
     #[doc(hidden)]
     pub endless: bool,
@@ -120,12 +134,14 @@ impl Default for Config {
             queue_capacity: 1024,
             context_length: 0,
             kv_cache_mb: 1024,
+            kv_cache_type: KvCacheType::default(),
             memory_limit_mb: 0,
             model_idle_timeout: Some(Duration::from_secs(600)),
             prefix_reuse: true,
             backend: BackendChoice::Auto,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
+            whole_windows: false,
             endless: false,
             instructions: Instructions::best(),
             thread_start: None,
@@ -144,6 +160,7 @@ impl fmt::Debug for Config {
             .field("queue_capacity", &self.queue_capacity)
             .field("context_length", &self.context_length)
             .field("kv_cache_mb", &self.kv_cache_mb)
+            .field("kv_cache_type", &self.kv_cache_type)
             .field("memory_limit_mb", &self.memory_limit_mb)
             .field("model_idle_timeout", &self.model_idle_timeout)
             .field("prefix_reuse", &self.prefix_reuse)

@@ -112,6 +112,16 @@ pub enum Error {
         /// Tokens generated.
         generated_tokens: usize,
     },
+    /// `max_tokens`, or what is left of the context, is less than the shortest answer takes that matches the constraint.
+    #[error(
+        "the shortest answer that matches the constraint takes {needed} tokens, and {max_tokens} are allowed"
+    )]
+    TooFewTokens {
+        /// Tokens of the shortest answer.
+        needed: usize,
+        /// Tokens that the answer may have.
+        max_tokens: usize,
+    },
     /// No token leads on to an answer that matches the constraint, or finding those that do would take too long.
     #[error("the constraint cannot be followed after {generated_tokens} tokens: {reason}")]
     Constraint {

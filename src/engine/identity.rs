@@ -33,14 +33,15 @@ pub struct ModelIdentity {
     pub hash: [u8; 32],
     /// The file that it was loaded from; None for the builtin model.
     pub file: Option<FileId>,
-    /// What computes it.
+    /// What computes it, in the engine that has loaded it.
     pub backend: BackendKind,
 }
 
 impl ModelIdentity {
     /// The builtin model's.
-    pub const BUILTIN: ModelIdentity =
-        ModelIdentity { hash: builtin::SHA256, file: None, backend: BackendKind::Native };
+    pub fn builtin() -> ModelIdentity {
+        ModelIdentity { hash: builtin::SHA256, ..ModelIdentity::default() }
+    }
 
     /// The state of a model's file; of the first part of a split one, that of all parts which are there; of a folder, that of
     /// all files in it that a model is made of.
@@ -89,7 +90,7 @@ impl ModelIdentity {
         record_file.read_exact(&mut record).ok()?;
         let mut hash = [0; 32];
         hash.copy_from_slice(&record[RECORD_BYTES - 36..RECORD_BYTES - 4]);
-        let identity = ModelIdentity { hash, file: Some(file), backend: BackendKind::Native };
+        let identity = ModelIdentity { hash, file: Some(file), ..ModelIdentity::default() };
         (record == make_record(&file, &hash)).then_some(identity)
     }
 
@@ -104,7 +105,7 @@ impl ModelIdentity {
         file: Option<FileId>,
         stop: &dyn Fn() -> bool,
     ) -> Result<ModelIdentity, Error> {
-        let ModelSource::File(path) = source else { return Ok(ModelIdentity::BUILTIN) };
+        let ModelSource::File(path) = source else { return Ok(ModelIdentity::builtin()) };
         if let Some(recorded) = ModelIdentity::recorded(path).filter(|known| known.file == file) {
             return Ok(recorded);
         }
@@ -123,7 +124,7 @@ impl ModelIdentity {
             // A directory that is not ours to write to is no error.
             let _ = write_record(path, &make_record(&file, &hash));
         }
-        Ok(ModelIdentity { hash, file, backend: BackendKind::Native })
+        Ok(ModelIdentity { hash, file, ..ModelIdentity::default() })
     }
 }
 
@@ -176,7 +177,7 @@ mod tests {
         let hash: [u8; 32] = Sha256::digest(gguf.content().concat()).into();
         assert_eq!(hash, builtin::SHA256);
         let identity = ModelIdentity::of(&ModelSource::Builtin, &gguf, None, &|| false);
-        assert_eq!(identity.unwrap(), ModelIdentity::BUILTIN);
+        assert_eq!(identity.unwrap(), ModelIdentity::builtin());
     }
 
     #[test]

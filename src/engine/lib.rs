@@ -8,10 +8,13 @@
 mod backend;
 pub mod builtin;
 mod cache_key;
+pub mod card;
+mod chunks;
 mod config;
 mod constraints;
 mod error;
 pub mod gguf;
+pub mod glance;
 mod identity;
 mod kernels;
 mod mapping;
@@ -27,6 +30,7 @@ mod rerank;
 mod safetensors;
 mod sampling;
 mod scheduler;
+mod scores;
 mod sidecar;
 pub mod socket;
 pub mod summary;
@@ -36,12 +40,14 @@ mod verify;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
+pub use chunks::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
 pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
 pub use constraints::bench as constraint_bench;
 pub use error::Error;
 pub use identity::{KERNEL_VERSION, ModelIdentity};
+pub use kernels::attention::KvCacheType;
 #[doc(hidden)]
 pub use kernels::bench as kernel_bench;
 #[doc(hidden)]
@@ -51,8 +57,10 @@ pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
 pub use request::{
-    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Message, ModelSource, Output, Purpose, Reply,
-    Request, Rerank, Role, Sampling, Standing, Ticket, Work,
+    DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
+    Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
 };
-pub use scheduler::{Engine, LoadedModel, Statistics};
+pub use sampling::{Penalties, Sampling};
+pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
+pub use scores::{cosine, softmax};
 pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};

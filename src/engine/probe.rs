@@ -6,7 +6,7 @@ use crate::backend::{BackendKind, Decoder, Limits, Loading, Segment, State, Want
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
-use crate::{Error, Instructions, ModelSource};
+use crate::{Error, Instructions, KvCacheType, ModelSource};
 
 /// Most tokens of one pass.
 const PASS: usize = 256;
@@ -43,7 +43,7 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
-        Probe::open_on(BackendKind::Native, source, threads, instructions)
+        Probe::open_on(BackendKind::default(), source, threads, instructions)
     }
 
     /// As [`Probe::open_with`], computed by a backend.
@@ -56,13 +56,37 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
+        Probe::open_as((backend, false), source, threads, instructions)
+    }
+
+    /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window sees any more.
+    ///
+    /// # Errors
+    /// Those of [`Probe::open`].
+    pub fn open_keeping(
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+        kv_cache_type: KvCacheType,
+        whole: bool,
+    ) -> Result<Probe, Error> {
+        Probe::open_as((BackendKind::Native(kv_cache_type), whole), source, threads, instructions)
+    }
+
+    fn open_as(
+        (backend, whole): (BackendKind, bool),
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+    ) -> Result<Probe, Error> {
         let _standard = Standard::enter();
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
-        let decoder = backend.open().decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
+        let backend = backend.open(whole);
+        let decoder = backend.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
         Ok(Probe { gguf, decoder, state, pool })
     }
@@ -92,7 +116,14 @@ impl Probe {
         self.len() == 0
     }
 
-    /// Forgets the tokens from `len` on.
+    /// Bytes that are kept of the tokens, and how many they may become with as many of them, at most.
+    pub fn state_bytes(&self) -> (u64, u64) {
+        let state = &*self.state;
+        let blocks = state.block_bytes(state.blocks()) + state.window_bytes(state.window_blocks());
+        (blocks + state.fixed_bytes(), state.bytes(state.len()))
+    }
+
+    /// Forgets the tokens from `len` on, and more where layers cannot go back to just that one: [`Probe::len`] says how many are left.
     pub fn truncate(&mut self, len: usize) {
         self.state.truncate(len);
     }

@@ -12,9 +12,10 @@ use crossbeam_channel::Sender;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
 use crate::verify::{Verification, Verify};
-use crate::{Constraint, Error, ModelIdentity, builtin, safetensors};
+use crate::{Constraint, Error, ModelIdentity, Sampling, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +84,15 @@ pub enum Work {
     Embed(Embed),
     /// How well a document answers a query.
     Rerank(Rerank),
+    /// How likely some given answers are.
+    Likelihoods(Likelihoods),
+    /// The tokens of a text by itself.
+    Tokenize {
+        /// The text.
+        text: String,
+    },
+    /// A text in pieces of so many tokens.
+    Chunk(Chunking),
     /// Whether the backends compute the same.
     Verify(Verify),
 }
@@ -97,9 +107,18 @@ impl Work {
                 said.fold(how.prompt.len().saturating_add(system), usize::saturating_add)
             }
             Work::Embed(how) => how.text.len(),
+            Work::Tokenize { text } => text.len(),
+            Work::Chunk(how) => how.text.len(),
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
+            }
+            Work::Likelihoods(how) => {
+                let system = how.system.as_ref().map_or(0, String::len);
+                let begins = [system, how.begin.len()]
+                    .iter()
+                    .fold(how.prompt.len(), |all, bytes| all.saturating_add(*bytes));
+                how.answers.iter().fold(begins, |bytes, answer| bytes.saturating_add(answer.len()))
             }
             Work::Verify(what) => what.text.as_ref().map_or(0, String::len),
         }
@@ -112,7 +131,8 @@ impl Request {
         let more = match &self.work {
             Work::Generate(how) => {
                 let stop = how.stop.iter().map(String::len).sum::<usize>();
-                let history = std::mem::size_of_val(how.history.as_slice());
+                let history = std::mem::size_of_val(how.history.as_slice())
+                    + std::mem::size_of_val(how.sampling.logit_bias.as_slice());
                 stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
                     .saturating_add(history)
             }
@@ -120,11 +140,22 @@ impl Request {
                 Purpose::Query { task: Some(task) } => task.len(),
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
-            Work::Rerank(_) | Work::Verify(_) => 0,
+            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_) => 0,
+            Work::Likelihoods(how) => {
+                let texts =
+                    how.answers.iter().fold(0_usize, |bytes, answer| bytes.saturating_add(answer.len()));
+                texts
+                    .saturating_mul(ANSWER_BYTES_PER_BYTE)
+                    .saturating_add(size_of_val(how.answers.as_slice()))
+            }
         };
         self.work.text_bytes().saturating_add(more)
     }
 }
+
+/// What a byte of an answer adds to a request beside what a byte of its other texts does: a token at most, which has a place in
+/// the tree of all answers.
+const ANSWER_BYTES_PER_BYTE: usize = 16;
 
 /// Who says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -207,34 +238,6 @@ impl Serialize for Generate {
     }
 }
 
-/// How the next token is chosen from the logits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 is greedy: the most likely token, the lowest id of equals.
-    pub temperature: f32,
-    /// Only the `top_k` most likely tokens; 0 switches the limit off.
-    pub top_k: usize,
-    /// Only the most likely tokens whose probabilities add up to `top_p`; 1 switches the limit off.
-    pub top_p: f32,
-    /// Only tokens at least `min_p` times as likely as the most likely one; 0 switches the limit off.
-    pub min_p: f32,
-    /// One uniform number is drawn per (seed, position).
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Whether the most likely token is taken always, so that seed and filters do not matter.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature <= 0.0 || self.top_k == 1
-    }
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 42 }
-    }
-}
-
 /// Embedding of one text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Embed {
@@ -307,6 +310,21 @@ pub struct Rerank {
     pub truncate: bool,
 }
 
+/// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers begin with in common.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Likelihoods {
+    /// The user's prompt; the model's chat template is put around it.
+    pub prompt: String,
+    /// What the model is told before everything else. An empty text keeps the chat template from saying something of its own.
+    pub system: Option<String>,
+    /// What every answer begins with, as if the model had said it already.
+    pub begin: String,
+    /// The answers, at least one. None of them is empty.
+    pub answers: Vec<String>,
+    /// Whether others will ask for just the same, so that the engine remembers what came of it.
+    pub repeated: bool,
+}
+
 /// Something that happened to the request `key`. The last event of a request is `Done` or `Failed`;
 /// every submitted request gets exactly one of them, also after a cancel or a shutdown.
 #[derive(Debug, Serialize, Deserialize)]
@@ -330,6 +348,11 @@ pub enum EventKind {
         prompt_tokens: usize,
         /// The model that computes it.
         model: ModelIdentity,
+    },
+    /// The prompt of a text is computed and its first token chosen. Not where the answer was known without a model.
+    FirstToken {
+        /// Tokens of the prompt that did not have to be computed, as others had begun with the same.
+        cached_tokens: usize,
     },
     /// Some tokens were generated.
     Progress {
@@ -360,6 +383,13 @@ pub enum Output {
     Embedding(Vec<f32>),
     /// Of [`Work::Rerank`]: from 0 to 1.
     Score(f32),
+    /// Of [`Work::Likelihoods`], in the order of the answers: the natural logarithm of the probability that the model's answer
+    /// begins with that one, or, where another one goes on behind it, is just that one.
+    LogProbabilities(Vec<f64>),
+    /// Of [`Work::Tokenize`].
+    Tokens(Vec<u32>),
+    /// Of [`Work::Chunk`], in their order.
+    Chunks(Vec<Chunk>),
     /// Of [`Work::Verify`].
     Verification(Verification),
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{BackendKind, Candle, State as _};
+use crate::backend::{BackendKind, Candle, Limits, State as _};
+use crate::card::Task;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
 use crate::model::SequenceState;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::{Error, ModelSource, model};
+use crate::{Embed, Error, KvCacheType, ModelSource, model};
 
 /// Requests and tokens of each of them that memory is estimated for.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,8 @@ pub struct Load {
     pub tokens: usize,
     /// Threads that compute.
     pub threads: usize,
+    /// How keys and values are kept.
+    pub kv_cache_type: KvCacheType,
 }
 
 /// A model in short.
@@ -58,6 +61,8 @@ pub struct Summary {
     pub importance_matrix: bool,
     /// Tokens that it was made for.
     pub declared_context_length: Option<u32>,
+    /// Numbers of a vector.
+    pub dimensions: Option<u32>,
     /// Tokens that a request may have.
     pub context_length: Option<usize>,
     /// The kind of tokenizer, by `tokenizer.ggml.model` and `tokenizer.ggml.pre`.
@@ -74,6 +79,8 @@ pub struct Summary {
     pub end_tokens: Vec<String>,
     /// Bytes that a sequence keeps of each token.
     pub state_bytes_per_token: Option<u64>,
+    /// What it keeps beside that of the last tokens, where layers have a sliding window.
+    pub window: Option<Window>,
     /// What it takes while it is loaded.
     pub memory: Option<Memory>,
     /// What computes it, and what that promises.
@@ -95,6 +102,15 @@ pub struct Share {
     pub bytes: u64,
     /// Whether there are kernels for it.
     pub supported: bool,
+}
+
+/// What a sequence keeps of its last tokens.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Window {
+    /// How many they are; beside them there are those of the pass that is computed, and up to the ends of blocks.
+    pub tokens: usize,
+    /// Bytes of each.
+    pub bytes_per_token: u64,
 }
 
 /// An estimate, in bytes.
@@ -185,6 +201,7 @@ impl Summary {
             element_types: shares(gguf),
             importance_matrix: gguf.keys().any(|(key, _)| key.starts_with("quantize.imatrix.")),
             declared_context_length: number("context_length"),
+            dimensions: number("embedding_length"),
             context_length: None,
             architecture,
             tokenizer,
@@ -194,6 +211,7 @@ impl Summary {
             prompt: None,
             end_tokens: Vec::new(),
             state_bytes_per_token: None,
+            window: None,
             memory: None,
             computed_by: format!("native kernels, {}: the same bytes on every machine", instructions()),
             also_computed_by: None,
@@ -222,9 +240,9 @@ impl Summary {
                     Some(if model::is_encoder(gguf).unwrap_or(false) { "encoder" } else { "decoder" });
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
-                    match model::check(gguf) {
+                    match model::check(gguf, load.kv_cache_type, limits(load).rows) {
                         Ok(state) => {
-                            self.add_memory(gguf, BackendKind::Native, state.as_ref(), load);
+                            self.add_memory(gguf, BackendKind::default(), state.as_ref(), load);
                             self.also_computed_by = Candle::computes(gguf).then_some(CANDLE);
                         }
                         Err(Error::UnsupportedModel { .. }) if Candle::computes(gguf) => {
@@ -259,13 +277,14 @@ impl Summary {
     }
 
     fn add_memory(&mut self, gguf: &Gguf, backend: BackendKind, state: Option<&SequenceState>, load: Load) {
-        // As the scheduler loads them.
-        let limits = crate::scheduler::limits(load.requests, load.threads);
-        let Ok(bytes) = backend.open().bytes(gguf, limits) else { return };
+        let Ok(bytes) = backend.open(false).bytes(gguf, limits(load)) else { return };
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
         let state_bytes = state.map_or(0, |state| state.bytes(tokens));
         self.state_bytes_per_token = state.map(SequenceState::bytes_per_position);
+        self.window = state
+            .and_then(SequenceState::window)
+            .map(|(tokens, bytes_per_token)| Window { tokens, bytes_per_token });
         self.memory = Some(Memory {
             model: bytes.saturating_add(gguf.metadata_bytes().saturating_mul(4)),
             requests: load.requests,
@@ -273,6 +292,21 @@ impl Summary {
             state: state_bytes.saturating_mul(load.requests as u64),
         });
     }
+}
+
+/// What a text looks like to a model that is asked to go on from it, or to embed it as a query. `None` where that cannot be told.
+pub fn prompt_of(gguf: &Gguf, task: Task, text: &str) -> Option<String> {
+    let encoder = model::is_encoder(gguf).ok()?;
+    Some(match task {
+        Task::Generate if !encoder => ChatTemplate::from_gguf(gguf).ok()?.show(text),
+        Task::Embed if !encoder => Embed::query(text, None).instructed().into_owned(),
+        Task::Generate | Task::Embed | Task::Rerank => text.to_owned(),
+    })
+}
+
+/// The passes that the scheduler loads models for.
+fn limits(load: Load) -> Limits {
+    crate::scheduler::limits(load.requests, load.threads)
 }
 
 /// The families that can be computed, by `general.architecture`.

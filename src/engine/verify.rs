@@ -136,8 +136,8 @@ pub(crate) fn verify_with(
     started(identity, tokens.len());
     let limits = Limits { rows: PASS, wanted: 1, threads: means.pool.threads() };
     let mut needed = gguf.metadata_bytes().saturating_mul(4);
-    for backend in [BackendKind::Native, BackendKind::Candle] {
-        needed = needed.max(backend.open().bytes(&gguf, limits)?);
+    for backend in [BackendKind::default(), BackendKind::Candle] {
+        needed = needed.max(backend.open(false).bytes(&gguf, limits)?);
     }
     let logits = tokens.len().saturating_mul(tokenizer.vocab_size()).saturating_mul(size_of::<f32>());
     let _held = means.memory.hold(needed.saturating_add(logits as u64), VERIFICATION)?;
@@ -145,7 +145,7 @@ pub(crate) fn verify_with(
     let mut native = Vec::new();
     crate::memory::try_grow(VERIFICATION, &mut native, logits / size_of::<f32>())?;
     let choices = tokenizer.vocab_size();
-    compute(BackendKind::Native, &gguf, &tokens, limits, means, &mut |_, logits| {
+    compute(BackendKind::default(), &gguf, &tokens, limits, means, &mut |_, logits| {
         native.extend_from_slice(&logits[..choices.min(logits.len())]);
     })?;
     let (quantization, bound) = bound(&gguf);
@@ -187,7 +187,7 @@ fn compute(
     each: &mut dyn FnMut(usize, &[f32]),
 ) -> Result<(), Error> {
     let loading = Loading { pool: means.pool, stop: means.stop };
-    let mut decoder = backend.open().decoder(gguf, limits, &loading)?;
+    let mut decoder = backend.open(false).decoder(gguf, limits, &loading)?;
     let vocabulary = decoder.facts().vocabulary;
     if let Some(token) = tokens.iter().find(|token| **token as usize >= vocabulary) {
         return Err(gguf.corrupt(format!("token {token} has no embedding")));

@@ -16,7 +16,7 @@ pub(crate) const ENTRIES: usize = 256;
 pub(crate) const PARTIAL_TEXT_BYTES: usize = 1024;
 
 /// The types of requests; entries have their place in this list.
-const REQUEST_TYPES: [&str; 8] = [
+const REQUEST_TYPES: [&str; 15] = [
     "generate",
     "embed",
     "generate_json",
@@ -25,6 +25,13 @@ const REQUEST_TYPES: [&str; 8] = [
     "rerank",
     "batch_embed",
     "batch_rerank",
+    "if",
+    "if_score",
+    "classify",
+    "classify_scores",
+    "classify_multi",
+    "score",
+    "similarity",
 ];
 
 /// What a running request is doing.

@@ -9,11 +9,13 @@
 //! arrives with the commit.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::environment;
 use super::error::PgError;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
@@ -74,9 +76,11 @@ impl Installation {
 /// The part of steadytext_config that the library uses.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// `generation_model`, `embedding_model` and `reranker_model`.
+    pub(crate) models: [Option<String>; 3],
     /// `default_max_tokens`, if it is there.
     pub(crate) default_max_tokens: Option<i64>,
-    /// `default_seed`, if it is there.
+    /// `default_seed`, if it is there, or else the one of the server's environment.
     pub(crate) default_seed: Option<i64>,
     /// `max_tokens_limit`.
     pub(crate) max_tokens_limit: i64,
@@ -117,13 +121,37 @@ pub(crate) struct Model {
     pub(crate) file: String,
     /// What the file must be, if that is written down.
     pub(crate) sha256: Option<[u8; 32]>,
+    /// Where the file comes from, if that is written down.
+    pub(crate) repository: Option<String>,
+    /// `auto` takes it first.
+    pub(crate) is_preferred: bool,
+    /// It stands in where the usual model cannot be used.
+    pub(crate) is_fallback: bool,
+    /// It came with the extension, and says nothing of what is wanted here.
+    pub(crate) is_default: bool,
+}
+
+/// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
+/// reranker.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    rows: Vec<Model>,
+    pub(crate) defaults: [Option<String>; 3],
+}
+
+impl Deref for Models {
+    type Target = [Model];
+
+    fn deref(&self) -> &[Model] {
+        &self.rows
+    }
 }
 
 #[derive(Default)]
 struct Cached {
     installation: Option<Rc<Installation>>,
     config: Option<Rc<Config>>,
-    models: Option<Rc<Vec<Model>>>,
+    models: Option<Rc<Models>>,
 }
 
 thread_local! {
@@ -229,17 +257,27 @@ pub(crate) fn config() -> Result<Rc<Config>, PgError> {
     if let Some(known) = CACHED.with_borrow(|cached| cached.config.clone()) {
         return Ok(known);
     }
-    let sql = format!("select key, value #>> '{{}}' from {}.steadytext_config", installation.schema);
+    let sql =
+        format!("select key, value #>> '{{}}', is_default from {}.steadytext_config", installation.schema);
     let rows = read_as_owner(&installation, || {
-        spi::query(&sql, vec![], Mode::ReadOnly, |row| (row.get::<String>(1), row.get::<String>(2)))
+        spi::query(&sql, vec![], Mode::ReadOnly, |row| {
+            (row.get::<String>(1), row.get::<String>(2), row.get::<bool>(3))
+        })
     })?;
-    let text = |key: &str| {
-        rows.iter().find(|(k, _)| k.as_deref() == Some(key)).and_then(|(_, value)| value.as_deref())
-    };
+    let row = |key: &str| rows.iter().find(|(k, ..)| k.as_deref() == Some(key));
+    let text = |key: &str| row(key).and_then(|(_, value, _)| value.as_deref());
+    let seed_is_set = row("default_seed").is_some_and(|(.., is_default)| *is_default != Some(true));
+    let server_seed =
+        || environment::value(environment::DEFAULT_SEED)?.parse().ok().filter(|seed| *seed >= 0);
     let number = |key: &str, default: i64| text(key).and_then(whole).unwrap_or(default);
     let config = Rc::new(Config {
+        models: ["generation_model", "embedding_model", "reranker_model"]
+            .map(|key| text(key).map(str::to_owned)),
         default_max_tokens: text("default_max_tokens").and_then(whole),
-        default_seed: text("default_seed").and_then(whole),
+        default_seed: (!seed_is_set)
+            .then(server_seed)
+            .flatten()
+            .or_else(|| text("default_seed").and_then(whole)),
         max_tokens_limit: number("max_tokens_limit", 4096),
         max_queue_size: number("max_queue_size", 1_000_000),
         max_queue_size_per_role: number("max_queue_size_per_role", 250_000),
@@ -275,13 +313,13 @@ fn whole(text: &str) -> Option<i64> {
 /// # Errors
 ///
 /// As [`installation`].
-pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
+pub(crate) fn models() -> Result<Rc<Models>, PgError> {
     let installation = installation()?;
     if let Some(known) = CACHED.with_borrow(|cached| cached.models.clone()) {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file, sha256 from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -290,9 +328,13 @@ pub(crate) fn models() -> Result<Rc<Vec<Model>>, PgError> {
             task: row.get(2).unwrap_or_default(),
             file: row.get(3).unwrap_or_default(),
             sha256: row.get::<String>(4).as_deref().and_then(from_hex),
+            repository: row.get(5),
+            is_fallback: row.get(6).unwrap_or_default(),
+            is_default: row.get(7).unwrap_or_default(),
+            is_preferred: row.get(8).unwrap_or_default(),
         })
     })?;
-    let models = Rc::new(rows);
+    let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
     if may_keep() {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }

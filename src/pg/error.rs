@@ -247,7 +247,7 @@ impl From<EngineError> for Failure {
             EngineError::InvalidText { .. } => {
                 (Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, false, Some("Use another model, prompt or seed."))
             }
-            EngineError::Unfinished { .. } => (
+            EngineError::Unfinished { .. } | EngineError::TooFewTokens { .. } => (
                 Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                 false,
                 Some("Raise max_tokens, or allow shorter answers (maxLength, maxItems, fewer properties)."),
@@ -274,6 +274,7 @@ impl From<EngineError> for Failure {
                 | EngineError::UnreadableText { .. }
                 | EngineError::InvalidText { .. }
                 | EngineError::Unfinished { .. }
+                | EngineError::TooFewTokens { .. }
                 | EngineError::Constraint { .. }
                 | EngineError::Mismatch { .. }
         );

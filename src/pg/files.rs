@@ -3,10 +3,43 @@
 //! keeps files of its own open as long as there is room for them, and closes some of them where others need
 //! it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use pgrx::pg_sys;
+
+use super::error::PgError;
+use super::guc;
+
+/// Whether the server's processes may make files in a directory.
+pub(crate) fn may_write(directory: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = CString::new(directory.as_os_str().as_bytes()) else { return false };
+    // SAFETY: a path that ends with a zero byte.
+    unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
+}
+
+/// Makes the directory of the models where it is missing and the one above it is there, so that it belongs to the operating
+/// system user of the server and nobody else may write to it.
+///
+/// # Errors
+///
+/// 58030 where that cannot be done.
+pub(crate) fn make_model_directory() -> Result<(), PgError> {
+    let name = guc::model_dir();
+    let path = Path::new(&name);
+    if name.is_empty() || path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(|error| {
+        PgError::new(
+            pgrx::PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("could not make the directory of the models \"{name}\": {error}"),
+        )
+        .hint("Make it, owned by the operating system user of the server, or change pg_steadytext.model_dir.")
+    })
+}
 
 /// An empty file of this transaction's, for what wants a path.
 pub(crate) struct TemporaryFile {

@@ -1,10 +1,16 @@
 //! The server's settings, prefix `pg_steadytext.`: what belongs to the process and the machine. What belongs
 //! to one database is in its table steadytext_config.
+//!
+//! Which models answer is a setting that every session may have its own value of, as long as it names no path:
+//! files are for superusers to name.
 
-use std::ffi::{CStr, CString};
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use steadytext_engine::BackendChoice;
+use pgrx::{pg_guard, pg_sys};
+use steadytext_engine::{BackendChoice, BackendKind, KvCacheType};
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
@@ -17,6 +23,7 @@ static NICE: GucSetting<i32> = GucSetting::<i32>::new(10);
 static MAX_RUNNING: GucSetting<i32> = GucSetting::<i32>::new(16);
 static CONTEXT_LENGTH: GucSetting<i32> = GucSetting::<i32>::new(0);
 static KV_CACHE_MB: GucSetting<i32> = GucSetting::<i32>::new(1024);
+static KV_CACHE_TYPE: GucSetting<KvCacheSetting> = GucSetting::<KvCacheSetting>::new(KvCacheSetting::F16);
 static MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(600);
 static CALL_PRIORITY: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -34,6 +41,17 @@ enum Backend {
     Candle,
 }
 
+/// `pg_steadytext.kv_cache_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum KvCacheSetting {
+    /// [`KvCacheType::F16`].
+    #[name = c"f16"]
+    F16,
+    /// [`KvCacheType::Q8_0`].
+    #[name = c"q8_0"]
+    Q8_0,
+}
+
 /// The settings that an engine is started with; a change of any of them starts a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineSettings {
@@ -47,6 +65,8 @@ pub(crate) struct EngineSettings {
     pub(crate) context_length: usize,
     /// Memory for keys and values.
     pub(crate) kv_cache_mb: u64,
+    /// How those are kept.
+    pub(crate) kv_cache_type: KvCacheType,
     /// Memory for the engine; 0: computed from what the machine has.
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; 0: never.
@@ -64,14 +84,15 @@ pub(crate) fn engine() -> EngineSettings {
         max_running: positive(&MAX_RUNNING).max(1) as usize,
         context_length: positive(&CONTEXT_LENGTH) as usize,
         kv_cache_mb: positive(&KV_CACHE_MB),
+        kv_cache_type: kv_cache_type(),
         memory_limit_mb: positive(&MEMORY_LIMIT_MB),
         model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
-        backend: backend(),
+        backend: backend_choice(),
     }
 }
 
 /// `pg_steadytext.backend`: what computes models.
-pub(crate) fn backend() -> BackendChoice {
+fn backend_choice() -> BackendChoice {
     match BACKEND.get() {
         Backend::Auto => BackendChoice::Auto,
         Backend::Native => BackendChoice::Native,
@@ -79,19 +100,147 @@ pub(crate) fn backend() -> BackendChoice {
     }
 }
 
-/// `pg_steadytext.generation_model`.
-pub(crate) fn generation_model() -> String {
-    text(&GENERATION_MODEL)
+fn kv_cache_type() -> KvCacheType {
+    match KV_CACHE_TYPE.get() {
+        KvCacheSetting::F16 => KvCacheType::F16,
+        KvCacheSetting::Q8_0 => KvCacheType::Q8_0,
+    }
 }
 
-/// `pg_steadytext.embedding_model`.
-pub(crate) fn embedding_model() -> String {
-    text(&EMBEDDING_MODEL)
+/// What an engine computes with that is started with the current settings.
+pub(crate) fn backend() -> BackendKind {
+    backend_choice().expected(kv_cache_type())
 }
 
-/// `pg_steadytext.reranker_model`.
-pub(crate) fn reranker_model() -> String {
-    text(&RERANKER_MODEL)
+/// The settings that choose a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModelSetting {
+    /// `pg_steadytext.generation_model`.
+    Generation,
+    /// `pg_steadytext.embedding_model`.
+    Embedding,
+    /// `pg_steadytext.reranker_model`.
+    Reranker,
+}
+
+/// Where the value of a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// postgresql.conf, the command line, or nobody.
+    Server,
+    /// ALTER DATABASE, or ALTER ROLE ALL.
+    Database,
+    /// ALTER ROLE, the client, or SET: it is this session's.
+    Session,
+}
+
+impl ModelSetting {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static CStr {
+        match self {
+            ModelSetting::Generation => c"pg_steadytext.generation_model",
+            ModelSetting::Embedding => c"pg_steadytext.embedding_model",
+            ModelSetting::Reranker => c"pg_steadytext.reranker_model",
+        }
+    }
+
+    /// Its value in this session.
+    pub(crate) fn value(self) -> String {
+        match self {
+            ModelSetting::Generation => text(&GENERATION_MODEL),
+            ModelSetting::Embedding => text(&EMBEDDING_MODEL),
+            ModelSetting::Reranker => text(&RERANKER_MODEL),
+        }
+    }
+
+    /// Where that comes from.
+    pub(crate) fn level(self) -> Level {
+        use pg_sys::GucSource;
+        match source(self).unwrap_or(GucSource::PGC_S_DEFAULT) {
+            source if source <= GucSource::PGC_S_ARGV => Level::Server,
+            source if source <= GucSource::PGC_S_DATABASE => Level::Database,
+            _ => Level::Session,
+        }
+    }
+}
+
+/// Whether any of these settings names a model for less than the whole server.
+pub(crate) fn any_model_of_session() -> bool {
+    [ModelSetting::Generation, ModelSetting::Embedding, ModelSetting::Reranker].iter().any(|setting| {
+        let value = setting.value();
+        !value.is_empty() && value != "auto" && setting.level() > Level::Server
+    })
+}
+
+/// Where the value comes from.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
+    thread_local! {
+        /// Where they are, which never changes.
+        static FOUND: [Cell<*mut pg_sys::config_generic>; 3] =
+            const { [const { Cell::new(std::ptr::null_mut()) }; 3] };
+    }
+    let found = FOUND.with(|found| found[setting as usize].get());
+    // SAFETY: the array has that many elements, each of which has a name; looked at in the main thread. What a
+    // preloaded library defines stays.
+    unsafe {
+        if let Some(found) = found.as_ref() {
+            return Some(found.source);
+        }
+        let (settings, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
+        let mut all = (0..usize::try_from(count).ok()?).map(|index| *settings.add(index));
+        let found = all.find(|found| CStr::from_ptr((**found).name) == setting.name())?;
+        FOUND.with(|known| known[setting as usize].set(found));
+        Some((*found).source)
+    }
+}
+
+/// Where the value comes from.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn source(setting: ModelSetting) -> Option<pg_sys::GucSource::Type> {
+    // SAFETY: a look-up; null where there is no such setting, which is no error.
+    unsafe {
+        pg_sys::find_option(setting.name().as_ptr(), false, true, pg_sys::DEBUG5 as i32)
+            .as_ref()
+            .map(|setting| setting.source)
+    }
+}
+
+/// Whether a value names a file by its path, and not a model.
+pub(crate) fn is_path(value: &str) -> bool {
+    value.contains('/') || (!value.is_empty() && value.bytes().all(|byte| byte == b'.'))
+}
+
+/// The check hook of the settings that choose a model: a path is a superuser's to give. What the server's
+/// files, ALTER DATABASE and ALTER ROLE have set was checked when that was done.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_model(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    use pg_sys::GucSource;
+    // SAFETY: the value is a string, or null; the rest are globals of this process. PostgreSQL frees the texts.
+    unsafe {
+        if value.is_null() || (*value).is_null() || !is_path(&CStr::from_ptr(*value).to_string_lossy()) {
+            return true;
+        }
+        // A parallel worker gets what its leader has.
+        if source < GucSource::PGC_S_CLIENT || pg_sys::InitializingParallelWorker || pg_sys::superuser() {
+            return true;
+        }
+        pg_sys::GUC_check_errcode(pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32);
+        pg_sys::GUC_check_errmsg_string = copied(c"only superusers may name a model by the path of its file");
+        pg_sys::GUC_check_errhint_string =
+            copied(c"Give the name of a model: steadytext_model_list() shows which there are.");
+        false
+    }
+}
+
+/// A copy for PostgreSQL.
+fn copied(text: &CStr) -> *mut c_char {
+    // SAFETY: allocates in the current memory context, which outlives the report.
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
 }
 
 /// `pg_steadytext.model_dir`; relative to the data directory, which is every server process's working
@@ -121,15 +270,19 @@ fn text(setting: &GucSetting<Option<CString>>) -> String {
 
 /// Defines the settings. Only while shared_preload_libraries is processed.
 pub(crate) fn define() {
-    string(c"pg_steadytext.generation_model", &GENERATION_MODEL, c"Model that generates text where a request names none.",
-        c"\"auto\" takes a registered model whose file is there, otherwise the builtin one; otherwise the name of a row of steadytext_models, \"builtin\", or a file in pg_steadytext.model_dir.");
-    string(
+    model(
+        c"pg_steadytext.generation_model",
+        &GENERATION_MODEL,
+        c"Model that generates text where a request names none.",
+        c"\"auto\" leaves the choice to the database and its registry, and to what is in pg_steadytext.model_dir; otherwise the name of a model, or \"builtin\". Superusers may give a path.",
+    );
+    model(
         c"pg_steadytext.embedding_model",
         &EMBEDDING_MODEL,
         c"Model that computes embeddings where a request names none.",
         c"As pg_steadytext.generation_model.",
     );
-    string(
+    model(
         c"pg_steadytext.reranker_model",
         &RERANKER_MODEL,
         c"Model that ranks documents where a request names none.",
@@ -192,6 +345,14 @@ pub(crate) fn define() {
         c"",
         GucFlags::UNIT_MB,
     );
+    GucRegistry::define_enum_guc(
+        c"pg_steadytext.kv_cache_type",
+        c"How keys and values are kept: f16 or q8_0.",
+        c"q8_0 takes about half the memory. Answers differ a little, so that those of before are not given again. The backend candle has neither.",
+        &KV_CACHE_TYPE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     int(
         c"pg_steadytext.memory_limit_mb",
         &MEMORY_LIMIT_MB,
@@ -245,6 +406,28 @@ fn string(
     long: &'static CStr,
 ) {
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::default());
+}
+
+fn model(
+    name: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    short: &'static CStr,
+    long: &'static CStr,
+) {
+    // SAFETY: the hook is what PostgreSQL expects of one.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Userset,
+            GucFlags::default(),
+            Some(check_model),
+            None,
+            None,
+        );
+    }
 }
 
 fn int(

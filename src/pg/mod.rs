@@ -14,6 +14,7 @@ pub(crate) mod cache_table;
 pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
 pub(crate) mod engine_leader;
+pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod files;

@@ -8,6 +8,7 @@
 //! Invariant: the table is read and written under its lock; all zeros is an empty one.
 
 use std::cell::{RefCell, UnsafeCell};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -46,6 +47,17 @@ struct Inner {
     /// Ever found to be no good.
     bad_count: u64,
     bad: [Bad; BAD_FILES],
+    /// Ever seen.
+    path_count: u64,
+    paths: [PathContent; FILES],
+}
+
+/// What a path held when a model was last loaded from it. A path without a number is none.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PathContent {
+    path: u64,
+    hash: [u8; 32],
 }
 
 /// A file from which no model could be loaded for some use of it.
@@ -77,6 +89,32 @@ fn locked<R>(exclusive: bool, f: impl FnOnce(*mut Inner) -> R) -> Option<R> {
     TABLE.with_lock(exclusive, |table| f(table.inner.get()))
 }
 
+/// Whether the file at the path had another content when a model was last loaded from it, which is told once.
+pub(crate) fn is_replaced(path: &Path, hash: &[u8; 32]) -> bool {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let number = hasher.finish().max(1);
+    let is_known = |content: &PathContent| content.path == number && content.hash == *hash;
+    let known = locked(false, |inner| {
+        // SAFETY: the lock is held; nobody writes.
+        unsafe { &*inner }.paths.iter().any(is_known)
+    });
+    if known != Some(false) {
+        return false;
+    }
+    locked(true, |inner| {
+        // SAFETY: the lock is held, exclusively.
+        let inner = unsafe { &mut *inner };
+        if let Some(content) = inner.paths.iter_mut().find(|content| content.path == number) {
+            return std::mem::replace(&mut content.hash, *hash) != *hash;
+        }
+        inner.paths[inner.path_count as usize % FILES] = PathContent { path: number, hash: *hash };
+        inner.path_count += 1;
+        false
+    })
+    .unwrap_or(false)
+}
+
 /// Remembers the file that a model was loaded from.
 pub(crate) fn learn(identity: &ModelIdentity) {
     let Some(file) = identity.file else { return };
@@ -93,7 +131,7 @@ pub(crate) fn learn(identity: &ModelIdentity) {
 
 /// SHA-256 of the model's file as it is now, if somebody has computed it.
 pub(crate) fn of(model: &ModelSource) -> Option<[u8; 32]> {
-    let ModelSource::File(path) = model else { return Some(ModelIdentity::BUILTIN.hash) };
+    let ModelSource::File(path) = model else { return Some(ModelIdentity::builtin().hash) };
     let file = ModelIdentity::file_of(path).ok()?;
     find(&file).or_else(|| {
         let identity = ModelIdentity::recorded(path).filter(|identity| identity.file == Some(file))?;

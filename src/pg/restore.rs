@@ -14,8 +14,29 @@ use pgrx::prelude::*;
 use super::after_commit;
 use super::catalog_cache::{self, Installation, Registry};
 use super::error::{OrRaise, PgError};
+use super::guc;
 use super::privilege::as_owner;
 use super::spi::{self, Mode};
+
+/// Whether this session restores a dump: pg_dump and pg_restore begin with these settings, which nothing else has
+/// together.
+pub(crate) fn in_session() -> bool {
+    let is = |name, value: &str| guc::server_setting(name).is_some_and(|set| set == value);
+    is(c"check_function_bodies", "off") && is(c"search_path", "")
+}
+
+/// Makes what a statement has written visible to what reads the configuration and the registry next. The table's name, if it
+/// is one of these.
+///
+/// # Errors
+///
+/// Those of [`catalog_cache::installation`].
+pub(crate) fn see_changes(table: pg_sys::Oid) -> Result<Option<&'static str>, PgError> {
+    // SAFETY: in a trigger of the statement, which is not a parallel one.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    catalog_cache::forget();
+    Ok(catalog_cache::installation()?.registry(table).map(|registry| registry.name))
+}
 
 /// What is to be done when the statement has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
-use super::{self as registry, Task};
-use crate::pg::catalog_cache::Model;
+use super::{self as registry, Task, Wanted, directory};
+use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::{Failure, PgError};
-use crate::pg::{activity, model_checksums};
+use crate::pg::{activity, environment, model_checksums};
 
 /// How long a file that could not be read is passed over before it is tried again: its permissions may have
 /// changed, which leave no trace in what tells one content from another.
@@ -35,7 +35,7 @@ pub(crate) struct Resolved {
     /// Nobody chose it: it is the builtin one because no other is there.
     pub(crate) is_fallback: bool,
     name: String,
-    /// What its row says of the content of its file.
+    /// What its row or its card says of the content of its file.
     sha256: Option<[u8; 32]>,
     /// What it is for, where `auto` has chosen it.
     auto: Option<Task>,
@@ -56,14 +56,21 @@ impl Resolved {
         }
     }
 
-    /// A file.
-    pub(super) fn file(path: &Path, name: &str, sha256: Option<[u8; 32]>) -> Resolved {
-        Resolved {
-            source: ModelSource::File(path.to_owned()),
-            name: name.to_owned(),
-            sha256,
-            ..Resolved::builtin(false)
-        }
+    /// A file. Where nothing else says what its content must be, its card does.
+    ///
+    /// # Errors
+    ///
+    /// XX001 for a card that cannot be read.
+    pub(super) fn file(path: &Path, name: &str, sha256: Option<[u8; 32]>) -> Result<Resolved, PgError> {
+        let of_card = || Ok::<_, PgError>(directory::card(path)?.and_then(|card| card.checksum()));
+        let sha256 = if sha256.is_some() { sha256 } else { of_card()? };
+        let source = ModelSource::File(path.to_owned());
+        Ok(Resolved { source, name: name.to_owned(), sha256, ..Resolved::builtin(false) })
+    }
+
+    /// The name by which it was found.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The same, without others that would take its place.
@@ -90,6 +97,16 @@ impl Resolved {
     ///
     /// XX001 for another one.
     pub(crate) fn check_loaded(&self, model: &ModelIdentity) -> Result<(), PgError> {
+        if let ModelSource::File(path) = &self.source
+            && model_checksums::is_replaced(path, &model.hash)
+        {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("file \"{}\" of model \"{}\" has another content than before", path.display(), self.name),
+            )
+            .hint("What was computed before is not what the model computes now: columns of vectors are to be written anew.")
+            .report(PgLogLevel::LOG);
+        }
         self.check(&model.hash)
     }
 
@@ -109,12 +126,12 @@ impl Resolved {
                 hex(hash)
             ),
         )
-        .hint("Fetch the file again; or, if it is the right one, correct sha256 of the model in steadytext_models."))
+        .hint("Fetch the file again; or, if it is the right one, correct sha256 of the model in steadytext_models or in the card beside it."))
     }
 
     /// The model that is taken in the place of this one, whose loading has failed. `None` where the failure
     /// is not the file's, or where somebody chose the model.
-    pub(crate) fn pass_over(&self, error: &Error, models: &[Model]) -> Option<Resolved> {
+    pub(crate) fn pass_over(&self, error: &Error, models: &Models) -> Option<Resolved> {
         let until = match error {
             Error::ModelFile { .. } => activity::now() + UNREADABLE.as_micros() as i64,
             Error::CorruptModel { .. } | Error::UnsupportedModel { .. } | Error::Template { .. } => i64::MAX,
@@ -128,8 +145,8 @@ impl Resolved {
 
     /// The model that is taken in the place of this one, whose content is known by now, and another one than
     /// the registered.
-    pub(crate) fn next(&self, models: &[Model]) -> Option<Resolved> {
-        let next = registry::resolve(self.auto?, None, models).ok()?;
+    pub(crate) fn next(&self, models: &Models) -> Option<Resolved> {
+        let next = registry::resolve(self.auto?, Wanted::Default, models).ok()?;
         (next.source != self.source).then_some(next)
     }
 
@@ -143,28 +160,111 @@ impl Resolved {
     }
 }
 
-/// What `auto` takes for a purpose: the first of these models whose file is there and good, as far as that is
-/// known.
-pub(super) fn first_good(purpose: Task, models: &[Model], task: Task) -> (Option<Resolved>, Vec<PgError>) {
-    let mut passed_over = Vec::new();
-    for model in models.iter().filter(|model| model.task == task.name()) {
-        let Some(path) = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path))
-        else {
-            continue;
+/// What `auto` has found.
+pub(super) struct Search {
+    /// The model.
+    pub(super) found: Option<Resolved>,
+    /// Why others were passed over that come before it.
+    pub(super) passed_over: Vec<PgError>,
+    /// Somebody wants a model for the task here: the builtin one must not answer in its place.
+    pub(super) is_claimed: bool,
+}
+
+impl Search {
+    /// Looks at the file of a model. Whether it is the one.
+    fn consider(&mut self, purpose: Task, path: &Path, name: &str, sha256: Option<[u8; 32]>) -> bool {
+        self.is_claimed = true;
+        let mut found = match Resolved::file(path, name, sha256) {
+            Ok(found) => found,
+            Err(error) => {
+                self.passed_over.push(warning(name, &error.message));
+                return false;
+            }
         };
-        let mut found = Resolved::file(&path, &model.name, model.sha256);
         if let Err(error) = found.check_known() {
             // Not to be believed: the row may be corrected.
-            note(&path, purpose, &model.name, &error.message, 0);
-            passed_over.push(warning(&model.name, &error.message));
-        } else if let Some(reason) = model_checksums::why_bad(&path, purpose.number(), activity::now()) {
-            passed_over.push(warning(&model.name, &reason));
-        } else {
-            found.auto = Some(purpose);
-            return (Some(found), passed_over);
+            note(path, purpose, name, &error.message, 0);
+            self.passed_over.push(warning(name, &error.message));
+            return false;
+        }
+        if let Some(reason) = model_checksums::why_bad(path, purpose.number(), activity::now()) {
+            self.passed_over.push(warning(name, &reason));
+            return false;
+        }
+        found.auto = Some(purpose);
+        self.found = Some(found);
+        true
+    }
+}
+
+/// What `auto` takes for a purpose: the first of the registered models whose file is there and good, as far as
+/// that is known; otherwise the first in the directory whose card prefers the task; otherwise the only one in the
+/// directory that can be used for it.
+///
+/// # Errors
+///
+/// 42710 where there are several of the last kind.
+pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Search, PgError> {
+    let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
+    let mut rows: Vec<&Model> = models.iter().filter(|model| model.task == task.name()).collect();
+    if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
+        rows.sort_by_key(|model| !model.is_fallback);
+    }
+    for model in rows {
+        // Rows that came with the extension say nothing of what is wanted here.
+        search.is_claimed |= !model.is_default;
+        let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
+        if let Some(path) = there
+            && search.consider(purpose, &path, &model.name, model.sha256)
+        {
+            return Ok(search);
         }
     }
-    (None, passed_over)
+    search.is_claimed |= directory::misses(task.of_card());
+    let mut others = Vec::new();
+    for entry in directory::entries().iter() {
+        let Some(path) = registry::path_of(entry) else { continue };
+        let prefers = match directory::card(&path) {
+            Ok(card) => card.is_some_and(|card| card.preferred.contains(&task.of_card())),
+            Err(_) => false,
+        };
+        if prefers && registry::is_there(&path) {
+            if search.consider(purpose, &path, &entry.name, None) {
+                return Ok(search);
+            }
+        } else if prefers {
+            search.is_claimed = true;
+        } else if !models.iter().any(|model| model.file == entry.file) {
+            others.push((entry.clone(), path));
+        }
+    }
+    others.retain(|(_, path)| registry::is_there(path) && directory::tasks(path).contains(&task.of_card()));
+    if let [_, _, ..] = others.as_slice() {
+        let names: Vec<String> =
+            others.iter().take(8).map(|(entry, _)| format!("\"{}\"", entry.name)).collect();
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("no model is preferred for task {} among several: {}", task.name(), names.join(", ")),
+        )
+        .hint(format!("Name one in {}.", task.setting().name().to_string_lossy())));
+    }
+    for (entry, path) in others {
+        search.consider(purpose, &path, &entry.name, None);
+    }
+    Ok(search)
+}
+
+/// That there are models for a task, and none that can be used.
+pub(super) fn none_usable(task: Task, passed_over: &[PgError]) -> PgError {
+    let reason = passed_over.first().map_or("the files of its models are not there", |error| &error.message);
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+        format!("no model for task {} can be used: {reason}", task.name()),
+    )
+    .hint(format!(
+        "Put a file into pg_steadytext.model_dir, or name a model in {}; \"builtin\" is one, and for demonstrations and tests only.",
+        task.setting().name().to_string_lossy()
+    ))
 }
 
 /// The same, with what was passed over before it.
@@ -176,7 +276,7 @@ pub(super) fn after(mut found: Resolved, mut passed_over: Vec<PgError>) -> Resol
 
 /// Why the file of a model is no good for its task, as far as that is known.
 pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> {
-    let known = Resolved::file(path, &model.name, model.sha256).check_known();
+    let known = Resolved::file(path, &model.name, model.sha256).and_then(|found| found.check_known());
     known
         .err()
         .map(|error| error.message)
@@ -211,5 +311,5 @@ fn warning(name: &str, reason: &str) -> PgError {
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("model \"{name}\" is passed over: {}", model_checksums::fitting(reason)),
     )
-    .hint("The next registered model answers. Mend or remove the file, or name another model in the server's settings.")
+    .hint("Another model answers, if there is one. Mend or remove the file, or name another model in the settings.")
 }

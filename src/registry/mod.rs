@@ -1,29 +1,42 @@
-//! The registry of models: from the name of a model, or the server's settings, to the file that answers.
+//! The registry of models: from the name of a model, or the settings, to the file that answers.
 //!
-//! Invariant: a request can only name a row of steadytext_models, or the builtin model. Files are named by
-//! administrators, in that table and in the server's settings.
+//! A name is that of a row of steadytext_models; otherwise that of a file or folder directly below
+//! pg_steadytext.model_dir; otherwise `builtin`. Where none is named, [`defaults`] says which one was set, and
+//! [`choice`] takes one where none was.
+//!
+//! Invariant: a request can only name such a model. Paths are given by administrators in the registry, and by
+//! superusers in settings.
 
 mod choice;
+mod defaults;
+pub(crate) mod directory;
 mod model_files;
+pub(crate) mod restored;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use pgrx::prelude::*;
-use steadytext_engine::ModelSource;
 use steadytext_engine::gguf::parts;
+use steadytext_engine::{ModelSource, card};
 use strsim::levenshtein;
 
 pub(crate) use self::choice::Resolved;
+use self::choice::Search;
+use self::defaults::DefaultModel;
+pub(crate) use self::defaults::is_obeyed;
+use self::directory::Entry;
 use self::model_files::{LeadsOut, locate};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
 use crate::pg::guc;
 
 /// The name of the model inside the library.
-const BUILTIN: &str = "builtin";
-/// The setting that leaves the choice to the registry.
+pub(crate) const BUILTIN: &str = "builtin";
+/// The setting that leaves the choice to the next level.
 const AUTO: &str = "auto";
+/// Models of the directory that are looked at for a hint.
+const MAX_SHOWN: usize = 256;
 
 /// What the model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +50,11 @@ pub(crate) enum Task {
 }
 
 impl Task {
+    /// All of them, by their numbers.
+    pub(crate) const ALL: [Task; 3] = [Task::Generate, Task::Embed, Task::Rerank];
+
     /// The word for it in steadytext_models.
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Task::Generate => "generate",
             Task::Embed => "embed",
@@ -51,22 +67,39 @@ impl Task {
         self as u8
     }
 
-    fn setting(self) -> (&'static str, String) {
+    /// The same in cards.
+    fn of_card(self) -> card::Task {
         match self {
-            Task::Generate => ("pg_steadytext.generation_model", guc::generation_model()),
-            Task::Embed => ("pg_steadytext.embedding_model", guc::embedding_model()),
-            Task::Rerank => ("pg_steadytext.reranker_model", guc::reranker_model()),
+            Task::Generate => card::Task::Generate,
+            Task::Embed => card::Task::Embed,
+            Task::Rerank => card::Task::Rerank,
         }
     }
 }
 
-/// The model of a request that names one, by name or size, or the one that the server's settings choose.
+/// Which model a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// The one of this name.
+    Named(&'a str),
+    /// The one that was the default of the session which enqueued it.
+    Remembered(&'a str),
+    /// Any: the default of this session.
+    Default,
+}
+
+/// The model of a request that names one, by name or size, or the one that is the default.
 ///
 /// # Errors
 ///
-/// 42704 for a name that is not registered, 42809 for a model that is registered for another task, 58030 for
-/// one whose file is not there, XX001 for one whose file is known to be another than the registered.
-pub(crate) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+/// 42704 for a name that nothing has, 42710 for one that several have, 42809 for a model that is for another task, 58030
+/// for one whose file is not there, 58P01 where none can be used, XX001 for one whose file is known to be another than the
+/// registered, or whose card cannot be read.
+pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result<Resolved, PgError> {
+    let asked = match wanted {
+        Wanted::Named(name) | Wanted::Remembered(name) => Some(name),
+        Wanted::Default => None,
+    };
     let known = KNOWN.with_borrow(|known| {
         let mut known = known.iter().flatten();
         known.find(|known| known.0 == task && known.1.as_deref() == asked).map(|known| known.2.clone())
@@ -88,54 +121,81 @@ pub(crate) fn resolve(task: Task, asked: Option<&str>, models: &[Model]) -> Resu
 /// # Errors
 ///
 /// Those of [`resolve`].
-pub(crate) fn named(asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     let row = asked.and_then(|name| models.iter().find(|model| model.name == name));
-    let tasks = [Task::Generate, Task::Embed, Task::Rerank];
-    let task = row.and_then(|row| tasks.into_iter().find(|task| task.name() == row.task));
+    let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
     Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
 }
 
-fn look_for(task: Task, asked: Option<&str>, models: &[Model]) -> Result<Resolved, PgError> {
+fn look_for(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),
-        Some(name) => registered(task, name, models),
-        None => configured(task, task, models),
+        Some(name) => named(task, name, models),
+        None => {
+            let found = configured(task, task, models)?;
+            restored::note(task, &found.source);
+            Ok(found)
+        }
     }
 }
 
-/// The model that the server's settings choose for a task, to be used for a purpose.
-fn configured(purpose: Task, task: Task, models: &[Model]) -> Result<Resolved, PgError> {
-    let (setting, name) = task.setting();
-    match name.as_str() {
-        BUILTIN => Ok(Resolved::builtin(false)),
-        AUTO | "" => {
-            let (found, passed_over) = choice::first_good(purpose, models, task);
-            let found = match found {
-                Some(found) => found,
-                // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
-                None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
-                None => Resolved::builtin(true),
-            };
-            Ok(choice::after(found, passed_over))
-        }
-        name if models.iter().any(|model| model.name == name) => registered(task, name, models),
-        name => {
-            let path = path_of(name);
-            if !is_there(&path) {
-                return Err(PgError::new(
-                    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-                    format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
-                )
-                .hint(
-                    "Register the model in steadytext_models, or put its file into pg_steadytext.model_dir.",
-                ));
-            }
-            // What is registered of the file holds for every name of it.
-            let sha256 = models.iter().find(|model| model.file == name).and_then(|model| model.sha256);
-            let found = Resolved::file(&path, name, sha256);
-            found.check_known().map(|()| found)
-        }
+/// The model that is the default of a task, to be used for a purpose.
+fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+    let Some(DefaultModel { name, setting }) = defaults::of(task, models)? else {
+        return automatic(purpose, task, models);
+    };
+    if name == BUILTIN {
+        return Ok(Resolved::builtin(false));
     }
+    if models.iter().any(|model| model.name == name) || (!guc::is_path(&name) && entry(&name)?.is_some()) {
+        return named(task, &name, models);
+    }
+    // Only settings that a superuser has made have paths.
+    let path = set_path(&name);
+    if !guc::is_path(&name) || !is_there(&path) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("{setting} is \"{name}\", which is neither a registered model nor a file"),
+        )
+        .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
+    }
+    // What is registered of the file holds for every name of it.
+    let sha256 = models.iter().find(|model| model.file == name).and_then(|model| model.sha256);
+    let found = Resolved::file(&path, &name, sha256)?;
+    found.check_known().map(|()| found)
+}
+
+/// What is taken where nobody has set a default.
+fn automatic(purpose: Task, task: Task, models: &Models) -> Result<Resolved, PgError> {
+    let Search { found, passed_over, is_claimed } = choice::search(purpose, models, task)?;
+    let found = match found {
+        Some(found) => found,
+        // Vectors rank documents, too, and those of the model that was chosen for vectors do so best.
+        None if task == Task::Rerank => configured(purpose, Task::Embed, models)?,
+        // What was computed by another model, or is to be, is not the builtin one's.
+        None if is_claimed => return Err(choice::none_usable(task, &passed_over)),
+        None => Resolved::builtin(true),
+    };
+    Ok(choice::after(found, passed_over))
+}
+
+/// What a request has to remember that is enqueued now and names no model: the default of this session, its role or its
+/// database. The worker knows what is set for the server and in steadytext_config.
+///
+/// # Errors
+///
+/// Those of [`check`]; 0A000 for a path, which the queue must not carry.
+pub(crate) fn to_remember(task: Task, models: &Models) -> Result<Option<String>, PgError> {
+    let Some(DefaultModel { name, setting }) = defaults::of_session(task) else { return Ok(None) };
+    if guc::is_path(&name) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("{setting} is a path in this session, which requests of the queue cannot name"),
+        )
+        .hint("Register the file in steadytext_models, and set its name."));
+    }
+    check(task, &name, models)?;
+    Ok(Some(name))
 }
 
 /// What is known of the model in a row of the registry.
@@ -149,10 +209,9 @@ pub(crate) struct Status {
 }
 
 /// What is known of the models, in their order.
-pub(crate) fn status(models: &[Model]) -> Vec<Status> {
-    let tasks = [Task::Generate, Task::Embed, Task::Rerank];
+pub(crate) fn status(models: &Models) -> Vec<Status> {
     let of = |model: &Model| {
-        let Some(task) = tasks.into_iter().find(|task| task.name() == model.task) else {
+        let Some(task) = Task::ALL.into_iter().find(|task| task.name() == model.task) else {
             return Status { state: "unusable", reason: None, is_chosen: false };
         };
         let Ok(path) = registered_path(&model.file) else {
@@ -165,7 +224,7 @@ pub(crate) fn status(models: &[Model]) -> Vec<Status> {
             Some(_) => "unusable",
             None => "ready",
         };
-        let chosen = resolve(task, None, models).ok().map(|found| found.source);
+        let chosen = resolve(task, Wanted::Default, models).ok().map(|found| found.source);
         Status { state, reason, is_chosen: chosen == Some(ModelSource::File(path)) }
     };
     models.iter().map(of).collect()
@@ -175,29 +234,80 @@ pub(crate) fn status(models: &[Model]) -> Vec<Status> {
 ///
 /// # Errors
 ///
-/// 42704 and 42809, as [`resolve`].
-pub(crate) fn check(task: Task, name: &str, models: &[Model]) -> Result<(), PgError> {
+/// 42704, 42710 and 42809, as [`resolve`].
+pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgError> {
     if name == BUILTIN {
         return Ok(());
     }
     find(task, name, models).map(|_| ())
 }
 
-/// The row of a model.
-fn find<'a>(task: Task, name: &str, models: &'a [Model]) -> Result<&'a Model, PgError> {
+/// What a name stands for.
+enum Found<'a> {
+    Row(&'a Model),
+    Entry(Entry),
+}
+
+/// A row of this name, or else a model in the directory.
+fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgError> {
     let shown = shown(name);
-    let model = models.iter().find(|model| model.name == name).ok_or_else(|| {
-        PgError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("model \"{shown}\" is not registered"))
-            .hint(known(task, name, models))
-    })?;
-    if model.task != task.name() {
-        return Err(PgError::new(
+    let of_other_task = |verb: &str, tasks: &str| {
+        PgError::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            format!("model \"{shown}\" is registered for task {}, not {}", model.task, task.name()),
+            format!("model \"{shown}\" is {verb} for task {tasks}, not {}", task.name()),
+        )
+        .hint(known(task, name, models))
+    };
+    if let Some(model) = models.iter().find(|model| model.name == name) {
+        return if model.task == task.name() {
+            Ok(Found::Row(model))
+        } else {
+            Err(of_other_task("registered", &model.task))
+        };
+    }
+    let Some(entry) = entry(name)? else {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("model \"{shown}\" is not registered"),
         )
         .hint(known(task, name, models)));
+    };
+    if let Some(path) = path_of(&entry)
+        && let Some(card) = directory::card(&path)?
+        && !card.tasks.is_empty()
+        && !card.tasks.contains(&task.of_card())
+    {
+        let tasks: Vec<&str> = card.tasks.iter().map(|task| task.name()).collect();
+        return Err(of_other_task("meant", &tasks.join(", ")));
     }
-    Ok(model)
+    Ok(Found::Entry(entry))
+}
+
+/// The model of this name in the directory of the models.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+fn entry(name: &str) -> Result<Option<Entry>, PgError> {
+    directory::find(name, |entry| path_of(entry).is_some_and(|path| is_there(&path)))
+}
+
+/// The file or folder of this name directly in the directory of the models, whatever it is for; `None` where a row has the name,
+/// and where there is none.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>, PgError> {
+    if models.iter().any(|model| model.name == name) {
+        return Ok(None);
+    }
+    Ok(entry(name)?.and_then(|entry| path_of(&entry)))
+}
+
+/// The path of an entry of the directory; `None` for links that lead out of it.
+pub(crate) fn path_of(entry: &Entry) -> Option<PathBuf> {
+    if entry.is_plain { Some(set_path(&entry.file)) } else { registered_path(&entry.file).ok() }
 }
 
 /// The beginning of what a user sent, fit for an error message.
@@ -206,9 +316,21 @@ fn shown(name: &str) -> String {
 }
 
 /// Which models there are for a task: those whose names are close, or the first ones.
-fn known(task: Task, name: &str, models: &[Model]) -> String {
-    let names = || models.iter().filter(|model| model.task == task.name()).map(|model| model.name.as_str());
-    let mut close: Vec<(usize, &str)> = names()
+fn known(task: Task, name: &str, models: &Models) -> String {
+    let rows = models.iter().filter(|model| model.task == task.name()).map(|model| model.name.clone());
+    let files = directory::entries();
+    let files = files.iter().take(MAX_SHOWN).filter(|entry| {
+        path_of(entry)
+            .is_some_and(|path| is_there(&path) && directory::tasks(&path).contains(&task.of_card()))
+    });
+    let mut names: Vec<String> = rows.collect();
+    for entry in files {
+        if !names.iter().any(|name| name.to_lowercase() == entry.name.to_lowercase()) {
+            names.push(entry.name.clone());
+        }
+    }
+    let mut close: Vec<(usize, &String)> = names
+        .iter()
         .map(|known| (levenshtein(&shown(name).to_lowercase(), &known.to_lowercase()), known))
         .filter(|(distance, known)| *distance <= known.chars().count() / 3 + 1)
         .collect();
@@ -216,19 +338,27 @@ fn known(task: Task, name: &str, models: &[Model]) -> String {
     let quoted = |name: &str| format!("\"{name}\"");
     if !close.is_empty() {
         let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| quoted(name)).collect();
-        return format!("Did you mean {}? steadytext_models lists the models there are.", close.join(", "));
+        return format!(
+            "Did you mean {}? steadytext_model_list() shows the models there are.",
+            close.join(", ")
+        );
     }
-    let known: Vec<String> = names().take(8).chain([BUILTIN]).map(quoted).collect();
+    let known: Vec<String> = names.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted).collect();
     format!(
-        "Models for this task: {}. steadytext_models lists all; administrators add to it.",
+        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them, in steadytext_models or as files in pg_steadytext.model_dir.",
         known.join(", ")
     )
 }
 
-fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgError> {
-    let (model, shown) = (find(task, name, models)?, shown(name));
+/// The model of a name that is not `builtin`.
+fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
+    let (found, shown) = (find(task, name, models)?, shown(name));
+    let (file, sha256) = match &found {
+        Found::Row(model) => (&model.file, model.sha256),
+        Found::Entry(entry) => (&entry.file, None),
+    };
     // Said in the same words whether or not there is something.
-    let path = registered_path(&model.file).map_err(|LeadsOut| {
+    let path = registered_path(file).map_err(|LeadsOut| {
         PgError::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("the file of model \"{shown}\" leads out of pg_steadytext.model_dir"),
@@ -244,7 +374,7 @@ fn registered(task: Task, name: &str, models: &[Model]) -> Result<Resolved, PgEr
             "Put the file there, or change pg_steadytext.model_dir or the model's row in steadytext_models.",
         ));
     }
-    let found = Resolved::file(&path, name, model.sha256);
+    let found = Resolved::file(&path, name, sha256)?;
     found.check_known().map(|()| found)
 }
 
@@ -254,7 +384,7 @@ pub(crate) fn builtin_warning() -> PgError {
         PgSqlErrorCode::ERRCODE_WARNING,
         "pg_steadytext answers with its builtin model, which is for demonstrations and tests only",
     )
-    .hint("Put a GGUF file into pg_steadytext.model_dir and name it in pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model; set them to \"builtin\" to silence this.")
+    .hint("Put a GGUF file into pg_steadytext.model_dir; set pg_steadytext.generation_model, pg_steadytext.embedding_model and pg_steadytext.reranker_model to \"builtin\" to silence this.")
 }
 
 /// What was resolved: for what, by which name, to which model.
@@ -280,17 +410,17 @@ pub(crate) fn looking_once<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Whether there is a model: a GGUF file, or a folder of an encoder.
-fn is_there(path: &Path) -> bool {
+pub(crate) fn is_there(path: &Path) -> bool {
     // Of a split model, all parts.
     parts(path).iter().all(|part| part.is_file()) || path.join("config.json").is_file()
 }
 
 /// A file of the registry, which administrators fill who are no superusers.
-fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
+pub(crate) fn registered_path(file: &str) -> Result<PathBuf, LeadsOut> {
     locate(Path::new(&guc::model_dir()), file)
 }
 
 /// A file that a setting names: relative names are under pg_steadytext.model_dir.
-fn path_of(file: &str) -> PathBuf {
+fn set_path(file: &str) -> PathBuf {
     Path::new(&guc::model_dir()).join(file)
 }

@@ -16,7 +16,7 @@ const FOLDER_DEPTH: usize = 3;
 
 /// A name that leads out of the directory of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LeadsOut;
+pub(crate) struct LeadsOut;
 
 /// The path of a file or folder of the registry; whether there is something is another question.
 ///

@@ -3,6 +3,9 @@
 use pgrx::prelude::*;
 use steadytext_engine::Verification;
 
+use steadytext_engine::Chunk;
+
+use super::categories::Categories;
 use super::ranking::Ranking;
 use crate::pg::error::{OrRaise, PgError};
 
@@ -17,6 +20,14 @@ pub(crate) enum Answer {
     Embeddings(Vec<Vec<f32>>),
     /// Documents, best first.
     Ranking(Ranking),
+    /// The tokens of a text.
+    Tokens(Vec<u32>),
+    /// A text in pieces.
+    Chunks(Vec<Chunk>),
+    /// Categories, best first.
+    Categories(Categories),
+    /// Those to the elements of an array; `None` where one cannot be answered.
+    Many(Vec<Option<Answer>>),
     /// How far the backends are apart.
     Verification(Verification),
 }
@@ -30,6 +41,19 @@ impl Answer {
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
             Answer::Verification(verified) => verified.rows.len() * 64,
+            Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
+            Answer::Chunks(chunks) => size_of_val(chunks.as_slice()),
+            Answer::Categories(categories) => categories.names().map(|name| name.len() + 64).sum(),
+            Answer::Many(answers) => answers.iter().flatten().map(Answer::bytes).sum(),
+        }
+    }
+
+    /// As steadytext_queue.results has it: documents or categories, best first.
+    pub(crate) fn list(&self) -> Option<Vec<&str>> {
+        match self {
+            Answer::Ranking(ranking) => Some(ranking.documents().collect()),
+            Answer::Categories(categories) => Some(categories.names().collect()),
+            _ => None,
         }
     }
 
@@ -41,9 +65,7 @@ impl Answer {
     pub(crate) fn into_text(self) -> Result<String, PgError> {
         match self {
             Answer::Text(text) => Ok(text),
-            Answer::Embedding(_) | Answer::Embeddings(_) | Answer::Ranking(_) | Answer::Verification(_) => {
-                Err(unexpected())
-            }
+            _ => Err(unexpected()),
         }
     }
 }

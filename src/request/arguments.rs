@@ -68,6 +68,32 @@ pub(crate) fn rerank_params(
     ])
 }
 
+/// The parameters of a judgement that differ from the defaults.
+pub(crate) fn verb_params(
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+) -> Map<String, Value> {
+    params([
+        ("use_cache", use_cache.filter(|use_cache| *use_cache != defaults::USE_CACHE).map(Value::from)),
+        ("seed", seed.filter(|seed| *seed != defaults::SEED).map(Value::from)),
+        ("model", model.map(Value::from)),
+    ])
+}
+
+/// What a classification has beside [`verb_params`], as far as it differs from the defaults.
+pub(crate) fn classify_params(
+    task_description: Option<&str>,
+    method: Option<&str>,
+    threshold: Option<f64>,
+) -> Map<String, Value> {
+    params([
+        ("task_description", task_description.map(Value::from)),
+        ("method", method.filter(|method| *method != defaults::METHOD).map(Value::from)),
+        ("threshold", threshold.filter(|threshold| *threshold != defaults::THRESHOLD).map(number)),
+    ])
+}
+
 fn params<const N: usize>(given: [(&str, Option<Value>); N]) -> Map<String, Value> {
     given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }

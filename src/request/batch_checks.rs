@@ -74,7 +74,8 @@ struct Texts<'a> {
 /// P0001 with the predecessor's words where something is missing or there is too much of it; 54000 for what
 /// is too long.
 pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgError> {
-    read(asked, config).map(|_| ())
+    let Texts { documents, .. } = read(asked, config)?;
+    ids(asked.params, documents.len(), config).map(|_| ())
 }
 
 /// The subtasks of a reranking: one for each query and document.
@@ -84,6 +85,7 @@ pub(crate) fn check_rerank(asked: Asked<'_>, config: &Config) -> Result<(), PgEr
 /// As [`check_rerank`].
 pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Subtasks, PgError> {
     let Texts { queries, documents } = read(asked, config)?;
+    let ids = ids(asked.params, documents.len(), config)?.map(owned);
     let task = asked.params.get("task").and_then(Value::as_str).unwrap_or(defaults::RERANK_TASK);
     Ok(Subtasks::Rerank(Reranking {
         queries: owned(queries),
@@ -92,7 +94,26 @@ pub(crate) fn rerank(asked: Asked<'_>, config: &Config) -> Result<Subtasks, PgEr
         scores: asked.params.get("return_scores").and_then(Value::as_bool).unwrap_or(defaults::RETURN_SCORES),
         batch: asked.request_type == "batch_rerank",
         truncate: truncates(asked.params),
+        ids,
     }))
+}
+
+/// What the caller calls the documents.
+fn ids<'a>(params: &'a Value, documents: usize, config: &Config) -> Result<Option<Vec<&'a str>>, PgError> {
+    let Some(ids) = params.get("document_ids") else { return Ok(None) };
+    let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
+    let Some(ids) = ids.as_array() else {
+        return Err(invalid("document_ids must be an array of texts".to_owned()));
+    };
+    if ids.len() != documents {
+        return Err(invalid(format!("there are {documents} documents, but {} document_ids", ids.len()))
+            .hint("Give one id for each document, in their order."));
+    }
+    let ids: Vec<&str> = ids.iter().map(Value::as_str).collect::<Option<_>>().ok_or_else(|| {
+        invalid("document_ids must be texts".to_owned()).hint("NULL is no id; numbers are cast: id::text.")
+    })?;
+    check_bytes(bytes(&ids), "the document_ids", config)?;
+    Ok(Some(ids))
 }
 
 fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {

@@ -3,19 +3,22 @@
 //! Nothing here needs a model or a table, so that the queue's trigger and the synchronous calls refuse the
 //! same requests with the same words.
 
-use pgrx::prelude::*;
 use serde_json::Value;
 
 use super::asked::Asked;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
-use super::params;
+pub(crate) use super::values::{check_length, invalid, too_long};
+use super::values::{in_range, require};
+use super::{conversation, options, params, verb_checks};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
-const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank or batch_rerank.";
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity.";
+/// Longest task_description, in bytes.
+const MAX_DESCRIPTION_BYTES: usize = 8192;
 
 /// Checks a request's type and what the type asks of its text and its parameters.
 ///
@@ -27,20 +30,27 @@ pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
     check_columns(request_type, text.is_some(), asked.prompts.is_some())?;
     check_constraint(request_type, params)?;
     match request_type {
-        "generate" => check_text(text, "Prompt cannot be empty", config),
+        "generate" | "generate_json" | "generate_regex" | "generate_choice" => {
+            check_text(text, "Prompt cannot be empty", config)?;
+            conversation::check(asked, config)
+        }
         // Members of a batch fail alone, in the worker, not with the whole batch here.
         "embed" if params.get("batch") == Some(&Value::Bool(true)) => {
             check_length(text.map_or(0, str::len), config)
         }
         "embed" => check_text(text, "Text input cannot be empty", config),
-        "generate_json" | "generate_regex" | "generate_choice" => {
-            check_text(text, "Prompt cannot be empty", config)
-        }
         "rerank" | "batch_rerank" => {
             check_forms(asked)?;
             check_rerank(asked, config)
         }
         "batch_embed" => check_embed(asked, config),
+        verb if verb_checks::is_verb(verb) => {
+            check_length(text.map_or(0, str::len), config)?;
+            for text in asked.prompts.unwrap_or_default().iter().flatten() {
+                check_length(text.len(), config)?;
+            }
+            verb_checks::read(asked).map(|_| ())
+        }
         _ => Err(unknown_type(request_type)),
     }
 }
@@ -60,6 +70,14 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
             Err(invalid(format!("requests of type {request_type} take no prompts array"))
                 .hint("Put the text into column prompt, one row for each."))
         }
+        verb if verb_checks::is_verb(verb) && verb != "similarity" && has_prompts => {
+            Err(invalid(format!("requests of type {verb} take no prompts array"))
+                .hint("Put the text into column prompt, one row for each."))
+        }
+        "similarity" if has_prompt => {
+            Err(invalid("requests of type similarity take no prompt")
+                .hint("Put both texts into column prompts."))
+        }
         "batch_embed" if has_prompt => {
             Err(invalid("requests of type batch_embed take no prompt")
                 .hint("Put the texts into column prompts."))
@@ -67,6 +85,7 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
         "batch_rerank" if has_prompt && has_prompts => Err(twice("the query", "prompt", "prompts")),
         "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "batch_embed"
         | "rerank" | "batch_rerank" => Ok(()),
+        verb if verb_checks::is_verb(verb) => Ok(()),
         _ => Err(unknown_type(request_type)),
     }
 }
@@ -94,21 +113,6 @@ fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Re
     check_length(text.map_or(0, str::len), config)
 }
 
-/// Refuses a text that is too long, by its length alone.
-///
-/// # Errors
-///
-/// 54000.
-pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError> {
-    let limit = config.max_prompt_bytes;
-    if bytes as i64 > limit {
-        return Err(too_long(format!("the text has {bytes} bytes, {limit} are allowed"))
-            .hint("Shorten the text, or raise max_prompt_bytes with steadytext_config_set().")
-            .lasting());
-    }
-    Ok(())
-}
-
 /// Checks the parameters of a request of any type.
 ///
 /// # Errors
@@ -131,29 +135,35 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             }
             "seed" => require(value.is_i64(), key, "an integer")?,
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
-            "top_k" => require(
-                value.as_i64().is_some_and(|k| (0..=1_000_000).contains(&k)),
-                key,
-                "an integer between 0 and 1000000",
-            )?,
-            "top_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
-            "min_p" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             // They were checked with the type.
-            "schema" | "pattern" | "choices" => {}
+            "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
+            | "descriptions" | "examples" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
             }
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?
             }
-            "eos_string" | "model" | "size" | "task" => {
+            "method" => require(
+                matches!(value.as_str(), Some("generate" | "embed")),
+                key,
+                "\"generate\" or \"embed\"",
+            )?,
+            "threshold" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
+            "task_description" => {
+                let fits = |text: &str| !text.trim().is_empty() && text.len() <= MAX_DESCRIPTION_BYTES;
+                let range = format!("a text of 1 to {MAX_DESCRIPTION_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            "eos_string" | "model" | "size" | "default_model" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;
             }
             // Texts, with limits of their own.
             "query" => require(value.is_string(), key, "a text")?,
-            "documents" => require(value.is_array(), key, "an array of texts")?,
+            "documents" | "document_ids" => require(value.is_array(), key, "an array of texts")?,
+            _ if options::check(key, value)? => {}
             _ => return Err(invalid(format!("unknown parameter \"{}\"", truncated(key)))),
         }
     }
@@ -161,24 +171,6 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
         return Err(invalid("a passage has no task").hint("Give a task with mode query, or leave mode out."));
     }
     Ok(())
-}
-
-fn in_range(value: &Value, low: f64, high: f64) -> bool {
-    value.as_f64().is_some_and(|number| (low..=high).contains(&number))
-}
-
-fn require(holds: bool, key: &str, wanted: &str) -> Result<(), PgError> {
-    if holds { Ok(()) } else { Err(invalid(format!("{key} must be {wanted}"))) }
-}
-
-/// An error about a value that a request must not have.
-pub(crate) fn invalid(message: impl Into<String>) -> PgError {
-    PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-}
-
-/// An error about something that is longer than it may be.
-pub(crate) fn too_long(message: impl Into<String>) -> PgError {
-    PgError::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
 }
 
 /// The beginning of something a user sent, fit for an error message.

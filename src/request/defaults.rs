@@ -22,5 +22,9 @@ pub(crate) const RETURN_SCORES: bool = true;
 /// `task` of a reranking: the instruction of the model.
 pub(crate) const RERANK_TASK: &str =
     "Given a web search query, retrieve relevant passages that answer the query";
+/// `method` of a classification: a model that generates says how likely each category is.
+pub(crate) const METHOD: &str = "generate";
+/// `threshold` of a classification into several categories.
+pub(crate) const THRESHOLD: f64 = 0.5;
 /// `priority`, from 1 to 10.
 pub(crate) const PRIORITY: i64 = 5;

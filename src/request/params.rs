@@ -11,29 +11,65 @@ use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 use crate::pg::jsonb::{self, Item, Jsonb, TreeError};
 
-/// Most bytes of params as they are stored, besides the texts of a ranking.
+/// Most bytes of params as they are stored, besides the texts of a ranking or a conversation.
 const MAX_BYTES: usize = 1 << 20;
 /// Most elements of a schema or a list of choices.
 const MAX_ELEMENTS: usize = 65_536;
 
 /// What all types that generate take.
-const GENERATE: &[&str] =
-    &["max_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "use_cache", "model", "size"];
-const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size"];
-const RERANK: &[&str] =
-    &["query", "documents", "task", "return_scores", "truncate", "seed", "use_cache", "model", "size"];
+const GENERATE: &[&str] = &[
+    "max_tokens",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "system_prompt",
+    "messages",
+    "use_cache",
+    "model",
+    "size",
+    "default_model",
+];
+const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size", "default_model"];
+const RERANK: &[&str] = &[
+    "query",
+    "documents",
+    "document_ids",
+    "task",
+    "return_scores",
+    "truncate",
+    "seed",
+    "use_cache",
+    "model",
+    "size",
+    "default_model",
+];
+
+/// What all judgements take, what classifications take beside it, and with a threshold.
+const VERB: &[&str] = &["seed", "use_cache", "model", "size"];
+const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
+const CLASSIFY_MULTI: &[&str] =
+    &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
 /// that this version does not know, nothing.
 fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'static [&'static str])> {
     Some(match request_type {
-        "generate" => (&["eos_string"], GENERATE),
+        "generate" => (&["eos_string", "stop", "thinking"], GENERATE),
         "generate_json" => (&["schema"], GENERATE),
         "generate_regex" => (&["pattern"], GENERATE),
         "generate_choice" => (&["choices"], GENERATE),
         "embed" => (&["batch"], EMBED),
         "batch_embed" => (&[], EMBED),
         "rerank" | "batch_rerank" => (&[], RERANK),
+        "if" | "if_score" | "score" | "similarity" => (&[], VERB),
+        "classify" | "classify_scores" => (CLASSIFY, VERB),
+        "classify_multi" => (CLASSIFY_MULTI, VERB),
         _ => return None,
     })
 }
@@ -66,7 +102,13 @@ pub(crate) fn check_bytes(request_type: &str, bytes: usize, config: &Config) -> 
 }
 
 fn most_bytes(request_type: &str, config: &Config) -> usize {
-    let texts = if is_ranking(request_type) { batch_checks::most_bytes(config) } else { 0 };
+    let texts = if is_ranking(request_type) {
+        batch_checks::most_bytes(config)
+    } else if takes(request_type, "messages") {
+        usize::try_from(config.max_prompt_bytes).unwrap_or(usize::MAX)
+    } else {
+        0
+    };
     texts.saturating_add(MAX_BYTES)
 }
 
@@ -83,7 +125,9 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
     }
     let taken: Vec<&str> = own.iter().chain(shared).copied().collect();
     let hint = format!("Parameters of {request_type}: {}.", taken.join(", "));
-    let is_known = ["generate", "embed", "rerank"].iter().any(|request_type| takes(request_type, name));
+    let is_known = ["generate", "embed", "rerank", "classify_multi"]
+        .iter()
+        .any(|request_type| takes(request_type, name));
     let owner = constraint::owner_of(name);
     if let Some(owner) = owner {
         return Err(invalid(format!("parameter {name} is for requests of type {owner}")).hint(hint));
@@ -92,9 +136,11 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
         let shown: String = name.chars().take(64).collect();
         return Err(invalid(format!("unknown parameter \"{shown}\"")).hint(hint));
     }
-    if name == "eos_string" && own.iter().any(|own| constraint::owner_of(own).is_some()) {
-        return Err(invalid(format!("eos_string cannot be combined with {request_type}"))
-            .hint("The constraint says where the answer ends."));
+    if matches!(name, "eos_string" | "stop" | "thinking")
+        && own.iter().any(|own| constraint::owner_of(own).is_some())
+    {
+        return Err(invalid(format!("{name} cannot be combined with {request_type}"))
+            .hint("The constraint says how the answer begins and where it ends."));
     }
     Err(invalid(format!("requests of type {request_type} take no parameter {name}")).hint(hint))
 }
@@ -143,10 +189,28 @@ pub(crate) fn read(
     Ok(Value::Object(read))
 }
 
+/// Reads the value of an option, whose bytes are bounded.
+///
+/// # Errors
+///
+/// As [`read`].
+pub(super) fn value_of_option(name: &str, item: Item<'_>) -> Result<Value, PgError> {
+    match item {
+        Item::Array(_) | Item::Object(_) => {
+            jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error))
+        }
+        item => scalar(item),
+    }
+}
+
 fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> {
     match (name, item) {
-        ("schema" | "choices", item) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
-        ("documents", Item::Array(documents)) => {
+        (
+            "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
+            | "examples",
+            item,
+        ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
+        ("documents" | "document_ids", Item::Array(documents)) => {
             batch_checks::check_count(documents.len(), "Documents", config)?;
             // Nothing else in an array is a document: what it is does not matter.
             let text = |item: Option<Item<'_>>| match item {
@@ -159,16 +223,22 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
             batch_checks::check_length(query, || "the query".to_owned(), config)?;
             Ok(Value::from(query))
         }
-        (_, Item::Null) => Ok(Value::Null),
-        (_, Item::Bool(value)) => Ok(Value::from(value)),
-        (_, Item::Text(text)) => Ok(Value::from(text)),
-        (_, Item::Number(number)) => {
+        (_, item) => scalar(item),
+    }
+}
+
+fn scalar(item: Item<'_>) -> Result<Value, PgError> {
+    match item {
+        Item::Null => Ok(Value::Null),
+        Item::Bool(value) => Ok(Value::from(value)),
+        Item::Text(text) => Ok(Value::from(text)),
+        Item::Number(number) => {
             let float = || number.float().and_then(serde_json::Number::from_f64).map(Value::Number);
             number.integer().map(Value::from).or_else(float).ok_or_else(unreadable)
         }
         // What they hold is not asked for: it is refused.
-        (_, Item::Array(_)) => Ok(Value::Array(Vec::new())),
-        (_, Item::Object(_)) => Ok(Value::Object(Map::new())),
+        Item::Array(_) => Ok(Value::Array(Vec::new())),
+        Item::Object(_) => Ok(Value::Object(Map::new())),
     }
 }
 
@@ -195,7 +265,8 @@ fn too_many(name: &str) -> PgError {
     )
 }
 
-fn unreadable() -> PgError {
+/// Something in a value that cannot be read.
+pub(super) fn unreadable() -> PgError {
     invalid("params is nested too deeply, or has a number out of range")
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct Reranking {
     pub(crate) batch: bool,
     /// Whether documents that are too long are cut.
     pub(crate) truncate: bool,
+    /// What the caller calls the documents, as many as there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ids: Option<Vec<String>>,
 }
 
 /// Documents, the best of the first query first.
@@ -38,6 +41,10 @@ pub(crate) struct Ranked {
     pub(crate) query: usize,
     /// The document.
     pub(crate) document: String,
+    /// Its place among the documents, from 0.
+    pub(crate) index: usize,
+    /// What the caller calls it.
+    pub(crate) id: Option<String>,
     /// From 0 to 1; `None` where it is not wanted.
     pub(crate) score: Option<f32>,
 }
@@ -81,6 +88,8 @@ impl Reranking {
             lines.extend(order.into_iter().map(|index| Ranked {
                 query,
                 document: self.documents[index].clone(),
+                index,
+                id: self.ids.as_ref().and_then(|ids| ids.get(index)).cloned(),
                 score: self.scores.then_some(scores[index]),
             }));
         }
@@ -100,6 +109,10 @@ impl Ranking {
             if let Some(score) = line.score {
                 object.insert("score".into(), f64::from(score).into());
             }
+            object.insert("index".into(), (line.index + 1).into());
+            if let Some(id) = &line.id {
+                object.insert("document_id".into(), id.as_str().into());
+            }
             Value::Object(object)
         });
         Value::Array(objects.collect()).to_string()
@@ -113,9 +126,13 @@ impl Ranking {
             let query = object.get("query_index").map_or(Some(0), Value::as_u64)?;
             let score = object.get("score").map(|score| score.as_f64().ok_or(())).transpose().ok()?;
             let Value::String(document) = object.remove("document")? else { return None };
+            let index = object.get("index")?.as_u64()?.checked_sub(1)?;
+            let id = object.get("document_id").map(|id| id.as_str().map(str::to_owned).ok_or(()));
             Some(Ranked {
                 query: usize::try_from(query).ok()?,
                 document,
+                index: usize::try_from(index).ok()?,
+                id: id.transpose().ok()?,
                 score: score.map(|score| score as f32),
             })
         });

@@ -8,10 +8,11 @@
 //! they came.
 
 use sha2::{Digest, Sha256};
-use steadytext_engine::{Embed, Finish, Output, Purpose, Work, hex};
+use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
 use super::answer::{Answer, unexpected};
 use super::ranking::Reranking;
+use super::verbs::Verb;
 use crate::pg::error::PgError;
 
 /// The work of a request.
@@ -30,6 +31,10 @@ pub(crate) enum Subtasks {
     },
     /// An order of documents.
     Rerank(Reranking),
+    /// A judgement.
+    Verb(Verb),
+    /// Elements of an array, each by itself, and their places in it. Only in calls.
+    Many(Vec<Subtasks>, Vec<usize>),
 }
 
 impl Subtasks {
@@ -39,6 +44,8 @@ impl Subtasks {
             Subtasks::One(_) => 1,
             Subtasks::Embed { texts, .. } => texts.len(),
             Subtasks::Rerank(reranking) => reranking.len(),
+            Subtasks::Verb(verb) => verb.len(),
+            Subtasks::Many(parts, _) => parts.iter().map(Subtasks::len).sum(),
         }
     }
 
@@ -57,6 +64,11 @@ impl Subtasks {
                 truncate: *truncate,
             }),
             Subtasks::Rerank(reranking) => reranking.work(index),
+            Subtasks::Verb(verb) => verb.work(index),
+            Subtasks::Many(parts, _) => {
+                let (part, index) = locate(parts, index);
+                parts[part].work(index)
+            }
         }
     }
 
@@ -66,16 +78,30 @@ impl Subtasks {
             Subtasks::One(_) => None,
             Subtasks::Embed { .. } => Some(format!("text {}", index + 1)),
             Subtasks::Rerank(reranking) => Some(reranking.name(index)),
+            // All of them are about the one text, or two.
+            Subtasks::Verb(_) => None,
+            Subtasks::Many(parts, places) => Some(format!("element {}", places[locate(parts, index).0] + 1)),
         }
     }
 
     /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
     /// caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
+        if let Subtasks::Many(parts, _) = self {
+            let (part, index) = locate(parts, index);
+            return parts[part].describe(index);
+        }
+        if let Subtasks::Verb(verb) = self {
+            return format!("The {}.", description("text", verb.text()));
+        }
         match self.work(index) {
+            Work::Likelihoods(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Embed(how) => format!("The {}.", description("text", &how.text)),
             Work::Verify(how) => format!("The verification of {} positions.", how.positions),
+            Work::Tokenize { text } | Work::Chunk(Chunking { text, .. }) => {
+                format!("The {}.", description("text", &text))
+            }
             Work::Rerank(how) => {
                 format!(
                     "The {}; the {}.",
@@ -116,26 +142,47 @@ impl Subtasks {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
+                Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
+                Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
                 Some(Output::Verification(verified)) => Ok(Answer::Verification(verified)),
-                Some(Output::Score(_)) | None => Err(unexpected()),
+                Some(Output::Score(_) | Output::LogProbabilities(_)) | None => Err(unexpected()),
             },
             Subtasks::Embed { .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
                     Output::Embedding(vector) => Ok(vector),
-                    Output::Text { .. } | Output::Score(_) | Output::Verification(_) => Err(unexpected()),
+                    _ => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
             }
             Subtasks::Rerank(reranking) => {
                 let scores = outputs.into_iter().map(|output| match output {
                     Output::Score(score) => Ok(score),
-                    Output::Text { .. } | Output::Embedding(_) | Output::Verification(_) => Err(unexpected()),
+                    _ => Err(unexpected()),
                 });
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))
             }
+            Subtasks::Verb(verb) => verb.answer(outputs),
+            Subtasks::Many(parts, _) => {
+                let mut outputs = outputs.into_iter();
+                let answers =
+                    parts.iter().map(|part| part.answer(outputs.by_ref().take(part.len()).collect()).ok());
+                Ok(Answer::Many(answers.collect()))
+            }
         }
     }
+}
+
+/// The part that a subtask of many belongs to, and its number there.
+fn locate(parts: &[Subtasks], index: usize) -> (usize, usize) {
+    let mut left = index;
+    for (part, subtasks) in parts.iter().enumerate() {
+        if left < subtasks.len() {
+            return (part, left);
+        }
+        left -= subtasks.len();
+    }
+    (parts.len().saturating_sub(1), 0)
 }
 
 /// A text by its length and the beginning of its SHA-256.

@@ -4,14 +4,14 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Sampling, Work};
 
-use super::asked::{Asked, named_model, purpose, truncates};
+use super::asked::{Asked, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
-use super::defaults;
 use super::subtasks::Subtasks;
-use crate::pg::catalog_cache::{Config, Model};
+use super::{conversation, defaults, options, verb_checks};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
-use crate::registry::{self, Resolved, Task};
+use crate::registry::{self, Resolved, Task, Wanted};
 
 /// The work, and the model that does it.
 ///
@@ -21,7 +21,7 @@ use crate::registry::{self, Resolved, Task};
 pub(crate) fn subtasks(
     asked: Asked<'_>,
     config: &Config,
-    models: &[Model],
+    models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
     Ok((subtasks, model(task, asked.params, models)?))
@@ -32,8 +32,8 @@ pub(crate) fn subtasks(
 /// # Errors
 ///
 /// Those of [`registry::resolve`].
-pub(crate) fn model(task: Task, params: &Value, models: &[Model]) -> Result<Resolved, PgError> {
-    registry::resolve(task, named_model(params), models)
+pub(crate) fn model(task: Task, params: &Value, models: &Models) -> Result<Resolved, PgError> {
+    registry::resolve(task, wanted(params), models)
 }
 
 /// The work by itself, and what its model has to be for: to look for a model costs a look at files.
@@ -51,13 +51,13 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
         "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
-        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)))),
+        "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
             return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
-            let mut how = generate(text, params, config);
+            let mut how = generate(text, params, config)?;
             // There is no reason to fail on a long choice.
             if params.get("max_tokens").is_none()
                 && let Some(enough) = constraint.as_ref().and_then(enough_tokens)
@@ -74,6 +74,9 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        verb if verb_checks::is_verb(verb) => {
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+        }
         other => {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -89,33 +92,68 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
 /// # Errors
 ///
 /// 42704 and 42809.
-pub(crate) fn check_model(request_type: &str, params: &Value, models: &[Model]) -> Result<(), PgError> {
-    let task = match request_type {
-        "embed" | "batch_embed" => Task::Embed,
-        "rerank" | "batch_rerank" => Task::Rerank,
-        _ => Task::Generate,
-    };
-    named_model(params).map_or(Ok(()), |name| registry::check(task, name, models))
+pub(crate) fn check_model(request_type: &str, params: &Value, models: &Models) -> Result<(), PgError> {
+    match wanted(params) {
+        Wanted::Named(name) | Wanted::Remembered(name) => {
+            registry::check(task_of(request_type, params), name, models)
+        }
+        Wanted::Default => Ok(()),
+    }
 }
 
-fn generate(prompt: &str, params: &Value, config: &Config) -> Generate {
+/// What a request that names no model has to remember of this session's settings.
+///
+/// # Errors
+///
+/// Those of [`registry::to_remember`].
+pub(crate) fn default_to_remember(
+    request_type: &str,
+    params: &Value,
+    models: &Models,
+) -> Result<Option<String>, PgError> {
+    registry::to_remember(task_of(request_type, params), models)
+}
+
+fn task_of(request_type: &str, params: &Value) -> Task {
+    match request_type {
+        "embed" | "batch_embed" => Task::Embed,
+        "rerank" | "batch_rerank" => Task::Rerank,
+        verb if verb_checks::is_verb(verb) => task_of_verb(verb, params),
+        _ => Task::Generate,
+    }
+}
+
+/// What the model of a judgement is for.
+fn task_of_verb(request_type: &str, params: &Value) -> Task {
+    if verb_checks::is_by_vectors(request_type, params) { Task::Embed } else { Task::Generate }
+}
+
+fn generate(prompt: &str, params: &Value, config: &Config) -> Result<Generate, PgError> {
     let integer = |name: &str| params.get(name).and_then(Value::as_i64);
     let float = |name: &str| params.get(name).and_then(Value::as_f64).map(|value| value as f32);
     // What was asked for has no upper limit here: the row was let in under the limit of its time.
     let default = || config.default_max_tokens.unwrap_or(defaults::MAX_TOKENS).min(config.max_tokens_limit);
     let max_tokens = integer("max_tokens").unwrap_or_else(default).max(1);
-    let stop = params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
-    Generate {
+    let eos_string =
+        params.get("eos_string").and_then(Value::as_str).filter(|stop| *stop != defaults::EOS_STRING);
+    let mut stop: Vec<String> = Vec::new();
+    for text in eos_string.into_iter().chain(options::stops(params)) {
+        if !stop.iter().any(|known| known == text) {
+            stop.push(text.to_owned());
+        }
+    }
+    Ok(Generate {
         prompt: prompt.to_owned(),
         max_tokens: usize::try_from(max_tokens).unwrap_or(1),
         sampling: Sampling {
             temperature: float("temperature").unwrap_or(defaults::TEMPERATURE as f32),
-            top_k: integer("top_k").and_then(|k| usize::try_from(k).ok()).unwrap_or(0),
-            top_p: float("top_p").unwrap_or(1.0),
-            min_p: float("min_p").unwrap_or(0.0),
             seed: integer("seed").or(config.default_seed).unwrap_or(defaults::SEED) as u64,
+            ..options::sampling(params)
         },
-        stop: stop.map(str::to_owned).into_iter().collect(),
+        stop,
+        system: params.get("system_prompt").and_then(Value::as_str).map(str::to_owned),
+        history: conversation::history(params)?,
+        thinking: params.get("thinking").and_then(Value::as_bool).unwrap_or(false),
         ..Generate::default()
-    }
+    })
 }

@@ -6,11 +6,11 @@ use pgrx::pg_sys;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, batch_checks};
+use crate::request::{Answer, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ pub(super) struct Claims {
     /// The configuration at that moment.
     pub(super) config: Rc<Config>,
     /// The registry at that moment.
-    pub(super) models: Rc<Vec<Model>>,
+    pub(super) models: Rc<Models>,
 }
 
 impl Content {
@@ -85,8 +85,8 @@ impl Content {
 /// How a request ended.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
-    /// With an answer.
-    Answered(Answer),
+    /// With an answer, and what it took.
+    Answered(Answer, Usage),
     /// Without a result.
     Failed(Failure),
 }
@@ -95,7 +95,7 @@ impl Verdict {
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Verdict::Answered(answer) => answer.bytes(),
+            Verdict::Answered(answer, _) => answer.bytes(),
             Verdict::Failed(failure) => failure.error.message.len(),
         }
     }

@@ -32,6 +32,7 @@ use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::{interrupts, listen, pending};
 use crate::registry;
+use crate::request::Usage;
 
 /// Claims that NOTIFY asks for are made at most this often: anybody may send it, as often as they like.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(10);
@@ -327,7 +328,7 @@ impl Worker {
             if let Some(answer) = answer {
                 self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
-                let verdict = Verdict::Answered(answer);
+                let verdict = Verdict::Answered(answer, Usage::default());
                 self.outcomes.push(Outcome { held, owner, verdict });
                 continue;
             }

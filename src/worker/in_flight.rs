@@ -17,10 +17,10 @@ use super::engine_link::Errand;
 use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
-use crate::pg::catalog_cache::Model;
+use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
-use crate::request::{Answer, Progress, Subtasks};
+use crate::request::{Answer, Progress, Subtasks, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -46,7 +46,7 @@ struct Running {
     ticket: Ticket,
     verdict: Option<Verdict>,
     activity: Option<ActivityLine>,
-    prompt_tokens: usize,
+    usage: Usage,
     text: String,
     since: Instant,
     /// For the cache.
@@ -75,7 +75,7 @@ impl Running {
         self.again.clear();
         self.under_way = 0;
         self.author = Author::default();
-        self.prompt_tokens = 0;
+        self.usage = Usage::default();
         self.text.clear();
     }
 
@@ -111,7 +111,7 @@ pub(super) struct InFlight {
     /// What the cache is to keep of those that have ended.
     pub(super) entries: Vec<NewEntry>,
     /// The registry as it was at the last claim.
-    pub(super) registry: Rc<Vec<Model>>,
+    pub(super) registry: Rc<Models>,
 }
 
 impl InFlight {
@@ -163,7 +163,7 @@ impl InFlight {
             verdict: None,
             activity: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
             subtasks,
-            prompt_tokens: 0,
+            usage: Usage::default(),
             text: String::new(),
             since: Instant::now(),
             question,
@@ -257,13 +257,16 @@ impl InFlight {
                 }
                 // For the second time, where the engine that had begun it has gone.
                 running.text.clear();
-                running.prompt_tokens = if running.subtasks.is_text() {
-                    prompt_tokens
-                } else {
-                    running.prompt_tokens + prompt_tokens
-                };
-                let tokens = running.prompt_tokens;
-                show(running, |line| activity::set_phase(line, Phase::Prefill, Some(tokens)));
+                if running.subtasks.is_text() {
+                    running.usage = Usage::default();
+                }
+                running.usage.started(prompt_tokens);
+                let tokens = running.usage.prompt_tokens.and_then(|tokens| usize::try_from(tokens).ok());
+                show(running, |line| activity::set_phase(line, Phase::Prefill, tokens));
+                return None;
+            }
+            EventKind::FirstToken { cached_tokens } => {
+                running.usage.first_token(cached_tokens, running.since);
                 return None;
             }
             EventKind::Progress { generated_tokens, text } => {
@@ -276,10 +279,11 @@ impl InFlight {
             EventKind::Done(output) => {
                 if let Some(outputs) = running.progress.store(index, output) {
                     let is_whole = running.subtasks.is_whole(&outputs);
+                    running.usage.ended(&outputs, running.since);
                     running.verdict = Some(match running.subtasks.answer(outputs) {
                         Ok(answer) => {
                             self.entries.extend(running.entry(&answer).filter(|_| is_whole));
-                            Verdict::Answered(answer)
+                            Verdict::Answered(answer, running.usage)
                         }
                         Err(error) => Verdict::Failed(Failure { error, retry: false }),
                     });

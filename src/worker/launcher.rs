@@ -17,6 +17,7 @@ use crate::pg::bgworker::{self, Handle};
 use crate::pg::catalog::{self, Database};
 use crate::pg::engine_leader;
 use crate::pg::error::PgError;
+use crate::pg::files;
 use crate::pg::interrupts;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
@@ -81,9 +82,15 @@ pub(super) fn run() {
         slots_warned: false,
         engine: None,
     };
+    let mut new = true;
     loop {
         interrupts::check_between_transactions();
-        interrupts::reload_configuration();
+        let reloaded = interrupts::reload_configuration();
+        if (reloaded || std::mem::replace(&mut new, false))
+            && let Err(error) = files::make_model_directory()
+        {
+            error.report(PgLogLevel::WARNING);
+        }
         launcher.start_engine();
         let pause = if catalog::in_recovery() { STANDBY_INTERVAL } else { launcher.step() };
         interrupts::wait(pause, None);

@@ -2,7 +2,7 @@
 
 use super::claims::Claimed;
 use crate::cache::Question;
-use crate::pg::catalog_cache::{Config, Model};
+use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
 use crate::request::{self, Asked, Subtasks};
@@ -25,7 +25,7 @@ pub(super) struct Prepared {
 /// # Errors
 ///
 /// Those of [`request::subtasks`].
-pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &[Model]) -> Result<Prepared, PgError> {
+pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Result<Prepared, PgError> {
     let content = claimed.content.as_ref().map_err(PgError::clone)?;
     let prompts: Option<Vec<Option<&str>>> =
         content.prompts.as_ref().map(|texts| texts.iter().map(Option::as_deref).collect());

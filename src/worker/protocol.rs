@@ -203,22 +203,31 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
     let (mut held, mut texts, mut numbers, mut lengths, mut counts) =
         (vec![], vec![], Vec::<f32>::new(), vec![], vec![]);
     let (mut lists, mut list_lengths) = (vec![], vec![]);
+    let (mut prompt_tokens, mut cached_tokens, mut generated_tokens) = (vec![], vec![], vec![]);
+    let (mut finish_reasons, mut first_token_ms) = (vec![], vec![]);
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     for outcome in outcomes {
-        let Verdict::Answered(answer) = &outcome.verdict else { continue };
+        let Verdict::Answered(answer, usage) = &outcome.verdict else { continue };
         let (text, vectors, many) = match answer {
             Answer::Text(text) => (Some(text.clone()), &[][..], false),
             Answer::Embedding(vector) => (None, std::slice::from_ref(vector), false),
             Answer::Embeddings(vectors) => (None, vectors.as_slice(), true),
             Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
-            // The queue has no such requests.
-            Answer::Verification(_) => (None, &[][..], false),
+            Answer::Categories(categories) => (Some(categories.json()), &[][..], false),
+            // No row of the queue asks for these.
+            Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) | Answer::Verification(_) => {
+                (None, &[][..], false)
+            }
         };
+        prompt_tokens.push(usage.prompt_tokens);
+        cached_tokens.push(usage.cached_tokens);
+        generated_tokens.push(usage.generated_tokens);
+        finish_reasons.push(usage.finish_reason.map(str::to_owned));
+        first_token_ms.push(usage.first_token_ms);
         let before = lists.len();
-        if let Answer::Ranking(ranking) = answer {
-            lists.extend(ranking.documents().map(str::to_owned));
-        }
-        list_lengths.push(matches!(answer, Answer::Ranking(_)).then(|| count(lists.len() - before)));
+        let list: Option<Vec<&str>> = answer.list();
+        lists.extend(list.iter().flatten().map(|text| (*text).to_owned()));
+        list_lengths.push(list.map(|_| count(lists.len() - before)));
         texts.push(text);
         numbers.extend(vectors.iter().flatten());
         // All vectors of a request are of one model.
@@ -231,7 +240,8 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
     }
     let (ids, attempts) = columns(&held);
     what_became(
-        "select id, outcome from steadytext.complete_requests($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "select id, outcome
+           from steadytext.complete_requests($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         vec![
             worker.into(),
             ids.into(),
@@ -242,6 +252,11 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
             counts.into(),
             lists.into(),
             list_lengths.into(),
+            prompt_tokens.into(),
+            cached_tokens.into(),
+            generated_tokens.into(),
+            finish_reasons.into(),
+            first_token_ms.into(),
         ],
     )
 }

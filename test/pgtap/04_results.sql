@@ -42,7 +42,8 @@ select is(
      from (select unnest(proargnames[2:]) as attname, generate_series(1, cardinality(proargnames) - 1) as ord
            from pg_proc where oid = 'steadytext_check_async(uuid)'::regprocedure) as a),
     array['status', 'result', 'results', 'embedding', 'embeddings', 'error', 'created_at', 'completed_at',
-        'processing_time_ms', 'request_type', 'started_at', 'retry_count', 'error_code'],
+        'processing_time_ms', 'request_type', 'started_at', 'retry_count', 'error_code', 'prompt_tokens', 'cached_tokens',
+        'generated_tokens', 'finish_reason', 'first_token_ms'],
     'check_async: the columns in their order');
 
 -- check_async_batch

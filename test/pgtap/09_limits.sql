@@ -1,7 +1,7 @@
 -- What a request may hold, in every column and every form: lengths, numbers of elements, depth,
 -- and what its type has no use for.
 \ir setup.psql
-select plan(157);
+select plan(162);
 
 create function pg_temp.insert_of(p_type text, p_prompt text, p_prompts text[], p_params jsonb) returns text
 language sql as $$
@@ -56,7 +56,7 @@ end
 $$;
 select is(
     pg_temp.hint_of(pg_temp.insert_of('embed', 'x', null, '{"max_tokens": 3}')),
-    'Parameters of embed: batch, mode, task, truncate, seed, use_cache, model, size.', 'the hint says what the type takes');
+    'Parameters of embed: batch, mode, task, truncate, seed, use_cache, model, size, default_model.', 'the hint says what the type takes');
 
 -- The forms in which much was let in.
 create temporary table hostile (what text, request_type text, prompt text, prompts text[], params jsonb, code text);
@@ -84,8 +84,13 @@ insert into hostile values
     ('documents among params that are too long together', 'rerank', 'q', null, jsonb_build_object('documents', (select jsonb_agg(repeat('x', 1000000)) from generate_series(1, 80))), '54000'),
     ('many spaces', 'embed', repeat(' ', 50000000), null, '{}', '54000'),
     ('a text parameter that is too long', 'generate', 'x', null, jsonb_build_object('model', repeat('x', 1025)), '22023'),
-    ('a text parameter of 2 MB', 'generate', 'x', null, jsonb_build_object('eos_string', repeat('x', 2000000)), '54000'),
-    ('a name of 2 MB', 'generate', 'x', null, jsonb_build_object(repeat('x', 2000000), 1), '54000'),
+    ('a text parameter of 3 MB', 'generate', 'x', null, jsonb_build_object('eos_string', repeat('x', 3000000)), '54000'),
+    ('a text parameter of 2 MB', 'embed', 'x', null, jsonb_build_object('task', repeat('x', 2000000)), '54000'),
+    ('a conversation of 2 MB', 'generate', 'x', null, jsonb_build_object('messages', jsonb_build_array(jsonb_build_object('role', 'user', 'content', repeat('x', 1048576)))), '54000'),
+    ('300 messages', 'generate', 'x', null, jsonb_build_object('messages', (select jsonb_agg(jsonb_build_object('role', 'user', 'content', 'x')) from generate_series(1, 300))), '22023'),
+    ('messages that are nested very deeply', 'generate', 'x', null, jsonb_build_object('messages', (repeat('[', 5000) || repeat(']', 5000))::jsonb), '22023'),
+    ('a bias of very many tokens', 'generate', 'x', null, jsonb_build_object('logit_bias', (select jsonb_object_agg(i, 1) from generate_series(1, 100000) as i)), '54000'),
+    ('a name of 3 MB', 'generate', 'x', null, jsonb_build_object(repeat('x', 3000000), 1), '54000'),
     ('a thousand unknown names', 'generate', 'x', null, (select jsonb_object_agg('name' || i, i) from generate_series(1, 1000) as i), '22023'),
     ('a schema of a million elements', 'generate_json', 'x', null, jsonb_build_object('schema', jsonb_build_object('enum', (select jsonb_agg(i) from generate_series(1, 100000) as i))), '54000'),
     ('more choices than there may be', 'generate_choice', 'x', null, jsonb_build_object('choices', (select jsonb_agg('c' || i) from generate_series(1, 1001) as i)), '22023'),

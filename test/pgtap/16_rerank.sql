@@ -1,7 +1,10 @@
 -- Reranking: rows, answers, order, limits and rights. What cancels and restarts do is in the
 -- server tests, and what models of other kinds say in those of the engine.
 \ir setup.psql
-select plan(71);
+select plan(84);
+
+create function pg_temp.request(p_id uuid) returns steadytext_queue
+language sql as $$ select * from steadytext_queue where request_id = p_id $$;
 
 create temporary table given as
 select 'how do I reclaim storage?'::text as query, array[
@@ -23,20 +26,20 @@ select is(
     'rerank: best first');
 select results_eq(
     $$ select document, score from ranked order by n $$,
-    $$ select r.* from given, steadytext_rerank(query, documents) as r $$, 'rerank: the same again');
+    $$ select r.document, r.score from given, steadytext_rerank(query, documents) as r $$, 'rerank: the same again');
 select results_eq(
-    $$ select document, score from ranked order by n $$, $$ select r.* from given, st_rerank(query, documents) as r $$, 'st_rerank is the same');
-select results_eq(
-    $$ select document, score from ranked order by n $$,
-    $$ select r.* from given, steadytext_rerank(query, documents, null, null, null, null) as r $$, 'rerank: NULL means the default');
+    $$ select document, score from ranked order by n $$, $$ select r.document, r.score from given, st_rerank(query, documents) as r $$, 'st_rerank is the same');
 select results_eq(
     $$ select document, score from ranked order by n $$,
-    $$ select r.* from given, steadytext_rerank(query, documents,
+    $$ select r.document, r.score from given, steadytext_rerank(query, documents, null, null, null, null) as r $$, 'rerank: NULL means the default');
+select results_eq(
+    $$ select document, score from ranked order by n $$,
+    $$ select r.document, r.score from given, steadytext_rerank(query, documents,
            'Given a web search query, retrieve relevant passages that answer the query', true, 7, 'builtin') as r $$,
     'rerank: parameters by position; the seed does not matter');
 select results_eq(
     $$ select document, null::float8 from ranked order by n $$,
-    $$ select r.* from given, steadytext_rerank(query, documents, return_scores => false) as r $$, 'rerank: without scores');
+    $$ select r.document, r.score from given, steadytext_rerank(query, documents, return_scores => false) as r $$, 'rerank: without scores');
 select results_eq(
     $$ select document from ranked order by n $$,
     $$ select r.document from given, steadytext_rerank_docs_only(query, documents) as r $$, 'rerank_docs_only: the same order');
@@ -45,10 +48,10 @@ select results_eq(
     $$ select r.document from given, st_rerank_docs_only(query, documents, 'anything', 1, 'builtin') as r $$, 'st_rerank_docs_only is the same');
 select results_eq(
     $$ select document, score from ranked order by n limit 2 $$,
-    $$ select r.* from given, steadytext_rerank_top_k(query, documents, 2) as r $$, 'rerank_top_k: the first ones');
+    $$ select r.document, r.score from given, steadytext_rerank_top_k(query, documents, 2) as r $$, 'rerank_top_k: the first ones');
 select results_eq(
     $$ select document, score from ranked order by n $$,
-    $$ select r.* from given, st_rerank_top_k(query, documents, 9, null, true, 42) as r $$, 'st_rerank_top_k: all, where there are no more');
+    $$ select r.document, r.score from given, st_rerank_top_k(query, documents, 9, null, true, 42) as r $$, 'st_rerank_top_k: all, where there are no more');
 select is(
     (select array_agg(r.document) from steadytext_rerank('x', array['same', 'same', 'same']) as r), array['same', 'same', 'same'],
     'rerank: documents may repeat');
@@ -66,14 +69,38 @@ select results_eq(
     $$ select query_index, document, score from st_rerank_batch(array['q'], array['a', 'b'], 'task', false, 1, 'builtin') order by document $$,
     $$ values (0, 'a', null::float8), (0, 'b', null) $$, 'st_rerank_batch: with all parameters');
 
+-- A key for each line.
+select results_eq('select document, index from ranked order by n', 'select (documents)[index], index from given, ranked order by n', 'rerank: index is the place of the document, from 1');
+select is((select array_agg(index order by index) from ranked), array[1, 2, 3, 4], 'rerank: each of them once');
+select ok((select bool_and(document_id is null) from ranked), 'rerank: without ids there are none');
+select results_eq(
+    $$ select index, document_id from given, steadytext_rerank(query, documents, document_ids => array['a', 'b', 'c', 'd']) $$,
+    $$ select index, (array['a', 'b', 'c', 'd'])[index] from ranked order by n $$, 'rerank: document_ids come back with their documents');
+select results_eq(
+    $$ select index, document_id from given, st_rerank_top_k(query, documents, 2, document_ids => array['a', 'b', 'c', 'd']) $$,
+    $$ select index, (array['a', 'b', 'c', 'd'])[index] from ranked order by n limit 2 $$, 'rerank_top_k: and so they do here');
+select results_eq(
+    $$ select query_index, document, index, document_id
+       from steadytext_rerank_batch(array['reclaim storage', 'weather'], array['VACUUM', 'It rains'], document_ids => array['v', 'r']) $$,
+    $$ select query_index, document, case document when 'VACUUM' then 1 else 2 end, case document when 'VACUUM' then 'v' else 'r' end
+       from steadytext_rerank_batch(array['reclaim storage', 'weather'], array['VACUUM', 'It rains']) $$, 'rerank_batch: for each query');
+select results_eq(
+    $$ select (pg_temp.request(steadytext_rerank_async('q', array['a', 'b'], document_ids => array['1', '2']))).params $$,
+    $$ values ('{"document_ids": ["1", "2"]}'::jsonb) $$, 'rerank_async: ids are among the params');
+select results_eq(
+    $$ select (pg_temp.request((steadytext_rerank_batch_async(array['q'], array['a', 'b'], document_ids => array['1', '2']))[1])).params $$,
+    $$ values ('{"document_ids": ["1", "2"]}'::jsonb) $$, 'rerank_batch_async: and so they are here');
+select throws_ok(format('select %s(%L, array[%L, %L], document_ids => %L)', f, 'q', 'a', 'b', ids), '22023', message, f || ': ' || message)
+from unnest(array['steadytext_rerank', 'steadytext_rerank_async']) as f,
+    (values ('{1}', 'there are 2 documents, but 1 document_ids'), ('{1,null}', 'document_ids must be texts')) as w(ids, message);
+select throws_ok($$ insert into steadytext_queue (request_type, prompt, prompts, params) values ('rerank', 'q', '{a}', '{"document_ids": "a"}') $$, '22023', 'document_ids must be an array of texts', 'INSERT: ids that are no array');
+
 -- Without a form of its own a model compares embeddings.
 select ok(
     (select bool_and(abs(r.score - (1 - (steadytext_embed(query) <#> steadytext_embed(r.document))) / 2) < 1e-6)
      from given, steadytext_rerank(query, documents) as r), 'the builtin model: (1 + cosine) / 2');
 
 -- Rows.
-create function pg_temp.request(p_id uuid) returns steadytext_queue
-language sql as $$ select * from steadytext_queue where request_id = p_id $$;
 select is((r).request_type, 'rerank', 'rerank_async: type') from pg_temp.request(steadytext_rerank_async('q', array['a', 'b'])) as r;
 select is((r).prompt, 'q', 'rerank_async: the query is the prompt') from pg_temp.request(steadytext_rerank_async('q', array['a', 'b'])) as r;
 select is((r).prompts, array['a', 'b'], 'rerank_async: the documents are the prompts') from pg_temp.request(steadytext_rerank_async('q', array['a', 'b'])) as r;

@@ -50,7 +50,7 @@ create temporary table functions as
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
         and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row')
-        and p.proname !~ '^steadytext_(generate|embed|rerank)(_json|_regex|_choice|_stream|_docs_only|_top_k|_batch)?$'
+        and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]';
 select is_empty(
     $$ select distinct u.type from functions, unnest(types) as u(type) where u.type not in (select h.type from hostile as h) $$,
@@ -74,6 +74,9 @@ begin
         -- Words of the predecessor, which have no SQLSTATE of their own.
         when v_code = 'P0001' and p_is_for_users then null
         when v_code in ('22023', '42704', '54000', '55000') and (p_is_for_users or v_hint <> '') then null
+        -- The same, with codes of their own.
+        when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
+            and v_code in ('22P02', '42601', 'P0002', 'XX000') then null
         -- A path, key or worker that must not be NULL.
         when v_code = '22004' then null
         -- Texts that are no JSON, and vectors that pgvector refuses, are told in words that are clear enough.

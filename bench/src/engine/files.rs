@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use steadytext_engine::ModelSource;
 use steadytext_engine::summary::{Load, Summary};
+use steadytext_engine::{KvCacheType, ModelSource};
 use steadytext_test_models::{Quantization, Spec, write};
 
 use crate::settings::Settings;
@@ -29,7 +29,7 @@ pub(crate) fn of(settings: &Settings) -> Result<Vec<(String, PathBuf)>, String> 
 
 /// Whether the file is a decoder that runs.
 fn check(path: &Path) -> Result<(), String> {
-    let load = Load { requests: 1, tokens: 0, threads: 1 };
+    let load = Load { requests: 1, tokens: 0, threads: 1, kv_cache_type: KvCacheType::F16 };
     let described = |error: &steadytext_engine::Error| match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

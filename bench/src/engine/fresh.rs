@@ -14,6 +14,7 @@ pub(crate) fn ask(task: &str, path: &Path, settings: &Settings) -> f64 {
     let instructions = format!("{:?}", settings.instructions).to_lowercase();
     let output = Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--fresh", task, "--threads", &settings.threads.to_string(), "--instructions", &instructions])
+        .args(["--kv_cache_type", &settings.kv_cache_type.to_string()])
         .arg("--model")
         .arg(path)
         .output()
@@ -48,8 +49,11 @@ fn peak_mb() -> f64 {
 }
 
 /// Megabytes of the file, and of what the tokens that `peak` computes leave behind: keys and values, as a rule.
-pub(crate) fn file_and_state_mb(path: &Path) -> f64 {
-    let summary = summary(path);
-    let per_token = summary.state_bytes_per_token.unwrap_or(0);
-    (summary.bytes + per_token * (PROMPT_TOKENS + GENERATED_TOKENS) as u64) as f64 / 1e6
+pub(crate) fn file_and_state_mb(path: &Path, settings: &Settings) -> f64 {
+    let summary = summary(path, settings.kv_cache_type);
+    let tokens = PROMPT_TOKENS + GENERATED_TOKENS;
+    let of_all = summary.state_bytes_per_token.unwrap_or(0) * tokens as u64;
+    let of_last =
+        summary.window.map_or(0, |window| window.bytes_per_token * window.tokens.min(tokens) as u64);
+    (summary.bytes + of_all + of_last) as f64 / 1e6
 }

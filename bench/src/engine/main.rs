@@ -25,7 +25,7 @@ const HELP: &str = "\
 usage: bench-engine [--quants q8_0,q4_k_m] [--shape qwen3-0.6b|qwen3-1.7b|qwen3moe-small|qwen3.5-2b|llama-3.2-1b]
                     [--model FILE]
                     [--only METRIC,…] [--threads N] [--rounds N] [--instructions avx512|avx2|portable]
-                    [--peer PYTHON]
+                    [--peer PYTHON] [--kv_cache_type f16|q8_0]
 
 Measures the engine on models with random weights, made in target/bench-models when missing, or on a real FILE, whose
 answers do not end by themselves here. Prints name, value and unit, separated by tabs, and writes the same to
@@ -35,6 +35,7 @@ bench/out/engine.tsv. Names end with the quantization (the file's name with --mo
 prefill_512.Q.tok_s    Tokens a second from the beginning of the prefill of a prompt of 512 tokens to its first token.
 decode_N.Q.tok_s       Tokens a second of N requests together (1, 4, 16): prompts of 128 tokens, all different, timed
                        from when all have their first token until 128 times N more are there.
+decode_long.Q.tok_s    Only when asked for: as decode_1, behind a prompt of 8,192 tokens, or of half the context.
 embed_64.Q.texts_s     64 texts of 64 tokens, submitted at once: texts a second.
 constrained_8.Q.tok_s  As decode_8, along a JSON schema of records; free_8 beside it without, constrained_ratio the median of the
                        ratios of neighbouring runs.
@@ -45,7 +46,7 @@ json_mask_p50_us.Q     Microseconds of a mask along documents of some schemas, o
 load_ms.Q              A fresh process, file in the page cache: from the start of the engine to the first token of a
                        short prompt.
 peak_mb.Q              Peak resident memory of a fresh process: a prompt of 512 tokens and 128 generated tokens.
-memory_ratio.Q         That by the size of the file plus keys and values (f16) of those tokens.
+memory_ratio.Q         That by the size of the file plus keys and values of those tokens.
 agreement              Only when asked for, needs --peer: logits of tiny models of every type and family at positions up to
                        4,096, and perplexity of the builtin model, against llama.cpp. Fails beyond the bounds.
 perplexity             The second part of that alone.

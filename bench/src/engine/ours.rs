@@ -9,8 +9,8 @@ use steadytext_engine::summary::{Load, Summary};
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, Event, EventKind, Generate, ModelSource, PromptLookup, Reply, Request,
-    Sampling, Ticket, Work,
+    Config, Constraint, Embed, Engine, Event, EventKind, Generate, KvCacheType, ModelSource, PromptLookup,
+    Reply, Request, Sampling, Ticket, Work,
 };
 
 use crate::prompts::Prompts;
@@ -46,7 +46,7 @@ impl Ours {
             tokenizer: Tokenizer::from_gguf(&gguf).expect("the model has a tokenizer"),
             template: ChatTemplate::from_gguf(&gguf).expect("the model has a template"),
             prompts: Prompts::new(),
-            context_length: context_length(path),
+            context_length: context_length(path, settings),
             noted: WARM_UP_TOKENS,
             sender,
             events,
@@ -165,13 +165,13 @@ impl Ours {
 }
 
 /// Tokens that a request may have.
-fn context_length(path: &Path) -> usize {
-    summary(path).context_length.expect("the model has a context")
+fn context_length(path: &Path, settings: &Settings) -> usize {
+    summary(path, settings.kv_cache_type).context_length.expect("the model has a context")
 }
 
 /// What there is to know of a model that is one request at a time.
-pub(crate) fn summary(path: &Path) -> Summary {
-    let load = Load { requests: 1, tokens: 0, threads: 1 };
+pub(crate) fn summary(path: &Path, kv_cache_type: KvCacheType) -> Summary {
+    let load = Load { requests: 1, tokens: 0, threads: 1, kv_cache_type };
     Summary::of(&ModelSource::File(path.into()), load).expect("the model can be opened").0
 }
 
@@ -195,6 +195,7 @@ fn start(settings: &Settings) -> Engine {
         instructions: settings.instructions,
         nice: 0,
         kv_cache_mb: 4096,
+        kv_cache_type: settings.kv_cache_type,
         prompt_lookup: PromptLookup::Off,
         // Real models end their answers, most of all after made-up words.
         endless: true,

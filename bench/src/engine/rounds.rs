@@ -11,6 +11,7 @@ use crate::settings::Settings;
 
 const DECODE_REQUESTS: [usize; 3] = [1, 4, 16];
 const PROMPT_TOKENS: usize = 128;
+const LONG_PROMPT_TOKENS: usize = 8192;
 const STEPS: usize = 128;
 const TEXTS: usize = 64;
 const TEXT_TOKENS: usize = 64;
@@ -42,7 +43,7 @@ pub(crate) fn measure(quant: &str, path: &Path, settings: &Settings, report: &mu
             peer.peak_mb()
         });
         add(report, &format!("peak_mb.{quant}"), "MB", Better::Less, &[(peak, peer)]);
-        let bound = fresh::file_and_state_mb(path);
+        let bound = fresh::file_and_state_mb(path, settings);
         report.add(&format!("file_and_kv_mb.{quant}"), bound, "MB");
         report.add(&format!("memory_ratio.{quant}"), peak / bound, "");
     }
@@ -81,6 +82,14 @@ fn speeds(quant: &str, path: &Path, settings: &Settings, report: &mut Report) {
             "tokens/s",
             &|ours| ours.decode(requests, PROMPT_TOKENS, STEPS, None),
             &|peer| peer.decode(requests, PROMPT_TOKENS, STEPS),
+        );
+    }
+    if settings.only.iter().any(|only| only.starts_with("decode_long")) {
+        turns(
+            format!("decode_long.{quant}.tok_s"),
+            "tokens/s",
+            &|ours| ours.decode(1, LONG_PROMPT_TOKENS, STEPS, None),
+            &|peer| peer.decode(1, LONG_PROMPT_TOKENS, STEPS),
         );
     }
     turns(format!("embed_64.{quant}.texts_s"), "texts/s", &|ours| ours.embed(TEXTS, TEXT_TOKENS), &|peer| {

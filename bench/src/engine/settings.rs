@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use steadytext_engine::{Instructions, nearest};
+use steadytext_engine::{Instructions, KvCacheType, nearest};
 
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
     "--quants",
     "--shape",
     "--model",
@@ -14,6 +14,7 @@ const OPTIONS: [&str; 9] = [
     "--peer",
     "--fresh",
     "--instructions",
+    "--kv_cache_type",
 ];
 
 /// The options, with their defaults.
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) threads: usize,
     pub(crate) rounds: usize,
     pub(crate) instructions: Instructions,
+    /// How the engine keeps keys and values; llama.cpp has f16.
+    pub(crate) kv_cache_type: KvCacheType,
     /// The Python that runs llama.cpp.
     pub(crate) peer: Option<PathBuf>,
     /// What this process is to do as the fresh process of another one.
@@ -49,6 +52,7 @@ impl Settings {
             threads: 2,
             rounds: 3,
             instructions: Instructions::Avx512,
+            kv_cache_type: KvCacheType::F16,
             peer: None,
             fresh: None,
         };
@@ -70,6 +74,7 @@ impl Settings {
                 "--threads" => settings.threads = number()?,
                 "--rounds" => settings.rounds = number()?,
                 "--peer" => settings.peer = Some(value.into()),
+                "--kv_cache_type" => settings.kv_cache_type = value.parse().map_err(|()| wrong())?,
                 "--fresh" => settings.fresh = Some(value.clone()),
                 _ => settings.instructions = instructions(value).ok_or_else(wrong)?,
             }

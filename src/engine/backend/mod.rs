@@ -16,7 +16,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::Gguf;
-use crate::kernels::{Pool, attention};
+use crate::kernels::Pool;
+use crate::kernels::attention::{self, KvCacheType};
 use crate::{Error, KERNEL_VERSION};
 
 pub(crate) use crate::model::{Loading, Pooling, is_encoder};
@@ -33,30 +34,39 @@ pub(crate) const MAX_TEXTS: usize = 128;
 const CANDLE_VERSION: i32 = 1;
 
 /// The backends that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackendKind {
-    /// This crate's own kernels, on the CPU: the same bytes on every machine.
-    #[default]
-    Native,
-    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another.
+    /// This crate's own kernels, on the CPU, with keys and values of a kind: the same bytes on every machine.
+    Native(KvCacheType),
+    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another. Keys and values are f32.
     Candle,
 }
 
+impl Default for BackendKind {
+    fn default() -> Self {
+        BackendKind::Native(KvCacheType::default())
+    }
+}
+
+/// Added to the kernel version where keys and values have 8 bits.
+const Q8_0_VERSION: i32 = 1 << 12;
+
 impl BackendKind {
-    /// What computes with it.
-    pub(crate) fn open(self) -> Arc<dyn Backend> {
+    /// What computes with it; with `whole` native kernels keep what no window sees any more, as candle always does.
+    pub(crate) fn open(self, whole: bool) -> Arc<dyn Backend> {
         match self {
-            BackendKind::Native => Arc::new(Native),
+            BackendKind::Native(kv_cache_type) => Arc::new(Native { kv_cache_type, whole }),
             BackendKind::Candle => Arc::new(Candle::new()),
         }
     }
 
     /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
-    /// other backend: the upper 16 bits are the backend's number, the lower ones its own version. It is kept with whatever is
-    /// cached, and part of its key.
+    /// other backend: the upper 16 bits are the backend's number, the four below them say how it keeps keys and values, the others
+    /// are its own version. It is kept with whatever is cached, and part of its key.
     pub const fn kernel_version(self) -> i32 {
         match self {
-            BackendKind::Native => KERNEL_VERSION,
+            BackendKind::Native(KvCacheType::F16) => KERNEL_VERSION,
+            BackendKind::Native(KvCacheType::Q8_0) => KERNEL_VERSION + Q8_0_VERSION,
             BackendKind::Candle => (1 << 16) | CANDLE_VERSION,
         }
     }
@@ -173,6 +183,8 @@ pub(crate) enum Wanted {
     First,
     /// This many at the end. All but the first of them are guesses, which may be taken back ([`State::truncate`]).
     Last(usize),
+    /// This many at the end, all of which are guesses.
+    Guesses(usize),
     All,
 }
 
@@ -182,7 +194,7 @@ impl Wanted {
         match self {
             Wanted::None => 0,
             Wanted::First => 1,
-            Wanted::Last(count) => count,
+            Wanted::Last(count) | Wanted::Guesses(count) => count,
             Wanted::All => rows,
         }
     }
@@ -191,6 +203,7 @@ impl Wanted {
     pub(crate) fn guesses(self) -> usize {
         match self {
             Wanted::Last(count) => count.saturating_sub(1),
+            Wanted::Guesses(count) => count,
             Wanted::None | Wanted::First | Wanted::All => 0,
         }
     }
@@ -200,7 +213,7 @@ impl Wanted {
         match self {
             Wanted::None => false,
             Wanted::First => row == 0,
-            Wanted::Last(count) => row + count >= rows,
+            Wanted::Last(count) | Wanted::Guesses(count) => row + count >= rows,
             Wanted::All => true,
         }
     }
@@ -214,20 +227,41 @@ pub(crate) trait State: Send {
     /// Number of its blocks, shared ones included.
     fn blocks(&self) -> usize;
 
-    /// Bytes of its first `blocks` blocks, whether they are there or not.
+    /// Bytes of its first `blocks` blocks, whether they are there or not, without what windows see of them.
     fn block_bytes(&self, blocks: usize) -> u64;
+
+    /// Bytes of what windows see of `blocks` blocks. Layers with a sliding window keep a block only as long as their window sees
+    /// some of it.
+    fn window_bytes(&self, _blocks: usize) -> u64 {
+        0
+    }
+
+    /// Of so many blocks it has that at a time, at most.
+    fn most_window_blocks(&self) -> usize {
+        0
+    }
+
+    /// Of so many blocks it has that now.
+    fn window_blocks(&self) -> usize {
+        0
+    }
+
+    /// Gives back what no window sees any more, now that the next position is the one behind all that are there.
+    fn settle(&mut self) {}
 
     /// Bytes that a state takes beside its blocks, however many positions it has.
     fn fixed_bytes(&self) -> u64 {
         0
     }
 
-    /// Bytes of a state of `positions` positions that shares none.
+    /// Bytes of a state of `positions` positions that shares none, at most, while it grows.
     fn bytes(&self, positions: usize) -> u64 {
-        self.block_bytes(positions.div_ceil(BLOCK)).saturating_add(self.fixed_bytes())
+        let blocks = positions.div_ceil(BLOCK);
+        let seen = self.window_bytes(blocks.min(self.most_window_blocks()));
+        self.block_bytes(blocks).saturating_add(seen).saturating_add(self.fixed_bytes())
     }
 
-    /// Whether a sequence can go on behind its first `blocks` blocks when it has only those.
+    /// Whether a sequence can go on behind its first `blocks` blocks, which are there, when it has only those.
     fn resumes_behind(&self, blocks: usize) -> bool;
 
     /// Makes room for `positions` positions, without adding them.
@@ -251,10 +285,10 @@ pub(crate) trait State: Send {
     /// [go on](State::resumes_behind) behind it, another block or [`State::truncate`] must follow.
     fn attach(&mut self, block: Block);
 
-    /// Block `index`, whose positions are all there.
+    /// Block `index`, whose positions are all there, with what windows see of it if that is still there.
     fn block(&self, index: usize) -> Block;
 
-    /// Takes another block of the same contents for block `index`.
+    /// Takes another block of the same contents for block `index`, as far as both are there.
     fn replace(&mut self, index: usize, block: Block);
 
     /// What the backend has made it of.
@@ -263,27 +297,65 @@ pub(crate) trait State: Send {
 
 /// [`BLOCK`] positions of a state. What they look like is their backend's affair. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Block(Arc<dyn Any + Send + Sync>);
+pub(crate) struct Block {
+    /// What all positions behind it see.
+    content: Arc<dyn Any + Send + Sync>,
+    /// What windows see of it, as long as somebody keeps that.
+    window: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 impl Block {
     pub(crate) fn new<T: Any + Send + Sync>(content: Arc<T>) -> Block {
-        Block(content)
+        Block { content, window: None }
+    }
+
+    /// The block with what windows see of it.
+    pub(crate) fn with_window<T: Any + Send + Sync>(self, window: Option<Arc<T>>) -> Block {
+        let window = window.map(|window| -> Arc<dyn Any + Send + Sync> { window });
+        Block { window, ..self }
     }
 
     /// What it is made of; None where that is something else.
     pub(crate) fn into_content<T: Any + Send + Sync>(self) -> Option<Arc<T>> {
-        self.0.downcast().ok()
+        self.content.downcast().ok()
+    }
+
+    /// What windows see of it, if that is there.
+    pub(crate) fn window<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.window.clone()?.downcast().ok()
+    }
+
+    /// Whether there is what windows see of it.
+    pub(crate) fn has_window(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// Takes that of another block of the same contents, where it has none.
+    pub(crate) fn take_window(&mut self, other: &Block) {
+        if self.window.is_none() {
+            self.window.clone_from(&other.window);
+        }
+    }
+
+    /// Forgets that.
+    pub(crate) fn drop_window(&mut self) {
+        self.window = None;
     }
 
     /// Whether anybody else has it too.
     pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+        Arc::strong_count(&self.content) > 1
+    }
+
+    /// Whether anybody else has what windows see of it.
+    pub(crate) fn window_is_shared(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| Arc::strong_count(window) > 1)
     }
 
     /// Whether both are the same memory.
     #[cfg(test)]
     pub(crate) fn is(&self, other: &Block) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.content, &other.content)
     }
 }
 

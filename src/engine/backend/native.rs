@@ -1,20 +1,30 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
+use super::{
+    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text,
+};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::attention::KvCacheType;
 use crate::model::encoder::{self, EncoderWorkspace};
 use crate::model::{self, DecoderWorkspace, Loading, SequenceState};
 
 /// Computes with [`crate::kernels`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Native;
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Native {
+    /// How it keeps keys and values.
+    pub(crate) kv_cache_type: KvCacheType,
+    /// Whether it also keeps what no window sees any more.
+    pub(crate) whole: bool,
+}
 
 /// A decoder and what its passes work in.
 struct NativeDecoder {
     model: model::Decoder,
     workspace: DecoderWorkspace,
+    /// Most rows of a pass.
+    rows: usize,
 }
 
 /// An encoder and the pass that it computes.
@@ -35,9 +45,9 @@ impl Backend for Native {
     }
 
     fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
-        let model = model::Decoder::load(gguf, loading)?;
+        let model = model::Decoder::load(gguf, loading, self.kv_cache_type, self.whole)?;
         let workspace = model.workspace(limits)?;
-        Ok(Box::new(NativeDecoder { model, workspace }))
+        Ok(Box::new(NativeDecoder { model, workspace, rows: limits.rows }))
     }
 
     fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
@@ -59,7 +69,7 @@ impl Decoder for NativeDecoder {
     }
 
     fn new_state(&self) -> Box<dyn State> {
-        Box::new(SequenceState::new(self.model.layout().clone()))
+        Box::new(SequenceState::new(self.model.layout().clone(), self.rows))
     }
 
     fn forward(

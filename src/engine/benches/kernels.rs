@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use steadytext_engine::Instructions;
 use steadytext_engine::kernel_bench as kernels;
+use steadytext_engine::{Instructions, KvCacheType};
 
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 3072;
@@ -46,14 +46,16 @@ fn quantization(criterion: &mut Criterion) {
 
 /// Multiply-adds a second of 16 query heads over 8 key-value heads of 128.
 fn attention(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("attention");
-    for (positions, rows) in [(127, 1), (1023, 1), (4095, 1), (0, 128), (1024, 128)] {
-        group.throughput(Throughput::Elements((2 * 16 * 128 * rows * (positions + rows)) as u64));
-        let Some(mut run) = kernels::attention((16, 8, 128), positions, rows, 1) else { continue };
-        let id = BenchmarkId::new(format!("{rows} rows after"), positions);
-        group.bench_function(id, |bencher| bencher.iter(&mut run));
+    for kind in KvCacheType::ALL {
+        let mut group = criterion.benchmark_group(format!("attention/{kind}"));
+        for (positions, rows) in [(127, 1), (1023, 1), (4095, 1), (0, 128), (1024, 128)] {
+            group.throughput(Throughput::Elements((2 * 16 * 128 * rows * (positions + rows)) as u64));
+            let Some(mut run) = kernels::attention((16, 8, 128), positions, rows, kind, 1) else { continue };
+            let id = BenchmarkId::new(format!("{rows} rows after"), positions);
+            group.bench_function(id, |bencher| bencher.iter(&mut run));
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 /// Values a second.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::{BackendChoice, Constraint, ModelSource, Sampling};
+use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sampling};
 
 use super::{Error, help};
 
@@ -42,6 +42,7 @@ pub(super) struct Arguments {
     pub(super) json: bool,
     pub(super) requests: Option<usize>,
     pub(super) context: usize,
+    pub(super) kv_cache_type: KvCacheType,
     pub(super) threads: usize,
     pub(super) backend: BackendChoice,
     pub(super) text_file: Option<PathBuf>,
@@ -93,6 +94,7 @@ impl Arguments {
                 }
                 "--text" => parsed.text_file = Some(value()?.into()),
                 "--positions" => parsed.positions = Some(number(option, value()?)?),
+                "--kv-cache-type" => parsed.kv_cache_type = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;

@@ -31,6 +31,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
         context_length: arguments.context,
         kv_cache_mb: 1 << 20,
         backend: arguments.backend,
+        kv_cache_type: arguments.kv_cache_type,
         ..Config::default()
     };
     let engine = Engine::start(config)?;
@@ -47,6 +48,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
                 started = Instant::now();
                 Object::default().text("event", "started").number("prompt_tokens", prompt_tokens).print()?;
             }
+            EventKind::FirstToken { .. } => {}
             EventKind::Progress { generated_tokens, text } => Object::default()
                 .text("event", "progress")
                 .number("generated_tokens", generated_tokens)
@@ -77,5 +79,8 @@ fn done(output: Output) -> Object {
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
         Output::Verification(verified) => object.number("passed", verified.passed()),
+        Output::LogProbabilities(values) => object.numbers("log_probabilities", values),
+        // Commands of their own.
+        Output::Tokens(_) | Output::Chunks(_) => object,
     }
 }

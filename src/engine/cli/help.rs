@@ -97,6 +97,12 @@ const OPTIONS: &[Described] = &[
     ("--backend", "NAME", &["generate", "embed", "logits"], "auto, native or candle (auto)"),
     ("--text", "FILE", &["verify"], "the text (one that comes with the program)"),
     ("--positions", "N", &["verify"], "its first N tokens, at most 512 (64)"),
+    (
+        "--kv-cache-type",
+        "TYPE",
+        &["generate", "embed", "logits", "inspect"],
+        "how native kernels keep keys and values: f16 or q8_0, which takes half the memory (f16)",
+    ),
     ("--threads", "N", &[], "compute threads (one per core)"),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),

@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         requests: arguments.requests.unwrap_or(REQUESTS).clamp(1, 4096),
         tokens: arguments.context,
         threads: arguments.compute_threads(),
+        kv_cache_type: arguments.kv_cache_type,
     };
     let (summary, gguf) = Summary::of(&arguments.source(), load)?;
     if arguments.json {
@@ -73,7 +74,11 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
         line("end tokens", &shown(&summary.end_tokens.join(" ")))?;
     }
     if let Some(bytes) = summary.state_bytes_per_token {
-        line("state", &format!("{bytes} bytes for each token of a sequence"))?;
+        let mut state = format!("{bytes} bytes for each token of a sequence");
+        if let Some(window) = summary.window {
+            let _ = write!(state, ", {} more for each of the last {}", window.bytes_per_token, window.tokens);
+        }
+        line("state", &state)?;
     }
     if let Some(memory) = &summary.memory {
         let mut needed = format!("{} for the model", size(memory.model));

@@ -15,9 +15,12 @@ const SHOWN: usize = 5;
 
 /// Prints tokens and their most likely successors; writes all logits with `--out`.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let (source, threads) = (arguments.source(), arguments.compute_threads());
-    let backend = arguments.backend.expected();
-    let mut probe = Probe::open_on(backend, &source, threads, Instructions::best())?;
+    let mut probe = Probe::open_on(
+        arguments.backend.expected(arguments.kv_cache_type),
+        &arguments.source(),
+        arguments.compute_threads(),
+        Instructions::best(),
+    )?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;
     let mut tokens =

@@ -1,10 +1,15 @@
 //! The check of a finished answer: by the crates `jsonschema` and `regex`, which share no code with what guided it.
 
-use jsonschema::{PatternOptions, Validator};
+use std::ops::Range;
+
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use super::ordering::ordered;
+use super::plain::plain;
 use super::schema::Graph;
+use super::spans::span;
 use super::{Constraint, invalid};
 use crate::Error;
 
@@ -12,6 +17,14 @@ use crate::Error;
 const MAX_REGEX_BYTES: usize = 2 << 20;
 /// Deepest nesting of groups in a regular expression.
 const MAX_REGEX_DEPTH: u32 = 64;
+/// Most steps back of a pattern that is not regular, for one string.
+const MAX_STEPS_BACK: usize = 10_000;
+/// Most schemas that are looked at while an answer is checked between two tokens.
+const MAX_CHECKS_BETWEEN: u64 = 2_000;
+/// Digits of a number that is not too large, whatever they are.
+const MAX_DIGITS: usize = 250;
+/// Most bytes of such an answer.
+const MAX_BYTES_BETWEEN: usize = 64 << 10;
 /// Most characters of another library's message that are shown.
 const MAX_REASON: usize = 300;
 
@@ -30,13 +43,44 @@ impl Checker {
     pub(crate) fn new(constraint: &Constraint) -> Result<Checker, Error> {
         Ok(match constraint {
             Constraint::Json(schema) => {
-                let schema = parse(schema)?;
+                let mut schema = parse(schema)?;
+                ordered(&mut schema)?;
+                let schema = plain(schema)?;
                 let graph = Graph::new(&schema)?;
                 Checker::Json(Box::new((validator(&schema)?, graph)))
             }
             Constraint::Regex(pattern) => Checker::Regex(full_match(pattern)?),
             Constraint::Choice(choices) => Checker::Choice(choices.clone()),
         })
+    }
+
+    /// Whether more is checked of an answer than has guided it.
+    pub(crate) fn is_stricter(&self) -> bool {
+        matches!(self, Checker::Json(_))
+    }
+
+    /// The part of an answer that does not match, if the answer can be checked in little time.
+    pub(crate) fn flaw(&self, answer: &str) -> Option<Range<usize>> {
+        let Checker::Json(json) = self else { return None };
+        let (validator, graph) = &**json;
+        if answer.len() > MAX_BYTES_BETWEEN {
+            return None;
+        }
+        let document = match serde_json::from_str::<Value>(answer) {
+            Ok(document) => document,
+            // A number that is too large, as a rule. It stands on one line.
+            Err(error) => {
+                let end = error.column().min(answer.len());
+                let number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+                let digits = answer.as_bytes()[..end].iter().rev().take_while(|byte| number(byte)).count();
+                return Some(end - digits..end - digits + digits.min(MAX_DIGITS));
+            }
+        };
+        if !graph.is_checked_within(MAX_CHECKS_BETWEEN, &document) || validator.is_valid(&document) {
+            return None;
+        }
+        let error = validator.validate(&document).err()?;
+        Some(span(answer, error.instance_path().as_str()))
     }
 
     /// Whether the answer matches.
@@ -78,11 +122,38 @@ pub(super) fn parse(schema: &str) -> Result<Value, Error> {
     }
 }
 
-/// Without anything that fetches what the schema refers to: it has to be complete.
+/// Without anything that fetches what the schema refers to: it has to be complete. Formats are checked. A schema that does not say
+/// of which draft it is may be of an older one.
 fn validator(schema: &Value) -> Result<Validator, Error> {
-    let patterns = PatternOptions::regex().size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES);
-    jsonschema::options().with_pattern_options(patterns).build(schema).or_else(|error| {
-        invalid(brief(&format!("the schema is invalid at \"{}\": {error}", error.instance_path())))
+    let newest = build(schema, None);
+    let older =
+        || [Draft::Draft7, Draft::Draft4].into_iter().find_map(|draft| build(schema, Some(draft)).ok());
+    let known = schema.get("$schema").is_some();
+    newest.or_else(|error| {
+        let older = if known { None } else { older() };
+        older.map_or_else(
+            || invalid(brief(&format!("the schema is invalid at \"{}\": {error}", error.instance_path()))),
+            Ok,
+        )
+    })
+}
+
+/// Patterns are matched in linear time, and only where they are not regular in bounded time.
+fn build(schema: &Value, draft: Option<Draft>) -> Result<Validator, ValidationError<'static>> {
+    let options = || {
+        let options = jsonschema::options().should_validate_formats(true);
+        match draft {
+            Some(draft) => options.with_draft(draft),
+            None => options,
+        }
+    };
+    let regular = PatternOptions::regex().size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES);
+    options().with_pattern_options(regular).build(schema).or_else(|error| {
+        let others = PatternOptions::fancy_regex()
+            .backtrack_limit(MAX_STEPS_BACK)
+            .size_limit(MAX_REGEX_BYTES)
+            .dfa_size_limit(MAX_REGEX_BYTES);
+        options().with_pattern_options(others).build(schema).map_err(|_| error)
     })
 }
 

@@ -11,7 +11,11 @@ use llguidance::{JsonCompileOptions, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
+use super::closing::{self, Chart, Way};
+use super::guide::{PARTS, Part};
 use super::matcher::{Matcher, reason};
+use super::ordering::ordered;
+use super::plain::plain;
 use super::regular::{Language, Regular};
 use super::tree::Tree;
 use super::{Constraint, trie};
@@ -34,6 +38,9 @@ const MAX_LEXER_STATES: usize = 20_000;
 /// Symbols in the productions of a grammar.
 const MAX_GRAMMAR_SIZE: usize = 200_000;
 
+/// What llguidance says of a schema to which nothing conforms.
+const UNSATISFIABLE: &str = "Unsatisfiable schema";
+
 /// What a copy of a grammar takes that a request goes on with, apart from what its text makes of it.
 const MATCHER_BYTES: u64 = 1 << 20;
 /// What each byte of a constraint's text takes once it is compiled: productions, states, symbols.
@@ -51,6 +58,10 @@ pub(crate) struct Grammar {
     parser: Mutex<TokenParser>,
     /// Of a pattern.
     language: Option<Arc<Language>>,
+    /// At its beginning, of what has no language.
+    chart: Option<Mutex<Chart>>,
+    /// A shortest answer.
+    way: Option<Way>,
     checker: Arc<Checker>,
     _held: Held,
 }
@@ -95,16 +106,38 @@ impl Grammars {
             Some(grammar) => grammar,
             None => self.keep(constraint, Arc::new(self.compile(constraint)?)),
         };
+        let mut matcher = self.follow(&grammar, constraint)?;
+        matcher.set_way(grammar.way.clone());
+        Ok(matcher)
+    }
+
+    /// A matcher that knows no way to the end.
+    fn follow(&self, grammar: &Grammar, constraint: &Constraint) -> Result<Matcher, Error> {
+        let vocabulary = self.vocabulary()?;
         let parser = grammar.parser.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
         let regular = grammar.language.as_ref().map(Regular::new);
-        let held = self.memory.hold(MATCHER_BYTES + own_bytes(constraint), "a constraint")?;
+        let chart = grammar.chart.as_ref();
+        let chart = chart.map(|chart| chart.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let bytes = chart.as_ref().map_or(0, |chart| chart.bytes() as u64);
+        let held = self.memory.hold(MATCHER_BYTES + own_bytes(constraint) + bytes, "a constraint")?;
         Ok(Matcher::new(
             llguidance::Matcher::new(Ok(parser)),
             regular,
+            chart.map(Box::new),
             Arc::clone(&self.tokenizer),
+            Arc::clone(vocabulary.factory.tok_env()),
             Arc::clone(&grammar.checker),
             held,
         ))
+    }
+
+    fn vocabulary(&self) -> Result<&Vocabulary, Error> {
+        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
+        if self.vocabulary.get().is_none() {
+            let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
+        }
+        let Some(vocabulary) = self.vocabulary.get() else { unreachable!("it was set above") };
+        Ok(vocabulary)
     }
 
     fn find(&self, constraint: &Constraint) -> Option<Arc<Grammar>> {
@@ -134,28 +167,22 @@ impl Grammars {
 
     fn compile(&self, constraint: &Constraint) -> Result<Grammar, Error> {
         let checker = Checker::new(constraint)?;
-        // Twice where two are the first; what was made in vain is dropped. A failure is not kept: there may be memory later.
-        if self.vocabulary.get().is_none() {
-            let _ = self.vocabulary.set(vocabulary(&self.tokenizer, self.rows, &self.memory)?);
-        }
-        let Some(Vocabulary { factory, tree, .. }) = self.vocabulary.get() else {
-            unreachable!("it was set above");
-        };
-        let parser = factory.create_parser(grammar(constraint)?);
-        let parser = parser.map_err(|error| {
-            let what = match constraint {
-                Constraint::Json(_) => "schema",
-                Constraint::Regex(_) => "pattern",
-                Constraint::Choice(_) => "list of choices",
-            };
-            let reason = reason(&format!("{error:#}"));
-            Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
-        })?;
+        let Vocabulary { factory, tree, .. } = self.vocabulary()?;
+        let parser = parser(constraint, factory)?;
         let language = pattern(constraint).and_then(|pattern| Language::new(&pattern, tree, self.rows));
-        let bytes = language.as_ref().map_or(0, |language| language.bytes()) as u64;
+        let chart = match &language {
+            Some(_) => None,
+            None => closing::chart(&parser, factory.tok_env(), factory.limits()),
+        };
+        let of_chart = chart.as_ref().map_or(0, Chart::bytes);
+        let bytes = (language.as_ref().map_or(0, |language| language.bytes()) + of_chart) as u64;
         let held = self.memory.hold(bytes + own_bytes(constraint), "a constraint")?;
+        let chart = chart.map(Mutex::new);
         let (parser, language) = (Mutex::new(parser), language.map(Arc::new));
-        Ok(Grammar { parser, language, checker: Arc::new(checker), _held: held })
+        let checker = Arc::new(checker);
+        let mut grammar = Grammar { parser, language, chart, way: None, checker, _held: held };
+        grammar.way = self.follow(&grammar, constraint)?.find_way();
+        Ok(grammar)
     }
 }
 
@@ -181,13 +208,44 @@ fn vocabulary(tokenizer: &Arc<Tokenizer>, rows: usize, memory: &Arc<Ledger>) -> 
     Ok(Vocabulary { _held: held, factory, tree: Arc::new(tree) })
 }
 
-fn grammar(constraint: &Constraint) -> Result<TopLevelGrammar, Error> {
-    Ok(match constraint {
-        Constraint::Json(schema) => json_grammar(checker::parse(schema)?),
-        Constraint::Regex(_) | Constraint::Choice(_) => {
-            TopLevelGrammar::from_regex(&pattern(constraint).unwrap_or_default())
+/// What guides an answer: of a schema, as much as llguidance takes.
+fn parser(constraint: &Constraint, factory: &ParserFactory) -> Result<TokenParser, Error> {
+    let told = |error: &dyn std::fmt::Display, what| {
+        let reason = reason(&format!("{error:#}"));
+        Error::InvalidRequest(format!("the {what} cannot be followed: {reason}"))
+    };
+    let schema = match constraint {
+        Constraint::Json(schema) => {
+            let mut schema = checker::parse(schema)?;
+            ordered(&mut schema)?;
+            plain(schema)?
         }
-    })
+        Constraint::Regex(pattern) => {
+            let parser = factory.create_parser(TopLevelGrammar::from_regex(pattern));
+            return parser.map_err(|error| told(&error, "pattern"));
+        }
+        Constraint::Choice(_) => {
+            let pattern = pattern(constraint).unwrap_or_default();
+            let parser = factory.create_parser(TopLevelGrammar::from_regex(&pattern));
+            return parser.map_err(|error| told(&error, "list of choices"));
+        }
+    };
+    let mut first = None;
+    for part in PARTS {
+        match factory.create_parser(json_grammar(part.of(&schema))) {
+            Ok(parser) => return Ok(parser),
+            Err(error) => {
+                // Nothing conforms to it: less of it would let through what never does.
+                let empty = format!("{error:#}").contains(UNSATISFIABLE);
+                let error = first.get_or_insert(told(&error, "schema"));
+                // Twice: the whole takes what stands beside a reference for part of it, in all drafts.
+                if empty && part != Part::Whole {
+                    return Err(error.clone());
+                }
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::InvalidRequest("the schema cannot be followed".to_owned())))
 }
 
 /// The pattern of a constraint that has one.
@@ -210,6 +268,8 @@ fn json_grammar(schema: Value) -> TopLevelGrammar {
         key_separator: ": ".to_owned(),
         whitespace_flexible: false,
         coerce_one_of: true,
+        // What it does not know is left to the check.
+        lenient: true,
         ..JsonCompileOptions::default()
     };
     let mut schema = if schema.is_object() { schema } else { json!({ "allOf": [schema] }) };

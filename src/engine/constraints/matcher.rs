@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use llguidance::toktrie::SimpleVob;
+use toktrie::TokEnv;
 
 use super::checker::{Checker, brief};
+use super::closing::{Chart, Mark, Way, fewest};
 use super::regular::Regular;
 use crate::Error;
 use crate::memory::Held;
@@ -16,11 +18,29 @@ pub(crate) struct Matcher {
     /// The same place in the language of a pattern, which masks are made from.
     regular: Option<Regular>,
     tokenizer: Arc<Tokenizer>,
+    words: TokEnv,
     checker: Arc<Checker>,
+    /// The same place in the grammar of a document, which ways to the end are made from.
+    chart: Option<Box<Chart>>,
+    /// A way to the end from here, where one is known.
+    way: Option<Way>,
+    /// The token that [`Matcher::admits`] has admitted, and the way to the end from there.
+    admitted: Option<(u32, Option<Way>)>,
     /// Tokens taken.
     tokens: usize,
     _held: Held,
 }
+
+/// A place in an answer, to come back to.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    tokens: usize,
+    mark: Option<Mark>,
+}
+
+/// How many times as many tokens as a way to the end takes have to be left, and how many more, for a token to be admitted behind
+/// which no way was found.
+const AMPLE: (usize, usize) = (4, 100);
 
 /// What follows from a token.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,11 +55,59 @@ impl Matcher {
     pub(super) fn new(
         grammar: llguidance::Matcher,
         regular: Option<Regular>,
+        chart: Option<Box<Chart>>,
         tokenizer: Arc<Tokenizer>,
+        words: TokEnv,
         checker: Arc<Checker>,
         held: Held,
     ) -> Matcher {
-        Matcher { grammar, regular, tokenizer, checker, tokens: 0, _held: held }
+        let (way, admitted, tokens) = (None, None, 0);
+        Matcher { grammar, regular, tokenizer, words, checker, chart, way, admitted, tokens, _held: held }
+    }
+
+    /// This place.
+    pub(crate) fn place(&self) -> Place {
+        Place { tokens: self.tokens, mark: self.chart.as_ref().map(|chart| chart.mark()) }
+    }
+
+    /// Goes back to a place that the answer has come through.
+    ///
+    /// # Errors
+    /// As [`Matcher::allowed`].
+    pub(crate) fn go_back(&mut self, place: Place) -> Result<(), Error> {
+        let tokens = self.tokens.saturating_sub(place.tokens);
+        self.grammar.rollback(tokens).map_err(|error| self.failed(&error))?;
+        self.grammar.invalidate_bias_cache();
+        self.tokens = place.tokens;
+        (self.way, self.admitted) = (None, None);
+        match (&mut self.chart, place.mark) {
+            (Some(chart), Some(mark)) => chart.go_back(mark),
+            _ => self.chart = None,
+        }
+        if let Some(text) = self.search(&[]) {
+            self.way = self.follow(None, &text).map(|tokens| Way { text, tokens });
+        }
+        Ok(())
+    }
+
+    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before anything else.
+    pub(super) fn find_way(&mut self) -> Option<Way> {
+        let shortest = self.search(&[]);
+        let fewest = self.regular.as_ref().and_then(Regular::fewest);
+        let ways = shortest.into_iter().chain(fewest);
+        let ways = ways.filter_map(|text| Some(Way { tokens: self.follow(None, &text)?, text }));
+        ways.min_by_key(|way| way.tokens)
+    }
+
+    /// The way to the end that [`Matcher::find_way`] has found for a matcher of the same constraint.
+    pub(super) fn set_way(&mut self, way: Option<Way>) {
+        self.way = way;
+    }
+
+    /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many are enough for what is
+    /// to come.
+    pub(crate) fn needed(&self) -> Option<usize> {
+        self.way.as_ref().map(|way| way.tokens)
     }
 
     /// What every answer begins with. Before anything else.
@@ -70,13 +138,116 @@ impl Matcher {
         self.grammar.compute_mask().map_err(|error| self.failed(&error))
     }
 
+    /// Whether an allowed token that does not end the answer leaves a way to its end: `room` tokens are left, that one
+    /// among them. Where no way is known, all tokens are admitted.
+    pub(crate) fn admits(&mut self, token: u32, room: usize) -> bool {
+        if self.way.is_none() {
+            return true;
+        }
+        let left = room.saturating_sub(1);
+        let tokenizer = Arc::clone(&self.tokenizer);
+        let bytes = tokenizer.token_bytes(token);
+        let searched = self.search(bytes);
+        // Along the way that is known, which may be another.
+        let along = self.way.as_ref().and_then(|way| way.text.strip_prefix(bytes)).map(<[u8]>::to_vec);
+        let none = searched.is_none() && along.is_none();
+        for text in searched.into_iter().chain(along) {
+            if let Some(tokens) = self.fits(token, &text, left) {
+                self.admitted = Some((token, Some(Way { text, tokens })));
+                return true;
+            }
+        }
+        let ample = |way: &Way| room > AMPLE.0 * way.tokens + AMPLE.1;
+        if none && self.way.as_ref().is_some_and(ample) {
+            self.admitted = Some((token, None));
+            return true;
+        }
+        false
+    }
+
+    /// The first token of the way to the end: where others leave none, this one does. None where the answer is at its end,
+    /// or no way is known.
+    pub(crate) fn way_on(&self) -> Option<u32> {
+        let way = self.way.as_ref()?;
+        fewest(self.words.tok_trie(), &way.text).first().copied().flatten().map(|(_, token)| token)
+    }
+
     /// Goes on with an allowed token that does not end the answer.
     ///
     /// # Errors
     /// As [`Matcher::allowed`].
     pub(crate) fn take(&mut self, token: u32) -> Result<Taken, Error> {
+        let admitted = self.admitted.take().filter(|(admitted, _)| *admitted == token);
+        self.way = admitted.and_then(|(_, way)| way);
         self.consume(&[token])?;
         self.force()
+    }
+
+    /// A shortest text that leads to the end behind some bytes.
+    fn search(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if let Some(regular) = &self.regular {
+            return regular.closing_behind(bytes);
+        }
+        let chart = self.chart.as_mut()?;
+        let mark = chart.mark();
+        let closing = if chart.push(bytes) { chart.closing() } else { None };
+        chart.go_back(mark);
+        closing
+    }
+
+    /// How many tokens a text behind a token takes at most, where `left` are enough for it.
+    fn fits(&self, token: u32, text: &[u8], left: usize) -> Option<usize> {
+        // No token is empty.
+        if text.len() <= left && self.can_spell(text) {
+            return Some(text.len());
+        }
+        let fewest = fewest(self.words.tok_trie(), text);
+        if fewest.first().is_some_and(|first| first.is_none_or(|(tokens, _)| tokens as usize > left)) {
+            return None;
+        }
+        self.follow(Some(token), text).filter(|tokens| *tokens <= left)
+    }
+
+    /// Whether each byte of a text is a token.
+    fn can_spell(&self, text: &[u8]) -> bool {
+        let trie = self.words.tok_trie();
+        text.iter().all(|byte| {
+            let child = trie.child_at_byte(trie.root(), *byte);
+            child.is_some_and(|child| child.token_id().is_some())
+        })
+    }
+
+    /// Goes along a text behind a token on a copy. Returns how many tokens the text takes, those that are forced
+    /// included; None where it does not lead to the end.
+    fn follow(&self, token: Option<u32>, text: &[u8]) -> Option<usize> {
+        let fewest = fewest(self.words.tok_trie(), text);
+        let mut copy = self.grammar.clone();
+        if let Some(token) = token {
+            copy.consume_tokens(&[token]).ok()?;
+        }
+        let (mut at, mut tokens) = (0, 0);
+        loop {
+            let forced = if copy.is_stopped() { Vec::new() } else { copy.compute_ff_tokens() };
+            for token in &forced {
+                at += text[at..]
+                    .starts_with(self.tokenizer.token_bytes(*token))
+                    .then(|| self.tokenizer.token_bytes(*token).len())?;
+            }
+            tokens += forced.len();
+            copy.consume_tokens(&forced).ok().or(forced.is_empty().then_some(()))?;
+            if at == text.len() {
+                let matches =
+                    if copy.is_stopped() { !copy.is_error() } else { copy.is_accepting().unwrap_or(false) };
+                return matches.then_some(tokens);
+            }
+            if copy.is_stopped() {
+                return None;
+            }
+            let (_, token) = fewest[at]?;
+            copy.consume_tokens(&[token]).ok()?;
+            at += self.tokenizer.token_bytes(token).len();
+            tokens += 1;
+        }
     }
 
     /// Whether the answer matches as it is.
@@ -112,6 +283,13 @@ impl Matcher {
         if !self.grammar.is_stopped() {
             forced = self.grammar.compute_ff_tokens();
             self.consume(&forced)?;
+            // What is forced is part of every way.
+            self.way = self.way.take().and_then(|way| {
+                let bytes: Vec<u8> =
+                    forced.iter().flat_map(|id| self.tokenizer.token_bytes(*id)).copied().collect();
+                let text = way.text.strip_prefix(&bytes[..])?.to_vec();
+                Some(Way { text, tokens: way.tokens.saturating_sub(forced.len()) })
+            });
         }
         match self.grammar.get_error() {
             Some(error) => Err(self.error(&error)),
@@ -121,6 +299,12 @@ impl Matcher {
 
     fn consume(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.tokens += tokens.len();
+        if let Some(chart) = &mut self.chart
+            && !tokens.iter().all(|id| chart.push(self.tokenizer.token_bytes(*id)))
+        {
+            // It is too much.
+            self.chart = None;
+        }
         if let Some(regular) = &mut self.regular {
             tokens.iter().for_each(|id| regular.take(self.tokenizer.token_bytes(*id)));
         }

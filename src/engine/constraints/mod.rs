@@ -15,10 +15,15 @@
 #[doc(hidden)]
 pub mod bench;
 mod checker;
+mod closing;
 mod grammar;
+mod guide;
 mod matcher;
+mod ordering;
+mod plain;
 mod regular;
 mod schema;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -28,12 +33,12 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use checker::Checker;
 pub(crate) use grammar::Grammars;
-pub(crate) use matcher::{Matcher, Taken};
+pub(crate) use matcher::{Matcher, Place, Taken};
 
 use crate::Error;
 
 /// Most bytes of a schema.
-const MAX_SCHEMA_BYTES: usize = 64 << 10;
+const MAX_SCHEMA_BYTES: usize = 256 << 10;
 /// Deepest nesting of brackets in a schema.
 const MAX_SCHEMA_DEPTH: usize = 64;
 /// Most bytes of a pattern.

@@ -10,7 +10,7 @@
 //!
 //! Invariant: a mask holds what llguidance's holds, but for the tokens that end the answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use llguidance::toktrie::SimpleVob;
@@ -28,6 +28,8 @@ use super::tree::{Groups, SEQUENCES, Tree, group};
 const MAX_BYTES: usize = 8 << 20;
 /// Masks that are kept: those that were made first, which most answers need.
 const MAX_MASKS: usize = 48;
+/// States that are gone through in search of the fewest tokens, a millisecond each with a large vocabulary.
+const MAX_SEARCHED: usize = 60;
 /// Leads nowhere.
 const DEAD: u32 = 0;
 
@@ -41,6 +43,8 @@ pub(super) struct Language {
     /// Column 0 has some groups of characters and column 1 a number: so many characters of these groups may follow,
     /// whatever they are. The others have the state that each byte leads to.
     rows: Vec<u32>,
+    /// By number of the row: how many bytes lead from its state to the end of a word, at least.
+    distances: Vec<u32>,
     start: u32,
     tree: Arc<Tree>,
     /// Bits of a mask.
@@ -84,9 +88,9 @@ impl Language {
         let ends = |state: &StateID| automaton.is_match_state(automaton.next_eoi_state(*state));
         let ends: Vec<usize> =
             (1..).zip(&found.states).filter(|(_, state)| ends(state)).map(|(row, _)| row).collect();
-        remove_dead_ends(&mut rows, width, ends);
-        let mut language =
-            Language { columns, rows, start, tree: Arc::clone(tree), mask_len, masks: Mutex::default() };
+        let distances = remove_dead_ends(&mut rows, width, ends);
+        let (tree, masks) = (Arc::clone(tree), Mutex::default());
+        let mut language = Language { columns, rows, distances, start, tree, mask_len, masks };
         language.find_runs(width);
         let leads_on = language.rows[start as usize + 2..][..width - 2].iter().any(|next| *next != DEAD);
         leads_on.then_some(language)
@@ -94,7 +98,66 @@ impl Language {
 
     /// Bytes that it takes, with all masks that may be kept.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..]) + MAX_MASKS * self.mask_len / 8
+        size_of_val(&self.rows[..]) + size_of_val(&self.distances[..]) + MAX_MASKS * self.mask_len / 8
+    }
+
+    /// How many bytes lead from a state to the end of a word, at least.
+    fn distance(&self, state: u32) -> u32 {
+        // As many columns in each row.
+        self.distances[state as usize / (self.rows.len() / self.distances.len())]
+    }
+
+    /// A word of as few tokens as can be, if `most` states are enough to find one.
+    fn fewest(&self, most: usize) -> Option<Vec<u8>> {
+        let (nodes, ids) = (self.tree.nodes(), self.tree.ids());
+        // States in the order in which tokens reach them: the one before, and the bytes between.
+        let mut reached: Vec<(u32, usize, Vec<u8>)> = vec![(self.start, 0, Vec::new())];
+        let mut seen = HashSet::from([self.start]);
+        let mut states = vec![DEAD; self.tree.depth() + 1];
+        let mut bytes = vec![0; self.tree.depth() + 1];
+        for at in 0..most {
+            let state = reached.get(at)?.0;
+            if at > 0 && self.distance(state) == 0 {
+                let (mut at, mut parts) = (at, Vec::new());
+                while at > 0 {
+                    parts.push(&reached[at].2[..]);
+                    at = reached[at].1;
+                }
+                parts.reverse();
+                return Some(parts.concat());
+            }
+            states[0] = state;
+            let mut index = 1;
+            while index + 1 < nodes.len() {
+                let node = &nodes[index];
+                let depth = usize::from(node.depth);
+                bytes[depth] = node.byte;
+                states[depth] = self.next(states[depth - 1], node.byte);
+                if states[depth] == DEAD {
+                    index = node.end as usize;
+                    continue;
+                }
+                let ends = ids.get(node.first_id as usize..nodes[index + 1].first_id as usize);
+                if ends.is_some_and(|ids| !ids.is_empty()) && seen.insert(states[depth]) {
+                    reached.push((states[depth], at, bytes[1..=depth].to_vec()));
+                }
+                index += 1;
+            }
+        }
+        None
+    }
+
+    /// A shortest text that leads from a state to the end of a word, of printable characters where it can be.
+    fn closing(&self, mut state: u32) -> Vec<u8> {
+        let mut text = Vec::new();
+        for left in (0..self.distance(state)).rev() {
+            let mut bytes = (b' '..=b'~').chain(0..=u8::MAX).map(|byte| (byte, self.next(state, byte)));
+            let next = bytes.find(|(_, next)| *next != DEAD && self.distance(*next) == left);
+            let Some((byte, next)) = next else { break };
+            text.push(byte);
+            state = next;
+        }
+        text
     }
 
     fn next(&self, state: u32, byte: u8) -> u32 {
@@ -231,8 +294,8 @@ impl Found {
     }
 }
 
-/// Makes dead what no end can be reached from.
-fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) {
+/// Makes dead what no end can be reached from. Returns how many bytes lead from each row to an end, at least.
+fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) -> Vec<u32> {
     let mut before: Vec<Vec<usize>> = vec![Vec::new(); rows.len() / width];
     for (row, nexts) in rows.chunks_exact(width).enumerate() {
         let mut nexts = nexts[2..].to_vec();
@@ -240,14 +303,18 @@ fn remove_dead_ends(rows: &mut [u32], width: usize, ends: Vec<usize>) {
         nexts.dedup();
         nexts.iter().for_each(|next| before[*next as usize / width].push(row));
     }
-    let mut lives = vec![false; before.len()];
-    let mut open = ends;
-    while let Some(row) = open.pop() {
-        if !std::mem::replace(&mut lives[row], true) {
-            open.extend(&before[row]);
+    let mut distances = vec![u32::MAX; before.len()];
+    let mut open: VecDeque<(usize, u32)> = ends.into_iter().map(|row| (row, 0)).collect();
+    while let Some((row, distance)) = open.pop_front() {
+        if distances[row] == u32::MAX {
+            distances[row] = distance;
+            open.extend(before[row].iter().map(|row| (*row, distance + 1)));
         }
     }
-    rows.iter_mut().filter(|next| !lives[**next as usize / width]).for_each(|next| *next = DEAD);
+    rows.iter_mut()
+        .filter(|next| distances[**next as usize / width] == u32::MAX)
+        .for_each(|next| *next = DEAD);
+    distances
 }
 
 /// A place in a language.
@@ -265,6 +332,17 @@ impl Regular {
     /// Goes on with bytes that the language allows.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         self.state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
+    }
+
+    /// A shortest text that leads from here, and past some bytes, to the end of a word; None where these lead nowhere.
+    pub(super) fn closing_behind(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let state = bytes.iter().fold(self.state, |state, byte| self.language.next(state, *byte));
+        (state != DEAD).then(|| self.language.closing(state))
+    }
+
+    /// A word of the language of as few tokens as can be, if it is found in little time.
+    pub(super) fn fewest(&self) -> Option<Vec<u8>> {
+        self.language.fewest(MAX_SEARCHED)
     }
 
     /// The tokens that may follow.

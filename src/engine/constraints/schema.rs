@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::invalid;
+use super::plain::{is_draft, unescaped};
 use crate::Error;
 
 /// Longest way through schemas that apply to the same part of a document.
@@ -22,10 +23,6 @@ const SAME_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const ITEMS: [&str; 4] = ["items", "additionalItems", "contains", "unevaluatedItems"];
 /// Keywords whose value is a schema for members.
 const MEMBERS: [&str; 3] = ["additionalProperties", "propertyNames", "unevaluatedProperties"];
-/// Keywords that would need more than this file knows.
-const UNKNOWN: [&str; 6] =
-    ["$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor", "dependentSchemas", "dependencies"];
-
 /// Where schemas inside a schema apply.
 #[derive(Debug, Default)]
 struct Node {
@@ -96,12 +93,23 @@ impl Graph {
     /// Whether a document can be checked in bounded time: how many schemas are looked at, if no check ends early but those
     /// of types.
     pub(super) fn is_checked_soon(&self, document: &Value) -> bool {
+        self.is_checked_within(MAX_CHECKS, document)
+    }
+
+    /// Whether not more schemas are looked at.
+    pub(super) fn is_checked_within(&self, most: u64, document: &Value) -> bool {
         let mut costs = HashMap::new();
-        self.cost(0, document, &mut costs).is_some_and(|cost| cost <= MAX_CHECKS)
+        self.cost(0, document, most, &mut costs).is_some_and(|cost| cost <= most)
     }
 
     /// Recurses along chains and into the document, both of which are bounded. `None` where it is too much.
-    fn cost(&self, index: usize, document: &Value, costs: &mut HashMap<(usize, usize), u64>) -> Option<u64> {
+    fn cost(
+        &self,
+        index: usize,
+        document: &Value,
+        most: u64,
+        costs: &mut HashMap<(usize, usize), u64>,
+    ) -> Option<u64> {
         let node = &self.nodes[index];
         if node.types.as_ref().is_some_and(|types| !types.iter().any(|name| is_of_type(document, name))) {
             return Some(1);
@@ -112,8 +120,8 @@ impl Graph {
         }
         let mut cost = 1u64;
         let mut add = |index: usize, document: &Value| {
-            cost = cost.saturating_add(self.cost(index, document, costs)?);
-            (cost <= MAX_CHECKS && costs.len() as u64 <= MAX_CHECKS).then_some(())
+            cost = cost.saturating_add(self.cost(index, document, most, costs)?);
+            (cost <= most && costs.len() as u64 <= most).then_some(())
         };
         for same in &node.same {
             add(*same, document)?;
@@ -178,12 +186,15 @@ impl<'a> Builder<'a> {
         let Value::Object(keywords) = schema else { return Ok(node) };
         for (keyword, value) in keywords {
             match (keyword.as_str(), value) {
+                // A schema as a document is nested as it is.
+                ("$ref", Value::String(reference)) if is_draft(reference) => {
+                    let own = self.number(schema);
+                    node.items.push(own);
+                    node.members.push(own);
+                }
                 ("$ref", Value::String(reference)) => {
                     let target = self.target(reference)?;
                     node.same.push(self.number(target));
-                }
-                ("$id" | "id", Value::String(_)) if !std::ptr::eq(schema, self.root) => {
-                    return invalid("the schema has another schema with an $id inside");
                 }
                 ("type", Value::String(name)) => node.types = Some(vec![name.clone()]),
                 ("type", Value::Array(names)) => {
@@ -207,8 +218,9 @@ impl<'a> Builder<'a> {
                 (name, schema) if SAME.contains(&name) => node.same.push(self.number(schema)),
                 (name, schema) if ITEMS.contains(&name) => node.items.push(self.number(schema)),
                 (name, schema) if MEMBERS.contains(&name) => node.members.push(self.number(schema)),
-                (name, _) if UNKNOWN.contains(&name) => {
-                    return invalid(format!("the schema uses {name}, which is not supported"));
+                ("dependentSchemas" | "dependencies", Value::Object(members)) => {
+                    let schemas = members.values().filter(|member| !member.is_array());
+                    node.same.extend(schemas.map(|member| self.number(member)));
                 }
                 _ => {}
             }
@@ -227,25 +239,4 @@ impl<'a> Builder<'a> {
         let target = self.root.pointer(&unescaped(pointer));
         target.map_or_else(|| invalid("the schema refers to a part of it that is not there"), Ok)
     }
-}
-
-/// A part of a URI without its percent signs. What is not UTF-8 then is found nowhere.
-fn unescaped(pointer: &str) -> String {
-    let bytes = pointer.as_bytes();
-    let mut text = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'%').then(|| pointer.get(at + 1..at + 3)).flatten();
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                text.push(byte);
-                at += 3;
-            }
-            None => {
-                text.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&text).into_owned()
 }

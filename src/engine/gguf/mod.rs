@@ -405,7 +405,7 @@ impl Gguf {
         };
         match self.raw(key) {
             None => Ok(None),
-            Some(Raw::Array { of, count: length, bytes }) if *length >= count => {
+            Some(Raw::Array { of, count: length, bytes }) if *length == count => {
                 let bytes = self.metadata(bytes.clone());
                 let size = bytes.len().checked_div(*length).filter(|size| *size > 0).unwrap_or(1);
                 let values = bytes.chunks_exact(size).take(count);

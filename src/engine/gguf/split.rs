@@ -168,6 +168,9 @@ fn name_of_first(path: &Path, place: &Place) -> Result<Name, (String, String)> {
 fn same(one: &Raw, first: &[u8], other: &Raw, bytes: &[u8]) -> bool {
     match (one, other) {
         (Raw::String(one), Raw::String(other)) => first.get(one.clone()) == bytes.get(other.clone()),
+        (Raw::Array { of, bytes: one, .. }, Raw::Array { of: of_other, bytes: other, .. }) => {
+            of == of_other && first.get(one.clone()) == bytes.get(other.clone())
+        }
         _ => one == other,
     }
 }
@@ -199,6 +202,15 @@ fn add(
             && !same(one, first, other, bytes)
         {
             return Err(stranger(&format!("key \"{key}\" has another value")));
+        }
+    }
+    // Only the first part's keys are read; another one may repeat them.
+    for (key, value) in &part.keys {
+        let of_part = key.starts_with("split.") || key.starts_with("general.");
+        let repeated =
+            of_first.keys.get(key).is_some_and(|first_value| same(first_value, first, value, bytes));
+        if !of_part && !repeated {
+            return Err(stranger(&format!("key \"{}\" is not that of the first part", key.escape_debug())));
         }
     }
     if (of_first.tensors.len() + part.tensors.len()) as u64 > MAX_TENSORS {

@@ -91,6 +91,22 @@ impl Translation {
         self.keys.insert(key.into(), Raw::Array { of: ValueType::I32, count: bytes.len() / 4, bytes });
     }
 
+    /// Sets a key to an array of floats.
+    pub(crate) fn f32s(&mut self, key: &str, values: impl Iterator<Item = f32>) {
+        let start = self.metadata.len();
+        self.metadata.extend(values.flat_map(f32::to_le_bytes));
+        let bytes = start..self.metadata.len();
+        self.keys.insert(key.into(), Raw::Array { of: ValueType::F32, count: bytes.len() / 4, bytes });
+    }
+
+    /// Sets a key to an array of bytes.
+    pub(crate) fn bytes(&mut self, key: &str, values: &[u8]) {
+        let start = self.metadata.len();
+        self.metadata.extend_from_slice(values);
+        let bytes = start..self.metadata.len();
+        self.keys.insert(key.into(), Raw::Array { of: ValueType::U8, count: bytes.len(), bytes });
+    }
+
     /// Writes down that a key is set, and to what, for [`Gguf::content`].
     fn note(&mut self, key: &str, value: &[u8]) {
         self.metadata.extend_from_slice(key.as_bytes());

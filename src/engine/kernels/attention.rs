@@ -8,14 +8,14 @@
 //! A layer may see a window of positions only ([Beltagy et al. 2020](https://arxiv.org/abs/2004.05150)), cap its scores (Gemma 2)
 //! and give each head a sink ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453), as learned in gpt-oss).
 //!
-//! A tile of one key-value head is stored as keys `[head_dim][64]`, whose lanes are positions, then values
-//! `[64][head_dim]`, whose lanes are elements, both f16.
+//! A tile of one key-value head is stored as 16-bit floats or as 8-bit integers with scales ([`tile`]).
 #![allow(unsafe_code, reason = "threads write disjoint ranges of the output")]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use std::sync::Arc;
 use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::gelu::tanh_of;
-use super::half::{narrow, widen};
 use super::matrix::Instructions;
 use super::norm::fold;
 use super::pool::Pool;
 use super::recurrence::Running;
+pub use tile::KvCacheType;
 
 /// Positions in a tile.
 pub(crate) const TILE: usize = 64;
@@ -49,22 +49,19 @@ impl Heads {
         1.0 / (self.dim as f32).sqrt()
     }
 
-    /// f16 values that one tile of one key-value head takes: keys and values.
-    pub(crate) fn tile_len(&self) -> usize {
-        2 * TILE * self.dim
-    }
-
-    /// f32 values of scratch per thread for [`attend`] over at most `rows` rows.
+    /// f32 values of scratch per thread for [`attend`] over at most `rows` rows: a tile, and two for each head and row.
     pub(crate) fn scratch_len(&self, rows: usize) -> usize {
-        self.tile_len() + rows * self.query / self.kv * 2
+        2 * TILE * self.dim + rows * self.query / self.kv * 2
     }
 }
 
 /// Rows of one sequence that attend together.
 ///
 /// There is one block for each tile of positions. The layer's tiles begin at some offset in each block, its key-value
-/// heads one after the other (`Heads::tile_len` each).
+/// heads one after the other ([`KvCacheType::tile_len`] each).
 pub(crate) struct Rows<'a> {
+    /// How the blocks are stored.
+    pub(crate) kind: KvCacheType,
     /// Blocks that are only read.
     pub(crate) done: &'a [Arc<Box<[u16]>>],
     /// The blocks after those, which the rows' own keys and values go to.
@@ -205,10 +202,16 @@ impl KvHead<'_> {
         self.heads.query / self.heads.kv
     }
 
+    /// Where its tile is in each block.
+    fn place(&self) -> Range<usize> {
+        let length = self.rows.kind.tile_len(self.heads.dim);
+        let start = self.offset + self.index * length;
+        start..start + length
+    }
+
     /// Its tile in a block.
     fn tile(&self, block: usize) -> &[u16] {
-        let start = self.offset + self.index * self.heads.tile_len();
-        let range = start..start + self.heads.tile_len();
+        let range = self.place();
         match block.checked_sub(self.rows.done.len()) {
             None => &self.rows.done[block][range],
             // SAFETY: no other thread has this tile, and `store` has returned.
@@ -226,7 +229,6 @@ impl KvHead<'_> {
     /// Makes queries and keys ready and puts keys and values into their tiles.
     fn store(&self, queries: &Disjoint<'_, f32>, keys: &Disjoint<'_, f32>, values: &[f32], ready: Ready<'_>) {
         let Heads { kv, dim, .. } = self.heads;
-        let start = self.offset + self.index * self.heads.tile_len();
         for row in 0..self.rows.rows {
             let position = self.rows.position + row;
             let (open, slot) = (position / TILE - self.rows.done.len(), position % TILE);
@@ -235,27 +237,16 @@ impl KvHead<'_> {
             let group = self.query(row, 0).start..self.query(row, self.group() - 1).end;
             // SAFETY: no other thread has these.
             let (queries, key, tile) = unsafe {
-                (
-                    queries.range(group),
-                    keys.range(head.clone()),
-                    self.rows.open[open].range(start..start + self.heads.tile_len()),
-                )
+                (queries.range(group), keys.range(head.clone()), self.rows.open[open].range(self.place()))
             };
             ready(self.rows.first_row + row, queries, key);
-            let (stored_keys, stored_values) = tile.split_at_mut(dim * TILE);
-            let stored_values = &mut stored_values[slot * dim..(slot + 1) * dim];
-            // The values' place first holds the keys, which are spread from there.
-            narrow(self.instructions, key, stored_values);
-            for (keys, key) in stored_keys.as_chunks_mut::<TILE>().0.iter_mut().zip(&*stored_values) {
-                keys[slot] = *key;
-            }
-            narrow(self.instructions, &values[head], stored_values);
+            self.rows.kind.store(self.instructions, tile, slot, key, &values[head]);
         }
     }
 
     fn attend(&self, queries: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>, scratch: &mut [f32]) {
         let (heads, rows, group, scoring) = (self.heads, self.rows, self.group(), self.scoring);
-        let (tile, state) = scratch.split_at_mut(heads.tile_len());
+        let (tile, state) = scratch.split_at_mut(2 * TILE * heads.dim);
         let (keys, values) = tile.split_at_mut(TILE * heads.dim);
         let state = &mut state[..rows.rows * group * 2];
         for (item, running) in state.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -271,8 +262,7 @@ impl KvHead<'_> {
                 self.attend_avx2(tile, index * TILE, queries, out, state);
                 continue;
             }
-            widen(self.instructions, &tile[..keys.len()], keys);
-            widen(self.instructions, &tile[keys.len()..], values);
+            rows.kind.read(self.instructions, tile, keys, values);
             let start = index * TILE;
             for row in rows.first_in(start, scoring.window)..rows.end_in(start, scoring.window) {
                 let visible = rows.visible(row, start, scoring.window);
@@ -309,7 +299,7 @@ impl KvHead<'_> {
         out: &Disjoint<'_, f32>,
         state: &mut [f32],
     ) {
-        let (rows, group, scoring) = (self.rows, self.group(), self.scoring);
+        let (rows, group, scoring, dim) = (self.rows, self.group(), self.scoring, self.heads.dim);
         let head = |item: usize| {
             let (row, member) = (item / group, item % group);
             let range = self.query(row, member);
@@ -329,7 +319,20 @@ impl KvHead<'_> {
             macro_rules! attend {
                 ($count:literal) => {{
                     let mut heads = std::array::from_fn(|i| head(item + i));
-                    avx2::attend::<$count>(tile, scoring, running, &mut heads)
+                    match rows.kind {
+                        KvCacheType::F16 => avx2::attend::<$count, _>(
+                            avx2::Halves::of(tile, dim),
+                            scoring,
+                            running,
+                            &mut heads,
+                        ),
+                        KvCacheType::Q8_0 => avx2::attend::<$count, _>(
+                            avx2::Bytes::of(tile, dim),
+                            scoring,
+                            running,
+                            &mut heads,
+                        ),
+                    }
                 }};
             }
             // SAFETY: the caller has looked for AVX2.

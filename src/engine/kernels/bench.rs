@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::attention::{self, Heads, Projections, Rows};
+use super::attention::{self, Heads, KvCacheType, Projections, Rows};
 use super::matrix::{self, Activations, Format, Instructions, Packed, products};
 use super::pool::Pool;
 use super::rope::{Pairs, Rope};
@@ -78,11 +78,12 @@ pub fn attention(
     heads: (usize, usize, usize),
     positions: usize,
     rows: usize,
+    kind: KvCacheType,
     threads: usize,
 ) -> Option<impl FnMut()> {
     let heads = Heads { query: heads.0, kv: heads.1, dim: heads.2 };
-    let tile = heads.kv * heads.tile_len();
-    // f16 values of about 0.1.
+    let tile = heads.kv * kind.tile_len(heads.dim);
+    // f16 values of about 0.1, or bytes and such scales.
     let block = || (0..tile).map(|i| 0x2e00 + (i % 251) as u16).collect::<Box<[u16]>>();
     let blocks: Vec<Arc<Box<[u16]>>> =
         (0..(positions + rows).div_ceil(attention::TILE)).map(|_| Arc::new(block())).collect();
@@ -92,8 +93,16 @@ pub fn attention(
         (vec![0.0; heads.scratch_len(rows) * threads], pool(threads, Instructions::best())?);
     Some(move || {
         let (done, open) = (&blocks[..], Vec::new());
-        let sequence =
-            Rows { done, open, position: positions, rows, first_row: 0, both_ways: false, running: None };
+        let sequence = Rows {
+            kind,
+            done,
+            open,
+            position: positions,
+            rows,
+            first_row: 0,
+            both_ways: false,
+            running: None,
+        };
         let scoring = attention::Scoring::plain(heads.scale());
         let projections = Projections { queries: &mut queries, fresh: None, ready: &|_, _, _| {}, scoring };
         attention::attend(heads, 0, &[sequence], projections, &mut out, &mut scratch, &pool);

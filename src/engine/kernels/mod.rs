@@ -53,6 +53,9 @@ pub(crate) mod pool;
 pub(crate) mod recurrence;
 pub(crate) mod rope;
 pub(crate) mod routing;
+pub(crate) mod softmax;
+pub(crate) mod sparsity;
+pub(crate) mod streams;
 pub(crate) mod swiglu;
 
 pub(crate) use floats::Floats;

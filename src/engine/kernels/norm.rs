@@ -24,7 +24,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn dot_body(x: &[f32], y: &[f32]) -> f32 {
+pub(super) fn dot_body(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
     for (x, y) in xs.iter().zip(ys) {

@@ -14,7 +14,8 @@ use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
-use super::spec::{self, BlockSpec, Residual};
+use super::spec::{self, BlockSpec, Residual, Spec};
+use super::streams::{Laurel, Update};
 use super::weights::vector;
 use super::workspace::Workspace;
 use crate::Error;
@@ -34,6 +35,8 @@ pub(super) struct Block {
     feed_forward: Half,
     feed_forward_norms: Norms,
     per_layer: Option<PerLayerInput>,
+    update: Option<Update>,
+    laurel: Option<Laurel>,
     /// What the result is multiplied with.
     output_scale: Option<f32>,
 }
@@ -60,7 +63,7 @@ struct Norms {
 }
 
 impl Block {
-    /// Block `index` of the file.
+    /// Block `index` of the model.
     ///
     /// # Errors
     /// Those of [`Dense::load`] and [`Norm::load`].
@@ -68,10 +71,9 @@ impl Block {
         gguf: &Gguf,
         packed: Option<&PackedWeights>,
         index: usize,
-        spec: &BlockSpec,
-        width: usize,
-        per_layer: Option<usize>,
+        model: &Spec,
     ) -> Result<Block, Error> {
+        let (spec, width) = (&model.blocks[index], model.width);
         let name = |part: &str| format!("blk.{index}.{part}");
         let norm = |part: &str| Norm::load(gguf, &name(part), spec.norm, width);
         let norms = |before: &str, behind: &str, post: &str| {
@@ -84,7 +86,8 @@ impl Block {
         };
         let feed_forward = match spec.feed_forward.experts {
             Some(experts) => {
-                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, width)?;
+                let norm = (spec.norm, width);
+                let experts = Experts::load(gguf, packed, &name, spec.feed_forward, experts, norm)?;
                 Half::Experts(Box::new(experts))
             }
             None => Half::Dense(Box::new(FeedForward::load(gguf, packed, &name, spec.feed_forward, width)?)),
@@ -109,8 +112,17 @@ impl Block {
             },
             feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
             feed_forward,
-            per_layer: per_layer
+            per_layer: model
+                .per_layer
                 .map(|length| PerLayerInput::load(gguf, packed, &name, index, spec.norm, [width, length]))
+                .transpose()?,
+            update: match model.streams {
+                true => Some(Update::load(gguf, &name, spec.norm, width)?),
+                false => None,
+            },
+            laurel: spec
+                .laurel
+                .map(|rank| Laurel::load(gguf, packed, &name, spec.norm, width, rank))
                 .transpose()?,
             output_scale: match spec.output_scale {
                 true => Some(vector(gguf, &name("layer_output_scale.weight"), 1)?[0]),
@@ -137,6 +149,12 @@ impl Block {
         let rows = sequences.iter().map(|sequence| sequence.rows).sum();
         // In `x` before the half, in `h` behind it.
         let norm = self.mixer_norms.before.as_ref();
+        if let Some(update) = &self.update {
+            update.predict(rows, workspace, pool);
+        }
+        if let (Some(laurel), Some(norm)) = (&self.laurel, norm) {
+            laurel.make(norm, rows, workspace, pool);
+        }
         match &self.mixer {
             Mixer::Attention(attention) => {
                 attention.forward(norm, sequences, place.block, ropes, workspace, pool);
@@ -148,12 +166,15 @@ impl Block {
             return self.forward_post_norm(rows, workspace, pool);
         }
         self.add(Some(self.mixer.output()), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
+        if self.laurel.is_some() {
+            Laurel::add(rows, workspace, pool);
+        }
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
-        let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
         let before = self.feed_forward_norms.before.as_ref();
-        let down = match (&self.feed_forward, before) {
-            (Half::Dense(feed_forward), _) => {
+        let down = match &self.feed_forward {
+            Half::Dense(feed_forward) => {
+                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
                 match before {
                     Some(norm) => {
                         let make = normalised(norm, x, width, finite, instructions);
@@ -164,20 +185,18 @@ impl Block {
                 feed_forward.contract(h, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
-            (Half::Experts(of_block), Some(norm)) => {
-                let make = normalised(norm, x, width, finite, instructions);
-                of_block.forward(h, Some(&make), experts, inner, quantized, pool);
-                None
-            }
-            (Half::Experts(of_block), None) => {
-                h.copy_from_slice(x);
-                of_block.forward(h, None, experts, inner, quantized, pool);
+            Half::Experts(experts) => {
+                experts.forward(before, rows, workspace, pool);
                 None
             }
         };
         self.add(down, self.feed_forward_norms.behind.as_ref(), rows, workspace, pool);
+        if let Some(update) = &self.update {
+            update.correct(rows, workspace, pool);
+        }
         if let Some(per_layer) = &self.per_layer {
-            per_layer.add(rows, workspace, pool);
+            let first_scale = self.update.as_ref().map(|update| &update.scale[..]);
+            per_layer.add(first_scale, rows, workspace, pool);
         }
         if let Some(output_scale) = self.output_scale {
             let x = &mut workspace.x[..rows * width];
@@ -223,9 +242,12 @@ impl Block {
     /// What follows attention with [`Residual::PostNorm`]: `x = norm(x + h)`, then `x = norm(x + feed_forward(x))`.
     fn forward_post_norm(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let (instructions, width) = (pool.instructions(), workspace.width);
-        let Workspace { x, h, finite, inner, experts, quantized, .. } = workspace;
-        let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
-        let end = |dense: Option<&Dense>, norms: &Norms, h: &[f32], row: usize, x: &mut [f32]| {
+        let end = |dense: Option<&Dense>,
+                   norms: &Norms,
+                   h: &[f32],
+                   finite: &[AtomicBool],
+                   row: usize,
+                   x: &mut [f32]| {
             let Some(norm) = &norms.behind else { unreachable!("it was loaded") };
             add(instructions, x, &h[row * width..(row + 1) * width]);
             if let Some(dense) = dense {
@@ -235,33 +257,33 @@ impl Block {
                 finite[row].store(false, Ordering::Relaxed);
             }
         };
+        let of_mixer = |h: &[f32], finite: &[AtomicBool], row: usize, x: &mut [f32]| {
+            end(Some(self.mixer.output()), &self.mixer_norms, h, finite, row, x);
+        };
         let down = match &self.feed_forward {
             Half::Dense(feed_forward) => {
+                let Workspace { x, h, finite, inner, quantized, .. } = &mut *workspace;
+                let (x, h, finite) = (&mut x[..rows * width], &mut h[..rows * width], &finite[..]);
                 {
                     let h = &*h;
-                    let make = |row: usize, x: &mut [f32]| {
-                        end(Some(self.mixer.output()), &self.mixer_norms, h, row, x);
-                    };
+                    let make = |row: usize, x: &mut [f32]| of_mixer(h, finite, row, x);
                     feed_forward.expand(x, Some(&make), inner, quantized, pool);
                 }
                 feed_forward.contract(h, inner, quantized, pool);
                 Some(&feed_forward.down)
             }
-            Half::Experts(of_block) => {
-                {
-                    let h = &*h;
-                    each_row(x, width, pool, &|row, x| {
-                        end(Some(self.mixer.output()), &self.mixer_norms, h, row, x);
-                    });
-                }
-                h.copy_from_slice(x);
-                of_block.forward(h, None, experts, inner, quantized, pool);
+            Half::Experts(experts) => {
+                let Workspace { x, h, finite, .. } = &mut *workspace;
+                let (h, finite) = (&h[..], &finite[..]);
+                each_row(&mut x[..rows * width], width, pool, &|row, x| of_mixer(h, finite, row, x));
+                experts.forward(None, rows, workspace, pool);
                 None
             }
         };
-        let h = &*h;
-        each_row(x, width, pool, &|row, x| {
-            end(down, &self.feed_forward_norms, h, row, x);
+        let Workspace { x, h, finite, .. } = workspace;
+        let (h, finite) = (&h[..], &finite[..]);
+        each_row(&mut x[..rows * width], width, pool, &|row, x| {
+            end(down, &self.feed_forward_norms, h, finite, row, x);
         });
     }
 }

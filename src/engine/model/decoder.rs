@@ -14,13 +14,14 @@ use super::per_layer::PerLayerEmbedding;
 use super::rank::RankHead;
 use super::spec::{Kind, LogitsSpec, Spec};
 use super::state::{SequenceState, StateLayout};
+use super::streams::Streams;
 use super::weights::Matrix;
 use super::workspace::{Size, Workspace};
 use crate::Error;
 use crate::backend::{Limits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
-use crate::kernels::attention::Rows;
+use crate::kernels::attention::{KvCacheType, Rows};
 use crate::kernels::gelu::soft_cap;
 use crate::kernels::matrix::{Instructions, each_row};
 use crate::kernels::norm::sum_of_squares;
@@ -43,6 +44,7 @@ pub(crate) struct Decoder {
     embedding: Matrix,
     embedding_scale: f32,
     per_layer: Option<PerLayerEmbedding>,
+    streams: Option<Streams>,
     blocks: Vec<Block>,
     norm: Norm,
     /// `[vocabulary, width]`, the embedding itself where the file has no head.
@@ -75,17 +77,23 @@ fn note_fault(segment: &mut Segment<'_>, row: usize) {
 }
 
 impl Decoder {
-    /// Checks every tensor of the file, then maps or makes the packed weights.
+    /// Checks every tensor of the file, then maps or makes the packed weights. Keys and values of its sequences are of this kind; with
+    /// `whole`, those stay that no window sees any more.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    pub(crate) fn load(gguf: &Gguf, loading: &Loading<'_>) -> Result<Decoder, Error> {
+    pub(crate) fn load(
+        gguf: &Gguf,
+        loading: &Loading<'_>,
+        kind: KvCacheType,
+        whole: bool,
+    ) -> Result<Decoder, Error> {
         // Without packed weights first: nothing is made or stored for a file that is refused.
-        Decoder::assemble(gguf, None)?;
+        Decoder::assemble(gguf, None, kind, whole)?;
         gguf.check_lost()?;
         let packed = PackedWeights::open(gguf, loading)?;
-        let mut decoder = Decoder::assemble(gguf, Some(&packed))?;
+        let mut decoder = Decoder::assemble(gguf, Some(&packed), kind, whole)?;
         decoder.packed = Some(packed.mapping());
         // What is looked up later comes back page by page.
         gguf.release_all();
@@ -93,15 +101,20 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Checks every tensor of the file, and returns the state of a sequence without tokens.
+    /// Checks every tensor of the file, and returns the state of a sequence without tokens, for passes of so many rows.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    pub(super) fn check(gguf: &Gguf) -> Result<SequenceState, Error> {
-        Decoder::assemble(gguf, None).map(|decoder| SequenceState::new(decoder.layout))
+    pub(super) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<SequenceState, Error> {
+        Decoder::assemble(gguf, None, kind, false).map(|decoder| SequenceState::new(decoder.layout, rows))
     }
 
-    fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Decoder, Error> {
+    fn assemble(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        kind: KvCacheType,
+        whole: bool,
+    ) -> Result<Decoder, Error> {
         let spec = arch::spec(gguf)?;
         let Kind::Decoder { embedding_scale, output_norm, logits } = spec.kind else {
             return Err(gguf.unsupported("it is an encoder, which has no logits"));
@@ -123,18 +136,18 @@ impl Decoder {
         // Files of LFM2 have it by the name of a norm behind the embedding.
         let usual = spec.tensors.include("output_norm.weight");
         let norm_name = if usual { "output_norm" } else { "token_embd_norm" };
-        let blocks = spec.blocks.iter().enumerate();
-        let blocks = blocks
-            .map(|(index, block)| Block::load(gguf, packed, index, block, width, spec.per_layer))
-            .collect::<Result<Vec<_>, _>>()?;
+        let blocks = 0..spec.blocks.len();
+        let blocks =
+            blocks.map(|index| Block::load(gguf, packed, index, &spec)).collect::<Result<Vec<_>, _>>()?;
         Ok(Decoder {
             gguf: gguf.clone(),
             packed: None,
-            layout: StateLayout::of(&spec),
+            layout: StateLayout::of(&spec, kind, whole),
             vocabulary,
             embedding,
             embedding_scale,
             per_layer: PerLayerEmbedding::load(gguf, packed, &spec, output_norm, vocabulary)?,
+            streams: Streams::load(gguf, packed, &spec)?,
             blocks,
             norm: Norm::load(gguf, norm_name, output_norm, width)?,
             head,
@@ -219,19 +232,26 @@ impl Decoder {
             let tokens = segments.iter().flat_map(|segment| segment.tokens);
             per_layer.embed(tokens, rows, &mut workspace.blocks, pool);
         }
+        if let Some(streams) = &self.streams {
+            streams.split(rows, &mut workspace.blocks, pool);
+        }
         for (index, block) in self.blocks.iter().enumerate() {
             if interrupted() {
                 segments.iter_mut().for_each(|segment| state_of(segment).give_up());
                 return false;
             }
-            let sequences = sequences(segments, block.sees_both_ways());
+            let state = block.state_index(index);
+            let sequences = sequences(segments, block.sees_both_ways(), self.layout.is_windowed(state));
             block.forward(
                 &sequences,
-                self.layout.place(block.state_index(index)),
+                self.layout.place(state),
                 &self.spec.ropes,
                 &mut workspace.blocks,
                 pool,
             );
+        }
+        if let Some(streams) = &self.streams {
+            streams.merge(rows, &mut workspace.blocks, pool);
         }
         self.finish(segments, workspace, pool.instructions());
         for segment in segments {
@@ -353,15 +373,15 @@ fn finish_logits(spec: LogitsSpec, outputs: &mut [f32], instructions: Instructio
     }
 }
 
-/// The rows of the segments, with the blocks of state that they see and go to.
-fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool) -> Vec<Rows<'s>> {
+/// The rows of the segments, with the blocks of state that they see and go to: what windows see of them, where the layer has one.
+fn sequences<'s>(segments: &'s mut [Segment<'_>], both_ways: bool, windowed: bool) -> Vec<Rows<'s>> {
     let mut first_row = 0;
     let rows = segments.iter_mut().map(|segment| {
         let rows = segment.tokens.len();
         let state = state_of(segment);
-        let position = state.len();
-        let (done, open, running) = state.parts(rows);
-        let sequence = Rows { done, open, position, rows, first_row, running, both_ways };
+        let (position, kind) = (state.len(), state.kind());
+        let (done, open, running) = state.parts(rows, windowed);
+        let sequence = Rows { kind, done, open, position, rows, first_row, running, both_ways };
         first_row += rows;
         sequence
     });

@@ -4,19 +4,24 @@
 //! that uses several has as many slots; their results are added to it in the order in which they were chosen for it, whatever
 //! rows are beside it.
 
+use std::sync::atomic::Ordering;
+
+use super::block::normalised;
 use super::feed_forward::FeedForward;
-use super::layers::Dense;
+use super::layers::{Dense, Norm};
 use super::packed_weights::PackedWeights;
-use super::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec};
-use super::weights::{Matrices, floats, multiply_groups};
-use super::workspace::{ExpertRows, InnerRows};
+use super::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec, NormSpec, SharedExpert, SharedWeighting};
+use super::weights::{Matrices, floats, multiply_groups, opt_vector, vector};
+use super::workspace::{ExpertRows, InnerRows, Workspace};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::convolution::gate_logistic;
 use crate::kernels::gelu::{exact_geglu, geglu, gelu};
-use crate::kernels::matrix::{Activations, Make, each_row};
+use crate::kernels::matrix::each_row;
+use crate::kernels::norm::dot;
 use crate::kernels::routing::choose;
-use crate::kernels::swiglu::{add_scaled, clamped_swiglu, swiglu};
+use crate::kernels::swiglu::{add, add_scaled, clamped_swiglu, scale, swiglu};
 
 /// The weights of the experts of a block.
 pub(super) struct Experts {
@@ -32,7 +37,25 @@ pub(super) struct Experts {
     biases: Option<Biases>,
     /// Zeros `[inner]`.
     no_bias: Vec<f32>,
-    shared: Option<FeedForward>,
+    /// What each expert's result is multiplied with, beside its weight.
+    scales: Option<Vec<f32>>,
+    shared: Option<Shared>,
+}
+
+/// The expert that all rows use.
+struct Shared {
+    expert: FeedForward,
+    /// The logistic function of its product with the input is what the result is multiplied with.
+    gate: Option<Vec<f32>>,
+    norms: Option<Norms>,
+}
+
+/// Norms of a block whose experts have their own: of the inputs of router and experts, and of results.
+struct Norms {
+    router: Norm,
+    experts: Norm,
+    of_shared: Norm,
+    of_experts: Norm,
 }
 
 /// What is added to the outputs of each expert's matrices: `[experts, outputs]`.
@@ -43,7 +66,7 @@ struct Biases {
 }
 
 impl Experts {
-    /// The experts of a block, whose tensors `name` names.
+    /// The experts of a block, whose tensors `name` names; `norm` is that of the block.
     ///
     /// # Errors
     /// Those of [`Dense::load`] and [`Matrices::load`].
@@ -53,7 +76,7 @@ impl Experts {
         name: &dyn Fn(&str) -> String,
         spec: FeedForwardSpec,
         experts: ExpertsSpec,
-        width: usize,
+        (norm, width): (NormSpec, usize),
     ) -> Result<Experts, Error> {
         let (inner, count) = (spec.width, experts.count);
         let matrices = |part: &str, inputs, outputs| {
@@ -71,54 +94,73 @@ impl Experts {
                 down: bias("ffn_down_exps", width)?,
             }),
         };
-        let shared = experts.shared.map(|shared| {
-            let spec = FeedForwardSpec { width: shared, experts: None, ..spec };
-            let of_shared = |part: &str| match part.split_once('.') {
-                Some((matrix, rest)) => name(&format!("{matrix}_shexp.{rest}")),
-                None => name(&format!("{part}_shexp")),
-            };
-            FeedForward::load(gguf, packed, &of_shared, spec, width)
-        });
+        let fused = name("ffn_gate_up_exps.weight");
+        let separate = gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
+        let (gate, up) = match gguf.opt_tensor(&fused)? {
+            Some(_) if separate => {
+                return Err(gguf.unsupported(format!("tensor \"{fused}\" stands beside its parts")));
+            }
+            Some(_) if spec.kind.gated() => {
+                let [gate, up] = Matrices::load_parts(gguf, packed, &fused, [width, inner, count])?;
+                (Some(gate), up)
+            }
+            _ => (
+                spec.kind.gated().then(|| matrices("ffn_gate_exps", width, inner)).transpose()?,
+                matrices("ffn_up_exps", width, inner)?,
+            ),
+        };
+        let shared = experts.shared.map(|shared| Shared::load(gguf, packed, name, spec, shared, norm, width));
+        let scales = opt_vector(gguf, &name("ffn_down_exps.scale"), count)?;
         Ok(Experts {
             spec: experts,
             kind: spec.kind,
             router: Dense::load(gguf, packed, &name("ffn_gate_inp"), width, count)?,
-            gate: match spec.kind.gated() {
-                true => Some(matrices("ffn_gate_exps", width, inner)?),
-                false => None,
-            },
-            up: matrices("ffn_up_exps", width, inner)?,
+            gate,
+            up,
             down: matrices("ffn_down_exps", inner, width)?,
             biases,
             no_bias: vec![0.0; inner],
+            scales,
             shared: shared.transpose()?,
         })
     }
 
-    /// `h = Σ weight · expert(h)` of rows `h` `[rows, width]`, which `make` makes first where it is given.
-    pub(super) fn forward(
-        &self,
-        h: &mut [f32],
-        make: Option<Make<'_>>,
-        scratch: &mut ExpertRows,
-        inner: &mut InnerRows,
-        quantized: &mut Activations,
-        pool: &Pool,
-    ) {
+    /// `h = Σ weight · expert(norm(x))` of all rows. Rows in which a value was not finite are noted in [`Workspace::finite`].
+    pub(super) fn forward(&self, norm: Option<&Norm>, rows: usize, workspace: &mut Workspace, pool: &Pool) {
         let instructions = pool.instructions();
         let (width, inner_width) = (self.up.inputs(), self.up.outputs());
         let ExpertsSpec { count, used, weighting, .. } = self.spec;
-        let rows = h.len() / width;
+        let Workspace { x, h, beside, finite, experts: scratch, inner, quantized, .. } = workspace;
+        let (x, h, finite) = (&x[..rows * width], &mut h[..rows * width], &finite[..]);
         let slots = rows * used;
         let logits = &mut scratch.logits[..rows * count];
-        self.router.weight.multiply(h, make, logits, quantized, pool);
+        let normalise = |norm: Option<&Norm>, row: usize, h: &mut [f32]| match norm {
+            Some(norm) => normalised(norm, x, width, finite, instructions)(row, h),
+            None => h.copy_from_slice(&x[row * width..(row + 1) * width]),
+        };
+        let norms = self.shared.as_ref().and_then(|shared| shared.norms.as_ref());
+        let of_router = norms.map_or(norm, |norms| Some(&norms.router));
+        self.router.weight.multiply(
+            h,
+            Some(&|row, h: &mut [f32]| normalise(of_router, row, h)),
+            logits,
+            quantized,
+            pool,
+        );
         self.router.add_bias_to(logits, pool);
         scratch.chosen.resize(slots, 0);
         scratch.weights.resize(slots, 0.0);
         choose(logits, count, weighting, &mut scratch.chosen, &mut scratch.weights, pool);
+        if let Some(scales) = &self.scales {
+            let weights = scratch.weights.iter_mut().zip(&scratch.chosen);
+            weights.for_each(|(weight, expert)| *weight *= scales[*expert as usize]);
+        }
         scratch.arrange(count, used);
+        if let Some(norms) = norms {
+            each_row(h, width, pool, &|row, h| normalise(Some(&norms.experts), row, h));
+        }
 
-        let ExpertRows { chosen, weights, slots: slots_of_rows, owners, groups, values, .. } = scratch;
+        let ExpertRows { logits, chosen, weights, slots: slots_of_rows, owners, groups, values } = scratch;
         let (owners, values) = (&owners[..], &mut values[..slots * width]);
         let InnerRows { gate, up } = &mut *inner;
         let gate = &mut gate[..slots * inner_width];
@@ -163,10 +205,40 @@ impl Experts {
         };
         multiply_groups([&self.down], groups, gate, Some(&activate), [&mut *values], quantized, pool);
 
+        // What all rows use is made in `h`, and stays there but with norms, where it waits beside.
         match &self.shared {
             Some(shared) => {
-                shared.expand(h, None, inner, quantized, pool);
-                shared.contract(h, inner, quantized, pool);
+                let gates = &mut logits[..rows];
+                if let Some(gate) = &shared.gate {
+                    let rows = h.chunks_exact(width);
+                    gates.iter_mut().zip(rows).for_each(|(y, h)| *y = dot(instructions, gate, h));
+                }
+                match norms {
+                    Some(_) => {
+                        let make = |row: usize, h: &mut [f32]| normalise(norm, row, h);
+                        shared.expert.expand(h, Some(&make), inner, quantized, pool);
+                    }
+                    None => shared.expert.expand(h, None, inner, quantized, pool),
+                }
+                shared.expert.contract(h, inner, quantized, pool);
+                if shared.gate.is_some() {
+                    let gates = &*gates;
+                    each_row(h, width, pool, &|row, h| {
+                        let mut share = [1.0];
+                        gate_logistic(instructions, &mut share, &gates[row..=row]);
+                        scale(instructions, h, share[0]);
+                    });
+                }
+                if let Some(norms) = norms {
+                    let beside = &mut beside[..rows * width];
+                    each_row(beside, width, pool, &|row, beside| {
+                        beside.copy_from_slice(&h[row * width..(row + 1) * width]);
+                        if !norms.of_shared.apply_in_place(instructions, beside) {
+                            finite[row].store(false, Ordering::Relaxed);
+                        }
+                    });
+                    h.fill(0.0);
+                }
             }
             None => h.fill(0.0),
         }
@@ -179,7 +251,68 @@ impl Experts {
                     add_scaled(instructions, h, &biases.down[expert * width..(expert + 1) * width], weight);
                 }
             }
+            if let Some(norms) = norms {
+                if !norms.of_experts.apply_in_place(instructions, h) {
+                    finite[row].store(false, Ordering::Relaxed);
+                }
+                add(instructions, h, &beside[row * width..(row + 1) * width]);
+            }
         });
+    }
+}
+
+impl Shared {
+    fn load(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        name: &dyn Fn(&str) -> String,
+        spec: FeedForwardSpec,
+        shared: SharedExpert,
+        norm: NormSpec,
+        width: usize,
+    ) -> Result<Shared, Error> {
+        let spec = FeedForwardSpec { width: shared.width, experts: None, ..spec };
+        let of_shared = |part: &str| match part.split_once('.') {
+            Some((matrix, rest)) => name(&format!("{matrix}_shexp.{rest}")),
+            None => name(&format!("{part}_shexp")),
+        };
+        let gate = name("ffn_gate_inp_shexp.weight");
+        Ok(match shared.weighting {
+            SharedWeighting::Norms => Shared {
+                expert: FeedForward::load(gguf, packed, name, spec, width)?,
+                gate: None,
+                norms: Some(Norms::load(gguf, name, norm, width)?),
+            },
+            weighting => Shared {
+                expert: FeedForward::load(gguf, packed, &of_shared, spec, width)?,
+                gate: match weighting {
+                    SharedWeighting::Gate => Some(vector(gguf, &gate, width)?),
+                    _ => None,
+                },
+                norms: None,
+            },
+        })
+    }
+}
+
+impl Norms {
+    fn load(
+        gguf: &Gguf,
+        name: &dyn Fn(&str) -> String,
+        spec: NormSpec,
+        width: usize,
+    ) -> Result<Norms, Error> {
+        let norm = |part: &str| Norm::load(gguf, &name(part), spec, width);
+        // The input of the router is divided by the root of its length too.
+        let mut weight = vector(gguf, &name("ffn_gate_inp.scale"), width)?;
+        let root = (width as f32).sqrt();
+        weight.iter_mut().for_each(|weight| *weight /= root);
+        Ok(Norms {
+            router: Norm::Rms { weight, epsilon: spec.epsilon },
+            experts: norm("pre_ffw_norm_2")?,
+            of_shared: norm("post_ffw_norm_1")?,
+            of_experts: norm("post_ffw_norm_2")?,
+        })
     }
 }
 

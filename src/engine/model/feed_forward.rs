@@ -10,6 +10,7 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::gelu::{exact_geglu, geglu, gelu};
 use crate::kernels::matrix::{Activations, Make};
+use crate::kernels::sparsity::keep_largest;
 use crate::kernels::swiglu::swiglu;
 
 /// The weights of feed-forward.
@@ -103,7 +104,12 @@ impl FeedForward {
         let InnerRows { gate, up } = inner;
         let up_row = |row: usize| &up[row * width..(row + 1) * width];
         let silu = |row: usize, gate: &mut [f32]| swiglu(instructions, gate, up_row(row));
-        let tanh_gelu = |row: usize, gate: &mut [f32]| geglu(instructions, gate, up_row(row));
+        let tanh_gelu = |row: usize, gate: &mut [f32]| {
+            if let Some(deviations) = self.spec.cutoff {
+                keep_largest(instructions, gate, deviations);
+            }
+            geglu(instructions, gate, up_row(row));
+        };
         let exact_gelu = |row: usize, gate: &mut [f32]| exact_geglu(instructions, gate, up_row(row));
         let bias = match &self.inner {
             Inner::Plain { up } => up.bias.as_deref().unwrap_or_default(),

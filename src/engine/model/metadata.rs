@@ -2,6 +2,9 @@
 //!
 //! The names of the keys are those of the [GGUF specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
@@ -26,11 +29,14 @@ pub(super) struct Metadata<'a> {
     pub(super) gguf: &'a Gguf,
     /// The value of `general.architecture`.
     pub(super) architecture: &'static str,
+    /// The names of the keys that were asked for, without that of the architecture.
+    pub(super) read: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Metadata<'_> {
-    /// The full name of a key of this architecture.
+    /// The full name of a key of this architecture, which counts as read from here on.
     pub(super) fn key(&self, name: &str) -> String {
+        self.read.borrow_mut().insert(name.to_owned());
         format!("{}.{name}", self.architecture)
     }
 
@@ -313,6 +319,11 @@ impl Metadata<'_> {
         let base = self.rope_base()?;
         let dimensions = self.rope_dimensions(head_dim)?;
         let scaling = self.key("rope.scaling.type");
+        // What only some kinds of scaling look at means nothing with the others.
+        for name in ["original_context_length", "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier"] {
+            self.key(&format!("rope.scaling.{name}"));
+        }
+        self.key("rope.scale_linear");
         let factor = self.opt_positive("rope.scaling.factor")?;
         // Files from before the type was written down have a linear factor, by one of two names.
         let linear = match factor {
@@ -394,10 +405,17 @@ impl Metadata<'_> {
                 false => Err(gguf.corrupt(format!("tensor \"{name}\" holds a value that is not positive"))),
             }
         };
+        let [long_name, short_name] = ["rope_factors_long.weight", "rope_factors_short.weight"];
         if let Some(factors) = read("rope_freqs.weight")? {
+            for name in [long_name, short_name] {
+                if gguf.opt_tensor(name)?.is_some() {
+                    return Err(
+                        gguf.unsupported(format!("tensor \"{name}\" stands beside \"rope_freqs.weight\""))
+                    );
+                }
+            }
             return Ok(Some(factors));
         }
-        let [long_name, short_name] = ["rope_factors_long.weight", "rope_factors_short.weight"];
         match (read(long_name)?, read(short_name)?) {
             (None, None) => Ok(None),
             (Some(long), Some(short)) => {

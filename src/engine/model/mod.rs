@@ -23,11 +23,13 @@ mod rank;
 mod short_conv;
 pub(crate) mod spec;
 mod state;
+mod streams;
 mod weights;
 mod workspace;
 
 use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
+use crate::kernels::attention::KvCacheType;
 
 pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
@@ -53,13 +55,14 @@ pub(crate) fn other_quantizations() -> String {
 }
 
 /// Checks everything that loading checks before it makes anything: keys, and names, shapes and types of tensors. What
-/// comes back is the state of a sequence without tokens, which encoders do not have.
+/// comes back is the state of a sequence without tokens, with keys and values of this kind and for passes of so
+/// many rows, which encoders do not have.
 ///
 /// # Errors
 /// As those of loading.
-pub(crate) fn check(gguf: &Gguf) -> Result<Option<SequenceState>, Error> {
+pub(crate) fn check(gguf: &Gguf, kind: KvCacheType, rows: usize) -> Result<Option<SequenceState>, Error> {
     match spec(gguf)?.kind {
-        spec::Kind::Decoder { .. } => Decoder::check(gguf).map(Some),
+        spec::Kind::Decoder { .. } => Decoder::check(gguf, kind, rows).map(Some),
         spec::Kind::Encoder { .. } => encoder::Encoder::check(gguf).map(|()| None),
     }
 }

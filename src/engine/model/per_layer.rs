@@ -13,6 +13,7 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::gelu::geglu;
 use crate::kernels::matrix::each_row;
+use crate::kernels::streams::STREAMS;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
 /// What makes the embeddings of all blocks.
@@ -108,13 +109,31 @@ impl PerLayerInput {
         })
     }
 
-    /// `x += norm(projection(gelu(gate(x)) · embedding))` of all rows.
-    pub(super) fn add(&self, rows: usize, workspace: &mut Workspace, pool: &Pool) {
+    /// `x += norm(projection(gelu(gate(x)) · embedding))` of all rows. Where there are several residual streams, `x` is the first of
+    /// them, multiplied with `first_scale`, and the result is added to the others.
+    pub(super) fn add(
+        &self,
+        first_scale: Option<&[f32]>,
+        rows: usize,
+        workspace: &mut Workspace,
+        pool: &Pool,
+    ) {
         let (instructions, width, length) = (pool.instructions(), workspace.width, self.length);
-        let Workspace { x, h, finite, inner, per_layer, per_layer_width, quantized, .. } = workspace;
-        let (x, h) = (&mut x[..rows * width], &mut h[..rows * width]);
+        let Workspace { x, h, streams, finite, inner, per_layer, per_layer_width, quantized, .. } = workspace;
+        let h = &mut h[..rows * width];
         let gate = &mut inner.gate[..rows * length];
-        self.gate.multiply(x, None, gate, quantized, pool);
+        let all = STREAMS * width;
+        {
+            let (x, streams) = (&x[..], &streams[..]);
+            let make = |row: usize, h: &mut [f32]| match first_scale {
+                None => h.copy_from_slice(&x[row * width..(row + 1) * width]),
+                Some(scale) => {
+                    let first = &streams[row * all..][..width];
+                    h.iter_mut().zip(first.iter().zip(scale)).for_each(|(h, (x, scale))| *h = x * scale);
+                }
+            };
+            self.gate.multiply(h, Some(&make), gate, quantized, pool);
+        }
         let (per_layer, per_layer_width) = (&per_layer[..], *per_layer_width);
         let activate = |row: usize, gate: &mut [f32]| {
             let embedding = row * per_layer_width + self.index * length;
@@ -127,7 +146,15 @@ impl PerLayerInput {
                 finite[row].store(false, Ordering::Relaxed);
             }
         });
-        let h = &*h;
-        each_row(x, width, pool, &|row, x| add(instructions, x, &h[row * width..(row + 1) * width]));
+        let of_row = |row: usize| &h[row * width..(row + 1) * width];
+        match first_scale {
+            None => {
+                each_row(&mut x[..rows * width], width, pool, &|row, x| add(instructions, x, of_row(row)))
+            }
+            Some(_) => each_row(&mut streams[..rows * all], all, pool, &|row, streams| {
+                let others = streams[width..].chunks_exact_mut(width);
+                others.for_each(|stream| add(instructions, stream, of_row(row)));
+            }),
+        }
     }
 }

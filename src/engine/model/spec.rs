@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) blocks: Vec<BlockSpec>,
     /// Length of the embedding that each block gets of each token, beside that of the model.
     pub(crate) per_layer: Option<usize>,
+    /// Whether it has several residual streams, of which blocks compute one ([`super::streams`]).
+    pub(crate) streams: bool,
     /// The tensors that it is made of.
     pub(crate) tensors: TensorNames,
 }
@@ -94,6 +96,8 @@ pub(crate) struct BlockSpec {
     /// The name of the norm before feed-forward.
     pub(crate) feed_forward_norm: &'static str,
     pub(crate) feed_forward: FeedForwardSpec,
+    /// Length of the inner rows of what is added to attention's result beside its input, where there is something.
+    pub(crate) laurel: Option<usize>,
     /// Whether what the block gives is multiplied with a number of the file.
     pub(crate) output_scale: bool,
 }
@@ -222,6 +226,8 @@ pub(crate) struct FeedForwardSpec {
     pub(crate) kind: FeedForwardKind,
     /// Length of its inner rows.
     pub(crate) width: usize,
+    /// Gates that are not so many standard deviations above the mean of their row become 0, and the others are counted from there.
+    pub(crate) cutoff: Option<f32>,
     /// Where there are several of this kind and width, of which each row uses some.
     pub(crate) experts: Option<ExpertsSpec>,
 }
@@ -234,8 +240,27 @@ pub(crate) struct ExpertsSpec {
     /// How many of them each row uses.
     pub(crate) used: usize,
     pub(crate) weighting: Weighting,
-    /// Length of the inner rows of one that all rows use, whose result is added.
-    pub(crate) shared: Option<usize>,
+    /// The one that all rows use, whose result is added.
+    pub(crate) shared: Option<SharedExpert>,
+}
+
+/// An expert that all rows use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedExpert {
+    /// Length of its inner rows.
+    pub(crate) width: usize,
+    pub(crate) weighting: SharedWeighting,
+}
+
+/// How the results of the shared expert and of the others are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SharedWeighting {
+    /// As they are.
+    Sum,
+    /// The shared one's is multiplied with the logistic function of a product with its input.
+    Gate,
+    /// Both are normalised, and so are the inputs of the router, of the shared expert and of the others, each in its own way.
+    Norms,
 }
 
 /// What feed-forward computes of its input `x`.
@@ -347,7 +372,7 @@ impl FeedForwardSpec {
     /// Values of the inner rows that a row has at a time.
     pub(crate) fn inner(&self) -> usize {
         match self.experts {
-            Some(experts) => (self.width * experts.used).max(experts.shared.unwrap_or(0)),
+            Some(experts) => (self.width * experts.used).max(experts.shared.map_or(0, |shared| shared.width)),
             None => self.width,
         }
     }
@@ -356,7 +381,7 @@ impl FeedForwardSpec {
 impl FeedForwardSpec {
     /// The usual one: gated with SiLU, without experts.
     pub(crate) fn gated(width: usize) -> FeedForwardSpec {
-        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, experts: None }
+        FeedForwardSpec { kind: FeedForwardKind::SwiGlu, width, cutoff: None, experts: None }
     }
 }
 

@@ -9,6 +9,10 @@
 //! of them, or one in a few where copies are large ([`StateLayout`]). A sequence that has to go back goes to the last place of which
 //! there is a copy, and computes from there again.
 //!
+//! Layers that see a window of positions only have allocations of their own, one for each block of positions, which go when the window of
+//! the next position sees nothing of them ([`State::settle`]). A sequence cannot go back behind what is gone; it goes back to the last place
+//! whose window is there, and to the beginning if there is none.
+//!
 //! Invariant: a block that is shared is never written; a sequence that has to gets a copy of its own.
 
 use std::any::Any;
@@ -20,7 +24,7 @@ use super::spec::{BlockSpec, Mixer, Spec};
 use crate::Error;
 use crate::backend::{Block, State};
 use crate::kernels::Floats;
-use crate::kernels::attention::{Heads, TILE};
+use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
 use crate::kernels::disjoint::Disjoint;
 use crate::kernels::recurrence::{Place, Running, load};
@@ -28,13 +32,18 @@ use crate::memory::fallible;
 
 /// What the layers of one kind keep.
 pub(super) trait LayerState: std::fmt::Debug + Send + Sync {
-    /// Values of the layer in a block, as f16.
+    /// Values of the layer in a block, of 16 bits.
     fn len(&self) -> usize;
 
     /// Values of the layer beside the blocks, as f32: what each position overwrites. A block has a copy of them. A layer that keeps
     /// nothing of the kind can be cut anywhere.
     fn running(&self) -> usize {
         0
+    }
+
+    /// So many positions, its own and those before it, are all that a position sees of the layer.
+    fn window(&self) -> Option<usize> {
+        None
     }
 
     /// Leaves zeros in the layer's part of a block where the positions from `slot` on were.
@@ -46,6 +55,8 @@ pub(super) trait LayerState: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct KeysAndValues {
     pub(super) heads: Heads,
+    pub(super) kind: KvCacheType,
+    pub(super) window: Option<usize>,
 }
 
 /// Nothing: the layer uses the state of another one.
@@ -62,16 +73,16 @@ impl LayerState for Nothing {
 
 impl LayerState for KeysAndValues {
     fn len(&self) -> usize {
-        self.heads.kv * self.heads.tile_len()
+        self.heads.kv * self.kind.tile_len(self.heads.dim)
+    }
+
+    fn window(&self) -> Option<usize> {
+        self.window
     }
 
     fn clear(&self, part: &mut [u16], slot: usize) {
-        let tile_len = self.heads.tile_len();
-        for tile in part.chunks_exact_mut(tile_len) {
-            let (keys, values) = tile.split_at_mut(tile_len / 2);
-            keys.chunks_exact_mut(TILE).for_each(|keys| keys[slot..].fill(0));
-            values[slot * self.heads.dim..].fill(0);
-        }
+        let dim = self.heads.dim;
+        part.chunks_exact_mut(self.kind.tile_len(dim)).for_each(|tile| self.kind.clear(tile, dim, slot));
     }
 }
 
@@ -96,16 +107,32 @@ impl LayerState for Recurrent {
     }
 }
 
-/// What a block of a model keeps.
-fn layer_of(block: &BlockSpec) -> Box<dyn LayerState> {
+/// What a block of a model keeps, with keys and values of this kind, of which no position sees more than a window.
+fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<dyn LayerState> {
     match block.mixer {
         Mixer::Attention if block.attention.shares.is_some() => Box::new(Nothing),
-        Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads }),
+        Mixer::Attention => Box::new(KeysAndValues { heads: block.attention.heads, kind, window }),
         Mixer::ShortConv(spec) => Box::new(Recurrent { values: Taps::state_len(spec.channels, spec.taps) }),
         Mixer::DeltaNet(spec) => Box::new(Recurrent {
             values: Taps::state_len(spec.channels(), spec.taps) + matrices(&spec).state_len(),
         }),
     }
+}
+
+/// For each block of a model the window that is all which is seen of its keys and values, by itself and by those that share them.
+fn windows(spec: &Spec) -> Vec<Option<usize>> {
+    // A window as long as the context is none.
+    let own = |block: &BlockSpec| {
+        let span = block.attention.span;
+        span.window().filter(|window| *window < spec.context_length && !span.both_ways())
+    };
+    let mut windows: Vec<_> = spec.blocks.iter().map(own).collect();
+    for block in &spec.blocks {
+        if let Some(source) = block.attention.shares {
+            windows[source] = windows[source].zip(own(block)).map(|(one, other)| one.max(other));
+        }
+    }
+    windows
 }
 
 /// The parts of a block of one model. Clones share them.
@@ -120,8 +147,15 @@ struct Parts {
     rows_len: usize,
     /// Values of the copies.
     copies_len: usize,
+    /// Values of what windows see of a block, and the longest window; 0 without any.
+    window_len: usize,
+    window: usize,
+    /// What is in the place of that where it is gone.
+    gone: SharedBlock,
     /// One block in so many has copies.
     interval: usize,
+    /// How keys and values are stored.
+    kind: KvCacheType,
 }
 
 /// Copies may take so many times the memory of keys and values.
@@ -133,53 +167,84 @@ const LONGEST_INTERVAL: usize = 8;
 #[derive(Debug)]
 struct Part {
     range: Range<usize>,
+    /// Whether that is a range of what windows see.
+    windowed: bool,
     /// Of what is kept beside the blocks.
     running: Range<usize>,
     layer: Box<dyn LayerState>,
 }
 
 impl StateLayout {
-    /// The layout of a model: a part for each of its blocks.
-    pub(super) fn of(spec: &Spec) -> StateLayout {
-        StateLayout::new(spec.blocks.iter().map(layer_of))
+    /// The layout of a model: a part for each of its blocks. With `whole`, nothing goes that no window sees any more.
+    pub(super) fn of(spec: &Spec, kind: KvCacheType, whole: bool) -> StateLayout {
+        let windows = windows(spec).into_iter().map(|window| window.filter(|_| !whole));
+        let layers = spec.blocks.iter().zip(windows).map(|(block, window)| layer_of(block, kind, window));
+        StateLayout::new(layers, kind)
     }
 
     /// The layout of these layers.
-    pub(super) fn new(layers: impl Iterator<Item = Box<dyn LayerState>>) -> StateLayout {
+    pub(super) fn new(layers: impl Iterator<Item = Box<dyn LayerState>>, kind: KvCacheType) -> StateLayout {
         let layers: Vec<_> = layers.collect();
-        let [rows_len, copies_len] = [false, true].map(|copied| {
-            let layers = layers.iter().filter(|layer| (layer.running() > 0) == copied);
-            layers.map(|layer| layer.len()).sum::<usize>()
-        });
-        let (mut rows_end, mut copies_end, mut running_end) = (0, rows_len, 0);
+        let length = |of: &dyn Fn(&dyn LayerState) -> bool| {
+            layers.iter().filter(|layer| of(&***layer)).map(|layer| layer.len()).sum::<usize>()
+        };
+        let rows_len = length(&|layer| layer.running() == 0 && layer.window().is_none());
+        let copies_len = length(&|layer| layer.running() > 0);
+        let window_len = length(&|layer| layer.window().is_some());
+        let window = layers.iter().filter_map(|layer| layer.window()).max().unwrap_or(0);
+        let (mut rows_end, mut copies_end, mut window_end, mut running_end) = (0, rows_len, 0, 0);
         let part = |layer: Box<dyn LayerState>| {
-            let end = if layer.running() > 0 { &mut copies_end } else { &mut rows_end };
+            let windowed = layer.window().is_some();
+            let end = match layer.running() {
+                0 if windowed => &mut window_end,
+                0 => &mut rows_end,
+                _ => &mut copies_end,
+            };
             let (start, running) = (*end, running_end);
             *end += layer.len();
             running_end += layer.running();
-            Part { range: start..*end, running: running..running_end, layer }
+            Part { range: start..*end, windowed, running: running..running_end, layer }
         };
         let layers = layers.into_iter().map(part).collect();
+        let every = rows_len + window_len;
         let enough =
-            |interval: &usize| copies_len <= interval.saturating_mul(MOST_COPIES).saturating_mul(rows_len);
+            |interval: &usize| copies_len <= interval.saturating_mul(MOST_COPIES).saturating_mul(every);
         let interval = [1, 2, 4].into_iter().find(enough).unwrap_or(LONGEST_INTERVAL);
-        StateLayout(Arc::new(Parts { layers, rows_len, copies_len, interval }))
+        let gone = SharedBlock::default();
+        let parts = Parts { layers, rows_len, copies_len, window_len, window, gone, interval, kind };
+        StateLayout(Arc::new(parts))
     }
 
     /// That of a small layer.
     #[cfg(test)]
     pub(crate) fn of_one_layer() -> StateLayout {
-        let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads: Heads { query: 1, kv: 1, dim: 2 } });
-        StateLayout::new(std::iter::once(layer))
+        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let layer: Box<dyn LayerState> = Box::new(KeysAndValues { heads, kind, window: None });
+        StateLayout::new(std::iter::once(layer), kind)
     }
 
     /// That of a small layer and one whose copies are large.
     #[cfg(test)]
     pub(crate) fn with_copies_in_every_fourth_block() -> StateLayout {
-        let attention = KeysAndValues { heads: Heads { query: 1, kv: 1, dim: 2 } };
+        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let attention = KeysAndValues { heads, kind, window: None };
         let values = 2 * MOST_COPIES * attention.len();
         let layers: [Box<dyn LayerState>; 2] = [Box::new(Recurrent { values }), Box::new(attention)];
-        StateLayout::new(layers.into_iter())
+        StateLayout::new(layers.into_iter(), kind)
+    }
+
+    /// How keys and values are stored.
+    pub(super) fn kind(&self) -> KvCacheType {
+        self.0.kind
+    }
+
+    /// That of a layer with a window and one without.
+    #[cfg(test)]
+    pub(crate) fn with_a_window(window: usize) -> StateLayout {
+        let (heads, kind) = (Heads { query: 1, kv: 1, dim: 2 }, KvCacheType::F16);
+        let layers = [None, Some(window)]
+            .map(|window| -> Box<dyn LayerState> { Box::new(KeysAndValues { heads, kind, window }) });
+        StateLayout::new(layers.into_iter(), kind)
     }
 
     /// Values of the block of this index.
@@ -195,6 +260,11 @@ impl StateLayout {
         values(blocks, self.0.rows_len).saturating_add(copies).saturating_mul(size_of::<u16>() as u64)
     }
 
+    /// Bytes of what windows see of so many blocks.
+    fn window_bytes(&self, blocks: usize) -> u64 {
+        (blocks as u64).saturating_mul((self.0.window_len * size_of::<u16>()) as u64)
+    }
+
     /// The last place, at most `positions`, behind which a sequence can go on that has only blocks.
     fn resumable(&self, positions: usize) -> usize {
         let each = if self.running_len() > 0 { TILE * self.0.interval } else { 1 };
@@ -205,6 +275,11 @@ impl StateLayout {
     pub(super) fn place(&self, layer: usize) -> Place {
         let Part { range, running, .. } = &self.0.layers[layer];
         Place { running: running.start, block: range.start }
+    }
+
+    /// Whether its part is one of what windows see.
+    pub(super) fn is_windowed(&self, layer: usize) -> bool {
+        self.0.layers[layer].windowed
     }
 
     /// Values that are kept beside the blocks.
@@ -239,6 +314,12 @@ impl Kept {
 pub(crate) struct SequenceState {
     layout: StateLayout,
     blocks: Vec<SharedBlock>,
+    /// What windows see of each of them, empty where it is gone; nothing in models without windows.
+    windows: Vec<SharedBlock>,
+    /// So many of those at the beginning are gone.
+    gone: usize,
+    /// Most rows of a pass.
+    rows: usize,
     len: usize,
     /// What is kept beside the blocks: behind the last position that is no guess, and behind guesses.
     now: Kept,
@@ -248,22 +329,58 @@ pub(crate) struct SequenceState {
 }
 
 impl SequenceState {
-    /// A state of no positions and no blocks.
-    pub(crate) fn new(layout: StateLayout) -> Self {
+    /// A state of no positions and no blocks, which passes of so many rows add to.
+    pub(crate) fn new(layout: StateLayout, rows: usize) -> Self {
         let (now, ahead) = (Kept::default(), Kept::default());
-        SequenceState { layout, blocks: Vec::new(), len: 0, now, ahead, guesses: 0 }
+        let (blocks, windows) = (Vec::new(), Vec::new());
+        SequenceState { layout, blocks, windows, gone: 0, rows, len: 0, now, ahead, guesses: 0 }
     }
 
-    /// Bytes that a position takes in the long run.
+    /// How keys and values are stored.
+    pub(super) fn kind(&self) -> KvCacheType {
+        self.layout.kind()
+    }
+
+    /// Bytes that a position takes in the long run, however many follow it.
     pub(crate) fn bytes_per_position(&self) -> u64 {
         let positions = LONGEST_INTERVAL * TILE;
         self.layout.block_bytes(LONGEST_INTERVAL).div_ceil(positions as u64)
     }
 
+    /// The longest window, and the bytes that each position in it takes beside that.
+    pub(crate) fn window(&self) -> Option<(usize, u64)> {
+        let of_a_block = self.layout.window_bytes(1);
+        (of_a_block > 0).then(|| (self.layout.0.window, of_a_block.div_ceil(TILE as u64)))
+    }
+
+    /// The last place, at most `len`, whose windows are there.
+    fn seen_from(&self, mut len: usize) -> usize {
+        if self.layout.0.window_len == 0 {
+            return len;
+        }
+        while let Some(gap) = (self.first_seen(len)..len.div_ceil(TILE)).find(|i| self.windows[*i].is_empty())
+        {
+            len = gap * TILE;
+        }
+        len
+    }
+
+    /// The first block of which the windows of the position `len` see something.
+    fn first_seen(&self, len: usize) -> usize {
+        (len + 1).saturating_sub(self.layout.0.window) / TILE
+    }
+
     /// Gives back the blocks of a state without positions beyond those for `positions`.
     pub(super) fn shrink(&mut self, positions: usize) {
         debug_assert_eq!(self.len, 0);
-        self.blocks.truncate(positions.div_ceil(TILE));
+        self.cut(positions.div_ceil(TILE));
+    }
+
+    /// Gives back the blocks from this one on.
+    fn cut(&mut self, blocks: usize) {
+        self.blocks.truncate(blocks);
+        self.windows.truncate(blocks);
+        self.gone = self.gone.min(self.windows.len());
     }
 
     /// Begins a pass whose last `guesses` rows may be taken back. Until the pass is [done](SequenceState::advance) or
@@ -308,17 +425,20 @@ impl SequenceState {
         self.truncate(self.len);
     }
 
-    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is kept beside them.
+    /// The blocks that are full, those that the next `count` positions go to, no longer shared, and what is kept beside them;
+    /// or of the blocks what windows see.
     pub(super) fn parts(
         &mut self,
         count: usize,
+        windowed: bool,
     ) -> (&[SharedBlock], Vec<Disjoint<'_, u16>>, Option<Running<'_>>) {
         let running = (self.layout.running_len() > 0).then(|| Running {
             now: Disjoint::new(&mut self.now.values),
             ahead: Disjoint::new(&mut self.ahead.values),
             certain: count - self.guesses,
         });
-        let (done, open) = self.blocks.split_at_mut(self.len / TILE);
+        let blocks = if windowed { &mut self.windows } else { &mut self.blocks };
+        let (done, open) = blocks.split_at_mut(self.len / TILE);
         let count = (self.len % TILE + count).div_ceil(TILE);
         let own = |block| {
             let block: &mut Box<[u16]> = Arc::make_mut(block);
@@ -350,8 +470,33 @@ impl State for SequenceState {
         self.layout.block_bytes(blocks)
     }
 
+    fn window_bytes(&self, blocks: usize) -> u64 {
+        self.layout.window_bytes(blocks)
+    }
+
+    fn most_window_blocks(&self) -> usize {
+        match self.layout.0.window_len {
+            0 => 0,
+            // The rows of a pass, and what the first of them sees before them, wherever that begins in a block.
+            _ => (self.layout.0.window.saturating_add(self.rows) + TILE - 3) / TILE + 1,
+        }
+    }
+
+    fn window_blocks(&self) -> usize {
+        self.windows[self.gone..].iter().filter(|block| !block.is_empty()).count()
+    }
+
+    fn settle(&mut self) {
+        let end = self.first_seen(self.len).min(self.windows.len());
+        for block in self.windows.get_mut(self.gone..end).unwrap_or_default() {
+            *block = Arc::clone(&self.layout.0.gone);
+        }
+        self.gone = self.gone.max(end);
+    }
+
     fn resumes_behind(&self, blocks: usize) -> bool {
-        self.layout.resumable(blocks * TILE) == blocks * TILE
+        let positions = blocks * TILE;
+        self.layout.resumable(positions) == positions && self.seen_from(positions) == positions
     }
 
     fn fixed_bytes(&self) -> u64 {
@@ -370,27 +515,41 @@ impl State for SequenceState {
                 kept.values = Floats::zeros(running).ok_or_else(|| out_of_memory(bytes))?;
             }
         }
-        while self.blocks.len() < positions.div_ceil(TILE) {
+        self.settle();
+        let zeroed = |length: usize| {
             let mut block = Vec::new();
-            let length = self.layout.block_len(self.blocks.len());
             fallible(|| block.try_reserve_exact(length)).map_err(|_| out_of_memory(bytes))?;
             // Zeroed, so that what masked positions hold is at least the same each time.
             block.resize(length, 0);
-            self.blocks.push(Arc::new(block.into_boxed_slice()));
+            Ok(Arc::new(block.into_boxed_slice()))
+        };
+        while self.blocks.len() < positions.div_ceil(TILE) {
+            let block = zeroed(self.layout.block_len(self.blocks.len()))?;
+            if self.layout.0.window_len > 0 {
+                self.windows.push(zeroed(self.layout.0.window_len)?);
+            }
+            self.blocks.push(block);
         }
         Ok(())
     }
 
     fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        if self.layout.running_len() > 0 {
-            let kept = self.now.within(self.len).max(self.ahead.within(self.len));
-            self.len = self.layout.resumable(self.len).max(kept.unwrap_or(0));
-            for kept in [&mut self.now, &mut self.ahead] {
-                kept.positions = kept.within(self.len);
+        loop {
+            if self.layout.running_len() > 0 {
+                let kept = self.now.within(self.len).max(self.ahead.within(self.len));
+                self.len = self.layout.resumable(self.len).max(kept.unwrap_or(0));
             }
+            let seen = self.seen_from(self.len);
+            if seen == self.len {
+                break;
+            }
+            self.len = seen;
         }
-        self.blocks.truncate(self.len.div_ceil(TILE));
+        for kept in [&mut self.now, &mut self.ahead] {
+            kept.positions = kept.within(self.len);
+        }
+        self.cut(self.len.div_ceil(TILE));
     }
 
     fn wipe(&mut self, len: usize) {
@@ -399,33 +558,45 @@ impl State for SequenceState {
         if slot == 0 {
             return;
         }
-        let Some(block) = self.blocks.last_mut() else { return };
-        let block = Arc::make_mut(block);
-        for Part { range, layer, .. } in &self.layout.0.layers {
-            if range.end <= block.len() {
-                layer.clear(&mut block[range.clone()], slot);
+        for (blocks, windowed) in [(&mut self.blocks, false), (&mut self.windows, true)] {
+            let Some(block) = blocks.last_mut() else { continue };
+            let block = Arc::make_mut(block);
+            for part in self.layout.0.layers.iter().filter(|part| part.windowed == windowed) {
+                if part.range.end <= block.len() {
+                    part.layer.clear(&mut block[part.range.clone()], slot);
+                }
             }
         }
     }
 
     fn forget(&mut self) {
         self.len = 0;
-        self.blocks = Vec::new();
+        (self.blocks, self.windows, self.gone) = (Vec::new(), Vec::new(), 0);
         (self.now, self.ahead) = (Kept::default(), Kept::default());
     }
 
     fn attach(&mut self, block: Block) {
         assert!(self.len.is_multiple_of(TILE), "a block is attached behind {} positions", self.len);
-        self.blocks.truncate(self.len / TILE);
+        self.cut(self.len / TILE);
+        if self.layout.0.window_len > 0 {
+            self.windows.push(block.window().unwrap_or_else(|| Arc::clone(&self.layout.0.gone)));
+        }
         self.blocks.push(content(block));
         self.len += TILE;
     }
 
     fn block(&self, index: usize) -> Block {
-        Block::new(Arc::clone(&self.blocks[index]))
+        let window = self.windows.get(index).filter(|window| !window.is_empty());
+        Block::new(Arc::clone(&self.blocks[index])).with_window(window.cloned())
     }
 
     fn replace(&mut self, index: usize, block: Block) {
+        if let Some(window) = self.windows.get_mut(index)
+            && let Some(other) = block.window()
+            && !window.is_empty()
+        {
+            *window = other;
+        }
         self.blocks[index] = content(block);
     }
 
@@ -439,14 +610,19 @@ mod tests {
     use super::*;
 
     fn state(layers: Vec<Box<dyn LayerState>>) -> SequenceState {
-        let mut state = SequenceState::new(StateLayout::new(layers.into_iter()));
+        let mut state = SequenceState::new(StateLayout::new(layers.into_iter(), KvCacheType::F16), 64);
         state.reserve(200).unwrap();
         state.advance(200);
         state
     }
 
+    fn windowed(window: Option<usize>) -> Box<dyn LayerState> {
+        let (heads, kind) = (Heads { query: 2, kv: 1, dim: 4 }, KvCacheType::F16);
+        Box::new(KeysAndValues { heads, kind, window })
+    }
+
     fn attention() -> Box<dyn LayerState> {
-        Box::new(KeysAndValues { heads: Heads { query: 2, kv: 1, dim: 4 } })
+        windowed(None)
     }
 
     #[test]
@@ -491,7 +667,7 @@ mod tests {
         state.reserve(300).unwrap();
         let pass = |state: &mut SequenceState| {
             state.begin(3);
-            assert_eq!(state.parts(5).2.map(|running| running.certain), Some(2));
+            assert_eq!(state.parts(5, false).2.map(|running| running.certain), Some(2));
             state.now.values.fill(1.0);
             state.ahead.values.fill(2.0);
         };
@@ -526,7 +702,7 @@ mod tests {
     #[test]
     fn large_copies_are_in_some_blocks_only() {
         let layout = StateLayout::with_copies_in_every_fourth_block();
-        let mut state = SequenceState::new(layout.clone());
+        let mut state = SequenceState::new(layout.clone(), 64);
         state.reserve(9 * TILE).unwrap();
         let lengths: Vec<usize> = state.blocks.iter().map(|block| block.len()).collect();
         assert!((0..9).all(|index| (lengths[index] > lengths[0]) == (index % 4 == 3)), "{lengths:?}");
@@ -537,5 +713,88 @@ mod tests {
         assert_eq!((state.len(), state.blocks()), (8 * TILE, 8));
         state.truncate(8 * TILE - 1);
         assert_eq!((state.len(), state.blocks()), (4 * TILE, 4));
+    }
+
+    /// Which blocks have what windows see.
+    fn seen(state: &SequenceState) -> Vec<usize> {
+        (0..state.windows.len()).filter(|index| !state.windows[*index].is_empty()).collect()
+    }
+
+    #[test]
+    fn windows_give_back_blocks_that_they_no_longer_see_and_others_do_not() {
+        for (window, rows) in [(1, 2), (1, 70), (64, 1), (65, 64), (100, 17), (100, 64), (200, 3)] {
+            let mut state = SequenceState::new(StateLayout::with_a_window(window), rows);
+            let most = state.most_window_blocks();
+            assert!(most <= (window + rows).div_ceil(TILE) + 2);
+            while state.len() < 2000 {
+                state.reserve(state.len() + rows).unwrap();
+                let (first, last) = ((state.len() + 1).saturating_sub(window), state.len() + rows - 1);
+                assert_eq!(
+                    seen(&state),
+                    (first / TILE..last / TILE + 1).collect::<Vec<_>>(),
+                    "{window} {rows}"
+                );
+                assert!(state.window_blocks() <= most, "{window} {rows}");
+                state.begin(0);
+                state.advance(rows);
+            }
+            assert_eq!(state.blocks(), state.len().div_ceil(TILE), "the other layer has all");
+            let (whole, one) = (state.block_bytes(32), state.window_bytes(1));
+            assert_eq!(state.bytes(32 * TILE), whole + most as u64 * one, "what is reserved for it");
+            assert_eq!(state.bytes(TILE), state.block_bytes(1) + one);
+        }
+    }
+
+    #[test]
+    fn a_state_goes_back_to_where_windows_are_there_or_to_the_beginning() {
+        let mut state = SequenceState::new(StateLayout::with_a_window(100), 256);
+        state.reserve(200).unwrap();
+        state.advance(200);
+        state.reserve(456).unwrap();
+        assert_eq!(seen(&state), (1..8).collect::<Vec<_>>());
+        state.advance(256);
+        // What the last pass has seen is still there.
+        state.truncate(430);
+        assert_eq!((state.len(), state.window_blocks()), (430, 6));
+        state.truncate(163);
+        assert_eq!((state.len(), state.window_blocks()), (163, 2), "its window begins with the second block");
+        state.truncate(162);
+        assert_eq!((state.len(), state.blocks(), state.window_blocks()), (0, 0, 0));
+        state.reserve(100).unwrap();
+        assert_eq!(seen(&state), [0, 1]);
+    }
+
+    #[test]
+    fn recurrent_layers_and_windows_agree_on_where_to_go_back_to() {
+        let mut state = state(vec![Box::new(Recurrent { values: 8 }), windowed(Some(100)), attention()]);
+        state.settle();
+        assert_eq!(seen(&state), [1, 2, 3]);
+        state.truncate(199);
+        assert_eq!((state.len(), state.blocks()), (3 * TILE, 3), "the end of a block");
+        state.truncate(3 * TILE - 1);
+        assert_eq!(
+            (state.len(), state.blocks()),
+            (0, 0),
+            "behind two blocks, the window begins in the first"
+        );
+    }
+
+    #[test]
+    fn wiping_and_sharing_reach_what_windows_see() {
+        let mut state = state(vec![windowed(Some(100)), attention()]);
+        for block in state.windows.iter_mut().chain(&mut state.blocks) {
+            Arc::make_mut(block).fill(7);
+        }
+        let shared = state.block(2);
+        state.wipe(130);
+        for block in [&state.windows[2], &state.blocks[2]] {
+            assert!(block.contains(&7) && block.iter().filter(|x| **x == 0).count() == 62 * 2 * 4);
+        }
+        let window: SharedBlock = shared.window().unwrap();
+        assert!(window.iter().all(|x| *x == 7), "others see what was there");
+        state.reserve(200).unwrap();
+        state.advance(70);
+        state.settle();
+        assert!(!state.block(0).has_window() && state.block(1).has_window());
     }
 }

@@ -167,15 +167,33 @@ impl Matrices {
         name: &str,
         [inputs, outputs, count]: [usize; 3],
     ) -> Result<Matrices, Error> {
+        let [matrices] = Matrices::load_parts(gguf, packed, name, [inputs, outputs, count])?;
+        Ok(matrices)
+    }
+
+    /// The same where each of the `count` matrices is N ones of `outputs` rows, one after the other.
+    ///
+    /// # Errors
+    /// As [`Matrices::load`].
+    pub(super) fn load_parts<const N: usize>(
+        gguf: &Gguf,
+        packed: Option<&PackedWeights>,
+        name: &str,
+        [inputs, outputs, count]: [usize; 3],
+    ) -> Result<[Matrices; N], Error> {
         // A file has the tensor's bytes, so that their number is within bounds.
-        expect_shape(gguf, &gguf.tensor(name)?, &[inputs, outputs, count])?;
-        let all = Matrix::of_rows(gguf, name, inputs, outputs * count)?.pack(packed)?;
+        expect_shape(gguf, &gguf.tensor(name)?, &[inputs, N * outputs, count])?;
+        let all = Matrix::of_rows(gguf, name, inputs, N * outputs * count)?.pack(packed)?;
         let first = all.part(0..outputs)?;
-        let parts = (0..count).filter_map(|index| {
-            let packed = all.packed.as_ref()?;
-            Some(packed.part(index * outputs..(index + 1) * outputs))
-        });
-        Ok(Matrices { inputs: first.inputs, outputs: first.outputs, packed: parts.collect() })
+        Ok(std::array::from_fn(|part| {
+            let packed = all.packed.iter().flat_map(|all| {
+                (0..count).map(move |index| {
+                    let start = (index * N + part) * outputs;
+                    all.part(start..start + outputs)
+                })
+            });
+            Matrices { inputs: first.inputs, outputs: first.outputs, packed: packed.collect() }
+        }))
     }
 
     /// Length of a row of the input.
@@ -187,6 +205,21 @@ impl Matrices {
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
+}
+
+/// Matrices of one shape in one tensor, each by itself.
+///
+/// # Errors
+/// Those of [`Matrices::load`].
+pub(super) fn matrices_of(
+    gguf: &Gguf,
+    packed: Option<&PackedWeights>,
+    name: &str,
+    [inputs, outputs, count]: [usize; 3],
+) -> Result<Vec<Matrix>, Error> {
+    expect_shape(gguf, &gguf.tensor(name)?, &[inputs, outputs, count])?;
+    let all = Matrix::of_rows(gguf, name, inputs, outputs * count)?.pack(packed)?;
+    (0..count).map(|index| all.part(index * outputs..(index + 1) * outputs)).collect()
 }
 
 /// Products of each group of rows with the matrix of its number: for each row of `x` `[rows, inputs]` in a group a row of each

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layers::Norm;
-use super::spec::{BlockSpec, Mixer, Spec};
+use super::spec::{BlockSpec, Mixer, SharedWeighting, Spec};
 use crate::Error;
 use crate::kernels::matrix::{Activations, each_row};
 use crate::kernels::rope::Rope;
+use crate::kernels::streams::STREAMS;
 use crate::kernels::{Floats, Pool};
 use crate::memory::try_vec;
 
@@ -21,6 +22,10 @@ pub(crate) struct Workspace {
     pub(super) x: Floats,
     /// The normalised input of a block's halves, and their result; `[rows, width]`.
     pub(super) h: Floats,
+    /// The residual streams, `[rows, STREAMS, width]`, where there are several.
+    pub(super) streams: Floats,
+    /// What is added to attention's result beside its input, or to that of experts, `[rows, width]`; nothing in most families.
+    pub(super) beside: Floats,
     /// Whether all values of each row were finite up to now, as far as norms have seen them.
     pub(super) finite: Vec<AtomicBool>,
     /// Queries, `[rows, query heads * head_dim]` of the block with the most.
@@ -111,6 +116,8 @@ impl Workspace {
             width: spec.width,
             x: row(spec.width)?,
             h: row(spec.width)?,
+            streams: row(if spec.streams { STREAMS * spec.width } else { 0 })?,
+            beside: row(if has_beside(spec) { spec.width } else { 0 })?,
             finite: (0..size.rows).map(|_| AtomicBool::new(true)).collect(),
             query: row(widths.query)?,
             key: row(widths.kv)?,
@@ -144,7 +151,8 @@ impl Workspace {
     pub(super) fn bytes(spec: &Spec, size: Size) -> u64 {
         let Widths { query, kv, mixed, inner, gated, experts, used } = Widths::of(spec);
         let pairs: usize = spec.ropes.iter().map(|rope| rope.pairs()).sum();
-        let row = 5 * spec.width
+        let streams = if spec.streams { STREAMS } else { 0 } + usize::from(has_beside(spec));
+        let row = (5 + streams) * spec.width
             + 2 * (query + kv)
             + mixed
             // The last one is what activations are quantized to, generously.
@@ -232,12 +240,20 @@ impl Widths {
                 Mixer::ShortConv(conv) => 3 * conv.channels,
                 Mixer::DeltaNet(net) => net.channels(),
             }),
-            inner: most(&|block| block.feed_forward.inner()).max(spec.per_layer.unwrap_or(0)),
+            inner: most(&|block| block.feed_forward.inner().max(block.laurel.unwrap_or(0)))
+                .max(spec.per_layer.unwrap_or(0)),
             gated: spec.blocks.iter().any(|block| block.feed_forward.kind.gated()),
             experts: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.count)),
             used: most(&|block| block.feed_forward.experts.map_or(0, |experts| experts.used)),
         }
     }
+}
+
+/// Whether a block needs room for a second result beside the first.
+fn has_beside(spec: &Spec) -> bool {
+    let shared = |block: &BlockSpec| block.feed_forward.experts.and_then(|experts| experts.shared);
+    let norms = |block| shared(block).is_some_and(|shared| shared.weighting == SharedWeighting::Norms);
+    spec.streams || spec.blocks.iter().any(norms)
 }
 
 /// Length of the embeddings of a token for all blocks.

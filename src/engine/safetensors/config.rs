@@ -9,10 +9,36 @@ use super::json::{corrupt, optional, required, unsupported};
 use crate::Error;
 use crate::gguf::Translation;
 
-/// `config.json`.
+/// A family of encoders that folders hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Bert,
+    /// BERT with another vocabulary, whose positions are counted from behind the padding token's.
+    XlmRoberta,
+    NomicBert,
+    ModernBert,
+}
+
+/// What decides what tensors are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) family: Family,
+    pub(super) layers: usize,
+    /// Embeddings of positions that no token ever has.
+    pub(super) spare_positions: usize,
+}
+
+/// `config.json`, as far as all families have it.
 #[derive(Deserialize)]
 struct Config {
     model_type: String,
+    #[serde(default)]
+    is_decoder: bool,
+}
+
+/// That of BERT and XLM-RoBERTa.
+#[derive(Deserialize)]
+struct Bert {
     hidden_size: u32,
     num_hidden_layers: u32,
     num_attention_heads: u32,
@@ -21,8 +47,45 @@ struct Config {
     layer_norm_eps: Option<f64>,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
+    pad_token_id: Option<u32>,
+}
+
+/// That of Nomic's BERT.
+#[derive(Deserialize)]
+struct NomicBert {
+    n_embd: u32,
+    n_layer: u32,
+    n_head: u32,
+    n_inner: Option<u32>,
+    n_positions: u32,
+    layer_norm_epsilon: Option<f64>,
+    activation_function: Option<String>,
+    rotary_emb_base: Option<f64>,
+    rotary_emb_fraction: Option<f64>,
     #[serde(default)]
-    is_decoder: bool,
+    rotary_emb_interleaved: bool,
+    max_trained_positions: Option<u32>,
+    #[serde(default)]
+    prenorm: bool,
+    #[serde(default)]
+    num_experts: u32,
+}
+
+/// That of ModernBERT.
+#[derive(Deserialize)]
+struct ModernBert {
+    hidden_size: u32,
+    num_hidden_layers: u32,
+    num_attention_heads: u32,
+    intermediate_size: u32,
+    max_position_embeddings: u32,
+    norm_eps: Option<f64>,
+    hidden_activation: Option<String>,
+    global_attn_every_n_layers: Option<u32>,
+    global_rope_theta: Option<f64>,
+    local_rope_theta: Option<f64>,
+    local_attention: Option<u32>,
+    classifier_pooling: Option<String>,
 }
 
 /// One of the steps in `modules.json`.
@@ -59,24 +122,33 @@ struct SentenceTransformers {
     prompts: BTreeMap<String, Option<String>>,
 }
 
-/// Tells what the files say; returns the number of layers.
+/// Tells what the files say.
 ///
 /// # Errors
-/// Those of reading them; [`Error::UnsupportedModel`] for what is no BERT.
-pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<usize, Error> {
+/// Those of reading them; [`Error::UnsupportedModel`] for what is no encoder of these families.
+pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<Shape, Error> {
     let path = folder.join("config.json");
-    let config: Config = required(&path)?;
-    check(&config, &path)?;
-    let sentence: Option<SentenceBert> = optional(&folder.join("sentence_bert_config.json"))?;
-    let longest = sentence.and_then(|sentence| sentence.max_seq_length).unwrap_or(u32::MAX);
-    translation.string("general.architecture", "bert");
-    translation.integer("bert.block_count", config.num_hidden_layers);
-    translation.integer("bert.context_length", config.max_position_embeddings.min(longest));
-    translation.integer("bert.embedding_length", config.hidden_size);
-    translation.integer("bert.feed_forward_length", config.intermediate_size);
-    translation.integer("bert.attention.head_count", config.num_attention_heads);
-    translation.float("bert.attention.layer_norm_epsilon", config.layer_norm_eps.unwrap_or(1e-12));
-    translation.integer("bert.pooling_type", pooling(folder)?);
+    let Config { model_type, is_decoder } = required(&path)?;
+    if is_decoder {
+        return Err(unsupported(&path, "is_decoder is true"));
+    }
+    let shape = match &*model_type {
+        "bert" => bert(&path, Family::Bert, translation)?,
+        "xlm-roberta" => bert(&path, Family::XlmRoberta, translation)?,
+        "nomic_bert" => nomic_bert(&path, translation)?,
+        "modernbert" => modern_bert(&path, translation)?,
+        other => {
+            let message = format!(
+                "model_type is \"{}\"; bert, xlm-roberta, nomic_bert and modernbert are read",
+                shown(other)
+            );
+            return Err(unsupported(&path, message));
+        }
+    };
+    let architecture = shape.family.architecture();
+    translation.string("general.architecture", architecture);
+    translation.integer(&format!("{architecture}.block_count"), shape.layers as u32);
+    translation.integer(&format!("{architecture}.pooling_type"), pooling(folder)?);
     let path = folder.join("config_sentence_transformers.json");
     if let Some(SentenceTransformers { prompts }) = optional(&path)? {
         for (key, names) in [("query", ["query", "search_query"]), ("passage", ["passage", "document"])] {
@@ -85,37 +157,133 @@ pub(super) fn read(folder: &Path, translation: &mut Translation) -> Result<usize
             }
         }
     }
-    Ok(config.num_hidden_layers as usize)
+    Ok(shape)
 }
 
-fn check(config: &Config, path: &Path) -> Result<(), Error> {
-    let shown = |text: &str| text.chars().take(64).collect::<String>().escape_debug().to_string();
-    if config.model_type != "bert" {
-        return Err(unsupported(
-            path,
-            format!("model_type is \"{}\", not \"bert\"", shown(&config.model_type)),
-        ));
-    }
-    match config.hidden_act.as_deref() {
-        None | Some("gelu") => {}
-        Some(other) => {
-            return Err(unsupported(path, format!("hidden_act is \"{}\", not \"gelu\"", shown(other))));
+impl Family {
+    /// What GGUF files call it.
+    fn architecture(self) -> &'static str {
+        match self {
+            Family::Bert | Family::XlmRoberta => "bert",
+            Family::NomicBert => "nomic-bert",
+            Family::ModernBert => "modern-bert",
         }
     }
-    match config.position_embedding_type.as_deref() {
-        None | Some("absolute") => {}
+}
+
+/// Part of a value, as errors show it.
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect::<String>().escape_debug().to_string()
+}
+
+/// Refuses a value that is there and is none of these.
+fn only(path: &Path, key: &str, value: Option<&str>, known: &[&str]) -> Result<(), Error> {
+    match value.filter(|value| !known.contains(value)) {
+        None => Ok(()),
         Some(other) => {
-            let message = format!("position_embedding_type is \"{}\", not \"absolute\"", shown(other));
-            return Err(unsupported(path, message));
+            let known = known.join("\" or \"");
+            Err(unsupported(path, format!("{key} is \"{}\", not \"{known}\"", shown(other))))
         }
     }
-    if config.is_decoder {
-        return Err(unsupported(path, "is_decoder is true"));
-    }
+}
+
+/// Sizes that all families have.
+struct Sizes {
+    width: u32,
+    heads: u32,
+    inner: u32,
+    context: u32,
+    epsilon: f64,
+}
+
+fn sizes(path: &Path, architecture: &str, sizes: &Sizes, translation: &mut Translation) -> Result<(), Error> {
+    let sentence = path.with_file_name("sentence_bert_config.json");
+    let sentence: Option<SentenceBert> = optional(&sentence)?;
+    let longest = sentence.and_then(|sentence| sentence.max_seq_length).unwrap_or(u32::MAX);
+    let mut integer = |key: &str, value| translation.integer(&format!("{architecture}.{key}"), value);
+    integer("context_length", sizes.context.min(longest));
+    integer("embedding_length", sizes.width);
+    integer("feed_forward_length", sizes.inner);
+    integer("attention.head_count", sizes.heads);
+    translation.float(&format!("{architecture}.attention.layer_norm_epsilon"), sizes.epsilon);
     Ok(())
 }
 
-/// The number of `bert.pooling_type`: that of the pooling step, the mean where there is none.
+fn bert(path: &Path, family: Family, translation: &mut Translation) -> Result<Shape, Error> {
+    let config: Bert = required(path)?;
+    only(path, "hidden_act", config.hidden_act.as_deref(), &["gelu"])?;
+    only(path, "position_embedding_type", config.position_embedding_type.as_deref(), &["absolute"])?;
+    let spare = match family {
+        Family::XlmRoberta => config.pad_token_id.unwrap_or(1).saturating_add(1),
+        _ => 0,
+    };
+    if spare >= config.max_position_embeddings {
+        let positions = config.max_position_embeddings;
+        return Err(corrupt(path, format!("of {positions} positions {spare} are for padding")));
+    }
+    let of = Sizes {
+        width: config.hidden_size,
+        heads: config.num_attention_heads,
+        inner: config.intermediate_size,
+        context: config.max_position_embeddings - spare,
+        epsilon: config.layer_norm_eps.unwrap_or(1e-12),
+    };
+    sizes(path, "bert", &of, translation)?;
+    Ok(Shape { family, layers: config.num_hidden_layers as usize, spare_positions: spare as usize })
+}
+
+fn nomic_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+    let config: NomicBert = required(path)?;
+    only(path, "activation_function", config.activation_function.as_deref(), &["swiglu"])?;
+    for (key, is_other) in [
+        ("prenorm", config.prenorm),
+        ("rotary_emb_interleaved", config.rotary_emb_interleaved),
+        ("num_experts", config.num_experts > 0),
+        ("rotary_emb_fraction", config.rotary_emb_fraction.is_some_and(|fraction| fraction != 1.0)),
+    ] {
+        if is_other {
+            return Err(unsupported(path, format!("{key} has a value that is not known")));
+        }
+    }
+    // Beyond what it was trained with, positions would have to be stretched.
+    let context = config.max_trained_positions.unwrap_or(u32::MAX).min(config.n_positions).min(2048);
+    let of = Sizes {
+        width: config.n_embd,
+        heads: config.n_head,
+        inner: config.n_inner.unwrap_or(config.n_embd.saturating_mul(4)),
+        context,
+        epsilon: config.layer_norm_epsilon.unwrap_or(1e-12),
+    };
+    sizes(path, "nomic-bert", &of, translation)?;
+    translation.float("nomic-bert.rope.freq_base", config.rotary_emb_base.unwrap_or(1000.0));
+    Ok(Shape { family: Family::NomicBert, layers: config.n_layer as usize, spare_positions: 0 })
+}
+
+fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Error> {
+    let config: ModernBert = required(path)?;
+    let of = Sizes {
+        width: config.hidden_size,
+        heads: config.num_attention_heads,
+        inner: config.intermediate_size,
+        context: config.max_position_embeddings,
+        epsilon: config.norm_eps.unwrap_or(1e-5),
+    };
+    sizes(path, "modern-bert", &of, translation)?;
+    translation.string("modern-bert.hidden_act", config.hidden_activation.as_deref().unwrap_or("gelu"));
+    let (global, local) =
+        (config.global_rope_theta.unwrap_or(160_000.0), config.local_rope_theta.unwrap_or(10_000.0));
+    translation.float("modern-bert.rope.freq_base", global);
+    translation.float("modern-bert.rope.freq_base_swa", local);
+    translation.integer("modern-bert.attention.sliding_window", config.local_attention.unwrap_or(128));
+    let period = config.global_attn_every_n_layers.unwrap_or(3);
+    translation.integer("modern-bert.attention.sliding_window_pattern", period);
+    only(path, "classifier_pooling", config.classifier_pooling.as_deref(), &["mean", "cls"])?;
+    let pooling = if config.classifier_pooling.as_deref() == Some("mean") { 1 } else { 2 };
+    translation.integer("modern-bert.classifier.pooling_type", pooling);
+    Ok(Shape { family: Family::ModernBert, layers: config.num_hidden_layers as usize, spare_positions: 0 })
+}
+
+/// The number of `pooling_type`: that of the pooling step, the mean where there is none.
 fn pooling(folder: &Path) -> Result<u32, Error> {
     let path = folder.join("modules.json");
     let mut step = PathBuf::from("1_Pooling");

@@ -11,12 +11,14 @@ mod json;
 mod names;
 #[cfg(test)]
 mod tests;
+mod tokenizer_json;
 mod vocabulary;
 
 use std::path::Path;
 
 use crate::Error;
 use crate::gguf::{Gguf, Translation};
+use config::Family;
 
 /// The others that are read, as far as they are there.
 pub(crate) const FILES: [&str; 8] = [
@@ -42,9 +44,13 @@ pub(crate) fn open(folder: &Path) -> Result<Gguf, Error> {
     let path = folder.join(WEIGHTS);
     Translation::open(&path, |bytes| {
         let mut translation = Translation::default();
-        let layers = config::read(folder, &mut translation)?;
-        vocabulary::read(folder, &mut translation)?;
-        names::add(&path, bytes, layers, &mut translation)?;
+        let shape = config::read(folder, &mut translation)?;
+        match shape.family {
+            Family::Bert | Family::NomicBert => vocabulary::read(folder, &mut translation)?,
+            Family::XlmRoberta => tokenizer_json::unigram(folder, &mut translation)?,
+            Family::ModernBert => tokenizer_json::byte_pairs(folder, &mut translation)?,
+        }
+        names::add(&path, bytes, &shape, &mut translation)?;
         Ok(translation)
     })
 }

@@ -1,7 +1,8 @@
-//! What transformers call the tensors of a BERT, in llama.cpp's words.
+//! What transformers call the tensors of an encoder, in llama.cpp's words.
 
 use std::path::Path;
 
+use super::config::{Family, Shape};
 use super::header;
 use super::json::{corrupt, unsupported};
 use crate::Error;
@@ -18,21 +19,23 @@ enum Meaning {
     Unknown,
 }
 
-/// Adds the tensors of a file that encodes with `layers` layers.
+/// Adds the tensors of a file.
 ///
 /// # Errors
 /// [`Error::CorruptModel`], [`Error::UnsupportedModel`] for a tensor that has no place in an encoder.
 pub(super) fn add(
     path: &Path,
     bytes: &[u8],
-    layers: usize,
+    shape: &Shape,
     translation: &mut Translation,
 ) -> Result<(), Error> {
     let entries = header::read(bytes).map_err(|reason| corrupt(path, reason))?;
     // The pooler belongs to the classifier; without one it was never trained for what is asked here.
-    let classifies = entries.iter().any(|entry| entry.name == "classifier.weight");
+    let classifier =
+        if shape.family == Family::XlmRoberta { "classifier.out_proj.weight" } else { "classifier.weight" };
+    let classifies = entries.iter().any(|entry| entry.name == classifier);
     for entry in entries {
-        let name = match meaning(&entry.name, layers, classifies) {
+        let name = match meaning(&entry.name, shape, classifies) {
             Meaning::Tensor(name) => name,
             Meaning::Nothing => continue,
             Meaning::Unknown => {
@@ -49,20 +52,32 @@ pub(super) fn add(
             ));
         };
         // GGML begins with the length of a row.
-        let shape: Vec<usize> = entry.shape.iter().rev().copied().collect();
-        if shape.is_empty() || shape.contains(&0) {
+        let (mut extents, mut data): (Vec<usize>, _) =
+            (entry.shape.iter().rev().copied().collect(), entry.data);
+        if extents.is_empty() || extents.contains(&0) {
             return Err(corrupt(path, format!("tensor \"{}\" is empty", entry.name)));
         }
+        if name == "position_embd.weight" && shape.spare_positions > 0 {
+            let [_, rows] = &mut extents[..] else {
+                return Err(corrupt(path, format!("tensor \"{}\" is no table", entry.name)));
+            };
+            if *rows <= shape.spare_positions {
+                return Err(corrupt(path, format!("tensor \"{}\" has {rows} rows", entry.name)));
+            }
+            data.start += data.len() / *rows * shape.spare_positions;
+            *rows -= shape.spare_positions;
+        }
         debug_assert!(matches!(kind, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16));
-        if !translation.tensor(name, shape, kind, entry.data) {
+        if !translation.tensor(name, extents, kind, data) {
             return Err(corrupt(path, format!("tensor \"{}\" is there under two names", entry.name)));
         }
     }
     Ok(())
 }
 
-fn meaning(name: &str, layers: usize, classifies: bool) -> Meaning {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
+fn meaning(name: &str, shape: &Shape, classifies: bool) -> Meaning {
+    let prefixes = ["bert.", "roberta.", "nomic_bert.", "model."];
+    let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     let (part, ending) = match name.rsplit_once('.') {
         Some((part, "weight" | "gamma")) => (part, "weight"),
         Some((part, "bias" | "beta")) => (part, "bias"),
@@ -70,21 +85,44 @@ fn meaning(name: &str, layers: usize, classifies: bool) -> Meaning {
         _ => return Meaning::Unknown,
     };
     let tensor = |part: &str| Meaning::Tensor(format!("{part}.{ending}"));
-    if let Some((index, part)) = part.strip_prefix("encoder.layer.").and_then(|rest| rest.split_once('.')) {
-        return match (index.parse::<usize>(), in_layer(part)) {
-            (Ok(layer), Some(part)) if layer < layers => tensor(&format!("blk.{layer}.{part}")),
+    let of_layers = match shape.family {
+        Family::Bert | Family::XlmRoberta => "encoder.layer.",
+        Family::NomicBert => "encoder.layers.",
+        Family::ModernBert => "layers.",
+    };
+    if let Some((index, part)) = part.strip_prefix(of_layers).and_then(|rest| rest.split_once('.')) {
+        let part = match shape.family {
+            Family::Bert | Family::XlmRoberta => in_layer(part),
+            Family::NomicBert => in_layer_of_nomic_bert(part),
+            Family::ModernBert => in_layer_of_modern_bert(part),
+        };
+        return match (index.parse::<usize>(), part) {
+            (Ok(layer), Some(part)) if layer < shape.layers => tensor(&format!("blk.{layer}.{part}")),
             _ => Meaning::Unknown,
         };
     }
-    match part {
-        "embeddings.word_embeddings" => tensor("token_embd"),
-        "embeddings.position_embeddings" => tensor("position_embd"),
-        "embeddings.token_type_embeddings" => tensor("token_types"),
-        "embeddings.LayerNorm" => tensor("token_embd_norm"),
-        "pooler.dense" if classifies => tensor("cls"),
-        "pooler.dense" => Meaning::Nothing,
-        "classifier" => tensor("cls.output"),
-        _ if part.starts_with("cls.") => Meaning::Nothing,
+    let of_classifier = |part: &str| if classifies { tensor(part) } else { Meaning::Nothing };
+    match (shape.family, part) {
+        (Family::ModernBert, "embeddings.tok_embeddings") => tensor("token_embd"),
+        (Family::ModernBert, "embeddings.norm") => tensor("token_embd_norm"),
+        (Family::ModernBert, "final_norm") => tensor("output_norm"),
+        (Family::ModernBert, "head.dense") => of_classifier("cls"),
+        (Family::ModernBert, "head.norm") => of_classifier("cls.norm"),
+        (Family::ModernBert, "decoder") => Meaning::Nothing,
+        (Family::XlmRoberta, "classifier.dense") => of_classifier("cls"),
+        (Family::XlmRoberta, "classifier.out_proj") => of_classifier("cls.output"),
+        (Family::XlmRoberta, "pooler.dense") => Meaning::Nothing,
+        (Family::XlmRoberta, part) if part == "lm_head" || part.starts_with("lm_head.") => Meaning::Nothing,
+        (Family::NomicBert, "emb_ln") => tensor("token_embd_norm"),
+        (Family::Bert | Family::ModernBert, "classifier") => tensor("cls.output"),
+        (Family::ModernBert, _) => Meaning::Unknown,
+        (_, "embeddings.word_embeddings") => tensor("token_embd"),
+        (_, "embeddings.token_type_embeddings") => tensor("token_types"),
+        (Family::NomicBert, _) => Meaning::Unknown,
+        (_, "embeddings.position_embeddings") => tensor("position_embd"),
+        (_, "embeddings.LayerNorm") => tensor("token_embd_norm"),
+        (Family::Bert, "pooler.dense") => of_classifier("cls"),
+        (Family::Bert, part) if part.starts_with("cls.") => Meaning::Nothing,
         _ => Meaning::Unknown,
     }
 }
@@ -99,6 +137,31 @@ fn in_layer(part: &str) -> Option<&'static str> {
         "intermediate.dense" => "ffn_up",
         "output.dense" => "ffn_down",
         "output.LayerNorm" => "layer_output_norm",
+        _ => return None,
+    })
+}
+
+fn in_layer_of_nomic_bert(part: &str) -> Option<&'static str> {
+    Some(match part {
+        "attn.Wqkv" => "attn_qkv",
+        "attn.out_proj" => "attn_output",
+        "norm1" => "attn_output_norm",
+        "mlp.fc11" => "ffn_up",
+        "mlp.fc12" => "ffn_gate",
+        "mlp.fc2" => "ffn_down",
+        "norm2" => "layer_output_norm",
+        _ => return None,
+    })
+}
+
+fn in_layer_of_modern_bert(part: &str) -> Option<&'static str> {
+    Some(match part {
+        "attn_norm" => "attn_norm",
+        "attn.Wqkv" => "attn_qkv",
+        "attn.Wo" => "attn_output",
+        "mlp_norm" => "ffn_norm",
+        "mlp.Wi" => "ffn_up",
+        "mlp.Wo" => "ffn_down",
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use steadytext_test_models::{Bert, Kind};
+use steadytext_test_models::{Bert, EncoderFamily, Kind};
 use tempfile::TempDir;
 
 use super::{header, open};
@@ -59,6 +59,155 @@ fn a_folder_tells_what_the_gguf_file_of_the_same_model_tells() {
         let other = folder.tensor(tensor.name).unwrap();
         assert_eq!((tensor.shape, tensor.kind), (other.shape, other.kind), "{}", tensor.name);
         assert!(tensor.data == other.data, "{}", tensor.name);
+    }
+}
+
+/// Families of folders, with and without a head where they have one.
+fn families() -> Vec<Bert> {
+    let of = |family, labels| Bert { family, labels, layers: 4, ..Bert::default() };
+    vec![
+        of(EncoderFamily::XlmRoberta, 0),
+        of(EncoderFamily::XlmRoberta, 1),
+        of(EncoderFamily::NomicBert, 0),
+        of(EncoderFamily::ModernBert, 0),
+        of(EncoderFamily::ModernBert, 2),
+    ]
+}
+
+#[test]
+fn folders_of_other_families_tell_what_their_gguf_files_tell() {
+    for spec in families() {
+        let directory = TempDir::new().unwrap();
+        let (path, folder) = (directory.path().join("model.gguf"), directory.path().join("folder"));
+        spec.write(&path).unwrap();
+        spec.write_folder(&folder).unwrap();
+        let (folder, file) = (open(&folder).unwrap(), Gguf::open(&path).unwrap());
+        let family = spec.family;
+        for key in ["block_count", "context_length", "embedding_length", "feed_forward_length"] {
+            let key = format!("{}.{key}", family.name());
+            assert_eq!(folder.u32(&key).unwrap(), file.u32(&key).unwrap(), "{family:?}: {key}");
+        }
+        let tokens = "tokenizer.ggml.tokens";
+        assert!(folder.strings(tokens).unwrap().eq(file.strings(tokens).unwrap()), "{family:?}");
+        let text = "a text, and some more of it: 1234 naïve ждж 日本";
+        let [ours, theirs] = [&folder, &file]
+            .map(|gguf| Tokenizer::from_gguf(gguf).unwrap().encode_pair(text, "and another").unwrap());
+        assert_eq!(ours.tokens, theirs.tokens, "{family:?}");
+        assert_eq!(ours.second, theirs.second, "{family:?}");
+        assert_eq!(folder.tensors().len(), file.tensors().len(), "{family:?}");
+        for tensor in file.tensors() {
+            let other = folder.tensor(tensor.name).unwrap();
+            assert_eq!((tensor.shape, tensor.kind), (other.shape, other.kind), "{family:?}: {}", tensor.name);
+            assert!(tensor.data == other.data, "{family:?}: {}", tensor.name);
+        }
+        model::check(&folder, crate::KvCacheType::default(), 1).unwrap();
+    }
+}
+
+/// Texts of words, digits, letters of other scripts, spaces and punctuation.
+fn texts(count: usize) -> impl Iterator<Item = String> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    };
+    let words = [
+        "the",
+        "Nothing",
+        "tokenizer",
+        "naïve",
+        "été",
+        "жук",
+        "日本語",
+        "x1y2",
+        "don't",
+        "ISN'T",
+        "3.14",
+        "100,000",
+        "<s>",
+        "</s>",
+        "[CLS]",
+        "[MASK]",
+        "…",
+        "\u{a0}",
+        "\n",
+        "\t\t",
+        "  ",
+        "a\u{301}",
+        "👩‍👩‍👧",
+        "ﬁn",
+        "!?",
+        "\u{200b}",
+        "Ⅳ",
+    ];
+    (0..count).map(move |_| {
+        let mut text = String::new();
+        for _ in 0..next(12) {
+            text.push_str(words[next(words.len())]);
+            text.push_str(["", " ", "  ", "."][next(4)]);
+        }
+        text
+    })
+}
+
+#[test]
+fn texts_are_cut_as_the_tokenizers_crate_cuts_them() {
+    for family in [EncoderFamily::XlmRoberta, EncoderFamily::ModernBert] {
+        let directory = TempDir::new().unwrap();
+        Bert { family, vocab: 900, ..Bert::default() }.write_folder(directory.path()).unwrap();
+        let ours = Tokenizer::from_gguf(&open(directory.path()).unwrap()).unwrap();
+        let theirs = tokenizers::Tokenizer::from_file(directory.path().join("tokenizer.json")).unwrap();
+        for text in texts(10_000) {
+            // Ours never takes what users write for a control token.
+            if ["<s>", "</s>", "[CLS]", "[MASK]"].iter().any(|control| text.contains(control)) {
+                continue;
+            }
+            // Without the map of characters that published files have, other spaces are no spaces to a unigram model.
+            let text = match family {
+                EncoderFamily::XlmRoberta => text.replace(['\n', '\t', '\u{a0}'], " "),
+                // Texts are taken as they are composed, as llama.cpp does it.
+                _ => text.replace('\u{301}', ""),
+            };
+            let expected = theirs.encode(text.as_str(), true).unwrap();
+            assert_eq!(ours.encode_embedding(&text).unwrap(), expected.get_ids(), "{family:?}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn folders_of_other_families_that_are_something_else_are_refused() {
+    let spoilt = |spec: &Bert, file: &str, from: &str, to: &str| {
+        let directory = TempDir::new().unwrap();
+        spec.write_folder(directory.path()).unwrap();
+        replace(directory.path(), file, from, to);
+        refusal(directory.path())
+    };
+    let of = |family| Bert { family, ..Bert::default() };
+    let (xlm, nomic, modern) =
+        (of(EncoderFamily::XlmRoberta), of(EncoderFamily::NomicBert), of(EncoderFamily::ModernBert));
+    for (spec, file, from, to, reason) in [
+        (&xlm, "tokenizer.json", "\"Unigram\"", "\"WordLevel\"", "only Unigram is read"),
+        (&xlm, "tokenizer.json", "\"unk_id\": 3", "\"unk_id\": 99999", "no token for what is unknown"),
+        (&xlm, "tokenizer.json", "[\"</s>\", 0.0]", "[\"<end>\", 0.0]", "it has no token"),
+        (&xlm, "config.json", "\"pad_token_id\": 1", "\"pad_token_id\": 4000000000", "are for padding"),
+        (&nomic, "config.json", "\"prenorm\": false", "\"prenorm\": true", "prenorm"),
+        (&nomic, "config.json", "\"swiglu\"", "\"gelu\"", "activation_function"),
+        (&modern, "config.json", "\"cls\"", "\"max\"", "classifier_pooling"),
+        (
+            &modern,
+            "tokenizer.json",
+            "\"type\": \"ByteLevel\", \"add_prefix_space\": false",
+            "\"type\": \"Split\"",
+            "not cut into bytes",
+        ),
+        (&modern, "tokenizer.json", "\"id\": 597", "\"id\": 4000000000", "tokens"),
+    ] {
+        let spec = Bert { labels: 0, ..spec.clone() };
+        let from = if from == "\"cls\"" { "\"mean\"" } else { from };
+        let (_, said) = spoilt(&spec, file, from, to);
+        assert!(said.contains(reason), "{from}: {said}");
     }
 }
 
@@ -146,8 +295,8 @@ fn models_of_other_kinds_are_refused_by_name() {
         (
             "config.json",
             "\"model_type\": \"bert\"",
-            "\"model_type\": \"xlm-roberta\"",
-            "model_type is \"xlm-roberta\", not \"bert\"",
+            "\"model_type\": \"deberta-v2\"",
+            "model_type is \"deberta-v2\"; bert, xlm-roberta, nomic_bert and modernbert are read",
         ),
         ("config.json", "\"gelu\"", "\"silu\"", "hidden_act is \"silu\", not \"gelu\""),
         (

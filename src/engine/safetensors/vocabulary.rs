@@ -11,8 +11,8 @@ use crate::Error;
 use crate::gguf::Translation;
 
 /// Most bytes of a vocabulary; those of many languages have a few millions.
-const MAX_BYTES: u64 = 64 << 20;
-const MAX_TOKENS: usize = 1 << 20;
+pub(super) const MAX_BYTES: u64 = 64 << 20;
+pub(super) const MAX_TOKENS: usize = 1 << 20;
 /// What the tokens for the model itself are called.
 const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
@@ -51,7 +51,7 @@ struct Model {
 }
 
 /// Tokens by id.
-struct Vocabulary(Vec<(u32, String)>);
+pub(super) struct Vocabulary(pub(super) Vec<(u32, String)>);
 
 impl<'de> Deserialize<'de> for Vocabulary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,18 +1,23 @@
 //! The choice of the next token from its logits.
 //!
-//! Filters apply in llama.cpp's order: top-k, top-p, min-p on the probabilities at temperature 1, then the
+//! Everything applies in llama.cpp's order: bias, then the penalties for tokens that the answer has already
+//! ([`adjusted`]), then the filters top-k, top-p and min-p on the probabilities at temperature 1, then the
 //! temperature on what is left. Candidates are ordered by (logit descending, id ascending), sums go through
 //! them in that order in f64, and one uniform number is drawn per (seed, position): so the choice depends on
 //! nothing else. Where it cannot be used a second number is drawn, for a choice among fewer tokens: together the two draw
 //! from the distribution over those.
 
+mod adjusted;
+mod parameters;
 mod uniform;
 
 use llguidance::toktrie::SimpleVob;
 
+use crate::Error;
 use crate::kernels::highest;
 use crate::kernels::matrix::Instructions;
-use crate::{Error, Sampling};
+pub(crate) use adjusted::Seen;
+pub use parameters::{Penalties, Sampling};
 use uniform::uniform;
 
 /// Makes of a position the number of its second draw: no context is so long.
@@ -26,15 +31,18 @@ pub(crate) struct Sampler {
     candidates: Vec<u64>,
     /// Their weights, in the same order.
     weights: Vec<f64>,
+    /// Logits after bias and penalties.
+    adjusted: Vec<f32>,
 }
 
 impl Sampler {
     /// One that uses these instructions.
     pub(crate) fn new(instructions: Instructions) -> Sampler {
-        Sampler { instructions, candidates: Vec::new(), weights: Vec::new() }
+        Sampler { instructions, candidates: Vec::new(), weights: Vec::new(), adjusted: Vec::new() }
     }
 
-    /// The token at `position` of the context, one of those that are `allowed` where only some are.
+    /// The token at `position` of the context, one of those that are `allowed` where only some are; `seen` are the tokens that
+    /// the answer has already.
     ///
     /// # Errors
     /// [`Error::NonFinite`] where a logit is infinite or NaN.
@@ -44,16 +52,39 @@ impl Sampler {
         how: &Sampling,
         position: usize,
         allowed: Option<&SimpleVob>,
+        seen: &Seen,
     ) -> Result<u32, Error> {
-        let highest = highest(self.instructions, logits).ok_or(Error::NonFinite { position })?;
+        let best = highest(self.instructions, logits).ok_or(Error::NonFinite { position })?;
+        if how.takes_logits_as_they_are() {
+            return Ok(self.choose_from(logits, best, how, position, allowed));
+        }
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        seen.adjust(logits, how, &mut adjusted);
+        let chosen = match highest(self.instructions, &adjusted) {
+            Some(best) => Ok(self.choose_from(&adjusted, best, how, position, allowed)),
+            None => Err(Error::NonFinite { position }),
+        };
+        self.adjusted = adjusted;
+        chosen
+    }
+
+    /// [`Sampler::choose`] from logits that are finite, of which `highest` is the first of the highest.
+    fn choose_from(
+        &mut self,
+        logits: &[f32],
+        highest: usize,
+        how: &Sampling,
+        position: usize,
+        allowed: Option<&SimpleVob>,
+    ) -> u32 {
         if how.is_greedy() {
-            return Ok(match allowed {
+            return match allowed {
                 None => highest as u32,
                 Some(allowed) if highest < allowed.len() && allowed.is_allowed(highest as u32) => {
                     highest as u32
                 }
                 Some(allowed) => most_likely(only(logits, allowed)),
-            });
+            };
         }
         self.candidates.clear();
         match allowed {
@@ -62,7 +93,7 @@ impl Sampler {
                 self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
             }
         }
-        Ok(self.draw(how, position as u64))
+        self.draw(how, position as u64)
     }
 
     /// Another token at `position`, where the first choice cannot be used: one of those that are `allowed`, of which there is
@@ -73,13 +104,24 @@ impl Sampler {
         how: &Sampling,
         position: usize,
         allowed: &SimpleVob,
+        seen: &Seen,
     ) -> u32 {
-        if how.is_greedy() {
-            return most_likely(only(logits, allowed));
-        }
-        self.candidates.clear();
-        self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
-        self.draw(how, position as u64 | AGAIN)
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        let logits = if how.takes_logits_as_they_are() {
+            logits
+        } else {
+            seen.adjust(logits, how, &mut adjusted);
+            &adjusted
+        };
+        let chosen = if how.is_greedy() {
+            most_likely(only(logits, allowed))
+        } else {
+            self.candidates.clear();
+            self.candidates.extend(only(logits, allowed).map(|(id, logit)| pack(logit, id)));
+            self.draw(how, position as u64 | AGAIN)
+        };
+        self.adjusted = adjusted;
+        chosen
     }
 
     /// One of the candidates, of which there is at least one.
@@ -159,18 +201,23 @@ fn unpack(candidate: u64) -> (f32, u32) {
 mod tests {
     use llguidance::toktrie::SimpleVob;
 
-    use super::{Instructions, Sampler, pack, unpack};
+    use super::{Instructions, Sampler, Seen, pack, unpack};
     use crate::{Error, Sampling};
 
     fn hot() -> Sampling {
         Sampling { temperature: 1.0, ..Sampling::default() }
     }
 
+    /// An answer that has no tokens yet.
+    fn none() -> Seen {
+        Seen::default()
+    }
+
     fn distribution(logits: &[f32], how: &Sampling) -> Vec<f64> {
         let mut sampler = Sampler::new(Instructions::best());
         let mut counts = vec![0.0; logits.len()];
         for position in 0..20_000 {
-            counts[sampler.choose(logits, how, position, None).unwrap() as usize] += 1.0 / 20_000.0;
+            counts[sampler.choose(logits, how, position, None, &none()).unwrap() as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -179,8 +226,8 @@ mod tests {
     fn greedy_takes_the_lowest_id_of_ties() {
         let mut sampler = Sampler::new(Instructions::best());
         let logits = [0.5, 2.0, -1.0, 2.0, 2.0];
-        assert_eq!(sampler.choose(&logits, &Sampling::default(), 0, None).unwrap(), 1);
-        assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0, None).unwrap(), 1);
+        assert_eq!(sampler.choose(&logits, &Sampling::default(), 0, None, &none()).unwrap(), 1);
+        assert_eq!(sampler.choose(&logits, &Sampling { top_k: 1, ..hot() }, 0, None, &none()).unwrap(), 1);
     }
 
     #[test]
@@ -191,17 +238,20 @@ mod tests {
             allowed.allow_token(id);
         }
         let mut sampler = Sampler::new(Instructions::best());
-        let greedy = sampler.choose(&logits, &Sampling::default(), 0, Some(&allowed)).unwrap();
+        let greedy = sampler.choose(&logits, &Sampling::default(), 0, Some(&allowed), &none()).unwrap();
         assert_eq!(greedy, 1, "the lowest id of ties");
         let mut seen = [0; 5];
         for position in 0..2000 {
-            seen[sampler.choose(&logits, &hot(), position, Some(&allowed)).unwrap() as usize] += 1;
+            seen[sampler.choose(&logits, &hot(), position, Some(&allowed), &none()).unwrap() as usize] += 1;
         }
         assert!(seen[0] == 0 && seen[4] == 0 && seen[1] > 500 && seen[3] > 500 && seen[2] > 0, "{seen:?}");
         // Top-k counts allowed tokens.
         let two = Sampling { top_k: 2, ..hot() };
         assert!(
-            (0..500).all(|position| sampler.choose(&logits, &two, position, Some(&allowed)).unwrap() != 2)
+            (0..500)
+                .all(
+                    |position| sampler.choose(&logits, &two, position, Some(&allowed), &none()).unwrap() != 2
+                )
         );
     }
 
@@ -213,9 +263,9 @@ mod tests {
         let mut sampler = Sampler::new(Instructions::best());
         let mut counts = [0.0; 4];
         for position in 0..20_000 {
-            let mut token = sampler.choose(&logits, &hot(), position, None).unwrap();
+            let mut token = sampler.choose(&logits, &hot(), position, None, &none()).unwrap();
             if token == 0 {
-                token = sampler.choose_again(&logits, &hot(), position, &allowed);
+                token = sampler.choose_again(&logits, &hot(), position, &allowed, &none());
             }
             counts[token as usize] += 1.0 / 20_000.0;
         }
@@ -224,7 +274,7 @@ mod tests {
             let expected = libm::exp(f64::from(*logit)) / sum;
             assert!((share - expected).abs() < 0.012, "{share} for {expected}");
         }
-        assert_eq!(sampler.choose_again(&logits, &Sampling::default(), 0, &allowed), 3);
+        assert_eq!(sampler.choose_again(&logits, &Sampling::default(), 0, &allowed, &none()), 3);
     }
 
     #[test]
@@ -266,7 +316,7 @@ mod tests {
         let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32).collect();
         let draw = |seed, position| {
             let how = Sampling { seed, ..hot() };
-            Sampler::new(Instructions::best()).choose(&logits, &how, position, None).unwrap()
+            Sampler::new(Instructions::best()).choose(&logits, &how, position, None, &none()).unwrap()
         };
         assert_eq!(draw(1, 5), draw(1, 5));
         assert!((0..50).any(|position| draw(1, position) != draw(2, position)));
@@ -276,7 +326,8 @@ mod tests {
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let result = Sampler::new(Instructions::best()).choose(&[0.0, bad, 1.0], &hot(), 9, None);
+            let result =
+                Sampler::new(Instructions::best()).choose(&[0.0, bad, 1.0], &hot(), 9, None, &none());
             assert!(matches!(result, Err(Error::NonFinite { position: 9 })));
         }
     }

@@ -247,9 +247,8 @@ fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &P
             let [query, document] = [texts.start, texts.start + 1].map(|text| encoder.vector(text, pool));
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
-        (Work::Embed(_) | Work::Generate(_) | Work::Verify(_), _) => {
-            Output::Embedding(encoder.vector(texts.start, pool))
-        }
+        // Nothing else comes here.
+        _ => Output::Embedding(encoder.vector(texts.start, pool)),
     }
 }
 

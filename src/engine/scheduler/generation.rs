@@ -7,13 +7,22 @@ use llguidance::toktrie::SimpleVob;
 use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
-use crate::constraints::{Matcher, Taken};
-use crate::sampling::Sampler;
+use crate::constraints::{Matcher, Place, Taken};
+use crate::sampling::{Sampler, Seen};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
 
 /// Progress of a request is told this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How many tokens are tried that may leave no way to the end, before that way is taken.
+const MAX_CHOICES: usize = 8;
+
+/// Most digits of a number in a document: more are too large a number for what reads it.
+const MAX_DIGITS: usize = 250;
+
+/// How many choices back an answer is tried again that does not match when it is finished, each time.
+const BACK: [usize; 16] = [1, 1, 2, 1, 1, 2, 6, 1, 1, 2, 1, 1, 2, 6, 24, 100];
 
 /// A text in the making.
 pub(super) struct Generation {
@@ -21,16 +30,46 @@ pub(super) struct Generation {
     detokenizer: Detokenizer,
     /// Where it has to match a constraint.
     matcher: Option<Matcher>,
+    /// Its tokens, as far as they matter for the next one.
+    seen: Seen,
+    /// Where such an answer may have to be tried again.
+    trials: Option<Trials>,
     generated: usize,
     max_tokens: usize,
     told: Instant,
     told_tokens: usize,
 }
 
+/// An answer that is checked when it is finished, and goes back to another choice if it does not match.
+struct Trials {
+    /// Tokens that the answer begins with, whatever is chosen.
+    begun: usize,
+    /// All tokens of the answer.
+    tokens: Vec<u32>,
+    /// Where a token was chosen.
+    choices: Vec<Choice>,
+    /// Tokens that have led to no answer from here.
+    spent: Vec<u32>,
+    /// How often it has gone back.
+    count: usize,
+}
+
+/// A choice of an answer.
+struct Choice {
+    place: Place,
+    /// Number of tokens and bytes before it.
+    tokens: usize,
+    bytes: usize,
+    /// Tokens that had led to no answer before.
+    spent: Vec<u32>,
+}
+
 /// An answer that has to match a constraint, at its beginning.
 pub(super) struct ConstrainedStart {
     matcher: Matcher,
     detokenizer: Detokenizer,
+    /// What every answer begins with.
+    forced: Vec<u32>,
     /// The whole of it, where nothing is left to choose.
     pub(super) output: Option<Output>,
 }
@@ -42,19 +81,25 @@ pub(super) struct Chosen {
     pub(super) forced: Vec<u32>,
     /// The whole answer, if that was its end.
     pub(super) output: Option<Output>,
+    /// How many tokens of the answer are left, where it has gone back.
+    pub(super) back: Option<usize>,
 }
 
 impl ConstrainedStart {
     /// Also returns the tokens that every answer begins with, at most `max_tokens`.
     ///
     /// # Errors
-    /// Those of the matcher; [`Error::Unfinished`] where they are too many, [`Error::Mismatch`] where they are the whole
+    /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where that is not known and
+    /// they are too many, [`Error::Mismatch`] where they are the whole
     /// answer and do not pass the last check.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,
         tokenizer: &Tokenizer,
     ) -> Result<(ConstrainedStart, Vec<u32>), Error> {
+        if let Some(needed) = matcher.needed().filter(|needed| *needed > max_tokens) {
+            return Err(Error::TooFewTokens { needed, max_tokens });
+        }
         let Taken { forced, complete } = matcher.begin()?;
         if forced.len() > max_tokens || (forced.len() == max_tokens && !matcher.matches()) {
             return Err(Error::Unfinished { generated_tokens: max_tokens });
@@ -70,7 +115,73 @@ impl ConstrainedStart {
             let finish = if complete { Finish::Complete } else { Finish::Length };
             output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
         }
-        Ok((ConstrainedStart { matcher, detokenizer, output }, forced))
+        Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
+    }
+}
+
+impl Trials {
+    fn new(forced: Vec<u32>) -> Trials {
+        Trials { begun: forced.len(), tokens: forced, choices: Vec::new(), spent: Vec::new(), count: 0 }
+    }
+
+    /// Notes a choice, and takes from what is allowed what has led to no answer from there.
+    fn begin_choice(&mut self, place: Place, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
+        let spent = std::mem::take(&mut self.spent);
+        take_away(&spent, allowed, tokenizer);
+        if self.digits(tokenizer) >= MAX_DIGITS {
+            let mut others = allowed.clone();
+            let goes_on = |id: &u32| tokenizer.token_bytes(*id).first().is_some_and(u8::is_ascii_digit);
+            allowed.iter().filter(goes_on).for_each(|id| others.disallow_token(id));
+            if !others.is_zero() {
+                *allowed = others;
+            }
+        }
+        let (before, known) = self.choices.last().map_or((0, 0), |last| (last.tokens, last.bytes));
+        let new = self.tokens[before..].iter().map(|id| tokenizer.token_bytes(*id).len());
+        let bytes = known + new.sum::<usize>();
+        self.choices.push(Choice { place, tokens: self.tokens.len(), bytes, spent });
+    }
+
+    /// How many digits the answer ends with, if they are those of a number.
+    fn digits(&self, tokenizer: &Tokenizer) -> usize {
+        let (mut digits, mut before) = (0, b' ');
+        'answer: for token in self.tokens.iter().rev() {
+            for byte in tokenizer.token_bytes(*token).iter().rev() {
+                if !byte.is_ascii_digit() {
+                    before = *byte;
+                    break 'answer;
+                }
+                digits += 1;
+            }
+        }
+        // In a string there may be as many as there are: what comes before a number is no part of one.
+        if matches!(before, b' ' | b'[' | b'-' | b'.') && digits >= MAX_DIGITS && !self.in_string(tokenizer) {
+            digits
+        } else {
+            0
+        }
+    }
+
+    /// Whether the answer ends inside a string.
+    fn in_string(&self, tokenizer: &Tokenizer) -> bool {
+        let (mut in_string, mut escaped) = (false, false);
+        for byte in self.tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)) {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                _ => {}
+            }
+        }
+        in_string
+    }
+}
+
+/// Takes tokens from those that are allowed: with one that ends the answer all that do, as they end it at the same place.
+fn take_away(spent: &[u32], allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
+    spent.iter().for_each(|id| allowed.disallow_token(*id));
+    if spent.iter().any(|id| tokenizer.is_end(*id)) {
+        tokenizer.end_tokens().iter().for_each(|id| allowed.disallow_token(*id));
     }
 }
 
@@ -84,20 +195,28 @@ fn both(one: &SimpleVob, other: &SimpleVob) -> SimpleVob {
 }
 
 impl Generation {
-    /// At its beginning, of which `generated` tokens are known.
+    /// At its beginning, of which the tokens `begun` are known.
     pub(super) fn new(
         how: Generate,
         constrained: Option<ConstrainedStart>,
         thoughts: Option<Thoughts>,
-        generated: usize,
+        begun: &[u32],
         max_tokens: usize,
     ) -> Generation {
+        let mut trials = None;
         let (matcher, detokenizer) = match (constrained, thoughts) {
-            (Some(ConstrainedStart { matcher, detokenizer, .. }), _) => (Some(matcher), detokenizer),
+            (Some(ConstrainedStart { matcher, detokenizer, forced, .. }), _) => {
+                trials = matcher.checker().is_stricter().then(|| Trials::new(forced));
+                (Some(matcher), detokenizer)
+            }
             (None, Some(thoughts)) => (None, Detokenizer::with_thoughts(how.stop.clone(), thoughts)),
             (None, None) => (None, Detokenizer::new(how.stop.clone())),
         };
-        Generation { how, detokenizer, matcher, generated, max_tokens, told: Instant::now(), told_tokens: 0 }
+        let mut seen = Seen::default();
+        begun.iter().for_each(|token| seen.add(*token, &how.sampling));
+        let generated = begun.len();
+        let (told, told_tokens) = (Instant::now(), 0);
+        Generation { how, detokenizer, matcher, seen, trials, generated, max_tokens, told, told_tokens }
     }
 
     /// What it has to match.
@@ -122,8 +241,24 @@ impl Generation {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
     ) -> Result<Chosen, Error> {
-        let allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
-        let mut token = sampler.choose(logits, &self.how.sampling, position, allowed.as_ref())?;
+        let mut allowed = self.matcher.as_mut().map(Matcher::allowed).transpose()?;
+        let mut spent = false;
+        if let (Some(allowed), Some(trials), Some(matcher)) = (&mut allowed, &mut self.trials, &self.matcher)
+        {
+            spent = !trials.spent.is_empty();
+            trials.begin_choice(matcher.place(), allowed, tokenizer);
+        }
+        let first = match &allowed {
+            // What was drawn before is not among them.
+            Some(allowed) if spent && !allowed.is_zero() => {
+                sampler.choose_again(logits, &self.how.sampling, position, allowed, &self.seen)
+            }
+            _ => sampler.choose(logits, &self.how.sampling, position, allowed.as_ref(), &self.seen)?,
+        };
+        let mut token = match &mut allowed {
+            Some(allowed) => self.admitted(first, allowed, logits, position, tokenizer, sampler),
+            None => first,
+        };
         let stopped = match self.add(token, tokenizer) {
             Ok(stopped) => stopped,
             // Chosen once more, among what keeps the text valid. Not before, so that an answer is the same whether or not
@@ -139,7 +274,8 @@ impl Generation {
                 if valid.is_zero() {
                     return Err(error);
                 }
-                token = sampler.choose_again(logits, &self.how.sampling, position, &valid);
+                token = sampler.choose_again(logits, &self.how.sampling, position, &valid, &self.seen);
+                token = self.admitted(token, &mut valid, logits, position, tokenizer, sampler);
                 self.add(token, tokenizer)?
             }
         };
@@ -154,8 +290,104 @@ impl Generation {
             self.generated += 1;
             if stopped { Some(Finish::Stop) } else { (self.room() == 0).then_some(Finish::Length) }
         };
+        for token in [token].iter().chain(&forced) {
+            self.seen.add(*token, &self.how.sampling);
+        }
+        if let Some(trials) = &mut self.trials {
+            trials.tokens.extend((!tokenizer.is_end(token)).then_some(token).iter().chain(&forced));
+            if finish.is_some()
+                && let Some(back) = self.go_back(token, tokenizer)?
+            {
+                return Ok(Chosen { token, forced: Vec::new(), output: None, back: Some(back) });
+            }
+        }
         let output = finish.map(|finish| self.finish(finish)).transpose()?;
-        Ok(Chosen { token, forced, output })
+        Ok(Chosen { token, forced, output, back: None })
+    }
+
+    /// Goes back to a choice that another token is possible for, if the answer that ends with a token does not match.
+    /// Returns how many tokens are left of it then.
+    ///
+    /// The place lies in the part of the answer that does not match, or before it: the last one first, and now and then one
+    /// further back ([`BACK`]).
+    fn go_back(&mut self, last: u32, tokenizer: &Tokenizer) -> Result<Option<usize>, Error> {
+        let (Some(trials), Some(matcher)) = (&mut self.trials, &mut self.matcher) else { return Ok(None) };
+        let Some(distance) = BACK.get(trials.count) else { return Ok(None) };
+        let bytes = |tokens: &[u32]| -> Vec<u8> {
+            tokens.iter().flat_map(|id| tokenizer.token_bytes(*id)).copied().collect()
+        };
+        let Ok(text) = String::from_utf8(bytes(&trials.tokens)) else { return Ok(None) };
+        let Some(flaw) = matcher.checker().flaw(&text) else { return Ok(None) };
+        let inside = trials.choices.partition_point(|choice| choice.bytes < flaw.end.max(1));
+        let mut next = inside.saturating_sub(*distance);
+        trials.count += 1;
+        loop {
+            let Some(choice) = trials.choices.get(next) else { return Ok(None) };
+            let (place, left) = (choice.place, choice.tokens);
+            let chosen = trials.tokens.get(left).copied().unwrap_or(last);
+            matcher.go_back(place)?;
+            trials.tokens.truncate(left);
+            let mut spent =
+                trials.choices.drain(next..).next().map(|choice| choice.spent).unwrap_or_default();
+            spent.push(chosen);
+            let mut others = matcher.allowed()?;
+            take_away(&spent, &mut others, tokenizer);
+            trials.spent = spent;
+            if !others.is_zero() {
+                break;
+            }
+            let Some(before) = next.checked_sub(1) else {
+                return Err(Error::Mismatch {
+                    reason: "all that was tried does not conform to the schema".to_owned(),
+                });
+            };
+            next = before;
+        }
+        self.generated = trials.tokens.len();
+        self.seen = Seen::default();
+        trials.tokens.iter().for_each(|token| self.seen.add(*token, &self.how.sampling));
+        self.detokenizer = Detokenizer::new(Vec::new());
+        self.detokenizer.push(&bytes(&trials.tokens))?;
+        Ok(Some(self.generated))
+    }
+
+    /// How many tokens every answer begins with.
+    pub(super) fn begun(&self) -> usize {
+        self.trials.as_ref().map_or(0, |trials| trials.begun)
+    }
+
+    /// The token that was chosen among those that are allowed; another, if it would leave too few tokens for the way to the end. Those
+    /// that do are no longer allowed.
+    fn admitted(
+        &mut self,
+        mut token: u32,
+        allowed: &mut SimpleVob,
+        logits: &[f32],
+        position: usize,
+        tokenizer: &Tokenizer,
+        sampler: &mut Sampler,
+    ) -> u32 {
+        let room = self.room();
+        let Some(matcher) = &mut self.matcher else { return token };
+        for _ in 0..MAX_CHOICES {
+            if tokenizer.is_end(token) || matcher.admits(token, room) {
+                return token;
+            }
+            allowed.disallow_token(token);
+            if allowed.is_zero() {
+                break;
+            }
+            token = sampler.choose_again(logits, &self.how.sampling, position, allowed, &self.seen);
+        }
+        if tokenizer.is_end(token) || matcher.admits(token, room) {
+            return token;
+        }
+        let end = || tokenizer.end_tokens().iter().copied().find(|id| allowed.is_allowed(*id));
+        match matcher.way_on().or_else(end) {
+            // Also tells the matcher, which knows it.
+            Some(next) if tokenizer.is_end(next) || matcher.admits(next, room) => next,
+            _ => token,
+        }
     }
 
     /// Adds what a token says to the text; true if that completes a stop string.
@@ -224,7 +456,8 @@ impl Generation {
         if is_due && self.told_tokens < self.generated {
             self.told = Instant::now();
             self.told_tokens = self.generated;
-            let text = self.detokenizer.take_partial();
+            // What may be taken back is told when it is whole.
+            let text = if self.trials.is_some() { String::new() } else { self.detokenizer.take_partial() };
             submission.send(EventKind::Progress { generated_tokens: self.generated, text });
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::likelihood_memo::LikelihoodMemo;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
@@ -10,6 +11,7 @@ use crate::config::{BackendChoice, Config};
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
 use crate::memory::{self, Ledger};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
@@ -29,6 +31,7 @@ pub(super) struct LoadedDecoder {
     grammars: Arc<Grammars>,
     /// Blocks of state kept for the next requests.
     pub(super) prefixes: Prefixes,
+    pub(super) likelihoods: LikelihoodMemo,
     /// Tokens that a request may have in all.
     pub(super) context_length: usize,
     /// Seconds that a row of a pass with a slice of prompts takes, a running average.
@@ -48,6 +51,8 @@ pub(super) struct Settings {
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
     backend: BackendChoice,
+    kv_cache_type: KvCacheType,
+    whole_windows: bool,
 }
 
 impl Settings {
@@ -60,6 +65,8 @@ impl Settings {
             instructions: config.instructions,
             memory: Arc::clone(memory),
             backend: config.backend,
+            kv_cache_type: config.kv_cache_type,
+            whole_windows: config.whole_windows,
         }
     }
 
@@ -96,8 +103,8 @@ impl Opened {
         let gguf = source.open()?;
         // Vocabulary and merges are built from what is not weights, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
-        let backend = settings.backend.of(&gguf)?;
-        let bytes = backend.open().bytes(&gguf, settings.limits())?.saturating_add(metadata);
+        let backend = settings.backend.of(&gguf, settings.kv_cache_type, settings.limits())?;
+        let bytes = backend.open(settings.whole_windows).bytes(&gguf, settings.limits())?.saturating_add(metadata);
         Ok(Opened { gguf, file, backend, bytes })
     }
 }
@@ -128,7 +135,7 @@ impl AnyModel {
         settings: &Settings,
         loading: &Loading<'_>,
     ) -> Result<AnyModel, Error> {
-        let backend = opened.backend.open();
+        let backend = opened.backend.open(settings.whole_windows);
         if is_encoder(&opened.gguf)? {
             LoadedEncoder::new(&opened.gguf, &*backend, settings, loading)
                 .map(Box::new)
@@ -184,6 +191,7 @@ impl Texts {
             Work::Generate(how) if how.system.is_some() || !how.history.is_empty() || how.thinking => {
                 TEMPLATE_BYTES
             }
+            Work::Likelihoods(how) if how.system.is_some() => TEMPLATE_BYTES,
             _ => 0,
         };
         let bytes =
@@ -222,6 +230,7 @@ impl LoadedDecoder {
             template: Arc::new(template),
             reranker: Reranker::of(gguf, &tokenizer)?,
             prefixes: Prefixes::default(),
+            likelihoods: LikelihoodMemo::default(),
             grammars: Arc::new(Grammars::new(
                 Arc::clone(&tokenizer),
                 facts.vocabulary,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::loaded::Settings;
-use super::plan::Plan;
+use super::plan::{Plan, by_tokenizer};
 use crate::backend::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
@@ -82,10 +82,17 @@ impl LoadedEncoder {
 impl EncoderReader {
     /// Tokenizes a request and checks that it fits into the context.
     pub(super) fn plan(&self, work: &Work) -> Result<Plan, Error> {
+        if let Some(output) = by_tokenizer(work, &self.tokenizer)? {
+            return Ok(Plan::answered(output));
+        }
         let (first, second) = match work {
             Work::Embed(how) => (self.text(how)?, None),
             Work::Rerank(how) => self.pair(how)?,
-            Work::Generate(_) | Work::Verify(_) => {
+            Work::Generate(_)
+            | Work::Likelihoods(_)
+            | Work::Tokenize { .. }
+            | Work::Chunk(_)
+            | Work::Verify(_) => {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };

@@ -41,7 +41,7 @@ pub(super) enum Job {
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Work, texts: Texts },
+    Plan { number: u64, work: Box<Work>, texts: Texts },
     /// Check a finished answer, and tell how its request has ended.
     Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
 }
@@ -161,7 +161,7 @@ fn work(
             Job::Check { submission, output, checker } => {
                 let bytes = match &output {
                     Output::Text { text, .. } => OPENING_BYTES + text.len().saturating_mul(64),
-                    Output::Embedding(_) | Output::Score(_) | Output::Verification(_) => 0,
+                    _ => 0,
                 };
                 let checked = memory::watched("the check of the answer", bytes, || {
                     catch(|| check(&output, &checker)).and_then(|checked| checked)
@@ -186,7 +186,7 @@ fn work(
 fn check(output: &Output, checker: &Checker) -> Result<(), Error> {
     match output {
         Output::Text { text, .. } => checker.check(text),
-        Output::Embedding(_) | Output::Score(_) | Output::Verification(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -202,7 +202,6 @@ fn load(
         Pool::new(settings.threads, settings.instructions, hook).map_err(|error| Error::no_thread(&error))?;
     let model = AnyModel::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
-    let identity = ModelIdentity { backend: opened.backend, ..identity };
     model.check_lost()?;
-    Ok((model, identity))
+    Ok((model, ModelIdentity { backend: opened.backend, ..identity }))
 }

@@ -6,9 +6,11 @@
 //! row of every request that generates, and a slice of the prompts that are not computed yet. Texts on encoders are
 //! computed in passes of their own, some layers between two steps.
 
+mod answers;
 mod detokenizer;
 mod encode_batches;
 mod generation;
+mod likelihood_memo;
 mod loaded;
 mod loaded_encoder;
 mod loader;
@@ -45,10 +47,19 @@ use verifier::Verifier;
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
 /// Most stop strings of a request.
-const MAX_STOPS: usize = 64;
-const MAX_HISTORY: usize = 256;
+pub const MAX_STOPS: usize = 64;
 /// Most bytes of a stop string.
-const MAX_STOP_BYTES: usize = 1024;
+pub const MAX_STOP_BYTES: usize = 1024;
+/// Most messages before the prompt, the system message apart.
+pub const MAX_HISTORY: usize = 256;
+/// Most tokens of a request that have a bias.
+pub const MAX_BIASES: usize = 1024;
+/// What is added to or subtracted from a logit, at most.
+const MAX_BIAS: f32 = 100.0;
+/// Most answers whose likelihoods are wanted, most bytes of one, and of all of them.
+const MAX_ANSWERS: usize = 1000;
+const MAX_ANSWER_BYTES: usize = 1024;
+const MAX_ANSWERS_BYTES: usize = 1 << 16;
 
 /// An engine. Dropping it stops it: requests that are not finished fail with [`Error::Stopped`].
 #[derive(Debug)]
@@ -69,7 +80,7 @@ struct Shared {
     /// The engine thread has ended without being told to.
     gone: AtomicBool,
     memory: Arc<Ledger>,
-    loaded: Arc<Mutex<Vec<LoadedModel>>>,
+    loaded: Arc<Mutex<Vec<models::Listed>>>,
     statistics: Counters,
 }
 
@@ -181,7 +192,8 @@ impl Engine {
 
     /// The models that are loaded now.
     pub fn loaded_models(&self) -> Vec<LoadedModel> {
-        self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let listed = self.shared.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.iter().map(models::Listed::shown).collect()
     }
 
     /// What was computed since the start, and what did not have to be.
@@ -207,10 +219,13 @@ fn validate(request: &Request) -> Result<(), Error> {
     if request.work.text_bytes() > MAX_TEXT_BYTES {
         return invalid("the text is longer than 16 MB");
     }
-    if let Work::Verify(what) = &request.work {
-        return verify::check(what);
-    }
-    let Work::Generate(how) = &request.work else { return Ok(()) };
+    let how = match &request.work {
+        Work::Generate(how) => how,
+        Work::Chunk(how) => return how.check(),
+        Work::Likelihoods(how) => return validate_answers(&how.answers),
+        Work::Verify(what) => return verify::check(what),
+        Work::Embed(_) | Work::Rerank(_) | Work::Tokenize { .. } => return Ok(()),
+    };
     let sampling = &how.sampling;
     if how.history.len() > MAX_HISTORY {
         return invalid("there are more than 256 messages before the prompt");
@@ -230,6 +245,20 @@ fn validate(request: &Request) -> Result<(), Error> {
     if !(0.0..=1.0).contains(&sampling.min_p) {
         return invalid("min_p is not between 0 and 1");
     }
+    let penalties = &sampling.penalties;
+    if !(penalties.repeat > 0.0 && penalties.repeat <= MAX_BIAS) {
+        return invalid("repeat_penalty is not between 0 and 100, or is 0");
+    }
+    let subtracted = [penalties.presence, penalties.frequency];
+    if subtracted.iter().any(|penalty| !(-MAX_BIAS..=MAX_BIAS).contains(penalty)) {
+        return invalid("presence_penalty or frequency_penalty is not between -100 and 100");
+    }
+    if sampling.logit_bias.len() > MAX_BIASES {
+        return invalid("more than 1,024 tokens have a bias");
+    }
+    if sampling.logit_bias.iter().any(|(_, bias)| !(-MAX_BIAS..=MAX_BIAS).contains(bias)) {
+        return invalid("a bias is not between -100 and 100");
+    }
     if how.stop.len() > MAX_STOPS {
         return invalid("there are more than 64 stop strings");
     }
@@ -241,4 +270,22 @@ fn validate(request: &Request) -> Result<(), Error> {
         return invalid("stop strings would cut an answer that has to match a constraint");
     }
     constraint.check_limits()
+}
+
+/// Refuses answers whose likelihoods nobody can ask for, and more of them than may be compared.
+fn validate_answers(answers: &[String]) -> Result<(), Error> {
+    let invalid = |reason: &str| Err(Error::InvalidRequest(reason.to_owned()));
+    if answers.is_empty() {
+        return invalid("there are no answers to compare");
+    }
+    if answers.len() > MAX_ANSWERS {
+        return invalid("there are more than 1,000 answers to compare");
+    }
+    if answers.iter().any(|answer| answer.is_empty() || answer.len() > MAX_ANSWER_BYTES) {
+        return invalid("an answer to compare is empty or longer than 1,024 bytes");
+    }
+    if answers.iter().map(String::len).sum::<usize>() > MAX_ANSWERS_BYTES {
+        return invalid("the answers to compare have more than 65,536 bytes together");
+    }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The loaded models: opened on first use, kept by their source, unloaded when idle or in the way.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::loaded::{AnyModel, LoadedDecoder, Opened, Texts};
 use super::loaded_encoder::LoadedEncoder;
@@ -20,6 +21,27 @@ pub struct LoadedModel {
     pub name: String,
     /// Memory that it takes, keys and values of its requests apart.
     pub memory_mb: u64,
+    /// When a request last used it, in milliseconds since 1970.
+    pub used_at_ms: u64,
+}
+
+/// A line of the listing.
+#[derive(Debug)]
+pub(super) struct Listed {
+    name: String,
+    memory_mb: u64,
+    used_at_ms: Arc<AtomicU64>,
+}
+
+impl Listed {
+    /// As it is now.
+    pub(super) fn shown(&self) -> LoadedModel {
+        LoadedModel {
+            name: self.name.clone(),
+            memory_mb: self.memory_mb,
+            used_at_ms: self.used_at_ms.load(Relaxed),
+        }
+    }
 }
 
 /// A model that is there.
@@ -27,6 +49,8 @@ struct Entry {
     source: ModelSource,
     bytes: u64,
     used: Instant,
+    /// The same for listings.
+    used_at_ms: Arc<AtomicU64>,
     /// Never used twice.
     number: u64,
     /// Its file, told with what it computes.
@@ -59,7 +83,7 @@ pub(super) struct Models {
     coming: Vec<(ModelSource, Stage)>,
     loader: Worker,
     /// What [`crate::Engine::loaded_models`] shows.
-    listing: Arc<Mutex<Vec<LoadedModel>>>,
+    listing: Arc<Mutex<Vec<Listed>>>,
     memory: Arc<Ledger>,
     idle_timeout: Option<Duration>,
     /// How many were loaded.
@@ -70,7 +94,7 @@ impl Models {
     pub(super) fn new(
         config: &Config,
         loader: Worker,
-        listing: Arc<Mutex<Vec<LoadedModel>>>,
+        listing: Arc<Mutex<Vec<Listed>>>,
         memory: Arc<Ledger>,
     ) -> Models {
         Models {
@@ -172,6 +196,7 @@ impl Models {
     fn any(&mut self, source: &ModelSource) -> Option<&mut AnyModel> {
         let entry = self.loaded.iter_mut().find(|entry| entry.source == *source)?;
         entry.used = Instant::now();
+        entry.used_at_ms.store(now_ms(), Relaxed);
         Some(&mut entry.model)
     }
 
@@ -289,7 +314,8 @@ impl Models {
         let (model, identity) = loaded?;
         self.loads += 1;
         let (number, used) = (self.loads, Instant::now());
-        self.loaded.push(Entry { source: source.clone(), bytes, used, number, identity, model });
+        let used_at_ms = Arc::new(AtomicU64::new(now_ms()));
+        self.loaded.push(Entry { source: source.clone(), bytes, used, used_at_ms, number, identity, model });
         self.list();
         Ok(())
     }
@@ -363,12 +389,18 @@ impl Models {
     }
 
     fn list(&self) {
-        let models = self.loaded.iter().map(|loaded| LoadedModel {
+        let models = self.loaded.iter().map(|loaded| Listed {
             name: source_name(&loaded.source),
             memory_mb: loaded.bytes.div_ceil(1 << 20),
+            used_at_ms: Arc::clone(&loaded.used_at_ms),
         });
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = models.collect();
     }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64)
 }
 
 fn source_name(source: &ModelSource) -> String {

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use super::answers::Answers;
 use super::generation::ConstrainedStart;
 use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
 use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
+use crate::chunks::chunks;
 use crate::constraints::Grammars;
 use crate::rerank::Reranker;
 use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
-use crate::{Embed, Error, Output, Request, Work};
+use crate::{Embed, Error, Output, Request, Sampling, Work};
 
 /// What a request needs, known after tokenizing.
 pub(super) struct Plan {
@@ -25,8 +27,12 @@ pub(super) struct Plan {
     pub(super) prompt_tokens: usize,
     pub(super) max_tokens: usize,
     pub(super) constrained: Option<ConstrainedStart>,
+    /// The whole answer, where it takes no model but its tokenizer.
+    output: Option<Output>,
     /// What may come before its answer.
     pub(super) thoughts: Option<Thoughts>,
+    /// Those whose likelihoods are wanted.
+    pub(super) answers: Option<Answers>,
     /// Positions that its state will have.
     pub(super) positions: usize,
 }
@@ -45,9 +51,13 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
-        let mut thoughts = None;
+        if let Some(output) = by_tokenizer(work, tokenizer)? {
+            return Ok(Plan::answered(output));
+        }
+        let (mut thoughts, mut answers) = (None, None);
         let (mut tokens, second) = match work {
             Work::Generate(how) => {
+                check_bias(&how.sampling, tokenizer)?;
                 let conversation = Conversation {
                     system: how.system.as_deref(),
                     history: &how.history,
@@ -64,6 +74,14 @@ impl Plan {
             Work::Verify(_) => {
                 return Err(Error::Panicked("a verification is no work for a model".to_owned()));
             }
+            Work::Likelihoods(how) => {
+                let (system, prompt) = (how.system.as_deref(), how.prompt.as_str());
+                let conversation = Conversation { system, prompt, direct: true, ..Conversation::default() };
+                let mut tokens = reader.template.encode(tokenizer, &conversation)?.tokens;
+                tokens.extend(tokenizer.encode_bytes(how.begin.as_bytes()));
+                answers = Some(Answers::new(how.answers.iter().map(String::as_str), tokenizer)?);
+                (tokens, None)
+            }
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
@@ -72,6 +90,7 @@ impl Plan {
                     (tokenizer.encode_embedding(&how.query)?, Some(document))
                 }
             },
+            Work::Tokenize { .. } | Work::Chunk(_) => (Vec::new(), None),
         };
         if tokens.is_empty() || second.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::UnreadableText { reason: "it has no tokens".to_owned() });
@@ -80,20 +99,21 @@ impl Plan {
         let room = match work {
             Work::Generate(_) => context_length.saturating_sub(length),
             // What generates nothing may fill the context.
-            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => (context_length + 1).saturating_sub(length),
+            _ => (context_length + 1).saturating_sub(length),
         };
-        if room == 0 {
-            return Err(Error::PromptTooLong { prompt_tokens: length, context_length });
+        let behind = answers.as_ref().map_or(0, Answers::positions);
+        if room <= behind {
+            return Err(Error::PromptTooLong { prompt_tokens: length + behind, context_length });
         }
         let max_tokens = match work {
             Work::Generate(how) => how.max_tokens.min(room),
-            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => 1,
+            _ => 1 + behind,
         };
         // The last token is never computed.
         let (prompt_tokens, positions) = (tokens.len(), length + max_tokens - 1);
         let constraint = match work {
             Work::Generate(how) => how.constraint.as_ref(),
-            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => None,
+            _ => None,
         };
         let mut constrained = None;
         if let Some(constraint) = constraint {
@@ -109,7 +129,9 @@ impl Plan {
             prompt_tokens,
             max_tokens,
             constrained,
+            output: None,
             thoughts,
+            answers,
             positions,
         })
     }
@@ -125,14 +147,22 @@ impl Plan {
             prompt_tokens,
             max_tokens: 1,
             constrained: None,
+            output: None,
             thoughts: None,
+            answers: None,
             positions: 0,
         }
     }
 
+    /// That of work which is done already.
+    pub(super) fn answered(output: Output) -> Plan {
+        let none = Encoded { tokens: Vec::new(), second: 0 };
+        Plan { output: Some(output), ..Plan::encoded(none, None) }
+    }
+
     /// The whole answer, where it was known without a model.
     pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.constrained.as_mut()?.output.take()
+        self.output.take().or_else(|| self.constrained.as_mut()?.output.take())
     }
 
     /// Length of the prompt.
@@ -144,7 +174,11 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) | Work::Verify(_) => false,
+            Work::Generate(_)
+            | Work::Likelihoods(_)
+            | Work::Tokenize { .. }
+            | Work::Chunk(_)
+            | Work::Verify(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
@@ -153,9 +187,36 @@ impl Plan {
         let chain = (reuse && !whole).then(|| {
             let mut chain = Chain::new(request.salt);
             loaded.prefixes.attach(&mut chain, &mut *state, reusable(&self.tokens));
+            if self.answers.is_some() {
+                loaded.prefixes.attach_tail(&chain, &mut *state, reusable(&self.tokens));
+            }
             chain
         });
         Beginning { state, chain, positions: self.positions }
+    }
+}
+
+/// What comes of work that takes a tokenizer and nothing else.
+///
+/// # Errors
+/// Those of [`Tokenizer::encode`].
+pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<Output>, Error> {
+    Ok(match work {
+        Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
+        Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
+        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) | Work::Verify(_) => None,
+    })
+}
+
+/// Refuses a bias of a token that the model does not have.
+fn check_bias(how: &Sampling, tokenizer: &Tokenizer) -> Result<(), Error> {
+    let count = tokenizer.vocab_size();
+    match how.logit_bias.iter().find(|(token, _)| *token as usize >= count) {
+        None => Ok(()),
+        Some((token, _)) => Err(Error::InvalidRequest(format!(
+            "logit_bias names token {token}, but the model's tokens are 0 to {}",
+            count.saturating_sub(1)
+        ))),
     }
 }
 
@@ -198,7 +259,8 @@ impl Beginning {
     }
 }
 
-/// Bytes of a state that are not those of kept blocks.
+/// Bytes of a state that are not those of kept blocks. Those that windows see are its own even where others share them, as everybody lets
+/// go of them and takes new ones by itself.
 pub(super) fn own_bytes(state: &dyn State, chain: Option<&Chain>, positions: usize) -> u64 {
     state.bytes(positions) - state.block_bytes(chain.map_or(0, Chain::blocks))
 }

@@ -4,11 +4,22 @@
 //! A hit is compared token by token and by its place in the chain, so a collision is a miss and never a wrong
 //! block. States are the same bytes whoever computes them, so hits change no result.
 //!
+//! What windows see of a block ([`Block::has_window`]) may go by itself: then no sequence goes on where its windows reach back to that
+//! block, until somebody has computed it again; further on, and before it, they do.
+//!
+//! Beside them the last blocks of some prompts are kept, which are not full: prompts that begin alike and are shorter than a block, or differ
+//! in the middle of one, share what they have in common of it. The block is copied when the sequence goes on.
+//!
 //! Invariants: only blocks whose tokens are all computed are kept. A block goes before the one it follows
 //! does, and neither while a running sequence holds it.
 
 use crate::backend::{BLOCK, Block, State};
 use std::collections::{BTreeSet, HashMap};
+
+/// Most blocks that are not full.
+const MOST_TAILS: usize = 8;
+/// Fewest positions of one that are worth the copy.
+const FEWEST_SHARED: usize = 8;
 
 /// Kept blocks of one model.
 #[derive(Default)]
@@ -16,11 +27,26 @@ pub(super) struct Prefixes {
     entries: HashMap<u64, Entry>,
     /// (last use, hash) of the entries that no other one follows.
     leaves: BTreeSet<(u64, u64)>,
+    /// (last use of that, hash) of the entries that have what windows see of their block.
+    windows: BTreeSet<(u64, u64)>,
     /// Counts uses.
     clock: u64,
     /// The last entry's number.
     number: u64,
     /// Bytes of all blocks.
+    bytes: u64,
+    /// Blocks that are not full, the last used one first.
+    tails: Vec<Tail>,
+}
+
+/// The block in which a prompt ends.
+struct Tail {
+    salt: u64,
+    /// Number of the entry that it follows; 0 for none.
+    parent: u64,
+    /// What is in it of the prompt.
+    tokens: Box<[u32]>,
+    block: Block,
     bytes: u64,
 }
 
@@ -34,9 +60,12 @@ struct Entry {
     parent_hash: u64,
     tokens: Box<[u32]>,
     block: Block,
-    /// Of the block.
+    /// Of the block, without what windows see of it; and of that, whether it is there or not.
     bytes: u64,
+    window_bytes: u64,
     used: u64,
+    /// When somebody has last begun to see it through a window.
+    window_used: u64,
     /// Entries that follow it.
     followers: usize,
 }
@@ -80,10 +109,11 @@ impl Prefixes {
         self.bytes
     }
 
-    /// Bytes of the blocks that running sequences hold.
+    /// Bytes of the blocks that running sequences hold, without what windows see of them, which is counted with the sequences.
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.entries.values().filter(|entry| entry.block.is_shared());
-        held.map(|entry| entry.bytes).sum()
+        let tails = self.tails.iter().filter(|tail| tail.block.is_shared());
+        held.map(|entry| entry.bytes).chain(tails.map(|tail| tail.bytes)).sum()
     }
 
     /// Lets a sequence go on behind kept blocks, as far as they are there and hold some of the first `most`
@@ -106,19 +136,43 @@ impl Prefixes {
         }
         // Some models cannot go on behind every block.
         state.truncate(chain.blocks * BLOCK);
-        state.len() - before
+        state.settle();
+        let gained = state.len() - before;
+        if gained > 0 {
+            self.note_seen(chain, state.window_blocks());
+        }
+        gained
     }
 
-    /// Keeps the full blocks of a sequence. `tokens` are those in its state. Where the same block is kept
+    /// Notes that windows see the last blocks of a chain.
+    fn note_seen(&mut self, chain: &Chain, blocks: usize) {
+        let (mut hash, mut number) = (chain.hash, chain.number);
+        for _ in 0..blocks {
+            let Some(entry) = self.entries.get_mut(&hash).filter(|entry| entry.number == number) else {
+                return;
+            };
+            self.clock += 1;
+            let before = std::mem::replace(&mut entry.window_used, self.clock);
+            if self.windows.remove(&(before, hash)) {
+                self.windows.insert((self.clock, hash));
+            }
+            (hash, number) = (entry.parent_hash, entry.parent);
+        }
+    }
+
+    /// Keeps the full blocks of a sequence. `tokens` are those in its state, or the first of them. Where the same block is kept
     /// already, the sequence takes that one and its own is freed.
     pub(super) fn keep(&mut self, chain: &mut Chain, state: &mut dyn State, tokens: &[u32]) {
-        debug_assert!(tokens.len() == state.len());
+        debug_assert!(tokens.len() <= state.len());
         for tokens in tokens.get(chain.blocks * BLOCK..).unwrap_or_default().as_chunks::<BLOCK>().0 {
             if chain.blocked {
                 return;
             }
             let hash = extend(chain.hash, tokens);
-            let number = if let Some(entry) = self.find(chain, hash, tokens) {
+            let number = if self.find(chain, hash, tokens).is_some() {
+                let own = state.block(chain.blocks);
+                self.complete(hash, &own);
+                let Some(entry) = self.entries.get(&hash) else { return };
                 state.replace(chain.blocks, entry.block.clone());
                 entry.number
             } else if self.entries.contains_key(&hash) {
@@ -126,21 +180,102 @@ impl Prefixes {
                 return;
             } else {
                 let [before, behind] = [0, 1].map(|more| state.block_bytes(chain.blocks + more));
-                self.insert(chain, hash, tokens, state.block(chain.blocks), behind - before)
+                let bytes = (behind - before, state.window_bytes(1));
+                self.insert(chain, hash, tokens, state.block(chain.blocks), bytes)
             };
             (chain.hash, chain.number) = (hash, number);
             chain.blocks += 1;
         }
     }
 
-    /// Frees the block that was not used for the longest time and returns its bytes. None where running sequences hold all of them.
+    /// Gives an entry what windows see of its block, where it has lost that.
+    fn complete(&mut self, hash: u64, own: &Block) {
+        let Some(entry) = self.entries.get_mut(&hash).filter(|entry| !entry.block.has_window()) else {
+            return;
+        };
+        entry.block.take_window(own);
+        if entry.block.has_window() {
+            self.clock += 1;
+            entry.window_used = self.clock;
+            self.bytes += entry.window_bytes;
+            self.windows.insert((self.clock, hash));
+        }
+    }
+
+    /// Lets a sequence go on in the middle of the next block behind its kept ones, as far as another prompt has computed that with
+    /// the same tokens. `tokens` are those of the whole sequence that it may share. Returns how many positions it has gained.
+    pub(super) fn attach_tail(&mut self, chain: &Chain, state: &mut dyn State, tokens: &[u32]) -> usize {
+        let before = state.len();
+        if before != chain.blocks * BLOCK {
+            return 0;
+        }
+        let rest = tokens.get(before..).unwrap_or_default();
+        let Some((index, shared)) = self.best_tail(chain, rest) else { return 0 };
+        if shared < FEWEST_SHARED {
+            return 0;
+        }
+        self.tails[..=index].rotate_right(1);
+        state.attach(self.tails[0].block.clone());
+        state.truncate(before + shared);
+        state.len().saturating_sub(before)
+    }
+
+    /// Keeps the block in which a prompt ends, unless others share most of it already. Its full blocks are kept, and the state has all of
+    /// its tokens.
+    pub(super) fn keep_tail(&mut self, chain: &Chain, state: &dyn State, tokens: &[u32]) {
+        let rest = tokens.get(chain.blocks * BLOCK..).unwrap_or_default();
+        let has_end = rest.len() < BLOCK && state.len() >= tokens.len() && state.blocks() > chain.blocks;
+        let is_shared = self.best_tail(chain, rest).is_some_and(|(_, shared)| 2 * shared >= rest.len());
+        if !has_end || rest.len() < FEWEST_SHARED || is_shared {
+            return;
+        }
+        while self.tails.len() >= MOST_TAILS {
+            self.bytes -= self.tails.pop().map_or(0, |tail| tail.bytes);
+        }
+        let [before, behind] = [0, 1].map(|more| state.block_bytes(chain.blocks + more));
+        let (salt, parent, bytes) = (chain.salt, chain.number, behind - before);
+        self.bytes += bytes;
+        self.tails
+            .insert(0, Tail { salt, parent, tokens: rest.into(), block: state.block(chain.blocks), bytes });
+    }
+
+    /// The block behind a chain that begins like `rest`, and how many tokens they have in common.
+    fn best_tail(&self, chain: &Chain, rest: &[u32]) -> Option<(usize, usize)> {
+        let shared =
+            |tail: &Tail| tail.tokens.iter().zip(rest).take_while(|(own, other)| own == other).count();
+        let tails = self.tails.iter().enumerate();
+        tails
+            .filter(|(_, tail)| tail.salt == chain.salt && tail.parent == chain.number)
+            .map(|(index, tail)| (index, shared(tail)))
+            .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))
+    }
+
+    /// Frees the block that was not used for the longest time, or what windows see of one, and returns its bytes. None where running
+    /// sequences hold all of them.
     pub(super) fn evict(&mut self) -> Option<u64> {
-        let free =
-            |(_, hash): &&(u64, u64)| self.entries.get(hash).is_some_and(|entry| !entry.block.is_shared());
-        let leaf = self.leaves.iter().find(free).copied()?;
+        if let Some(last) = self.tails.iter().rposition(|tail| !tail.block.is_shared()) {
+            let tail = self.tails.remove(last);
+            self.bytes -= tail.bytes;
+            return Some(tail.bytes);
+        }
+        let entry = |hash: &u64| self.entries.get(hash);
+        let leaf = self.leaves.iter().find(|(_, hash)| entry(hash).is_some_and(|it| !it.block.is_shared()));
+        let window =
+            self.windows.iter().find(|(_, hash)| entry(hash).is_some_and(|it| !it.block.window_is_shared()));
+        let (leaf, window) = (leaf.copied(), window.copied());
+        if let Some(window) = window.filter(|window| leaf.is_none_or(|leaf| window.0 < leaf.0)) {
+            self.windows.remove(&window);
+            let entry = self.entries.get_mut(&window.1)?;
+            entry.block.drop_window();
+            self.bytes -= entry.window_bytes;
+            return Some(entry.window_bytes);
+        }
+        let leaf = leaf?;
         self.leaves.remove(&leaf);
         let entry = self.entries.remove(&leaf.1)?;
-        self.bytes -= entry.bytes;
+        let has_window = self.windows.remove(&(entry.window_used, leaf.1));
+        let bytes = entry.bytes + if has_window { entry.window_bytes } else { 0 };
+        self.bytes -= bytes;
         if let Some(parent) = self.entries.get_mut(&entry.parent_hash)
             && parent.number == entry.parent
         {
@@ -149,7 +284,7 @@ impl Prefixes {
                 self.leaves.insert((parent.used, entry.parent_hash));
             }
         }
-        Some(entry.bytes)
+        Some(bytes)
     }
 
     /// The entry of this hash, if it is the block of these tokens in this chain; notes the use.
@@ -167,8 +302,15 @@ impl Prefixes {
         Some(entry)
     }
 
-    /// Adds a block behind the chain; returns its number.
-    fn insert(&mut self, chain: &Chain, hash: u64, tokens: &[u32], block: Block, bytes: u64) -> u64 {
+    /// Adds a block behind the chain; returns its number. `bytes` are those of the block and of what windows see of it.
+    fn insert(
+        &mut self,
+        chain: &Chain,
+        hash: u64,
+        tokens: &[u32],
+        block: Block,
+        (bytes, window_bytes): (u64, u64),
+    ) -> u64 {
         self.bytes += bytes;
         if let Some(parent) = self.entries.get_mut(&chain.hash)
             && parent.number == chain.number
@@ -178,6 +320,10 @@ impl Prefixes {
         }
         self.clock += 1;
         self.number += 1;
+        if block.has_window() {
+            self.bytes += window_bytes;
+            self.windows.insert((self.clock, hash));
+        }
         let entry = Entry {
             number: self.number,
             salt: chain.salt,
@@ -186,7 +332,9 @@ impl Prefixes {
             tokens: tokens.into(),
             block,
             bytes,
+            window_bytes,
             used: self.clock,
+            window_used: self.clock,
             followers: 0,
         };
         self.entries.insert(hash, entry);
@@ -225,7 +373,7 @@ mod tests {
     }
 
     fn empty() -> SequenceState {
-        SequenceState::new(StateLayout::of_one_layer())
+        SequenceState::new(StateLayout::of_one_layer(), 64)
     }
 
     /// A sequence whose tokens are all computed and kept.
@@ -260,6 +408,37 @@ mod tests {
         assert_eq!(found(&mut prefixes, 0, &other), BLOCK, "up to the first difference");
         assert_eq!(found(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
         assert_eq!(found(&mut prefixes, 1, &one), 0, "not under another salt");
+    }
+
+    #[test]
+    fn the_block_in_which_a_prompt_ends_is_shared_as_far_as_tokens_are_the_same() {
+        let mut prefixes = Prefixes::default();
+        let one: Vec<u32> = tokens(3, 2)[..BLOCK + 40].to_vec();
+        let (chain, cache) = kept(&mut prefixes, 0, &one);
+        prefixes.keep_tail(&chain, &cache, &one);
+        assert_eq!(prefixes.bytes(), cache.block_bytes(2));
+        let attached = |prefixes: &mut Prefixes, salt: u64, tokens: &[u32]| {
+            let (mut chain, mut cache) = (Chain::new(salt), empty());
+            prefixes.attach(&mut chain, &mut cache, tokens);
+            prefixes.attach_tail(&chain, &mut cache, tokens);
+            assert_eq!(cache.len().div_ceil(BLOCK), cache.blocks());
+            cache.len()
+        };
+        assert_eq!(attached(&mut prefixes, 0, &one), BLOCK + 40);
+        assert_eq!(attached(&mut prefixes, 0, &one[..BLOCK + 20]), BLOCK + 20);
+        let mut other = one.clone();
+        other[BLOCK + 25] += 1;
+        assert_eq!(attached(&mut prefixes, 0, &other), BLOCK + 25, "up to the first difference");
+        assert_eq!(attached(&mut prefixes, 1, &one), 0, "not under another salt");
+        assert_eq!(attached(&mut prefixes, 0, &one[BLOCK..]), 0, "not in another place");
+        other[BLOCK + 3] += 1;
+        assert_eq!(attached(&mut prefixes, 0, &other), BLOCK, "not for a few");
+        // What others share most of is kept once.
+        prefixes.keep_tail(&chain, &cache, &one);
+        assert_eq!(prefixes.tails.len(), 1);
+        drop(cache);
+        while prefixes.evict().is_some() {}
+        assert_eq!((prefixes.bytes(), prefixes.tails.len()), (0, 0));
     }
 
     #[test]
@@ -319,7 +498,7 @@ mod tests {
     #[test]
     fn only_blocks_that_a_sequence_can_go_on_behind_are_attached() {
         let mut prefixes = Prefixes::default();
-        let state = || SequenceState::new(StateLayout::with_copies_in_every_fourth_block());
+        let state = || SequenceState::new(StateLayout::with_copies_in_every_fourth_block(), 64);
         let one = tokens(3, 11);
         let (mut chain, mut cache) = (Chain::new(0), state());
         cache.reserve(one.len()).unwrap();
@@ -333,5 +512,78 @@ mod tests {
             assert_eq!(prefixes.attach(&mut chain, &mut cache, tokens), attached * BLOCK);
             assert_eq!((chain.blocks(), cache.blocks(), cache.len()), (attached, attached, attached * BLOCK));
         }
+    }
+
+    /// A sequence on a model with a window of 100 positions that has computed these tokens as one pass for each block.
+    fn windowed(prefixes: &mut Prefixes, tokens: &[u32]) -> (Chain, SequenceState, usize) {
+        let (mut chain, mut state) =
+            (Chain::new(0), SequenceState::new(StateLayout::with_a_window(100), BLOCK));
+        let gained = prefixes.attach(&mut chain, &mut state, tokens);
+        for _ in gained / BLOCK..tokens.len() / BLOCK {
+            state.reserve(state.len() + BLOCK).unwrap();
+            state.begin(0);
+            state.advance(BLOCK);
+            let computed = state.len();
+            prefixes.keep(&mut chain, &mut state, &tokens[..computed]);
+        }
+        (chain, state, gained / BLOCK)
+    }
+
+    #[test]
+    fn what_windows_no_longer_see_goes_first_and_a_prefix_is_taken_up_where_all_that_they_see_is_there() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 10);
+        let (chain, state, _) = windowed(&mut prefixes, &one);
+        let (block, window) = (state.block_bytes(1), state.window_bytes(1));
+        assert_eq!(prefixes.bytes(), 10 * (block + window));
+        assert_eq!(prefixes.held_bytes(), 10 * block, "the rest is counted with the sequence");
+        // The sequence holds all blocks, and what its windows see of the last ones.
+        let held = state.window_blocks();
+        assert!(held <= state.most_window_blocks() && held < 5);
+        let mut freed = 0;
+        while let Some(bytes) = prefixes.evict() {
+            assert_eq!(bytes, window);
+            freed += 1;
+        }
+        assert_eq!((freed, prefixes.len()), (10 - held, 10));
+        assert_eq!(prefixes.bytes(), 10 * block + held as u64 * window);
+        // Others go on where that one is, and not before.
+        let (_, other, gained) = windowed(&mut prefixes, &one);
+        assert_eq!((gained, other.window_blocks()), (10, 2));
+        for blocks in [1, 5, 8] {
+            let (mut chain, mut state) =
+                (Chain::new(0), SequenceState::new(StateLayout::with_a_window(100), 64));
+            assert_eq!(prefixes.attach(&mut chain, &mut state, &one[..blocks * BLOCK]), 0, "{blocks}");
+            assert_eq!((state.blocks(), state.window_blocks(), chain.blocks()), (0, 0, 0));
+        }
+        // Who computes it again gives it to all.
+        let (_, again, gained) = windowed(&mut prefixes, &one[..6 * BLOCK]);
+        assert_eq!(gained, 0);
+        assert!(again.block(0).is(&state.block(0)), "the blocks are the same ones");
+        let (_, _, gained) = windowed(&mut prefixes, &one[..5 * BLOCK]);
+        assert_eq!(gained, 5);
+        drop((chain, state, other, again));
+        while prefixes.evict().is_some() {}
+        assert_eq!((prefixes.len(), prefixes.bytes()), (0, 0));
+        assert!(prefixes.windows.is_empty() && prefixes.leaves.is_empty());
+    }
+
+    #[test]
+    fn what_is_seen_again_and_again_stays_and_the_rest_of_what_windows_see_goes_in_the_order_of_its_age() {
+        let mut prefixes = Prefixes::default();
+        let one = tokens(3, 10);
+        drop(windowed(&mut prefixes, &one));
+        // Somebody who begins like it, for three blocks.
+        let (_, state, gained) = windowed(&mut prefixes, &one[..3 * BLOCK]);
+        assert_eq!((gained, state.window_blocks()), (3, 2));
+        drop(state);
+        let block_of = |prefixes: &Prefixes| {
+            let has = |entry: &&super::Entry| entry.block.has_window();
+            let mut all: Vec<_> = prefixes.entries.values().filter(has).map(|entry| entry.number).collect();
+            all.sort_unstable();
+            all
+        };
+        (0..6).for_each(|_| assert!(prefixes.evict().is_some()));
+        assert_eq!(block_of(&prefixes), [2, 3, 9, 10], "the end, and what was seen last");
     }
 }

@@ -1,7 +1,9 @@
 //! One request on its way: what it still has to compute, and what comes of each pass.
 
 use super::Submission;
+use super::answers::{self, Answers};
 use super::generation::{Chosen, Generation};
+use super::likelihood_memo::{Key, LikelihoodMemo, key_of};
 use super::loaded::LoadedDecoder;
 use super::loader::Job;
 use super::plan::{Beginning, Plan, own_bytes, reusable};
@@ -31,6 +33,9 @@ pub(super) struct Sequence {
     given: usize,
     /// How many of them are guesses.
     guessed: usize,
+    /// How many of the prompt's it found computed; None once that was told.
+    cached: Option<usize>,
+    prompt_tokens: usize,
     drafter: Drafter,
     goal: Goal,
     /// Its place among the running requests.
@@ -64,6 +69,8 @@ enum Goal {
     },
     /// What the model says of a document behind the last token.
     Score,
+    /// How likely answers are. The tokens are the prompt and the path through the answers that is computed now.
+    Likelihoods(Box<Answers>, Option<Key>),
 }
 
 /// Two texts whose vectors are compared.
@@ -85,28 +92,47 @@ impl Sequence {
         turn: Turn,
     ) -> Sequence {
         submission.send(EventKind::Started { prompt_tokens: plan.prompt_tokens, model });
-        let given = plan.tokens.len();
-        let goal = match &submission.request.work {
-            Work::Generate(how) => {
-                let generated = given - plan.prompt_tokens;
+        let (given, prompt_tokens) = (plan.tokens.len(), plan.prompt_tokens);
+        let cached = Some(beginning.reused());
+        let goal = match (&submission.request.work, plan.answers) {
+            (_, Some(answers)) => Goal::Likelihoods(Box::new(answers), key_of(&submission.request)),
+            (Work::Generate(how), None) => {
+                let begun = &plan.tokens[plan.prompt_tokens..];
                 Goal::Text(Box::new(Generation::new(
                     how.clone(),
                     plan.constrained,
                     plan.thoughts,
-                    generated,
+                    begun,
                     plan.max_tokens,
                 )))
             }
-            Work::Rerank(_) if loaded.reranker != Reranker::Cosine => Goal::Score,
-            Work::Embed(_) | Work::Rerank(_) | Work::Verify(_) => Goal::Vector {
+            (Work::Rerank(_), None) if loaded.reranker != Reranker::Cosine => Goal::Score,
+            // Nothing else comes here.
+            (_, None) => Goal::Vector {
                 sum: Vec::new(),
                 pooling: loaded.decoder.facts().pooling,
                 pair: plan.second.map(|second| Pair { first: None, second }),
             },
         };
         let Beginning { state, chain, positions } = beginning;
-        let (tokens, drafter) = (plan.tokens, Drafter::new());
-        Sequence { submission, state, chain, positions, tokens, given, guessed: 0, drafter, goal, turn }
+        let (mut tokens, drafter) = (plan.tokens, Drafter::new());
+        if let Goal::Likelihoods(answers, _) = &goal {
+            tokens.extend(answers.tokens());
+        }
+        Sequence {
+            submission,
+            state,
+            chain,
+            positions,
+            tokens,
+            given,
+            guessed: 0,
+            cached,
+            prompt_tokens,
+            drafter,
+            goal,
+            turn,
+        }
     }
 
     /// Bytes of state that belong to it or will, apart from the model's kept blocks.
@@ -129,7 +155,9 @@ impl Sequence {
         let kept = self.chain.as_ref().map_or(0, Chain::blocks);
         let fixed = if self.has_state() { self.state.fixed_bytes() } else { 0 };
         let [all, kept] = [self.state.blocks(), kept].map(|blocks| self.state.block_bytes(blocks));
-        all.saturating_sub(kept) + fixed
+        // What windows see is counted with each of those who share it, as they let go of it one by one.
+        let seen = self.state.window_bytes(self.state.window_blocks());
+        all.saturating_sub(kept) + seen + fixed
     }
 
     /// Whether it has any state.
@@ -146,6 +174,7 @@ impl Sequence {
     pub(super) fn forget_state(&mut self) -> usize {
         let forgotten = self.state.len();
         self.state.forget();
+        self.cached = self.cached.map(|_| 0);
         self.chain = self.chain.as_ref().map(|_| Chain::new(self.submission.request.salt));
         // A sum of hidden states begins anew with them.
         if let Goal::Vector { sum, .. } = &mut self.goal {
@@ -156,10 +185,29 @@ impl Sequence {
 
     /// Takes what the model has kept of its state; returns how many positions those are.
     pub(super) fn reattach(&mut self, prefixes: &mut Prefixes) -> usize {
-        match &mut self.chain {
-            Some(chain) => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
-            None => 0,
+        let tokens = &self.tokens[..self.reusable()];
+        let Some(chain) = &mut self.chain else { return 0 };
+        let mut attached = prefixes.attach(chain, &mut *self.state, tokens);
+        if matches!(self.goal, Goal::Likelihoods(..)) {
+            attached += prefixes.attach_tail(chain, &mut *self.state, tokens);
         }
+        self.note_cached(attached)
+    }
+
+    /// Counts positions that it found computed; returns their number.
+    fn note_cached(&mut self, positions: usize) -> usize {
+        self.cached = self.cached.map(|cached| cached + positions);
+        positions
+    }
+
+    /// How many of its first tokens others may have computed for it.
+    fn reusable(&self) -> usize {
+        let tokens = match &self.goal {
+            // The paths through answers are taken back, and each of their rows is about something.
+            Goal::Likelihoods(..) => &self.tokens[..self.given],
+            Goal::Text(_) | Goal::Vector { .. } | Goal::Score => &self.tokens[..],
+        };
+        reusable(tokens).len()
     }
 
     pub(super) fn source(&self) -> &ModelSource {
@@ -178,18 +226,21 @@ impl Sequence {
 
     /// Skips what others have computed since; returns how many positions that are.
     pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
-        let decodes = self.decodes();
-        match &mut self.chain {
-            Some(chain) if !decodes => prefixes.attach(chain, &mut *self.state, reusable(&self.tokens)),
-            _ => 0,
-        }
+        if self.decodes() { 0 } else { self.reattach(prefixes) }
     }
 
     /// Keeps its full blocks for others.
     pub(super) fn keep(&mut self, prefixes: &mut Prefixes) {
+        let most = match &self.goal {
+            Goal::Likelihoods(..) => self.given,
+            Goal::Text(_) | Goal::Vector { .. } | Goal::Score => usize::MAX,
+        };
         if let Some(chain) = &mut self.chain {
-            let computed = self.state.len();
+            let computed = self.state.len().min(most);
             prefixes.keep(chain, &mut *self.state, &self.tokens[..computed]);
+            if computed == most {
+                prefixes.keep_tail(chain, &*self.state, &self.tokens[..most]);
+            }
         }
     }
 
@@ -198,7 +249,9 @@ impl Sequence {
         let chain = self.chain.as_ref().filter(|_| !self.decodes());
         let count =
             move |chain: &Chain| (self.state.len() + rows).div_ceil(BLOCK).saturating_sub(chain.blocks());
-        chain.into_iter().flat_map(move |chain| chain.hashes(reusable(&self.tokens)).take(count(chain)))
+        chain
+            .into_iter()
+            .flat_map(move |chain| chain.hashes(&self.tokens[..self.reusable()]).take(count(chain)))
     }
 
     /// Whether it could go on with whole blocks if it waited for them.
@@ -233,6 +286,10 @@ impl Sequence {
             Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
             Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
             Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
+            Goal::Likelihoods(..) if end < self.given => Wanted::None,
+            // The row of the prompt's last token, and those behind it, which are taken back.
+            Goal::Likelihoods(..) if computed < self.given => Wanted::Last(end + 1 - self.given),
+            Goal::Likelihoods(..) => Wanted::Guesses(end - computed),
             Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text(_) | Goal::Score if last => {
                 Wanted::Last(1 + self.guessed)
             }
@@ -262,6 +319,45 @@ impl Sequence {
             return Ok(Output::Score(score));
         }
         Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
+    }
+
+    /// Of the last `rows` rows that a pass has computed, those that say how likely answers are, by their place among them.
+    pub(super) fn weighing(&self, rows: usize) -> Vec<(usize, answers::Wanted)> {
+        let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
+        let Some(end) = (self.state.len() + 1).checked_sub(self.given) else { return Vec::new() };
+        answers.wanted(end.saturating_sub(rows)..end)
+    }
+
+    /// Takes what the logits of such a row say.
+    pub(super) fn weighed(
+        &mut self,
+        wanted: &answers::Wanted,
+        log_probabilities: Option<Vec<f64>>,
+    ) -> Result<(), Error> {
+        let Goal::Likelihoods(answers, _) = &mut self.goal else { return Ok(()) };
+        let position = self.state.len().saturating_sub(1);
+        answers.take(wanted, &log_probabilities.ok_or(Error::NonFinite { position })?);
+        Ok(())
+    }
+
+    /// Goes on to the next path through the answers where one is computed; the result where it was the last, which is kept for others.
+    pub(super) fn next_path(&mut self, memo: &mut LikelihoodMemo) -> Option<Output> {
+        if self.left() > 0 {
+            return None;
+        }
+        let Goal::Likelihoods(answers, key) = &mut self.goal else { return None };
+        let Some(shared) = answers.advance() else {
+            let values = answers.log_probabilities()?;
+            if let Some(key) = key.filter(|_| self.chain.is_some()) {
+                memo.keep(key, &values);
+            }
+            return Some(Output::LogProbabilities(values));
+        };
+        self.tokens.truncate(self.given);
+        self.tokens.extend(answers.tokens());
+        // Where a state cannot be cut just there, some tokens are computed once more.
+        self.state.truncate(self.given + shared);
+        None
     }
 
     /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
@@ -352,9 +448,18 @@ impl Sequence {
         let Goal::Text(generation) = &mut self.goal else {
             return Ok((0, None));
         };
-        let Chosen { token, forced, output } =
+        let Chosen { token, forced, output, back } =
             generation.choose(logits, self.tokens.len(), tokenizer, sampler)?;
-        if output.is_none() {
+        if let Some(left) = back {
+            let left = self.given - generation.begun() + left;
+            self.tokens.truncate(left);
+            // The last token is computed once more: its logits are what is chosen from.
+            self.state.truncate(left - 1);
+            // Blocks that others have as well are not cut.
+            if self.chain.as_ref().is_some_and(|chain| self.state.len() < chain.blocks() * BLOCK) {
+                self.forget_state();
+            }
+        } else if output.is_none() {
             self.tokens.push(token);
             self.tokens.extend(forced);
         }
@@ -366,19 +471,31 @@ impl Sequence {
         matches!(&self.goal, Goal::Text(generation) if generation.matcher().is_some())
     }
 
+    /// Tells that its first token was chosen, once.
+    fn tell_first(&mut self) {
+        if let Some(cached) = self.cached.take() {
+            let cached_tokens = cached.min(self.prompt_tokens);
+            self.submission.send(EventKind::FirstToken { cached_tokens });
+        }
+    }
+
     /// Tells of progress, now and then.
     pub(super) fn tell(&mut self) {
+        self.tell_first();
         if let Goal::Text(generation) = &mut self.goal {
             generation.tell(&self.submission);
         }
     }
 
     /// Ends it with its last event; what was made under a constraint has to be checked before.
-    pub(super) fn end(self, result: Result<Output, Error>) -> Option<Job> {
+    pub(super) fn end(mut self, result: Result<Output, Error>) -> Option<Job> {
+        if matches!((&result, &self.goal), (Ok(_), Goal::Text(_))) {
+            self.tell_first();
+        }
         let Sequence { submission, goal, .. } = self;
         let matcher = match &goal {
             Goal::Text(generation) => generation.matcher(),
-            Goal::Vector { .. } | Goal::Score => None,
+            Goal::Vector { .. } | Goal::Score | Goal::Likelihoods(..) => None,
         };
         match (result, matcher) {
             (Ok(output), Some(matcher)) => {

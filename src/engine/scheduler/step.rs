@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
+use super::answers;
 use super::loaded::MAX_PREFILL_ROWS;
 use super::loader::Job;
 use super::models::Models;
@@ -45,6 +46,8 @@ const STEP_BYTES: usize = 8 << 20;
 /// Logits of a share of the pool's work, and shares of a mask.
 const CHOICES_WORTH: usize = 32_768;
 const MASK_SHARES: usize = 16;
+/// How many times as long a logit takes whose exponential is wanted.
+const EXPS_WORTH: usize = 8;
 
 /// Computes steps; keeps what they share.
 pub(super) struct Stepper {
@@ -53,6 +56,8 @@ pub(super) struct Stepper {
     samplers: Vec<Sampler>,
     /// Whose turn it is.
     last: Option<ModelSource>,
+    /// Most rows whose logits are computed together.
+    most_logits: usize,
     shared: Arc<Shared>,
     prompt_lookup: PromptLookup,
     /// [`Config::prefill_rows`], and how many steps there were.
@@ -77,12 +82,21 @@ struct Choosing<'a> {
     result: Result<(Option<Output>, usize), Error>,
 }
 
+/// A row that says how likely answers are.
+struct Weighing<'a> {
+    index: usize,
+    wanted: &'a answers::Wanted,
+    logits: &'a [f32],
+    said: Option<Vec<f64>>,
+}
+
 impl Stepper {
     pub(super) fn new(config: &Config, pool: Pool, shared: Arc<Shared>) -> Stepper {
         Stepper {
             samplers: (0..pool.threads()).map(|_| Sampler::new(pool.instructions())).collect(),
             pool,
             last: None,
+            most_logits: config.max_running.max(1),
             shared,
             prompt_lookup: config.prompt_lookup,
             prefill_rows: config.prefill_rows.clone(),
@@ -258,6 +272,7 @@ impl Stepper {
         let mut first = 0;
         let mut sampling = Vec::new();
         let mut scoring = Vec::new();
+        let mut weighing = Vec::new();
         for ((index, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
             let request = &mut running[*index];
             let hidden = first..first + rows;
@@ -274,6 +289,8 @@ impl Stepper {
             if request.scores() {
                 scoring.push((*index, hidden.start));
             }
+            let answers = request.weighing(*rows).into_iter();
+            weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
             let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
             if let Some(output) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, Ok(output)));
@@ -311,6 +328,34 @@ impl Stepper {
                     }
                     Err(error) => ended.push((index, Err(error))),
                 }
+            }
+        }
+        for weighing in weighing.chunks(self.most_logits) {
+            let rows: Vec<usize> = weighing.iter().map(|(_, row, _)| *row).collect();
+            let logits = loaded.decoder.logits(&rows, &self.pool)?;
+            let choices = loaded.tokenizer.vocab_size();
+            let logits = logits.chunks_exact(facts.vocabulary).map(|logits| &logits[..choices]);
+            let mut rows: Vec<Weighing<'_>> = weighing
+                .iter()
+                .zip(logits)
+                .map(|((index, _, wanted), logits)| Weighing { index: *index, wanted, logits, said: None })
+                .collect();
+            let worth = rows.len() * choices * EXPS_WORTH / CHOICES_WORTH;
+            let instructions = self.pool.instructions();
+            self.pool.each(&mut self.samplers, &mut rows, worth, &|_, row| {
+                row.said = row.wanted.log_probabilities(row.logits, instructions);
+            });
+            for Weighing { index, wanted, said, .. } in rows {
+                if let Err(error) = running[index].weighed(wanted, said) {
+                    ended.push((index, Err(error)));
+                }
+            }
+        }
+        for index in &computing {
+            if !ended.iter().any(|(other, _)| other == index)
+                && let Some(output) = running[*index].next_path(&mut loaded.likelihoods)
+            {
+                ended.push((*index, Ok(output)));
             }
         }
         if !scoring.is_empty() {

@@ -27,7 +27,7 @@ pub(super) struct Submission {
     shared: Arc<Shared>,
     listeners: RefCell<Vec<Listener>>,
     /// What those who join later have to be told first.
-    started: RefCell<Option<EventKind>>,
+    begun: RefCell<Vec<EventKind>>,
     /// Whether the last event was sent.
     ended: Cell<bool>,
     /// The memory that it takes while it waits and runs.
@@ -66,7 +66,7 @@ impl Submission {
             priority: Cell::new(standing.priority.clamp(1, HIGHEST)),
             shared,
             listeners: RefCell::new(vec![listener]),
-            started: RefCell::new(None),
+            begun: RefCell::default(),
             ended: Cell::new(false),
             held: None,
         }
@@ -120,9 +120,9 @@ impl Submission {
     pub(super) fn take_in(&self, other: Submission) {
         let joining = std::mem::take(&mut *other.listeners.borrow_mut());
         other.ended.set(true);
-        if let Some(started) = &*self.started.borrow() {
-            let now = self.shared.statistics.turns();
-            joining.iter().for_each(|listener| listener.tell(now, started.clone()));
+        let now = self.shared.statistics.turns();
+        for begun in &*self.begun.borrow() {
+            joining.iter().for_each(|listener| listener.tell(now, begun.clone()));
         }
         self.priority.set(self.priority.get().max(other.priority.get()));
         self.listeners.borrow_mut().extend(joining);
@@ -140,7 +140,9 @@ impl Submission {
         }
         match &kind {
             EventKind::Done(_) | EventKind::Failed(_) => self.ended.set(true),
-            EventKind::Started { .. } => *self.started.borrow_mut() = Some(kind.clone()),
+            EventKind::Started { .. } | EventKind::FirstToken { .. } => {
+                self.begun.borrow_mut().push(kind.clone());
+            }
             EventKind::Loading | EventKind::Progress { .. } => {}
         }
         let now = self.shared.statistics.turns();

@@ -418,7 +418,8 @@ impl EngineThread {
     fn note_memory(&mut self) {
         let own = self.own_bytes();
         self.shared.memory.note_others(self.models.bytes() + self.models.held_bytes() + own);
-        self.models.trim_prefixes(self.models.room(own));
+        // What windows of running requests have left behind is kept as well, as long as there is room for it.
+        self.models.trim_prefixes(self.models.room(own).min(self.kv_budget.saturating_sub(own)));
     }
 
     /// Unloads models whose files can no longer be read, and fails what was running on them.
@@ -450,7 +451,7 @@ impl Helpers {
     /// Has a request tokenized and its constraint compiled. What is constrained never waits for long texts.
     fn plan(&self, number: u64, work: Work, texts: Texts) {
         let helper = if is_constrained(&work) { &self.compiler } else { &self.tokenizer };
-        helper.send(Job::Plan { number, work, texts });
+        helper.send(Job::Plan { number, work: Box::new(work), texts });
     }
 }
 

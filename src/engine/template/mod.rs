@@ -167,6 +167,14 @@ impl ChatTemplate {
         Ok(ChatTemplate { origin, template: Some(template) })
     }
 
+    /// What a prompt looks like in it.
+    pub fn show(&self, prompt: &str) -> String {
+        match &self.template {
+            None => prompt.to_owned(),
+            Some(template) => template.prompt.around(&[prompt]).iter().map(|part| part.text()).collect(),
+        }
+    }
+
     /// Where it comes from.
     pub fn origin(&self) -> &Origin {
         &self.origin
@@ -207,13 +215,7 @@ impl ChatTemplate {
 /// What a prompt looks like in it.
 impl std::fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.template {
-            None => f.write_str("PROMPT"),
-            Some(template) => {
-                let parts = template.prompt.around(&["PROMPT"]);
-                parts.iter().try_for_each(|part| f.write_str(part.text()))
-            }
-        }
+        f.write_str(&self.show("PROMPT"))
     }
 }
 

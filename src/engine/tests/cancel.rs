@@ -71,7 +71,10 @@ fn a_cancelled_request_does_not_wait_for_the_pass_of_the_others() {
             EventKind::Done(_) => ends.push((event.key, "done")),
             EventKind::Failed(Error::Cancelled) => ends.push((event.key, "cancelled")),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     assert_eq!(ends, [(0, "done"), (2, "cancelled"), (1, "cancelled"), (3, "done")]);

@@ -7,13 +7,22 @@ use std::path::{Path, PathBuf};
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
     BackendChoice, BackendKind, Config, Embed, Engine, Error, Event, EventKind, Finish, Generate,
-    Instructions, MAX_POSITIONS, ModelIdentity, ModelSource, Output, Probe, PromptLookup, Reply, Request,
+    Instructions, KvCacheType, Likelihoods, MAX_POSITIONS, ModelIdentity, ModelSource, Output, Probe, PromptLookup, Reply, Request,
     Verification, Verify, Work, verify,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, write};
 use tempfile::TempDir;
 
 use crate::PATIENCE;
+
+/// Whether candle computes the family; others are refused by name.
+pub(crate) fn computes(architecture: Architecture) -> bool {
+    !matches!(architecture, Architecture::Gemma3n | Architecture::Gemma4Moe)
+}
+
+fn families() -> impl Iterator<Item = Architecture> {
+    Architecture::ALL.into_iter().filter(|architecture| computes(*architecture))
+}
 
 fn model(directory: &TempDir, spec: &Spec) -> PathBuf {
     let path = directory.path().join("model.gguf");
@@ -59,7 +68,7 @@ fn logits(path: &Path, threads: usize, tokens: &[u32], passes: &[usize]) -> Vec<
 
 #[test]
 fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
-    for architecture in Architecture::ALL {
+    for architecture in families() {
         let directory = TempDir::new().unwrap();
         let path = model(&directory, &Spec::wide(architecture, mixed()));
         let tokens = tokens(140);
@@ -73,7 +82,10 @@ fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
             probe.truncate(kept);
             // Recurrent layers go back to where there is a copy of what they keep.
             let left = probe.len();
-            let recurrent = matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35);
+            let recurrent = matches!(
+                architecture,
+                Architecture::Lfm2 | Architecture::Qwen35 | Architecture::Qwen35Moe
+            );
             assert!(left == kept || recurrent && left < kept && left % 64 == 0, "{architecture:?}: {left}");
             probe.extend(&[5, 6, 7, 8]).unwrap();
             probe.truncate(left);
@@ -99,6 +111,73 @@ fn encoders_are_refused_and_say_what_computes_them() {
     assert!(matches!(refused, Err(Error::UnsupportedModel { .. })), "{refused:?}");
 }
 
+#[test]
+fn families_that_candle_has_no_form_for_are_refused_by_name_and_auto_keeps_them_on_the_kernels() {
+    for (architecture, named) in
+        [(Architecture::Gemma3n, "several residual streams"), (Architecture::Gemma4Moe, "norms of their own")]
+    {
+        let directory = TempDir::new().unwrap();
+        let path = model(&directory, &Spec::tiny(architecture));
+        let Err(Error::UnsupportedModel { reason, hint: Some(hint), .. }) = probe(&path, 1) else {
+            panic!("{architecture:?}")
+        };
+        assert!(reason.contains(named) && reason.contains("candle"), "{reason}");
+        assert!(hint.contains("native"), "{hint}");
+        let ask = |choice: BackendChoice| {
+            let engine = Engine::start(config(choice)).unwrap();
+            end(&submit(&engine, &path, 1, generate("Hi", 3)))
+        };
+        let (_, refused) = ask(BackendChoice::Candle);
+        assert!(matches!(refused, Err(Error::UnsupportedModel { .. })), "{refused:?}");
+        let (identity, answer) = ask(BackendChoice::Auto);
+        assert!(answer.is_ok(), "{answer:?}");
+        assert_eq!(identity.unwrap().backend, BackendKind::default());
+    }
+}
+
+#[test]
+fn likelihoods_on_candle_are_the_same_each_time_and_close_to_those_of_the_kernels() {
+    let directory = TempDir::new().unwrap();
+    let path = model(&directory, &Spec::wide(Architecture::Qwen3, Quantization::uniform(Kind::F32)));
+    let work = Work::Likelihoods(Likelihoods {
+        prompt: "Is it so?".to_owned(),
+        system: None,
+        begin: String::new(),
+        answers: ["yes", "yes it is", "no", "a"].map(str::to_owned).into(),
+        repeated: false,
+    });
+    let ask = |choice: BackendChoice, threads: usize| {
+        let engine = Engine::start(Config { threads, ..config(choice) }).unwrap();
+        match end(&submit(&engine, &path, 1, work.clone())) {
+            (Some(model), Ok(Output::LogProbabilities(values))) => (model.backend, values),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (backend, candle) = ask(BackendChoice::Candle, 2);
+    assert_eq!(backend, BackendKind::Candle);
+    assert!(candle.len() == 4 && candle.iter().all(|value| *value < 0.0), "{candle:?}");
+    assert_eq!(ask(BackendChoice::Candle, 1).1, candle);
+    let (_, native) = ask(BackendChoice::Native, 2);
+    assert_ne!(native, candle, "the same code computes both");
+    for (native, candle) in native.iter().zip(&candle) {
+        assert!((native - candle).abs() < 0.1, "{native} and {candle}");
+    }
+}
+
+#[test]
+fn candle_keeps_keys_and_values_in_its_own_way_whatever_the_setting_says() {
+    let directory = TempDir::new().unwrap();
+    let path = model(&directory, &Spec::wide(Architecture::Qwen3, mixed()));
+    let ask = |kv_cache_type| {
+        let engine = Engine::start(Config { kv_cache_type, ..config(BackendChoice::Candle) }).unwrap();
+        let (identity, output) = end(&submit(&engine, &path, 1, generate("some words", 12)));
+        (identity.unwrap().backend, output.unwrap())
+    };
+    let [f16, q8_0] = KvCacheType::ALL.map(ask);
+    assert_eq!(f16, q8_0);
+    assert_eq!(f16.0, BackendKind::Candle);
+}
+
 fn config(backend: BackendChoice) -> Config {
     Config { threads: 2, nice: 0, backend, ..Config::default() }
 }
@@ -122,7 +201,7 @@ fn end(events: &Receiver<Event>) -> (Option<ModelIdentity>, Result<Output, Error
             EventKind::Started { model, .. } => identity = Some(model),
             EventKind::Done(output) => return (identity, Ok(output)),
             EventKind::Failed(error) => return (identity, Err(error)),
-            EventKind::Loading | EventKind::Progress { .. } => {}
+            EventKind::Loading | EventKind::FirstToken { .. } | EventKind::Progress { .. } => {}
         }
     }
 }
@@ -194,7 +273,7 @@ fn a_request_on_candle_is_cancelled_between_tokens() {
             }
             EventKind::Failed(Error::Cancelled) => break,
             EventKind::Done(_) | EventKind::Failed(_) => panic!("it went on to its end"),
-            EventKind::Loading | EventKind::Started { .. } => {}
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => {}
         }
     }
 }
@@ -219,7 +298,7 @@ fn auto_takes_candle_for_what_native_kernels_do_not_compute() {
     write(&Spec::tiny(Architecture::Qwen3), &usual).unwrap();
     let engine = Engine::start(config(BackendChoice::Auto)).unwrap();
     let (identity, _) = end(&submit(&engine, &usual, 1, generate("Hi", 5)));
-    assert_eq!(identity.unwrap().backend, BackendKind::Native);
+    assert_eq!(identity.unwrap().backend, BackendKind::default());
 }
 
 #[cfg(target_os = "linux")]
@@ -266,7 +345,7 @@ fn sound_models_are_verified_in_every_quantization_and_family() {
         Kind::MXFP4,
     ];
     let models = kinds.into_iter().map(|kind| (Architecture::Llama, Quantization::uniform(kind)));
-    let families = Architecture::ALL.map(|architecture| (architecture, Quantization::uniform(Kind::F32)));
+    let families = families().map(|architecture| (architecture, Quantization::uniform(Kind::F32)));
     for (architecture, quantization) in models.chain(families) {
         let directory = TempDir::new().unwrap();
         let path = model(&directory, &Spec { experts: [5, 5], ..Spec::wide(architecture, quantization) });

@@ -57,7 +57,10 @@ impl World {
             match event.kind {
                 EventKind::Done(output) => endings.push((event.key, Ok(output))),
                 EventKind::Failed(error) => endings.push((event.key, Err(error))),
-                EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+                EventKind::Loading
+                | EventKind::Started { .. }
+                | EventKind::FirstToken { .. }
+                | EventKind::Progress { .. } => {}
             }
         }
         endings.sort_by_key(|(key, _)| *key);

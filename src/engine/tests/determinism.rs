@@ -139,7 +139,10 @@ fn run(path: &Path, config: Config, work: &[Work]) -> Vec<Output> {
         match event.kind {
             EventKind::Done(output) => outputs[event.key as usize] = Some(output),
             EventKind::Failed(error) => panic!("request {} failed: {error}", event.key),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     outputs.into_iter().map(Option::unwrap).collect()
@@ -150,7 +153,8 @@ fn batch_mates_threads_and_restarts_change_no_byte() {
     let directory = TempDir::new().unwrap();
     let path =
         model(&directory, &Spec { pooling: Some(Pooling::Mean), ..Spec::wide(Architecture::Qwen3, mixed()) });
-    let hot = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed: 7 };
+    let hot =
+        Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed: 7, ..Sampling::default() };
     let mut work = Vec::new();
     for i in 0..12usize {
         let prompt = "some words of a prompt ".repeat(1 + i * i % 23);

@@ -50,7 +50,10 @@ fn ends(events: &Receiver<Event>, count: usize) -> BTreeMap<u64, Result<Output, 
         match event.kind {
             EventKind::Done(output) => drop(ends.insert(event.key, Ok(output))),
             EventKind::Failed(error) => drop(ends.insert(event.key, Err(error))),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     ends

@@ -56,7 +56,10 @@ fn finish(events: &Receiver<Event>) -> Result<Output, Error> {
         match event.kind {
             EventKind::Done(output) => return Ok(output),
             EventKind::Failed(error) => return Err(error),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }
@@ -66,7 +69,7 @@ fn wait_for_progress(events: &Receiver<Event>) {
     loop {
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Progress { .. } => return,
-            EventKind::Loading | EventKind::Started { .. } => {}
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => {}
             EventKind::Done(_) | EventKind::Failed(_) => panic!("it ended without progress"),
         }
     }
@@ -142,7 +145,7 @@ fn events_come_in_order_and_progress_adds_up() {
         reply,
     );
     let (mut partial, mut told, mut progress, mut received) = (String::new(), 0, 0, 0);
-    let mut started = false;
+    let (mut started, mut begun) = (false, false);
     loop {
         let event = events.recv_timeout(PATIENCE).unwrap();
         received += 1;
@@ -152,8 +155,12 @@ fn events_come_in_order_and_progress_adds_up() {
                 assert!(!started && prompt_tokens > 0);
                 started = true;
             }
+            EventKind::FirstToken { cached_tokens } => {
+                assert!(started && !begun && cached_tokens == 0);
+                begun = true;
+            }
             EventKind::Progress { generated_tokens, text } => {
-                assert!(started && generated_tokens > told);
+                assert!(begun && generated_tokens > told);
                 told = generated_tokens;
                 partial += &text;
                 progress += 1;
@@ -396,7 +403,11 @@ fn requests_share_the_engine_fairly() {
     for (_, events) in &short {
         assert_eq!(text(finish(events)).1, 5);
     }
-    assert!(long.try_iter().all(|event| matches!(event.kind, EventKind::Progress { .. })), "still running");
+    assert!(
+        long.try_iter()
+            .all(|event| matches!(event.kind, EventKind::Progress { .. } | EventKind::FirstToken { .. })),
+        "still running"
+    );
     ticket.cancel();
     assert!(matches!(finish(&long), Err(Error::Cancelled)));
 }
@@ -435,7 +446,10 @@ fn a_storm_of_requests_and_cancels_loses_none_and_doubles_none() {
                 cancelled += 1;
             }
             EventKind::Failed(error) => panic!("request {}: {error}", event.key),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => continue,
         }
         lasts[event.key as usize] += 1;
     }

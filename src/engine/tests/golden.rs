@@ -10,8 +10,8 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, ModelSource,
-    Output, Probe, Reply, Request, Rerank, Sampling, Work, hex,
+    Config, Constraint, Embed, Engine, EventKind, Generate, Instructions, KERNEL_VERSION, KvCacheType,
+    Likelihoods, ModelSource, Output, Penalties, Probe, Reply, Request, Rerank, Sampling, Work, hex,
 };
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 57] = [
+const GOLDEN: [(&str, &str); 64] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -47,7 +47,7 @@ const GOLDEN: [(&str, &str); 57] = [
     ("nomic-bert", "2c1ff1b05435789913ce940773cef255"),
     ("nomic-bert-moe", "dde53131ccab1a13f4327b7bc4ebfb8d"),
     ("jina-bert-v3", "40a2bd0568b12b774da0188776fc7098"),
-    ("modern-bert", "2f2c366b5c845e58454ff2b370b9bd7d"),
+    ("modern-bert", "c02242ec4383f4ca833558445923a138"),
     ("bert: ranking", "88d86ff4f886becc6e4c091984e94e9f"),
     ("qwen3: ranking", "aa608f672cf5eec76043e11b7328d02c"),
     ("llama3", "31b68f526f566dfe67c4bb5bea3a279d"),
@@ -59,6 +59,7 @@ const GOLDEN: [(&str, &str); 57] = [
     ("gemma", "2a0b936bb516ecb76705fd4534864d3f"),
     ("gemma2", "9a85037d9ec720a76c7719a3608b69be"),
     ("gemma3", "5098e5505920a121ff4d31c4c87e3d67"),
+    ("gemma3n", "d4e4bd03215a8e9103d61afe1ff21329"),
     ("gemma4", "e642426110e8a0f1d9ba3e03400703ae"),
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),
@@ -81,11 +82,17 @@ const GOLDEN: [(&str, &str); 57] = [
     ("template with headers", "99130b1169b6fdf8def7b97c0caeaeaf"),
     ("qwen3 MXFP4", "e28cf231fa426debde7d1607955d61dd"),
     ("gpt-oss MXFP4", "7f2e29ea665b300e63acce556057e591"),
+    ("builtin: penalties and bias", "9ad5cea11df5bdda21406cf7f756235e"),
+    ("qwen3, keys and values Q8_0", "2d3b3d12d6a8b163b03a5b4a9d8fc894"),
+    ("gemma4, keys and values Q8_0", "7af5cb28fe705a58b83200ff40cecaa5"),
+    ("gpt-oss, keys and values Q8_0", "5f367663bc4e57eb2965d69496839328"),
+    ("builtin: likelihoods", "af8d0c6ce40974e17cdfbc6d231f33e6"),
+    ("qwen35: likelihoods", "941829c3326757ac975474de51034bd7"),
 ];
 
 /// Logits after each of some tokens.
-fn logits(model: &ModelSource, vocab: u32, set: Instructions) -> Vec<u8> {
-    let mut probe = Probe::open_with(model, threads(), set).unwrap();
+fn logits(model: &ModelSource, vocab: u32, set: Instructions, kind: KvCacheType) -> Vec<u8> {
+    let mut probe = Probe::open_keeping(model, threads(), set, kind, false).unwrap();
     let tokens: Vec<u32> = (0..150).map(|i| (i * 7919 + i * i * 31) % vocab).collect();
     let mut bytes = Vec::new();
     for pass in tokens.chunks(70) {
@@ -116,9 +123,17 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
                 vector.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
             EventKind::Done(Output::Score(score)) => score.to_le_bytes().into(),
-            EventKind::Done(Output::Verification(_)) => panic!("nobody asked for it"),
+            EventKind::Done(Output::LogProbabilities(values)) => {
+                values.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+            EventKind::Done(Output::Tokens(_) | Output::Chunks(_) | Output::Verification(_)) => {
+                panic!("nothing asks for these")
+            }
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => continue,
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => continue,
         };
         outputs[event.key as usize] = bytes;
         ended += 1;
@@ -148,7 +163,8 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
         write(spec, &path).unwrap();
         ModelSource::File(path)
     };
-    let logits = |model: &ModelSource, vocab| logits(model, vocab, set);
+    let logits_with = |model: &ModelSource, kind| logits(model, 600, set, kind);
+    let logits = |model: &ModelSource, vocab| logits(model, vocab, set, KvCacheType::F16);
     let outputs = |model: &ModelSource, works| outputs(model, works, set);
     let mut results = Vec::new();
     let mut add = |name, bytes: Vec<u8>| results.push((name, hex(&Sha256::digest(bytes)[..16])));
@@ -163,7 +179,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
             &builtin,
             vec![
                 generate("What does VACUUM do?", Sampling::default(), None),
-                generate("What is the syntax of CREATE INDEX?", warm, None),
+                generate("What is the syntax of CREATE INDEX?", warm.clone(), None),
                 generate("What is the syntax of CREATE INDEX?", some, None),
                 generate(
                     "Yes or no?",
@@ -261,6 +277,33 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
     ] {
         add(name, logits(&made(name, &Spec::wide(architecture, quantization)), 600));
     }
+    let penalties = Penalties { repeat: 1.5, presence: 3.0, frequency: 2.5 };
+    let logit_bias = vec![(17, -50.0), (300, 12.0)];
+    let samplings = [
+        Sampling { penalties, ..Sampling::default() },
+        Sampling { penalties, ..warm },
+        Sampling { logit_bias, ..Sampling::default() },
+    ];
+    let works = samplings.map(|sampling| generate("What does VACUUM do?", sampling, None));
+    add("builtin: penalties and bias", outputs(&builtin, works.into()));
+    for (name, architecture) in [
+        ("qwen3, keys and values Q8_0", Architecture::Qwen3),
+        ("gemma4, keys and values Q8_0", Architecture::Gemma4),
+        ("gpt-oss, keys and values Q8_0", Architecture::GptOss),
+    ] {
+        let spec = Spec::wide(architecture, Quantization::uniform(Kind::Q8_0));
+        add(name, logits_with(&made(name, &spec), KvCacheType::Q8_0));
+    }
+    let likelihoods = |prompt: &str, begin: &str| {
+        let answers =
+            ["VACUUM", "VACUUM FULL", "VACUUM FREEZE", "ANALYZE", "Österreich", "a"].map(str::to_owned);
+        let (prompt, begin) = (prompt.to_owned(), begin.to_owned());
+        Work::Likelihoods(Likelihoods { prompt, begin, answers: answers.into(), ..Likelihoods::default() })
+    };
+    let works = || vec![likelihoods("Which one?", ""), likelihoods("What reclaims storage?", "It is")];
+    add("builtin: likelihoods", outputs(&builtin, works()));
+    let spec = Spec::wide(Architecture::Qwen35, Quantization::uniform(Kind::Q8_0));
+    add("qwen35: likelihoods", outputs(&made("likelihoods", &spec), works()));
     results
 }
 

@@ -46,8 +46,8 @@ fn every_tensor_is_missed_by_its_name() {
             let optional = [".bias", "attn_qkv.weight", "rope_freqs.weight"];
             // Keys are values in blocks of Gemma 4 that have none.
             let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight"];
-            if architecture == Architecture::Gemma4 && of_gemma4.iter().any(|end| tensor.name.ends_with(end))
-            {
+            let is_gemma4 = matches!(architecture, Architecture::Gemma4 | Architecture::Gemma4Moe);
+            if is_gemma4 && of_gemma4.iter().any(|end| tensor.name.ends_with(end)) {
                 continue;
             }
             if optional.iter().any(|end| tensor.name.ends_with(end)) && !tensor.name.ends_with("_exps.bias") {
@@ -113,6 +113,42 @@ fn sizes_of_recurrent_layers_are_checked() {
     corrupt(&spec, set([2, 0]), "blk.0.");
     unsupported(&spec, set([4, 2]), "differs from layer to layer");
     unsupported(&spec, set([-1, 2]), "differs from layer to layer");
+}
+
+#[test]
+fn what_gemma_3n_says_of_its_streams_gates_and_keys_is_checked() {
+    let spec = Spec::tiny(Architecture::Gemma3n);
+    let set =
+        |key: &'static str, value: Value| move |file: &mut File| file.set(&format!("gemma3n.{key}"), value);
+    let number = |key: &'static str, value: u32| set(key, Value::U32(value));
+    unsupported(&spec, number("altup.num_inputs", 3), "gemma3n.altup.num_inputs");
+    unsupported(&spec, number("altup.active_idx", 1), "gemma3n.altup.active_idx");
+    let key = "activation_sparsity_scale";
+    for scales in [vec![], vec![1.0], vec![1.0; 3], vec![1.0, f32::NAN], vec![f32::INFINITY, 1.0]] {
+        corrupt(&spec, set(key, Value::F32s(scales)), "gemma3n.activation_sparsity_scale");
+    }
+    corrupt(&spec, number(key, 1), "gemma3n.activation_sparsity_scale");
+    for sharing in [1, 2, u32::MAX] {
+        corrupt(&spec, number("attention.shared_kv_layers", sharing), "shares the keys of a block");
+    }
+    corrupt(&spec, number("embedding_length_per_layer_input", 0), "embedding_length_per_layer_input");
+    corrupt(&spec, number("embedding_length_per_layer_input", 128), "per_layer");
+    corrupt(&spec, number("attention.sliding_window", 0), "gemma3n.attention.sliding_window");
+    // A rank that is no multiple of anything is that of no matrix.
+    for shape in [vec![64], vec![64, 1 << 40]] {
+        let alter = |file: &mut File| file.tensor_mut("blk.1.laurel_l.weight").unwrap().shape = shape;
+        corrupt(&spec, alter, "");
+    }
+    // What the published sizes have is meant where nothing is said: the first blocks keep one gate in twenty.
+    let logits = |alter: &dyn Fn(&mut File)| {
+        let mut probe = open(&spec, alter).unwrap();
+        probe.extend(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap().unwrap().to_vec()
+    };
+    let written = logits(&|_| {});
+    assert_eq!(written, logits(&|file| file.remove("gemma3n.activation_sparsity_scale")));
+    assert_eq!(written, logits(&|file| file.remove("gemma3n.attention.shared_kv_layers")));
+    let all_gates = Value::F32s(vec![f32::NEG_INFINITY; 2]);
+    assert_ne!(written, logits(&|file| file.set("gemma3n.activation_sparsity_scale", all_gates.clone())));
 }
 
 #[test]

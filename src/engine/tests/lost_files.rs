@@ -74,7 +74,7 @@ fn wait_for_progress(events: &Receiver<Event>) {
     loop {
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Progress { .. } => return,
-            EventKind::Loading | EventKind::Started { .. } => {}
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => {}
             other => panic!("it ended without progress: {other:?}"),
         }
     }

@@ -26,12 +26,15 @@ mod engine;
 mod families;
 mod gguf_mutants;
 mod golden;
+mod kv_cache;
+mod likelihoods;
 mod load;
 mod loading;
 mod lost_files;
 mod memory;
 mod minilm;
 mod models_page;
+mod options;
 mod oracle;
 mod panics;
 mod perplexity;
@@ -45,8 +48,10 @@ mod thoughts;
 mod threads;
 mod tokenizer_files;
 mod turns;
+mod unread_keys;
 mod valid_text;
 mod vocabularies;
+mod windows;
 
 /// Nothing in these tests takes longer unless it hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(300);

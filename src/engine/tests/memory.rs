@@ -47,7 +47,10 @@ fn run(engine: &Engine, model: &ModelSource, works: Vec<Work>) -> Vec<Result<Out
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Done(output) => ends.push(Ok(output)),
             EventKind::Failed(error) => ends.push(Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     ends
@@ -61,6 +64,7 @@ fn refused(what: &str, ends: &[Result<Output, Error>]) -> usize {
             Error::PromptTooLong { .. }
             | Error::InvalidRequest(_)
             | Error::Unfinished { .. }
+            | Error::TooFewTokens { .. }
             | Error::Constraint { .. },
         ) => false,
         Err(Error::OutOfMemory { .. }) => true,

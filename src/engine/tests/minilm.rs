@@ -49,7 +49,10 @@ fn embed(model: &Path, texts: &[&str]) -> Vec<Result<Vec<f32>, Error>> {
             EventKind::Done(Output::Embedding(vector)) => drop(results.insert(event.key, Ok(vector))),
             EventKind::Failed(error) => drop(results.insert(event.key, Err(error))),
             EventKind::Done(other) => panic!("{other:?}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     results.into_values().collect()

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use steadytext_engine::ModelSource;
 use steadytext_engine::summary::{self, Load, Summary};
+use steadytext_engine::{KvCacheType, ModelSource};
 use steadytext_test_models::gguf::Value;
 use steadytext_test_models::{Architecture, Spec, file};
 use tempfile::TempDir;
@@ -83,6 +83,13 @@ const PUBLISHED: &[Published] = &[
     Published {
         family: "qwen35",
         models: "Qwen3.5",
+        tokenizers: &[("gpt2", "qwen35")],
+        templates: &["Qwen3.5-4B"],
+        real: &[],
+    },
+    Published {
+        family: "qwen35moe",
+        models: "Qwen3.5 with experts",
         tokenizers: &[("gpt2", "qwen35")],
         templates: &["Qwen3.5-4B"],
         real: &[],
@@ -379,7 +386,7 @@ fn is_read((model, pre): (&str, &str)) -> bool {
     made.set("tokenizer.ggml.model", Value::String(model.into()));
     made.set("tokenizer.ggml.pre", Value::String(pre.into()));
     made.write(&mut std::fs::File::create(&path).unwrap()).unwrap();
-    let load = Load { requests: 1, tokens: 1, threads: 1 };
+    let load = Load { requests: 1, tokens: 1, threads: 1, kv_cache_type: KvCacheType::F16 };
     let (summary, _) = Summary::of(&ModelSource::File(path), load).unwrap();
     // What such a tokenizer needs beside its name is not there, which makes the file a corrupt one.
     let about = |reason: &str| reason.contains("tokenizer") && !reason.starts_with("it is corrupt");

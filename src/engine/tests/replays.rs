@@ -9,8 +9,9 @@
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use steadytext_engine::{
-    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, ModelSource, Output,
-    PromptLookup, Reply, Request, Rerank, Sampling, Standing, Statistics, Ticket, Work,
+    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, Instructions, KvCacheType,
+    Likelihoods, ModelSource, Output, Penalties, PromptLookup, Reply, Request, Rerank, Sampling, Standing,
+    Statistics, Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Pooling, Quantization, Rerank as Form, Spec, write};
 use tempfile::TempDir;
@@ -85,7 +86,19 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let text = |seed: usize, words: usize| -> String {
         (0..words).map(|i| format!("{} ", (seed * 7919 + i * i * 31) % 1000)).collect()
     };
-    let hot = |seed| Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.01, seed };
+    let hot = |seed| Sampling {
+        temperature: 0.9,
+        top_k: 50,
+        top_p: 0.95,
+        min_p: 0.01,
+        seed,
+        ..Sampling::default()
+    };
+    let penalised = |how| Sampling {
+        penalties: Penalties { repeat: 1.2, presence: 0.1, frequency: 0.05 },
+        logit_bias: vec![(40, 1.5)],
+        ..how
+    };
     let warm = |seed| Sampling { temperature: 0.4, seed, ..Sampling::default() };
     let generate = |prompt: String, max_tokens, sampling, stop: &[&str]| {
         let stop = stop.iter().map(ToString::to_string).collect();
@@ -94,6 +107,10 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     let rerank = |query: &str, document: &str| {
         let task = "find what answers the query".to_owned();
         Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task, truncate: false })
+    };
+    let likelihoods = |prompt: String, begin: &str, answers: &[&str]| {
+        let (begin, answers) = (begin.to_owned(), answers.iter().map(ToString::to_string).collect());
+        Work::Likelihoods(Likelihoods { prompt, begin, answers, repeated: true, ..Likelihoods::default() })
     };
     let constrained = |prompt: &str, sampling, constraint| {
         let (prompt, constraint) = (prompt.to_owned(), Some(constraint));
@@ -117,6 +134,8 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         generate(common.clone(), 8, warm(5), &[]),
         generate("again and again and again and".repeat(4), 70, Sampling::default(), &["never there"]),
         generate("a b c a b c a b c a b".to_owned(), 50, warm(9), &[]),
+        generate("a b c a b c a b c a b".to_owned(), 50, penalised(hot(8)), &[]),
+        generate("again and again and again and".repeat(4), 50, penalised(Sampling::default()), &[]),
         generate(text(3, 200), 3, Sampling::default(), &[]),
         constrained(
             "Is it one?",
@@ -128,6 +147,9 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
         Work::Embed(Embed::passage("a short text")),
         Work::Embed(Embed::passage(format!("{common} as a text"))),
         Work::Embed(Embed::passage(text(4, 120))),
+        likelihoods("which one?".to_owned(), "", &["yes", "yes it is", "no"]),
+        likelihoods(format!("{common} which"), "It is", &["this", "that one", "that other one", "ö"]),
+        likelihoods(text(5, 90), "", &["one", "two", "one and two", "one and three"]),
         rerank("which one?", "this one"),
         rerank(&common, &text(6, 40)),
         rerank(&common, "another one"),
@@ -186,14 +208,18 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
         match event.kind {
             EventKind::Done(output) => return (event.key as usize, Ok(output)),
             EventKind::Failed(error) => return (event.key as usize, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }
 
 /// Each request by itself, with nothing that could save work.
-fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
+fn alone(set: &[(ModelSource, Work)], kv_cache_type: KvCacheType) -> Vec<Output> {
     let config = Config {
+        kv_cache_type,
         threads: 1,
         max_running: 1,
         prefix_reuse: false,
@@ -210,12 +236,13 @@ fn alone(set: &[(ModelSource, Work)]) -> Vec<Output> {
         .collect()
 }
 
-fn any_config(random: &mut Random) -> Config {
+fn any_config(random: &mut Random, kv_cache_type: KvCacheType) -> Config {
     let sizes = [1, 2, 5, 8, 17, 31, 63, 64, 65, 100, 128, 200, 256];
     Config {
         threads: 1 + random.below(4),
         max_running: random.of(&[1, 2, 3, 5, 8, 16]),
         kv_cache_mb: random.of(&[4, 8, 1024]),
+        kv_cache_type,
         prefix_reuse: random.below(4) > 0,
         prompt_lookup: random.of(&[PromptLookup::On, PromptLookup::Auto, PromptLookup::Off]),
         prefill_rows: (0..random.below(4)).map(|_| random.of(&sizes)).collect(),
@@ -288,10 +315,11 @@ fn replays_change_no_byte() {
     let (first, replays) = (number("FIRST_REPLAY", 0), number("REPLAYS", FEW));
     let directory = TempDir::new().unwrap();
     let set: Vec<_> = models(&directory).iter().flat_map(work).chain(encoder(&directory)).collect();
-    let expected = alone(&set);
+    let expected = KvCacheType::ALL.map(|kind| alone(&set, kind));
+    assert!(expected[0] != expected[1], "how keys and values are kept makes a difference");
     let mut session: Option<(Engine, String)> = None;
     let mut total = Statistics::default();
-    let (mut requests, mut differing, mut slowly) = (0, 0, false);
+    let (mut requests, mut differing, mut slowly, mut kind) = (0, 0, false, 0);
     for number in first..first + replays {
         let mut random = Random(number);
         // A third of the replays begin with a restart; the others find what those before them have left.
@@ -303,11 +331,13 @@ fn replays_change_no_byte() {
                 true => Instructions::Portable,
                 false => random.of(&[Instructions::Avx2, Instructions::Avx512]),
             };
-            let config = Config { instructions, ..any_config(&mut random) };
+            // One restart in three is with 8 bits.
+            kind = usize::from(number % 9 == 3);
+            let config = Config { instructions, ..any_config(&mut random, KvCacheType::ALL[kind]) };
             session = Some((Engine::start(config.clone()).unwrap(), format!("{config:?}")));
         }
         let (engine, config) = session.as_ref().unwrap();
-        let (count, other) = replay(engine, &set, &expected, &mut random, slowly);
+        let (count, other) = replay(engine, &set, &expected[kind], &mut random, slowly);
         requests += count;
         differing += other.len();
         if !other.is_empty() {

@@ -58,7 +58,10 @@ fn finish(events: &Receiver<steadytext_engine::Event>) -> Result<Output, Error> 
         match events.recv_timeout(PATIENCE).unwrap().kind {
             EventKind::Done(output) => return Ok(output),
             EventKind::Failed(error) => return Err(error),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }

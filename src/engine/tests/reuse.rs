@@ -58,7 +58,7 @@ fn finish(events: &Receiver<Event>) -> (u64, Output) {
             EventKind::Done(output) => return (length, output),
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Started { prompt_tokens, .. } => length = prompt_tokens as u64,
-            EventKind::Loading | EventKind::Progress { .. } => {}
+            EventKind::Loading | EventKind::FirstToken { .. } | EventKind::Progress { .. } => {}
         }
     }
 }

@@ -34,7 +34,10 @@ fn embed(engine: &Engine, folder: &Path) -> Result<Vec<f32>, Error> {
             EventKind::Done(Output::Embedding(vector)) => return Ok(vector),
             EventKind::Failed(error) => return Err(error),
             EventKind::Done(other) => panic!("{other:?}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }

@@ -131,6 +131,17 @@ fn parts_that_do_not_belong_together_are_refused_by_name() {
         2,
         "key \"split.tensors.count\" has another",
     );
+    let epsilon = "qwen3.attention.layer_norm_rms_epsilon";
+    check(
+        &|parts| parts[1].set(epsilon, Value::F32(0.5)),
+        1,
+        "layer_norm_rms_epsilon\" is not that of the first",
+    );
+    check(
+        &|parts| parts[2].set("qwen3.rope.scale_linear", Value::F32(4.0)),
+        2,
+        "key \"qwen3.rope.scale_linear\" is not that of the first part",
+    );
     check(&|parts| parts[1].version = 2, 1, "another version of GGUF");
     check(
         &|parts| {

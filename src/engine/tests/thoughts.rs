@@ -58,7 +58,7 @@ fn run(engine: &Engine, model: &ModelSource, how: Generate) -> (Vec<String>, Ans
             }
             EventKind::Done(other) => panic!("{other:?}"),
             EventKind::Failed(error) => return (pieces, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } => {}
+            EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => {}
         }
     }
 }

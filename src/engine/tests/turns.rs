@@ -85,7 +85,7 @@ impl Running {
         loop {
             match self.events.recv_timeout(PATIENCE).unwrap().kind {
                 EventKind::Progress { .. } => return,
-                EventKind::Loading | EventKind::Started { .. } => {}
+                EventKind::Loading | EventKind::Started { .. } | EventKind::FirstToken { .. } => {}
                 ended @ (EventKind::Done(_) | EventKind::Failed(_)) => panic!("it has ended: {ended:?}"),
             }
         }
@@ -99,7 +99,10 @@ impl Running {
                 EventKind::Done(Output::Text { text, .. }) => return (text, event.turns),
                 EventKind::Done(other) => panic!("{other:?}"),
                 EventKind::Failed(error) => panic!("{error}"),
-                EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+                EventKind::Loading
+                | EventKind::Started { .. }
+                | EventKind::FirstToken { .. }
+                | EventKind::Progress { .. } => {}
             }
         }
     }
@@ -111,7 +114,10 @@ impl Running {
                 EventKind::Failed(Error::Cancelled) => return,
                 EventKind::Failed(error) => panic!("{error}"),
                 EventKind::Done(_) => panic!("it has ended"),
-                EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+                EventKind::Loading
+                | EventKind::Started { .. }
+                | EventKind::FirstToken { .. }
+                | EventKind::Progress { .. } => {}
             }
         }
     }
@@ -195,7 +201,10 @@ fn who_has_the_lowest_priority_is_served_however_many_urgent_ones_come() {
         match event.kind {
             EventKind::Done(_) => order.push((event.key, event.turns)),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     let place = order.iter().position(|(key, _)| *key == 2).unwrap();
@@ -318,7 +327,10 @@ fn texts_on_encoders_go_by_priority_and_owners_in_turn() {
         match event.kind {
             EventKind::Done(_) => order.push(event.key),
             EventKind::Failed(error) => panic!("{error}"),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
     let place = |key| order.iter().position(|other| *other == key).unwrap();

@@ -51,7 +51,10 @@ fn last(events: &Receiver<Event>) -> (u64, Result<Output, Error>) {
         match event.kind {
             EventKind::Done(output) => return (event.key, Ok(output)),
             EventKind::Failed(error) => return (event.key, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }

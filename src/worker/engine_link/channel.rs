@@ -78,6 +78,7 @@ impl ChannelLink {
             context_length: settings.context_length,
             kv_cache_mb: settings.kv_cache_mb,
             backend: settings.backend,
+            kv_cache_type: settings.kv_cache_type,
             memory_limit_mb: memory_limit_mb(settings),
             model_idle_timeout: (settings.model_idle_timeout_s != 0)
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),

@@ -25,6 +25,8 @@ impl EngineLink for NoopLink {
             }
             Work::Embed(_) => Output::Embedding(vec![1.0]),
             Work::Rerank(_) | Work::Verify(_) => Output::Score(0.5),
+            Work::Likelihoods(how) => Output::LogProbabilities(vec![-1.0; how.answers.len()]),
+            Work::Tokenize { .. } | Work::Chunk(_) => Output::Tokens(Vec::new()),
         };
         self.events.push_back(Event { key: request.key, turns: 0, kind: EventKind::Done(output) });
     }

@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::{Error, Kind, Pooling, weights};
 
 /// What stands before all other tokens.
-const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+pub(crate) const CONTROL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// An encoder to be made. [`Bert::default`] is a tiny one.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,9 +84,12 @@ impl Bert {
         }
     }
 
-    /// The vocabulary as in `vocab.txt`: letters, digits and punctuation, alone and as continuations, then pairs and
+    /// The vocabulary; of most families as in `vocab.txt`: letters, digits and punctuation, alone and as continuations, then pairs and
     /// triples of letters.
     pub fn vocabulary(&self) -> Vec<String> {
+        if let Some((tokens, _)) = encoders::vocabulary(self) {
+            return tokens;
+        }
         let letters: Vec<char> = ('a'..='z').chain('0'..='9').collect();
         let mut tokens: Vec<String> = CONTROL.iter().map(ToString::to_string).collect();
         tokens.extend((b'!'..=b'~').map(char::from).filter(|c| !c.is_ascii_uppercase()).map(String::from));
@@ -107,7 +110,7 @@ impl Bert {
     }
 
     fn tensors(&self) -> Vec<Named> {
-        if self.family != EncoderFamily::Bert {
+        if !self.family.is_bert() {
             return encoders::tensors(self);
         }
         let Bert { width, feed_forward, seed, .. } = *self;
@@ -122,7 +125,7 @@ impl Bert {
         for (gguf, name, rows) in [
             ("token_embd", "word_embeddings", self.vocabulary().len()),
             ("position_embd", "position_embeddings", self.context),
-            ("token_types", "token_type_embeddings", 2),
+            ("token_types", "token_type_embeddings", self.family.token_types()),
         ] {
             let names = (format!("{gguf}.weight"), format!("embeddings.{name}.weight"));
             add(names.0, names.1, vec![width, rows], 0.0, 1.0, Kind::F32);
@@ -172,8 +175,12 @@ impl Bert {
             norm(&format!("{gguf}.layer_output_norm"), &format!("{name}.output.LayerNorm"), &mut add);
         }
         if self.labels > 0 {
-            dense("cls", "pooler.dense", (width, width), Kind::F32, &mut add);
-            dense("cls.output", "classifier", (width, self.labels), Kind::F32, &mut add);
+            let [pooler, classifier] = match self.family {
+                EncoderFamily::XlmRoberta => ["classifier.dense", "classifier.out_proj"],
+                _ => ["pooler.dense", "classifier"],
+            };
+            dense("cls", pooler, (width, width), Kind::F32, &mut add);
+            dense("cls.output", classifier, (width, self.labels), Kind::F32, &mut add);
         }
         tensors
     }
@@ -205,8 +212,10 @@ impl Bert {
             ("bert.attention.layer_norm_epsilon", Value::F32(1e-12)),
             ("bert.attention.causal", Value::Bool(false)),
             ("bert.pooling_type", Value::U32(pooling)),
-            ("tokenizer.ggml.model", Value::String("bert".into())),
             ("tokenizer.ggml.token_type_count", number(self.family.token_types())),
+        ];
+        let word_piece = [
+            ("tokenizer.ggml.model", Value::String("bert".into())),
             ("tokenizer.ggml.tokens", Value::Strings(tokens.iter().map(told).collect())),
             ("tokenizer.ggml.token_type", Value::I32s(types)),
             ("tokenizer.ggml.padding_token_id", Value::U32(0)),
@@ -223,8 +232,9 @@ impl Bert {
             Some(rest) => format!("{architecture}.{rest}"),
             None => key.to_owned(),
         };
+        let vocabulary = encoders::vocabulary(self).map_or(word_piece.into(), |(_, keys)| keys);
         let mut keys: Vec<(String, Value)> =
-            keys.into_iter().map(|(key, value)| (of_family(key), value)).collect();
+            keys.into_iter().chain(vocabulary).map(|(key, value)| (of_family(key), value)).collect();
         keys.extend(encoders::keys(self));
         Ok(File { version: 3, keys, tensors })
     }
@@ -267,22 +277,14 @@ impl Bert {
     /// The system's; where a tensor cannot be converted.
     pub fn write_folder(&self, folder: &Path) -> Result<(), Error> {
         std::fs::create_dir_all(folder.join("1_Pooling"))?;
-        let classifies = if self.labels > 0 { "BertForSequenceClassification" } else { "BertModel" };
-        let config = format!(
-            r#"{{"architectures": ["{classifies}"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": {},
-"num_hidden_layers": {}, "num_attention_heads": {}, "intermediate_size": {}, "max_position_embeddings": {},
-"layer_norm_eps": 1e-12, "type_vocab_size": 2, "vocab_size": {}, "position_embedding_type": "absolute"}}"#,
-            self.width,
-            self.layers,
-            self.heads,
-            self.feed_forward,
-            self.context,
-            self.vocabulary().len()
-        );
-        std::fs::write(folder.join("config.json"), config)?;
-        let mut lines = self.vocabulary().join("\n");
-        lines.push('\n');
-        std::fs::write(folder.join("vocab.txt"), lines)?;
+        std::fs::write(folder.join("config.json"), encoders::config(self))?;
+        if let Some(tokenizer) = encoders::tokenizer(self) {
+            std::fs::write(folder.join("tokenizer.json"), tokenizer)?;
+        } else {
+            let mut lines = self.vocabulary().join("\n");
+            lines.push('\n');
+            std::fs::write(folder.join("vocab.txt"), lines)?;
+        }
         std::fs::write(
             folder.join("1_Pooling/config.json"),
             format!(
@@ -302,10 +304,18 @@ impl Bert {
     /// Where a tensor cannot be converted.
     pub fn safetensors(&self) -> Result<Vec<u8>, Error> {
         // As BertForSequenceClassification has it, or as BertModel does.
-        let classifies = self.labels > 0 && self.family == EncoderFamily::Bert;
-        let prefix = |name: &str| if classifies && !name.starts_with("classifier") { "bert." } else { "" };
+        let prefix = |name: &str| match self.family {
+            EncoderFamily::Bert if self.labels > 0 && !name.starts_with("classifier") => "bert.",
+            EncoderFamily::XlmRoberta if self.labels > 0 && !name.starts_with("classifier") => "roberta.",
+            _ => "",
+        };
         let (mut entries, mut data) = (Vec::new(), Vec::new());
-        for Named { transformers: name, shape, values, kind, .. } in self.tensors() {
+        for Named { transformers: name, mut shape, mut values, kind, .. } in self.tensors() {
+            if name.ends_with("position_embeddings.weight") {
+                let spare = self.family.spare_positions();
+                shape[1] += spare;
+                values.splice(0..0, vec![9.0; spare * shape[0]]);
+            }
             let element = match kind {
                 Kind::F16 => "F16",
                 Kind::BF16 => "BF16",

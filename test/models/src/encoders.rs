@@ -4,12 +4,15 @@ use crate::Kind;
 use crate::bert::{Bert, Named};
 use crate::gguf::Value;
 use crate::random::Random;
+use crate::vocabulary::character;
 
 /// Families of encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncoderFamily {
     /// BERT itself.
     Bert,
+    /// XLM-RoBERTa: BERT with a unigram vocabulary.
+    XlmRoberta,
     /// nomic-embed-text 1.5: rotated positions, gated feed-forward, hardly a bias.
     NomicBert,
     /// nomic-embed-text 2: rotated positions, experts in every second block.
@@ -20,12 +23,15 @@ pub enum EncoderFamily {
     ModernBert,
 }
 
+/// Keys with their values.
+pub(crate) type Keys = Vec<(&'static str, Value)>;
+
 /// Experts of a block, and how many of them a row uses.
 const EXPERTS: usize = 4;
 const EXPERTS_USED: usize = 2;
 
 impl EncoderFamily {
-    /// Every family but BERT.
+    /// Every family that does not compute what BERT does.
     pub const OTHERS: [EncoderFamily; 4] = [
         EncoderFamily::NomicBert,
         EncoderFamily::NomicBertMoe,
@@ -36,7 +42,7 @@ impl EncoderFamily {
     /// The value of `general.architecture`.
     pub fn name(self) -> &'static str {
         match self {
-            EncoderFamily::Bert => "bert",
+            EncoderFamily::Bert | EncoderFamily::XlmRoberta => "bert",
             EncoderFamily::NomicBert => "nomic-bert",
             EncoderFamily::NomicBertMoe => "nomic-bert-moe",
             EncoderFamily::JinaBertV3 => "jina-bert-v3",
@@ -49,11 +55,16 @@ impl EncoderFamily {
         EncoderFamily::OTHERS.into_iter().chain([EncoderFamily::Bert]).find(|family| family.name() == name)
     }
 
+    /// Embeddings of positions that its folder has beside those of the context.
+    pub(crate) fn spare_positions(self) -> usize {
+        if self == EncoderFamily::XlmRoberta { 2 } else { 0 }
+    }
+
     /// Embeddings of the first and the second text of a pair.
     pub(crate) fn token_types(self) -> usize {
         match self {
             EncoderFamily::Bert | EncoderFamily::NomicBert => 2,
-            EncoderFamily::NomicBertMoe | EncoderFamily::JinaBertV3 => 1,
+            EncoderFamily::XlmRoberta | EncoderFamily::NomicBertMoe | EncoderFamily::JinaBertV3 => 1,
             EncoderFamily::ModernBert => 0,
         }
     }
@@ -65,6 +76,11 @@ impl EncoderFamily {
             EncoderFamily::JinaBertV3 => 20_000.0,
             _ => 1000.0,
         }
+    }
+
+    /// Whether it computes what BERT does.
+    pub(crate) fn is_bert(self) -> bool {
+        matches!(self, EncoderFamily::Bert | EncoderFamily::XlmRoberta)
     }
 
     /// Whether block `index` has experts.
@@ -81,7 +97,7 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
     let name = spec.family.name();
     let key = |rest: &str, value: Value| (format!("{name}.{rest}"), value);
     let mut keys = Vec::new();
-    if spec.family != EncoderFamily::Bert {
+    if !spec.family.is_bert() {
         keys.push(key("rope.freq_base", Value::F32(spec.family.rope_base())));
     }
     match spec.family {
@@ -98,6 +114,190 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
         _ => {}
     }
     keys
+}
+
+/// What the folder of a model says of it, as transformers write it.
+pub(crate) fn config(spec: &Bert) -> String {
+    let Bert { width, layers, heads, feed_forward: inner, context, .. } = *spec;
+    let vocabulary = spec.vocabulary().len();
+    match spec.family {
+        EncoderFamily::NomicBert => format!(
+            r#"{{"architectures": ["NomicBertModel"], "model_type": "nomic_bert", "n_embd": {width}, "n_layer": {layers},
+"n_head": {heads}, "n_inner": {inner}, "n_positions": {context}, "layer_norm_epsilon": 1e-12, "activation_function": "swiglu",
+"rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false, "prenorm": false, "vocab_size": {vocabulary}}}"#
+        ),
+        EncoderFamily::ModernBert => {
+            let classifies =
+                if spec.labels > 0 { "ModernBertForSequenceClassification" } else { "ModernBertModel" };
+            format!(
+                r#"{{"architectures": ["{classifies}"], "model_type": "modernbert", "hidden_size": {width},
+"num_hidden_layers": {layers}, "num_attention_heads": {heads}, "intermediate_size": {inner}, "max_position_embeddings": {context},
+"norm_eps": 1e-12, "hidden_activation": "gelu", "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,
+"local_rope_theta": 10000.0, "local_attention": {NEIGHBOURHOOD}, "classifier_pooling": "mean", "vocab_size": {vocabulary}}}"#
+            )
+        }
+        _ => {
+            let (model, name) = match spec.family {
+                EncoderFamily::XlmRoberta => ("XLMRoberta", "xlm-roberta"),
+                _ => ("Bert", "bert"),
+            };
+            let classifies = if spec.labels > 0 { "ForSequenceClassification" } else { "Model" };
+            let positions = context + spec.family.spare_positions();
+            let types = spec.family.token_types();
+            format!(
+                r#"{{"architectures": ["{model}{classifies}"], "model_type": "{name}", "hidden_act": "gelu", "hidden_size": {width},
+"num_hidden_layers": {layers}, "num_attention_heads": {heads}, "intermediate_size": {inner}, "max_position_embeddings": {positions},
+"layer_norm_eps": 1e-12, "type_vocab_size": {types}, "vocab_size": {vocabulary}, "position_embedding_type": "absolute"{}}}"#,
+                if spec.family == EncoderFamily::XlmRoberta { r#", "pad_token_id": 1"# } else { "" }
+            )
+        }
+    }
+}
+
+/// `tokenizer.json` of the families that have no `vocab.txt`.
+pub(crate) fn tokenizer(spec: &Bert) -> Option<String> {
+    let quoted = |text: &str| format!("{text:?}");
+    let added = |tokens: &[(usize, &str)]| {
+        let entry = |(id, content): &(usize, &str)| {
+            format!(
+                r#"{{"id": {id}, "content": "{content}", "single_word": false, "lstrip": {}, "rstrip": false, "normalized": false, "special": true}}"#,
+                *content == "[MASK]"
+            )
+        };
+        tokens.iter().map(entry).collect::<Vec<_>>().join(", ")
+    };
+    let template = |first: &str, first_id: usize, last: &str, last_id: usize| {
+        format!(
+            r#"{{"type": "TemplateProcessing", "single": [{{"SpecialToken": {{"id": "{first}", "type_id": 0}}}},
+{{"Sequence": {{"id": "A", "type_id": 0}}}}, {{"SpecialToken": {{"id": "{last}", "type_id": 0}}}}], "pair": [{{"Sequence": {{"id": "A",
+"type_id": 0}}}}], "special_tokens": {{"{first}": {{"id": "{first}", "ids": [{first_id}], "tokens": ["{first}"]}},
+"{last}": {{"id": "{last}", "ids": [{last_id}], "tokens": ["{last}"]}}}}}}"#
+        )
+    };
+    match spec.family {
+        EncoderFamily::XlmRoberta => {
+            let pieces = pieces(spec.vocab);
+            let last = pieces.len() - 1;
+            let vocab: Vec<String> =
+                pieces.iter().map(|(piece, score)| format!("[{}, {score:?}]", quoted(piece))).collect();
+            Some(format!(
+                r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{}],
+"normalizer": {{"type": "Sequence", "normalizers": [{{"type": "Replace", "pattern": {{"Regex": " {{2,}}"}}, "content": " "}}]}},
+"pre_tokenizer": {{"type": "Sequence", "pretokenizers": [{{"type": "WhitespaceSplit"}}, {{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}}]}},
+"post_processor": {}, "decoder": null, "model": {{"type": "Unigram", "unk_id": 3, "vocab": [{}]}}}}"#,
+                added(&[(0, "<s>"), (1, "<pad>"), (2, "</s>"), (3, "<unk>"), (last, "<mask>")]),
+                template("<s>", 0, "</s>", 2),
+                vocab.join(", ")
+            ))
+        }
+        EncoderFamily::ModernBert => {
+            let (tokens, merges) = pairs(spec.vocab);
+            let count = tokens.len();
+            let vocab: Vec<String> =
+                tokens.iter().zip(0..).map(|(token, id)| format!("{}: {id}", quoted(token))).collect();
+            let merges: Vec<String> =
+                merges.iter().map(|(left, right)| format!("[{}, {}]", quoted(left), quoted(right))).collect();
+            let special: Vec<(usize, &str)> = (count..).zip(crate::bert::CONTROL).collect();
+            Some(format!(
+                r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{}], "normalizer": {{"type": "NFC"}},
+"pre_tokenizer": {{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}}, "post_processor": {},
+"decoder": {{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}},
+"model": {{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": {{{}}}, "merges": [{}]}}}}"#,
+                added(&special),
+                template("[CLS]", count + 2, "[SEP]", count + 3),
+                vocab.join(", "),
+                merges.join(", ")
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// The tokens of the families that have no WordPiece, and the keys about them.
+pub(crate) fn vocabulary(spec: &Bert) -> Option<(Vec<String>, Keys)> {
+    let number = |value: usize| Value::U32(value as u32);
+    let (tokens, mut keys, [first, last]) = match spec.family {
+        EncoderFamily::XlmRoberta => {
+            let (tokens, scores): (Vec<String>, Vec<f32>) = pieces(spec.vocab).into_iter().unzip();
+            let kind = |id: usize| match id {
+                3 => 2,
+                0..3 => 3,
+                _ if id == tokens.len() - 1 => 3,
+                _ => 1,
+            };
+            let keys = vec![
+                ("tokenizer.ggml.model", Value::String("t5".into())),
+                ("tokenizer.ggml.scores", Value::F32s(scores)),
+                ("tokenizer.ggml.token_type", Value::I32s((0..tokens.len()).map(kind).collect())),
+                ("tokenizer.ggml.unknown_token_id", number(3)),
+                ("tokenizer.ggml.add_space_prefix", Value::Bool(true)),
+                ("tokenizer.ggml.remove_extra_whitespaces", Value::Bool(true)),
+            ];
+            (tokens, keys, [0, 2])
+        }
+        EncoderFamily::ModernBert => {
+            let (mut tokens, merges) = pairs(spec.vocab);
+            let count = tokens.len();
+            tokens.extend(crate::bert::CONTROL.map(str::to_owned));
+            let kinds = (0..tokens.len()).map(|id| if id < count { 1 } else { 3 });
+            let merges = merges.iter().map(|(left, right)| format!("{left} {right}"));
+            let keys = vec![
+                ("tokenizer.ggml.model", Value::String("gpt2".into())),
+                ("tokenizer.ggml.pre", Value::String("modern-bert".into())),
+                ("tokenizer.ggml.token_type", Value::I32s(kinds.collect())),
+                ("tokenizer.ggml.merges", Value::Strings(merges.collect())),
+            ];
+            (tokens, keys, [count + 2, count + 3])
+        }
+        _ => return None,
+    };
+    keys.extend([
+        ("tokenizer.ggml.tokens", Value::Strings(tokens.clone())),
+        ("tokenizer.ggml.bos_token_id", number(first)),
+        ("tokenizer.ggml.eos_token_id", number(last)),
+        ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
+        ("tokenizer.ggml.add_eos_token", Value::Bool(true)),
+    ]);
+    Some((tokens, keys))
+}
+
+/// Pieces of a unigram vocabulary with the logarithms of their probabilities: letters, and pairs and triples of them.
+fn pieces(count: usize) -> Vec<(String, f32)> {
+    let mut pieces: Vec<(String, f32)> =
+        ["<s>", "<pad>", "</s>", "<unk>"].map(|control| (control.to_owned(), 0.0)).into();
+    let letters: Vec<char> = ('a'..='z').chain('0'..='9').chain(['é', 'ж', '日', '.', ',']).collect();
+    pieces.push(("▁".to_owned(), -3.0));
+    pieces.extend(letters.iter().zip(0..).map(|(letter, i)| (letter.to_string(), -6.0 - i as f32 / 37.0)));
+    let pairs = letters.iter().flat_map(|a| letters.iter().map(move |b| (a, b)));
+    for (at, (a, b)) in pairs.enumerate() {
+        if pieces.len() + 3 > count {
+            break;
+        }
+        // No two sums of these are equal.
+        let score = -7.0 - (at as f32).sqrt() / 3.0;
+        pieces.push((format!("{a}{b}"), score));
+        pieces.push((format!("▁{b}{a}"), score - 0.311));
+    }
+    pieces.push(("<mask>".to_owned(), 0.0));
+    pieces
+}
+
+/// Byte-level tokens, and the pairs that are merged into the longer ones.
+fn pairs(count: usize) -> (Vec<String>, Vec<(String, String)>) {
+    let mut tokens: Vec<String> = (0..=255).map(|byte| character(byte).to_string()).collect();
+    let mut merges = Vec::new();
+    let letters: Vec<char> = "etaoinshrdlucmfwypvbgkqjxz ".replace(' ', "Ġ").chars().collect();
+    for (a, b) in letters.iter().flat_map(|a| letters.iter().map(move |b| (a, b))) {
+        if tokens.len() + 5 >= count {
+            break;
+        }
+        if *b != 'Ġ' {
+            tokens.push(format!("{a}{b}"));
+            merges.push((a.to_string(), b.to_string()));
+        }
+    }
+    (tokens, merges)
 }
 
 /// The tensors of a family other than BERT. Their other names are those that candle's models want, where it has the model.

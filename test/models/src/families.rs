@@ -30,8 +30,12 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3: windows with a rotation of their own, norms of queries, keys and results.
     Gemma3,
+    /// Gemma 3n: several residual streams, few gates, shared keys and values, an embedding of each token for each block.
+    Gemma3n,
     /// Gemma 4: heads of two lengths, shared keys and values, an embedding of each token for each block.
     Gemma4,
+    /// Gemma 4 with experts beside its feed-forward.
+    Gemma4Moe,
     /// Phi-3 and Phi-4-mini: fused matrices, long rotation of a part of each head.
     Phi3,
     /// Granite: multipliers.
@@ -48,6 +52,8 @@ pub enum Architecture {
     Lfm2,
     /// Qwen 3.5: gated delta nets in most layers, gates of attention.
     Qwen35,
+    /// The experts of Qwen 3.5, beside one with a gate.
+    Qwen35Moe,
     /// OLMoE: experts whose weights do not add up to 1.
     Olmoe,
 }
@@ -74,6 +80,8 @@ pub(crate) struct Traits {
     pub(crate) input_norms: bool,
     /// Norms of their results.
     pub(crate) result_norms: bool,
+    /// The mean of their weights.
+    pub(crate) result_size: f32,
     /// Gates behind the query heads.
     pub(crate) gated: bool,
     /// Most layers are something else than attention.
@@ -93,6 +101,10 @@ pub(crate) struct Traits {
 const WINDOW: u32 = 100;
 /// Length of the embedding of a token for a block.
 const PER_LAYER: usize = 32;
+/// The same of Gemma 3n, its streams and the rank of what is beside its attention: llama.cpp knows no others.
+const PER_LAYER_3N: usize = 256;
+const STREAMS: usize = 4;
+const LAUREL: usize = 64;
 
 /// The sizes of a delta net.
 struct DeltaNet {
@@ -116,7 +128,7 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 22] = [
+    pub const ALL: [Architecture; 25] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -129,7 +141,9 @@ impl Architecture {
         Architecture::Gemma,
         Architecture::Gemma2,
         Architecture::Gemma3,
+        Architecture::Gemma3n,
         Architecture::Gemma4,
+        Architecture::Gemma4Moe,
         Architecture::Phi3,
         Architecture::Granite,
         Architecture::GraniteMoe,
@@ -138,6 +152,7 @@ impl Architecture {
         Architecture::Glm4,
         Architecture::Lfm2,
         Architecture::Qwen35,
+        Architecture::Qwen35Moe,
         Architecture::Olmoe,
     ];
 
@@ -154,7 +169,8 @@ impl Architecture {
             Architecture::Gemma => "gemma",
             Architecture::Gemma2 => "gemma2",
             Architecture::Gemma3 => "gemma3",
-            Architecture::Gemma4 => "gemma4",
+            Architecture::Gemma3n => "gemma3n",
+            Architecture::Gemma4 | Architecture::Gemma4Moe => "gemma4",
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
             Architecture::GraniteMoe => "granitemoe",
@@ -163,6 +179,7 @@ impl Architecture {
             Architecture::Glm4 => "glm4",
             Architecture::Lfm2 => "lfm2",
             Architecture::Qwen35 => "qwen35",
+            Architecture::Qwen35Moe => "qwen35moe",
             Architecture::Olmoe => "olmoe",
         }
     }
@@ -172,6 +189,7 @@ impl Architecture {
         match self {
             Architecture::Llama3 => "llama3",
             Architecture::Mixtral => "mixtral",
+            Architecture::Gemma4Moe => "gemma4moe",
             other => other.name(),
         }
     }
@@ -198,17 +216,23 @@ impl Architecture {
             tied: !matches!(self, Llama | Mixtral | Phi3 | Olmo2 | Glm4 | GptOss | Olmoe),
             biases: matches!(self, Qwen2 | Glm4 | GptOss),
             query_key_norms: match self {
-                Qwen3 | Qwen3Moe | Gemma3 | Gemma4 | Exaone4 | Lfm2 | Qwen35 => QueryKeyNorms::Head,
+                Qwen3 | Qwen3Moe | Gemma3 | Gemma3n | Gemma4 | Gemma4Moe | Exaone4 | Lfm2 | Qwen35
+                | Qwen35Moe => QueryKeyNorms::Head,
                 Olmo2 | Olmoe => QueryKeyNorms::Row,
                 _ => QueryKeyNorms::None,
             },
             // Its scores are not divided by the root of a head's width.
-            query_key_size: if self == Gemma4 { 0.3 } else { 1.0 },
+            query_key_size: if matches!(self, Gemma3n | Gemma4 | Gemma4Moe) { 0.3 } else { 1.0 },
             input_norms: !matches!(self, Olmo2 | Exaone4),
-            result_norms: matches!(self, Gemma2 | Gemma3 | Gemma4 | Olmo2 | Exaone4 | Glm4),
-            gated: self == Qwen35,
-            recurrent: matches!(self, Lfm2 | Qwen35),
-            feed_forward_norm: if matches!(self, Qwen35 | GptOss) {
+            result_norms: matches!(
+                self,
+                Gemma2 | Gemma3 | Gemma3n | Gemma4 | Gemma4Moe | Olmo2 | Exaone4 | Glm4
+            ),
+            // So many layers magnify the rounding of each otherwise.
+            result_size: if self == Gemma3n { 0.3 } else { 1.0 },
+            gated: matches!(self, Qwen35 | Qwen35Moe),
+            recurrent: matches!(self, Lfm2 | Qwen35 | Qwen35Moe),
+            feed_forward_norm: if matches!(self, Qwen35 | Qwen35Moe | GptOss) {
                 "post_attention_norm"
             } else {
                 "ffn_norm"
@@ -216,7 +240,7 @@ impl Architecture {
             output_norm: if self == Lfm2 { "token_embd_norm" } else { "output_norm" },
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
-            experts: matches!(self, Mixtral | Qwen3Moe | GptOss | GraniteMoe | Olmoe),
+            experts: matches!(self, Mixtral | Qwen3Moe | Qwen35Moe | Gemma4Moe | GptOss | GraniteMoe | Olmoe),
         }
     }
 
@@ -240,7 +264,7 @@ impl Architecture {
         if self.traits().experts {
             let [count, used] = spec.experts;
             experts = vec![("expert_count", number(count)), ("expert_used_count", number(used))];
-            if matches!(self, Architecture::Qwen3Moe | Architecture::GptOss) {
+            if !matches!(self, Architecture::Mixtral | Architecture::GraniteMoe | Architecture::Olmoe) {
                 experts.push(("expert_feed_forward_length", number(spec.feed_forward)));
             }
         }
@@ -266,7 +290,26 @@ impl Architecture {
                 keys
             }
             Architecture::Gemma3 => [windows(2), stretched("linear", 8)].concat(),
-            Architecture::Gemma4 => {
+            Architecture::Gemma3n => {
+                let (own, sparse) = (spec.layers.min(20), spec.layers.min(10));
+                let period = if spec.layers < 5 { 2 } else { 5 };
+                let scale = |layer| if layer < sparse { 1.644_853_5 } else { f32::NEG_INFINITY };
+                vec![
+                    ("attention.sliding_window", Value::U32(WINDOW)),
+                    (
+                        "attention.sliding_window_pattern",
+                        Value::Bools((0..spec.layers).map(|layer| layer % period < period - 1).collect()),
+                    ),
+                    ("attention.shared_kv_layers", number(spec.layers - own)),
+                    ("activation_sparsity_scale", Value::F32s((0..spec.layers).map(scale).collect())),
+                    ("altup.active_idx", Value::U32(0)),
+                    ("altup.num_inputs", number(STREAMS)),
+                    ("embedding_length_per_layer_input", number(PER_LAYER_3N)),
+                    ("final_logit_softcapping", Value::F32(30.0)),
+                ]
+            }
+            Architecture::Gemma4 | Architecture::Gemma4Moe => {
+                let per_layer = if self == Architecture::Gemma4 { PER_LAYER } else { 0 };
                 let pattern = (0..spec.layers).map(|layer| self.windowed(layer)).collect();
                 vec![
                     ("attention.sliding_window", Value::U32(WINDOW)),
@@ -276,7 +319,7 @@ impl Architecture {
                     ("attention.value_length_swa", number(self.head_dim(spec, 0))),
                     ("rope.dimension_count", number(spec.head_dim)),
                     ("rope.dimension_count_swa", number(self.head_dim(spec, 0))),
-                    ("embedding_length_per_layer_input", number(PER_LAYER)),
+                    ("embedding_length_per_layer_input", number(per_layer)),
                     ("final_logit_softcapping", Value::F32(5.0)),
                 ]
             }
@@ -303,11 +346,11 @@ impl Architecture {
             Architecture::Lfm2 => {
                 vec![("shortconv.l_cache", Value::U32(3)), ("vocab_size", number(spec.vocab))]
             }
-            Architecture::Qwen35 => {
+            Architecture::Qwen35 | Architecture::Qwen35Moe => {
                 let DeltaNet { dim, key_heads, value_heads } = delta_net(spec);
                 let pairs = (spec.head_dim / 4) as i32;
                 let sections = vec![(pairs + 2) / 3, (pairs + 1) / 3, pairs / 3, 0];
-                vec![
+                let mut keys = vec![
                     ("full_attention_interval", number(interval(spec))),
                     ("rope.dimension_count", number(spec.head_dim / 2)),
                     ("rope.dimension_sections", Value::I32s(sections)),
@@ -316,7 +359,11 @@ impl Architecture {
                     ("ssm.group_count", number(key_heads)),
                     ("ssm.time_step_rank", number(value_heads)),
                     ("ssm.inner_size", number(value_heads * dim)),
-                ]
+                ];
+                if self == Architecture::Qwen35Moe {
+                    keys.push(("expert_shared_feed_forward_length", number(spec.feed_forward / 2)));
+                }
+                keys
             }
             Architecture::Qwen2
             | Architecture::Qwen3
@@ -367,13 +414,13 @@ impl Architecture {
 
     /// Whether a window is in force in a layer, for the family where that matters to its tensors.
     fn windowed(self, layer: usize) -> bool {
-        self == Architecture::Gemma4 && layer.is_multiple_of(2)
+        matches!(self, Architecture::Gemma4 | Architecture::Gemma4Moe) && layer.is_multiple_of(2)
     }
 
     /// Width of heads that are as long as K-quants need.
     pub(crate) fn long_head(self) -> usize {
         // Those under a window are half as long.
-        if self == Architecture::Gemma4 { 128 } else { 64 }
+        if matches!(self, Architecture::Gemma4 | Architecture::Gemma4Moe) { 128 } else { 64 }
     }
 
     /// Width of the heads of a layer.
@@ -385,26 +432,53 @@ impl Architecture {
     pub(crate) fn keys_and_values(self, layer: usize) -> [bool; 2] {
         match self {
             // The second layer's keys are its values.
-            Architecture::Gemma4 => [layer < 2, layer < 1],
+            Architecture::Gemma4 | Architecture::Gemma4Moe => [layer < 2, layer < 1],
             _ => [true; 2],
         }
     }
 
     /// Tensors of a block beside those that follow from the traits.
     pub(crate) fn block_tensors(self, spec: &Spec, layer: usize) -> Result<Vec<Tensor>, Error> {
-        if self != Architecture::Gemma4 {
-            return Ok(Vec::new());
-        }
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let per_layer = match self {
+            Architecture::Gemma3n => PER_LAYER_3N,
+            Architecture::Gemma4 => PER_LAYER,
+            Architecture::Gemma4Moe => {
+                let scale = name("layer_output_scale");
+                return Ok(vec![weights::vector(spec.seed, scale, 1, 0.7, 0.1)?]);
+            }
+            _ => return Ok(Vec::new()),
+        };
         let matrix = |part: &str, row: usize, rows: usize| {
             weights::matrix(spec.seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
         };
-        Ok(vec![
-            matrix("inp_gate", spec.width, PER_LAYER)?,
-            matrix("proj", PER_LAYER, spec.width)?,
-            weights::vector(spec.seed, name("post_norm"), spec.width, 1.0, 0.1)?,
-            weights::vector(spec.seed, name("layer_output_scale"), 1, 0.7, 0.1)?,
-        ])
+        let vector =
+            |part: &str, length: usize, mean: f32| weights::vector(spec.seed, name(part), length, mean, 0.1);
+        let mut tensors = vec![
+            matrix("inp_gate", spec.width, per_layer)?,
+            matrix("proj", per_layer, spec.width)?,
+            vector("post_norm", spec.width, self.traits().result_size)?,
+        ];
+        if self == Architecture::Gemma4 {
+            tensors.push(vector("layer_output_scale", 1, 0.7)?);
+            return Ok(tensors);
+        }
+        // What the router says is divided by the width.
+        let router = (spec.width as f32).sqrt();
+        let spread = |part: &str, row: usize, rows: usize, deviation: f32| {
+            weights::matrix(spec.seed, name(part), row, rows, deviation, crate::Kind::F32)
+        };
+        tensors.extend([
+            spread("altup_router", spec.width, STREAMS, router)?,
+            vector("altup_router_norm", spec.width, 1.0)?,
+            spread("altup_predict_coef", STREAMS, STREAMS * STREAMS, 0.1)?,
+            spread("altup_correct_coef", STREAMS, STREAMS, 0.3)?,
+            vector("altup_correct_scale", spec.width, 1.0)?,
+            matrix("laurel_l", spec.width, LAUREL)?,
+            matrix("laurel_r", LAUREL, spec.width)?,
+            vector("laurel_post_norm", spec.width, self.traits().result_size)?,
+        ]);
+        Ok(tensors)
     }
 
     /// Tensors of the model beside those that all have.
@@ -422,25 +496,44 @@ impl Architecture {
                     factors("rope_factors_short.weight", pairs, 0.03)?,
                 ])
             }
-            Architecture::Gemma4 => {
-                let (seed, all) = (spec.seed, PER_LAYER * spec.layers);
-                let matrix = |name: &str, row: usize, rows: usize| {
-                    let deviation = 1.0 / (row as f32).sqrt();
-                    weights::matrix(seed, name.into(), row, rows, deviation, crate::Kind::F32)
-                };
+            Architecture::Gemma3n => {
+                let mut tensors = per_layer_tensors(spec, PER_LAYER_3N)?;
+                let Spec { width, seed, .. } = *spec;
+                let deviation = 1.0 / (width as f32).sqrt();
+                for name in ["altup_proj.weight", "altup_unembd_proj.weight"] {
+                    let shape = [width, width, STREAMS - 1];
+                    tensors.push(weights::matrices(seed, name.into(), shape, deviation, crate::Kind::F32)?);
+                }
+                Ok(tensors)
+            }
+            Architecture::Gemma4 | Architecture::Gemma4Moe => {
                 // Pairs of the second half of a head are as good as not rotated.
                 let pairs = spec.head_dim / 2;
                 let values = (0..pairs).map(|pair| if pair < pairs / 2 { 1.0 } else { 1e30 }).collect();
-                Ok(vec![
-                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?,
-                    matrix("per_layer_token_embd.weight", all, spec.vocab)?,
-                    matrix("per_layer_model_proj.weight", spec.width, all)?,
-                    weights::vector(seed, "per_layer_proj_norm.weight".into(), PER_LAYER, 1.0, 0.1)?,
-                ])
+                let factors =
+                    weights::quantize("rope_freqs.weight".into(), vec![pairs], values, crate::Kind::F32)?;
+                let mut tensors = vec![factors];
+                if self == Architecture::Gemma4 {
+                    tensors.extend(per_layer_tensors(spec, PER_LAYER)?);
+                }
+                Ok(tensors)
             }
             _ => Ok(Vec::new()),
         }
     }
+}
+
+/// What makes the embeddings of each token for all blocks, so long for each.
+fn per_layer_tensors(spec: &Spec, length: usize) -> Result<Vec<Tensor>, Error> {
+    let (seed, all) = (spec.seed, length * spec.layers);
+    let matrix = |name: &str, row: usize, rows: usize| {
+        weights::matrix(seed, name.into(), row, rows, 1.0 / (row as f32).sqrt(), crate::Kind::F32)
+    };
+    Ok(vec![
+        matrix("per_layer_token_embd.weight", all, spec.vocab)?,
+        matrix("per_layer_model_proj.weight", spec.width, all)?,
+        weights::vector(seed, "per_layer_proj_norm.weight".into(), length, 1.0, 0.1)?,
+    ])
 }
 
 /// The router and the experts of a block, and what else the family has there.
@@ -456,11 +549,27 @@ pub(crate) fn experts(spec: &Spec, layer: usize, down: Kind) -> Result<Vec<Tenso
     let router = 3.0 / (width as f32).sqrt();
     let mut tensors = vec![
         weights::matrix(seed, name("ffn_gate_inp.weight"), width, count, router, Kind::F32)?,
-        matrices("ffn_gate_exps.weight", width, feed_forward, kind)?,
-        matrices("ffn_up_exps.weight", width, feed_forward, kind)?,
         matrices("ffn_down_exps.weight", feed_forward, width, down)?,
     ];
-    if spec.architecture == Architecture::GraniteMoe {
+    if matches!(spec.architecture, Architecture::Gemma4Moe | Architecture::Qwen35Moe) {
+        tensors.push(matrices("ffn_gate_up_exps.weight", width, 2 * feed_forward, kind)?);
+    } else {
+        tensors.push(matrices("ffn_gate_exps.weight", width, feed_forward, kind)?);
+        tensors.push(matrices("ffn_up_exps.weight", width, feed_forward, kind)?);
+    }
+    if spec.architecture == Architecture::Gemma4Moe {
+        // Inputs of the router are divided by the root of their length.
+        tensors.push(weights::vector(seed, name("ffn_gate_inp.scale"), width, (width as f32).sqrt(), 1.0)?);
+        tensors.push(weights::vector(seed, name("ffn_down_exps.scale"), count, 1.0, 0.2)?);
+        for part in ["pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"] {
+            tensors.push(weights::vector(seed, name(&format!("{part}.weight")), width, 1.0, 0.1)?);
+        }
+    }
+    if spec.architecture == Architecture::Qwen35Moe {
+        let gate = name("ffn_gate_inp_shexp.weight");
+        tensors.push(weights::vector(seed, gate, width, 0.0, 1.0 / (width as f32).sqrt())?);
+    }
+    if matches!(spec.architecture, Architecture::GraniteMoe | Architecture::Qwen35Moe) {
         let shared = feed_forward / 2;
         let matrix = |part: &str, row: usize, rows: usize, kind: Kind| {
             weights::matrix(seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), kind)

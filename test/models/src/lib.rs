@@ -314,7 +314,13 @@ impl Spec {
     /// stretched from.
     pub fn compared(architecture: Architecture, quantization: Quantization) -> Self {
         Spec {
-            layers: if architecture == Architecture::Gemma4 { 4 } else { 3 },
+            layers: match architecture {
+                // llama.cpp knows the sizes that were published only: the first 20 layers have keys and values of their own, ten few
+                // gates.
+                Architecture::Gemma3n => 25,
+                Architecture::Gemma4 | Architecture::Gemma4Moe => 4,
+                _ => 3,
+            },
             context: 4096,
             rope_theta: 1_000_000.0,
             // All of them, so that nothing hangs on which of two nearly equal ones a router chooses.
@@ -557,12 +563,15 @@ fn tensors(spec: &Spec) -> Result<Vec<Tensor>, Error> {
             tensors.push(norm(name(&format!("{}.weight", traits.feed_forward_norm)), width)?);
         }
         if traits.result_norms {
-            tensors.push(norm(name("post_attention_norm.weight"), width)?);
-            tensors.push(norm(name("post_ffw_norm.weight"), width)?);
+            for part in ["post_attention_norm.weight", "post_ffw_norm.weight"] {
+                tensors.push(weights::vector(seed, name(part), width, traits.result_size, 0.1)?);
+            }
         }
         if traits.experts {
             tensors.extend(families::experts(spec, layer, down)?);
-            continue;
+            if spec.architecture != Architecture::Gemma4Moe {
+                continue;
+            }
         }
         if traits.fused_gate {
             tensors.push(matrix(name("ffn_up.weight"), width, 2 * spec.feed_forward, kinds.feed_forward)?);

@@ -30,7 +30,7 @@ pub(crate) struct Vocabulary {
 }
 
 /// The character that stands for a byte in byte-level BPE.
-fn character(byte: u8) -> char {
+pub(crate) fn character(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if printable(byte) {
         return char::from(byte);

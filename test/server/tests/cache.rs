@@ -291,10 +291,11 @@ fn rankings_and_constrained_answers_come_from_the_cache_as_they_were_computed() 
     let (_cluster, mut session) = with_extension();
     let calls = [
         "select string_agg(document || score, ',' order by n)
-         from steadytext_rerank('vacuum', array['an index', 'VACUUM frees rows', 'a table']) with ordinality as r(document, score, n)",
+         from steadytext_rerank('vacuum', array['an index', 'VACUUM frees rows', 'a table']) with ordinality
+             as r(document, score, index, document_id, n)",
         "select string_agg(query_index || document || score, ',' order by n)
          from steadytext_rerank_batch(array['vacuum', 'index'], array['an index', 'VACUUM frees rows'])
-             with ordinality as r(query_index, document, score, n)",
+             with ordinality as r(query_index, document, score, index, document_id, n)",
         "select steadytext_generate_json('a person', '{\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"integer\", \"maximum\": 9}}, \"required\": [\"n\"], \"additionalProperties\": false}')",
         "select steadytext_generate_regex('a number', '[0-9]{3}')",
         "select steadytext_generate_choice('yes or no', array['yes', 'no'])",

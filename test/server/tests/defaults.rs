@@ -8,7 +8,8 @@ use steadytext_test_server::Cluster;
 mod request_defaults;
 
 use request_defaults::{
-    EOS_STRING, MAX_TOKENS, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED, TEMPERATURE, TRUNCATE, USE_CACHE,
+    EOS_STRING, MAX_TOKENS, METHOD, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED, TEMPERATURE, THRESHOLD,
+    TRUNCATE, USE_CACHE,
 };
 
 /// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the
@@ -22,6 +23,8 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "truncate" => TRUNCATE.to_string(),
         "return_scores" => RETURN_SCORES.to_string(),
         "priority" => PRIORITY.to_string(),
+        "method" => METHOD.to_owned(),
+        "threshold" => THRESHOLD.to_string(),
         "task" if function.contains("rerank") => RERANK_TASK.to_owned(),
         _ => return None,
     })
@@ -53,9 +56,18 @@ fn arguments_of_sql_functions_default_to_what_the_request_model_takes() {
         assert_eq!(value.as_deref(), Some(expected.as_str()), "{argument} of {function}");
         seen.insert(argument);
     }
-    for argument in
-        ["seed", "temperature", "eos_string", "use_cache", "truncate", "return_scores", "priority", "task"]
-    {
+    for argument in [
+        "seed",
+        "temperature",
+        "eos_string",
+        "use_cache",
+        "truncate",
+        "return_scores",
+        "priority",
+        "task",
+        "method",
+        "threshold",
+    ] {
         assert!(seen.contains(argument), "no function has an argument {argument} with a default");
     }
 }

@@ -53,7 +53,7 @@ fn is_whole(session: &mut Session, id: Uuid, documents: usize) {
     let same: bool = session.one(&format!(
         "select q.result::jsonb = r.objects and q.results = r.documents and cardinality(q.results) = {documents}
          from steadytext_queue q,
-             (select jsonb_agg(to_jsonb(r)) as objects, array_agg(document) as documents from steadytext_rerank({}) r) r
+             (select jsonb_agg(jsonb_strip_nulls(to_jsonb(r))) as objects, array_agg(document) as documents from steadytext_rerank({}) r) r
          where q.request_id = '{id}'",
         arguments(documents)
     ));

@@ -93,15 +93,26 @@ fn a_call_that_finds_out_goes_on_with_the_next_model() {
     const WARNING: &str = "model \"bad\" is passed over";
     let (cluster, mut session) = automatic();
     fs::write(cluster.model_directory().join("bad.gguf"), "no model").expect("our own file");
-    session.run("insert into steadytext_models (name, task, file) values ('bad', 'embed', 'bad.gguf')");
-    let builtin: String = session.one("select steadytext_embed('which one', model => 'builtin')::text");
-    let none: Option<String> = session.one("select steadytext_embed('which one', use_cache => false)::text");
-    assert_eq!(none.as_deref(), Some(builtin.as_str()));
+    Bert::default().write(&cluster.model_directory().join("good.gguf")).expect("our own file");
+    session.run(
+        "insert into steadytext_models (name, task, file, is_preferred)
+         values ('bad', 'embed', 'bad.gguf', true), ('good', 'embed', 'good.gguf', false)",
+    );
+    let good: String = session.one("select steadytext_embed('which one', model => 'good')::text");
+    let chosen: Option<String> =
+        session.one("select steadytext_embed('which one', use_cache => false)::text");
+    assert_eq!(chosen.as_deref(), Some(good.as_str()));
     assert_eq!(warnings(&mut session, WARNING), 1);
     // Documents are ranked by the same model, for want of another.
     session.run("select steadytext_rerank('q', array['a', 'b', 'c'])");
     assert_eq!(warnings(&mut session, WARNING), 0);
     assert_eq!(count(&cluster.log(), WARNING), 1);
+    // Where there is no other, the builtin one does not take its place.
+    session.run("delete from steadytext_models where name = 'good'");
+    fs::remove_file(cluster.model_directory().join("good.gguf")).expect("our own file");
+    let error = session.error("select steadytext_embed('which one', use_cache => false)");
+    assert_eq!(error.code().code(), "58P01", "{error:?}");
+    assert!(error.message().contains("\"bad\" is passed over"), "{error:?}");
 }
 
 #[test]

@@ -138,6 +138,41 @@ fn changed_engine_settings_take_effect_without_a_restart() {
 }
 
 #[test]
+fn another_kind_of_keys_and_values_starts_another_engine_and_other_entries_of_the_cache() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let prompt = "What does VACUUM do?";
+    let ask = format!("select steadytext_generate('{prompt}', max_tokens => 60)");
+    let entries = "select count(*) from steadytext_cache";
+    let versions = "select count(distinct kernel_version) from steadytext_cache";
+    session.run(&ask);
+    wait_until("the answer is kept", || session.one::<i64>(entries) == 1);
+    let key: String = session
+        .one(&format!("select steadytext_cache_key('generate', '{prompt}', '{{\"max_tokens\": 60}}')"));
+    cluster.configure("pg_steadytext.kv_cache_type", "q8_0");
+    cluster.reload();
+    wait_until("the setting is read", || session.one::<String>("show pg_steadytext.kv_cache_type") == "q8_0");
+    let other: String = session
+        .one(&format!("select steadytext_cache_key('generate', '{prompt}', '{{\"max_tokens\": 60}}')"));
+    assert_ne!(key, other, "no entry of before is found");
+    wait_until("an engine with the new setting answers", || {
+        session.run(&ask);
+        session.one::<i64>(&format!("select count(*) from steadytext_cache where cache_key = '{other}'")) == 1
+    });
+    assert_eq!(session.one::<i64>(versions), 2, "each entry says what has computed it");
+    // Those of before answer again when the setting is what it was.
+    cluster.configure("pg_steadytext.kv_cache_type", "f16");
+    cluster.reload();
+    wait_until("the setting is read", || session.one::<String>("show pg_steadytext.kv_cache_type") == "f16");
+    let accesses = format!("select access_count from steadytext_cache where cache_key = '{key}'");
+    let before: i32 = session.one(&accesses);
+    session.run(&ask);
+    wait_until("the hit is counted", || session.one::<i32>(&accesses) > before);
+    let error = session.error("alter system set pg_steadytext.kv_cache_type = 'q4_0'");
+    assert_eq!(error.code().code(), "22023", "there is no such kind");
+}
+
+#[test]
 fn higher_priorities_go_first_and_users_take_turns() {
     let cluster = Options::new().set("pg_steadytext.max_running", 1).start();
     let mut session = cluster.session("postgres");

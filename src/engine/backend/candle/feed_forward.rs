@@ -6,7 +6,7 @@ use super::layers::{Dense, Matrix, Source};
 use crate::Error;
 use crate::kernels::Pool;
 use crate::kernels::routing::Weighting;
-use crate::model::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec};
+use crate::model::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec, SharedWeighting};
 
 /// Bounds of [`FeedForwardKind::ClampedSwiGlu`], and the slope of its logistic function.
 const LIMIT: f64 = 7.0;
@@ -27,13 +27,26 @@ pub(super) struct Experts {
     width: usize,
     /// `[experts, width]`.
     router: Dense,
-    gate: Matrix,
-    up: Matrix,
+    /// Gate and up, or the rows of both for each expert, those of the gate first.
+    inputs: Inputs,
     down: Matrix,
     /// Of gate, up and down: `[experts, outputs]`.
     biases: Option<[Tensor; 3]>,
     /// One that all rows use.
-    shared: Option<FeedForward>,
+    shared: Option<Shared>,
+}
+
+/// What the inner rows of experts are made with.
+enum Inputs {
+    Apart([Matrix; 2]),
+    Fused(Matrix),
+}
+
+/// The expert that all rows use.
+struct Shared {
+    expert: FeedForward,
+    /// `[width, 1]`: the logistic function of its product with the input is what the result is multiplied with.
+    gate: Option<Tensor>,
 }
 
 impl FeedForward {
@@ -130,17 +143,38 @@ impl Experts {
             None => name(&format!("{part}_shexp")),
         };
         let shared = experts.shared.map(|shared| {
-            let spec = FeedForwardSpec { width: shared, experts: None, ..spec };
-            FeedForward::load(source, &of_shared, spec, width)
+            let spec = FeedForwardSpec { width: shared.width, experts: None, ..spec };
+            let gate = match shared.weighting {
+                SharedWeighting::Sum => None,
+                SharedWeighting::Gate => {
+                    let gate = source.vector(&name("ffn_gate_inp_shexp.weight"), width)?;
+                    Some(gate.reshape((width, 1)).map_err(super::raised)?)
+                }
+                SharedWeighting::Norms => {
+                    return Err(source.gguf.unsupported("its experts have norms of their own"));
+                }
+            };
+            Ok(Shared { expert: FeedForward::load(source, &of_shared, spec, width)?, gate })
         });
+        let fused = name("ffn_gate_up_exps.weight");
+        let has_parts = source.gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
+        let inputs = match source.gguf.opt_tensor(&fused)? {
+            Some(_) if has_parts => {
+                return Err(source.gguf.unsupported(format!("tensor \"{fused}\" stands beside its parts")));
+            }
+            Some(_) => Inputs::Fused(matrices("ffn_gate_up_exps.weight", width, 2 * inner)?),
+            None => Inputs::Apart([
+                matrices("ffn_gate_exps.weight", width, inner)?,
+                matrices("ffn_up_exps.weight", width, inner)?,
+            ]),
+        };
         Ok(Experts {
             spec: experts,
             kind: spec.kind,
             inner,
             width,
             router: Dense::load(source, &name("ffn_gate_inp"), width, count)?,
-            gate: matrices("ffn_gate_exps.weight", width, inner)?,
-            up: matrices("ffn_up_exps.weight", width, inner)?,
+            inputs,
             down: matrices("ffn_down_exps.weight", inner, width)?,
             biases,
             shared: shared.transpose()?,
@@ -169,15 +203,23 @@ impl Experts {
 
     /// What one expert makes of some rows.
     fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
-        let part = |matrix: &Matrix, outputs: usize, bias: usize, x: &Tensor| {
-            let y = matrix.part(expert * outputs..(expert + 1) * outputs).forward(x, pool)?;
+        // Which of the parts of so many rows it is.
+        let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
+            let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
             match &self.biases {
                 Some(biases) => y.broadcast_add(&biases[bias].get(expert)?),
                 None => Ok(y),
             }
         };
-        let (gate, up) = (part(&self.gate, self.inner, 0, x)?, part(&self.up, self.inner, 1, x)?);
-        part(&self.down, self.width, 2, &activate(self.kind, &gate, &up)?)
+        let (gate, up) = match &self.inputs {
+            Inputs::Apart([gate, up]) => {
+                (part(gate, expert, self.inner, 0, x)?, part(up, expert, self.inner, 1, x)?)
+            }
+            Inputs::Fused(both) => {
+                (part(both, 2 * expert, self.inner, 0, x)?, part(both, 2 * expert + 1, self.inner, 1, x)?)
+            }
+        };
+        part(&self.down, expert, self.width, 2, &activate(self.kind, &gate, &up)?)
     }
 
     /// The rows that use each expert, and how much of it: the experts with the highest logits, the lowest index of equal ones.
@@ -202,6 +244,18 @@ impl Experts {
             }
         }
         Ok(users)
+    }
+}
+
+impl Shared {
+    /// Of rows `[rows, width]`: the same shape.
+    fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
+        let y = self.expert.forward(x, pool)?;
+        let Some(gate) = &self.gate else { return Ok(y) };
+        // Row by row, as the order of a product's sums depends on its rows.
+        let shares = (0..x.dim(0)?).map(|row| x.narrow(0, row, 1)?.matmul(gate));
+        let shares = Tensor::cat(&shares.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        y.broadcast_mul(&candle_nn::ops::sigmoid(&shares)?)
     }
 }
 

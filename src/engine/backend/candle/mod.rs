@@ -23,7 +23,7 @@ use crate::kernels::environment::Standard;
 use crate::kernels::rope::Rope;
 use crate::kernels::{Pool, ggml};
 use crate::memory::watched;
-use crate::model::spec::{Kind, LogitsSpec, Mixer, Spec};
+use crate::model::spec::{BlockSpec, Kind, LogitsSpec, Mixer, SharedWeighting, Spec};
 use crate::model::{self, RankHead};
 use block::{Block, PerLayerEmbedding};
 use layers::{Matrix, Norm, Source};
@@ -88,17 +88,39 @@ fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     if is_encoder(gguf)? {
         return Err(refused_encoder(gguf));
     }
-    model::spec(gguf)
+    let spec = model::spec(gguf)?;
+    let of_blocks = |refused: &dyn Fn(&BlockSpec) -> bool| spec.blocks.iter().any(refused);
+    let missing = if spec.streams || of_blocks(&|block| block.laurel.is_some()) {
+        Some("it has several residual streams")
+    } else if of_blocks(&|block| block.feed_forward.cutoff.is_some()) {
+        Some("gates of its feed-forward are cut off")
+    } else if of_blocks(&|block| has_experts_with_norms(block)) {
+        Some("its experts have norms of their own")
+    } else {
+        None
+    };
+    match missing {
+        Some(what) => Err(refused(gguf, format!("{what}, which candle does not compute here"))),
+        None => Ok(spec),
+    }
+}
+
+fn has_experts_with_norms(block: &BlockSpec) -> bool {
+    let shared = block.feed_forward.experts.and_then(|experts| experts.shared);
+    shared.is_some_and(|shared| shared.weighting == SharedWeighting::Norms)
 }
 
 fn refused_encoder(gguf: &Gguf) -> Error {
-    let reason = "it is an encoder, which candle does not compute here";
+    refused(gguf, "it is an encoder, which candle does not compute here".to_owned())
+}
+
+fn refused(gguf: &Gguf, reason: String) -> Error {
     gguf.unsupported_but(reason, "Use the native backend for it.".to_owned())
 }
 
 /// What tensors of a pass take at most, those of one block together, keys and values apart.
 fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: Limits) -> u64 {
-    let of_block = |block: &model::spec::BlockSpec| {
+    let of_block = |block: &BlockSpec| {
         let heads = block.attention.heads;
         // Each of these rows is there in some versions at a time: projected, normalised, turned, transposed.
         let attention = 6 * heads.query * heads.dim + 8 * heads.kv * heads.dim;

@@ -85,8 +85,10 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         feed_forward: FeedForwardSpec {
             kind: FeedForwardKind::Gelu,
             width: metadata.size("feed_forward_length")?,
+            cutoff: None,
             experts: None,
         },
+        laurel: None,
         output_scale: false,
     };
     Ok(Spec {
@@ -103,6 +105,7 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         ropes: Vec::new(),
         blocks: vec![block; blocks],
         per_layer: None,
+        streams: false,
         tensors: TensorNames { model: MODEL_TENSORS, block: &[ATTENTION_TENSORS, PLAIN_TENSORS] },
     })
 }

@@ -1,31 +1,55 @@
 //! Gemma 4: Gemma 3 with normalised values, longer heads without a window, blocks that use the keys and values of earlier ones,
-//! and in the small sizes an embedding of each token for each block. Text only; the sizes with experts are not there yet.
+//! and in the small sizes an embedding of each token for each block. Text only.
 //!
 //! Reference: [`modeling_gemma4.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma4/modeling_gemma4.py)
 //! of transformers.
 
 use super::{
-    ATTENTION, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS, decoder_of, gemma,
+    ATTENTION, EXPERTS, FUSED_EXPERTS, Family, GATED, PER_LAYER, PRE_NORM, QUERY_KEY_NORMS, RESULT_NORMS,
+    decoder_of, gemma,
 };
 use crate::Error;
+use crate::gguf::Gguf;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::{Pairs, Rope};
+use crate::kernels::routing::Weighting;
 use crate::model::metadata::Metadata;
-use crate::model::spec::{FeedForwardSpec, Kind, QueryKeyNorm, Residual, Span, Spec};
+use crate::model::spec::{
+    ExpertsSpec, FeedForwardSpec, Kind, QueryKeyNorm, Residual, SharedExpert, SharedWeighting, Span, Spec,
+};
 
 pub(super) const FAMILY: Family = Family { name: "gemma4", spec };
 
 /// Base of the rotation where a window is in force, unless the file says otherwise.
 const WINDOW_BASE: f32 = 10_000.0;
 
+/// What blocks with experts have beside them.
+const EXPERTS_BESIDE: &[&str] = &[
+    "ffn_gate_inp.scale",
+    "ffn_down_exps.scale",
+    "pre_ffw_norm_2.weight",
+    "post_ffw_norm_1.weight",
+    "post_ffw_norm_2.weight",
+];
+
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    metadata.refuse_experts()?;
+    let experts = match metadata.has_experts()? {
+        true => {
+            Some((metadata.size("expert_feed_forward_length")?, metadata.experts(Weighting::SoftmaxOfUsed)?))
+        }
+        false => None,
+    };
     let gguf = metadata.gguf;
     let count = metadata.block_count()?;
     let windowed = metadata.windowed(count, 0)?;
     let window = metadata.window()?.unwrap_or(usize::MAX);
     let dim = metadata.size("attention.key_length")?;
     let window_dim = metadata.opt_size("attention.key_length_swa")?.unwrap_or(dim);
+    for (name, dim) in [("attention.value_length", dim), ("attention.value_length_swa", window_dim)] {
+        if metadata.opt_size(name)?.is_some_and(|length| length != dim) {
+            return Err(gguf.unsupported("keys and values have different lengths"));
+        }
+    }
     let [query, kv, inner] = ["attention.head_count", "attention.head_count_kv", "feed_forward_length"]
         .map(|name| metadata.layer_sizes(name, count));
     let (query, kv, inner) = (query?, kv?, inner?);
@@ -33,7 +57,18 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     for index in 0..count {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
-        blocks.push((heads, FeedForwardSpec::gated(inner[index])));
+        // What other blocks have is the expert that all rows use, in those with experts.
+        let feed_forward = match experts {
+            Some((width, experts))
+                if gguf.opt_tensor(&format!("blk.{index}.ffn_gate_inp.weight"))?.is_some() =>
+            {
+                let shared = SharedExpert { width: inner[index], weighting: SharedWeighting::Norms };
+                let experts = ExpertsSpec { shared: Some(shared), ..experts };
+                FeedForwardSpec { experts: Some(experts), ..FeedForwardSpec::gated(width) }
+            }
+            _ => FeedForwardSpec::gated(inner[index]),
+        };
+        blocks.push((heads, feed_forward));
     }
     let rope = metadata.rope(Pairs::Halves, dim)?;
     let mut spec = gemma::scaled(decoder_of(metadata, rope, &blocks)?);
@@ -54,15 +89,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let sharing = gguf.opt_u32(&metadata.key("attention.shared_kv_layers"))?.unwrap_or(0) as usize;
     let own = count.saturating_sub(sharing);
     for index in 0..count {
-        let source = match index < own {
-            true => None,
-            // The last block of its kind that has some.
-            false => {
-                Some((0..own).rfind(|source| windowed[*source] == windowed[index]).ok_or_else(|| {
-                    gguf.corrupt(format!("block {index} shares the keys of a block that is not there"))
-                })?)
-            }
-        };
+        let source = shared(gguf, &windowed, own, index)?;
         if source.is_some_and(|source| blocks[source].0 != blocks[index].0) {
             return Err(gguf.corrupt(format!("block {index} shares the keys of a block with other heads")));
         }
@@ -91,5 +118,39 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         PER_LAYER,
         &["layer_output_scale.weight"],
     ];
+    if experts.is_some() {
+        spec.tensors.block = &[
+            PRE_NORM,
+            RESULT_NORMS,
+            ATTENTION,
+            QUERY_KEY_NORMS,
+            GATED,
+            PER_LAYER,
+            &["layer_output_scale.weight"],
+            EXPERTS,
+            FUSED_EXPERTS,
+            EXPERTS_BESIDE,
+        ];
+    }
     Ok(spec)
+}
+
+/// The block whose keys and values block `index` uses where it is not among the first `own`, which have some of their own: the last
+/// of them that has a window as it has, or none.
+///
+/// # Errors
+/// [`Error::CorruptModel`] where there is none.
+pub(super) fn shared(
+    gguf: &Gguf,
+    windowed: &[bool],
+    own: usize,
+    index: usize,
+) -> Result<Option<usize>, Error> {
+    if index < own {
+        return Ok(None);
+    }
+    let source = (0..own).rfind(|source| windowed[*source] == windowed[index]);
+    source
+        .map(Some)
+        .ok_or_else(|| gguf.corrupt(format!("block {index} shares the keys of a block that is not there")))
 }

@@ -12,7 +12,7 @@ use crate::model::spec::{Residual, Spec};
 pub(super) const FAMILY: Family = Family { name: "glm4", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    if metadata.opt_size("nextn_predict_layers")?.is_some() {
+    if metadata.layers_or_0("nextn_predict_layers")? > 0 {
         return Err(metadata.gguf.unsupported("it has layers that predict several tokens"));
     }
     let mut spec = decoder(metadata, Pairs::Neighbours)?;

@@ -14,7 +14,8 @@ pub(super) const FAMILY: Family = Family { name: "lfm2", spec };
 const SHORT_CONV: &[&str] =
     &["shortconv.conv.weight", "shortconv.in_proj.weight", "shortconv.out_proj.weight"];
 /// The norm before the head has the name that other families use for one behind the embedding.
-const MODEL_TENSORS: &[&str] = &["token_embd.weight", "token_embd_norm.weight", "output.weight", "cls.*"];
+const MODEL_TENSORS: &[&str] =
+    &["token_embd.weight", "token_embd_norm.weight", "output.weight", "cls.output.weight", "cls.output.bias"];
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     if metadata.gguf.opt_bool(&metadata.key("attention.causal"))? == Some(false) {

@@ -8,6 +8,7 @@ mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod glm4;
 mod gpt_oss;
@@ -26,8 +27,12 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
 mod smollm3;
+mod unread;
+
+use std::cell::RefCell;
 
 use super::metadata::Metadata;
 use super::spec::{
@@ -52,18 +57,20 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 25] = [
+const FAMILIES: [&Family; 27] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &qwen35::FAMILY,
+    &qwen35moe::FAMILY,
     &qwen3moe::FAMILY,
     &gpt_oss::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma3n::FAMILY,
     &gemma4::FAMILY,
     &phi3::FAMILY,
     &granite::FAMILY,
@@ -89,7 +96,7 @@ const ENCODERS: [&Family; 5] = [
     &modern_bert::FAMILY,
 ];
 
-/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.*`, and the rotation's factors are
+/// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.output`, and the rotation's factors are
 /// [read](Metadata::rope) with the metadata.
 const DECODER_TENSORS: &[&str] = &[
     "token_embd.weight",
@@ -101,7 +108,8 @@ const DECODER_TENSORS: &[&str] = &[
     "per_layer_token_embd.weight",
     "per_layer_model_proj.weight",
     "per_layer_proj_norm.weight",
-    "cls.*",
+    "cls.output.weight",
+    "cls.output.bias",
 ];
 
 /// Tensors of blocks that begin their halves with a norm.
@@ -120,9 +128,6 @@ const ATTENTION: &[&str] = &[
     "attn_v.bias",
     "attn_output.weight",
     "attn_output.bias",
-    // Frequencies that old converters wrote down and that follow from the metadata.
-    "attn_rot_embd.weight",
-    "attn_rot_embd",
 ];
 /// Norms of queries and keys.
 const QUERY_KEY_NORMS: &[&str] = &["attn_q_norm.weight", "attn_k_norm.weight"];
@@ -134,6 +139,10 @@ const GATED: &[&str] = &["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"];
 /// Tensors of a router and of the experts that it chooses from.
 const EXPERTS: &[&str] =
     &["ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"];
+/// The rows of gate and up of each expert, one after the other.
+const FUSED_EXPERTS: &[&str] = &["ffn_gate_up_exps.weight"];
+/// Tensors of the expert that all rows use.
+const SHARED_EXPERT: &[&str] = &["ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"];
 
 /// The names of all families.
 pub(crate) fn families() -> impl Iterator<Item = &'static str> {
@@ -193,6 +202,7 @@ fn decoder_of(
         attention: AttentionSpec { rope: Some(0), ..AttentionSpec::plain(heads) },
         feed_forward_norm: "ffn_norm",
         feed_forward,
+        laurel: None,
         output_scale: false,
     };
     Ok(Spec {
@@ -203,6 +213,7 @@ fn decoder_of(
         ropes: vec![rope],
         blocks: blocks.iter().map(block).collect(),
         per_layer: None,
+        streams: false,
         tensors: TensorNames { model: DECODER_TENSORS, block: &[PRE_NORM, ATTENTION, GATED] },
     })
 }
@@ -216,7 +227,8 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
     let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
         return Err(unknown(gguf, name));
     };
-    let metadata = Metadata { gguf, architecture: family.name };
+    let read = RefCell::default();
+    let metadata = Metadata { gguf, architecture: family.name, read: &read };
     let spec = (family.spec)(&metadata)?;
     // What no family computes, whatever a file may say.
     if matches!(spec.kind, Kind::Decoder { .. })
@@ -229,6 +241,7 @@ pub(crate) fn spec(gguf: &Gguf) -> Result<Spec, Error> {
             return Err(gguf.unsupported(format!("key \"{}\" is not 0", metadata.key(name))));
         }
     }
+    unread::refuse_keys(gguf, family.name, &read.borrow())?;
     Ok(spec)
 }
 
@@ -279,6 +292,6 @@ pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Err
         Some(tensor) => {
             Err(gguf.unsupported(format!("tensor \"{}\" has no place in the {model}", tensor.name)))
         }
-        None => Ok(()),
+        None => unread::refuse_doubles(gguf),
     }
 }

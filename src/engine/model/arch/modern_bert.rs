@@ -46,11 +46,11 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         kind: NormKind::LayerWithoutBias,
         epsilon: metadata.epsilon("attention.layer_norm_epsilon")?,
     };
-    let kind = match gguf.opt_str(&metadata.key("hidden_act"))? {
+    let kind = match gguf.opt_str(&metadata.key("hidden_activation"))? {
         None | Some("gelu") => FeedForwardKind::ExactGeGlu,
         Some("silu" | "swish") => FeedForwardKind::SwiGlu,
         Some(other) => {
-            let key = metadata.key("hidden_act");
+            let key = metadata.key("hidden_activation");
             return Err(gguf.unsupported(format!("key \"{key}\" is \"{}\"", other.escape_debug())));
         }
     };

@@ -18,9 +18,9 @@ pub(super) const FAMILY: Family = Family { name: "qwen35", spec };
 const INTERVAL: usize = 4;
 
 /// The norm before feed-forward has the name of one behind attention.
-const NORMS: &[&str] = &["attn_norm.weight", "post_attention_norm.weight"];
+pub(super) const NORMS: &[&str] = &["attn_norm.weight", "post_attention_norm.weight"];
 
-const DELTA_NET: &[&str] = &[
+pub(super) const DELTA_NET: &[&str] = &[
     "attn_gate.weight",
     "ssm_conv1d.weight",
     "ssm_dt.bias",
@@ -32,7 +32,7 @@ const DELTA_NET: &[&str] = &[
 ];
 
 /// Those of the layers that are left out.
-const AHEAD: &[&str] = &[
+pub(super) const AHEAD: &[&str] = &[
     "nextn.eh_proj.weight",
     "nextn.enorm.weight",
     "nextn.hnorm.weight",
@@ -42,7 +42,16 @@ const AHEAD: &[&str] = &[
 ];
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Halves)?;
+    let mut spec = hybrid(metadata, decoder(metadata, Pairs::Halves)?)?;
+    spec.tensors.block = &[NORMS, ATTENTION, QUERY_KEY_NORMS, DELTA_NET, GATED, AHEAD];
+    Ok(spec)
+}
+
+/// A decoder with delta nets in the layers that are not attention.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn hybrid(metadata: &Metadata<'_>, mut spec: Spec) -> Result<Spec, Error> {
     let net = delta_net(metadata)?;
     check_sections(metadata, spec.ropes[0].pairs())?;
     let recurrent = metadata.opt_flags("attention.recurrent_layers")?;
@@ -64,7 +73,6 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
             .corrupt(format!("{ahead} layers predict tokens further ahead, of {}", spec.blocks.len())));
     }
     spec.blocks.truncate(spec.blocks.len() - ahead);
-    spec.tensors.block = &[NORMS, ATTENTION, QUERY_KEY_NORMS, DELTA_NET, GATED, AHEAD];
     Ok(spec)
 }
 
@@ -94,10 +102,16 @@ fn delta_net(metadata: &Metadata<'_>) -> Result<DeltaNetSpec, Error> {
 /// same position in all three; a pair beyond them would have none.
 fn check_sections(metadata: &Metadata<'_>, pairs: usize) -> Result<(), Error> {
     let key = metadata.key("rope.dimension_sections");
-    let Some(sections) = metadata.gguf.opt_per_layer(&key, 3)? else { return Ok(()) };
-    let all = sections.iter().fold(0i64, |sum, section| sum.saturating_add(*section));
+    let Some(sections) = metadata.gguf.opt_i32s(&key)? else { return Ok(()) };
+    let sections: Vec<i64> = sections.take(4).map(i64::from).collect();
+    let [time, height, width, rest @ ..] = &sections[..] else {
+        return Err(metadata.gguf.corrupt(format!("key \"{key}\" is {sections:?}")));
+    };
+    let of_axes = [*time, *height, *width];
+    let all: i64 = of_axes.iter().sum();
     let whole = usize::try_from(all).is_ok_and(|all| all >= pairs)
-        && (0..pairs).all(|pair| (pair / 3) as i64 <= sections[pair % 3].saturating_sub(1));
+        && rest.iter().all(|section| *section == 0)
+        && (0..pairs).all(|pair| (pair / 3) as i64 <= of_axes[pair % 3] - 1);
     if whole {
         return Ok(());
     }

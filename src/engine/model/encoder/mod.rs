@@ -111,7 +111,7 @@ impl Encoder {
                 table.row(index, target);
             }
         }
-        let blocks = spec.blocks.iter().enumerate();
+        let blocks = 0..spec.blocks.len();
         Ok(Encoder {
             gguf: gguf.clone(),
             packed: None,
@@ -122,7 +122,7 @@ impl Encoder {
             norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
             output_norm: output_norm.map(|norm| Norm::load(gguf, "output_norm", norm, width)).transpose()?,
             blocks: blocks
-                .map(|(index, block)| Block::load(gguf, packed, index, block, width, None))
+                .map(|index| Block::load(gguf, packed, index, &spec))
                 .collect::<Result<Vec<_>, _>>()?,
             head: Head::load(gguf, packed, head, width)?,
             spec,
@@ -192,7 +192,7 @@ impl Encoder {
         let mut first = 0;
         for (index, text) in texts.iter().enumerate() {
             if workspace.states.len() == index {
-                workspace.states.push(SequenceState::new(pass::layout(&self.spec)));
+                workspace.states.push(SequenceState::new(pass::layout(&self.spec), self.rows()));
             }
             let state = &mut workspace.states[index];
             state.shrink(text.tokens.len());
@@ -225,8 +225,9 @@ impl Encoder {
             let EncoderWorkspace { blocks, texts, states, .. } = workspace;
             let both_ways = block.sees_both_ways();
             let sequences = texts.iter().zip(states).map(|(text, state)| {
-                let (done, open, _) = state.parts(text.len());
+                let (done, open, _) = state.parts(text.len(), false);
                 Rows {
+                    kind: pass::KIND,
                     done,
                     open,
                     position: 0,

@@ -7,10 +7,13 @@ use super::super::state::{KeysAndValues, LayerState, SequenceState, StateLayout}
 use super::super::workspace::{Size, Workspace};
 use crate::Error;
 use crate::backend::MAX_TEXTS;
-use crate::kernels::attention::TILE;
+use crate::kernels::attention::{KvCacheType, TILE};
 
 /// Rows of a pass, unless the context asks for more.
 const PASS_ROWS: usize = 512;
+
+/// How keys and values are kept, which last for a block of the model only.
+pub(super) const KIND: KvCacheType = KvCacheType::F16;
 
 /// Memory for a pass, and the pass.
 pub(crate) struct EncoderWorkspace {
@@ -55,10 +58,17 @@ fn size(spec: &Spec, threads: usize) -> Size {
 
 /// The keys and values of one block of the model, which those of the next one take the place of.
 pub(super) fn layout(spec: &Spec) -> StateLayout {
-    let layers = spec.blocks.iter().map(|block| KeysAndValues { heads: block.attention.heads });
+    let layers = spec.blocks.iter().map(|block| KeysAndValues {
+        heads: block.attention.heads,
+        kind: KIND,
+        window: None,
+    });
     let largest = layers.max_by_key(LayerState::len);
-    StateLayout::new(largest.into_iter().map(|layer| {
-        let layer: Box<dyn LayerState> = Box::new(layer);
-        layer
-    }))
+    StateLayout::new(
+        largest.into_iter().map(|layer| {
+            let layer: Box<dyn LayerState> = Box::new(layer);
+            layer
+        }),
+        KIND,
+    )
 }

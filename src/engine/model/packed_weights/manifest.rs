@@ -59,19 +59,29 @@ impl Manifest {
         let mut manifest = Manifest { entries: Vec::new(), by_name: HashMap::new(), bytes: 0 };
         for tensor in gguf.tensors() {
             let multiplied = match tensor.name {
-                "output.weight" | "per_layer_model_proj.weight" => true,
+                "output.weight"
+                | "per_layer_model_proj.weight"
+                | "altup_proj.weight"
+                | "altup_unembd_proj.weight" => true,
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" => encoder,
-                // Convolutions have kernels of their own, and layers that predict further ahead are not used.
-                name if [".nextn.", ".ssm_conv1d.", ".conv."].iter().any(|part| name.contains(part)) => false,
+                // Convolutions and the few coefficients of streams have kernels of their own, and layers that predict further ahead are not used.
+                name if [".nextn.", ".ssm_conv1d.", ".conv.", ".altup_"]
+                    .iter()
+                    .any(|part| name.contains(part)) =>
+                {
+                    false
+                }
                 name => name.starts_with("blk.") && name.ends_with(".weight"),
             };
             let (Some(format), true) = (panel_format(tensor.kind), multiplied) else { continue };
             let (inputs, outputs) = match tensor.shape {
                 [inputs, outputs, rest @ ..] if rest.iter().all(|length| *length == 1) => (*inputs, *outputs),
-                // The rows of all experts, one after the other.
-                [inputs, outputs, experts] if tensor.name.ends_with("_exps.weight") => {
-                    (*inputs, outputs * experts)
+                // The rows of all experts or of all streams, one after the other.
+                [inputs, outputs, count]
+                    if tensor.name.ends_with("_exps.weight") || tensor.name.starts_with("altup_") =>
+                {
+                    (*inputs, outputs * count)
                 }
                 _ => continue,
             };

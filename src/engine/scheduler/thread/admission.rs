@@ -9,11 +9,12 @@ use std::collections::HashMap;
 
 use super::{EngineThread, in_use, takes_long};
 use crate::panic::catch;
+use crate::scheduler::likelihood_memo::key_of;
 use crate::scheduler::models::Missing;
 use crate::scheduler::plan::Plan;
 use crate::scheduler::sequence::{Sequence, Suspended};
 use crate::scheduler::turns::{AGEING, Age, HIGHEST, Lane, QUANTUM, Rank, Turn, Waiting};
-use crate::{Error, EventKind, ModelSource};
+use crate::{Error, EventKind, ModelSource, Output};
 
 /// Who may get a place next.
 #[derive(Debug, Clone, Copy)]
@@ -341,7 +342,7 @@ impl EngineThread {
                 return None;
             }
         };
-        if let Some(output) = plan.take_output() {
+        if let Some(output) = plan.take_output().or_else(|| self.known_output(&waiting)) {
             waiting.submission.send(EventKind::Started {
                 prompt_tokens: plan.prompt_tokens(),
                 model: self.models.identity(&source),
@@ -379,6 +380,14 @@ impl EngineThread {
             self.running.push(Sequence::new(waiting.submission, plan, beginning, loaded, identity, turn));
         }
         None
+    }
+
+    /// What the model has computed for another request that asked for the same.
+    fn known_output(&mut self, waiting: &Waiting) -> Option<Output> {
+        let request = &waiting.submission.request;
+        let key = key_of(request).filter(|_| self.prefix_reuse)?;
+        let loaded = self.models.get(&request.model)?;
+        loaded.likelihoods.find(&key).map(Output::LogProbabilities)
     }
 
     /// Lets a suspended request go on, or fails it; returns it where it has to wait.

@@ -5,6 +5,7 @@ mod conforms;
 mod made_up;
 mod nasty;
 mod random;
+mod wild;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,7 +49,10 @@ fn last(events: &Receiver<Event>) -> (usize, Result<Output, Error>) {
         match event.kind {
             EventKind::Done(output) => return (event.key as usize, Ok(output)),
             EventKind::Failed(error) => return (event.key as usize, Err(error)),
-            EventKind::Loading | EventKind::Started { .. } | EventKind::Progress { .. } => {}
+            EventKind::Loading
+            | EventKind::Started { .. }
+            | EventKind::FirstToken { .. }
+            | EventKind::Progress { .. } => {}
         }
     }
 }
@@ -72,7 +76,7 @@ fn run(engine: &Engine, requests: &[Generate], together: usize) -> Vec<Result<Ou
 fn text(output: &Output) -> (&str, usize, Finish) {
     match output {
         Output::Text { text, generated_tokens, finish } => (text, *generated_tokens, *finish),
-        Output::Embedding(_) | Output::Score(_) | Output::Verification(_) => panic!("no text"),
+        _ => panic!("no text"),
     }
 }
 
@@ -89,18 +93,22 @@ fn matches(text: &str, constraint: &Constraint) -> bool {
     }
 }
 
+/// Requests whose answers have to match constraints that nobody wrote.
+fn five_hundred(max_tokens: usize) -> Vec<Generate> {
+    let mut random = Random(1);
+    let request = |i| {
+        let how = constrained(&format!("Number {i}"), max_tokens, made_up::constraint(&mut random));
+        let temperature = if i % 3 == 0 { 0.9 } else { 0.0 };
+        Generate { sampling: Sampling { temperature, seed: i, ..Sampling::default() }, ..how }
+    };
+    (0..500).map(request).collect()
+}
+
 #[test]
 fn five_hundred_made_up_constraints_hold_or_say_why_not() {
     let engine = engine(Config { threads: 2, ..Config::default() });
-    let mut random = Random(1);
-    let requests: Vec<Generate> = (0..500)
-        .map(|i| {
-            let how = constrained(&format!("Number {i}"), 120, made_up::constraint(&mut random));
-            let temperature = if i % 3 == 0 { 0.9 } else { 0.0 };
-            Generate { sampling: Sampling { temperature, seed: i, ..Sampling::default() }, ..how }
-        })
-        .collect();
-    let (mut done, mut unfinished, mut refused, mut mismatched) = (0, 0, 0, 0);
+    let requests = five_hundred(120);
+    let (mut done, mut refused, mut mismatched, mut long) = (0, 0, 0, 0);
     for (how, result) in requests.iter().zip(run(&engine, &requests, 16)) {
         let constraint = how.constraint.as_ref().unwrap();
         match result {
@@ -110,11 +118,14 @@ fn five_hundred_made_up_constraints_hold_or_say_why_not() {
                 assert!(tokens <= 120);
                 done += 1;
             }
-            Err(Error::Unfinished { generated_tokens: 120 }) => unfinished += 1,
             Err(Error::InvalidRequest(reason)) => {
                 assert!(reason.contains("cannot be followed: "), "{reason}");
                 println!("refused: {reason}");
                 refused += 1;
+            }
+            Err(Error::TooFewTokens { needed, max_tokens: 120 }) => {
+                assert!(needed > 120);
+                long += 1;
             }
             Err(Error::Mismatch { reason }) => {
                 println!("mismatch: {reason} with {constraint:?}");
@@ -123,9 +134,40 @@ fn five_hundred_made_up_constraints_hold_or_say_why_not() {
             Err(error) => panic!("{error} with {constraint:?}"),
         }
     }
-    println!("done {done}, unfinished {unfinished}, refused {refused}, mismatched {mismatched}");
-    assert_eq!(done + unfinished + refused + mismatched, 500);
-    assert!(done > 400, "{done} done");
+    println!("done {done}, too long {long}, refused {refused}, mismatched {mismatched}");
+    assert_eq!(done + long + refused + mismatched, 500);
+    assert!(done > 480, "{done} done");
+    assert!(mismatched <= 10, "{mismatched} were guided wrongly");
+}
+
+/// A limit of one token tells how many the shortest answer takes.
+#[test]
+fn five_hundred_made_up_constraints_complete_with_few_tokens_more_than_they_need() {
+    let engine = engine(Config { threads: 2, ..Config::default() });
+    let needed = run(&engine, &five_hundred(1), 16).into_iter().map(|result| match result {
+        Err(Error::TooFewTokens { needed, max_tokens: 1 }) => needed,
+        // There are some.
+        Ok(_) | Err(Error::Mismatch { .. }) => 1,
+        Err(error) => panic!("{error}"),
+    });
+    let more = needed.zip(five_hundred(0));
+    let requests: Vec<Generate> =
+        more.map(|(needed, how)| Generate { max_tokens: needed + 8, ..how }).collect();
+    let (mut last, mut mismatched) = (0, 0);
+    for (how, result) in requests.iter().zip(run(&engine, &requests, 16)) {
+        let constraint = how.constraint.as_ref().unwrap();
+        match result {
+            Ok(output) => {
+                let (text, tokens, _) = text(&output);
+                assert!(matches(text, constraint), "{text:?} does not match {constraint:?}");
+                assert!(tokens <= how.max_tokens);
+                last += usize::from(tokens == how.max_tokens);
+            }
+            Err(Error::Mismatch { .. }) => mismatched += 1,
+            Err(error) => panic!("{error} with {constraint:?}, {} tokens", how.max_tokens),
+        }
+    }
+    assert!(last > 50, "{last} have come to the limit");
     assert!(mismatched <= 10, "{mismatched} were guided wrongly");
 }
 
@@ -157,20 +199,45 @@ fn the_same_constraint_gives_the_same_bytes_alone_and_among_others() {
 }
 
 #[test]
-fn too_few_tokens_are_a_failure_and_no_half_answer() {
+fn too_few_tokens_are_a_failure_before_the_first_and_just_enough_are_not() {
     let engine = engine(Config::default());
     let schema =
         r#"{"type": "object", "properties": {"a": {"type": "string", "minLength": 50}}, "required": ["a"]}"#;
-    let long = constrained("x", 9, Constraint::Json(schema.to_owned()));
-    let fixed = constrained("x", 2, Constraint::Json(r#"{"const": "a long text that is fixed"}"#.to_owned()));
-    let open = constrained("x", 7, Constraint::Regex("(ab)+".to_owned()));
-    let results = run(&engine, &[long, fixed, open], 3);
-    assert!(matches!(results[0], Err(Error::Unfinished { generated_tokens: 9 })), "{:?}", results[0]);
-    assert!(matches!(results[1], Err(Error::Unfinished { generated_tokens: 2 })), "{:?}", results[1]);
-    // What matches as it is may end there.
-    match &results[2] {
-        Ok(output) => assert!(text(output).0.starts_with("ab")),
-        Err(error) => assert!(matches!(error, Error::Unfinished { generated_tokens: 7 }), "{error}"),
+    // Each wants to be long.
+    let requests = |max_tokens: [usize; 4]| {
+        [
+            constrained("x", max_tokens[0], Constraint::Json(schema.to_owned())),
+            constrained(
+                "x",
+                max_tokens[1],
+                Constraint::Json(r#"{"const": "a text that is fixed"}"#.to_owned()),
+            ),
+            constrained("x", max_tokens[2], Constraint::Regex("(abc)+x".to_owned())),
+            constrained("x", max_tokens[3], Constraint::Choice(vec!["so long a text".to_owned()])),
+        ]
+    };
+    let needed = run(&engine, &requests([1; 4]), 4).into_iter().map(|result| match result {
+        Err(Error::TooFewTokens { needed, max_tokens: 1 }) => needed,
+        other => panic!("{other:?}"),
+    });
+    let needed: [usize; 4] = needed.collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(engine.statistics().computed_tokens, 0);
+    for result in run(&engine, &requests(needed.map(|needed| needed - 1)), 4) {
+        assert!(matches!(result, Err(Error::TooFewTokens { .. })), "{result:?}");
+    }
+    let enough = requests(needed);
+    for (how, result) in enough.iter().zip(run(&engine, &enough, 4)) {
+        let output = result.unwrap();
+        let (text, tokens, _) = text(&output);
+        let Some(constraint) = &how.constraint else { unreachable!() };
+        match constraint {
+            Constraint::Json(schema) if schema.contains("minLength") => {
+                let document: serde_json::Value = serde_json::from_str(text).unwrap();
+                assert!(document["a"].as_str().unwrap().chars().count() >= 50, "{text}");
+            }
+            constraint => assert!(matches(text, constraint), "{text}"),
+        }
+        assert_eq!(tokens, how.max_tokens, "{text}");
     }
 }
 

@@ -198,7 +198,7 @@ fn a_file_that_contradicts_itself_is_refused() {
     );
     assert!(set(moe, "nomic-bert-moe.expert_used_count", Value::U32(9)).contains("9 of 4"));
     let modern = EncoderFamily::ModernBert;
-    assert!(set(modern, "modern-bert.hidden_act", Value::String("relu".into())).contains("\"relu\""));
+    assert!(set(modern, "modern-bert.hidden_activation", Value::String("relu".into())).contains("\"relu\""));
     assert!(set(modern, "modern-bert.classifier.pooling_type", Value::U32(7)).contains("is 7"));
     let rename = |family, from: &'static str, to: &'static str| {
         refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())

@@ -1,0 +1,231 @@
+//! What is in order and what is not, as far as the server can see it: the part of steadytext_diagnose() that is not SQL.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use pgrx::prelude::*;
+use steadytext_engine::ModelSource;
+use steadytext_engine::summary::{Load, Summary};
+
+use super::connection;
+use super::models::{may_diagnose, memory_limit_mb, of_engine};
+use crate::pg::catalog_cache::{self, Models};
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::{engine_leader, environment, files, guc, shmem};
+use crate::registry::{self, Task, Wanted, is_obeyed};
+
+/// A line: what was checked, how it is, what was found, what to do.
+type Check = (String, &'static str, String, Option<String>);
+
+const OK: &str = "ok";
+const WARNING: &str = "warning";
+const ERROR: &str = "error";
+
+/// What the server sees.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn server_checks() -> TableIterator<
+    'static,
+    (name!(check, String), name!(status, &'static str), name!(detail, String), name!(hint, Option<String>)),
+> {
+    if !may_diagnose() {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "this is for members of steadytext_admin and pg_monitor",
+        )
+        .raise();
+    }
+    let mut checks = vec![preloaded(), listening()];
+    let models = catalog_cache::models().or_raise();
+    let mut needed_mb = 0;
+    checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
+    checks.push(memory(needed_mb));
+    checks.push(directory());
+    checks.extend(variables());
+    TableIterator::new(checks)
+}
+
+fn line(check: &str, status: &'static str, detail: impl Into<String>, hint: Option<&str>) -> Check {
+    (check.to_owned(), status, detail.into(), hint.map(str::to_owned))
+}
+
+fn preloaded() -> Check {
+    match shmem::get() {
+        Some(_) => line("preloaded", OK, "pg_steadytext is in shared_preload_libraries", None),
+        None => line(
+            "preloaded",
+            ERROR,
+            "pg_steadytext is not in shared_preload_libraries: nothing answers",
+            Some("Add it there in postgresql.conf and restart the server."),
+        ),
+    }
+}
+
+fn listening() -> Check {
+    if engine_leader::is_open() {
+        let pid = engine_leader::pid().unwrap_or_default();
+        let loaded = connection::loaded_models().map_or_else(
+            |error| error.message,
+            |models| {
+                let names: Vec<String> =
+                    models.iter().map(|model| format!("{} ({} MB)", model.name, model.memory_mb)).collect();
+                if names.is_empty() {
+                    "no model is loaded".to_owned()
+                } else {
+                    format!("loaded: {}", names.join(", "))
+                }
+            },
+        );
+        return line("listening", OK, format!("the engine runs in process {pid}; {loaded}"), None);
+    }
+    line(
+        "listening",
+        WARNING,
+        "no engine runs: the first call starts one where a worker or a place for one is left",
+        Some("The server log says why, if calls find none; max_worker_processes may be used up."),
+    )
+}
+
+/// What answers requests of a task that name no model.
+fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
+    let check = format!("model for {}", task.name());
+    let failed = |error: PgError| (check.clone(), ERROR, error.message, error.hint);
+    let resolved = match registry::resolve(task, Wanted::Default, models) {
+        Ok(resolved) => resolved,
+        Err(error) => return failed(error),
+    };
+    if resolved.is_fallback {
+        return (
+            check,
+            WARNING,
+            "no model is here: the builtin one answers, which is for demonstrations and tests only"
+                .to_owned(),
+            Some("Put a GGUF file into pg_steadytext.model_dir.".to_owned()),
+        );
+    }
+    let settings = guc::engine();
+    let load = Load {
+        requests: settings.max_running,
+        tokens: 0,
+        threads: settings.threads.max(1),
+        kv_cache_type: settings.kv_cache_type,
+    };
+    let summary = match Summary::of(&resolved.source, load) {
+        Ok((summary, _)) => summary,
+        Err(error) => return failed(of_engine(error)),
+    };
+    let family = summary.architecture.as_deref().unwrap_or("of an unknown family");
+    let detail = format!("{} ({family}, {} MB)", resolved.name(), summary.bytes.div_ceil(1 << 20));
+    if let Some(refusal) = summary.refusals.into_iter().next() {
+        return (check, ERROR, format!("{detail}: {}", refusal.reason), refusal.hint);
+    }
+    if let Some(memory) = summary.memory
+        && matches!(resolved.source, ModelSource::File(_))
+    {
+        *needed_mb = (*needed_mb).max(memory.model.div_ceil(1 << 20));
+    }
+    (check, OK, detail, None)
+}
+
+fn memory(needed_mb: u64) -> Check {
+    match memory_limit_mb() {
+        None => line(
+            "memory",
+            WARNING,
+            "what the machine has cannot be told, and no limit is set",
+            Some("Set pg_steadytext.memory_limit_mb."),
+        ),
+        Some(limit_mb) if needed_mb > limit_mb => line(
+            "memory",
+            ERROR,
+            format!("the largest model in use needs {needed_mb} MB, {limit_mb} MB are allowed"),
+            Some("Raise pg_steadytext.memory_limit_mb, or take a smaller model."),
+        ),
+        Some(limit_mb) => line(
+            "memory",
+            OK,
+            format!("{limit_mb} MB are allowed; the largest model in use needs {needed_mb} MB"),
+            None,
+        ),
+    }
+}
+
+/// The directory of the models, and whether the server can keep its own files there.
+fn directory() -> Check {
+    const CHECK: &str = "model directory";
+    let name = guc::model_dir();
+    let path = Path::new(&name);
+    let metadata = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => metadata,
+        Ok(_) => {
+            let detail = format!("\"{name}\" is no directory");
+            return line(CHECK, ERROR, detail, Some("Change pg_steadytext.model_dir."));
+        }
+        Err(error) => {
+            return line(
+                CHECK,
+                WARNING,
+                format!("\"{name}\" cannot be read: {error}"),
+                Some(
+                    "Make it, owned by the operating system user of the server, or change pg_steadytext.model_dir.",
+                ),
+            );
+        }
+    };
+    let others = metadata.mode() & 0o022;
+    if others != 0 {
+        return line(
+            CHECK,
+            WARNING,
+            format!("others may write to \"{name}\", and decide what the models of all databases say"),
+            Some("Take that right away: chmod go-w."),
+        );
+    }
+    if !files::may_write(path) {
+        return line(
+            CHECK,
+            WARNING,
+            format!(
+                "the server may not write to \"{name}\", and keeps no packed weights and checksums there: each load computes them anew, in memory of its own"
+            ),
+            Some("Give it to the operating system user of the server: chown -R."),
+        );
+    }
+    // Folders keep these files inside.
+    let is_closed =
+        |entry: &fs::DirEntry| entry.path().join("config.json").is_file() && !files::may_write(&entry.path());
+    let closed = path.read_dir().into_iter().flatten().flatten().take(1024).find(is_closed);
+    match closed {
+        Some(folder) => line(
+            CHECK,
+            WARNING,
+            format!(
+                "the server may not write to folder \"{}\", and keeps no packed weights there: each load lays them out anew",
+                folder.file_name().to_string_lossy()
+            ),
+            Some("Give it to the operating system user of the server: chown -R."),
+        ),
+        None => line(CHECK, OK, format!("\"{name}\""), None),
+    }
+}
+
+/// The predecessor's variables of the server's environment.
+fn variables() -> Vec<Check> {
+    let shown =
+        |value: String| value.chars().filter(|letter| !letter.is_control()).take(200).collect::<String>();
+    let check = |name: String| {
+        let value = shown(environment::value(&name).unwrap_or_default());
+        if is_obeyed(&name) {
+            let detail = format!("\"{value}\", where no setting says otherwise");
+            return (format!("environment {name}"), OK, detail, None);
+        }
+        let hint = if name.contains("CACHE") {
+            "Set cache_max_entries and cache_max_size_mb with steadytext_config_set()."
+        } else {
+            "Remove it; docs/operations.md says which variables have an effect."
+        };
+        line(&format!("environment {name}"), WARNING, "it has no effect", Some(hint))
+    };
+    environment::all().into_iter().filter(|name| !name.starts_with("STEADYTEXT_TEST_")).map(check).collect()
+}

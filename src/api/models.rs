@@ -1,0 +1,383 @@
+//! Which models there are, what they need, and how one is removed.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path};
+
+use pgrx::prelude::*;
+use steadytext_engine::card::{self, Card};
+use steadytext_engine::memory::Machine;
+use steadytext_engine::summary::{self, Load, Summary};
+use steadytext_engine::{Error, LoadedModel, ModelSource, gguf};
+
+use super::connection;
+use crate::pg::catalog_cache::{self, Model, Models};
+use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::pg::memory::shared_buffers;
+use crate::pg::privilege::{current_user, is_administrator};
+use crate::pg::spi::{self, Mode};
+use crate::pg::{guc, privilege};
+use crate::registry::{self, Task, Wanted, directory};
+
+/// Longest text that a prompt is shown with, in characters.
+const MAX_SHOWN: usize = 10_000;
+
+/// All models by their names: the rows of the registry, what else is in the directory, and the builtin one.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn model_list() -> TableIterator<
+    'static,
+    (
+        name!(name, String),
+        name!(source, &'static str),
+        name!(file, Option<String>),
+        name!(size_bytes, Option<i64>),
+        name!(tasks, Vec<String>),
+        name!(preferred, Vec<String>),
+        name!(loaded, bool),
+        name!(memory_mb, Option<i64>),
+        name!(last_used, Option<TimestampWithTimeZone>),
+    ),
+> {
+    let models = catalog_cache::models().or_raise();
+    let loaded = connection::loaded_models().or_raise();
+    let sees_paths = is_administrator(current_user());
+    let words = |tasks: &[card::Task]| tasks.iter().map(|task| task.name().to_owned()).collect::<Vec<_>>();
+    let mut rows = Vec::new();
+    let mut push = |name: &str, source, file: Option<&str>, path: Option<&Path>, tasks, preferred| {
+        let there = path.filter(|path| registry::is_there(path));
+        let at = path.map_or_else(|| registry::BUILTIN.to_owned(), |path| path.display().to_string());
+        let of = loaded.iter().find(|loaded| loaded.name == at);
+        let file = file.map(|file| {
+            let is_shown = sees_paths || !file.starts_with('/');
+            (if is_shown { file } else { file.rsplit('/').next().unwrap_or_default() }).to_owned()
+        });
+        let size = there.and_then(|path| bytes_of(path).ok()).and_then(|bytes| i64::try_from(bytes).ok());
+        let memory = of.and_then(|of| i64::try_from(of.memory_mb).ok());
+        rows.push((
+            name.to_owned(),
+            source,
+            file,
+            size,
+            tasks,
+            preferred,
+            of.is_some(),
+            memory,
+            of.and_then(used_at),
+        ));
+    };
+    for model in models.iter() {
+        let path = registry::registered_path(&model.file).ok();
+        let tasks = vec![model.task.clone()];
+        let preferred = if model.is_preferred { tasks.clone() } else { Vec::new() };
+        push(&model.name, "registry", Some(&model.file), path.as_deref(), tasks, preferred);
+    }
+    for entry in directory::entries().iter() {
+        let Some(path) = registry::path_of(entry).filter(|path| registry::is_there(path)) else {
+            continue;
+        };
+        // A row of the same name comes first.
+        if models.iter().any(|model| model.name == entry.name) {
+            continue;
+        }
+        let preferred = Card::read(&path).ok().flatten().map(|card| words(&card.preferred));
+        let tasks = words(&directory::tasks(&path));
+        push(&entry.name, "directory", Some(&entry.file), Some(&path), tasks, preferred.unwrap_or_default());
+    }
+    let all = Task::ALL.map(|task| task.name().to_owned()).to_vec();
+    push(registry::BUILTIN, "builtin", None, None, all, Vec::new());
+    TableIterator::new(rows)
+}
+
+/// When a request last used a model.
+fn used_at(model: &LoadedModel) -> Option<TimestampWithTimeZone> {
+    /// From 1970 to 2000, in seconds.
+    const EPOCH: i64 = 946_684_800;
+    let micros = i64::try_from(model.used_at_ms).ok()?.checked_mul(1000)?;
+    TimestampWithTimeZone::try_from(micros.checked_sub(EPOCH * 1_000_000)?).ok()
+}
+
+/// Bytes of a model's files.
+fn bytes_of(path: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    for file in files_of(path)? {
+        total += file.metadata()?.len();
+    }
+    Ok(total)
+}
+
+/// The files of a model: the parts of a split one, and those directly in a folder.
+fn files_of(path: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+    if !path.is_dir() {
+        return Ok(gguf::parts(path));
+    }
+    let mut files = Vec::new();
+    for entry in path.read_dir()?.take(1024) {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// What a model is, what it needs, and whether it loads. Nothing is loaded.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn model_inspect(
+    name: Option<&str>,
+    sample: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(model, String),
+        name!(file, Option<String>),
+        name!(tasks, Vec<String>),
+        name!(family, Option<String>),
+        name!(kind, Option<String>),
+        name!(parameters, i64),
+        name!(quantization, Option<String>),
+        name!(context_length, Option<i64>),
+        name!(dimensions, Option<i64>),
+        name!(size_bytes, i64),
+        name!(memory_mb, Option<i64>),
+        name!(memory_limit_mb, Option<i64>),
+        name!(licence, Option<String>),
+        name!(repository, Option<String>),
+        name!(sha256, Option<String>),
+        name!(tokenizer, Option<String>),
+        name!(vocabulary, Option<i64>),
+        name!(template, Option<String>),
+        name!(prompt, Option<String>),
+        name!(loads, bool),
+        name!(reason, Option<String>),
+        name!(hint, Option<String>),
+    ),
+> {
+    require_administrator().or_raise();
+    let Some(name) = name else { return TableIterator::empty() };
+    let models = catalog_cache::models().or_raise();
+    let (task, source) = find(name, &models).or_raise();
+    let settings = guc::engine();
+    let load = Load {
+        requests: settings.max_running,
+        tokens: 0,
+        threads: settings.threads.max(1),
+        kv_cache_type: settings.kv_cache_type,
+    };
+    let (summary, gguf) = Summary::of(&source, load).map_err(of_engine).or_raise();
+    let path = match &source {
+        ModelSource::Builtin => None,
+        ModelSource::File(path) => Some(path.as_path()),
+    };
+    let card = path.map(Card::read).transpose().ok().flatten().flatten().unwrap_or_default();
+    let tasks = match (path, task) {
+        (None, _) => Task::ALL.map(|task| task.name().to_owned()).to_vec(),
+        (_, Some(task)) => vec![task.name().to_owned()],
+        (Some(path), None) => directory::tasks(path).iter().map(|task| task.name().to_owned()).collect(),
+    };
+    let for_prompt = match tasks.first().map(String::as_str) {
+        Some("embed") => card::Task::Embed,
+        Some("rerank") => card::Task::Rerank,
+        _ => card::Task::Generate,
+    };
+    let text: String = sample.unwrap_or("PROMPT").chars().take(MAX_SHOWN).collect();
+    let shown = summary::prompt_of(&gguf, for_prompt, &text);
+    let limit_mb = memory_limit_mb();
+    let memory_mb = summary.memory.map(|memory| memory.model.saturating_add(memory.state).div_ceil(1 << 20));
+    let least_mb = summary.memory.map(|memory| memory.model.div_ceil(1 << 20));
+    let too_large = least_mb.zip(limit_mb).is_some_and(|(least, limit)| least > limit);
+    let (reason, hint) = match summary.refusals.first() {
+        Some(refusal) => (Some(refusal.reason.clone()), refusal.hint.clone()),
+        None if too_large => (
+            Some(format!(
+                "it needs {} MB of memory, {} MB are allowed",
+                least_mb.unwrap_or_default(),
+                limit_mb.unwrap_or_default()
+            )),
+            Some("Raise pg_steadytext.memory_limit_mb, or take a smaller model.".to_owned()),
+        ),
+        None => (None, None),
+    };
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    TableIterator::once((
+        name.to_owned(),
+        path.map(|path| path.display().to_string()),
+        tasks,
+        storable(summary.architecture),
+        summary.kind.map(str::to_owned),
+        number(summary.parameters),
+        summary.quantization.map(str::to_owned),
+        summary.context_length.map(|length| number(length as u64)),
+        summary.dimensions.map(i64::from),
+        number(summary.bytes),
+        memory_mb.map(number),
+        limit_mb.map(number),
+        storable(card.licence.or(summary.license)),
+        card.repository,
+        card.sha256,
+        storable(summary.tokenizer),
+        summary.vocabulary.map(|tokens| number(tokens as u64)),
+        storable(summary.chat_template),
+        storable(shown),
+        reason.is_none(),
+        storable(reason),
+        storable(hint),
+    ))
+}
+
+/// A text that PostgreSQL can hold.
+fn storable(text: Option<String>) -> Option<String> {
+    text.map(|text| text.replace('\0', "\u{fffd}"))
+}
+
+pub(super) fn of_engine(error: Error) -> PgError {
+    Failure::from(error).error
+}
+
+/// The task of a model's row, and where it is; for names of files, whatever they are for.
+fn find(name: &str, models: &Models) -> Result<(Option<Task>, ModelSource), PgError> {
+    if name == registry::BUILTIN {
+        return Ok((None, ModelSource::Builtin));
+    }
+    let row = models.iter().find(|model| model.name == name);
+    if let Some(task) = row.and_then(|model| Task::ALL.into_iter().find(|task| task.name() == model.task)) {
+        // A file that is another one than registered is looked at all the same.
+        let path = row.and_then(|model| registry::registered_path(&model.file).ok());
+        let source = match path.filter(|path| registry::is_there(path)) {
+            Some(path) => ModelSource::File(path),
+            None => registry::resolve(task, Wanted::Named(name), models)?.source,
+        };
+        return Ok((Some(task), source));
+    }
+    // What a card says it is not for is no reason not to look at it.
+    match registry::named_file(name, models)? {
+        Some(path) => Ok((None, ModelSource::File(path))),
+        None => Ok((None, registry::resolve(Task::Generate, Wanted::Named(name), models)?.source)),
+    }
+}
+
+/// What the engine may take, in MB; `None` where there is no limit.
+pub(super) fn memory_limit_mb() -> Option<u64> {
+    match guc::engine().memory_limit_mb {
+        0 => Machine::read().engine_bytes(shared_buffers()).map(|bytes| bytes >> 20),
+        set => Some(set),
+    }
+}
+
+fn require_administrator() -> Result<(), PgError> {
+    if is_administrator(current_user()) {
+        return Ok(());
+    }
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "this is for members of steadytext_admin",
+    ))
+}
+
+/// Removes a model from the registry and, if that is wanted, its files from the directory of the models, which cannot be
+/// undone. Whether there was anything.
+#[pg_extern(volatile, parallel_unsafe)]
+fn model_remove(name: &str, delete_file: bool) -> bool {
+    require_administrator().or_raise();
+    remove(name, delete_file).or_raise()
+}
+
+fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
+    let installation = catalog_cache::installation()?;
+    let models = catalog_cache::models()?;
+    let row = models.iter().find(|model| model.name == name);
+    let path = match row {
+        Some(_) if !delete_file => None,
+        Some(model) if model.file.starts_with('/') => {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("the file of model \"{}\" is not in pg_steadytext.model_dir", model.name),
+            )
+            .hint("Remove the model without its file."));
+        }
+        Some(model) => Some(registry::registered_path(&model.file).map_err(|_| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("the file of model \"{}\" leads out of pg_steadytext.model_dir", model.name),
+            )
+            .hint("Remove the model without its file.")
+        })?),
+        None => registry::named_file(name, &models)?,
+    };
+    if row.is_none() && !delete_file && path.is_some() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("model \"{name}\" is a file in pg_steadytext.model_dir, and no row of the registry"),
+        )
+        .hint("With delete_file => true its files are deleted, for all databases of the server."));
+    }
+    if let Some(path) = &path {
+        let is_other = |model: &&Model| {
+            model.name != name && registry::registered_path(&model.file).is_ok_and(|other| other == *path)
+        };
+        if let Some(other) = models.iter().find(is_other) {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                format!("the file of model \"{name}\" is that of model \"{}\", too", other.name),
+            )
+            .hint("Remove that one first, or remove the model without its file."));
+        }
+    }
+    if row.is_some() {
+        // With the rights of the caller.
+        let sql = format!(
+            "delete from {}.steadytext_models where name operator(pg_catalog.=) $1",
+            installation.schema
+        );
+        spi::query(&sql, vec![name.into()], Mode::ReadWrite, |_| ())?;
+    }
+    let mut any = row.is_some();
+    if let Some(path) = path.filter(|_| delete_file) {
+        any |= delete(&path).map_err(|error| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_IO_ERROR,
+                format!("could not delete file \"{}\": {error}", path.display()),
+            )
+        })?;
+    }
+    Ok(any)
+}
+
+/// Deletes the files of a model and what stands beside them. Whether there was a model.
+fn delete(path: &Path) -> io::Result<bool> {
+    let missing = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) }
+    };
+    let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    // Whatever a row says: nothing but models is deleted.
+    let has_name = path.components().next_back().is_some_and(|last| matches!(last, Component::Normal(_)));
+    let is_model = if is_folder {
+        path.join("config.json").is_file()
+    } else {
+        path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+    };
+    if !has_name || !is_model {
+        return Ok(false);
+    }
+    let mut any = false;
+    if is_folder {
+        any |= fs::remove_dir_all(path).map(|()| true).or_else(missing)?;
+    } else {
+        for part in gguf::parts(path) {
+            any |= fs::remove_file(part).map(|()| true).or_else(missing)?;
+        }
+    }
+    for suffix in [".panels", ".checksum", card::SUFFIX] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        fs::remove_file(beside).map(|()| true).or_else(missing)?;
+    }
+    Ok(any)
+}
+
+/// Whether the caller may see everybody's: members of steadytext_admin, superusers, and who monitors the server.
+pub(super) fn may_diagnose() -> bool {
+    let caller = current_user();
+    is_administrator(caller) || privilege::is_monitor(caller)
+}

@@ -1,0 +1,420 @@
+//! Judgements: yes or no, a grade, a category, a similarity, of one text or of the elements of an array.
+//!
+//! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their elements
+//! together.
+
+use pgrx::prelude::*;
+use pgrx::{Array, name};
+use serde_json::{Map, Value};
+
+use super::call::{self, Element};
+use super::enqueue::enqueue;
+use crate::pg::catalog_cache;
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::jsonb::{self, Jsonb};
+use crate::request::arguments::{classify_params, verb_params};
+use crate::request::params::check_elements;
+use crate::request::{Answer, Categories, OnError, batch_checks, unexpected};
+
+/// Texts as they come from SQL.
+type Texts<'a> = Option<Array<'a, &'a str>>;
+
+/// Most elements of the examples of a classification, brackets included.
+const MAX_EXAMPLE_ELEMENTS: usize = 4096;
+
+/// Whether the model says yes.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_if(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<bool> {
+    text_of("if", prompt, verb_params(use_cache, seed, model), on_error).map(|text| text == "true")
+}
+
+/// As [`verb_if`], of each prompt.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_if_array(
+    prompts: Texts<'_>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<bool>>> {
+    let texts = texts_of("if", prompts, &verb_params(use_cache, seed, model), on_error)?;
+    Some(texts.into_iter().map(|text| text.map(|text| text == "true")).collect())
+}
+
+/// A number: the probability of yes (type if_score), or a grade (type score).
+fn number_of(
+    request_type: &str,
+    prompt: Option<&str>,
+    params: Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<f64> {
+    text_of(request_type, prompt, params, on_error).map(|text| number(&text))
+}
+
+fn numbers_of(
+    request_type: &str,
+    prompts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<f64>>> {
+    let texts = texts_of(request_type, prompts, params, on_error)?;
+    Some(texts.into_iter().map(|text| text.map(|text| number(&text))).collect())
+}
+
+/// The probability of yes.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_if_score(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<f64> {
+    number_of("if_score", prompt, verb_params(use_cache, seed, model), on_error)
+}
+
+/// As [`verb_if_score`], of each prompt.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_if_score_array(
+    prompts: Texts<'_>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<f64>>> {
+    numbers_of("if_score", prompts, &verb_params(use_cache, seed, model), on_error)
+}
+
+/// A grade.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_score(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<f64> {
+    number_of("score", prompt, verb_params(use_cache, seed, model), on_error)
+}
+
+/// As [`verb_score`], of each prompt.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_score_array(
+    prompts: Texts<'_>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<f64>>> {
+    numbers_of("score", prompts, &verb_params(use_cache, seed, model), on_error)
+}
+
+/// The cosine of two texts.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_similarity(
+    a: Option<&str>,
+    b: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<f64> {
+    let on_error = OnError::of(on_error);
+    let texts = [Some(a?), Some(b?)];
+    let params = verb_params(use_cache, seed, model);
+    let answer = call::answer("similarity", None, Some(&texts), params).and_then(Answer::into_text);
+    on_error.settle(answer).map(|text| number(&text))
+}
+
+/// As [`verb_similarity`], of each two texts in the same place.
+#[pg_extern(immutable, parallel_safe)]
+fn verb_similarity_array(
+    a: Texts<'_>,
+    b: Texts<'_>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<f64>>> {
+    let on_error = OnError::of(on_error);
+    let (a, b) = (a?, b?);
+    if a.len() != b.len() {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("the arrays have {} and {} elements", a.len(), b.len()),
+        )
+        .hint("Texts in the same place are compared.")
+        .raise();
+    }
+    check_array(a.iter().chain(b.iter()), a.len()).or_raise();
+    let pairs = a.iter().zip(b.iter());
+    let elements: Vec<Option<Element<'_>>> =
+        pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
+    let params = verb_params(use_cache, seed, model);
+    let answers = call::answers("similarity", &elements, &params, on_error).or_raise();
+    Some(
+        answers
+            .into_iter()
+            .map(|answer| answer.map(|answer| number(&answer.into_text().or_raise())))
+            .collect(),
+    )
+}
+
+/// An array as a parameter.
+fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
+    let Some(texts) = texts else { return Ok(None) };
+    check_elements(name, texts.len())?;
+    check_bytes(texts.iter())?;
+    Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
+}
+
+/// What a classification is told, besides the text.
+fn with_categories(
+    mut params: Map<String, Value>,
+    categories: Texts<'_>,
+    (task_description, method, threshold): (Option<&str>, Option<&str>, Option<f64>),
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+) -> Result<Map<String, Value>, PgError> {
+    params.extend(classify_params(task_description, method, threshold));
+    params.extend(listed("categories", categories)?);
+    params.extend(listed("descriptions", descriptions)?);
+    if let Some(examples) = examples.and_then(Jsonb::root) {
+        let tree = jsonb::tree(examples, MAX_EXAMPLE_ELEMENTS).map_err(|_| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "examples is nested too deeply, has too many elements, or a number out of range",
+            )
+        })?;
+        if tree != Value::Null {
+            params.insert("examples".to_owned(), tree);
+        }
+    }
+    Ok(params)
+}
+
+/// The category of a text.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
+fn verb_classify(
+    input: Option<&str>,
+    categories: Texts<'_>,
+    task_description: Option<&str>,
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+    method: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<String> {
+    input?;
+    let params = verb_params(use_cache, seed, model);
+    let params =
+        with_categories(params, categories, (task_description, method, None), descriptions, examples)
+            .or_raise();
+    text_of("classify", input, params, on_error)
+}
+
+/// As [`verb_classify`], of each text.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
+fn verb_classify_array(
+    input: Texts<'_>,
+    categories: Texts<'_>,
+    task_description: Option<&str>,
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+    method: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<String>>> {
+    let input = input?;
+    let params = verb_params(use_cache, seed, model);
+    let params =
+        with_categories(params, categories, (task_description, method, None), descriptions, examples)
+            .or_raise();
+    texts_of("classify", Some(input), &params, on_error)
+}
+
+/// All categories with their probabilities, best first.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
+fn verb_classify_scores(
+    input: Option<&str>,
+    categories: Texts<'_>,
+    task_description: Option<&str>,
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+    method: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> TableIterator<'static, (name!(category, String), name!(score, Option<f64>))> {
+    let lines = input.and_then(|input| {
+        let params = verb_params(use_cache, seed, model);
+        let params =
+            with_categories(params, categories, (task_description, method, None), descriptions, examples)
+                .or_raise();
+        categories_of("classify_scores", input, params, on_error)
+    });
+    TableIterator::new(lines.map(|categories| categories.lines).unwrap_or_default())
+}
+
+/// The categories whose own score is high enough, best first.
+#[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
+fn verb_classify_multi(
+    input: Option<&str>,
+    categories: Texts<'_>,
+    task_description: Option<&str>,
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+    method: Option<&str>,
+    threshold: Option<f64>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    on_error: Option<&str>,
+) -> Option<Vec<String>> {
+    let params = verb_params(use_cache, seed, model);
+    let input = input?;
+    let params =
+        with_categories(params, categories, (task_description, method, threshold), descriptions, examples)
+            .or_raise();
+    let categories = categories_of("classify_multi", input, params, on_error)?;
+    Some(categories.lines.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Enqueues a judgement of a prompt.
+fn enqueue_prompt(
+    request_type: &str,
+    prompt: Option<&str>,
+    (use_cache, seed, model): (Option<bool>, Option<i64>, Option<&str>),
+    priority: Option<i64>,
+) -> Option<pgrx::Uuid> {
+    enqueue(request_type, prompt, verb_params(use_cache, seed, model), priority)
+}
+
+/// Enqueues [`verb_if`].
+#[pg_extern(volatile, parallel_unsafe)]
+fn verb_if_async(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    priority: Option<i64>,
+) -> Option<pgrx::Uuid> {
+    enqueue_prompt("if", prompt, (use_cache, seed, model), priority)
+}
+
+/// Enqueues [`verb_if_score`].
+#[pg_extern(volatile, parallel_unsafe)]
+fn verb_if_score_async(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    priority: Option<i64>,
+) -> Option<pgrx::Uuid> {
+    enqueue_prompt("if_score", prompt, (use_cache, seed, model), priority)
+}
+
+/// Enqueues [`verb_score`].
+#[pg_extern(volatile, parallel_unsafe)]
+fn verb_score_async(
+    prompt: Option<&str>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    priority: Option<i64>,
+) -> Option<pgrx::Uuid> {
+    enqueue_prompt("score", prompt, (use_cache, seed, model), priority)
+}
+
+/// Enqueues a classification: `request_type` says which one.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
+fn verb_classify_async(
+    request_type: Option<&str>,
+    input: Option<&str>,
+    categories: Texts<'_>,
+    task_description: Option<&str>,
+    descriptions: Texts<'_>,
+    examples: Option<Jsonb<'_>>,
+    method: Option<&str>,
+    threshold: Option<f64>,
+    use_cache: Option<bool>,
+    seed: Option<i64>,
+    model: Option<&str>,
+    priority: Option<i64>,
+) -> Option<pgrx::Uuid> {
+    let params = verb_params(use_cache, seed, model);
+    let params =
+        with_categories(params, categories, (task_description, method, threshold), descriptions, examples)
+            .or_raise();
+    enqueue(request_type.unwrap_or_default(), input, params, priority)
+}
+
+fn text_of(
+    request_type: &str,
+    text: Option<&str>,
+    params: Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<String> {
+    let (on_error, text) = (OnError::of(on_error), text?);
+    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
+}
+
+fn texts_of(
+    request_type: &str,
+    texts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<String>>> {
+    let (on_error, texts) = (OnError::of(on_error), texts?);
+    check_array(texts.iter(), texts.len()).or_raise();
+    let elements: Vec<Option<Element<'_>>> =
+        texts.iter().map(|text| Some(Element { text: Some(text?), texts: None })).collect();
+    let answers = call::answers(request_type, &elements, params, on_error).or_raise();
+    Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
+}
+
+fn categories_of(
+    request_type: &str,
+    text: &str,
+    params: Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<Categories> {
+    let on_error = OnError::of(on_error);
+    let answer = call::answer(request_type, Some(text), None, params).and_then(|answer| match answer {
+        Answer::Categories(categories) => Ok(categories),
+        _ => Err(unexpected()),
+    });
+    on_error.settle(answer)
+}
+
+/// Refuses an array of too many texts, or of texts that are too long together, before they are copied.
+fn check_array<'a>(texts: impl Iterator<Item = Option<&'a str>>, count: usize) -> Result<(), PgError> {
+    batch_checks::check_count(count, "Texts", &*catalog_cache::config()?)?;
+    check_bytes(texts)
+}
+
+fn check_bytes<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), PgError> {
+    let bytes = texts.flatten().map(str::len).fold(0, usize::saturating_add);
+    batch_checks::check_stored(bytes, &*catalog_cache::config()?)
+}
+
+/// A number as answers have it.
+fn number(text: &str) -> f64 {
+    text.parse().map_err(|_| unexpected()).or_raise()
+}

@@ -1,0 +1,52 @@
+//! The way to the end: from each place of an answer, a shortest text that completes it, so that an answer is never led
+//! where it cannot be completed with the tokens that are left.
+//!
+//! Patterns and choices have it from their automaton ([`super::regular`]), documents from a [`Chart`] of their grammar. Both
+//! give bytes. How many tokens those take is counted as the answer would go: tokens that are forced as the tokenizer has
+//! them, and between them the fewest that the vocabulary has.
+//!
+//! The search is bounded. Where it ends without an answer (a string of thousands of characters at least, a lexer of
+//! too many states), nothing is promised: the answer goes on as if there were no limit, and fails where it meets it.
+
+mod chart;
+mod ends;
+mod shape;
+mod words;
+
+use std::sync::Arc;
+
+use llguidance::TokenParser;
+use llguidance::api::ParserLimits;
+use toktrie::TokEnv;
+
+pub(super) use chart::{Chart, Mark};
+use ends::Ends;
+use shape::Shape;
+pub(super) use words::fewest;
+
+/// Steps of a lexer over a whole answer, as llguidance counts them.
+const FUEL: u64 = 2_000_000;
+/// States of a lexer over a whole answer.
+const MAX_STATES: usize = 10_000;
+
+/// The way to the end, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) text: Vec<u8>,
+    /// Tokens that are enough for it.
+    pub(super) tokens: usize,
+}
+
+/// The chart of a grammar at its beginning; None where it is too much.
+pub(super) fn chart(parser: &TokenParser, words: &TokEnv, limits: &ParserLimits) -> Option<Chart> {
+    let grammar = parser.parser.grammar();
+    let spec = grammar.lexer_spec();
+    let mut lexer = spec.to_regex_vec(&mut limits.clone()).ok()?;
+    lexer.set_fuel(FUEL);
+    lexer.set_max_states(MAX_STATES);
+    [false, true].into_iter().find_map(|narrow| {
+        let ends = Ends::new(&lexer, narrow);
+        let shape = Shape::new(grammar, &lexer, &ends, words.tok_trie())?;
+        Chart::new(Arc::new(shape), ends, Arc::clone(words), lexer.clone(), spec.lexemes.len())
+    })
+}

@@ -1,0 +1,96 @@
+//! The order of an object's members: `propertyOrdering`, a list of names in a schema, which come first and in this order in the
+//! document; the others follow in the order of `properties`. A value of type jsonb keeps no order of its own.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::invalid;
+use crate::Error;
+
+const KEYWORD: &str = "propertyOrdering";
+/// Keywords whose values are documents rather than schemas.
+const DOCUMENTS: [&str; 4] = ["const", "enum", "default", "examples"];
+
+/// Puts the properties of all schemas in a schema, whose nesting is bounded, into the order that it asks for.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] where a list has something else than names of properties, or one of them twice.
+pub(super) fn ordered(schema: &mut Value) -> Result<(), Error> {
+    match schema {
+        Value::Array(items) => items.iter_mut().try_for_each(ordered),
+        Value::Object(keywords) => {
+            // A property may have this name, too: then it is no list.
+            if let Some(names) = keywords.get(KEYWORD).and_then(Value::as_array).cloned() {
+                order(keywords, &names)?;
+                keywords.shift_remove(KEYWORD);
+            }
+            let schemas = keywords.iter_mut().filter(|(keyword, _)| !DOCUMENTS.contains(&keyword.as_str()));
+            schemas.map(|(_, value)| value).try_for_each(ordered)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn order(keywords: &mut Map<String, Value>, names: &[Value]) -> Result<(), Error> {
+    let Some(Value::Object(properties)) = keywords.get_mut("properties") else {
+        return invalid("the schema has propertyOrdering where it has no properties");
+    };
+    let mut seen = HashSet::new();
+    for name in names {
+        match name.as_str() {
+            Some(name) if !properties.contains_key(name) => {
+                return invalid("propertyOrdering names something that is not among the properties");
+            }
+            Some(name) if seen.insert(name) => {}
+            Some(_) => return invalid("propertyOrdering names a property twice"),
+            None => return invalid("propertyOrdering has something else than names"),
+        }
+    }
+    let mut rest = std::mem::take(properties);
+    for name in names.iter().filter_map(Value::as_str) {
+        if let Some(property) = rest.get_mut(name) {
+            properties.insert(name.to_owned(), property.take());
+        }
+    }
+    rest.retain(|name, _| !seen.contains(name.as_str()));
+    properties.append(&mut rest);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::ordered;
+
+    fn result(mut schema: Value) -> Option<String> {
+        ordered(&mut schema).ok().map(|()| schema["properties"].to_string())
+    }
+
+    #[test]
+    fn listed_properties_come_first_in_their_order_and_the_others_stay() {
+        let schema = json!({"properties": {"a": 1, "b": 2, "c": 3, "d": 4}, "propertyOrdering": ["d", "b"]});
+        assert_eq!(result(schema).unwrap(), r#"{"d":4,"b":2,"a":1,"c":3}"#);
+        let none = json!({"properties": {"b": 1, "a": {}}});
+        assert_eq!(result(none).unwrap(), r#"{"b":1,"a":{}}"#);
+    }
+
+    #[test]
+    fn it_holds_inside_of_schemas_and_not_of_documents() {
+        let inner = json!({"properties": {"a": 1, "b": 2}, "propertyOrdering": ["b"]});
+        let schema =
+            json!({"properties": {"x": {"items": [inner.clone()]}, "propertyOrdering": {"const": inner}}});
+        let text = result(schema).unwrap();
+        assert!(text.contains(r#""items":[{"properties":{"b":2,"a":1}"#), "{text}");
+        assert!(text.contains(r#""const":{"properties":{"a":1,"b":2}"#), "{text}");
+    }
+
+    #[test]
+    fn lists_that_make_no_sense_are_refused() {
+        for list in [json!([1]), json!(["a", "a"]), json!(["x"])] {
+            assert!(result(json!({"properties": {"a": 1}, "propertyOrdering": list})).is_none());
+        }
+        assert!(result(json!({"propertyOrdering": []})).is_none());
+    }
+}

@@ -1,0 +1,170 @@
+//! What a model is for where nothing is written down about it: a look at the first bytes of its file.
+//!
+//! Invariant: a constant number of bytes is read, whatever the file says of itself; what cannot be read is for nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::card::Task;
+use crate::model;
+
+/// Bytes of a file that are looked at. What tells a model's family and how its vectors are pooled stands before its vocabulary.
+const HEAD_BYTES: u64 = 64 << 10;
+/// Keys that are looked at.
+const MAX_KEYS: u64 = 512;
+
+/// What the model of a GGUF file, or of the folder of an encoder, can be used for, as far as that can be seen at once.
+pub fn tasks(path: &Path) -> Vec<Task> {
+    let task = if path.is_dir() { of_folder(path) } else { head(path).and_then(|head| of_head(&head)) };
+    task.into_iter().collect()
+}
+
+fn head(path: &Path) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+fn of_folder(folder: &Path) -> Option<Task> {
+    let config = head(&folder.join("config.json"))?;
+    let config = String::from_utf8_lossy(&config);
+    // Heads of one output score pairs of texts.
+    Some(if config.contains("ForSequenceClassification") { Task::Rerank } else { Task::Embed })
+}
+
+fn of_head(head: &[u8]) -> Option<Task> {
+    let mut reader = Reader(head);
+    if reader.take(4)? != b"GGUF" || !(2..=3).contains(&reader.u32()?) {
+        return None;
+    }
+    let _tensors = reader.u64()?;
+    let keys = reader.u64()?.min(MAX_KEYS);
+    let (mut family, mut pooling) = (None, None);
+    for _ in 0..keys {
+        let Some((key, value)) = reader.pair() else { break };
+        match (key, value) {
+            (b"general.architecture", Value::Text(name)) => {
+                family = std::str::from_utf8(name).ok().map(str::to_owned);
+            }
+            (key, Value::Number(number)) if key.ends_with(b".pooling_type") => pooling = Some(number),
+            _ => {}
+        }
+    }
+    let family = family?;
+    // By llama.cpp's numbers: 0 says that vectors of tokens are wanted, 4 that there is a head for scores.
+    match pooling {
+        Some(4) => Some(Task::Rerank),
+        Some(1..) => Some(Task::Embed),
+        _ if model::is_encoder_family(&family) => Some(Task::Embed),
+        _ if model::families().any(|known| known == family) => Some(Task::Generate),
+        _ => None,
+    }
+}
+
+enum Value<'a> {
+    Text(&'a [u8]),
+    Number(u64),
+    Other,
+}
+
+/// What is left of the head.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: u64) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(usize::try_from(bytes).ok()?)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn text(&mut self) -> Option<&'a [u8]> {
+        let length = self.u64()?;
+        self.take(length)
+    }
+
+    fn pair(&mut self) -> Option<(&'a [u8], Value<'a>)> {
+        let key = self.text()?;
+        let value = match self.u32()? {
+            4 | 5 => Value::Number(u64::from(self.u32()?)),
+            8 => Value::Text(self.text()?),
+            // Vocabularies, and what else is longer than the head, end the look.
+            9 => {
+                let size = size_of(self.u32()?)?;
+                let length = self.u64()?.checked_mul(size)?;
+                self.take(length)?;
+                Value::Other
+            }
+            kind => {
+                self.take(size_of(kind)?)?;
+                Value::Other
+            }
+        };
+        Some((key, value))
+    }
+}
+
+/// Bytes of a number, by the type's number in GGUF.
+fn size_of(kind: u32) -> Option<u64> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steadytext_test_models::{Architecture, Bert, Spec};
+
+    use super::tasks;
+    use crate::card::Task;
+
+    #[test]
+    fn a_look_at_the_head_tells_what_a_file_is_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        steadytext_test_models::write(&Spec::tiny(Architecture::Qwen3), &path("decoder.gguf")).unwrap();
+        assert_eq!(tasks(&path("decoder.gguf")), [Task::Generate]);
+        Bert::default().write(&path("encoder.gguf")).unwrap();
+        assert_eq!(tasks(&path("encoder.gguf")), [Task::Embed]);
+        std::fs::write(path("letter.gguf"), "Dear Sir or Madam").unwrap();
+        assert_eq!(tasks(&path("letter.gguf")), []);
+        assert_eq!(tasks(&path("missing.gguf")), []);
+        std::fs::create_dir(path("folder")).unwrap();
+        assert_eq!(tasks(&path("folder")), []);
+        std::fs::write(path("folder/config.json"), "{}").unwrap();
+        assert_eq!(tasks(&path("folder")), [Task::Embed]);
+        let ranking = r#"{"architectures": ["BertForSequenceClassification"]}"#;
+        std::fs::write(path("folder/config.json"), ranking).unwrap();
+        assert_eq!(tasks(&path("folder")), [Task::Rerank]);
+    }
+
+    #[test]
+    fn heads_that_lie_about_their_lengths_are_for_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.gguf");
+        steadytext_test_models::write(&Spec::tiny(Architecture::Qwen3), &path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for (at, value) in [(16, u64::MAX), (24, u64::MAX), (24, 1 << 40)] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(tasks(&path).len(), usize::from(at == 16));
+        }
+        for length in [0, 3, 4, 20, 30, 40] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(tasks(&path), []);
+        }
+    }
+}

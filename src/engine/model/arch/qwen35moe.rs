@@ -1,0 +1,32 @@
+//! The mixtures of experts of Qwen 3.5: its layers, with experts beside one that all rows use, which has a gate.
+//!
+//! Reference: [`modeling_qwen3_5_moe.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen3_5_moe/modeling_qwen3_5_moe.py)
+//! of transformers.
+
+use super::qwen35::{AHEAD, DELTA_NET, NORMS, hybrid};
+use super::{ATTENTION, EXPERTS, FUSED_EXPERTS, Family, QUERY_KEY_NORMS, SHARED_EXPERT, mixture};
+use crate::Error;
+use crate::kernels::rope::Pairs;
+use crate::kernels::routing::Weighting;
+use crate::model::metadata::Metadata;
+use crate::model::spec::{SharedExpert, SharedWeighting, Spec};
+
+pub(super) const FAMILY: Family = Family { name: "qwen35moe", spec };
+
+/// What the shared expert's gate is a product with.
+const GATE: &[&str] = &["ffn_gate_inp_shexp.weight"];
+
+fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let mut spec = hybrid(metadata, mixture(metadata, Pairs::Halves, Weighting::SoftmaxOfUsed)?)?;
+    let width = match metadata.opt_size("expert_shared_feed_forward_length")? {
+        Some(width) => width,
+        None => metadata.size("feed_forward_length")?,
+    };
+    let experts = spec.blocks.iter_mut().filter_map(|block| block.feed_forward.experts.as_mut());
+    experts.for_each(|experts| {
+        experts.shared = Some(SharedExpert { width, weighting: SharedWeighting::Gate });
+    });
+    spec.tensors.block =
+        &[NORMS, ATTENTION, QUERY_KEY_NORMS, DELTA_NET, EXPERTS, FUSED_EXPERTS, SHARED_EXPERT, GATE, AHEAD];
+    Ok(spec)
+}

@@ -1,0 +1,206 @@
+//! Vocabularies that only `tokenizer.json` has: the unigram model of XLM-RoBERTa, and the byte pairs of ModernBERT.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::json::{bytes, corrupt, parse, unsupported};
+use super::vocabulary::{MAX_BYTES, MAX_TOKENS, Vocabulary};
+use crate::Error;
+use crate::gguf::Translation;
+
+/// Kinds of tokens, as GGUF has them.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+/// `tokenizer.json`, as far as it is of use.
+#[derive(Deserialize)]
+struct File<M> {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    model: M,
+}
+
+/// A token that is searched for in texts.
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+/// Tokens with the logarithms of their probabilities.
+#[derive(Deserialize)]
+struct Unigram {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    unk_id: Option<u32>,
+    vocab: Vec<(String, f32)>,
+}
+
+/// Tokens by id, and the pairs that are merged, the first one first.
+#[derive(Deserialize)]
+struct BytePairs {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    vocab: Vocabulary,
+    merges: Vec<Merge>,
+}
+
+/// Files have them in two forms.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Line(String),
+    Pair(String, String),
+}
+
+/// Tells the vocabulary of a unigram model ([Kudo 2018](https://arxiv.org/abs/1804.10959)).
+///
+/// # Errors
+/// Those of reading the file; [`Error::CorruptModel`] where its parts contradict each other, [`Error::UnsupportedModel`] for another kind
+/// of tokenizer.
+pub(super) fn unigram(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
+    let path = folder.join("tokenizer.json");
+    let file: File<Unigram> = read(&path)?;
+    is_of_kind(&path, file.model.kind.as_deref(), "Unigram")?;
+    let count = file.model.vocab.len();
+    bounded(&path, count)?;
+    let unknown = file.model.unk_id.filter(|id| (*id as usize) < count);
+    let unknown = unknown.ok_or_else(|| corrupt(&path, "it names no token for what is unknown"))?;
+    let mut kinds = vec![NORMAL; count];
+    added(&path, &file.added_tokens, &mut kinds)?;
+    kinds[unknown as usize] = UNKNOWN;
+    let id = |content: &str| {
+        let at = file.model.vocab.iter().position(|(token, _)| token == content);
+        at.map(|at| at as u32).ok_or_else(|| corrupt(&path, format!("it has no token \"{content}\"")))
+    };
+    translation.string("tokenizer.ggml.model", "t5");
+    translation.strings("tokenizer.ggml.tokens", file.model.vocab.iter().map(|(token, _)| &**token));
+    translation.f32s("tokenizer.ggml.scores", file.model.vocab.iter().map(|(_, score)| *score));
+    translation.i32s("tokenizer.ggml.token_type", kinds.into_iter());
+    translation.integer("tokenizer.ggml.unknown_token_id", unknown);
+    ends(translation, id("<s>")?, id("</s>")?);
+    translation.bool("tokenizer.ggml.add_space_prefix", true);
+    translation.bool("tokenizer.ggml.remove_extra_whitespaces", true);
+    if let Some(map) = charsmap(&path, &file.normalizer)? {
+        translation.bytes("tokenizer.ggml.precompiled_charsmap", &map);
+    }
+    Ok(())
+}
+
+/// Tells a vocabulary of byte pairs, cut as ModernBERT's is.
+///
+/// # Errors
+/// As [`unigram`].
+pub(super) fn byte_pairs(folder: &Path, translation: &mut Translation) -> Result<(), Error> {
+    let path = folder.join("tokenizer.json");
+    let file: File<BytePairs> = read(&path)?;
+    is_of_kind(&path, file.model.kind.as_deref(), "BPE")?;
+    let cut = file.pre_tokenizer.get("type").and_then(Value::as_str);
+    if cut != Some("ByteLevel") {
+        return Err(unsupported(&path, "its texts are not cut into bytes"));
+    }
+    let Vocabulary(known) = file.model.vocab;
+    let last = known.iter().map(|(id, _)| *id).chain(file.added_tokens.iter().map(|token| token.id)).max();
+    let count = last.map_or(0, |last| last as usize + 1);
+    bounded(&path, count)?;
+    let mut tokens: Vec<Option<String>> = vec![None; count];
+    let mut kinds = vec![UNUSED; count];
+    for (id, token) in known {
+        if tokens[id as usize].replace(token).is_some() {
+            return Err(corrupt(&path, format!("two tokens have the number {id}")));
+        }
+        kinds[id as usize] = NORMAL;
+    }
+    for token in &file.added_tokens {
+        tokens[token.id as usize] = Some(token.content.clone());
+    }
+    added(&path, &file.added_tokens, &mut kinds)?;
+    let id = |content: &str| {
+        let token = file.added_tokens.iter().find(|token| token.content == content);
+        token.map(|token| token.id).ok_or_else(|| corrupt(&path, format!("it has no token \"{content}\"")))
+    };
+    let tokens: Vec<String> = tokens
+        .into_iter()
+        .zip(0..)
+        .map(|(token, id)| token.unwrap_or_else(|| format!("[PAD{id}]")))
+        .collect();
+    let merges: Vec<String> = file
+        .model
+        .merges
+        .into_iter()
+        .map(|merge| match merge {
+            Merge::Line(line) => line,
+            Merge::Pair(left, right) => format!("{left} {right}"),
+        })
+        .collect();
+    translation.string("tokenizer.ggml.model", "gpt2");
+    translation.string("tokenizer.ggml.pre", "modern-bert");
+    translation.strings("tokenizer.ggml.tokens", tokens.iter().map(|token| &**token));
+    translation.i32s("tokenizer.ggml.token_type", kinds.into_iter());
+    translation.strings("tokenizer.ggml.merges", merges.iter().map(|merge| &**merge));
+    ends(translation, id("[CLS]")?, id("[SEP]")?);
+    Ok(())
+}
+
+fn read<M: DeserializeOwned>(path: &Path) -> Result<File<M>, Error> {
+    parse(path, &bytes(path, MAX_BYTES)?)
+}
+
+fn is_of_kind(path: &Path, kind: Option<&str>, wanted: &str) -> Result<(), Error> {
+    match kind.filter(|kind| *kind != wanted) {
+        None => Ok(()),
+        Some(other) => {
+            let other: String = other.chars().take(64).collect();
+            let other = other.escape_debug();
+            Err(unsupported(path, format!("its model is \"{other}\", only {wanted} is read for this family")))
+        }
+    }
+}
+
+fn bounded(path: &Path, count: usize) -> Result<(), Error> {
+    match count {
+        1..=MAX_TOKENS => Ok(()),
+        _ => Err(corrupt(path, format!("it has {count} tokens, 1 to {MAX_TOKENS} are read"))),
+    }
+}
+
+/// Marks the tokens that are searched for, which no text contains where they are special.
+fn added(path: &Path, tokens: &[Added], kinds: &mut [i32]) -> Result<(), Error> {
+    for token in tokens {
+        match kinds.get_mut(token.id as usize) {
+            Some(kind) => *kind = if token.special { CONTROL } else { USER_DEFINED },
+            None => return Err(corrupt(path, format!("token {} is beyond the vocabulary", token.id))),
+        }
+    }
+    Ok(())
+}
+
+/// What stands before and behind each text.
+fn ends(translation: &mut Translation, first: u32, last: u32) {
+    translation.integer("tokenizer.ggml.bos_token_id", first);
+    translation.integer("tokenizer.ggml.eos_token_id", last);
+    translation.bool("tokenizer.ggml.add_bos_token", true);
+    translation.bool("tokenizer.ggml.add_eos_token", true);
+}
+
+/// The map of characters of a normalizer, or of one in a row of them.
+fn charsmap(path: &Path, normalizer: &Value) -> Result<Option<Vec<u8>>, Error> {
+    let row = normalizer.get("normalizers").and_then(Value::as_array);
+    let all = row.into_iter().flatten().chain([normalizer]);
+    let map = all.filter_map(|one| one.get("precompiled_charsmap").and_then(Value::as_str)).next();
+    let decoded = map.map(|map| base64::engine::general_purpose::STANDARD.decode(map)).transpose();
+    decoded.map_err(|error| corrupt(path, format!("its map of characters: {error}")))
+}

@@ -1,0 +1,322 @@
+//! How likely some given answers to one prompt are: a tree of their tokens, and the passes that compute it.
+//!
+//! Answers that begin with the same tokens share the nodes of their beginning, so that each is computed once. A row of the model is needed
+//! for each node that something follows: the logits behind it say how likely each of its children is. The first row is that of the
+//! prompt's last token, and what follows it is computed path by path: the state goes back to where the next path leaves
+//! the one before. Answers of one token each need no row beside that of the prompt.
+//!
+//! The logarithm of an answer's probability is the sum of those of its tokens, each among all tokens of the vocabulary. An
+//! answer that another one begins with has one decision more, that of the end, as without it the longer one could never be more likely.
+//!
+//! Invariant: each number depends on the logits of its own row and on nothing else, so not on how the answers are put in passes.
+
+use std::ops::Range;
+
+use crate::Error;
+use crate::kernels::highest;
+use crate::kernels::matrix::Instructions;
+use crate::kernels::softmax::sum_of_exps;
+use crate::tokenizer::Tokenizer;
+
+/// What may follow a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// This token.
+    Token(u32),
+    /// The end of the answer, by whatever token.
+    End,
+}
+
+/// A token of answers, behind those before it.
+#[derive(Debug)]
+struct Node {
+    next: Next,
+    parent: usize,
+    /// How many tokens behind the prompt.
+    depth: usize,
+    children: Vec<usize>,
+    /// The logarithm of its probability behind its parent, once that is known.
+    log_probability: Option<f64>,
+}
+
+/// The answers to a prompt.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// The first is the end of the prompt. A node comes before its children, and those before the node's next sibling; ends come last.
+    nodes: Vec<Node>,
+    /// Where each answer ends, in the order in which they were given.
+    ends: Vec<usize>,
+    /// The nodes that are computed now, from the prompt's end on.
+    path: Vec<usize>,
+    /// Tokens that end answers.
+    end_tokens: Vec<u32>,
+}
+
+/// A row whose logits are wanted: what follows them in the tree.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    node: usize,
+    children: Vec<Next>,
+    end_tokens: Vec<u32>,
+}
+
+impl Answers {
+    /// The tree of some answers, which are texts that go on behind the prompt.
+    ///
+    /// # Errors
+    /// [`Error::UnreadableText`] for one that has no tokens.
+    pub(super) fn new<'a>(
+        texts: impl Iterator<Item = &'a str>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Answers, Error> {
+        let tokens: Vec<Vec<u32>> = texts.map(|text| tokenizer.encode_bytes(text.as_bytes())).collect();
+        if tokens.iter().any(Vec::is_empty) {
+            return Err(Error::UnreadableText { reason: "an answer has no tokens".to_owned() });
+        }
+        Ok(Answers::of_tokens(&tokens, tokenizer.end_tokens()))
+    }
+
+    fn of_tokens(tokens: &[Vec<u32>], end_tokens: &[u32]) -> Answers {
+        let root = Node { next: Next::End, parent: 0, depth: 0, children: Vec::new(), log_probability: None };
+        let mut nodes = vec![root];
+        let mut ends = vec![0; tokens.len()];
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by(|a, b| tokens[*a].cmp(&tokens[*b]));
+        // The path to the answer before, whose beginning the next one may share.
+        let mut path = vec![0];
+        for answer in order {
+            let tokens = &tokens[answer];
+            let shared = path.iter().skip(1).zip(tokens);
+            let shared =
+                shared.take_while(|(node, token)| nodes[**node].next == Next::Token(**token)).count();
+            path.truncate(1 + shared);
+            for token in &tokens[shared..] {
+                let parent = path.last().copied().unwrap_or(0);
+                path.push(add(&mut nodes, parent, Next::Token(*token)));
+            }
+            ends[answer] = path.last().copied().unwrap_or(0);
+        }
+        // Ambiguous where it ends: another one goes on behind it.
+        if !end_tokens.is_empty() {
+            let mut within: Vec<usize> =
+                ends.iter().copied().filter(|end| !nodes[*end].children.is_empty()).collect();
+            within.sort_unstable();
+            within.dedup();
+            for parent in within {
+                let end = add(&mut nodes, parent, Next::End);
+                ends.iter_mut().filter(|node| **node == parent).for_each(|node| *node = end);
+            }
+        }
+        let mut answers = Answers { nodes, ends, path: vec![0], end_tokens: end_tokens.to_vec() };
+        answers.path = answers.next_path(0);
+        answers
+    }
+
+    /// Positions behind the prompt that the longest path takes.
+    pub(super) fn positions(&self) -> usize {
+        let inner = self.nodes.iter().filter(|node| !node.children.is_empty());
+        inner.map(|node| node.depth).max().unwrap_or(0)
+    }
+
+    /// The path that begins to differ at the first inner node behind `after`: from the prompt's end on, as deep as one inner
+    /// node follows the other. The prompt's end alone where there is none.
+    fn next_path(&self, after: usize) -> Vec<usize> {
+        let is_inner = |node: &usize| !self.nodes[*node].children.is_empty();
+        let mut rest = (after + 1..self.nodes.len()).filter(is_inner);
+        let Some(mut last) = rest.next() else { return vec![0] };
+        for node in rest {
+            if self.nodes[node].parent != last {
+                break;
+            }
+            last = node;
+        }
+        let mut path = vec![last];
+        while last != 0 {
+            last = self.nodes[last].parent;
+            path.push(last);
+        }
+        path.reverse();
+        path
+    }
+
+    /// Tokens behind the prompt that are to be computed now.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.path[1..].iter().filter_map(|node| match self.nodes[*node].next {
+            Next::Token(token) => Some(token),
+            Next::End => None,
+        })
+    }
+
+    /// Of rows that were computed, counted from that of the prompt's last token, those whose logits are wanted: by their place among
+    /// the rows.
+    pub(super) fn wanted(&self, rows: Range<usize>) -> Vec<(usize, Wanted)> {
+        let first = rows.start;
+        let nodes = rows.filter_map(|row| Some((row - first, *self.path.get(row)?)));
+        let open = nodes.filter(|(_, node)| {
+            let children = &self.nodes[*node].children;
+            children.first().is_some_and(|child| self.nodes[*child].log_probability.is_none())
+        });
+        open.map(|(row, node)| {
+            let children: Vec<Next> =
+                self.nodes[node].children.iter().map(|child| self.nodes[*child].next).collect();
+            let end_tokens = if children.contains(&Next::End) { self.end_tokens.clone() } else { Vec::new() };
+            (row, Wanted { node, children, end_tokens })
+        })
+        .collect()
+    }
+
+    /// Takes what the logits of a row say.
+    pub(super) fn take(&mut self, wanted: &Wanted, log_probabilities: &[f64]) {
+        let children = self.nodes[wanted.node].children.clone();
+        for (child, log_probability) in children.into_iter().zip(log_probabilities) {
+            self.nodes[child].log_probability = Some(*log_probability);
+        }
+    }
+
+    /// Goes on to the next path, once all rows of this one were taken: how many of its tokens behind the prompt are those of the path before.
+    /// None where nothing is left to compute.
+    pub(super) fn advance(&mut self) -> Option<usize> {
+        let last = self.path.last().copied().unwrap_or(0);
+        let next = self.next_path(last);
+        let differs = next.iter().zip(&self.path).skip(1).take_while(|(next, before)| next == before).count();
+        self.path = next;
+        (self.path.len() > 1).then_some(differs)
+    }
+
+    /// The logarithms of the answers' probabilities, in the order in which the answers were given. None before all are known.
+    pub(super) fn log_probabilities(&self) -> Option<Vec<f64>> {
+        let of = |end: &usize| {
+            let (mut node, mut sum) = (*end, 0.0);
+            while node != 0 {
+                sum += self.nodes[node].log_probability?;
+                node = self.nodes[node].parent;
+            }
+            Some(sum)
+        };
+        self.ends.iter().map(of).collect()
+    }
+}
+
+fn add(nodes: &mut Vec<Node>, parent: usize, next: Next) -> usize {
+    let (index, depth) = (nodes.len(), nodes[parent].depth + 1);
+    nodes.push(Node { next, parent, depth, children: Vec::new(), log_probability: None });
+    nodes[parent].children.push(index);
+    index
+}
+
+impl Wanted {
+    /// What the logits of all tokens behind its node say of its children. None where one of the logits is no finite number.
+    pub(super) fn log_probabilities(&self, logits: &[f32], instructions: Instructions) -> Option<Vec<f64>> {
+        let highest = *logits.get(highest(instructions, logits)?)?;
+        let all = libm::log(sum_of_exps(instructions, logits, highest));
+        let above =
+            |token: u32| logits.get(token as usize).map(|logit| f64::from(*logit) - f64::from(highest));
+        let of = |next: &Next| match next {
+            Next::Token(token) => above(*token).map(|logit| logit - all),
+            Next::End => {
+                let ends = || self.end_tokens.iter().filter_map(|token| above(*token));
+                let highest = ends().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = ends().map(|end| libm::exp(end - highest)).sum();
+                highest.is_finite().then(|| highest + libm::log(sum) - all)
+            }
+        };
+        self.children.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCABULARY: usize = 50;
+    const END: [u32; 2] = [48, 49];
+
+    /// Made-up logits behind some tokens.
+    fn logits(tokens: &[u32]) -> Vec<f32> {
+        let seed = tokens.iter().fold(7_u32, |seed, token| seed.wrapping_mul(31).wrapping_add(*token));
+        (0..VOCABULARY as u32).map(|id| (seed.wrapping_mul(id + 3) % 1009) as f32 / 100.0).collect()
+    }
+
+    fn log_softmax(logits: &[f32], tokens: &[u32]) -> f64 {
+        let sum = |ids: &mut dyn Iterator<Item = usize>| -> f64 {
+            ids.map(|id| libm::exp(f64::from(logits[id]))).sum()
+        };
+        libm::log(sum(&mut tokens.iter().map(|token| *token as usize)) / sum(&mut (0..VOCABULARY)))
+    }
+
+    /// Computes the answers pass by pass; the rows that were computed.
+    fn run(answers: &mut Answers) -> usize {
+        let mut rows = 0;
+        // The row of the prompt's last token comes with the first path.
+        let mut from = 0;
+        loop {
+            let tokens: Vec<u32> = answers.tokens().collect();
+            for (row, wanted) in answers.wanted(from..tokens.len() + 1) {
+                let logits = logits(&tokens[..from + row]);
+                let values = wanted.log_probabilities(&logits, Instructions::best()).unwrap();
+                answers.take(&wanted, &values);
+            }
+            rows += tokens.len() + 1 - from;
+            match answers.advance() {
+                Some(shared) => from = shared + 1,
+                None => return rows,
+            }
+        }
+    }
+
+    #[test]
+    fn probabilities_are_those_of_the_tokens_one_by_one_and_beginnings_are_computed_once() {
+        let texts: Vec<Vec<u32>> =
+            [&[1][..], &[2, 3, 4], &[2, 3], &[2, 3, 5, 6, 7], &[2, 9], &[8, 8, 8], &[2, 3, 5, 6, 1], &[1]]
+                .map(<[u32]>::to_vec)
+                .to_vec();
+        let mut answers = Answers::of_tokens(&texts, &END);
+        assert_eq!(answers.positions(), 4);
+        let rows = run(&mut answers);
+        assert_eq!(rows, 7, "the prompt, 2, 2 3, 2 3 5, 2 3 5 6, 8, 8 8");
+        let values = answers.log_probabilities().unwrap();
+        for (tokens, value) in texts.iter().zip(&values) {
+            let mut exact: f64 =
+                (0..tokens.len()).map(|n| log_softmax(&logits(&tokens[..n]), &tokens[n..=n])).sum();
+            if *tokens == [2, 3] {
+                exact += log_softmax(&logits(tokens), &END);
+            }
+            assert!((exact - value).abs() < 1e-5, "{value} is not {exact} of {tokens:?}");
+        }
+        assert_eq!(values[0], values[7], "the same twice");
+    }
+
+    #[test]
+    fn answers_of_one_token_need_the_prompts_row_only() {
+        let mut answers = Answers::of_tokens(&[vec![4], vec![5], vec![6]], &END);
+        assert_eq!((answers.positions(), run(&mut answers)), (0, 1));
+        let sum: f64 = answers.log_probabilities().unwrap().iter().map(|value| libm::exp(*value)).sum();
+        assert!(sum < 1.0);
+    }
+
+    #[test]
+    fn numbers_do_not_depend_on_the_other_answers() {
+        let own = |texts: &[&[u32]]| {
+            let texts: Vec<Vec<u32>> = texts.iter().map(|text| text.to_vec()).collect();
+            let mut answers = Answers::of_tokens(&texts, &END);
+            run(&mut answers);
+            answers.log_probabilities().unwrap()[0].to_bits()
+        };
+        assert_eq!(own(&[&[2, 3, 4]]), own(&[&[2, 3, 4], &[2, 3, 5], &[2], &[9, 9]]));
+        assert_ne!(
+            own(&[&[2, 3]]),
+            own(&[&[2, 3], &[2, 3, 4]]),
+            "but that the end counts where another one goes on"
+        );
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_noticed() {
+        let answers = Answers::of_tokens(&[vec![4]], &END);
+        let (_, wanted) = answers.wanted(0..1).pop().unwrap();
+        let mut logits = logits(&[]);
+        assert!(wanted.log_probabilities(&logits, Instructions::best()).is_some());
+        logits[17] = f32::NAN;
+        assert!(wanted.log_probabilities(&logits, Instructions::best()).is_none());
+    }
+}

@@ -1,0 +1,129 @@
+//! Which model a request gets that names none: what was set, on which level.
+//!
+//! From the nearest to the farthest: SET, ALTER ROLE and ALTER DATABASE of the settings `pg_steadytext.*_model`;
+//! steadytext_config of the database; the same settings in postgresql.conf; the predecessor's variables of the server's
+//! environment. `auto` on a level leaves it to the next; where all do, the registry and the directory of the models decide.
+
+use pgrx::prelude::*;
+
+use super::{AUTO, Task, directory};
+use crate::pg::catalog_cache::Models;
+use crate::pg::error::PgError;
+use crate::pg::guc::{Level, ModelSetting};
+use crate::pg::{bgworker, environment};
+
+/// A model that somebody has set for requests that name none.
+#[derive(Debug, Clone)]
+pub(super) struct DefaultModel {
+    /// Its name; a path where a superuser has given one.
+    pub(super) name: String,
+    /// Where that is set.
+    pub(super) setting: String,
+}
+
+impl Task {
+    pub(super) fn setting(self) -> ModelSetting {
+        match self {
+            Task::Generate => ModelSetting::Generation,
+            Task::Embed => ModelSetting::Embedding,
+            Task::Rerank => ModelSetting::Reranker,
+        }
+    }
+
+    /// The predecessor's word for it, in variables of the environment.
+    fn variable(self) -> &'static str {
+        match self {
+            Task::Generate => "GENERATION",
+            Task::Embed => "EMBEDDING",
+            Task::Rerank => "RERANKING",
+        }
+    }
+}
+
+/// What is set for a task.
+///
+/// # Errors
+///
+/// 42704 for a variable of the environment that speaks of a model which is not there.
+pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
+    let setting = task.setting();
+    let name = setting.name().to_string_lossy();
+    // What is set for the role that the worker runs as is meant for nobody's requests.
+    let is_own = !bgworker::is_worker() || setting.level() < Level::Session;
+    let own = Some(setting.value()).filter(|value| is_own && says_something(value));
+    let own = own.map(|value| DefaultModel { name: value, setting: name.clone().into_owned() });
+    if own.is_some() && setting.level() > Level::Server {
+        return Ok(own);
+    }
+    let key = name.rsplit('.').next().unwrap_or_default();
+    let of_database = models.defaults[task as usize].as_deref().filter(|value| says_something(value));
+    if let Some(value) = of_database {
+        return Ok(Some(DefaultModel {
+            name: value.to_owned(),
+            setting: format!("{key} of steadytext_config"),
+        }));
+    }
+    if own.is_some() {
+        return Ok(own);
+    }
+    of_environment(task, models)
+}
+
+/// What is set for this session, its role or its database: the worker does not know of it, or not yet.
+pub(super) fn of_session(task: Task) -> Option<DefaultModel> {
+    let setting = task.setting();
+    let value = Some(setting.value()).filter(|value| says_something(value))?;
+    (setting.level() > Level::Server)
+        .then(|| DefaultModel { name: value, setting: setting.name().to_string_lossy().into_owned() })
+}
+
+fn says_something(value: &str) -> bool {
+    !value.is_empty() && value != AUTO
+}
+
+fn of_environment(task: Task, models: &Models) -> Result<Option<DefaultModel>, PgError> {
+    let variable = |what: &str| format!("{}{}_MODEL_{what}", environment::PREFIX, task.variable());
+    let (file, repository) = (variable("FILENAME"), variable("REPO"));
+    let rows = || models.iter().filter(|model| model.task == task.name());
+    let (setting, value, found) = if let Some(value) = environment::value(&file) {
+        let row = rows().find(|model| model.file == value).map(|model| model.name.clone());
+        let found = match row {
+            Some(name) => Some(name),
+            None => super::entry(&value)?.map(|entry| entry.file),
+        };
+        (file, value, found)
+    } else if let Some(value) = environment::value(&repository) {
+        let row = rows().find(|model| model.repository.as_deref() == Some(&value));
+        let found = row.map(|model| model.name.clone()).or_else(|| {
+            let is_of = |entry: &&directory::Entry| {
+                let card = super::path_of(entry).and_then(|path| directory::card(&path).ok()?);
+                card.is_some_and(|card| card.repository.as_deref() == Some(&value))
+            };
+            directory::entries().iter().find(is_of).map(|entry| entry.file.clone())
+        });
+        (repository, value, found)
+    } else {
+        return Ok(None);
+    };
+    match found {
+        Some(name) => Ok(Some(DefaultModel { name, setting })),
+        None => Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("{setting} of the server's environment is \"{value}\", and no such model is here"),
+        )
+        .hint("Put the file into pg_steadytext.model_dir, or set pg_steadytext.generation_model, pg_steadytext.embedding_model or pg_steadytext.reranker_model.")),
+    }
+}
+
+/// Variables of the environment that decide something here.
+pub(crate) fn is_obeyed(variable: &str) -> bool {
+    let tasks = Task::ALL;
+    variable == environment::DEFAULT_SEED
+        || variable == environment::USE_FALLBACK_MODEL
+        || tasks.iter().any(|task| {
+            let rest = variable
+                .strip_prefix(environment::PREFIX)
+                .and_then(|rest| rest.strip_prefix(task.variable()));
+            matches!(rest, Some("_MODEL_REPO" | "_MODEL_FILENAME"))
+        })
+}

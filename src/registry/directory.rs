@@ -1,0 +1,241 @@
+//! The directory of the models: which ones it has by name, and what their cards say.
+//!
+//! A GGUF file or folder directly below pg_steadytext.model_dir is a model by its stem, whatever the case: `qwen3-0.6b-q8_0`
+//! is `Qwen3-0.6B-Q8_0.gguf`. Of a split model the stem is what its parts have in common. The names are read anew only when the
+//! directory has changed.
+//!
+//! Invariant: names are compared with those that the directory has, and never made into paths, so that no name leads
+//! anywhere else.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use pgrx::prelude::*;
+use steadytext_engine::card::{self, Card};
+use steadytext_engine::{FileId, glance};
+
+use super::{AUTO, BUILTIN};
+use crate::pg::error::PgError;
+use crate::pg::guc;
+
+/// Entries of the directory that are looked at.
+const MAX_ENTRIES: usize = 16_384;
+/// Models whose cards, and what they are for, a process remembers.
+const MAX_KNOWN: usize = 1024;
+/// A directory that changed so shortly before it was read may change again without a trace in its time.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How GGUF files end.
+const ENDING: &str = ".gguf";
+
+/// A model in the directory, by its name: whether it is whole is another question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The stem.
+    pub(crate) name: String,
+    /// The name of the file, or of the first part, or of the folder.
+    pub(crate) file: String,
+    /// It is one file, and no link.
+    pub(super) is_plain: bool,
+}
+
+/// What was read.
+struct Listing {
+    directory: PathBuf,
+    state: State,
+    is_settled: bool,
+    entries: Rc<Vec<Entry>>,
+    /// Files or folders that have a card and are not there.
+    missing: Rc<Vec<String>>,
+}
+
+/// By which a change of the directory is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State([i64; 6]);
+
+/// What is kept of a model: the state of what it was read from, and what it said.
+type Kept<T> = HashMap<PathBuf, (Option<FileId>, T)>;
+
+thread_local! {
+    static LISTING: RefCell<Option<Listing>> = const { RefCell::new(None) };
+    static CARDS: RefCell<Kept<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
+    static TASKS: RefCell<Kept<Rc<Vec<card::Task>>>> = RefCell::default();
+}
+
+/// The models of the directory, in the order of their names.
+pub(crate) fn entries() -> Rc<Vec<Entry>> {
+    listed().0
+}
+
+/// Whether there is a card that prefers the task, of a model that is not there any more.
+pub(super) fn misses(task: card::Task) -> bool {
+    let directory = PathBuf::from(guc::model_dir());
+    let prefers = |file: &String| {
+        let card = card(&directory.join(file)).ok().flatten();
+        card.is_some_and(|card| card.preferred.contains(&task))
+    };
+    listed().1.iter().any(prefers)
+}
+
+fn listed() -> (Rc<Vec<Entry>>, Rc<Vec<String>>) {
+    let directory = PathBuf::from(guc::model_dir());
+    let Ok(metadata) = directory.metadata() else { return Default::default() };
+    let state = State([
+        metadata.dev() as i64,
+        metadata.ino() as i64,
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    ]);
+    LISTING.with_borrow_mut(|listing| {
+        if let Some(known) = listing
+            && (known.is_settled && known.state == state && known.directory == directory)
+        {
+            return (Rc::clone(&known.entries), Rc::clone(&known.missing));
+        }
+        let (entries, missing) = read(&directory);
+        let (entries, missing) = (Rc::new(entries), Rc::new(missing));
+        let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let is_settled = age.is_some_and(|age| age > SETTLED);
+        let shown = (Rc::clone(&entries), Rc::clone(&missing));
+        *listing = Some(Listing { directory, state, is_settled, entries, missing });
+        shown
+    })
+}
+
+fn read(directory: &Path) -> (Vec<Entry>, Vec<String>) {
+    let Ok(found) = directory.read_dir() else { return Default::default() };
+    let found: Vec<_> = found.take(MAX_ENTRIES).flatten().collect();
+    let entry = |found: &std::fs::DirEntry| {
+        let file = found.file_name().into_string().ok()?;
+        let is_shown = !file.starts_with('.') && !file.chars().any(char::is_control);
+        let is_file = found.file_type().is_ok_and(|kind| kind.is_file());
+        let name = is_shown.then(|| name_of(&file, is_file))??;
+        // Taken, as in the registry.
+        if [BUILTIN, AUTO].contains(&name.to_lowercase().as_str()) {
+            return None;
+        }
+        let is_plain = is_file && without_ending(&file) == Some(&name);
+        Some(Entry { name, file, is_plain })
+    };
+    let mut entries: Vec<Entry> = found.iter().filter_map(entry).collect();
+    entries.sort_unstable_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
+    let names: HashSet<_> = found.iter().map(std::fs::DirEntry::file_name).collect();
+    let of_card = |name: &OsString| name.to_str()?.strip_suffix(card::SUFFIX).map(str::to_owned);
+    let missing = names.iter().filter_map(of_card).filter(|model| !names.contains(OsStr::new(model)));
+    (entries, missing.collect())
+}
+
+/// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model is seen when
+/// it is wanted.
+fn name_of(file: &str, is_file: bool) -> Option<String> {
+    let Some(stem) = without_ending(file) else { return (!is_file).then(|| file.to_owned()) };
+    match split(stem) {
+        Some((name, 1)) => Some(name.to_owned()),
+        Some(_) => None,
+        None => Some(stem.to_owned()).filter(|stem| !stem.is_empty()),
+    }
+}
+
+fn without_ending(file: &str) -> Option<&str> {
+    let (stem, ending) = file.split_at_checked(file.len().checked_sub(ENDING.len())?)?;
+    ending.eq_ignore_ascii_case(ENDING).then_some(stem)
+}
+
+/// The name of a split model and the number of its part, of `NAME-00001-of-00003`.
+fn split(stem: &str) -> Option<(&str, u32)> {
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (name, number) = rest.rsplit_once('-')?;
+    let is_number = |digits: &str| digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    (!name.is_empty() && is_number(count) && is_number(number)).then_some(())?;
+    Some((name, number.parse().ok()?))
+}
+
+/// The model of this name. `None` where there is none.
+///
+/// # Errors
+///
+/// 42710 where several have it.
+pub(super) fn find(name: &str, is_there: impl Fn(&Entry) -> bool) -> Result<Option<Entry>, PgError> {
+    let wanted = name.to_lowercase();
+    let is_meant =
+        |entry: &&Entry| entry.name.to_lowercase() == wanted || entry.file.to_lowercase() == wanted;
+    let all = entries();
+    let mut found: Vec<&Entry> = all.iter().filter(is_meant).filter(|entry| is_there(entry)).collect();
+    // The whole name of a file says which one it is.
+    if without_ending(name).is_some()
+        && let Some(exact) = found.iter().position(|entry| entry.file == name)
+    {
+        found = vec![found[exact]];
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [entry] => Ok(Some((*entry).clone())),
+        several => {
+            let files: Vec<String> =
+                several.iter().take(8).map(|entry| format!("\"{}\"", entry.file)).collect();
+            let shown: String = name.chars().take(64).collect();
+            Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+                format!("model name \"{shown}\" stands for several files: {}", files.join(", ")),
+            )
+            .hint("Rename all but one of them, or name a file with its ending."))
+        }
+    }
+}
+
+/// The card of a model, read anew when it has changed.
+///
+/// # Errors
+///
+/// XX001 for a card that cannot be read.
+pub(super) fn card(model: &Path) -> Result<Option<Rc<Card>>, PgError> {
+    remembered(&CARDS, model, FileId::of_path(&Card::path(model)).ok(), || {
+        let card = Card::read(model).map_err(|error| {
+            let message = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            PgError::new(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+                .hint("Correct the card, or remove it: without one the file by itself is the model.")
+        })?;
+        Ok(card.map(Rc::new))
+    })
+}
+
+/// What the model can be used for, as its card says, or as a look at its file does where that says nothing.
+pub(crate) fn tasks(model: &Path) -> Rc<Vec<card::Task>> {
+    if let Ok(Some(card)) = card(model)
+        && !card.tasks.is_empty()
+    {
+        return Rc::new(card.tasks.clone());
+    }
+    let head = if model.is_dir() { model.join("config.json") } else { model.to_owned() };
+    remembered(&TASKS, model, FileId::of_path(&head).ok(), || Rc::new(glance::tasks(model)))
+}
+
+fn remembered<T: Clone>(
+    kept: &'static std::thread::LocalKey<RefCell<Kept<T>>>,
+    model: &Path,
+    state: Option<FileId>,
+    read: impl FnOnce() -> T,
+) -> T {
+    kept.with_borrow_mut(|kept| {
+        if let Some((known, value)) = kept.get(model)
+            && *known == state
+        {
+            return value.clone();
+        }
+        let value = read();
+        if kept.len() >= MAX_KNOWN {
+            kept.clear();
+        }
+        kept.insert(model.to_owned(), (state, value.clone()));
+        value
+    })
+}

@@ -1,0 +1,54 @@
+//! What an answer took: tokens, the time to the first of them, and why it ended.
+
+use std::time::Instant;
+
+use steadytext_engine::{Finish, Output};
+
+/// What is known of it. Nothing of an answer that the cache had.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// Length of the prompt, template included; of many texts, all of them together.
+    pub(crate) prompt_tokens: Option<i32>,
+    /// Of the prompt of a text, those that did not have to be computed.
+    pub(crate) cached_tokens: Option<i32>,
+    /// Tokens of the text.
+    pub(crate) generated_tokens: Option<i32>,
+    /// Why it ended.
+    pub(crate) finish_reason: Option<&'static str>,
+    /// Milliseconds to the first token.
+    pub(crate) first_token_ms: Option<i32>,
+}
+
+impl Usage {
+    /// A subtask has begun.
+    pub(crate) fn started(&mut self, prompt_tokens: usize) {
+        self.prompt_tokens = Some(self.prompt_tokens.unwrap_or(0).saturating_add(number(prompt_tokens)));
+    }
+
+    /// The first token of a text that was asked for at `since`.
+    pub(crate) fn first_token(&mut self, cached_tokens: usize, since: Instant) {
+        self.cached_tokens = Some(number(cached_tokens));
+        self.first_token_ms = Some(milliseconds(since));
+    }
+
+    /// All of it is there. A text that was known without a model has had no first token.
+    pub(crate) fn ended(&mut self, outputs: &[Output], since: Instant) {
+        let [Output::Text { generated_tokens, finish, .. }] = outputs else { return };
+        self.cached_tokens.get_or_insert(0);
+        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
+        self.generated_tokens = Some(number(*generated_tokens));
+        self.finish_reason = Some(match finish {
+            Finish::EndOfText | Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Complete => "constraint",
+        });
+    }
+}
+
+fn milliseconds(since: Instant) -> i32 {
+    i32::try_from(since.elapsed().as_millis()).unwrap_or(i32::MAX)
+}
+
+fn number(tokens: usize) -> i32 {
+    i32::try_from(tokens).unwrap_or(i32::MAX)
+}

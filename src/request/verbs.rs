@@ -1,0 +1,276 @@
+//! Judgements: yes or no, a grade, a category, a similarity. What the engine is to do for each, and the answer that comes of it.
+//!
+//! A model that generates is not asked to write its answer: it says how likely each possible one is, and from that come an answer and a
+//! probability ([`Likelihoods`]). A category's probability is measured against what the model says of it for an empty text: how
+//! much more likely the text makes it. That takes out how long its name is, how common, and where it stands in the list, which
+//! small models follow more than the text.
+//!
+//! Invariant: of equal scores the category that was given first comes first.
+
+use serde::Serialize;
+use steadytext_engine::{Embed, Likelihoods, Output, Work, cosine, softmax};
+
+use super::answer::{Answer, unexpected};
+use super::categories::Categories;
+use super::prompts::Prompt;
+use crate::pg::error::PgError;
+
+/// How the model may say yes and no.
+const YES: [&str; 2] = ["Yes", "yes"];
+const NO: [&str; 2] = ["No", "no"];
+/// The grades of a score.
+const GRADES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+/// Differences of cosines are small: by how much they are made larger before they become probabilities.
+const COSINE_SCALE: f64 = 20.0;
+
+/// A category, as prompts name it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Category {
+    /// What the answer is.
+    pub(crate) name: String,
+    /// What belongs to it.
+    pub(crate) description: Option<String>,
+}
+
+/// A text whose category is known.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Example {
+    /// The text.
+    pub(crate) input: String,
+    /// One of the categories.
+    pub(crate) category: String,
+}
+
+/// What is asked of a text and some categories.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Classification {
+    /// The text.
+    pub(crate) input: String,
+    /// At least one.
+    pub(crate) categories: Vec<Category>,
+    /// What is asked, in the caller's words.
+    pub(crate) task_description: Option<String>,
+    /// Texts whose category is known.
+    pub(crate) examples: Vec<Example>,
+    /// Whether vectors are compared.
+    pub(crate) by_vectors: bool,
+    /// What is wanted of it.
+    pub(crate) wanted: Wanted,
+    /// Which prompt asks for it.
+    pub(crate) prompt: Prompt,
+}
+
+/// What is wanted of a classification.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) enum Wanted {
+    /// The best category.
+    Best,
+    /// All of them with their probabilities.
+    Scores,
+    /// Those whose own score is at least this one.
+    AtLeast(f64),
+}
+
+/// A judgement.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) enum Verb {
+    /// Yes or no, or the probability of yes.
+    If {
+        /// The whole prompt.
+        prompt: String,
+        /// Whether the probability is wanted.
+        score: bool,
+    },
+    /// A grade from 0 to 1.
+    Score {
+        /// The whole prompt.
+        prompt: String,
+    },
+    /// A category or some.
+    Classify(Classification),
+    /// The cosine of two texts.
+    Similarity {
+        /// The texts.
+        texts: [String; 2],
+    },
+}
+
+impl Verb {
+    /// How many subtasks there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Verb::If { .. } | Verb::Score { .. } => 1,
+            Verb::Similarity { .. } => 2,
+            Verb::Classify(classification) => classification.len(),
+        }
+    }
+
+    /// What the engine is to do for subtask `index`.
+    pub(crate) fn work(&self, index: usize) -> Work {
+        match self {
+            Verb::If { prompt, .. } => likelihoods(prompt.clone(), YES.iter().chain(&NO)),
+            Verb::Score { prompt } => likelihoods(prompt.clone(), GRADES.iter()),
+            Verb::Similarity { texts } => Work::Embed(Embed::passage(texts[index].as_str())),
+            Verb::Classify(classification) => classification.work(index),
+        }
+    }
+
+    /// The text that it is about, for messages and the cache.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Verb::If { prompt, .. } | Verb::Score { prompt } => prompt,
+            Verb::Similarity { texts } => &texts[0],
+            Verb::Classify(classification) => &classification.input,
+        }
+    }
+
+    /// The answer that the outputs make.
+    ///
+    /// # Errors
+    ///
+    /// XX000 for an output of another kind than its work: a bug.
+    pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
+        Ok(match self {
+            Verb::If { score, .. } => {
+                let yes = share_of_yes(outputs.first())?;
+                Answer::Text(if *score { yes.to_string() } else { (yes > 0.5).to_string() })
+            }
+            Verb::Score { .. } => {
+                let shares = softmax(log_probabilities(outputs.first())?);
+                let most = (GRADES.len() - 1) as f64;
+                let grade: f64 = shares.iter().enumerate().map(|(grade, share)| grade as f64 * share).sum();
+                Answer::Text((grade / most).clamp(0.0, 1.0).to_string())
+            }
+            Verb::Similarity { .. } => match &outputs[..] {
+                [Output::Embedding(first), Output::Embedding(second)] => {
+                    Answer::Text(cosine(first, second).to_string())
+                }
+                _ => return Err(unexpected()),
+            },
+            Verb::Classify(classification) => classification.answer(&outputs)?,
+        })
+    }
+}
+
+impl Classification {
+    /// Yes or no of each category; otherwise all of them together.
+    fn asks_one_by_one(&self) -> bool {
+        matches!(self.wanted, Wanted::AtLeast(_)) && !self.by_vectors
+    }
+
+    fn len(&self) -> usize {
+        match (self.by_vectors, self.asks_one_by_one()) {
+            (true, _) => 1 + self.categories.len(),
+            (false, true) => self.categories.len(),
+            (false, false) => 2,
+        }
+    }
+
+    fn work(&self, index: usize) -> Work {
+        if self.by_vectors {
+            // The text, then the categories.
+            let text = match index.checked_sub(1) {
+                None => &self.input,
+                Some(index) => {
+                    let Category { name, description } = &self.categories[index];
+                    description.as_ref().unwrap_or(name)
+                }
+            };
+            return Work::Embed(Embed::passage(text.as_str()));
+        }
+        if self.asks_one_by_one() {
+            return likelihoods(self.prompt_of(&self.input, Some(index)), YES.iter().chain(&NO));
+        }
+        // Against an empty text, which is the same for all rows.
+        let (prompt, repeated) = if index == 0 { (self.input.clone(), false) } else { (String::new(), true) };
+        let answers = self.categories.iter().map(|category| category.name.clone()).collect();
+        let system = Some(self.prompt_of("", None));
+        Work::Likelihoods(Likelihoods { prompt, system, answers, repeated, ..Likelihoods::default() })
+    }
+
+    /// The prompt about a text, and about one category where it is about that.
+    fn rendered(&self, input: &str, category: Option<usize>) -> Result<String, PgError> {
+        self.prompt.render(minijinja::context! {
+            input => input,
+            categories => minijinja::Value::from_serialize(&self.categories),
+            category => category.map(|index| minijinja::Value::from_serialize(&self.categories[index])),
+            task_description => self.task_description,
+            examples => minijinja::Value::from_serialize(&self.examples),
+        })
+    }
+
+    /// The same, once [`Classification::check_prompt`] has looked at it.
+    fn prompt_of(&self, input: &str, category: Option<usize>) -> String {
+        self.rendered(input, category).unwrap_or_default()
+    }
+
+    /// Looks whether its prompt can be rendered.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Prompt::render`].
+    pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
+        if self.by_vectors { Ok(()) } else { self.rendered("", Some(0)).map(|_| ()) }
+    }
+
+    fn answer(&self, outputs: &[Output]) -> Result<Answer, PgError> {
+        let scores = self.scores(outputs)?;
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        let name = |index: &usize| self.categories[*index].name.clone();
+        Ok(match self.wanted {
+            Wanted::Best => Answer::Text(order.first().map(name).ok_or_else(unexpected)?),
+            Wanted::Scores => {
+                let lines = order.iter().map(|index| (name(index), Some(scores[*index])));
+                Answer::Categories(Categories { lines: lines.collect() })
+            }
+            Wanted::AtLeast(least) => {
+                let enough = order.iter().filter(|index| scores[**index] >= least);
+                Answer::Categories(Categories { lines: enough.map(|index| (name(index), None)).collect() })
+            }
+        })
+    }
+
+    /// The score of each category.
+    fn scores(&self, outputs: &[Output]) -> Result<Vec<f64>, PgError> {
+        if self.by_vectors {
+            let vectors = outputs.iter().map(|output| match output {
+                Output::Embedding(vector) => Ok(vector.as_slice()),
+                _ => Err(unexpected()),
+            });
+            let vectors = vectors.collect::<Result<Vec<_>, _>>()?;
+            let (input, categories) = vectors.split_first().ok_or_else(unexpected)?;
+            let cosines: Vec<f64> = categories.iter().map(|category| cosine(input, category)).collect();
+            return Ok(match self.wanted {
+                Wanted::AtLeast(_) => cosines,
+                Wanted::Best | Wanted::Scores => {
+                    softmax(&cosines.iter().map(|cosine| cosine * COSINE_SCALE).collect::<Vec<_>>())
+                }
+            });
+        }
+        if self.asks_one_by_one() {
+            return outputs.iter().map(|output| share_of_yes(Some(output))).collect();
+        }
+        let (of_text, of_nothing) = (log_probabilities(outputs.first())?, log_probabilities(outputs.get(1))?);
+        let gains: Vec<f64> = of_text.iter().zip(of_nothing).map(|(text, nothing)| text - nothing).collect();
+        Ok(softmax(&gains))
+    }
+}
+
+fn likelihoods(prompt: String, answers: impl Iterator<Item = impl ToString>) -> Work {
+    let answers = answers.map(|answer| answer.to_string()).collect();
+    Work::Likelihoods(Likelihoods { prompt, answers, ..Likelihoods::default() })
+}
+
+fn log_probabilities(output: Option<&Output>) -> Result<&[f64], PgError> {
+    match output {
+        Some(Output::LogProbabilities(values)) => Ok(values),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The probability of yes among yes and no.
+fn share_of_yes(output: Option<&Output>) -> Result<f64, PgError> {
+    let shares = softmax(log_probabilities(output)?);
+    Ok(shares.iter().take(YES.len()).sum::<f64>().clamp(0.0, 1.0))
+}
