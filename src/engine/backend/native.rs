@@ -1,8 +1,6 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{
-    Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text,
-};
+use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;

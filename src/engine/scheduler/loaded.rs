@@ -104,7 +104,8 @@ impl Opened {
         // Vocabulary and merges are built from what is not weights, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
         let backend = settings.backend.of(&gguf, settings.kv_cache_type, settings.limits())?;
-        let bytes = backend.open(settings.whole_windows).bytes(&gguf, settings.limits())?.saturating_add(metadata);
+        let bytes =
+            backend.open(settings.whole_windows).bytes(&gguf, settings.limits())?.saturating_add(metadata);
         Ok(Opened { gguf, file, backend, bytes })
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
     BackendChoice, BackendKind, Config, Embed, Engine, Error, Event, EventKind, Finish, Generate,
-    Instructions, KvCacheType, Likelihoods, MAX_POSITIONS, ModelIdentity, ModelSource, Output, Probe, PromptLookup, Reply, Request,
-    Verification, Verify, Work, verify,
+    Instructions, KvCacheType, Likelihoods, MAX_POSITIONS, ModelIdentity, ModelSource, Output, Probe,
+    PromptLookup, Reply, Request, Verification, Verify, Work, verify,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Quantization, Spec, write};
 use tempfile::TempDir;
@@ -82,10 +82,8 @@ fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
             probe.truncate(kept);
             // Recurrent layers go back to where there is a copy of what they keep.
             let left = probe.len();
-            let recurrent = matches!(
-                architecture,
-                Architecture::Lfm2 | Architecture::Qwen35 | Architecture::Qwen35Moe
-            );
+            let recurrent =
+                matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35 | Architecture::Qwen35Moe);
             assert!(left == kept || recurrent && left < kept && left % 64 == 0, "{architecture:?}: {left}");
             probe.extend(&[5, 6, 7, 8]).unwrap();
             probe.truncate(left);
