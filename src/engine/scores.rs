@@ -42,7 +42,7 @@ mod tests {
     fn cosines_do_not_depend_on_lengths() {
         assert!((cosine(&[3.0, 4.0], &[4.0, 3.0]) - 0.96).abs() < 1e-12);
         assert_eq!(cosine(&[2.0, 0.0], &[0.0, 5.0]), 0.0);
-        assert_eq!(cosine(&[0.5, 0.5], &[-1.0, -1.0]), -1.0);
+        assert!((cosine(&[0.5, 0.5], &[-1.0, -1.0]) + 1.0).abs() < 1e-12);
         assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
     }
 }

@@ -440,7 +440,7 @@ fn nothing_is_admitted_that_cannot_be_completed() {
         (json_of(json!({ "enum": ["a", "ab", "abc and much more that is never so short"] })), 5),
         (json_of(json!(true)), 30),
         (regex("(ab?)+[0-9]{3}(x{4}y)*"), 9),
-        (regex("\\w{200}\\W{200}|[a-z]*[0-9]{9}"), 9),
+        (regex("[a-z0-9]{200}[.]{200}|[a-z]*[0-9]{9}"), 9),
         (choice(&["a", "a very long one", "no"]), 3),
     ] {
         let needed = model.matcher(&constraint).unwrap().needed().unwrap();
@@ -456,7 +456,7 @@ fn a_way_to_the_end_that_is_too_long_is_none() {
     let model = model();
     for constraint in [
         json_of(json!({ "type": "string", "minLength": 1_000_000 })),
-        json_of(json!({ "type": "array", "minItems": 1_000_000, "items": { "type": "null" } })),
+        json_of(json!({ "type": "array", "minItems": 1_000_000, "items": { "type": "integer" } })),
     ] {
         let mut matcher = model.matcher(&constraint).unwrap();
         assert_eq!(matcher.needed(), None);

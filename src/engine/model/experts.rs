@@ -94,6 +94,7 @@ impl Experts {
                 down: bias("ffn_down_exps", width)?,
             }),
         };
+        let router = Dense::load(gguf, packed, &name("ffn_gate_inp"), width, count)?;
         let fused = name("ffn_gate_up_exps.weight");
         let separate = gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
         let (gate, up) = match gguf.opt_tensor(&fused)? {
@@ -114,7 +115,7 @@ impl Experts {
         Ok(Experts {
             spec: experts,
             kind: spec.kind,
-            router: Dense::load(gguf, packed, &name("ffn_gate_inp"), width, count)?,
+            router,
             gate,
             up,
             down: matrices("ffn_down_exps", inner, width)?,

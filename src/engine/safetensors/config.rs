@@ -269,7 +269,8 @@ fn modern_bert(path: &Path, translation: &mut Translation) -> Result<Shape, Erro
         epsilon: config.norm_eps.unwrap_or(1e-5),
     };
     sizes(path, "modern-bert", &of, translation)?;
-    translation.string("modern-bert.hidden_act", config.hidden_activation.as_deref().unwrap_or("gelu"));
+    translation
+        .string("modern-bert.hidden_activation", config.hidden_activation.as_deref().unwrap_or("gelu"));
     let (global, local) =
         (config.global_rope_theta.unwrap_or(160_000.0), config.local_rope_theta.unwrap_or(10_000.0));
     translation.float("modern-bert.rope.freq_base", global);

@@ -346,7 +346,10 @@ fn templates_that_change_the_characters_of_a_message_are_refused() {
         "[:9999] | reverse",
     ] {
         let reason = refused(&format!("{{{{ messages[0].content{change} }}}}"));
-        assert!(reason.contains("changes the characters") || reason.contains("times"), "{change}: {reason}");
+        assert!(
+            ["changes the characters", "takes messages apart", "times"].iter().any(|it| reason.contains(it)),
+            "{change}: {reason}"
+        );
     }
     assert_eq!(parts("<{{ messages[0].content | trim | string }}>", " a \n"), "<a>");
 }

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 64] = [
+const GOLDEN: [(&str, &str); 66] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -61,6 +61,7 @@ const GOLDEN: [(&str, &str); 64] = [
     ("gemma3", "5098e5505920a121ff4d31c4c87e3d67"),
     ("gemma3n", "d4e4bd03215a8e9103d61afe1ff21329"),
     ("gemma4", "e642426110e8a0f1d9ba3e03400703ae"),
+    ("gemma4moe", "1c101899f9eb35ab27be8b9ab3fae109"),
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),
     ("granitemoe", "7e8bd20e81b0a3feec196cc461dfaf5e"),
@@ -69,6 +70,7 @@ const GOLDEN: [(&str, &str); 64] = [
     ("glm4", "538da3435ef83aa7db54bbb5fef278d8"),
     ("lfm2", "cfaadb1e62b989ac12025c9e1335f204"),
     ("qwen35", "905162b12fd28263e32e03ad34714474"),
+    ("qwen35moe", "8824536ec5743e9a421d1480b8cb3607"),
     ("olmoe", "9e18133f6e6d5d964f4e1afec627d11b"),
     ("llama Q4_K_M", "f8474169036db32d69c1e152ca18c7d3"),
     ("builtin: JSON", "0ad62ac5aab185149c1fca1860d72ff2"),

@@ -45,7 +45,7 @@ fn every_tensor_is_missed_by_its_name() {
             // missed by the names of its parts.
             let optional = [".bias", "attn_qkv.weight", "rope_freqs.weight"];
             // Keys are values in blocks of Gemma 4 that have none.
-            let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight"];
+            let of_gemma4 = ["attn_v.weight", "layer_output_scale.weight", "ffn_down_exps.scale"];
             let is_gemma4 = matches!(architecture, Architecture::Gemma4 | Architecture::Gemma4Moe);
             if is_gemma4 && of_gemma4.iter().any(|end| tensor.name.ends_with(end)) {
                 continue;
@@ -132,7 +132,7 @@ fn what_gemma_3n_says_of_its_streams_gates_and_keys_is_checked() {
         corrupt(&spec, number("attention.shared_kv_layers", sharing), "shares the keys of a block");
     }
     corrupt(&spec, number("embedding_length_per_layer_input", 0), "embedding_length_per_layer_input");
-    corrupt(&spec, number("embedding_length_per_layer_input", 128), "per_layer");
+    corrupt(&spec, number("embedding_length_per_layer_input", 128), "inp_gate.weight");
     corrupt(&spec, number("attention.sliding_window", 0), "gemma3n.attention.sliding_window");
     // A rank that is no multiple of anything is that of no matrix.
     for shape in [vec![64], vec![64, 1 << 40]] {

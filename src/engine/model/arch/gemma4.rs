@@ -57,11 +57,10 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     for index in 0..count {
         let dim = if windowed[index] { window_dim } else { dim };
         let heads = metadata.checked_heads(Heads { query: query[index], kv: kv[index], dim })?;
+        let has = |part: &str| gguf.opt_tensor(&format!("blk.{index}.{part}")).map(|tensor| tensor.is_some());
         // What other blocks have is the expert that all rows use, in those with experts.
         let feed_forward = match experts {
-            Some((width, experts))
-                if gguf.opt_tensor(&format!("blk.{index}.ffn_gate_inp.weight"))?.is_some() =>
-            {
+            Some((width, experts)) if has("ffn_gate_inp.weight")? || has("ffn_down_exps.weight")? => {
                 let shared = SharedExpert { width: inner[index], weighting: SharedWeighting::Norms };
                 let experts = ExpertsSpec { shared: Some(shared), ..experts };
                 FeedForwardSpec { experts: Some(experts), ..FeedForwardSpec::gated(width) }
