@@ -9,6 +9,7 @@ use crate::pg::error::{OrRaise, PgError};
 
 /// How far the logits behind each token of a short text are apart.
 #[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn model_verify(
     name: Option<&str>,
     positions: Option<i64>,
