@@ -12,6 +12,7 @@ use crate::request::options::with_options;
 /// Generates a text and tells what that took: one row, or none where there is no prompt. It is computed whatever the cache has.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::too_many_arguments, reason = "those of generate")]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn generate_details(
     prompt: Option<&str>,
     max_tokens: Option<i64>,

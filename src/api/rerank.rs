@@ -87,6 +87,7 @@ fn rerank_top_k(
 /// [`rerank`] for several queries, which are counted from 0.
 #[pg_extern(immutable, parallel_safe)]
 #[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
 fn rerank_batch(
     queries: Option<Array<'_, &str>>,
     documents: Option<Array<'_, &str>>,

@@ -111,7 +111,7 @@ fn check_sections(metadata: &Metadata<'_>, pairs: usize) -> Result<(), Error> {
     let all: i64 = of_axes.iter().sum();
     let whole = usize::try_from(all).is_ok_and(|all| all >= pairs)
         && rest.iter().all(|section| *section == 0)
-        && (0..pairs).all(|pair| (pair / 3) as i64 <= of_axes[pair % 3] - 1);
+        && (0..pairs).all(|pair| ((pair / 3) as i64) < of_axes[pair % 3]);
     if whole {
         return Ok(());
     }
