@@ -31,6 +31,7 @@ fn model_verify(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("positions must be from 1 to {MAX_POSITIONS}"),
         )
+        .hint("Each is a token that both backends compute; 64 are enough for most purposes.")
         .raise()
     };
     let verified = call::verification(name, positions).or_raise();
