@@ -87,7 +87,8 @@ fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
             assert!(left == kept || recurrent && left < kept && left % 64 == 0, "{architecture:?}: {left}");
             probe.extend(&[5, 6, 7, 8]).unwrap();
             probe.truncate(left);
-            assert_eq!(probe.len(), left, "{architecture:?}");
+            assert!(probe.len() == left || recurrent && probe.len() < left, "{architecture:?}");
+            let left = probe.len();
             let again = probe.extend(&tokens[left..]).unwrap().map(<[f32]>::to_vec);
             let again = again.map(|logits| logits.iter().map(|x| x.to_bits()).collect::<Vec<u32>>());
             assert!(again.is_none_or(|again| again == whole[139]), "{architecture:?} truncated to {kept}");
@@ -301,8 +302,8 @@ fn auto_takes_candle_for_what_native_kernels_do_not_compute() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn candle_starts_no_threads() {
-    crate::alone("candle::candle_starts_no_threads", || {
+fn candle_starts_no_threads_but_those_of_its_barrier() {
+    crate::alone("candle::candle_starts_no_threads_but_those_of_its_barrier", || {
         let directory = TempDir::new().unwrap();
         let spec = Spec { head_dim: 256, ..Spec::wide(Architecture::Llama, mixed()) };
         let path = model(&directory, &spec);
@@ -312,7 +313,8 @@ fn candle_starts_no_threads() {
         assert!(matches!(verified, Ok(Output::Verification(_))), "{verified:?}");
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-        let strangers: Vec<String> = names.filter(|name| !name.starts_with("st-")).collect();
+        let known = |name: &String| name.starts_with("st-") || name.starts_with("candle-bp-");
+        let strangers: Vec<String> = names.filter(|name| !known(name)).collect();
         // The harness and the test.
         assert!(strangers.len() <= 2, "{strangers:?}");
     });
