@@ -167,10 +167,8 @@ pub(super) fn find(name: &str, is_there: impl Fn(&Entry) -> bool) -> Result<Opti
         |entry: &&Entry| entry.name.to_lowercase() == wanted || entry.file.to_lowercase() == wanted;
     let all = entries();
     let mut found: Vec<&Entry> = all.iter().filter(is_meant).filter(|entry| is_there(entry)).collect();
-    // The whole name of a file says which one it is.
-    if without_ending(name).is_some()
-        && let Some(exact) = found.iter().position(|entry| entry.file == name)
-    {
+    // The whole name of a file or folder says which one it is.
+    if let Some(exact) = found.iter().position(|entry| entry.file == name) {
         found = vec![found[exact]];
     }
     match found.as_slice() {
