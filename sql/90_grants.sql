@@ -144,6 +144,7 @@ grant execute on function
     @extschema@.steadytext_setup_cache_eviction_cron(),
     @extschema@.steadytext_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
+    @extschema@.steadytext_model_verify(text, bigint),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),
     @extschema@.steadytext_model_pull(text, boolean),

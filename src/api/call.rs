@@ -18,7 +18,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 use steadytext_engine::socket::FromEngine;
-use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing};
+use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
 use super::connection::{Connection, Refusals, no_memory};
@@ -116,6 +116,21 @@ pub(super) fn answer(
         access_counters::count_miss();
     }
     Call::start(request_type, checked, false)?.finish()
+}
+
+/// How far the backends are apart on a model, by its name in the registry, or on the one that generates.
+///
+/// # Errors
+///
+/// As [`answer`]; XX001 where the file is not the registered one.
+pub(super) fn verification(name: Option<&str>, positions: usize) -> Result<Verification, PgError> {
+    let registry = catalog_cache::models()?;
+    let model = registry::of_any_task(name, &registry)?;
+    let subtasks = Subtasks::One(Work::Verify(Verify { text: None, positions }));
+    match outcome("verify", subtasks, model, registry)? {
+        Answer::Verification(verified) => Ok(verified),
+        _ => Err(request::unexpected()),
+    }
 }
 
 /// An element of an array, as a request.

@@ -31,3 +31,4 @@ mod tables;
 mod tokens;
 mod trouble;
 mod verbs;
+mod verify;

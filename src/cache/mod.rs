@@ -65,7 +65,8 @@ impl Question {
         look(&self.request_type, key, || Some(self.model.clone())).map(|(_, answer)| answer)
     }
 
-    /// What is kept of the answer that a model gave. `None` where that is too long.
+    /// What is kept of the answer that a model gave. `None` where that is too long, or computed by another backend than the key
+    /// says.
     pub(crate) fn entry(
         &self,
         subtasks: &Subtasks,
@@ -73,6 +74,10 @@ impl Question {
         answer: &Answer,
         took: Duration,
     ) -> Option<NewEntry> {
+        // What candle has computed because the kernels do not is never looked for: settings say what is expected.
+        if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
+            return None;
+        }
         let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), by.backend)?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }

@@ -51,7 +51,11 @@ pub(super) fn make(
         Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new()),
         Answer::Categories(categories) => (Some(categories.json()), Vec::new()),
         Answer::Embedding(vector) => (None, vector.clone()),
-        Answer::Embeddings(_) | Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) => return None,
+        Answer::Embeddings(_)
+        | Answer::Tokens(_)
+        | Answer::Chunks(_)
+        | Answer::Many(_)
+        | Answer::Verification(_) => return None,
     };
     let (prompt, seed) = match subtasks {
         Subtasks::One(Work::Generate(Generate { prompt, sampling, .. })) => {
@@ -62,7 +66,7 @@ pub(super) fn make(
         Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None),
         Subtasks::One(Work::Likelihoods(Likelihoods { prompt, .. })) => (prompt.clone(), None),
         Subtasks::Verb(verb) => (verb.text().to_owned(), None),
-        Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_))
+        Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
         | Subtasks::Embed { .. }
         | Subtasks::Many(..) => {
             return None;

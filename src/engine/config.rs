@@ -4,8 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::{BackendKind, Candle, Limits, is_encoder};
+use crate::gguf::Gguf;
 use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
+use crate::{Error, model};
 
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
 /// them in one pass. Results do not depend on it.
@@ -18,6 +21,60 @@ pub enum PromptLookup {
     On,
     /// Never.
     Off,
+}
+
+/// What computes models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BackendChoice {
+    /// The native backend where it computes a model, otherwise candle's.
+    #[default]
+    Auto,
+    /// The native one only.
+    Native,
+    /// Candle's only.
+    Candle,
+}
+
+impl BackendChoice {
+    /// By its name in settings.
+    pub fn named(name: &str) -> Option<BackendChoice> {
+        Some(match name {
+            "auto" => BackendChoice::Auto,
+            "native" => BackendChoice::Native,
+            "candle" => BackendChoice::Candle,
+            _ => return None,
+        })
+    }
+
+    /// The backend that models are expected to be computed by, which keeps keys and values in this way if it can. Where another one has computed an answer, its
+    /// [identity](crate::ModelIdentity) says so.
+    pub fn expected(self, kv_cache_type: KvCacheType) -> BackendKind {
+        match self {
+            BackendChoice::Auto | BackendChoice::Native => BackendKind::Native(kv_cache_type),
+            // Which keeps keys and values in one way only.
+            BackendChoice::Candle => BackendKind::Candle,
+        }
+    }
+
+    /// The backend for a model's file.
+    ///
+    /// # Errors
+    /// [`Error::CorruptModel`], for what no backend could compute.
+    pub(crate) fn of(
+        self,
+        gguf: &Gguf,
+        kv_cache_type: KvCacheType,
+        limits: Limits,
+    ) -> Result<BackendKind, Error> {
+        let expected = self.expected(kv_cache_type);
+        if self != BackendChoice::Auto || is_encoder(gguf)? {
+            return Ok(expected);
+        }
+        // What neither computes is refused by the native one, in its words.
+        let checked = model::check(gguf, kv_cache_type, limits.rows);
+        let refused = matches!(checked, Err(Error::UnsupportedModel { .. }));
+        Ok(if refused && Candle::computes(gguf) { BackendKind::Candle } else { expected })
+    }
 }
 
 /// Settings of an engine, fixed from its start to its end.
@@ -43,6 +100,8 @@ pub struct Config {
     pub model_idle_timeout: Option<Duration>,
     /// Whether keys and values are kept, for requests that begin like others before them.
     pub prefix_reuse: bool,
+    /// What computes models.
+    pub backend: BackendChoice,
     /// Whether tokens are guessed.
     pub prompt_lookup: PromptLookup,
     /// Rows of prompts in one step after another, over and over; empty to let the engine choose, which depends
@@ -79,6 +138,7 @@ impl Default for Config {
             memory_limit_mb: 0,
             model_idle_timeout: Some(Duration::from_secs(600)),
             prefix_reuse: true,
+            backend: BackendChoice::Auto,
             prompt_lookup: PromptLookup::Auto,
             prefill_rows: Vec::new(),
             whole_windows: false,
@@ -104,6 +164,7 @@ impl fmt::Debug for Config {
             .field("memory_limit_mb", &self.memory_limit_mb)
             .field("model_idle_timeout", &self.model_idle_timeout)
             .field("prefix_reuse", &self.prefix_reuse)
+            .field("backend", &self.backend)
             .field("prompt_lookup", &self.prompt_lookup)
             .field("prefill_rows", &self.prefill_rows)
             .field("endless", &self.endless)

@@ -82,7 +82,7 @@ impl ModelIdentity {
         Ok(state)
     }
 
-    /// That of a model's file, as far as it is on record: nothing is computed. Costs the opening of a small file.
+    /// That of a model's file, as far as it is on record: nothing is computed, and the backend is the native one. Costs the opening of a small file.
     pub fn recorded(path: &Path) -> Option<ModelIdentity> {
         let file = ModelIdentity::file_of(path).ok()?;
         let mut record = [0; RECORD_BYTES];
@@ -95,7 +95,7 @@ impl ModelIdentity {
     }
 
     /// That of a model that is being loaded, whose file was `file` before it was opened. What is not on record is computed, and
-    /// recorded.
+    /// recorded. The backend is the native one.
     ///
     /// # Errors
     /// [`Error::Stopped`].

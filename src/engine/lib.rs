@@ -38,11 +38,12 @@ pub mod socket;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
+mod verify;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
 pub use chunks::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
-pub use config::{Config, PromptLookup};
+pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
 pub use constraints::bench as constraint_bench;
@@ -64,3 +65,4 @@ pub use request::{
 pub use sampling::{Penalties, Sampling};
 pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
 pub use scores::{cosine, softmax};
+pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};

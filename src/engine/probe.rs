@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Decoder, Limits, Loading, Native, Segment, State, Wanted};
+use crate::backend::{BackendKind, Decoder, Limits, Loading, Segment, State, Wanted};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
@@ -43,7 +43,20 @@ impl Probe {
         threads: usize,
         instructions: Instructions,
     ) -> Result<Probe, Error> {
-        Probe::open_keeping(source, threads, instructions, KvCacheType::default(), false)
+        Probe::open_on(BackendKind::default(), source, threads, instructions)
+    }
+
+    /// As [`Probe::open_with`], computed by a backend.
+    ///
+    /// # Errors
+    /// Those of [`Probe::open`], and [`Error::UnsupportedModel`] for what the backend does not compute.
+    pub fn open_on(
+        backend: BackendKind,
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+    ) -> Result<Probe, Error> {
+        Probe::open_as((backend, false), source, threads, instructions)
     }
 
     /// As [`Probe::open_with`], with keys and values kept in this way, with `whole` also those that no window sees any more.
@@ -57,14 +70,23 @@ impl Probe {
         kv_cache_type: KvCacheType,
         whole: bool,
     ) -> Result<Probe, Error> {
+        Probe::open_as((BackendKind::Native(kv_cache_type), whole), source, threads, instructions)
+    }
+
+    fn open_as(
+        (backend, whole): (BackendKind, bool),
+        source: &ModelSource,
+        threads: usize,
+        instructions: Instructions,
+    ) -> Result<Probe, Error> {
         let _standard = Standard::enter();
         let gguf = source.open()?;
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
         let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
-        let native = Native { kv_cache_type, whole };
-        let decoder = native.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
+        let backend = backend.open(whole);
+        let decoder = backend.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
         Ok(Probe { gguf, decoder, state, pool })
     }
@@ -155,7 +177,7 @@ impl Probe {
     fn pass(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), Error> {
         self.state.reserve(self.state.len() + tokens.len())?;
         let mut segments = [Segment { state: &mut *self.state, tokens, wanted, fault: None }];
-        self.decoder.forward(&mut segments, &self.pool, &|| false);
+        self.decoder.forward(&mut segments, &self.pool, &|| false)?;
         let fault = segments[0].fault;
         self.decoder.check_lost()?;
         match fault {

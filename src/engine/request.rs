@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
+use crate::verify::{Verification, Verify};
 use crate::{Constraint, Error, ModelIdentity, Sampling, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
@@ -92,6 +93,8 @@ pub enum Work {
     },
     /// A text in pieces of so many tokens.
     Chunk(Chunking),
+    /// Whether the backends compute the same.
+    Verify(Verify),
 }
 
 impl Work {
@@ -117,6 +120,7 @@ impl Work {
                     .fold(how.prompt.len(), |all, bytes| all.saturating_add(*bytes));
                 how.answers.iter().fold(begins, |bytes, answer| bytes.saturating_add(answer.len()))
             }
+            Work::Verify(what) => what.text.as_ref().map_or(0, String::len),
         }
     }
 }
@@ -136,7 +140,7 @@ impl Request {
                 Purpose::Query { task: Some(task) } => task.len(),
                 Purpose::Query { task: None } | Purpose::Passage => 0,
             },
-            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) => 0,
+            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_) => 0,
             Work::Likelihoods(how) => {
                 let texts =
                     how.answers.iter().fold(0_usize, |bytes, answer| bytes.saturating_add(answer.len()));
@@ -386,6 +390,8 @@ pub enum Output {
     Tokens(Vec<u32>),
     /// Of [`Work::Chunk`], in their order.
     Chunks(Vec<Chunk>),
+    /// Of [`Work::Verify`].
+    Verification(Verification),
 }
 
 /// Why generation ended.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, Limits, Native, State as _};
+use crate::backend::{BackendKind, Candle, Limits, State as _};
 use crate::card::Task;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
@@ -83,8 +83,10 @@ pub struct Summary {
     pub window: Option<Window>,
     /// What it takes while it is loaded.
     pub memory: Option<Memory>,
-    /// What computes it.
+    /// What computes it, and what that promises.
     pub computed_by: String,
+    /// What else can compute it, by the setting `backend`.
+    pub also_computed_by: Option<&'static str>,
     /// What keeps it from being used; nothing where it can be.
     pub refusals: Vec<Refusal>,
 }
@@ -211,7 +213,8 @@ impl Summary {
             state_bytes_per_token: None,
             window: None,
             memory: None,
-            computed_by: format!("native kernels, {}", instructions()),
+            computed_by: format!("native kernels, {}: the same bytes on every machine", instructions()),
+            also_computed_by: None,
             refusals: Vec::new(),
         }
     }
@@ -238,7 +241,14 @@ impl Summary {
                 self.context_length = Some(spec.context_length);
                 if missing.is_empty() && !refused {
                     match model::check(gguf, load.kv_cache_type, limits(load).rows) {
-                        Ok(state) => self.add_memory(gguf, state.as_ref(), load),
+                        Ok(state) => {
+                            self.add_memory(gguf, BackendKind::default(), state.as_ref(), load);
+                            self.also_computed_by = Candle::computes(gguf).then_some(CANDLE);
+                        }
+                        Err(Error::UnsupportedModel { .. }) if Candle::computes(gguf) => {
+                            CANDLE.clone_into(&mut self.computed_by);
+                            self.add_memory(gguf, BackendKind::Candle, None, load);
+                        }
                         Err(error) => note(&error),
                     }
                 }
@@ -266,8 +276,8 @@ impl Summary {
         self.refusals.append(&mut refusals);
     }
 
-    fn add_memory(&mut self, gguf: &Gguf, state: Option<&SequenceState>, load: Load) {
-        let Ok(bytes) = Native::default().bytes(gguf, limits(load)) else { return };
+    fn add_memory(&mut self, gguf: &Gguf, backend: BackendKind, state: Option<&SequenceState>, load: Load) {
+        let Ok(bytes) = backend.open(false).bytes(gguf, limits(load)) else { return };
         let context = self.context_length.unwrap_or(0);
         let tokens = if load.tokens == 0 { context.min(4096) } else { load.tokens.min(context) };
         let state_bytes = state.map_or(0, |state| state.bytes(tokens));
@@ -315,6 +325,10 @@ pub fn element_types() -> impl Iterator<Item = (String, bool)> {
         .into_iter()
         .map(|kind| (kind.to_string(), model::element_types().any(|known| known == kind)))
 }
+
+/// What computes models that the native kernels do not, or all, by the setting `backend`.
+const CANDLE: &str =
+    "candle: the same bytes each time on one machine, and others where it has other instructions";
 
 /// Elements of all tensors.
 fn parameters(gguf: &Gguf) -> u64 {

@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::{pg_guard, pg_sys};
-use steadytext_engine::{BackendKind, KvCacheType};
+use steadytext_engine::{BackendChoice, BackendKind, KvCacheType};
 
 static GENERATION_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
 static EMBEDDING_MODEL: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"auto"));
@@ -32,6 +32,18 @@ static HUB_TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
+
+/// `pg_steadytext.backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Backend {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"native"]
+    Native,
+    #[name = c"candle"]
+    Candle,
+}
 
 /// `pg_steadytext.kv_cache_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -63,6 +75,8 @@ pub(crate) struct EngineSettings {
     pub(crate) memory_limit_mb: u64,
     /// After how long an unused model is unloaded; 0: never.
     pub(crate) model_idle_timeout_s: u64,
+    /// What computes models.
+    pub(crate) backend: BackendChoice,
 }
 
 /// The current [`EngineSettings`].
@@ -77,6 +91,16 @@ pub(crate) fn engine() -> EngineSettings {
         kv_cache_type: kv_cache_type(),
         memory_limit_mb: positive(&MEMORY_LIMIT_MB),
         model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
+        backend: backend_choice(),
+    }
+}
+
+/// `pg_steadytext.backend`: what computes models.
+fn backend_choice() -> BackendChoice {
+    match BACKEND.get() {
+        Backend::Auto => BackendChoice::Auto,
+        Backend::Native => BackendChoice::Native,
+        Backend::Candle => BackendChoice::Candle,
     }
 }
 
@@ -89,7 +113,7 @@ fn kv_cache_type() -> KvCacheType {
 
 /// What an engine computes with that is started with the current settings.
 pub(crate) fn backend() -> BackendKind {
-    BackendKind::Native(kv_cache_type())
+    backend_choice().expected(kv_cache_type())
 }
 
 /// The settings that choose a model.
@@ -348,7 +372,7 @@ pub(crate) fn define() {
     GucRegistry::define_enum_guc(
         c"pg_steadytext.kv_cache_type",
         c"How keys and values are kept: f16 or q8_0.",
-        c"q8_0 takes about half the memory. Answers differ a little, so that those of before are not given again.",
+        c"q8_0 takes about half the memory. Answers differ a little, so that those of before are not given again. The backend candle has neither.",
         &KV_CACHE_TYPE,
         GucContext::Sighup,
         GucFlags::default(),
@@ -370,6 +394,14 @@ pub(crate) fn define() {
         c"Time after which an unused model is unloaded.",
         c"0 keeps models loaded.",
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_steadytext.backend",
+        c"What computes models.",
+        c"\"native\" gives the same bytes on every machine; \"candle\" is another implementation, for decoders only; \"auto\" takes candle for what native does not compute.",
+        &BACKEND,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"pg_steadytext.call_priority",

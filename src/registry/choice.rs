@@ -73,6 +73,11 @@ impl Resolved {
         &self.name
     }
 
+    /// The same, without others that would take its place.
+    pub(super) fn alone(self) -> Resolved {
+        Resolved { auto: None, ..self }
+    }
+
     /// Compares the file as it is with what is registered, if its checksum is known already; otherwise that
     /// is done when it is loaded.
     ///

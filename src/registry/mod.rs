@@ -118,6 +118,17 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
     Ok(resolved)
 }
 
+/// The model of a name, whatever it is registered for; without one, that which generates. No other one takes its place.
+///
+/// # Errors
+///
+/// Those of [`resolve`].
+pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
+    let row = asked.and_then(|name| models.iter().find(|model| model.name == name));
+    let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
+    Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
+}
+
 fn look_for(task: Task, asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
     match asked {
         Some(BUILTIN) => Ok(Resolved::builtin(false)),

@@ -1,6 +1,7 @@
 //! What came of a request, and what a function gives where nothing did.
 
 use pgrx::prelude::*;
+use steadytext_engine::Verification;
 
 use steadytext_engine::Chunk;
 
@@ -27,6 +28,8 @@ pub(crate) enum Answer {
     Categories(Categories),
     /// Those to the elements of an array; `None` where one cannot be answered.
     Many(Vec<Option<Answer>>),
+    /// How far the backends are apart.
+    Verification(Verification),
 }
 
 impl Answer {
@@ -37,6 +40,7 @@ impl Answer {
             Answer::Embedding(vector) => size_of_val(vector.as_slice()),
             Answer::Embeddings(vectors) => vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum(),
             Answer::Ranking(ranking) => ranking.documents().map(|document| document.len() + 32).sum(),
+            Answer::Verification(verified) => verified.rows.len() * 64,
             Answer::Tokens(tokens) => size_of_val(tokens.as_slice()),
             Answer::Chunks(chunks) => size_of_val(chunks.as_slice()),
             Answer::Categories(categories) => categories.names().map(|name| name.len() + 64).sum(),

@@ -98,6 +98,7 @@ impl Subtasks {
             Work::Likelihoods(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Generate(how) => format!("The {}.", description("prompt", &how.prompt)),
             Work::Embed(how) => format!("The {}.", description("text", &how.text)),
+            Work::Verify(how) => format!("The verification of {} positions.", how.positions),
             Work::Tokenize { text } | Work::Chunk(Chunking { text, .. }) => {
                 format!("The {}.", description("text", &text))
             }
@@ -143,6 +144,7 @@ impl Subtasks {
                 Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
                 Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
                 Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
+                Some(Output::Verification(verified)) => Ok(Answer::Verification(verified)),
                 Some(Output::Score(_) | Output::LogProbabilities(_)) | None => Err(unexpected()),
             },
             Subtasks::Embed { .. } => {

@@ -215,7 +215,9 @@ fn complete(worker: &str, outcomes: &[Outcome]) -> Result<Vec<(i64, Stored)>, Pg
             Answer::Ranking(ranking) => (Some(ranking.json()), &[][..], false),
             Answer::Categories(categories) => (Some(categories.json()), &[][..], false),
             // No row of the queue asks for these.
-            Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) => (None, &[][..], false),
+            Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) | Answer::Verification(_) => {
+                (None, &[][..], false)
+            }
         };
         prompt_tokens.push(usage.prompt_tokens);
         cached_tokens.push(usage.cached_tokens);

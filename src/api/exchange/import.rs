@@ -14,10 +14,9 @@ use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;
 use crate::pg::exchange_dir::{ExchangePath, file_error};
 use crate::pg::files::TemporaryFile;
-use crate::pg::guc;
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Arg, Mode};
-use crate::pg::{interrupts, memory};
+use crate::pg::{guc, interrupts, memory};
 
 /// Entries of one INSERT.
 const BATCH: usize = 500;
@@ -197,8 +196,8 @@ fn lock(installation: &Installation) -> Result<(), PgError> {
 /// In the order of the keys' checksums. Of the same key twice in a batch, the one that comes first counts.
 /// Without `replace`, only what no longer answers gives way.
 fn insert(installation: &Installation, replace: bool) -> String {
-    let kernel_version = guc::backend().kernel_version();
     // A row that stays is not even locked.
+    let kernel_version = guc::backend().kernel_version();
     let is_wanted = format!(
         "not exists (
              select from {}.steadytext_cache as c

@@ -7,6 +7,7 @@
 //! Invariant: what a backend computes of a row depends on the tokens before it in its own sequence and on nothing else:
 //! not on how they were cut into passes, nor on the other segments, nor on threads.
 
+mod candle;
 mod native;
 
 use std::any::Any;
@@ -20,6 +21,7 @@ use crate::kernels::attention::{self, KvCacheType};
 use crate::{Error, KERNEL_VERSION};
 
 pub(crate) use crate::model::{Loading, Pooling, is_encoder};
+pub(crate) use candle::Candle;
 pub(crate) use native::Native;
 
 /// Positions of a block of state.
@@ -28,11 +30,16 @@ pub(crate) const BLOCK: usize = attention::TILE;
 /// Most texts of a pass of an encoder.
 pub(crate) const MAX_TEXTS: usize = 128;
 
+/// Changes whenever candle, or what is done with it, gives other bytes on the same machine.
+const CANDLE_VERSION: i32 = 1;
+
 /// The backends that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackendKind {
     /// This crate's own kernels, on the CPU, with keys and values of a kind: the same bytes on every machine.
     Native(KvCacheType),
+    /// Candle's tensors, on the CPU: the same bytes each time on one machine, and others on another. Keys and values are f32.
+    Candle,
 }
 
 impl Default for BackendKind {
@@ -45,6 +52,14 @@ impl Default for BackendKind {
 const Q8_0_VERSION: i32 = 1 << 12;
 
 impl BackendKind {
+    /// What computes with it; with `whole` native kernels keep what no window sees any more, as candle always does.
+    pub(crate) fn open(self, whole: bool) -> Arc<dyn Backend> {
+        match self {
+            BackendKind::Native(kv_cache_type) => Arc::new(Native { kv_cache_type, whole }),
+            BackendKind::Candle => Arc::new(Candle::new()),
+        }
+    }
+
     /// Changes whenever the backend computes other bytes of the same model and request, and differs from that of every
     /// other backend: the upper 16 bits are the backend's number, the four below them say how it keeps keys and values, the others
     /// are its own version. It is kept with whatever is cached, and part of its key.
@@ -52,15 +67,13 @@ impl BackendKind {
         match self {
             BackendKind::Native(KvCacheType::F16) => KERNEL_VERSION,
             BackendKind::Native(KvCacheType::Q8_0) => KERNEL_VERSION + Q8_0_VERSION,
+            BackendKind::Candle => (1 << 16) | CANDLE_VERSION,
         }
     }
 }
 
 /// What computes models.
 pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
-    /// Which one it is, told with whatever it computes.
-    fn kind(&self) -> BackendKind;
-
     /// Bytes that the model of a file takes while it is loaded, without what belongs to sequences.
     ///
     /// # Errors
@@ -116,7 +129,15 @@ pub(crate) trait Decoder: Send {
     /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
     /// then: once it says yes the pass ends, false is returned, and the states have no position more than before, and fewer where a layer
     /// cannot take back what was computed ([`State::len`]).
-    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool;
+    ///
+    /// # Errors
+    /// What keeps the pass from being computed at all. The sequences cannot go on.
+    fn forward(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool, Error>;
 
     /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
     fn hidden(&self) -> &[f32];
@@ -128,7 +149,10 @@ pub(crate) trait Decoder: Send {
     fn logits(&mut self, rows: &[usize], pool: &Pool) -> Result<&[f32], Error>;
 
     /// [`Decoder::logits`] of two tokens only, bit for bit.
-    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]>;
+    ///
+    /// # Errors
+    /// What keeps them from being computed.
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error>;
 
     /// What the model's head for ranking says of one of those rows; nothing without one.
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32>;

@@ -1,8 +1,6 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{
-    Backend, BackendKind, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text,
-};
+use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -34,10 +32,6 @@ struct NativeEncoder {
 }
 
 impl Backend for Native {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Native(self.kv_cache_type)
-    }
-
     fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error> {
         let spec = model::spec(gguf)?;
         let workspace = if model::is_encoder(gguf)? {
@@ -76,8 +70,13 @@ impl Decoder for NativeDecoder {
         Box::new(SequenceState::new(self.model.layout().clone(), self.rows))
     }
 
-    fn forward(&mut self, segments: &mut [Segment<'_>], pool: &Pool, interrupted: &dyn Fn() -> bool) -> bool {
-        self.model.forward(segments, &mut self.workspace, pool, interrupted)
+    fn forward(
+        &mut self,
+        segments: &mut [Segment<'_>],
+        pool: &Pool,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<bool, Error> {
+        Ok(self.model.forward(segments, &mut self.workspace, pool, interrupted))
     }
 
     fn hidden(&self) -> &[f32] {
@@ -90,8 +89,8 @@ impl Decoder for NativeDecoder {
         Ok(logits)
     }
 
-    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Vec<[f32; 2]> {
-        self.model.logits_of(&mut self.workspace, rows, tokens, pool)
+    fn logits_of(&mut self, rows: &[usize], tokens: [u32; 2], pool: &Pool) -> Result<Vec<[f32; 2]>, Error> {
+        Ok(self.model.logits_of(&mut self.workspace, rows, tokens, pool))
     }
 
     fn ranks(&self, row: usize, pool: &Pool) -> Vec<f32> {

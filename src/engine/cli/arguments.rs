@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
-use steadytext_engine::{Constraint, KvCacheType, ModelSource, Sampling};
+use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sampling};
 
 use super::{Error, help};
 
@@ -48,6 +48,9 @@ pub(super) struct Arguments {
     pub(super) model_dir: Option<PathBuf>,
     pub(super) endpoint: Option<String>,
     pub(super) token_file: Option<PathBuf>,
+    pub(super) backend: BackendChoice,
+    pub(super) text_file: Option<PathBuf>,
+    pub(super) positions: Option<usize>,
 }
 
 impl Arguments {
@@ -88,6 +91,13 @@ impl Arguments {
                 "--json" => parsed.json = true,
                 "--requests" => parsed.requests = Some(number(option, value()?)?),
                 "--context" => parsed.context = number(option, value()?)?,
+                "--backend" => {
+                    let name = utf8(value()?)?;
+                    let backend = BackendChoice::named(&name);
+                    parsed.backend = backend.ok_or_else(|| no_value(option, &name))?;
+                }
+                "--text" => parsed.text_file = Some(value()?.into()),
+                "--positions" => parsed.positions = Some(number(option, value()?)?),
                 "--kv-cache-type" => parsed.kv_cache_type = number(option, value()?)?,
                 "--threads" => parsed.threads = number(option, value()?)?,
                 "--model-dir" => parsed.model_dir = Some(value()?.into()),
@@ -171,7 +181,11 @@ impl Arguments {
 
 fn number<T: FromStr>(option: &str, value: OsString) -> Result<T, Error> {
     let value = utf8(value)?;
-    value.parse().map_err(|_| Error::Usage(format!("\"{value}\" is no value for option {option}")))
+    value.parse().map_err(|_| no_value(option, &value))
+}
+
+fn no_value(option: &str, value: &str) -> Error {
+    Error::Usage(format!("\"{value}\" is no value for option {option}"))
 }
 
 fn utf8(value: OsString) -> Result<String, Error> {

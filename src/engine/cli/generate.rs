@@ -30,6 +30,7 @@ pub(super) fn follow(arguments: &Arguments, work: Work) -> Result<(), Error> {
         nice: 0,
         context_length: arguments.context,
         kv_cache_mb: 1 << 20,
+        backend: arguments.backend,
         kv_cache_type: arguments.kv_cache_type,
         ..Config::default()
     };
@@ -77,6 +78,7 @@ fn done(output: Output) -> Object {
         }
         Output::Embedding(vector) => object.numbers("embedding", vector),
         Output::Score(score) => object.number("score", score),
+        Output::Verification(verified) => object.number("passed", verified.passed()),
         Output::LogProbabilities(values) => object.numbers("log_probabilities", values),
         // Commands of their own.
         Output::Tokens(_) | Output::Chunks(_) => object,

@@ -56,6 +56,12 @@ file, the best quantization for its size is taken. Prints a line of JSON with it
 kept, and the next call goes on from there. Of the environment, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the usual
 variables of proxies count.",
     },
+    Command {
+        name: "verify",
+        arguments: "MODEL",
+        about: "whether both backends compute the same of a text, on this file and this machine",
+        more: "Prints how far the logits behind each token are apart, in their standard deviations, as JSON. Where that is more than rounding,\nthe exit status is 1.",
+    },
 ];
 
 /// An option: its name, its value, the commands that it belongs to (all where there are none), what it means.
@@ -99,11 +105,14 @@ const OPTIONS: &[Described] = &[
         &["generate", "embed", "inspect"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
+    ("--backend", "NAME", &["generate", "embed", "logits"], "auto, native or candle (auto)"),
+    ("--text", "FILE", &["verify"], "the text (one that comes with the program)"),
+    ("--positions", "N", &["verify"], "its first N tokens, at most 512 (64)"),
     (
         "--kv-cache-type",
         "TYPE",
         &["generate", "embed", "logits", "inspect"],
-        "how keys and values are kept: f16 or q8_0, which takes half the memory (f16)",
+        "how native kernels keep keys and values: f16 or q8_0, which takes half the memory (f16)",
     ),
     ("--model-dir", "FOLDER", &["pull"], "where models lie (the working directory)"),
     ("--endpoint", "URL", &["pull"], "another hub than https://huggingface.co"),

@@ -91,6 +91,9 @@ fn text(summary: &Summary, gguf: &Gguf) -> Result<(), Error> {
     }
     if summary.refusals.is_empty() {
         line("runs on", &summary.computed_by)?;
+        if let Some(other) = summary.also_computed_by {
+            line("or on", other)?;
+        }
     }
     for refusal in &summary.refusals {
         line("refused", &cut(&refusal.reason, SAID))?;

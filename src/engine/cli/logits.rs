@@ -15,12 +15,11 @@ const SHOWN: usize = 5;
 
 /// Prints tokens and their most likely successors; writes all logits with `--out`.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
-    let mut probe = Probe::open_keeping(
+    let mut probe = Probe::open_on(
+        arguments.backend.expected(arguments.kv_cache_type),
         &arguments.source(),
         arguments.compute_threads(),
         Instructions::best(),
-        arguments.kv_cache_type,
-        false,
     )?;
     let tokenizer = Tokenizer::from_gguf(probe.gguf())?;
     let text = arguments.text()?;

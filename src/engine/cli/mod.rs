@@ -11,6 +11,7 @@ mod logits;
 #[cfg(feature = "hub")]
 mod pull;
 mod tokenize;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -32,6 +33,10 @@ enum Error {
     Refused,
     #[error("the stored panels are not those of the model: remove their file")]
     CorruptPackedWeights,
+    #[error(
+        "the backends do not compute the same: the model's file, what is stored of it, or this machine is not sound"
+    )]
+    Deviates,
     #[error("could not read or write")]
     Io(#[from] std::io::Error),
 }
@@ -86,6 +91,7 @@ fn run_command(arguments: &Arguments) -> Result<(), Error> {
         "inspect" => inspect::run(arguments),
         #[cfg(feature = "hub")]
         "pull" => pull::run(arguments),
+        "verify" => verify::run(arguments),
         other => Err(Error::Usage(help::unknown(other))),
     }
 }

@@ -44,6 +44,7 @@ pub(crate) mod environment;
 pub(crate) mod exp;
 mod floats;
 pub(crate) mod gelu;
+pub(crate) mod ggml;
 pub(crate) mod half;
 mod highest;
 pub(crate) mod matrix;

@@ -81,6 +81,11 @@ impl Rope {
         Rope { magnitude, ..self }
     }
 
+    /// Which two elements turn together.
+    pub(crate) fn kind(&self) -> Pairs {
+        self.pairs
+    }
+
     /// Number of pairs, which is the length of the slices that [`Rope::angles`] fills.
     pub(crate) fn pairs(&self) -> usize {
         self.frequencies.len()

@@ -21,7 +21,7 @@ mod packed_weights;
 mod per_layer;
 mod rank;
 mod short_conv;
-mod spec;
+pub(crate) mod spec;
 mod state;
 mod streams;
 mod weights;
@@ -31,15 +31,17 @@ use crate::Error;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::attention::KvCacheType;
 
-pub(crate) use arch::{families, is_encoder, is_encoder_family, spec};
+pub(crate) use arch::{families, is_encoder, is_encoder_family, refuse_unknown_tensors, spec};
 pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use packed_weights::Loading;
+pub(crate) use packed_weights::panel_format as format;
 pub use packed_weights::{PackedState, verify_packed_weights};
-pub(crate) use rank::RANK_HEAD;
+pub(crate) use rank::{RANK_HEAD, RankHead};
 pub(crate) use spec::Pooling;
 pub(crate) use state::SequenceState;
 #[cfg(test)]
 pub(crate) use state::StateLayout;
+pub(crate) use weights::{expect_shape, floats, format_of, opt_vector, vector};
 
 /// The element types that matrices may have.
 pub(crate) fn element_types() -> impl Iterator<Item = GgmlType> {

@@ -12,7 +12,7 @@ pub(crate) const RANK_HEAD: &str = "cls.output.weight";
 const BIAS: &str = "cls.output.bias";
 
 /// Weights of the head, widened: they are few.
-pub(super) struct RankHead {
+pub(crate) struct RankHead {
     /// `[outputs, width]`.
     weights: Vec<f32>,
     /// `[outputs]`.
@@ -25,7 +25,7 @@ impl RankHead {
     ///
     /// # Errors
     /// [`Error::CorruptModel`] where its shape is wrong, [`Error::UnsupportedModel`] where it has more than two outputs.
-    pub(super) fn load(gguf: &Gguf, width: usize) -> Result<Option<RankHead>, Error> {
+    pub(crate) fn load(gguf: &Gguf, width: usize) -> Result<Option<RankHead>, Error> {
         let Some(tensor) = gguf.opt_tensor(RANK_HEAD)? else { return Ok(None) };
         let labels = tensor.shape.get(1).copied().unwrap_or(1);
         let weights = match labels {
@@ -47,7 +47,7 @@ impl RankHead {
     }
 
     /// The outputs `[outputs]` for one hidden state `[width]`.
-    pub(super) fn outputs(&self, hidden: &[f32], instructions: Instructions) -> Vec<f32> {
+    pub(crate) fn outputs(&self, hidden: &[f32], instructions: Instructions) -> Vec<f32> {
         let rows = self.weights.chunks_exact(self.width).zip(&self.bias);
         rows.map(|(row, bias)| dot(instructions, row, hidden) + bias).collect()
     }

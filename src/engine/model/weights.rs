@@ -36,17 +36,7 @@ impl Matrix {
 
     /// The tensor `name`, whose shape has been looked at.
     fn of_rows(gguf: &Gguf, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, Error> {
-        let tensor = gguf.tensor(name)?;
-        let Some(format) = panel_format(tensor.kind) else {
-            return Err(gguf.unsupported_but(
-                format!("tensor \"{name}\" has the element type {}, which has no kernels", tensor.kind),
-                super::other_quantizations(),
-            ));
-        };
-        let blocks = inputs / format.block() * outputs;
-        if !inputs.is_multiple_of(format.block()) || tensor.data.len() != blocks * format.source_bytes() {
-            return Err(gguf.corrupt(format!("the rows of tensor \"{name}\" are not whole blocks")));
-        }
+        let format = format_of(gguf, &gguf.tensor(name)?, inputs, outputs)?;
         Ok(Matrix { gguf: gguf.clone(), name: name.to_owned(), format, inputs, outputs, packed: None })
     }
 
@@ -133,6 +123,29 @@ impl Matrix {
         // `load` has seen it.
         self.gguf.opt_tensor(&self.name).ok().flatten().map_or(&[], |tensor| tensor.data)
     }
+}
+
+/// The format of a tensor that is multiplied as `outputs` rows of `inputs` values.
+///
+/// # Errors
+/// [`Error::UnsupportedModel`] where its type has no kernels, [`Error::CorruptModel`] where its rows are not whole blocks.
+pub(crate) fn format_of(
+    gguf: &Gguf,
+    tensor: &Tensor<'_>,
+    inputs: usize,
+    outputs: usize,
+) -> Result<Format, Error> {
+    let Some(format) = panel_format(tensor.kind) else {
+        return Err(gguf.unsupported_but(
+            format!("tensor \"{}\" has the element type {}, which has no kernels", tensor.name, tensor.kind),
+            super::other_quantizations(),
+        ));
+    };
+    let blocks = inputs / format.block() * outputs;
+    if !inputs.is_multiple_of(format.block()) || tensor.data.len() != blocks * format.source_bytes() {
+        return Err(gguf.corrupt(format!("the rows of tensor \"{}\" are not whole blocks", tensor.name)));
+    }
+    Ok(format)
 }
 
 /// Matrices of one shape in one tensor, one after the other: those of experts.
@@ -242,7 +255,7 @@ pub(super) fn multiply_all<const N: usize>(
 ///
 /// # Errors
 /// As [`Matrix::load`].
-pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
+pub(crate) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>, Error> {
     floats(gguf, name, &[length])
 }
 
@@ -250,7 +263,7 @@ pub(super) fn vector(gguf: &Gguf, name: &str, length: usize) -> Result<Vec<f32>,
 ///
 /// # Errors
 /// As [`Matrix::load`].
-pub(super) fn floats(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+pub(crate) fn floats(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
     let tensor = gguf.tensor(name)?;
     expect_shape(gguf, &tensor, shape)?;
     let mut values = vec![0.0; shape.iter().product()];
@@ -269,7 +282,7 @@ pub(super) fn floats(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Vec<f32
 ///
 /// # Errors
 /// As [`Matrix::load`].
-pub(super) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Option<Vec<f32>>, Error> {
+pub(crate) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Option<Vec<f32>>, Error> {
     match gguf.opt_tensor(name)? {
         Some(_) => vector(gguf, name, length).map(Some),
         None => Ok(None),
@@ -277,7 +290,10 @@ pub(super) fn opt_vector(gguf: &Gguf, name: &str, length: usize) -> Result<Optio
 }
 
 /// Checks a shape; trailing dimensions of 1 mean nothing.
-fn expect_shape(gguf: &Gguf, tensor: &Tensor<'_>, expected: &[usize]) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::CorruptModel`] where it is another one.
+pub(crate) fn expect_shape(gguf: &Gguf, tensor: &Tensor<'_>, expected: &[usize]) -> Result<(), Error> {
     let mut shape = tensor.shape;
     while let [rest @ .., 1] = shape
         && rest.len() >= expected.len()

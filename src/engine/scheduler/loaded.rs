@@ -6,11 +6,12 @@ use super::likelihood_memo::LikelihoodMemo;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
-use crate::backend::{Backend, Decoder, Limits, Loading, Native, is_encoder};
-use crate::config::Config;
+use crate::backend::{Backend, BackendKind, Decoder, Limits, Loading, is_encoder};
+use crate::config::{BackendChoice, Config};
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
+use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
 use crate::memory::{self, Ledger};
 use crate::rerank::{Reranker, score_of_labels, softmax_of_two};
@@ -49,7 +50,9 @@ pub(super) struct Settings {
     pub(super) instructions: Instructions,
     pub(super) memory: Arc<Ledger>,
     /// What computes the models.
-    pub(super) backend: Arc<dyn Backend>,
+    backend: BackendChoice,
+    kv_cache_type: KvCacheType,
+    whole_windows: bool,
 }
 
 impl Settings {
@@ -61,7 +64,9 @@ impl Settings {
             endless: config.endless,
             instructions: config.instructions,
             memory: Arc::clone(memory),
-            backend: Arc::new(Native { kv_cache_type: config.kv_cache_type, whole: config.whole_windows }),
+            backend: config.backend,
+            kv_cache_type: config.kv_cache_type,
+            whole_windows: config.whole_windows,
         }
     }
 
@@ -81,6 +86,8 @@ pub(super) struct Opened {
     pub(super) gguf: Gguf,
     /// What was opened; None for the builtin model.
     pub(super) file: Option<FileId>,
+    /// What will compute it.
+    pub(super) backend: BackendKind,
     /// Memory that the model will take.
     pub(super) bytes: u64,
 }
@@ -96,8 +103,10 @@ impl Opened {
         let gguf = source.open()?;
         // Vocabulary and merges are built from what is not weights, and take some times as much.
         let metadata = gguf.metadata_bytes().saturating_mul(4);
-        let bytes = settings.backend.bytes(&gguf, settings.limits())?.saturating_add(metadata);
-        Ok(Opened { gguf, file, bytes })
+        let backend = settings.backend.of(&gguf, settings.kv_cache_type, settings.limits())?;
+        let bytes =
+            backend.open(settings.whole_windows).bytes(&gguf, settings.limits())?.saturating_add(metadata);
+        Ok(Opened { gguf, file, backend, bytes })
     }
 }
 
@@ -127,10 +136,15 @@ impl AnyModel {
         settings: &Settings,
         loading: &Loading<'_>,
     ) -> Result<AnyModel, Error> {
+        let backend = opened.backend.open(settings.whole_windows);
         if is_encoder(&opened.gguf)? {
-            LoadedEncoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Encoder)
+            LoadedEncoder::new(&opened.gguf, &*backend, settings, loading)
+                .map(Box::new)
+                .map(AnyModel::Encoder)
         } else {
-            LoadedDecoder::new(&opened.gguf, settings, loading).map(Box::new).map(AnyModel::Decoder)
+            LoadedDecoder::new(&opened.gguf, &*backend, settings, loading)
+                .map(Box::new)
+                .map(AnyModel::Decoder)
         }
     }
 
@@ -194,8 +208,13 @@ impl Texts {
 
 impl LoadedDecoder {
     /// Loads a decoder that was opened.
-    fn new(gguf: &Gguf, settings: &Settings, loading: &Loading<'_>) -> Result<LoadedDecoder, Error> {
-        let decoder = settings.backend.decoder(gguf, settings.limits(), loading)?;
+    fn new(
+        gguf: &Gguf,
+        backend: &dyn Backend,
+        settings: &Settings,
+        loading: &Loading<'_>,
+    ) -> Result<LoadedDecoder, Error> {
+        let decoder = backend.decoder(gguf, settings.limits(), loading)?;
         let facts = decoder.facts();
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         if tokenizer.vocab_size() > facts.vocabulary {
@@ -233,10 +252,13 @@ impl LoadedDecoder {
     }
 
     /// What it thinks of documents, from the rows of the last pass that their prompts end with.
-    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Vec<f32> {
-        match self.reranker {
+    ///
+    /// # Errors
+    /// Those of [`Decoder::logits_of`].
+    pub(super) fn scores(&mut self, rows: &[usize], pool: &Pool) -> Result<Vec<f32>, Error> {
+        Ok(match self.reranker {
             Reranker::YesNo { yes, no } => {
-                let logits = self.decoder.logits_of(rows, [yes, no], pool);
+                let logits = self.decoder.logits_of(rows, [yes, no], pool)?;
                 logits.into_iter().map(|[yes, no]| softmax_of_two(yes, no)).collect()
             }
             Reranker::Head { label } => {
@@ -245,7 +267,7 @@ impl LoadedDecoder {
             }
             // Whose scores come of vectors.
             Reranker::Cosine => Vec::new(),
-        }
+        })
     }
 
     /// What tokenizes its requests.

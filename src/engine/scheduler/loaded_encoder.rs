@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::loaded::Settings;
 use super::plan::{Plan, by_tokenizer};
-use crate::backend::{Encoder, Loading};
+use crate::backend::{Backend, Encoder, Loading};
 use crate::gguf::Gguf;
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
 use crate::{Embed, Error, Purpose, Rerank, Work};
@@ -39,10 +39,11 @@ impl LoadedEncoder {
     /// Loads it.
     pub(super) fn new(
         gguf: &Gguf,
+        backend: &dyn Backend,
         settings: &Settings,
         loading: &Loading<'_>,
     ) -> Result<LoadedEncoder, Error> {
-        let encoder = settings.backend.encoder(gguf, settings.limits(), loading)?;
+        let encoder = backend.encoder(gguf, settings.limits(), loading)?;
         let facts = encoder.facts();
         let tokenizer = Tokenizer::from_gguf(gguf)?;
         if tokenizer.vocab_size() > facts.vocabulary {
@@ -87,7 +88,11 @@ impl EncoderReader {
         let (first, second) = match work {
             Work::Embed(how) => (self.text(how)?, None),
             Work::Rerank(how) => self.pair(how)?,
-            Work::Generate(_) | Work::Likelihoods(_) | Work::Tokenize { .. } | Work::Chunk(_) => {
+            Work::Generate(_)
+            | Work::Likelihoods(_)
+            | Work::Tokenize { .. }
+            | Work::Chunk(_)
+            | Work::Verify(_) => {
                 return Err(self.gguf.unsupported("it is an encoder, which generates no text"));
             }
         };

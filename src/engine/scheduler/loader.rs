@@ -203,5 +203,5 @@ fn load(
     let model = AnyModel::new(opened, settings, &Loading { pool: &pool, stop })?;
     let identity = ModelIdentity::of(source, &opened.gguf, opened.file, stop)?;
     model.check_lost()?;
-    Ok((model, ModelIdentity { backend: settings.backend.kind(), ..identity }))
+    Ok((model, ModelIdentity { backend: opened.backend, ..identity }))
 }

@@ -25,6 +25,7 @@ mod submission;
 mod thoughts;
 mod thread;
 mod turns;
+mod verifier;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,13 +35,14 @@ use crossbeam_channel::Sender;
 
 use crate::config::Config;
 use crate::memory::Ledger;
-use crate::{Error, Reply, Request, Role, Standing, Ticket, Work};
+use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
 
 pub(crate) use loaded::limits;
 pub use models::LoadedModel;
 use statistics::Counters;
 pub use statistics::Statistics;
 use submission::Submission;
+use verifier::Verifier;
 
 /// Most bytes of a prompt or text; a context takes far less.
 const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -66,6 +68,7 @@ pub struct Engine {
     queue: Sender<Message>,
     capacity: usize,
     thread: Option<JoinHandle<()>>,
+    verifier: Verifier,
 }
 
 /// What the engine's threads and its owner share.
@@ -125,8 +128,10 @@ impl Engine {
         let shared = Arc::new(Shared { memory, ..Shared::default() });
         let (queue, messages) = crossbeam_channel::unbounded();
         let capacity = config.queue_capacity;
+        let verifier =
+            Verifier::new(config.compute_threads(), config.instructions, thread::hook_beside(&config));
         let thread = thread::start(config, Arc::clone(&shared), queue.clone(), messages)?;
-        Ok(Engine { shared, queue, capacity, thread: Some(thread) })
+        Ok(Engine { shared, queue, capacity, thread: Some(thread), verifier })
     }
 
     /// Hands over a request. Its events go to `reply`; errors come as [`EventKind::Failed`], also those that
@@ -148,6 +153,10 @@ impl Engine {
         if let Err(error) = validate(&submission.request).and_then(|()| submission.hold(&self.shared.memory))
         {
             return submission.fail(error);
+        }
+        if let Work::Verify(what) = &submission.request.work {
+            let what = what.clone();
+            return self.verifier.begin(submission, what, &self.shared);
         }
         let Some(slot) = QueueSlot::take(&self.shared, self.capacity) else {
             return submission.fail(Error::QueueFull { capacity: self.capacity });
@@ -214,6 +223,7 @@ fn validate(request: &Request) -> Result<(), Error> {
         Work::Generate(how) => how,
         Work::Chunk(how) => return how.check(),
         Work::Likelihoods(how) => return validate_answers(&how.answers),
+        Work::Verify(what) => return verify::check(what),
         Work::Embed(_) | Work::Rerank(_) | Work::Tokenize { .. } => return Ok(()),
     };
     let sampling = &how.sampling;

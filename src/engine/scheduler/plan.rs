@@ -71,6 +71,9 @@ impl Plan {
                 (encoded.tokens, None)
             }
             Work::Embed(how) => (embedding(how, tokenizer, context_length)?, None),
+            Work::Verify(_) => {
+                return Err(Error::Panicked("a verification is no work for a model".to_owned()));
+            }
             Work::Likelihoods(how) => {
                 let (system, prompt) = (how.system.as_deref(), how.prompt.as_str());
                 let conversation = Conversation { system, prompt, direct: true, ..Conversation::default() };
@@ -171,7 +174,11 @@ impl Plan {
     pub(super) fn begin(&self, request: &Request, loaded: &mut LoadedDecoder, reuse: bool) -> Beginning {
         let mut state = loaded.decoder.new_state();
         let embeds = match request.work {
-            Work::Generate(_) | Work::Likelihoods(_) | Work::Tokenize { .. } | Work::Chunk(_) => false,
+            Work::Generate(_)
+            | Work::Likelihoods(_)
+            | Work::Tokenize { .. }
+            | Work::Chunk(_)
+            | Work::Verify(_) => false,
             Work::Embed(_) => true,
             Work::Rerank(_) => loaded.reranker == Reranker::Cosine,
         };
@@ -197,7 +204,7 @@ pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
         Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
-        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) => None,
+        Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) | Work::Verify(_) => None,
     })
 }
 

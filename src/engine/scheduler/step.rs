@@ -129,7 +129,7 @@ impl Stepper {
         let outcome = memory::watched("the next token", STEP_BYTES, || {
             catch(|| self.compute(running, models, &source, &parts, stop))
         });
-        let mut ended = match outcome.and_then(|ended| ended) {
+        let mut ended = match outcome.and_then(|caught| caught).and_then(|ended| ended) {
             Ok(ended) => ended,
             Err(error) => parts.iter().map(|part| (part.index, Err(error.clone()))).collect(),
         };
@@ -225,6 +225,9 @@ impl Stepper {
     }
 
     /// The pass itself; returns the requests that ended.
+    ///
+    /// # Errors
+    /// That of all requests of the pass.
     fn compute(
         &mut self,
         running: &mut [Sequence],
@@ -232,9 +235,9 @@ impl Stepper {
         source: &ModelSource,
         parts: &[Part],
         stop: &dyn Fn() -> bool,
-    ) -> Vec<(usize, Result<Output, Error>)> {
+    ) -> Result<Vec<(usize, Result<Output, Error>)>, Error> {
         let mut ended = Vec::new();
-        let Some(loaded) = models.get(source) else { return ended };
+        let Some(loaded) = models.get(source) else { return Ok(ended) };
         let started = Instant::now();
         let mut segments = Vec::with_capacity(parts.len());
         let mut submissions = Vec::with_capacity(parts.len());
@@ -257,8 +260,8 @@ impl Stepper {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
         };
-        if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted) {
-            return ended;
+        if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)? {
+            return Ok(ended);
         }
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();
         let hidden_rows: Vec<usize> =
@@ -295,7 +298,7 @@ impl Stepper {
         }
         if !sampling.is_empty() {
             let rows: Vec<usize> = sampling.iter().flat_map(|(_, rows)| rows.clone()).collect();
-            let Ok(logits) = loaded.decoder.logits(&rows, &self.pool) else { return ended };
+            let logits = loaded.decoder.logits(&rows, &self.pool)?;
             // Rows of the head beyond the vocabulary are padding.
             let choices = loaded.tokenizer.vocab_size();
             let mut logits = logits.chunks_exact(facts.vocabulary).map(|logits| &logits[..choices]);
@@ -329,7 +332,7 @@ impl Stepper {
         }
         for weighing in weighing.chunks(self.most_logits) {
             let rows: Vec<usize> = weighing.iter().map(|(_, row, _)| *row).collect();
-            let Ok(logits) = loaded.decoder.logits(&rows, &self.pool) else { return ended };
+            let logits = loaded.decoder.logits(&rows, &self.pool)?;
             let choices = loaded.tokenizer.vocab_size();
             let logits = logits.chunks_exact(facts.vocabulary).map(|logits| &logits[..choices]);
             let mut rows: Vec<Weighing<'_>> = weighing
@@ -357,7 +360,7 @@ impl Stepper {
         }
         if !scoring.is_empty() {
             let rows: Vec<usize> = scoring.iter().map(|(_, row)| *row).collect();
-            let scores = loaded.scores(&rows, &self.pool);
+            let scores = loaded.scores(&rows, &self.pool)?;
             let scored =
                 scoring.iter().zip(scores).map(|((index, _), score)| (*index, running[*index].scored(score)));
             ended.extend(scored);
@@ -376,7 +379,7 @@ impl Stepper {
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
             loaded.row_seconds = Some(average);
         }
-        ended
+        Ok(ended)
     }
 }
 

@@ -106,6 +106,11 @@ impl Submission {
         !listeners.is_empty() && listeners.iter().all(|listener| listener.ticket.is_held())
     }
 
+    /// The tickets of those who wait now.
+    pub(super) fn tickets(&self) -> Vec<Ticket> {
+        self.listeners.borrow().iter().map(|listener| listener.ticket.clone()).collect()
+    }
+
     /// Whether somebody has cancelled and was not told.
     pub(super) fn has_to_be_told(&self) -> bool {
         self.listeners.borrow().iter().any(|listener| listener.ticket.is_cancelled())

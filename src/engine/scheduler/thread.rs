@@ -57,17 +57,7 @@ pub(super) fn start(
     queue: Sender<Message>,
     messages: Receiver<Message>,
 ) -> Result<JoinHandle<()>, Error> {
-    let hook = |more_nice| {
-        let on_start = config.on_thread_start(more_nice);
-        let hook: Hook = Arc::new(move || {
-            mark_thread();
-            on_start();
-            environment::set();
-            unblock_sigbus();
-        });
-        hook
-    };
-    let marked = hook(0);
+    let marked = hook(&config, 0);
     let pool = Pool::new(config.compute_threads(), config.instructions, &marked)
         .map_err(|error| Error::no_thread(&error))?;
     let settings = Settings::of(&config, &shared.memory);
@@ -77,7 +67,7 @@ pub(super) fn start(
             .map_err(|error| Error::no_thread(&error))
     };
     // A step waits for the last of its threads, and these would be in their way for longer than it takes.
-    let beside = hook(BESIDE_NICE);
+    let beside = hook_beside(&config);
     let helpers = Helpers {
         tokenizer: worker("st-tokenize", STACK_BYTES, &beside)?,
         compiler: worker("st-grammar", COMPILER_STACK_BYTES, &beside)?,
@@ -102,6 +92,22 @@ pub(super) fn start(
             }
         })
         .map_err(|error| Error::no_thread(&error))
+}
+
+/// What every thread of the engine runs first.
+fn hook(config: &Config, more_nice: i32) -> Hook {
+    let on_start = config.on_thread_start(more_nice);
+    Arc::new(move || {
+        mark_thread();
+        on_start();
+        environment::set();
+        unblock_sigbus();
+    })
+}
+
+/// [`hook`] for threads that give way to those that compute steps.
+pub(super) fn hook_beside(config: &Config) -> Hook {
+    hook(config, BESIDE_NICE)
 }
 
 /// What a report is about.

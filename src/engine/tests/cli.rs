@@ -44,7 +44,7 @@ fn inspected(path: &Path) -> (String, i32) {
 
 #[test]
 fn every_command_has_help_with_its_own_options_and_a_version() {
-    for command in ["generate", "embed", "logits", "tokenize", "inspect", "pull"] {
+    for command in ["generate", "embed", "logits", "tokenize", "inspect", "pull", "verify"] {
         let (help, errors, status) = said(&[command, "--help"]);
         assert!(help.starts_with(&format!("usage: steadytext-engine {command} MODEL")), "{help}");
         assert_eq!(help.contains("--schema"), command == "generate", "{help}");
@@ -202,4 +202,24 @@ fn texts_of_a_file_do_not_steer_the_terminal() {
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("name            a\\u{1b}[2Jb\\u{202e}c\\nxxx"), "{text}");
     assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains(&"x".repeat(200)));
+}
+
+#[test]
+fn verify_says_of_each_token_how_far_the_backends_are_apart() {
+    let directory = TempDir::new().unwrap();
+    let text = directory.path().join("text");
+    std::fs::write(&text, "a few words, and some more of them").unwrap();
+    let arguments = ["verify", "builtin", "--positions", "5", "--text", text.to_str().unwrap()];
+    let (out, errors, status) = said(&arguments);
+    assert_eq!((&*errors, status), ("", 0), "{out}");
+    let lines: Vec<Json> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [rows @ .., summary] = &lines[..] else { panic!("{out}") };
+    assert!(rows.len() == 5 && rows.iter().all(|row| row["passed"] == true), "{out}");
+    assert!(summary["positions"] == 5 && summary["passed"] == true, "{summary}");
+    assert!(summary["sha256"].as_str().unwrap().len() == 64, "{summary}");
+    let (_, errors, status) = said(&["logits", "builtin", "Hi", "--backend", "cuda"]);
+    assert!(errors.contains("no value for option --backend") && status == 2, "{errors}");
+    let [native, candle] =
+        ["native", "candle"].map(|backend| said(&["logits", "builtin", "Hi", "--backend", backend]));
+    assert!(candle.2 == 0 && native.0 != candle.0, "{}", candle.0);
 }

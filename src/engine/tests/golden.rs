@@ -128,7 +128,9 @@ fn outputs(model: &ModelSource, works: Vec<Work>, set: Instructions) -> Vec<u8> 
             EventKind::Done(Output::LogProbabilities(values)) => {
                 values.iter().flat_map(|x| x.to_le_bytes()).collect()
             }
-            EventKind::Done(Output::Tokens(_) | Output::Chunks(_)) => panic!("nothing asks for these"),
+            EventKind::Done(Output::Tokens(_) | Output::Chunks(_) | Output::Verification(_)) => {
+                panic!("nothing asks for these")
+            }
             EventKind::Failed(error) => panic!("{error}"),
             EventKind::Loading
             | EventKind::Started { .. }

@@ -15,6 +15,7 @@ use steadytext_engine::memory::Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 mod cancel;
+mod candle;
 mod cli;
 mod constraints;
 mod dedup;

@@ -77,6 +77,7 @@ impl ChannelLink {
             queue_capacity: QUEUE_CAPACITY,
             context_length: settings.context_length,
             kv_cache_mb: settings.kv_cache_mb,
+            backend: settings.backend,
             kv_cache_type: settings.kv_cache_type,
             memory_limit_mb: memory_limit_mb(settings),
             model_idle_timeout: (settings.model_idle_timeout_s != 0)

@@ -24,7 +24,7 @@ impl EngineLink for NoopLink {
                 Output::Text { text: "ok".to_owned(), generated_tokens: 1, finish: Finish::EndOfText }
             }
             Work::Embed(_) => Output::Embedding(vec![1.0]),
-            Work::Rerank(_) => Output::Score(0.5),
+            Work::Rerank(_) | Work::Verify(_) => Output::Score(0.5),
             Work::Likelihoods(how) => Output::LogProbabilities(vec![-1.0; how.answers.len()]),
             Work::Tokenize { .. } | Work::Chunk(_) => Output::Tokens(Vec::new()),
         };

@@ -272,7 +272,7 @@ pub(crate) fn is_encoder_family(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::UnsupportedModel`], naming the tensor.
-pub(super) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Error> {
+pub(crate) fn refuse_unknown_tensors(gguf: &Gguf, spec: &Spec) -> Result<(), Error> {
     let model = match spec.kind {
         Kind::Decoder { .. } => "decoder",
         Kind::Encoder { .. } => "encoder",

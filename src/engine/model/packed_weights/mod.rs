@@ -31,7 +31,7 @@ pub(crate) struct Loading<'a> {
 }
 
 /// The format of an element type that can be multiplied.
-pub(super) fn panel_format(kind: GgmlType) -> Option<Format> {
+pub(crate) fn panel_format(kind: GgmlType) -> Option<Format> {
     Some(match kind {
         GgmlType::F32 => Format::F32,
         GgmlType::F16 => Format::F16,

@@ -1,0 +1,281 @@
+//! Feed-forward of a block, as tensors: by one network, or by a mixture of experts.
+
+use candle_core::Tensor;
+
+use super::layers::{Dense, Matrix, Source};
+use crate::Error;
+use crate::kernels::Pool;
+use crate::kernels::routing::Weighting;
+use crate::model::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec, SharedWeighting};
+
+/// Bounds of [`FeedForwardKind::ClampedSwiGlu`], and the slope of its logistic function.
+const LIMIT: f64 = 7.0;
+const SLOPE: f64 = 1.702;
+
+/// The weights of feed-forward.
+pub(super) enum FeedForward {
+    Gated { kind: FeedForwardKind, gate: Matrix, up: Matrix, down: Dense },
+    Plain { up: Dense, down: Dense },
+    Experts(Box<Experts>),
+}
+
+/// The weights of experts, one after the other in each matrix.
+pub(super) struct Experts {
+    spec: ExpertsSpec,
+    kind: FeedForwardKind,
+    inner: usize,
+    width: usize,
+    /// `[experts, width]`.
+    router: Dense,
+    /// Gate and up, or the rows of both for each expert, those of the gate first.
+    inputs: Inputs,
+    down: Matrix,
+    /// Of gate, up and down: `[experts, outputs]`.
+    biases: Option<[Tensor; 3]>,
+    /// One that all rows use.
+    shared: Option<Shared>,
+}
+
+/// What the inner rows of experts are made with.
+enum Inputs {
+    Apart([Matrix; 2]),
+    Fused(Matrix),
+}
+
+/// The expert that all rows use.
+struct Shared {
+    expert: FeedForward,
+    /// `[width, 1]`: the logistic function of its product with the input is what the result is multiplied with.
+    gate: Option<Tensor>,
+}
+
+impl FeedForward {
+    /// The feed-forward of a block, whose tensors `name` names.
+    ///
+    /// # Errors
+    /// Those of [`Dense::load`].
+    pub(super) fn load(
+        source: Source<'_>,
+        name: &dyn Fn(&str) -> String,
+        spec: FeedForwardSpec,
+        width: usize,
+    ) -> Result<FeedForward, Error> {
+        if let Some(experts) = spec.experts {
+            let experts = Experts::load(source, name, spec, experts, width)?;
+            return Ok(FeedForward::Experts(Box::new(experts)));
+        }
+        let (gguf, inner) = (source.gguf, spec.width);
+        let down = Dense::load(source, &name("ffn_down"), inner, width)?;
+        match spec.kind {
+            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => {
+                let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
+                let load = |part: &str, outputs| Matrix::load(source, &name(part), width, outputs);
+                let (gate, up) = if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner] {
+                    (load("ffn_gate.weight", inner)?, load("ffn_up.weight", inner)?)
+                } else {
+                    // The rows of both in one matrix, those of the gate first.
+                    let both = load("ffn_up.weight", 2 * inner)?;
+                    (both.part(0..inner), both.part(inner..2 * inner))
+                };
+                Ok(FeedForward::Gated { kind: spec.kind, gate, up, down })
+            }
+            FeedForwardKind::ClampedSwiGlu => {
+                Err(gguf.unsupported("its gates are clamped, and it has no experts"))
+            }
+            FeedForwardKind::Gelu => {
+                Ok(FeedForward::Plain { up: Dense::load(source, &name("ffn_up"), width, inner)?, down })
+            }
+        }
+    }
+
+    /// Of rows `[rows, width]`: the same shape.
+    pub(super) fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
+        match self {
+            FeedForward::Gated { kind, gate, up, down } => {
+                let inner = activate(*kind, &gate.forward(x, pool)?, &up.forward(x, pool)?)?;
+                down.forward(&inner, pool)
+            }
+            FeedForward::Plain { up, down } => down.forward(&up.forward(x, pool)?.gelu_erf()?, pool),
+            FeedForward::Experts(experts) => experts.forward(x, pool),
+        }
+    }
+}
+
+/// What becomes of a gate and what it gates.
+pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
+    match kind {
+        FeedForwardKind::SwiGlu => gate.silu()? * up,
+        // Candle's GELU is the one that is approximated by a hyperbolic tangent.
+        FeedForwardKind::GeGlu => gate.gelu()? * up,
+        FeedForwardKind::ExactGeGlu => gate.gelu_erf()? * up,
+        FeedForwardKind::ClampedSwiGlu => {
+            let (gate, up) = (gate.minimum(LIMIT)?, up.clamp(-LIMIT, LIMIT)?);
+            let gate = (&gate * candle_nn::ops::sigmoid(&(&gate * SLOPE)?)?)?;
+            gate * (up + 1.0)?
+        }
+        FeedForwardKind::Gelu => gate.gelu_erf(),
+    }
+}
+
+impl Experts {
+    fn load(
+        source: Source<'_>,
+        name: &dyn Fn(&str) -> String,
+        spec: FeedForwardSpec,
+        experts: ExpertsSpec,
+        width: usize,
+    ) -> Result<Experts, Error> {
+        let (inner, count) = (spec.width, experts.count);
+        let matrices =
+            |part: &str, inputs, outputs| Matrix::of_shape(source, &name(part), &[inputs, outputs, count]);
+        let bias = |part: &str, outputs| source.floats(&name(part), &[outputs, count]);
+        let biases = match spec.kind {
+            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => None,
+            FeedForwardKind::ClampedSwiGlu => Some([
+                bias("ffn_gate_exps.bias", inner)?,
+                bias("ffn_up_exps.bias", inner)?,
+                bias("ffn_down_exps.bias", width)?,
+            ]),
+            FeedForwardKind::Gelu => return Err(source.gguf.unsupported("its experts have no gates")),
+        };
+        let of_shared = |part: &str| match part.split_once('.') {
+            Some((matrix, rest)) => name(&format!("{matrix}_shexp.{rest}")),
+            None => name(&format!("{part}_shexp")),
+        };
+        let shared = experts.shared.map(|shared| {
+            let spec = FeedForwardSpec { width: shared.width, experts: None, ..spec };
+            let gate = match shared.weighting {
+                SharedWeighting::Sum => None,
+                SharedWeighting::Gate => {
+                    let gate = source.vector(&name("ffn_gate_inp_shexp.weight"), width)?;
+                    Some(gate.reshape((width, 1)).map_err(super::raised)?)
+                }
+                SharedWeighting::Norms => {
+                    return Err(source.gguf.unsupported("its experts have norms of their own"));
+                }
+            };
+            Ok(Shared { expert: FeedForward::load(source, &of_shared, spec, width)?, gate })
+        });
+        let fused = name("ffn_gate_up_exps.weight");
+        let has_parts = source.gguf.opt_tensor(&name("ffn_gate_exps.weight"))?.is_some();
+        let inputs = match source.gguf.opt_tensor(&fused)? {
+            Some(_) if has_parts => {
+                return Err(source.gguf.unsupported(format!("tensor \"{fused}\" stands beside its parts")));
+            }
+            Some(_) => Inputs::Fused(matrices("ffn_gate_up_exps.weight", width, 2 * inner)?),
+            None => Inputs::Apart([
+                matrices("ffn_gate_exps.weight", width, inner)?,
+                matrices("ffn_up_exps.weight", width, inner)?,
+            ]),
+        };
+        Ok(Experts {
+            spec: experts,
+            kind: spec.kind,
+            inner,
+            width,
+            router: Dense::load(source, &name("ffn_gate_inp"), width, count)?,
+            inputs,
+            down: matrices("ffn_down_exps.weight", inner, width)?,
+            biases,
+            shared: shared.transpose()?,
+        })
+    }
+
+    /// `Σ weight · expert(x)`, summed in the order of the experts for each row, whatever rows are beside it.
+    fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
+        let users = self.choose(&self.router.forward(x, pool)?)?;
+        let mut sum = match &self.shared {
+            Some(shared) => shared.forward(x, pool)?,
+            None => x.zeros_like()?,
+        };
+        for (expert, users) in users.into_iter().enumerate() {
+            if users.is_empty() {
+                continue;
+            }
+            let (rows, weights): (Vec<u32>, Vec<f32>) = users.into_iter().unzip();
+            let weights = Tensor::from_vec(weights, (rows.len(), 1), x.device())?;
+            let rows = Tensor::new(rows, x.device())?;
+            let y = self.expert(expert, &x.index_select(&rows, 0)?, pool)?;
+            sum = sum.index_add(&rows, &y.broadcast_mul(&weights)?, 0)?;
+        }
+        Ok(sum)
+    }
+
+    /// What one expert makes of some rows.
+    fn expert(&self, expert: usize, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
+        // Which of the parts of so many rows it is.
+        let part = |matrix: &Matrix, index: usize, outputs: usize, bias: usize, x: &Tensor| {
+            let y = matrix.part(index * outputs..(index + 1) * outputs).forward(x, pool)?;
+            match &self.biases {
+                Some(biases) => y.broadcast_add(&biases[bias].get(expert)?),
+                None => Ok(y),
+            }
+        };
+        let (gate, up) = match &self.inputs {
+            Inputs::Apart([gate, up]) => {
+                (part(gate, expert, self.inner, 0, x)?, part(up, expert, self.inner, 1, x)?)
+            }
+            Inputs::Fused(both) => {
+                (part(both, 2 * expert, self.inner, 0, x)?, part(both, 2 * expert + 1, self.inner, 1, x)?)
+            }
+        };
+        part(&self.down, expert, self.width, 2, &activate(self.kind, &gate, &up)?)
+    }
+
+    /// The rows that use each expert, and how much of it: the experts with the highest logits, the lowest index of equal ones.
+    fn choose(&self, logits: &Tensor) -> candle_core::Result<Vec<Vec<(u32, f32)>>> {
+        let shares = candle_nn::ops::softmax_last_dim(logits)?.to_vec2::<f32>()?;
+        let mut users = vec![Vec::new(); self.spec.count];
+        for (row, (logits, shares)) in logits.to_vec2::<f32>()?.into_iter().zip(shares).enumerate() {
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            // What is no number comes last, and both zeros are one. Stable, so that equal ones stay in the order of their indexes.
+            let height = |expert: usize| match logits[expert] {
+                logit if logit.is_nan() => f32::NEG_INFINITY,
+                logit => logit + 0.0,
+            };
+            order.sort_by(|a, b| height(*b).total_cmp(&height(*a)));
+            let used = &order[..self.spec.used.min(order.len())];
+            let whole = match self.spec.weighting {
+                Weighting::Softmax => 1.0,
+                Weighting::SoftmaxOfUsed => used.iter().map(|expert| shares[*expert]).sum::<f32>(),
+            };
+            for expert in used {
+                users[*expert].push((row as u32, shares[*expert] / whole));
+            }
+        }
+        Ok(users)
+    }
+}
+
+impl Shared {
+    /// Of rows `[rows, width]`: the same shape.
+    fn forward(&self, x: &Tensor, pool: &Pool) -> candle_core::Result<Tensor> {
+        let y = self.expert.forward(x, pool)?;
+        let Some(gate) = &self.gate else { return Ok(y) };
+        // Row by row, as the order of a product's sums depends on its rows.
+        let shares = (0..x.dim(0)?).map(|row| x.narrow(0, row, 1)?.matmul(gate));
+        let shares = Tensor::cat(&shares.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+        y.broadcast_mul(&candle_nn::ops::sigmoid(&shares)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::activate;
+    use crate::model::spec::FeedForwardKind;
+
+    #[test]
+    fn a_clamped_gate_is_that_of_gpt_oss() {
+        let tensor = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap();
+        let got =
+            activate(FeedForwardKind::ClampedSwiGlu, &tensor([9.0, -2.0, 0.5]), &tensor([8.0, -9.0, 0.0]));
+        let got: Vec<f32> = got.unwrap().to_vec1().unwrap();
+        let expected = |gate: f64, up: f64| gate / (1.0 + libm::exp(-1.702 * gate)) * (up + 1.0);
+        for (got, expected) in got.iter().zip([expected(7.0, 7.0), expected(-2.0, -7.0), expected(0.5, 0.0)])
+        {
+            assert!((f64::from(*got) - expected).abs() < 1e-5, "{got} for {expected}");
+        }
+    }
+}

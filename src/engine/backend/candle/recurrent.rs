@@ -1,0 +1,241 @@
+//! Layers that are not attention, as tensors: short convolutions and delta nets. What they keep of a text is as large behind its
+//! last position as behind its first one ([`Memory`]).
+
+use candle_core::{DType, Tensor};
+
+use super::Pass;
+use super::layers::{Dense, Matrix, Norm, Source};
+use super::raised;
+use super::state::CandleState;
+use crate::Error;
+use crate::model::spec::{DeltaNetSpec, Mixer, NormSpec, ShortConvSpec};
+
+/// What a layer keeps behind some position. Tensors are never written, so that clones are of another position's for nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
+    window: Tensor,
+    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`.
+    matrices: Option<Tensor>,
+}
+
+impl Memory {
+    /// Values of what a mixer keeps; 0 for attention.
+    pub(super) fn values(mixer: &Mixer) -> usize {
+        match mixer {
+            Mixer::Attention => 0,
+            Mixer::ShortConv(spec) => spec.channels * (spec.taps - 1),
+            Mixer::DeltaNet(spec) => {
+                spec.channels() * (spec.taps - 1) + spec.value_heads * spec.dim * spec.dim
+            }
+        }
+    }
+
+    /// What a mixer keeps before a text; `None` for attention.
+    pub(super) fn empty(mixer: &Mixer, device: &candle_core::Device) -> candle_core::Result<Option<Memory>> {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, device);
+        Ok(match mixer {
+            Mixer::Attention => None,
+            Mixer::ShortConv(spec) => {
+                Some(Memory { window: zeros(&[spec.taps - 1, spec.channels])?, matrices: None })
+            }
+            Mixer::DeltaNet(spec) => Some(Memory {
+                window: zeros(&[spec.taps - 1, spec.channels()])?,
+                matrices: Some(zeros(&[spec.value_heads, spec.dim, spec.dim])?),
+            }),
+        })
+    }
+}
+
+/// A causal convolution of each channel by itself.
+struct Convolution {
+    /// For each tap, the oldest first, `[1, channels]`.
+    taps: Vec<Tensor>,
+}
+
+impl Convolution {
+    fn load(source: Source<'_>, name: &str, taps: usize, channels: usize) -> Result<Convolution, Error> {
+        let weights = source.floats(name, &[taps, channels])?;
+        let tap = |tap: usize| weights.narrow(1, tap, 1)?.t()?.contiguous();
+        let taps = (0..taps).map(tap).collect::<candle_core::Result<_>>().map_err(raised)?;
+        Ok(Convolution { taps })
+    }
+
+    /// Of rows `[rows, channels]` behind a window: the sums, and all inputs, the window before the rows.
+    fn forward(&self, window: &Tensor, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let (inputs, rows) = (Tensor::cat(&[window, x], 0)?, x.dim(0)?);
+        let mut sum = x.zeros_like()?;
+        for (first, tap) in self.taps.iter().enumerate() {
+            sum = (sum + inputs.narrow(0, first, rows)?.broadcast_mul(tap)?)?;
+        }
+        Ok((sum, inputs))
+    }
+
+    /// The window behind so many rows.
+    fn window(&self, inputs: &Tensor, rows: usize) -> candle_core::Result<Tensor> {
+        // A copy, so that it does not keep all inputs of the pass.
+        inputs.narrow(0, rows, self.taps.len() - 1)?.copy()
+    }
+}
+
+/// A short convolution between two gates.
+pub(super) struct ShortConv {
+    channels: usize,
+    /// Of both gates and the input.
+    input: Dense,
+    convolution: Convolution,
+    output: Dense,
+}
+
+impl ShortConv {
+    /// That of a block, whose tensors `name` names.
+    ///
+    /// # Errors
+    /// Those of [`Dense::load`].
+    pub(super) fn load(
+        source: Source<'_>,
+        name: &dyn Fn(&str) -> String,
+        spec: ShortConvSpec,
+    ) -> Result<ShortConv, Error> {
+        let ShortConvSpec { channels, taps } = spec;
+        let weights = name("shortconv.conv.weight");
+        Ok(ShortConv {
+            channels,
+            input: Dense::load(source, &name("shortconv.in_proj"), channels, 3 * channels)?,
+            convolution: Convolution::load(source, &weights, taps, channels)?,
+            output: Dense::load(source, &name("shortconv.out_proj"), channels, channels)?,
+        })
+    }
+
+    /// Of rows `[rows, channels]` of one sequence, as [`super::attention::Attention::forward`].
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        index: usize,
+        pass: &Pass<'_>,
+        state: &mut CandleState,
+    ) -> candle_core::Result<Tensor> {
+        let mixed = self.input.forward(x, pass.pool)?;
+        let part = |part: usize| mixed.narrow(1, part * self.channels, self.channels);
+        let memory = state.memory(index)?;
+        let (sum, inputs) = self.convolution.forward(&memory.window, &(part(0)? * part(2)?)?)?;
+        for rows in state.marks() {
+            let window = self.convolution.window(&inputs, rows)?;
+            state.remember(index, rows, Memory { window, matrices: None });
+        }
+        self.output.forward(&(part(1)? * sum)?.contiguous()?, pass.pool)
+    }
+}
+
+/// A gated delta net.
+pub(super) struct DeltaNet {
+    spec: DeltaNetSpec,
+    /// Of queries, keys and values; of the result's gate; of decays; of shares.
+    projections: [Matrix; 4],
+    convolution: Convolution,
+    decay_bias: Vec<f32>,
+    /// `[value heads]`, below 0.
+    rates: Vec<f32>,
+    norm: Norm,
+    epsilon: f32,
+    /// The key head of each value head.
+    key_heads: Tensor,
+    output: Dense,
+}
+
+impl DeltaNet {
+    /// That of a block, whose tensors `name` names.
+    ///
+    /// # Errors
+    /// Those of [`Dense::load`] and [`Norm::load`].
+    pub(super) fn load(
+        source: Source<'_>,
+        name: &dyn Fn(&str) -> String,
+        spec: DeltaNetSpec,
+        norm: NormSpec,
+        width: usize,
+    ) -> Result<DeltaNet, Error> {
+        let matrix = |part: &str, outputs| Matrix::load(source, &name(part), width, outputs);
+        let numbers = |part: &str| crate::model::vector(source.gguf, &name(part), spec.value_heads);
+        let heads: Vec<u32> = (0..spec.value_heads).map(|head| (head % spec.key_heads) as u32).collect();
+        Ok(DeltaNet {
+            spec,
+            projections: [
+                matrix("attn_qkv.weight", spec.channels())?,
+                matrix("attn_gate.weight", spec.value_width())?,
+                matrix("ssm_alpha.weight", spec.value_heads)?,
+                matrix("ssm_beta.weight", spec.value_heads)?,
+            ],
+            convolution: Convolution::load(source, &name("ssm_conv1d.weight"), spec.taps, spec.channels())?,
+            decay_bias: numbers("ssm_dt.bias")?,
+            rates: numbers("ssm_a")?,
+            norm: Norm::load(source, &name("ssm_norm"), norm, spec.dim)?,
+            epsilon: norm.epsilon,
+            key_heads: Tensor::new(heads, source.device).map_err(raised)?,
+            output: Dense::load(source, &name("ssm_out"), spec.value_width(), width)?,
+        })
+    }
+
+    /// Of rows `[rows, width]` of one sequence, as [`super::attention::Attention::forward`].
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        index: usize,
+        pass: &Pass<'_>,
+        state: &mut CandleState,
+    ) -> candle_core::Result<Tensor> {
+        let DeltaNetSpec { key_heads, value_heads, dim, .. } = self.spec;
+        let (rows, key_width) = (pass.rows, self.spec.key_width());
+        let [inputs, gates, decays, shares] = self.projections.each_ref();
+        let memory = state.memory(index)?;
+        let (sum, inputs) = self.convolution.forward(&memory.window, &inputs.forward(x, pass.pool)?)?;
+        let activated = sum.silu()?;
+        let heads = |first: usize, count: usize| {
+            activated.narrow(1, first, count * dim)?.contiguous()?.reshape((rows, count, dim))
+        };
+        // Each value head has those of its key head.
+        let of_keys = |first: usize, scale: f64| {
+            let heads = heads(first, key_heads)?;
+            let length = (heads.sqr()?.sum_keepdim(2)? + f64::from(self.epsilon))?.sqrt()?;
+            (heads.broadcast_div(&length)? * scale)?.index_select(&self.key_heads, 1)
+        };
+        let queries = of_keys(0, 1.0 / (dim as f64).sqrt())?;
+        let (keys, values) = (of_keys(key_width, 1.0)?, heads(2 * key_width, value_heads)?);
+        let gates = gates.forward(x, pass.pool)?;
+        let decays = self.decays(&decays.forward(x, pass.pool)?)?;
+        let shares = candle_nn::ops::sigmoid(&shares.forward(x, pass.pool)?)?;
+        let Some(mut matrices) = memory.matrices else { candle_core::bail!("a delta net without matrices") };
+        let marks = state.marks();
+        let mut outs = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let of_row = |x: &Tensor| x.get(row)?.reshape((value_heads, 1, ()));
+            let key = of_row(&keys)?;
+            matrices = matrices.broadcast_mul(&of_row(&decays)?)?;
+            let known = key.matmul(&matrices)?;
+            let change = (of_row(&values)? - known)?.broadcast_mul(&of_row(&shares)?)?;
+            matrices = (matrices + key.transpose(1, 2)?.broadcast_mul(&change)?)?;
+            outs.push(of_row(&queries)?.matmul(&matrices)?.reshape((1, value_heads, dim))?);
+            if marks.contains(&(row + 1)) {
+                let window = self.convolution.window(&inputs, row + 1)?;
+                state.remember(index, row + 1, Memory { window, matrices: Some(matrices.clone()) });
+            }
+        }
+        let out = self.norm.forward(&Tensor::cat(&outs, 0)?)?.reshape((rows, value_heads * dim))?;
+        self.output.forward(&(out * gates.silu()?)?, pass.pool)
+    }
+
+    /// `exp(rate · softplus(x + bias))` of `[rows, value heads]`.
+    fn decays(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+        for row in values.chunks_exact_mut(self.rates.len()) {
+            for ((x, bias), rate) in row.iter_mut().zip(&self.decay_bias).zip(&self.rates) {
+                let biased = f64::from(*x + bias);
+                let softplus = biased.max(0.0) + libm::log1p(libm::exp(-biased.abs()));
+                // What is no number stays none.
+                let softplus = if biased.is_nan() { biased } else { softplus };
+                *x = libm::exp(f64::from(*rate) * softplus) as f32;
+            }
+        }
+        Tensor::from_vec(values, x.dims(), x.device())
+    }
+}
