@@ -120,7 +120,7 @@ const OPTIONS: &[Described] = &[
     (
         "--threads",
         "N",
-        &["generate", "embed", "logits", "tokenize", "inspect"],
+        &["generate", "embed", "logits", "tokenize", "inspect", "verify"],
         "compute threads (one per core)",
     ),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),

@@ -21,6 +21,9 @@ use crate::panic::catch;
 use crate::sampling::Sampler;
 use crate::{Error, ModelSource, Output};
 
+/// The index of a request that ended, and what came of it.
+type Ended = (usize, Result<Output, Error>);
+
 /// A step should not take longer than this while requests generate, so that they get a token now and then.
 const SHARED_STEP_SECONDS: f64 = 0.1;
 /// Nor than this while there are only prompts; long slices cost less, as they share the reading of the weights.
@@ -235,7 +238,7 @@ impl Stepper {
         source: &ModelSource,
         parts: &[Part],
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<(usize, Result<Output, Error>)>, Error> {
+    ) -> Result<Vec<Ended>, Error> {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return Ok(ended) };
         let started = Instant::now();

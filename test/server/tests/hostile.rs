@@ -240,7 +240,7 @@ where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_adm
     and not (r.name = 'pg_monitor' and pg_describe_object(p.classid, p.objid, p.sub) in (
         'schema steadytext', 'view steadytext_queue_counts', 'view steadytext_activity', 'table steadytext_daemon_health',
         'function steadytext.activity()', 'function steadytext.worker_state()',
-        'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()',
+        'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()', 'function steadytext.pulls()',
         'function steadytext_diagnose()', 'function st_diagnose()'))
 order by 1";
 
