@@ -1,5 +1,6 @@
 //! Settings of the server, of a database, and of the extension.
 
+use postgres::error::SqlState;
 use steadytext_test_server::{Cluster, Options, Session, slow_model, wait_until};
 use uuid::Uuid;
 
@@ -157,7 +158,9 @@ fn another_kind_of_keys_and_values_starts_another_engine_and_other_entries_of_th
     assert_ne!(key, other, "no entry of before is found");
     wait_until("an engine with the new setting answers", || {
         // A call that the engine of before has begun to answer fails when that one goes.
-        let _ = session.query_one(&ask, &[]);
+        if let Err(error) = session.query_one(&ask, &[]) {
+            assert_eq!(error.code().map(SqlState::code), Some("55000"), "{error}");
+        }
         session.one::<i64>(&format!("select count(*) from steadytext_cache where cache_key = '{other}'")) == 1
     });
     assert_eq!(session.one::<i64>(versions), 2, "each entry says what has computed it");
