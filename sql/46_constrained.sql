@@ -18,13 +18,14 @@ create function steadytext.generate_json_async(
     temperature double precision,
     priority bigint,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    variables jsonb
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -37,14 +38,15 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
 
 create function @extschema@.steadytext_generate_regex_async(
@@ -57,13 +59,14 @@ create function @extschema@.steadytext_generate_regex_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.steadytext_generate_regex_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
 
 create function @extschema@.steadytext_generate_choice_async(
@@ -74,13 +77,14 @@ create function @extschema@.steadytext_generate_choice_async(
     model text default null,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.steadytext_generate_choice_async(
-    text, text[], boolean, bigint, text, bigint, text, jsonb
+    text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb
 ) is 'Enqueues the choice of one of some texts and returns the request id';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -93,14 +97,15 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as json';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -113,14 +118,15 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as text';
 
 create function steadytext.generate_json(
@@ -133,13 +139,14 @@ create function steadytext.generate_json(
     temperature double precision,
     on_error text,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    variables jsonb
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -152,13 +159,14 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -171,13 +179,14 @@ create function @extschema@.steadytext_generate_regex(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -188,12 +197,13 @@ create function @extschema@.steadytext_generate_choice(
     model text default null,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -206,14 +216,15 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -226,12 +237,13 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json with the schema as text';

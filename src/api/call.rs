@@ -181,8 +181,12 @@ pub(super) fn answers(
         chosen.get_or_insert((model, registry));
     }
     let Some((model, registry)) = chosen else { return Ok(answers) };
-    let checked =
-        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let checked = Checked {
+        subtasks: Subtasks::Many(parts, places.clone(), on_error),
+        model,
+        registry,
+        question: None,
+    };
     let mut call = Call::prepare(request_type, checked, false);
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
@@ -590,7 +594,7 @@ impl Call {
 /// What has a place in the cache of its own: the elements of an array, or all of it.
 fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
     match subtasks {
-        Subtasks::Many(parts, _) => parts,
+        Subtasks::Many(parts, ..) => parts,
         whole => std::slice::from_ref(whole),
     }
 }
