@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::delta_net::matrices;
 use super::super::spec::{BlockSpec, Mixer, Spec};
+use super::super::state_space::heads_of;
 use super::SharedBlock;
 use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
@@ -95,6 +96,9 @@ fn layer_of(block: &BlockSpec, kind: KvCacheType, window: Option<usize>) -> Box<
         Mixer::ShortConv(spec) => Box::new(Recurrent { values: Taps::state_len(spec.channels, spec.taps) }),
         Mixer::DeltaNet(spec) => Box::new(Recurrent {
             values: Taps::state_len(spec.channels(), spec.taps) + matrices(&spec).state_len(),
+        }),
+        Mixer::StateSpace(spec) => Box::new(Recurrent {
+            values: Taps::state_len(spec.channels(), spec.taps) + heads_of(&spec).state_len(),
         }),
     }
 }
