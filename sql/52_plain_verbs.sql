@@ -5,7 +5,8 @@
 -- In the queue the text is the prompt (facts are, as JSON), and what else is said is among the params. All of these functions
 -- call one of three, whose parameters come as a JSON object.
 --
--- A schema may be jsonb or text, as that of steadytext_generate_json: a literal without a type goes to the form with text.
+-- A schema may be jsonb or text, as that of steadytext_generate_json: a literal without a type goes to the form with text, which keeps the
+-- order that it was written in.
 
 create function steadytext.plain_verb(
     request_type text,
@@ -159,7 +160,8 @@ create function @extschema@.steadytext_extract(
 returns jsonb
 language sql immutable parallel safe cost 100000
 return steadytext.plain_verb(
-    'extract'::text, document, jsonb_build_object('schema', schema::jsonb),
+    'extract'::text, document,
+    jsonb_build_object('schema', steadytext.with_written_order(schema, schema::jsonb::text)::jsonb),
     use_cache, seed, model, on_error)::jsonb;
 comment on function @extschema@.steadytext_extract(text, text, boolean, bigint, text, text) is
     'steadytext_extract with the schema as text';
@@ -175,7 +177,8 @@ create function @extschema@.steadytext_extract(
 returns jsonb[]
 language sql immutable parallel safe cost 1000000
 return steadytext.plain_verb_array(
-    'extract'::text, document, jsonb_build_object('schema', schema::jsonb),
+    'extract'::text, document,
+    jsonb_build_object('schema', steadytext.with_written_order(schema, schema::jsonb::text)::jsonb),
     use_cache, seed, model, on_error)::jsonb[];
 comment on function @extschema@.steadytext_extract(text[], text, boolean, bigint, text, text) is
     'steadytext_extract of each element, computed together';
@@ -191,7 +194,8 @@ create function @extschema@.steadytext_extract_async(
 returns uuid
 language sql volatile
 return steadytext.plain_verb_async(
-    'extract'::text, document, jsonb_build_object('schema', schema::jsonb),
+    'extract'::text, document,
+    jsonb_build_object('schema', steadytext.with_written_order(schema, schema::jsonb::text)::jsonb),
     use_cache, seed, model, priority);
 comment on function @extschema@.steadytext_extract_async(text, text, boolean, bigint, text, bigint) is
     'Enqueues steadytext_extract and returns the request id; the result is JSON';

@@ -31,6 +31,7 @@ use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
+use crate::request::verb_checks::is_plain;
 use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
@@ -251,9 +252,9 @@ pub(super) fn outcome(
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
-        "embed" => "text",
+        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
+        verb if is_plain(verb) => "text",
         "rerank" => "query",
-        "tokenize" => "text",
         _ => "prompt",
     };
     match text {

@@ -286,7 +286,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
     let mut params =
         params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
     let is_reworded =
-        is_verb(request_type) && wording::keep(request_type, &mut params, &*kept_prompts::all()?);
+        is_verb(request_type) && wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     let prompt = row.text(columns.at(QueueColumn::Prompt));
     let given = Given { request_type, prompt, prompts, params, is_reworded };
     check_type(given.asked(), config)?;

@@ -417,7 +417,7 @@ fn texts_of(
 /// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
 fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
     let mut params = Value::Object(params);
-    wording::keep(request_type, &mut params, &*kept_prompts::all()?);
+    wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
     match params {
         Value::Object(params) => Ok(params),
         _ => Ok(Map::new()),

@@ -42,7 +42,8 @@ impl Facts {
     pub(super) fn read(json: &str, threshold: f64) -> Result<Facts, PgError> {
         if serde_json::from_str::<Vec<IgnoredAny>>(json).is_err() {
             return Err(invalid("facts must be a JSON array of facts")
-                .hint("As [\"a fact\", \"another\"], or objects that have text or fact."));
+                .hint("As [\"a fact\", \"another\"], or objects that have text or fact.")
+                .lasting());
         }
         let given = elements(json);
         if given.is_empty() {
@@ -104,7 +105,7 @@ impl Facts {
 
 fn text(fact: &str) -> Result<String, PgError> {
     let value: Value = serde_json::from_str(fact)
-        .map_err(|_| invalid("a fact is nested too deeply, or has a number out of range"))?;
+        .map_err(|_| invalid("a fact is nested too deeply, or has a number out of range").lasting())?;
     let said = match &value {
         Value::String(text) => Some(text),
         Value::Object(members) => ["text", "fact"].iter().find_map(|name| match members.get(*name) {

@@ -25,6 +25,7 @@ use super::constraint::refused_constraint;
 use super::facts::Facts;
 use super::masking::Masking;
 use super::prompts::{self, Prompt};
+use super::values::empty_text;
 use super::verbs::{Category, Classification, Example, Verb, Wanted};
 use super::wording::Wording;
 use super::writing::{What, Writing};
@@ -89,21 +90,21 @@ pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
     let is_empty = text.trim().is_empty();
     let question = |prompt: Prompt| render(prompt, params, json!({ "prompt": text }));
     match request_type {
-        "if" | "if_score" | "score" if is_empty => Err(refusal("Prompt cannot be empty")),
+        "if" | "if_score" | "score" if is_empty => Err(empty_text("Prompt cannot be empty")),
         "if" => Ok(Verb::If { prompt: question(prompts::IF)?, score: false }),
         "if_score" => Ok(Verb::If { prompt: question(prompts::IF)?, score: true }),
         "score" => Ok(Verb::Score { prompt: question(prompts::SCORE)? }),
         "similarity" => match texts {
             Some([Some(first), Some(second)]) => {
                 if first.trim().is_empty() || second.trim().is_empty() {
-                    return Err(refusal("Text input cannot be empty"));
+                    return Err(empty_text("Text input cannot be empty"));
                 }
                 Ok(Verb::Similarity { texts: [(*first).to_owned(), (*second).to_owned()] })
             }
             _ => Err(invalid("requests of type similarity compare two texts")
                 .hint("Put both of them into column prompts.")),
         },
-        _ if is_empty => Err(refusal("Text input cannot be empty")),
+        _ if is_empty => Err(empty_text("Text input cannot be empty")),
         "analyze_sentiment" => {
             let sentiment = sentiment(text, params);
             sentiment.check_prompt()?;
@@ -155,7 +156,7 @@ fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Resu
         "translate" => {
             let language = params.get("to_language").and_then(Value::as_str).unwrap_or_default().trim();
             if language.is_empty() {
-                return Err(refusal("Target language cannot be empty"));
+                return Err(PgError::raised("Target language cannot be empty"));
             }
             let system = render(prompts::TRANSLATE, params, json!({ "to_language": language }))?;
             let tokens = TOKENS.saturating_add(text.len().saturating_mul(TOKENS_OF_BYTE));
@@ -192,7 +193,7 @@ fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize)
             Constraint::Json(schema.to_string()).check().map_err(refused_constraint)?;
             Ok((None, schema.clone(), TOKENS_OF_DOCUMENT))
         }
-        (None, None) => Err(refusal("Must provide fields or a schema")),
+        (None, None) => Err(PgError::raised("Must provide fields or a schema")),
     }
 }
 
@@ -227,15 +228,15 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
 
 fn categories(given: Option<&Value>, wanted: Wanted) -> Result<Vec<&str>, PgError> {
     let given = match given {
-        None | Some(Value::Null) => return Err(refusal("Categories array cannot be empty")),
+        None | Some(Value::Null) => return Err(PgError::raised("Categories array cannot be empty")),
         Some(Value::Array(given)) if given.is_empty() => {
-            return Err(refusal("Categories array cannot be empty"));
+            return Err(PgError::raised("Categories array cannot be empty"));
         }
         Some(Value::Array(given)) => given,
         Some(_) => return Err(invalid("categories must be an array of texts")),
     };
     if given.len() < 2 && !matches!(wanted, Wanted::AtLeast(_)) {
-        return Err(refusal("Must provide at least 2 categories"));
+        return Err(PgError::raised("Must provide at least 2 categories"));
     }
     if given.len() > MAX_CATEGORIES {
         let count = given.len();
@@ -312,10 +313,6 @@ fn examples(given: Option<&Value>, categories: &[&str]) -> Result<Vec<Example>, 
         Ok(Example { input: input.to_owned(), category: category.to_owned() })
     };
     given.iter().enumerate().map(example).collect()
-}
-
-fn refusal(message: &'static str) -> PgError {
-    PgError::raised(message).lasting()
 }
 
 fn invalid(message: impl Into<String>) -> PgError {

@@ -88,22 +88,31 @@ impl Wording {
 pub(crate) type Kept = BTreeMap<String, String>;
 
 /// Writes the template that a database keeps for requests of a type into the parameters of one of them. Whether there was one.
-pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> bool {
-    let template = prompts::of(request_type).and_then(|prompt| kept.get(prompt.slug));
-    let (Some(template), false) = (template, params.get("method").is_some_and(|method| method == "embed"))
-    else {
-        return false;
-    };
+///
+/// # Errors
+///
+/// 22023 where the request brings a template of its own: each is rendered in the worker, so that whose it is matters.
+pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> Result<bool, PgError> {
+    let is_asked = params.get("method").is_none_or(|method| method != "embed");
+    let template = prompts::of(request_type).filter(|_| is_asked).and_then(|prompt| kept.get(prompt.slug));
+    if let Some(given) = params.get(TEMPLATE) {
+        if template.is_some_and(|template| given == template.as_str()) {
+            return Ok(false);
+        }
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a request does not bring its template",
+        )
+        .hint("The server adds it where an administrator keeps a prompt in the place of the extension's."));
+    }
+    let Some(template) = template else { return Ok(false) };
     if params.is_null() {
         *params = Value::Object(Map::new());
     }
-    match params.as_object_mut() {
-        Some(params) if !params.contains_key(TEMPLATE) => {
-            params.insert(TEMPLATE.to_owned(), template.as_str().into());
-            true
-        }
-        _ => false,
+    if let Some(params) = params.as_object_mut() {
+        params.insert(TEMPLATE.to_owned(), template.as_str().into());
     }
+    Ok(true)
 }
 
 /// Looks whether a template can take the place of the library's of this slug.

@@ -1,10 +1,8 @@
 -- Documents, translations, sentiments, masked texts and facts: values, arrays, NULLs, limits, rows, rights. What a small model makes
 -- of a text is not tested; what holds whatever it says is.
 \ir setup.psql
-select plan(151);
+select plan(177);
 
-set pg_steadytext.generation_model = 'builtin';
-set pg_steadytext.embedding_model = 'builtin';
 
 -- Fields.
 create temporary table documents as
@@ -192,7 +190,7 @@ from (values
     ('mask', 'x', null, '{"labels": "a"}', 'labels must be an array of texts'),
     ('mask', 'x', null, '{"fields": ["a"]}', 'requests of type mask take no parameter fields'),
     ('translate', 'x', null, '{"to_language": "French", "schema": {}}', 'parameter schema is for requests of type generate_json'),
-    ('extract', 'x', null, '{"fields": ["a"], "template": ""}', 'template must be a text of 1 to 32768 bytes')
+    ('extract', 'x', null, '{"fields": ["a"], "template": "{{ schema }}"}', 'a request does not bring its template')
 ) as bad(request_type, prompt, prompts, params, message);
 
 -- Rights and plans.

@@ -1,8 +1,7 @@
 -- Prompts in use: those of the extension replaced by a database's own, and those that calls which generate name and fill in.
 \ir setup.psql
-select plan(57);
+select plan(61);
 
-set pg_steadytext.generation_model = 'builtin';
 create function pg_temp.request(p_id uuid) returns steadytext_queue
 language sql as $$ select * from steadytext_queue where request_id = p_id $$;
 
@@ -44,7 +43,7 @@ select isnt(steadytext_prompt_create('steadytext/classify', '{% for c in categor
 select isnt((select array_agg(s.score order by s.category) from steadytext_classify_scores('x', array['a', 'b']) as s), scores, 'classify_scores: asked in other words') from usual;
 select isnt(steadytext_cache_key('classify', 'x', '{"categories": ["a", "b"]}'), classify_key, 'classify: another key') from usual;
 select is((r).params ? 'template', false, 'vectors are asked nothing') from pg_temp.request(steadytext_classify_async('x', array['a', 'b'], method => 'embed')) as r;
-select is((r).params ? 'template', true, 'but models are') from pg_temp.request(steadytext_classify_scores_async('x', array['a', 'b'])) as r;
+select is((r).params ? 'template', true, 'but models are') from pg_temp.request(steadytext_classify_scores_async('of a row', array['a', 'b'])) as r;
 select isnt(steadytext_prompt_create('steadytext/extract', 'Schema: {{ schema }}'), null, 'one variable of two is enough');
 select isnt(steadytext_extract('x', array['a: boolean']), null, 'extract: asked in other words');
 
