@@ -10,6 +10,7 @@ use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::verb_params;
+use crate::request::checks::invalid;
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_plain;
 
@@ -85,7 +86,7 @@ fn all(
     mut params: Map<String, Value>,
 ) -> Result<Map<String, Value>, PgError> {
     if !is_plain(request_type) {
-        return Err(PgError::internal("these functions are for other types of requests"));
+        return Err(invalid("this function is for other types of requests"));
     }
     let given = params::read(request_type, given, Unused::Refused, &*catalog_cache::config()?)?;
     if let Value::Object(given) = given {

@@ -165,7 +165,7 @@ select throws_ok($$ select steadytext_extract_facts_async('') $$, 'P0001', 'Text
 select throws_ok($$ select steadytext_deduplicate_facts_async('[]') $$, 'P0001', 'Facts array cannot be empty', 'deduplicate_facts_async: a row has facts');
 select throws_ok($$ select steadytext_mask('x', array['a'], on_error => 'no') $$, '22023', 'on_error must be "error" or "null"', 'on_error');
 select is(steadytext_mask('', array['a'], on_error => 'null'), null, 'on_error: NULL');
-select throws_ok($$ select steadytext.plain_verb('generate', 'x', '{}', true, 42, null, 'error') $$, 'XX000', null, 'the function behind them is for their types');
+select throws_ok($$ select steadytext.plain_verb('generate', 'x', '{}', true, 42, null, 'error') $$, '22023', 'this function is for other types of requests', 'the function behind them is for their types');
 select throws_ok($$ select steadytext.plain_verb('mask', 'x', '{"labels": ["a"], "max_tokens": 1}', true, 42, null, 'error') $$, '22023', 'requests of type mask take no parameter max_tokens', 'and takes what these take');
 
 -- Rows.
