@@ -428,4 +428,4 @@ returns jsonb
 language sql immutable parallel safe cost 200000
 return @extschema@.steadytext_deduplicate_facts(facts, similarity_threshold, use_cache, seed, model, on_error);
 comment on function @extschema@.st_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text) is
-    'Short for steadytext_deduplicate_facts, with another default';
+    'steadytext_deduplicate_facts as pg_steadytext 1.x had it under its short name: another parameter name and another default';
