@@ -26,7 +26,7 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
     let (subtasks, model) = request::subtasks(asked, &config, &models).or_raise();
-    cache::key_of(request_type, &params, &subtasks, &model.source).map(|key| key.text)
+    cache::key_of(request_type, &params, &subtasks, &model).map(|key| key.text)
 }
 
 /// A text, if the cache has it.
@@ -55,6 +55,7 @@ fn generate_cached(
 
 /// An embedding, if the cache has it.
 #[pg_extern(stable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "those of embed")]
 fn embed_cached(
     text_input: Option<&str>,
     seed: Option<i64>,
@@ -63,9 +64,10 @@ fn embed_cached(
     task: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
+    dimensions: Option<i64>,
 ) -> Option<Vec<f32>> {
     let (on_error, text) = (OnError::of(on_error), text_input?);
-    let params = embed_params(None, seed, model, mode, task, truncate);
+    let params = embed_params(None, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(look("embed", Some(text), params))?? {
         Answer::Embedding(vector) => Some(vector),
         _ => None,

@@ -88,6 +88,7 @@ impl Commission {
             licence: row.licence,
             query_prompt: row.query_prompt,
             passage_prompt: row.passage_prompt,
+            dimensions: row.dimensions,
             ..Card::default()
         };
         Ok(Commission {

@@ -1,7 +1,7 @@
 -- Enqueuing single requests: what a row looks like, and every limit, by function and by
 -- plain INSERT.
 \ir setup.psql
-select plan(93);
+select plan(96);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -138,6 +138,9 @@ from (
 ) as wrong(params, code, message);
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate_json', 'x', '{"schema": null}') $$, 'P0001', 'Schema cannot be null', 'INSERT: a null schema is none');
 select is((r).params, '{"truncate": true}', 'embed_async: truncate') from pg_temp.request(steadytext_embed_async('A text', truncate => true)) as r;
+select is((r).params, '{"dimensions": 256}', 'embed_async: dimensions') from pg_temp.request(steadytext_embed_async('A text', dimensions => 256)) as r;
+select throws_ok($$ select steadytext_embed_async('A text', dimensions => 0) $$, '22023', 'dimensions must be an integer between 1 and 16000', 'no dimensions');
+select throws_ok($$ select steadytext_embed_async('A text', dimensions => 16001) $$, '22023', null, 'more dimensions than vectors have');
 select is((r).params, '{}', 'embed_async: truncate => false is the default') from pg_temp.request(steadytext_embed_async('A text', truncate => false)) as r;
 select is((r).params, '{"truncate": true}', 'rerank_async: truncate') from pg_temp.request(steadytext_rerank_async('q', array['d'], truncate => true)) as r;
 

@@ -19,6 +19,7 @@ use crate::backend::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
 use crate::memory;
 use crate::panic::catch;
+use crate::prompts::shortened;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
@@ -218,7 +219,7 @@ impl EncodeBatches {
             text = texts.end;
             results.push(match texts.clone().find_map(|text| encoder.fault(text)) {
                 Some(position) => Err(Error::NonFinite { position }),
-                None => Ok(outcome(&encoding.submission.request.work, encoder, texts, pool)),
+                None => outcome(&encoding.submission.request.work, encoder, texts, pool),
             });
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
@@ -236,8 +237,13 @@ impl EncodeBatches {
 }
 
 /// What comes of a request whose texts are computed.
-fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &Pool) -> Output {
-    match (work, texts.len()) {
+fn outcome(
+    work: &Work,
+    encoder: &mut dyn Encoder,
+    texts: Range<usize>,
+    pool: &Pool,
+) -> Result<Output, Error> {
+    Ok(match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
             let labels = encoder.scores(&[texts.start], pool);
             // Of two labels, transformers' second one is the one that says yes.
@@ -248,8 +254,11 @@ fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &P
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
         // Nothing else comes here.
-        _ => Output::Embedding(encoder.vector(texts.start, pool)),
-    }
+        _ => {
+            let vector = encoder.vector(texts.start, pool);
+            Output::Embedding(shortened(work, vector, pool.instructions())?)
+        }
+    })
 }
 
 /// A model was unloaded against the rule that one in use is not.

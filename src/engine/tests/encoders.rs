@@ -302,7 +302,7 @@ fn rerank(query: &str, document: &str) -> Work {
         query: query.to_owned(),
         document: document.to_owned(),
         task: "any".to_owned(),
-        truncate: false,
+        ..Rerank::default()
     })
 }
 
@@ -376,7 +376,7 @@ fn a_text_that_is_too_long_is_cut_at_the_end_of_the_context_where_that_is_wanted
     // Of two texts that are read together, the document is cut, and never the query.
     let (_directory, path) = folder(&Bert { labels: 1, ..Bert::default() });
     let pair = |query: &str, document: String, truncate| {
-        Work::Rerank(Rerank { query: query.to_owned(), document, task: String::new(), truncate })
+        Work::Rerank(Rerank { query: query.to_owned(), document, truncate, ..Rerank::default() })
     };
     let room = "a ".repeat(252);
     let work = vec![

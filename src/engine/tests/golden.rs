@@ -237,7 +237,7 @@ fn computed(set: Instructions) -> Vec<(&'static str, String)> {
             query: "a b".into(),
             document: "b c d".into(),
             task: "find".into(),
-            truncate: false,
+            ..Rerank::default()
         })
     };
     add("bert: ranking", outputs(&encoder("ranking bert", 1), vec![rank()]));
