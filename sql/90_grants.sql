@@ -120,6 +120,7 @@ grant execute on function
     steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
     steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint),
+    steadytext.with_written_order(text, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),

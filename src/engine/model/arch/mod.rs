@@ -14,6 +14,7 @@ mod gemma_embedding;
 mod glm4;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod granitemoe;
 mod jina_bert_v3;
 mod lfm2;
@@ -58,7 +59,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 28] = [
+const FAMILIES: [&Family; 29] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -76,6 +77,7 @@ const FAMILIES: [&Family; 28] = [
     &phi3::FAMILY,
     &granite::FAMILY,
     &granitemoe::FAMILY,
+    &granite_hybrid::FAMILY,
     &olmo2::FAMILY,
     &olmoe::FAMILY,
     &exaone4::FAMILY,
