@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::cache;
+use crate::cache::{self, Effort};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
@@ -83,7 +83,7 @@ fn look(
     let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
-    let found = cache::find(asked, &config)?;
+    let found = cache::find(asked, &config, Effort::Whole)?;
     if found.is_none() && config.cache_enabled {
         access_counters::count_miss();
     }

@@ -98,36 +98,55 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
         && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
 }
 
+/// How far a look-up goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want something before their texts,
+    /// and that no request names, are not found.
+    Little,
+    /// Whatever there is, is found.
+    Whole,
+}
+
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
 /// transaction.
 ///
 /// # Errors
 ///
 /// Those of [`request::work`], and of [`request::model`] where the model matters.
-pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
+pub(crate) fn find(
+    asked: Asked<'_>,
+    config: &Config,
+    effort: Effort,
+) -> Result<Option<(Found, Answer)>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
     let Asked { request_type, params, .. } = asked;
     if !is_wanted(params, &subtasks, config) {
         return Ok(None);
     }
+    let model = || request::model(task, params, &*catalog_cache::models()?);
+    // A short key does not name the model.
+    let Some(short) = key_with(request_type, params, &subtasks, None, &Prompts::default()) else {
+        return Ok(find_of(request_type, params, &subtasks, model()?));
+    };
     let mut failure = None;
-    let mut model = || {
-        let resolved = catalog_cache::models().and_then(|models| request::model(task, params, &models));
-        resolved.map_err(|error| failure = Some(error)).ok()
-    };
-    // Most misses cost no look at a file: a short key does not name the model. That of a vector is no short one where its model
-    // wants something before the text.
-    let short = key_with(request_type, params, &subtasks, None, &Prompts::default());
-    let found = match short {
-        Some(key) if task != Task::Embed => look(request_type, &key, || model().map(|model| model.source)),
-        Some(key) => match model() {
-            Some(model) => find_of(request_type, params, &subtasks, model),
-            // What was imported answers whatever the model.
-            None => return Ok(look(request_type, &key, || None)),
-        },
-        None => model().and_then(|model| find_of(request_type, params, &subtasks, model)),
-    };
-    failure.map_or(Ok(found), Err)
+    let found = look(request_type, &short, || {
+        model().map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if task != Task::Embed || (found.is_none() && effort == Effort::Little) {
+        return Ok(found);
+    }
+    // That of a vector is no short one where its model wants something before the text. What was imported answers where there is
+    // no model.
+    match model() {
+        Ok(model) if key_of(request_type, params, &subtasks, &model).as_ref() != Some(&short) => {
+            Ok(find_of(request_type, params, &subtasks, model))
+        }
+        _ => Ok(found),
+    }
 }
 
 /// The entry of a request to a model.
