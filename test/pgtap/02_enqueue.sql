@@ -110,9 +110,10 @@ select throws_ok($$ select steadytext_embed_async('x', model => 'small') $$, '42
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"model": "nix"}') $$, '42704', 'model "nix" is not registered', 'INSERT: an unknown model');
 select throws_ok($$ insert into steadytext_queue (request_type, prompts, params) values ('batch_embed', '{x}', '{"model": "nix"}') $$, '42704', null, 'INSERT: an unknown model of a batch type');
 select is(pg_temp.hint_of($$ select steadytext_generate_async('x', model => 'smal') $$),
-    'Did you mean "small"? steadytext_model_list() shows the models there are.', 'the hint names models that are called much the same');
+    'Did you mean "small", which is not downloaded? steadytext_model_list() shows the models there are.', 'the hint names models that are called much the same');
 select is(pg_temp.hint_of($$ select steadytext_rerank_async('x', array['a'], model => 'something else') $$),
-    'Models for this task: "reranker", "bge-reranker-v2-m3", "gte-reranker-modernbert-base", "qwen3-reranker-0.6b", "builtin". steadytext_model_list() shows all; administrators add to them, in steadytext_models or as files in pg_steadytext.model_dir.', 'or those of the task');
+    'Models for this task: "builtin". steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.',
+    'or those of the task');
 select lives_ok($$ select steadytext_generate_async('x', model => 'builtin'), steadytext_generate_async('x', size => 'medium') $$, 'a model whose file may come later');
 insert into steadytext_models (name, task, file) values ('new-model', 'generate', 'new.gguf');
 select lives_ok($$ select steadytext_generate_async('x', model => 'new-model') $$, 'a model that was registered in the same transaction');
