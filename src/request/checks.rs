@@ -17,6 +17,8 @@ use crate::pg::error::PgError;
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
 const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity.";
+/// Elements of a vector at most: what vector can hold.
+const MAX_DIMENSIONS: i64 = 16_000;
 /// Longest task_description, in bytes.
 const MAX_DESCRIPTION_BYTES: usize = 8192;
 
@@ -140,6 +142,10 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             | "descriptions" | "examples" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
+            }
+            "dimensions" => {
+                let fits = value.as_i64().is_some_and(|count| (1..=MAX_DIMENSIONS).contains(&count));
+                require(fits, key, &format!("an integer between 1 and {MAX_DIMENSIONS}"))?;
             }
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?

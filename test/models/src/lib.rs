@@ -20,7 +20,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 pub use bert::Bert;
-pub use encoders::EncoderFamily;
+pub use encoders::{EncoderFamily, GEMMA_KV_HEADS, GEMMA_PERIOD, GEMMA_PROJECTION, NEIGHBOURHOOD};
 pub use families::Architecture;
 use families::QueryKeyNorms;
 use gguf::{File, Tensor, Value};
