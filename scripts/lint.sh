@@ -226,17 +226,18 @@ broken_links() {
 
 # Code that README.md and docs/ name, or quote in Rust: a file that is not there, a block that no source file has as it is.
 outdated_quotes() {
-    local page path
+    local page path sources
+    sources=$(files '\.rs$')
     for page in README.md docs/*.md; do
         grep -oE '`[a-z_0-9/]+\.rs`' "$page" | tr -d '`' | sort -u | while read -r path; do
-            files '\.rs$' | grep -qE "(^|/)$path\$" || echo "$page: $path is not there"
+            grep -qE "(^|/)$path\$" <<<"$sources" || echo "$page: $path is not there"
         done
         python3 -c '
 import re, sys
 page, sources = sys.argv[1], [open(path).read() for path in sys.stdin.read().split()]
 for block in re.findall(r"^```rust\n(.*?)^```$", open(page).read(), re.M | re.S):
     if not any(block in source for source in sources):
-        print(page + ": no source file has: " + block.splitlines()[0])' "$page" < <(files '\.rs$')
+        print(page + ": no source file has: " + block.splitlines()[0])' "$page" <<<"$sources"
     done
 }
 

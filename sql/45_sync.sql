@@ -29,12 +29,12 @@ comment on function @extschema@.steadytext_generate(
 
 create function steadytext.embed(
     text_input text, use_cache boolean, seed bigint, model text, mode text, task text,
-    truncate boolean, on_error text
+    truncate boolean, on_error text, dimensions bigint
 )
 returns real[]
 language c immutable parallel safe cost 10000
 as 'MODULE_PATHNAME', 'embed_wrapper';
-comment on function steadytext.embed(text, boolean, bigint, text, text, text, boolean, text) is
+comment on function steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint) is
     'The embedding of a text as an array: vector is not nameable in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
@@ -46,13 +46,14 @@ create function @extschema@.steadytext_embed(
     mode text default null,
     task text default null,
     truncate boolean default false,
-    on_error text default 'error'
+    on_error text default 'error',
+    dimensions bigint default null
 )
 returns vector
 language sql immutable parallel safe cost 10000
-return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error)::vector;
-comment on function @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text) is
-    'Computes the embedding of a text, a passage or (mode query) a query with a task';
+return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error, dimensions)::vector;
+comment on function @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint) is
+    'Computes the embedding of a text, a passage or (mode query) a query with a task, of all dimensions or fewer';
 set local search_path = pg_catalog, pg_temp;
 
 create function @extschema@.steadytext_generate_stream(
@@ -116,11 +117,13 @@ comment on function @extschema@.steadytext_generate_cached(
     text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb
 ) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
 
-create function steadytext.embed_cached(text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text)
+create function steadytext.embed_cached(
+    text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text, dimensions bigint
+)
 returns real[]
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'embed_cached_wrapper';
-comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text) is
+comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint) is
     'A cached embedding as an array: vector is not nameable in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
@@ -131,11 +134,12 @@ create function @extschema@.steadytext_embed_cached(
     mode text default null,
     task text default null,
     truncate boolean default false,
-    on_error text default 'error'
+    on_error text default 'error',
+    dimensions bigint default null
 )
 returns vector
 language sql stable parallel safe
-return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error)::vector;
-comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text) is
+return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error, dimensions)::vector;
+comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint) is
     'What steadytext_embed would return, if the cache has it; otherwise NULL';
 set local search_path = pg_catalog, pg_temp;

@@ -9,12 +9,12 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 -- The API.
 grant execute on function
     @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb),
-    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean),
+    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint),
     @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text),
+    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean),
+    @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean, bigint),
     @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb),
@@ -38,7 +38,7 @@ grant execute on function
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
     @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)
+    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
@@ -148,12 +148,12 @@ grant execute on function
         uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
-    steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean),
-    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text),
+    steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
+    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
     steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint),
     steadytext.with_written_order(text, text),
-    steadytext.embed_cached(text, bigint, text, text, text, boolean, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
@@ -250,9 +250,9 @@ grant execute on function
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
-    insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+    insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
         is_preferred, description),
-    update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+    update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
         is_preferred, description),
     delete
 on @extschema@.steadytext_models to steadytext_admin;

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::prompt;
-use crate::cache;
+use crate::cache::{self, Effort};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
@@ -28,7 +28,7 @@ fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Js
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
     let (subtasks, model) = request::subtasks(asked, &config, &models).or_raise();
-    cache::key_of(request_type, &params, &subtasks, &model.source).map(|key| key.text)
+    cache::key_of(request_type, &params, &subtasks, &model).map(|key| key.text)
 }
 
 /// A text, if the cache has it.
@@ -58,6 +58,7 @@ fn generate_cached(
 
 /// An embedding, if the cache has it.
 #[pg_extern(stable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "those of embed")]
 fn embed_cached(
     text_input: Option<&str>,
     seed: Option<i64>,
@@ -66,9 +67,10 @@ fn embed_cached(
     task: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
+    dimensions: Option<i64>,
 ) -> Option<Vec<f32>> {
     let (on_error, text) = (OnError::of(on_error), text_input?);
-    let params = embed_params(None, seed, model, mode, task, truncate);
+    let params = embed_params(None, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(look("embed", Some(text), params))?? {
         Answer::Embedding(vector) => Some(vector),
         _ => None,
@@ -84,7 +86,7 @@ fn look(
     let asked = Asked { request_type, prompt: text, prompts: None, params: &params };
     check_type(asked, &config)?;
     check_params(request_type, &params, &config)?;
-    let found = cache::find(asked, &config)?;
+    let found = cache::find(asked, &config, Effort::Whole)?;
     if found.is_none() && config.cache_enabled {
         access_counters::count_miss();
     }

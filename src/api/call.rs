@@ -298,7 +298,7 @@ fn check(
         }
         other => other?,
     };
-    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    let question = Question::of(request_type, &params, &subtasks, &model, &config);
     Ok(Checked { subtasks, model, registry: models, question })
 }
 
@@ -514,9 +514,10 @@ impl Call {
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
+        self.subtasks.check_model(&with)?;
         let parts = parts_of(&self.subtasks);
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
-            *question = question.as_ref().map(|question| question.with_model(subtasks, &with.source));
+            *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
         self.model = with;
         self.progress = Progress::new(&self.subtasks);
@@ -564,7 +565,7 @@ impl Call {
     }
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
-        let work = self.subtasks.work(index);
+        let work = self.subtasks.work_for(index, &self.model);
         let dedup_key =
             self.questions.first().and_then(Option::as_ref).and_then(|_| cache::dedup_key_of(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };

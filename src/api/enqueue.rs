@@ -71,8 +71,10 @@ fn embed_async(
     mode: Option<&str>,
     task: Option<&str>,
     truncate: Option<bool>,
+    dimensions: Option<i64>,
 ) -> Option<pgrx::Uuid> {
-    enqueue("embed", text_input, embed_params(use_cache, seed, model, mode, task, truncate), priority)
+    let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
+    enqueue("embed", text_input, params, priority)
 }
 
 /// A priority as the column holds it; what that cannot hold is out of range there, too.

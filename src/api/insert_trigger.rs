@@ -16,7 +16,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::refuse::{MAX_RETRIES_LIMIT, refusal};
-use crate::cache;
+use crate::cache::{self, Effort};
 use crate::pg::cache_table::Found;
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
@@ -224,7 +224,7 @@ fn from_cache(
     if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;
     }
-    cache::find(given.asked(), config).ok()?
+    cache::find(given.asked(), config, Effort::Little).ok()?
 }
 
 /// The row of a request that is answered: no worker sees it, and nobody has to be woken.

@@ -50,9 +50,10 @@ fn embed(
     task: Option<&str>,
     truncate: Option<bool>,
     on_error: Option<&str>,
+    dimensions: Option<i64>,
 ) -> Option<Vec<f32>> {
     let (on_error, text) = (OnError::of(on_error), text_input?);
-    let params = embed_params(use_cache, seed, model, mode, task, truncate);
+    let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(call::answer("embed", Some(text), None, params))? {
         Answer::Embedding(vector) => Some(vector),
         _ => unexpected().raise(),

@@ -131,6 +131,12 @@ pub(crate) struct Model {
     pub(crate) is_fallback: bool,
     /// It came with the extension, and says nothing of what is wanted here.
     pub(crate) is_default: bool,
+    /// What stands before queries.
+    pub(crate) query_prompt: Option<String>,
+    /// What stands before texts that are to be found.
+    pub(crate) passage_prompt: Option<String>,
+    /// Lengths that vectors may be cut to.
+    pub(crate) dimensions: Vec<u32>,
 }
 
 /// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
@@ -324,7 +330,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -337,6 +343,9 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
             is_fallback: row.get(6).unwrap_or_default(),
             is_default: row.get(7).unwrap_or_default(),
             is_preferred: row.get(8).unwrap_or_default(),
+            query_prompt: row.get(9),
+            passage_prompt: row.get(10),
+            dimensions: lengths(row.get(11)),
         })
     })?;
     let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
@@ -344,6 +353,11 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
         CACHED.with_borrow_mut(|cached| cached.models = Some(models.clone()));
     }
     Ok(models)
+}
+
+/// What a column of lengths has, which a trigger keeps from having others.
+fn lengths(column: Option<Vec<i32>>) -> Vec<u32> {
+    column.unwrap_or_default().into_iter().filter_map(|length| u32::try_from(length).ok()).collect()
 }
 
 /// The 32 bytes that 64 hexadecimal digits stand for.
@@ -451,6 +465,8 @@ pub(crate) struct Pullable {
     pub(crate) query_prompt: Option<String>,
     /// What stands before texts that are to be found.
     pub(crate) passage_prompt: Option<String>,
+    /// Lengths that vectors may be cut to.
+    pub(crate) dimensions: Vec<u32>,
 }
 
 /// The row of a model, which is not kept: downloads are seldom. Inside a transaction.
@@ -461,7 +477,7 @@ pub(crate) struct Pullable {
 pub(crate) fn pullable(name: &str) -> Result<Option<Pullable>, PgError> {
     let installation = installation()?;
     let sql = format!(
-        "select task, file, repo, revision, sha256, licence, query_prompt, passage_prompt from {}.steadytext_models
+        "select task, file, repo, revision, sha256, licence, query_prompt, passage_prompt, dimensions from {}.steadytext_models
            where name operator(pg_catalog.=) $1",
         installation.schema
     );
@@ -475,6 +491,7 @@ pub(crate) fn pullable(name: &str) -> Result<Option<Pullable>, PgError> {
             licence: row.get(6),
             query_prompt: row.get(7),
             passage_prompt: row.get(8),
+            dimensions: lengths(row.get(9)),
         })
     })?;
     Ok(rows.into_iter().next())

@@ -19,6 +19,8 @@ const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
 const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts or deduplicate_facts.";
 /// Longest template in the place of the library's, in bytes: what the registry of prompts keeps.
 const MAX_TEMPLATE_BYTES: usize = 1 << 15;
+/// Elements of a vector at most: what vector can hold.
+const MAX_DIMENSIONS: i64 = 16_000;
 /// Longest task_description, in bytes.
 const MAX_DESCRIPTION_BYTES: usize = 8192;
 
@@ -142,6 +144,10 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             | "descriptions" | "examples" | "fields" | "labels" | "max_facts" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
+            }
+            "dimensions" => {
+                let fits = value.as_i64().is_some_and(|count| (1..=MAX_DIMENSIONS).contains(&count));
+                require(fits, key, &format!("an integer between 1 and {MAX_DIMENSIONS}"))?;
             }
             "mode" => {
                 require(matches!(value.as_str(), Some("query" | "passage")), key, "\"query\" or \"passage\"")?

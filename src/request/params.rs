@@ -35,7 +35,8 @@ const GENERATE: &[&str] = &[
     "size",
     "default_model",
 ];
-const EMBED: &[&str] = &["mode", "task", "truncate", "seed", "use_cache", "model", "size", "default_model"];
+const EMBED: &[&str] =
+    &["mode", "task", "truncate", "dimensions", "seed", "use_cache", "model", "size", "default_model"];
 const RERANK: &[&str] = &[
     "query",
     "documents",

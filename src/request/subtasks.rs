@@ -14,6 +14,7 @@ use super::answer::{Answer, OnError, unexpected};
 use super::ranking::Reranking;
 use super::verbs::Verb;
 use crate::pg::error::PgError;
+use crate::registry::Resolved;
 
 /// The work of a request.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) enum Subtasks {
         purpose: Purpose,
         /// Whether texts that are too long are cut.
         truncate: bool,
+        /// How many elements of the vectors are wanted; `None`: all.
+        dimensions: Option<usize>,
     },
     /// An order of documents.
     Rerank(Reranking),
@@ -54,14 +57,36 @@ impl Subtasks {
         matches!(self, Subtasks::One(Work::Generate(_)))
     }
 
-    /// What the engine is to do for subtask `index`.
-    pub(crate) fn work(&self, index: usize) -> Work {
+    /// Refuses what a model's embeddings cannot be.
+    ///
+    /// # Errors
+    ///
+    /// 22023, see [`Embedding::check`](crate::registry::Embedding::check).
+    pub(crate) fn check_model(&self, model: &Resolved) -> Result<(), PgError> {
+        let (purpose, dimensions) = match self {
+            Subtasks::One(Work::Embed(Embed { purpose, dimensions, .. }))
+            | Subtasks::Embed { purpose, dimensions, .. } => (purpose, *dimensions),
+            Subtasks::Many(parts, ..) => return parts.iter().try_for_each(|part| part.check_model(model)),
+            Subtasks::One(_) | Subtasks::Rerank(_) | Subtasks::Verb(_) => return Ok(()),
+        };
+        let has_task = matches!(purpose, Purpose::Query { task: Some(_) });
+        model.embedding().check(model.name(), has_task, dimensions)
+    }
+
+    /// What the engine is to do for subtask `index` with a model.
+    pub(crate) fn work_for(&self, index: usize, model: &Resolved) -> Work {
+        self.work(index).prompted(&model.embedding().prompts)
+    }
+
+    /// What is to be done for subtask `index`, whichever model does it.
+    fn work(&self, index: usize) -> Work {
         match self {
             Subtasks::One(work) => work.clone(),
-            Subtasks::Embed { texts, purpose, truncate } => Work::Embed(Embed {
-                text: texts[index].clone(),
+            Subtasks::Embed { texts, purpose, truncate, dimensions } => Work::Embed(Embed {
                 purpose: purpose.clone(),
                 truncate: *truncate,
+                dimensions: *dimensions,
+                ..Embed::passage(texts[index].as_str())
             }),
             Subtasks::Rerank(reranking) => reranking.work(index),
             Subtasks::Verb(verb) => verb.work(index),
