@@ -4,20 +4,17 @@
 //! together.
 
 use pgrx::prelude::*;
-use pgrx::{Array, name};
+use pgrx::name;
 use serde_json::{Map, Value};
 
+use super::batch::{self, Texts};
 use super::call::{self, Element};
 use super::enqueue::enqueue;
-use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::check_elements;
-use crate::request::{Answer, Categories, OnError, batch_checks, unexpected};
-
-/// Texts as they come from SQL.
-type Texts<'a> = Option<Array<'a, &'a str>>;
+use crate::request::{Answer, Categories, OnError, unexpected};
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -152,7 +149,7 @@ fn verb_similarity_array(
         .hint("Texts in the same place are compared.")
         .raise();
     }
-    check_array(a.iter().chain(b.iter()), a.len()).or_raise();
+    batch::check_array(a.iter().chain(b.iter()), a.len(), "Texts").or_raise();
     let pairs = a.iter().zip(b.iter());
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
@@ -170,7 +167,7 @@ fn verb_similarity_array(
 fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
     let Some(texts) = texts else { return Ok(None) };
     check_elements(name, texts.len())?;
-    check_bytes(texts.iter())?;
+    batch::check_bytes(texts.iter())?;
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
@@ -381,11 +378,7 @@ fn texts_of(
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<String>>> {
-    let (on_error, texts) = (OnError::of(on_error), texts?);
-    check_array(texts.iter(), texts.len()).or_raise();
-    let elements: Vec<Option<Element<'_>>> =
-        texts.iter().map(|text| Some(Element { text: Some(text?), texts: None })).collect();
-    let answers = call::answers(request_type, &elements, params, on_error).or_raise();
+    let answers = batch::answers(request_type, "Texts", texts, params, on_error).or_raise()?;
     Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
 }
 
@@ -401,17 +394,6 @@ fn categories_of(
         _ => Err(unexpected()),
     });
     on_error.settle(answer)
-}
-
-/// Refuses an array of too many texts, or of texts that are too long together, before they are copied.
-fn check_array<'a>(texts: impl Iterator<Item = Option<&'a str>>, count: usize) -> Result<(), PgError> {
-    batch_checks::check_count(count, "Texts", &*catalog_cache::config()?)?;
-    check_bytes(texts)
-}
-
-fn check_bytes<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), PgError> {
-    let bytes = texts.flatten().map(str::len).fold(0, usize::saturating_add);
-    batch_checks::check_stored(bytes, &*catalog_cache::config()?)
 }
 
 /// A number as answers have it.

@@ -87,7 +87,7 @@ impl Question {
 fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
+        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
 }
 
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
@@ -202,8 +202,9 @@ fn key_by(
         }
         Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend),
         Subtasks::Verb(verb) => cache_key_of_many(request_type, verb, model?, backend),
+        Subtasks::Summary(level) => cache_key_of_many(request_type, level.summary(), model?, backend),
         // Each of the texts by itself would be one more way to the same entries.
-        Subtasks::Embed { .. } | Subtasks::Many(..) => None,
+        Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_) => None,
     }
 }
 

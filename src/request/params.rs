@@ -51,7 +51,7 @@ const RERANK: &[&str] = &[
 ];
 
 /// What all judgements take, what classifications take beside it, and with a threshold.
-const VERB: &[&str] = &["seed", "use_cache", "model", "size"];
+const VERB: &[&str] = &["seed", "use_cache", "model", "size", "default_model"];
 const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
 const CLASSIFY_MULTI: &[&str] =
     &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
@@ -70,6 +70,7 @@ fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'stati
         "if" | "if_score" | "score" | "similarity" => (&[], VERB),
         "classify" | "classify_scores" => (CLASSIFY, VERB),
         "classify_multi" => (CLASSIFY_MULTI, VERB),
+        "summarize" => (&["metadata", "max_words"], VERB),
         _ => return None,
     })
 }
@@ -125,7 +126,7 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
     }
     let taken: Vec<&str> = own.iter().chain(shared).copied().collect();
     let hint = format!("Parameters of {request_type}: {}.", taken.join(", "));
-    let is_known = ["generate", "embed", "rerank", "classify_multi"]
+    let is_known = ["generate", "embed", "rerank", "classify_multi", "summarize"]
         .iter()
         .any(|request_type| takes(request_type, name));
     let owner = constraint::owner_of(name);
@@ -207,7 +208,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
     match (name, item) {
         (
             "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
-            | "examples",
+            | "examples" | "metadata",
             item,
         ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents" | "document_ids", Item::Array(documents)) => {

@@ -56,9 +56,23 @@ pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {
     template: include_str!("prompts/classify_multi.jinja"),
     variables: &["category", "input", "task_description"],
 };
+/// Something about the values of a group.
+pub(crate) const AGG: Prompt = Prompt {
+    slug: "steadytext/agg",
+    version: 1,
+    template: include_str!("prompts/agg.jinja"),
+    variables: &["input", "is_part", "max_words", "source", "task_description"],
+};
+/// A summary of a text, of the values of a group, or of summaries of either.
+pub(crate) const SUMMARIZE: Prompt = Prompt {
+    slug: "steadytext/summarize",
+    version: 1,
+    template: include_str!("prompts/summarize.jinja"),
+    variables: &["input", "is_part", "max_words", "metadata", "source"],
+};
 
 /// All of them, in the order of their slugs.
-const ALL: [Prompt; 4] = [CLASSIFY, CLASSIFY_MULTI, IF, SCORE];
+const ALL: [Prompt; 6] = [AGG, CLASSIFY, CLASSIFY_MULTI, IF, SCORE, SUMMARIZE];
 
 /// The prompt of this slug; of this version where one is given.
 pub(crate) fn find(slug: &str, version: Option<i64>) -> Option<Prompt> {

@@ -2,16 +2,18 @@
 //! times over.
 //!
 //! The subtasks are made one by one when there is room for them in the engine, and their outputs become one
-//! answer when the last has come.
+//! answer, or the next stage of the work, when the last has come ([`super::stages`]).
 //!
 //! Invariant: the answer depends on the subtasks' outputs and on nothing else, such as the order in which
 //! they came.
 
+use pgrx::PgSqlErrorCode;
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
 use super::answer::{Answer, unexpected};
 use super::ranking::Reranking;
+use super::summary::{After, Level};
 use super::verbs::Verb;
 use crate::pg::error::PgError;
 
@@ -33,19 +35,33 @@ pub(crate) enum Subtasks {
     Rerank(Reranking),
     /// A judgement.
     Verb(Verb),
+    /// A summary, level by level.
+    Summary(Level),
     /// Elements of an array, each by itself, and their places in it. Only in calls.
     Many(Vec<Subtasks>, Vec<usize>),
+    /// An element that has its answer, or can have none, while others go on. Only among many.
+    Settled(Option<Answer>),
+}
+
+/// What comes of the outputs of a stage.
+pub(super) enum Then {
+    /// The end.
+    Answer(Answer),
+    /// More to do.
+    More(Subtasks),
 }
 
 impl Subtasks {
-    /// How many subtasks there are, at least one.
+    /// How many subtasks there are; none of what is settled, otherwise at least one.
     pub(crate) fn len(&self) -> usize {
         match self {
             Subtasks::One(_) => 1,
             Subtasks::Embed { texts, .. } => texts.len(),
             Subtasks::Rerank(reranking) => reranking.len(),
             Subtasks::Verb(verb) => verb.len(),
+            Subtasks::Summary(level) => level.len(),
             Subtasks::Many(parts, _) => parts.iter().map(Subtasks::len).sum(),
+            Subtasks::Settled(_) => 0,
         }
     }
 
@@ -65,6 +81,9 @@ impl Subtasks {
             }),
             Subtasks::Rerank(reranking) => reranking.work(index),
             Subtasks::Verb(verb) => verb.work(index),
+            Subtasks::Summary(level) => level.work(index),
+            // There is nothing to be done.
+            Subtasks::Settled(_) => Work::Tokenize { text: String::new() },
             Subtasks::Many(parts, _) => {
                 let (part, index) = locate(parts, index);
                 parts[part].work(index)
@@ -79,7 +98,7 @@ impl Subtasks {
             Subtasks::Embed { .. } => Some(format!("text {}", index + 1)),
             Subtasks::Rerank(reranking) => Some(reranking.name(index)),
             // All of them are about the one text, or two.
-            Subtasks::Verb(_) => None,
+            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Settled(_) => None,
             Subtasks::Many(parts, places) => Some(format!("element {}", places[locate(parts, index).0] + 1)),
         }
     }
@@ -93,6 +112,9 @@ impl Subtasks {
         }
         if let Subtasks::Verb(verb) = self {
             return format!("The {}.", description("text", verb.text()));
+        }
+        if let Subtasks::Summary(level) = self {
+            return format!("The {}.", description("text", level.summary().text()));
         }
         match self.work(index) {
             Work::Likelihoods(how) => format!("The {}.", description("prompt", &how.prompt)),
@@ -132,12 +154,60 @@ impl Subtasks {
         error
     }
 
+    /// Whether steadytext_activity shows how a call goes on.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_text() || matches!(self, Subtasks::Summary(_))
+    }
+
+    /// What comes of the outputs, which are as many as the subtasks and in their order.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Level::after`]; XX000 for an output of another kind than its work: a bug.
+    pub(super) fn then(&self, outputs: Vec<Output>) -> Result<Then, PgError> {
+        match self {
+            Subtasks::Summary(level) => Ok(match level.after(outputs)? {
+                After::Answer(answer) => Then::Answer(answer),
+                After::Level(level) => Then::More(Subtasks::Summary(level)),
+            }),
+            Subtasks::Settled(answer) => answer.clone().map(Then::Answer).ok_or_else(unexpected),
+            Subtasks::Many(parts, places) => {
+                let mut outputs = outputs.into_iter();
+                let mut next = Vec::with_capacity(parts.len());
+                for part in parts {
+                    next.push(match part.then(outputs.by_ref().take(part.len()).collect()) {
+                        Ok(Then::Answer(answer)) => Subtasks::Settled(Some(answer)),
+                        Ok(Then::More(more)) => more,
+                        // One that cannot be answered, and leaves the others as they are.
+                        Err(PgError { code: PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, .. }) => {
+                            Subtasks::Settled(None)
+                        }
+                        Err(error) => return Err(error),
+                    });
+                }
+                let parts = next;
+                if parts.iter().any(|part| part.len() > 0) {
+                    return Ok(Then::More(Subtasks::Many(parts, places.clone())));
+                }
+                let answers = parts.into_iter().map(|part| match part {
+                    Subtasks::Settled(answer) => answer,
+                    _ => None,
+                });
+                Ok(Then::Answer(Answer::Many(answers.collect())))
+            }
+            Subtasks::Verb(verb) => verb.answer(outputs).map(Then::Answer),
+            Subtasks::One(_) | Subtasks::Embed { .. } | Subtasks::Rerank(_) => {
+                self.answer(outputs).map(Then::Answer)
+            }
+        }
+    }
+
     /// The answer that the subtasks' outputs make, which are as many and in their order.
     ///
     /// # Errors
     ///
     /// XX000 for an output of another kind than its work: a bug.
-    pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
+    fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
@@ -162,13 +232,7 @@ impl Subtasks {
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))
             }
-            Subtasks::Verb(verb) => verb.answer(outputs),
-            Subtasks::Many(parts, _) => {
-                let mut outputs = outputs.into_iter();
-                let answers =
-                    parts.iter().map(|part| part.answer(outputs.by_ref().take(part.len()).collect()).ok());
-                Ok(Answer::Many(answers.collect()))
-            }
+            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Many(..) | Subtasks::Settled(_) => Err(unexpected()),
         }
     }
 }
@@ -189,44 +253,4 @@ fn locate(parts: &[Subtasks], index: usize) -> (usize, usize) {
 pub(crate) fn description(what: &str, text: &str) -> String {
     let digest = hex(&Sha256::digest(text));
     format!("{what} has {} bytes, and its SHA-256 begins with {}", text.len(), &digest[..8])
-}
-
-/// Which subtasks of a request were handed over, and what has come back.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    outputs: Vec<Option<Output>>,
-    count: usize,
-    /// The first subtask that was not handed over.
-    next: usize,
-    /// Subtasks whose output has come.
-    done: usize,
-}
-
-impl Progress {
-    /// Nothing was handed over.
-    pub(crate) fn new(subtasks: &Subtasks) -> Progress {
-        Progress { outputs: vec![None; subtasks.len()], count: subtasks.len(), next: 0, done: 0 }
-    }
-
-    /// The next subtask to be handed over, which counts as handed over from now on.
-    pub(crate) fn take_next(&mut self) -> Option<usize> {
-        let index = self.next;
-        (index < self.count).then(|| {
-            self.next += 1;
-            index
-        })
-    }
-
-    /// Whether all subtasks were handed over.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.next == self.count
-    }
-
-    /// Takes what came of a subtask. All outputs, once the last has come.
-    pub(crate) fn store(&mut self, index: usize, output: Output) -> Option<Vec<Output>> {
-        if self.outputs[index].replace(output).is_none() {
-            self.done += 1;
-        }
-        (self.done == self.count).then(|| std::mem::take(&mut self.outputs).into_iter().flatten().collect())
-    }
 }

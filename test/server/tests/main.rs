@@ -47,6 +47,7 @@ mod refusals;
 mod settings;
 mod shutdown;
 mod standby;
+mod summaries;
 mod sync;
 mod transactions;
 mod verbs;
