@@ -551,7 +551,8 @@ impl Call {
             Answer::Many(answers) => answers.as_slice(),
             _ => &one,
         };
-        for ((question, subtasks), answer) in self.questions.iter().zip(parts_of(self.stages.whole())).zip(answers)
+        for ((question, subtasks), answer) in
+            self.questions.iter().zip(parts_of(self.stages.whole())).zip(answers)
         {
             if let Some(((question, by), answer)) =
                 question.as_ref().zip(self.author.get()).zip(answer.as_ref())

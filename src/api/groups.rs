@@ -160,7 +160,9 @@ fn note(metadata: Jsonb<'_>) -> Result<String, PgError> {
         Some(Item::Null) => Ok(String::new()),
         Some(root @ Item::Object(_)) => match jsonb::tree(root, MAX_METADATA_ELEMENTS) {
             Ok(Value::Object(metadata)) => in_words(&metadata),
-            _ => Err(invalid("the metadata are nested too deeply, have too many elements, or a number out of range")),
+            _ => Err(invalid(
+                "the metadata are nested too deeply, have too many elements, or a number out of range",
+            )),
         },
         _ => Err(not_an_object()),
     }
@@ -197,8 +199,7 @@ fn add_partial(state: &mut GroupState, partial: Jsonb<'_>) -> Result<(), PgError
 
 /// The values of a group in the order that counts.
 fn rows(state: &GroupState, call: pg_sys::FunctionCallInfo) -> Result<Vec<Row<'_>>, PgError> {
-    let mut rows: Vec<Row<'_>> =
-        state.rows()?.into_iter().map(|(value, note)| Row { value, note }).collect();
+    let mut rows: Vec<Row<'_>> = state.rows()?.into_iter().map(|(value, note)| Row { value, note }).collect();
     if !group_state::is_ordered(call) {
         rows.sort_unstable();
     }
@@ -212,7 +213,8 @@ fn summary(rows: &[Row<'_>], max_words: i64) -> Result<String, PgError> {
 fn answer(summary: Summary) -> Result<String, PgError> {
     let level = Level::first(summary);
     level.check_prompt()?;
-    call::answer_of("summarize", Task::Generate, Subtasks::Summary(level), Map::new()).and_then(Answer::into_text)
+    call::answer_of("summarize", Task::Generate, Subtasks::Summary(level), Map::new())
+        .and_then(Answer::into_text)
 }
 
 /// Most bytes of the values of a group.

@@ -3,8 +3,8 @@
 //! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their elements
 //! together.
 
-use pgrx::prelude::*;
 use pgrx::name;
+use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::batch::{self, Texts};

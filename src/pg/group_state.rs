@@ -80,8 +80,11 @@ impl GroupState {
         let note_bytes = if is_same { 0 } else { note.len() };
         let bytes = HEAD.saturating_add(value.len()).saturating_add(note_bytes);
         reserve(state, bytes, most)?;
-        let lengths = (u32::try_from(value.len()).ok())
-            .zip(if is_same { Some(SAME_NOTE) } else { u32::try_from(note.len()).ok() });
+        let lengths = (u32::try_from(value.len()).ok()).zip(if is_same {
+            Some(SAME_NOTE)
+        } else {
+            u32::try_from(note.len()).ok()
+        });
         let Some((value_length, note_length)) = lengths else { return Err(too_much(MOST_BYTES)) };
         write(state, &value_length.to_ne_bytes());
         write(state, &note_length.to_ne_bytes());
@@ -135,7 +138,8 @@ impl GroupState {
         let mut rest = self.records();
         let (mut rows, mut note) = (Vec::new(), "");
         while !rest.is_empty() {
-            let row = record(&mut rest).ok_or_else(|| PgError::internal("the state of an aggregate is damaged"))?;
+            let row =
+                record(&mut rest).ok_or_else(|| PgError::internal("the state of an aggregate is damaged"))?;
             note = row.1.unwrap_or(note);
             rows.push((row.0, note));
         }

@@ -232,7 +232,9 @@ impl Subtasks {
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))
             }
-            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Many(..) | Subtasks::Settled(_) => Err(unexpected()),
+            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Many(..) | Subtasks::Settled(_) => {
+                Err(unexpected())
+            }
         }
     }
 }

@@ -99,7 +99,11 @@ const SPARE_TOKENS: usize = 8;
 ///
 /// # Errors
 /// [`Error::PromptTooLong`] where that is next to nothing.
-pub(crate) fn room(prompt_tokens: usize, answer_tokens: usize, context_length: usize) -> Result<usize, Error> {
+pub(crate) fn room(
+    prompt_tokens: usize,
+    answer_tokens: usize,
+    context_length: usize,
+) -> Result<usize, Error> {
     let left = context_length.saturating_sub(prompt_tokens + SPARE_TOKENS);
     let room = left - answer_tokens.min(left / 2);
     if room < LEAST_ROOM {
@@ -446,7 +450,8 @@ mod tests {
     #[test]
     fn sizes_that_make_no_sense_are_refused() {
         for (size, overlap) in [(0, 0), (10, 6), (2_000_000, 0)] {
-            let how = Chunking { text: String::new(), size, overlap, strategy: Strategy::Token, beside: None };
+            let how =
+                Chunking { text: String::new(), size, overlap, strategy: Strategy::Token, beside: None };
             assert!(how.check().is_err());
         }
     }

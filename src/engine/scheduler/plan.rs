@@ -212,7 +212,9 @@ pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
         Work::Chunk(how) if how.beside.is_some() => {
-            return Err(Error::InvalidRequest("the model has no room for prompts: it does not generate".to_owned()));
+            return Err(Error::InvalidRequest(
+                "the model has no room for prompts: it does not generate".to_owned(),
+            ));
         }
         Work::Chunk(how) => Some(Output::Chunks(chunks(how, how.size, tokenizer)?)),
         Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) | Work::Verify(_) => None,

@@ -52,7 +52,8 @@ fn a_group_is_summarised_once_and_then_remembered() {
     });
     let hits = "select coalesce(sum(access_count), 0)::bigint from steadytext_cache where request_type = 'summarize'";
     let before: i64 = session.one(hits);
-    let again: String = session.one("select steadytext_summarize(body order by body collate \"C\") from note");
+    let again: String =
+        session.one("select steadytext_summarize(body order by body collate \"C\") from note");
     assert_eq!(again, summary);
     wait_until("the hit is counted", || session.one::<i64>(hits) > before);
 }
@@ -90,7 +91,6 @@ fn a_summary_whose_worker_dies_between_its_parts_is_made_anew() {
     cluster.crash(worker, Signal::KILL);
     let mut session = cluster.session("postgres");
     let answer = session.answer(id);
-    let again: String =
-        session.one(&format!("select steadytext_summarize_text({LONG}, use_cache => false)"));
+    let again: String = session.one(&format!("select steadytext_summarize_text({LONG}, use_cache => false)"));
     assert_eq!(again, answer);
 }
