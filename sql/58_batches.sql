@@ -43,6 +43,8 @@ create function @extschema@.steadytext_embed_batch(
 )
 returns vector[]
 language sql immutable parallel safe cost 100000
+-- With a setting of its own, its twin calls it: what stands in a query names the function that it is in.
+set search_path = pg_catalog, pg_temp
 return case when texts is not null then (
     select coalesce(pg_catalog.array_agg(e.embedding::vector order by e.place), '{}'::vector[])
     from rows from (steadytext.embed_batch(texts, use_cache, seed, model, mode, task, truncate, on_error))
@@ -51,3 +53,42 @@ end;
 comment on function @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text) is
     'steadytext_embed of each element, computed together';
 set local search_path = pg_catalog, pg_temp;
+
+create function @extschema@.steadytext_classify_scores(
+    input text[],
+    categories text[],
+    task_description text default null,
+    descriptions text[] default null,
+    examples jsonb default null,
+    method text default 'generate',
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    on_error text default 'error'
+)
+returns table (index integer, category text, score double precision)
+language c immutable parallel safe cost 1000000 rows 100
+as 'MODULE_PATHNAME', 'verb_classify_scores_array_wrapper';
+comment on function @extschema@.steadytext_classify_scores(
+    text[], text[], text, text[], jsonb, text, boolean, bigint, text, text
+) is 'steadytext_classify_scores of each element, computed together; index is its place, from 1';
+
+create function @extschema@.steadytext_classify_multi(
+    input text[],
+    categories text[],
+    task_description text default null,
+    descriptions text[] default null,
+    examples jsonb default null,
+    method text default 'generate',
+    threshold double precision default 0.5,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    on_error text default 'error'
+)
+returns table (index integer, category text)
+language c immutable parallel safe cost 1000000 rows 100
+as 'MODULE_PATHNAME', 'verb_classify_multi_array_wrapper';
+comment on function @extschema@.steadytext_classify_multi(
+    text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text
+) is 'steadytext_classify_multi of each element, computed together; index is its place, from 1';

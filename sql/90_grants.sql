@@ -123,6 +123,8 @@ grant execute on function
     @extschema@.st_agg(text, text),
     @extschema@.steadytext_generate_batch(text[], bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
     @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text),
+    @extschema@.steadytext_classify_scores(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
     steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text)
 to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.

@@ -7,6 +7,7 @@ mod cache_lookup;
 mod call;
 mod cancel;
 mod chat;
+mod classify_arrays;
 mod connection;
 mod constrained;
 mod details;

@@ -172,7 +172,7 @@ fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgErr
 }
 
 /// What a classification is told, besides the text.
-fn with_categories(
+pub(super) fn with_categories(
     mut params: Map<String, Value>,
     categories: Texts<'_>,
     (task_description, method, threshold): (Option<&str>, Option<&str>, Option<f64>),

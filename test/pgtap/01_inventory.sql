@@ -220,6 +220,8 @@ select set_eq(
         'function steadytext_summarize_final(jsonb)',
         'function steadytext_agg(text,text)',
         'function steadytext_generate_batch(text[],bigint,boolean,bigint,text,text,text,double precision,text,text,jsonb)',
+        'function steadytext_classify_scores(text[],text[],text,text[],jsonb,text,boolean,bigint,text,text)',
+        'function steadytext_classify_multi(text[],text[],text,text[],jsonb,text,double precision,boolean,bigint,text,text)',
         'function steadytext.embed_batch(text[],boolean,bigint,text,text,text,boolean,text)',
         'function steadytext_embed_batch(text[],boolean,bigint,text,text,text,boolean,text)',
         'function steadytext_prompt_get(text,bigint)',
@@ -446,7 +448,7 @@ select is_empty(
         select p.proname::text
         from functions as p
         join pg_catalog.pg_language as l on l.oid = p.prolang
-        where l.lanname <> 'c' and p.prosqlbody is null
+        where l.lanname <> 'c' and p.prosqlbody is null and p.prokind <> 'a'
             and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
     $$,
     'no interpreted function does without a search_path of its own'
