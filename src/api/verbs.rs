@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 use super::batch::{self, Texts};
 use super::call::{self, Element};
 use super::enqueue::enqueue;
+use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
 use crate::request::arguments::{classify_params, verb_params};
-use crate::request::params::check_elements;
+use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
 use crate::request::{Answer, Categories, OnError, unexpected};
 
 /// Most elements of the examples of a classification, brackets included.
@@ -179,6 +180,9 @@ pub(super) fn with_categories(
     descriptions: Texts<'_>,
     examples: Option<Jsonb<'_>>,
 ) -> Result<Map<String, Value>, PgError> {
+    // Before anything is made of them.
+    let bytes = examples.map_or(0, Jsonb::len);
+    check_bytes_of_params("classify", bytes, &*catalog_cache::config()?)?;
     params.extend(classify_params(task_description, method, threshold));
     params.extend(listed("categories", categories)?);
     params.extend(listed("descriptions", descriptions)?);

@@ -16,6 +16,7 @@ use steadytext_engine::{Beside, Chunking, Generate, MAX_CHUNK_TOKENS, Output, St
 
 use super::answer::{Answer, unexpected};
 use super::prompts::{self, Prompt};
+use super::values::empty_text;
 use crate::pg::error::PgError;
 use pgrx::PgSqlErrorCode;
 
@@ -80,7 +81,7 @@ impl Summary {
     /// P0001 for an empty text, 22023 and 54000 for metadata.
     pub(crate) fn of_text(text: &str, params: &Value, context_length: usize) -> Result<Summary, PgError> {
         if text.trim().is_empty() {
-            return Err(PgError::raised("Text input cannot be empty").lasting());
+            return Err(empty_text("Text input cannot be empty"));
         }
         let metadata = match params.get("metadata") {
             None | Some(Value::Null) => String::new(),
