@@ -75,7 +75,7 @@ worker: pg registry request cache'
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse trouble connection pull call role_id protocol cancel result tables status prompt models diagnose cache_admin cache_lookup
     enqueue insert_trigger sync batch chat details tokens rerank constrained verbs classify_arrays summarize groups verify exchange'
-request_files='defaults usage arguments ranking categories answer prompts verbs summary subtasks stages asked values constraint batch_checks params options
+request_files='defaults usage arguments ranking categories answer prompts verbs values summary subtasks stages asked constraint batch_checks params options
     conversation verb_checks checks work'
 worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
 

@@ -1,6 +1,6 @@
 -- Summaries, aggregates over groups, and many texts at once: values, orders, plans, limits, rows and rights.
 \ir setup.psql
-select no_plan();
+select plan(149);
 
 create temporary table notes as
 select i as n, 'Note ' || i || ' of ' || k || ': ' || (array['VACUUM reclaims storage.', 'An index is slow.', 'The parcel is late.'])[1 + i % 3] as body, k as kind
@@ -174,7 +174,7 @@ end $$;
 set local statement_timeout = 100;
 select pg_temp.ended_by($$ select steadytext_summarize(body || ' once more') from many_notes $$) as ended \gset
 set local statement_timeout = 0;
-select is(:'ended', 'canceling statement due to statement timeout', 'summarize: statement_timeout ends it');
+select is(:'ended'::text, 'canceling statement due to statement timeout', 'summarize: statement_timeout ends it');
 select isnt(steadytext_summarize('after that'), '', 'summarize: and the next one goes on');
 
 -- Bounded memory.
