@@ -46,7 +46,7 @@ create temporary table functions as
     select p.oid, p.proname, p.pronargs, p.proargnames, has_function_privilege('st_alice', p.oid, 'execute') as is_for_users,
         array(select a::regtype::text from unnest(p.proargtypes::oid[]) with ordinality as u(a, n) order by n) as types
     from pg_proc as p
-    join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+    join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and p.prokind <> 'a'
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
         and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row')
