@@ -232,6 +232,24 @@ on @extschema@.steadytext_prompts to steadytext_user, steadytext_admin;
 grant select, insert (prompt_id, version, template, metadata)
     on @extschema@.steadytext_prompt_versions to steadytext_user, steadytext_admin;
 
+-- Vectorizers: what a role may do with which definition is a matter of the policies.
+grant
+    select,
+    insert (name, kind, owner_role, source, columns, target_column, destination, model, format, chunk_size, chunk_overlap,
+        strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces),
+    update (name, priority, is_paused, updated_at),
+    delete
+on @extschema@.steadytext_vectorizers to steadytext_user, steadytext_admin;
+grant update (owner_role) on @extschema@.steadytext_vectorizers to steadytext_admin;
+grant select, insert (vectorizer_id, key, is_forced), delete on @extschema@.steadytext_vectorizer_work to steadytext_user, steadytext_admin;
+grant select, delete on
+    @extschema@.steadytext_vectorizer_batches,
+    @extschema@.steadytext_vectorizer_failures,
+    @extschema@.steadytext_vectorizer_state
+to steadytext_user, steadytext_admin;
+grant execute on function steadytext.owns_vectorizer(uuid) to steadytext_user;
+grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
+
 -- Each function of the API gets its second name, and with it the grants above.
 select steadytext.make_twins();
 
@@ -244,5 +262,11 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '')
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizers', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_batches', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_failures', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_state', '');
 
 select steadytext.start_worker();

@@ -38,6 +38,13 @@ select set_eq(
         'table steadytext_models',
         'table steadytext_prompts',
         'table steadytext_prompt_versions',
+        'table steadytext_vectorizers',
+        'table steadytext_vectorizer_work',
+        'sequence steadytext_vectorizer_work_id_seq',
+        'table steadytext_vectorizer_batches',
+        'table steadytext_vectorizer_failures',
+        'table steadytext_vectorizer_state',
+        'function steadytext.owns_vectorizer(uuid)',
         'function steadytext.prompt_variables(text)',
         'function steadytext.render_prompt(text,jsonb,boolean)',
         'function steadytext.check_prompt()',
@@ -461,9 +468,11 @@ select set_eq(
         values ('steadytext_queue', ''), ('steadytext_queue_id_seq', ''),
             ('steadytext_config', 'where not is_default'), ('steadytext_models', 'where not is_default'),
             ('steadytext_prompts', ''), ('steadytext_prompt_versions', ''),
+            ('steadytext_vectorizers', ''), ('steadytext_vectorizer_work', ''), ('steadytext_vectorizer_work_id_seq', ''),
+            ('steadytext_vectorizer_batches', ''), ('steadytext_vectorizer_failures', ''), ('steadytext_vectorizer_state', ''),
             ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
     $$,
-    'pg_dump keeps requests, the audit log, their sequences, prompts, settings and models that were changed'
+    'pg_dump keeps requests, the audit log, their sequences, prompts, vectorizers, settings and models that were changed'
 );
 select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),
