@@ -28,6 +28,11 @@ grant execute on function
     @extschema@.steadytext_wait(uuid[], text, bigint),
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_cancel_async_batch(uuid[]),
+    @extschema@.steadytext_enqueue_query(text, text, jsonb, bigint, text),
+    @extschema@.steadytext_batch_results(uuid),
+    @extschema@.steadytext_wait(uuid, text, bigint),
+    @extschema@.steadytext_wait(text, text, bigint),
+    @extschema@.steadytext_cancel_batch(uuid),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
@@ -122,6 +127,7 @@ grant execute on function
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
+    steadytext.enqueue_rows(uuid, text, jsonb, bigint, text[]),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
     steadytext.config_numeric(text),
     steadytext.config_integer(text),
@@ -179,9 +185,10 @@ to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_batch_heads, @extschema@.steadytext_batches to steadytext_user, steadytext_admin;
 -- For tables that are made of its rows.
 grant usage on type steadytext.role_id to steadytext_user;
-grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries)
+grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries, batch, batch_key)
     on @extschema@.steadytext_queue to steadytext_user;
 grant update (status, retry_count) on @extschema@.steadytext_queue to steadytext_user;
 grant delete, update (status, retry_count, max_retries, priority)
@@ -256,6 +263,7 @@ select steadytext.make_twins();
 -- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_batch_heads', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');

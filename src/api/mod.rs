@@ -1,6 +1,7 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod batch;
 mod cache_admin;
 mod cache_lookup;
 mod call;

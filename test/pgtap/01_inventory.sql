@@ -235,6 +235,14 @@ select set_eq(
         'function steadytext_get_async_result(uuid,bigint)',
         'function steadytext_get_async_embedding(uuid,bigint)',
         'function steadytext_wait(uuid[],text,bigint)',
+        'function steadytext_wait(uuid,text,bigint)',
+        'function steadytext_wait(text,text,bigint)',
+        'table steadytext_batch_heads',
+        'view steadytext_batches',
+        'function steadytext.enqueue_rows(uuid,text,jsonb,bigint,text[])',
+        'function steadytext_enqueue_query(text,text,jsonb,bigint,text)',
+        'function steadytext_batch_results(uuid)',
+        'function steadytext_cancel_batch(uuid)',
         'function steadytext_cancel_async(uuid)',
         'function steadytext_version()',
         'function steadytext_daemon_status()',
@@ -339,7 +347,8 @@ select is_empty(
         from functions as long
         join functions as short on short.proname = 'st_' || substr(long.proname, 12) and short.proargtypes = long.proargtypes
         where (long.prolang, long.prosrc, long.probin, pg_catalog.pg_get_function_sqlbody(long.oid)) is distinct from
-                (short.prolang, short.prosrc, short.probin, pg_catalog.pg_get_function_sqlbody(short.oid))
+                (short.prolang, short.prosrc, short.probin,
+                    pg_catalog.replace(pg_catalog.pg_get_function_sqlbody(short.oid), short.proname || '.', long.proname || '.'))
             and not (short.prosqlbody is not null and short.proconfig is null and not short.prosecdef
                 and (long.proconfig is not null or long.prosecdef))
     $$,
@@ -468,11 +477,12 @@ select set_eq(
         values ('steadytext_queue', ''), ('steadytext_queue_id_seq', ''),
             ('steadytext_config', 'where not is_default'), ('steadytext_models', 'where not is_default'),
             ('steadytext_prompts', ''), ('steadytext_prompt_versions', ''),
+            ('steadytext_batch_heads', ''),
             ('steadytext_vectorizers', ''), ('steadytext_vectorizer_work', ''), ('steadytext_vectorizer_work_id_seq', ''),
             ('steadytext_vectorizer_batches', ''), ('steadytext_vectorizer_failures', ''), ('steadytext_vectorizer_state', ''),
             ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
     $$,
-    'pg_dump keeps requests, the audit log, their sequences, prompts, vectorizers, settings and models that were changed'
+    'pg_dump keeps requests, batches, the audit log, their sequences, prompts, vectorizers, settings and models that were changed'
 );
 select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),

@@ -6,6 +6,7 @@
 
 mod answers;
 mod backtraces;
+mod batches;
 mod cache;
 mod cache_eviction;
 mod cache_exchange;
