@@ -111,6 +111,29 @@ grant execute on function
     @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
     steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
 to steadytext_user;
+-- Search.
+grant execute on function
+    @extschema@.steadytext_search(text, text, bigint, text, boolean),
+    @extschema@.steadytext_hybrid_search(text, text, bigint, bigint, double precision, text),
+    @extschema@.steadytext_rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean),
+    @extschema@.steadytext_create_text_index(text, text),
+    steadytext.find_search_target(text),
+    steadytext.text_index(regclass),
+    steadytext.search_rows(steadytext.search_target, text),
+    steadytext.search_statement(steadytext.search_target, text, boolean),
+    steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),
+    steadytext.run_search(text, text, integer, text, text, integer, double precision, integer),
+    steadytext.check_filter(text),
+    steadytext.check_search(bigint, text),
+    steadytext.any_words(regconfig, text),
+    steadytext.search(text, text, bigint, text, boolean, text),
+    steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
+    steadytext.context_tokens(text),
+    steadytext.rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
+to steadytext_user;
+grant usage on type steadytext.search_target to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),

@@ -9,6 +9,7 @@ mod cancel;
 mod chat;
 mod connection;
 mod constrained;
+mod context;
 mod details;
 mod diagnose;
 mod enqueue;

@@ -18,6 +18,7 @@ pub(crate) mod engine_leader;
 pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
+pub(crate) mod expression;
 pub(crate) mod files;
 pub(crate) mod guc;
 pub(crate) mod hooks;

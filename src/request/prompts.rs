@@ -56,9 +56,16 @@ pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {
     template: include_str!("prompts/classify_multi.jinja"),
     variables: &["category", "input", "task_description"],
 };
+/// A question that is answered from what a search has found; `sql/76_rag.sql` renders it.
+const RAG: Prompt = Prompt {
+    slug: "steadytext/rag",
+    version: 1,
+    template: include_str!("prompts/rag.jinja"),
+    variables: &["question", "sources"],
+};
 
 /// All of them, in the order of their slugs.
-const ALL: [Prompt; 4] = [CLASSIFY, CLASSIFY_MULTI, IF, SCORE];
+const ALL: [Prompt; 5] = [CLASSIFY, CLASSIFY_MULTI, IF, RAG, SCORE];
 
 /// The prompt of this slug; of this version where one is given.
 pub(crate) fn find(slug: &str, version: Option<i64>) -> Option<Prompt> {
