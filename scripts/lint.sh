@@ -74,10 +74,10 @@ worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse trouble connection pull call role_id protocol cancel result batch tables status prompt models context diagnose cache_admin cache_lookup
-    enqueue insert_trigger sync chat details tokens rerank constrained verbs verify exchange'
+    enqueue insert_trigger sync chat details tokens rerank constrained verbs verify exchange vectorizers'
 request_files='defaults usage arguments ranking categories answer prompts verbs subtasks asked values constraint batch_checks params options
     conversation verb_checks checks work'
-worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
+worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount vectorizer database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
 used() {

@@ -123,7 +123,7 @@ comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'T
 comment on column @extschema@.steadytext_vectorizer_failures.key is 'Values of the key columns as an array';
 comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
     'SHA-256 of the columns that would have been embedded, or NULL where they were not read';
-comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong; never shows the text';
+comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong';
 comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 22004 where there was nothing to embed';
 comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'When it was tried last';
 comment on constraint steadytext_vectorizer_failures_pkey on @extschema@.steadytext_vectorizer_failures is 'One row per row of the source';
@@ -179,7 +179,9 @@ alter table @extschema@.steadytext_vectorizers enable row level security;
 create policy user_select on @extschema@.steadytext_vectorizers for select to steadytext_user using (true);
 comment on policy user_select on @extschema@.steadytext_vectorizers is 'Users see every definition';
 create policy owner_all on @extschema@.steadytext_vectorizers for all to steadytext_user
-    using (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage'));
+    using (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage'))
+    with check (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage')
+        and (replaces is null or steadytext.owns_vectorizer(replaces)));
 comment on policy owner_all on @extschema@.steadytext_vectorizers is 'Definitions are kept by those who have the rights of their owner';
 create policy admin_update on @extschema@.steadytext_vectorizers for update to steadytext_admin using (true);
 comment on policy admin_update on @extschema@.steadytext_vectorizers is

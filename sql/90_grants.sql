@@ -277,7 +277,34 @@ grant select, delete on
     @extschema@.steadytext_vectorizer_failures,
     @extschema@.steadytext_vectorizer_state
 to steadytext_user, steadytext_admin;
-grant execute on function steadytext.owns_vectorizer(uuid) to steadytext_user;
+grant select on @extschema@.steadytext_vectorizer_status, @extschema@.steadytext_vectorizer_errors to steadytext_user, steadytext_admin;
+grant execute on function
+    @extschema@.steadytext_create_vectorizer(
+        regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean),
+    @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text),
+    @extschema@.steadytext_drop_vectorizer(text, boolean),
+    @extschema@.steadytext_pause_vectorizer(text),
+    @extschema@.steadytext_resume_vectorizer(text),
+    @extschema@.steadytext_retry_vectorizer(text),
+    @extschema@.steadytext_reembed(text),
+    @extschema@.steadytext_vectorizer_embed(text, text),
+    steadytext.owns_vectorizer(uuid),
+    steadytext.note_row(),
+    steadytext.note_destination(),
+    steadytext.vectorizer_place(uuid),
+    steadytext.format_pieces(text, text[]),
+    steadytext.vectorizer_index(text, text, text, text, name),
+    steadytext.vectorizer_trigger(uuid, text),
+    steadytext.add_vectorizer(
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid),
+    steadytext.vectorizer_id(text),
+    steadytext.own_vectorizer_id(text),
+    steadytext.remove_vectorizer(uuid, boolean),
+    steadytext.is_vectorizing(),
+    steadytext.vectorizer_count(text, bytea),
+    steadytext.vectorizer_statuses(),
+    steadytext.vectorizer_errors()
+to steadytext_user;
 grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
 
 -- Each function of the API gets its second name, and with it the grants above.

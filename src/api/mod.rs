@@ -32,5 +32,6 @@ mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod vectorizers;
 mod verbs;
 mod verify;

@@ -13,6 +13,7 @@ pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
 pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
+pub(crate) mod changed_row;
 pub(crate) mod cursor;
 pub(crate) mod engine_leader;
 pub(crate) mod environment;
