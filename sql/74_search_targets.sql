@@ -13,8 +13,7 @@ create type steadytext.search_target as (
     embedding name,
     embedding_type text,
     operator text,
-    texts text,
-    model text
+    texts text
 );
 comment on type steadytext.search_target is
     'How the rows of a vectorizer are read: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it';
@@ -26,61 +25,53 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_definition record;
-    v_source regclass;
+    v_place record;
     v_target regclass;
-    v_schema name;
+    v_type record;
     v_found steadytext.search_target;
 begin
     select v.* into v_definition
     from @extschema@.steadytext_vectorizers as v
-    where v.name = p_vectorizer and v.replaces is null;
-    if not found then
-        raise exception 'vectorizer "%" does not exist', left(p_vectorizer, 63) using errcode = 'undefined_object';
+    where v.id = steadytext.vectorizer_id(p_vectorizer);
+    select p.* into v_place from steadytext.vectorizer_place(v_definition.id) as p;
+    v_found.is_chunked := v_place.target_column is null;
+    v_target := case when v_found.is_chunked then v_place.destination else v_place.source end;
+    if v_place.source is null or v_target is null then
+        raise exception 'vectorizer "%" has nothing to search in: %', p_vectorizer, v_place.problem
+            using errcode = 'object_not_in_prerequisite_state';
     end if;
-    v_source := to_regclass(v_definition.source);
-    v_target := case when v_definition.target_column is null then to_regclass(v_definition.destination) else v_source end;
-    if v_source is null or v_target is null then
-        raise exception 'table % of vectorizer "%" is not there',
-            case when v_source is null then v_definition.source else v_definition.destination end, p_vectorizer
-            using errcode = 'undefined_table';
-    end if;
-    v_found.source := v_source::text;
+    -- As vectorizers read it: rows of tables that inherit from it are not its own.
+    select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_found.source
+    from pg_class as c where c.oid = v_place.source::oid;
     v_found.target := v_target::text;
-    v_found.is_chunked := v_definition.target_column is null;
-    v_found.model := v_definition.model;
-    v_found.embedding := coalesce(v_definition.target_column, 'embedding');
+    v_found.embedding := coalesce(v_place.target_column, 'embedding');
 
-    -- Keys are compared as their index compares them, whatever their types are.
-    select string_agg(format('steadytext_c.%1$I operator(%2$I.%3$s) steadytext_s.%1$I', a.attname, n.nspname, o.oprname),
+    -- The first columns of the chunks are the key, whatever they are called.
+    select string_agg(format('steadytext_c.%I %s steadytext_s.%I', t.attname, steadytext.key_operator('=', a.atttypid), k.name),
             ' and ' order by k.n),
         format('pg_catalog.jsonb_build_object(%s)',
-            string_agg(format('%1$L, steadytext_s.%1$I', a.attname), ', ' order by k.n))
+            string_agg(format('%1$L, steadytext_s.%1$I', k.name), ', ' order by k.n))
     into v_found.join_condition, v_found.key
-    from pg_index as i
-    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) with ordinality as k(number, opclass, n)
-    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number
-    join pg_opclass as c on c.oid = k.opclass
-    join pg_amop as e on e.amopfamily = c.opcfamily and e.amopstrategy = 3
-        and e.amoplefttype = c.opcintype and e.amoprighttype = c.opcintype
-    join pg_operator as o on o.oid = e.amopopr
-    join pg_namespace as n on n.oid = o.oprnamespace
-    where i.indrelid = v_source::oid and i.indisprimary;
+    from unnest(v_place.key_columns) with ordinality as k(name, n)
+    join pg_attribute as a on a.attrelid = v_place.source::oid and a.attname = k.name
+    left join pg_attribute as t on t.attrelid = v_target::oid and t.attnum = k.n;
 
-    select n.nspname, format('%I.%I', n.nspname, t.typname) into v_schema, v_found.embedding_type
+    select n.nspname, t.typname into v_type
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     join pg_namespace as n on n.oid = t.typnamespace
     where a.attrelid = v_target::oid and a.attname = v_found.embedding and not a.attisdropped;
     if not found then
-        raise exception 'column "%" of table % is not there', v_found.embedding, v_target using errcode = 'undefined_column';
+        raise exception 'column "%" of table % does not exist', v_found.embedding, v_target using errcode = 'undefined_column';
     end if;
-    v_found.operator := format('operator(%I.%s)', v_schema,
+    v_found.embedding_type := format('%I.%I', v_type.nspname, v_type.typname);
+    v_found.operator := format('operator(%I.%s)', v_type.nspname,
         case v_definition.distance when 'l2' then '<->' when 'inner_product' then '<#>' else '<=>' end);
     -- Written so that it may be in an index.
     v_found.texts := case when v_found.is_chunked then 'chunk' else (
         select string_agg(format('coalesce(%I::pg_catalog.text, '''')', w.name),
             ' operator(pg_catalog.||) E''\n\n'' operator(pg_catalog.||) ' order by w.n)
-        from unnest(v_definition.columns) with ordinality as w(name, n)) end;
+        from unnest(v_place.source_columns) with ordinality as w(name, n)) end;
     return v_found;
 end
 $$;

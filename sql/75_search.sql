@@ -109,7 +109,7 @@ begin
     if p_query is null then
         return;
     end if;
-    v_vector := @extschema@.steadytext_embed(p_query, model => v_target.model, mode => 'query');
+    v_vector := @extschema@.steadytext_vectorizer_embed(p_vectorizer, p_query);
     v_found := steadytext.run_search(
         steadytext.search_statement(v_target, p_filter, false), v_vector, v_count, p_path, null, null, null, null);
     if coalesce(cardinality(v_found.keys), 0) < v_count then
@@ -190,7 +190,7 @@ begin
     end if;
     v_config := coalesce((steadytext.text_index(v_target.target::regclass)).config, get_current_ts_config()::text);
     v_words := steadytext.any_words(v_config::regconfig, p_query);
-    v_vector := @extschema@.steadytext_embed(p_query, model => v_target.model, mode => 'query');
+    v_vector := @extschema@.steadytext_vectorizer_embed(p_vectorizer, p_query);
     v_found := steadytext.run_search(steadytext.hybrid_statement(v_target, p_filter, false, v_config),
         v_vector, v_count, p_path, v_words, p_rrf_k::integer, p_alpha, v_k);
     if coalesce(cardinality(v_found.keys), 0) < v_k then

@@ -119,6 +119,8 @@ grant execute on function
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean),
     @extschema@.steadytext_create_text_index(text, text),
     steadytext.find_search_target(text),
+    steadytext.base_type(oid),
+    steadytext.key_operator(text, oid),
     steadytext.text_index(regclass),
     steadytext.search_rows(steadytext.search_target, text),
     steadytext.search_statement(steadytext.search_target, text, boolean),

@@ -1,22 +1,21 @@
 -- Search in what vectorizers keep: by vectors and words, filters, plans, rights, and answers from what was found.
 \ir setup.psql
-select plan(61);
+select plan(62);
 
 -- Two vectorizers whose vectors are already there: one with a table of chunks, one with a column.
 create table article (shelf integer, id bigint, title text, body text, price numeric, primary key (shelf, id));
-create table article_body_embedding (shelf integer, id bigint, seq integer, chunk text, embedding vector(256), primary key (shelf, id, seq));
 insert into article
 select i % 3, i, 'title ' || i, 'text number ' || i, i from generate_series(1, 400) as i;
 insert into article values (7, 7, 'VACUUM', 'Reclaims the storage of dead rows. Analyse is another matter.', 18446744073709551617);
-insert into article_body_embedding select shelf, id, 1, body, steadytext_embed(body) from article where shelf < 7;
+select steadytext_create_vectorizer('article', '{body}', 'articles', enqueue_existing => false);
+insert into article_body_embedding select shelf, id, 1, body, steadytext_embed(body), '', '' from article where shelf < 7;
 insert into article_body_embedding
-select 7, 7, n, c, steadytext_embed(c) from unnest(array['Reclaims the storage of dead rows.', 'Analyse is another matter.']) with ordinality as t(c, n);
+select 7, 7, n, c, steadytext_embed(c), '', '' from unnest(array['Reclaims the storage of dead rows.', 'Analyse is another matter.']) with ordinality as t(c, n);
 create index on article_body_embedding using hnsw (embedding vector_cosine_ops);
-insert into steadytext_vectorizers (name, source, columns, destination, dimensions)
-values ('articles', 'public.article', '{body}', 'public.article_body_embedding', 256);
-create table note (id integer primary key, subject varchar, body text, embedding vector(256));
-insert into note select i, 'subject ' || i, nullif('note ' || i, 'note 5'), case when i <> 5 then steadytext_embed('note ' || i) end from generate_series(1, 30) as i;
-insert into steadytext_vectorizers (name, source, columns, target_column, dimensions) values ('notes', 'public.note', '{subject,body}', 'embedding', 256);
+create table note (id integer primary key, subject varchar, body text);
+insert into note select i, 'subject ' || i, nullif('note ' || i, 'note 5') from generate_series(1, 30) as i;
+select steadytext_create_vectorizer('note', '{subject,body}', 'notes', target_column => 'embedding', enqueue_existing => false);
+update note set embedding = steadytext_embed(body) where body is not null;
 analyze article, article_body_embedding;
 
 -- By vectors.
@@ -37,7 +36,12 @@ select results_eq($$ select chunk from steadytext_search('articles', 'dead rows'
     'search: a reranker has the last word');
 select is_empty($$ select * from steadytext_search('articles', null) $$, 'search: NULL finds nothing');
 select results_eq($$ select chunk from st_search('articles', 'text number 3', 2) $$, $$ select chunk from steadytext_search('articles', 'text number 3', 2) $$, 'st_search');
-select throws_ok($$ select * from steadytext_search('nobody', 'x') $$, '42704', 'vectorizer "nobody" does not exist', 'search: an unknown vectorizer');
+select throws_ok($$ select * from steadytext_search('nobody', 'x') $$, '42704', null, 'search: an unknown vectorizer');
+alter table note rename to remark;
+alter table remark rename column id to number;
+select results_eq($$ select key from steadytext_search('notes', 'note 9', 1, 'number = 9') $$, $$ values ('{"number": 9}'::jsonb) $$, 'search: under new names');
+alter table remark rename column number to id;
+alter table remark rename to note;
 select throws_ok($$ select * from steadytext_search('articles', 'x', 0) $$, '22023', 'k must be between 1 and 1000', 'search: no rows');
 select throws_ok($$ select * from steadytext_search('articles', '  ') $$, 'P0001', 'Text input cannot be empty', 'search: an empty query');
 select is(current_setting('hnsw.iterative_scan') || current_setting('search_path'), 'off' || current_setting('search_path'), 'search: settings are what they were');
@@ -126,7 +130,7 @@ select results_eq($$ select r.answer = steadytext_generate(steadytext_prompt_ren
     from steadytext_rag('articles', 'What reclaims?', 2, 8) as r $$,
     $$ select true, array_agg(chunk) from steadytext_search('articles', 'What reclaims?', 2) $$, 'rag: an answer to the question and its sources');
 insert into article values (8, 8, 'long', 'x', 1);
-insert into article_body_embedding select 8, 8, 1, repeat('A tale of rows. ', 20000), steadytext_embed('A tale of rows.');
+insert into article_body_embedding select 8, 8, 1, repeat('A tale of rows. ', 20000), steadytext_embed('A tale of rows.'), '', '';
 select ok(length(r.sources -> 0 ->> 'chunk') between 20 and 200000 and r.answer is not null, 'rag: sources are cut to what fits into the context')
 from steadytext_rag('articles', 'A tale of rows.', 5, 8, filter => 'shelf = 8') as r;
 select is(r.sources, '[]', 'rag: a question that nothing is found for') from steadytext_rag('articles', 'Who?', 5, 4, filter => 'false') as r;
