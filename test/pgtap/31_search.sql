@@ -7,14 +7,14 @@ create table article (shelf integer, id bigint, title text, body text, price num
 insert into article
 select i % 3, i, 'title ' || i, 'text number ' || i, i from generate_series(1, 400) as i;
 insert into article values (7, 7, 'VACUUM', 'Reclaims the storage of dead rows. Analyse is another matter.', 18446744073709551617);
-select steadytext_create_vectorizer('article', '{body}', 'articles', enqueue_existing => false);
+do $$ begin perform steadytext_create_vectorizer('article', '{body}', 'articles', enqueue_existing => false); end $$;
 insert into article_body_embedding select shelf, id, 1, body, steadytext_embed(body), '', '' from article where shelf < 7;
 insert into article_body_embedding
 select 7, 7, n, c, steadytext_embed(c), '', '' from unnest(array['Reclaims the storage of dead rows.', 'Analyse is another matter.']) with ordinality as t(c, n);
 create index on article_body_embedding using hnsw (embedding vector_cosine_ops);
 create table note (id integer primary key, subject varchar, body text);
 insert into note select i, 'subject ' || i, nullif('note ' || i, 'note 5') from generate_series(1, 30) as i;
-select steadytext_create_vectorizer('note', '{subject,body}', 'notes', target_column => 'embedding', enqueue_existing => false);
+do $$ begin perform steadytext_create_vectorizer('note', '{subject,body}', 'notes', target_column => 'embedding', enqueue_existing => false); end $$;
 update note set embedding = steadytext_embed(body) where body is not null;
 analyze article, article_body_embedding;
 
@@ -122,7 +122,7 @@ select throws_ok($$ select * from steadytext_hybrid_search('articles', 'x', rrf_
 
 -- Answers.
 select is(steadytext_prompt_render('steadytext/rag', '{"question": "Why?", "sources": [{"number": 1, "text": "So."}, {"number": 2, "text": "Thus."}]}'),
-    E'Answer the question at the end from these sources and from nothing else. Behind each statement write the number of the source that says so, as in [1]. If the sources do not answer the question, write that you do not know.\n\n[1] So.\n\n[2] Thus.\n\nQuestion: Why?',
+    E'Sources:\n\n[1] So.\n\n[2] Thus.\n\nAnswer the question in a sentence or two, only from the sources above, and cite their numbers, as in [1]. If they do not have the answer, say that you do not know.\n\nQuestion: Why?',
     'rag: the prompt');
 select results_eq($$ select r.answer = steadytext_generate(steadytext_prompt_render('steadytext/rag', jsonb_build_object('question', 'What reclaims?',
             'sources', (select jsonb_agg(jsonb_build_object('number', n, 'text', chunk)) from steadytext_search('articles', 'What reclaims?', 2) with ordinality as s(key, chunk, distance, row, n)))), 8),
