@@ -202,7 +202,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_create(text, text, text, jsonb) is
-    'Keeps a template under a name, as version 1; returns the number of the prompt';
+    'Keeps a template under a name, as version 1; returns the id of the prompt';
 
 create function steadytext.prompt_id(p_slug text)
 returns uuid
@@ -249,7 +249,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_update(text, text, jsonb) is
-    'Adds a version to a prompt, which is its current one from then on; returns the number of the version';
+    'Adds a version to a prompt, which is its current one from then on; returns the id of the version';
 
 create function steadytext.builtin_prompt(slug text, version bigint)
 returns table (version_num integer, template text, required_variables text[])

@@ -247,9 +247,8 @@ pub(super) fn outcome(
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
-        "embed" => "text",
+        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
         "rerank" => "query",
-        "tokenize" => "text",
         _ => "prompt",
     };
     match text {

@@ -66,7 +66,7 @@ fn model_list() -> TableIterator<
             of.and_then(used_at),
         ));
     };
-    for model in models.iter() {
+    for model in models.iter().filter(|model| !registry::gives_way(model)) {
         let path = registry::registered_path(&model.file).ok();
         let tasks = vec![model.task.clone()];
         let preferred = if model.is_preferred { tasks.clone() } else { Vec::new() };
@@ -77,7 +77,7 @@ fn model_list() -> TableIterator<
             continue;
         };
         // A row of the same name comes first.
-        if models.iter().any(|model| model.name == entry.name) {
+        if models.iter().any(|model| model.name == entry.name && !registry::gives_way(model)) {
             continue;
         }
         let preferred = Card::read(&path).ok().flatten().map(|card| words(&card.preferred));
@@ -240,7 +240,7 @@ fn find(name: &str, models: &Models) -> Result<(Option<Task>, ModelSource), PgEr
     if name == registry::BUILTIN {
         return Ok((None, ModelSource::Builtin));
     }
-    let row = models.iter().find(|model| model.name == name);
+    let row = models.iter().find(|model| model.name == name && !registry::gives_way(model));
     if let Some(task) = row.and_then(|model| Task::ALL.into_iter().find(|task| task.name() == model.task)) {
         // A file that is another one than registered is looked at all the same.
         let path = row.and_then(|model| registry::registered_path(&model.file).ok());
@@ -286,7 +286,7 @@ fn model_remove(name: &str, delete_file: bool) -> bool {
 fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
     let installation = catalog_cache::installation()?;
     let models = catalog_cache::models()?;
-    let row = models.iter().find(|model| model.name == name);
+    let row = models.iter().find(|model| model.name == name && !(delete_file && registry::gives_way(model)));
     let path = match row {
         Some(_) if !delete_file => None,
         Some(model) if model.file.starts_with('/') => {

@@ -139,7 +139,11 @@ fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     // The model is no good, the worker rests, requests wait, and a setting has no effect.
     fs::write(cluster.model_directory().join("mini.gguf"), "Dear Sir or Madam, ".repeat(500))
         .expect("our own file");
-    session.run("insert into steadytext_models (name, task, file) values ('mini', 'embed', 'mini.gguf')");
+    fs::copy(cluster.model_directory().join("mini.gguf"), cluster.model_directory().join("letter.gguf"))
+        .expect("our own file");
+    session.run(
+        "insert into steadytext_models (name, task, file) values ('mini', 'embed', 'mini.gguf'), ('mine', 'generate', 'absent.gguf')",
+    );
     session.pause();
     session.run(
         "insert into steadytext_queue (request_type, prompt, created_at) values ('generate', 'x', now() - interval '1 hour');
@@ -150,6 +154,9 @@ fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     let wrong = [
         "model directory: warning",
         "model for embed: error",
+        "model letter: warning",
+        "model mine: warning",
+        "model mini: warning",
         "queue: warning",
         "setting daemon_port: warning",
         "worker: warning",
