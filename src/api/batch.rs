@@ -12,7 +12,7 @@ use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
 use crate::pg::waiters::{BucketSet, Waiter};
 use crate::pg::{catalog_cache, cursor, interrupts, pending};
-use crate::request::checks::invalid;
+use crate::request::checks::{check_columns, invalid};
 
 /// Longest name of a batch, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
@@ -37,13 +37,15 @@ fn enqueue_query(
     }
     let installation = catalog_cache::installation().or_raise();
     let request_type = request_type.unwrap_or("generate");
+    // A query without rows has no request that would be refused.
+    check_columns(request_type, false, false).or_raise();
     let params = params.map_or_else(|| serde_json::json!({}), |params| params.0);
     if !params.is_object() {
         invalid("params must be a JSON object").raise();
     }
     let id = Uuid::from_bytes(*pending::new_id().as_bytes());
     let mut total: i64 = 0;
-    cursor::read(query, check_columns, |rows| {
+    cursor::read(query, check_names, |rows| {
         let args: Vec<Arg> =
             vec![id.into(), request_type.into(), JsonB(params.clone()).into(), priority.into(), rows.into()];
         let added = spi::query_one(
@@ -73,7 +75,7 @@ fn enqueue_query(
     Some(id)
 }
 
-fn check_columns(names: &[String]) -> Result<(), PgError> {
+fn check_names(names: &[String]) -> Result<(), PgError> {
     if let Some(twice) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,

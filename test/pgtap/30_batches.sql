@@ -51,7 +51,7 @@ select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt, 5 a
 select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompts', 'rerank') $$, '22023', null, 'prompts that are no array');
 select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt', params => '[]') $$, '22023', 'params must be a JSON object',
     'params of the batch that are no object');
-select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt', 'paint') $$, '22023', null, 'an unknown type');
+select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt where false', 'paint') $$, '22023', null, 'an unknown type');
 select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt', priority => 11) $$, '22023', null, 'a priority that there is not');
 select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt', name => repeat('n', 1025)) $$, '22023', null, 'a name that is too long');
 select throws_ok($$ select steadytext_enqueue_query('select ''x'' as prompt; select ''y'' as prompt') $$, '42P11', null, 'two statements');
