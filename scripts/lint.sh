@@ -186,6 +186,8 @@ open_scripts() {
             $0 == "select pg_catalog.set_config(" vector { inside = 1; next }
             $0 == opening { inside = 0; next }
             $0 == "set search_path = pg_catalog, pg_temp" { next }
+            # For one statement, a function of searches goes to the path of its caller.
+            file == "sql/75_search.sql" && $0 ~ /^    perform (pg_catalog\.)?set_config\(.search_path., (p_path|.pg_catalog, pg_temp.), true\);$/ { next }
             /search_path *(=|to)|set_config\(.search_path/ { print file ": " $0 }
             inside && /^(do|insert|update|delete|grant|revoke|select|with|create +(or|view|index|unique|policy|trigger))/ {
                 print file ": not among statements that name the type vector: " $0
