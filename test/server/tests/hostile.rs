@@ -201,9 +201,9 @@ fn installs_and_updates_untouched(vector_schema: &str) {
          set search_path = pg_catalog",
     );
     nothing_was_sprung(&mut session, "after use");
-    session.run(&format!(
-        "set search_path = public, pg_temp; {BATCHES_AND_SEARCHES}; set search_path = pg_catalog"
-    ));
+    session.run("set search_path = public, pg_temp");
+    BATCHES_AND_SEARCHES.split(";\n").for_each(|statement| session.run(statement));
+    session.run("set search_path = pg_catalog");
     nothing_was_sprung(&mut session, "after batches and searches");
 
     let migration = migration();
