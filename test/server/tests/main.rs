@@ -49,5 +49,6 @@ mod shutdown;
 mod standby;
 mod sync;
 mod transactions;
+mod vectorizers;
 mod verbs;
 mod wake;
