@@ -81,9 +81,8 @@ begin
     end loop;
     if source is null then
         problem := format('table %s is gone, or its triggers are', v_definition.source);
-        return;
     end if;
-    if target_column is null then
+    if v_definition.destination is not null then
         select t.tgrelid::regclass into destination
         from pg_depend as d
         join pg_trigger as t on t.oid = d.objid

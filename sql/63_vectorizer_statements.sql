@@ -214,7 +214,7 @@ begin
             $chunks$select 1 as seq, %1$s as chunk where pg_catalog.octet_length(%1$s) operator(pg_catalog.<=) %2$s
                 union all
                 select t.seq, t.chunk
-                from @extschema@.steadytext_chunk_text(
+                from steadytext.chunk_for_embedding(
                     case when pg_catalog.octet_length(%1$s) operator(pg_catalog.>) %2$s then %1$s end, %2$s, %3$s, %4$L, %5$L) as t$chunks$,
             v_text, v_definition.chunk_size, v_definition.chunk_overlap, v_definition.strategy, v_definition.model)
     end;

@@ -11,6 +11,13 @@ as 'MODULE_PATHNAME', 'run_as_wrapper';
 comment on function steadytext.run_as(oid, text, jsonb) is
     'Runs a statement with the rights of a role, restricted as PostgreSQL restricts maintenance; only in the process that works for vectorizers';
 
+create function steadytext.lift_step_limit()
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'lift_step_limit_wrapper';
+comment on function steadytext.lift_step_limit() is
+    'Lets the rest of a step take as long as it takes: an index is made in one piece';
+
 create function steadytext.wake_vectorizers()
 returns trigger
 language c volatile
@@ -87,7 +94,11 @@ begin
     on conflict (vectorizer_id) do update set
         -- A lock, or a server that is full, is no problem of the vectorizer's.
         problem = case when steadytext.is_transient(p_code) then s.problem else excluded.problem end,
-        retry_at = clock_timestamp() + case when steadytext.is_transient(p_code) then interval '1 second' else interval '30 seconds' end;
+        retry_at = clock_timestamp() + case
+            when not steadytext.is_transient(p_code) then interval '30 seconds'
+            when exists (select from @extschema@.steadytext_vectorizers as v where v.id = p_id and v.replaces is not null) then interval '5 seconds'
+            else interval '1 second'
+        end;
 end
 $$;
 comment on function steadytext.note_vectorizer_trouble(uuid, text, text) is

@@ -269,11 +269,14 @@ begin
     then
         if not v_state.is_indexed then
             if v_statements.make_index is not null then
+                perform steadytext.lift_step_limit();
                 perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
             end if;
             update @extschema@.steadytext_vectorizer_state as s set is_indexed = true where s.vectorizer_id = p_id;
             return true;
         end if;
+        -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
+        perform set_config('lock_timeout', '100ms', true);
         perform steadytext.swap_vectorizer(p_id);
         return true;
     end if;

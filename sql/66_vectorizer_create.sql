@@ -13,7 +13,7 @@ declare
         when new.index_type not in ('hnsw', 'ivfflat', 'none') then 'index must be hnsw, ivfflat or none'
         when new.distance not in ('cosine', 'l2', 'inner_product') then 'distance must be cosine, l2 or inner_product'
         when new.dimensions not between 1 and 16000 then 'a vector has 1 to 16000 dimensions'
-        when new.chunk_size < 1 or new.chunk_overlap < 0 or new.chunk_overlap >= new.chunk_size
+        when new.chunk_size < 1 or new.chunk_overlap < 0 or new.chunk_overlap >= new.chunk_size and new.chunk_overlap > 0
             then 'chunk_size must be positive, and chunk_overlap less than it'
         when coalesce(cardinality(new.columns), 0) = 0 or array_position(new.columns, null) is not null
             then 'columns must name at least one column, and no NULL'
@@ -158,7 +158,7 @@ begin
     end if;
     if p_chunk_size is not null then
         -- Refuses what the function refuses, and models that there are not.
-        perform from @extschema@.steadytext_chunk_text('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
+        perform from steadytext.chunk_for_embedding('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
     end if;
     v_dimensions := cardinality(@extschema@.steadytext_embed('pg_steadytext', model => p_model)::real[]);
     if p_index <> 'none' and v_dimensions > 2000 then
@@ -177,7 +177,7 @@ begin
         chunk_size, chunk_overlap, strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces)
     values (p_name, pg_get_userbyid(v_table.relowner)::name, format('%I.%I', v_table.nspname, v_table.relname), p_given, p_target_column,
         case when p_target_column is null then format('%I.%I', v_table.nspname, p_destination) end, p_model, p_format,
-        p_chunk_size, case when p_chunk_size is null then 0 else p_chunk_overlap end, p_strategy, p_index, p_distance, v_dimensions, p_priority,
+        p_chunk_size, case when p_chunk_size is null then 0 else least(p_chunk_overlap, p_chunk_size / 2) end, p_strategy, p_index, p_distance, v_dimensions, p_priority,
         p_enqueue_existing, p_replaces)
     returning v.id into v_id;
 
@@ -278,7 +278,7 @@ begin
     end if;
     perform steadytext.add_vectorizer(source, columns, columns, v_name, target_column,
         case when target_column is null then v_destination else destination end, model, format,
-        nullif(v_size, 0), least(chunk_overlap, case when chunk_overlap = 50 then v_size / 2 end), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
+        nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
         coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), null);
     return v_name;
 end

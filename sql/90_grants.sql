@@ -295,6 +295,7 @@ grant execute on function
     steadytext.note_row(),
     steadytext.note_destination(),
     steadytext.vectorizer_place(uuid),
+    steadytext.chunk_for_embedding(text, bigint, bigint, text, text),
     steadytext.format_pieces(text, text[]),
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),

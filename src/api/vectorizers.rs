@@ -13,7 +13,7 @@ use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
 use crate::pg::spi::{self, Arg, Mode, SavedPlan};
-use crate::pg::{after_commit, catalog_cache, slots};
+use crate::pg::{after_commit, catalog_cache, interrupts, slots};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
@@ -116,4 +116,12 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<JsonB>) -> Option
 #[pg_extern(volatile, parallel_unsafe)]
 fn is_vectorizing() -> bool {
     slots::is_vectorizing()
+}
+
+/// What follows in this step of a vectorizer may take as long as it takes.
+#[pg_extern(volatile, parallel_unsafe)]
+fn lift_step_limit() {
+    if slots::is_vectorizing() {
+        interrupts::lift_time_limit();
+    }
 }

@@ -154,6 +154,7 @@ fn fire(armed: Armed) {
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
+            slot.wake_vectorizer();
         }
         if armed.noted {
             slot.vectorizer_notes.fetch_add(1, SeqCst);

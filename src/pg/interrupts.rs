@@ -137,15 +137,15 @@ pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
     }
 }
 
+/// PostgreSQL's number of the timeout for statements, in all versions.
+const STATEMENT_TIMEOUT: i32 = 3;
+
 /// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that statement_timeout would.
 pub(crate) fn with_time_limit<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
-    /// PostgreSQL's number of the timeout for statements, in all versions.
-    const STATEMENT_TIMEOUT: i32 = 3;
     struct Limit;
     impl Drop for Limit {
         fn drop(&mut self) {
-            // SAFETY: ends what was begun below.
-            unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+            lift_time_limit();
         }
     }
     let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
@@ -153,6 +153,12 @@ pub(crate) fn with_time_limit<T>(limit: Duration, work: impl FnOnce() -> T) -> T
     unsafe { enable_timeout_after(STATEMENT_TIMEOUT, limit_ms) };
     let _limit = Limit;
     work()
+}
+
+/// Ends the limit of [`with_time_limit`] early: what follows may take as long as it takes.
+pub(crate) fn lift_time_limit() {
+    // SAFETY: the timeout for statements, whether it runs or not.
+    unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
 }
 
 /// Sleeps for a while, interruptibly.

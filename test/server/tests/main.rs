@@ -51,5 +51,6 @@ mod shutdown;
 mod standby;
 mod sync;
 mod transactions;
+mod vectorizers;
 mod verbs;
 mod wake;
