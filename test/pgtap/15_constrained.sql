@@ -33,7 +33,7 @@ from (values
     ('json', steadytext_generate_json_async('x', '{"properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}}'::json))
 ) as v (form, id), pg_temp.request(v.id) as r;
 select is(
-    steadytext_generate_json('x', '{"properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}, "required": ["reasoning", "answer"], "additionalProperties": false}', 40),
+    steadytext_generate_json('x', '{"type": "object", "properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}, "required": ["reasoning", "answer"], "additionalProperties": false}', 40),
     '{"reasoning": null, "answer": null}', 'and so does the answer');
 select isnt(st_generate_json_async('x', '{}'), null, 'st_generate_json_async enqueues');
 select isnt(st_generate_regex_async('x', 'a|b'), null, 'st_generate_regex_async enqueues');

@@ -356,3 +356,39 @@ fn the_environment_can_prefer_models_that_are_registered_as_fallbacks() {
     assert_ne!(usual, spare);
     assert_eq!(session.one::<String>(&format!("{text})")), spare);
 }
+
+#[test]
+fn what_is_enqueued_is_answered_by_the_default_of_its_session_as_calls_are() {
+    let (cluster, mut session) = automatic(Options::new());
+    for (seed, name) in [(1, "first"), (2, "second")] {
+        decoder(&cluster, &format!("{name}.gguf"), seed);
+        encoder(&cluster, &format!("{name}-encoder.gguf"), seed);
+    }
+    session.run(
+        "select steadytext_config_set('generation_model', 'first');
+         select steadytext_config_set('embedding_model', 'first-encoder')",
+    );
+    let calls = [
+        "generate('words', %)",
+        "if_score('words', %)",
+        "score('words', %)",
+        "similarity('words', 'other words', %)",
+        "embed('words', %)",
+    ];
+    let answered = |session: &mut Session, call: &str| -> [String; 2] {
+        let sync = call.replace('%', "use_cache => false");
+        let queued = sync.replacen('(', "_async(", 1);
+        let now = session.one(&format!("select steadytext_{sync}::text"));
+        let id = session.one(&format!("select steadytext_{queued}"));
+        [now, session.answer(id)]
+    };
+    for call in calls {
+        session.run("reset pg_steadytext.generation_model; reset pg_steadytext.embedding_model");
+        let [first, queued] = answered(&mut session, call);
+        assert_eq!(first, queued, "{call}");
+        session.run("set pg_steadytext.generation_model = 'second'; set pg_steadytext.embedding_model = 'second-encoder'");
+        let [second, queued] = answered(&mut session, call);
+        assert_eq!(second, queued, "{call}");
+        assert_ne!(first, second, "{call}");
+    }
+}

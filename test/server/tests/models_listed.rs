@@ -226,9 +226,24 @@ fn a_model_is_removed_with_its_files_only_where_that_is_said_and_nothing_else_ev
     assert!(remove(&mut carol, "'folder', true"));
     assert!(!directory.join("folder").exists());
     // No model, whatever a row says.
-    for name in ["notes", "all"] {
-        assert!(remove(&mut carol, &format!("'{name}', true")));
+    assert!(remove(&mut carol, "'notes', true"));
+    // Neither the directory itself nor a folder that others lie in, even where these look like an encoder's.
+    let deep = directory.join("deep");
+    fs::create_dir(&deep).expect("our own directory");
+    fs::set_permissions(&deep, Permissions::from_mode(0o777)).expect("our own directory");
+    Bert::default().write(&deep.join("other.gguf")).expect("our own file");
+    for folder in [&directory, &deep] {
+        fs::write(folder.join("config.json"), "{}").expect("our own file");
     }
+    carol.run("insert into steadytext_models (name, task, file) values ('deep', 'embed', 'deep')");
+    for name in ["all", "deep"] {
+        assert_eq!(code(&mut carol, &format!("select steadytext_model_remove('{name}', true)")), "55006");
+        assert_eq!(
+            carol.one::<i64>(&format!("select count(*) from steadytext_models where name = '{name}'")),
+            1
+        );
+    }
+    assert!(deep.join("other.gguf").exists());
     assert!(directory.join("notes.txt").exists());
     let elsewhere = cluster.make_directory("elsewhere").join("far.gguf");
     Bert::default().write(&elsewhere).expect("our own file");
