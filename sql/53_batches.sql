@@ -4,7 +4,7 @@
 create function steadytext.enqueue_rows(
     p_batch uuid,
     p_request_type text,
-    p_params jsonb,
+    p_params text,
     p_priority bigint,
     p_rows text[]
 )
@@ -14,7 +14,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- The mark lets empty texts in: each fails alone, in the worker, not the whole batch.
-    v_params jsonb := p_params || case when p_request_type = 'embed' then '{"batch": true}' else '{}' end::jsonb;
+    v_params jsonb := p_params::jsonb || case when p_request_type = 'embed' then '{"batch": true}' else '{}' end::jsonb;
     v_priority integer := steadytext.priority(coalesce(p_priority, 3));
     v_rows jsonb[] := p_rows::jsonb[];
     v_types text[];
@@ -46,8 +46,15 @@ begin
     return v_count;
 end
 $$;
-comment on function steadytext.enqueue_rows(uuid, text, jsonb, bigint, text[]) is
+comment on function steadytext.enqueue_rows(uuid, text, text, bigint, text[]) is
     'Enqueues a request for each of some rows, which are JSON objects with the columns of a query; called by steadytext_enqueue_query';
+
+create function steadytext.enqueue_query(query text, request_type text, params text, priority bigint, name text)
+returns uuid
+language c volatile parallel unsafe
+as 'MODULE_PATHNAME', 'enqueue_query_wrapper';
+comment on function steadytext.enqueue_query(text, text, text, bigint, text) is
+    'steadytext_enqueue_query(), with its params as a text';
 
 create function @extschema@.steadytext_enqueue_query(
     query text,
@@ -57,8 +64,8 @@ create function @extschema@.steadytext_enqueue_query(
     name text default null
 )
 returns uuid
-language c volatile parallel unsafe
-as 'MODULE_PATHNAME', 'enqueue_query_wrapper';
+language sql volatile parallel unsafe
+return steadytext.enqueue_query(query, request_type, params::text, priority, name);
 comment on function @extschema@.steadytext_enqueue_query(text, text, jsonb, bigint, text) is
     'Enqueues a request for each row of a query, which may only read, and returns the id of the batch; columns prompt, prompts and params are what is asked, all others its key';
 
@@ -184,11 +191,24 @@ returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_ids uuid[];
+    v_batch uuid;
 begin
-    if request_ids ~ '^\s*\{' then
-        return @extschema@.steadytext_wait(request_ids::uuid[], mode, timeout_seconds);
+    begin
+        if request_ids ~ '^\s*\{' then
+            v_ids := request_ids::uuid[];
+        else
+            v_batch := request_ids::uuid;
+        end if;
+    exception when data_exception then
+        raise exception 'request_ids must be an array of ids, or the id of a batch'
+            using errcode = 'invalid_parameter_value', hint = 'The enqueuing functions return them.';
+    end;
+    if v_ids is not null then
+        return @extschema@.steadytext_wait(v_ids, mode, timeout_seconds);
     end if;
-    return @extschema@.steadytext_wait(request_ids::uuid, mode, timeout_seconds);
+    return @extschema@.steadytext_wait(v_batch, mode, timeout_seconds);
 end
 $$;
 comment on function @extschema@.steadytext_wait(text, text, bigint) is

@@ -49,7 +49,7 @@ begin
     end if;
     sources := '[]';
     v_room := steadytext.context_tokens(v_model);
-    v_room := v_room - least(coalesce(p_max_tokens, steadytext.config_integer('default_max_tokens')), v_room / 2) - c_template
+    v_room := v_room - greatest(0, least(coalesce(p_max_tokens, steadytext.config_integer('default_max_tokens')), v_room / 2)) - c_template
         - @extschema@.steadytext_count_tokens(
             @extschema@.steadytext_prompt_render('steadytext/rag', jsonb_build_object('question', p_question, 'sources', v_texts))
                 || coalesce(p_system_prompt, ''), v_model);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use pgrx::{JsonB, Uuid};
 
 use super::result::{LOOK_AGAIN, TIMEOUT_SECONDS, deadline, waits_for_any};
 use crate::pg::error::{OrRaise, PgError};
@@ -27,7 +27,7 @@ const ASKED: [&str; 3] = ["prompt", "prompts", "params"];
 fn enqueue_query(
     query: Option<&str>,
     request_type: Option<&str>,
-    params: Option<JsonB>,
+    params: Option<&str>,
     priority: Option<i64>,
     name: Option<&str>,
 ) -> Option<Uuid> {
@@ -39,15 +39,18 @@ fn enqueue_query(
     let request_type = request_type.unwrap_or("generate");
     // A query without rows has no request that would be refused.
     check_columns(request_type, false, false).or_raise();
-    let params = params.map_or_else(|| serde_json::json!({}), |params| params.0);
-    if !params.is_object() {
+    // As PostgreSQL reads it: numbers of any size.
+    let params = params.unwrap_or("{}");
+    let kind = "select pg_catalog.jsonb_typeof($1::pg_catalog.jsonb)";
+    let kind = spi::query_one(kind, vec![params.into()], Mode::ReadOnly, |row| row.get::<String>(1));
+    if kind.or_raise().flatten().as_deref() != Some("object") {
         invalid("params must be a JSON object").raise();
     }
     let id = Uuid::from_bytes(*pending::new_id().as_bytes());
     let mut total: i64 = 0;
     cursor::read(query, check_names, |rows| {
         let args: Vec<Arg> =
-            vec![id.into(), request_type.into(), JsonB(params.clone()).into(), priority.into(), rows.into()];
+            vec![id.into(), request_type.into(), params.into(), priority.into(), rows.into()];
         let added = spi::query_one(
             "select steadytext.enqueue_rows($1, $2, $3, $4, $5)",
             args,

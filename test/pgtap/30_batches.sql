@@ -1,6 +1,6 @@
 -- Batches: a request for each row of a query, how far they are, waiting and cancelling, answers by key.
 \ir setup.psql
-select plan(51);
+select plan(53);
 
 create temporary table ticket (id integer primary key, place text, body text);
 insert into ticket select i, 'shelf ' || i % 3, 'ticket ' || i from generate_series(1, 2500) as i;
@@ -101,6 +101,8 @@ select results_eq(format('select done, failed, rate > 0 and rate <= 0.5, time_le
     $$ values (1::bigint, 1::bigint, true, true) $$, 'rate and time left') from hers;
 select throws_like(format('select steadytext_wait(%L::uuid, timeout_seconds => 0)', id), '%has not been committed', 'wait: not for what this transaction enqueues') from hers;
 select throws_ok($$ select steadytext_wait('01890000-0000-7000-8000-000000000000'::uuid) $$, 'P0001', 'Batch 01890000-0000-7000-8000-000000000000 not found', 'wait: a batch that is not there');
+select throws_ok($$ select steadytext_wait('01890000') $$, '22023', 'request_ids must be an array of ids, or the id of a batch', 'wait: text that is no id');
+select ok(steadytext_wait('{}') and steadytext_wait(null) is null, 'wait: ids as a text');
 select is(steadytext_cancel_batch(id), 1::bigint, 'steadytext_cancel_batch: what has not ended') from hers;
 select results_eq(format('select done, failed, cancelled, pending, completed_at = now() from steadytext_batches where batch = %L', id),
     $$ values (1::bigint, 1::bigint, 1::bigint, 0::bigint, false) $$, 'and nothing else') from hers;
