@@ -224,6 +224,22 @@ broken_links() {
     done
 }
 
+# Code that README.md and docs/ name, or quote in Rust: a file that is not there, a block that no source file has as it is.
+outdated_quotes() {
+    local page path
+    for page in README.md docs/*.md; do
+        grep -oE '`[a-z_0-9/]+\.rs`' "$page" | tr -d '`' | sort -u | while read -r path; do
+            files '\.rs$' | grep -qE "(^|/)$path\$" || echo "$page: $path is not there"
+        done
+        python3 -c '
+import re, sys
+page, sources = sys.argv[1], [open(path).read() for path in sys.stdin.read().split()]
+for block in re.findall(r"^```rust\n(.*?)^```$", open(page).read(), re.M | re.S):
+    if not any(block in source for source in sources):
+        print(page + ": no source file has: " + block.splitlines()[0])' "$page" < <(files '\.rs$')
+    done
+}
+
 # The version stands in Cargo.toml, the control file and the change log.
 same_version() {
     local control
@@ -251,6 +267,7 @@ none 'names in scripts are looked up in pg_catalog only' open_scripts
 none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
+none 'the documentation names and quotes code that is there' outdated_quotes
 check 'one version everywhere' same_version
 
 echo "1..$number"

@@ -8,6 +8,13 @@
 -- A literal without a type goes to the form with text, which is why there is one wherever there is one
 -- with json: without it, such calls would be ambiguous.
 
+create function steadytext.with_written_order(written text, stored text)
+returns text
+language c immutable parallel safe strict
+as 'MODULE_PATHNAME', 'with_written_order_wrapper';
+comment on function steadytext.with_written_order(text, text) is
+    'A JSON schema as jsonb keeps it, with propertyOrdering where it was written in another order';
+
 create function steadytext.generate_json_async(
     prompt text,
     schema text,
@@ -98,7 +105,7 @@ create function @extschema@.steadytext_generate_json_async(
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json_async(
     text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'steadytext_generate_json_async with the schema as json';
@@ -118,7 +125,7 @@ create function @extschema@.steadytext_generate_json_async(
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json_async(
     text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
 ) is 'steadytext_generate_json_async with the schema as text';
@@ -211,7 +218,7 @@ create function @extschema@.steadytext_generate_json(
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json(
     text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'steadytext_generate_json with the schema as json';
@@ -231,7 +238,7 @@ create function @extschema@.steadytext_generate_json(
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, schema::jsonb::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
 comment on function @extschema@.steadytext_generate_json(
     text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
 ) is 'steadytext_generate_json with the schema as text';

@@ -81,6 +81,11 @@ begin
         raise exception 'the description of prompt "%" has more than 500 characters', new.slug
             using errcode = 'invalid_parameter_value', hint = 'Put the rest into the metadata of its versions.';
     end if;
+    -- Whoever may change a prompt does so under their own name.
+    if tg_op = 'UPDATE' and current_setting('session_replication_role') <> 'replica' then
+        new.updated_at := now();
+        new.updated_by := current_user;
+    end if;
     return new;
 end
 $$;
@@ -100,8 +105,8 @@ begin
         raise exception 'the metadata of a prompt are not a JSON object of up to 65536 characters'
             using errcode = 'invalid_parameter_value';
     end if;
-    if new.version is null or new.version < 1 then
-        raise exception 'versions of prompts are counted from 1' using errcode = 'invalid_parameter_value';
+    if new.version is null or new.version not between 1 and 1000000 then
+        raise exception 'versions of prompts are counted from 1 to 1000000' using errcode = 'invalid_parameter_value';
     end if;
     new.required_variables := steadytext.prompt_variables(new.template);
     return new;
@@ -202,7 +207,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_create(text, text, text, jsonb) is
-    'Keeps a template under a name, as version 1; returns the number of the prompt';
+    'Keeps a template under a name, as version 1; returns the id of the prompt';
 
 create function steadytext.prompt_id(p_slug text)
 returns uuid
@@ -249,7 +254,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_prompt_update(text, text, jsonb) is
-    'Adds a version to a prompt, which is its current one from then on; returns the number of the version';
+    'Adds a version to a prompt, which is its current one from then on; returns the id of the version';
 
 create function steadytext.builtin_prompt(slug text, version bigint)
 returns table (version_num integer, template text, required_variables text[])

@@ -119,6 +119,7 @@ grant execute on function
     steadytext.embed(text, boolean, bigint, text, text, text, boolean, text),
     steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
     steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    steadytext.with_written_order(text, text),
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
-use steadytext_engine::socket::FromEngine;
+use steadytext_engine::socket::{FromEngine, MAX_MESSAGE_BYTES};
 use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
@@ -157,7 +157,9 @@ pub(super) fn answers(
     let mut answers = vec![None; elements.len()];
     let (mut parts, mut questions, mut places) = (Vec::new(), Vec::new(), Vec::new());
     let mut chosen = None;
+    check_repeated(params, elements.len())?;
     for (place, element) in elements.iter().enumerate() {
+        interrupts::check();
         let Some(Element { text, texts }) = element else { continue };
         let checked = check(request_type, *text, texts.as_ref().map(<[_; 2]>::as_slice), params.clone());
         let Checked { subtasks, model, registry, question } = match checked {
@@ -191,6 +193,19 @@ pub(super) fn answers(
         answers[place] = answer;
     }
     Ok(answers)
+}
+
+/// Refuses parameters that are too much for so many elements, each of which is asked with all of them.
+fn check_repeated(params: &Map<String, Value>, elements: usize) -> Result<(), PgError> {
+    let bytes = serde_json::to_string(params).map_or(usize::MAX, |text| text.len()).saturating_mul(elements);
+    if bytes <= MAX_MESSAGE_BYTES {
+        return Ok(());
+    }
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("the parameters have {bytes} bytes for {elements} elements, {MAX_MESSAGE_BYTES} are allowed"),
+    )
+    .hint("Ask for fewer elements at a time, or with shorter examples and descriptions."))
 }
 
 /// An answer, and what it took.
@@ -247,9 +262,8 @@ pub(super) fn outcome(
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
-        "embed" => "text",
+        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
         "rerank" => "query",
-        "tokenize" => "text",
         _ => "prompt",
     };
     match text {

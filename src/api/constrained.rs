@@ -6,7 +6,7 @@
 use pgrx::Array;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
-use steadytext_engine::{Constraint, Error};
+use steadytext_engine::{Constraint, Error, keep_written_order};
 
 use super::call;
 use super::enqueue::enqueue;
@@ -141,6 +141,15 @@ fn generate_choice(
 
 fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error: OnError) -> Option<String> {
     on_error.settle(call::answer(request_type, Some(prompt), None, params).and_then(Answer::into_text))
+}
+
+/// A schema of another type than jsonb, whose text is `stored` as jsonb has it: the same, with the order of properties that it was
+/// written in.
+#[pg_extern(immutable, parallel_safe, strict)]
+fn with_written_order(written: &str, stored: String) -> String {
+    // What serde_json does not read is refused later, in words that say what is wrong with it.
+    let Ok(mut schema) = serde_json::from_str(written) else { return stored };
+    if keep_written_order(&mut schema) { schema.to_string() } else { stored }
 }
 
 fn with_schema(mut params: Map<String, Value>, schema: Option<&str>) -> Result<Map<String, Value>, PgError> {

@@ -13,7 +13,7 @@ use super::models::{may_diagnose, memory_limit_mb, of_engine};
 use crate::pg::catalog_cache::{self, Models};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::{engine_leader, environment, files, guc, shmem};
-use crate::registry::{self, Task, Wanted, is_obeyed};
+use crate::registry::{self, Task, Wanted, directory, is_obeyed};
 
 /// A line: what was checked, how it is, what was found, what to do.
 type Check = (String, &'static str, String, Option<String>);
@@ -21,6 +21,8 @@ type Check = (String, &'static str, String, Option<String>);
 const OK: &str = "ok";
 const WARNING: &str = "warning";
 const ERROR: &str = "error";
+/// Files in the directory that are looked at because nothing can be done with them.
+const MAX_LOOKED_AT: usize = 20;
 
 /// What the server sees.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -40,8 +42,9 @@ fn server_checks() -> TableIterator<
     let models = catalog_cache::models().or_raise();
     let mut needed_mb = 0;
     checks.extend(Task::ALL.map(|task| model(task, &models, &mut needed_mb)));
+    checks.extend(unusable(&models));
     checks.push(memory(needed_mb));
-    checks.push(directory());
+    checks.push(model_directory());
     checks.extend(variables());
     TableIterator::new(checks)
 }
@@ -104,14 +107,7 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
             Some("Put a GGUF file into pg_steadytext.model_dir.".to_owned()),
         );
     }
-    let settings = guc::engine();
-    let load = Load {
-        requests: settings.max_running,
-        tokens: 0,
-        threads: settings.threads.max(1),
-        kv_cache_type: settings.kv_cache_type,
-    };
-    let summary = match Summary::of(&resolved.source, load) {
+    let summary = match Summary::of(&resolved.source, of_settings()) {
         Ok((summary, _)) => summary,
         Err(error) => return failed(of_engine(error)),
     };
@@ -126,6 +122,64 @@ fn model(task: Task, models: &Models, needed_mb: &mut u64) -> Check {
         *needed_mb = (*needed_mb).max(memory.model.div_ceil(1 << 20));
     }
     (check, OK, detail, None)
+}
+
+/// As many requests as may run together, each with its model's context.
+fn of_settings() -> Load {
+    let settings = guc::engine();
+    Load {
+        requests: settings.max_running,
+        tokens: 0,
+        threads: settings.threads.max(1),
+        kv_cache_type: settings.kv_cache_type,
+    }
+}
+
+/// Models that somebody has registered or put into the directory, and that cannot be used.
+fn unusable(models: &Models) -> Vec<Check> {
+    const HINT: &str = "Requests that name no model pass it over. Put the right file there, correct the row in steadytext_models, or remove it.";
+    let mut checks = Vec::new();
+    let mut doubtful = Vec::new();
+    for (model, status) in models.iter().zip(registry::status(models)) {
+        let file = &model.file;
+        let wrong = match status.state {
+            "ready" => {
+                doubtful.extend(registry::registered_path(file).map(|path| (model.name.clone(), path)));
+                continue;
+            }
+            // Rows that came with the extension are what may be downloaded.
+            "missing" if model.is_default => continue,
+            "missing" => format!("its file \"{file}\" is not there"),
+            _ => status.reason.unwrap_or_else(|| format!("its file \"{file}\" cannot be used")),
+        };
+        checks.push((format!("model {}", model.name), WARNING, wrong, Some(HINT.to_owned())));
+    }
+    for entry in directory::entries().iter().filter(|entry| !models.iter().any(|row| row.file == entry.file))
+    {
+        let path = registry::path_of(entry).filter(|path| registry::is_there(path));
+        doubtful.extend(path.map(|path| (entry.name.clone(), path)));
+    }
+    // Of what a glance finds a use for, more is said when it is used.
+    doubtful.retain(|(_, path)| directory::tasks(path).is_empty());
+    for (name, path) in doubtful.into_iter().take(MAX_LOOKED_AT) {
+        let (detail, hint) = match Summary::of(&ModelSource::File(path), of_settings()) {
+            Ok((summary, _)) => match summary.refusals.into_iter().next() {
+                Some(refusal) => (refusal.reason, refusal.hint),
+                None => continue,
+            },
+            Err(error) => {
+                let error = of_engine(error);
+                (error.message, error.hint)
+            }
+        };
+        checks.push((
+            format!("model {name}"),
+            WARNING,
+            detail,
+            Some(hint.unwrap_or_else(|| HINT.to_owned())),
+        ));
+    }
+    checks
 }
 
 fn memory(needed_mb: u64) -> Check {
@@ -152,7 +206,7 @@ fn memory(needed_mb: u64) -> Check {
 }
 
 /// The directory of the models, and whether the server can keep its own files there.
-fn directory() -> Check {
+fn model_directory() -> Check {
     const CHECK: &str = "model directory";
     let name = guc::model_dir();
     let path = Path::new(&name);

@@ -21,6 +21,8 @@ use crate::registry::{self, Task, Wanted, directory};
 
 /// Longest text that a prompt is shown with, in characters.
 const MAX_SHOWN: usize = 10_000;
+/// Folders in that of an encoder: it has some for its layers, and one for each of other runtimes.
+const MAX_FOLDERS: usize = 64;
 
 /// All models by their names: the rows of the registry, what else is in the directory, and the builtin one.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -66,7 +68,7 @@ fn model_list() -> TableIterator<
             of.and_then(used_at),
         ));
     };
-    for model in models.iter() {
+    for model in models.iter().filter(|model| !registry::gives_way(model)) {
         let path = registry::registered_path(&model.file).ok();
         let tasks = vec![model.task.clone()];
         let preferred = if model.is_preferred { tasks.clone() } else { Vec::new() };
@@ -77,7 +79,7 @@ fn model_list() -> TableIterator<
             continue;
         };
         // A row of the same name comes first.
-        if models.iter().any(|model| model.name == entry.name) {
+        if models.iter().any(|model| model.name == entry.name && !registry::gives_way(model)) {
             continue;
         }
         let preferred = Card::read(&path).ok().flatten().map(|card| words(&card.preferred));
@@ -240,7 +242,7 @@ fn find(name: &str, models: &Models) -> Result<(Option<Task>, ModelSource), PgEr
     if name == registry::BUILTIN {
         return Ok((None, ModelSource::Builtin));
     }
-    let row = models.iter().find(|model| model.name == name);
+    let row = models.iter().find(|model| model.name == name && !registry::gives_way(model));
     if let Some(task) = row.and_then(|model| Task::ALL.into_iter().find(|task| task.name() == model.task)) {
         // A file that is another one than registered is looked at all the same.
         let path = row.and_then(|model| registry::registered_path(&model.file).ok());
@@ -286,7 +288,7 @@ fn model_remove(name: &str, delete_file: bool) -> bool {
 fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
     let installation = catalog_cache::installation()?;
     let models = catalog_cache::models()?;
-    let row = models.iter().find(|model| model.name == name);
+    let row = models.iter().find(|model| model.name == name && !(delete_file && registry::gives_way(model)));
     let path = match row {
         Some(_) if !delete_file => None,
         Some(model) if model.file.starts_with('/') => {
@@ -312,9 +314,27 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
         )
         .hint("With delete_file => true its files are deleted, for all databases of the server."));
     }
-    if let Some(path) = &path {
+    if let Some(path) = path.as_ref().filter(|_| delete_file) {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let (path, directory) = (real(path), real(Path::new(&guc::model_dir())));
+        if directory.starts_with(&path) {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                format!("the file of model \"{name}\" is the whole of pg_steadytext.model_dir"),
+            )
+            .hint("Remove the model without its file."));
+        }
+        if let Some(inside) = model_inside(&path) {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+                format!("the folder of model \"{name}\" has another model in it: \"{}\"", inside.display()),
+            )
+            .hint("Remove that file first, or remove the model without its files."));
+        }
+        // What lies in its folder as well.
         let is_other = |model: &&Model| {
-            model.name != name && registry::registered_path(&model.file).is_ok_and(|other| other == *path)
+            model.name != name
+                && registry::registered_path(&model.file).is_ok_and(|other| real(&other).starts_with(&path))
         };
         if let Some(other) = models.iter().find(is_other) {
             return Err(PgError::new(
@@ -344,6 +364,28 @@ fn remove(name: &str, delete_file: bool) -> Result<bool, PgError> {
     Ok(any)
 }
 
+/// A GGUF file somewhere in a folder, which an encoder's has not.
+fn model_inside(folder: &Path) -> Option<std::path::PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    let mut looked_at = 0;
+    while let Some(folder) = folders.pop().filter(|_| looked_at < MAX_FOLDERS) {
+        looked_at += 1;
+        for entry in folder.read_dir().into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ if is_gguf(&entry.path()) => return Some(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    // What is so large is no encoder's folder.
+    folders.pop()
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
 /// Deletes the files of a model and what stands beside them. Whether there was a model.
 fn delete(path: &Path) -> io::Result<bool> {
     let missing = |error: io::Error| {
@@ -352,11 +394,7 @@ fn delete(path: &Path) -> io::Result<bool> {
     let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
     // Whatever a row says: nothing but models is deleted.
     let has_name = path.components().next_back().is_some_and(|last| matches!(last, Component::Normal(_)));
-    let is_model = if is_folder {
-        path.join("config.json").is_file()
-    } else {
-        path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
-    };
+    let is_model = if is_folder { path.join("config.json").is_file() } else { is_gguf(path) };
     if !has_name || !is_model {
         return Ok(false);
     }

@@ -13,6 +13,8 @@ use crate::request::prompts as builtin;
 
 /// Values in the variables of a prompt, those in lists and objects included.
 const MAX_VALUES: usize = 10_000;
+/// Bytes that they have together.
+const MAX_VARIABLE_BYTES: usize = 1 << 24;
 
 /// Names of the variables that a template uses, sorted.
 #[pg_extern(immutable, parallel_safe)]
@@ -57,6 +59,14 @@ fn values(variables: Jsonb<'_>) -> Result<Map<String, Value>, PgError> {
         PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
             .hint("Give an object with a value for each variable, as {\"name\": \"value\"}.")
     };
+    let bytes = variables.len();
+    if bytes > MAX_VARIABLE_BYTES {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("the variables of a prompt have {bytes} bytes, at most {MAX_VARIABLE_BYTES} are allowed"),
+        )
+        .hint("A prompt is no longer than max_prompt_bytes allows, whatever it is made of."));
+    }
     let Some(root @ Item::Object(_)) = variables.root() else {
         return Err(invalid("the variables of a prompt are not a JSON object"));
     };

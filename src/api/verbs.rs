@@ -13,7 +13,7 @@ use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
 use crate::request::arguments::{classify_params, verb_params};
-use crate::request::params::check_elements;
+use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
 use crate::request::{Answer, Categories, OnError, batch_checks, unexpected};
 
 /// Texts as they come from SQL.
@@ -182,6 +182,9 @@ fn with_categories(
     descriptions: Texts<'_>,
     examples: Option<Jsonb<'_>>,
 ) -> Result<Map<String, Value>, PgError> {
+    // Before anything is made of them.
+    let bytes = examples.map_or(0, Jsonb::len);
+    check_bytes_of_params("classify", bytes, &*catalog_cache::config()?)?;
     params.extend(classify_params(task_description, method, threshold));
     params.extend(listed("categories", categories)?);
     params.extend(listed("descriptions", descriptions)?);

@@ -47,6 +47,7 @@ pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
 pub use constraints::bench as constraint_bench;
+pub use constraints::ordering::keep_written_order;
 pub use error::Error;
 pub use identity::{KERNEL_VERSION, ModelIdentity};
 pub use kernels::attention::KvCacheType;

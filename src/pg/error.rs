@@ -213,6 +213,7 @@ pub(crate) fn of_hub(error: &steadytext_engine::hub::HubError) -> PgError {
         HubError::TooManyRequests { .. } => (Code::ERRCODE_INSUFFICIENT_RESOURCES, None),
         HubError::Protocol { .. } => (Code::ERRCODE_PROTOCOL_VIOLATION, None),
         HubError::Damaged { .. } | HubError::NotRegistered { .. } => (Code::ERRCODE_DATA_CORRUPTED, None),
+        HubError::Taken { .. } => (Code::ERRCODE_DUPLICATE_FILE, None),
         HubError::DiskFull { .. } => (Code::ERRCODE_DISK_FULL, None),
         HubError::File { .. } => (Code::ERRCODE_IO_ERROR, None),
         HubError::Cancelled => (Code::ERRCODE_QUERY_CANCELED, None),

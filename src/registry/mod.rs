@@ -124,7 +124,7 @@ pub(crate) fn resolve(task: Task, wanted: Wanted<'_>, models: &Models) -> Result
 ///
 /// Those of [`resolve`].
 pub(crate) fn of_any_task(asked: Option<&str>, models: &Models) -> Result<Resolved, PgError> {
-    let row = asked.and_then(|name| models.iter().find(|model| model.name == name));
+    let row = asked.and_then(|name| row(name, models));
     let task = row.and_then(|row| Task::ALL.into_iter().find(|task| task.name() == row.task));
     Ok(look_for(task.unwrap_or(Task::Generate), asked, models)?.alone())
 }
@@ -232,6 +232,11 @@ pub(crate) fn status(models: &Models) -> Vec<Status> {
     models.iter().map(of).collect()
 }
 
+/// Whether there is a model at a path of the registry.
+pub(crate) fn is_file_there(file: &str) -> bool {
+    registered_path(file).is_ok_and(|path| is_there(&path))
+}
+
 /// Refuses names that [`resolve`] would not find.
 ///
 /// # Errors
@@ -242,6 +247,17 @@ pub(crate) fn check(task: Task, name: &str, models: &Models) -> Result<(), PgErr
         return Ok(());
     }
     find(task, name, models).map(|_| ())
+}
+
+/// The row of a name.
+fn row<'a>(name: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.name == name).filter(|model| !gives_way(model))
+}
+
+/// Whether a file or folder of the row's name is meant by it: the row came with the extension, nobody has changed it, and its own
+/// file is not there.
+pub(crate) fn gives_way(row: &Model) -> bool {
+    row.is_default && !is_file_there(&row.file) && !matches!(entry(&row.name), Ok(None))
 }
 
 /// What a name stands for.
@@ -260,7 +276,7 @@ fn find<'a>(task: Task, name: &str, models: &'a Models) -> Result<Found<'a>, PgE
         )
         .hint(known(task, name, models))
     };
-    if let Some(model) = models.iter().find(|model| model.name == name) {
+    if let Some(model) = row(name, models) {
         return if model.task == task.name() {
             Ok(Found::Row(model))
         } else {
@@ -301,7 +317,7 @@ fn entry(name: &str) -> Result<Option<Entry>, PgError> {
 ///
 /// 42710 where several have it.
 pub(crate) fn named_file(name: &str, models: &Models) -> Result<Option<PathBuf>, PgError> {
-    if models.iter().any(|model| model.name == name) {
+    if row(name, models).is_some() {
         return Ok(None);
     }
     Ok(entry(name)?.and_then(|entry| path_of(&entry)))
@@ -317,37 +333,45 @@ fn shown(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
-/// Which models there are for a task: those whose names are close, or the first ones.
+/// Which models of a task could be meant: those whose names are close, or those that are there.
 fn known(task: Task, name: &str, models: &Models) -> String {
-    let rows = models.iter().filter(|model| model.task == task.name()).map(|model| model.name.clone());
+    let rows = models.iter().filter(|model| model.task == task.name());
+    let (here, elsewhere): (Vec<_>, Vec<_>) = rows.partition(|model| is_file_there(&model.file));
+    let mut here: Vec<String> = here.into_iter().map(|model| model.name.clone()).collect();
     let files = directory::entries();
     let files = files.iter().take(MAX_SHOWN).filter(|entry| {
         path_of(entry)
             .is_some_and(|path| is_there(&path) && directory::tasks(&path).contains(&task.of_card()))
     });
-    let mut names: Vec<String> = rows.collect();
     for entry in files {
-        if !names.iter().any(|name| name.to_lowercase() == entry.name.to_lowercase()) {
-            names.push(entry.name.clone());
+        let is_of_a_row = models.iter().any(|model| model.file == entry.file);
+        if !is_of_a_row && !here.iter().any(|name| name.to_lowercase() == entry.name.to_lowercase()) {
+            here.push(entry.name.clone());
         }
     }
-    let mut close: Vec<(usize, &String)> = names
-        .iter()
-        .map(|known| (levenshtein(&shown(name).to_lowercase(), &known.to_lowercase()), known))
-        .filter(|(distance, known)| *distance <= known.chars().count() / 3 + 1)
-        .collect();
-    close.sort_unstable();
-    let quoted = |name: &str| format!("\"{name}\"");
+    let distance = |known: &str| levenshtein(&shown(name).to_lowercase(), &known.to_lowercase());
+    let mut close: Vec<(usize, String)> = Vec::new();
+    let mut add = |known: &str, words: &str| {
+        let distance = distance(known);
+        // A name of the other task's is no misspelling of a short one.
+        if distance > 0 && distance <= known.chars().count() / 4 + 1 {
+            close.push((distance, format!("\"{known}\"{words}")));
+        }
+    };
+    here.iter().for_each(|known| add(known, ""));
+    elsewhere.iter().for_each(|model| add(&model.name, ", which is not downloaded"));
+    close.sort();
     if !close.is_empty() {
-        let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| quoted(name)).collect();
+        let close: Vec<String> = close.into_iter().take(3).map(|(_, name)| name).collect();
         return format!(
             "Did you mean {}? steadytext_model_list() shows the models there are.",
-            close.join(", ")
+            close.join(", or ")
         );
     }
-    let known: Vec<String> = names.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted).collect();
+    let quoted = |name: &str| format!("\"{name}\"");
+    let known: Vec<String> = here.iter().map(String::as_str).take(8).chain([BUILTIN]).map(quoted).collect();
     format!(
-        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them, in steadytext_models or as files in pg_steadytext.model_dir.",
+        "Models for this task: {}. steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.",
         known.join(", ")
     )
 }

@@ -17,6 +17,7 @@ use super::asked::{Asked, truncates};
 use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Subtasks;
+use super::values::empty_text;
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
 
@@ -47,7 +48,7 @@ fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError>
     let given = asked.prompts.map(<[_]>::to_vec);
     let texts = elements(given, "Texts", config)?;
     if let Some(index) = texts.iter().position(|text| text.trim().is_empty()) {
-        return Err(refusal(format!("text {}: Text input cannot be empty", index + 1)));
+        return Err(empty_text(format!("text {}: Text input cannot be empty", index + 1)));
     }
     check_bytes(bytes(&texts), "the texts", config)?;
     Ok(texts)
@@ -130,7 +131,7 @@ fn read<'a>(asked: Asked<'a>, config: &Config) -> Result<Texts<'a>, PgError> {
     };
     let queries = elements(queries, "Queries", config)?;
     if queries.iter().any(|query| query.trim().is_empty()) {
-        return Err(refusal("Query cannot be empty"));
+        return Err(empty_text("Query cannot be empty"));
     }
     let documents = elements(documents, "Documents", config)?;
     check_total(&queries, &documents, config)?;
@@ -145,7 +146,7 @@ fn elements<'a>(
 ) -> Result<Vec<&'a str>, PgError> {
     // A single query that is NULL.
     if what == "Queries" && array.as_deref() == Some(&[None]) {
-        return Err(refusal("Query cannot be empty"));
+        return Err(empty_text("Query cannot be empty"));
     }
     let array = array.filter(|array| !array.is_empty());
     let Some(array) = array else {
@@ -155,7 +156,10 @@ fn elements<'a>(
     let mut texts = Vec::with_capacity(array.len());
     for (index, text) in array.into_iter().enumerate() {
         let Some(text) = text else {
-            return Err(refusal(format!("{what} cannot contain null elements")));
+            return Err(PgError::raised(format!("{what} cannot contain null elements"))
+                .detail(format!("Element {} is NULL.", index + 1))
+                .hint("Leave them out, for example with array_remove(…, null).")
+                .lasting());
         };
         check_length(text, || format!("element {} of the {}", index + 1, what.to_lowercase()), config)?;
         texts.push(text);

@@ -9,7 +9,7 @@ use super::asked::Asked;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
 pub(crate) use super::values::{check_length, invalid, too_long};
-use super::values::{in_range, require};
+use super::values::{empty_text, in_range, require};
 use super::{conversation, options, params, verb_checks};
 use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
@@ -108,7 +108,7 @@ fn twice(what: &str, column: &str, other: &str) -> PgError {
 
 fn check_text(text: Option<&str>, if_empty: &'static str, config: &Config) -> Result<(), PgError> {
     if text.is_none_or(|text| text.trim().is_empty()) {
-        return Err(PgError::raised(if_empty).lasting());
+        return Err(empty_text(if_empty));
     }
     check_length(text.map_or(0, str::len), config)
 }

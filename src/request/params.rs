@@ -51,7 +51,7 @@ const RERANK: &[&str] = &[
 ];
 
 /// What all judgements take, what classifications take beside it, and with a threshold.
-const VERB: &[&str] = &["seed", "use_cache", "model", "size"];
+const VERB: &[&str] = &["seed", "use_cache", "model", "size", "default_model"];
 const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
 const CLASSIFY_MULTI: &[&str] =
     &["categories", "task_description", "descriptions", "examples", "method", "threshold"];

@@ -188,7 +188,8 @@ fn locate(parts: &[Subtasks], index: usize) -> (usize, usize) {
 /// A text by its length and the beginning of its SHA-256.
 pub(crate) fn description(what: &str, text: &str) -> String {
     let digest = hex(&Sha256::digest(text));
-    format!("{what} has {} bytes, and its SHA-256 begins with {}", text.len(), &digest[..8])
+    let bytes = if text.len() == 1 { "byte" } else { "bytes" };
+    format!("{what} has {} {bytes}, and its SHA-256 begins with {}", text.len(), &digest[..8])
 }
 
 /// Which subtasks of a request were handed over, and what has come back.

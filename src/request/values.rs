@@ -21,6 +21,13 @@ pub(crate) fn check_length(bytes: usize, config: &Config) -> Result<(), PgError>
     Ok(())
 }
 
+/// That there is no text to compute anything of.
+pub(crate) fn empty_text(message: impl Into<String>) -> PgError {
+    PgError::raised(message)
+        .hint("Leave out rows without text (WHERE … is not null); with on_error => 'null' functions that answer at once give NULL for them.")
+        .lasting()
+}
+
 /// Whether a value is a number from `low` to `high`.
 pub(super) fn in_range(value: &Value, low: f64, high: f64) -> bool {
     value.as_f64().is_some_and(|number| (low..=high).contains(&number))

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::asked::Asked;
 use super::defaults;
 use super::prompts;
+use super::values::empty_text;
 use super::verbs::{Category, Classification, Example, Verb, Wanted};
 use crate::pg::error::PgError;
 use pgrx::PgSqlErrorCode;
@@ -50,21 +51,21 @@ pub(crate) fn read(asked: Asked<'_>) -> Result<Verb, PgError> {
     let is_empty = text.trim().is_empty();
     let question = |prompt: prompts::Prompt| prompt.render(minijinja::context! { prompt => text });
     match request_type {
-        "if" | "if_score" | "score" if is_empty => Err(refusal("Prompt cannot be empty")),
+        "if" | "if_score" | "score" if is_empty => Err(empty_text("Prompt cannot be empty")),
         "if" => Ok(Verb::If { prompt: question(prompts::IF)?, score: false }),
         "if_score" => Ok(Verb::If { prompt: question(prompts::IF)?, score: true }),
         "score" => Ok(Verb::Score { prompt: question(prompts::SCORE)? }),
         "similarity" => match texts {
             Some([Some(first), Some(second)]) => {
                 if first.trim().is_empty() || second.trim().is_empty() {
-                    return Err(refusal("Text input cannot be empty"));
+                    return Err(empty_text("Text input cannot be empty"));
                 }
                 Ok(Verb::Similarity { texts: [(*first).to_owned(), (*second).to_owned()] })
             }
             _ => Err(invalid("requests of type similarity compare two texts")
                 .hint("Put both of them into column prompts.")),
         },
-        _ if is_empty => Err(refusal("Text input cannot be empty")),
+        _ if is_empty => Err(empty_text("Text input cannot be empty")),
         _ => classification(request_type, text, asked.params).map(Verb::Classify),
     }
 }
@@ -101,15 +102,15 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
 
 fn categories(given: Option<&Value>, wanted: Wanted) -> Result<Vec<&str>, PgError> {
     let given = match given {
-        None | Some(Value::Null) => return Err(refusal("Categories array cannot be empty")),
+        None | Some(Value::Null) => return Err(PgError::raised("Categories array cannot be empty")),
         Some(Value::Array(given)) if given.is_empty() => {
-            return Err(refusal("Categories array cannot be empty"));
+            return Err(PgError::raised("Categories array cannot be empty"));
         }
         Some(Value::Array(given)) => given,
         Some(_) => return Err(invalid("categories must be an array of texts")),
     };
     if given.len() < 2 && !matches!(wanted, Wanted::AtLeast(_)) {
-        return Err(refusal("Must provide at least 2 categories"));
+        return Err(PgError::raised("Must provide at least 2 categories"));
     }
     if given.len() > MAX_CATEGORIES {
         let count = given.len();
@@ -186,10 +187,6 @@ fn examples(given: Option<&Value>, categories: &[&str]) -> Result<Vec<Example>, 
         Ok(Example { input: input.to_owned(), category: category.to_owned() })
     };
     given.iter().enumerate().map(example).collect()
-}
-
-fn refusal(message: &'static str) -> PgError {
-    PgError::raised(message).lasting()
 }
 
 fn invalid(message: impl Into<String>) -> PgError {

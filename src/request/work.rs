@@ -8,6 +8,7 @@ use super::asked::{Asked, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
+use super::values::empty_text;
 use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
@@ -50,10 +51,10 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
-        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
+        "generate" if is_empty => return Err(empty_text("Prompt cannot be empty")),
         "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
-            return Err(PgError::raised("Prompt cannot be empty").lasting());
+            return Err(empty_text("Prompt cannot be empty"));
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
@@ -66,7 +67,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
             }
             (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
         }
-        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
+        "embed" if is_empty => return Err(empty_text("Text input cannot be empty")),
         "embed" => {
             let embed =
                 Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };

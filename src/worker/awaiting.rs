@@ -1,11 +1,14 @@
-//! Claimed requests whose model is on its way: they are kept, with their leases, until its download has ended.
+//! Claimed requests whose model is on its way: their rows are kept, with their leases, until its download has ended, and then given
+//! back, to be claimed in their turn.
+//!
+//! Invariant: nothing of what they ask is kept, so that however many wait, there is room for requests of other models.
 
 use std::collections::HashMap;
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys;
 
-use super::claims::{Claimed, Held};
+use super::claims::Held;
 use crate::pg::error::PgError;
 use crate::pg::pulls::{self, Look, Ticket, Wanted};
 use crate::pg::transaction::transaction;
@@ -17,15 +20,24 @@ const MOST: usize = 4096;
 /// Requests that wait for downloads.
 #[derive(Default)]
 pub(super) struct Awaiting {
-    waiting: Vec<(Claimed, Ticket)>,
+    waiting: Vec<Waiting>,
     /// Downloads, by the names of their models.
     tickets: HashMap<String, Ticket>,
 }
 
-/// A request that has waited long enough.
-pub(super) struct Awaited {
-    pub(super) claimed: Claimed,
-    /// Whether its model is there now.
+struct Waiting {
+    held: Held,
+    owner: pg_sys::Oid,
+    ticket: Ticket,
+}
+
+/// A download that has ended.
+pub(super) struct EndedDownload {
+    /// The name of its model.
+    pub(super) model: String,
+    /// The rows that waited for it, and whose they are.
+    pub(super) rows: Vec<(Held, pg_sys::Oid)>,
+    /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
 
@@ -51,13 +63,13 @@ impl Awaiting {
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(&mut self, claimed: Claimed, ticket: Ticket) {
-        self.waiting.push((claimed, ticket));
+    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket) {
+        self.waiting.push(Waiting { held, owner, ticket });
     }
 
-    /// Those that need not wait any more.
-    pub(super) fn take(&mut self) -> Vec<Awaited> {
-        let mut awaited = Vec::new();
+    /// What need not be waited for any more.
+    pub(super) fn take(&mut self) -> Vec<EndedDownload> {
+        let mut ended = Vec::new();
         let tickets: Vec<(String, Ticket)> =
             self.tickets.iter().map(|(name, ticket)| (name.clone(), *ticket)).collect();
         for (name, ticket) in tickets {
@@ -67,30 +79,25 @@ impl Awaiting {
                 Look::Failed(error) => Err(error),
             };
             self.tickets.remove(&name);
-            for (claimed, _) in self.waiting.extract_if(.., |(_, waits_for)| *waits_for == ticket) {
-                awaited.push(Awaited { claimed, outcome: outcome.clone() });
-            }
+            let rows = self.waiting.extract_if(.., |waiting| waiting.ticket == ticket);
+            let rows = rows.map(|waiting| (waiting.held, waiting.owner)).collect();
+            ended.push(EndedDownload { model: name, rows, outcome });
         }
-        awaited
+        ended
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Length of their texts and parameters.
-    pub(super) fn bytes(&self) -> usize {
-        self.waiting.iter().map(|(claimed, _)| claimed.bytes).sum()
-    }
-
     /// Their rows.
     pub(super) fn held(&self) -> Vec<Held> {
-        self.waiting.iter().map(|(claimed, _)| claimed.held).collect()
+        self.waiting.iter().map(|waiting| waiting.held).collect()
     }
 
     /// Forgets rows that are no longer ours.
     pub(super) fn abandon(&mut self, lost: &[Held]) {
-        self.waiting.retain(|(claimed, _)| !lost.contains(&claimed.held));
+        self.waiting.retain(|waiting| !lost.contains(&waiting.held));
     }
 
     /// Forgets all of them; their rows.

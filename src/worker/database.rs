@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::awaiting::{Awaited, Awaiting};
+use super::awaiting::{Awaiting, EndedDownload};
 use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
 use super::due::Due;
@@ -373,7 +373,7 @@ impl Worker {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => return self.awaiting.add(claimed, ticket),
+                Ok(ticket) => return self.awaiting.add(claimed.held, claimed.owner, ticket),
                 Err(error) => {
                     let retry = error.is_transient();
                     (error, retry)
@@ -383,28 +383,26 @@ impl Worker {
         self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
     }
 
-    /// Goes on with requests whose model has arrived, or will not.
+    /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
     fn resume(&mut self) {
-        let awaited = self.awaiting.take();
-        if awaited.is_empty() {
+        let ended = self.awaiting.take();
+        if ended.is_empty() {
             return;
         }
-        let (config, registry) = (self.config.clone(), Rc::clone(&self.in_flight.registry));
-        for Awaited { claimed, outcome } in awaited {
-            let prepared = match (outcome, &config) {
-                (Ok(()), Some(config)) => prepare::prepare(&claimed, config, &registry),
-                (Ok(()), None) => Err(PgError::internal("there is no configuration")),
-                (Err(error), _) => Err(error),
-            };
-            match prepared {
-                Ok(prepared) => self.in_flight.add(&claimed, prepared, false),
-                Err(error) => {
-                    let retry = error.is_transient();
-                    self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+        let registry = Rc::clone(&self.in_flight.registry);
+        for EndedDownload { model, rows, outcome } in ended {
+            // What has arrived and cannot be found is not downloaded again and again.
+            let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
+            for (held, owner) in rows {
+                match &outcome {
+                    Ok(()) => self.outcomes.give_back(held, owner),
+                    Err(error) => {
+                        let retry = error.is_transient();
+                        self.outcomes.push(refused(held, owner, error.clone(), retry));
+                    }
                 }
             }
         }
-        self.hand_over();
         self.publish();
     }
 

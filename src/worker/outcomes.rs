@@ -77,6 +77,11 @@ impl Outcomes {
         self.ready.push(outcome);
     }
 
+    /// Adds a row that is to be given back, as nothing was done for it.
+    pub(super) fn give_back(&mut self, held: Held, owner: pg_sys::Oid) {
+        self.waiting.push(Waiting { held, owner, verdict: None, tries: 0, at: Instant::now() });
+    }
+
     /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.waiting.is_empty()
@@ -114,9 +119,8 @@ impl Outcomes {
         let (due, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.at <= now);
         self.waiting = waiting;
-        let mut retried = false;
         let mut failure = None;
-        self.give_back(worker, &due, &mut failure);
+        let mut retried = self.give_back_due(worker, &due, &mut failure);
         let mut tries: HashMap<Held, u32> = HashMap::new();
         for Waiting { held, owner, verdict, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
@@ -171,8 +175,9 @@ impl Outcomes {
         failure.map_or(Ok(retried), Err)
     }
 
-    /// Gives rows back whose answer was dropped.
-    fn give_back(&mut self, worker: &str, due: &[Waiting], failure: &mut Option<PgError>) {
+    /// Gives back rows without an answer. Whether there were any that could be.
+    fn give_back_due(&mut self, worker: &str, due: &[Waiting], failure: &mut Option<PgError>) -> bool {
+        let mut given_back = false;
         let rows: Vec<&Waiting> = due.iter().filter(|waiting| waiting.verdict.is_none()).collect();
         for part in rows.chunks(AT_ONCE) {
             let held: Vec<Held> = part.iter().map(|waiting| waiting.held).collect();
@@ -180,6 +185,7 @@ impl Outcomes {
                 failure.get_or_insert(error);
                 held.iter().map(|held| held.id).collect()
             });
+            given_back |= left.len() < held.len();
             for waiting in part.iter().filter(|waiting| left.contains(&waiting.held.id)) {
                 self.waiting.push(Waiting {
                     held: waiting.held,
@@ -190,6 +196,7 @@ impl Outcomes {
                 });
             }
         }
+        given_back
     }
 
     fn settle(&mut self, part: Vec<Outcome>, stored: &HashMap<i64, Stored>, tries: &HashMap<Held, u32>) {

@@ -216,6 +216,7 @@ select set_eq(
         'function steadytext_cache_key(text,text,json)',
         'function steadytext_cache_key(text,text,text)',
         'function steadytext_cancel_async_batch(uuid[])',
+        'function steadytext.with_written_order(text,text)',
         'function steadytext.generate_params(bigint,boolean,bigint,text,text,text,double precision,text,jsonb)',
         'function steadytext.embed_params(boolean,bigint,text,text,text,boolean,boolean)',
         'function steadytext.check_batch(text[],text)',

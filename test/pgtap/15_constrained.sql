@@ -1,7 +1,7 @@
 -- Generation along a constraint: rows, limits, messages, answers and rights. What masks and grammars do is
 -- tested in the engine.
 \ir setup.psql
-select plan(75);
+select plan(78);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -25,6 +25,16 @@ from unnest(array[
     steadytext_generate_json_async('x', 'true', priority => 9), steadytext_generate_regex_async('x', 'a', priority => 9),
     steadytext_generate_choice_async('x', array['a', 'b'], priority => 9)
 ]) as id, pg_temp.request(id) as r;
+-- jsonb would put answer before reasoning.
+select is(
+    (r).params -> 'schema' -> 'propertyOrdering', '["reasoning", "answer"]', form || ' keeps the order that a schema was written in')
+from (values
+    ('a literal', steadytext_generate_json_async('x', '{"properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}}')),
+    ('json', steadytext_generate_json_async('x', '{"properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}}'::json))
+) as v (form, id), pg_temp.request(v.id) as r;
+select is(
+    steadytext_generate_json('x', '{"type": "object", "properties": {"reasoning": {"type": "null"}, "answer": {"type": "null"}}, "required": ["reasoning", "answer"], "additionalProperties": false}', 40),
+    '{"reasoning": null, "answer": null}', 'and so does the answer');
 select isnt(st_generate_json_async('x', '{}'), null, 'st_generate_json_async enqueues');
 select isnt(st_generate_regex_async('x', 'a|b'), null, 'st_generate_regex_async enqueues');
 select isnt(st_generate_choice_async('x', array['a', 'b']), null, 'st_generate_choice_async enqueues');

@@ -73,7 +73,7 @@ from (
 create temporary table note (id integer, body text);
 insert into note values (1, 'one'), (2, ' '), (3, repeat('many words ', 9000));
 select is(pg_temp.detail_of('select steadytext_embed(body) from note where id <= 2'),
-    'The text has 1 bytes, and its SHA-256 begins with 36a9e7f1.', 'a blank text by its length and digest');
+    'The text has 1 byte, and its SHA-256 begins with 36a9e7f1.', 'a blank text by its length and digest');
 select results_eq(
     $$ select id from note where encode(sha256(convert_to(body, 'UTF8')), 'hex') like
            substring(pg_temp.detail_of('select steadytext_embed(body) from note where id <> 2') from 'begins with (\w+)') || '%' $$,

@@ -1,6 +1,6 @@
 -- The registry of prompts: templates, versions, values, rights.
 \ir setup.psql
-select plan(51);
+select plan(57);
 
 -- Templates and values.
 select isnt(steadytext_prompt_create('greeting', 'Hello {{ name }}!', 'A greeting'), null, 'a prompt is kept');
@@ -99,6 +99,22 @@ select is(pg_temp.run_as('st_root', $$ select (steadytext_prompt_create('steadyt
 select is(pg_temp.run_as('st_alice', $$ select (steadytext_prompt_update('of-alice', 'x') is not null)::text $$), 'true', 'its owner changes it');
 select is(pg_temp.run_as('st_root', $$ select (steadytext_prompt_update('of-alice', 'y') is not null)::text $$), 'true', 'so do administrators');
 select throws_ok($$ select pg_temp.run_as('st_stranger', 'select * from steadytext_prompt_list()') $$, '42501', null, 'strangers see nothing');
+select is(
+    pg_temp.run_as('st_alice', $$ update steadytext_prompts set updated_by = 'postgres', updated_at = '1999-01-01' where slug = 'of-alice' returning updated_by || (updated_at > '2000-01-01') $$),
+    'st_alicetrue', 'who changes a prompt cannot do so in the name of another role');
+select throws_ok(
+    $$ insert into steadytext_prompt_versions (prompt_id, version, template) select id, 2147483647, 'x' from steadytext_prompts where slug = 'of-alice' $$,
+    '22023', 'versions of prompts are counted from 1 to 1000000', 'no version is the last one');
+
+-- Comparing texts is work like making them, and variables have a limit.
+select is(steadytext_prompt_create('looks', '{% for i in range(40) %}{% for j in range(40) %}{% if "zz" in x or x == y or x < y %}{% endif %}{% endfor %}{% endfor %}done') is not null, true, 'a template that compares much');
+select is(steadytext_prompt_render('looks', '{"x": "aa", "y": "ab"}'), 'done', 'runs where that is little');
+select throws_like(
+    $$ select steadytext_prompt_render('looks', jsonb_build_object('x', repeat('a', 1000000), 'y', repeat('a', 1000001))) $$,
+    '%reads too much text%', 'and not where it is much');
+select throws_ok(
+    $$ select steadytext_prompt_render('looks', jsonb_build_object('x', repeat('a', 17000000), 'y', '')) $$, '54000', null,
+    'variables have a limit');
 select is(pg_temp.run_as('st_alice', $$ select steadytext_prompt_delete('of-alice') $$), 'true', 'its owner deletes it');
 select results_eq(
     $$ select steadytext_prompt_delete('of-alice'), (select count(*) from steadytext_prompt_versions where template = 'y') $$,

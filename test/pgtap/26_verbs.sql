@@ -1,6 +1,6 @@
 -- Judgements: values, arrays, NULLs, limits, rows, rights and plans. What models think is tested in the engine.
 \ir setup.psql
-select plan(139);
+select plan(141);
 
 create temporary table texts as
 select * from (values
@@ -200,6 +200,16 @@ select throws_ok(format('select pg_temp.run_as(%L, %L)', 'st_stranger', 'select 
 select isnt(pg_temp.run_as('st_alice', $$ select steadytext_if('x') $$), null, 'a user may');
 select isnt(pg_temp.run_as('st_alice', $$ select steadytext_classify_async('x', array['a', 'b']) $$), null, 'and enqueue');
 select isnt(pg_temp.run_as('st_alice', $$ select steadytext_similarity_async('x', 'y') $$), null, 'also what compares');
+
+-- What all elements are asked with is bounded together.
+select throws_ok(
+    $$ select steadytext_classify(array_fill('x'::text, array[1000]), array['a', 'b'],
+        examples => (select jsonb_agg(jsonb_build_object('input', repeat('w', 9000), 'category', 'a')) from generate_series(1, 100))) $$,
+    '54000', null, 'examples for each of many elements');
+select throws_ok(
+    $$ select steadytext_classify('x', array['a', 'b'],
+        examples => (select jsonb_agg(jsonb_build_object('input', repeat('w', 90000), 'category', 'a')) from generate_series(1, 90))) $$,
+    '54000', null, 'examples that no queue would take');
 
 select * from finish();
 rollback;

@@ -52,6 +52,12 @@ impl Borders {
         })
     }
 
+    /// The number of the best kind that has a border there; that of kinds where none has.
+    pub(super) fn rank(&self, at: usize) -> usize {
+        let has = |kind: &Vec<u32>| kind.binary_search(&(at as u32)).is_ok();
+        self.kinds.iter().position(has).unwrap_or(self.kinds.len())
+    }
+
     /// Whether a heading begins there.
     pub(super) fn is_heading(&self, at: usize) -> bool {
         let headings = self.kinds.first().filter(|_| self.has_headings);

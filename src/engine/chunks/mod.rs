@@ -2,7 +2,7 @@
 //!
 //! The text is gone through once. A chunk takes as many tokens as fit, and ends at the last border of the best kind among
 //! them: a heading before a paragraph, a paragraph before a line, and so on ([`borders`]); the next one begins there, or a
-//! little before. Where tokens end is known from the tokens of the whole text, which may be others than those of a piece: so
+//! little before, unless something would be broken for that which fits otherwise. Where tokens end is known from the tokens of the whole text, which may be others than those of a piece: so
 //! each chunk is tokenized by itself in the end, and is shortened where that makes it too long.
 //!
 //! Invariant: chunks are stretches of the text, in their order, each of which ends behind the one before; none begins or ends
@@ -109,7 +109,7 @@ impl Cutter<'_> {
         let (mut counted, mut characters) = (0, 0);
         let (mut from, mut cut) = (self.begin(0), 0);
         while from < text.len() {
-            let Some((start, end, next_cut, tokens)) = self.chunk(from, cut)? else {
+            let Some((start, end, next_cut, tokens)) = self.chunk_at_best(from, cut)? else {
                 // What overlaps leaves no room for anything new.
                 from = self.begin(cut);
                 continue;
@@ -126,6 +126,29 @@ impl Cutter<'_> {
             from = self.next_start(from.max(start), cut);
         }
         Ok(chunks)
+    }
+
+    /// [`Cutter::chunk`], which overlaps the one before only where that does not break what would be whole without.
+    fn chunk_at_best(
+        &self,
+        from: usize,
+        before: usize,
+    ) -> Result<Option<(usize, usize, usize, usize)>, Error> {
+        let found = self.chunk(from, before)?;
+        let Some((_, _, cut, _)) = found else { return Ok(None) };
+        let (behind, rank) = (self.begin(before), self.rank(cut));
+        if from < behind && rank > 0 {
+            let alone = self.chunk(behind, before)?;
+            if alone.is_some_and(|(_, _, cut, _)| self.rank(cut) < rank) {
+                return Ok(alone);
+            }
+        }
+        Ok(found)
+    }
+
+    /// How good a place to cut is: the end of the text is the best one.
+    fn rank(&self, cut: usize) -> usize {
+        if cut >= self.how.text.len() { 0 } else { self.borders.rank(cut) }
     }
 
     /// The chunk that begins at `from` and is cut behind `before`: where it begins and ends without white space, where it is
@@ -401,6 +424,20 @@ mod tests {
             assert!(pair[1].start < end, "{pieces:?}");
             assert!(pieces.iter().all(|piece| piece.ends_with('.')), "{pieces:?}");
         }
+    }
+
+    #[test]
+    fn what_would_be_whole_is_not_broken_for_an_overlap() {
+        let text = "A tuple is a row version. A page holds several. VACUUM reclaims them.";
+        let found = cut(text, 12, 6, Strategy::Sentence);
+        let found = texts(text, &found);
+        assert!(found.len() > 1 && found.iter().all(|piece| piece.ends_with('.')), "{found:?}");
+        let fence = "```\nselect one;\nselect two;\n```";
+        let text = format!("Words before the code.\n\n{fence}\n\nWords behind the code.");
+        let size = tokenizer().encode(fence).unwrap().len() + 1;
+        let found = cut(&text, size, size / 2, Strategy::Markdown);
+        let found = texts(&text, &found);
+        assert!(found.iter().any(|piece| piece.contains(fence)), "{found:?}");
     }
 
     #[test]

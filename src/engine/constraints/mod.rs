@@ -19,7 +19,7 @@ mod closing;
 mod grammar;
 mod guide;
 mod matcher;
-mod ordering;
+pub(crate) mod ordering;
 mod plain;
 mod regular;
 mod schema;

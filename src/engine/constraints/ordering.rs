@@ -11,6 +11,9 @@ use crate::Error;
 const KEYWORD: &str = "propertyOrdering";
 /// Keywords whose values are documents rather than schemas.
 const DOCUMENTS: [&str; 4] = ["const", "enum", "default", "examples"];
+/// Keywords whose values are schemas by names of their own.
+const SCHEMAS_BY_NAME: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
 
 /// Puts the properties of all schemas in a schema, whose nesting is bounded, into the order that it asks for.
 ///
@@ -58,11 +61,47 @@ fn order(keywords: &mut Map<String, Value>, names: &[Value]) -> Result<(), Error
     Ok(())
 }
 
+/// Adds the keyword wherever PostgreSQL's type jsonb, which orders names by their length and then by their bytes, would forget the
+/// order in which properties are written. Whether it was added anywhere.
+pub fn keep_written_order(schema: &mut Value) -> bool {
+    match schema {
+        Value::Array(items) => items.iter_mut().fold(false, |added, item| keep_written_order(item) | added),
+        Value::Object(keywords) => {
+            let mut added = false;
+            if !keywords.get(KEYWORD).is_some_and(Value::is_array)
+                && let Some(names) = keywords.get("properties").and_then(forgotten_order)
+            {
+                keywords.insert(KEYWORD.to_owned(), names);
+                added = true;
+            }
+            for (keyword, value) in keywords.iter_mut() {
+                added |= match value {
+                    // Their names are not keywords.
+                    Value::Object(schemas) if SCHEMAS_BY_NAME.contains(&keyword.as_str()) => {
+                        schemas.values_mut().fold(false, |added, schema| keep_written_order(schema) | added)
+                    }
+                    _ if DOCUMENTS.contains(&keyword.as_str()) => false,
+                    value => keep_written_order(value),
+                };
+            }
+            added
+        }
+        _ => false,
+    }
+}
+
+/// The names of properties in their order, where jsonb would put them into another one.
+fn forgotten_order(properties: &Value) -> Option<Value> {
+    let names: Vec<&String> = properties.as_object()?.keys().collect();
+    let is_kept = names.is_sorted_by_key(|name| (name.len(), name.as_bytes()));
+    (!is_kept).then(|| names.into_iter().cloned().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
-    use super::ordered;
+    use super::{keep_written_order, ordered};
 
     fn result(mut schema: Value) -> Option<String> {
         ordered(&mut schema).ok().map(|()| schema["properties"].to_string())
@@ -92,5 +131,28 @@ mod tests {
             assert!(result(json!({"properties": {"a": 1}, "propertyOrdering": list})).is_none());
         }
         assert!(result(json!({"propertyOrdering": []})).is_none());
+    }
+
+    #[test]
+    fn an_order_that_jsonb_would_forget_is_written_down() {
+        let kept = |schema: &str| {
+            let mut schema = serde_json::from_str(schema).unwrap();
+            let added = keep_written_order(&mut schema);
+            (added, schema.to_string())
+        };
+        let written = r#"{"properties":{"reasoning":{"properties":{"b":1,"a":2}},"answer":{}}}"#;
+        let with = r#"{"properties":{"reasoning":{"properties":{"b":1,"a":2},"propertyOrdering":["b","a"]},"answer":{}},"propertyOrdering":["reasoning","answer"]}"#;
+        assert_eq!(kept(written), (true, with.to_owned()));
+        for same in [
+            r#"{"properties":{"a":1,"b":2,"aa":{}}}"#,
+            r#"{"properties":{"b":1,"a":2},"propertyOrdering":["a"]}"#,
+            r#"{"const":{"properties":{"b":1,"a":2}}}"#,
+            // Properties of these names, which are no keywords.
+            r#"{"properties":{"properties":{"type":"string"}}}"#,
+            r#"{"$defs":{"properties":{"type":"string"}}}"#,
+            "true",
+        ] {
+            assert_eq!(kept(same), (false, same.to_owned()));
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -325,14 +326,23 @@ impl<'a> Client<'a> {
                 | StatusCode::TEMPORARY_REDIRECT
                 | StatusCode::PERMANENT_REDIRECT => {
                     let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-                    uri = target.and_then(|target| redirected(&uri, target)).ok_or_else(|| {
-                        HubError::Protocol { host, reason: "a redirect to where none may lead".to_owned() }
+                    uri = target
+                        .and_then(|target| redirected(&uri, target))
+                        .filter(|to| self.may_lead(to))
+                        .ok_or_else(|| HubError::Protocol {
+                        host,
+                        reason: "a redirect to where none may lead".to_owned(),
                     })?;
                 }
                 _ => return Err(self.refused(&uri, &response, what)),
             }
         }
         Err(self.protocol("one redirect after the other").into())
+    }
+
+    /// Whether a redirect may lead there: what is near the server only where the hub is near as well.
+    fn may_lead(&self, to: &Uri) -> bool {
+        !is_near(to) || is_near(&self.endpoint)
     }
 
     fn send(&self, uri: &Uri, range: Option<(u64, Option<&str>)>) -> Result<Response<Body>, Failed> {
@@ -499,6 +509,32 @@ fn is_private(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https") || matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
+/// Whether an address is one of this machine or of the networks around it, as far as it says so itself.
+fn is_near(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    if host == "localhost" || host.ends_with(".localhost") {
+        return true;
+    }
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => is_near_v4(address),
+        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => is_near_v4(address),
+            None => {
+                let first = address.segments()[0];
+                address.is_loopback()
+                    || address.is_unspecified()
+                    || first & 0xfe00 == 0xfc00
+                    || first & 0xffc0 == 0xfe80
+            }
+        },
+        Err(_) => false,
+    }
+}
+
+fn is_near_v4(address: Ipv4Addr) -> bool {
+    address.is_loopback() || address.is_private() || address.is_link_local() || address.is_unspecified()
+}
+
 /// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave encryption.
 fn redirected(from: &Uri, target: &str) -> Option<Uri> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?.as_str());
@@ -585,7 +621,7 @@ mod tests {
     use ureq::http::Uri;
 
     use super::{
-        Token, content_range, endpoint, is_excepted, is_private, is_same_origin, redirected, seconds,
+        Token, content_range, endpoint, is_excepted, is_near, is_private, is_same_origin, redirected, seconds,
     };
 
     fn uri(text: &str) -> Uri {
@@ -688,5 +724,32 @@ mod tests {
         assert!(Token::new(" \n").unwrap().is_none());
         let error = Token::new("hf_secret\r\nX: y").unwrap_err();
         assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn what_is_near_the_server_says_so() {
+        for near in [
+            "http://localhost:80/x",
+            "https://a.localhost/",
+            "http://127.8.0.1/",
+            "http://10.0.0.1/",
+            "http://192.168.1.1/",
+            "http://169.254.169.254/latest",
+            "http://0.0.0.0/",
+            "http://[::1]/",
+            "http://[fe80::1]/",
+            "http://[fd00::1]/",
+            "http://[::ffff:10.0.0.1]/",
+        ] {
+            assert!(is_near(&uri(near)), "{near}");
+        }
+        for far in [
+            "https://huggingface.co/",
+            "http://8.8.8.8/",
+            "https://[2001:db8::1]/",
+            "https://localhost.example/",
+        ] {
+            assert!(!is_near(&uri(far)), "{far}");
+        }
     }
 }

@@ -101,6 +101,14 @@ pub enum HubError {
         /// Hexadecimal digits.
         found: String,
     },
+    /// Another model has the name.
+    #[error("\"{file}\" is there already, and {from}")]
+    Taken {
+        /// The file or folder, below the directory of the models.
+        file: String,
+        /// Where it came from, in words.
+        from: String,
+    },
     /// There is not enough room.
     #[error("\"{file}\" needs {needed_mb} MB of room in \"{}\", and {available_mb} MB are free", directory.display())]
     DiskFull {
@@ -158,6 +166,9 @@ impl HubError {
             }
             HubError::NotRegistered { .. } => {
                 "The repository may have another version by now: correct sha256 of the model, or its revision, if the new one is right."
+            }
+            HubError::Taken { .. } => {
+                "Remove that model with its file first, or register this one under a file name of its own and download it by the registered name."
             }
             HubError::DiskFull { .. } => {
                 "Make room, or choose a smaller quantization. What has arrived is kept."

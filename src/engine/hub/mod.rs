@@ -16,6 +16,8 @@ mod place;
 mod progress;
 mod reference;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -78,6 +80,7 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
     let choice = choice::choose(&listing, &client.host(), order.reference.file.as_deref(), wanted.is_folder)?;
     progress.chosen(choice.said.as_deref());
     let name = order.name.clone().unwrap_or_else(|| choice.name.clone());
+    refuse_reserved(order, &name)?;
     let places = Places::new(order, &choice, &name, &listing)?;
     check_registered(order, &choice)?;
 
@@ -99,6 +102,7 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
         staging.leave();
         return Ok(pulled(size, true));
     }
+    places.refuse_others(order, directory, &target)?;
     let at_commit = Reference { revision: listing.commit.clone(), ..order.reference.clone() };
     let paths = || choice.files.iter().map(|file| Paths::new(&staging.path, file, &listing.commit));
     staging.keep_only(&paths().collect::<Vec<_>>());
@@ -123,6 +127,7 @@ pub fn pull(hub: &Hub, order: &Order, directory: &Path, progress: &Progress) -> 
         write_card(&card, &target)?;
         staging.place_folder(&files, &target)?;
     } else {
+        check_head(&arrived)?;
         let sha256 = hex(&whole.finalize());
         check_sha256(order, &choice.name, &sha256)?;
         card.sha256 = Some(sha256);
@@ -194,6 +199,25 @@ impl Places<'_> {
         Ok(Places { choice, registered, names })
     }
 
+    /// Refuses to replace a model that came from elsewhere, unless somebody has registered the file as this one's.
+    fn refuse_others(&self, order: &Order, directory: &Path, target: &Path) -> Result<(), HubError> {
+        let is_there =
+            target.symlink_metadata().is_ok() || self.names.iter().any(|name| directory.join(name).exists());
+        if order.name.is_some() || !is_there {
+            return Ok(());
+        }
+        let repository = Card::read(target).ok().flatten().and_then(|card| card.repository);
+        if repository.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(&order.reference.repository)) {
+            return Ok(());
+        }
+        let file = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let from = match repository {
+            Some(repository) => format!("it came from repository \"{repository}\""),
+            None => "nothing says that it came from there".to_owned(),
+        };
+        Err(HubError::Taken { file, from })
+    }
+
     /// The size of the model, if its files are there already and are those of the hub.
     fn are_there(
         &self,
@@ -251,6 +275,34 @@ fn check_registered(order: &Order, choice: &Choice) -> Result<(), HubError> {
         [Remote { sha256: Some(found), .. }] if !choice.is_folder => check_sha256(order, &choice.name, found),
         _ => Ok(()),
     }
+}
+
+/// Refuses names by which nobody would find the model, because they mean another one or none.
+fn refuse_reserved(order: &Order, name: &str) -> Result<(), HubError> {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
+    if !["builtin", "auto"].contains(&stem.as_str()) {
+        return Ok(());
+    }
+    Err(HubError::NoModel {
+        repository: order.reference.repository.clone(),
+        reason: format!("has a model that is called \"{name}\", a name with a meaning of its own"),
+        hint: "Register it under another file name, and download it by the registered name.".to_owned(),
+    })
+}
+
+/// Refuses to put into its place what every request would fail with.
+fn check_head(arrived: &[Arrived]) -> Result<(), HubError> {
+    for Arrived { path, .. } in arrived {
+        let mut head = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+        if read.is_err() || &head != b"GGUF" {
+            // Nothing is gone on from.
+            let _ = std::fs::remove_file(path);
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(HubError::Damaged { file, reason: "it is no GGUF file".to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn check_sha256(order: &Order, file: &str, found: &str) -> Result<(), HubError> {

@@ -26,6 +26,8 @@ use crate::sidecar;
 const BUFFER: usize = 256 << 10;
 /// Bytes after which they are written to the disk, so that what a busy server keeps in memory of them stays small.
 const SYNC_BYTES: u64 = 32 << 20;
+/// How much is written before the room that is left is looked at again.
+const MEASURED_BYTES: u64 = 8 << 20;
 const MAX_ETAG: u64 = 256;
 /// How often a file is fetched anew from its beginning because it was not what it should be.
 const MAX_DAMAGED: u32 = 1;
@@ -72,6 +74,7 @@ pub(super) struct Partial<'a> {
     file: File,
     length: u64,
     unsynced: u64,
+    unmeasured: u64,
     hash: Sha256,
     /// Of several files one after the other, up to here and up to the beginning of this one.
     whole: Sha256,
@@ -110,6 +113,7 @@ impl<'a> Partial<'a> {
             file,
             length: 0,
             unsynced: 0,
+            unmeasured: 0,
             hash: Sha256::new(),
             whole: whole.clone(),
             whole_before: whole.clone(),
@@ -270,6 +274,12 @@ impl<'a> Partial<'a> {
         self.count(bytes);
         self.progress.arrived(bytes.len() as u64);
         self.unsynced += bytes.len() as u64;
+        self.unmeasured += bytes.len() as u64;
+        if self.unmeasured >= MEASURED_BYTES {
+            self.unmeasured = 0;
+            // Not all hubs say how long a file is, and others write, too.
+            place::check_room(self.directory, &self.remote.path, 1)?;
+        }
         if self.unsynced >= SYNC_BYTES {
             self.unsynced = 0;
             self.file.sync_data().map_err(|error| self.failed(error))?;

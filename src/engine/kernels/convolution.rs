@@ -9,6 +9,7 @@ use super::exp::exp;
 use super::matrix::Instructions;
 use super::pool::Pool;
 use super::recurrence::{Place, each_position};
+use super::swiglu::add;
 
 /// Channels that a thread computes together. Their last inputs lie together in a state, the oldest first.
 const GROUP: usize = 64;
@@ -40,8 +41,15 @@ impl Taps {
         channels * (taps - 1)
     }
 
-    /// `x = silu(conv(x))` of rows `[rows, channels]`.
-    pub(crate) fn activated(&self, sequences: &[Rows<'_>], place: Place, x: &mut [f32], pool: &Pool) {
+    /// `x = silu(conv(x) + bias)` of rows `[rows, channels]`; the bias is `[channels]`, or empty.
+    pub(crate) fn activated(
+        &self,
+        sequences: &[Rows<'_>],
+        place: Place,
+        x: &mut [f32],
+        bias: &[f32],
+        pool: &Pool,
+    ) {
         let x = Disjoint::new(x);
         let instructions = pool.instructions();
         self.each(sequences, place, pool, &|row, channels, window| {
@@ -49,6 +57,9 @@ impl Taps {
             // SAFETY: these channels of this row are this thread's.
             let x = unsafe { x.range(start + channels.start..start + channels.end) };
             window.convolve(x);
+            if let Some(bias) = bias.get(channels) {
+                add(instructions, x, bias);
+            }
             silu(instructions, x);
         });
     }

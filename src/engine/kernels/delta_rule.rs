@@ -25,7 +25,7 @@ pub(crate) const LANES: usize = 16;
 /// Elements of matrices of a share of the pool's work: about two microseconds.
 const ELEMENTS_WORTH: usize = 16_384;
 /// Sums over keys are made of so many chains, which take the keys in turns and are folded in pairs.
-const CHAINS: usize = 4;
+pub(super) const CHAINS: usize = 4;
 
 /// The sizes of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -106,9 +106,13 @@ multiversion! {
 
 /// What a matrix is multiplied with: `exp(rate · softplus(x))`.
 pub(crate) fn decay(x: f32, rate: f32) -> f32 {
+    libm::exp(f64::from(rate) * softplus(x)) as f32
+}
+
+/// `ln(1 + exp(x))`.
+pub(crate) fn softplus(x: f32) -> f64 {
     let x = f64::from(x);
-    let softplus = if x > 20.0 { x } else { libm::log1p(libm::exp(x)) };
-    libm::exp(f64::from(rate) * softplus) as f32
+    if x > 20.0 { x } else { libm::log1p(libm::exp(x)) }
 }
 
 #[inline(always)]
@@ -150,8 +154,9 @@ fn learn_body(
     }
 }
 
+/// The sums over all chains.
 #[inline(always)]
-fn fold(sums: &[[f32; LANES]; CHAINS]) -> [f32; LANES] {
+pub(super) fn fold(sums: &[[f32; LANES]; CHAINS]) -> [f32; LANES] {
     std::array::from_fn(|lane| (sums[0][lane] + sums[2][lane]) + (sums[1][lane] + sums[3][lane]))
 }
 

@@ -55,6 +55,7 @@ pub(crate) mod rope;
 pub(crate) mod routing;
 pub(crate) mod softmax;
 pub(crate) mod sparsity;
+pub(crate) mod state_space;
 pub(crate) mod streams;
 pub(crate) mod swiglu;
 

@@ -15,6 +15,7 @@ use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
 use super::spec::{self, BlockSpec, Residual, Spec};
+use super::state_space::StateSpace;
 use super::streams::{Laurel, Update};
 use super::weights::vector;
 use super::workspace::Workspace;
@@ -52,6 +53,7 @@ enum Mixer {
     Attention(Attention),
     ShortConv(ShortConv),
     DeltaNet(Box<DeltaNet>),
+    StateSpace(Box<StateSpace>),
 }
 
 /// The norms around a half of a block.
@@ -109,6 +111,10 @@ impl Block {
                     let net = DeltaNet::load(gguf, packed, &name, *net, spec.norm, width)?;
                     Mixer::DeltaNet(Box::new(net))
                 }
+                spec::Mixer::StateSpace(space) => {
+                    let space = StateSpace::load(gguf, packed, &name, *space, spec.norm, width)?;
+                    Mixer::StateSpace(Box::new(space))
+                }
             },
             feed_forward_norms: norms(spec.feed_forward_norm, "post_ffw_norm", "layer_output_norm")?,
             feed_forward,
@@ -161,6 +167,7 @@ impl Block {
             }
             Mixer::ShortConv(conv) => conv.forward(norm, sequences, place, workspace, pool),
             Mixer::DeltaNet(net) => net.forward(norm, sequences, place, workspace, pool),
+            Mixer::StateSpace(space) => space.forward(norm, sequences, place, workspace, pool),
         }
         if self.spec.residual == Residual::PostNorm {
             return self.forward_post_norm(rows, workspace, pool);
@@ -295,6 +302,7 @@ impl Mixer {
             Mixer::Attention(attention) => &attention.output,
             Mixer::ShortConv(conv) => &conv.output,
             Mixer::DeltaNet(net) => &net.output,
+            Mixer::StateSpace(space) => &space.output,
         }
     }
 }

@@ -103,7 +103,7 @@ impl DeltaNet {
             }
             None => multiply_all(projections, x, None, ys, quantized, pool),
         }
-        self.taps.activated(sequences, place, inputs, pool);
+        self.taps.activated(sequences, place, inputs, &[], pool);
         let scale = 1.0 / (spec.dim as f32).sqrt();
         each_row(inputs, channels, pool, &|_, row| {
             let (queries, rest) = row.split_at_mut(spec.key_width());

@@ -23,6 +23,7 @@ mod rank;
 mod short_conv;
 pub(crate) mod spec;
 mod state;
+mod state_space;
 mod streams;
 mod weights;
 mod workspace;

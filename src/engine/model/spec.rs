@@ -165,6 +165,7 @@ pub(crate) enum Mixer {
     Attention,
     ShortConv(ShortConvSpec),
     DeltaNet(DeltaNetSpec),
+    StateSpace(StateSpaceSpec),
 }
 
 /// `out(c · conv(b · x))`, where b, c and x are projections of the input and `conv` is a causal convolution of each channel by
@@ -186,6 +187,21 @@ pub(crate) struct DeltaNetSpec {
     pub(crate) value_heads: usize,
     /// Elements of a head, of keys and of values.
     pub(crate) dim: usize,
+    /// Positions that the convolution sees, the own included.
+    pub(crate) taps: usize,
+}
+
+/// A selective state space as Mamba 2 has it ([Dao and Gu 2024](https://arxiv.org/abs/2405.21060)): each head has a matrix that
+/// forgets and takes in as much as the position says. What goes in and comes out goes through a causal convolution first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateSpaceSpec {
+    pub(crate) heads: usize,
+    /// Elements of a head.
+    pub(crate) dim: usize,
+    /// So many groups of heads, one after the other, are read and written alike.
+    pub(crate) groups: usize,
+    /// What is kept of each element of a head.
+    pub(crate) state: usize,
     /// Positions that the convolution sees, the own included.
     pub(crate) taps: usize,
 }
@@ -322,6 +338,18 @@ impl AttentionSpec {
             keys_are_values: false,
             shares: None,
         }
+    }
+}
+
+impl StateSpaceSpec {
+    /// Length of all heads of a row.
+    pub(crate) fn width(&self) -> usize {
+        self.heads * self.dim
+    }
+
+    /// Channels of the convolution: all heads, then what is written and what is read, of each group.
+    pub(crate) fn channels(&self) -> usize {
+        self.width() + 2 * self.groups * self.state
     }
 }
 

@@ -57,7 +57,7 @@ impl Matrix {
     /// [`Error::UnsupportedModel`] where they are not whole panels.
     pub(super) fn part(&self, outputs: Range<usize>) -> Result<Matrix, Error> {
         let Range { start, end } = outputs.clone();
-        if !(start.is_multiple_of(PANEL) && end.is_multiple_of(PANEL)) {
+        if !(start.is_multiple_of(PANEL) && (end.is_multiple_of(PANEL) || end == self.outputs)) {
             return Err(self.gguf.unsupported(format!(
                 "rows {start} to {end} of tensor \"{}\" are not a multiple of {PANEL}",
                 self.name

@@ -222,6 +222,7 @@ impl Widths {
                     Mixer::Attention => 0,
                     Mixer::ShortConv(conv) => conv.channels,
                     Mixer::DeltaNet(net) => net.value_width(),
+                    Mixer::StateSpace(space) => space.width(),
                 };
                 of_mixer.max(block.attention.heads.query * block.attention.heads.dim)
             }),
@@ -229,6 +230,7 @@ impl Widths {
                 let of_mixer = match block.mixer {
                     Mixer::Attention | Mixer::ShortConv(_) => 0,
                     Mixer::DeltaNet(net) => net.value_heads,
+                    Mixer::StateSpace(space) => space.heads,
                 };
                 of_mixer.max(block.attention.heads.kv * block.attention.heads.dim)
             }),
@@ -239,6 +241,7 @@ impl Widths {
                 Mixer::Attention => 0,
                 Mixer::ShortConv(conv) => 3 * conv.channels,
                 Mixer::DeltaNet(net) => net.channels(),
+                Mixer::StateSpace(space) => space.channels(),
             }),
             inner: most(&|block| block.feed_forward.inner().max(block.laurel.unwrap_or(0)))
                 .max(spec.per_layer.unwrap_or(0)),

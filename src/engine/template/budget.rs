@@ -18,7 +18,7 @@ const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_TOTAL_BYTES: usize = 1 << 23;
-/// Bytes that all filters, tests and methods look at together: what they make may be small, whatever they read.
+/// Bytes that all filters, tests, methods and comparisons look at together: what they make may be small, whatever they read.
 const MAX_READ_BYTES: usize = 1 << 24;
 /// Counted for a number or a list, beside its contents.
 pub(super) const NODE_BYTES: usize = 32;
@@ -103,17 +103,64 @@ impl Budget {
         Ok(())
     }
 
+    /// Bytes that are about to be looked at.
+    fn look_at(&self, bytes: usize) -> Result<(), Error> {
+        let read = self.read_bytes.fetch_add(bytes.min(MAX_READ_BYTES), Ordering::Relaxed);
+        if read.saturating_add(bytes) > MAX_READ_BYTES {
+            return Err(refuse("the template reads too much text"));
+        }
+        Ok(())
+    }
+
+    /// Two values that are about to be compared. Of two texts no more is looked at than the shorter one has.
+    fn compare(&self, left: &Value, right: &Value) -> Result<(), Error> {
+        let is_large = |value: &Value| {
+            !matches!(
+                value.kind(),
+                ValueKind::Undefined | ValueKind::None | ValueKind::Bool | ValueKind::Number
+            )
+        };
+        match (left.as_str(), right.as_str()) {
+            (Some(left), Some(right)) => self.look_at(left.len().min(right.len())),
+            _ if is_large(left) && is_large(right) => self.read([left, right]),
+            _ => Ok(()),
+        }
+    }
+
+    /// The operator of this name between two values.
+    pub(super) fn comparison(&self, operator: &str, left: &Value, right: &Value) -> Result<bool, Error> {
+        self.compare(left, right)?;
+        Ok(match operator {
+            "==" => left == right,
+            "!=" => left != right,
+            "<" => left < right,
+            "<=" => left <= right,
+            ">" => left > right,
+            _ => left >= right,
+        })
+    }
+
+    /// `value in container`.
+    pub(super) fn contains(
+        &self,
+        plain: &Environment<'_>,
+        value: &Value,
+        container: &Value,
+    ) -> Result<bool, Error> {
+        match container.as_str() {
+            Some(text) => self.look_at(text.len() + value.as_str().map_or(NODE_BYTES, str::len))?,
+            None => self.read([value, container])?,
+        }
+        plain.empty_state().perform_test("in", &[value.clone(), container.clone()])
+    }
+
     /// Values that are about to be looked at.
     fn read<'v>(&self, values: impl IntoIterator<Item = &'v Value>) -> Result<(), Error> {
         let (mut nodes, mut bytes) = (0, 0);
         for value in values {
             measure(value, 0, &mut nodes, &mut bytes)?;
         }
-        let read = self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if read.saturating_add(bytes) > MAX_READ_BYTES {
-            return Err(refuse("the template reads too much text"));
-        }
-        Ok(())
+        self.look_at(bytes)
     }
 
     /// A value that was made, if it is small enough.

@@ -3,7 +3,7 @@
 //! Templates come with model files and are programs. Bounded are: the length of the source, instructions
 //! (fuel), nesting of calls, the stack (compiling and dropping a deep expression recurses: it happens on a
 //! thread with a large stack), and memory (see `budget.rs`). For the last, the compiled program is rewritten
-//! so that every operation that makes a value goes through the budget; minijinja has no hook for that. The test
+//! so that every operation that makes a value, or looks at all of one, goes through the budget; minijinja has no hook for that. The test
 //! `fuel_and_depth_alone_bound_no_memory` shows what happens without: two instructions double a value.
 
 use std::borrow::Cow;
@@ -30,6 +30,8 @@ const MAX_FACTOR: u64 = 256;
 /// Names in expressions that are not those of variables.
 const CONSTANTS: [&str; 13] =
     ["true", "True", "false", "False", "none", "None", "and", "or", "not", "in", "is", "if", "else"];
+/// Operators whose work is that of what they compare.
+const COMPARISONS: [&str; 6] = ["==", "!=", "<", "<=", ">", ">="];
 pub(super) const FUEL: u64 = 100_000;
 pub(super) const MAX_CALL_DEPTH: usize = 64;
 /// A source of the size above cannot nest deeper than this can hold.
@@ -304,6 +306,15 @@ fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
     environment.add_function("*", move |left: Value, right: Value| python::multiply(&mine, &left, &right));
     let mine = budget.clone();
     environment.add_function("%", move |left: Value, right: Value| python::remainder(&mine, &left, &right));
+    for operator in COMPARISONS {
+        let mine = budget.clone();
+        environment.add_function(operator, move |left: Value, right: Value| {
+            mine.comparison(operator, &left, &right)
+        });
+    }
+    let (mine, plain) = (budget.clone(), Environment::new());
+    environment
+        .add_function("in", move |value: Value, container: Value| mine.contains(&plain, &value, &container));
     let mine = budget.clone();
     environment.add_function("[]", move |value: Value| mine.admit(value));
     let mine = budget.clone();
@@ -328,7 +339,7 @@ fn environment(budget: &Arc<Budget>, dialect: Dialect) -> Environment<'static> {
     environment
 }
 
-/// The program with every operation that makes a value going through the budget.
+/// The program with every operation that makes a value or compares some going through the budget.
 fn rewrite<'source>(
     program: &Instructions<'source>,
     name: &'source str,
@@ -348,6 +359,13 @@ fn rewrite<'source>(
             StringConcat => rewritten.push(CallFunction("~", Some(2))),
             Mul => rewritten.push(CallFunction("*", Some(2))),
             Rem => rewritten.push(CallFunction("%", Some(2))),
+            Eq => rewritten.push(CallFunction("==", Some(2))),
+            Ne => rewritten.push(CallFunction("!=", Some(2))),
+            Lt => rewritten.push(CallFunction("<", Some(2))),
+            Lte => rewritten.push(CallFunction("<=", Some(2))),
+            Gt => rewritten.push(CallFunction(">", Some(2))),
+            Gte => rewritten.push(CallFunction(">=", Some(2))),
+            In => rewritten.push(CallFunction("in", Some(2))),
             BuildList(_) | BuildMap(_) | Slice => {
                 rewritten.extend([instruction.clone(), CallFunction("[]", Some(1))]);
             }

@@ -82,8 +82,7 @@ fn passes_threads_and_truncations_change_no_byte_on_one_machine() {
             probe.truncate(kept);
             // Recurrent layers go back to where there is a copy of what they keep.
             let left = probe.len();
-            let recurrent =
-                matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35 | Architecture::Qwen35Moe);
+            let recurrent = architecture.is_recurrent_family();
             assert!(
                 left == kept || recurrent && left < kept && left.is_multiple_of(64),
                 "{architecture:?}: {left}"
@@ -210,7 +209,9 @@ fn end(events: &Receiver<Event>) -> (Option<ModelIdentity>, Result<Output, Error
 
 #[test]
 fn whole_requests_run_on_candle_and_batch_mates_guesses_and_kept_prefixes_change_no_byte() {
-    for architecture in [Architecture::Qwen3, Architecture::Lfm2, Architecture::Qwen35] {
+    for architecture in
+        [Architecture::Qwen3, Architecture::Lfm2, Architecture::Qwen35, Architecture::GraniteHybrid]
+    {
         whole_requests(architecture);
     }
 }

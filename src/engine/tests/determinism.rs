@@ -96,8 +96,7 @@ fn a_truncated_cache_forgets() {
         for length in [149, 128, 127, 64, 63, 1, 0] {
             probe.truncate(length);
             // Recurrent layers go back to the end of a block.
-            let recurrent =
-                matches!(architecture, Architecture::Lfm2 | Architecture::Qwen35 | Architecture::Qwen35Moe);
+            let recurrent = architecture.is_recurrent_family();
             let kept = if recurrent { length / 64 * 64 } else { length };
             assert_eq!(probe.len(), kept, "{architecture:?}");
             // Something else in between, which must leave no trace.

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 const VERSION: i32 = 2;
 
 /// What is computed, and the first half of its SHA-256.
-const GOLDEN: [(&str, &str); 66] = [
+const GOLDEN: [(&str, &str); 68] = [
     ("builtin: logits", "678652d4134f589ca78b70db95ec2397"),
     ("builtin: texts", "690976f250f8e3ecf4eb38d24963b911"),
     ("builtin: embeddings", "8cfc0949722d1986f5a0b2b9dc715ead"),
@@ -65,6 +65,8 @@ const GOLDEN: [(&str, &str); 66] = [
     ("phi3", "c5e1fd1c26c410514a5c57b67dbce3bf"),
     ("granite", "5c67e8d5f98fd10e819a94792618785c"),
     ("granitemoe", "7e8bd20e81b0a3feec196cc461dfaf5e"),
+    ("granitehybrid", "ccf8dee7678637c7db235ad682e87c13"),
+    ("granitehybridmoe", "2b41172385941b3b9d69bd9f60f3fbb1"),
     ("olmo2", "0d01c977b6dd9d2ecbb95c09b7452672"),
     ("exaone4", "38d730a9dcb83d2a717d70f342085588"),
     ("glm4", "538da3435ef83aa7db54bbb5fef278d8"),

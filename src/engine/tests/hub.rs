@@ -34,7 +34,7 @@ fn bytes(seed: u32) -> Vec<u8> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    std::iter::repeat_with(next).take(1_000_000).collect()
+    b"GGUF".iter().copied().chain(std::iter::repeat_with(next)).take(1_000_000).collect()
 }
 
 fn order(reference: &str) -> Order {
@@ -491,6 +491,41 @@ fn a_repository_cannot_name_files_that_lead_out() {
     }
     let error = world.pull("acme/evil").unwrap_err();
     assert!(matches!(error, HubError::NoModel { .. }), "{error}");
+    assert!(world.names().is_empty());
+}
+
+#[test]
+fn a_model_of_another_repository_is_not_replaced_and_its_own_is() {
+    let world = world();
+    world.pull(REPOSITORY).unwrap();
+    world.hub.add("acme/evil", FILE, bytes(2));
+    let error = world.pull("acme/evil").unwrap_err();
+    assert!(matches!(&error, HubError::Taken { from, .. } if from.contains(REPOSITORY)), "{error}");
+    assert_eq!((world.read(FILE), world.hub.times(FILE)), (bytes(1), 1), "nothing was fetched");
+    // A file that somebody has put there.
+    std::fs::write(world.path().join("mine.gguf"), bytes(3)).unwrap();
+    world.hub.add("acme/mine", "mine.gguf", bytes(4));
+    assert!(matches!(world.pull("acme/mine").unwrap_err(), HubError::Taken { .. }));
+    assert_eq!(world.read("mine.gguf"), bytes(3));
+    // A new version of the same repository, and a file that is registered as the repository's.
+    world.hub.add(REPOSITORY, FILE, bytes(5));
+    world.pull(REPOSITORY).unwrap();
+    assert_eq!(world.read(FILE), bytes(5));
+    world.order(&Order { name: Some("mine.gguf".to_owned()), ..order("acme/mine") }).unwrap();
+    assert_eq!(world.read("mine.gguf"), bytes(4));
+}
+
+#[test]
+fn what_is_no_gguf_file_or_has_a_name_with_a_meaning_never_becomes_a_model() {
+    let world = world();
+    world.hub.add("acme/letter", "letter.gguf", b"Dear Sir or Madam".to_vec());
+    let error = world.pull("acme/letter").unwrap_err();
+    assert!(matches!(&error, HubError::Damaged { reason, .. } if reason.contains("no GGUF file")), "{error}");
+    for name in ["builtin.gguf", "AUTO.gguf"] {
+        world.hub.add(&format!("acme/{name}"), name, bytes(1));
+        let error = world.pull(&format!("acme/{name}")).unwrap_err();
+        assert!(matches!(error, HubError::NoModel { .. }), "{error}");
+    }
     assert!(world.names().is_empty());
 }
 

@@ -103,6 +103,20 @@ fn sizes_of_recurrent_layers_are_checked() {
     unsupported(&spec, |file| file.set("qwen35.rope.dimension_sections", sections), "dimension_sections");
     assert!(open(&spec, set("nextn_predict_layers", 1)).is_ok(), "the last layer is left out");
 
+    let spec = Spec::tiny(Architecture::GraniteHybrid);
+    let set = |key: &'static str, value: u32| {
+        move |file: &mut File| file.set(&format!("granitehybrid.{key}"), Value::U32(value))
+    };
+    corrupt(&spec, set("ssm.conv_kernel", 1), "granitehybrid.ssm.conv_kernel");
+    corrupt(&spec, set("ssm.group_count", 3), "8 heads in 3 groups");
+    corrupt(&spec, set("ssm.time_step_rank", 7), "7 heads in 2 groups");
+    corrupt(&spec, set("ssm.time_step_rank", u32::MAX), "granitehybrid.ssm.time_step_rank");
+    unsupported(&spec, set("ssm.time_step_rank", 16), "heads is 8");
+    unsupported(&spec, set("ssm.state_size", 24), "states is 24");
+    corrupt(&spec, set("ssm.state_size", 64), "ssm_in.weight");
+    corrupt(&spec, set("ssm.inner_size", 256), "ssm_in.weight");
+    corrupt(&spec, |file| file.remove("granitehybrid.ssm.state_size"), "granitehybrid.ssm.state_size");
+
     let spec = Spec::tiny(Architecture::Lfm2);
     corrupt(&spec, |file| file.set("lfm2.shortconv.l_cache", Value::U32(0)), "lfm2.shortconv.l_cache");
     unsupported(&spec, |file| file.set("lfm2.attention.causal", Value::Bool(false)), "both ways");

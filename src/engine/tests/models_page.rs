@@ -34,7 +34,7 @@ const SENTENCE_PIECE: (&str, &str) = ("llama", "");
 const PUBLISHED: &[Published] = &[
     Published {
         family: "llama",
-        models: "Llama 2 to 3.3, Mistral 7B and Nemo, SmolLM2, TinyLlama",
+        models: "Llama 2 to 3.3, Mistral 7B and Nemo, Mixtral, SmolLM2, TinyLlama",
         tokenizers: &[("gpt2", "llama-bpe"), ("gpt2", "smollm"), ("gpt2", "tekken"), SENTENCE_PIECE],
         templates: &[
             "meta-llama-Llama-3.1-8B-Instruct",
@@ -152,6 +152,20 @@ const PUBLISHED: &[Published] = &[
             "ibm-granite-granite-4.0",
             "ibm-granite-granite-4.1",
         ],
+        real: &[],
+    },
+    Published {
+        family: "granitemoe",
+        models: "Granite 3 with experts (1B A400M, 3B A800M)",
+        tokenizers: &[("gpt2", "refact")],
+        templates: &[],
+        real: &[],
+    },
+    Published {
+        family: "olmoe",
+        models: "OLMoE 1B 7B",
+        tokenizers: &[("gpt2", "olmo")],
+        templates: &[],
         real: &[],
     },
     Published {

@@ -70,6 +70,7 @@ fn models(directory: &TempDir) -> Vec<ModelSource> {
         spec(Architecture::Gemma3, mixed, Pooling::Last),
         spec(Architecture::Lfm2, Quantization::q4_k_m(), Pooling::Mean),
         spec(Architecture::Qwen35, mixed, Pooling::Last),
+        spec(Architecture::GraniteHybrid, mixed, Pooling::Mean),
         // Experts, and windows and sinks.
         spec(Architecture::GptOss, Quantization::mxfp4(), Pooling::Last),
     ];

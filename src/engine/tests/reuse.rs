@@ -225,6 +225,7 @@ fn recurrent_layers_reuse_whole_blocks_and_take_guesses_back() {
         (Architecture::Lfm2, spec(), 64),
         (Architecture::Qwen35, spec(), 64),
         (Architecture::Qwen35, large, 256),
+        (Architecture::GraniteHybrid, spec(), 64),
     ] {
         let spec = Spec { architecture, ..spec };
         let off = World::new(never(), &spec);

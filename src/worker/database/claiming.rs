@@ -54,7 +54,7 @@ impl Worker {
     }
 
     fn bytes_left(&self) -> usize {
-        MAX_BYTES.saturating_sub(self.in_flight.bytes() + self.outcomes.bytes() + self.awaiting.bytes())
+        MAX_BYTES.saturating_sub(self.in_flight.bytes() + self.outcomes.bytes())
     }
 
     /// Claims what the engine has room for. True: look at the engine again at once.

@@ -42,6 +42,10 @@ pub enum Architecture {
     Granite,
     /// The experts of Granite, beside one that all tokens use.
     GraniteMoe,
+    /// Granite 4: state spaces in most layers.
+    GraniteHybrid,
+    /// The same with experts.
+    GraniteHybridMoe,
     /// OLMo 3: norms of results only, windows.
     Olmo2,
     /// EXAONE 4: norms of results only.
@@ -121,6 +125,19 @@ fn delta_net(spec: &Spec) -> DeltaNet {
     }
 }
 
+/// The sizes of a state space.
+struct StateSpace {
+    dim: usize,
+    heads: usize,
+    groups: usize,
+    state: usize,
+}
+
+/// Twice as wide as the model: llama.cpp knows no others.
+fn state_space(spec: &Spec) -> StateSpace {
+    StateSpace { dim: spec.width / 4, heads: 8, groups: 2, state: 32 }
+}
+
 /// One layer in so many is attention where the others are not.
 fn interval(spec: &Spec) -> usize {
     if spec.layers < 8 { 2 } else { 4 }
@@ -128,7 +145,7 @@ fn interval(spec: &Spec) -> usize {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 25] = [
+    pub const ALL: [Architecture; 27] = [
         Architecture::Llama,
         Architecture::Llama3,
         Architecture::Mixtral,
@@ -147,6 +164,8 @@ impl Architecture {
         Architecture::Phi3,
         Architecture::Granite,
         Architecture::GraniteMoe,
+        Architecture::GraniteHybrid,
+        Architecture::GraniteHybridMoe,
         Architecture::Olmo2,
         Architecture::Exaone4,
         Architecture::Glm4,
@@ -174,6 +193,7 @@ impl Architecture {
             Architecture::Phi3 => "phi3",
             Architecture::Granite => "granite",
             Architecture::GraniteMoe => "granitemoe",
+            Architecture::GraniteHybrid | Architecture::GraniteHybridMoe => "granitehybrid",
             Architecture::Olmo2 => "olmo2",
             Architecture::Exaone4 => "exaone4",
             Architecture::Glm4 => "glm4",
@@ -190,6 +210,7 @@ impl Architecture {
             Architecture::Llama3 => "llama3",
             Architecture::Mixtral => "mixtral",
             Architecture::Gemma4Moe => "gemma4moe",
+            Architecture::GraniteHybridMoe => "granitehybridmoe",
             other => other.name(),
         }
     }
@@ -202,6 +223,11 @@ impl Architecture {
     /// Whether its models are mixtures of experts.
     pub fn has_experts(self) -> bool {
         self.traits().experts
+    }
+
+    /// Whether most of its layers keep what each position overwrites, so that a text can be cut only where there is a copy of it.
+    pub fn is_recurrent_family(self) -> bool {
+        self.traits().recurrent
     }
 
     /// Heads of keys and values for four of queries.
@@ -231,7 +257,7 @@ impl Architecture {
             // So many layers magnify the rounding of each otherwise.
             result_size: if self == Gemma3n { 0.3 } else { 1.0 },
             gated: matches!(self, Qwen35 | Qwen35Moe),
-            recurrent: matches!(self, Lfm2 | Qwen35 | Qwen35Moe),
+            recurrent: matches!(self, Lfm2 | Qwen35 | Qwen35Moe | GraniteHybrid | GraniteHybridMoe),
             feed_forward_norm: if matches!(self, Qwen35 | Qwen35Moe | GptOss) {
                 "post_attention_norm"
             } else {
@@ -240,7 +266,10 @@ impl Architecture {
             output_norm: if self == Lfm2 { "token_embd_norm" } else { "output_norm" },
             fused: self == Phi3,
             fused_gate: matches!(self, Phi3 | Glm4),
-            experts: matches!(self, Mixtral | Qwen3Moe | Qwen35Moe | Gemma4Moe | GptOss | GraniteMoe | Olmoe),
+            experts: matches!(
+                self,
+                Mixtral | Qwen3Moe | Qwen35Moe | Gemma4Moe | GptOss | GraniteMoe | GraniteHybridMoe | Olmoe
+            ),
         }
     }
 
@@ -264,7 +293,13 @@ impl Architecture {
         if self.traits().experts {
             let [count, used] = spec.experts;
             experts = vec![("expert_count", number(count)), ("expert_used_count", number(used))];
-            if !matches!(self, Architecture::Mixtral | Architecture::GraniteMoe | Architecture::Olmoe) {
+            if !matches!(
+                self,
+                Architecture::Mixtral
+                    | Architecture::GraniteMoe
+                    | Architecture::GraniteHybridMoe
+                    | Architecture::Olmoe
+            ) {
                 experts.push(("expert_feed_forward_length", number(spec.feed_forward)));
             }
         }
@@ -328,7 +363,10 @@ impl Architecture {
                 ("rope.scaling.original_context_length", number(spec.context / 8)),
                 ("rope.scaling.attn_factor", Value::F32(1.19)),
             ],
-            Architecture::Granite | Architecture::GraniteMoe => {
+            Architecture::Granite
+            | Architecture::GraniteMoe
+            | Architecture::GraniteHybrid
+            | Architecture::GraniteHybridMoe => {
                 let mut keys = vec![
                     ("rope.dimension_count", number(spec.head_dim)),
                     ("embedding_scale", Value::F32(3.0)),
@@ -336,7 +374,19 @@ impl Architecture {
                     ("attention.scale", Value::F32(0.2)),
                     ("logit_scale", Value::F32(2.0)),
                 ];
-                if self == Architecture::GraniteMoe {
+                if matches!(self, Architecture::GraniteHybrid | Architecture::GraniteHybridMoe) {
+                    let StateSpace { dim, heads, groups, state } = state_space(spec);
+                    keys.extend([
+                        // Its attention has no positions.
+                        ("rope.scaling.finetuned", Value::Bool(false)),
+                        ("ssm.conv_kernel", Value::U32(4)),
+                        ("ssm.state_size", number(state)),
+                        ("ssm.group_count", number(groups)),
+                        ("ssm.time_step_rank", number(heads)),
+                        ("ssm.inner_size", number(heads * dim)),
+                    ]);
+                }
+                if matches!(self, Architecture::GraniteMoe | Architecture::GraniteHybridMoe) {
                     keys.push(("expert_shared_feed_forward_length", number(spec.feed_forward / 2)));
                 }
                 keys
@@ -395,6 +445,27 @@ impl Architecture {
                 matrix("shortconv.conv.weight", 3, width, crate::Kind::F32)?,
                 matrix("shortconv.in_proj.weight", width, 3 * width, kind)?,
                 matrix("shortconv.out_proj.weight", width, width, kind)?,
+            ]);
+        }
+        if matches!(self, Architecture::GraniteHybrid | Architecture::GraniteHybridMoe) {
+            let StateSpace { dim, heads, groups, state } = state_space(spec);
+            let (values, channels) = (heads * dim, heads * dim + 2 * groups * state);
+            let of_heads = |part: &str, mean: f32, spread: f32| {
+                let mut tensor = vector(part, heads, mean, spread)?;
+                tensor.shape = vec![1, heads];
+                Ok::<_, Error>(tensor)
+            };
+            let mut norm = vector("ssm_norm.weight", values, 1.0, 0.1)?;
+            norm.shape = vec![values / groups, groups];
+            return Ok(vec![
+                matrix("ssm_in.weight", width, values + channels + heads, kind)?,
+                matrix("ssm_conv1d.weight", 4, channels, crate::Kind::F32)?,
+                vector("ssm_conv1d.bias", channels, 0.0, 0.1)?,
+                vector("ssm_dt.bias", heads, 0.0, 0.5)?,
+                of_heads("ssm_a", -0.3, 0.1)?,
+                of_heads("ssm_d", 1.0, 0.3)?,
+                norm,
+                matrix("ssm_out.weight", values, width, kind)?,
             ]);
         }
         let DeltaNet { dim, key_heads, value_heads } = delta_net(spec);
@@ -569,7 +640,10 @@ pub(crate) fn experts(spec: &Spec, layer: usize, down: Kind) -> Result<Vec<Tenso
         let gate = name("ffn_gate_inp_shexp.weight");
         tensors.push(weights::vector(seed, gate, width, 0.0, 1.0 / (width as f32).sqrt())?);
     }
-    if matches!(spec.architecture, Architecture::GraniteMoe | Architecture::Qwen35Moe) {
+    if matches!(
+        spec.architecture,
+        Architecture::GraniteMoe | Architecture::GraniteHybridMoe | Architecture::Qwen35Moe
+    ) {
         let shared = feed_forward / 2;
         let matrix = |part: &str, row: usize, rows: usize, kind: Kind| {
             weights::matrix(seed, name(part), row, rows, 1.0 / (row as f32).sqrt(), kind)

@@ -485,7 +485,8 @@ fn keys(spec: &Spec) -> Result<Vec<(String, Value)>, Error> {
 
 /// How many key-value heads there are; layer by layer where some layers have none.
 fn kv_heads(spec: &Spec) -> Value {
-    if spec.architecture != Architecture::Lfm2 {
+    let by_layer = [Architecture::Lfm2, Architecture::GraniteHybrid, Architecture::GraniteHybridMoe];
+    if !by_layer.contains(&spec.architecture) {
         return Value::U32(spec.kv_heads as u32);
     }
     let of = |layer| if spec.architecture.is_recurrent(spec, layer) { 0 } else { spec.kv_heads as i32 };

@@ -71,6 +71,29 @@ fn a_file_is_a_model_by_its_stem_whatever_the_case_and_a_row_comes_before_it() {
 }
 
 #[test]
+fn a_default_row_gives_way_to_a_file_of_its_name_until_its_own_file_is_there_or_somebody_changes_it() {
+    let (cluster, mut session) = automatic(Options::new());
+    let (folder, own) = ("all-minilm-l6-v2", "all-MiniLM-L6-v2");
+    let directory = cluster.model_directory();
+    let named = format!(", model => '{folder}'");
+    Bert { seed: 1, ..Bert::default() }.write_folder(&directory.join(folder)).expect("our own directory");
+    let first = vector(&mut session, &named);
+    assert_eq!(first, vector(&mut session, ""), "the only one is the default");
+    let listed =
+        format!("select concat_ws(' ', source, file) from steadytext_model_list() where name = '{folder}'");
+    assert_eq!(session.list::<String>(&listed), [format!("directory {folder}")]);
+    assert!(session.one::<bool>(&format!("select loads from steadytext_model_inspect('{folder}')")));
+    // The row's own file comes first, and so does a row that somebody has changed.
+    Bert { seed: 2, ..Bert::default() }.write_folder(&directory.join(own)).expect("our own directory");
+    assert_ne!(vector(&mut session, &named), first);
+    assert_eq!(session.list::<String>(&listed)[0], format!("registry {own}"));
+    fs::rename(directory.join(own), directory.join("elsewhere")).expect("our own directory");
+    assert_eq!(vector(&mut session, &named), first);
+    session.run(&format!("update steadytext_models set description = 'mine' where name = '{folder}'"));
+    assert_eq!(refused(&mut session, &format!("select steadytext_embed('x'{named})")).0, "58030");
+}
+
+#[test]
 fn names_that_several_files_have_or_that_lead_elsewhere_are_refused() {
     let (cluster, mut session) = automatic(Options::new());
     let directory = cluster.model_directory();
@@ -332,4 +355,40 @@ fn the_environment_can_prefer_models_that_are_registered_as_fallbacks() {
     let [usual, spare] = ["a", "b"].map(|name| session.one::<String>(&format!("{text}, model => '{name}')")));
     assert_ne!(usual, spare);
     assert_eq!(session.one::<String>(&format!("{text})")), spare);
+}
+
+#[test]
+fn what_is_enqueued_is_answered_by_the_default_of_its_session_as_calls_are() {
+    let (cluster, mut session) = automatic(Options::new());
+    for (seed, name) in [(1, "first"), (2, "second")] {
+        decoder(&cluster, &format!("{name}.gguf"), seed);
+        encoder(&cluster, &format!("{name}-encoder.gguf"), seed);
+    }
+    session.run(
+        "select steadytext_config_set('generation_model', 'first');
+         select steadytext_config_set('embedding_model', 'first-encoder')",
+    );
+    let calls = [
+        "generate('words', %)",
+        "if_score('words', %)",
+        "score('words', %)",
+        "similarity('words', 'other words', %)",
+        "embed('words', %)",
+    ];
+    let answered = |session: &mut Session, call: &str| -> [String; 2] {
+        let sync = call.replace('%', "use_cache => false");
+        let queued = sync.replacen('(', "_async(", 1);
+        let now = session.one(&format!("select steadytext_{sync}::text"));
+        let id = session.one(&format!("select steadytext_{queued}"));
+        [now, session.answer(id)]
+    };
+    for call in calls {
+        session.run("reset pg_steadytext.generation_model; reset pg_steadytext.embedding_model");
+        let [first, queued] = answered(&mut session, call);
+        assert_eq!(first, queued, "{call}");
+        session.run("set pg_steadytext.generation_model = 'second'; set pg_steadytext.embedding_model = 'second-encoder'");
+        let [second, queued] = answered(&mut session, call);
+        assert_eq!(second, queued, "{call}");
+        assert_ne!(first, second, "{call}");
+    }
 }

@@ -269,10 +269,19 @@ fn requests_wait_for_a_registered_model_where_the_server_lets_them() {
     let id = world.session.generate("y", "model => 'tiny', max_tokens => 4");
     assert!(world.hub.wait_until_held(1));
     let answer = world.run_in("postgres", generate.to_owned());
-    // Others are not held up by it.
+    // Others are not held up by it, however much waits.
+    world.session.run(
+        "select count(steadytext_generate_async(i || repeat('y', 1000000), model => 'tiny', max_tokens => 4)) from generate_series(1, 80) as i",
+    );
+    wait_until("all of them to wait", || {
+        world.session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 81
+    });
     let other = world.session.generate("z", "max_tokens => 4");
     world.session.answer(other);
     assert_eq!(world.session.request(id).status, "processing");
+    world.session.run(
+        "select steadytext_cancel_async(request_id) from steadytext_queue where length(prompt) > 1000000",
+    );
     world.hub.release();
     answer.join().unwrap().unwrap();
     world.session.answer(id);

@@ -139,7 +139,11 @@ fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     // The model is no good, the worker rests, requests wait, and a setting has no effect.
     fs::write(cluster.model_directory().join("mini.gguf"), "Dear Sir or Madam, ".repeat(500))
         .expect("our own file");
-    session.run("insert into steadytext_models (name, task, file) values ('mini', 'embed', 'mini.gguf')");
+    fs::copy(cluster.model_directory().join("mini.gguf"), cluster.model_directory().join("letter.gguf"))
+        .expect("our own file");
+    session.run(
+        "insert into steadytext_models (name, task, file) values ('mini', 'embed', 'mini.gguf'), ('mine', 'generate', 'absent.gguf')",
+    );
     session.pause();
     session.run(
         "insert into steadytext_queue (request_type, prompt, created_at) values ('generate', 'x', now() - interval '1 hour');
@@ -150,6 +154,9 @@ fn diagnose_says_what_is_wrong_and_nothing_where_all_is_well() {
     let wrong = [
         "model directory: warning",
         "model for embed: error",
+        "model letter: warning",
+        "model mine: warning",
+        "model mini: warning",
         "queue: warning",
         "setting daemon_port: warning",
         "worker: warning",
@@ -219,9 +226,24 @@ fn a_model_is_removed_with_its_files_only_where_that_is_said_and_nothing_else_ev
     assert!(remove(&mut carol, "'folder', true"));
     assert!(!directory.join("folder").exists());
     // No model, whatever a row says.
-    for name in ["notes", "all"] {
-        assert!(remove(&mut carol, &format!("'{name}', true")));
+    assert!(remove(&mut carol, "'notes', true"));
+    // Neither the directory itself nor a folder that others lie in, even where these look like an encoder's.
+    let deep = directory.join("deep");
+    fs::create_dir(&deep).expect("our own directory");
+    fs::set_permissions(&deep, Permissions::from_mode(0o777)).expect("our own directory");
+    Bert::default().write(&deep.join("other.gguf")).expect("our own file");
+    for folder in [&directory, &deep] {
+        fs::write(folder.join("config.json"), "{}").expect("our own file");
     }
+    carol.run("insert into steadytext_models (name, task, file) values ('deep', 'embed', 'deep')");
+    for name in ["all", "deep"] {
+        assert_eq!(code(&mut carol, &format!("select steadytext_model_remove('{name}', true)")), "55006");
+        assert_eq!(
+            carol.one::<i64>(&format!("select count(*) from steadytext_models where name = '{name}'")),
+            1
+        );
+    }
+    assert!(deep.join("other.gguf").exists());
     assert!(directory.join("notes.txt").exists());
     let elsewhere = cluster.make_directory("elsewhere").join("far.gguf");
     Bert::default().write(&elsewhere).expect("our own file");

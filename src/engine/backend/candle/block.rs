@@ -8,6 +8,7 @@ use super::feed_forward::{FeedForward, activate};
 use super::layers::{Matrix, Norm, Source};
 use super::recurrent::{DeltaNet, ShortConv};
 use super::state::CandleState;
+use super::state_space::StateSpace;
 use crate::Error;
 use crate::model::spec::{self, BlockSpec, FeedForwardKind, NormSpec, Residual, Spec};
 
@@ -29,6 +30,7 @@ enum Mixer {
     Attention(Box<Attention>),
     ShortConv(Box<ShortConv>),
     DeltaNet(Box<DeltaNet>),
+    StateSpace(Box<StateSpace>),
 }
 
 /// The norms around a half of a block.
@@ -90,6 +92,7 @@ impl Block {
             Mixer::Attention(attention) => attention.forward(x, self.index, pass, state),
             Mixer::ShortConv(conv) => conv.forward(x, self.index, pass, state),
             Mixer::DeltaNet(net) => net.forward(x, self.index, pass, state),
+            Mixer::StateSpace(space) => space.forward(x, self.index, pass, state),
         })?;
         let x = self.half(&x, &self.feed_forward_norms, |x| self.feed_forward.forward(x, pass.pool))?;
         let x = match &self.per_layer {
@@ -135,6 +138,9 @@ impl Mixer {
             spec::Mixer::ShortConv(conv) => Mixer::ShortConv(Box::new(ShortConv::load(source, name, conv)?)),
             spec::Mixer::DeltaNet(net) => {
                 Mixer::DeltaNet(Box::new(DeltaNet::load(source, name, net, block.norm, width)?))
+            }
+            spec::Mixer::StateSpace(space) => {
+                Mixer::StateSpace(Box::new(StateSpace::load(source, name, space, block.norm, width)?))
             }
         })
     }

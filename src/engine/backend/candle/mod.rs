@@ -12,6 +12,7 @@ mod feed_forward;
 mod layers;
 mod recurrent;
 mod state;
+mod state_space;
 mod threads;
 
 use candle_core::{Device, Tensor};
@@ -129,6 +130,7 @@ fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: Limits) -> u64 {
             Mixer::Attention => attention,
             Mixer::ShortConv(conv) => 8 * conv.channels,
             Mixer::DeltaNet(net) => 6 * net.channels() + 4 * net.value_width() * (1 + net.dim),
+            Mixer::StateSpace(space) => 6 * space.channels() + 4 * space.width() * (1 + space.state),
         };
         8 * spec.width + mixed + 5 * block.feed_forward.inner() + experts
     };

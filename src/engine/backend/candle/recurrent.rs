@@ -14,9 +14,9 @@ use crate::model::spec::{DeltaNetSpec, Mixer, NormSpec, ShortConvSpec};
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     /// The last inputs of its convolution, the oldest first: `[taps - 1, channels]`.
-    window: Tensor,
-    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`.
-    matrices: Option<Tensor>,
+    pub(super) window: Tensor,
+    /// The matrices of a delta net: `[value heads, dim of keys, dim of values]`; those of a state space: `[heads, state, dim]`.
+    pub(super) matrices: Option<Tensor>,
 }
 
 impl Memory {
@@ -28,6 +28,7 @@ impl Memory {
             Mixer::DeltaNet(spec) => {
                 spec.channels() * (spec.taps - 1) + spec.value_heads * spec.dim * spec.dim
             }
+            Mixer::StateSpace(spec) => spec.channels() * (spec.taps - 1) + spec.width() * spec.state,
         }
     }
 
@@ -43,18 +44,27 @@ impl Memory {
                 window: zeros(&[spec.taps - 1, spec.channels()])?,
                 matrices: Some(zeros(&[spec.value_heads, spec.dim, spec.dim])?),
             }),
+            Mixer::StateSpace(spec) => Some(Memory {
+                window: zeros(&[spec.taps - 1, spec.channels()])?,
+                matrices: Some(zeros(&[spec.heads, spec.state, spec.dim])?),
+            }),
         })
     }
 }
 
 /// A causal convolution of each channel by itself.
-struct Convolution {
+pub(super) struct Convolution {
     /// For each tap, the oldest first, `[1, channels]`.
     taps: Vec<Tensor>,
 }
 
 impl Convolution {
-    fn load(source: Source<'_>, name: &str, taps: usize, channels: usize) -> Result<Convolution, Error> {
+    pub(super) fn load(
+        source: Source<'_>,
+        name: &str,
+        taps: usize,
+        channels: usize,
+    ) -> Result<Convolution, Error> {
         let weights = source.floats(name, &[taps, channels])?;
         let tap = |tap: usize| weights.narrow(1, tap, 1)?.t()?.contiguous();
         let taps = (0..taps).map(tap).collect::<candle_core::Result<_>>().map_err(raised)?;
@@ -62,7 +72,7 @@ impl Convolution {
     }
 
     /// Of rows `[rows, channels]` behind a window: the sums, and all inputs, the window before the rows.
-    fn forward(&self, window: &Tensor, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    pub(super) fn forward(&self, window: &Tensor, x: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let (inputs, rows) = (Tensor::cat(&[window, x], 0)?, x.dim(0)?);
         let mut sum = x.zeros_like()?;
         for (first, tap) in self.taps.iter().enumerate() {
@@ -72,7 +82,7 @@ impl Convolution {
     }
 
     /// The window behind so many rows.
-    fn window(&self, inputs: &Tensor, rows: usize) -> candle_core::Result<Tensor> {
+    pub(super) fn window(&self, inputs: &Tensor, rows: usize) -> candle_core::Result<Tensor> {
         // A copy, so that it does not keep all inputs of the pass.
         inputs.narrow(0, rows, self.taps.len() - 1)?.copy()
     }
@@ -229,13 +239,16 @@ impl DeltaNet {
         let mut values = x.flatten_all()?.to_vec1::<f32>()?;
         for row in values.chunks_exact_mut(self.rates.len()) {
             for ((x, bias), rate) in row.iter_mut().zip(&self.decay_bias).zip(&self.rates) {
-                let biased = f64::from(*x + bias);
-                let softplus = biased.max(0.0) + libm::log1p(libm::exp(-biased.abs()));
-                // What is no number stays none.
-                let softplus = if biased.is_nan() { biased } else { softplus };
-                *x = libm::exp(f64::from(*rate) * softplus) as f32;
+                *x = libm::exp(f64::from(*rate) * softplus(*x + bias)) as f32;
             }
         }
         Tensor::from_vec(values, x.dims(), x.device())
     }
+}
+
+/// `ln(1 + exp(x))`.
+pub(super) fn softplus(x: f32) -> f64 {
+    let x = f64::from(x);
+    // What is no number stays none.
+    if x.is_nan() { x } else { x.max(0.0) + libm::log1p(libm::exp(-x.abs())) }
 }

@@ -89,14 +89,13 @@ impl Packed {
         (Packed { outputs: PANEL.min(self.outputs - first), lines, ..self.clone() }, index - first)
     }
 
-    /// Some of its panels as a matrix of their own: `outputs` begins and ends with a panel.
+    /// Some of its panels as a matrix of their own: `outputs` begins with a panel, and ends with one or with the last output.
     pub(crate) fn part(&self, outputs: Range<usize>) -> Packed {
         let Range { start, end } = outputs;
-        assert!(
-            start.is_multiple_of(PANEL) && end.is_multiple_of(PANEL) && start <= end && end <= self.outputs
-        );
+        assert!(start.is_multiple_of(PANEL) && start <= end);
+        assert!(end.is_multiple_of(PANEL) && end < self.outputs || end == self.outputs);
         let lines = panel_size(self.format, self.inputs) / 64;
-        let lines = self.lines.part(start / PANEL * lines..end / PANEL * lines);
+        let lines = self.lines.part(start / PANEL * lines..end.div_ceil(PANEL) * lines);
         Packed { outputs: end - start, lines, ..self.clone() }
     }
 

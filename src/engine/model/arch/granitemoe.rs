@@ -13,6 +13,14 @@ use crate::model::spec::{SharedExpert, SharedWeighting, Spec};
 pub(super) const FAMILY: Family = Family { name: "granitemoe", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    granite::multiplied(metadata, shared(metadata)?)
+}
+
+/// A mixture with the expert that all rows use, where the file has one.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn shared(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let mut spec = mixture(metadata, Pairs::Neighbours, Weighting::SoftmaxOfUsed)?;
     if let Some(shared) = metadata.opt_size("expert_shared_feed_forward_length")? {
         let experts = spec.blocks.iter_mut().filter_map(|block| block.feed_forward.experts.as_mut());
@@ -21,5 +29,5 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         });
         spec.tensors.block = &[PRE_NORM, ATTENTION, EXPERTS, SHARED_EXPERT];
     }
-    granite::multiplied(metadata, spec)
+    Ok(spec)
 }

@@ -13,6 +13,7 @@ mod gemma4;
 mod glm4;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod granitemoe;
 mod jina_bert_v3;
 mod lfm2;
@@ -57,7 +58,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 27] = [
+const FAMILIES: [&Family; 28] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -75,6 +76,7 @@ const FAMILIES: [&Family; 27] = [
     &phi3::FAMILY,
     &granite::FAMILY,
     &granitemoe::FAMILY,
+    &granite_hybrid::FAMILY,
     &olmo2::FAMILY,
     &olmoe::FAMILY,
     &exaone4::FAMILY,

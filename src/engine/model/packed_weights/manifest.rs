@@ -66,7 +66,7 @@ impl Manifest {
                 "token_embd.weight" => tied,
                 "cls.weight" | "cls.output.weight" => encoder,
                 // Convolutions and the few coefficients of streams have kernels of their own, and layers that predict further ahead are not used.
-                name if [".nextn.", ".ssm_conv1d.", ".conv.", ".altup_"]
+                name if [".nextn.", ".ssm_conv1d.", ".ssm_norm.", ".conv.", ".altup_"]
                     .iter()
                     .any(|part| name.contains(part)) =>
                 {
