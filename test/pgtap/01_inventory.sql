@@ -62,6 +62,7 @@ select set_eq(
         'function steadytext.note_vectorizer_failure(uuid,jsonb,text,text)',
         'function steadytext.note_vectorizer_trouble(uuid,text,text)',
         'function steadytext.own_vectorizer_id(text)',
+        'function steadytext.put_vectorizer_row_aside(uuid,jsonb,text,text)',
         'function steadytext.read_vectorizer_rows(uuid,jsonb)',
         'function steadytext.remove_vectorizer(uuid,boolean)',
         'function steadytext.run_as(oid,text,jsonb)',
