@@ -181,6 +181,27 @@ $$;
 comment on function steadytext.scan_vectorizer(uuid, record) is
     'Compares a piece of the table with its vectors, and notes what differs; called by the steps';
 
+create function steadytext.take_vectorizer_work(p_id uuid)
+returns jsonb
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    with taken as (
+        delete from @extschema@.steadytext_vectorizer_work as w
+        where w.id = any (array(
+            select o.id from @extschema@.steadytext_vectorizer_work as o
+            where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
+            order by o.id
+            limit 250
+            for update skip locked))
+        returning w.key, w.is_forced
+    )
+    select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced))
+    from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t
+$$;
+comment on function steadytext.take_vectorizer_work(uuid) is
+    'Takes out the oldest notes of a vectorizer, each key once; NULL: there are none. Called by the steps';
+
 create function steadytext.vectorizer_step(p_id uuid, p_look boolean)
 returns boolean
 language plpgsql volatile
@@ -196,9 +217,10 @@ declare
     v_statements record;
     v_place record;
     v_signature text;
+    v_batches integer;
     v_in_flight integer;
+    v_noted integer;
     v_keys jsonb;
-    v_taken integer;
     v_forced boolean;
 begin
     -- Whoever drops it meanwhile waits; whoever is dropping it is not waited for.
@@ -224,6 +246,25 @@ begin
         update @extschema@.steadytext_vectorizer_state as s set problem = null, retry_at = null where s.vectorizer_id = p_id;
     end if;
 
+    select count(*), count(*) filter (where q.status in ('pending', 'processing')) into v_batches, v_in_flight
+    from @extschema@.steadytext_vectorizer_batches as b
+    left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
+    where b.vectorizer_id = p_id;
+    select count(*) into v_noted
+    from (
+        select from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
+        limit 500
+    ) as w;
+    -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
+    -- something is, they gather.
+    if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+        v_keys := steadytext.take_vectorizer_work(p_id);
+        if v_keys is not null then
+            perform steadytext.read_vectorizer_rows(p_id, v_keys);
+            return true;
+        end if;
+    end if;
     if steadytext.finish_vectorizer_batch(p_id, v_statements) then
         return true;
     end if;
@@ -253,40 +294,12 @@ begin
         return true;
     end if;
 
-    select count(*) into v_in_flight from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
-    if v_in_flight < 4 then
-        -- Few changes are taken when nothing is under way; while something is, they gather.
-        select count(*) into v_taken
-        from (
-            select from @extschema@.steadytext_vectorizer_work as w
-            where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
-            limit 250
-        ) as w;
-        if v_taken > 0 and (v_in_flight = 0 or v_taken = 250) then
-            with taken as (
-                delete from @extschema@.steadytext_vectorizer_work as w
-                where w.id = any (array(
-                    select o.id from @extschema@.steadytext_vectorizer_work as o
-                    where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
-                    order by o.id
-                    limit 250
-                    for update skip locked))
-                returning w.key, w.is_forced
-            )
-            select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced)) into v_keys
-            from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t;
-            if v_keys is not null then
-                perform steadytext.read_vectorizer_rows(p_id, v_keys);
-                return true;
-            end if;
-        end if;
-        if v_state.scan is not null and v_taken < 250 then
-            perform steadytext.scan_vectorizer(p_id, v_statements);
-            return true;
-        end if;
+    if v_state.scan is not null and v_noted < 500 then
+        perform steadytext.scan_vectorizer(p_id, v_statements);
+        return true;
     end if;
     -- Whether it is whole.
-    if v_state.scan is null and v_in_flight = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
+    if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
         and not exists (select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id)
     then
         if not v_state.is_indexed then

@@ -68,6 +68,7 @@ select set_eq(
         'function steadytext.run_as(oid,text,jsonb)',
         'function steadytext.scan_vectorizer(uuid,record)',
         'function steadytext.swap_vectorizer(uuid)',
+        'function steadytext.take_vectorizer_work(uuid)',
         'function steadytext.vectorizer_count(text,bytea)',
         'function steadytext.vectorizer_errors()',
         'function steadytext.vectorizer_id(text)',
