@@ -265,14 +265,27 @@ begin
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
 
     if is_column then
+        -- Rows that somebody has locked are left, and told by their positions.
         blank_vectors := format(
-            $blank$with gone as (
+            $blank$with keys as materialized (
+                select e.n, %3$s
+                from pg_catalog.jsonb_array_elements($1) with ordinality as e(key, n)
+                cross join lateral (select e.key) as k
+            ),
+            held as materialized (
+                select x.n from keys as x join %1$s as s on %4$s where s.%2$I is not null for no key update of s skip locked
+            ),
+            gone as (
                 update %1$s as s set %2$I = null
-                from (select %3$s from pg_catalog.jsonb_array_elements($1) as k(key)) as x
-                where %4$s and s.%2$I is not null
-                returning 1
+                from keys as x
+                join held as h on h.n operator(pg_catalog.=) x.n
+                where %4$s
+                returning x.n
             )
-            select pg_catalog.to_jsonb(pg_catalog.count(*)) from gone$blank$,
+            select pg_catalog.jsonb_agg(x.n)
+            from keys as x
+            join %1$s as s on %4$s
+            where s.%2$I is not null and not exists (select from gone as g where g.n operator(pg_catalog.=) x.n)$blank$,
             v_source, v_place.target_column, v_keys.parsed, v_keys.source_match);
         lockable := format(
             $lockable$with held as (

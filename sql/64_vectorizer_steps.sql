@@ -116,6 +116,24 @@ as $$
 $$;
 comment on function steadytext.note_vectorizer_failure(uuid, jsonb, text, text) is 'Writes down why a row has no vector; called by the steps';
 
+create function steadytext.put_vectorizer_row_aside(p_id uuid, p_item jsonb, p_message text, p_code text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A trigger that takes too long is no matter of the moment.
+    if steadytext.is_transient(p_code) and p_code <> '57014' then
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+        values (p_id, p_item -> 'key', true, clock_timestamp() + interval '5 seconds');
+    else
+        perform steadytext.note_vectorizer_failure(p_id, p_item, p_message, p_code);
+    end if;
+end
+$$;
+comment on function steadytext.put_vectorizer_row_aside(uuid, jsonb, text, text) is
+    'What becomes of a row that stops the others: it is tried again soon, where the error is about the moment, or has failed. Called by the steps';
+
 -- Which files a table is in: they change when partitions come and go, and when it is emptied or written anew.
 create function steadytext.vectorizer_signature(p_source oid)
 returns text
@@ -202,6 +220,7 @@ declare
     v_begun timestamptz := clock_timestamp();
     v_rows jsonb;
     v_part jsonb;
+    v_locked jsonb;
     v_message text;
     v_code text;
 begin
@@ -220,7 +239,12 @@ begin
             where not (r.row -> 'found')::boolean
                 or not (r.row -> 'same')::boolean and coalesce(jsonb_typeof(r.row -> 'chunks'), 'null') <> 'array';
             if v_part is not null then
-                perform steadytext.run_as(v_statements.owner, v_statements.blank_vectors, v_part);
+                v_locked := steadytext.run_as(v_statements.owner, v_statements.blank_vectors, v_part);
+                if v_statements.is_column then
+                    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
+                    select p_id, v_part -> (l.n::integer - 1), clock_timestamp() + interval '2 seconds'
+                    from jsonb_array_elements(v_locked) as l(n);
+                end if;
             end if;
             delete from @extschema@.steadytext_vectorizer_failures as f
             using jsonb_array_elements(v_rows) as r(row)
@@ -238,12 +262,14 @@ begin
             v_ranges := v_ranges[3 :];
         exception when others or query_canceled or assert_failure then
             get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
-            -- The queue is full, a lock, a conflict: nobody's fault.
-            if steadytext.is_transient(v_code) and v_code <> '57014' then
+            -- The queue is full, or the disk: that is about all of them.
+            if left(v_code, 2) = '53' then
                 raise;
             end if;
+            -- What waits for a lock once may do so for each half.
+            perform set_config('lock_timeout', '20ms', true);
             if v_from = v_to then
-                perform steadytext.note_vectorizer_failure(p_id, p_keys -> (v_from - 1), v_message, v_code);
+                perform steadytext.put_vectorizer_row_aside(p_id, p_keys -> (v_from - 1), v_message, v_code);
                 v_ranges := v_ranges[3 :];
             else
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
@@ -327,11 +353,12 @@ begin
             v_ranges := v_ranges[3 :];
         exception when others or query_canceled or assert_failure then
             get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
-            if steadytext.is_transient(v_code) and v_code <> '57014' then
+            if left(v_code, 2) = '53' then
                 raise;
             end if;
+            perform set_config('lock_timeout', '20ms', true);
             if v_from = v_to then
-                perform steadytext.note_vectorizer_failure(p_id, p_items -> (v_from - 1), v_message, v_code);
+                perform steadytext.put_vectorizer_row_aside(p_id, p_items -> (v_from - 1), v_message, v_code);
                 v_ranges := v_ranges[3 :];
             else
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];

@@ -1,42 +1,47 @@
 -- One step for one vectorizer: an answer that has come is written, or what has changed is read, or a piece of the table is searched; when there is nothing of
 -- these, the index is made, and a vectorizer that was altered takes its place.
 
--- A batch of rows one of which cannot be embedded is cut into halves, and these are, until that one is alone.
-create function steadytext.halve_vectorizer_batch(p_id uuid, p_request uuid, p_items jsonb)
+-- A batch of rows one of which cannot be embedded is cut into eight parts, and that one's part is again, until it is alone: what was computed
+-- beside it is computed three times at most.
+create function steadytext.cut_vectorizer_batch(p_id uuid, p_request uuid, p_items jsonb)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_middle integer := jsonb_array_length(p_items) / 2;
-    v_half jsonb;
-    v_first integer;
-    v_last integer;
+    v_count integer := jsonb_array_length(p_items);
+    v_part jsonb;
     v_request uuid;
 begin
-    for v_half in
+    for v_part in
         select jsonb_agg(i.item order by i.n)
         from jsonb_array_elements(p_items) with ordinality as i(item, n)
-        group by i.n <= v_middle
+        group by (i.n - 1) * 8 / v_count
     loop
-        v_first := v_half #>> '{0,first}';
-        v_last := (v_half #>> '{-1,first}')::integer + (v_half #>> '{-1,count}')::integer - 1;
         insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
-        select q.request_type, q.prompts[1] || q.prompts[v_first : v_last], q.params, q.priority, q.session_id, q.owner_role
+        select q.request_type,
+            q.prompts[1] || array(
+                select q.prompts[t.number]
+                from jsonb_array_elements(v_part) with ordinality as i(item, n)
+                cross join generate_series((i.item ->> 'first')::integer, (i.item ->> 'first')::integer + (i.item ->> 'count')::integer - 1) as t(number)
+                order by i.n, t.number),
+            q.params, q.priority, q.session_id, q.owner_role
         from @extschema@.steadytext_queue as q
         where q.request_id = p_request
         returning request_id into v_request;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
-        select v_request, p_id,
-            jsonb_agg(i.item || jsonb_build_object('first', (i.item ->> 'first')::integer - v_first + 2) order by i.n)
-        from jsonb_array_elements(v_half) with ordinality as i(item, n);
+        select v_request, p_id, jsonb_agg(i.item || jsonb_build_object('first', i.behind - (i.item ->> 'count')::integer + 2) order by i.n)
+        from (
+            select e.item, e.n, sum((e.item ->> 'count')::integer) over (order by e.n) as behind
+            from jsonb_array_elements(v_part) with ordinality as e(item, n)
+        ) as i;
     end loop;
 end
 $$;
-comment on function steadytext.halve_vectorizer_batch(uuid, uuid, jsonb) is 'Makes two requests of one that has failed; called by the steps';
+comment on function steadytext.cut_vectorizer_batch(uuid, uuid, jsonb) is 'Makes several requests of one that has failed; called by the steps';
 
-create function steadytext.finish_vectorizer_batch(p_id uuid)
+create function steadytext.finish_vectorizer_batch(p_id uuid, p_statements record)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -48,6 +53,9 @@ declare
     v_length integer;
     v_written integer := 0;
     v_pause interval;
+    v_guilty integer;
+    v_rest jsonb;
+    v_item jsonb;
 begin
     select b.request_id, b.keys, q.id, q.status, q.error, q.error_code into v_batch
     from @extschema@.steadytext_vectorizer_batches as b
@@ -91,10 +99,24 @@ begin
                 where s.vectorizer_id = p_id;
             end if;
         when v_batch.status = 'failed' and (left(v_batch.error_code, 2) in ('22', '54') or v_batch.error_code = 'P0001') then
-            if jsonb_array_length(v_batch.keys) > 1 then
-                perform steadytext.halve_vectorizer_batch(p_id, v_batch.request_id, v_batch.keys);
-            else
-                perform steadytext.note_vectorizer_failure(p_id, v_batch.keys -> 0, v_batch.error, v_batch.error_code);
+            -- The message may say which text it is about.
+            v_guilty := substring(v_batch.error from '^text ([0-9]{1,6}): ');
+            select jsonb_agg(i.item order by i.n) filter (where not i.is_guilty),
+                (array_agg(i.item) filter (where i.is_guilty))[1]
+            into v_rest, v_item
+            from (
+                select e.item, e.n,
+                    jsonb_array_length(v_batch.keys) = 1 or coalesce(v_guilty >= (e.item ->> 'first')::integer
+                        and v_guilty < (e.item ->> 'first')::integer + (e.item ->> 'count')::integer, false) as is_guilty
+                from jsonb_array_elements(v_batch.keys) with ordinality as e(item, n)
+            ) as i;
+            -- Another text of the row is another request's.
+            if v_item is not null and steadytext.run_as(p_statements.owner, p_statements.present, jsonb_build_array(v_item)) is not null then
+                perform steadytext.note_vectorizer_failure(
+                    p_id, v_item, regexp_replace(v_batch.error, '^text [0-9]+: ', ''), v_batch.error_code);
+            end if;
+            if v_rest is not null then
+                perform steadytext.cut_vectorizer_batch(p_id, v_batch.request_id, v_rest);
             end if;
         when v_batch.status = 'failed' then
             -- The model is not there, or does not load: that is about all rows.
@@ -116,7 +138,7 @@ begin
     return true;
 end
 $$;
-comment on function steadytext.finish_vectorizer_batch(uuid) is
+comment on function steadytext.finish_vectorizer_batch(uuid, record) is
     'Takes the answer of one request of a vectorizer, whatever it is; false if none has come. Called by the steps';
 
 create function steadytext.scan_vectorizer(p_id uuid, p_statements record)
@@ -159,6 +181,27 @@ $$;
 comment on function steadytext.scan_vectorizer(uuid, record) is
     'Compares a piece of the table with its vectors, and notes what differs; called by the steps';
 
+create function steadytext.take_vectorizer_work(p_id uuid)
+returns jsonb
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    with taken as (
+        delete from @extschema@.steadytext_vectorizer_work as w
+        where w.id = any (array(
+            select o.id from @extschema@.steadytext_vectorizer_work as o
+            where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
+            order by o.id
+            limit 250
+            for update skip locked))
+        returning w.key, w.is_forced
+    )
+    select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced))
+    from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t
+$$;
+comment on function steadytext.take_vectorizer_work(uuid) is
+    'Takes out the oldest notes of a vectorizer, each key once; NULL: there are none. Called by the steps';
+
 create function steadytext.vectorizer_step(p_id uuid, p_look boolean)
 returns boolean
 language plpgsql volatile
@@ -174,9 +217,10 @@ declare
     v_statements record;
     v_place record;
     v_signature text;
+    v_batches integer;
     v_in_flight integer;
+    v_noted integer;
     v_keys jsonb;
-    v_taken integer;
     v_forced boolean;
 begin
     -- Whoever drops it meanwhile waits; whoever is dropping it is not waited for.
@@ -202,7 +246,26 @@ begin
         update @extschema@.steadytext_vectorizer_state as s set problem = null, retry_at = null where s.vectorizer_id = p_id;
     end if;
 
-    if steadytext.finish_vectorizer_batch(p_id) then
+    select count(*), count(*) filter (where q.status in ('pending', 'processing')) into v_batches, v_in_flight
+    from @extschema@.steadytext_vectorizer_batches as b
+    left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
+    where b.vectorizer_id = p_id;
+    select count(*) into v_noted
+    from (
+        select from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
+        limit 500
+    ) as w;
+    -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
+    -- something is, they gather.
+    if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+        v_keys := steadytext.take_vectorizer_work(p_id);
+        if v_keys is not null then
+            perform steadytext.read_vectorizer_rows(p_id, v_keys);
+            return true;
+        end if;
+    end if;
+    if steadytext.finish_vectorizer_batch(p_id, v_statements) then
         return true;
     end if;
     if p_look or v_state.signature is null then
@@ -231,40 +294,12 @@ begin
         return true;
     end if;
 
-    select count(*) into v_in_flight from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
-    if v_in_flight < 4 then
-        -- Few changes are taken when nothing is under way; while something is, they gather.
-        select count(*) into v_taken
-        from (
-            select from @extschema@.steadytext_vectorizer_work as w
-            where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
-            limit 250
-        ) as w;
-        if v_taken > 0 and (v_in_flight = 0 or v_taken = 250) then
-            with taken as (
-                delete from @extschema@.steadytext_vectorizer_work as w
-                where w.id = any (array(
-                    select o.id from @extschema@.steadytext_vectorizer_work as o
-                    where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
-                    order by o.id
-                    limit 250
-                    for update skip locked))
-                returning w.key, w.is_forced
-            )
-            select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced)) into v_keys
-            from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t;
-            if v_keys is not null then
-                perform steadytext.read_vectorizer_rows(p_id, v_keys);
-                return true;
-            end if;
-        end if;
-        if v_state.scan is not null and v_taken < 250 then
-            perform steadytext.scan_vectorizer(p_id, v_statements);
-            return true;
-        end if;
+    if v_state.scan is not null and v_noted < 500 then
+        perform steadytext.scan_vectorizer(p_id, v_statements);
+        return true;
     end if;
     -- Whether it is whole.
-    if v_state.scan is null and v_in_flight = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
+    if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
         and not exists (select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id)
     then
         if not v_state.is_indexed then

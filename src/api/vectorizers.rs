@@ -11,7 +11,7 @@ use pgrx::{AllocatedByPostgres, JsonB};
 
 use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::privilege::as_owner;
+use crate::pg::privilege::{as_owner, with_rights_of};
 use crate::pg::spi::{self, Arg, Mode, SavedPlan};
 use crate::pg::{after_commit, catalog_cache, interrupts, slots};
 
@@ -79,7 +79,7 @@ fn note(
     let mut args: Vec<Arg> =
         vec![definition.into(), if is_clone { table.into() } else { firing.owner().into() }];
     args.extend(key);
-    as_owner(extension.owner, || plan.query_one(extension.extension, sql, &args, |_| ()))?;
+    with_rights_of(extension.owner, || plan.query_one(extension.extension, sql, &args, |_| ()))?;
     Ok(())
 }
 
