@@ -31,6 +31,7 @@ use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
+use crate::request::verb_checks::is_plain;
 use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
@@ -183,8 +184,12 @@ pub(super) fn answers(
         chosen.get_or_insert((model, registry));
     }
     let Some((model, registry)) = chosen else { return Ok(answers) };
-    let checked =
-        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let checked = Checked {
+        subtasks: Subtasks::Many(parts, places.clone(), on_error),
+        model,
+        registry,
+        question: None,
+    };
     let mut call = Call::prepare(request_type, checked, false);
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
@@ -263,6 +268,7 @@ pub(super) fn outcome(
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
         "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
+        verb if is_plain(verb) => "text",
         "rerank" => "query",
         _ => "prompt",
     };
@@ -292,7 +298,7 @@ fn check(
         }
         other => other?,
     };
-    let question = Question::of(request_type, &params, &subtasks, &model.source, &config);
+    let question = Question::of(request_type, &params, &subtasks, &model, &config);
     Ok(Checked { subtasks, model, registry: models, question })
 }
 
@@ -508,9 +514,10 @@ impl Call {
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
+        self.subtasks.check_model(&with)?;
         let parts = parts_of(&self.subtasks);
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
-            *question = question.as_ref().map(|question| question.with_model(subtasks, &with.source));
+            *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
         self.model = with;
         self.progress = Progress::new(&self.subtasks);
@@ -558,7 +565,7 @@ impl Call {
     }
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
-        let work = self.subtasks.work(index);
+        let work = self.subtasks.work_for(index, &self.model);
         let dedup_key =
             self.questions.first().and_then(Option::as_ref).and_then(|_| cache::dedup_key_of(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };
@@ -604,7 +611,7 @@ impl Call {
 /// What has a place in the cache of its own: the elements of an array, or all of it.
 fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
     match subtasks {
-        Subtasks::Many(parts, _) => parts,
+        Subtasks::Many(parts, ..) => parts,
         whole => std::slice::from_ref(whole),
     }
 }

@@ -27,6 +27,7 @@ pub mod nearest;
 mod notifier;
 mod panic;
 mod probe;
+mod prompts;
 mod request;
 mod rerank;
 mod safetensors;
@@ -59,6 +60,7 @@ pub use mapping::FileId;
 pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
+pub use prompts::Prompts;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
     Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,

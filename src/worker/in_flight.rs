@@ -68,8 +68,7 @@ impl Running {
     fn restart(&mut self, with: Resolved) {
         self.ticket.cancel();
         self.ticket = Ticket::new();
-        self.question =
-            self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with.source));
+        self.question = self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with));
         self.resolved = with;
         self.progress = Progress::new(&self.subtasks);
         self.again.clear();
@@ -190,7 +189,7 @@ impl InFlight {
         running.under_way += 1;
         self.last_key += 1;
         self.subtasks.insert(self.last_key, (running.held, index));
-        let work = running.subtasks.work(index);
+        let work = running.subtasks.work_for(index, &running.resolved);
         let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
         let request = Request {
             key: self.last_key,

@@ -85,9 +85,12 @@ impl Plan {
             Work::Rerank(how) => match reader.reranker.tokens(how, tokenizer, context_length)? {
                 Some(tokens) => (tokens, None),
                 None => {
-                    let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
-                    let document = embedding(&document, tokenizer, context_length)?;
-                    (tokenizer.encode_embedding(&how.query)?, Some(document))
+                    let document = embedding(&how.document_by_itself(), tokenizer, context_length)?;
+                    let query = match &how.prompts.query {
+                        Some(prompt) => tokenizer.encode_embedding(&format!("{prompt}{}", how.query))?,
+                        None => tokenizer.encode_embedding(&how.query)?,
+                    };
+                    (query, Some(document))
                 }
             },
             Work::Tokenize { .. } | Work::Chunk(_) => (Vec::new(), None),

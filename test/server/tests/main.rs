@@ -45,6 +45,7 @@ mod privileges;
 mod protocol;
 mod queue_limits;
 mod refusals;
+mod request_texts;
 mod search;
 mod settings;
 mod shutdown;
