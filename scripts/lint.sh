@@ -74,9 +74,9 @@ worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse trouble connection pull call role_id protocol cancel result tables status prompt models diagnose cache_admin cache_lookup
-    enqueue insert_trigger sync chat details tokens rerank constrained verbs verify exchange vectorizers'
-request_files='defaults usage arguments ranking categories answer prompts verbs subtasks asked values constraint batch_checks params options
-    conversation verb_checks checks work'
+    enqueue insert_trigger sync batch chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange vectorizers'
+request_files='defaults usage arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
+    stages asked constraint batch_checks params options conversation verb_checks checks work'
 worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount vectorizer database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
@@ -226,17 +226,18 @@ broken_links() {
 
 # Code that README.md and docs/ name, or quote in Rust: a file that is not there, a block that no source file has as it is.
 outdated_quotes() {
-    local page path
+    local page path sources
+    sources=$(files '\.rs$')
     for page in README.md docs/*.md; do
         grep -oE '`[a-z_0-9/]+\.rs`' "$page" | tr -d '`' | sort -u | while read -r path; do
-            files '\.rs$' | grep -qE "(^|/)$path\$" || echo "$page: $path is not there"
+            grep -qE "(^|/)$path\$" <<<"$sources" || echo "$page: $path is not there"
         done
         python3 -c '
 import re, sys
 page, sources = sys.argv[1], [open(path).read() for path in sys.stdin.read().split()]
 for block in re.findall(r"^```rust\n(.*?)^```$", open(page).read(), re.M | re.S):
     if not any(block in source for source in sources):
-        print(page + ": no source file has: " + block.splitlines()[0])' "$page" < <(files '\.rs$')
+        print(page + ": no source file has: " + block.splitlines()[0])' "$page" <<<"$sources"
     done
 }
 

@@ -22,13 +22,14 @@ create function @extschema@.steadytext_generate_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_async_wrapper';
 comment on function @extschema@.steadytext_generate_async(
-    text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb
+    text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a text and returns the request id';
 
 create function steadytext.priority(priority bigint)
@@ -69,17 +70,18 @@ create function @extschema@.steadytext_embed_async(
     priority bigint default 5,
     mode text default null,
     task text default null,
-    truncate boolean default false
+    truncate boolean default false,
+    dimensions bigint default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'embed_async_wrapper';
 comment on function @extschema@.steadytext_embed_async(
-    text, boolean, bigint, text, bigint, text, text, boolean
-) is 'Enqueues the embedding of a text, a passage or (mode query) a query with a task, and returns the request id';
+    text, boolean, bigint, text, bigint, text, text, boolean, bigint
+) is 'Enqueues the embedding of a text, a passage or (mode query) a query with a task, of all dimensions or fewer, and returns the request id';
 
 create function steadytext.embed_params(
-    use_cache boolean, seed bigint, model text, mode text, task text, batch boolean, truncate boolean
+    use_cache boolean, seed bigint, model text, mode text, task text, batch boolean, truncate boolean, dimensions bigint
 )
 returns jsonb
 language plpgsql stable
@@ -93,11 +95,12 @@ begin
         'mode', mode,
         'task', task,
         'batch', case when batch then true end,
-        'truncate', case when truncate then true end
+        'truncate', case when truncate then true end,
+        'dimensions', dimensions
     ));
 end
 $$;
-comment on function steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean) is
+comment on function steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint) is
     'The params of an embed request: what differs from the defaults';
 
 create function steadytext.check_batch(p_elements text[], p_what text)
@@ -170,7 +173,8 @@ create function @extschema@.steadytext_embed_batch_async(
     priority bigint default 5,
     mode text default null,
     task text default null,
-    truncate boolean default false
+    truncate boolean default false,
+    dimensions bigint default null
 )
 returns uuid[]
 language plpgsql volatile
@@ -183,7 +187,7 @@ declare
 begin
     perform steadytext.check_batch(texts, 'texts');
     -- The mark lets empty texts in: each fails alone, in the worker, not the whole batch.
-    v_params := steadytext.embed_params(use_cache, seed, model, mode, task, true, truncate);
+    v_params := steadytext.embed_params(use_cache, seed, model, mode, task, true, truncate, dimensions);
     with enqueued as (
         insert into @extschema@.steadytext_queue (request_type, prompt, params, priority)
         select 'embed', t.prompt, v_params, v_priority
@@ -196,6 +200,6 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_embed_batch_async(
-    text[], boolean, bigint, text, bigint, text, text, boolean
+    text[], boolean, bigint, text, bigint, text, text, boolean, bigint
 ) is
     'Enqueues one embedding per text and returns the request ids in the order of the texts; an empty text fails alone';

@@ -36,7 +36,8 @@ begin
     from @extschema@.steadytext_queue as q
     where q.request_id = steadytext_check_async.request_id;
     if not found then
-        raise exception 'Request ID % not found', steadytext_check_async.request_id;
+        raise exception 'Request ID % not found', steadytext_check_async.request_id
+            using hint = 'It may have been removed after queue_retention_hours, or belong to another role.';
     end if;
 end
 $$;

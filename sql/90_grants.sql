@@ -8,19 +8,19 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 
 -- The API.
 grant execute on function
-    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text),
+    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean),
-    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb),
+    @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean, bigint),
+    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
@@ -37,15 +37,15 @@ grant execute on function
     @extschema@.steadytext_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
-    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)
+    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
@@ -55,7 +55,7 @@ grant execute on function
     @extschema@.steadytext_chat_async(jsonb, bigint, boolean, bigint, text, text, text, double precision, bigint, jsonb),
     @extschema@.steadytext_chat_stream(jsonb, bigint, bigint, text, text, text, double precision, text, jsonb),
     @extschema@.steadytext_generate_details(
-        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_count_tokens(text, text),
     @extschema@.steadytext_tokenize(text, text),
     @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text)
@@ -81,7 +81,8 @@ grant execute on function
     steadytext.prompt_variables(text),
     steadytext.render_prompt(text, jsonb, boolean),
     steadytext.prompt_id(text),
-    steadytext.builtin_prompt(text, bigint)
+    steadytext.builtin_prompt(text, bigint),
+    steadytext.check_replacement(text, text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
@@ -97,6 +98,8 @@ grant execute on function
     @extschema@.steadytext_classify(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_scores(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_multi(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_scores(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
     @extschema@.steadytext_if_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_if_score_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_score_async(text, boolean, bigint, text, bigint),
@@ -105,6 +108,55 @@ grant execute on function
     @extschema@.steadytext_classify_scores_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
     @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
     steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
+-- What is written, and facts.
+grant execute on function
+    steadytext.plain_verb(text, text, jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_array(text, text[], jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_async(text, text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.st_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_translate(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_analyze_sentiment(text, boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_mask(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract_facts(text, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts(text[], bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts_async(text, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_deduplicate_facts_async(jsonb, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
+-- Summaries, groups, and many texts at once.
+grant execute on function
+    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text(text[], jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text_async(text, jsonb, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_summarize(text),
+    @extschema@.steadytext_summarize(text, jsonb),
+    @extschema@.steadytext_summarize_partial(text, jsonb),
+    @extschema@.steadytext_summarize_final(jsonb),
+    @extschema@.steadytext_agg(text, text),
+    @extschema@.st_summarize(text),
+    @extschema@.st_summarize(text, jsonb),
+    @extschema@.st_summarize_partial(text, jsonb),
+    @extschema@.st_summarize_final(jsonb),
+    @extschema@.st_agg(text, text),
+    @extschema@.steadytext_generate_batch(text[], bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint),
+    steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint)
 to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
@@ -115,12 +167,12 @@ grant execute on function
         uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
-    steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean),
-    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text),
-    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
+    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
+    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint),
     steadytext.with_written_order(text, text),
-    steadytext.embed_cached(text, bigint, text, text, text, boolean, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
@@ -217,9 +269,9 @@ grant execute on function
 to pg_monitor;
 grant insert (key, value), update (value, is_default) on @extschema@.steadytext_config to steadytext_admin;
 grant
-    insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+    insert (name, task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
         is_preferred, description),
-    update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, is_fallback,
+    update (task, file, repo, revision, sha256, size, licence, query_prompt, passage_prompt, dimensions, is_fallback,
         is_preferred, description),
     delete
 on @extschema@.steadytext_models to steadytext_admin;

@@ -260,7 +260,13 @@ fn model_directory() -> Check {
             ),
             Some("Give it to the operating system user of the server: chown -R."),
         ),
-        None => line(CHECK, OK, format!("\"{name}\""), None),
+        // Relative names are below the data directory.
+        None => line(
+            CHECK,
+            OK,
+            format!("\"{}\"", path.canonicalize().unwrap_or_else(|_| path.to_owned()).display()),
+            None,
+        ),
     }
 }
 

@@ -114,7 +114,7 @@ fn described(running: &Running) -> String {
 
 /// Waits until the file of a registered model is there, where pg_steadytext.auto_pull lets requests do so.
 pub(super) fn fetch(name: &str) -> Result<(), PgError> {
-    finish(&Commission::of(name)?, false).map(|_| ())
+    finish(&Commission::for_request(name)?, false).map(|_| ())
 }
 
 /// The downloads that are going on, for those who may know of them.

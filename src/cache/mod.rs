@@ -9,11 +9,14 @@
 
 mod new_entry;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use steadytext_engine::{
-    BackendKind, CacheKey, ModelIdentity, ModelSource, Work, cache_key, cache_key_of_many, dedup_key, hex,
+    BackendKind, CacheKey, ModelIdentity, ModelSource, Prompts, Work, cache_key, cache_key_of_many,
+    dedup_key, hex,
 };
 
 pub(crate) use new_entry::{NewEntry, model_name};
@@ -22,6 +25,7 @@ use crate::pg::cache_table::{self, Found, Provenance};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::PgError;
 use crate::pg::{access_counters, catalog, guc, model_checksums};
+use crate::registry::{Embedding, Resolved, Task};
 use crate::request::{self, Answer, Asked, Categories, Ranking, Subtasks};
 
 /// A request that the cache may answer.
@@ -30,6 +34,7 @@ pub(crate) struct Question {
     request_type: String,
     params: Value,
     model: ModelSource,
+    embedding: Arc<Embedding>,
     /// `None` where it needs the checksum of a model that nobody has loaded yet.
     key: Option<CacheKey>,
     max_entry_bytes: usize,
@@ -41,22 +46,24 @@ impl Question {
         request_type: &str,
         params: &Value,
         subtasks: &Subtasks,
-        model: &ModelSource,
+        model: &Resolved,
         config: &Config,
     ) -> Option<Question> {
         is_wanted(params, subtasks, config).then(|| Question {
             request_type: request_type.to_owned(),
             params: params.clone(),
-            model: model.clone(),
+            model: model.source.clone(),
+            embedding: Arc::clone(model.embedding()),
             key: key_of(request_type, params, subtasks, model),
             max_entry_bytes: usize::try_from(config.cache_max_entry_bytes).unwrap_or(0),
         })
     }
 
     /// The same question to another model.
-    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &ModelSource) -> Question {
+    pub(crate) fn with_model(&self, subtasks: &Subtasks, model: &Resolved) -> Question {
         let key = key_of(&self.request_type, &self.params, subtasks, model);
-        Question { model: model.clone(), key, ..self.clone() }
+        let embedding = Arc::clone(model.embedding());
+        Question { model: model.source.clone(), embedding, key, ..self.clone() }
     }
 
     /// The answer, if the cache has it; counts the hit. Inside a transaction.
@@ -78,7 +85,8 @@ impl Question {
         if by.backend == BackendKind::Candle && guc::backend() != BackendKind::Candle {
             return None;
         }
-        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), by.backend)?;
+        let prompts = &self.embedding.prompts;
+        let key = key_by(&self.request_type, &self.params, subtasks, Some(&by.hash), prompts, by.backend)?;
         new_entry::make(self, subtasks, key.text, by, answer, took)
     }
 }
@@ -87,7 +95,17 @@ impl Question {
 fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
+        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
+}
+
+/// How far a look-up goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Most misses cost no look at a file: somebody else will look again. Vectors of models that want something before their texts,
+    /// and that no request names, are not found.
+    Little,
+    /// Whatever there is, is found.
+    Whole,
 }
 
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
@@ -96,34 +114,50 @@ fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
 /// # Errors
 ///
 /// Those of [`request::work`], and of [`request::model`] where the model matters.
-pub(crate) fn find(asked: Asked<'_>, config: &Config) -> Result<Option<(Found, Answer)>, PgError> {
+pub(crate) fn find(
+    asked: Asked<'_>,
+    config: &Config,
+    effort: Effort,
+) -> Result<Option<(Found, Answer)>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
+    let Asked { request_type, params, .. } = asked;
+    if !is_wanted(params, &subtasks, config) {
+        return Ok(None);
+    }
+    let model = || request::model(task, params, &*catalog_cache::models()?);
+    // A short key does not name the model.
+    let Some(short) = key_with(request_type, params, &subtasks, None, &Prompts::default()) else {
+        return Ok(find_of(request_type, params, &subtasks, model()?));
+    };
     let mut failure = None;
-    let found = find_with(asked, &subtasks, config, || {
-        let resolved = catalog_cache::models().and_then(|models| request::model(task, asked.params, &models));
-        resolved.map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+    let found = look(request_type, &short, || {
+        model().map_err(|error| failure = Some(error)).ok().map(|model| model.source)
     });
-    failure.map_or(Ok(found), Err)
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if task != Task::Embed || (found.is_none() && effort == Effort::Little) {
+        return Ok(found);
+    }
+    // That of a vector is no short one where its model wants something before the text. What was imported answers where there is
+    // no model.
+    match model() {
+        Ok(model) if key_of(request_type, params, &subtasks, &model).as_ref() != Some(&short) => {
+            Ok(find_of(request_type, params, &subtasks, model))
+        }
+        _ => Ok(found),
+    }
 }
 
-/// As [`find`]. The model is only asked for where it matters: a short key does not name it, so that most
-/// misses cost no look at a file.
-fn find_with(
-    asked: Asked<'_>,
+/// The entry of a request to a model.
+fn find_of(
+    request_type: &str,
+    params: &Value,
     subtasks: &Subtasks,
-    config: &Config,
-    model: impl FnOnce() -> Option<ModelSource>,
+    model: Resolved,
 ) -> Option<(Found, Answer)> {
-    let Asked { request_type, params, .. } = asked;
-    if !is_wanted(params, subtasks, config) {
-        return None;
-    }
-    if let Some(key) = key_with(request_type, params, subtasks, None) {
-        return look(request_type, &key, model);
-    }
-    let model = model()?;
-    let key = key_with(request_type, params, subtasks, model_checksums::of(&model).as_ref())?;
-    look(request_type, &key, || Some(model))
+    let key = key_of(request_type, params, subtasks, &model)?;
+    look(request_type, &key, || Some(model.source))
 }
 
 /// The entry of a key, if it is what the model would answer now. While the extension is being dropped there
@@ -171,11 +205,13 @@ pub(crate) fn key_of(
     request_type: &str,
     params: &Value,
     subtasks: &Subtasks,
-    model: &ModelSource,
+    model: &Resolved,
 ) -> Option<CacheKey> {
+    let prompts = &model.embedding().prompts;
     // A short key does not need the checksum, which costs a look at the file.
-    key_with(request_type, params, subtasks, None)
-        .or_else(|| key_with(request_type, params, subtasks, model_checksums::of(model).as_ref()))
+    key_with(request_type, params, subtasks, None, prompts).or_else(|| {
+        key_with(request_type, params, subtasks, model_checksums::of(&model.source).as_ref(), prompts)
+    })
 }
 
 /// That of what would compute it now.
@@ -184,8 +220,9 @@ fn key_with(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
+    prompts: &Prompts,
 ) -> Option<CacheKey> {
-    key_by(request_type, params, subtasks, model, guc::backend())
+    key_by(request_type, params, subtasks, model, prompts, guc::backend())
 }
 
 fn key_by(
@@ -193,18 +230,34 @@ fn key_by(
     params: &Value,
     subtasks: &Subtasks,
     model: Option<&[u8; 32]>,
+    prompts: &Prompts,
     backend: BackendKind,
 ) -> Option<CacheKey> {
     match subtasks {
         Subtasks::One(work) => {
             let names_model = ["model", "size"].iter().any(|name| params.get(name).is_some());
-            cache_key(request_type, work, names_model, model, backend)
+            let work = work.clone().prompted(prompts);
+            cache_key(request_type, &work, names_model, model, backend)
         }
-        Subtasks::Rerank(reranking) => cache_key_of_many(request_type, reranking, model?, backend),
-        Subtasks::Verb(verb) => cache_key_of_many(request_type, verb, model?, backend),
+        Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
+        Subtasks::Verb(verb) => key_of_many(request_type, verb, model?, prompts, backend),
+        Subtasks::Summary(level) => key_of_many(request_type, level.summary(), model?, prompts, backend),
         // Each of the texts by itself would be one more way to the same entries.
-        Subtasks::Embed { .. } | Subtasks::Many(..) => None,
+        Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_) => None,
     }
+}
+
+fn key_of_many<T: Serialize>(
+    request_type: &str,
+    content: &T,
+    model: &[u8; 32],
+    prompts: &Prompts,
+    backend: BackendKind,
+) -> Option<CacheKey> {
+    if prompts.is_empty() {
+        return cache_key_of_many(request_type, content, model, backend);
+    }
+    cache_key_of_many(request_type, &(content, prompts), model, backend)
 }
 
 /// By which the engine knows equal work of this database, so that it is done once.

@@ -126,7 +126,16 @@ fn short_key(request_type: &str, work: &Work) -> Option<String> {
             // Read from the left, there is one way to take a key apart.
             (key.find(SEPARATOR) == end_of_prompt && !is_digest(&key) && !is_long_key(&key)).then_some(key)
         }
-        ("embed", Work::Embed(Embed { text, purpose: Purpose::Passage, truncate: false })) => {
+        (
+            "embed",
+            Work::Embed(Embed {
+                text,
+                purpose: Purpose::Passage,
+                truncate: false,
+                prompt: None,
+                dimensions: None,
+            }),
+        ) => {
             let hash = Sha256::new().chain_update("embed:").chain_update(text).finalize();
             Some(hex(&hash))
         }
@@ -300,6 +309,23 @@ mod tests {
         let whole = key("embed", embed("p"));
         assert!(whole.is_short && !key("embed", cut.clone()).is_short);
         assert_ne!(key("embed", cut), whole);
+    }
+
+    #[test]
+    fn prompts_and_dimensions_have_keys_of_their_own_and_without_them_keys_are_as_before() {
+        let plain = Embed::query("p", None);
+        let prompted = |prompt: &str| Embed { prompt: Some(prompt.to_owned()), ..Embed::passage("p") };
+        let shorter = |dimensions| Embed { dimensions: Some(dimensions), ..Embed::passage("p") };
+        let works =
+            [Embed::passage("p"), prompted(""), prompted("x"), shorter(64), shorter(128), plain.clone()];
+        let keys: std::collections::HashSet<String> =
+            works.iter().map(|work| key("embed", Work::Embed(work.clone())).text).collect();
+        assert_eq!(keys.len(), works.len());
+        assert!(!key("embed", Work::Embed(prompted(""))).is_short);
+        let json = serde_json::to_string(&plain).unwrap();
+        assert_eq!(json, r#"{"text":"p","purpose":{"Query":{"task":null}},"truncate":false}"#);
+        let sent = postcard::to_allocvec(&works[3]).unwrap();
+        assert_eq!(postcard::from_bytes::<Embed>(&sent).unwrap(), works[3]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod nearest;
 mod notifier;
 mod panic;
 mod probe;
+mod prompts;
 mod request;
 mod rerank;
 mod safetensors;
@@ -42,7 +43,7 @@ mod verify;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
-pub use chunks::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
+pub use chunks::{Beside, Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
 pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]
@@ -59,6 +60,7 @@ pub use mapping::FileId;
 pub use model::{PackedState, verify_packed_weights};
 pub use notifier::Notifier;
 pub use probe::Probe;
+pub use prompts::Prompts;
 pub use request::{
     DEFAULT_TASK, Embed, Event, EventKind, Finish, Generate, Likelihoods, Message, ModelSource, Output,
     Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,

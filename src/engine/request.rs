@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::chunks::{Chunk, Chunking};
 use crate::gguf::Gguf;
 use crate::verify::{Verification, Verify};
-use crate::{Constraint, Error, ModelIdentity, Sampling, builtin, safetensors};
+use crate::{Constraint, Error, ModelIdentity, Prompts, Sampling, builtin, safetensors};
 
 /// One unit of work for [`crate::Engine::submit`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,7 +108,9 @@ impl Work {
             }
             Work::Embed(how) => how.text.len(),
             Work::Tokenize { text } => text.len(),
-            Work::Chunk(how) => how.text.len(),
+            Work::Chunk(how) => {
+                how.text.len().saturating_add(how.beside.as_ref().map_or(0, |beside| beside.prompt.len()))
+            }
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))
@@ -136,11 +138,18 @@ impl Request {
                 stop.saturating_add(how.constraint.as_ref().map_or(0, Constraint::bytes))
                     .saturating_add(history)
             }
-            Work::Embed(how) => match &how.purpose {
-                Purpose::Query { task: Some(task) } => task.len(),
-                Purpose::Query { task: None } | Purpose::Passage => 0,
-            },
-            Work::Rerank(_) | Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_) => 0,
+            Work::Embed(how) => {
+                let task = match &how.purpose {
+                    Purpose::Query { task: Some(task) } => task.len(),
+                    Purpose::Query { task: None } | Purpose::Passage => 0,
+                };
+                task.saturating_add(how.prompt.as_ref().map_or(0, String::len))
+            }
+            Work::Rerank(how) => [&how.prompts.query, &how.prompts.passage]
+                .into_iter()
+                .flatten()
+                .fold(0_usize, |bytes, prompt| bytes.saturating_add(prompt.len())),
+            Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_) => 0,
             Work::Likelihoods(how) => {
                 let texts =
                     how.answers.iter().fold(0_usize, |bytes, answer| bytes.saturating_add(answer.len()));
@@ -239,7 +248,7 @@ impl Serialize for Generate {
 }
 
 /// Embedding of one text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Embed {
     /// The text; no chat template is put around it.
     pub text: String,
@@ -247,6 +256,31 @@ pub struct Embed {
     pub purpose: Purpose,
     /// Whether a text that is longer than the context is cut at its end; otherwise it is an error.
     pub truncate: bool,
+    /// What stands before the text, whatever it is for; `None`: what the model's file says.
+    pub prompt: Option<String>,
+    /// How many elements of the vector are wanted, which are then scaled to length 1; `None`: all.
+    pub dimensions: Option<usize>,
+}
+
+/// As with [`Generate`].
+impl Serialize for Embed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let whole = !serializer.is_human_readable();
+        let Embed { text, purpose, truncate, prompt, dimensions } = self;
+        let added = [whole || prompt.is_some(), whole || dimensions.is_some()];
+        let count = 3 + added.iter().filter(|added| **added).count();
+        let mut fields = serializer.serialize_struct("Embed", count)?;
+        fields.serialize_field("text", text)?;
+        fields.serialize_field("purpose", purpose)?;
+        fields.serialize_field("truncate", truncate)?;
+        if added[0] {
+            fields.serialize_field("prompt", prompt)?;
+        }
+        if added[1] {
+            fields.serialize_field("dimensions", dimensions)?;
+        }
+        fields.end()
+    }
 }
 
 /// What a vector is for. Models that were trained to tell the two apart get the text in the words that they
@@ -269,28 +303,35 @@ pub const DEFAULT_TASK: &str = "Given a web search query, retrieve relevant pass
 impl Embed {
     /// A text to be found.
     pub fn passage(text: impl Into<String>) -> Embed {
-        Embed { text: text.into(), purpose: Purpose::Passage, truncate: false }
+        Embed {
+            text: text.into(),
+            purpose: Purpose::Passage,
+            truncate: false,
+            prompt: None,
+            dimensions: None,
+        }
     }
 
     /// A text to find others with.
     pub fn query(text: impl Into<String>, task: Option<String>) -> Embed {
-        Embed { text: text.into(), purpose: Purpose::Query { task }, truncate: false }
+        Embed { purpose: Purpose::Query { task }, ..Embed::passage(text) }
     }
 
     /// The text in the words of Qwen3-Embedding, which decoders that embed have in common: a query comes with its
     /// task, a passage is as it is.
     pub(crate) fn instructed(&self) -> Cow<'_, str> {
-        match &self.purpose {
-            Purpose::Passage => Cow::Borrowed(&self.text),
-            Purpose::Query { .. } => Cow::Owned(self.instruction() + &self.text),
+        match (&self.prompt, &self.purpose) {
+            (None, Purpose::Passage) => Cow::Borrowed(&self.text),
+            (Some(_), _) | (None, Purpose::Query { .. }) => Cow::Owned(self.instruction() + &self.text),
         }
     }
 
     /// What [`Embed::instructed`] puts before the text.
     pub(crate) fn instruction(&self) -> String {
-        match &self.purpose {
-            Purpose::Passage => String::new(),
-            Purpose::Query { task } => {
+        match (&self.prompt, &self.purpose) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, Purpose::Passage) => String::new(),
+            (None, Purpose::Query { task }) => {
                 format!("Instruct: {}\nQuery:", task.as_deref().unwrap_or(DEFAULT_TASK))
             }
         }
@@ -298,7 +339,7 @@ impl Embed {
 }
 
 /// Scoring of one document. Requests of one query compute what they have in common once.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rerank {
     /// What is looked for.
     pub query: String,
@@ -308,6 +349,16 @@ pub struct Rerank {
     pub task: String,
     /// Whether a document that is longer than the context has room for is cut at its end; otherwise it is an error.
     pub truncate: bool,
+    /// What stands before query and document where their vectors are compared.
+    pub prompts: Prompts,
+}
+
+impl Rerank {
+    /// The document where its vector is compared.
+    pub(crate) fn document_by_itself(&self) -> Embed {
+        let prompt = self.prompts.passage.clone();
+        Embed { truncate: self.truncate, prompt, ..Embed::passage(&self.document) }
+    }
 }
 
 /// How likely some answers to a prompt are. The prompt is computed once, and so is each token that answers begin with in common.

@@ -6,12 +6,13 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgrx::prelude::*;
 use steadytext_engine::{Error, ModelIdentity, ModelSource, hex};
 
-use super::{self as registry, Task, Wanted, directory};
+use super::{self as registry, Embedding, Task, Wanted, directory};
 use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::{activity, environment, model_checksums};
@@ -41,6 +42,7 @@ pub(crate) struct Resolved {
     auto: Option<Task>,
     /// Why others were passed over that come before it.
     passed_over: Vec<PgError>,
+    embedding: Arc<Embedding>,
 }
 
 impl Resolved {
@@ -53,19 +55,31 @@ impl Resolved {
             sha256: None,
             auto: None,
             passed_over: Vec::new(),
+            embedding: Arc::default(),
         }
     }
 
-    /// A file. Where nothing else says what its content must be, its card does.
+    /// A file, and the row that says something of it. Where nothing else says what its content must be, its card does.
     ///
     /// # Errors
     ///
     /// XX001 for a card that cannot be read.
-    pub(super) fn file(path: &Path, name: &str, sha256: Option<[u8; 32]>) -> Result<Resolved, PgError> {
-        let of_card = || Ok::<_, PgError>(directory::card(path)?.and_then(|card| card.checksum()));
-        let sha256 = if sha256.is_some() { sha256 } else { of_card()? };
+    pub(super) fn file(
+        path: &Path,
+        name: &str,
+        sha256: Option<[u8; 32]>,
+        row: Option<&Model>,
+    ) -> Result<Resolved, PgError> {
+        let card = directory::card(path)?;
+        let sha256 = sha256.or_else(|| card.as_ref().and_then(|card| card.checksum()));
+        let embedding = Arc::new(Embedding::of(row, card.as_deref()));
         let source = ModelSource::File(path.to_owned());
-        Ok(Resolved { source, name: name.to_owned(), sha256, ..Resolved::builtin(false) })
+        Ok(Resolved { source, name: name.to_owned(), sha256, embedding, ..Resolved::builtin(false) })
+    }
+
+    /// What is known of its embeddings.
+    pub(crate) fn embedding(&self) -> &Arc<Embedding> {
+        &self.embedding
     }
 
     /// The name by which it was found.
@@ -172,9 +186,16 @@ pub(super) struct Search {
 
 impl Search {
     /// Looks at the file of a model. Whether it is the one.
-    fn consider(&mut self, purpose: Task, path: &Path, name: &str, sha256: Option<[u8; 32]>) -> bool {
+    fn consider(
+        &mut self,
+        purpose: Task,
+        path: &Path,
+        name: &str,
+        sha256: Option<[u8; 32]>,
+        row: Option<&Model>,
+    ) -> bool {
         self.is_claimed = true;
-        let mut found = match Resolved::file(path, name, sha256) {
+        let mut found = match Resolved::file(path, name, sha256, row) {
             Ok(found) => found,
             Err(error) => {
                 self.passed_over.push(warning(name, &error.message));
@@ -215,7 +236,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
         search.is_claimed |= !model.is_default;
         let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
         if let Some(path) = there
-            && search.consider(purpose, &path, &model.name, model.sha256)
+            && search.consider(purpose, &path, &model.name, model.sha256, Some(model))
         {
             return Ok(search);
         }
@@ -229,7 +250,8 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
             Err(_) => false,
         };
         if prefers && registry::is_there(&path) {
-            if search.consider(purpose, &path, &entry.name, None) {
+            let row = registry::seeded(&entry.file, models);
+            if search.consider(purpose, &path, &entry.name, None, row) {
                 return Ok(search);
             }
         } else if prefers {
@@ -249,7 +271,7 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
         .hint(format!("Name one in {}.", task.setting().name().to_string_lossy())));
     }
     for (entry, path) in others {
-        search.consider(purpose, &path, &entry.name, None);
+        search.consider(purpose, &path, &entry.name, None, None);
     }
     Ok(search)
 }
@@ -276,7 +298,7 @@ pub(super) fn after(mut found: Resolved, mut passed_over: Vec<PgError>) -> Resol
 
 /// Why the file of a model is no good for its task, as far as that is known.
 pub(super) fn why_bad(task: Task, model: &Model, path: &Path) -> Option<String> {
-    let known = Resolved::file(path, &model.name, model.sha256).and_then(|found| found.check_known());
+    let known = Resolved::file(path, &model.name, model.sha256, None).and_then(|found| found.check_known());
     known
         .err()
         .map(|error| error.message)

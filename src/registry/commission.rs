@@ -60,6 +60,24 @@ impl Commission {
         Commission::of_row(name, row)
     }
 
+    /// The same for a request that waits for the file of a registered model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Commission::of`]; 58P01 where nothing says where the file comes from.
+    pub(crate) fn for_request(name: &str) -> Result<Commission, PgError> {
+        let row = catalog_cache::pullable(name)?;
+        if row.is_some_and(|row| row.repository.is_none()) {
+            let shown: String = name.chars().take(64).collect();
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+                format!("the file of model \"{shown}\" is not there, and nothing says where to download it from"),
+            )
+            .hint("Put the file into pg_steadytext.model_dir, or owner/name into repo of its row in steadytext_models."));
+        }
+        Commission::of(name)
+    }
+
     fn of_row(name: &str, row: Pullable) -> Result<Commission, PgError> {
         let Some(repository) = row.repository else {
             return Err(PgError::new(
@@ -88,6 +106,7 @@ impl Commission {
             licence: row.licence,
             query_prompt: row.query_prompt,
             passage_prompt: row.passage_prompt,
+            dimensions: row.dimensions,
             ..Card::default()
         };
         Ok(Commission {

@@ -11,6 +11,7 @@ mod choice;
 mod commission;
 mod defaults;
 pub(crate) mod directory;
+mod embedding;
 mod model_files;
 pub(crate) mod restored;
 
@@ -28,6 +29,7 @@ pub(crate) use self::commission::Commission;
 use self::defaults::DefaultModel;
 pub(crate) use self::defaults::is_obeyed;
 use self::directory::Entry;
+pub(crate) use self::embedding::Embedding;
 use self::model_files::{LeadsOut, locate};
 use crate::pg::catalog_cache::{Model, Models};
 use crate::pg::error::PgError;
@@ -162,8 +164,8 @@ fn configured(purpose: Task, task: Task, models: &Models) -> Result<Resolved, Pg
         .hint("Register the model in steadytext_models, or put its file into pg_steadytext.model_dir."));
     }
     // What is registered of the file holds for every name of it.
-    let sha256 = models.iter().find(|model| model.file == name).and_then(|model| model.sha256);
-    let found = Resolved::file(&path, &name, sha256)?;
+    let row = of_file(&name, models);
+    let found = Resolved::file(&path, &name, row.and_then(|row| row.sha256), row)?;
     found.check_known().map(|()| found)
 }
 
@@ -379,9 +381,9 @@ fn known(task: Task, name: &str, models: &Models) -> String {
 /// The model of a name that is not `builtin`.
 fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     let (found, shown) = (find(task, name, models)?, shown(name));
-    let (file, sha256) = match &found {
-        Found::Row(model) => (&model.file, model.sha256),
-        Found::Entry(entry) => (&entry.file, None),
+    let (file, sha256, row) = match &found {
+        Found::Row(model) => (&model.file, model.sha256, Some(*model)),
+        Found::Entry(entry) => (&entry.file, None, seeded(&entry.file, models)),
     };
     // Said in the same words whether or not there is something.
     let path = registered_path(file).map_err(|LeadsOut| {
@@ -401,8 +403,18 @@ fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
         )
         .missing(name));
     }
-    let found = Resolved::file(&path, name, sha256)?;
+    let found = Resolved::file(&path, name, sha256, row)?;
     found.check_known().map(|()| found)
+}
+
+/// The row of a file that came with the extension: what others say is said of their names.
+fn seeded<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.is_default && model.file == file)
+}
+
+/// The first row of a file.
+fn of_file<'a>(file: &str, models: &'a Models) -> Option<&'a Model> {
+    models.iter().find(|model| model.file == file)
 }
 
 /// What to say where [`Resolved::is_fallback`] is set.

@@ -33,6 +33,7 @@ pub(crate) fn generate_params(
 }
 
 /// The parameters of an embedding that differ from the defaults.
+#[allow(clippy::too_many_arguments, reason = "the predecessor's signature, and more")]
 pub(crate) fn embed_params(
     use_cache: Option<bool>,
     seed: Option<i64>,
@@ -40,6 +41,7 @@ pub(crate) fn embed_params(
     mode: Option<&str>,
     task: Option<&str>,
     truncate: Option<bool>,
+    dimensions: Option<i64>,
 ) -> Map<String, Value> {
     params([
         ("use_cache", use_cache.filter(|use_cache| *use_cache != defaults::USE_CACHE).map(Value::from)),
@@ -48,6 +50,7 @@ pub(crate) fn embed_params(
         ("mode", mode.map(Value::from)),
         ("task", task.map(Value::from)),
         ("truncate", truncate.filter(|truncate| *truncate != defaults::TRUNCATE).map(Value::from)),
+        ("dimensions", dimensions.map(Value::from)),
     ])
 }
 

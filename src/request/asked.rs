@@ -39,6 +39,11 @@ pub(super) fn truncates(params: &Value) -> bool {
     params.get("truncate").and_then(Value::as_bool).unwrap_or(defaults::TRUNCATE)
 }
 
+/// How many elements of a vector are wanted, where not all are.
+pub(super) fn dimensions(params: &Value) -> Option<usize> {
+    params.get("dimensions").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
+}
+
 /// What an embedding is for: a task is a query's.
 pub(super) fn purpose(params: &Value) -> Purpose {
     let text = |name: &str| params.get(name).and_then(Value::as_str);

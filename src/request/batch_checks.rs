@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::Purpose;
 
-use super::asked::{Asked, truncates};
+use super::asked::{Asked, dimensions, truncates};
 use super::defaults;
 use super::ranking::Reranking;
 use super::subtasks::Subtasks;
@@ -41,7 +41,12 @@ pub(crate) fn check_embed(asked: Asked<'_>, config: &Config) -> Result<(), PgErr
 ///
 /// As [`check_rerank`].
 pub(crate) fn embed(asked: Asked<'_>, purpose: Purpose, config: &Config) -> Result<Subtasks, PgError> {
-    Ok(Subtasks::Embed { texts: owned(texts(asked, config)?), purpose, truncate: truncates(asked.params) })
+    Ok(Subtasks::Embed {
+        texts: owned(texts(asked, config)?),
+        purpose,
+        truncate: truncates(asked.params),
+        dimensions: dimensions(asked.params),
+    })
 }
 
 fn texts<'a>(asked: Asked<'a>, config: &Config) -> Result<Vec<&'a str>, PgError> {

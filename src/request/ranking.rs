@@ -67,6 +67,7 @@ impl Reranking {
             document: self.documents[document].clone(),
             task: self.task.clone(),
             truncate: self.truncate,
+            ..Rerank::default()
         })
     }
 

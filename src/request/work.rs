@@ -4,28 +4,32 @@ use pgrx::prelude::*;
 use serde_json::Value;
 use steadytext_engine::{Embed, Generate, Sampling, Work};
 
-use super::asked::{Asked, purpose, truncates, wanted};
+use super::asked::{Asked, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
+use super::summary::{Level, Summary};
 use super::values::empty_text;
 use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
+use crate::pg::guc;
 use crate::registry::{self, Resolved, Task, Wanted};
 
 /// The work, and the model that does it.
 ///
 /// # Errors
 ///
-/// Those of [`work`] and [`model`].
+/// Those of [`work`], [`model`] and [`Subtasks::check_model`].
 pub(crate) fn subtasks(
     asked: Asked<'_>,
     config: &Config,
     models: &Models,
 ) -> Result<(Subtasks, Resolved), PgError> {
     let (task, subtasks) = work(asked, config)?;
-    Ok((subtasks, model(task, asked.params, models)?))
+    let model = model(task, asked.params, models)?;
+    subtasks.check_model(&model)?;
+    Ok((subtasks, model))
 }
 
 /// The model that does a request's work.
@@ -69,14 +73,23 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "embed" if is_empty => return Err(empty_text("Text input cannot be empty")),
         "embed" => {
-            let embed =
-                Embed { text: text.to_owned(), purpose: purpose(params), truncate: truncates(params) };
+            let embed = Embed {
+                purpose: purpose(params),
+                truncate: truncates(params),
+                dimensions: dimensions(params),
+                ..Embed::passage(text)
+            };
             (Task::Embed, Subtasks::One(Work::Embed(embed)))
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        "summarize" => {
+            let level = Level::first(Summary::of_text(text, params, guc::engine().context_length)?);
+            level.check_prompt()?;
+            (Task::Generate, Subtasks::Summary(level))
+        }
         verb if verb_checks::is_verb(verb) => {
-            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked, config)?))
         }
         other => {
             return Err(PgError::new(

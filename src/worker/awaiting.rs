@@ -111,7 +111,7 @@ impl Awaiting {
 /// The download goes on for good: the worker may be another one when it ends.
 fn begin(owner: pg_sys::Oid, model: &str) -> Result<Ticket, PgError> {
     transaction("begin a download", || {
-        let commission = Commission::of(model)?;
+        let commission = Commission::for_request(model)?;
         let text = serde_json::to_string(&commission)
             .map_err(|error| PgError::internal(format!("a download cannot be written: {error}")))?;
         let key = commission.key();

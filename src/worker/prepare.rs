@@ -39,6 +39,6 @@ pub(super) fn prepare(claimed: &Claimed, config: &Config, models: &Models) -> Re
     let (subtasks, resolved) = request::subtasks(asked, config, models)?;
     // How soon an answer begins must tell a role nothing of what others ask.
     let salt = u64::from(claimed.owner.to_u32());
-    let question = Question::of(&claimed.request_type, params, &subtasks, &resolved.source, config);
+    let question = Question::of(&claimed.request_type, params, &subtasks, &resolved, config);
     Ok(Prepared { resolved, salt, subtasks, question })
 }

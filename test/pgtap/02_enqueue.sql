@@ -1,7 +1,7 @@
 -- Enqueuing single requests: what a row looks like, and every limit, by function and by
 -- plain INSERT.
 \ir setup.psql
-select plan(93);
+select plan(96);
 
 -- The row of a request.
 create function pg_temp.request(p_id uuid) returns steadytext_queue
@@ -110,9 +110,10 @@ select throws_ok($$ select steadytext_embed_async('x', model => 'small') $$, '42
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"model": "nix"}') $$, '42704', 'model "nix" is not registered', 'INSERT: an unknown model');
 select throws_ok($$ insert into steadytext_queue (request_type, prompts, params) values ('batch_embed', '{x}', '{"model": "nix"}') $$, '42704', null, 'INSERT: an unknown model of a batch type');
 select is(pg_temp.hint_of($$ select steadytext_generate_async('x', model => 'smal') $$),
-    'Did you mean "small"? steadytext_model_list() shows the models there are.', 'the hint names models that are called much the same');
+    'Did you mean "small", which is not downloaded? steadytext_model_list() shows the models there are.', 'the hint names models that are called much the same');
 select is(pg_temp.hint_of($$ select steadytext_rerank_async('x', array['a'], model => 'something else') $$),
-    'Models for this task: "reranker", "bge-reranker-v2-m3", "gte-reranker-modernbert-base", "qwen3-reranker-0.6b", "builtin". steadytext_model_list() shows all; administrators add to them, in steadytext_models or as files in pg_steadytext.model_dir.', 'or those of the task');
+    'Models for this task: "builtin". steadytext_model_list() shows all; administrators add to them with steadytext_model_pull(), in steadytext_models or as files in pg_steadytext.model_dir.',
+    'or those of the task');
 select lives_ok($$ select steadytext_generate_async('x', model => 'builtin'), steadytext_generate_async('x', size => 'medium') $$, 'a model whose file may come later');
 insert into steadytext_models (name, task, file) values ('new-model', 'generate', 'new.gguf');
 select lives_ok($$ select steadytext_generate_async('x', model => 'new-model') $$, 'a model that was registered in the same transaction');
@@ -138,6 +139,9 @@ from (
 ) as wrong(params, code, message);
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate_json', 'x', '{"schema": null}') $$, 'P0001', 'Schema cannot be null', 'INSERT: a null schema is none');
 select is((r).params, '{"truncate": true}', 'embed_async: truncate') from pg_temp.request(steadytext_embed_async('A text', truncate => true)) as r;
+select is((r).params, '{"dimensions": 256}', 'embed_async: dimensions') from pg_temp.request(steadytext_embed_async('A text', dimensions => 256)) as r;
+select throws_ok($$ select steadytext_embed_async('A text', dimensions => 0) $$, '22023', 'dimensions must be an integer between 1 and 16000', 'no dimensions');
+select throws_ok($$ select steadytext_embed_async('A text', dimensions => 16001) $$, '22023', null, 'more dimensions than vectors have');
 select is((r).params, '{}', 'embed_async: truncate => false is the default') from pg_temp.request(steadytext_embed_async('A text', truncate => false)) as r;
 select is((r).params, '{"truncate": true}', 'rerank_async: truncate') from pg_temp.request(steadytext_rerank_async('q', array['d'], truncate => true)) as r;
 

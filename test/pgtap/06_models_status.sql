@@ -1,6 +1,6 @@
 -- The registry of models, and what is said of workers.
 \ir setup.psql
-select plan(44);
+select plan(50);
 
 select set_eq(
     $$ select name, task, is_preferred from steadytext_models where is_default and (is_preferred or is_fallback or repo is null) $$,
@@ -13,7 +13,7 @@ select set_eq(
     $$ values ('medium'), ('large'), ('qwen3-0.6b'), ('qwen3-1.7b'), ('qwen3-4b'), ('qwen3.5-0.8b'), ('qwen3.5-2b'), ('qwen3.5-4b'),
         ('gemma-3-270m'), ('gemma-3-1b'), ('gemma-3-4b'), ('gemma-3n-e2b'), ('gemma-3n-e4b'), ('gemma-4-e2b'), ('gemma-4-e4b'),
         ('smollm2-135m'), ('smollm2-1.7b'), ('smollm3-3b'), ('llama-3.2-1b'), ('llama-3.2-3b'), ('phi-4-mini'), ('gpt-oss-20b'),
-        ('embeddinggemma-300m'), ('bge-m3'), ('multilingual-e5-small'), ('nomic-embed-v1.5'), ('nomic-embed-v2'),
+        ('embeddinggemma-300m'), ('bge-m3'), ('bge-small-en-v1.5'), ('multilingual-e5-small'), ('nomic-embed-v1.5'), ('nomic-embed-v2'),
         ('all-minilm-l6-v2'), ('gte-modernbert-base'), ('qwen3-reranker-0.6b'), ('bge-reranker-v2-m3'),
         ('gte-reranker-modernbert-base') $$,
     'and knows these beside them'
@@ -39,6 +39,21 @@ select throws_ok($$ insert into steadytext_models (name, task, file) values ('x'
 select throws_ok($$ insert into steadytext_models (name, task, file, sha256) values ('x', 'embed', 'x', 'ABC') $$, '22023', null, 'no sha256');
 select throws_ok($$ insert into steadytext_models (name, task, file, size) values ('x', 'embed', 'x', -1) $$, '22023', null, 'no size');
 select throws_ok($$ insert into steadytext_models (name, task, file, query_prompt) values ('x', 'embed', 'x', repeat('q', 5000)) $$, '22023', null, 'a prompt without end');
+select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{0}') $$, '22023', null, 'a vector of nothing');
+select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{16001}') $$, '22023', null, 'a vector that is too long');
+select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{8,null}') $$, '22023', null, 'no length');
+select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', '{{8},{9}}') $$, '22023', null, 'lengths of lengths');
+select throws_ok($$ insert into steadytext_models (name, task, file, dimensions) values ('x', 'embed', 'x', array_fill(8, array[65])) $$, '22023', null, 'lengths without end');
+select set_eq(
+    $$ select name, query_prompt, passage_prompt, dimensions from steadytext_models where is_default and (query_prompt, passage_prompt, dimensions) is distinct from (null, null, null) $$,
+    $$ values ('embedding', E'Instruct: {task}\nQuery:', null, '{32,64,128,256,512,768,1024}'::integer[]),
+        ('embeddinggemma-300m', 'task: {task=search result} | query: ', 'title: none | text: ', '{128,256,512,768}'),
+        ('bge-small-en-v1.5', 'Represent this sentence for searching relevant passages: ', null, null),
+        ('multilingual-e5-small', 'query: ', 'passage: ', null),
+        ('nomic-embed-v1.5', 'search_query: ', 'search_document: ', '{64,128,256,512,768}'),
+        ('nomic-embed-v2', 'search_query: ', 'search_document: ', '{256,768}') $$,
+    'prompts and dimensions are those of the public cards'
+);
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('mine', 'embed', 'x') $$, '23505', null, 'a name is used once');
 -- Files below the directory of the models; others are the superuser's.
 select throws_ok($$ insert into steadytext_models (name, task, file) values ('x', 'embed', '../x.gguf') $$, '22023', null, 'a file above the directory');

@@ -22,7 +22,7 @@ use settings::Settings;
 use steadytext_bench::Report;
 
 const HELP: &str = "\
-usage: bench-engine [--quants q8_0,q4_k_m] [--shape qwen3-0.6b|qwen3-1.7b|qwen3moe-small|qwen3.5-2b|llama-3.2-1b]
+usage: bench-engine [--quants q8_0,q4_k_m] [--shape qwen3-0.6b|qwen3-1.7b|qwen3moe-small|qwen3.5-2b|gemma3-1b|phi-4-mini|granite-h-1b|llama-3.2-1b]
                     [--model FILE]
                     [--only METRIC,…] [--threads N] [--rounds N] [--instructions avx512|avx2|portable]
                     [--peer PYTHON] [--kv_cache_type f16|q8_0]

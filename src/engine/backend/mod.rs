@@ -368,7 +368,7 @@ pub(crate) struct EncoderFacts {
     pub(crate) context_length: usize,
     /// How many scores its head gives a text; 0 where it has none.
     pub(crate) scores_per_text: usize,
-    /// Most rows of a pass.
+    /// Most rows of a pass, unless it is of one request.
     pub(crate) rows: usize,
 }
 
@@ -386,12 +386,17 @@ pub(crate) trait Encoder: Send {
     /// Sizes and constants.
     fn facts(&self) -> EncoderFacts;
 
-    /// Begins a pass over some texts, at most [`MAX_TEXTS`] and [`EncoderFacts::rows`] tokens. A pass that was under way is
-    /// forgotten.
+    /// Begins a pass over some texts, at most [`MAX_TEXTS`]. A pass that was under way is forgotten.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error>;
+
+    /// Bytes that a pass of so many rows takes beyond those of [`Backend::bytes`]: none up to [`EncoderFacts::rows`].
+    fn more_bytes(&self, rows: usize, threads: usize) -> u64;
+
+    /// Gives back what passes have taken beyond [`Backend::bytes`]. What came of the last one is forgotten.
+    fn rest(&mut self, threads: usize);
 
     /// Computes some more of the pass; true once it is done.
     fn advance(&mut self, pool: &Pool) -> bool;
@@ -400,7 +405,7 @@ pub(crate) trait Encoder: Send {
     fn fault(&self, text: usize) -> Option<usize>;
 
     /// The vector of a text, of length 1, after the pass: `[width]`.
-    fn vector(&self, text: usize, pool: &Pool) -> Vec<f32>;
+    fn vector(&mut self, text: usize, pool: &Pool) -> Vec<f32>;
 
     /// The scores that the head gives some texts, after the pass: `[texts, scores_per_text]`.
     fn scores(&mut self, texts: &[usize], pool: &Pool) -> Vec<f32>;

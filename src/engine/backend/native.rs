@@ -113,7 +113,15 @@ impl Encoder for NativeEncoder {
     }
 
     fn begin(&mut self, texts: &[Text<'_>], pool: &Pool) -> Result<(), Error> {
-        self.model.begin(texts, &mut self.workspace, pool.instructions())
+        self.model.begin(texts, &mut self.workspace, pool)
+    }
+
+    fn more_bytes(&self, rows: usize, threads: usize) -> u64 {
+        self.model.more_bytes(rows, threads)
+    }
+
+    fn rest(&mut self, threads: usize) {
+        self.model.rest(&mut self.workspace, threads);
     }
 
     fn advance(&mut self, pool: &Pool) -> bool {
@@ -124,8 +132,8 @@ impl Encoder for NativeEncoder {
         self.model.fault(&self.workspace, text)
     }
 
-    fn vector(&self, text: usize, pool: &Pool) -> Vec<f32> {
-        self.model.vector(&self.workspace, text, pool.instructions())
+    fn vector(&mut self, text: usize, pool: &Pool) -> Vec<f32> {
+        self.model.vector(&mut self.workspace, text, pool)
     }
 
     fn scores(&mut self, texts: &[usize], pool: &Pool) -> Vec<f32> {

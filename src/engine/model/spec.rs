@@ -41,15 +41,19 @@ pub(crate) enum Kind {
         output_norm: NormSpec,
         logits: LogitsSpec,
     },
-    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised,
+    /// A model whose tokens see each other both ways: the sum of the embeddings of token, position and type, normalised in most,
     /// before; a pool or the head of a cross-encoder behind.
     Encoder {
+        /// What embeddings of tokens are multiplied with.
+        embedding_scale: f32,
         /// Of the sums.
-        embedding_norm: NormSpec,
+        embedding_norm: Option<NormSpec>,
         /// Whether positions have embeddings; otherwise blocks rotate them in.
         positions: bool,
         /// Of the hidden states behind the last block.
         output_norm: Option<NormSpec>,
+        /// The length between the two linear layers that a text's vector goes through, where there are some.
+        projections: Option<usize>,
         head: HeadSpec,
     },
 }

@@ -17,14 +17,17 @@ use super::plan::Plan;
 use super::{Shared, Submission};
 use crate::backend::{Encoder, MAX_TEXTS, Text};
 use crate::kernels::Pool;
-use crate::memory;
+use crate::memory::{self, Held};
 use crate::panic::catch;
+use crate::prompts::shortened;
 use crate::rerank::{score_of_labels, score_of_vectors};
 use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
 
 /// Tokens of texts that are taken in beyond the pass that is computed; the others wait outside, where they can be found
 /// when their model has gone.
 const MAX_QUEUED_TOKENS: usize = 8192;
+/// What memory beyond that of a model is for.
+const LONG_TEXT: &str = "the workspace of a long text";
 /// Rows of a pass while requests generate, unless its first text has more.
 const SHARED_ROWS: usize = 128;
 /// What they may allocate.
@@ -49,6 +52,8 @@ struct EncodeRequest {
 /// All of them: first those of the pass that is computed, then those that wait.
 pub(super) struct EncodeBatches {
     pass: Vec<EncodeRequest>,
+    /// What the pass takes beyond the memory of its model, where it is a long one.
+    long: Option<(ModelSource, Held)>,
     queue: VecDeque<EncodeRequest>,
     queued_tokens: usize,
     shared: Arc<Shared>,
@@ -78,12 +83,12 @@ impl EncodeRequest {
 
 impl EncodeBatches {
     pub(super) fn new(shared: Arc<Shared>) -> EncodeBatches {
-        EncodeBatches { pass: Vec::new(), queue: VecDeque::new(), queued_tokens: 0, shared }
+        EncodeBatches { pass: Vec::new(), long: None, queue: VecDeque::new(), queued_tokens: 0, shared }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to do, and no memory to give back.
     pub(super) fn is_empty(&self) -> bool {
-        self.pass.is_empty() && self.queue.is_empty()
+        self.pass.is_empty() && self.queue.is_empty() && self.long.is_none()
     }
 
     /// Whether enough texts wait.
@@ -179,8 +184,19 @@ impl EncodeBatches {
         }
     }
 
+    /// Gives back what a long pass has taken.
+    fn release(&mut self, models: &mut Models, pool: &Pool) {
+        if let Some((source, held)) = self.long.take() {
+            if let Some(loaded) = models.get_encoder(&source) {
+                loaded.encoder.rest(pool.threads());
+            }
+            drop(held);
+        }
+    }
+
     /// Puts the next pass together: the text that came first, and those of its model that fit beside it.
     fn begin(&mut self, models: &mut Models, generating: bool, pool: &Pool) {
+        self.release(models, pool);
         let Some(source) = self.queue.front().map(|encoding| encoding.source().clone()) else { return };
         let Some(loaded) = models.get_encoder(&source) else {
             return self.fail(&gone(), &|other| *other == source);
@@ -200,7 +216,13 @@ impl EncodeBatches {
         }
         self.queued_tokens -= rows;
         let texts: Vec<Text<'_>> = self.pass.iter().flat_map(EncodeRequest::texts).collect();
-        if let Err(error) = loaded.encoder.begin(&texts, pool) {
+        let more = loaded.encoder.more_bytes(rows, pool.threads());
+        let begun = (more > 0).then(|| self.shared.memory.hold(more, LONG_TEXT)).transpose();
+        let begun = begun.and_then(|held| {
+            self.long = held.map(|held| (source.clone(), held));
+            loaded.encoder.begin(&texts, pool)
+        });
+        if let Err(error) = begun {
             for encoding in self.pass.drain(..) {
                 encoding.submission.fail(error.clone());
             }
@@ -218,7 +240,7 @@ impl EncodeBatches {
             text = texts.end;
             results.push(match texts.clone().find_map(|text| encoder.fault(text)) {
                 Some(position) => Err(Error::NonFinite { position }),
-                None => Ok(outcome(&encoding.submission.request.work, encoder, texts, pool)),
+                None => outcome(&encoding.submission.request.work, encoder, texts, pool),
             });
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
@@ -232,12 +254,18 @@ impl EncodeBatches {
                 (None, Ok(output)) => EventKind::Done(output),
             });
         }
+        self.release(models, pool);
     }
 }
 
 /// What comes of a request whose texts are computed.
-fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &Pool) -> Output {
-    match (work, texts.len()) {
+fn outcome(
+    work: &Work,
+    encoder: &mut dyn Encoder,
+    texts: Range<usize>,
+    pool: &Pool,
+) -> Result<Output, Error> {
+    Ok(match (work, texts.len()) {
         (Work::Rerank(_), 1) => {
             let labels = encoder.scores(&[texts.start], pool);
             // Of two labels, transformers' second one is the one that says yes.
@@ -248,8 +276,15 @@ fn outcome(work: &Work, encoder: &mut dyn Encoder, texts: Range<usize>, pool: &P
             Output::Score(score_of_vectors(pool.instructions(), &query, &document))
         }
         // Nothing else comes here.
-        _ => Output::Embedding(encoder.vector(texts.start, pool)),
-    }
+        _ => {
+            let vector = encoder.vector(texts.start, pool);
+            // What stands behind the last norm may leave the range of numbers.
+            if vector.iter().any(|value| !value.is_finite()) {
+                return Err(Error::NonFinite { position: 0 });
+            }
+            Output::Embedding(shortened(work, vector, pool.instructions())?)
+        }
+    })
 }
 
 /// A model was unloaded against the rule that one in use is not.

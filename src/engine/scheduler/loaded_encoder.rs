@@ -107,8 +107,9 @@ impl EncoderReader {
     fn pair(&self, how: &Rerank) -> Result<(Encoded, Option<Encoded>), Error> {
         match self.labels {
             0 => {
-                let query = self.text(&Embed::query(&how.query, None))?;
-                let document = Embed { truncate: how.truncate, ..Embed::passage(&how.document) };
+                let query = Embed { prompt: how.prompts.query.clone(), ..Embed::query(&how.query, None) };
+                let query = self.text(&query)?;
+                let document = how.document_by_itself();
                 Ok((query, Some(self.text(&document)?)))
             }
             1 | 2 => {
@@ -125,10 +126,11 @@ impl EncoderReader {
     }
 
     fn text(&self, how: &Embed) -> Result<Encoded, Error> {
-        let prompt = match &how.purpose {
-            Purpose::Passage => &self.prompts.passage,
-            Purpose::Query { task: None } => &self.prompts.query,
-            Purpose::Query { task: Some(_) } => {
+        let prompt = match (&how.prompt, &how.purpose) {
+            (Some(prompt), _) => prompt,
+            (None, Purpose::Passage) => &self.prompts.passage,
+            (None, Purpose::Query { task: None }) => &self.prompts.query,
+            (None, Purpose::Query { task: Some(_) }) => {
                 return Err(Error::InvalidRequest("the model takes no task".to_owned()));
             }
         };

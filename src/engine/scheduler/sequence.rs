@@ -13,6 +13,7 @@ use super::turns::Turn;
 use crate::backend::{BLOCK, Pooling, State, Wanted};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
+use crate::prompts::shortened;
 use crate::rerank::{Reranker, score_of_vectors};
 use crate::sampling::Sampler;
 use crate::tokenizer::Tokenizer;
@@ -381,7 +382,7 @@ impl Sequence {
         hidden: &[f32],
         width: usize,
         instructions: Instructions,
-    ) -> Option<Output> {
+    ) -> Option<Result<Output, Error>> {
         let Goal::Vector { sum, pair, .. } = &mut self.goal else { return None };
         for row in hidden.chunks_exact(width) {
             if sum.is_empty() {
@@ -395,9 +396,12 @@ impl Sequence {
         }
         // Mean or sum: normalising makes them equal.
         let vector = normalise(instructions, std::mem::take(sum));
-        let Some(pair) = pair else { return Some(Output::Embedding(vector)) };
+        let Some(pair) = pair else {
+            let vector = shortened(&self.submission.request.work, vector, instructions);
+            return Some(vector.map(Output::Embedding));
+        };
         if let Some(first) = &pair.first {
-            return Some(Output::Score(score_of_vectors(instructions, first, &vector)));
+            return Some(Ok(Output::Score(score_of_vectors(instructions, first, &vector))));
         }
         // The second text, from its beginning.
         pair.first = Some(vector);

@@ -295,8 +295,8 @@ impl Stepper {
             let answers = request.weighing(*rows).into_iter();
             weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
             let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
-            if let Some(output) = request.computed(hidden, width, self.pool.instructions()) {
-                ended.push((*index, Ok(output)));
+            if let Some(result) = request.computed(hidden, width, self.pool.instructions()) {
+                ended.push((*index, result));
             }
         }
         if !sampling.is_empty() {

@@ -302,7 +302,7 @@ fn rerank(query: &str, document: &str) -> Work {
         query: query.to_owned(),
         document: document.to_owned(),
         task: "any".to_owned(),
-        truncate: false,
+        ..Rerank::default()
     })
 }
 
@@ -376,7 +376,7 @@ fn a_text_that_is_too_long_is_cut_at_the_end_of_the_context_where_that_is_wanted
     // Of two texts that are read together, the document is cut, and never the query.
     let (_directory, path) = folder(&Bert { labels: 1, ..Bert::default() });
     let pair = |query: &str, document: String, truncate| {
-        Work::Rerank(Rerank { query: query.to_owned(), document, task: String::new(), truncate })
+        Work::Rerank(Rerank { query: query.to_owned(), document, truncate, ..Rerank::default() })
     };
     let room = "a ".repeat(252);
     let work = vec![
@@ -394,4 +394,31 @@ fn a_text_that_is_too_long_is_cut_at_the_end_of_the_context_where_that_is_wanted
     assert_eq!(score(cut), score(whole));
     assert!(matches!(refused, Err(Error::PromptTooLong { .. })), "{refused:?}");
     assert!(matches!(query, Err(Error::PromptTooLong { .. })), "{query:?}");
+}
+
+#[test]
+fn a_long_text_counts_for_the_memory_limit_while_it_is_computed() {
+    let (_directory, model) = folder(&Bert { context: 4096, ..Bert::default() });
+    let outcome = |engine: &Engine, words: usize| {
+        let (sender, events) = unbounded();
+        let work = Work::Embed(Embed::passage("a ".repeat(words)));
+        submit(engine, 1, &model, work, Reply::new(sender));
+        ends(&events, 1).remove(&1).unwrap()
+    };
+    let limited = |memory_limit_mb| {
+        Engine::start(Config { threads: 1, nice: 0, memory_limit_mb, ..Config::default() }).unwrap()
+    };
+    let Err(Error::OutOfMemory { needed_mb, .. }) = outcome(&limited(1), 3) else {
+        panic!("it does not fit")
+    };
+    let engine = limited(needed_mb + 2);
+    let short = outcome(&engine, 3).unwrap();
+    let Err(Error::OutOfMemory { what, .. }) = outcome(&engine, 4000) else { panic!("there is no room") };
+    assert_eq!(what, "the workspace of a long text");
+    assert_eq!(outcome(&engine, 3).unwrap(), short);
+    // It is given back: another one fits where one does.
+    let engine = limited(needed_mb + 16);
+    let long = outcome(&engine, 4000).unwrap();
+    assert_eq!(outcome(&engine, 3).unwrap(), short);
+    assert_eq!(outcome(&engine, 4000).unwrap(), long);
 }

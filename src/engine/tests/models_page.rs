@@ -239,6 +239,13 @@ const PUBLISHED: &[Published] = &[
         templates: &[],
         real: &[],
     },
+    Published {
+        family: "gemma-embedding",
+        models: "EmbeddingGemma",
+        tokenizers: &[("llama", "")],
+        templates: &[],
+        real: &[],
+    },
 ];
 
 /// Besides the files below, every test whose first lines speak of it.

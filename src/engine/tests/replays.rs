@@ -107,7 +107,12 @@ fn work(model: &ModelSource) -> Vec<(ModelSource, Work)> {
     };
     let rerank = |query: &str, document: &str| {
         let task = "find what answers the query".to_owned();
-        Work::Rerank(Rerank { query: query.to_owned(), document: document.to_owned(), task, truncate: false })
+        Work::Rerank(Rerank {
+            query: query.to_owned(),
+            document: document.to_owned(),
+            task,
+            ..Rerank::default()
+        })
     };
     let likelihoods = |prompt: String, begin: &str, answers: &[&str]| {
         let (begin, answers) = (begin.to_owned(), answers.iter().map(ToString::to_string).collect());
@@ -169,8 +174,7 @@ fn encoder(directory: &TempDir) -> Vec<(ModelSource, Work)> {
         Work::Rerank(Rerank {
             query: "which one".to_owned(),
             document: text(seed, words),
-            task: String::new(),
-            truncate: false,
+            ..Rerank::default()
         })
     };
     let work = [

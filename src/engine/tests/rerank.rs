@@ -42,7 +42,7 @@ fn rerank(query: &str, document: &str) -> Work {
         query: query.to_owned(),
         document: document.to_owned(),
         task: TASK.to_owned(),
-        truncate: false,
+        ..Rerank::default()
     })
 }
 
@@ -272,7 +272,7 @@ fn a_document_is_cut_where_that_is_wanted_and_everything_around_it_stays() {
         let engine = engine(Config::default());
         let pair = |query: &str, document: &str, truncate| {
             let (query, document) = (query.to_owned(), document.to_owned());
-            Work::Rerank(Rerank { query, document, task: TASK.to_owned(), truncate })
+            Work::Rerank(Rerank { query, document, task: TASK.to_owned(), truncate, ..Rerank::default() })
         };
         let score = |work: Work| finish(&submit(&engine, &path, work));
         let long = "many words ".repeat(200);

@@ -21,6 +21,8 @@ pub enum EncoderFamily {
     JinaBertV3,
     /// ModernBERT: norms before halves, blocks that see their neighbourhood, exact GELU gates.
     ModernBert,
+    /// EmbeddingGemma: Gemma 3 that sees both ways, and two layers behind the mean.
+    GemmaEmbedding,
 }
 
 /// Keys with their values.
@@ -32,11 +34,12 @@ const EXPERTS_USED: usize = 2;
 
 impl EncoderFamily {
     /// Every family that does not compute what BERT does.
-    pub const OTHERS: [EncoderFamily; 4] = [
+    pub const OTHERS: [EncoderFamily; 5] = [
         EncoderFamily::NomicBert,
         EncoderFamily::NomicBertMoe,
         EncoderFamily::JinaBertV3,
         EncoderFamily::ModernBert,
+        EncoderFamily::GemmaEmbedding,
     ];
 
     /// The value of `general.architecture`.
@@ -47,6 +50,7 @@ impl EncoderFamily {
             EncoderFamily::NomicBertMoe => "nomic-bert-moe",
             EncoderFamily::JinaBertV3 => "jina-bert-v3",
             EncoderFamily::ModernBert => "modern-bert",
+            EncoderFamily::GemmaEmbedding => "gemma-embedding",
         }
     }
 
@@ -65,7 +69,7 @@ impl EncoderFamily {
         match self {
             EncoderFamily::Bert | EncoderFamily::NomicBert => 2,
             EncoderFamily::XlmRoberta | EncoderFamily::NomicBertMoe | EncoderFamily::JinaBertV3 => 1,
-            EncoderFamily::ModernBert => 0,
+            EncoderFamily::ModernBert | EncoderFamily::GemmaEmbedding => 0,
         }
     }
 
@@ -74,6 +78,7 @@ impl EncoderFamily {
         match self {
             EncoderFamily::ModernBert => 160_000.0,
             EncoderFamily::JinaBertV3 => 20_000.0,
+            EncoderFamily::GemmaEmbedding => 1_000_000.0,
             _ => 1000.0,
         }
     }
@@ -90,7 +95,14 @@ impl EncoderFamily {
 }
 
 /// Positions that a block of ModernBERT sees, half of them on each side, where it does not see all.
-pub(crate) const NEIGHBOURHOOD: usize = 24;
+pub const NEIGHBOURHOOD: usize = 24;
+
+/// Heads of keys and values of EmbeddingGemma, and the length between its two layers.
+pub const GEMMA_KV_HEADS: usize = 2;
+/// See [`GEMMA_KV_HEADS`].
+pub const GEMMA_PROJECTION: usize = 96;
+/// One block of EmbeddingGemma in so many sees all of a text.
+pub const GEMMA_PERIOD: usize = 3;
 
 /// The keys beside those of BERT.
 pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
@@ -111,6 +123,25 @@ pub(crate) fn keys(spec: &Bert) -> Vec<(String, Value)> {
             key("rope.freq_base_swa", Value::F32(10_000.0)),
             key("classifier.pooling_type", Value::U32(1)),
         ]),
+        EncoderFamily::GemmaEmbedding => {
+            keys.extend([
+                key("attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+                key("attention.head_count_kv", Value::U32(GEMMA_KV_HEADS as u32)),
+                key("attention.key_length", Value::U32((spec.width / spec.heads) as u32)),
+                key("attention.value_length", Value::U32((spec.width / spec.heads) as u32)),
+                key("attention.sliding_window", Value::U32(NEIGHBOURHOOD as u32)),
+                key("attention.sliding_window_pattern", Value::U32(GEMMA_PERIOD as u32)),
+                key("rope.freq_base_swa", Value::F32(10_000.0)),
+            ]);
+            for (name, length) in [
+                ("dense_2_feat_in", spec.width),
+                ("dense_2_feat_out", GEMMA_PROJECTION),
+                ("dense_3_feat_in", GEMMA_PROJECTION),
+                ("dense_3_feat_out", spec.width),
+            ] {
+                keys.push(key(name, Value::U32(length as u32)));
+            }
+        }
         _ => {}
     }
     keys
@@ -302,6 +333,9 @@ fn pairs(count: usize) -> (Vec<String>, Vec<(String, String)>) {
 
 /// The tensors of a family other than BERT. Their other names are those that candle's models want, where it has the model.
 pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
+    if spec.family == EncoderFamily::GemmaEmbedding {
+        return gemma(spec);
+    }
     let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
     let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);
     let modern = spec.family == EncoderFamily::ModernBert;
@@ -370,6 +404,45 @@ pub(crate) fn tensors(spec: &Bert) -> Vec<Named> {
         }
         tensors.dense("cls.output", "classifier", [width, spec.labels], Kind::F32, true);
     }
+    tensors.tensors
+}
+
+/// Those of EmbeddingGemma, under the names that they have in GGUF.
+fn gemma(spec: &Bert) -> Vec<Named> {
+    let mut tensors = Tensors { seed: spec.seed, tensors: Vec::new() };
+    let (width, inner, kind) = (spec.width, spec.feed_forward, spec.kind);
+    let dim = width / spec.heads;
+    let table = "token_embd.weight";
+    // Smaller than what blocks add, once they are multiplied with the root of the width.
+    tensors.add(table, table, &[width, spec.vocabulary().len()], 0.1, Kind::F32);
+    for layer in 0..spec.layers {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        for (part, length) in [
+            ("attn_norm", width),
+            ("post_attention_norm", width),
+            ("ffn_norm", width),
+            ("post_ffw_norm", width),
+            ("attn_q_norm", dim),
+            ("attn_k_norm", dim),
+        ] {
+            tensors.norm(&name(part), &name(part), length, false);
+        }
+        let kv = GEMMA_KV_HEADS * dim;
+        for (part, shape) in [
+            ("attn_q", [width, width]),
+            ("attn_k", [width, kv]),
+            ("attn_v", [width, kv]),
+            ("attn_output", [width, width]),
+            ("ffn_gate", [width, inner]),
+            ("ffn_up", [width, inner]),
+            ("ffn_down", [inner, width]),
+        ] {
+            tensors.dense(&name(part), &name(part), shape, kind, false);
+        }
+    }
+    tensors.norm("output_norm", "output_norm", width, false);
+    tensors.dense("dense_2", "dense_2", [width, GEMMA_PROJECTION], kind, false);
+    tensors.dense("dense_3", "dense_3", [GEMMA_PROJECTION, width], kind, false);
     tensors.tensors
 }
 

@@ -135,12 +135,21 @@ struct StateSpace {
 
 /// Twice as wide as the model: llama.cpp knows no others.
 fn state_space(spec: &Spec) -> StateSpace {
-    StateSpace { dim: spec.width / 4, heads: 8, groups: 2, state: 32 }
+    if spec.layers < 8 {
+        StateSpace { dim: spec.width / 4, heads: 8, groups: 2, state: 32 }
+    } else {
+        // Those of the published models.
+        StateSpace { dim: 64, heads: spec.width / 32, groups: 1, state: 128 }
+    }
 }
 
 /// One layer in so many is attention where the others are not.
 fn interval(spec: &Spec) -> usize {
-    if spec.layers < 8 { 2 } else { 4 }
+    match spec.architecture {
+        _ if spec.layers < 8 => 2,
+        Architecture::GraniteHybrid | Architecture::GraniteHybridMoe => 10,
+        _ => 4,
+    }
 }
 
 impl Architecture {
@@ -324,6 +333,11 @@ impl Architecture {
                 keys.push(("final_logit_softcapping", Value::F32(5.0)));
                 keys
             }
+            // As in the published models, where there are layers enough.
+            Architecture::Gemma3 if spec.layers >= 6 => vec![
+                ("attention.sliding_window", Value::U32(512)),
+                ("attention.sliding_window_pattern", Value::U32(6)),
+            ],
             Architecture::Gemma3 => [windows(2), stretched("linear", 8)].concat(),
             Architecture::Gemma3n => {
                 let (own, sparse) = (spec.layers.min(20), spec.layers.min(10));

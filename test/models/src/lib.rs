@@ -20,7 +20,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 pub use bert::Bert;
-pub use encoders::EncoderFamily;
+pub use encoders::{EncoderFamily, GEMMA_KV_HEADS, GEMMA_PERIOD, GEMMA_PROJECTION, NEIGHBOURHOOD};
 pub use families::Architecture;
 use families::QueryKeyNorms;
 use gguf::{File, Tensor, Value};
@@ -388,6 +388,57 @@ impl Spec {
             context: 262_144,
             rope_theta: 10_000_000.0,
             ..Spec::tiny(Architecture::Qwen35)
+        }
+    }
+
+    /// The shape of Gemma 3 1B: windows of 512 positions in five layers of six.
+    pub fn gemma3_1b() -> Self {
+        Spec {
+            layers: 26,
+            width: 1152,
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 256,
+            feed_forward: 6912,
+            vocab: 262_144,
+            context: 32_768,
+            rope_theta: 1_000_000.0,
+            ..Spec::tiny(Architecture::Gemma3)
+        }
+    }
+
+    /// The shape of Phi-4-mini: 3.8 billion parameters, one matrix of queries, keys and values, one of gate and up.
+    pub fn phi4_mini() -> Self {
+        Spec {
+            layers: 32,
+            width: 3072,
+            heads: 24,
+            kv_heads: 8,
+            head_dim: 128,
+            feed_forward: 8192,
+            vocab: 200_064,
+            context: 131_072,
+            rope_theta: 10_000.0,
+            norm_epsilon: 1e-5,
+            tied: true,
+            ..Spec::tiny(Architecture::Phi3)
+        }
+    }
+
+    /// The shape of Granite 4.0 H 1B: nine layers of ten are state spaces.
+    pub fn granite_h_1b() -> Self {
+        Spec {
+            layers: 40,
+            width: 1536,
+            heads: 12,
+            kv_heads: 4,
+            head_dim: 128,
+            feed_forward: 4096,
+            vocab: 100_352,
+            context: 131_072,
+            rope_theta: 10_000.0,
+            norm_epsilon: 1e-5,
+            ..Spec::tiny(Architecture::GraniteHybrid)
         }
     }
 

@@ -162,6 +162,117 @@ fn queries_and_tasks_reach_decoders_in_their_words() {
     assert_eq!(batch, vector(&mut session, "steadytext_embed", "'find it', mode => 'query'"));
 }
 
+/// Rows of the same encoder: as it is, with prompts, with a place for a task.
+fn with_prompts() -> (Cluster, Session) {
+    let (cluster, mut session) = with_encoders();
+    session.run(
+        "insert into steadytext_models (name, task, file, query_prompt, passage_prompt, dimensions) values
+            ('prompted', 'embed', 'encoder.gguf', 'query: ', 'passage: ', '{16,32}'),
+            ('tasked', 'embed', 'encoder.gguf', 'task: {task=search} | ', null, null)",
+    );
+    (cluster, session)
+}
+
+#[test]
+fn the_prompts_of_a_row_stand_before_the_texts() {
+    let (_cluster, mut session) = with_prompts();
+    let plain = |session: &mut Session, text: &str| {
+        vector(session, "steadytext_embed", &format!("'{text}', model => 'file'"))
+    };
+    for function in ["steadytext_embed", "steadytext_embed_async"] {
+        for (arguments, spelt) in [
+            ("'find it', model => 'prompted'", "passage: find it"),
+            ("'find it', mode => 'passage', model => 'prompted'", "passage: find it"),
+            ("'find it', mode => 'query', model => 'prompted'", "query: find it"),
+            ("'find it', model => 'tasked'", "find it"),
+            ("'find it', mode => 'query', model => 'tasked'", "task: search | find it"),
+            ("'find it', task => 'facts', model => 'tasked'", "task: facts | find it"),
+        ] {
+            let expected = plain(&mut session, spelt);
+            // The second time from the cache.
+            for _ in 0..2 {
+                assert_eq!(vector(&mut session, function, arguments), expected, "{function}: {arguments}");
+            }
+        }
+    }
+    let ids: Vec<uuid::Uuid> =
+        session.list("select unnest(steadytext_embed_batch_async(array['find it'], model => 'prompted'))");
+    let batch: String =
+        session.one(&format!("select steadytext_get_async_embedding('{}', 60)::text", ids[0]));
+    assert_eq!(batch, plain(&mut session, "passage: find it"));
+    let similarity = |session: &mut Session, one: &str, other: &str, model: &str| -> f64 {
+        session.one(&format!("select steadytext_similarity('{one}', '{other}', model => '{model}')"))
+    };
+    let spelt = similarity(&mut session, "passage: one", "passage: two", "file");
+    assert_eq!(similarity(&mut session, "one", "two", "prompted"), spelt);
+    let error = session.error("select steadytext_embed('x', task => 'Find it', model => 'prompted')");
+    assert_eq!(error.code().code(), "22023");
+    assert!(error.message().contains("takes no task"), "{error}");
+}
+
+#[test]
+fn a_changed_prompt_is_not_answered_from_the_cache_also_where_no_model_is_named() {
+    let (_cluster, mut session) = with_prompts();
+    session.run("set pg_steadytext.embedding_model = 'prompted'");
+    let key = "select steadytext_cache_key('embed', 'find it', '{}')";
+    let found: String = session.one("select steadytext_embed('find it')::text");
+    let before: String = session.one(key);
+    steadytext_test_server::wait_until("the cache to be written", || {
+        session.one::<bool>("select steadytext_embed_cached('find it')::text is not null")
+    });
+    session.run("update steadytext_models set passage_prompt = 'document: ' where name = 'prompted'");
+    assert_ne!(session.one::<String>(key), before);
+    assert!(session.one::<bool>("select steadytext_embed_cached('find it') is null"));
+    let changed: String = session.one("select steadytext_embed('find it')::text");
+    assert_ne!(changed, found);
+    assert_eq!(changed, vector(&mut session, "steadytext_embed", "'document: find it', model => 'file'"));
+}
+
+#[test]
+fn the_card_of_a_model_has_the_say_before_a_row_that_came_with_the_extension() {
+    let (cluster, mut session) = with_encoders();
+    let card = cluster.model_directory().join("encoder.gguf.card.json");
+    std::fs::write(&card, r#"{"query_prompt": "q: ", "passage_prompt": "p: ", "dimensions": [8]}"#)
+        .expect("our own file");
+    let expected = {
+        session.run("insert into steadytext_models (name, task, file, passage_prompt) values ('bare', 'embed', 'encoder.gguf', '')");
+        vector(&mut session, "steadytext_embed", "'p: x', model => 'bare'")
+    };
+    for name in ["file", "encoder.gguf"] {
+        assert_eq!(vector(&mut session, "steadytext_embed", &format!("'x', model => '{name}'")), expected);
+        let length = format!("'x', model => '{name}', dimensions => 8");
+        assert_eq!(session.one::<i32>(&format!("select vector_dims(steadytext_embed({length}))")), 8);
+    }
+}
+
+#[test]
+fn vectors_are_shortened_and_scaled_to_lengths_that_the_model_was_trained_for() {
+    let (_cluster, mut session) = with_prompts();
+    for (function, more) in
+        [("steadytext_embed", ""), ("steadytext_embed_async", ""), ("steadytext_embed", ", mode => 'query'")]
+    {
+        let arguments = format!("'a text', model => 'prompted'{more}");
+        let whole = vector(&mut session, function, &arguments);
+        let short = vector(&mut session, function, &format!("{arguments}, dimensions => 16"));
+        let apart: f64 = session
+            .one(&format!("select '{short}'::vector <-> l2_normalize(subvector('{whole}'::vector, 1, 16))"));
+        assert!(apart < 1e-6, "{apart}");
+        assert_eq!(session.one::<i32>(&format!("select vector_dims('{short}'::vector)")), 16);
+        assert_ne!(vector(&mut session, function, &format!("{arguments}, dimensions => 32")), short);
+    }
+    for (call, hint) in [
+        ("steadytext_embed('x', model => 'prompted', dimensions => 17)", "16, 32"),
+        ("steadytext_embed('x', model => 'file', dimensions => 16)", "Leave dimensions out"),
+        ("steadytext_embed('x', dimensions => 16)", "Leave dimensions out"),
+    ] {
+        let error = session.error(&format!("select {call}"));
+        assert_eq!(error.code().code(), "22023", "{call}: {error}");
+        assert!(error.hint().is_some_and(|text| text.contains(hint)), "{call}: {error:?}");
+    }
+    let id = session.embed("a text", "model => 'prompted', dimensions => 17");
+    assert_eq!(session.wait_for_end(id).error_code.as_deref(), Some("22023"));
+}
+
 #[test]
 fn an_encoder_refuses_what_it_cannot_do() {
     let (_cluster, mut session) = with_encoders();

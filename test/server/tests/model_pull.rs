@@ -295,6 +295,16 @@ fn requests_wait_for_a_registered_model_where_the_server_lets_them() {
     );
     let id = world.session.generate("x", "model => 'none'");
     assert!(world.session.wait_for(id, "failed").error.unwrap().contains("has no repository"));
+    // One of which nobody says where it comes from fails at once, and says what to do.
+    world.session.run(
+        "insert into steadytext_models (name, task, file) values ('nowhere', 'generate', 'nowhere.gguf')",
+    );
+    let error = world.session.error("select steadytext_generate('x', model => 'nowhere')");
+    assert_eq!(error.code().code(), "58P01");
+    assert!(error.message().contains("nothing says where to download it from"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("repo of its row")), "{error:?}");
+    let id = world.session.generate("x", "model => 'nowhere'");
+    assert_eq!(world.session.wait_for(id, "failed").error_code.as_deref(), Some("58P01"));
 }
 
 #[test]

@@ -93,9 +93,11 @@ pub(super) fn encoder(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     };
     Ok(Spec {
         kind: Kind::Encoder {
-            embedding_norm: norm,
+            embedding_scale: 1.0,
+            embedding_norm: Some(norm),
             positions: false,
             output_norm: None,
+            projections: None,
             head: HeadSpec { pooling: Pooling::First, activation: HeadActivation::Tanh },
         },
         width,

@@ -18,10 +18,19 @@ const WINDOW_BASE: f32 = 10_000.0;
 const BLOCKS_27B: usize = 62;
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = gemma::common(metadata)?;
+    let mut spec = common(metadata)?;
     if let Kind::Decoder { logits, .. } = &mut spec.kind {
         logits.cap = metadata.opt_positive("final_logit_softcapping")?;
     }
+    Ok(spec)
+}
+
+/// What the encoder that is made of it has, too.
+///
+/// # Errors
+/// As [`Family::spec`].
+pub(super) fn common(metadata: &Metadata<'_>) -> Result<Spec, Error> {
+    let mut spec = gemma::common(metadata)?;
     let scale = gemma2::scale(&spec, BLOCKS_27B);
     for block in &mut spec.blocks {
         block.residual = Residual::Sandwich;

@@ -10,6 +10,7 @@ mod gemma2;
 mod gemma3;
 mod gemma3n;
 mod gemma4;
+mod gemma_embedding;
 mod glm4;
 mod gpt_oss;
 mod granite;
@@ -58,7 +59,7 @@ struct Family {
 }
 
 /// Every family that can be computed.
-const FAMILIES: [&Family; 28] = [
+const FAMILIES: [&Family; 29] = [
     &llama::FAMILY,
     &mistral3::FAMILY,
     &smollm3::FAMILY,
@@ -87,15 +88,17 @@ const FAMILIES: [&Family; 28] = [
     &nomic_bert_moe::FAMILY,
     &jina_bert_v3::FAMILY,
     &modern_bert::FAMILY,
+    &gemma_embedding::FAMILY,
 ];
 
 /// Those of them that are encoders.
-const ENCODERS: [&Family; 5] = [
+const ENCODERS: [&Family; 6] = [
     &bert::FAMILY,
     &nomic_bert::FAMILY,
     &nomic_bert_moe::FAMILY,
     &jina_bert_v3::FAMILY,
     &modern_bert::FAMILY,
+    &gemma_embedding::FAMILY,
 ];
 
 /// Tensors that every decoder may have beside its blocks: a head for ranking is `cls.output`, and the rotation's factors are

@@ -84,9 +84,11 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         }
     };
     spec.kind = Kind::Encoder {
-        embedding_norm: norm,
+        embedding_scale: 1.0,
+        embedding_norm: Some(norm),
         positions: false,
         output_norm: Some(norm),
+        projections: None,
         head: HeadSpec { pooling, activation: HeadActivation::GeluNorm(norm) },
     };
     spec.tensors = TensorNames { model: MODEL_TENSORS, block: &[BLOCK_TENSORS] };

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::arch;
 use super::block::Block;
-use super::layers::Norm;
+use super::layers::{Dense, Norm};
 use super::packed_weights::{self, Loading, PackedWeights};
 use super::spec::{HeadSpec, Kind, Pooling, Spec};
 use super::state::SequenceState;
@@ -46,9 +46,13 @@ pub(crate) struct Encoder {
     positions: Option<Matrix>,
     /// Embeddings `[width]` of the first and the second text of a pair; those of a model without are zeros.
     types: [Vec<f32>; 2],
-    norm: Norm,
+    /// What the embeddings of tokens are multiplied with.
+    scale: f32,
+    norm: Option<Norm>,
     output_norm: Option<Norm>,
     blocks: Vec<Block>,
+    /// What a vector goes through behind the pool.
+    projections: Vec<Dense>,
     head: Option<Head>,
 }
 
@@ -80,7 +84,9 @@ impl Encoder {
 
     fn assemble(gguf: &Gguf, packed: Option<&PackedWeights>) -> Result<Encoder, Error> {
         let spec = arch::spec(gguf)?;
-        let Kind::Encoder { embedding_norm, positions, output_norm, head } = spec.kind else {
+        let Kind::Encoder { embedding_scale, embedding_norm, positions, output_norm, projections, head } =
+            spec.kind
+        else {
             return Err(gguf.unsupported("it is a decoder, which sees a text one way only"));
         };
         arch::refuse_unknown_tensors(gguf, &spec)?;
@@ -119,11 +125,19 @@ impl Encoder {
             tokens: Matrix::load(gguf, "token_embd.weight", width, vocabulary)?,
             positions,
             types,
-            norm: Norm::load(gguf, "token_embd_norm", embedding_norm, width)?,
+            scale: embedding_scale,
+            norm: embedding_norm.map(|norm| Norm::load(gguf, "token_embd_norm", norm, width)).transpose()?,
             output_norm: output_norm.map(|norm| Norm::load(gguf, "output_norm", norm, width)).transpose()?,
             blocks: blocks
                 .map(|index| Block::load(gguf, packed, index, &spec))
                 .collect::<Result<Vec<_>, _>>()?,
+            projections: match projections {
+                Some(inner) => vec![
+                    Dense::load(gguf, packed, "dense_2", width, inner)?,
+                    Dense::load(gguf, packed, "dense_3", inner, width)?,
+                ],
+                None => Vec::new(),
+            },
             head: Head::load(gguf, packed, head, width)?,
             spec,
         })
@@ -152,9 +166,9 @@ impl Encoder {
         self.head.as_ref().map_or(0, Head::outputs)
     }
 
-    /// Most rows of a pass.
+    /// Most rows of a pass, unless it is of one text, or of two that are compared.
     pub(crate) fn rows(&self) -> usize {
-        pass::pass_rows(&self.spec)
+        pass::usual_rows(&self.spec)
     }
 
     /// Memory for its passes.
@@ -170,23 +184,34 @@ impl Encoder {
         EncoderWorkspace::bytes(spec, threads)
     }
 
-    /// Begins a pass over some texts, at most [`MAX_TEXTS`] and as many rows as the workspace has. A pass that was
-    /// under way is forgotten.
+    /// Bytes that a pass of so many rows takes beyond these.
+    pub(crate) fn more_bytes(&self, rows: usize, threads: usize) -> u64 {
+        EncoderWorkspace::more_bytes(&self.spec, rows, threads)
+    }
+
+    /// Gives back what a long pass has taken.
+    pub(crate) fn rest(&self, workspace: &mut EncoderWorkspace, threads: usize) {
+        // Where there is no memory for a usual pass the next one says so.
+        let _ = workspace.fit(&self.spec, 0, threads);
+    }
+
+    /// Begins a pass over some texts, at most [`MAX_TEXTS`], for which the workspace gets as many rows as they need. A pass
+    /// that was under way is forgotten.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] for keys and values.
+    /// [`Error::OutOfMemory`].
     pub(crate) fn begin(
         &self,
         texts: &[Text<'_>],
         workspace: &mut EncoderWorkspace,
-        instructions: Instructions,
+        pool: &Pool,
     ) -> Result<(), Error> {
         let rows: usize = texts.iter().map(|text| text.tokens.len()).sum();
-        let most = workspace.blocks.rows;
-        assert!(rows <= most, "{rows} rows in a workspace of {most}");
         assert!(texts.len() <= MAX_TEXTS, "{} texts", texts.len());
+        let instructions = pool.instructions();
         workspace.next = 0;
         workspace.texts.clear();
+        workspace.fit(&self.spec, rows, pool.threads())?;
         workspace.blocks.begin(rows);
         let width = self.spec.width;
         let mut first = 0;
@@ -203,12 +228,16 @@ impl Encoder {
                 let (x, h) = (&mut workspace.blocks.x[range.clone()], &mut workspace.blocks.h[range]);
                 workspace.blocks.positions.push(position);
                 self.tokens.row(*token as usize, x);
+                if self.scale != 1.0 {
+                    scale(instructions, x, self.scale);
+                }
                 if let Some(positions) = &self.positions {
                     positions.row(position, h);
                     add(instructions, x, h);
                 }
                 add(instructions, x, &self.types[usize::from(position >= text.second)]);
-                if !self.norm.apply_in_place(instructions, x) {
+                let norm = self.norm.as_ref();
+                if norm.is_some_and(|norm| !norm.apply_in_place(instructions, x)) {
                     workspace.blocks.finite[first + position].store(false, Ordering::Relaxed);
                 }
             }
@@ -254,13 +283,19 @@ impl Encoder {
     }
 
     /// The vector of a text, `[width]` and of length 1, after the last block.
-    pub(crate) fn vector(
-        &self,
-        workspace: &EncoderWorkspace,
-        text: usize,
-        instructions: Instructions,
-    ) -> Vec<f32> {
-        normalise(instructions, self.pooled(workspace, text, self.spec.pooling, instructions).0)
+    pub(crate) fn vector(&self, workspace: &mut EncoderWorkspace, text: usize, pool: &Pool) -> Vec<f32> {
+        let instructions = pool.instructions();
+        let (mut vector, count) = self.pooled(workspace, text, self.spec.pooling, instructions);
+        if !self.projections.is_empty() && count > 1 {
+            scale(instructions, &mut vector, 1.0 / count as f32);
+        }
+        for dense in &self.projections {
+            let mut projected = vec![0.0; dense.weight.outputs()];
+            dense.weight.multiply(&mut vector, None, &mut projected, &mut workspace.blocks.quantized, pool);
+            dense.add_bias(instructions, &mut projected);
+            vector = projected;
+        }
+        normalise(instructions, vector)
     }
 
     /// The hidden state of a text, `[width]`: that of a token, or the sum of all; and how many it is the sum of.

@@ -1,4 +1,6 @@
 //! Memory that an encoder works in, and how far the pass in it has come.
+//!
+//! It is made for passes of a usual size. Longer texts get as much as they need, one pass at a time, and give it back.
 
 use std::ops::Range;
 
@@ -9,8 +11,8 @@ use crate::Error;
 use crate::backend::MAX_TEXTS;
 use crate::kernels::attention::{KvCacheType, TILE};
 
-/// Rows of a pass, unless the context asks for more.
-const PASS_ROWS: usize = 512;
+/// Rows of a usual pass: at least, and at most.
+const PASS_ROWS: [usize; 2] = [512, 1024];
 
 /// How keys and values are kept, which last for a block of the model only.
 pub(super) const KIND: KvCacheType = KvCacheType::F16;
@@ -27,33 +29,64 @@ pub(crate) struct EncoderWorkspace {
 }
 
 impl EncoderWorkspace {
-    /// Room for passes of some texts, and for two texts as long as the context.
+    /// Room for usual passes.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] where the system has no more.
     pub(super) fn new(spec: &Spec, threads: usize) -> Result<EncoderWorkspace, Error> {
         Ok(EncoderWorkspace {
-            blocks: Workspace::new(spec, size(spec, threads))?,
+            blocks: Workspace::new(spec, size(usual_rows(spec), threads))?,
             texts: Vec::with_capacity(MAX_TEXTS),
             next: 0,
             states: Vec::new(),
         })
     }
 
-    /// Bytes that a workspace takes, keys and values included.
+    /// Rows that there is room for.
+    #[cfg(test)]
+    pub(super) fn rows(&self) -> usize {
+        self.blocks.rows
+    }
+
+    /// Makes room for a pass of so many rows, or gives back what an unusual one has needed.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the system has no more.
+    pub(super) fn fit(&mut self, spec: &Spec, rows: usize, threads: usize) -> Result<(), Error> {
+        let wanted = rows.max(usual_rows(spec));
+        if self.blocks.rows != wanted {
+            // Not both at a time.
+            self.blocks = Workspace::new(spec, size(0, threads))?;
+            self.states.clear();
+            self.blocks = Workspace::new(spec, size(wanted, threads))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that a workspace for usual passes takes, keys and values included.
     pub(super) fn bytes(spec: &Spec, threads: usize) -> u64 {
-        let blocks = MAX_TEXTS + pass_rows(spec).div_ceil(TILE);
-        Workspace::bytes(spec, size(spec, threads)) + layout(spec).block_bytes(blocks)
+        bytes(spec, usual_rows(spec), threads)
+    }
+
+    /// What a pass of so many rows takes beyond that.
+    pub(super) fn more_bytes(spec: &Spec, rows: usize, threads: usize) -> u64 {
+        bytes(spec, rows, threads).saturating_sub(EncoderWorkspace::bytes(spec, threads))
     }
 }
 
-/// Most rows of a pass: two texts that fill the context fit in, to be compared.
-pub(super) fn pass_rows(spec: &Spec) -> usize {
-    (2 * spec.context_length).max(PASS_ROWS)
+fn bytes(spec: &Spec, rows: usize, threads: usize) -> u64 {
+    let blocks = MAX_TEXTS + rows.div_ceil(TILE);
+    Workspace::bytes(spec, size(rows, threads)) + layout(spec).block_bytes(blocks)
 }
 
-fn size(spec: &Spec, threads: usize) -> Size {
-    Size { what: "the workspace of an encoder", rows: pass_rows(spec), threads }
+/// Most rows of a pass, unless it is of one text, or of two that are compared.
+pub(super) fn usual_rows(spec: &Spec) -> usize {
+    let [least, most] = PASS_ROWS;
+    (2 * spec.context_length).clamp(least, most)
+}
+
+fn size(rows: usize, threads: usize) -> Size {
+    Size { what: "the workspace of an encoder", rows, threads }
 }
 
 /// The keys and values of one block of the model, which those of the next one take the place of.

@@ -11,7 +11,7 @@ use candle_transformers::models::bert::{BertModel, Config};
 use steadytext_test_models::{Bert, Kind, Pooling};
 use tempfile::TempDir;
 
-use super::{Encoder, Text};
+use super::{Encoder, EncoderWorkspace, Text};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::matrix::Instructions;
@@ -49,19 +49,19 @@ fn vectors(encoder: &Encoder, texts: &[Text<'_>], threads: usize) -> Vec<Vec<f32
 
 fn vectors_on(encoder: &Encoder, texts: &[Text<'_>], pool: &Pool) -> Vec<Vec<f32>> {
     let mut workspace = encoder.workspace(pool.threads()).unwrap();
-    encoder.begin(texts, &mut workspace, pool.instructions()).unwrap();
+    encoder.begin(texts, &mut workspace, pool).unwrap();
     while !encoder.advance(&mut workspace, pool) {}
     (0..texts.len())
         .map(|text| {
             assert_eq!(encoder.fault(&workspace, text), None);
-            encoder.vector(&workspace, text, pool.instructions())
+            encoder.vector(&mut workspace, text, pool)
         })
         .collect()
 }
 
 fn scores(encoder: &Encoder, texts: &[Text<'_>]) -> Vec<f32> {
     let (pool, mut workspace) = (pool(2), encoder.workspace(2).unwrap());
-    encoder.begin(texts, &mut workspace, pool.instructions()).unwrap();
+    encoder.begin(texts, &mut workspace, &pool).unwrap();
     while !encoder.advance(&mut workspace, &pool) {}
     encoder.scores(&mut workspace, &(0..texts.len()).collect::<Vec<_>>(), &pool)
 }
@@ -250,13 +250,41 @@ fn a_row_that_is_not_finite_spoils_its_own_text_only() {
     let encoder = load(&path);
     let (sound, spoilt) = ([10, 11, 12], [10, 400, 12]);
     let (pool, mut workspace) = (pool(2), encoder.workspace(2).unwrap());
-    encoder.begin(&[one(&sound), one(&spoilt), one(&sound)], &mut workspace, pool.instructions()).unwrap();
+    encoder.begin(&[one(&sound), one(&spoilt), one(&sound)], &mut workspace, &pool).unwrap();
     while !encoder.advance(&mut workspace, &pool) {}
     assert_eq!(encoder.fault(&workspace, 1), Some(0), "all rows of the text see it");
     assert_eq!((encoder.fault(&workspace, 0), encoder.fault(&workspace, 2)), (None, None));
     let alone = vectors(&encoder, &[one(&sound)], 1).remove(0);
-    let vector = |text| encoder.vector(&workspace, text, pool.instructions());
+    let mut vector = |text| encoder.vector(&mut workspace, text, &pool);
     assert!(vector(0) == alone && vector(2) == alone);
+}
+
+#[test]
+fn a_long_text_gets_the_memory_that_it_needs_and_gives_it_back() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("model.gguf");
+    Bert { context: 4096, ..Bert::default() }.write(&path).unwrap();
+    let encoder = load(&path);
+    let (pool, usual) = (pool(2), encoder.rows());
+    assert_eq!((usual, encoder.more_bytes(usual, 2)), (1024, 0));
+    let mut workspace = encoder.workspace(2).unwrap();
+    let (short, long) = (tokens(20, 1), tokens(4096, 2));
+    let vector = |texts: &[Text<'_>], workspace: &mut EncoderWorkspace| {
+        encoder.begin(texts, workspace, &pool).unwrap();
+        while !encoder.advance(workspace, &pool) {}
+        encoder.vector(workspace, 0, &pool)
+    };
+    let first = vector(&[one(&short)], &mut workspace);
+    assert_eq!(workspace.rows(), usual);
+    // Two texts that fill the context, to be compared.
+    let both = vector(&[one(&long), one(&long)], &mut workspace);
+    assert_eq!(workspace.rows(), 8192);
+    assert!(encoder.more_bytes(8192, 2) > 4 * Encoder::workspace_bytes(encoder.spec(), 2));
+    assert!(vector(&[one(&long)], &mut workspace) == both);
+    assert_eq!(workspace.rows(), 4096);
+    encoder.rest(&mut workspace, 2);
+    assert_eq!(workspace.rows(), usual);
+    assert!(vector(&[one(&short)], &mut workspace) == first);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Manifest {
                 | "altup_proj.weight"
                 | "altup_unembd_proj.weight" => true,
                 "token_embd.weight" => tied,
-                "cls.weight" | "cls.output.weight" => encoder,
+                "cls.weight" | "cls.output.weight" | "dense_2.weight" | "dense_3.weight" => encoder,
                 // Convolutions and the few coefficients of streams have kernels of their own, and layers that predict further ahead are not used.
                 name if [".nextn.", ".ssm_conv1d.", ".ssm_norm.", ".conv.", ".altup_"]
                     .iter()

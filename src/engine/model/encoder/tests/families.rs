@@ -3,7 +3,9 @@
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use candle_transformers::models::{modernbert, nomic_bert};
-use steadytext_test_models::{Bert, EncoderFamily};
+use steadytext_test_models::{
+    Bert, EncoderFamily, GEMMA_KV_HEADS, GEMMA_PERIOD, GEMMA_PROJECTION, NEIGHBOURHOOD,
+};
 use tempfile::TempDir;
 
 use super::{Encoder, Text};
@@ -57,8 +59,69 @@ fn hidden(spec: &Bert, tokens: &[u32]) -> Tensor {
             let model = nomic_bert::NomicBertModel::load(weights(spec), &config).unwrap();
             model.forward(&ids, None, None).unwrap().squeeze(0).unwrap()
         }
+        EncoderFamily::GemmaEmbedding => gemma(spec, tokens).unwrap(),
         _ => by_hand(spec, tokens).unwrap(),
     }
+}
+
+/// The vector of EmbeddingGemma, `[1, width]`, which nothing else here computes.
+fn gemma(spec: &Bert, tokens: &[u32]) -> candle_core::Result<Tensor> {
+    let (weights, width, inner) = (weights(spec), spec.width, spec.feed_forward);
+    let (dim, count) = (width / spec.heads, tokens.len());
+    let norm = |x: &Tensor, name: &str| -> candle_core::Result<Tensor> {
+        let weight = weights.get(x.dim(D::Minus1)?, &format!("{name}.weight"))?;
+        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+        x.broadcast_div(&(mean + 1e-6)?.sqrt()?)?.broadcast_mul(&weight)
+    };
+    let linear = |x: &Tensor, name: &str, from: usize, to: usize| {
+        x.matmul(&weights.get((to, from), &format!("{name}.weight"))?.t()?)
+    };
+    let ids = Tensor::new(tokens, &Device::Cpu)?;
+    let table = weights.get((spec.vocabulary().len(), width), "token_embd.weight")?;
+    let mut x = (table.index_select(&ids, 0)? * (width as f64).sqrt())?;
+    let positions = Tensor::arange(0_f32, count as f32, &Device::Cpu)?.unsqueeze(1)?;
+    for layer in 0..spec.layers {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let near = layer % GEMMA_PERIOD < GEMMA_PERIOD - 1;
+        let base = if near { 10_000.0 } else { spec.family.rope_base() };
+        let frequencies: Vec<f32> =
+            (0..dim / 2).map(|pair| libm::powf(base, -2.0 * pair as f32 / dim as f32)).collect();
+        let angles = positions.matmul(&Tensor::new(frequencies, &Device::Cpu)?.unsqueeze(0)?)?;
+        let h = norm(&x, &name("attn_norm"))?;
+        let heads = |part: &str, heads: usize| -> candle_core::Result<Tensor> {
+            let rows = linear(&h, &name(part), width, heads * dim)?;
+            rows.reshape((count, heads, dim))?.transpose(0, 1)?.contiguous()
+        };
+        let rotated = |x: Tensor| -> candle_core::Result<Tensor> {
+            candle_nn::rotary_emb::rope(&x.unsqueeze(0)?, &angles.cos()?, &angles.sin()?)?.squeeze(0)
+        };
+        let each = spec.heads / GEMMA_KV_HEADS;
+        let repeated = |x: Tensor| -> candle_core::Result<Tensor> {
+            let shape = (GEMMA_KV_HEADS, each, count, dim);
+            x.unsqueeze(1)?.broadcast_as(shape)?.contiguous()?.reshape((spec.heads, count, dim))
+        };
+        let query = rotated(norm(&heads("attn_q", spec.heads)?, &name("attn_q_norm"))?)?;
+        let key = rotated(norm(&heads("attn_k", GEMMA_KV_HEADS)?, &name("attn_k_norm"))?)?;
+        let (key, value) = (repeated(key)?, repeated(heads("attn_v", GEMMA_KV_HEADS)?)?);
+        let hidden: Vec<f32> = (0..count)
+            .flat_map(|row| (0..count).map(move |other| row.abs_diff(other)))
+            .map(|apart| if near && apart > NEIGHBOURHOOD / 2 { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let hidden = Tensor::from_vec(hidden, (count, count), &Device::Cpu)?;
+        let scores = (query.matmul(&key.t()?)? / (dim as f64).sqrt())?.broadcast_add(&hidden)?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
+        let mixed = mixed.transpose(0, 1)?.contiguous()?.reshape((count, width))?;
+        let mixed = linear(&mixed, &name("attn_output"), width, width)?;
+        x = (x + norm(&mixed, &name("post_attention_norm"))?)?;
+        let h = norm(&x, &name("ffn_norm"))?;
+        let gate = linear(&h, &name("ffn_gate"), width, inner)?.gelu()?;
+        let up = linear(&h, &name("ffn_up"), width, inner)?;
+        let fed = linear(&(gate * up)?, &name("ffn_down"), inner, width)?;
+        x = (x + norm(&fed, &name("post_ffw_norm"))?)?;
+    }
+    let mean = norm(&x, "output_norm")?.mean_keepdim(0)?;
+    let inner = linear(&mean, "dense_2", width, GEMMA_PROJECTION)?;
+    linear(&inner, "dense_3", GEMMA_PROJECTION, width)
 }
 
 /// What jina-embeddings-v3 and nomic-embed-text 2 compute, one expert and one row after the other.
@@ -134,6 +197,24 @@ fn every_family_agrees_with_its_reference() {
     }
 }
 
+/// Windows are crossed, and a block sees all; what is left is that llama.cpp looks GELU up in a table of f16.
+#[test]
+fn vectors_of_gemma_embedding_are_those_of_llama_cpp() {
+    let spec = Bert { layers: 4, ..spec(EncoderFamily::GemmaEmbedding) };
+    let (_directory, encoder) = of(&spec);
+    let mut compared = 0;
+    for line in include_str!("gemma_embedding.tsv").lines().filter(|line| !line.starts_with('#')) {
+        let (length, vector) = line.split_once('\t').unwrap();
+        let expected: Vec<f32> = vector.split(' ').map(|value| value.parse().unwrap()).collect();
+        let tokens = tokens(length.parse().unwrap(), 3);
+        let got = vectors(&encoder, &[one(&tokens)], 2).remove(0);
+        let cosine = cosine(&got, &expected);
+        assert!(cosine > 0.999_999, "{length} tokens: {cosine}");
+        compared += 1;
+    }
+    assert_eq!(compared, 3);
+}
+
 #[test]
 fn the_head_of_modern_bert_gives_the_scores_of_candle() {
     let spec = Bert { labels: 2, ..spec(EncoderFamily::ModernBert) };
@@ -200,10 +281,20 @@ fn a_file_that_contradicts_itself_is_refused() {
     let modern = EncoderFamily::ModernBert;
     assert!(set(modern, "modern-bert.hidden_activation", Value::String("relu".into())).contains("\"relu\""));
     assert!(set(modern, "modern-bert.classifier.pooling_type", Value::U32(7)).contains("is 7"));
+    let gemma = EncoderFamily::GemmaEmbedding;
+    for key in ["dense_2_feat_in", "dense_2_feat_out", "dense_3_feat_in", "dense_3_feat_out"] {
+        let key: &'static str = Box::leak(format!("gemma-embedding.{key}").into_boxed_str());
+        assert!(set(gemma, key, Value::U32(65)).contains("no two layers"), "{key}");
+    }
+    assert!(set(gemma, "gemma-embedding.attention.causal", Value::Bool(true)).contains("attention.causal"));
+    assert!(set(gemma, "gemma-embedding.attn_logit_softcapping", Value::F32(50.0)).contains("softcapping"));
+    assert!(set(gemma, "gemma-embedding.attention.head_count_kv", Value::U32(3)).contains("heads"));
     let rename = |family, from: &'static str, to: &'static str| {
         refused(family, &move |file| file.tensor_mut(from).unwrap().name = to.to_owned())
     };
     assert!(rename(modern, "output_norm.weight", "output_norm.bias").contains("output_norm"));
+    assert!(rename(gemma, "dense_3.weight", "dense_4.weight").contains("dense_"));
+    assert!(rename(gemma, "output_norm.weight", "output.weight").contains("output"));
     assert!(
         rename(EncoderFamily::NomicBert, "blk.0.ffn_gate.weight", "blk.0.ffn_gate_inp.weight")
             .contains("ffn_gate")

@@ -1,0 +1,153 @@
+//! What models want before the texts that they embed, as their cards say: "query: " and the like; and vectors that are shortened.
+//!
+//! A prompt may have a place for a task, `{task}`, or `{task=…}` with what stands there where a request names none.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::matrix::Instructions;
+use crate::kernels::norm::normalise;
+use crate::{DEFAULT_TASK, Embed, Error, Purpose, Work};
+
+const PLACE: &str = "{task";
+
+/// The prompts of a model. Where there is none, the model's file has the say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Prompts {
+    /// What stands before a text that others are found with.
+    pub query: Option<String>,
+    /// What stands before a text that is to be found.
+    pub passage: Option<String>,
+}
+
+impl Prompts {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.query.is_none() && self.passage.is_none()
+    }
+
+    /// Whether a query may name a task, as far as the prompts have the say.
+    pub fn take_tasks(&self) -> bool {
+        self.query.as_deref().is_none_or(|query| place(query).is_some())
+    }
+
+    /// What stands before a text of a purpose.
+    pub fn before(&self, purpose: &Purpose) -> Option<Cow<'_, str>> {
+        match purpose {
+            Purpose::Passage => self.passage.as_deref().map(Cow::Borrowed),
+            Purpose::Query { task } => self.query.as_deref().map(|query| filled(query, task.as_deref())),
+        }
+    }
+}
+
+impl Work {
+    /// The same, with what the model wants before its texts.
+    pub fn prompted(self, prompts: &Prompts) -> Work {
+        match self {
+            Work::Embed(mut how) => {
+                how.prompt = prompts.before(&how.purpose).map(Cow::into_owned);
+                Work::Embed(how)
+            }
+            Work::Rerank(mut how) => {
+                how.prompts = Prompts {
+                    query: prompts.before(&Purpose::Query { task: None }).map(Cow::into_owned),
+                    passage: prompts.passage.clone(),
+                };
+                Work::Rerank(how)
+            }
+            other => other,
+        }
+    }
+}
+
+/// The vector that is wanted of a text's, of length 1 as that is.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] for more elements than it has, and for none.
+pub(crate) fn shortened(
+    work: &Work,
+    mut vector: Vec<f32>,
+    instructions: Instructions,
+) -> Result<Vec<f32>, Error> {
+    let Work::Embed(Embed { dimensions: Some(dimensions), .. }) = work else { return Ok(vector) };
+    if !(1..=vector.len()).contains(dimensions) {
+        let message = format!("{dimensions} dimensions are wanted of vectors that have {}", vector.len());
+        return Err(Error::InvalidRequest(message));
+    }
+    vector.truncate(*dimensions);
+    Ok(normalise(instructions, vector))
+}
+
+/// Where a prompt has a place for a task, and what stands there otherwise.
+fn place(prompt: &str) -> Option<(std::ops::Range<usize>, &str)> {
+    let begin = prompt.find(PLACE)?;
+    let inner = &prompt[begin + PLACE.len()..];
+    let end = inner.find('}')?;
+    let usual = match inner[..end].strip_prefix('=') {
+        Some(usual) => usual,
+        None if end == 0 => DEFAULT_TASK,
+        None => return None,
+    };
+    Some((begin..begin + PLACE.len() + end + 1, usual))
+}
+
+fn filled<'a>(prompt: &'a str, task: Option<&str>) -> Cow<'a, str> {
+    match place(prompt) {
+        Some((range, usual)) => {
+            let mut text = prompt.to_owned();
+            text.replace_range(range, task.unwrap_or(usual));
+            Cow::Owned(text)
+        }
+        None => Cow::Borrowed(prompt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Prompts;
+    use crate::{DEFAULT_TASK, Embed, Purpose, Work};
+
+    fn prompts(query: &str) -> Prompts {
+        Prompts { query: Some(query.to_owned()), passage: Some("passage: ".to_owned()) }
+    }
+
+    fn before(query: &str, task: Option<&str>) -> String {
+        let purpose = Purpose::Query { task: task.map(str::to_owned) };
+        prompts(query).before(&purpose).unwrap().into_owned()
+    }
+
+    #[test]
+    fn a_prompt_may_have_a_place_for_a_task() {
+        assert_eq!(before("query: ", None), "query: ");
+        assert_eq!(before("Instruct: {task}\nQuery:", Some("Find {task}")), "Instruct: Find {task}\nQuery:");
+        assert_eq!(before("Instruct: {task}\nQuery:", None), format!("Instruct: {DEFAULT_TASK}\nQuery:"));
+        assert_eq!(before("task: {task=search result} | query: ", None), "task: search result | query: ");
+        assert_eq!(before("task: {task=search result} | query: ", Some("x")), "task: x | query: ");
+        for (query, takes) in [
+            ("{task}", true),
+            ("{task=}", true),
+            ("{task", false),
+            ("{tasks}", false),
+            ("é{task=ü}", true),
+            ("", false),
+        ] {
+            assert_eq!(prompts(query).take_tasks(), takes, "{query}");
+        }
+        assert!(Prompts::default().take_tasks());
+    }
+
+    #[test]
+    fn each_text_gets_the_prompt_of_its_purpose() {
+        let of = |embed: Embed| match Work::Embed(embed).prompted(&prompts("query: ")) {
+            Work::Embed(how) => how.prompt,
+            _ => None,
+        };
+        assert_eq!(of(Embed::passage("x")).as_deref(), Some("passage: "));
+        assert_eq!(of(Embed::query("x", None)).as_deref(), Some("query: "));
+        let Work::Embed(plain) = Work::Embed(Embed::passage("x")).prompted(&Prompts::default()) else {
+            panic!()
+        };
+        assert_eq!(plain, Embed::passage("x"));
+    }
+}
