@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
@@ -16,6 +17,9 @@ use crate::pg::spi::{self, Arg, Mode, SavedPlan};
 use crate::pg::{after_commit, catalog_cache, interrupts, slots};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
+
+/// How long each part of a step may take after the step as a whole has taken too long.
+const RENEWED_LIMIT: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// The statements that note a key, by the types of its columns, and whether the table is a partition.
@@ -116,6 +120,14 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<JsonB>) -> Option
 #[pg_extern(volatile, parallel_unsafe)]
 fn is_vectorizing() -> bool {
     slots::is_vectorizing()
+}
+
+/// What follows in this step of a vectorizer, whose time was over, gets some more.
+#[pg_extern(volatile, parallel_unsafe)]
+fn renew_step_limit() {
+    if slots::is_vectorizing() {
+        interrupts::renew_time_limit(RENEWED_LIMIT);
+    }
 }
 
 /// What follows in this step of a vectorizer may take as long as it takes.

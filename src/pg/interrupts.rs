@@ -148,11 +148,16 @@ pub(crate) fn with_time_limit<T>(limit: Duration, work: impl FnOnce() -> T) -> T
             lift_time_limit();
         }
     }
+    renew_time_limit(limit);
+    let _limit = Limit;
+    work()
+}
+
+/// Begins the limit of [`with_time_limit`] anew, also where it has ended something.
+pub(crate) fn renew_time_limit(limit: Duration) {
     let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: every process that is connected to a database has a handler for it, which cancels its statement.
     unsafe { enable_timeout_after(STATEMENT_TIMEOUT, limit_ms) };
-    let _limit = Limit;
-    work()
 }
 
 /// Ends the limit of [`with_time_limit`] early: what follows may take as long as it takes.

@@ -65,6 +65,7 @@ select set_eq(
         'function steadytext.put_vectorizer_row_aside(uuid,jsonb,text,text)',
         'function steadytext.read_vectorizer_rows(uuid,jsonb)',
         'function steadytext.remove_vectorizer(uuid,boolean)',
+        'function steadytext.renew_step_limit()',
         'function steadytext.run_as(oid,text,jsonb)',
         'function steadytext.scan_vectorizer(uuid,record)',
         'function steadytext.swap_vectorizer(uuid)',

@@ -18,6 +18,13 @@ as 'MODULE_PATHNAME', 'lift_step_limit_wrapper';
 comment on function steadytext.lift_step_limit() is
     'Lets the rest of a step take as long as it takes: an index is made in one piece';
 
+create function steadytext.renew_step_limit()
+returns void
+language c volatile
+as 'MODULE_PATHNAME', 'renew_step_limit_wrapper';
+comment on function steadytext.renew_step_limit() is
+    'Gives the parts of a step that has taken too long a few seconds each';
+
 create function steadytext.wake_vectorizers()
 returns trigger
 language c volatile
@@ -268,6 +275,9 @@ begin
             end if;
             -- What waits for a lock once may do so for each half.
             perform set_config('lock_timeout', '20ms', true);
+            if v_code = '57014' then
+                perform steadytext.renew_step_limit();
+            end if;
             if v_from = v_to then
                 perform steadytext.put_vectorizer_row_aside(p_id, p_keys -> (v_from - 1), v_message, v_code);
                 v_ranges := v_ranges[3 :];
@@ -306,6 +316,7 @@ declare
     v_done jsonb;
     v_left jsonb;
     v_written integer := 0;
+    v_begun timestamptz := clock_timestamp();
     v_message text;
     v_code text;
 begin
@@ -357,6 +368,9 @@ begin
                 raise;
             end if;
             perform set_config('lock_timeout', '20ms', true);
+            if v_code = '57014' then
+                perform steadytext.renew_step_limit();
+            end if;
             if v_from = v_to then
                 perform steadytext.put_vectorizer_row_aside(p_id, p_items -> (v_from - 1), v_message, v_code);
                 v_ranges := v_ranges[3 :];
@@ -364,6 +378,16 @@ begin
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
             end if;
         end;
+        if clock_timestamp() > v_begun + interval '90 seconds' and cardinality(v_ranges) > 0 then
+            -- Others have waited long enough. The rest is work as before.
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+            select p_id, e.element -> 'key', true, clock_timestamp() + interval '5 seconds'
+            from jsonb_array_elements(p_items) with ordinality as e(element, n)
+            where exists (
+                select from generate_subscripts(v_ranges, 1) as r(i)
+                where r.i % 2 = 1 and e.n between v_ranges[r.i] and v_ranges[r.i + 1]);
+            exit;
+        end if;
     end loop;
     return v_written;
 end

@@ -132,6 +132,7 @@ create table @extschema@.steadytext_vectorizer_state (
     vectorizer_id uuid not null constraint steadytext_vectorizer_state_pkey primary key,
     scan text,
     scan_after jsonb,
+    scan_until bigint,
     signature text,
     model_hash bytea,
     is_indexed boolean not null default false,
@@ -147,6 +148,8 @@ comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'The 
 comment on column @extschema@.steadytext_vectorizer_state.scan is
     'source: the table is being searched for rows without their vectors; all: every row of it is embedded anew; destination: vectors are being searched for those whose row is gone; NULL: none of these';
 comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'The last key that was looked at; NULL: none yet';
+comment on column @extschema@.steadytext_vectorizer_state.scan_until is
+    'The last work that the last search has noted: when it is done, the vectors are whole but for changes since';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
     'Which files the table and its partitions were in when it was searched last: other ones mean a partition more or less, or a table that was written anew';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is

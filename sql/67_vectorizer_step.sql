@@ -171,7 +171,8 @@ begin
     if (v_found ->> 'count')::integer < v_full then
         update @extschema@.steadytext_vectorizer_state as s set
             scan = case when s.scan <> 'destination' and not p_statements.is_column then 'destination' end,
-            scan_after = null
+            scan_after = null,
+            scan_until = (select max(w.id) from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id)
         where s.vectorizer_id = p_id;
     else
         update @extschema@.steadytext_vectorizer_state as s set scan_after = v_found -> 'last' where s.vectorizer_id = p_id;
@@ -246,28 +247,6 @@ begin
         update @extschema@.steadytext_vectorizer_state as s set problem = null, retry_at = null where s.vectorizer_id = p_id;
     end if;
 
-    select count(*), count(*) filter (where q.status in ('pending', 'processing')) into v_batches, v_in_flight
-    from @extschema@.steadytext_vectorizer_batches as b
-    left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
-    where b.vectorizer_id = p_id;
-    select count(*) into v_noted
-    from (
-        select from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
-        limit 500
-    ) as w;
-    -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
-    -- something is, they gather.
-    if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
-        v_keys := steadytext.take_vectorizer_work(p_id);
-        if v_keys is not null then
-            perform steadytext.read_vectorizer_rows(p_id, v_keys);
-            return true;
-        end if;
-    end if;
-    if steadytext.finish_vectorizer_batch(p_id, v_statements) then
-        return true;
-    end if;
     if p_look or v_state.signature is null then
         select * into v_place from steadytext.vectorizer_place(p_id);
         v_signature := steadytext.vectorizer_signature(v_place.source);
@@ -279,6 +258,47 @@ begin
             where s.vectorizer_id = p_id;
             return true;
         end if;
+    end if;
+    select count(*), count(*) filter (where q.status in ('pending', 'processing')) into v_batches, v_in_flight
+    from @extschema@.steadytext_vectorizer_batches as b
+    left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
+    where b.vectorizer_id = p_id;
+    select count(*) into v_noted
+    from (
+        select from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
+        limit 500
+    ) as w;
+    -- When all is done that the last search has found, the vectors are whole, whatever has changed since.
+    if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
+        and not exists (
+            select from @extschema@.steadytext_vectorizer_work as w
+            where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
+    then
+        if not v_state.is_indexed then
+            if v_statements.make_index is not null then
+                perform steadytext.lift_step_limit();
+                perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
+            end if;
+            update @extschema@.steadytext_vectorizer_state as s set is_indexed = true where s.vectorizer_id = p_id;
+            return true;
+        end if;
+        -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
+        perform set_config('lock_timeout', '100ms', true);
+        perform steadytext.swap_vectorizer(p_id);
+        return true;
+    end if;
+    -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
+    -- something is, they gather.
+    if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+        v_keys := steadytext.take_vectorizer_work(p_id);
+        if v_keys is not null then
+            perform steadytext.read_vectorizer_rows(p_id, v_keys);
+            return true;
+        end if;
+    end if;
+    if steadytext.finish_vectorizer_batch(p_id, v_statements) then
+        return true;
     end if;
     -- What somebody has asked for about the table as a whole.
     with taken as (
@@ -296,23 +316,6 @@ begin
 
     if v_state.scan is not null and v_noted < 500 then
         perform steadytext.scan_vectorizer(p_id, v_statements);
-        return true;
-    end if;
-    -- Whether it is whole.
-    if v_state.scan is null and v_batches = 0 and (not v_state.is_indexed or v_definition.replaces is not null)
-        and not exists (select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id)
-    then
-        if not v_state.is_indexed then
-            if v_statements.make_index is not null then
-                perform steadytext.lift_step_limit();
-                perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
-            end if;
-            update @extschema@.steadytext_vectorizer_state as s set is_indexed = true where s.vectorizer_id = p_id;
-            return true;
-        end if;
-        -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
-        perform set_config('lock_timeout', '100ms', true);
-        perform steadytext.swap_vectorizer(p_id);
         return true;
     end if;
     return false;

@@ -291,7 +291,11 @@ begin
         updated_at = now()
     where v.id = p_id;
     delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = v_old.id;
-    delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = v_old.id;
+    -- Nobody wants the answers of its requests any more; a worker that runs one finds that it has lost it.
+    with gone as (
+        delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = v_old.id returning b.request_id
+    )
+    delete from @extschema@.steadytext_queue as q using gone as g where q.request_id = g.request_id;
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_old.id;
     delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = v_old.id;
     -- Other columns may be in other files now.
