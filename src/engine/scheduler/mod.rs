@@ -18,6 +18,7 @@ mod models;
 mod plan;
 mod prefix;
 mod prompt_lookup;
+mod rows;
 mod sequence;
 mod statistics;
 mod step;

@@ -41,6 +41,8 @@ pub(super) struct Sequence {
     goal: Goal,
     /// Its place among the running requests.
     pub(super) turn: Turn,
+    /// When its prompt or what is forced was served ([`super::rows`]).
+    pub(super) served: u64,
 }
 
 /// A request that has begun and given its place away.
@@ -133,6 +135,7 @@ impl Sequence {
             drafter,
             goal,
             turn,
+            served: 0,
         }
     }
 

@@ -1,7 +1,5 @@
 //! One step: a forward pass over the next rows of one model's running requests.
 
-use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +10,7 @@ use super::loader::Job;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
+use super::rows::{Part, Served, plan};
 use super::sequence::{Sequence, Slice};
 use crate::backend::Segment;
 use crate::config::{Config, PromptLookup};
@@ -66,15 +65,7 @@ pub(super) struct Stepper {
     /// [`Config::prefill_rows`], and how many steps there were.
     prefill_rows: Vec<usize>,
     steps: usize,
-}
-
-/// The part of a request in a step.
-struct Part {
-    /// Index in the running requests.
-    index: usize,
-    rows: usize,
-    /// Whether they belong to its prompt.
-    prompt: bool,
+    served: Served,
 }
 
 /// A request whose next tokens are chosen.
@@ -104,6 +95,7 @@ impl Stepper {
             prompt_lookup: config.prompt_lookup,
             prefill_rows: config.prefill_rows.clone(),
             steps: 0,
+            served: Served::default(),
         }
     }
 
@@ -127,7 +119,8 @@ impl Stepper {
         let guesses = self.guess(running, &source);
         self.catch_up(running, &source, &mut loaded.prefixes);
         let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
-        let parts = plan(running, &source, prefill);
+        let is_fair = self.steps.is_multiple_of(FAIR_STEPS);
+        let parts = plan(running, &source, prefill, is_fair, &mut self.served);
         // What is not there before, as workspaces and keys and values are: logits, masks, texts.
         let outcome = memory::watched("the next token", STEP_BYTES, || {
             catch(|| self.compute(running, models, &source, &parts, stop))
@@ -145,20 +138,7 @@ impl Stepper {
         for (index, result) in ended.into_iter().rev() {
             checks.extend(running.remove(index).end(result));
         }
-        self.take_turns(running);
         checks
-    }
-
-    /// Whose prompt was served first goes behind the others that still have some and are as urgent. Now and then urgency does not
-    /// matter, so that every prompt gets on.
-    fn take_turns(&self, running: &mut [Sequence]) {
-        running.sort_by_key(|request| !request.decodes());
-        let Some(first) = running.iter().position(|request| !request.decodes()) else { return };
-        let prompts = &mut running[first..];
-        prompts.rotate_left(1);
-        if !self.steps.is_multiple_of(FAIR_STEPS) {
-            prompts.sort_by_key(|request| Reverse(request.submission.priority()));
-        }
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
@@ -241,7 +221,6 @@ impl Stepper {
     ) -> Result<Vec<Ended>, Error> {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return Ok(ended) };
-        let started = Instant::now();
         let mut segments = Vec::with_capacity(parts.len());
         let mut submissions = Vec::with_capacity(parts.len());
         let mut computing = Vec::with_capacity(parts.len());
@@ -263,9 +242,12 @@ impl Stepper {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
         };
+        let started = Instant::now();
         if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)? {
             return Ok(ended);
         }
+        // Without masks and checks, which more rows do not make longer.
+        let seconds = started.elapsed().as_secs_f64();
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();
         let hidden_rows: Vec<usize> =
             segments.iter().map(|segment| segment.wanted.count(segment.tokens.len())).collect();
@@ -378,7 +360,7 @@ impl Stepper {
         // A few rows take as long as the weights take to read, which says nothing about more of them.
         let prompt_rows: usize = parts.iter().filter(|part| part.prompt).map(|part| part.rows).sum();
         if prompt_rows >= MIN_PREFILL_ROWS {
-            let seconds = started.elapsed().as_secs_f64() / rows as f64;
+            let seconds = seconds / rows as f64;
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
             loaded.row_seconds = Some(average);
         }
@@ -394,29 +376,4 @@ fn is_urgent(request: &Sequence) -> bool {
 /// Fails a request that was cancelled; whether its last event was sent.
 fn cancelled(request: &Sequence) -> bool {
     request.submission.fail_if_cancelled()
-}
-
-/// A row of each request that generates, and its guesses; then tokens that are forced and prompt rows, as long as there
-/// are any. A prompt that begins like another one before it waits for the blocks that they have in common.
-fn plan(running: &[Sequence], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut ahead = HashSet::new();
-    for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
-        if request.decodes() {
-            // Forced tokens are rows like those of a prompt; the last of them is the one that something follows.
-            let forced = request.left().saturating_sub(request.sampled_rows());
-            let rows = if forced <= prefill { request.left() } else { prefill + 1 };
-            prefill -= forced.min(prefill);
-            parts.push(Part { index, rows, prompt: false });
-        } else if prefill > 0 {
-            let waits = request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash));
-            if !waits {
-                let rows = request.left().min(prefill);
-                prefill -= rows;
-                ahead.extend(request.blocks_ahead(rows));
-                parts.push(Part { index, rows, prompt: true });
-            }
-        }
-    }
-    parts
 }
