@@ -16,6 +16,7 @@
 pub mod bench;
 mod checker;
 mod closing;
+mod counting;
 mod grammar;
 mod guide;
 mod matcher;

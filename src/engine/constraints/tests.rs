@@ -268,9 +268,15 @@ fn answers_are_checked_by_other_code() {
     assert!(checker(&json_of(json!(true))).check(&nested).is_err(), "and without running out of stack");
     let regex = checker(&regex("yes|yes please"));
     assert!(regex.check("yes please").is_ok() && regex.check("yes").is_ok());
-    assert!(regex.check("yes ").is_err() && regex.check("oh yes").is_err() && regex.check("yes\n").is_err());
+    assert!(
+        regex.check("yes ").is_err()
+            && regex.check("oh yes").is_err()
+            && regex.check("yes\n").is_err()
+    );
     let choice = checker(&choice(&["a", "b"]));
-    assert!(choice.check("a").is_ok() && choice.check("A").is_err() && choice.check("").is_err());
+    assert!(
+        choice.check("a").is_ok() && choice.check("A").is_err() && choice.check("").is_err()
+    );
 }
 
 /// Schemas that walk in circles, or in more ways than can be counted, without going on in the document.
@@ -464,6 +470,52 @@ fn a_way_to_the_end_that_is_too_long_is_none() {
         let allowed = matcher.allowed().unwrap();
         assert!(allowed.iter().all(|id| matcher.admits(id, 1)));
     }
+}
+
+/// An array of words, whose shortest has more bytes than any answer may have tokens.
+fn words(count: usize, length: usize) -> Constraint {
+    let word = |first: u8| -> String {
+        let mut state = u32::from(first);
+        let letters = (0..length).map(|_| {
+            state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+            char::from(b"qwzxkj"[(state >> 16) as usize % 6])
+        });
+        std::iter::once(char::from(first)).chain(letters).collect()
+    };
+    let words: Vec<String> = (b'a'..b'i').map(word).collect();
+    json_of(json!({ "type": "array", "minItems": count, "maxItems": count, "items": { "enum": words } }))
+}
+
+#[test]
+fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_same() {
+    let model = model();
+    let constraint = words(200, 12);
+    let mut matcher = model.matcher(&constraint).unwrap();
+    let max_tokens = matcher.needed().unwrap() + 60;
+    let mut taken = matcher.begin().unwrap();
+    let (mut tokens, mut choices, mut counted, mut most) = (taken.forced.len(), 0, 0, 0);
+    while !taken.complete {
+        let allowed: Vec<u32> = matcher.allowed().unwrap().iter().collect();
+        let before = matcher.steps();
+        let tried = allowed.iter().cycle().skip(choices * 3).take(allowed.len()).copied();
+        let next = tried.take(8).find(|id| matcher.admits(*id, max_tokens - tokens));
+        most = most.max(before - matcher.steps());
+        counted += usize::from(before > matcher.steps());
+        let next = next.or_else(|| matcher.way_on()).unwrap();
+        assert!(matcher.admits(next, max_tokens - tokens), "choice {choices}");
+        taken = matcher.take(next).unwrap();
+        if choices % 20 == 0
+            && let Some((known, anew)) = matcher.count_anew()
+        {
+            assert!(known == anew || known > max_tokens / 2, "{known} and {anew}");
+        }
+        tokens += 1 + taken.forced.len();
+        choices += 1;
+    }
+    assert!(tokens <= max_tokens && matcher.matches());
+    assert!(counted > 100, "{counted} of {choices} choices were counted");
+    // Each of 200 items takes a step at least.
+    assert!(most <= 64, "{most} steps for one choice");
 }
 
 #[test]
