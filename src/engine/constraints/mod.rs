@@ -21,6 +21,7 @@ mod grammar;
 mod guide;
 mod matcher;
 pub(crate) mod ordering;
+mod patterns;
 mod plain;
 mod regular;
 mod schema;

@@ -255,27 +255,27 @@ fn answers_are_checked_by_other_code() {
     let checker = |constraint: &Constraint| Checker::new(constraint).unwrap();
     let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } }, "required": ["a"] });
     let json = checker(&json_of(schema));
-    assert!(json.check(r#"{"a": 1}"#).is_ok());
+    assert!(json.check(r#"{"a": 1}"#, &[]).is_ok());
     for (bad, words) in [
         (r#"{"a": 1"#, "no JSON document"),
         (r#"{"a": "secret"}"#, "does not conform to the schema"),
         ("{}", "does not conform to the schema"),
     ] {
-        let Err(Error::Mismatch { reason }) = json.check(bad) else { panic!("{bad} passes") };
+        let Err(Error::Mismatch { reason }) = json.check(bad, &[]) else { panic!("{bad} passes") };
         assert!(reason.contains(words) && !reason.contains("secret"), "{reason}");
     }
     let nested = "[".repeat(5000);
-    assert!(checker(&json_of(json!(true))).check(&nested).is_err(), "and without running out of stack");
+    assert!(checker(&json_of(json!(true))).check(&nested, &[]).is_err(), "and without running out of stack");
     let regex = checker(&regex("yes|yes please"));
-    assert!(regex.check("yes please").is_ok() && regex.check("yes").is_ok());
+    assert!(regex.check("yes please", &[]).is_ok() && regex.check("yes", &[]).is_ok());
     assert!(
-        regex.check("yes ").is_err()
-            && regex.check("oh yes").is_err()
-            && regex.check("yes\n").is_err()
+        regex.check("yes ", &[]).is_err()
+            && regex.check("oh yes", &[]).is_err()
+            && regex.check("yes\n", &[]).is_err()
     );
     let choice = checker(&choice(&["a", "b"]));
     assert!(
-        choice.check("a").is_ok() && choice.check("A").is_err() && choice.check("").is_err()
+        choice.check("a", &[]).is_ok() && choice.check("A", &[]).is_err() && choice.check("", &[]).is_err()
     );
 }
 
@@ -335,7 +335,7 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
         (json!({ "properties": { "a": { "$ref": "#/$defs/b" } } }), "{}", "not there"),
         (json!({ "properties": { "a": { "$ref": "other.json" } } }), "{}", "not part of it"),
     ] {
-        let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document));
+        let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document, &[]));
         let told = checked.map_or_else(|error| error.to_string(), |()| String::new());
         assert!(told.contains(outcome) && told.is_empty() == outcome.is_empty(), "{told:?} for {schema}");
     }
@@ -452,7 +452,7 @@ fn nothing_is_admitted_that_cannot_be_completed() {
         let needed = model.matcher(&constraint).unwrap().needed().unwrap();
         let (text, tokens) = last_of_all(&model, &constraint, needed + more);
         assert!(tokens <= needed + more, "{tokens} tokens of {text}");
-        Checker::new(&constraint).unwrap().check(&text).unwrap();
+        Checker::new(&constraint).unwrap().check(&text, &[]).unwrap();
     }
 }
 
@@ -516,6 +516,33 @@ fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_
     assert!(counted > 100, "{counted} of {choices} choices were counted");
     // Each of 200 items takes a step at least.
     assert!(most <= 64, "{most} steps for one choice");
+}
+
+#[test]
+fn a_check_between_two_tokens_leaves_what_would_take_long_to_the_end() {
+    let long = "a".repeat(8000);
+    let pattern = |i: usize| json!({ "pattern": format!("^(?:(?=[^zy{}]*z)x|a(?=a?))*c{i}$", i % 10) });
+    let patterns: Vec<Value> = (0..60).map(pattern).collect();
+    let checker = |schema: Value| Checker::new(&json_of(schema)).unwrap();
+    let all = checker(json!({ "properties": { "x": { "anyOf": patterns } } }));
+    let document = json!({ "x": long }).to_string();
+    assert_eq!(all.flaw(&document), None);
+    let Err(Error::Mismatch { reason }) = all.check(&document, &[]) else { panic!("it passes") };
+    assert!(reason.contains("too many steps"), "{reason}");
+    assert!(all.check(r#"{"x": "aac7"}"#, &[]).is_ok());
+    // What takes little is found.
+    let one = checker(json!({ "properties": { "x": { "pattern": "^(?!a)" } } }));
+    assert_eq!(one.flaw(r#"{"x": "ab"}"#), Some(6..10));
+    assert_eq!(one.flaw(r#"{"x": "ba"}"#), None);
+    // Names are matched with patterns as well.
+    let names: serde_json::Map<String, Value> =
+        (0..60).map(|i| (format!("^(?:(?=[^zy]*z)x|a(?=a?))*c{i}$"), json!(false))).collect();
+    let names = checker(json!({ "patternProperties": names }));
+    let document = json!({ long: 1 }).to_string();
+    assert_eq!(names.flaw(&document), None);
+    let Err(Error::Mismatch { reason }) = names.check(&document, &[]) else { panic!("it passes") };
+    assert!(reason.contains("too many ways"), "{reason}");
+    assert!(names.check(r#"{"b": 1}"#, &[]).is_ok() && names.check(r#"{"ac3": 1}"#, &[]).is_err());
 }
 
 #[test]

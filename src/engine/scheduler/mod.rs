@@ -10,6 +10,7 @@ mod answers;
 mod detokenizer;
 mod encode_batches;
 mod generation;
+mod job_queue;
 mod likelihood_memo;
 mod loaded;
 mod loaded_encoder;

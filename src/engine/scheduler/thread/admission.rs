@@ -309,7 +309,7 @@ impl EngineThread {
                 let Some(texts) = self.models.texts(&request.model) else { continue };
                 self.planned += 1;
                 waiting.planning = Some(self.planned);
-                self.helpers.plan(self.planned, request.work.clone(), texts);
+                self.helpers.plan(self.planned, &waiting.submission, texts);
             }
         }
     }
@@ -342,12 +342,17 @@ impl EngineThread {
                 return None;
             }
         };
-        if let Some(output) = plan.take_output().or_else(|| self.known_output(&waiting)) {
-            waiting.submission.send(EventKind::Started {
+        let known = plan.take_output().or_else(|| Some((self.known_output(&waiting)?, None)));
+        if let Some((output, checker)) = known {
+            let submission = waiting.submission;
+            submission.send(EventKind::Started {
                 prompt_tokens: plan.prompt_tokens(),
                 model: self.models.identity(&source),
             });
-            waiting.submission.send(EventKind::Done(output));
+            match checker {
+                Some(checker) => self.helpers.check(submission, output, checker),
+                None => submission.send(EventKind::Done(output)),
+            }
             return None;
         }
         if self.models.is_encoder(&source) {
@@ -462,7 +467,7 @@ impl EngineThread {
                 None if takes_long(&waiting.submission.request.work) => {
                     let texts = models.texts(source).ok_or(Missing::NoRoom)?;
                     waiting.planning = Some(number);
-                    helpers.plan(number, waiting.submission.request.work.clone(), texts);
+                    helpers.plan(number, &waiting.submission, texts);
                     Err(Missing::Coming)
                 }
                 None => {
