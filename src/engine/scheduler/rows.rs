@@ -57,7 +57,7 @@ pub(super) fn plan(
     let mut parts = Vec::new();
     let mut wanting = Vec::new();
     for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
-        let mut more = request.left();
+        let mut more = request.left_of_all();
         if request.decodes() {
             // The last of the forced tokens is the one that something follows.
             more = more.saturating_sub(request.sampled_rows());
@@ -87,7 +87,7 @@ pub(super) fn plan(
             if request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash)) {
                 continue;
             }
-            rows = request.left().min(most);
+            rows = request.left_of_all().min(most);
             ahead.extend(request.blocks_ahead(rows));
             parts.push(Part { index, rows, prompt: true });
         }

@@ -135,6 +135,8 @@ impl Stepper {
         }
         // From the back, so that indexes stay right.
         ended.sort_by_key(|(index, _)| *index);
+        // Of several rows or paths the first error is told.
+        ended.dedup_by_key(|(index, _)| *index);
         for (index, result) in ended.into_iter().rev() {
             checks.extend(running.remove(index).end(result));
         }
@@ -227,14 +229,17 @@ impl Stepper {
         let mut remaining = parts.iter().peekable();
         for (index, request) in running.iter_mut().enumerate() {
             let Some(part) = remaining.next_if(|part| part.index == index) else { continue };
-            let Slice { submission, state, tokens, wanted } = request.next(part.rows);
-            match state.reserve(state.len() + tokens.len()) {
-                Ok(()) => {
-                    segments.push(Segment { state, tokens, wanted, fault: None });
-                    submissions.push(submission);
-                    computing.push(part.index);
+            for Slice { submission, path, state, tokens, wanted } in request.next(part.rows) {
+                // Other paths than the first have it already.
+                if path == 0
+                    && let Err(error) = state.reserve(state.len() + tokens.len())
+                {
+                    ended.push((index, Err(error)));
+                    break;
                 }
-                Err(error) => ended.push((index, Err(error))),
+                segments.push(Segment { state, tokens, wanted, fault: None });
+                submissions.push(submission);
+                computing.push((index, path));
             }
         }
         // Who cancels is told at once, also where the pass goes on for others.
@@ -258,14 +263,19 @@ impl Stepper {
         let mut sampling = Vec::new();
         let mut scoring = Vec::new();
         let mut weighing = Vec::new();
-        for ((index, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
+        for (((index, path), rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
             let request = &mut running[*index];
             let hidden = first..first + rows;
             first += rows;
             if let Some(position) = fault
-                && let Err(error) = request.fault(*position)
+                && let Err(error) = request.fault(*path, *position)
             {
                 ended.push((*index, Err(error)));
+                continue;
+            }
+            let answers = request.weighing(*path, *rows).into_iter();
+            weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
+            if *path > 0 {
                 continue;
             }
             if request.samples() {
@@ -274,8 +284,6 @@ impl Stepper {
             if request.scores() {
                 scoring.push((*index, hidden.start));
             }
-            let answers = request.weighing(*rows).into_iter();
-            weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
             let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
             if let Some(result) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, result));
@@ -336,9 +344,11 @@ impl Stepper {
                 }
             }
         }
+        let mut computing: Vec<usize> = computing.into_iter().map(|(index, _)| index).collect();
+        computing.dedup();
         for index in &computing {
             if !ended.iter().any(|(other, _)| other == index)
-                && let Some(output) = running[*index].next_path(&mut loaded.likelihoods)
+                && let Some(output) = running[*index].next_paths(&mut loaded.likelihoods, &*loaded.decoder)
             {
                 ended.push((*index, Ok(output)));
             }
