@@ -1,6 +1,8 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod arrays;
+mod batch;
 mod cache_admin;
 mod cache_lookup;
 mod call;
@@ -9,6 +11,7 @@ mod chat;
 mod classified;
 mod connection;
 mod constrained;
+mod context;
 mod details;
 mod diagnose;
 mod enqueue;
@@ -17,6 +20,7 @@ mod exchange;
 #[cfg(not(feature = "exchange"))]
 #[path = "exchange/absent.rs"]
 mod exchange;
+mod groups;
 mod insert_trigger;
 mod models;
 mod plain_verbs;
@@ -28,9 +32,11 @@ mod rerank;
 mod result;
 mod role_id;
 mod status;
+mod summarize;
 mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod vectorizers;
 mod verbs;
 mod verify;
