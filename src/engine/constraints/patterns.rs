@@ -259,7 +259,7 @@ mod tests {
     fn what_would_take_too_many_steps_is_not_begun() {
         let long = "a".repeat(8000);
         // Goes through all of the string from every place of it, with hardly a step back.
-        let leaps = "^(?>(?:(?=[^z]*)a)*)b";
+        let leaps = "^(?:(?=[^z]*)a)*b";
         assert_eq!(matches(leaps, &long, 1_000_000), None);
         assert_eq!(matches("^(?:(?=[^zy0]*z)x|a(?=a?))*c0$", &long, MUCH), None);
         assert_eq!(matches("^(?:(?=[^zy0]*z)x|a(?=a?))*c0$", "aaaac0", 1_000_000), Some(true));
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(weight("a"), 2);
         assert!(weight("[ab]*a[ab]{500}") > 500);
         assert!(weight(r"\w{50}") >= 400);
-        assert_eq!(weight("(((a{1000}){1000}){1000}){1000000}"), 34 * 64 + 1, "too large to be read");
+        assert!(weight("(((a{1000}){1000}){1000}){1000000}") > 1 << 40);
         assert_eq!(irregular_weight("(?=a)(b){3}(c){4,}"), 18 * 12);
         assert_eq!(irregular_weight("(a){0}(b){x}"), 12);
     }

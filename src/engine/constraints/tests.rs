@@ -507,7 +507,8 @@ fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_
         if choices % 20 == 0
             && let Some((known, anew)) = matcher.count_anew()
         {
-            assert!(known == anew || known > max_tokens / 2, "{known} and {anew}");
+            // Where much is left it may be known as more than it is.
+            assert!(known == anew || known > anew && known > 300, "{known} and {anew}");
         }
         tokens += 1 + taken.forced.len();
         choices += 1;
