@@ -140,13 +140,14 @@ create function steadytext.generate_json(
     temperature double precision,
     on_error text,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    unsafe_mode boolean
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -159,13 +160,14 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -178,13 +180,14 @@ create function @extschema@.steadytext_generate_regex(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -195,12 +198,13 @@ create function @extschema@.steadytext_generate_choice(
     model text default null,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, boolean) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -213,14 +217,15 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -233,12 +238,13 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as text';

@@ -10,6 +10,7 @@ use steadytext_engine::{Constraint, Error, keep_written_order};
 
 use super::call;
 use super::enqueue::enqueue;
+use super::refuse::refuse_unsafe;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::generate_params;
@@ -54,7 +55,9 @@ fn generate_json(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -95,7 +98,9 @@ fn generate_regex(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -132,7 +137,9 @@ fn generate_choice(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(None, use_cache, seed, None, model, None, None);
     let params = with_options(params, system_prompt, options).or_raise();

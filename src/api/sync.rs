@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::call::{self, Call, News};
+use super::refuse::refuse_unsafe;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::{embed_params, generate_params};
@@ -29,7 +30,9 @@ fn generate(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -49,7 +52,9 @@ fn embed(
     truncate: Option<bool>,
     on_error: Option<&str>,
     dimensions: Option<i64>,
+    unsafe_mode: Option<bool>,
 ) -> Option<Vec<f32>> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), text_input?);
     let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(call::answer("embed", Some(text), None, params))? {
@@ -72,7 +77,9 @@ fn generate_stream(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> SetOfIterator<'static, String> {
+    refuse_unsafe(unsafe_mode);
     let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
