@@ -74,11 +74,11 @@ comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was 
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
-    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity';
-comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts or deduplicate_facts';
+comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed or to work on, the query, or facts as JSON';
 comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications; fields or schema of extract, to_language, labels, max_facts, similarity_threshold; template, which a database keeps in the place of the extension''s own prompt';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';

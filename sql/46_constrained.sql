@@ -25,13 +25,14 @@ create function steadytext.generate_json_async(
     temperature double precision,
     priority bigint,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    variables jsonb
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -44,14 +45,15 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
 
 create function @extschema@.steadytext_generate_regex_async(
@@ -64,13 +66,14 @@ create function @extschema@.steadytext_generate_regex_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.steadytext_generate_regex_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
 
 create function @extschema@.steadytext_generate_choice_async(
@@ -81,13 +84,14 @@ create function @extschema@.steadytext_generate_choice_async(
     model text default null,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.steadytext_generate_choice_async(
-    text, text[], boolean, bigint, text, bigint, text, jsonb
+    text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb
 ) is 'Enqueues the choice of one of some texts and returns the request id';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -100,14 +104,16 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as json';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -120,14 +126,16 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as text';
 
 create function steadytext.generate_json(
@@ -141,13 +149,14 @@ create function steadytext.generate_json(
     on_error text,
     system_prompt text,
     options jsonb,
+    variables jsonb,
     unsafe_mode boolean
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -161,13 +170,14 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -181,13 +191,14 @@ create function @extschema@.steadytext_generate_regex(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -199,12 +210,13 @@ create function @extschema@.steadytext_generate_choice(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, boolean) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb, boolean) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -218,14 +230,16 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -239,12 +253,14 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, unsafe_mode);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as text';

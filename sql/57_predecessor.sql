@@ -39,7 +39,7 @@ returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate(
     prompt, max_tokens, use_cache, seed, eos_string, steadytext.predecessor_model(model, model_repo, model_filename), size,
-    0::double precision, 'error'::text, null::text, '{}'::jsonb, unsafe_mode);
+    0::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, unsafe_mode);
 comment on function @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, boolean) is
     'steadytext_generate with all parameters of the Python extension';
 
@@ -58,7 +58,7 @@ create function @extschema@.steadytext_generate(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate(
-    prompt, max_tokens, use_cache, seed, eos_string, model, size, untyped_temperature::double precision, on_error, system_prompt, '{}'::jsonb, false);
+    prompt, max_tokens, use_cache, seed, eos_string, model, size, untyped_temperature::double precision, on_error, system_prompt, '{}'::jsonb, null::jsonb, false);
 comment on function @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, text) is
     'steadytext_generate with a temperature that has no type';
 
@@ -80,7 +80,7 @@ begin atomic
     -- In the select list: each piece goes on as soon as it is there.
     select @extschema@.steadytext_generate_stream(
         prompt, max_tokens, seed, eos_string, steadytext.predecessor_model(model, model_repo, model_filename), size,
-        0::double precision, 'error'::text, null::text, '{}'::jsonb, unsafe_mode);
+        0::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, unsafe_mode);
 end;
 comment on function @extschema@.steadytext_generate_stream(text, bigint, boolean, bigint, text, text, text, text, text, boolean) is
     'steadytext_generate_stream with the parameters of the Python extension; use_cache has no effect';
@@ -96,6 +96,7 @@ create function @extschema@.steadytext_generate_stream(
     on_error text default 'error',
     system_prompt text default null,
     options text default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns setof text
@@ -103,9 +104,9 @@ language sql volatile parallel restricted cost 100000
 begin atomic
     select @extschema@.steadytext_generate_stream(
         prompt, max_tokens, untyped_seed::bigint, eos_string, model, size, temperature::double precision, on_error, system_prompt,
-        options::jsonb, unsafe_mode);
+        options::jsonb, variables, unsafe_mode);
 end;
-comment on function @extschema@.steadytext_generate_stream(text, bigint, text, text, text, text, text, text, text, text, boolean) is
+comment on function @extschema@.steadytext_generate_stream(text, bigint, text, text, text, text, text, text, text, text, jsonb, boolean) is
     'steadytext_generate_stream with a seed that has no type';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
@@ -179,7 +180,7 @@ create function @extschema@.steadytext_generate_json(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_json(
-    prompt, schema, max_tokens, use_cache, seed, model, 0::double precision, 'error'::text, null::text, '{}'::jsonb, unsafe_mode_by_position);
+    prompt, schema, max_tokens, use_cache, seed, model, 0::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, unsafe_mode_by_position);
 comment on function @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, boolean, text) is
     'steadytext_generate_json with unsafe_mode by its position in the Python extension';
 
@@ -195,7 +196,7 @@ create function @extschema@.steadytext_generate_regex(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_regex(
-    prompt, pattern, max_tokens, use_cache, seed, model, 0::double precision, 'error'::text, null::text, '{}'::jsonb, unsafe_mode_by_position);
+    prompt, pattern, max_tokens, use_cache, seed, model, 0::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, unsafe_mode_by_position);
 comment on function @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, boolean, text) is
     'steadytext_generate_regex with unsafe_mode by its position in the Python extension';
 
@@ -211,7 +212,7 @@ create function @extschema@.steadytext_generate_json(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_json(
-    prompt, schema, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, false);
+    prompt, schema, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, false);
 comment on function @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, text) is
     'steadytext_generate_json with a temperature that has no type';
 
@@ -227,7 +228,7 @@ create function @extschema@.steadytext_generate_json(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_json(
-    prompt, schema, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, false);
+    prompt, schema, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, false);
 comment on function @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, text) is
     'steadytext_generate_json with a temperature that has no type';
 
@@ -243,7 +244,7 @@ create function @extschema@.steadytext_generate_regex(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_regex(
-    prompt, pattern, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, false);
+    prompt, pattern, max_tokens, use_cache, seed, model, untyped_temperature::double precision, 'error'::text, null::text, '{}'::jsonb, null::jsonb, false);
 comment on function @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, text) is
     'steadytext_generate_regex with a temperature that has no type';
 
@@ -259,7 +260,7 @@ create function @extschema@.steadytext_generate_choice(
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_choice(
-    prompt, choices, use_cache, seed, model, 'error'::text, null::text, '{}'::jsonb, unsafe_mode);
+    prompt, choices, use_cache, seed, model, 'error'::text, null::text, '{}'::jsonb, null::jsonb, unsafe_mode);
 comment on function @extschema@.steadytext_generate_choice(text, text[], bigint, boolean, bigint, boolean, text) is
     'steadytext_generate_choice with the parameters of the Python extension; max_tokens has no effect, as a choice ends with itself';
 
@@ -272,13 +273,14 @@ create function @extschema@.steadytext_generate_choice(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_choice(
-    prompt, choices, untyped_use_cache::boolean, seed, model, on_error, system_prompt, options, unsafe_mode);
-comment on function @extschema@.steadytext_generate_choice(text, text[], text, bigint, text, text, text, jsonb, boolean) is
+    prompt, choices, untyped_use_cache::boolean, seed, model, on_error, system_prompt, options, variables, unsafe_mode);
+comment on function @extschema@.steadytext_generate_choice(text, text[], text, bigint, text, text, text, jsonb, jsonb, boolean) is
     'steadytext_generate_choice with a use_cache that has no type';
 
 create function @extschema@.steadytext_generate_choice(
@@ -290,13 +292,14 @@ create function @extschema@.steadytext_generate_choice(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
+    variables jsonb default null,
     unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return @extschema@.steadytext_generate_choice(
-    prompt, choices, untyped_use_cache::boolean, untyped_seed::bigint, model, on_error, system_prompt, options, unsafe_mode);
-comment on function @extschema@.steadytext_generate_choice(text, text[], text, text, text, text, text, jsonb, boolean) is
+    prompt, choices, untyped_use_cache::boolean, untyped_seed::bigint, model, on_error, system_prompt, options, variables, unsafe_mode);
+comment on function @extschema@.steadytext_generate_choice(text, text[], text, text, text, text, text, jsonb, jsonb, boolean) is
     'steadytext_generate_choice with a use_cache and a seed that have no type';
 
 -- Versions before 1.4.4 called it key, as st_config_get always did. A literal, and whatever else becomes text, goes to the

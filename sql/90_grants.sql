@@ -8,19 +8,19 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 
 -- The API.
 grant execute on function
-    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint, boolean),
-    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, boolean),
-    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, boolean),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
     @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean, bigint),
-    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean),
-    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, boolean),
+    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
@@ -37,15 +37,15 @@ grant execute on function
     @extschema@.steadytext_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
-    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean),
-    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean),
+    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
@@ -54,19 +54,19 @@ grant execute on function
     @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, boolean),
     @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, text),
     @extschema@.steadytext_generate_stream(text, bigint, boolean, bigint, text, text, text, text, text, boolean),
-    @extschema@.steadytext_generate_stream(text, bigint, text, text, text, text, text, text, text, text, boolean),
+    @extschema@.steadytext_generate_stream(text, bigint, text, text, text, text, text, text, text, text, jsonb, boolean),
     @extschema@.steadytext_embed(text, boolean, bigint, text, boolean),
     @extschema@.steadytext_embed_cached(text, bigint, text, boolean),
     @extschema@.steadytext_embed_async(text, boolean, bigint, text, boolean),
     @extschema@.steadytext_embed_async(text, boolean, bigint, text, text),
     @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, boolean, text),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, boolean, text),
     @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, text),
     @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, boolean, text),
     @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, text),
     @extschema@.steadytext_generate_choice(text, text[], bigint, boolean, bigint, boolean, text),
-    @extschema@.steadytext_generate_choice(text, text[], text, bigint, text, text, text, jsonb, boolean),
-    @extschema@.steadytext_generate_choice(text, text[], text, text, text, text, text, jsonb, boolean),
+    @extschema@.steadytext_generate_choice(text, text[], text, bigint, text, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_choice(text, text[], text, text, text, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_config_get(varchar),
     @extschema@.st_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]),
     steadytext.predecessor_model(text, text, text)
@@ -77,7 +77,7 @@ grant execute on function
     @extschema@.steadytext_chat_async(jsonb, bigint, boolean, bigint, text, text, text, double precision, bigint, jsonb),
     @extschema@.steadytext_chat_stream(jsonb, bigint, bigint, text, text, text, double precision, text, jsonb),
     @extschema@.steadytext_generate_details(
-        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_count_tokens(text, text),
     @extschema@.steadytext_tokenize(text, text),
     @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text)
@@ -103,7 +103,8 @@ grant execute on function
     steadytext.prompt_variables(text),
     steadytext.render_prompt(text, jsonb, boolean),
     steadytext.prompt_id(text),
-    steadytext.builtin_prompt(text, bigint)
+    steadytext.builtin_prompt(text, bigint),
+    steadytext.check_replacement(text, text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
@@ -119,6 +120,8 @@ grant execute on function
     @extschema@.steadytext_classify(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_scores(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_multi(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_scores(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
     @extschema@.steadytext_if_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_if_score_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_score_async(text, boolean, bigint, text, bigint),
@@ -127,6 +130,36 @@ grant execute on function
     @extschema@.steadytext_classify_scores_async(text, text[], text, text[], jsonb, text, boolean, bigint, text, bigint),
     @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
     steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
+-- What is written, and facts.
+grant execute on function
+    steadytext.plain_verb(text, text, jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_array(text, text[], jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_async(text, text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.st_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_translate(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_analyze_sentiment(text, boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_mask(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract_facts(text, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts(text[], bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts_async(text, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_deduplicate_facts_async(jsonb, double precision, boolean, bigint, text, bigint)
 to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
@@ -139,8 +172,8 @@ grant execute on function
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
     steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean),
-    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, boolean),
+    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean),
     steadytext.with_written_order(text, text),
     steadytext.cache_counters(),

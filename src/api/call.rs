@@ -31,6 +31,7 @@ use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
 use crate::registry::{self, Resolved};
 use crate::request::checks::{check_params, check_type};
+use crate::request::verb_checks::is_plain;
 use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
@@ -183,8 +184,12 @@ pub(super) fn answers(
         chosen.get_or_insert((model, registry));
     }
     let Some((model, registry)) = chosen else { return Ok(answers) };
-    let checked =
-        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let checked = Checked {
+        subtasks: Subtasks::Many(parts, places.clone(), on_error),
+        model,
+        registry,
+        question: None,
+    };
     let mut call = Call::prepare(request_type, checked, false);
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
@@ -263,6 +268,7 @@ pub(super) fn outcome(
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
         "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
+        verb if is_plain(verb) => "text",
         "rerank" => "query",
         _ => "prompt",
     };
@@ -605,7 +611,7 @@ impl Call {
 /// What has a place in the cache of its own: the elements of an array, or all of it.
 fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
     match subtasks {
-        Subtasks::Many(parts, _) => parts,
+        Subtasks::Many(parts, ..) => parts,
         whole => std::slice::from_ref(whole),
     }
 }

@@ -12,12 +12,13 @@ use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
+use crate::pg::kept_prompts;
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
-use crate::request::{Answer, Categories, OnError, batch_checks, unexpected};
+use crate::request::{Answer, Categories, OnError, batch_checks, unexpected, wording};
 
 /// Texts as they come from SQL.
-type Texts<'a> = Option<Array<'a, &'a str>>;
+pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -175,7 +176,7 @@ fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgErr
 }
 
 /// What a classification is told, besides the text.
-fn with_categories(
+pub(super) fn with_categories(
     mut params: Map<String, Value>,
     categories: Texts<'_>,
     (task_description, method, threshold): (Option<&str>, Option<&str>, Option<f64>),
@@ -368,14 +369,42 @@ fn verb_classify_async(
     enqueue(request_type.unwrap_or_default(), input, params, priority)
 }
 
-fn text_of(
+pub(super) fn text_of(
     request_type: &str,
     text: Option<&str>,
     params: Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<String> {
     let (on_error, text) = (OnError::of(on_error), text?);
+    let params = worded(request_type, params).or_raise();
     on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
+}
+
+/// The answers to the texts of an array.
+pub(super) fn answers_of(
+    request_type: &str,
+    texts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<Answer>>> {
+    answers_where(request_type, texts, params, on_error, |_| true)
+}
+
+/// The answers to those texts of an array that a model is needed for.
+pub(super) fn answers_where(
+    request_type: &str,
+    texts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+    is_needed: impl Fn(&str) -> bool,
+) -> Option<Vec<Option<Answer>>> {
+    let (on_error, texts) = (OnError::of(on_error), texts?);
+    check_array(texts.iter(), texts.len()).or_raise();
+    let needed = texts.iter().map(|text| text.filter(|text| is_needed(text)));
+    let elements: Vec<Option<Element<'_>>> =
+        needed.map(|text| Some(Element { text: Some(text?), texts: None })).collect();
+    let params = worded(request_type, params.clone()).or_raise();
+    Some(call::answers(request_type, &elements, &params, on_error).or_raise())
 }
 
 fn texts_of(
@@ -384,12 +413,18 @@ fn texts_of(
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<String>>> {
-    let (on_error, texts) = (OnError::of(on_error), texts?);
-    check_array(texts.iter(), texts.len()).or_raise();
-    let elements: Vec<Option<Element<'_>>> =
-        texts.iter().map(|text| Some(Element { text: Some(text?), texts: None })).collect();
-    let answers = call::answers(request_type, &elements, params, on_error).or_raise();
+    let answers = answers_of(request_type, texts, params, on_error)?;
     Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
+}
+
+/// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
+fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
+    let mut params = Value::Object(params);
+    wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    match params {
+        Value::Object(params) => Ok(params),
+        _ => Ok(Map::new()),
+    }
 }
 
 fn categories_of(
@@ -399,11 +434,8 @@ fn categories_of(
     on_error: Option<&str>,
 ) -> Option<Categories> {
     let on_error = OnError::of(on_error);
-    let answer = call::answer(request_type, Some(text), None, params).and_then(|answer| match answer {
-        Answer::Categories(categories) => Ok(categories),
-        _ => Err(unexpected()),
-    });
-    on_error.settle(answer)
+    let params = worded(request_type, params).or_raise();
+    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
 /// Refuses an array of too many texts, or of texts that are too long together, before they are copied.

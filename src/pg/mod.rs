@@ -22,6 +22,7 @@ pub(crate) mod guc;
 pub(crate) mod hooks;
 pub(crate) mod interrupts;
 pub(crate) mod jsonb;
+pub(crate) mod kept_prompts;
 pub(crate) mod listen;
 pub(crate) mod memory;
 pub(crate) mod model_checksums;

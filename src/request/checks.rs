@@ -16,7 +16,9 @@ use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
-const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity.";
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts or deduplicate_facts.";
+/// Longest template in the place of the library's, in bytes: what the registry of prompts keeps.
+const MAX_TEMPLATE_BYTES: usize = 1 << 15;
 /// Elements of a vector at most: what vector can hold.
 const MAX_DIMENSIONS: i64 = 16_000;
 /// Longest task_description, in bytes.
@@ -51,7 +53,7 @@ pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
             for text in asked.prompts.unwrap_or_default().iter().flatten() {
                 check_length(text.len(), config)?;
             }
-            verb_checks::read(asked).map(|_| ())
+            verb_checks::read(asked, config).map(|_| ())
         }
         _ => Err(unknown_type(request_type)),
     }
@@ -139,7 +141,7 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
             // They were checked with the type.
             "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
-            | "descriptions" | "examples" => {}
+            | "descriptions" | "examples" | "fields" | "labels" | "max_facts" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
             }
@@ -161,7 +163,18 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
                 let range = format!("a text of 1 to {MAX_DESCRIPTION_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;
             }
-            "eos_string" | "model" | "size" | "default_model" | "task" => {
+            // The predecessor's words.
+            "similarity_threshold" => {
+                if !in_range(value, 0.0, 1.0) {
+                    return Err(PgError::raised("similarity_threshold must be between 0.0 and 1.0"));
+                }
+            }
+            "template" => {
+                let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEMPLATE_BYTES;
+                let range = format!("a text of 1 to {MAX_TEMPLATE_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            "eos_string" | "to_language" | "model" | "size" | "default_model" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;

@@ -10,7 +10,7 @@
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
-use super::answer::{Answer, unexpected};
+use super::answer::{Answer, OnError, unexpected};
 use super::ranking::Reranking;
 use super::verbs::Verb;
 use crate::pg::error::PgError;
@@ -36,8 +36,8 @@ pub(crate) enum Subtasks {
     Rerank(Reranking),
     /// A judgement.
     Verb(Verb),
-    /// Elements of an array, each by itself, and their places in it. Only in calls.
-    Many(Vec<Subtasks>, Vec<usize>),
+    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be answered. Only in calls.
+    Many(Vec<Subtasks>, Vec<usize>, OnError),
 }
 
 impl Subtasks {
@@ -48,7 +48,7 @@ impl Subtasks {
             Subtasks::Embed { texts, .. } => texts.len(),
             Subtasks::Rerank(reranking) => reranking.len(),
             Subtasks::Verb(verb) => verb.len(),
-            Subtasks::Many(parts, _) => parts.iter().map(Subtasks::len).sum(),
+            Subtasks::Many(parts, ..) => parts.iter().map(Subtasks::len).sum(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Subtasks {
         let (purpose, dimensions) = match self {
             Subtasks::One(Work::Embed(Embed { purpose, dimensions, .. }))
             | Subtasks::Embed { purpose, dimensions, .. } => (purpose, *dimensions),
-            Subtasks::Many(parts, _) => return parts.iter().try_for_each(|part| part.check_model(model)),
+            Subtasks::Many(parts, ..) => return parts.iter().try_for_each(|part| part.check_model(model)),
             Subtasks::One(_) | Subtasks::Rerank(_) | Subtasks::Verb(_) => return Ok(()),
         };
         let has_task = matches!(purpose, Purpose::Query { task: Some(_) });
@@ -90,7 +90,7 @@ impl Subtasks {
             }),
             Subtasks::Rerank(reranking) => reranking.work(index),
             Subtasks::Verb(verb) => verb.work(index),
-            Subtasks::Many(parts, _) => {
+            Subtasks::Many(parts, ..) => {
                 let (part, index) = locate(parts, index);
                 parts[part].work(index)
             }
@@ -105,14 +105,16 @@ impl Subtasks {
             Subtasks::Rerank(reranking) => Some(reranking.name(index)),
             // All of them are about the one text, or two.
             Subtasks::Verb(_) => None,
-            Subtasks::Many(parts, places) => Some(format!("element {}", places[locate(parts, index).0] + 1)),
+            Subtasks::Many(parts, places, _) => {
+                Some(format!("element {}", places[locate(parts, index).0] + 1))
+            }
         }
     }
 
     /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
     /// caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
-        if let Subtasks::Many(parts, _) = self {
+        if let Subtasks::Many(parts, ..) = self {
             let (part, index) = locate(parts, index);
             return parts[part].describe(index);
         }
@@ -161,7 +163,7 @@ impl Subtasks {
     ///
     /// # Errors
     ///
-    /// XX000 for an output of another kind than its work: a bug.
+    /// Those of [`Verb::answer`]; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
             Subtasks::One(_) => match outputs.into_iter().next() {
@@ -188,11 +190,20 @@ impl Subtasks {
                 Ok(Answer::Ranking(reranking.ranking(&scores)))
             }
             Subtasks::Verb(verb) => verb.answer(outputs),
-            Subtasks::Many(parts, _) => {
+            Subtasks::Many(parts, places, on_error) => {
                 let mut outputs = outputs.into_iter();
-                let answers =
-                    parts.iter().map(|part| part.answer(outputs.by_ref().take(part.len()).collect()).ok());
-                Ok(Answer::Many(answers.collect()))
+                let mut answers = Vec::with_capacity(parts.len());
+                for (part, place) in parts.iter().zip(places) {
+                    match part.answer(outputs.by_ref().take(part.len()).collect()) {
+                        Ok(answer) => answers.push(Some(answer)),
+                        Err(_) if *on_error == OnError::Null => answers.push(None),
+                        Err(mut error) => {
+                            error.message = format!("element {}: {}", place + 1, error.message);
+                            return Err(error);
+                        }
+                    }
+                }
+                Ok(Answer::Many(answers))
             }
         }
     }

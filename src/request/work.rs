@@ -82,7 +82,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
         verb if verb_checks::is_verb(verb) => {
-            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked, config)?))
         }
         other => {
             return Err(PgError::new(

@@ -8,8 +8,8 @@ use steadytext_test_server::Cluster;
 mod request_defaults;
 
 use request_defaults::{
-    EOS_STRING, MAX_TOKENS, METHOD, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED, TEMPERATURE, THRESHOLD,
-    TRUNCATE, USE_CACHE,
+    EOS_STRING, MAX_FACTS, MAX_TOKENS, METHOD, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED,
+    SIMILARITY_THRESHOLD, TEMPERATURE, THRESHOLD, TRUNCATE, USE_CACHE,
 };
 
 /// What an argument of this name is where a call leaves it out, as a text; `None` where that is not the
@@ -25,6 +25,11 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "priority" => PRIORITY.to_string(),
         "method" => METHOD.to_owned(),
         "threshold" => THRESHOLD.to_string(),
+        "max_facts" => MAX_FACTS.to_string(),
+        // The predecessor's short name has a default of its own.
+        "similarity_threshold" if !function.starts_with("st_deduplicate_facts(") => {
+            SIMILARITY_THRESHOLD.to_string()
+        }
         "task" if function.contains("rerank") => RERANK_TASK.to_owned(),
         _ => return None,
     })
@@ -67,6 +72,8 @@ fn arguments_of_sql_functions_default_to_what_the_request_model_takes() {
         "task",
         "method",
         "threshold",
+        "max_facts",
+        "similarity_threshold",
     ] {
         assert!(seen.contains(argument), "no function has an argument {argument} with a default");
     }

@@ -126,7 +126,7 @@ select steadytext.close_new_objects();
 grant select on @extschema@.added to steadytext_user;
 grant execute on function @extschema@.steadytext_added(oid, text, real[]) to steadytext_user;
 select steadytext.make_twins();
-select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)'::regprocedure);
+select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)'::regprocedure);
 ";
 
 fn migration() -> Migration {

@@ -44,6 +44,7 @@ mod privileges;
 mod protocol;
 mod queue_limits;
 mod refusals;
+mod request_texts;
 mod settings;
 mod shutdown;
 mod standby;
