@@ -74,9 +74,9 @@ worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
 api_files='refuse trouble connection pull call role_id protocol cancel result tables status prompt models diagnose cache_admin cache_lookup
-    enqueue insert_trigger sync chat details tokens rerank constrained verbs classified plain_verbs verify exchange'
-request_files='defaults usage arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs subtasks asked constraint
-    batch_checks params options conversation verb_checks checks work'
+    enqueue insert_trigger sync batch chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange'
+request_files='defaults usage arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
+    stages asked constraint batch_checks params options conversation verb_checks checks work'
 worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.

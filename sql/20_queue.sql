@@ -74,7 +74,7 @@ comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was 
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
-    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts or deduplicate_facts';
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts, deduplicate_facts or summarize';
 comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed or to work on, the query, or facts as JSON';
 comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is

@@ -161,6 +161,25 @@ grant execute on function
     @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
     @extschema@.steadytext_deduplicate_facts_async(jsonb, double precision, boolean, bigint, text, bigint)
 to steadytext_user;
+-- Summaries, groups, and many texts at once.
+grant execute on function
+    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text(text[], jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text_async(text, jsonb, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_summarize(text),
+    @extschema@.steadytext_summarize(text, jsonb),
+    @extschema@.steadytext_summarize_partial(text, jsonb),
+    @extschema@.steadytext_summarize_final(jsonb),
+    @extschema@.steadytext_agg(text, text),
+    @extschema@.st_summarize(text),
+    @extschema@.st_summarize(text, jsonb),
+    @extschema@.st_summarize_partial(text, jsonb),
+    @extschema@.st_summarize_final(jsonb),
+    @extschema@.st_agg(text, text),
+    @extschema@.steadytext_generate_batch(text[], bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint),
+    steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint)
+to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),

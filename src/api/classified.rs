@@ -3,7 +3,8 @@
 use pgrx::name;
 use pgrx::prelude::*;
 
-use super::verbs::{Texts, answers_of, with_categories};
+use super::batch::Texts;
+use super::verbs::{answers_of, with_categories};
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::verb_params;

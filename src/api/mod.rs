@@ -1,6 +1,7 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod batch;
 mod cache_admin;
 mod cache_lookup;
 mod call;
@@ -17,6 +18,7 @@ mod exchange;
 #[cfg(not(feature = "exchange"))]
 #[path = "exchange/absent.rs"]
 mod exchange;
+mod groups;
 mod insert_trigger;
 mod models;
 mod plain_verbs;
@@ -28,6 +30,7 @@ mod rerank;
 mod result;
 mod role_id;
 mod status;
+mod summarize;
 mod sync;
 mod tables;
 mod tokens;

@@ -4,8 +4,9 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::batch::Texts;
 use super::enqueue::enqueue;
-use super::verbs::{Texts, answers_where, text_of};
+use super::verbs::{answers_where, text_of};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;

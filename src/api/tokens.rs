@@ -78,7 +78,7 @@ fn chunks(
         Some("markdown") => Strategy::Markdown,
         Some(_) => return Err(invalid("strategy must be token, recursive, sentence or markdown")),
     };
-    let how = Chunking { text: text.to_owned(), size, overlap, strategy };
+    let how = Chunking { text: text.to_owned(), size, overlap, strategy, beside: None };
     match tokenized(Work::Chunk(how), model)? {
         Answer::Chunks(chunks) => Ok(chunks),
         _ => Err(unexpected()),

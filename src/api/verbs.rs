@@ -3,10 +3,11 @@
 //! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their elements
 //! together.
 
+use pgrx::name;
 use pgrx::prelude::*;
-use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
+use super::batch::{self, Texts};
 use super::call::{self, Element};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
@@ -15,10 +16,7 @@ use crate::pg::jsonb::{self, Jsonb};
 use crate::pg::kept_prompts;
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
-use crate::request::{Answer, Categories, OnError, batch_checks, unexpected, wording};
-
-/// Texts as they come from SQL.
-pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
+use crate::request::{Answer, Categories, OnError, unexpected, wording};
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -153,7 +151,7 @@ fn verb_similarity_array(
         .hint("Texts in the same place are compared.")
         .raise();
     }
-    check_array(a.iter().chain(b.iter()), a.len()).or_raise();
+    batch::check_array(a.iter().chain(b.iter()), a.len(), "Texts").or_raise();
     let pairs = a.iter().zip(b.iter());
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
@@ -171,7 +169,7 @@ fn verb_similarity_array(
 fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
     let Some(texts) = texts else { return Ok(None) };
     check_elements(name, texts.len())?;
-    check_bytes(texts.iter())?;
+    batch::check_bytes(texts.iter())?;
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
@@ -398,13 +396,8 @@ pub(super) fn answers_where(
     on_error: Option<&str>,
     is_needed: impl Fn(&str) -> bool,
 ) -> Option<Vec<Option<Answer>>> {
-    let (on_error, texts) = (OnError::of(on_error), texts?);
-    check_array(texts.iter(), texts.len()).or_raise();
-    let needed = texts.iter().map(|text| text.filter(|text| is_needed(text)));
-    let elements: Vec<Option<Element<'_>>> =
-        needed.map(|text| Some(Element { text: Some(text?), texts: None })).collect();
     let params = worded(request_type, params.clone()).or_raise();
-    Some(call::answers(request_type, &elements, &params, on_error).or_raise())
+    batch::answers_where(request_type, "Texts", texts, &params, on_error, is_needed).or_raise()
 }
 
 fn texts_of(
@@ -436,17 +429,6 @@ fn categories_of(
     let on_error = OnError::of(on_error);
     let params = worded(request_type, params).or_raise();
     on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
-}
-
-/// Refuses an array of too many texts, or of texts that are too long together, before they are copied.
-fn check_array<'a>(texts: impl Iterator<Item = Option<&'a str>>, count: usize) -> Result<(), PgError> {
-    batch_checks::check_count(count, "Texts", &*catalog_cache::config()?)?;
-    check_bytes(texts)
-}
-
-fn check_bytes<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), PgError> {
-    let bytes = texts.flatten().map(str::len).fold(0, usize::saturating_add);
-    batch_checks::check_stored(bytes, &*catalog_cache::config()?)
 }
 
 /// A number as answers have it.

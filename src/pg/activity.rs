@@ -16,7 +16,7 @@ pub(crate) const ENTRIES: usize = 256;
 pub(crate) const PARTIAL_TEXT_BYTES: usize = 1024;
 
 /// The types of requests; entries have their place in this list.
-const REQUEST_TYPES: [&str; 21] = [
+const REQUEST_TYPES: [&str; 22] = [
     "generate",
     "embed",
     "generate_json",
@@ -38,6 +38,7 @@ const REQUEST_TYPES: [&str; 21] = [
     "mask",
     "extract_facts",
     "deduplicate_facts",
+    "summarize",
 ];
 
 /// What a running request is doing.

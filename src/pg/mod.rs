@@ -18,6 +18,7 @@ pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
 pub(crate) mod files;
+pub(crate) mod group_state;
 pub(crate) mod guc;
 pub(crate) mod hooks;
 pub(crate) mod interrupts;

@@ -58,7 +58,7 @@ const CLASSIFY_MULTI: &[&str] =
     &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
 
 /// Types that take all parameters that there are, besides those of a constraint.
-const KNOWN_BY: [&str; 9] = [
+const KNOWN_BY: [&str; 10] = [
     "generate",
     "embed",
     "rerank",
@@ -68,6 +68,7 @@ const KNOWN_BY: [&str; 9] = [
     "mask",
     "extract_facts",
     "deduplicate_facts",
+    "summarize",
 ];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
@@ -89,6 +90,7 @@ fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'stati
         "deduplicate_facts" => (&["similarity_threshold"], VERB),
         "classify" | "classify_scores" => (CLASSIFY, VERB),
         "classify_multi" => (CLASSIFY_MULTI, VERB),
+        "summarize" => (&["metadata", "max_words"], VERB),
         _ => return None,
     })
 }
@@ -224,7 +226,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
     match (name, item) {
         (
             "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
-            | "examples" | "fields" | "labels",
+            | "examples" | "fields" | "labels" | "metadata",
             item,
         ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents" | "document_ids", Item::Array(documents)) => {

@@ -16,7 +16,7 @@ pub(crate) struct Prompt {
     pub(crate) template: &'static str,
     /// Names that the template takes values for, sorted.
     pub(crate) variables: &'static [&'static str],
-    /// Those of them without which a prompt would not ask what the function promises.
+    /// Those of them without which a prompt would not ask what the function promises; none where no other prompt takes its place.
     pub(crate) required: &'static [&'static str],
 }
 
@@ -92,10 +92,37 @@ pub(crate) const EXTRACT_FACTS: Prompt = Prompt {
     variables: &["max_facts"],
     required: &["max_facts"],
 };
+/// Something about the values of a group.
+pub(crate) const AGG: Prompt = Prompt {
+    slug: "steadytext/agg",
+    version: 1,
+    template: include_str!("prompts/agg.jinja"),
+    variables: &["input", "is_part", "max_words", "source", "task_description"],
+    required: &[],
+};
+/// A summary of a text, of the values of a group, or of summaries of either.
+pub(crate) const SUMMARIZE: Prompt = Prompt {
+    slug: "steadytext/summarize",
+    version: 1,
+    template: include_str!("prompts/summarize.jinja"),
+    variables: &["input", "is_part", "max_words", "metadata", "source"],
+    required: &[],
+};
 
 /// All of them, in the order of their slugs.
-pub(crate) const ALL: [Prompt; 9] =
-    [ANALYZE_SENTIMENT, CLASSIFY, CLASSIFY_MULTI, EXTRACT, EXTRACT_FACTS, IF, MASK, SCORE, TRANSLATE];
+pub(crate) const ALL: [Prompt; 11] = [
+    AGG,
+    ANALYZE_SENTIMENT,
+    CLASSIFY,
+    CLASSIFY_MULTI,
+    EXTRACT,
+    EXTRACT_FACTS,
+    IF,
+    MASK,
+    SCORE,
+    SUMMARIZE,
+    TRANSLATE,
+];
 
 /// The prompt of this slug; of this version where one is given.
 pub(crate) fn find(slug: &str, version: Option<i64>) -> Option<Prompt> {

@@ -123,8 +123,10 @@ pub(crate) fn keep(request_type: &str, params: &mut Value, kept: &Kept) -> Resul
 /// of [`of_template`] where it makes no text of variables as they may come.
 pub(crate) fn check(slug: &str, template: &str) -> Result<(), PgError> {
     let invalid = |message: String| PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
-    let Some(prompt) = prompts::find(slug, None) else {
-        let slugs = prompts::ALL.map(|prompt| prompt.slug).join(", ");
+    let can_be_replaced = |prompt: &Prompt| !prompt.required.is_empty();
+    let Some(prompt) = prompts::find(slug, None).filter(can_be_replaced) else {
+        let replaceable = prompts::ALL.into_iter().filter(can_be_replaced);
+        let slugs = replaceable.map(|prompt| prompt.slug).collect::<Vec<_>>().join(", ");
         let slug: String = slug.chars().take(100).collect();
         return Err(invalid(format!("the extension has no prompt \"{slug}\" that could be replaced"))
             .hint(format!("It has {slugs}.")));

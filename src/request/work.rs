@@ -8,10 +8,12 @@ use super::asked::{Asked, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
+use super::summary::{Level, Summary};
 use super::values::empty_text;
 use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
+use crate::pg::guc;
 use crate::registry::{self, Resolved, Task, Wanted};
 
 /// The work, and the model that does it.
@@ -81,6 +83,11 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        "summarize" => {
+            let level = Level::first(Summary::of_text(text, params, guc::engine().context_length)?);
+            level.check_prompt()?;
+            (Task::Generate, Subtasks::Summary(level))
+        }
         verb if verb_checks::is_verb(verb) => {
             (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked, config)?))
         }

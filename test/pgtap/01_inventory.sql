@@ -231,6 +231,27 @@ select set_eq(
         'function steadytext_classify_scores_async(text,text[],text,text[],jsonb,text,boolean,bigint,text,bigint)',
         'function steadytext_classify_multi_async(text,text[],text,text[],jsonb,text,double precision,boolean,bigint,text,bigint)',
         'function steadytext.builtin_prompt(text,bigint)',
+        'function steadytext_summarize_text(text,jsonb,bigint,boolean,bigint,text,text)',
+        'function steadytext_summarize_text(text[],jsonb,bigint,boolean,bigint,text,text)',
+        'function steadytext_summarize_text_async(text,jsonb,bigint,boolean,bigint,text,bigint)',
+        'function steadytext.summarize_add(internal,text)',
+        'function steadytext.summarize_add(internal,text,jsonb)',
+        'function steadytext.agg_add(internal,text,text)',
+        'function steadytext.summarize_add_partial(internal,jsonb)',
+        'function steadytext.group_combine(internal,internal)',
+        'function steadytext.group_serialize(internal)',
+        'function steadytext.group_deserialize(bytea,internal)',
+        'function steadytext.summarize_finish(internal)',
+        'function steadytext.agg_finish(internal)',
+        'function steadytext.summarize_finish_partial(internal)',
+        'function steadytext_summarize(text)',
+        'function steadytext_summarize(text,jsonb)',
+        'function steadytext_summarize_partial(text,jsonb)',
+        'function steadytext_summarize_final(jsonb)',
+        'function steadytext_agg(text,text)',
+        'function steadytext_generate_batch(text[],bigint,boolean,bigint,text,text,text,double precision,text,text,jsonb)',
+        'function steadytext.embed_batch(text[],boolean,bigint,text,text,text,boolean,text,bigint)',
+        'function steadytext_embed_batch(text[],boolean,bigint,text,text,text,boolean,text,bigint)',
         'function steadytext_prompt_get(text,bigint)',
         'function steadytext_generate(text,bigint,boolean,bigint,text,text,text,text,text,boolean)',
         'function steadytext_generate(text,bigint,boolean,bigint,text,text,text,text,text,text)',
@@ -478,7 +499,7 @@ select is_empty(
         select p.proname::text
         from functions as p
         join pg_catalog.pg_language as l on l.oid = p.prolang
-        where l.lanname <> 'c' and p.prosqlbody is null
+        where l.lanname <> 'c' and p.prosqlbody is null and p.prokind <> 'a'
             and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
     $$,
     'no interpreted function does without a search_path of its own'

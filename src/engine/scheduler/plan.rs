@@ -8,7 +8,7 @@ use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
 use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
-use crate::chunks::chunks;
+use crate::chunks::{chunks, room};
 use crate::constraints::Grammars;
 use crate::rerank::Reranker;
 use crate::template::{ChatTemplate, Conversation};
@@ -51,6 +51,14 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
+        if let Work::Chunk(how) = work
+            && let Some(beside) = &how.beside
+        {
+            let conversation = Conversation { prompt: &beside.prompt, ..Conversation::default() };
+            let prompt_tokens = reader.template.encode(tokenizer, &conversation)?.tokens.len();
+            let room = room(prompt_tokens, beside.answer_tokens, context_length)?;
+            return Ok(Plan::answered(Output::Chunks(chunks(how, room.min(how.size), tokenizer)?)));
+        }
         if let Some(output) = by_tokenizer(work, tokenizer)? {
             return Ok(Plan::answered(output));
         }
@@ -206,7 +214,12 @@ impl Plan {
 pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<Output>, Error> {
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
-        Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
+        Work::Chunk(how) if how.beside.is_some() => {
+            return Err(Error::InvalidRequest(
+                "the model has no room for prompts: it does not generate".to_owned(),
+            ));
+        }
+        Work::Chunk(how) => Some(Output::Chunks(chunks(how, how.size, tokenizer)?)),
         Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) | Work::Verify(_) => None,
     })
 }

@@ -8,7 +8,7 @@ use steadytext_test_server::Cluster;
 mod request_defaults;
 
 use request_defaults::{
-    EOS_STRING, MAX_FACTS, MAX_TOKENS, METHOD, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED,
+    EOS_STRING, MAX_FACTS, MAX_TOKENS, MAX_WORDS, METHOD, PRIORITY, RERANK_TASK, RETURN_SCORES, SEED,
     SIMILARITY_THRESHOLD, TEMPERATURE, THRESHOLD, TRUNCATE, USE_CACHE,
 };
 
@@ -26,6 +26,7 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "method" => METHOD.to_owned(),
         "threshold" => THRESHOLD.to_string(),
         "max_facts" => MAX_FACTS.to_string(),
+        "max_words" => MAX_WORDS.to_string(),
         // The predecessor's short name has a default of its own.
         "similarity_threshold" if !function.starts_with("st_deduplicate_facts(") => {
             SIMILARITY_THRESHOLD.to_string()
@@ -73,6 +74,7 @@ fn arguments_of_sql_functions_default_to_what_the_request_model_takes() {
         "method",
         "threshold",
         "max_facts",
+        "max_words",
         "similarity_threshold",
     ] {
         assert!(seen.contains(argument), "no function has an argument {argument} with a default");

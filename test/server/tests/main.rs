@@ -48,6 +48,7 @@ mod request_texts;
 mod settings;
 mod shutdown;
 mod standby;
+mod summaries;
 mod sync;
 mod transactions;
 mod verbs;
