@@ -163,7 +163,7 @@ grant execute on function
 to steadytext_user;
 -- Summaries, groups, and many texts at once.
 grant execute on function
-    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text, boolean),
     @extschema@.steadytext_summarize_text(text[], jsonb, bigint, boolean, bigint, text, text),
     @extschema@.steadytext_summarize_text_async(text, jsonb, bigint, boolean, bigint, text, bigint),
     @extschema@.steadytext_summarize(text),

@@ -231,7 +231,7 @@ select set_eq(
         'function steadytext_classify_scores_async(text,text[],text,text[],jsonb,text,boolean,bigint,text,bigint)',
         'function steadytext_classify_multi_async(text,text[],text,text[],jsonb,text,double precision,boolean,bigint,text,bigint)',
         'function steadytext.builtin_prompt(text,bigint)',
-        'function steadytext_summarize_text(text,jsonb,bigint,boolean,bigint,text,text)',
+        'function steadytext_summarize_text(text,jsonb,bigint,boolean,bigint,text,text,boolean)',
         'function steadytext_summarize_text(text[],jsonb,bigint,boolean,bigint,text,text)',
         'function steadytext_summarize_text_async(text,jsonb,bigint,boolean,bigint,text,bigint)',
         'function steadytext.summarize_add(internal,text)',
