@@ -62,6 +62,8 @@ create table @extschema@.steadytext_queue (
     generated_tokens integer,
     finish_reason text,
     first_token_ms integer,
+    batch uuid,
+    batch_key jsonb,
     constraint steadytext_queue_request_id_key unique (request_id),
     constraint steadytext_queue_row_check check (steadytext.check_queue_row(
         request_id, request_type, created_at, owner_role, alone, priority, status, retry_count, attempt, max_retries))
@@ -124,6 +126,10 @@ comment on column @extschema@.steadytext_queue.generated_tokens is 'Tokens of th
 comment on column @extschema@.steadytext_queue.finish_reason is
     'Why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
 comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
+comment on column @extschema@.steadytext_queue.batch is
+    'The batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
+comment on column @extschema@.steadytext_queue.batch_key is
+    'Columns of the batch''s query by which an answer finds its row: all but prompt, prompts and params';
 comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
     'Age; retention walks along it';
 comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is
@@ -149,6 +155,11 @@ comment on index @extschema@.steadytext_queue_alone_idx is 'Requests that run on
 create index steadytext_queue_processing_idx on @extschema@.steadytext_queue (id)
     where status = 'processing';
 comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight: completion and rescue';
+-- Requests outside of batches pay for it with one look at a NULL. The state is in it so that what is left of a batch is
+-- found without walking through what is done.
+create index steadytext_queue_batch_idx on @extschema@.steadytext_queue (batch, status)
+    where batch is not null;
+comment on index @extschema@.steadytext_queue_batch_idx is 'Requests of a batch by their state';
 
 create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();

@@ -28,6 +28,11 @@ grant execute on function
     @extschema@.steadytext_wait(uuid[], text, bigint),
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_cancel_async_batch(uuid[]),
+    @extschema@.steadytext_enqueue_query(text, text, jsonb, bigint, text),
+    @extschema@.steadytext_batch_results(uuid),
+    @extschema@.steadytext_wait(uuid, text, bigint),
+    @extschema@.steadytext_wait(text, text, bigint),
+    @extschema@.steadytext_cancel_batch(uuid),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
@@ -180,6 +185,31 @@ grant execute on function
     @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint),
     steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint)
 to steadytext_user;
+-- Search.
+grant execute on function
+    @extschema@.steadytext_search(text, text, bigint, text, boolean),
+    @extschema@.steadytext_hybrid_search(text, text, bigint, bigint, double precision, text),
+    @extschema@.steadytext_rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean),
+    @extschema@.steadytext_create_text_index(text, text),
+    steadytext.find_search_target(text),
+    steadytext.base_type(oid),
+    steadytext.key_operator(text, oid),
+    steadytext.text_index(regclass),
+    steadytext.search_rows(steadytext.search_target, text),
+    steadytext.search_statement(steadytext.search_target, text, boolean),
+    steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),
+    steadytext.run_search(text, text, integer, text, text, integer, double precision, integer),
+    steadytext.check_filter(text),
+    steadytext.check_search(bigint, text),
+    steadytext.any_words(regconfig, text),
+    steadytext.search(text, text, bigint, text, boolean, text),
+    steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
+    steadytext.context_tokens(text),
+    steadytext.rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
+to steadytext_user;
+grant usage on type steadytext.search_target to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -197,6 +227,8 @@ grant execute on function
     steadytext.with_written_order(text, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
+    steadytext.enqueue_rows(uuid, text, text, bigint, text[]),
+    steadytext.enqueue_query(text, text, text, bigint, text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
     steadytext.config_numeric(text),
     steadytext.config_integer(text),
@@ -255,9 +287,10 @@ to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_batch_heads, @extschema@.steadytext_batches to steadytext_user, steadytext_admin;
 -- For tables that are made of its rows.
 grant usage on type steadytext.role_id to steadytext_user;
-grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries)
+grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries, batch, batch_key)
     on @extschema@.steadytext_queue to steadytext_user;
 grant update (status, retry_count) on @extschema@.steadytext_queue to steadytext_user;
 grant delete, update (status, retry_count, max_retries, priority)
@@ -308,17 +341,70 @@ on @extschema@.steadytext_prompts to steadytext_user, steadytext_admin;
 grant select, insert (prompt_id, version, template, metadata)
     on @extschema@.steadytext_prompt_versions to steadytext_user, steadytext_admin;
 
+-- Vectorizers: what a role may do with which definition is a matter of the policies.
+grant
+    select,
+    insert (name, kind, owner_role, source, columns, target_column, destination, model, format, chunk_size, chunk_overlap,
+        strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces),
+    update (name, priority, is_paused, updated_at),
+    delete
+on @extschema@.steadytext_vectorizers to steadytext_user, steadytext_admin;
+grant update (owner_role) on @extschema@.steadytext_vectorizers to steadytext_admin;
+grant select, insert (vectorizer_id, key, is_forced), delete on @extschema@.steadytext_vectorizer_work to steadytext_user, steadytext_admin;
+grant select, delete on
+    @extschema@.steadytext_vectorizer_batches,
+    @extschema@.steadytext_vectorizer_failures,
+    @extschema@.steadytext_vectorizer_state
+to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_vectorizer_status, @extschema@.steadytext_vectorizer_errors to steadytext_user, steadytext_admin;
+grant execute on function
+    @extschema@.steadytext_create_vectorizer(
+        regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean),
+    @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text),
+    @extschema@.steadytext_drop_vectorizer(text, boolean),
+    @extschema@.steadytext_pause_vectorizer(text),
+    @extschema@.steadytext_resume_vectorizer(text),
+    @extschema@.steadytext_retry_vectorizer(text),
+    @extschema@.steadytext_reembed(text),
+    @extschema@.steadytext_vectorizer_embed(text, text),
+    steadytext.owns_vectorizer(uuid),
+    steadytext.note_row(),
+    steadytext.note_destination(),
+    steadytext.vectorizer_place(uuid),
+    steadytext.chunk_for_embedding(text, bigint, bigint, text, text),
+    steadytext.format_pieces(text, text[]),
+    steadytext.vectorizer_index(text, text, text, text, name),
+    steadytext.vectorizer_trigger(uuid, text),
+    steadytext.add_vectorizer(
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid),
+    steadytext.vectorizer_id(text),
+    steadytext.own_vectorizer_id(text),
+    steadytext.remove_vectorizer(uuid, boolean),
+    steadytext.is_vectorizing(),
+    steadytext.vectorizer_count(text, bytea),
+    steadytext.vectorizer_statuses(),
+    steadytext.vectorizer_errors()
+to steadytext_user;
+grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
+
 -- Each function of the API gets its second name, and with it the grants above.
 select steadytext.make_twins();
 
 -- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_batch_heads', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizers', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_batches', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_failures', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_state', '');
 
 select steadytext.start_worker();

@@ -1,135 +1,198 @@
-//! Many texts in one call: the engine works on all of them together, on equal ones once.
+//! Batches: the requests that one query has enqueued. What is asked of all of them together.
 
-use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use pgrx::Array;
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use serde_json::{Map, Value};
 
-use super::call::{self, Element};
-use crate::pg::catalog_cache;
+use super::result::{LOOK_AGAIN, TIMEOUT_SECONDS, deadline, waits_for_any};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::jsonb::Jsonb;
-use crate::request::arguments::{embed_params, generate_params};
-use crate::request::options::with_options;
-use crate::request::{Answer, OnError, batch_checks, unexpected};
+use crate::pg::privilege::{as_owner, current_user};
+use crate::pg::spi::{self, Arg, Mode};
+use crate::pg::transaction::{in_passing, is_own, with_latest_snapshot};
+use crate::pg::waiters::{BucketSet, Waiter};
+use crate::pg::{catalog_cache, cursor, interrupts, pending};
+use crate::request::checks::{check_columns, invalid};
 
-/// Texts as they come from SQL.
-pub(super) type Texts<'a> = Option<Array<'a, &'a str>>;
+/// Longest name of a batch, in bytes.
+const MAX_NAME_BYTES: usize = 1024;
+/// Whoever waits for a batch rests so long between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Columns of the query that say what is asked; all others are the row's key.
+const ASKED: [&str; 3] = ["prompt", "prompts", "params"];
 
-/// Generates a text from each prompt.
-#[pg_extern(immutable, parallel_safe)]
-#[allow(clippy::too_many_arguments, reason = "those of generate")]
-fn generate_batch(
-    prompts: Texts<'_>,
-    max_tokens: Option<i64>,
-    use_cache: Option<bool>,
-    seed: Option<i64>,
-    eos_string: Option<&str>,
-    model: Option<&str>,
-    size: Option<&str>,
-    temperature: Option<f64>,
-    on_error: Option<&str>,
-    system_prompt: Option<&str>,
-    options: Option<Jsonb<'_>>,
-) -> Option<Vec<Option<String>>> {
-    let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
-    let params = with_options(params, system_prompt, options).or_raise();
-    let answers = answers("generate", "Prompts", prompts, &params, on_error).or_raise()?;
-    Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
+/// Enqueues a request for each row of a query, and returns the id of all of them together. The query runs as its caller
+/// and only reads; a bounded piece of its rows is in memory at a time.
+#[pg_extern(volatile, parallel_unsafe)]
+fn enqueue_query(
+    query: Option<&str>,
+    request_type: Option<&str>,
+    params: Option<&str>,
+    priority: Option<i64>,
+    name: Option<&str>,
+) -> Option<Uuid> {
+    let query = query?;
+    if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+        invalid(format!("the name of a batch cannot be longer than {MAX_NAME_BYTES} bytes")).raise();
+    }
+    let installation = catalog_cache::installation().or_raise();
+    let request_type = request_type.unwrap_or("generate");
+    // A query without rows has no request that would be refused.
+    check_columns(request_type, false, false).or_raise();
+    // As PostgreSQL reads it: numbers of any size.
+    let params = params.unwrap_or("{}");
+    let kind = "select pg_catalog.jsonb_typeof($1::pg_catalog.jsonb)";
+    let kind = spi::query_one(kind, vec![params.into()], Mode::ReadOnly, |row| row.get::<String>(1));
+    if kind.or_raise().flatten().as_deref() != Some("object") {
+        invalid("params must be a JSON object").raise();
+    }
+    let id = Uuid::from_bytes(*pending::new_id().as_bytes());
+    let mut total: i64 = 0;
+    cursor::read(query, check_names, |rows| {
+        let args: Vec<Arg> =
+            vec![id.into(), request_type.into(), params.into(), priority.into(), rows.into()];
+        let added = spi::query_one(
+            "select steadytext.enqueue_rows($1, $2, $3, $4, $5)",
+            args,
+            Mode::ReadWrite,
+            |row| row.get::<i64>(1),
+        )?;
+        total += added.flatten().unwrap_or_default();
+        Ok(())
+    })
+    .or_raise();
+    let caller = current_user();
+    as_owner(installation.owner, || {
+        spi::query(
+            &format!(
+                "insert into {}.steadytext_batch_heads (batch, owner_role, name, request_type, total)
+                 values ($1, pg_catalog.pg_get_userbyid($2)::steadytext.role_id, $3, $4, $5)",
+                installation.schema
+            ),
+            vec![id.into(), caller.into(), name.into(), request_type.into(), total.into()],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .or_raise()
+    });
+    Some(id)
 }
 
-/// Computes the embedding of each text.
-#[pg_extern(immutable, parallel_safe)]
-#[allow(clippy::too_many_arguments, reason = "those of embed")]
-fn embed_batch(
-    texts: Texts<'_>,
-    use_cache: Option<bool>,
-    seed: Option<i64>,
-    model: Option<&str>,
-    mode: Option<&str>,
-    task: Option<&str>,
-    truncate: Option<bool>,
-    on_error: Option<&str>,
-    dimensions: Option<i64>,
-) -> SetOfIterator<'static, Option<Vec<f32>>> {
-    let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
-    let answers = answers("embed", "Texts", texts, &params, on_error).or_raise().unwrap_or_default();
-    SetOfIterator::new(answers.into_iter().map(|answer| match answer {
-        None => None,
-        Some(Answer::Embedding(vector)) => Some(vector),
-        Some(_) => unexpected().raise(),
-    }))
+fn check_names(names: &[String]) -> Result<(), PgError> {
+    if let Some(twice) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_COLUMN,
+            format!("the query has two columns named \"{}\"", twice.1),
+        )
+        .hint("Give one of them another name with AS."));
+    }
+    if !names.iter().any(|name| ASKED.contains(&name.as_str())) {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            "the query has no column named prompt, prompts or params",
+        )
+        .hint("Name the column with the text: select id, body as prompt from … The other columns are the key of each row."));
+    }
+    Ok(())
 }
 
-/// The answer to each text of an array; `None` for NULL, and under `on_error => 'null'` for those that cannot be answered.
-///
-/// # Errors
-///
-/// As [`call::answers`]; P0001 and 54000 for too many texts, or too long ones, before they are copied.
-pub(super) fn answers(
-    request_type: &str,
-    name: &str,
-    texts: Texts<'_>,
-    params: &Map<String, Value>,
-    on_error: Option<&str>,
-) -> Result<Option<Vec<Option<Answer>>>, PgError> {
-    answers_where(request_type, name, texts, params, on_error, |_| true)
+/// Waits until all requests of a batch have ended, or any of them; false where that does not happen in time.
+#[pg_extern(volatile, parallel_unsafe)]
+fn wait_for_batch(batch: Option<Uuid>, mode: Option<&str>, timeout_seconds: Option<i64>) -> Option<bool> {
+    let batch = batch?;
+    let any = waits_for_any(mode);
+    let deadline = deadline(timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
+    let schema = catalog_cache::installation().or_raise().schema.clone();
+    let looks = Looks::new(&schema, any);
+    loop {
+        // Any request that ends may be one of the batch, or its last.
+        let waiter = Waiter::new(BucketSet::MAX);
+        let (seen, began) = (waiter.endings(), Instant::now());
+        if looks.have_ended(batch).or_raise() {
+            return Some(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Some(false);
+        }
+        // Looks take no more than half of the time, however much ends meanwhile.
+        interrupts::sleep_ms(began.elapsed().max(PAUSE).min(left).as_millis() as i64);
+        waiter.sleep(seen, left.min(LOOK_AGAIN));
+    }
 }
 
-/// The same of those texts only that a model is needed for.
-///
-/// # Errors
-///
-/// As [`answers`].
-pub(super) fn answers_where(
-    request_type: &str,
-    name: &str,
-    texts: Texts<'_>,
-    params: &Map<String, Value>,
-    on_error: Option<&str>,
-    is_needed: impl Fn(&str) -> bool,
-) -> Result<Option<Vec<Option<Answer>>>, PgError> {
-    let on_error = OnError::of(on_error);
-    let Some(texts) = texts else { return Ok(None) };
-    check_array(texts.iter(), texts.len(), name)?;
-    let mut places = HashMap::new();
-    let mut firsts = Vec::with_capacity(texts.len());
-    let elements: Vec<Option<Element<'_>>> = texts
-        .iter()
-        .map(|text| text.filter(|text| is_needed(text)))
-        .enumerate()
-        .map(|(place, text)| {
-            let first = text.map(|text| *places.entry(text).or_insert(place));
-            firsts.push(first);
-            let is_first = first == Some(place);
-            Some(Element { text: Some(text.filter(|_| is_first)?), texts: None })
+/// What is looked at while somebody waits.
+struct Looks {
+    head: String,
+    open: String,
+    ended: Option<String>,
+}
+
+impl Looks {
+    fn new(schema: &str, any: bool) -> Self {
+        let requests = format!(
+            "select
+               from {schema}.steadytext_batch_heads as head
+               join {schema}.steadytext_queue as queue
+                 on queue.batch operator(pg_catalog.=) head.batch
+                    and queue.owner_role::pg_catalog.oid operator(pg_catalog.=) head.owner_role::pg_catalog.oid
+              where head.batch operator(pg_catalog.=) $1 and queue.batch is not null"
+        );
+        let with_status = |states: &str| {
+            format!("{requests} and queue.status operator(pg_catalog.=) any ('{{{states}}}') limit 1")
+        };
+        Looks {
+            head: format!(
+                "select xmin from {schema}.steadytext_batch_heads where batch operator(pg_catalog.=) $1"
+            ),
+            open: with_status("pending,processing"),
+            ended: any.then(|| with_status("completed,failed,cancelled")),
+        }
+    }
+
+    /// Whether there is nothing to wait for any more.
+    fn have_ended(&self, batch: Uuid) -> Result<bool, PgError> {
+        in_passing(|| {
+            with_latest_snapshot(|| {
+                let is_there = |sql: &str| {
+                    spi::query_one(sql, vec![batch.into()], Mode::ReadOnly, |_| ())
+                        .map(|found| found.is_some())
+                };
+                let head = spi::query_one(&self.head, vec![batch.into()], Mode::ReadOnly, |row| {
+                    row.get::<pg_sys::TransactionId>(1)
+                })?;
+                match head {
+                    None => return Err(not_found(batch)),
+                    Some(by) if by.is_some_and(is_own) => return Err(uncommitted(batch)),
+                    Some(_) => {}
+                }
+                if let Some(ended) = &self.ended
+                    && is_there(ended)?
+                {
+                    return Ok(true);
+                }
+                Ok(!is_there(&self.open)?)
+            })
         })
-        .collect();
-    let answers = call::answers(request_type, &elements, params, on_error)?;
-    Ok(Some(firsts.into_iter().map(|first| answers[first?].clone()).collect()))
+    }
 }
 
-/// Refuses an array of too many texts, or of texts that are too long together, before they are copied.
-///
-/// # Errors
-///
-/// P0001 and 54000.
-pub(super) fn check_array<'a>(
-    texts: impl Iterator<Item = Option<&'a str>>,
-    count: usize,
-    name: &str,
-) -> Result<(), PgError> {
-    batch_checks::check_count(count, name, &*catalog_cache::config()?)?;
-    check_bytes(texts)
+fn not_found(batch: Uuid) -> PgError {
+    PgError::raised(format!("Batch {} not found", text(batch)))
+        .hint("It may have been removed after queue_retention_hours, or belong to another role.")
 }
 
-/// Refuses texts that are too long together.
-///
-/// # Errors
-///
-/// 54000.
-pub(super) fn check_bytes<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), PgError> {
-    let bytes = texts.flatten().map(str::len).fold(0, usize::saturating_add);
-    batch_checks::check_stored(bytes, &*catalog_cache::config()?)
+fn uncommitted(batch: Uuid) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "Batch {} was enqueued by the current transaction, which has not been committed",
+            text(batch)
+        ),
+    )
+    .hint("Commit first: the worker sees requests only then.")
+}
+
+fn text(batch: Uuid) -> uuid::Uuid {
+    uuid::Uuid::from_bytes(*batch.as_bytes())
 }

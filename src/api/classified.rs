@@ -3,7 +3,7 @@
 use pgrx::name;
 use pgrx::prelude::*;
 
-use super::batch::Texts;
+use super::arrays::Texts;
 use super::verbs::{answers_of, with_categories};
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;

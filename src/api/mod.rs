@@ -1,6 +1,7 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod arrays;
 mod batch;
 mod cache_admin;
 mod cache_lookup;
@@ -10,6 +11,7 @@ mod chat;
 mod classified;
 mod connection;
 mod constrained;
+mod context;
 mod details;
 mod diagnose;
 mod enqueue;
@@ -35,5 +37,6 @@ mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod vectorizers;
 mod verbs;
 mod verify;

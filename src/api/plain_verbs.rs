@@ -4,7 +4,7 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::batch::Texts;
+use super::arrays::Texts;
 use super::enqueue::enqueue;
 use super::verbs::{answers_where, text_of};
 use crate::pg::catalog_cache;

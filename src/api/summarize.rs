@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::batch::{self, Texts};
+use super::arrays::{self, Texts};
 use super::call;
 use super::enqueue::enqueue;
 use super::refuse::refuse_unsafe;
@@ -46,7 +46,7 @@ fn summarize_text_array(
     on_error: Option<&str>,
 ) -> Option<Vec<Option<String>>> {
     let params = params(metadata, max_words, verb_params(use_cache, seed, model)).or_raise();
-    let answers = batch::answers("summarize", "Texts", input_text, &params, on_error).or_raise()?;
+    let answers = arrays::answers("summarize", "Texts", input_text, &params, on_error).or_raise()?;
     Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
 }
 

@@ -7,7 +7,7 @@ use pgrx::name;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
-use super::batch::{self, Texts};
+use super::arrays::{self, Texts};
 use super::call::{self, Element};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
@@ -151,7 +151,7 @@ fn verb_similarity_array(
         .hint("Texts in the same place are compared.")
         .raise();
     }
-    batch::check_array(a.iter().chain(b.iter()), a.len(), "Texts").or_raise();
+    arrays::check_array(a.iter().chain(b.iter()), a.len(), "Texts").or_raise();
     let pairs = a.iter().zip(b.iter());
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
@@ -169,7 +169,7 @@ fn verb_similarity_array(
 fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
     let Some(texts) = texts else { return Ok(None) };
     check_elements(name, texts.len())?;
-    batch::check_bytes(texts.iter())?;
+    arrays::check_bytes(texts.iter())?;
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
@@ -397,7 +397,7 @@ pub(super) fn answers_where(
     is_needed: impl Fn(&str) -> bool,
 ) -> Option<Vec<Option<Answer>>> {
     let params = worded(request_type, params.clone()).or_raise();
-    batch::answers_where(request_type, "Texts", texts, &params, on_error, is_needed).or_raise()
+    arrays::answers_where(request_type, "Texts", texts, &params, on_error, is_needed).or_raise()
 }
 
 fn texts_of(

@@ -109,8 +109,17 @@ pub(crate) const SUMMARIZE: Prompt = Prompt {
     required: &[],
 };
 
+/// A question that is answered from what a search has found; `sql/76_rag.sql` renders it.
+const RAG: Prompt = Prompt {
+    slug: "steadytext/rag",
+    version: 1,
+    template: include_str!("prompts/rag.jinja"),
+    variables: &["question", "sources"],
+    required: &["question", "sources"],
+};
+
 /// All of them, in the order of their slugs.
-pub(crate) const ALL: [Prompt; 11] = [
+pub(crate) const ALL: [Prompt; 12] = [
     AGG,
     ANALYZE_SENTIMENT,
     CLASSIFY,
@@ -119,6 +128,7 @@ pub(crate) const ALL: [Prompt; 11] = [
     EXTRACT_FACTS,
     IF,
     MASK,
+    RAG,
     SCORE,
     SUMMARIZE,
     TRANSLATE,

@@ -98,7 +98,7 @@ fn sql_leaves_defaults_out_of_params_as_the_request_model_does() {
     let mut session = cluster.session("postgres");
     let calls = [
         format!("generate_params(null, {USE_CACHE}, {SEED}, '{EOS_STRING}', null, null, {TEMPERATURE})"),
-        format!("embed_params({USE_CACHE}, {SEED}, null, null, null, false, {TRUNCATE})"),
+        format!("embed_params({USE_CACHE}, {SEED}, null, null, null, false, {TRUNCATE}, null)"),
         format!("rerank_params('{RERANK_TASK}', {RETURN_SCORES}, {SEED}, null, {TRUNCATE})"),
     ];
     for call in calls {
