@@ -6,7 +6,7 @@
 -- by EXPLAIN; another model leaves what was computed before as it is. The cost tells the planner to
 -- call them as rarely as it can.
 --
--- unsafe_mode is the Python extension's: it may be false. 59_predecessor.sql has what its calls need beside that.
+-- unsafe_mode is the Python extension's: it may be false. 57_predecessor.sql has what its calls need beside that.
 
 create function @extschema@.steadytext_generate(
     prompt text,
