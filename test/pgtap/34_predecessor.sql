@@ -114,22 +114,22 @@ select is(array[steadytext_config_get(key => 'max_retries'), st_config_get('max_
 select throws_ok($$ select pg_temp.run_as('st_alice', 'select steadytext_config_set(config_key => ''max_retries'', config_value => ''9'')') $$, '42501', null, 'config_set is not for users, by any name');
 
 -- The cache.
-insert into steadytext_cache (cache_key, prompt, response) values ('31: text', '31: text', 'a text');
-insert into steadytext_cache (cache_key, prompt, response, embedding) values ('31: vector', '31: vector', 'Response 1', '[1,2]');
+insert into steadytext_cache (cache_key, prompt, response) values ('34: text', '34: text', 'a text');
+insert into steadytext_cache (cache_key, prompt, response, embedding) values ('34: vector', '34: vector', 'Response 1', '[1,2]');
 select results_eq(
-    $$ select prompt, request_type from steadytext_cache where starts_with(prompt, '31: ') order by id $$,
-    $$ values ('31: text', 'generate'), ('31: vector', 'embed') $$, 'cache: rows without a request_type');
-select is(steadytext_generate_cached('31: text'), null, 'such a row answers nothing: nobody knows which model it is of');
+    $$ select prompt, request_type from steadytext_cache where starts_with(prompt, '34: ') order by id $$,
+    $$ values ('34: text', 'generate'), ('34: vector', 'embed') $$, 'cache: rows without a request_type');
+select is(steadytext_generate_cached('34: text'), null, 'such a row answers nothing: nobody knows which model it is of');
 select throws_ok($$ update steadytext_cache set request_type = null $$, '23502', null, 'no row is without one');
 
 -- Health, and what administrators did.
-select steadytext.record_heartbeat('remote:31', 'tcp://elsewhere', 'idle', '2.0.0', '[]', 1, 0, 0, 0, null);
-select is(uptime_seconds, 0, 'daemon_health: a worker that begins') from steadytext_daemon_health where daemon_id = 'remote:31';
-update steadytext_daemon_health set started_at = started_at - interval '1 hour' where daemon_id = 'remote:31';
-select steadytext.record_heartbeat('remote:31', 'tcp://elsewhere', 'idle', '2.0.0', '[]', 1, 0, 0, 0, null);
-select cmp_ok(uptime_seconds, '>=', 3600, 'daemon_status: one that has been there for an hour') from steadytext_daemon_status() where daemon_id = 'remote:31';
-insert into steadytext_daemon_health (daemon_id, status, endpoint, last_heartbeat, uptime_seconds) values ('remote:32', 'healthy', 'tcp://localhost:5555', now(), 3600);
-select is(uptime_seconds, 3600, 'daemon_health: a row of somebody else''s') from steadytext_daemon_health where daemon_id = 'remote:32';
+select steadytext.record_heartbeat('remote:34', 'tcp://elsewhere', 'idle', '2.0.0', '[]', 1, 0, 0, 0, null);
+select is(uptime_seconds, 0, 'daemon_health: a worker that begins') from steadytext_daemon_health where daemon_id = 'remote:34';
+update steadytext_daemon_health set started_at = started_at - interval '1 hour' where daemon_id = 'remote:34';
+select steadytext.record_heartbeat('remote:34', 'tcp://elsewhere', 'idle', '2.0.0', '[]', 1, 0, 0, 0, null);
+select cmp_ok(uptime_seconds, '>=', 3600, 'daemon_status: one that has been there for an hour') from steadytext_daemon_status() where daemon_id = 'remote:34';
+insert into steadytext_daemon_health (daemon_id, status, endpoint, last_heartbeat, uptime_seconds) values ('remote:35', 'healthy', 'tcp://localhost:5555', now(), 3600);
+select is(uptime_seconds, 3600, 'daemon_health: a row of somebody else''s') from steadytext_daemon_health where daemon_id = 'remote:35';
 select steadytext_cache_clear();
 select is((event_type, created_at, event_id is null), (action, "timestamp", false), 'audit_log: names of later versions') from steadytext_audit_log;
 select matches(steadytext_version(), '^[0-9]+[.][0-9]+[.][0-9]+$', 'version: of three numbers');
