@@ -341,4 +341,4 @@ returns table (document text, score double precision, index integer, document_id
 language c immutable parallel safe cost 100000 rows 10
 as 'MODULE_PATHNAME', 'rerank_top_k_wrapper';
 comment on function @extschema@.st_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]) is
-    'Short for steadytext_rerank_top_k, with the names and defaults that it had in the Python extension';
+    'steadytext_rerank_top_k as pg_steadytext 1.x had it under its short name: another parameter name, and a default';

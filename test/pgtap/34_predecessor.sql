@@ -1,6 +1,6 @@
 -- Calls, names and columns of the Python extension, as docs/migrating.md promises them.
 \ir setup.psql
-select plan(53);
+select plan(54);
 
 -- unsafe_mode => false says what happens anyway, by name and where it stood.
 create temporary table call (given text, same_as text);
@@ -29,6 +29,7 @@ insert into call values
     ($$ (select string_agg(piece, '') from steadytext_generate_stream('Say hello', 8, unsafe_mode => false) as piece) $$, $$ steadytext_generate('Say hello', 8) $$),
     ($$ (select string_agg(piece, '') from steadytext_generate_stream('Say hello', 8, true, 42, '[EOS]', null, null, null, null, false) as piece) $$, $$ steadytext_generate('Say hello', 8) $$),
     ($$ (select string_agg(piece, '') from st_generate_stream('Say hello', 8, use_cache => false) as piece) $$, $$ steadytext_generate('Say hello', 8) $$),
+    ($$ steadytext_summarize_text('A text.', model => 'builtin', unsafe_mode => false) $$, $$ steadytext_summarize_text('A text.', model => 'builtin') $$),
     ($$ (select count(*) from st_rerank_top_k('q', array['a', 'b', 'c', 'd', 'e', 'f'])) $$, '5'),
     ($$ (select string_agg(document, ' ') from st_rerank_top_k('q', array['a', 'b', 'c'], k => 2)) $$,
         $$ (select string_agg(document, ' ') from steadytext_rerank_top_k('q', array['a', 'b', 'c'], top_k => 2)) $$);
@@ -89,7 +90,7 @@ select is_empty(
             $x$ steadytext_generate_regex('x', 'a', unsafe_mode => true) $x$, $x$ steadytext_generate_regex('x', 'a', 8, true, 42, true) $x$,
             $x$ steadytext_generate_choice('x', array['a', 'b'], unsafe_mode => true) $x$,
             $x$ steadytext_generate_choice('x', array['a', 'b'], 8, true, 42, true) $x$,
-            $x$ steadytext_generate_stream('x', 8, unsafe_mode => true) $x$,
+            $x$ steadytext_generate_stream('x', 8, unsafe_mode => true) $x$, $x$ st_summarize_text('x', unsafe_mode => true) $x$,
             $x$ steadytext_generate_stream('x', 8, true, 42, '[EOS]', null, null, null, null, true) $x$
         ]) as c(call)
         where pg_temp.failure_of(c.call) is distinct from '0A000 unsafe_mode is not supported'
