@@ -9,7 +9,6 @@ use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
 use super::summary::{Level, Summary};
-use super::values::empty_text;
 use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
@@ -55,10 +54,10 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
-        "generate" if is_empty => return Err(empty_text("Prompt cannot be empty")),
+        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
         "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
-            return Err(empty_text("Prompt cannot be empty"));
+            return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
@@ -71,7 +70,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
             }
             (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
         }
-        "embed" if is_empty => return Err(empty_text("Text input cannot be empty")),
+        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
         "embed" => {
             let embed = Embed {
                 purpose: purpose(params),

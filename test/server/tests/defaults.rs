@@ -22,6 +22,8 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "use_cache" => USE_CACHE.to_string(),
         "truncate" => TRUNCATE.to_string(),
         "return_scores" => RETURN_SCORES.to_string(),
+        // What is made of whole tables gives way to what somebody waits for.
+        "priority" if function.contains("enqueue_query") || function.contains("vectorizer") => return None,
         "priority" => PRIORITY.to_string(),
         "method" => METHOD.to_owned(),
         "threshold" => THRESHOLD.to_string(),
