@@ -80,6 +80,9 @@ begin
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
     where c.oid = p_source;
+    if not found then
+        raise exception 'there is no table to be vectorized' using errcode = 'undefined_table', hint = 'Give the name of a table.';
+    end if;
     if v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
         raise exception '% is not a table that can be vectorized', p_source
             using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';

@@ -20,12 +20,14 @@ insert into usual (type, value) values
     ('text', 'some text'), ('character varying', 'some text'), ('text[]', '{one}'), ('integer', '1'), ('bigint', '1'), ('double precision', '1'), ('boolean', 'true'),
     ('uuid', '00000000-0000-0000-0000-000000000001'), ('uuid[]', '{00000000-0000-0000-0000-000000000001}'), ('oid', '1'),
     ('json', '{}'), ('jsonb', '{}'), ('jsonb[]', '{"{}"}'), ('integer[]', '{1}'), ('bigint[]', '{1}'), ('real[]', '{1}'),
-    ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}');
+    ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}'),
+    ('bytea', '\x00'), ('regclass', 'pg_class'), ('name', 'x');
 create temporary table hostile (type text, value text);
 insert into hostile
 select distinct t.type, h.value
 from (values ('text'), ('character varying'), ('text[]'), ('integer'), ('bigint'), ('double precision'), ('boolean'), ('uuid'), ('uuid[]'), ('oid'), ('json'),
-        ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]')) as t(type)
+        ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]'),
+        ('bytea'), ('regclass'), ('name')) as t(type)
 cross join lateral (
     select null
     union all select unnest(array['', ' ', '-1', repeat('9', 20000), repeat('x', 100000)]) where t.type in ('text', 'character varying')
@@ -40,10 +42,13 @@ cross join lateral (
     union all select unnest(array['{1,"{}"}', '{"{\"request_type\": \"generate\", \"seed\": \"x\"}"}', '{"{\"request_type\": 1, \"seed\": 1.5}"}',
         '{"{\"request_type\": \"generate\", \"response_size\": 1e30}"}']) where t.type = 'jsonb[]'
     union all select '{infinity}' where t.type = 'timestamp with time zone[]'
+    union all select unnest(array['', '\xff00ff']) where t.type = 'bytea'
+    union all select unnest(array['0', '1', 'pg_toast.pg_toast_1255', 'pg_class_oid_index']) where t.type = 'regclass'
+    union all select unnest(array['', repeat('x', 63)]) where t.type = 'name'
 ) as h(value);
 
--- What is called: all that somebody was granted, but for functions that compute answers, twins, those that always raise, and forms that
--- take another type as text.
+-- What is called: all that somebody was granted, but for functions that compute answers, twins, those that always raise, the one that runs a
+-- statement of its caller's, and forms that take another type as text.
 create temporary table functions as
     select p.oid, p.proname, p.pronargs, p.proargnames, has_function_privilege('st_alice', p.oid, 'execute') as is_for_users,
         array(select a::regtype::text from unnest(p.proargtypes::oid[]) with ordinality as u(a, n) order by n) as types
@@ -51,7 +56,7 @@ create temporary table functions as
     join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and p.prokind <> 'a'
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
-        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'predecessor_model', 'check_queue_row')
+        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'predecessor_model', 'check_queue_row', 'vectorizer_count')
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and not coalesce(p.proargnames::text ~ '\muntyped_', false)
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
@@ -82,6 +87,7 @@ begin
         -- Words of the predecessor, which have no SQLSTATE of their own.
         when v_code = 'P0001' and p_is_for_users then null
         when v_code in ('22023', '42704', '54000', '55000') and (p_is_for_users or v_hint <> '') then null
+        when v_code in ('42P01', '42P16', '42703', '42809') and v_hint <> '' then null
         -- The same, with codes of their own.
         when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
             and v_code in ('22P02', '42601', 'P0002', 'XX000') then null

@@ -9,7 +9,7 @@ use super::prefix::Chain;
 use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
 use crate::chunks::{chunks, room};
-use crate::constraints::Grammars;
+use crate::constraints::{Checker, Grammars};
 use crate::rerank::Reranker;
 use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
@@ -171,9 +171,13 @@ impl Plan {
         Plan { output: Some(output), ..Plan::encoded(none, None) }
     }
 
-    /// The whole answer, where it was known without a model.
-    pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.output.take().or_else(|| self.constrained.as_mut()?.output.take())
+    /// The whole answer, where it was known without a model, and what it has to be checked by.
+    pub(super) fn take_output(&mut self) -> Option<(Output, Option<Arc<Checker>>)> {
+        if let Some(output) = self.output.take() {
+            return Some((output, None));
+        }
+        let constrained = self.constrained.as_mut()?;
+        Some((constrained.output.take()?, Some(constrained.checker())))
     }
 
     /// Length of the prompt.
