@@ -80,7 +80,8 @@ comment on column @extschema@.steadytext_cache.response_size is
     'Bytes of the answer before compression';
 comment on column @extschema@.steadytext_cache.generation_time_ms is
     'Milliseconds that the answer took when it was computed';
-comment on column @extschema@.steadytext_cache.request_type is 'As in steadytext_queue';
+comment on column @extschema@.steadytext_cache.request_type is
+    'As in steadytext_queue; a row that is put in without one gets embed if it has a vector, otherwise generate';
 comment on column @extschema@.steadytext_cache.model_hash is
     'SHA-256 of the model''s file in hexadecimal digits; NULL for imported entries. An entry of another model answers nothing';
 comment on column @extschema@.steadytext_cache.kernel_version is
@@ -101,6 +102,24 @@ create trigger refuse_id before insert on @extschema@.steadytext_cache
     for each row when (new.id is null) execute function steadytext.refuse_id();
 comment on trigger refuse_id on @extschema@.steadytext_cache is 'An entry has a number';
 alter table @extschema@.steadytext_cache enable always trigger refuse_id;
+
+-- The Python extension's table had no request_type: rows are put in without one.
+create function steadytext.request_type_of_entry()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.request_type := case when new.embedding is not null then 'embed' else 'generate' end;
+    return new;
+end
+$$;
+comment on function steadytext.request_type_of_entry() is
+    'Trigger on steadytext_cache: a row without a request_type is the answer to an embed request if it has a vector, otherwise to a generate request';
+create trigger request_type_of_entry before insert on @extschema@.steadytext_cache
+    for each row when (new.request_type is null) execute function steadytext.request_type_of_entry();
+comment on trigger request_type_of_entry on @extschema@.steadytext_cache is 'Rows that do not say what they answer';
+alter table @extschema@.steadytext_cache enable always trigger request_type_of_entry;
 
 -- Accesses are counted in batches by updates that touch no index: the free fifth of each page
 -- takes the next version of its rows. No index on access_count or last_accessed.

@@ -9,7 +9,11 @@ create table @extschema@.steadytext_audit_log (
     details jsonb,
     ip_address inet default pg_catalog.inet_client_addr(),
     success boolean not null default true,
-    error_message text
+    error_message text,
+    -- Names of later versions of the Python extension.
+    event_id uuid not null default pg_catalog.gen_random_uuid(),
+    event_type text generated always as (action) stored,
+    created_at timestamptz generated always as ("timestamp") stored
 );
 comment on table @extschema@.steadytext_audit_log is
     'Who emptied, imported, exported or rescheduled the cache, and when; nobody may change it';
@@ -24,6 +28,9 @@ comment on column @extschema@.steadytext_audit_log.ip_address is
     'Where the client was connected from; NULL through a Unix socket';
 comment on column @extschema@.steadytext_audit_log.success is 'Whether it was done';
 comment on column @extschema@.steadytext_audit_log.error_message is 'Why it was not';
+comment on column @extschema@.steadytext_audit_log.event_id is 'An id that no entry of another server has';
+comment on column @extschema@.steadytext_audit_log.event_type is 'The same as action';
+comment on column @extschema@.steadytext_audit_log.created_at is 'The same as timestamp';
 comment on constraint steadytext_audit_log_pkey on @extschema@.steadytext_audit_log is 'One row per act';
 comment on sequence @extschema@.steadytext_audit_log_id_seq is 'Source of steadytext_audit_log.id';
 

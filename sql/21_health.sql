@@ -11,7 +11,9 @@ create table @extschema@.steadytext_daemon_health (
     active_connections integer not null default 0,
     total_requests bigint not null default 0,
     error_count bigint not null default 0,
-    avg_response_time_ms double precision
+    avg_response_time_ms double precision,
+    uptime_seconds integer,
+    started_at timestamptz default pg_catalog.clock_timestamp()
 );
 comment on table @extschema@.steadytext_daemon_health is
     'Last heartbeat of each worker; steadytext_daemon_status() shows them';
@@ -27,6 +29,8 @@ comment on column @extschema@.steadytext_daemon_health.total_requests is 'Reques
 comment on column @extschema@.steadytext_daemon_health.error_count is 'Those among them that failed';
 comment on column @extschema@.steadytext_daemon_health.avg_response_time_ms is
     'Mean milliseconds from claim to completion';
+comment on column @extschema@.steadytext_daemon_health.uptime_seconds is 'Seconds from its first report to its last';
+comment on column @extschema@.steadytext_daemon_health.started_at is 'When the worker first reported';
 comment on constraint steadytext_daemon_health_pkey on @extschema@.steadytext_daemon_health is
     'One row per worker';
 
@@ -62,7 +66,7 @@ begin
 
     insert into @extschema@.steadytext_daemon_health as h (
         daemon_id, endpoint, last_heartbeat, status, version, models_loaded,
-        memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms
+        memory_usage_mb, active_connections, total_requests, error_count, avg_response_time_ms, uptime_seconds
     )
     values (
         p_daemon_id, p_endpoint, clock_timestamp(), p_status, p_version,
@@ -72,7 +76,7 @@ begin
                 case when jsonb_typeof(p_models) = 'array' then p_models else '[]' end
             ) as m(model)
         ),
-        p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms
+        p_memory_mb, coalesce(p_active, 0), coalesce(p_total, 0), coalesce(p_errors, 0), p_avg_ms, 0
     )
     on conflict (daemon_id) do update set
         endpoint = excluded.endpoint,
@@ -84,7 +88,9 @@ begin
         active_connections = excluded.active_connections,
         total_requests = excluded.total_requests,
         error_count = excluded.error_count,
-        avg_response_time_ms = excluded.avg_response_time_ms;
+        avg_response_time_ms = excluded.avg_response_time_ms,
+        uptime_seconds = greatest(least(
+            extract(epoch from excluded.last_heartbeat - h.started_at), 2147483647), 0)::integer;
 end
 $$;
 comment on function steadytext.record_heartbeat(

@@ -71,13 +71,14 @@ create function @extschema@.steadytext_embed_async(
     mode text default null,
     task text default null,
     truncate boolean default false,
-    dimensions bigint default null
+    dimensions bigint default null,
+    unsafe_mode boolean default false
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'embed_async_wrapper';
 comment on function @extschema@.steadytext_embed_async(
-    text, boolean, bigint, text, bigint, text, text, boolean, bigint
+    text, boolean, bigint, text, bigint, text, text, boolean, bigint, boolean
 ) is 'Enqueues the embedding of a text, a passage or (mode query) a query with a task, of all dimensions or fewer, and returns the request id';
 
 create function steadytext.embed_params(

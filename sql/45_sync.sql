@@ -5,6 +5,8 @@
 -- columns and indexes can use them. A constant call is computed when its statement is planned, also
 -- by EXPLAIN; another model leaves what was computed before as it is. The cost tells the planner to
 -- call them as rarely as it can.
+--
+-- unsafe_mode is the Python extension's: it may be false. 57_predecessor.sql has what its calls need beside that.
 
 create function @extschema@.steadytext_generate(
     prompt text,
@@ -18,23 +20,24 @@ create function @extschema@.steadytext_generate(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_wrapper';
 comment on function @extschema@.steadytext_generate(
-    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb
+    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a text from a prompt';
 
 create function steadytext.embed(
     text_input text, use_cache boolean, seed bigint, model text, mode text, task text,
-    truncate boolean, on_error text, dimensions bigint
+    truncate boolean, on_error text, dimensions bigint, unsafe_mode boolean
 )
 returns real[]
 language c immutable parallel safe cost 10000
 as 'MODULE_PATHNAME', 'embed_wrapper';
-comment on function steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint) is
+comment on function steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean) is
     'The embedding of a text as an array: vector is not nameable in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
@@ -47,12 +50,13 @@ create function @extschema@.steadytext_embed(
     task text default null,
     truncate boolean default false,
     on_error text default 'error',
-    dimensions bigint default null
+    dimensions bigint default null,
+    unsafe_mode boolean default false
 )
 returns vector
 language sql immutable parallel safe cost 10000
-return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error, dimensions)::vector;
-comment on function @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint) is
+return steadytext.embed(text_input, use_cache, seed, model, mode, task, truncate, on_error, dimensions, unsafe_mode)::vector;
+comment on function @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean) is
     'Computes the embedding of a text, a passage or (mode query) a query with a task, of all dimensions or fewer';
 set local search_path = pg_catalog, pg_temp;
 
@@ -67,13 +71,14 @@ create function @extschema@.steadytext_generate_stream(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns setof text
 language c volatile parallel restricted cost 100000
 as 'MODULE_PATHNAME', 'generate_stream_wrapper';
 comment on function @extschema@.steadytext_generate_stream(
-    text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb
+    text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a text and returns it piece by piece: in the select list of a cursor, FETCH shows each as soon as it is there';
 
 -- Params are taken as json and text, too: PostgreSQL converts neither into jsonb by itself, and the
@@ -118,12 +123,13 @@ comment on function @extschema@.steadytext_generate_cached(
 ) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
 
 create function steadytext.embed_cached(
-    text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text, dimensions bigint
+    text_input text, seed bigint, model text, mode text, task text, truncate boolean, on_error text, dimensions bigint,
+    unsafe_mode boolean
 )
 returns real[]
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'embed_cached_wrapper';
-comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint) is
+comment on function steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean) is
     'A cached embedding as an array: vector is not nameable in the library';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
@@ -135,11 +141,12 @@ create function @extschema@.steadytext_embed_cached(
     task text default null,
     truncate boolean default false,
     on_error text default 'error',
-    dimensions bigint default null
+    dimensions bigint default null,
+    unsafe_mode boolean default false
 )
 returns vector
 language sql stable parallel safe
-return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error, dimensions)::vector;
-comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint) is
+return steadytext.embed_cached(text_input, seed, model, mode, task, truncate, on_error, dimensions, unsafe_mode)::vector;
+comment on function @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean) is
     'What steadytext_embed would return, if the cache has it; otherwise NULL';
 set local search_path = pg_catalog, pg_temp;

@@ -149,13 +149,14 @@ create function steadytext.generate_json(
     on_error text,
     system_prompt text,
     options jsonb,
-    variables jsonb
+    variables jsonb,
+    unsafe_mode boolean
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -169,13 +170,14 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -189,13 +191,14 @@ create function @extschema@.steadytext_generate_regex(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -207,12 +210,13 @@ create function @extschema@.steadytext_generate_choice(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb, boolean) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -226,15 +230,16 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
     prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
-    on_error, system_prompt, options, variables);
+    on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -248,13 +253,14 @@ create function @extschema@.steadytext_generate_json(
     on_error text default 'error',
     system_prompt text default null,
     options jsonb default '{}',
-    variables jsonb default null
+    variables jsonb default null,
+    unsafe_mode boolean default false
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
     prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
-    on_error, system_prompt, options, variables);
+    on_error, system_prompt, options, variables, unsafe_mode);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean
 ) is 'steadytext_generate_json with the schema as text';

@@ -11,12 +11,13 @@ create function @extschema@.steadytext_summarize_text(
     use_cache boolean default true,
     seed bigint default 42,
     model text default null,
-    on_error text default 'error'
+    on_error text default 'error',
+    unsafe_mode boolean default false
 )
 returns text
 language c immutable parallel safe cost 200000
 as 'MODULE_PATHNAME', 'summarize_text_wrapper';
-comment on function @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text) is
+comment on function @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text, boolean) is
     'A summary of a text of any length';
 
 create function @extschema@.steadytext_summarize_text(

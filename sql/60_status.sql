@@ -182,7 +182,7 @@ begin
     select h.daemon_id,
         case when h.last_heartbeat < clock_timestamp() - interval '60 seconds'
             then 'stale' else h.status end,
-        h.endpoint, h.last_heartbeat, null::integer, null::integer, h.version, h.models_loaded,
+        h.endpoint, h.last_heartbeat, h.uptime_seconds, null::integer, h.version, h.models_loaded,
         h.active_connections, v_pending, null::text
     from @extschema@.steadytext_daemon_health as h
     where not starts_with(h.daemon_id, 'local:')

@@ -9,18 +9,18 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 -- The API.
 grant execute on function
     @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb),
-    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint),
-    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
+    @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint, boolean),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
     @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean, bigint),
     @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
@@ -43,16 +43,38 @@ grant execute on function
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
     @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)
+    @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
     @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
-    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
     @extschema@.steadytext_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text)
+to steadytext_user;
+-- And for calls as the Python extension had them.
+grant execute on function
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, boolean),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, text, text, text),
+    @extschema@.steadytext_generate_stream(text, bigint, boolean, bigint, text, text, text, text, text, boolean),
+    @extschema@.steadytext_generate_stream(text, bigint, text, text, text, text, text, text, text, text, jsonb, boolean),
+    @extschema@.steadytext_embed(text, boolean, bigint, text, boolean),
+    @extschema@.steadytext_embed_cached(text, bigint, text, boolean),
+    @extschema@.steadytext_embed_async(text, boolean, bigint, text, boolean),
+    @extschema@.steadytext_embed_async(text, boolean, bigint, text, text),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, boolean, text),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, boolean, text),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_generate_choice(text, text[], bigint, boolean, bigint, boolean, text),
+    @extschema@.steadytext_generate_choice(text, text[], text, bigint, text, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_generate_choice(text, text[], text, text, text, text, text, jsonb, jsonb, boolean),
+    @extschema@.steadytext_config_get(varchar),
+    @extschema@.st_rerank_top_k(text, text[], bigint, text, boolean, bigint, text, boolean, text, text[]),
+    steadytext.predecessor_model(text, text, text)
 to steadytext_user;
 -- Conversations, what an answer took, and tokens.
 grant execute on function
@@ -146,7 +168,7 @@ grant execute on function
 to steadytext_user;
 -- Summaries, groups, and many texts at once.
 grant execute on function
-    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text, boolean),
     @extschema@.steadytext_summarize_text(text[], jsonb, bigint, boolean, bigint, text, text),
     @extschema@.steadytext_summarize_text_async(text, jsonb, bigint, boolean, bigint, text, bigint),
     @extschema@.steadytext_summarize(text),
@@ -198,10 +220,10 @@ grant execute on function
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
-    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
+    steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint, boolean),
     steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
-    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
-    steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint),
+    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb, boolean),
+    steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean),
     steadytext.with_written_order(text, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
@@ -229,6 +251,7 @@ grant execute on function
     @extschema@.steadytext_setup_cache_eviction_cron(),
     @extschema@.steadytext_disable_cache_eviction_cron(),
     @extschema@.steadytext_config_set(text, text),
+    @extschema@.steadytext_config_set(varchar, varchar),
     @extschema@.steadytext_model_verify(text, bigint),
     @extschema@.steadytext_daemon_start(),
     @extschema@.steadytext_daemon_stop(),

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::prompt;
+use super::refuse::refuse_unsafe;
 use crate::cache::{self, Effort};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
@@ -68,7 +69,9 @@ fn embed_cached(
     truncate: Option<bool>,
     on_error: Option<&str>,
     dimensions: Option<i64>,
+    unsafe_mode: Option<bool>,
 ) -> Option<Vec<f32>> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), text_input?);
     let params = embed_params(None, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(look("embed", Some(text), params))?? {

@@ -11,6 +11,7 @@ use steadytext_engine::{Constraint, Error, keep_written_order};
 use super::call;
 use super::enqueue::enqueue;
 use super::prompt;
+use super::refuse::refuse_unsafe;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::generate_params;
@@ -58,7 +59,9 @@ fn generate_json(
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
     variables: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -102,7 +105,9 @@ fn generate_regex(
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
     variables: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -142,7 +147,9 @@ fn generate_choice(
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
     variables: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(None, use_cache, seed, None, model, None, None);
     let params = with_options(params, system_prompt, options).or_raise();

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::prompt;
+use super::refuse::refuse_unsafe;
 use crate::pg::catalog_cache;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
@@ -72,7 +73,9 @@ fn embed_async(
     task: Option<&str>,
     truncate: Option<bool>,
     dimensions: Option<i64>,
+    unsafe_mode: Option<bool>,
 ) -> Option<pgrx::Uuid> {
+    refuse_unsafe(unsafe_mode);
     let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
     enqueue("embed", text_input, params, priority)
 }

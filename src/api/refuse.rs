@@ -1,4 +1,4 @@
-//! The messages about rows that hold what they must not.
+//! The messages about rows that hold what they must not, and about calls that want what there is not.
 //!
 //! PostgreSQL's own messages about constraints show the whole row, and with it the prompt; these name the
 //! column and what it may hold.
@@ -79,6 +79,15 @@ fn refuse_id<'a>(
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible> {
     let _hidden = hide_copied_row();
     refusal(&trigger.table_name().unwrap_or_default(), "id").raise()
+}
+
+/// Refuses the unsafe mode of the Python extension, which sent prompts to other people's servers.
+pub(super) fn refuse_unsafe(unsafe_mode: Option<bool>) {
+    if unsafe_mode == Some(true) {
+        PgError::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "unsafe_mode is not supported")
+            .hint("Models run in this server only, and no prompt leaves it: name a local one in model, and leave unsafe_mode out.")
+            .raise();
+    }
 }
 
 /// Why a row is refused.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::arrays::{self, Texts};
 use super::call;
 use super::enqueue::enqueue;
+use super::refuse::refuse_unsafe;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
 use crate::request::arguments::verb_params;
@@ -25,7 +26,9 @@ fn summarize_text(
     seed: Option<i64>,
     model: Option<&str>,
     on_error: Option<&str>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), input_text?);
     let params = params(metadata, max_words, verb_params(use_cache, seed, model)).or_raise();
     on_error.settle(call::answer("summarize", Some(text), None, params).and_then(Answer::into_text))

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::call::{self, Call, News};
 use super::prompt;
+use super::refuse::refuse_unsafe;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::{embed_params, generate_params};
@@ -31,7 +32,9 @@ fn generate(
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
     variables: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> Option<String> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
@@ -51,7 +54,9 @@ fn embed(
     truncate: Option<bool>,
     on_error: Option<&str>,
     dimensions: Option<i64>,
+    unsafe_mode: Option<bool>,
 ) -> Option<Vec<f32>> {
+    refuse_unsafe(unsafe_mode);
     let (on_error, text) = (OnError::of(on_error), text_input?);
     let params = embed_params(use_cache, seed, model, mode, task, truncate, dimensions);
     match on_error.settle(call::answer("embed", Some(text), None, params))? {
@@ -75,7 +80,9 @@ fn generate_stream(
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
     variables: Option<Jsonb<'_>>,
+    unsafe_mode: Option<bool>,
 ) -> SetOfIterator<'static, String> {
+    refuse_unsafe(unsafe_mode);
     let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();

@@ -56,7 +56,7 @@ end
 $$;
 select is(
     pg_temp.hint_of(pg_temp.insert_of('embed', 'x', null, '{"max_tokens": 3}')),
-    'Parameters of embed: batch, mode, task, truncate, seed, use_cache, model, size, default_model.', 'the hint says what the type takes');
+    'Parameters of embed: batch, mode, task, truncate, dimensions, seed, use_cache, model, size, default_model.', 'the hint says what the type takes');
 
 -- The forms in which much was let in.
 create temporary table hostile (what text, request_type text, prompt text, prompts text[], params jsonb, code text);

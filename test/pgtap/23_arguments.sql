@@ -10,13 +10,14 @@ returns void language c as '$libdir/pg_steadytext', 'check_worker_wrapper';
 -- Arguments that are as good as any, by the name of their parameter, else by its type.
 create temporary table usual (name text, type text, value text);
 insert into usual (name, value) values
-    ('p_worker', 'w'), ('p_daemon_id', 'w'), ('p_endpoint', 'host'), ('p_key', 'max_retries'), ('key', 'max_retries'), ('value', '3'),
+    ('p_worker', 'w'), ('p_daemon_id', 'w'), ('p_endpoint', 'host'), ('p_key', 'max_retries'), ('key', 'max_retries'), ('value', '3'), ('config_key', 'max_retries'), ('config_value', '3'),
+    ('unsafe_mode', 'false'), ('unsafe_mode_by_position', 'false'),
     ('request_type', 'generate'), ('max_tokens', '3'), ('timeout_seconds', '0'), ('mode', 'query'), ('on_error', 'error'),
     ('query', 'select 1 as id, ''x'' as prompt'), ('filter', 'true'), ('eos_string', 'END'), ('model', 'builtin'), ('size', 'builtin'), ('pattern', 'a'), ('choices', '{a,b}'), ('schema', '{"const": 1}'), ('params', '{}'),
     ('key_format', 'base64'), ('path', 'x.db'), ('priority', '5'), ('p_alone', 'false'), ('p_lease_seconds', '60'),
     ('p_about', '{"{\"request_type\": \"generate\"}"}'), ('p_embedding_lengths', '{1}');
 insert into usual (type, value) values
-    ('text', 'some text'), ('text[]', '{one}'), ('integer', '1'), ('bigint', '1'), ('double precision', '1'), ('boolean', 'true'),
+    ('text', 'some text'), ('character varying', 'some text'), ('text[]', '{one}'), ('integer', '1'), ('bigint', '1'), ('double precision', '1'), ('boolean', 'true'),
     ('uuid', '00000000-0000-0000-0000-000000000001'), ('uuid[]', '{00000000-0000-0000-0000-000000000001}'), ('oid', '1'),
     ('json', '{}'), ('jsonb', '{}'), ('jsonb[]', '{"{}"}'), ('integer[]', '{1}'), ('bigint[]', '{1}'), ('real[]', '{1}'),
     ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}'),
@@ -24,12 +25,12 @@ insert into usual (type, value) values
 create temporary table hostile (type text, value text);
 insert into hostile
 select distinct t.type, h.value
-from (values ('text'), ('text[]'), ('integer'), ('bigint'), ('double precision'), ('boolean'), ('uuid'), ('uuid[]'), ('oid'), ('json'),
+from (values ('text'), ('character varying'), ('text[]'), ('integer'), ('bigint'), ('double precision'), ('boolean'), ('uuid'), ('uuid[]'), ('oid'), ('json'),
         ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]'),
         ('bytea'), ('regclass'), ('name')) as t(type)
 cross join lateral (
     select null
-    union all select unnest(array['', ' ', '-1', repeat('9', 20000), repeat('x', 100000)]) where t.type = 'text'
+    union all select unnest(array['', ' ', '-1', repeat('9', 20000), repeat('x', 100000)]) where t.type in ('text', 'character varying')
     union all select unnest(array['0', '-1', '-2147483648', '2147483647']) where t.type in ('integer', 'bigint')
     union all select unnest(array['9223372036854775807', '-9223372036854775808']) where t.type = 'bigint'
     union all select unnest(array['0', '-1', 'NaN', 'Infinity', '-Infinity', '1e308', '1e-300']) where t.type = 'double precision'
@@ -46,7 +47,8 @@ cross join lateral (
     union all select unnest(array['', repeat('x', 63)]) where t.type = 'name'
 ) as h(value);
 
--- What is called: all that somebody was granted, but for functions that compute answers, twins, the one that always raises, and the one that runs a statement of its caller's.
+-- What is called: all that somebody was granted, but for functions that compute answers, twins, those that always raise, the one that runs a
+-- statement of its caller's, and forms that take another type as text.
 create temporary table functions as
     select p.oid, p.proname, p.pronargs, p.proargnames, has_function_privilege('st_alice', p.oid, 'execute') as is_for_users,
         array(select a::regtype::text from unnest(p.proargtypes::oid[]) with ordinality as u(a, n) order by n) as types
@@ -54,8 +56,9 @@ create temporary table functions as
     join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and p.prokind <> 'a'
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
-        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row', 'vectorizer_count')
+        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'predecessor_model', 'check_queue_row', 'vectorizer_count')
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
+        and not coalesce(p.proargnames::text ~ '\muntyped_', false)
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
         -- What searches and batches are made of.
         and p.oid::regprocedure::text !~ ('^steadytext[.](find_search_target|text_index|search_rows|search_statement|hybrid_statement|run_search|'

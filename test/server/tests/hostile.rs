@@ -126,7 +126,7 @@ select steadytext.close_new_objects();
 grant select on @extschema@.added to steadytext_user;
 grant execute on function @extschema@.steadytext_added(oid, text, real[]) to steadytext_user;
 select steadytext.make_twins();
-select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)'::regprocedure);
+select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint, boolean)'::regprocedure);
 ";
 
 fn migration() -> Migration {
@@ -182,6 +182,15 @@ fn installs_and_updates_untouched(vector_schema: &str) {
          select public.st_daemon_stop(); select public.st_daemon_start();
          select public.steadytext_embed('hello'::text); select public.st_embed('hello'::text);
          select public.steadytext_embed_cached('hello'::text);
+         select public.steadytext_embed('hello'::text, true, 42::bigint, 'builtin'::text, false);
+         select public.steadytext_embed_cached('hello'::text, 42::bigint, 'builtin'::text, false);
+         select public.steadytext_embed_async('hello'::text, true, 42::bigint, 'builtin'::text, false);
+         select public.steadytext_generate('a'::text, 3::bigint, true, 42::bigint, 'e'::text, 'builtin'::text, null::text, null::text, null::text, false);
+         select public.steadytext_generate_choice('a'::text, array['a', 'b']::text[], 3::bigint);
+         select public.steadytext_generate_stream('a'::text, 3::bigint, true);
+         select public.steadytext_config_get('max_retries'::varchar);
+         select public.st_rerank_top_k('a'::text, array['b', 'c']::text[]);
+         insert into public.steadytext_cache (cache_key, prompt, response) values ('a'::text, 'a'::text, 'b'::text);
          select * from public.steadytext_rerank('a'::text, array['b', 'c']::text[]);
          select public.steadytext_generate_json('a'::text, '{\"enum\": [\"a\", \"b\"]}'::jsonb, 20::integer);
          select public.steadytext_generate_batch_async(array['a', 'b']::text[]);
