@@ -19,6 +19,7 @@ declare
             then 'columns must name at least one column, and no NULL'
         when (new.target_column is null) = (new.destination is null) then 'vectors are either in a column or in a table'
         when new.kind <> 'vectorizer' then 'there is no such kind'
+        when new.replaces is null and new.name like '% (next)' then 'names that end with "(next)" are those of vectorizers that are being altered'
     end;
 begin
     if v_wrong is not null then
@@ -261,8 +262,11 @@ declare
     v_table text := (select c.relname from pg_class as c where c.oid = source);
     v_name text := coalesce(name, v_table || '_' || columns[1]);
     v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
-    -- 0: the text is not cut.
-    v_size bigint := case when target_column is null then coalesce(chunk_size, 400) else chunk_size end;
+    -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.
+    v_size bigint := case
+        when target_column is not null or chunk_size is not null then chunk_size
+        else least(400, greatest(steadytext.context_tokens(model, 'embed') * 3 / 4, 16))
+    end;
 begin
     if source is null then
         raise exception 'source cannot be null' using errcode = 'null_value_not_allowed';

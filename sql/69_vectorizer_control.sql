@@ -179,6 +179,10 @@ declare
     v_suffix text := '_next';
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name) then
+        raise exception 'vectorizer "%" already exists', left(new_name, 100)
+            using errcode = 'duplicate_object', hint = 'Give another name.';
+    end if;
     update @extschema@.steadytext_vectorizers as v
     set priority = coalesce(steadytext_alter_vectorizer.priority, v.priority),
         name = coalesce(steadytext_alter_vectorizer.new_name, v.name),
@@ -186,6 +190,10 @@ begin
     where v.id = v_id;
     if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance) = 0 then
         return;
+    end if;
+    if v_old.target_column is not null and chunk_size is not null then
+        raise exception 'a column of the table itself holds one vector: texts are not cut'
+            using errcode = 'invalid_parameter_value', hint = 'Make a vectorizer with a destination, which has a row for each piece.';
     end if;
     select * into v_place from steadytext.vectorizer_place(v_id);
     if v_place.source is null or v_place.problem is not null then
@@ -231,6 +239,7 @@ declare
     v_schema text;
     v_table text;
     v_statement text;
+    v_afterwards text[];
     v_trigger record;
 begin
     select v.* into v_new from @extschema@.steadytext_vectorizers as v where v.id = p_id;
@@ -267,6 +276,40 @@ begin
         loop
             perform steadytext.run_as(v_owner, v_statement, null);
         end loop;
+        -- The same rows are hidden from the same roles: at once, as nobody must see more in between than before.
+        if exists (select from pg_class as c where c.oid = v_old_place.destination and c.relrowsecurity) then
+            perform steadytext.run_as(v_owner, format('alter table %s enable row level security', v_new_place.destination), null);
+        end if;
+        if exists (select from pg_class as c where c.oid = v_old_place.destination and c.relforcerowsecurity) then
+            perform steadytext.run_as(v_owner, format('alter table %s force row level security', v_new_place.destination), null);
+        end if;
+        -- Policies and indexes of the owner's own name the table as it will be called.
+        v_afterwards := array(
+            select format('create policy %I on %I.%I as %s for %s to %s%s%s', p.polname, v_schema, v_table,
+                case when p.polpermissive then 'permissive' else 'restrictive' end,
+                case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+                (select string_agg(case when r.role = 0::oid then 'public' else quote_ident(pg_get_userbyid(r.role)) end, ', ') from unnest(p.polroles) as r(role)),
+                ' using (' || pg_get_expr(p.polqual, p.polrelid) || ')',
+                ' with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+            from pg_policy as p
+            where p.polrelid = v_old_place.destination
+            order by p.polname
+        ) || array(
+            select pg_get_indexdef(i.indexrelid)
+            from pg_index as i
+            where i.indrelid = v_old_place.destination and not i.indisprimary and i.indisvalid
+                and not exists (select from pg_constraint as c where c.conindid = i.indexrelid)
+                -- That of the vectors is made anew for each model.
+                and not exists (
+                    select from unnest(i.indkey::int2[]) as k(number)
+                    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number
+                    where a.attname = 'embedding')
+            order by i.indexrelid
+        ) || array(
+            select format('comment on table %I.%I is %L', v_schema, v_table, d.description)
+            from pg_description as d
+            where d.objoid = v_old_place.destination and d.classoid = 'pg_class'::regclass and d.objsubid = 0
+        );
         begin
             perform steadytext.run_as(v_owner, format('drop table %s', v_old_place.destination), null);
         exception when dependent_objects_still_exist then
@@ -275,6 +318,15 @@ begin
                 format('alter table %s rename to %I', v_old_place.destination, left(v_table, 50) || '_' || left(v_old.id::text, 8)), null);
         end;
         perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
+        perform steadytext.lift_step_limit();
+        foreach v_statement in array v_afterwards loop
+            begin
+                perform steadytext.run_as(v_owner, v_statement, null);
+            exception when others then
+                -- Without a policy rows are hidden, and without an index they are found more slowly.
+                raise warning 'vectorizer "%": not made anew (%): %', v_old.name, sqlerrm, left(v_statement, 200);
+            end;
+        end loop;
     else
         begin
             perform steadytext.run_as(v_owner,

@@ -100,11 +100,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_target steadytext.search_target := steadytext.find_search_target(vectorizer);
-    v_name regclass := (steadytext.text_index(v_target.target::regclass)).name;
+    v_config regconfig := coalesce(config::regconfig, get_current_ts_config());
+    v_there record;
+    v_name regclass;
 begin
+    select * into v_there from steadytext.text_index(v_target.target::regclass);
+    v_name := v_there.name;
+    if v_name is not null and config is not null and v_there.config::regconfig::oid <> v_config::oid then
+        raise exception 'index % has the words by configuration "%"', v_name, v_there.config
+            using errcode = 'duplicate_object', hint = 'Drop it first.';
+    end if;
     if v_name is null then
-        execute format('create index on %s using gin (to_tsvector(%L::regconfig, %s))', v_target.target,
-            coalesce(config::regconfig, get_current_ts_config()), v_target.texts);
+        execute format('create index on %s using gin (to_tsvector(%L::regconfig, %s))', v_target.target, v_config, v_target.texts);
         v_name := (steadytext.text_index(v_target.target::regclass)).name;
     end if;
     return v_name;

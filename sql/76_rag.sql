@@ -1,11 +1,11 @@
 -- Answers from what a search has found.
 
-create function steadytext.context_tokens(model text)
+create function steadytext.context_tokens(model text, task text default 'generate')
 returns bigint
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'context_tokens_wrapper';
-comment on function steadytext.context_tokens(text) is
-    'Tokens that prompt and answer may have together with a model, or with the one that generates by default';
+comment on function steadytext.context_tokens(text, text) is
+    'Tokens that prompt and answer may have together with a model, or with the one that generates by default; those of a text where the task is embed';
 
 create function steadytext.rag(
     p_vectorizer text,

@@ -205,7 +205,7 @@ grant execute on function
     steadytext.any_words(regconfig, text),
     steadytext.search(text, text, bigint, text, boolean, text),
     steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
-    steadytext.context_tokens(text),
+    steadytext.context_tokens(text, text),
     steadytext.rag(
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
 to steadytext_user;

@@ -18,12 +18,13 @@ fn check_filter(filter: Option<&str>) -> bool {
     true
 }
 
-/// Tokens that prompt and answer may have together with a model that generates.
+/// Tokens that prompt and answer may have together with a model that generates; those of a text with one that embeds.
 #[pg_extern(stable, parallel_safe)]
-fn context_tokens(model: Option<&str>) -> i64 {
+fn context_tokens(model: Option<&str>, task: Option<&str>) -> i64 {
+    let task = if task == Some(Task::Embed.name()) { Task::Embed } else { Task::Generate };
     let models = catalog_cache::models().or_raise();
     let wanted = model.map_or(Wanted::Default, Wanted::Named);
-    let source = registry::resolve(Task::Generate, wanted, &models).or_raise().source;
+    let source = registry::resolve(task, wanted, &models).or_raise().source;
     let settings = guc::engine();
     let load = Load {
         requests: settings.max_running,

@@ -379,7 +379,7 @@ select set_eq(
         'function steadytext.any_words(regconfig,text)',
         'function steadytext.search(text,text,bigint,text,boolean,text)',
         'function steadytext.hybrid_search(text,text,bigint,bigint,double precision,text,text)',
-        'function steadytext.context_tokens(text)',
+        'function steadytext.context_tokens(text,text)',
         'function steadytext.rag(text,text,bigint,bigint,boolean,bigint,text,text,text,double precision,text,text,jsonb,text,boolean,boolean,text)',
         'function steadytext_cancel_async(uuid)',
         'function steadytext_version()',

@@ -1,6 +1,6 @@
 -- Search in what vectorizers keep: by vectors and words, filters, plans, rights, and answers from what was found.
 \ir setup.psql
-select plan(63);
+select plan(65);
 
 -- Two vectorizers whose vectors are already there: one with a table of chunks, one with a column.
 create table article (shelf integer, id bigint, title text, body text, price numeric, primary key (shelf, id));
@@ -110,7 +110,9 @@ select ok(bool_and(h.score = best.score), 'hybrid: the best one is first')
 from (select score from steadytext_hybrid_search('articles', 'text number 77', 1)) as h, (select max(score) as score from steadytext_hybrid_search('articles', 'text number 77', 50)) as best;
 select is((select count(*) from steadytext_hybrid_search('articles', 'number 9', 5, filter => 'shelf = 7')), 2::bigint, 'hybrid: a filter');
 select is(steadytext_create_text_index('articles', 'simple'), 'public.article_body_embedding_to_tsvector_idx', 'create_text_index: its name');
-select is(st_create_text_index('articles', 'english'), 'public.article_body_embedding_to_tsvector_idx', 'create_text_index: one is enough');
+select is(st_create_text_index('articles'), 'public.article_body_embedding_to_tsvector_idx', 'create_text_index: one is enough');
+select throws_ok($$ select steadytext_create_text_index('articles', 'english') $$, '42710', null, 'create_text_index: and is not that of another configuration');
+select throws_ok($$ select steadytext_create_text_index('articles', 'klingon') $$, '42704', null, 'create_text_index: a configuration that there is not');
 set local enable_seqscan = off;
 select alike(pg_temp.plan_of(replace(replace(replace(replace(replace(replace(
         steadytext.hybrid_statement(steadytext.find_search_target('articles'), null, false, (steadytext.text_index('article_body_embedding')).config),
