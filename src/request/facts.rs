@@ -42,7 +42,7 @@ impl Facts {
     pub(super) fn read(json: &str, threshold: f64) -> Result<Facts, PgError> {
         if serde_json::from_str::<Vec<IgnoredAny>>(json).is_err() {
             return Err(invalid("facts must be a JSON array of facts")
-                .hint("As [\"a fact\", \"another\"], or objects that have text or fact.")
+                .hint("As [\"a fact\", \"another\"], or objects that have text or fact; of what steadytext_extract_facts() gives, its member facts.")
                 .lasting());
         }
         let given = elements(json);
