@@ -136,7 +136,7 @@ create aggregate @extschema@.st_summarize(value text) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize(text) is
-    'Short for steadytext_summarize';
+    'steadytext_summarize, by its second name';
 
 create aggregate @extschema@.steadytext_summarize(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -162,7 +162,7 @@ create aggregate @extschema@.st_summarize(value text, metadata jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize(text, jsonb) is
-    'Short for steadytext_summarize';
+    'steadytext_summarize, by its second name';
 
 create aggregate @extschema@.steadytext_summarize_partial(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -188,7 +188,7 @@ create aggregate @extschema@.st_summarize_partial(value text, metadata jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize_partial(text, jsonb) is
-    'Short for steadytext_summarize_partial';
+    'steadytext_summarize_partial, by its second name';
 
 create aggregate @extschema@.steadytext_summarize_final(partial jsonb) (
     sfunc = steadytext.summarize_add_partial,
@@ -214,7 +214,7 @@ create aggregate @extschema@.st_summarize_final(partial jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize_final(jsonb) is
-    'Short for steadytext_summarize_final';
+    'steadytext_summarize_final, by its second name';
 
 create aggregate @extschema@.steadytext_agg(value text, task_description text) (
     sfunc = steadytext.agg_add,
@@ -240,4 +240,4 @@ create aggregate @extschema@.st_agg(value text, task_description text) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_agg(text, text) is
-    'Short for steadytext_agg';
+    'steadytext_agg, by its second name';

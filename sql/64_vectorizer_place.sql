@@ -63,6 +63,10 @@ begin
             problem := format('table %s belongs to another role than the vectorizer', v_link.tgrelid::regclass);
             return;
         end if;
+        if v_link.args[2] !~ '^[0-9]{1,4}$' or v_link.args[3] !~ '^[0-9]{1,4}$' then
+            problem := format('a trigger of table %s is not the one that was made with the vectorizer', v_link.tgrelid::regclass);
+            return;
+        end if;
         source := v_link.tgrelid::regclass;
         v_keys := v_link.args[2];
         v_embedded := v_link.args[3];

@@ -18,6 +18,37 @@ create type steadytext.search_target as (
 comment on type steadytext.search_target is
     'How the rows of a vectorizer are read: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it';
 
+create function steadytext.has_code_of_users(p_table regclass)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive types (oid) as (
+        select a.atttypid from pg_attribute as a where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped
+        union
+        select n.oid
+        from types as t
+        join pg_type as y on y.oid = t.oid
+        cross join lateral (
+            select y.typbasetype union all select y.typelem
+            union all select a.atttypid from pg_attribute as a where a.attrelid = y.typrelid and a.attnum > 0 and not a.attisdropped
+            union all select r.rngsubtype from pg_range as r where y.oid in (r.rngtypid, r.rngmultitypid)
+        ) as n(oid)
+        where n.oid <> 0::oid
+    )
+    select exists (
+        select
+        from types as t
+        join pg_cast as c on c.castsource = t.oid
+        -- Casts that came with PostgreSQL, or with an extension, are those of administrators.
+        where c.castfunc >= 16384::oid
+            and not exists (
+                select from pg_depend as d
+                where d.classid = 'pg_cast'::regclass and d.objid = c.oid and d.deptype = 'e'))
+$$;
+comment on function steadytext.has_code_of_users(regclass) is
+    'Whether a value of a table may be converted by a function that is not one of PostgreSQL''s or of an extension''s: it would run with the rights of whoever reads the table by a search';
+
 create function steadytext.find_search_target(p_vectorizer text)
 returns steadytext.search_target
 language plpgsql stable
@@ -40,6 +71,10 @@ begin
         raise exception 'vectorizer "%" has nothing to search in: %', p_vectorizer, v_place.problem
             using errcode = 'object_not_in_prerequisite_state';
     end if;
+    if steadytext.has_code_of_users(v_place.source) or steadytext.has_code_of_users(v_target) then
+        raise exception 'table % has a type with a cast of somebody''s own', v_place.source
+            using errcode = 'object_not_in_prerequisite_state', hint = 'It would run with the rights of whoever searches.';
+    end if;
     -- As vectorizers read it: rows of tables that inherit from it are not its own.
     select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_found.source
     from pg_class as c where c.oid = v_place.source::oid;
@@ -60,9 +95,11 @@ begin
     from pg_attribute as a
     join pg_type as t on t.oid = a.atttypid
     join pg_namespace as n on n.oid = t.typnamespace
+    join pg_depend as d on d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'
+    join pg_extension as e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid and e.extname = 'vector'
     where a.attrelid = v_target::oid and a.attname = v_found.embedding and not a.attisdropped;
     if not found then
-        raise exception 'column "%" of table % does not exist', v_found.embedding, v_target using errcode = 'undefined_column';
+        raise exception 'column "%" of table % does not exist, or is no vector', v_found.embedding, v_target using errcode = 'undefined_column';
     end if;
     v_found.embedding_type := format('%I.%I', v_type.nspname, v_type.typname);
     v_found.operator := format('operator(%I.%s)', v_type.nspname,

@@ -10,7 +10,8 @@ declare
 begin
     execute p_statement into v_count using p_argument;
     return v_count;
-exception when insufficient_privilege or undefined_table or undefined_column then
+exception when others then
+    -- Whatever its owner has made of a table: others' rows of the view are there all the same.
     return null;
 end
 $$;
@@ -67,7 +68,13 @@ begin
         rows := null;
         embedded := null;
         stale := null;
-        if v_place.source is not null then
+        -- A table may have code of its owner's in it, in policies or casts: it runs for the owner, and for members of the owner, and
+        -- never for a superuser who looks at all of them.
+        if v_place.source is not null
+            and (v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
+                or pg_has_role(current_user, v.owner_role::oid, 'usage')
+                    and not (select r.rolsuper from pg_roles as r where r.rolname = current_user))
+        then
             select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_table
             from pg_class as c where c.oid = v_place.source;
             rows := steadytext.vectorizer_count(format('select count(*) from %s', v_table));
@@ -122,7 +129,7 @@ comment on column @extschema@.steadytext_vectorizer_status.columns is 'The colum
 comment on column @extschema@.steadytext_vectorizer_status.destination is 'The table of the chunks and their vectors';
 comment on column @extschema@.steadytext_vectorizer_status.target_column is 'The column of the source that has the vector';
 comment on column @extschema@.steadytext_vectorizer_status.model is 'The model; NULL: the one that embeds by default';
-comment on column @extschema@.steadytext_vectorizer_status.rows is 'Rows of the table; NULL, as the following, where you may not read it';
+comment on column @extschema@.steadytext_vectorizer_status.rows is 'Rows of the table; NULL, as the following, where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';
 comment on column @extschema@.steadytext_vectorizer_status.embedded is 'Rows that have a vector';
 comment on column @extschema@.steadytext_vectorizer_status.coverage is 'embedded divided by rows';
 comment on column @extschema@.steadytext_vectorizer_status.pending is 'Rows that have changed and have not been taken up';
@@ -147,7 +154,12 @@ declare
     v record;
     v_place record;
 begin
-    for v in select d.id, d.name from @extschema@.steadytext_vectorizers as d order by d.name loop
+    for v in
+        select d.id, d.name
+        from @extschema@.steadytext_vectorizers as d
+        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        order by d.name
+    loop
         select * into v_place from steadytext.vectorizer_place(v.id);
         return query
         select v.name,

@@ -193,6 +193,7 @@ grant execute on function
         text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean),
     @extschema@.steadytext_create_text_index(text, text),
     steadytext.find_search_target(text),
+    steadytext.has_code_of_users(regclass),
     steadytext.base_type(oid),
     steadytext.key_operator(text, oid),
     steadytext.text_index(regclass),

@@ -70,6 +70,8 @@ pub(crate) fn read(
                 pg_sys::CURSOR_OPT_NO_SCROLL as i32,
             )
         };
+        // Code of the user's, which rows are made of JSON by, may close what has a name.
+        pg_sys::PinPortal(portal);
         look(&names((*portal).tupDesc))?;
         // Each piece is gone before the next one comes.
         while in_scratch(|| {
@@ -79,6 +81,7 @@ pub(crate) fn read(
             }
             Ok::<bool, PgError>(more)
         })? {}
+        pg_sys::UnpinPortal(portal);
         pg_sys::SPI_cursor_close(portal);
         pg_sys::SPI_finish();
     }

@@ -369,6 +369,7 @@ select set_eq(
         'function steadytext_rag(text,text,bigint,bigint,boolean,bigint,text,text,text,double precision,text,text,jsonb,text,boolean,boolean)',
         'function steadytext_create_text_index(text,text)',
         'function steadytext.find_search_target(text)',
+        'function steadytext.has_code_of_users(regclass)',
         'function steadytext.text_index(regclass)',
         'function steadytext.search_rows(steadytext.search_target,text)',
         'function steadytext.search_statement(steadytext.search_target,text,boolean)',

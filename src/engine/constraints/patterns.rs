@@ -72,7 +72,7 @@ pub(super) struct Pattern {
 enum Matcher {
     Regular(Validator),
     /// By steps back, made when one is needed.
-    Irregular(Value, [OnceLock<Option<Validator>>; STEPS_BACK.len()]),
+    Irregular(Value, Box<[OnceLock<Option<Validator>>; STEPS_BACK.len()]>),
 }
 
 impl Pattern {
@@ -89,7 +89,10 @@ impl Pattern {
                 let few = alone(&schema, irregular(STEPS_BACK[0])).map_err(|_| error)?;
                 let matchers: [OnceLock<Option<Validator>>; STEPS_BACK.len()] = Default::default();
                 let _ = matchers[0].set(Some(few));
-                Ok(Pattern { weight: irregular_weight(text), matcher: Matcher::Irregular(schema, matchers) })
+                Ok(Pattern {
+                    weight: irregular_weight(text),
+                    matcher: Matcher::Irregular(schema, Box::new(matchers)),
+                })
             }
         }
     }
@@ -101,7 +104,7 @@ impl Pattern {
                 spend(regular_steps(length, self.weight)) && matcher.is_valid(instance)
             }
             Matcher::Irregular(schema, matchers) => {
-                for (most, matcher) in STEPS_BACK.iter().zip(matchers) {
+                for (most, matcher) in STEPS_BACK.iter().zip(matchers.iter()) {
                     if !spend(irregular_steps(length, self.weight, *most)) {
                         return false;
                     }

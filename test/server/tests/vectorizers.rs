@@ -377,3 +377,104 @@ fn a_database_with_vectorizers_can_be_dropped_and_copied() {
     session.run("drop database other");
     session.run("drop database copied");
 }
+
+/// A cluster with a user who keeps a vectorizer, and that user's session.
+fn with_a_user() -> (Cluster, Session, Session) {
+    let (cluster, mut session) = prepared();
+    session.run(
+        "create role evil login; grant steadytext_user to evil; create schema evil authorization evil;
+         create table other (id int primary key, body text); insert into other values (1, 'words of another role');
+         select steadytext_create_vectorizer('other', array['body'], index => 'none')",
+    );
+    let evil = cluster.session_as("postgres", "evil");
+    (cluster, session, evil)
+}
+
+#[test]
+fn what_the_code_of_an_owner_sets_ends_with_it() {
+    let (_cluster, mut session, mut evil) = with_a_user();
+    evil.run(
+        "create table evil.t (id int primary key, body text);
+         select steadytext_create_vectorizer('evil.t', array['body'], name => 'evil', index => 'none');
+         create function evil.jsonb_array_length(jsonb) returns int language plpgsql as $$
+             begin execute 'alter role evil superuser'; return pg_catalog.jsonb_array_length($1); end $$;
+         create function evil.jsonb_array_elements(jsonb) returns setof jsonb language plpgsql as $$
+             begin execute 'alter role evil superuser'; return query select pg_catalog.jsonb_array_elements($1); end $$;
+         create function evil.settings() returns trigger language plpgsql as $$
+             begin
+                 perform set_config('search_path', 'evil, pg_catalog', false);
+                 perform set_config('default_transaction_read_only', 'on', false);
+                 perform set_config('statement_timeout', '1', false);
+                 return new;
+             end $$;
+         create trigger settings before insert on evil.t_body_embedding for each row execute function evil.settings();
+         insert into evil.t select i, 'text ' || i from generate_series(1, 20) as i",
+    );
+    rest(&mut session);
+    assert_eq!(session.one::<i64>("select count(*) from evil.t_body_embedding"), 20, "the trigger has run");
+    assert!(!session.one::<bool>("select rolsuper from pg_roles where rolname = 'evil'"));
+    session.run("update other set body = 'other words'");
+    rest(&mut session);
+    assert_eq!(session.one::<String>("select chunk from other_body_embedding"), "other words");
+}
+
+#[test]
+fn who_looks_at_vectorizers_or_searches_runs_nothing_of_their_owners() {
+    let (_cluster, mut session, mut evil) = with_a_user();
+    evil.run(
+        "create table evil.ran (by name);
+         grant insert, select on evil.ran to public; grant usage on schema evil to public;
+         create table evil.t (id int primary key, body text);
+         select steadytext_create_vectorizer('evil.t', array['body'], name => 'evil', index => 'none');
+         insert into evil.t values (1, 'text')",
+    );
+    rest(&mut session);
+    evil.run(
+        "grant select on evil.t, evil.t_body_embedding to public;
+         create type evil.number as enum ('1');
+         create function evil.number_int(evil.number) returns int language plpgsql as $$
+             begin insert into evil.ran values (current_user); return 1; end $$;
+         create cast (evil.number as int) with function evil.number_int(evil.number) as implicit;
+         create function evil.number_json(evil.number) returns json language plpgsql as $$
+             begin insert into evil.ran values (current_user); return '1'; end $$;
+         create cast (evil.number as json) with function evil.number_json(evil.number);
+         alter table evil.t_body_embedding alter column seq type evil.number using '1'::evil.number;
+         alter table evil.t add column more evil.number default '1'",
+    );
+    session.run("select count(*) from steadytext_vectorizer_status; select count(*) from steadytext_vectorizer_errors");
+    let counts: Option<i64> =
+        session.one("select rows from steadytext_vectorizer_status where name = 'evil'");
+    assert_eq!(counts, None);
+    for search in ["search", "hybrid_search"] {
+        let error = session.error(&format!("select * from steadytext_{search}('evil', 'text')"));
+        assert_eq!(error.code().code(), "55000", "{error}");
+    }
+    assert_eq!(session.one::<i64>("select count(*) from evil.ran"), 0);
+    // A trigger that was made by hand spoils nobody's views.
+    let id: String = evil.one("select id::text from steadytext_vectorizers where name = 'evil'");
+    evil.run(&format!(
+        "create table evil.fake (id int primary key, body text);
+         create trigger fake after insert or delete or update of id, body on evil.fake
+             for each row execute function steadytext.note_row('{id}', 'x', 'y');
+         drop table evil.t"
+    ));
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_status"), 2);
+    session.run("select count(*) from steadytext_vectorizer_errors");
+    evil.run("select steadytext_drop_vectorizer('evil')");
+}
+
+#[test]
+fn a_cursor_that_code_in_its_query_closes_is_an_error() {
+    let (_cluster, mut session, mut evil) = with_a_user();
+    evil.run(
+        "create type evil.letter as enum ('a');
+         create function evil.letter_json(evil.letter) returns json language plpgsql as $$ begin execute 'close all'; return '1'; end $$;
+         create cast (evil.letter as json) with function evil.letter_json(evil.letter)",
+    );
+    let error = evil.error(
+        "select steadytext_enqueue_query($q$ select 'hi' as prompt, 'a'::evil.letter as key from generate_series(1, 500) $q$, 'embed')",
+    );
+    assert!(error.message().contains("pinned portal"), "{error}");
+    // The server is the same one.
+    assert_eq!(session.one::<i64>("select count(*) from other"), 1);
+}
