@@ -18,6 +18,7 @@ const MAX_METADATA_ELEMENTS: usize = 256;
 
 /// The summary of a text.
 #[pg_extern(immutable, parallel_safe)]
+#[allow(clippy::too_many_arguments, reason = "the contract's signature")]
 fn summarize_text(
     input_text: Option<&str>,
     metadata: Option<Jsonb<'_>>,

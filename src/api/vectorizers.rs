@@ -21,9 +21,12 @@ type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible
 /// How long each part of a step may take after the step as a whole has taken too long.
 const RENEWED_LIMIT: Duration = Duration::from_secs(5);
 
+/// Statements by the types of their columns.
+type Plans = HashMap<(Vec<pg_sys::Oid>, bool), Rc<SavedPlan>>;
+
 thread_local! {
     /// The statements that note a key, by the types of its columns, and whether the table is a partition.
-    static PLANS: RefCell<HashMap<(Vec<pg_sys::Oid>, bool), Rc<SavedPlan>>> = RefCell::new(HashMap::new());
+    static PLANS: RefCell<Plans> = RefCell::new(HashMap::new());
 }
 
 /// AFTER triggers on vectorized tables and on the tables of their vectors.

@@ -277,8 +277,8 @@ mod tests {
         let mut from = vec![Some(0)];
         while from.iter().any(Option::is_some) {
             passes += 1;
-            for path in 0..from.len() {
-                let Some(begin) = from[path] else { continue };
+            for (path, from) in from.iter_mut().enumerate() {
+                let Some(begin) = *from else { continue };
                 let tokens: Vec<u32> = answers.tokens(path).collect();
                 for (row, wanted) in answers.wanted(path, begin..tokens.len() + 1) {
                     let logits = logits(&tokens[..begin + row]);
@@ -286,7 +286,7 @@ mod tests {
                     answers.take(&wanted, &values);
                 }
                 rows += tokens.len() + 1 - begin;
-                from[path] = answers.advance(path).map(|shared| shared + 1);
+                *from = answers.advance(path).map(|shared| shared + 1);
             }
             while from.len() < paths && answers.widen() {
                 from.push(Some(1));
