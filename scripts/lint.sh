@@ -200,7 +200,9 @@ open_scripts() {
 # short for the other, and its comment says what is different.
 written_twins() {
     local script
-    files '^(sql|migrations)/.*\.sql$' | xargs -r grep -nHE "'Short for steadytext_"
+    # Those of aggregates cannot be made of anything.
+    files '^(sql|migrations)/.*\.sql$' | xargs -r awk \
+        '/Short for steadytext_/ && before !~ /^comment on aggregate / { print FILENAME ":" FNR ": " $0 } { before = $0 }'
     for script in $(files '^migrations/.*\.sql$'); do
         if grep -qiE '^create (or replace )?function @extschema@\.steadytext_' "$script" &&
             ! grep -qF 'select steadytext.make_twin' "$script"; then

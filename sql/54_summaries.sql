@@ -136,7 +136,7 @@ create aggregate @extschema@.st_summarize(value text) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize(text) is
-    'steadytext_summarize, by its second name';
+    'Short for steadytext_summarize';
 
 create aggregate @extschema@.steadytext_summarize(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -162,7 +162,7 @@ create aggregate @extschema@.st_summarize(value text, metadata jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize(text, jsonb) is
-    'steadytext_summarize, by its second name';
+    'Short for steadytext_summarize';
 
 create aggregate @extschema@.steadytext_summarize_partial(value text, metadata jsonb) (
     sfunc = steadytext.summarize_add,
@@ -188,7 +188,7 @@ create aggregate @extschema@.st_summarize_partial(value text, metadata jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize_partial(text, jsonb) is
-    'steadytext_summarize_partial, by its second name';
+    'Short for steadytext_summarize_partial';
 
 create aggregate @extschema@.steadytext_summarize_final(partial jsonb) (
     sfunc = steadytext.summarize_add_partial,
@@ -214,7 +214,7 @@ create aggregate @extschema@.st_summarize_final(partial jsonb) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_summarize_final(jsonb) is
-    'steadytext_summarize_final, by its second name';
+    'Short for steadytext_summarize_final';
 
 create aggregate @extschema@.steadytext_agg(value text, task_description text) (
     sfunc = steadytext.agg_add,
@@ -240,4 +240,4 @@ create aggregate @extschema@.st_agg(value text, task_description text) (
     parallel = safe
 );
 comment on aggregate @extschema@.st_agg(text, text) is
-    'steadytext_agg, by its second name';
+    'Short for steadytext_agg';

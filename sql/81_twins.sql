@@ -13,6 +13,8 @@ create function steadytext.make_twin(p_function regprocedure)
 returns regprocedure
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+-- Bodies are read as they are written here, whatever the session has set.
+set quote_all_identifiers = off
 as $$
 declare
     v_long record;

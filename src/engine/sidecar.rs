@@ -27,7 +27,8 @@ pub(crate) fn open_ours(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
     let file = options.custom_flags(flags.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    if ours && metadata.is_file() && metadata.nlink() == 1 && metadata.mode() & 0o022 == 0 {
+    // None where it was removed meanwhile.
+    if ours && metadata.is_file() && metadata.nlink() <= 1 && metadata.mode() & 0o022 == 0 {
         Ok(file)
     } else {
         Err(io::ErrorKind::PermissionDenied.into())

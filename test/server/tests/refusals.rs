@@ -172,9 +172,9 @@ fn neither_does_copy_show_the_row_that_is_refused_nor_one_whose_triggers_are_off
             "column \"id\"",
         ),
         (
-            "cache_key, prompt, request_type",
+            "cache_key, prompt, access_count",
             format!("'{SECRET}', '{SECRET}', null"),
-            "column \"request_type\"",
+            "column \"access_count\"",
         ),
     ] {
         let error = copied(&mut session, cache, columns, &values);
@@ -196,7 +196,7 @@ fn neither_does_copy_show_the_row_that_is_refused_nor_one_whose_triggers_are_off
         format!(
             "insert into {queue} (request_type, prompt, request_id) values ('generate', '{SECRET}', null)"
         ),
-        format!("insert into {cache} (cache_key, prompt, request_type) values ('k', '{SECRET}', null)"),
+        format!("insert into {cache} (cache_key, prompt, access_count) values ('k', '{SECRET}', null)"),
         format!(
             "insert into {cache} (id, cache_key, prompt, request_type) overriding system value values (null, 'k', '{SECRET}', 'generate')"
         ),
