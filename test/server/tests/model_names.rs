@@ -212,6 +212,14 @@ fn the_default_is_set_on_every_level_and_a_queued_request_keeps_that_of_its_sess
     wait_until("the setting is known", || {
         session.one("select current_setting('pg_steadytext.embedding_model') = 'server'")
     });
+    // Each process reads it for itself, the worker too.
+    wait_until("the worker knows it", || {
+        let id = session.embed("anything", "use_cache => false");
+        wait_until("it has ended", || {
+            !["pending", "processing"].contains(&session.request(id).status.as_str())
+        });
+        session.request(id).status == "completed"
+    });
     says(&cluster, "server");
     session.run("select steadytext_config_set('embedding_model', 'config')");
     says(&cluster, "config");
