@@ -186,7 +186,8 @@ impl<'a> Firing<'a> {
     }
 }
 
-/// Types that to_jsonb() writes in a way that no setting changes.
+/// Types that to_jsonb() writes as JSON has them. Settings of the session change how floating-point numbers are written, and what is made a
+/// text elsewhere: `docs/vectorizers.md` says so under its limits.
 fn is_plain(kind: pg_sys::Oid) -> bool {
     matches!(
         kind,
