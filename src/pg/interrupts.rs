@@ -20,6 +20,9 @@ unsafe extern "C-unwind" {
 }
 
 /// Installs the handlers of a worker that acts on its own interrupts, and lets signals in.
+///
+/// A background worker is started with SIGHUP ignored: one that comes before this is lost, and the process
+/// would keep the settings that it was forked with. So it reads the configuration now.
 pub(crate) fn accept_signals() {
     // SAFETY: PostgreSQL's own handlers, for a process that has just been started with signals blocked. `die`
     // sets the flag that `termination_requested` reads, so that a worker waiting for a lock stops too.
@@ -27,7 +30,9 @@ pub(crate) fn accept_signals() {
         pqsignal(libc::SIGTERM, Some(die));
         pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::ConfigReloadPending = 1;
     }
+    reload_configuration();
 }
 
 /// Whether SIGTERM has arrived.
