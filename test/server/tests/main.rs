@@ -53,6 +53,7 @@ mod standby;
 mod summaries;
 mod sync;
 mod transactions;
+mod vectorizer_processes;
 mod vectorizers;
 mod verbs;
 mod wake;
