@@ -39,12 +39,20 @@ $$;
 SQL
 run -c "insert into texts (body) select 'VACUUM reclaims storage, number ' || i from generate_series(1, $rows) as i" -c "analyze texts"
 
-# timed SQL: seconds until all of it is done.
+# spent: seconds of processors that the server has taken up to now, those of processes that have ended included.
+postmaster=$(run -c "select split_part(pg_read_file('postmaster.pid'), E'\n', 1)")
+spent() {
+    cat "/proc/$postmaster/stat" $(pgrep -P "$postmaster" | sed 's|.*|/proc/&/stat|') 2>/dev/null |
+        sed 's/.*) //' | awk -v postmaster="$postmaster" -v hertz="$(getconf CLK_TCK)" '
+            { sum += $12 + $13 } NR == 1 { sum += $14 + $15 } END { print sum / hertz }'
+}
+# timed SQL: seconds until all of it is done, and seconds of processors that it took.
 timed() {
-    local begun
+    local begun before
     begun=$(date +%s.%N)
+    before=$(spent)
     run -c "$1" -c "call finish()" >/dev/null
-    echo "$(date +%s.%N) $begun" | awk '{ print $1 - $2 }'
+    echo "$(date +%s.%N) $begun $(spent) $before" | awk '{ print $1 - $2, $3 - $4 }'
 }
 sync=$(timed "do \$\$ begin for i in 0 .. ($rows - 1) / 1000 loop
     perform steadytext_embed_batch(array_agg(body), use_cache => false) from texts where id > i * 1000 and id <= (i + 1) * 1000; commit; end loop; end \$\$")
@@ -52,7 +60,9 @@ queue=$(timed "insert into steadytext_queue (request_type, prompts, params)
     select 'batch_embed', array_agg(body), '{\"use_cache\": false}' from texts group by id / 250")
 vectorizer=$(timed "select steadytext_create_vectorizer('texts', array['body'], index => 'none')")
 echo "$rows $queue $vectorizer $sync" | awk '{ printf "rows/s: steadytext_embed_batch %.0f, requests %.0f, vectorizer %.0f (%.0f %% of steadytext_embed_batch, %.0f %% of requests)\n",
-    $1 / $4, $1 / $2, $1 / $3, 100 * $4 / $3, 100 * $2 / $3 }'
+    $1 / $6, $1 / $2, $1 / $4, 100 * $6 / $4, 100 * $2 / $4
+    printf "ms of processors for each row: steadytext_embed_batch %.2f, requests %.2f, vectorizer %.2f (%.0f %% of steadytext_embed_batch\047s rows for the same work)\n",
+    1000 * $7 / $1, 1000 * $3 / $1, 1000 * $5 / $1, 100 * $7 / $5 }'
 
 run -c "select steadytext_create_vectorizer('noted', array['body'])" -c "select steadytext_pause_vectorizer('noted_body')" >/dev/null
 # load TABLE: seconds that one statement takes for 100,000 rows of 200 bytes.
