@@ -181,6 +181,21 @@ comment on column @extschema@.steadytext_vectorizer_state.overruns is
     'Steps that took too long, one after another; the next one is waited for twice as long';
 comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
 
+-- Of roles and not of definitions, which their owners drop and make anew. Nobody but the processes reads or writes it, and it is in no dump.
+create table @extschema@.steadytext_vectorizer_offenders (
+    owner oid constraint steadytext_vectorizer_offenders_pkey primary key,
+    overruns integer not null,
+    slow_until timestamptz not null,
+    retry_at timestamptz not null
+);
+comment on table @extschema@.steadytext_vectorizer_offenders is
+    'Roles with vectorizers whose steps did not end when their time was over, so that the process had to be ended';
+comment on column @extschema@.steadytext_vectorizer_offenders.owner is 'The role';
+comment on column @extschema@.steadytext_vectorizer_offenders.overruns is 'How often that has happened, one time after another';
+comment on column @extschema@.steadytext_vectorizer_offenders.slow_until is 'Until then all its vectorizers are the patient process''s';
+comment on column @extschema@.steadytext_vectorizer_offenders.retry_at is 'None of them is tried before then';
+comment on constraint steadytext_vectorizer_offenders_pkey on @extschema@.steadytext_vectorizer_offenders is 'One row per role';
+
 -- Everybody who may enqueue sees the definitions, as the catalogs show tables to everybody: a search by another role needs
 -- them. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.
 create function steadytext.owns_vectorizer(p_id uuid)

@@ -35,15 +35,16 @@ create trigger wake_vectorizers after insert or update or delete on @extschema@.
 comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'What is asked for by a definition is begun at once';
 alter table @extschema@.steadytext_vectorizers enable always trigger wake_vectorizers;
 
-create function steadytext.is_for_patient_process(p_is_ready boolean, p_slow_until timestamptz)
+create function steadytext.is_for_patient_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
 returns boolean
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(p_is_ready, false) or coalesce(p_slow_until > clock_timestamp(), false)
+        or exists (select from @extschema@.steadytext_vectorizer_offenders as o where o.owner = p_owner and o.slow_until > clock_timestamp())
 $$;
-comment on function steadytext.is_for_patient_process(boolean, timestamptz) is
-    'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state';
+comment on function steadytext.is_for_patient_process(boolean, timestamptz, oid) is
+    'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state and by its owner';
 
 create function steadytext.vectorizers_due(p_look boolean, p_patient boolean)
 returns table (id uuid, owner oid)
@@ -53,6 +54,7 @@ as $$
 #variable_conflict use_column
 begin
     if p_look and not p_patient then
+        delete from @extschema@.steadytext_vectorizer_offenders as o where o.slow_until < clock_timestamp() - interval '1 day';
         -- What is left of definitions that are gone.
         delete from @extschema@.steadytext_vectorizer_work as w
         where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = w.vectorizer_id);
@@ -68,7 +70,10 @@ begin
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
     where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp())
-        and steadytext.is_for_patient_process(s.is_ready, s.slow_until) = p_patient
+        and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_patient
+        and not exists (
+            select from @extschema@.steadytext_vectorizer_offenders as o
+            where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
         and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null
             or exists (
                 select from @extschema@.steadytext_vectorizer_batches as b
@@ -104,9 +109,11 @@ begin
             min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_patient = p_patient) as retry_at,
             min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_patient) as changes_at
         from (
-            select v.id, s.retry_at, s.slow_until, not v.is_paused and steadytext.is_for_patient_process(s.is_ready, s.slow_until) as is_patient
+            select v.id, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
+                not v.is_paused and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_patient
             from @extschema@.steadytext_vectorizers as v
             left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
+            left join @extschema@.steadytext_vectorizer_offenders as o on o.owner = v.owner_role::oid
         ) as o
     ) as l;
 end
@@ -123,6 +130,16 @@ begin
     insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id)
     select v.id from @extschema@.steadytext_vectorizers as v where v.id = p_id
     on conflict do nothing;
+    if p_code is null then
+        insert into @extschema@.steadytext_vectorizer_offenders as o (owner, overruns, slow_until, retry_at)
+        select v.owner_role::oid, 1, clock_timestamp() + interval '10 minutes', clock_timestamp() + interval '30 seconds'
+        from @extschema@.steadytext_vectorizers as v
+        where v.id = p_id
+        on conflict (owner) do update set
+            overruns = least(o.overruns + 1, 20),
+            slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ o.overruns, interval '1 day'),
+            retry_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ o.overruns, interval '6 hours');
+    end if;
     if coalesce(p_code, '57014') = '57014' then
         -- The patient process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
         -- twice as long after each time.

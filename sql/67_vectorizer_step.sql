@@ -258,7 +258,7 @@ begin
     on conflict do nothing;
     -- The other process may be at it.
     select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
-    if not found or steadytext.is_for_patient_process(v_state.is_ready, v_state.slow_until) <> p_patient then
+    if not found or steadytext.is_for_patient_process(v_state.is_ready, v_state.slow_until, v_definition.owner) <> p_patient then
         return false;
     end if;
     if v_statements.problem is not null then

@@ -77,7 +77,10 @@ fn code_that_catches_its_cancel_stops_nobody_else() {
         .unwrap();
     assert!(state == "broken" && problem.contains("catches the cancel"), "{state}: {problem}");
     // It is not the prompt process's any more, so that others do not wait for it again.
-    session.run("update steadytext_vectorizer_state set retry_at = null where problem is not null");
+    session.run(
+        "update steadytext_vectorizer_state set retry_at = null where problem is not null;
+         update steadytext_vectorizer_offenders set retry_at = now()",
+    );
     wait_until("it is tried again by the patient process", || {
         session.one("select exists (select from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer' and wait_event = 'PgSleep')")
     });
@@ -89,7 +92,15 @@ fn code_that_catches_its_cancel_stops_nobody_else() {
         "select exists (select from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer' and wait_event = 'PgSleep')"
     ));
     // Nothing of it is lost.
-    assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizer_batches"), 1);
+    assert!(session.one::<i64>("select count(*) from steadytext_vectorizer_batches") > 0);
+    // A new definition of the same owner is where the old one was.
+    evil.run(
+        "create table evil.u (id int primary key, body text);
+         select steadytext_create_vectorizer('evil.u', array['body'], name => 'another', index => 'none')",
+    );
+    assert!(session.one::<bool>(
+        "select steadytext.is_for_patient_process(false, null, owner_role::oid) from steadytext_vectorizers where name = 'another'"
+    ));
 }
 
 #[test]
