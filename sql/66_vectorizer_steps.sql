@@ -221,7 +221,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_most integer := least(255, steadytext.config_integer('max_batch_size') - 1);
+    v_most integer := least(511, steadytext.config_integer('max_batch_size') - 1);
     v_limit integer := steadytext.config_integer('max_batch_size') - 1;
     v_definition record;
     v_item jsonb;
@@ -275,13 +275,12 @@ end
 $$;
 comment on function steadytext.make_vectorizer_batches(uuid, jsonb, oid) is 'Makes requests of the texts of rows; called by the steps';
 
-create function steadytext.read_vectorizer_rows(p_id uuid, p_keys jsonb)
+create function steadytext.read_vectorizer_rows(p_id uuid, p_statements record, p_keys jsonb)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
     v_ranges integer[] := array[1, jsonb_array_length(p_keys)];
     v_from integer;
     v_to integer;
@@ -292,7 +291,6 @@ declare
     v_message text;
     v_code text;
 begin
-    select * into v_statements from steadytext.vectorizer_statements(p_id);
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -300,15 +298,15 @@ begin
         from jsonb_array_elements(p_keys) with ordinality as e(element, n)
         where e.n between v_from and v_to;
         begin
-            v_rows := coalesce(steadytext.run_as(v_statements.owner, v_statements.read_rows, v_part), '[]');
+            v_rows := coalesce(steadytext.run_as(p_statements.owner, p_statements.read_rows, v_part), '[]');
             -- What is gone, or has nothing to embed any more, has no vector.
             select jsonb_agg(r.row -> 'key') into v_part
             from jsonb_array_elements(v_rows) as r(row)
             where not (r.row -> 'found')::boolean
                 or not (r.row -> 'same')::boolean and coalesce(jsonb_typeof(r.row -> 'chunks'), 'null') <> 'array';
             if v_part is not null then
-                v_locked := steadytext.run_as(v_statements.owner, v_statements.blank_vectors, v_part);
-                if v_statements.is_column then
+                v_locked := steadytext.run_as(p_statements.owner, p_statements.blank_vectors, v_part);
+                if p_statements.is_column then
                     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
                     select p_id, v_part -> (l.n::integer - 1), clock_timestamp() + interval '2 seconds'
                     from jsonb_array_elements(v_locked) as l(n);
@@ -325,7 +323,7 @@ begin
             from jsonb_array_elements(v_rows) with ordinality as r(row, n)
             where jsonb_typeof(r.row -> 'chunks') = 'array';
             if v_rows is not null then
-                perform steadytext.make_vectorizer_batches(p_id, v_rows, v_statements.owner);
+                perform steadytext.make_vectorizer_batches(p_id, v_rows, p_statements.owner);
             end if;
             v_ranges := v_ranges[3 :];
         exception when others or query_canceled or assert_failure then
@@ -359,16 +357,15 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.read_vectorizer_rows(uuid, jsonb) is
+comment on function steadytext.read_vectorizer_rows(uuid, record, jsonb) is
     'Reads rows by their keys and makes requests of them; what is wrong with one of them becomes its failure. Called by the steps';
 
-create function steadytext.write_vectors(p_id uuid, p_items jsonb, p_request uuid, p_model bytea)
+create function steadytext.write_vectors(p_id uuid, p_statements record, p_items jsonb, p_request uuid, p_model bytea)
 returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
     v_ranges integer[] := array[1, jsonb_array_length(p_items)];
     v_from integer;
     v_to integer;
@@ -381,7 +378,6 @@ declare
     v_message text;
     v_code text;
 begin
-    select * into v_statements from steadytext.vectorizer_statements(p_id);
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -389,11 +385,11 @@ begin
         from jsonb_array_elements(p_items) with ordinality as e(element, n)
         where e.n between v_from and v_to;
         begin
-            if v_statements.is_column then
-                v_done := steadytext.run_as(v_statements.owner, v_statements.write_vectors,
+            if p_statements.is_column then
+                v_done := steadytext.run_as(p_statements.owner, p_statements.write_vectors,
                     jsonb_build_object('items', v_part, 'request', p_request, 'model', encode(p_model, 'hex')));
                 v_written := v_written + coalesce(jsonb_array_length(v_done), 0);
-                v_left := steadytext.run_as(v_statements.owner, v_statements.present, v_part);
+                v_left := steadytext.run_as(p_statements.owner, p_statements.present, v_part);
                 select jsonb_agg(v_part -> (l.n - 1)) into v_left
                 from (
                     select n::integer from jsonb_array_elements(v_left) as l(n)
@@ -401,7 +397,7 @@ begin
                 ) as l;
                 if v_left is not null then
                     -- Either somebody has the row locked, or a trigger has kept the vector out without an error.
-                    v_present := coalesce(steadytext.run_as(v_statements.owner, v_statements.lockable, v_left), '[]');
+                    v_present := coalesce(steadytext.run_as(p_statements.owner, p_statements.lockable, v_left), '[]');
                     perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the vector from being written', '09000')
                     from jsonb_array_elements(v_left) with ordinality as l(item, n)
                     where v_present @> to_jsonb(l.n);
@@ -411,13 +407,13 @@ begin
                     where not v_present @> to_jsonb(l.n);
                 end if;
             else
-                v_present := steadytext.run_as(v_statements.owner, v_statements.present, v_part);
+                v_present := steadytext.run_as(p_statements.owner, p_statements.present, v_part);
                 select jsonb_agg(v_part -> (n::integer - 1)), jsonb_agg(v_part -> (n::integer - 1) -> 'key')
                 into v_part, v_left
                 from jsonb_array_elements(v_present) as p(n);
                 if v_part is not null then
-                    perform steadytext.run_as(v_statements.owner, v_statements.delete_vectors, v_left);
-                    perform steadytext.run_as(v_statements.owner, v_statements.write_vectors,
+                    perform steadytext.run_as(p_statements.owner, p_statements.delete_vectors, v_left);
+                    perform steadytext.run_as(p_statements.owner, p_statements.write_vectors,
                         jsonb_build_object('items', v_part, 'request', p_request, 'model', encode(p_model, 'hex')));
                     v_written := v_written + jsonb_array_length(v_part);
                 end if;
@@ -453,5 +449,5 @@ begin
     return v_written;
 end
 $$;
-comment on function steadytext.write_vectors(uuid, jsonb, uuid, bytea) is
+comment on function steadytext.write_vectors(uuid, record, jsonb, uuid, bytea) is
     'Writes vectors for rows whose text is still the one that was embedded; what is wrong with one of them becomes its failure. Called by the steps';

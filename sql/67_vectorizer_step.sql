@@ -81,7 +81,7 @@ begin
                 where s.vectorizer_id = p_id;
                 v_pause := interval '1 minute';
             else
-                v_written := steadytext.write_vectors(p_id, v_batch.keys, v_batch.request_id, v_model);
+                v_written := steadytext.write_vectors(p_id, p_statements, v_batch.keys, v_batch.request_id, v_model);
                 update @extschema@.steadytext_vectorizer_state as s set
                     embedded_total = s.embedded_total + v_written,
                     model_hash = v_model,
@@ -198,14 +198,14 @@ as $$
             from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and num_nonnulls(w.key, w.keys) > 0 and (w.run_after is null or w.run_after <= clock_timestamp())
             order by w.id
-            limit 250
+            limit 500
         ) as o
     ),
     taken as (
         delete from @extschema@.steadytext_vectorizer_work as w
         where w.id = any (array(
             select h.id from @extschema@.steadytext_vectorizer_work as h
-            where h.id = any (array(select o.id from oldest as o where o.upto <= 250 or o.upto = o.key_count))
+            where h.id = any (array(select o.id from oldest as o where o.upto <= 500 or o.upto = o.key_count))
             for update skip locked))
         returning w.key, w.keys, w.is_forced
     )
@@ -324,7 +324,7 @@ begin
     if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
         v_keys := steadytext.take_vectorizer_work(p_id);
         if v_keys is not null then
-            perform steadytext.read_vectorizer_rows(p_id, v_keys);
+            perform steadytext.read_vectorizer_rows(p_id, v_statements, v_keys);
             return true;
         end if;
     end if;
