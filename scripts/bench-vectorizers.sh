@@ -32,7 +32,7 @@ begin
             and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed)
                 = (select count(*) from steadytext_vectorizers where not is_paused);
         commit;
-        perform pg_sleep(0.02);
+        perform pg_sleep(0.1);
     end loop;
 end
 $$;
