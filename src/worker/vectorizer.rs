@@ -70,6 +70,11 @@ impl Supervision {
         self.notes_seen = notes;
         for lane in Lane::ALL {
             let index = lane as usize;
+            // The prompt process asks for the other one when there is something for it.
+            if lane == Lane::Patient && slot.vectorizers[Lane::Prompt as usize].pid.load(SeqCst) == 0 {
+                self.wanted[index] = false;
+                continue;
+            }
             if !self.wanted[index]
                 || Instant::now() < self.not_before[index]
                 || slot.vectorizers[index].pid.load(SeqCst) != 0
