@@ -73,7 +73,7 @@ api: pg registry request cache
 worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
-api_files='refuse trouble connection pull call role_id protocol cancel result tables status prompt models diagnose cache_admin cache_lookup
+api_files='refuse trouble connection pull call role_id protocol elsewhere cancel result tables status prompt models diagnose cache_admin cache_lookup
     enqueue insert_trigger sync chat details tokens rerank constrained verbs verify exchange'
 request_files='defaults usage arguments ranking categories answer prompts verbs subtasks asked values constraint batch_checks params options
     conversation verb_checks checks work'

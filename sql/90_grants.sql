@@ -159,7 +159,10 @@ to steadytext_admin;
 
 -- The protocol.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
+    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
+    steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.complete_reports(text, bigint[], integer[], bytea[]),
+    steadytext.worker_models(),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(

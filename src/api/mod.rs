@@ -10,6 +10,7 @@ mod connection;
 mod constrained;
 mod details;
 mod diagnose;
+mod elsewhere;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;

@@ -77,6 +77,22 @@ impl Resolved {
         Ok(Resolved { source, name: name.to_owned(), sha256, embedding, ..Resolved::builtin(false) })
     }
 
+    /// One whose file is on another machine.
+    pub(super) fn elsewhere(row: &Model) -> Resolved {
+        Resolved {
+            source: ModelSource::File(row.file.clone().into()),
+            name: row.name.clone(),
+            sha256: row.sha256,
+            embedding: Arc::new(Embedding::of(Some(row), None)),
+            ..Resolved::builtin(false)
+        }
+    }
+
+    /// What the content of its file must be, where that is written down.
+    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        self.sha256
+    }
+
     /// What is known of its embeddings.
     pub(crate) fn embedding(&self) -> &Arc<Embedding> {
         &self.embedding
@@ -227,7 +243,8 @@ impl Search {
 /// 42710 where there are several of the last kind.
 pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Search, PgError> {
     let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
-    let mut rows: Vec<&Model> = models.iter().filter(|model| model.task == task.name()).collect();
+    let is_here = |model: &&Model| model.task == task.name() && !model.is_elsewhere();
+    let mut rows: Vec<&Model> = models.iter().filter(is_here).collect();
     if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
         rows.sort_by_key(|model| !model.is_fallback);
     }

@@ -51,3 +51,4 @@ mod sync;
 mod transactions;
 mod verbs;
 mod wake;
+mod workers_elsewhere;

@@ -1,0 +1,198 @@
+//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that as an answer.
+//!
+//! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and work and
+//! nothing of parameters, so there is one place that says what a row means.
+//!
+//! Invariant: what comes back can be anything. It is read within bounds and compared with what was asked.
+
+use pgrx::prelude::*;
+use pgrx::{Array, name};
+use serde_json::Value;
+use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble};
+
+use crate::pg::catalog_cache;
+use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::pg::jsonb::Jsonb;
+use crate::registry::{Resolved, default_names};
+use crate::request::params::{self, Unused};
+use crate::request::{Answer, Asked, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected};
+
+/// The texts of a row.
+type Texts<'a> = Option<Array<'a, &'a str>>;
+
+/// A row of the queue as work for an engine of the same version.
+#[pg_extern(volatile, parallel_unsafe)]
+fn prepared_work(
+    version: Option<&str>,
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+) -> Vec<u8> {
+    check_version(version).or_raise();
+    let prepared = match work(request_type.unwrap_or_default(), prompt, prompts, params) {
+        Ok((subtasks, model)) => Prepared::Errand(Errand {
+            model: model.wanted_model(),
+            works: (0..subtasks.len()).map(|index| subtasks.work_for(index, &model)).collect(),
+        }),
+        Err(error) => Prepared::Refused(Refusal {
+            message: with_hint(&error),
+            code: error.sqlstate(),
+            retry: error.is_transient(),
+        }),
+    };
+    errand::encode(&prepared).map_err(|error| Failure::from(error).error).or_raise()
+}
+
+/// What a worker says of a row that it has computed, in the form in which the protocol's other functions take it.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn read_report(
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    report: Option<&[u8]>,
+) -> TableIterator<
+    'static,
+    (
+        name!(result, Option<String>),
+        name!(numbers, Option<Vec<f32>>),
+        name!(vector_length, i32),
+        name!(vector_count, Option<i32>),
+        name!(list, Option<Vec<String>>),
+        name!(prompt_tokens, Option<i32>),
+        name!(cached_tokens, Option<i32>),
+        name!(generated_tokens, Option<i32>),
+        name!(finish_reason, Option<&'static str>),
+        name!(first_token_ms, Option<i32>),
+        name!(error, Option<String>),
+        name!(error_code, Option<String>),
+        name!(retry, bool),
+    ),
+> {
+    let failed = |failure: Failure| {
+        let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
+        let retry = failure.retry;
+        (None, None, 0, None, None, None, None, None, None, None, Some(error), Some(code), retry)
+    };
+    let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
+        Err(failure) => failed(failure),
+        Ok((answer, usage)) => {
+            let list = answer.list().map(|list| list.into_iter().map(str::to_owned).collect());
+            let (text, vectors, is_many) = match answer {
+                Answer::Text(text) => (Some(text), Vec::new(), false),
+                Answer::Embedding(vector) => (None, vec![vector], false),
+                Answer::Embeddings(vectors) => (None, vectors, true),
+                Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new(), false),
+                Answer::Categories(categories) => (Some(categories.json()), Vec::new(), false),
+                // No row of the queue asks for these.
+                Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) | Answer::Verification(_) => {
+                    (None, Vec::new(), false)
+                }
+            };
+            let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+            (
+                text,
+                (!vectors.is_empty()).then(|| vectors.concat()),
+                count(vectors.first().map_or(0, Vec::len)),
+                is_many.then(|| count(vectors.len())),
+                list,
+                usage.prompt_tokens,
+                usage.cached_tokens,
+                usage.generated_tokens,
+                usage.finish_reason,
+                usage.first_token_ms,
+                None,
+                None,
+                false,
+            )
+        }
+    };
+    TableIterator::once(row)
+}
+
+/// The models of a placement.
+#[pg_extern(stable, parallel_unsafe, strict)]
+fn models_placed(placement: &str) -> Vec<String> {
+    let models = catalog_cache::models().or_raise();
+    models.iter().filter(|model| model.placement == placement).map(|model| model.name.clone()).collect()
+}
+
+/// The models that requests get which name none: for generation, for embeddings, for ranking.
+#[pg_extern(volatile, parallel_unsafe)]
+fn default_models() -> Vec<Option<String>> {
+    default_names(&*catalog_cache::models().or_raise()).to_vec()
+}
+
+fn check_version(version: Option<&str>) -> Result<(), PgError> {
+    if version == Some(errand::VERSION) {
+        return Ok(());
+    }
+    let shown: String = version.unwrap_or("none").chars().take(16).collect();
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("the worker has version {shown}, the server's library has {}", errand::VERSION),
+    )
+    .hint("Run a worker of the same version: another one may compute other bytes."))
+}
+
+/// What a row asks. Its owner can have stored anything.
+fn work(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+) -> Result<(Subtasks, Resolved), PgError> {
+    let config = catalog_cache::config()?;
+    if let Some(prompts) = &prompts {
+        batch_checks::check_count(prompts.len(), batch_checks::name_of_prompts(request_type), &config)?;
+    }
+    let prompts: Option<Vec<Option<&str>>> = prompts.as_ref().map(|prompts| prompts.iter().collect());
+    let bytes = prompts.iter().flatten().flatten().fold(0, |bytes, text| text.len().saturating_add(bytes));
+    batch_checks::check_stored(bytes, &config)?;
+    let params: Value = params::read(request_type, params, Unused::Skipped, &config)?;
+    let asked = Asked { request_type, prompt, prompts: prompts.as_deref(), params: &params };
+    subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
+}
+
+/// The answer that a report makes.
+fn outcome(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    report: Option<&[u8]>,
+) -> Result<(Answer, Usage), Failure> {
+    let lasting = |error: PgError| Failure { error, retry: false };
+    let report: Report = errand::decode(report.unwrap_or_default()).map_err(Failure::from)?;
+    if let Err(Trouble::Model(refusal)) = report.outputs {
+        let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, refusal.message);
+        return Err(Failure { error, retry: refusal.retry });
+    }
+    let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+    let outputs = match report.outputs {
+        Ok(outputs) if outputs.len() == subtasks.len() => outputs,
+        Ok(_) | Err(Trouble::Model(_)) => return Err(lasting(unexpected())),
+        Err(Trouble::Failed { subtask, error }) => {
+            let Failure { error, retry } = Failure::from(error);
+            let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
+            return Err(Failure { error, retry });
+        }
+    };
+    let mut usage = Usage::told(report.prompt_tokens, report.cached_tokens, report.first_token_ms);
+    usage.ended(&outputs, std::time::Instant::now());
+    let answer = subtasks.answer(outputs).map_err(lasting)?;
+    // The type text has no place for it.
+    if matches!(&answer, Answer::Text(text) if text.contains('\0')) {
+        return Err(lasting(unexpected()));
+    }
+    Ok((answer, usage))
+}
+
+fn with_hint(error: &PgError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{}\nHINT: {hint}", error.message),
+        None => error.message.clone(),
+    }
+}
