@@ -171,7 +171,7 @@ grant execute on function
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
-    steadytext.queue_outlook(integer),
+    steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
     steadytext.plan_eviction(integer),

@@ -73,7 +73,14 @@ impl Flight {
     }
 
     /// Adds a row.
-    pub(crate) fn add(&mut self, held: Held, errand: Errand, source: ModelSource, standing: Standing, salt: u64) {
+    pub(crate) fn add(
+        &mut self,
+        held: Held,
+        errand: Errand,
+        source: ModelSource,
+        standing: Standing,
+        salt: u64,
+    ) {
         let Errand { model, works } = errand;
         self.last_order += 1;
         let row = Row {

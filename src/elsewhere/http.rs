@@ -99,10 +99,14 @@ fn metrics(shared: &Shared) -> String {
         );
         for database in &shared.databases {
             let count = of(database).load(Ordering::Relaxed);
-            let _ = writeln!(text, "steadytext_worker_{what}_total{{database=\"{}\"}} {count}", label(database));
+            let _ =
+                writeln!(text, "steadytext_worker_{what}_total{{database=\"{}\"}} {count}", label(database));
         }
     }
-    let _ = writeln!(text, "# HELP steadytext_worker_held Requests that are held\n# TYPE steadytext_worker_held gauge");
+    let _ = writeln!(
+        text,
+        "# HELP steadytext_worker_held Requests that are held\n# TYPE steadytext_worker_held gauge"
+    );
     for database in &shared.databases {
         let held: &AtomicUsize = &database.held;
         let count = held.load(Ordering::Relaxed);

@@ -88,8 +88,7 @@ fn run(options: Options) -> Result<(), Error> {
         wakers.push(waker);
         let shared = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name(format!("database {number}"));
-        threads
-            .push(thread.spawn(move || serve::serve(number, &shared, &wakes)).map_err(Error::Thread)?);
+        threads.push(thread.spawn(move || serve::serve(number, &shared, &wakes)).map_err(Error::Thread)?);
     }
     heed_signals(Arc::clone(&shared), wakers)?;
     let databases = threads.len();

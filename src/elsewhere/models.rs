@@ -87,7 +87,8 @@ impl Models {
         let relative = Path::new(file);
         // A superuser's absolute path is the server's; here its name counts.
         let relative = if relative.is_absolute() { Path::new(relative.file_name()?) } else { relative };
-        let is_below = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let is_below =
+            relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         let path = self.directory.join(relative);
         (is_below && (path.is_file() || path.join("config.json").is_file())).then_some(path)
     }

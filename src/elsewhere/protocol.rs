@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use postgres::types::Oid;
 use postgres::{Client, Error};
-use steadytext_engine::errand::{Refusal, VERSION};
 use steadytext_engine::BackendChoice;
+use steadytext_engine::errand::{Refusal, VERSION};
 
 use crate::engine::Terms;
 use crate::models::Registered;
@@ -146,9 +146,7 @@ pub(crate) fn extend(
 /// Gives requests back.
 pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<(), Error> {
     let (ids, attempts) = columns(held);
-    client
-        .query("select steadytext.release_requests($1, $2, $3)", &[&worker, &ids, &attempts])
-        .map(|_| ())
+    client.query("select steadytext.release_requests($1, $2, $3)", &[&worker, &ids, &attempts]).map(|_| ())
 }
 
 /// Stores what became of requests.
@@ -184,9 +182,16 @@ pub(crate) fn refuse(
 }
 
 /// Looks around: rows of dead workers elsewhere, retries that are due, what waits.
-pub(crate) fn poll(client: &mut Client) -> Result<Outlook, Error> {
+pub(crate) fn poll(
+    client: &mut Client,
+    models: &[String],
+    types: Option<&[String]>,
+) -> Result<Outlook, Error> {
     client.query("select steadytext.rescue_requests(null), steadytext.promote_requests()", &[])?;
-    let row = client.query_one("select alone_due, due_in from steadytext.queue_outlook(1)", &[])?;
+    let row = client.query_one(
+        "select alone_due, due_in from steadytext.queue_outlook(1, $1::pg_catalog.text[], $2::pg_catalog.text[])",
+        &[&models, &types],
+    )?;
     Ok(Outlook { alone_due: row.get::<_, Option<bool>>(0).unwrap_or(false), due_in_s: row.get(1) })
 }
 

@@ -15,12 +15,12 @@ use postgres::{Client, Config};
 use steadytext_engine::errand::{self, Prepared, Refusal};
 use steadytext_engine::{Engine, Event, Standing};
 
+use crate::connect;
 use crate::flight::{Flight, is_of_the_engine};
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
 use crate::protocol::{self, Claimed, Heartbeat, Held, Stored, Wanted};
 use crate::shared::{Database, Shared};
-use crate::connect;
 
 /// Results that are stored at once, and their bytes.
 const MAX_STORED: usize = 64;
@@ -250,7 +250,8 @@ impl Server<'_> {
         if now >= self.poll_at {
             self.poll_at = now + self.shared.options.poll_interval;
             self.registered = protocol::models(client)?;
-            let outlook = protocol::poll(client)?;
+            let names = self.models.names(&self.registered);
+            let outlook = protocol::poll(client, &names, self.shared.options.types.as_deref())?;
             if outlook.alone_due && self.alone == Alone::No {
                 self.alone = Alone::Wanted;
             }
@@ -280,7 +281,10 @@ impl Server<'_> {
         while let Some(event) = self.first_event.take().or_else(|| self.events.1.try_recv().ok()) {
             let Some(ended) = self.flight.take(event) else { continue };
             if let Some(name) = ended.spoiled {
-                self.say(Level::Error, &format!("the file of model \"{name}\" is not the server's: it is served no more"));
+                self.say(
+                    Level::Error,
+                    &format!("the file of model \"{name}\" is not the server's: it is served no more"),
+                );
                 self.models.spoil(&name);
             }
             if is_of_the_engine(&ended.report) {
@@ -293,7 +297,11 @@ impl Server<'_> {
                 Ok(bytes) => self.push(ended.held, Ending::Report { bytes, is_answer }),
                 Err(error) => self.push(
                     ended.held,
-                    Ending::Refused(Refusal { message: error.to_string(), code: "XX000".to_owned(), retry: false }),
+                    Ending::Refused(Refusal {
+                        message: error.to_string(),
+                        code: "XX000".to_owned(),
+                        retry: false,
+                    }),
                 ),
             }
         }
@@ -469,7 +477,8 @@ impl Server<'_> {
         let claimed = match claimed {
             Ok(claimed) => claimed,
             Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
-                let said = error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned());
+                let said =
+                    error.as_db_error().map_or_else(|| error.to_string(), |said| said.message().to_owned());
                 return Err(Trouble::Fatal(said));
             }
             Err(error) => return Err(Trouble::Database(error)),
@@ -499,7 +508,10 @@ impl Server<'_> {
             Prepared::Errand(errand) if !errand.works.is_empty() => errand,
             Prepared::Errand(_) => {
                 let message = "there is nothing to be done".to_owned();
-                return self.push(held, Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }));
+                return self.push(
+                    held,
+                    Ending::Refused(Refusal { message, code: "XX000".to_owned(), retry: false }),
+                );
             }
             Prepared::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
         };
@@ -509,7 +521,8 @@ impl Server<'_> {
                 let mut hasher = DefaultHasher::new();
                 (self.number, owner).hash(&mut hasher);
                 let salt = hasher.finish();
-                let standing = Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
+                let standing =
+                    Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
                 self.flight.add(held, errand, source, standing, salt);
             }
             Err(refusal) => self.push(held, Ending::Refused(refusal)),
@@ -517,7 +530,8 @@ impl Server<'_> {
     }
 
     fn heartbeat(&mut self, client: &mut Client) -> Result<(), Trouble> {
-        let count = |counter: &std::sync::atomic::AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
+        let count =
+            |counter: &std::sync::atomic::AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
         let endpoint = format!("{}/{}", self.shared.host, std::process::id());
         protocol::heartbeat(
             client,

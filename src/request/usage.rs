@@ -32,7 +32,11 @@ impl Usage {
     }
 
     /// What a worker elsewhere says of it.
-    pub(crate) fn told(prompt_tokens: Option<u64>, cached_tokens: Option<u64>, first_token_ms: Option<u64>) -> Usage {
+    pub(crate) fn told(
+        prompt_tokens: Option<u64>,
+        cached_tokens: Option<u64>,
+        first_token_ms: Option<u64>,
+    ) -> Usage {
         let number = |told: Option<u64>| told.map(|told| i32::try_from(told).unwrap_or(i32::MAX));
         Usage {
             prompt_tokens: number(prompt_tokens),

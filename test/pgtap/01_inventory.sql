@@ -153,7 +153,7 @@ select set_eq(
         'function steadytext.rescue_requests(text[],integer)',
         'function steadytext.is_abandoned(text,timestamp with time zone,text[],timestamp with time zone)',
         'function steadytext.promote_requests(integer)',
-        'function steadytext.queue_outlook(integer)',
+        'function steadytext.queue_outlook(integer,text[],text[])',
         'function steadytext.expire_requests(bigint,integer)',
         'function steadytext_model_status()',
         'function steadytext_model_pull(text,boolean)',

@@ -112,7 +112,8 @@ fn a_worker_elsewhere_gives_the_same_bytes() {
     wait_until("the server's own worker has done all", || unfinished(&mut session) == 0);
     let here = results(&mut session, "here");
     assert_eq!(elsewhere.len(), 112);
-    let different: Vec<_> = elsewhere.iter().zip(&here).filter(|(elsewhere, here)| elsewhere != here).collect();
+    let different: Vec<_> =
+        elsewhere.iter().zip(&here).filter(|(elsewhere, here)| elsewhere != here).collect();
     assert!(different.is_empty(), "{different:#?}");
     let completed = elsewhere.iter().filter(|line| line.contains("|completed|")).count();
     assert_eq!(completed, 112, "{elsewhere:#?}");
@@ -124,7 +125,8 @@ fn what_a_killed_worker_held_runs_again_and_ends_once() {
     session.audit();
     slow_model(&cluster, &mut session);
     for number in 0..6 {
-        session.generate(&format!("question {number}"), "model => 'slow', max_tokens => 48, use_cache => false");
+        session
+            .generate(&format!("question {number}"), "model => 'slow', max_tokens => 48, use_cache => false");
     }
     let mut first = Worker::start(&cluster, &["--lease", "2"]);
     wait_until("all are held", || {
@@ -144,7 +146,8 @@ fn what_is_held_is_kept_over_a_restart_of_the_server() {
     let (mut cluster, mut session) = paused();
     slow_model(&cluster, &mut session);
     for number in 0..4 {
-        session.generate(&format!("question {number}"), "model => 'slow', max_tokens => 64, use_cache => false");
+        session
+            .generate(&format!("question {number}"), "model => 'slow', max_tokens => 64, use_cache => false");
     }
     let mut worker = Worker::start(&cluster, &[]);
     wait_until("all are held", || {
@@ -176,8 +179,8 @@ fn a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end() {
     });
     worker.signal(Signal::TERM);
     assert!(worker.wait());
-    let rows: Vec<String> =
-        session.list("select concat_ws(' ', status, retry_count, coalesce(worker, 'nobody')) from steadytext_queue");
+    let rows: Vec<String> = session
+        .list("select concat_ws(' ', status, retry_count, coalesce(worker, 'nobody')) from steadytext_queue");
     assert_eq!(rows, ["pending 0 nobody"; 4]);
 }
 
@@ -248,7 +251,8 @@ fn health_and_figures_are_served() {
     session.answer(id);
     wait_until("it is counted", || {
         ask("/metrics").is_some_and(|said| {
-            said.lines().any(|line| line.starts_with("steadytext_worker_completed_total{") && line.ends_with(" 1"))
+            said.lines()
+                .any(|line| line.starts_with("steadytext_worker_completed_total{") && line.ends_with(" 1"))
         })
     });
     let check = || {
@@ -282,7 +286,9 @@ fn the_protocol_for_engines_refuses_what_is_not_its_own() {
     let error = remote.error("select * from steadytext.complete_reports('local:x', '{1}', '{1}', '{x}')");
     assert_eq!(error.code().code(), "22023", "{error}");
     // Bytes that are no report end the request that they are about, whatever they are.
-    for report in ["", "x", "\\x05322e302e30", "\\x05322e302e30ffffffffffffffffff01", "\\x05322e302e3000ffffffff0f"] {
+    for report in
+        ["", "x", "\\x05322e302e30", "\\x05322e302e30ffffffffffffffffff01", "\\x05322e302e3000ffffffff0f"]
+    {
         let id = session.generate("x", "max_tokens => 2, use_cache => false");
         let outcome: String = remote.one(&format!(
             "with claimed as materialized (
