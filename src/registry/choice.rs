@@ -243,14 +243,16 @@ impl Search {
 /// 42710 where there are several of the last kind.
 pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Search, PgError> {
     let mut search = Search { found: None, passed_over: Vec::new(), is_claimed: false };
-    let is_here = |model: &&Model| model.task == task.name() && !model.is_elsewhere();
-    let mut rows: Vec<&Model> = models.iter().filter(is_here).collect();
+    let mut rows: Vec<&Model> = models.iter().filter(|model| model.task == task.name()).collect();
     if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
         rows.sort_by_key(|model| !model.is_fallback);
     }
     for model in rows {
         // Rows that came with the extension say nothing of what is wanted here.
         search.is_claimed |= !model.is_default;
+        if model.is_elsewhere() {
+            continue;
+        }
         let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
         if let Some(path) = there
             && search.consider(purpose, &path, &model.name, model.sha256, Some(model))

@@ -2,7 +2,7 @@
 //! done twice whoever dies.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -238,9 +238,12 @@ fn a_file_that_is_not_the_servers_answers_nothing() {
 #[test]
 fn health_and_figures_are_served() {
     let (cluster, mut session) = paused();
-    let worker = Worker::start(&cluster, &["--listen", "127.0.0.1:19187"]);
+    // One that nobody uses just now.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a free port").to_string();
+    let worker = Worker::start(&cluster, &["--listen", &address]);
     let ask = |path: &str| {
-        let mut stream = TcpStream::connect("127.0.0.1:19187").ok()?;
+        let mut stream = TcpStream::connect(&address).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
         let mut said = String::new();
         stream.read_to_string(&mut said).ok()?;
@@ -257,7 +260,7 @@ fn health_and_figures_are_served() {
     });
     let check = || {
         let mut command = Command::new(program());
-        command.args(["--healthcheck", "--listen", "127.0.0.1:19187"]).stderr(Stdio::null());
+        command.args(["--healthcheck", "--listen", &address]).stderr(Stdio::null());
         command.status().expect("it was built").success()
     };
     assert!(check());
