@@ -62,6 +62,8 @@ create table @extschema@.steadytext_queue (
     generated_tokens integer,
     finish_reason text,
     first_token_ms integer,
+    batch uuid,
+    batch_key jsonb,
     constraint steadytext_queue_request_id_key unique (request_id),
     constraint steadytext_queue_row_check check (steadytext.check_queue_row(
         request_id, request_type, created_at, owner_role, alone, priority, status, retry_count, attempt, max_retries))
@@ -74,11 +76,11 @@ comment on column @extschema@.steadytext_queue.id is 'Age: a smaller number was 
 comment on column @extschema@.steadytext_queue.request_id is
     'UUID version 7 that the enqueuing functions return';
 comment on column @extschema@.steadytext_queue.request_type is
-    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity';
-comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed, or the query';
+    'generate, embed, generate_json, generate_regex, generate_choice, rerank, batch_embed, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts, deduplicate_facts or summarize';
+comment on column @extschema@.steadytext_queue.prompt is 'The prompt, the text to embed or to work on, the query, or facts as JSON';
 comment on column @extschema@.steadytext_queue.prompts is 'The texts of a batch type, the documents to be ranked, or the two texts of a similarity';
 comment on column @extschema@.steadytext_queue.params is
-    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications';
+    'What differs from the defaults: max_tokens, use_cache, seed, eos_string, model, size, temperature, top_k, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, stop, thinking, logit_bias, system_prompt, messages, batch, task, return_scores, documents, document_ids; schema, pattern or choices of the types with a constraint; categories, task_description, descriptions, examples, method and threshold of classifications; fields or schema of extract, to_language, labels, max_facts, similarity_threshold; template, which a database keeps in the place of the extension''s own prompt';
 comment on column @extschema@.steadytext_queue.priority is '1 to 10; 10 runs first';
 comment on column @extschema@.steadytext_queue.user_id is
     'A label of the program''s own; rights go by owner_role';
@@ -124,6 +126,10 @@ comment on column @extschema@.steadytext_queue.generated_tokens is 'Tokens of th
 comment on column @extschema@.steadytext_queue.finish_reason is
     'Why the text ended: stop (the model, or a stop string), length (max_tokens, or the context) or constraint (nothing more could match it)';
 comment on column @extschema@.steadytext_queue.first_token_ms is 'Milliseconds from started_at to the first token of the text';
+comment on column @extschema@.steadytext_queue.batch is
+    'The batch of steadytext_enqueue_query() that the request belongs to; NULL for all others';
+comment on column @extschema@.steadytext_queue.batch_key is
+    'Columns of the batch''s query by which an answer finds its row: all but prompt, prompts and params';
 comment on constraint steadytext_queue_pkey on @extschema@.steadytext_queue is
     'Age; retention walks along it';
 comment on constraint steadytext_queue_request_id_key on @extschema@.steadytext_queue is
@@ -149,6 +155,11 @@ comment on index @extschema@.steadytext_queue_alone_idx is 'Requests that run on
 create index steadytext_queue_processing_idx on @extschema@.steadytext_queue (id)
     where status = 'processing';
 comment on index @extschema@.steadytext_queue_processing_idx is 'Requests in flight: completion and rescue';
+-- Requests outside of batches pay for it with one look at a NULL. The state is in it so that what is left of a batch is
+-- found without walking through what is done.
+create index steadytext_queue_batch_idx on @extschema@.steadytext_queue (batch, status)
+    where batch is not null;
+comment on index @extschema@.steadytext_queue_batch_idx is 'Requests of a batch by their state';
 
 create trigger check_request before insert on @extschema@.steadytext_queue
     for each row execute function steadytext.check_request();

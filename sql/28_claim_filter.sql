@@ -20,7 +20,7 @@ returns integer
 language sql immutable parallel safe
 begin atomic
     select case
-        when p_request_type operator(pg_catalog.=) any (array['embed', 'batch_embed', 'similarity']) then 2
+        when p_request_type operator(pg_catalog.=) any (array['embed', 'batch_embed', 'similarity', 'deduplicate_facts']) then 2
         when p_request_type operator(pg_catalog.=) any (array['rerank', 'batch_rerank']) then 3
         when p_request_type operator(pg_catalog.=) any (array['classify', 'classify_scores', 'classify_multi'])
             and (p_params operator(pg_catalog.->>) 'method') operator(pg_catalog.=) 'embed' then 2

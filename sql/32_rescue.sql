@@ -400,6 +400,17 @@ begin
         -- Ids grow with time: after a whole batch of young rows come only younger ones.
         if v_seen < p_batch or v_young then
             last_id := null;
+            -- A batch goes when the last of its requests has gone.
+            delete from @extschema@.steadytext_batch_heads as h
+            where h.ctid = any (array(
+                select o.ctid
+                from @extschema@.steadytext_batch_heads as o
+                where o.created_at < v_cutoff
+                    and not exists (
+                        select from @extschema@.steadytext_queue as q where q.batch = o.batch and q.batch is not null)
+                limit p_batch
+                for update skip locked
+            ));
         end if;
     end if;
     return next;

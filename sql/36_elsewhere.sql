@@ -27,7 +27,8 @@ returns table (
     first_token_ms integer,
     error text,
     error_code text,
-    retry boolean
+    retry boolean,
+    more bytea
 )
 language c volatile
 rows 1
@@ -41,7 +42,7 @@ create function steadytext.complete_reports(
     p_attempts integer[],
     p_reports bytea[]
 )
-returns table (id bigint, outcome text)
+returns table (id bigint, outcome text, more bytea)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -68,51 +69,56 @@ begin
         cross join lateral steadytext.read_report(q.request_type, q.prompt, q.prompts, q.params, g.report) as r
     )
     select coalesce(array_agg(t.id order by t.id), '{}') as held,
-        array_agg(t.id order by t.id) filter (where t.error is null) as ids,
-        array_agg(t.attempt order by t.id) filter (where t.error is null) as attempts,
-        array_agg(t.result order by t.id) filter (where t.error is null) as results,
+        array_agg(t.id order by t.id) filter (where t.error is null and t.more is null) as ids,
+        array_agg(t.attempt order by t.id) filter (where t.error is null and t.more is null) as attempts,
+        array_agg(t.result order by t.id) filter (where t.error is null and t.more is null) as results,
         array(
             select e.number from told as o cross join lateral unnest(o.numbers) with ordinality as e(number, n)
-            where o.error is null order by o.id, e.n
+            where o.error is null and o.more is null order by o.id, e.n
         ) as numbers,
-        array_agg(t.vector_length order by t.id) filter (where t.error is null) as lengths,
-        array_agg(t.vector_count order by t.id) filter (where t.error is null) as counts,
+        array_agg(t.vector_length order by t.id) filter (where t.error is null and t.more is null) as lengths,
+        array_agg(t.vector_count order by t.id) filter (where t.error is null and t.more is null) as counts,
         array(
             select e.line from told as o cross join lateral unnest(o.list) with ordinality as e(line, n)
-            where o.error is null order by o.id, e.n
+            where o.error is null and o.more is null order by o.id, e.n
         ) as lists,
         array_agg(case when t.list is not null then cardinality(t.list) end order by t.id)
-            filter (where t.error is null) as list_lengths,
-        array_agg(t.prompt_tokens order by t.id) filter (where t.error is null) as prompt_tokens,
-        array_agg(t.cached_tokens order by t.id) filter (where t.error is null) as cached_tokens,
-        array_agg(t.generated_tokens order by t.id) filter (where t.error is null) as generated_tokens,
-        array_agg(t.finish_reason order by t.id) filter (where t.error is null) as finish_reasons,
-        array_agg(t.first_token_ms order by t.id) filter (where t.error is null) as first_token_ms,
+            filter (where t.error is null and t.more is null) as list_lengths,
+        array_agg(t.prompt_tokens order by t.id) filter (where t.error is null and t.more is null) as prompt_tokens,
+        array_agg(t.cached_tokens order by t.id) filter (where t.error is null and t.more is null) as cached_tokens,
+        array_agg(t.generated_tokens order by t.id) filter (where t.error is null and t.more is null) as generated_tokens,
+        array_agg(t.finish_reason order by t.id) filter (where t.error is null and t.more is null) as finish_reasons,
+        array_agg(t.first_token_ms order by t.id) filter (where t.error is null and t.more is null) as first_token_ms,
         array_agg(t.id order by t.id) filter (where t.error is not null) as failed_ids,
         array_agg(t.attempt order by t.id) filter (where t.error is not null) as failed_attempts,
         array_agg(t.error order by t.id) filter (where t.error is not null) as errors,
         array_agg(t.error_code order by t.id) filter (where t.error is not null) as codes,
-        array_agg(t.retry order by t.id) filter (where t.error is not null) as retries
+        array_agg(t.retry order by t.id) filter (where t.error is not null) as retries,
+        array_agg(t.id order by t.id) filter (where t.more is not null) as more_ids,
+        array_agg(t.more order by t.id) filter (where t.more is not null) as more
     into v
     from told as t;
 
     if v.ids is not null then
         return query
-        select c.id, c.outcome
+        select c.id, c.outcome, null::bytea
         from steadytext.complete_requests(
             p_worker, v.ids, v.attempts, v.results, v.numbers, v.lengths, v.counts, v.lists, v.list_lengths,
             v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms) as c;
     end if;
     if v.failed_ids is not null then
         return query
-        select f.id, f.outcome
+        select f.id, f.outcome, null::bytea
         from steadytext.fail_requests(p_worker, v.failed_ids, v.failed_attempts, v.errors, v.codes, v.retries) as f;
     end if;
-    return query select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v.held) as m;
+    if v.more_ids is not null then
+        return query select m.id, 'more', m.more from unnest(v.more_ids, v.more) as m(id, more);
+    end if;
+    return query select m.id, m.outcome, null::bytea from steadytext.missed_requests(p_worker, p_ids, p_attempts, v.held) as m;
 end
 $$;
 comment on function steadytext.complete_reports(text, bigint[], integer[], bytea[]) is
-    'Protocol: ends requests that were given out by prepared_work, with answers or errors, as their reports say; outcomes as of complete_requests and fail_requests';
+    'Protocol: ends requests that were given out by prepared_work, with answers or errors, as their reports say; outcomes as of complete_requests and fail_requests, and more where the work has another stage, which comes with it: the next report has the outputs of all stages';
 
 create function steadytext.worker_models()
 returns table (name text, file text, sha256 text)

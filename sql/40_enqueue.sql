@@ -22,13 +22,14 @@ create function @extschema@.steadytext_generate_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_async_wrapper';
 comment on function @extschema@.steadytext_generate_async(
-    text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb
+    text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a text and returns the request id';
 
 create function steadytext.priority(priority bigint)

@@ -17,13 +17,14 @@ create function @extschema@.steadytext_generate(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_wrapper';
 comment on function @extschema@.steadytext_generate(
-    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb
+    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a text from a prompt';
 
 create function steadytext.embed(
@@ -65,13 +66,14 @@ create function @extschema@.steadytext_generate_stream(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns setof text
 language c volatile parallel restricted cost 100000
 as 'MODULE_PATHNAME', 'generate_stream_wrapper';
 comment on function @extschema@.steadytext_generate_stream(
-    text, bigint, bigint, text, text, text, double precision, text, text, jsonb
+    text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a text and returns it piece by piece: in the select list of a cursor, FETCH shows each as soon as it is there';
 
 -- Params are taken as json and text, too: PostgreSQL converts neither into jsonb by itself, and the
@@ -105,13 +107,14 @@ create function @extschema@.steadytext_generate_cached(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c stable parallel safe
 as 'MODULE_PATHNAME', 'generate_cached_wrapper';
 comment on function @extschema@.steadytext_generate_cached(
-    text, bigint, bigint, text, text, text, double precision, text, text, jsonb
+    text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb
 ) is 'What steadytext_generate would return, if the cache has it; otherwise NULL';
 
 create function steadytext.embed_cached(

@@ -25,13 +25,14 @@ create function steadytext.generate_json_async(
     temperature double precision,
     priority bigint,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    variables jsonb
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_json_async_wrapper';
 comment on function steadytext.generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async, with the schema as text';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -44,14 +45,15 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, schema::text, max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a JSON document that conforms to a schema and returns the request id';
 
 create function @extschema@.steadytext_generate_regex_async(
@@ -64,13 +66,14 @@ create function @extschema@.steadytext_generate_regex_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_regex_async_wrapper';
 comment on function @extschema@.steadytext_generate_regex_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'Enqueues the generation of a text that a regular expression matches from end to end and returns the request id';
 
 create function @extschema@.steadytext_generate_choice_async(
@@ -81,13 +84,14 @@ create function @extschema@.steadytext_generate_choice_async(
     model text default null,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language c volatile parallel unsafe
 as 'MODULE_PATHNAME', 'generate_choice_async_wrapper';
 comment on function @extschema@.steadytext_generate_choice_async(
-    text, text[], boolean, bigint, text, bigint, text, jsonb
+    text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb
 ) is 'Enqueues the choice of one of some texts and returns the request id';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -100,14 +104,16 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as json';
 
 create function @extschema@.steadytext_generate_json_async(
@@ -120,14 +126,16 @@ create function @extschema@.steadytext_generate_json_async(
     temperature double precision default 0,
     priority bigint default 5,
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns uuid
 language sql volatile
 return steadytext.generate_json_async(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, priority, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    priority, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json_async(
-    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb
 ) is 'steadytext_generate_json_async with the schema as text';
 
 create function steadytext.generate_json(
@@ -140,13 +148,14 @@ create function steadytext.generate_json(
     temperature double precision,
     on_error text,
     system_prompt text,
-    options jsonb
+    options jsonb,
+    variables jsonb
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_json_wrapper';
 comment on function steadytext.generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json, with the schema as text';
 
 create function @extschema@.steadytext_generate_json(
@@ -159,13 +168,14 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
-return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+return steadytext.generate_json(prompt, schema::text, max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a JSON document that conforms to a schema';
 
 create function @extschema@.steadytext_generate_regex(
@@ -178,13 +188,14 @@ create function @extschema@.steadytext_generate_regex(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_regex_wrapper';
 comment on function @extschema@.steadytext_generate_regex(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a text that a regular expression matches from end to end';
 
 create function @extschema@.steadytext_generate_choice(
@@ -195,12 +206,13 @@ create function @extschema@.steadytext_generate_choice(
     model text default null,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language c immutable parallel safe cost 100000
 as 'MODULE_PATHNAME', 'generate_choice_wrapper';
-comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb) is
+comment on function @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb) is
     'Chooses one of some texts';
 
 create function @extschema@.steadytext_generate_json(
@@ -213,14 +225,16 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json with the schema as json';
 
 create function @extschema@.steadytext_generate_json(
@@ -233,12 +247,14 @@ create function @extschema@.steadytext_generate_json(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns text
 language sql immutable parallel safe cost 100000
 return steadytext.generate_json(
-    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature, on_error, system_prompt, options);
+    prompt, steadytext.with_written_order(schema::text, schema::jsonb::text), max_tokens, use_cache, seed, model, temperature,
+    on_error, system_prompt, options, variables);
 comment on function @extschema@.steadytext_generate_json(
-    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb
+    text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb
 ) is 'steadytext_generate_json with the schema as text';

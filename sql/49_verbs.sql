@@ -189,6 +189,46 @@ comment on function @extschema@.steadytext_classify_multi(
     text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text
 ) is 'The categories that a text belongs to, each judged by itself, best first';
 
+-- Each element has a list of its own, and PostgreSQL no arrays of lists of different lengths: rows with the number of the element.
+create function @extschema@.steadytext_classify_scores(
+    input text[],
+    categories text[],
+    task_description text default null,
+    descriptions text[] default null,
+    examples jsonb default null,
+    method text default 'generate',
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    on_error text default 'error'
+)
+returns table (index integer, category text, score double precision)
+language c immutable parallel safe cost 1000000 rows 100
+as 'MODULE_PATHNAME', 'verb_classify_scores_array_wrapper';
+comment on function @extschema@.steadytext_classify_scores(
+    text[], text[], text, text[], jsonb, text, boolean, bigint, text, text
+) is 'steadytext_classify_scores of each element, computed together: rows with its number, from 1';
+
+create function @extschema@.steadytext_classify_multi(
+    input text[],
+    categories text[],
+    task_description text default null,
+    descriptions text[] default null,
+    examples jsonb default null,
+    method text default 'generate',
+    threshold double precision default 0.5,
+    use_cache boolean default true,
+    seed bigint default 42,
+    model text default null,
+    on_error text default 'error'
+)
+returns table (index integer, found text[])
+language c immutable parallel safe cost 1000000 rows 10
+as 'MODULE_PATHNAME', 'verb_classify_multi_array_wrapper';
+comment on function @extschema@.steadytext_classify_multi(
+    text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text
+) is 'steadytext_classify_multi of each element, computed together: a row for each, with its number, from 1';
+
 create function @extschema@.steadytext_if_async(
     prompt text,
     use_cache boolean default true,

@@ -70,7 +70,8 @@ create function @extschema@.steadytext_generate_details(
     temperature double precision default 0,
     on_error text default 'error',
     system_prompt text default null,
-    options jsonb default '{}'
+    options jsonb default '{}',
+    variables jsonb default null
 )
 returns table (
     text text,
@@ -85,5 +86,5 @@ returns table (
 language c volatile parallel restricted cost 100000 rows 1
 as 'MODULE_PATHNAME', 'generate_details_wrapper';
 comment on function @extschema@.steadytext_generate_details(
-    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb
+    text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb
 ) is 'Generates a text and tells what that took, in one row; always computed, whatever the cache has';

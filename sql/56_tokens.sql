@@ -27,3 +27,16 @@ language c immutable parallel safe cost 10000 rows 20
 as 'MODULE_PATHNAME', 'chunk_text_wrapper';
 comment on function @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text) is
     'Cuts a text into pieces of at most chunk_size tokens, which overlap by chunk_overlap; start_offset counts characters from 1';
+
+create function steadytext.chunk_for_embedding(
+    input text,
+    chunk_size bigint,
+    chunk_overlap bigint,
+    strategy text,
+    model text
+)
+returns table (seq integer, chunk text, start_offset integer, tokens integer)
+language c immutable parallel safe cost 10000 rows 20
+as 'MODULE_PATHNAME', 'chunk_for_embedding_wrapper';
+comment on function steadytext.chunk_for_embedding(text, bigint, bigint, text, text) is
+    'As steadytext_chunk_text, by the tokenizer of a model that embeds; without a name, of the one that embeds by default';

@@ -8,19 +8,19 @@ grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytex
 
 -- The API.
 grant execute on function
-    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
+    @extschema@.steadytext_generate_async(text, bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb, jsonb),
     @extschema@.steadytext_embed_async(text, boolean, bigint, text, bigint, text, text, boolean, bigint),
-    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate(text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_stream(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
     @extschema@.steadytext_generate_batch_async(text[], bigint, boolean, bigint, text, text, text, double precision, bigint, text, jsonb),
     @extschema@.steadytext_embed_batch_async(text[], boolean, bigint, text, bigint, text, text, boolean, bigint),
-    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb),
+    @extschema@.steadytext_generate_json_async(text, jsonb, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_regex_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_choice_async(text, text[], boolean, bigint, text, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, jsonb, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_regex(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_choice(text, text[], boolean, bigint, text, text, text, jsonb, jsonb),
     @extschema@.steadytext_check_async(uuid),
     @extschema@.steadytext_check_async_batch(uuid[]),
     @extschema@.steadytext_get_async_result(uuid, bigint),
@@ -28,6 +28,11 @@ grant execute on function
     @extschema@.steadytext_wait(uuid[], text, bigint),
     @extschema@.steadytext_cancel_async(uuid),
     @extschema@.steadytext_cancel_async_batch(uuid[]),
+    @extschema@.steadytext_enqueue_query(text, text, jsonb, bigint, text),
+    @extschema@.steadytext_batch_results(uuid),
+    @extschema@.steadytext_wait(uuid, text, bigint),
+    @extschema@.steadytext_wait(text, text, bigint),
+    @extschema@.steadytext_cancel_batch(uuid),
     @extschema@.steadytext_config_get(text),
     @extschema@.steadytext_daemon_status(),
     @extschema@.steadytext_model_status(),
@@ -37,15 +42,15 @@ grant execute on function
     @extschema@.steadytext_cache_analyze_usage(),
     @extschema@.steadytext_version(),
     @extschema@.steadytext_cache_key(text, text, jsonb),
-    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_cached(text, bigint, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)
 to steadytext_user;
 -- The same for arguments of other types.
 grant execute on function
-    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb),
-    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_generate_json_async(text, json, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, json, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
+    @extschema@.steadytext_generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_cache_key(text, text, json),
     @extschema@.steadytext_cache_key(text, text, text)
 to steadytext_user;
@@ -55,7 +60,7 @@ grant execute on function
     @extschema@.steadytext_chat_async(jsonb, bigint, boolean, bigint, text, text, text, double precision, bigint, jsonb),
     @extschema@.steadytext_chat_stream(jsonb, bigint, bigint, text, text, text, double precision, text, jsonb),
     @extschema@.steadytext_generate_details(
-        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+        text, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, jsonb),
     @extschema@.steadytext_count_tokens(text, text),
     @extschema@.steadytext_tokenize(text, text),
     @extschema@.steadytext_chunk_text(text, bigint, bigint, text, text)
@@ -81,7 +86,8 @@ grant execute on function
     steadytext.prompt_variables(text),
     steadytext.render_prompt(text, jsonb, boolean),
     steadytext.prompt_id(text),
-    steadytext.builtin_prompt(text, bigint)
+    steadytext.builtin_prompt(text, bigint),
+    steadytext.check_replacement(text, text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
@@ -97,6 +103,8 @@ grant execute on function
     @extschema@.steadytext_classify(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_scores(text, text[], text, text[], jsonb, text, boolean, bigint, text, text),
     @extschema@.steadytext_classify_multi(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_scores(text[], text[], text, text[], jsonb, text, boolean, bigint, text, text),
+    @extschema@.steadytext_classify_multi(text[], text[], text, text[], jsonb, text, double precision, boolean, bigint, text, text),
     @extschema@.steadytext_if_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_if_score_async(text, boolean, bigint, text, bigint),
     @extschema@.steadytext_score_async(text, boolean, bigint, text, bigint),
@@ -106,6 +114,80 @@ grant execute on function
     @extschema@.steadytext_classify_multi_async(text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint),
     steadytext.classify_async(text, text, text[], text, text[], jsonb, text, double precision, boolean, bigint, text, bigint)
 to steadytext_user;
+-- What is written, and facts.
+grant execute on function
+    steadytext.plain_verb(text, text, jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_array(text, text[], jsonb, boolean, bigint, text, text),
+    steadytext.plain_verb_async(text, text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.st_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], jsonb, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, jsonb, boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_translate(text, text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate(text[], text, boolean, bigint, text, text),
+    @extschema@.steadytext_translate_async(text, text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_analyze_sentiment(text, boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment(text[], boolean, bigint, text, text),
+    @extschema@.steadytext_analyze_sentiment_async(text, boolean, bigint, text, bigint),
+    @extschema@.steadytext_mask(text, text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask(text[], text[], boolean, bigint, text, text),
+    @extschema@.steadytext_mask_async(text, text[], boolean, bigint, text, bigint),
+    @extschema@.steadytext_extract_facts(text, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts(text[], bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_extract_facts_async(text, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_deduplicate_facts(jsonb, double precision, boolean, bigint, text, text),
+    @extschema@.steadytext_deduplicate_facts_async(jsonb, double precision, boolean, bigint, text, bigint)
+to steadytext_user;
+-- Summaries, groups, and many texts at once.
+grant execute on function
+    @extschema@.steadytext_summarize_text(text, jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text(text[], jsonb, bigint, boolean, bigint, text, text),
+    @extschema@.steadytext_summarize_text_async(text, jsonb, bigint, boolean, bigint, text, bigint),
+    @extschema@.steadytext_summarize(text),
+    @extschema@.steadytext_summarize(text, jsonb),
+    @extschema@.steadytext_summarize_partial(text, jsonb),
+    @extschema@.steadytext_summarize_final(jsonb),
+    @extschema@.steadytext_agg(text, text),
+    @extschema@.st_summarize(text),
+    @extschema@.st_summarize(text, jsonb),
+    @extschema@.st_summarize_partial(text, jsonb),
+    @extschema@.st_summarize_final(jsonb),
+    @extschema@.st_agg(text, text),
+    @extschema@.steadytext_generate_batch(text[], bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb),
+    @extschema@.steadytext_embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint),
+    steadytext.embed_batch(text[], boolean, bigint, text, text, text, boolean, text, bigint)
+to steadytext_user;
+-- Search.
+grant execute on function
+    @extschema@.steadytext_search(text, text, bigint, text, boolean),
+    @extschema@.steadytext_hybrid_search(text, text, bigint, bigint, double precision, text),
+    @extschema@.steadytext_rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean),
+    @extschema@.steadytext_create_text_index(text, text),
+    steadytext.find_search_target(text),
+    steadytext.base_type(oid),
+    steadytext.key_operator(text, oid),
+    steadytext.text_index(regclass),
+    steadytext.search_rows(steadytext.search_target, text),
+    steadytext.search_statement(steadytext.search_target, text, boolean),
+    steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),
+    steadytext.run_search(text, text, integer, text, text, integer, double precision, integer),
+    steadytext.check_filter(text),
+    steadytext.check_search(bigint, text),
+    steadytext.any_words(regconfig, text),
+    steadytext.search(text, text, bigint, text, boolean, text),
+    steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
+    steadytext.context_tokens(text),
+    steadytext.rag(
+        text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean, text)
+to steadytext_user;
+grant usage on type steadytext.search_target to steadytext_user;
 -- What the API, the view, the column defaults and the CHECKs call with their caller's rights.
 grant execute on function
     steadytext.new_request_id(),
@@ -117,12 +199,14 @@ grant execute on function
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),
     steadytext.embed(text, boolean, bigint, text, text, text, boolean, text, bigint),
-    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb),
-    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb),
+    steadytext.generate_json_async(text, text, bigint, boolean, bigint, text, double precision, bigint, text, jsonb, jsonb),
+    steadytext.generate_json(text, text, bigint, boolean, bigint, text, double precision, text, text, jsonb, jsonb),
     steadytext.embed_cached(text, bigint, text, text, text, boolean, text, bigint),
     steadytext.with_written_order(text, text),
     steadytext.cache_counters(),
     steadytext.check_batch(text[], text),
+    steadytext.enqueue_rows(uuid, text, text, bigint, text[]),
+    steadytext.enqueue_query(text, text, text, bigint, text),
     steadytext.rerank_params(text, boolean, bigint, text, boolean, text[]),
     steadytext.config_numeric(text),
     steadytext.config_integer(text),
@@ -183,9 +267,10 @@ to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.
 grant select on @extschema@.steadytext_queue to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_batch_heads, @extschema@.steadytext_batches to steadytext_user, steadytext_admin;
 -- For tables that are made of its rows.
 grant usage on type steadytext.role_id to steadytext_user;
-grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries)
+grant insert (request_type, prompt, prompts, params, priority, user_id, session_id, max_retries, batch, batch_key)
     on @extschema@.steadytext_queue to steadytext_user;
 grant update (status, retry_count) on @extschema@.steadytext_queue to steadytext_user;
 grant delete, update (status, retry_count, max_retries, priority)
@@ -236,17 +321,70 @@ on @extschema@.steadytext_prompts to steadytext_user, steadytext_admin;
 grant select, insert (prompt_id, version, template, metadata)
     on @extschema@.steadytext_prompt_versions to steadytext_user, steadytext_admin;
 
+-- Vectorizers: what a role may do with which definition is a matter of the policies.
+grant
+    select,
+    insert (name, kind, owner_role, source, columns, target_column, destination, model, format, chunk_size, chunk_overlap,
+        strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces),
+    update (name, priority, is_paused, updated_at),
+    delete
+on @extschema@.steadytext_vectorizers to steadytext_user, steadytext_admin;
+grant update (owner_role) on @extschema@.steadytext_vectorizers to steadytext_admin;
+grant select, insert (vectorizer_id, key, is_forced), delete on @extschema@.steadytext_vectorizer_work to steadytext_user, steadytext_admin;
+grant select, delete on
+    @extschema@.steadytext_vectorizer_batches,
+    @extschema@.steadytext_vectorizer_failures,
+    @extschema@.steadytext_vectorizer_state
+to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_vectorizer_status, @extschema@.steadytext_vectorizer_errors to steadytext_user, steadytext_admin;
+grant execute on function
+    @extschema@.steadytext_create_vectorizer(
+        regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean),
+    @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text),
+    @extschema@.steadytext_drop_vectorizer(text, boolean),
+    @extschema@.steadytext_pause_vectorizer(text),
+    @extschema@.steadytext_resume_vectorizer(text),
+    @extschema@.steadytext_retry_vectorizer(text),
+    @extschema@.steadytext_reembed(text),
+    @extschema@.steadytext_vectorizer_embed(text, text),
+    steadytext.owns_vectorizer(uuid),
+    steadytext.note_row(),
+    steadytext.note_destination(),
+    steadytext.vectorizer_place(uuid),
+    steadytext.chunk_for_embedding(text, bigint, bigint, text, text),
+    steadytext.format_pieces(text, text[]),
+    steadytext.vectorizer_index(text, text, text, text, name),
+    steadytext.vectorizer_trigger(uuid, text),
+    steadytext.add_vectorizer(
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid),
+    steadytext.vectorizer_id(text),
+    steadytext.own_vectorizer_id(text),
+    steadytext.remove_vectorizer(uuid, boolean),
+    steadytext.is_vectorizing(),
+    steadytext.vectorizer_count(text, bytea),
+    steadytext.vectorizer_statuses(),
+    steadytext.vectorizer_errors()
+to steadytext_user;
+grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
+
 -- Each function of the API gets its second name, and with it the grants above.
 select steadytext.make_twins();
 
 -- What pg_dump keeps: requests and answers, and settings and models somebody has changed.
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_queue_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_batch_heads', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizers', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_work_id_seq', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_batches', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_failures', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_state', '');
 
 select steadytext.start_worker();

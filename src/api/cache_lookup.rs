@@ -5,23 +5,25 @@ use std::sync::atomic::Ordering::Relaxed;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::prompt;
 use crate::cache::{self, Effort};
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
-use crate::pg::{access_counters, activity, catalog, slots};
+use crate::pg::{access_counters, activity, catalog, kept_prompts, slots};
 use crate::request::arguments::{embed_params, generate_params};
 use crate::request::checks::{check_params, check_type};
 use crate::request::options::with_options;
 use crate::request::params::{self, Unused};
-use crate::request::{self, Answer, Asked, OnError};
+use crate::request::{self, Answer, Asked, OnError, wording};
 
 /// The key that a request has as things are; NULL where it depends on a model file that was never loaded.
 #[pg_extern(stable, parallel_safe)]
 fn cache_key(request_type: Option<&str>, prompt: Option<&str>, params: Option<Jsonb<'_>>) -> Option<String> {
     let request_type = request_type.unwrap_or_default();
     let (config, models) = (catalog_cache::config().or_raise(), catalog_cache::models().or_raise());
-    let params = params::read(request_type, params, Unused::Refused, &config).or_raise();
+    let mut params = params::read(request_type, params, Unused::Refused, &config).or_raise();
+    wording::keep(request_type, &mut params, &kept_prompts::all().or_raise()).or_raise();
     let asked = Asked { request_type, prompt, prompts: None, params: &params };
     check_type(asked, &config).or_raise();
     check_params(request_type, &params, &config).or_raise();
@@ -43,11 +45,12 @@ fn generate_cached(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<String> {
-    let (on_error, prompt) = (OnError::of(on_error), prompt?);
+    let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    match on_error.settle(look("generate", Some(prompt), params))?? {
+    match on_error.settle(look("generate", Some(&prompt), params))?? {
         Answer::Text(text) => Some(text),
         _ => None,
     }

@@ -29,9 +29,10 @@ use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
-use crate::registry::{self, Resolved};
+use crate::registry::{self, Resolved, Task};
 use crate::request::checks::{check_params, check_type};
-use crate::request::{self, Answer, Asked, OnError, Progress, Subtasks, Usage, description};
+use crate::request::verb_checks::is_plain;
+use crate::request::{self, Answer, Asked, Ended, OnError, Stages, Subtasks, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -54,9 +55,8 @@ pub(super) struct Call {
     registry: Rc<Models>,
     salt: u64,
     standing: Standing,
-    subtasks: Subtasks,
-    progress: Progress,
-    /// The subtasks that the engine has, by their keys.
+    stages: Stages,
+    /// The subtasks of the present stage that the engine has, by their keys.
     under_way: BTreeMap<u64, usize>,
     /// How many it has at most.
     capacity: usize,
@@ -108,14 +108,39 @@ pub(super) fn answer(
     params: Map<String, Value>,
 ) -> Result<Answer, PgError> {
     let named = |error: PgError| if error.lasting { about_text(error, request_type, text) } else { error };
-    let checked = check(request_type, text, texts, params).map_err(named)?;
-    if let Some(question) = &checked.question {
-        if let Some(answer) = question.answer() {
-            return Ok(answer);
+    check(request_type, text, texts, params).map_err(named)?.settle(request_type)
+}
+
+/// The answer to work that was made up elsewhere, as a request of a type: that of the cache, or the engine's.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub(super) fn answer_of(
+    request_type: &str,
+    task: Task,
+    subtasks: Subtasks,
+    params: Map<String, Value>,
+) -> Result<Answer, PgError> {
+    check_engine()?;
+    let params = Value::Object(params);
+    let (config, registry) = (catalog_cache::config()?, catalog_cache::models()?);
+    let model = request::model(task, &params, &registry)?;
+    let question = Question::of(request_type, &params, &subtasks, &model, &config);
+    Checked { subtasks, model, registry, question }.settle(request_type)
+}
+
+impl Checked {
+    /// Its answer: that of the cache, or the engine's.
+    fn settle(self, request_type: &str) -> Result<Answer, PgError> {
+        if let Some(question) = &self.question {
+            if let Some(answer) = question.answer() {
+                return Ok(answer);
+            }
+            access_counters::count_miss();
         }
-        access_counters::count_miss();
+        Call::start(request_type, self, false)?.finish()
     }
-    Call::start(request_type, checked, false)?.finish()
 }
 
 /// How far the backends are apart on a model, by its name in the registry, or on the one that generates.
@@ -183,8 +208,12 @@ pub(super) fn answers(
         chosen.get_or_insert((model, registry));
     }
     let Some((model, registry)) = chosen else { return Ok(answers) };
-    let checked =
-        Checked { subtasks: Subtasks::Many(parts, places.clone()), model, registry, question: None };
+    let checked = Checked {
+        subtasks: Subtasks::Many(parts, places.clone(), on_error),
+        model,
+        registry,
+        question: None,
+    };
     let mut call = Call::prepare(request_type, checked, false);
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
@@ -262,7 +291,9 @@ pub(super) fn outcome(
 /// Says which of the rows of a statement an error is about.
 fn about_text(error: PgError, request_type: &str, text: Option<&str>) -> PgError {
     let what = match request_type {
-        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi" => "text",
+        "embed" | "tokenize" | "similarity" | "classify" | "classify_scores" | "classify_multi"
+        | "summarize" => "text",
+        verb if is_plain(verb) => "text",
         "rerank" => "query",
         _ => "prompt",
     };
@@ -350,15 +381,14 @@ impl Call {
             registry,
             salt: u64::from(role),
             standing: Standing { owner: role, priority: guc::call_priority(), paced },
-            progress: Progress::new(&subtasks),
             under_way: BTreeMap::new(),
             capacity: guc::engine().max_running + HANDED_OVER_AHEAD,
             client: Connection::kept(),
             attempts: 0,
             refusals: Refusals::default(),
             begun: false,
-            activity: if subtasks.is_text() { show(request_type) } else { None },
-            subtasks,
+            activity: if subtasks.is_shown() { show(request_type) } else { None },
+            stages: Stages::new(subtasks),
             text: String::new(),
             usage: Usage::default(),
             since: Instant::now(),
@@ -456,11 +486,14 @@ impl Call {
                 EventKind::Started { prompt_tokens, .. } => {
                     activity::set_phase(line, Phase::Prefill, Some(*prompt_tokens));
                 }
-                EventKind::Progress { generated_tokens, text } => {
+                EventKind::Progress { generated_tokens, text } if self.stages.whole().is_text() => {
                     self.text.push_str(text);
                     activity::set_progress(line, *generated_tokens, turns, &self.text);
                 }
-                EventKind::FirstToken { .. } | EventKind::Done(_) | EventKind::Failed(_) => {}
+                EventKind::Progress { .. }
+                | EventKind::FirstToken { .. }
+                | EventKind::Done(_)
+                | EventKind::Failed(_) => {}
             }
         }
         match kind {
@@ -468,7 +501,7 @@ impl Call {
             EventKind::Progress { text, .. } => Ok(News::Text(text)),
             EventKind::Done(output) => {
                 self.under_way.remove(&key);
-                self.done(index, output)
+                self.done(index, output, turns)
             }
             EventKind::Failed(error) => {
                 if let Some(next) = self.model.pass_over(&error, &self.registry) {
@@ -478,27 +511,35 @@ impl Call {
                 let failure = Failure::from(error).error;
                 if self.tolerant && failure.lasting {
                     // An output that no element asks for: it has no answer.
-                    return self.done(index, Output::Score(f32::NAN));
+                    return self.done(index, Output::Score(f32::NAN), turns);
                 }
                 let client = self.client.take();
                 // What else the engine has of this call ends with the connection.
                 Connection::keep(client.filter(|_| self.under_way.is_empty()));
-                let error = self.subtasks.blame(index, failure);
-                Err(error.detail(self.subtasks.describe(index)))
+                let error = self.stages.now().blame(index, failure);
+                Err(error.detail(self.stages.now().describe(index)))
             }
         }
     }
 
     /// Takes the output of a subtask; the answer where it was the last.
-    fn done(&mut self, index: usize, output: Output) -> Result<News, PgError> {
-        let Some(outputs) = self.progress.store(index, output) else {
+    fn done(&mut self, index: usize, output: Output, turns: u64) -> Result<News, PgError> {
+        let ended = match self.stages.store(index, output) {
+            Ok(ended) => ended,
+            Err(error) => {
+                Connection::keep(self.client.take());
+                return Err(error);
+            }
+        };
+        if let (Some(line), Some((text, tokens))) = (self.activity, self.stages.shown()) {
+            activity::set_progress(line, tokens, turns, &text);
+        }
+        let Some(Ended { answer, is_whole, text }) = ended else {
             self.fill()?;
             return Ok(News::None);
         };
         Connection::keep(self.client.take());
-        self.usage.ended(&outputs, self.since);
-        let is_whole = self.subtasks.is_whole(&outputs);
-        let answer = self.subtasks.answer(outputs)?;
+        self.usage.ended(text, self.since);
         if is_whole {
             self.post(&answer);
         }
@@ -508,13 +549,13 @@ impl Call {
     /// Begins anew, with another model. What the engine still has of it ends with the connection.
     fn restart(&mut self, with: Resolved) -> Result<News, PgError> {
         warn_of_choice(&with);
-        self.subtasks.check_model(&with)?;
-        let parts = parts_of(&self.subtasks);
+        self.stages.whole().check_model(&with)?;
+        let parts = parts_of(self.stages.whole());
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
             *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
         self.model = with;
-        self.progress = Progress::new(&self.subtasks);
+        self.stages.restart();
         self.under_way.clear();
         self.author = Author::default();
         self.text.clear();
@@ -532,7 +573,8 @@ impl Call {
             Answer::Many(answers) => answers.as_slice(),
             _ => &one,
         };
-        for ((question, subtasks), answer) in self.questions.iter().zip(parts_of(&self.subtasks)).zip(answers)
+        for ((question, subtasks), answer) in
+            self.questions.iter().zip(parts_of(self.stages.whole())).zip(answers)
         {
             if let Some(((question, by), answer)) =
                 question.as_ref().zip(self.author.get()).zip(answer.as_ref())
@@ -547,7 +589,7 @@ impl Call {
     /// Hands over subtasks as long as there are some and room for them.
     fn fill(&mut self) -> Result<(), PgError> {
         while self.under_way.len() < self.capacity
-            && let Some(index) = self.progress.take_next()
+            && let Some(index) = self.stages.take_next()
         {
             let key = LAST_KEY.get() + 1;
             LAST_KEY.set(key);
@@ -559,7 +601,7 @@ impl Call {
     }
 
     fn submit(&mut self, key: u64, index: usize) -> io::Result<()> {
-        let work = self.subtasks.work_for(index, &self.model);
+        let work = self.stages.work(index, &self.model);
         let dedup_key =
             self.questions.first().and_then(Option::as_ref).and_then(|_| cache::dedup_key_of(&work));
         let request = Request { key, model: self.model.source.clone(), salt: self.salt, dedup_key, work };
@@ -605,7 +647,7 @@ impl Call {
 /// What has a place in the cache of its own: the elements of an array, or all of it.
 fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
     match subtasks {
-        Subtasks::Many(parts, _) => parts,
+        Subtasks::Many(parts, ..) => parts,
         whole => std::slice::from_ref(whole),
     }
 }

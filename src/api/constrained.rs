@@ -10,6 +10,7 @@ use steadytext_engine::{Constraint, Error, keep_written_order};
 
 use super::call;
 use super::enqueue::enqueue;
+use super::prompt;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::generate_params;
@@ -34,10 +35,12 @@ fn generate_json_async(
     priority: Option<i64>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    enqueue("generate_json", prompt, with_schema(params, schema).or_raise(), priority)
+    let prompt = prompt::filled(prompt, variables).or_raise();
+    enqueue("generate_json", prompt.as_deref(), with_schema(params, schema).or_raise(), priority)
 }
 
 /// Generates a JSON document that conforms to a schema.
@@ -54,11 +57,12 @@ fn generate_json(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<String> {
-    let (on_error, prompt) = (OnError::of(on_error), prompt?);
+    let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    answer("generate_json", prompt, with_schema(params, schema).or_raise(), on_error)
+    answer("generate_json", &prompt, with_schema(params, schema).or_raise(), on_error)
 }
 
 /// Enqueues the generation of a text that a pattern matches from end to end.
@@ -75,10 +79,12 @@ fn generate_regex_async(
     priority: Option<i64>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    enqueue("generate_regex", prompt, with_pattern(params, pattern), priority)
+    let prompt = prompt::filled(prompt, variables).or_raise();
+    enqueue("generate_regex", prompt.as_deref(), with_pattern(params, pattern), priority)
 }
 
 /// Generates a text that a pattern matches from end to end.
@@ -95,11 +101,12 @@ fn generate_regex(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<String> {
-    let (on_error, prompt) = (OnError::of(on_error), prompt?);
+    let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, None, model, None, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    answer("generate_regex", prompt, with_pattern(params, pattern), on_error)
+    answer("generate_regex", &prompt, with_pattern(params, pattern), on_error)
 }
 
 /// Enqueues the choice of one of some texts.
@@ -114,10 +121,12 @@ fn generate_choice_async(
     priority: Option<i64>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(None, use_cache, seed, None, model, None, None);
     let params = with_options(params, system_prompt, options).or_raise();
-    enqueue("generate_choice", prompt, with_choices(params, choices).or_raise(), priority)
+    let prompt = prompt::filled(prompt, variables).or_raise();
+    enqueue("generate_choice", prompt.as_deref(), with_choices(params, choices).or_raise(), priority)
 }
 
 /// Chooses one of some texts.
@@ -132,11 +141,12 @@ fn generate_choice(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<String> {
-    let (on_error, prompt) = (OnError::of(on_error), prompt?);
+    let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(None, use_cache, seed, None, model, None, None);
     let params = with_options(params, system_prompt, options).or_raise();
-    answer("generate_choice", prompt, with_choices(params, choices).or_raise(), on_error)
+    answer("generate_choice", &prompt, with_choices(params, choices).or_raise(), on_error)
 }
 
 fn answer(request_type: &str, prompt: &str, params: Map<String, Value>, on_error: OnError) -> Option<String> {

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 use super::call;
+use super::prompt;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
 use crate::request::OnError;
@@ -25,6 +26,7 @@ fn generate_details(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> TableIterator<
     'static,
     (
@@ -41,8 +43,9 @@ fn generate_details(
     let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
+    let prompt = prompt::filled(prompt, variables).or_raise();
     let detailed = prompt.and_then(|prompt| {
-        let detailed = call::answer_in_detail("generate", Some(prompt), None, params);
+        let detailed = call::answer_in_detail("generate", Some(&prompt), None, params);
         let with_text = detailed.and_then(|detailed| Ok((detailed.answer.clone().into_text()?, detailed)));
         on_error.settle(with_text)
     });

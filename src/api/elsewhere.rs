@@ -15,7 +15,9 @@ use crate::pg::error::{Failure, OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::registry::{Resolved, default_names};
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, Asked, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected};
+use crate::request::{
+    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected,
+};
 
 /// The texts of a row.
 type Texts<'a> = Option<Array<'a, &'a str>>;
@@ -31,10 +33,7 @@ fn prepared_work(
 ) -> Vec<u8> {
     check_version(version).or_raise();
     let prepared = match work(request_type.unwrap_or_default(), prompt, prompts, params) {
-        Ok((subtasks, model)) => Prepared::Errand(Errand {
-            model: model.wanted_model(),
-            works: (0..subtasks.len()).map(|index| subtasks.work_for(index, &model)).collect(),
-        }),
+        Ok((subtasks, model)) => Prepared::Errand(errand_of(&subtasks, &model)),
         Err(error) => Prepared::Refused(Refusal {
             message: with_hint(&error),
             code: error.sqlstate(),
@@ -69,16 +68,20 @@ fn read_report(
         name!(error, Option<String>),
         name!(error_code, Option<String>),
         name!(retry, bool),
+        name!(more, Option<Vec<u8>>),
     ),
 > {
     let failed = |failure: Failure| {
         let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
         let retry = failure.retry;
-        (None, None, 0, None, None, None, None, None, None, None, Some(error), Some(code), retry)
+        (None, None, 0, None, None, None, None, None, None, None, Some(error), Some(code), retry, None)
     };
     let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
         Err(failure) => failed(failure),
-        Ok((answer, usage)) => {
+        Ok(Outcome::More(more)) => {
+            (None, None, 0, None, None, None, None, None, None, None, None, None, false, Some(more))
+        }
+        Ok(Outcome::Answer(answer, usage)) => {
             let list = answer.list().map(|list| list.into_iter().map(str::to_owned).collect());
             let (text, vectors, is_many) = match answer {
                 Answer::Text(text) => (Some(text), Vec::new(), false),
@@ -106,6 +109,7 @@ fn read_report(
                 None,
                 None,
                 false,
+                None,
             )
         }
     };
@@ -156,38 +160,82 @@ fn work(
     subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
 }
 
-/// The answer that a report makes.
+/// What a report makes.
+enum Outcome {
+    /// The end.
+    Answer(Answer, Usage),
+    /// The next stage of the work, as [`prepared_work`] gives the first.
+    More(Vec<u8>),
+}
+
+/// The present stage of the work.
+fn errand_of(subtasks: &Subtasks, model: &Resolved) -> Errand {
+    Errand {
+        model: model.wanted_model(),
+        works: (0..subtasks.len()).map(|index| subtasks.work_for(index, model)).collect(),
+    }
+}
+
+/// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that nothing is kept here.
 fn outcome(
     request_type: &str,
     prompt: Option<&str>,
     prompts: Texts<'_>,
     params: Option<Jsonb<'_>>,
     report: Option<&[u8]>,
-) -> Result<(Answer, Usage), Failure> {
+) -> Result<Outcome, Failure> {
     let lasting = |error: PgError| Failure { error, retry: false };
     let report: Report = errand::decode(report.unwrap_or_default()).map_err(Failure::from)?;
     if let Err(Trouble::Model(refusal)) = report.outputs {
         let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, refusal.message);
         return Err(Failure { error, retry: refusal.retry });
     }
-    let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+    let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let outputs = match report.outputs {
-        Ok(outputs) if outputs.len() == subtasks.len() => outputs,
-        Ok(_) | Err(Trouble::Model(_)) => return Err(lasting(unexpected())),
+        Ok(outputs) => outputs,
+        Err(Trouble::Model(_)) => return Err(lasting(unexpected())),
         Err(Trouble::Failed { subtask, error }) => {
             let Failure { error, retry } = Failure::from(error);
             let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
             return Err(Failure { error, retry });
         }
     };
+    let mut stages = Stages::new(subtasks);
+    let mut outputs = outputs.into_iter();
+    let ended = loop {
+        if stages.is_handed_over() {
+            return Err(lasting(unexpected()));
+        }
+        // Where outputs end, a stage must.
+        let count = stages.now().len();
+        if outputs.len() == 0 {
+            let more = Prepared::Errand(errand_of(stages.now(), &model));
+            let more = errand::encode(&more).map_err(Failure::from)?;
+            return Ok(Outcome::More(more));
+        }
+        if outputs.len() < count {
+            return Err(lasting(unexpected()));
+        }
+        let mut ended = None;
+        for (index, output) in outputs.by_ref().take(count).enumerate() {
+            stages.take_next();
+            ended = stages.store(index, output).map_err(lasting)?;
+        }
+        if let Some(ended) = ended {
+            break ended;
+        }
+    };
+    if outputs.len() > 0 {
+        return Err(lasting(unexpected()));
+    }
+    let Ended { answer, text, .. } = ended;
     let mut usage = Usage::told(report.prompt_tokens, report.cached_tokens, report.first_token_ms);
-    usage.ended(&outputs, std::time::Instant::now());
-    let answer = subtasks.answer(outputs).map_err(lasting)?;
+    usage.ended(text, std::time::Instant::now());
     // The type text has no place for it.
     if matches!(&answer, Answer::Text(text) if text.contains('\0')) {
         return Err(lasting(unexpected()));
     }
-    Ok((answer, usage))
+    Ok(Outcome::Answer(answer, usage))
 }
 
 fn with_hint(error: &PgError) -> String {

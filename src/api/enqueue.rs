@@ -5,6 +5,7 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::prompt;
 use crate::pg::catalog_cache;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
@@ -32,10 +33,12 @@ fn generate_async(
     priority: Option<i64>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<pgrx::Uuid> {
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    enqueue("generate", prompt, params, priority)
+    let prompt = prompt::filled(prompt, variables).or_raise();
+    enqueue("generate", prompt.as_deref(), params, priority)
 }
 
 /// The parameters of a generation that differ from the defaults, for functions in SQL.

@@ -21,11 +21,15 @@ use crate::pg::cache_table::Found;
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::tuple::{self, NewRow};
-use crate::pg::{activity, after_commit, guc, listen, pending, privilege, shmem, slots, transaction};
+use crate::pg::{
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, shmem, slots, transaction,
+};
 use crate::registry::Wanted;
 use crate::request::batch_checks;
 use crate::request::checks::{check_columns, check_length, check_params, check_type, invalid, too_long};
 use crate::request::params::{self, Unused};
+use crate::request::verb_checks::is_verb;
+use crate::request::wording;
 use crate::request::{Answer, Asked, DEFAULT_MODEL, check_model, default_to_remember, wanted};
 
 /// Longest free label (user_id, session_id), in bytes.
@@ -138,7 +142,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     // refuse the whole COPY. Users may not write created_at. A WHEN clause would be parsed anew in every
     // statement. What is applied from another server was checked there, and an answer must not be put into it
     // here.
-    let mut remembered = None;
+    let mut stored = None;
     if !transaction::applies_changes()
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
@@ -149,7 +153,7 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
-        remembered = default_to_keep(&given).or_raise();
+        stored = params_to_store(&given).or_raise();
     }
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
         let id = row.uuid(columns.at(QueueColumn::RequestId));
@@ -163,29 +167,30 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
     }
     warn_once_if_not_preloaded();
     show_copied_row(hidden);
-    Ok(match remembered {
+    Ok(match stored {
         Some(params) => Some(tuple::with_values(trigger, &[(columns.at(QueueColumn::Params), params)])),
         None => trigger.new(),
     })
 }
 
-/// The parameters of a request with the model that is the default of this session alone, where it names none.
-fn default_to_keep(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
-    if wanted(&given.params) != Wanted::Default || !guc::any_model_of_session() {
-        return Ok(None);
-    }
-    let models = catalog_cache::models()?;
-    let Some(name) = default_to_remember(given.request_type, &given.params, &models)? else {
-        return Ok(None);
-    };
+/// The parameters of a request, where the server adds something to them: the model that is the default of this session alone, where
+/// the request names none, and the prompt that the database keeps in the place of the library's.
+fn params_to_store(given: &Given<'_>) -> Result<Option<pg_sys::Datum>, PgError> {
     let mut params = given.params.clone();
-    match &mut params {
-        Value::Object(params) => {
-            params.insert(DEFAULT_MODEL.to_owned(), name.into());
+    let mut is_changed = given.is_reworded;
+    if wanted(&given.params) == Wanted::Default && guc::any_model_of_session() {
+        let models = catalog_cache::models()?;
+        if let Some(name) = default_to_remember(given.request_type, &given.params, &models)? {
+            is_changed = true;
+            match &mut params {
+                Value::Object(params) => {
+                    params.insert(DEFAULT_MODEL.to_owned(), name.into());
+                }
+                _ => params = serde_json::json!({ DEFAULT_MODEL: name }),
+            }
         }
-        _ => params = serde_json::json!({ DEFAULT_MODEL: name }),
     }
-    Ok(JsonB(params).into_datum())
+    Ok(if is_changed { JsonB(params).into_datum() } else { None })
 }
 
 /// What a row asks.
@@ -194,6 +199,8 @@ struct Given<'a> {
     prompt: Option<&'a str>,
     prompts: Option<Vec<Option<&'a str>>>,
     params: Value,
+    /// The database keeps the prompt that it is asked with, which is among the parameters.
+    is_reworded: bool,
 }
 
 impl Given<'_> {
@@ -276,9 +283,12 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
             None
         }
     };
-    let params =
+    let mut params =
         params::read(request_type, row.jsonb(columns.at(QueueColumn::Params)), Unused::Refused, config)?;
-    let given = Given { request_type, prompt: row.text(columns.at(QueueColumn::Prompt)), prompts, params };
+    let is_reworded =
+        is_verb(request_type) && wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    let prompt = row.text(columns.at(QueueColumn::Prompt));
+    let given = Given { request_type, prompt, prompts, params, is_reworded };
     check_type(given.asked(), config)?;
     if !row.integer(columns.at(QueueColumn::Priority)).is_some_and(|priority| (1..=10).contains(&priority)) {
         return Err(

@@ -1,13 +1,17 @@
 //! The SQL-callable functions that are written in Rust, one file per noun. Most of the API is SQL and lives
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
+mod arrays;
+mod batch;
 mod cache_admin;
 mod cache_lookup;
 mod call;
 mod cancel;
 mod chat;
+mod classified;
 mod connection;
 mod constrained;
+mod context;
 mod details;
 mod diagnose;
 mod elsewhere;
@@ -17,8 +21,10 @@ mod exchange;
 #[cfg(not(feature = "exchange"))]
 #[path = "exchange/absent.rs"]
 mod exchange;
+mod groups;
 mod insert_trigger;
 mod models;
+mod plain_verbs;
 mod prompt;
 mod protocol;
 mod pull;
@@ -27,9 +33,11 @@ mod rerank;
 mod result;
 mod role_id;
 mod status;
+mod summarize;
 mod sync;
 mod tables;
 mod tokens;
 mod trouble;
+mod vectorizers;
 mod verbs;
 mod verify;

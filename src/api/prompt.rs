@@ -1,15 +1,20 @@
 //! Templates of prompts: checked when they are kept, filled in when they are used. The tables and functions around that are in
 //! `sql/48_prompts.sql`.
 
-use pgrx::name;
-use pgrx::prelude::*;
-use serde_json::{Map, Value};
-use steadytext_engine::template::prompts::{self, PromptError};
+use std::borrow::Cow;
 
+use pgrx::prelude::*;
+use pgrx::{JsonB, name};
+use serde_json::{Map, Value};
+use steadytext_engine::template::prompts;
+
+use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::interrupts::with_signals_blocked;
 use crate::pg::jsonb::{self, Item, Jsonb};
+use crate::pg::spi::{self, Mode};
 use crate::request::prompts as builtin;
+use crate::request::wording::{self, of_template};
 
 /// Values in the variables of a prompt, those in lists and objects included.
 const MAX_VALUES: usize = 10_000;
@@ -54,6 +59,34 @@ fn builtin_prompt(
     }))
 }
 
+/// Refuses a template that cannot take the place of one of this library's.
+#[pg_extern(immutable, parallel_safe)]
+fn check_replacement(slug: Option<&str>, template: Option<&str>) {
+    if let (Some(slug), Some(template)) = (slug, template) {
+        wording::check(slug, template).or_raise();
+    }
+}
+
+/// The prompt of a call that generates: the text that is given, or, where variables are, what the prompt of that name makes of them. With
+/// the rights of the caller.
+///
+/// # Errors
+///
+/// Those of steadytext_prompt_render.
+pub(super) fn filled<'a>(
+    prompt: Option<&'a str>,
+    variables: Option<Jsonb<'_>>,
+) -> Result<Option<Cow<'a, str>>, PgError> {
+    let (Some(slug), Some(variables)) = (prompt, variables) else { return Ok(prompt.map(Cow::Borrowed)) };
+    let values = JsonB(Value::Object(values(variables)?));
+    let sql = format!(
+        "select {}.steadytext_prompt_render($1, $2, null::pg_catalog.int8, true)",
+        catalog_cache::installation()?.schema
+    );
+    let text = spi::query_one(&sql, vec![slug.into(), values.into()], Mode::ReadOnly, |row| row.get(1))?;
+    Ok(text.flatten().map(Cow::Owned))
+}
+
 fn values(variables: Jsonb<'_>) -> Result<Map<String, Value>, PgError> {
     let invalid = |message: &str| {
         PgError::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
@@ -74,16 +107,4 @@ fn values(variables: Jsonb<'_>) -> Result<Map<String, Value>, PgError> {
         Ok(Value::Object(values)) => Ok(values),
         _ => Err(invalid("the variables of a prompt are too many, too deep, or out of range")),
     }
-}
-
-/// The predecessor's words; its errors about values had the code of an internal error.
-fn of_template(error: &PromptError) -> PgError {
-    let (code, words) = match error {
-        PromptError::Syntax(_) => (PgSqlErrorCode::ERRCODE_SYNTAX_ERROR, "Invalid Jinja2 template"),
-        PromptError::Undefined(_) => {
-            (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "Undefined variable in template")
-        }
-        PromptError::Rendering(_) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "Template rendering error"),
-    };
-    PgError::new(code, format!("{words}: {error}"))
 }

@@ -13,10 +13,10 @@ use crate::pg::waiters::{self, Waiter};
 use crate::pg::{catalog, catalog_cache, interrupts};
 
 /// How often a waiting caller looks by itself, should a wake be missed.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long callers wait who do not say it.
-const TIMEOUT_SECONDS: i64 = 30;
+pub(super) const TIMEOUT_SECONDS: i64 = 30;
 /// Nobody waits longer: a century.
 const LONGEST_SECONDS: u64 = 3_155_760_000;
 
@@ -79,7 +79,8 @@ fn await_result(
     }
 }
 
-fn deadline(seconds: i64) -> Instant {
+/// When somebody who waits so many seconds gives up.
+pub(super) fn deadline(seconds: i64) -> Instant {
     match u64::try_from(seconds) {
         Ok(seconds) => Instant::now() + Duration::from_secs(seconds.min(LONGEST_SECONDS)),
         Err(_) => invalid("timeout_seconds must not be negative").raise(),
@@ -111,11 +112,7 @@ fn wait_for_requests(
     timeout_seconds: Option<i64>,
 ) -> Option<bool> {
     let mut ids: Vec<pgrx::Uuid> = ids?.into_iter().flatten().collect();
-    let any = match mode.unwrap_or("all") {
-        "all" => false,
-        "any" => true,
-        _ => invalid("mode must be 'all' or 'any'").raise(),
-    };
+    let any = waits_for_any(mode);
     let deadline = deadline(timeout_seconds.unwrap_or(TIMEOUT_SECONDS));
     let schema = catalog_cache::installation().or_raise().schema.clone();
     let sql = format!(
@@ -140,6 +137,15 @@ fn wait_for_requests(
         // Looks at many requests take no more than half of the time.
         interrupts::sleep_ms(began.elapsed().min(left).as_millis() as i64);
         waiter.sleep(seen, left.min(LOOK_AGAIN));
+    }
+}
+
+/// Whether the first of several is enough.
+pub(super) fn waits_for_any(mode: Option<&str>) -> bool {
+    match mode.unwrap_or("all") {
+        "all" => false,
+        "any" => true,
+        _ => invalid("mode must be 'all' or 'any'").raise(),
     }
 }
 

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::call::{self, Call, News};
+use super::prompt;
 use crate::pg::error::OrRaise;
 use crate::pg::jsonb::Jsonb;
 use crate::request::arguments::{embed_params, generate_params};
@@ -29,11 +30,12 @@ fn generate(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> Option<String> {
-    let (on_error, prompt) = (OnError::of(on_error), prompt?);
+    let (on_error, prompt) = (OnError::of(on_error), prompt::filled(prompt, variables).or_raise()?);
     let params = generate_params(max_tokens, use_cache, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    on_error.settle(call::answer("generate", Some(prompt), None, params).and_then(Answer::into_text))
+    on_error.settle(call::answer("generate", Some(&prompt), None, params).and_then(Answer::into_text))
 }
 
 /// Computes an embedding.
@@ -72,12 +74,13 @@ fn generate_stream(
     on_error: Option<&str>,
     system_prompt: Option<&str>,
     options: Option<Jsonb<'_>>,
+    variables: Option<Jsonb<'_>>,
 ) -> SetOfIterator<'static, String> {
     let on_error = OnError::of(on_error);
     let params = generate_params(max_tokens, None, seed, eos_string, model, size, temperature);
     let params = with_options(params, system_prompt, options).or_raise();
-    SetOfIterator::new(match prompt {
-        Some(prompt) => begin_pieces(prompt, params, on_error),
+    SetOfIterator::new(match prompt::filled(prompt, variables).or_raise() {
+        Some(prompt) => begin_pieces(&prompt, params, on_error),
         None => Pieces::none(),
     })
 }

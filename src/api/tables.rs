@@ -8,7 +8,7 @@ use pgrx::{AllocatedByPostgres, Array};
 use uuid::Uuid;
 
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem};
+use crate::pg::{after_commit, bgworker, catalog, catalog_cache, guc, listen, shmem, slots};
 use crate::registry::restored;
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
@@ -23,11 +23,11 @@ fn wake_worker<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
-/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker only
-/// deletes others.
+/// AFTER DELETE OR TRUNCATE FOR EACH STATEMENT on steadytext_queue: pending rows may be gone. The worker and the process that
+/// works for vectorizers only delete others.
 #[pg_trigger]
 fn recount_requests<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
-    if !bgworker::is_worker() {
+    if !bgworker::is_worker() && !slots::is_vectorizing() {
         after_commit::arm_change();
     }
     Ok(None)

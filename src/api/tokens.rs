@@ -38,15 +38,43 @@ fn chunk_text(
     (name!(seq, i32), name!(chunk, String), name!(start_offset, i32), name!(tokens, i32)),
 > {
     let Some(text) = input else { return TableIterator::new([]) };
+    let models = catalog_cache::models().or_raise();
+    let model = whatever_it_is_for(model, &models).or_raise();
     let chunks = chunks(&text, chunk_size, chunk_overlap, strategy, model).or_raise();
-    TableIterator::new(chunks.into_iter().enumerate().map(move |(index, chunk)| {
+    TableIterator::new(pieces(text, chunks))
+}
+
+/// The same for texts that are to be embedded: without a name, the model that embeds.
+#[pg_extern(immutable, parallel_safe)]
+fn chunk_for_embedding(
+    input: Option<String>,
+    chunk_size: Option<i64>,
+    chunk_overlap: Option<i64>,
+    strategy: Option<&str>,
+    model: Option<&str>,
+) -> TableIterator<
+    'static,
+    (name!(seq, i32), name!(chunk, String), name!(start_offset, i32), name!(tokens, i32)),
+> {
+    let Some(text) = input else { return TableIterator::new([]) };
+    let models = catalog_cache::models().or_raise();
+    let wanted = model.map_or(Wanted::Default, Wanted::Named);
+    let model = registry::resolve(Task::Embed, wanted, &models).or_raise();
+    let chunks = chunks(&text, chunk_size, chunk_overlap, strategy, model).or_raise();
+    TableIterator::new(pieces(text, chunks))
+}
+
+fn pieces(text: String, chunks: Vec<Chunk>) -> impl Iterator<Item = (i32, String, i32, i32)> {
+    chunks.into_iter().enumerate().map(move |(index, chunk)| {
         let Chunk { start, bytes, characters_before, tokens } = chunk;
         let piece = text.get(start..start + bytes).unwrap_or_default().to_owned();
         (index as i32 + 1, piece, characters_before as i32 + 1, tokens as i32)
-    }))
+    })
 }
 
 fn tokens(text: &str, model: Option<&str>) -> Result<Vec<u32>, PgError> {
+    let models = catalog_cache::models()?;
+    let model = whatever_it_is_for(model, &models)?;
     match tokenized(Work::Tokenize { text: text.to_owned() }, model)? {
         Answer::Tokens(tokens) => Ok(tokens),
         _ => Err(unexpected()),
@@ -58,7 +86,7 @@ fn chunks(
     size: Option<i64>,
     overlap: Option<i64>,
     strategy: Option<&str>,
-    model: Option<&str>,
+    model: Resolved,
 ) -> Result<Vec<Chunk>, PgError> {
     const SIZE: i64 = 400;
     const OVERLAP: i64 = 50;
@@ -78,17 +106,17 @@ fn chunks(
         Some("markdown") => Strategy::Markdown,
         Some(_) => return Err(invalid("strategy must be token, recursive, sentence or markdown")),
     };
-    let how = Chunking { text: text.to_owned(), size, overlap, strategy };
+    let how = Chunking { text: text.to_owned(), size, overlap, strategy, beside: None };
     match tokenized(Work::Chunk(how), model)? {
         Answer::Chunks(chunks) => Ok(chunks),
         _ => Err(unexpected()),
     }
 }
 
-fn tokenized(work: Work, model: Option<&str>) -> Result<Answer, PgError> {
+fn tokenized(work: Work, model: Resolved) -> Result<Answer, PgError> {
     check_length(work.text_bytes(), &*catalog_cache::config()?)?;
     let models = catalog_cache::models()?;
-    call::outcome("tokenize", Subtasks::One(work), whatever_it_is_for(model, &models)?, models)
+    call::outcome("tokenize", Subtasks::One(work), model, models)
 }
 
 /// The model of this name, whatever task it has; the one that generates where none is named.

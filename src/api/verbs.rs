@@ -3,21 +3,20 @@
 //! As those of [`super::sync`] they are immutable. Arrays have the same functions: the engine works on their elements
 //! together.
 
+use pgrx::name;
 use pgrx::prelude::*;
-use pgrx::{Array, name};
 use serde_json::{Map, Value};
 
+use super::arrays::{self, Texts};
 use super::call::{self, Element};
 use super::enqueue::enqueue;
 use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::{self, Jsonb};
+use crate::pg::kept_prompts;
 use crate::request::arguments::{classify_params, verb_params};
 use crate::request::params::{check_bytes as check_bytes_of_params, check_elements};
-use crate::request::{Answer, Categories, OnError, batch_checks, unexpected};
-
-/// Texts as they come from SQL.
-type Texts<'a> = Option<Array<'a, &'a str>>;
+use crate::request::{Answer, Categories, OnError, unexpected, wording};
 
 /// Most elements of the examples of a classification, brackets included.
 const MAX_EXAMPLE_ELEMENTS: usize = 4096;
@@ -152,7 +151,7 @@ fn verb_similarity_array(
         .hint("Texts in the same place are compared.")
         .raise();
     }
-    check_array(a.iter().chain(b.iter()), a.len()).or_raise();
+    arrays::check_array(a.iter().chain(b.iter()), a.len(), "Texts").or_raise();
     let pairs = a.iter().zip(b.iter());
     let elements: Vec<Option<Element<'_>>> =
         pairs.map(|(a, b)| Some(Element { text: None, texts: Some([Some(a?), Some(b?)]) })).collect();
@@ -170,12 +169,12 @@ fn verb_similarity_array(
 fn listed(name: &str, texts: Texts<'_>) -> Result<Option<(String, Value)>, PgError> {
     let Some(texts) = texts else { return Ok(None) };
     check_elements(name, texts.len())?;
-    check_bytes(texts.iter())?;
+    arrays::check_bytes(texts.iter())?;
     Ok(Some((name.to_owned(), texts.iter().map(Value::from).collect())))
 }
 
 /// What a classification is told, besides the text.
-fn with_categories(
+pub(super) fn with_categories(
     mut params: Map<String, Value>,
     categories: Texts<'_>,
     (task_description, method, threshold): (Option<&str>, Option<&str>, Option<f64>),
@@ -368,14 +367,37 @@ fn verb_classify_async(
     enqueue(request_type.unwrap_or_default(), input, params, priority)
 }
 
-fn text_of(
+pub(super) fn text_of(
     request_type: &str,
     text: Option<&str>,
     params: Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<String> {
     let (on_error, text) = (OnError::of(on_error), text?);
+    let params = worded(request_type, params).or_raise();
     on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_text))
+}
+
+/// The answers to the texts of an array.
+pub(super) fn answers_of(
+    request_type: &str,
+    texts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+) -> Option<Vec<Option<Answer>>> {
+    answers_where(request_type, texts, params, on_error, |_| true)
+}
+
+/// The answers to those texts of an array that a model is needed for.
+pub(super) fn answers_where(
+    request_type: &str,
+    texts: Texts<'_>,
+    params: &Map<String, Value>,
+    on_error: Option<&str>,
+    is_needed: impl Fn(&str) -> bool,
+) -> Option<Vec<Option<Answer>>> {
+    let params = worded(request_type, params.clone()).or_raise();
+    arrays::answers_where(request_type, "Texts", texts, &params, on_error, is_needed).or_raise()
 }
 
 fn texts_of(
@@ -384,12 +406,18 @@ fn texts_of(
     params: &Map<String, Value>,
     on_error: Option<&str>,
 ) -> Option<Vec<Option<String>>> {
-    let (on_error, texts) = (OnError::of(on_error), texts?);
-    check_array(texts.iter(), texts.len()).or_raise();
-    let elements: Vec<Option<Element<'_>>> =
-        texts.iter().map(|text| Some(Element { text: Some(text?), texts: None })).collect();
-    let answers = call::answers(request_type, &elements, params, on_error).or_raise();
+    let answers = answers_of(request_type, texts, params, on_error)?;
     Some(answers.into_iter().map(|answer| answer.map(|answer| answer.into_text().or_raise())).collect())
+}
+
+/// The parameters with the prompt that the database keeps in the place of the library's, as the queue's trigger adds it.
+fn worded(request_type: &str, params: Map<String, Value>) -> Result<Map<String, Value>, PgError> {
+    let mut params = Value::Object(params);
+    wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    match params {
+        Value::Object(params) => Ok(params),
+        _ => Ok(Map::new()),
+    }
 }
 
 fn categories_of(
@@ -399,22 +427,8 @@ fn categories_of(
     on_error: Option<&str>,
 ) -> Option<Categories> {
     let on_error = OnError::of(on_error);
-    let answer = call::answer(request_type, Some(text), None, params).and_then(|answer| match answer {
-        Answer::Categories(categories) => Ok(categories),
-        _ => Err(unexpected()),
-    });
-    on_error.settle(answer)
-}
-
-/// Refuses an array of too many texts, or of texts that are too long together, before they are copied.
-fn check_array<'a>(texts: impl Iterator<Item = Option<&'a str>>, count: usize) -> Result<(), PgError> {
-    batch_checks::check_count(count, "Texts", &*catalog_cache::config()?)?;
-    check_bytes(texts)
-}
-
-fn check_bytes<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), PgError> {
-    let bytes = texts.flatten().map(str::len).fold(0, usize::saturating_add);
-    batch_checks::check_stored(bytes, &*catalog_cache::config()?)
+    let params = worded(request_type, params).or_raise();
+    on_error.settle(call::answer(request_type, Some(text), None, params).and_then(Answer::into_categories))
 }
 
 /// A number as answers have it.

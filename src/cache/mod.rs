@@ -95,7 +95,7 @@ impl Question {
 fn is_wanted(params: &Value, subtasks: &Subtasks, config: &Config) -> bool {
     config.cache_enabled
         && params.get("use_cache") != Some(&Value::Bool(false))
-        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..))
+        && !matches!(subtasks, Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_))
 }
 
 /// How far a look-up goes.
@@ -241,8 +241,9 @@ fn key_by(
         }
         Subtasks::Rerank(reranking) => key_of_many(request_type, reranking, model?, prompts, backend),
         Subtasks::Verb(verb) => key_of_many(request_type, verb, model?, prompts, backend),
+        Subtasks::Summary(level) => key_of_many(request_type, level.summary(), model?, prompts, backend),
         // Each of the texts by itself would be one more way to the same entries.
-        Subtasks::Embed { .. } | Subtasks::Many(..) => None,
+        Subtasks::Embed { .. } | Subtasks::Many(..) | Subtasks::Settled(_) => None,
     }
 }
 

@@ -66,9 +66,11 @@ pub(super) fn make(
         Subtasks::Rerank(reranking) => (reranking.queries.join("\n"), None),
         Subtasks::One(Work::Likelihoods(Likelihoods { prompt, .. })) => (prompt.clone(), None),
         Subtasks::Verb(verb) => (verb.text().to_owned(), None),
+        Subtasks::Summary(level) => (level.summary().beginning().to_owned(), None),
         Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
         | Subtasks::Embed { .. }
-        | Subtasks::Many(..) => {
+        | Subtasks::Many(..)
+        | Subtasks::Settled(_) => {
             return None;
         }
     };

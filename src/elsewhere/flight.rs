@@ -24,6 +24,8 @@ struct Row {
     source: ModelSource,
     standing: Standing,
     salt: u64,
+    /// Outputs of the stages before.
+    before: Vec<Output>,
     /// Those that were not handed over.
     works: Vec<Option<Work>>,
     next: usize,
@@ -39,10 +41,18 @@ struct Row {
     first_token_ms: Option<u64>,
 }
 
+/// How a row goes on, where there is another stage.
+pub(crate) struct Again {
+    source: ModelSource,
+    standing: Standing,
+    salt: u64,
+}
+
 /// A row whose last event has come.
 pub(crate) struct Ended {
     pub(crate) held: Held,
     pub(crate) report: Report,
+    pub(crate) again: Again,
     /// The model's name, where its file is not the one that is meant.
     pub(crate) spoiled: Option<String>,
 }
@@ -89,6 +99,7 @@ impl Flight {
             source,
             standing,
             salt,
+            before: Vec::new(),
             outputs: vec![None; works.len()],
             works: works.into_iter().map(Some).collect(),
             next: 0,
@@ -103,6 +114,18 @@ impl Flight {
             first_token_ms: None,
         };
         self.rows.insert(self.last_order, row);
+    }
+
+    /// Goes on with the next stage of a row, whose report up to now is this one.
+    pub(crate) fn go_on(&mut self, held: Held, errand: Errand, again: Again, report: Report) {
+        self.add(held, errand, again.source, again.standing, again.salt);
+        if let Some(row) = self.rows.get_mut(&self.last_order) {
+            row.has_begun = true;
+            row.before = report.outputs.unwrap_or_default();
+            row.prompt_tokens = report.prompt_tokens;
+            row.cached_tokens = report.cached_tokens;
+            row.first_token_ms = report.first_token_ms;
+        }
     }
 
     /// Hands subtasks over.
@@ -159,8 +182,10 @@ impl Flight {
                 return None;
             }
             EventKind::FirstToken { cached_tokens } => {
-                row.cached_tokens = Some(cached_tokens as u64);
-                row.first_token_ms = u64::try_from(row.since.elapsed().as_millis()).ok();
+                row.cached_tokens = Some(row.cached_tokens.unwrap_or(0).saturating_add(cached_tokens as u64));
+                if row.first_token_ms.is_none() {
+                    row.first_token_ms = u64::try_from(row.since.elapsed().as_millis()).ok();
+                }
                 return None;
             }
             EventKind::Done(output) => {
@@ -190,13 +215,14 @@ impl Flight {
         let report = Report {
             outputs: match row.trouble {
                 Some(trouble) => Err(trouble),
-                None => Ok(row.outputs.into_iter().flatten().collect()),
+                None => Ok(row.before.into_iter().chain(row.outputs.into_iter().flatten()).collect()),
             },
             prompt_tokens: row.prompt_tokens,
             cached_tokens: row.cached_tokens,
             first_token_ms: row.first_token_ms,
         };
-        Some(Ended { held: row.held, report, spoiled })
+        let again = Again { source: row.source, standing: row.standing, salt: row.salt };
+        Some(Ended { held: row.held, report, again, spoiled })
     }
 
     /// Stops work on rows; how many there were.

@@ -44,10 +44,12 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// What became of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// The row has ended or is tried again.
     Done,
+    /// There is another stage, as [`steadytext_engine::errand::Prepared`].
+    More(Vec<u8>),
     /// It is no longer ours.
     Lost,
     /// Somebody has it locked.
@@ -158,7 +160,7 @@ pub(crate) fn report(
     let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
     let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
     let rows = client.query(
-        "select id, outcome from steadytext.complete_reports($1, $2, $3, $4)",
+        "select id, outcome, more from steadytext.complete_reports($1, $2, $3, $4)",
         &[&worker, &ids, &attempts, &bytes],
     )?;
     Ok(outcomes(&rows))
@@ -175,7 +177,7 @@ pub(crate) fn refuse(
     let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
     let retries: Vec<bool> = refusals.iter().map(|(_, refusal)| refusal.retry).collect();
     let rows = client.query(
-        "select id, outcome from steadytext.fail_requests($1, $2, $3, $4, $5, $6)",
+        "select id, outcome, null::pg_catalog.bytea from steadytext.fail_requests($1, $2, $3, $4, $5, $6)",
         &[&worker, &ids, &attempts, &errors, &codes, &retries],
     )?;
     Ok(outcomes(&rows))
@@ -224,6 +226,7 @@ fn outcomes(rows: &[postgres::Row]) -> HashMap<i64, Stored> {
         Some("locked") => Stored::Locked,
         Some("refused") => Stored::Refused,
         Some("lost") => Stored::Lost,
+        Some("more") => Stored::More(row.get::<_, Option<Vec<u8>>>(2).unwrap_or_default()),
         _ => Stored::Done,
     };
     rows.iter().map(|row| (row.get(0), stored(row))).collect()

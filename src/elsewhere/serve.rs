@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 use postgres::error::SqlState;
 use postgres::{Client, Config};
-use steadytext_engine::errand::{self, Prepared, Refusal};
+use steadytext_engine::errand::{self, Prepared, Refusal, Report};
 use steadytext_engine::{Engine, Event, Standing};
 
 use crate::connect;
-use crate::flight::{Flight, is_of_the_engine};
+use crate::flight::{Again, Flight, is_of_the_engine};
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
 use crate::protocol::{self, Claimed, Heartbeat, Held, Stored, Wanted};
@@ -36,7 +36,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// How a request has ended that is not stored yet.
 enum Ending {
-    Report { bytes: Vec<u8>, is_answer: bool },
+    Report { bytes: Vec<u8>, is_answer: bool, again: Again },
     Refused(Refusal),
 }
 
@@ -294,7 +294,7 @@ impl Server<'_> {
             }
             let is_answer = ended.report.outputs.is_ok();
             match errand::encode(&ended.report) {
-                Ok(bytes) => self.push(ended.held, Ending::Report { bytes, is_answer }),
+                Ok(bytes) => self.push(ended.held, Ending::Report { bytes, is_answer, again: ended.again }),
                 Err(error) => self.push(
                     ended.held,
                     Ending::Refused(Refusal {
@@ -362,6 +362,7 @@ impl Server<'_> {
                         counter.fetch_add(1, Relaxed);
                         self.shared.free(1);
                     }
+                    Some(Stored::More(more)) => self.go_on(outcome, more),
                     Some(Stored::Lost) => {
                         self.database.lost.fetch_add(1, Relaxed);
                         self.shared.free(1);
@@ -372,6 +373,21 @@ impl Server<'_> {
                         self.outcomes.push_back(outcome);
                     }
                 }
+            }
+        }
+    }
+
+    /// Goes on with the next stage of a request.
+    fn go_on(&mut self, outcome: Outcome, more: &[u8]) {
+        let Outcome { held, ending, .. } = outcome;
+        let Ending::Report { bytes, again, .. } = ending else { return };
+        match (errand::decode(more), errand::decode::<Report>(&bytes)) {
+            (Ok(Prepared::Errand(errand)), Ok(report)) if !errand.works.is_empty() => {
+                self.flight.go_on(held, errand, again, report);
+            }
+            _ => {
+                let message = "the next stage cannot be read".to_owned();
+                self.push(held, Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }));
             }
         }
     }

@@ -44,7 +44,7 @@ mod verify;
 
 pub use backend::BackendKind;
 pub use cache_key::{CacheKey, cache_key, cache_key_of_many, dedup_key, hex};
-pub use chunks::{Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
+pub use chunks::{Beside, Chunk, Chunking, MAX_CHUNK_TOKENS, Strategy};
 pub use config::{BackendChoice, Config, PromptLookup};
 pub use constraints::Constraint;
 #[doc(hidden)]

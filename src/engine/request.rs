@@ -108,7 +108,9 @@ impl Work {
             }
             Work::Embed(how) => how.text.len(),
             Work::Tokenize { text } => text.len(),
-            Work::Chunk(how) => how.text.len(),
+            Work::Chunk(how) => {
+                how.text.len().saturating_add(how.beside.as_ref().map_or(0, |beside| beside.prompt.len()))
+            }
             Work::Rerank(how) => {
                 let texts = [&how.query, &how.document, &how.task];
                 texts.iter().fold(0, |bytes, text| bytes.saturating_add(text.len()))

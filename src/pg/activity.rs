@@ -16,7 +16,7 @@ pub(crate) const ENTRIES: usize = 256;
 pub(crate) const PARTIAL_TEXT_BYTES: usize = 1024;
 
 /// The types of requests; entries have their place in this list.
-const REQUEST_TYPES: [&str; 15] = [
+const REQUEST_TYPES: [&str; 22] = [
     "generate",
     "embed",
     "generate_json",
@@ -32,6 +32,13 @@ const REQUEST_TYPES: [&str; 15] = [
     "classify_multi",
     "score",
     "similarity",
+    "analyze_sentiment",
+    "extract",
+    "translate",
+    "mask",
+    "extract_facts",
+    "deduplicate_facts",
+    "summarize",
 ];
 
 /// What a running request is doing.

@@ -36,6 +36,8 @@ struct Armed {
     call: bool,
     /// Requests of these buckets ended.
     ended: BucketSet,
+    /// There is something to do for a vectorizer.
+    noted: bool,
 }
 
 thread_local! {
@@ -77,6 +79,11 @@ pub(crate) fn arm_call() {
 /// After commit, sessions that wait for `request_id` look at it.
 pub(crate) fn arm_ended(request_id: Uuid) {
     arm(|armed| armed.ended |= waiters::bucket_set(request_id));
+}
+
+/// After commit, the process that works for vectorizers looks for work.
+pub(crate) fn arm_noted() {
+    arm(|armed| armed.noted = true);
 }
 
 /// Registers the callbacks for this process and, where the postmaster does it, for all that it forks.
@@ -147,6 +154,12 @@ fn fire(armed: Armed) {
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
+            slot.wake_vectorizer();
+        }
+        if armed.noted {
+            slot.vectorizer_notes.fetch_add(1, SeqCst);
+            // Where no such process runs, the worker starts one.
+            wanted |= !slot.wake_vectorizer();
         }
         if wanted {
             slot.wake();

@@ -117,6 +117,16 @@ pub(crate) fn start_download(index: usize) -> bool {
     start(worker).is_some()
 }
 
+/// Starts the process that works for the vectorizers of a slot's database. False if all of max_worker_processes are in use.
+pub(crate) fn start_vectorizer(slot: usize, database: pg_sys::Oid) -> bool {
+    let mut worker = template("pg_steadytext vectorizer", "steadytext_vectorizer_main");
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    worker.bgw_main_arg = pg_sys::Datum::from(slot);
+    worker.bgw_extra[..4]
+        .copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
+    start(worker).is_some()
+}
+
 /// Makes the calling thread give way to others as `nice` says.
 #[cfg(not(feature = "noop-engine"))]
 pub(crate) fn be_nice(nice: i32) {
@@ -165,6 +175,9 @@ pub(crate) fn pin_settings() {
         (c"jit", c"off"),
         (c"bytea_output", c"hex"),
         (c"DateStyle", c"ISO, YMD"),
+        (c"IntervalStyle", c"postgres"),
+        (c"TimeZone", c"UTC"),
+        (c"extra_float_digits", c"1"),
     ];
     if cfg!(any(feature = "pg17", feature = "pg18")) {
         settings.push((c"transaction_timeout", c"0"));

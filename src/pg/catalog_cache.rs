@@ -36,7 +36,9 @@ pub(crate) struct Installation {
     pub(crate) protocol_owner: pg_sys::Oid,
     /// Where answers are kept; `None` in a database whose extension is older than the library.
     pub(crate) cache: Option<CacheTable>,
-    tables: [pg_sys::Oid; 4],
+    /// The versions of prompts; invalid in a database whose extension is older than the library.
+    pub(super) prompt_versions: pg_sys::Oid,
+    tables: [pg_sys::Oid; 5],
     /// Whether its schema bears the name that its functions know.
     keeps_its_name: bool,
 }
@@ -62,7 +64,7 @@ pub(crate) struct Registry {
 impl Installation {
     /// What a table with default rows is called.
     pub(crate) fn registry(&self, table: pg_sys::Oid) -> Option<Registry> {
-        let [_, config, models, _] = self.tables;
+        let [_, config, models, ..] = self.tables;
         if table == config {
             Some(Registry { name: "steadytext_config", key: "key" })
         } else if table == models {
@@ -172,7 +174,7 @@ struct Cached {
 thread_local! {
     static CACHED: RefCell<Cached> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
-    static WATCHED: Cell<[u32; 4]> = const { Cell::new([0; 4]) };
+    static WATCHED: Cell<[u32; 5]> = const { Cell::new([0; 5]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     /// The installation is being read. After an error it stays so until it is read again, which does no harm.
     static LOADING: Cell<bool> = const { Cell::new(false) };
@@ -227,7 +229,8 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                     pg_catalog.format('select %L::text', case
                         when n.nspname::pg_catalog.text operator(pg_catalog.~) '^[a-z_][a-z0-9_]*$' then n.nspname::pg_catalog.text
                         else w.quoted
-                    end)])
+                    end)]),
+                v.oid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
           cross join lateral (select '\"' operator(pg_catalog.||) pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"')
@@ -238,6 +241,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
            join pg_catalog.pg_namespace s on s.nspname operator(pg_catalog.=) 'steadytext'
            join pg_catalog.pg_proc p on p.pronamespace operator(pg_catalog.=) s.oid and p.proname operator(pg_catalog.=) 'claim_requests'
            left join pg_catalog.pg_proc i on i.pronamespace operator(pg_catalog.=) s.oid and i.proname operator(pg_catalog.=) 'installed_schema'
+           left join pg_catalog.pg_class v on v.relnamespace operator(pg_catalog.=) n.oid and v.relname operator(pg_catalog.=) 'steadytext_prompt_versions'
            left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
            left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
@@ -255,7 +259,8 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                     .get::<pg_sys::Oid>(9)
                     .zip(row.get::<pg_sys::Oid>(10))
                     .map(|(table, key_index)| CacheTable { table, key_index }),
-                tables: [oid(5), oid(6), oid(7), oid(9)],
+                prompt_versions: oid(12),
+                tables: [oid(5), oid(6), oid(7), oid(9), oid(12)],
                 keeps_its_name: row.get(11).unwrap_or(true),
             }
         },
@@ -380,7 +385,7 @@ fn from_hex(digits: &str) -> Option<[u8; 32]> {
 /// Reads a table whatever the caller may see, and under the latest snapshot: an old one, kept in the cache,
 /// would outlive the transaction it belongs to. PostgreSQL gives none within a parallel query, where the
 /// query's own must do.
-fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
+pub(super) fn read_as_owner<T>(installation: &Installation, read: impl FnOnce() -> T) -> T {
     as_owner(installation.owner, || with_new_snapshot(read))
 }
 
@@ -390,7 +395,7 @@ fn with_new_snapshot<T>(read: impl FnOnce() -> T) -> T {
 
 /// Whether what was read may be kept: not under a snapshot that others have chosen, except in a process that
 /// ends with the query.
-fn may_keep() -> bool {
+pub(super) fn may_keep() -> bool {
     !in_parallel_query() || is_parallel_worker()
 }
 
@@ -418,7 +423,7 @@ fn empty_if_stale() {
     if STALE.replace(false) {
         CACHED.take();
         GENERATION.set(GENERATION.get() + 1);
-        WATCHED.set([0; 4]);
+        WATCHED.set([0; 5]);
     }
 }
 

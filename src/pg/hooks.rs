@@ -257,17 +257,19 @@ fn vacate(database: pg_sys::Oid) {
     let Some(shared) = shmem::get() else { return };
     slots::evict(shared, database);
     let deadline = Instant::now() + EVICTION_PATIENCE;
-    let mut signalled = 0;
+    let mut signalled = [0; 2];
     while let Some(slot) = slots::find(shared, database) {
-        let pid = slot.pid.load(SeqCst);
-        if pid == 0 || Instant::now() >= deadline {
+        let pids = [slot.pid.load(SeqCst), slot.vectorizer_pid.load(SeqCst)];
+        if pids == [0; 2] || Instant::now() >= deadline {
             break;
         }
-        if pid != signalled {
-            // SAFETY: the process id of one of our own workers; should it have ended just now, nothing
-            // happens.
-            unsafe { libc::kill(pid, libc::SIGTERM) };
-            signalled = pid;
+        for (pid, signalled) in pids.into_iter().zip(&mut signalled).filter(|(pid, _)| *pid != 0) {
+            if pid != *signalled {
+                // SAFETY: the process id of one of our own workers; should it have ended just now, nothing
+                // happens.
+                unsafe { libc::kill(pid, libc::SIGTERM) };
+                *signalled = pid;
+            }
         }
         interrupts::sleep_ms(5);
     }

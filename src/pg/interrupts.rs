@@ -14,6 +14,8 @@ unsafe extern "C-unwind" {
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
     fn pqsignal(signal: i32, handler: Option<unsafe extern "C-unwind" fn(i32)>);
     fn die(signal: i32);
+    fn enable_timeout_after(timeout: i32, delay_ms: i32);
+    fn disable_timeout(timeout: i32, keep_indicator: bool);
     fn SignalHandlerForConfigReload(signal: i32);
 }
 
@@ -133,6 +135,35 @@ pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
+}
+
+/// PostgreSQL's number of the timeout for statements, in all versions.
+const STATEMENT_TIMEOUT: i32 = 3;
+
+/// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that statement_timeout would.
+pub(crate) fn with_time_limit<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
+    struct Limit;
+    impl Drop for Limit {
+        fn drop(&mut self) {
+            lift_time_limit();
+        }
+    }
+    renew_time_limit(limit);
+    let _limit = Limit;
+    work()
+}
+
+/// Begins the limit of [`with_time_limit`] anew, also where it has ended something.
+pub(crate) fn renew_time_limit(limit: Duration) {
+    let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: every process that is connected to a database has a handler for it, which cancels its statement.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, limit_ms) };
+}
+
+/// Ends the limit of [`with_time_limit`] early: what follows may take as long as it takes.
+pub(crate) fn lift_time_limit() {
+    // SAFETY: the timeout for statements, whether it runs or not.
+    unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
 }
 
 /// Sleeps for a while, interruptibly.

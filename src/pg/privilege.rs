@@ -33,6 +33,23 @@ pub(crate) fn is_monitor(caller: pg_sys::Oid) -> bool {
     has_privileges_of(caller, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
 }
 
+/// Runs `work`, a statement that leaves no name open, as `owner`, restricted as [`as_owner`] does it, and with
+/// the search path as it is: setting it costs as much as writing a row. After an error, the abort restores the caller.
+pub(crate) fn with_rights_of<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let mut saved_user = pg_sys::InvalidOid;
+    let mut saved_context = 0;
+    // SAFETY: the user is restored afterwards; see above for errors.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut saved_user, &mut saved_context);
+        let context = saved_context
+            | (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE) as i32;
+        pg_sys::SetUserIdAndSecContext(owner, context);
+        let value = work();
+        pg_sys::SetUserIdAndSecContext(saved_user, saved_context);
+        value
+    }
+}
+
 /// Runs `work` as `owner`, restricted so that code which others planted on the owner's objects cannot escape,
 /// and with a search path on which they have no place. After an error, the abort restores the caller.
 pub(crate) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {

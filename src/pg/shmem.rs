@@ -208,6 +208,14 @@ pub(crate) struct Slot {
     pub(crate) accesses_wait: AtomicBool,
     /// Cells of [`super::access_counters`] that count them.
     pub(crate) access_cells: AtomicU32,
+    /// The process that works for vectorizers: its process id, 0 while none runs, and its latch.
+    pub(crate) vectorizer_pid: AtomicI32,
+    /// See `vectorizer_pid`; null while none runs.
+    pub(crate) vectorizer_latch: AtomicPtr<pg_sys::Latch>,
+    /// Counts commits that noted work for vectorizers.
+    pub(crate) vectorizer_notes: AtomicU64,
+    /// That process waits for requests of its own to end.
+    pub(crate) vectorizer_waits: AtomicBool,
     /// Messages in its cache queue.
     pub(crate) cache_queue_length: AtomicU32,
 }

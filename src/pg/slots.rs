@@ -84,6 +84,33 @@ impl Slot {
         set_latch(self.latch.load(Acquire));
     }
 
+    /// Sets the latch of the process that works for vectorizers; false if there is none. Safe at any time, as
+    /// [`Slot::wake`] is.
+    pub(crate) fn wake_vectorizer(&self) -> bool {
+        let latch = self.vectorizer_latch.load(Acquire);
+        set_latch(latch);
+        !latch.is_null()
+    }
+
+    /// Puts this process into the slot as the one that works for vectorizers. False if the slot is another database's, or there is one.
+    pub(crate) fn begin_vectorizing(&self, database: pg_sys::Oid, latch: *mut pg_sys::Latch) -> bool {
+        let me = std::process::id() as i32;
+        if self.database.load(SeqCst) != database.to_u32()
+            || self.vectorizer_pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
+        {
+            return false;
+        }
+        self.vectorizer_latch.store(latch, SeqCst);
+        true
+    }
+
+    /// Says that this process has gone. By the process itself, last of all.
+    pub(crate) fn end_vectorizing(&self) {
+        self.vectorizer_latch.store(std::ptr::null_mut(), SeqCst);
+        self.vectorizer_waits.store(false, SeqCst);
+        self.vectorizer_pid.store(0, SeqCst);
+    }
+
     /// Says that the worker has gone. By the worker itself, last of all.
     pub(crate) fn leave(&self) {
         self.latch.store(std::ptr::null_mut(), SeqCst);
@@ -128,6 +155,11 @@ pub(crate) fn mine() -> Option<&'static Slot> {
         return None;
     }
     find(shmem::get()?, database)
+}
+
+/// Whether this process is the one that works for vectorizers.
+pub(crate) fn is_vectorizing() -> bool {
+    mine().is_some_and(|slot| slot.vectorizer_pid.load(Relaxed) == std::process::id() as i32)
 }
 
 /// Asks the launcher to look at `database` now. Nothing here can raise.

@@ -68,6 +68,18 @@ impl Answer {
             _ => Err(unexpected()),
         }
     }
+
+    /// The categories of an answer to a classification.
+    ///
+    /// # Errors
+    ///
+    /// XX000 for an answer of another kind: a bug.
+    pub(crate) fn into_categories(self) -> Result<Categories, PgError> {
+        match self {
+            Answer::Categories(categories) => Ok(categories),
+            _ => Err(unexpected()),
+        }
+    }
 }
 
 /// An output, or an answer, that does not belong to the request.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::asked::Asked;
 use super::batch_checks::{check_embed, check_rerank};
 use super::constraint::check_constraint;
+use super::summary::{self, MOST_WORDS, Summary};
 pub(crate) use super::values::{check_length, invalid, too_long};
 use super::values::{empty_text, in_range, require};
 use super::{conversation, options, params, verb_checks};
@@ -16,7 +17,9 @@ use crate::pg::error::PgError;
 
 /// Longest string among the parameters (eos_string, model, size, task), in bytes.
 const MAX_TEXT_PARAMETER_BYTES: usize = 1024;
-const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score or similarity.";
+const TYPES_HINT: &str = "Use request type generate, generate_json, generate_regex, generate_choice, embed, batch_embed, rerank, batch_rerank, if, if_score, classify, classify_scores, classify_multi, score, similarity, analyze_sentiment, extract, translate, mask, extract_facts, deduplicate_facts or summarize.";
+/// Longest template in the place of the library's, in bytes: what the registry of prompts keeps.
+const MAX_TEMPLATE_BYTES: usize = 1 << 15;
 /// Elements of a vector at most: what vector can hold.
 const MAX_DIMENSIONS: i64 = 16_000;
 /// Longest task_description, in bytes.
@@ -46,12 +49,16 @@ pub(crate) fn check_type(asked: Asked<'_>, config: &Config) -> Result<(), PgErro
             check_rerank(asked, config)
         }
         "batch_embed" => check_embed(asked, config),
+        "summarize" => {
+            check_text(text, "Text input cannot be empty", config)?;
+            Summary::of_text(text.unwrap_or_default(), params, 0).map(|_| ())
+        }
         verb if verb_checks::is_verb(verb) => {
             check_length(text.map_or(0, str::len), config)?;
             for text in asked.prompts.unwrap_or_default().iter().flatten() {
                 check_length(text.len(), config)?;
             }
-            verb_checks::read(asked).map(|_| ())
+            verb_checks::read(asked, config).map(|_| ())
         }
         _ => Err(unknown_type(request_type)),
     }
@@ -68,7 +75,9 @@ fn unknown_type(request_type: &str) -> PgError {
 /// 22023.
 pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: bool) -> Result<(), PgError> {
     match request_type {
-        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" if has_prompts => {
+        "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "summarize"
+            if has_prompts =>
+        {
             Err(invalid(format!("requests of type {request_type} take no prompts array"))
                 .hint("Put the text into column prompt, one row for each."))
         }
@@ -86,7 +95,7 @@ pub(crate) fn check_columns(request_type: &str, has_prompt: bool, has_prompts: b
         }
         "batch_rerank" if has_prompt && has_prompts => Err(twice("the query", "prompt", "prompts")),
         "generate" | "embed" | "generate_json" | "generate_regex" | "generate_choice" | "batch_embed"
-        | "rerank" | "batch_rerank" => Ok(()),
+        | "rerank" | "batch_rerank" | "summarize" => Ok(()),
         verb if verb_checks::is_verb(verb) => Ok(()),
         _ => Err(unknown_type(request_type)),
     }
@@ -139,7 +148,7 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
             "temperature" => require(in_range(value, 0.0, 100.0), key, "a number between 0 and 100")?,
             // They were checked with the type.
             "schema" | "pattern" | "choices" | "system_prompt" | "messages" | "categories"
-            | "descriptions" | "examples" => {}
+            | "descriptions" | "examples" | "fields" | "labels" | "max_facts" => {}
             "use_cache" | "batch" | "return_scores" | "truncate" => {
                 require(value.is_boolean(), key, "true or false")?
             }
@@ -155,13 +164,30 @@ pub(crate) fn check_params(request_type: &str, params: &Value, config: &Config) 
                 key,
                 "\"generate\" or \"embed\"",
             )?,
+            "max_words" => {
+                let range = format!("an integer between 1 and {MOST_WORDS}");
+                require(value.as_i64().is_some_and(|words| (1..=MOST_WORDS).contains(&words)), key, &range)?;
+            }
+            "metadata" if value.is_object() => {}
+            "metadata" => return Err(summary::not_an_object()),
             "threshold" => require(in_range(value, 0.0, 1.0), key, "a number between 0 and 1")?,
             "task_description" => {
                 let fits = |text: &str| !text.trim().is_empty() && text.len() <= MAX_DESCRIPTION_BYTES;
                 let range = format!("a text of 1 to {MAX_DESCRIPTION_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;
             }
-            "eos_string" | "model" | "size" | "default_model" | "task" => {
+            // The predecessor's words.
+            "similarity_threshold" => {
+                if !in_range(value, 0.0, 1.0) {
+                    return Err(PgError::raised("similarity_threshold must be between 0.0 and 1.0"));
+                }
+            }
+            "template" => {
+                let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEMPLATE_BYTES;
+                let range = format!("a text of 1 to {MAX_TEMPLATE_BYTES} bytes");
+                require(value.as_str().is_some_and(fits), key, &range)?;
+            }
+            "eos_string" | "to_language" | "model" | "size" | "default_model" | "task" => {
                 let fits = |text: &str| !text.is_empty() && text.len() <= MAX_TEXT_PARAMETER_BYTES;
                 let range = format!("a text of 1 to {MAX_TEXT_PARAMETER_BYTES} bytes");
                 require(value.as_str().is_some_and(fits), key, &range)?;

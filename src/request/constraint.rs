@@ -23,7 +23,8 @@ pub(super) fn owner_of(parameter: &str) -> Option<&'static str> {
 /// type.
 pub(super) fn constraint(request_type: &str, params: &Value) -> Result<Option<Constraint>, PgError> {
     for (owner, parameter) in PARAMETERS {
-        if owner != request_type && params.get(parameter).is_some() {
+        let is_shared = parameter == "schema" && request_type == "extract";
+        if owner != request_type && !is_shared && params.get(parameter).is_some() {
             return Err(invalid(format!("parameter {parameter} is for requests of type {owner}")));
         }
     }

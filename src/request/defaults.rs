@@ -26,5 +26,11 @@ pub(crate) const RERANK_TASK: &str =
 pub(crate) const METHOD: &str = "generate";
 /// `threshold` of a classification into several categories.
 pub(crate) const THRESHOLD: f64 = 0.5;
+/// `max_facts` of a list of facts.
+pub(crate) const MAX_FACTS: i64 = 10;
+/// `similarity_threshold` of facts that say the same.
+pub(crate) const SIMILARITY_THRESHOLD: f64 = 0.85;
+/// `max_words` of a summary.
+pub(crate) const MAX_WORDS: i64 = 50;
 /// `priority`, from 1 to 10.
 pub(crate) const PRIORITY: i64 = 5;

@@ -51,11 +51,25 @@ const RERANK: &[&str] = &[
     "default_model",
 ];
 
-/// What all judgements take, what classifications take beside it, and with a threshold.
-const VERB: &[&str] = &["seed", "use_cache", "model", "size", "default_model"];
+/// What all verbs take, what classifications take beside it, and with a threshold.
+const VERB: &[&str] = &["template", "seed", "use_cache", "model", "size", "default_model"];
 const CLASSIFY: &[&str] = &["categories", "task_description", "descriptions", "examples", "method"];
 const CLASSIFY_MULTI: &[&str] =
     &["categories", "task_description", "descriptions", "examples", "method", "threshold"];
+
+/// Types that take all parameters that there are, besides those of a constraint.
+const KNOWN_BY: [&str; 10] = [
+    "generate",
+    "embed",
+    "rerank",
+    "classify_multi",
+    "extract",
+    "translate",
+    "mask",
+    "extract_facts",
+    "deduplicate_facts",
+    "summarize",
+];
 
 /// What requests of a type take: a parameter of its own, and those that it shares with other types. Of a type
 /// that this version does not know, nothing.
@@ -68,9 +82,15 @@ fn parameters_of(request_type: &str) -> Option<(&'static [&'static str], &'stati
         "embed" => (&["batch"], EMBED),
         "batch_embed" => (&[], EMBED),
         "rerank" | "batch_rerank" => (&[], RERANK),
-        "if" | "if_score" | "score" | "similarity" => (&[], VERB),
+        "if" | "if_score" | "score" | "similarity" | "analyze_sentiment" => (&[], VERB),
+        "extract" => (&["fields", "schema"], VERB),
+        "translate" => (&["to_language"], VERB),
+        "mask" => (&["labels"], VERB),
+        "extract_facts" => (&["max_facts"], VERB),
+        "deduplicate_facts" => (&["similarity_threshold"], VERB),
         "classify" | "classify_scores" => (CLASSIFY, VERB),
         "classify_multi" => (CLASSIFY_MULTI, VERB),
+        "summarize" => (&["metadata", "max_words"], VERB),
         _ => return None,
     })
 }
@@ -126,9 +146,7 @@ pub(crate) fn check_name(request_type: &str, name: &str) -> Result<(), PgError> 
     }
     let taken: Vec<&str> = own.iter().chain(shared).copied().collect();
     let hint = format!("Parameters of {request_type}: {}.", taken.join(", "));
-    let is_known = ["generate", "embed", "rerank", "classify_multi"]
-        .iter()
-        .any(|request_type| takes(request_type, name));
+    let is_known = KNOWN_BY.iter().any(|request_type| takes(request_type, name));
     let owner = constraint::owner_of(name);
     if let Some(owner) = owner {
         return Err(invalid(format!("parameter {name} is for requests of type {owner}")).hint(hint));
@@ -208,7 +226,7 @@ fn value(name: &str, item: Item<'_>, config: &Config) -> Result<Value, PgError> 
     match (name, item) {
         (
             "schema" | "choices" | "messages" | "stop" | "logit_bias" | "categories" | "descriptions"
-            | "examples",
+            | "examples" | "fields" | "labels" | "metadata",
             item,
         ) => jsonb::tree(item, MAX_ELEMENTS).map_err(|error| of_tree(name, error)),
         ("documents" | "document_ids", Item::Array(documents)) => {

@@ -1,31 +1,23 @@
-//! The prompts of the functions that ask for a judgement: templates in files beside this one, with a version each.
+//! The prompts of the functions that ask for something in particular: templates in files beside this one, with a version each.
 //!
 //! What is constant over many rows comes before what differs, so that its keys and values are computed once. Whoever changes a
 //! byte of a template raises its version, which is part of the key of what is cached.
 //!
-//! A prompt is looked up by its slug in one place, [`find`]: prompts that a database puts in the place of these would be found there.
-
-use minijinja::{Environment, Value};
-use serde::Serialize;
-
-use crate::pg::error::PgError;
-
-/// Instructions that a template may run: some for each category and example.
-const FUEL: u64 = 1_000_000;
+//! A prompt is looked up by its slug in one place, [`find`]. What a database keeps under the same name takes its place: [`super::wording`].
 
 /// A prompt with a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prompt {
     /// `steadytext/…`
     pub(crate) slug: &'static str,
     /// Counted from 1.
     pub(crate) version: i32,
     /// In the language of the registry of prompts, `sql/48_prompts.sql`.
-    #[serde(skip)]
     pub(crate) template: &'static str,
     /// Names that the template takes values for, sorted.
-    #[serde(skip)]
     pub(crate) variables: &'static [&'static str],
+    /// Those of them without which a prompt would not ask what the function promises; none where no other prompt takes its place.
+    pub(crate) required: &'static [&'static str],
 }
 
 /// A question that is answered with yes or no.
@@ -34,6 +26,7 @@ pub(crate) const IF: Prompt = Prompt {
     version: 1,
     template: include_str!("prompts/if.jinja"),
     variables: &["prompt"],
+    required: &["prompt"],
 };
 /// A question that is answered with a grade.
 pub(crate) const SCORE: Prompt = Prompt {
@@ -41,6 +34,7 @@ pub(crate) const SCORE: Prompt = Prompt {
     version: 1,
     template: include_str!("prompts/score.jinja"),
     variables: &["prompt"],
+    required: &["prompt"],
 };
 /// What the model is told before it gets a text of which it is to find the category.
 pub(crate) const CLASSIFY: Prompt = Prompt {
@@ -48,6 +42,7 @@ pub(crate) const CLASSIFY: Prompt = Prompt {
     version: 1,
     template: include_str!("prompts/classify.jinja"),
     variables: &["categories", "examples", "task_description"],
+    required: &["categories"],
 };
 /// Whether a text belongs to one category.
 pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {
@@ -55,10 +50,89 @@ pub(crate) const CLASSIFY_MULTI: Prompt = Prompt {
     version: 1,
     template: include_str!("prompts/classify_multi.jinja"),
     variables: &["category", "input", "task_description"],
+    required: &["category", "input"],
+};
+/// What the model is told before it gets a text whose sentiment it is to name.
+pub(crate) const ANALYZE_SENTIMENT: Prompt = Prompt {
+    slug: "steadytext/analyze-sentiment",
+    version: 1,
+    template: include_str!("prompts/analyze_sentiment.jinja"),
+    variables: &["categories"],
+    required: &["categories"],
+};
+/// What the model is told before it gets a text of which it is to make a document.
+pub(crate) const EXTRACT: Prompt = Prompt {
+    slug: "steadytext/extract",
+    version: 1,
+    template: include_str!("prompts/extract.jinja"),
+    variables: &["fields", "schema"],
+    required: &["schema"],
+};
+/// What the model is told before it gets a text that it is to translate.
+pub(crate) const TRANSLATE: Prompt = Prompt {
+    slug: "steadytext/translate",
+    version: 1,
+    template: include_str!("prompts/translate.jinja"),
+    variables: &["to_language"],
+    required: &["to_language"],
+};
+/// What the model is told before it gets a text in which it is to find what must not be seen.
+pub(crate) const MASK: Prompt = Prompt {
+    slug: "steadytext/mask",
+    version: 1,
+    template: include_str!("prompts/mask.jinja"),
+    variables: &["labels"],
+    required: &["labels"],
+};
+/// What the model is told before it gets a text whose facts it is to list.
+pub(crate) const EXTRACT_FACTS: Prompt = Prompt {
+    slug: "steadytext/extract-facts",
+    version: 1,
+    template: include_str!("prompts/extract_facts.jinja"),
+    variables: &["max_facts"],
+    required: &["max_facts"],
+};
+/// Something about the values of a group.
+pub(crate) const AGG: Prompt = Prompt {
+    slug: "steadytext/agg",
+    version: 1,
+    template: include_str!("prompts/agg.jinja"),
+    variables: &["input", "is_part", "max_words", "source", "task_description"],
+    required: &[],
+};
+/// A summary of a text, of the values of a group, or of summaries of either.
+pub(crate) const SUMMARIZE: Prompt = Prompt {
+    slug: "steadytext/summarize",
+    version: 1,
+    template: include_str!("prompts/summarize.jinja"),
+    variables: &["input", "is_part", "max_words", "metadata", "source"],
+    required: &[],
+};
+
+/// A question that is answered from what a search has found; `sql/76_rag.sql` renders it.
+const RAG: Prompt = Prompt {
+    slug: "steadytext/rag",
+    version: 1,
+    template: include_str!("prompts/rag.jinja"),
+    variables: &["question", "sources"],
+    required: &["question", "sources"],
 };
 
 /// All of them, in the order of their slugs.
-const ALL: [Prompt; 4] = [CLASSIFY, CLASSIFY_MULTI, IF, SCORE];
+pub(crate) const ALL: [Prompt; 12] = [
+    AGG,
+    ANALYZE_SENTIMENT,
+    CLASSIFY,
+    CLASSIFY_MULTI,
+    EXTRACT,
+    EXTRACT_FACTS,
+    IF,
+    MASK,
+    RAG,
+    SCORE,
+    SUMMARIZE,
+    TRANSLATE,
+];
 
 /// The prompt of this slug; of this version where one is given.
 pub(crate) fn find(slug: &str, version: Option<i64>) -> Option<Prompt> {
@@ -67,17 +141,18 @@ pub(crate) fn find(slug: &str, version: Option<i64>) -> Option<Prompt> {
     })
 }
 
-impl Prompt {
-    /// The text that it makes of some variables, which are put in as they are.
-    ///
-    /// # Errors
-    ///
-    /// XX000 for a template that cannot be rendered: a bug.
-    pub(crate) fn render(self, variables: Value) -> Result<String, PgError> {
-        let mut environment = Environment::new();
-        environment.set_fuel(Some(FUEL));
-        environment.render_str(self.template, variables).map_err(|error| {
-            PgError::internal(format!("the prompt {} cannot be rendered: {error}", self.slug))
-        })
-    }
+/// The prompt that requests of a type are asked with; `None` where there is none.
+pub(crate) fn of(request_type: &str) -> Option<Prompt> {
+    Some(match request_type {
+        "if" | "if_score" => IF,
+        "score" => SCORE,
+        "classify" | "classify_scores" => CLASSIFY,
+        "classify_multi" => CLASSIFY_MULTI,
+        "analyze_sentiment" => ANALYZE_SENTIMENT,
+        "extract" => EXTRACT,
+        "translate" => TRANSLATE,
+        "mask" => MASK,
+        "extract_facts" => EXTRACT_FACTS,
+        _ => return None,
+    })
 }

@@ -2,7 +2,7 @@
 //! times over.
 //!
 //! The subtasks are made one by one when there is room for them in the engine, and their outputs become one
-//! answer when the last has come.
+//! answer, or the next stage of the work, when the last has come ([`super::stages`]).
 //!
 //! Invariant: the answer depends on the subtasks' outputs and on nothing else, such as the order in which
 //! they came.
@@ -10,8 +10,9 @@
 use sha2::{Digest, Sha256};
 use steadytext_engine::{Chunking, Embed, Finish, Output, Purpose, Work, hex};
 
-use super::answer::{Answer, unexpected};
+use super::answer::{Answer, OnError, unexpected};
 use super::ranking::Reranking;
+use super::summary::{After, Level};
 use super::verbs::Verb;
 use crate::pg::error::PgError;
 use crate::registry::Resolved;
@@ -36,19 +37,33 @@ pub(crate) enum Subtasks {
     Rerank(Reranking),
     /// A judgement.
     Verb(Verb),
-    /// Elements of an array, each by itself, and their places in it. Only in calls.
-    Many(Vec<Subtasks>, Vec<usize>),
+    /// A summary, level by level.
+    Summary(Level),
+    /// Elements of an array, each by itself, their places in it, and what becomes of one that cannot be answered. Only in calls.
+    Many(Vec<Subtasks>, Vec<usize>, OnError),
+    /// An element that has its answer, or can have none, while others go on. Only among many.
+    Settled(Option<Answer>),
+}
+
+/// What comes of the outputs of a stage.
+pub(super) enum Then {
+    /// The end.
+    Answer(Answer),
+    /// More to do.
+    More(Subtasks),
 }
 
 impl Subtasks {
-    /// How many subtasks there are, at least one.
+    /// How many subtasks there are; none of what is settled, otherwise at least one.
     pub(crate) fn len(&self) -> usize {
         match self {
             Subtasks::One(_) => 1,
             Subtasks::Embed { texts, .. } => texts.len(),
             Subtasks::Rerank(reranking) => reranking.len(),
             Subtasks::Verb(verb) => verb.len(),
-            Subtasks::Many(parts, _) => parts.iter().map(Subtasks::len).sum(),
+            Subtasks::Summary(level) => level.len(),
+            Subtasks::Many(parts, ..) => parts.iter().map(Subtasks::len).sum(),
+            Subtasks::Settled(_) => 0,
         }
     }
 
@@ -66,8 +81,12 @@ impl Subtasks {
         let (purpose, dimensions) = match self {
             Subtasks::One(Work::Embed(Embed { purpose, dimensions, .. }))
             | Subtasks::Embed { purpose, dimensions, .. } => (purpose, *dimensions),
-            Subtasks::Many(parts, _) => return parts.iter().try_for_each(|part| part.check_model(model)),
-            Subtasks::One(_) | Subtasks::Rerank(_) | Subtasks::Verb(_) => return Ok(()),
+            Subtasks::Many(parts, ..) => return parts.iter().try_for_each(|part| part.check_model(model)),
+            Subtasks::One(_)
+            | Subtasks::Rerank(_)
+            | Subtasks::Verb(_)
+            | Subtasks::Summary(_)
+            | Subtasks::Settled(_) => return Ok(()),
         };
         let has_task = matches!(purpose, Purpose::Query { task: Some(_) });
         model.embedding().check(model.name(), has_task, dimensions)
@@ -90,7 +109,10 @@ impl Subtasks {
             }),
             Subtasks::Rerank(reranking) => reranking.work(index),
             Subtasks::Verb(verb) => verb.work(index),
-            Subtasks::Many(parts, _) => {
+            Subtasks::Summary(level) => level.work(index),
+            // There is nothing to be done.
+            Subtasks::Settled(_) => Work::Tokenize { text: String::new() },
+            Subtasks::Many(parts, ..) => {
                 let (part, index) = locate(parts, index);
                 parts[part].work(index)
             }
@@ -104,20 +126,25 @@ impl Subtasks {
             Subtasks::Embed { .. } => Some(format!("text {}", index + 1)),
             Subtasks::Rerank(reranking) => Some(reranking.name(index)),
             // All of them are about the one text, or two.
-            Subtasks::Verb(_) => None,
-            Subtasks::Many(parts, places) => Some(format!("element {}", places[locate(parts, index).0] + 1)),
+            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Settled(_) => None,
+            Subtasks::Many(parts, places, _) => {
+                Some(format!("element {}", places[locate(parts, index).0] + 1))
+            }
         }
     }
 
     /// Which texts subtask `index` is about, without a word of them: their lengths and digests, by which the
     /// caller finds them.
     pub(crate) fn describe(&self, index: usize) -> String {
-        if let Subtasks::Many(parts, _) = self {
+        if let Subtasks::Many(parts, ..) = self {
             let (part, index) = locate(parts, index);
             return parts[part].describe(index);
         }
         if let Subtasks::Verb(verb) = self {
             return format!("The {}.", description("text", verb.text()));
+        }
+        if let Subtasks::Summary(level) = self {
+            return format!("The {}.", description("text", level.summary().text()));
         }
         match self.work(index) {
             Work::Likelihoods(how) => format!("The {}.", description("prompt", &how.prompt)),
@@ -157,12 +184,59 @@ impl Subtasks {
         error
     }
 
+    /// Whether steadytext_activity shows how a call goes on.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_text() || matches!(self, Subtasks::Summary(_))
+    }
+
+    /// What comes of the outputs, which are as many as the subtasks and in their order.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Level::after`]; XX000 for an output of another kind than its work: a bug.
+    pub(super) fn then(&self, outputs: Vec<Output>) -> Result<Then, PgError> {
+        match self {
+            Subtasks::Summary(level) => Ok(match level.after(outputs)? {
+                After::Answer(answer) => Then::Answer(answer),
+                After::Level(level) => Then::More(Subtasks::Summary(level)),
+            }),
+            Subtasks::Settled(answer) => answer.clone().map(Then::Answer).ok_or_else(unexpected),
+            Subtasks::Many(parts, places, on_error) => {
+                let mut outputs = outputs.into_iter();
+                let mut next = Vec::with_capacity(parts.len());
+                for (part, place) in parts.iter().zip(places) {
+                    next.push(match part.then(outputs.by_ref().take(part.len()).collect()) {
+                        Ok(Then::Answer(answer)) => Subtasks::Settled(Some(answer)),
+                        Ok(Then::More(more)) => more,
+                        Err(_) if *on_error == OnError::Null => Subtasks::Settled(None),
+                        Err(mut error) => {
+                            error.message = format!("element {}: {}", place + 1, error.message);
+                            return Err(error);
+                        }
+                    });
+                }
+                if next.iter().any(|part| part.len() > 0) {
+                    return Ok(Then::More(Subtasks::Many(next, places.clone(), *on_error)));
+                }
+                let answers = next.into_iter().map(|part| match part {
+                    Subtasks::Settled(answer) => answer,
+                    _ => None,
+                });
+                Ok(Then::Answer(Answer::Many(answers.collect())))
+            }
+            Subtasks::Verb(verb) => verb.answer(outputs).map(Then::Answer),
+            Subtasks::One(_) | Subtasks::Embed { .. } | Subtasks::Rerank(_) => {
+                self.answer(outputs).map(Then::Answer)
+            }
+        }
+    }
+
     /// The answer that the subtasks' outputs make, which are as many and in their order.
     ///
     /// # Errors
     ///
     /// XX000 for an output of another kind than its work: a bug.
-    pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
+    fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
             Subtasks::One(_) => match outputs.into_iter().next() {
                 Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
@@ -187,12 +261,8 @@ impl Subtasks {
                 let scores = scores.collect::<Result<Vec<f32>, _>>()?;
                 Ok(Answer::Ranking(reranking.ranking(&scores)))
             }
-            Subtasks::Verb(verb) => verb.answer(outputs),
-            Subtasks::Many(parts, _) => {
-                let mut outputs = outputs.into_iter();
-                let answers =
-                    parts.iter().map(|part| part.answer(outputs.by_ref().take(part.len()).collect()).ok());
-                Ok(Answer::Many(answers.collect()))
+            Subtasks::Verb(_) | Subtasks::Summary(_) | Subtasks::Many(..) | Subtasks::Settled(_) => {
+                Err(unexpected())
             }
         }
     }
@@ -215,44 +285,4 @@ pub(crate) fn description(what: &str, text: &str) -> String {
     let digest = hex(&Sha256::digest(text));
     let bytes = if text.len() == 1 { "byte" } else { "bytes" };
     format!("{what} has {} {bytes}, and its SHA-256 begins with {}", text.len(), &digest[..8])
-}
-
-/// Which subtasks of a request were handed over, and what has come back.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    outputs: Vec<Option<Output>>,
-    count: usize,
-    /// The first subtask that was not handed over.
-    next: usize,
-    /// Subtasks whose output has come.
-    done: usize,
-}
-
-impl Progress {
-    /// Nothing was handed over.
-    pub(crate) fn new(subtasks: &Subtasks) -> Progress {
-        Progress { outputs: vec![None; subtasks.len()], count: subtasks.len(), next: 0, done: 0 }
-    }
-
-    /// The next subtask to be handed over, which counts as handed over from now on.
-    pub(crate) fn take_next(&mut self) -> Option<usize> {
-        let index = self.next;
-        (index < self.count).then(|| {
-            self.next += 1;
-            index
-        })
-    }
-
-    /// Whether all subtasks were handed over.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        self.next == self.count
-    }
-
-    /// Takes what came of a subtask. All outputs, once the last has come.
-    pub(crate) fn store(&mut self, index: usize, output: Output) -> Option<Vec<Output>> {
-        if self.outputs[index].replace(output).is_none() {
-            self.done += 1;
-        }
-        (self.done == self.count).then(|| std::mem::take(&mut self.outputs).into_iter().flatten().collect())
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use steadytext_engine::{Finish, Output};
+use steadytext_engine::Finish;
 
 /// What is known of it. Nothing of an answer that the cache had.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,10 +25,10 @@ impl Usage {
         self.prompt_tokens = Some(self.prompt_tokens.unwrap_or(0).saturating_add(number(prompt_tokens)));
     }
 
-    /// The first token of a text that was asked for at `since`.
+    /// The first token of a text that was asked for at `since`; of many texts, there is one that is the first.
     pub(crate) fn first_token(&mut self, cached_tokens: usize, since: Instant) {
-        self.cached_tokens = Some(number(cached_tokens));
-        self.first_token_ms = Some(milliseconds(since));
+        self.cached_tokens = Some(self.cached_tokens.unwrap_or(0).saturating_add(number(cached_tokens)));
+        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
     }
 
     /// What a worker elsewhere says of it.
@@ -46,12 +46,13 @@ impl Usage {
         }
     }
 
-    /// All of it is there. A text that was known without a model has had no first token.
-    pub(crate) fn ended(&mut self, outputs: &[Output], since: Instant) {
-        let [Output::Text { generated_tokens, finish, .. }] = outputs else { return };
+    /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has had no first
+    /// token.
+    pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
+        let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);
         self.first_token_ms.get_or_insert_with(|| milliseconds(since));
-        self.generated_tokens = Some(number(*generated_tokens));
+        self.generated_tokens = Some(number(generated_tokens));
         self.finish_reason = Some(match finish {
             Finish::EndOfText | Finish::Stop => "stop",
             Finish::Length => "length",

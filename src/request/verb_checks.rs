@@ -1,22 +1,37 @@
-//! Judgements: what a row or a call must say, and its limits.
+//! Verbs: what a row or a call must say, and its limits.
 //!
 //! | type | text | params |
 //! |---|---|---|
 //! | if, if_score, score | prompt | |
 //! | classify, classify_scores, classify_multi | prompt | categories, task_description, descriptions, examples, method; threshold of classify_multi |
 //! | similarity | prompts: both texts | |
+//! | analyze_sentiment | prompt | |
+//! | extract | prompt: the document | fields or schema |
+//! | translate | prompt | to_language |
+//! | mask | prompt | labels |
+//! | extract_facts | prompt | max_facts |
+//! | deduplicate_facts | prompt: a JSON array | similarity_threshold |
+//!
+//! All of them that have a prompt of the library's also take `template`, which stands in its place.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use pgrx::PgSqlErrorCode;
+use serde_json::{Map, Value, json};
+use steadytext_engine::Constraint;
 
 use super::asked::Asked;
-use super::defaults;
-use super::prompts;
+use super::constraint::refused_constraint;
+use super::facts::Facts;
+use super::masking::Masking;
+use super::prompts::{self, Prompt};
 use super::values::empty_text;
 use super::verbs::{Category, Classification, Example, Verb, Wanted};
+use super::wording::Wording;
+use super::writing::{What, Writing};
+use super::{defaults, fields};
+use crate::pg::catalog_cache::Config;
 use crate::pg::error::PgError;
-use pgrx::PgSqlErrorCode;
 
 /// Most categories, most bytes of the name of one, and of all names together: what the engine compares.
 const MAX_CATEGORIES: usize = 1000;
@@ -25,31 +40,55 @@ const MAX_CATEGORIES_BYTES: usize = 1 << 16;
 /// Most examples.
 const MAX_EXAMPLES: usize = 100;
 
-/// Whether requests of this type are judgements.
+/// Most facts of a text.
+const MAX_FACTS: i64 = 50;
+/// Tokens of an answer: for each field of a document and each fact, and the fewest of all; of a document whose schema was given; for
+/// each byte of a text that is translated.
+const TOKENS: usize = 256;
+const TOKENS_OF_FIELD: usize = 64;
+const TOKENS_OF_DOCUMENT: usize = 2048;
+const TOKENS_OF_BYTE: usize = 2;
+/// What a text can express.
+const SENTIMENTS: [(&str, Option<&str>); 4] = [
+    ("positive", None),
+    ("negative", None),
+    ("neutral", None),
+    ("mixed", Some("both positive and negative")),
+];
+
+/// Whether requests of this type are verbs.
 pub(crate) fn is_verb(request_type: &str) -> bool {
-    matches!(request_type, "if" | "if_score" | "score" | "similarity") || is_classification(request_type)
+    matches!(
+        request_type,
+        "if" | "if_score" | "score" | "similarity" | "classify" | "classify_scores" | "classify_multi"
+    ) || is_plain(request_type)
 }
 
-/// Whether requests of this type are about categories.
-pub(crate) fn is_classification(request_type: &str) -> bool {
-    matches!(request_type, "classify" | "classify_scores" | "classify_multi")
+/// Whether requests of this type are verbs of one text that is answered with one.
+pub(crate) fn is_plain(request_type: &str) -> bool {
+    matches!(
+        request_type,
+        "analyze_sentiment" | "extract" | "translate" | "mask" | "extract_facts" | "deduplicate_facts"
+    )
 }
 
 /// Whether vectors answer a request.
 pub(crate) fn is_by_vectors(request_type: &str, params: &Value) -> bool {
-    request_type == "similarity" || params.get("method").and_then(Value::as_str) == Some("embed")
+    matches!(request_type, "similarity" | "deduplicate_facts")
+        || params.get("method").and_then(Value::as_str) == Some("embed")
 }
 
 /// What a request asks for.
 ///
 /// # Errors
 ///
-/// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too much of them.
-pub(crate) fn read(asked: Asked<'_>) -> Result<Verb, PgError> {
-    let Asked { request_type, prompt, prompts: texts, .. } = asked;
+/// P0001 where a text or the categories are missing, 22023 for parameters that cannot be used, 54000 for too much of them, and those
+/// of [`Wording::render`].
+pub(crate) fn read(asked: Asked<'_>, config: &Config) -> Result<Verb, PgError> {
+    let Asked { request_type, prompt, prompts: texts, params } = asked;
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
-    let question = |prompt: prompts::Prompt| prompt.render(minijinja::context! { prompt => text });
+    let question = |prompt: Prompt| render(prompt, params, json!({ "prompt": text }));
     match request_type {
         "if" | "if_score" | "score" if is_empty => Err(empty_text("Prompt cannot be empty")),
         "if" => Ok(Verb::If { prompt: question(prompts::IF)?, score: false }),
@@ -66,7 +105,95 @@ pub(crate) fn read(asked: Asked<'_>) -> Result<Verb, PgError> {
                 .hint("Put both of them into column prompts.")),
         },
         _ if is_empty => Err(empty_text("Text input cannot be empty")),
-        _ => classification(request_type, text, asked.params).map(Verb::Classify),
+        "analyze_sentiment" => {
+            let sentiment = sentiment(text, params);
+            sentiment.check_prompt()?;
+            Ok(Verb::Classify(sentiment))
+        }
+        "deduplicate_facts" => {
+            let threshold = params.get("similarity_threshold").and_then(Value::as_f64);
+            Facts::read(text, threshold.unwrap_or(defaults::SIMILARITY_THRESHOLD)).map(Verb::Deduplicate)
+        }
+        written if is_plain(written) => {
+            let limit = usize::try_from(config.max_tokens_limit).unwrap_or(1).max(1);
+            writing(written, text, params, limit).map(Verb::Write)
+        }
+        _ => classification(request_type, text, params).map(Verb::Classify),
+    }
+}
+
+fn render(prompt: Prompt, params: &Value, variables: Value) -> Result<String, PgError> {
+    Wording::of(prompt, params).render(variables.as_object().unwrap_or(&Map::new()))
+}
+
+fn sentiment(text: &str, params: &Value) -> Classification {
+    let category = |(name, description): (&str, Option<&str>)| Category {
+        name: name.to_owned(),
+        description: description.map(str::to_owned),
+    };
+    Classification {
+        input: text.to_owned(),
+        categories: SENTIMENTS.map(category).to_vec(),
+        task_description: None,
+        examples: Vec::new(),
+        by_vectors: false,
+        wanted: Wanted::Best,
+        prompt: Wording::of(prompts::ANALYZE_SENTIMENT, params),
+    }
+}
+
+/// `limit`: most tokens of any answer.
+fn writing(request_type: &str, text: &str, params: &Value, limit: usize) -> Result<Writing, PgError> {
+    let owned = text.to_owned();
+    let (what, system, max_tokens) = match request_type {
+        "extract" => {
+            let (fields, schema, tokens) = document(params)?;
+            let schema = schema.to_string();
+            let variables = json!({ "fields": fields, "schema": schema });
+            let system = render(prompts::EXTRACT, params, variables)?;
+            (What::Document { text: owned, schema }, system, tokens)
+        }
+        "translate" => {
+            let language = params.get("to_language").and_then(Value::as_str).unwrap_or_default().trim();
+            if language.is_empty() {
+                return Err(PgError::raised("Target language cannot be empty"));
+            }
+            let system = render(prompts::TRANSLATE, params, json!({ "to_language": language }))?;
+            let tokens = TOKENS.saturating_add(text.len().saturating_mul(TOKENS_OF_BYTE));
+            (What::Translation { text: owned }, system, tokens)
+        }
+        "mask" => {
+            let masking = Masking::read(text, params.get("labels"))?;
+            let system = render(prompts::MASK, params, json!({ "labels": masking.labels() }))?;
+            (What::Masked(masking), system, limit)
+        }
+        _ => {
+            let max_facts = params.get("max_facts").map_or(Some(defaults::MAX_FACTS), Value::as_i64);
+            let max_facts = max_facts
+                .filter(|count| (1..=MAX_FACTS).contains(count))
+                .ok_or_else(|| PgError::raised(format!("max_facts must be between 1 and {MAX_FACTS}")))?;
+            let system = render(prompts::EXTRACT_FACTS, params, json!({ "max_facts": max_facts }))?;
+            let tokens = TOKENS + TOKENS_OF_FIELD * usize::try_from(max_facts).unwrap_or(1);
+            (What::Facts { text: owned, max_facts }, system, tokens)
+        }
+    };
+    Ok(Writing { system, what, max_tokens: max_tokens.min(limit) })
+}
+
+/// The fields that are asked for, if that is how it is said, the schema of the answer, and the tokens that it may have.
+fn document(params: &Value) -> Result<(Option<Vec<fields::Field>>, Value, usize), PgError> {
+    match (params.get("fields"), params.get("schema")) {
+        (Some(_), Some(_)) => Err(invalid("a document has fields or a schema, not both")),
+        (Some(fields), None) => {
+            let fields = fields::read(fields)?;
+            let (schema, count) = (fields::schema(&fields), fields.len());
+            Ok((Some(fields), schema, TOKENS + TOKENS_OF_FIELD * count))
+        }
+        (None, Some(schema)) => {
+            Constraint::Json(schema.to_string()).check().map_err(refused_constraint)?;
+            Ok((None, schema.clone(), TOKENS_OF_DOCUMENT))
+        }
+        (None, None) => Err(PgError::raised("Must provide fields or a schema")),
     }
 }
 
@@ -90,11 +217,10 @@ fn classification(request_type: &str, input: &str, params: &Value) -> Result<Cla
         examples,
         by_vectors: is_by_vectors(request_type, params),
         wanted,
-        prompt: if matches!(wanted, Wanted::AtLeast(_)) {
-            prompts::CLASSIFY_MULTI
-        } else {
-            prompts::CLASSIFY
-        },
+        prompt: Wording::of(
+            if matches!(wanted, Wanted::AtLeast(_)) { prompts::CLASSIFY_MULTI } else { prompts::CLASSIFY },
+            params,
+        ),
     };
     classification.check_prompt()?;
     Ok(classification)

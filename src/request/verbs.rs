@@ -1,4 +1,5 @@
-//! Judgements: yes or no, a grade, a category, a similarity. What the engine is to do for each, and the answer that comes of it.
+//! Verbs: what the engine is to do for each, and the answer that comes of it. Judgements (yes or no, a grade, a category, a
+//! similarity) are here; what a model writes is [`super::writing`], and lists of facts are [`super::facts`].
 //!
 //! A model that generates is not asked to write its answer: it says how likely each possible one is, and from that come an answer and a
 //! probability ([`Likelihoods`]). A category's probability is measured against what the model says of it for an empty text: how
@@ -8,11 +9,14 @@
 //! Invariant: of equal scores the category that was given first comes first.
 
 use serde::Serialize;
+use serde_json::{Map, json};
 use steadytext_engine::{Embed, Likelihoods, Output, Work, cosine, softmax};
 
 use super::answer::{Answer, unexpected};
 use super::categories::Categories;
-use super::prompts::Prompt;
+use super::facts::Facts;
+use super::wording::Wording;
+use super::writing::Writing;
 use crate::pg::error::PgError;
 
 /// How the model may say yes and no.
@@ -57,7 +61,7 @@ pub(crate) struct Classification {
     /// What is wanted of it.
     pub(crate) wanted: Wanted,
     /// Which prompt asks for it.
-    pub(crate) prompt: Prompt,
+    pub(crate) prompt: Wording,
 }
 
 /// What is wanted of a classification.
@@ -71,7 +75,7 @@ pub(crate) enum Wanted {
     AtLeast(f64),
 }
 
-/// A judgement.
+/// A judgement, or what else is asked in particular.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) enum Verb {
     /// Yes or no, or the probability of yes.
@@ -93,6 +97,10 @@ pub(crate) enum Verb {
         /// The texts.
         texts: [String; 2],
     },
+    /// Something that a model writes.
+    Write(Writing),
+    /// Facts without those that say the same.
+    Deduplicate(Facts),
 }
 
 impl Verb {
@@ -102,6 +110,8 @@ impl Verb {
             Verb::If { .. } | Verb::Score { .. } => 1,
             Verb::Similarity { .. } => 2,
             Verb::Classify(classification) => classification.len(),
+            Verb::Write(writing) => writing.len(),
+            Verb::Deduplicate(facts) => facts.texts().len(),
         }
     }
 
@@ -112,6 +122,8 @@ impl Verb {
             Verb::Score { prompt } => likelihoods(prompt.clone(), GRADES.iter()),
             Verb::Similarity { texts } => Work::Embed(Embed::passage(texts[index].as_str())),
             Verb::Classify(classification) => classification.work(index),
+            Verb::Write(writing) => writing.work(index),
+            Verb::Deduplicate(facts) => Work::Embed(Embed::passage(facts.texts()[index].as_str())),
         }
     }
 
@@ -121,6 +133,8 @@ impl Verb {
             Verb::If { prompt, .. } | Verb::Score { prompt } => prompt,
             Verb::Similarity { texts } => &texts[0],
             Verb::Classify(classification) => &classification.input,
+            Verb::Write(writing) => writing.text(),
+            Verb::Deduplicate(facts) => facts.texts().first().map_or("", String::as_str),
         }
     }
 
@@ -128,7 +142,7 @@ impl Verb {
     ///
     /// # Errors
     ///
-    /// XX000 for an output of another kind than its work: a bug.
+    /// Those of what is written; XX000 for an output of another kind than its work: a bug.
     pub(crate) fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         Ok(match self {
             Verb::If { score, .. } => {
@@ -148,6 +162,8 @@ impl Verb {
                 _ => return Err(unexpected()),
             },
             Verb::Classify(classification) => classification.answer(&outputs)?,
+            Verb::Write(writing) => Answer::Text(writing.answer(&outputs)?),
+            Verb::Deduplicate(facts) => Answer::Text(facts.distinct(&outputs)?),
         })
     }
 }
@@ -179,36 +195,38 @@ impl Classification {
             return Work::Embed(Embed::passage(text.as_str()));
         }
         if self.asks_one_by_one() {
-            return likelihoods(self.prompt_of(&self.input, Some(index)), YES.iter().chain(&NO));
+            return match self.rendered(&self.input, Some(index)) {
+                Ok(prompt) => likelihoods(prompt, YES.iter().chain(&NO)),
+                // The engine refuses what has no answers. Nothing but a database's own template that looks at categories fails
+                // behind the first of them.
+                Err(_) => Work::Likelihoods(Likelihoods::default()),
+            };
         }
         // Against an empty text, which is the same for all rows.
         let (prompt, repeated) = if index == 0 { (self.input.clone(), false) } else { (String::new(), true) };
         let answers = self.categories.iter().map(|category| category.name.clone()).collect();
-        let system = Some(self.prompt_of("", None));
+        // It was rendered when the request was checked, and it is the same now.
+        let system = self.rendered("", None).ok();
         Work::Likelihoods(Likelihoods { prompt, system, answers, repeated, ..Likelihoods::default() })
     }
 
     /// The prompt about a text, and about one category where it is about that.
     fn rendered(&self, input: &str, category: Option<usize>) -> Result<String, PgError> {
-        self.prompt.render(minijinja::context! {
-            input => input,
-            categories => minijinja::Value::from_serialize(&self.categories),
-            category => category.map(|index| minijinja::Value::from_serialize(&self.categories[index])),
-            task_description => self.task_description,
-            examples => minijinja::Value::from_serialize(&self.examples),
-        })
-    }
-
-    /// The same, once [`Classification::check_prompt`] has looked at it.
-    fn prompt_of(&self, input: &str, category: Option<usize>) -> String {
-        self.rendered(input, category).unwrap_or_default()
+        let variables = json!({
+            "input": input,
+            "categories": self.categories,
+            "category": category.map(|index| &self.categories[index]),
+            "task_description": self.task_description,
+            "examples": self.examples,
+        });
+        self.prompt.render(variables.as_object().unwrap_or(&Map::new()))
     }
 
     /// Looks whether its prompt can be rendered.
     ///
     /// # Errors
     ///
-    /// Those of [`Prompt::render`].
+    /// Those of [`Wording::render`].
     pub(crate) fn check_prompt(&self) -> Result<(), PgError> {
         if self.by_vectors { Ok(()) } else { self.rendered("", Some(0)).map(|_| ()) }
     }

@@ -8,10 +8,11 @@ use super::asked::{Asked, dimensions, purpose, truncates, wanted};
 use super::batch_checks;
 use super::constraint::{constraint, enough_tokens};
 use super::subtasks::Subtasks;
-use super::values::empty_text;
+use super::summary::{Level, Summary};
 use super::{conversation, defaults, options, verb_checks};
 use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::PgError;
+use crate::pg::guc;
 use crate::registry::{self, Resolved, Task, Wanted};
 
 /// The work, and the model that does it.
@@ -69,10 +70,10 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
     let text = prompt.unwrap_or_default();
     let is_empty = text.trim().is_empty();
     Ok(match request_type {
-        "generate" if is_empty => return Err(empty_text("Prompt cannot be empty")),
+        "generate" if is_empty => return Err(PgError::raised("Prompt cannot be empty").lasting()),
         "generate" => (Task::Generate, Subtasks::One(Work::Generate(generate(text, params, config)?))),
         "generate_json" | "generate_regex" | "generate_choice" if is_empty => {
-            return Err(empty_text("Prompt cannot be empty"));
+            return Err(PgError::raised("Prompt cannot be empty").lasting());
         }
         "generate_json" | "generate_regex" | "generate_choice" => {
             let constraint = constraint(request_type, params)?;
@@ -85,7 +86,7 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
             }
             (Task::Generate, Subtasks::One(Work::Generate(Generate { constraint, ..how })))
         }
-        "embed" if is_empty => return Err(empty_text("Text input cannot be empty")),
+        "embed" if is_empty => return Err(PgError::raised("Text input cannot be empty").lasting()),
         "embed" => {
             let embed = Embed {
                 purpose: purpose(params),
@@ -97,8 +98,13 @@ pub(crate) fn work(asked: Asked<'_>, config: &Config) -> Result<(Task, Subtasks)
         }
         "batch_embed" => (Task::Embed, batch_checks::embed(asked, purpose(params), config)?),
         "rerank" | "batch_rerank" => (Task::Rerank, batch_checks::rerank(asked, config)?),
+        "summarize" => {
+            let level = Level::first(Summary::of_text(text, params, guc::engine().context_length)?);
+            level.check_prompt()?;
+            (Task::Generate, Subtasks::Summary(level))
+        }
         verb if verb_checks::is_verb(verb) => {
-            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked)?))
+            (task_of_verb(verb, params), Subtasks::Verb(verb_checks::read(asked, config)?))
         }
         other => {
             return Err(PgError::new(

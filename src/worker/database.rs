@@ -26,7 +26,7 @@ use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
-use super::{engine_link, prepare};
+use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
@@ -72,6 +72,7 @@ pub(super) struct Worker {
     retention_at: Option<i64>,
     eviction: Eviction,
     recount: Recount,
+    vectorizer: vectorizer::Supervision,
     due: Due,
     warned_of_builtin: bool,
     complaint: Option<(String, Instant)>,
@@ -111,6 +112,7 @@ impl Worker {
             retention_at: None,
             eviction: Eviction::new(),
             recount: Recount::new(),
+            vectorizer: vectorizer::Supervision::new(),
             due: Due::new(slot),
             warned_of_builtin: false,
             complaint: None,
@@ -270,9 +272,13 @@ impl Worker {
     }
 
     fn store(&mut self) {
+        let any = self.outcomes.ready() > 0;
         match self.outcomes.store(&self.id, self.extension.extension) {
             Ok(retried) => self.due.retried(retried),
             Err(error) => self.complain(error),
+        }
+        if any {
+            vectorizer::tell(self.slot);
         }
     }
 
@@ -289,6 +295,9 @@ impl Worker {
             return;
         }
         self.due.looks();
+        if let Err(error) = self.vectorizer.step(self.slot, true) {
+            self.complain(error);
+        }
         match protocol::poll(&self.id) {
             Ok(outlook) => {
                 let pending = outlook.pending;
@@ -433,6 +442,9 @@ impl Worker {
         if let Err(error) = self.recount.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.vectorizer.step(self.slot, false) {
+            self.complain(error);
+        }
         if let Some(config) = &self.config
             && let Err(error) = self.eviction.step(config)
         {
@@ -468,6 +480,9 @@ impl Worker {
             until = until.min(self.due.pace);
         }
         if let Some(due) = self.recount.due(self.slot) {
+            until = until.min(due);
+        }
+        if let Some(due) = self.vectorizer.due() {
             until = until.min(due);
         }
         let eviction = self.config.as_ref().and_then(|config| self.eviction.pause(config));

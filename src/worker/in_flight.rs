@@ -1,6 +1,6 @@
 //! Requests in flight: what this worker has claimed and handed to the engine.
 //!
-//! A request may have many subtasks ([`Subtasks`]), each of which is a request to the engine. No row may wait
+//! A request may have many subtasks ([`Stages`]), each of which is a request to the engine. No row may wait
 //! for another row's subtasks, so every row that is held has one of its own in the engine; what room is left
 //! goes to the rows that have the fewest there.
 
@@ -20,7 +20,7 @@ use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
-use crate::request::{Answer, Progress, Subtasks, Usage};
+use crate::request::{Answer, Ended, Stages, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -36,8 +36,7 @@ struct Running {
     resolved: Resolved,
     salt: u64,
     standing: Standing,
-    subtasks: Subtasks,
-    progress: Progress,
+    stages: Stages,
     /// Subtasks that an engine had when it went, which the next one gets.
     again: Vec<usize>,
     /// Subtasks that the engine has.
@@ -61,16 +60,17 @@ impl Running {
     /// What the cache is to keep of it.
     fn entry(&self, answer: &Answer) -> Option<NewEntry> {
         let (question, by) = self.question.as_ref().zip(self.author.get())?;
-        question.entry(&self.subtasks, by, answer, self.since.elapsed())
+        question.entry(self.stages.whole(), by, answer, self.since.elapsed())
     }
 
     /// Begins anew, with another model. What the engine still has of it is of no use.
     fn restart(&mut self, with: Resolved) {
         self.ticket.cancel();
         self.ticket = Ticket::new();
-        self.question = self.question.as_ref().map(|question| question.with_model(&self.subtasks, &with));
+        self.question =
+            self.question.as_ref().map(|question| question.with_model(self.stages.whole(), &with));
         self.resolved = with;
-        self.progress = Progress::new(&self.subtasks);
+        self.stages.restart();
         self.again.clear();
         self.under_way = 0;
         self.author = Author::default();
@@ -85,7 +85,7 @@ impl Running {
 
     /// Whether nothing more is handed over: it has all, or no more is wanted.
     fn is_closed(&self) -> bool {
-        (self.progress.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
+        (self.stages.is_handed_over() && self.again.is_empty()) || self.abandoned || self.verdict.is_some()
     }
 }
 
@@ -155,13 +155,12 @@ impl InFlight {
             resolved,
             salt,
             standing: Standing { owner: claimed.owner.to_u32(), priority: claimed.priority, paced: false },
-            progress: Progress::new(&subtasks),
             again: Vec::new(),
             under_way: 0,
             ticket: Ticket::new(),
             verdict: None,
             activity: activity::begin(claimed.request_id, claimed.owner, &claimed.request_type),
-            subtasks,
+            stages: Stages::new(subtasks),
             usage: Usage::default(),
             text: String::new(),
             since: Instant::now(),
@@ -185,11 +184,11 @@ impl InFlight {
                 open.min_by_key(|running| (running.under_way, running.rank()))?
             }
         };
-        let index = running.again.pop().or_else(|| running.progress.take_next())?;
+        let index = running.again.pop().or_else(|| running.stages.take_next())?;
         running.under_way += 1;
         self.last_key += 1;
         self.subtasks.insert(self.last_key, (running.held, index));
-        let work = running.subtasks.work_for(index, &running.resolved);
+        let work = running.stages.work(index, &running.resolved);
         let dedup_key = running.question.as_ref().and_then(|_| cache::dedup_key_of(&work));
         let request = Request {
             key: self.last_key,
@@ -256,7 +255,7 @@ impl InFlight {
                 }
                 // For the second time, where the engine that had begun it has gone.
                 running.text.clear();
-                if running.subtasks.is_text() {
+                if running.stages.whole().is_text() {
                     running.usage = Usage::default();
                 }
                 running.usage.started(prompt_tokens);
@@ -268,6 +267,8 @@ impl InFlight {
                 running.usage.first_token(cached_tokens, running.since);
                 return None;
             }
+            // Of many texts, none is shown as it grows.
+            EventKind::Progress { .. } if !running.stages.whole().is_text() => return None,
             EventKind::Progress { generated_tokens, text } => {
                 running.text.push_str(&text);
                 if let Some(line) = running.activity {
@@ -276,16 +277,17 @@ impl InFlight {
                 return None;
             }
             EventKind::Done(output) => {
-                if let Some(outputs) = running.progress.store(index, output) {
-                    let is_whole = running.subtasks.is_whole(&outputs);
-                    running.usage.ended(&outputs, running.since);
-                    running.verdict = Some(match running.subtasks.answer(outputs) {
-                        Ok(answer) => {
-                            self.entries.extend(running.entry(&answer).filter(|_| is_whole));
-                            Verdict::Answered(answer, running.usage)
-                        }
-                        Err(error) => Verdict::Failed(Failure { error, retry: false }),
-                    });
+                match running.stages.store(index, output) {
+                    Ok(None) => {}
+                    Ok(Some(Ended { answer, is_whole, text })) => {
+                        running.usage.ended(text, running.since);
+                        self.entries.extend(running.entry(&answer).filter(|_| is_whole));
+                        running.verdict = Some(Verdict::Answered(answer, running.usage));
+                    }
+                    Err(error) => running.verdict = Some(Verdict::Failed(Failure { error, retry: false })),
+                }
+                if let (Some(line), Some((text, tokens))) = (running.activity, running.stages.shown()) {
+                    activity::set_progress(line, tokens, event.turns, &text);
                 }
             }
             // That is the engine's end, not the request's.
@@ -302,7 +304,7 @@ impl InFlight {
                 }
                 if running.verdict.is_none() {
                     let Failure { error, retry } = Failure::from(error);
-                    let error = running.subtasks.blame(index, error);
+                    let error = running.stages.now().blame(index, error);
                     running.verdict = Some(Verdict::Failed(Failure { error, retry }));
                     running.ticket.cancel();
                 }

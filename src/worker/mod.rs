@@ -16,6 +16,7 @@ mod outcomes;
 mod prepare;
 mod protocol;
 mod recount;
+mod vectorizer;
 
 use crate::pg::bgworker::entry_point;
 
@@ -30,6 +31,10 @@ entry_point!(
 entry_point!(
     /// Entry point of a process that downloads a model; the argument is the index of its entry.
     steadytext_download_main => |index| download::run(index)
+);
+entry_point!(
+    /// Entry point of the process that works for a database's vectorizers; the argument is the index of its slot.
+    steadytext_vectorizer_main => |slot| vectorizer::run(slot)
 );
 entry_point!(
     /// Entry point of a database's worker; the argument is the index of its slot.

@@ -495,7 +495,7 @@ pub(super) fn heartbeat(beat: &Heartbeat<'_>) -> Result<(), PgError> {
 }
 
 /// Runs `work` in a transaction of its own, as the owner of the queue.
-fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
+pub(super) fn in_queue<T>(activity: &str, work: impl FnOnce() -> Result<T, PgError>) -> Result<T, PgError> {
     transaction(activity, || {
         let installation = catalog_cache::installation()?;
         // The owner of the queue can put triggers on it, and these would run with the rights of the protocol

@@ -160,7 +160,7 @@ select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) 
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '{"frobnicate": 1}') $$, '22023', null, 'INSERT: unknown parameter');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, params) values ('generate', 'x', '[]') $$, '22023', null, 'INSERT: params that are no object');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, priority) values ('generate', 'x', 99) $$, '22023', null, 'INSERT: priority');
-select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('summarize', 'x') $$, '22023', null, 'INSERT: unknown request type');
+select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('knit', 'x') $$, '22023', null, 'INSERT: unknown request type');
 select throws_ok($$ insert into steadytext_queue (prompt) values ('x') $$, '22023', null, 'INSERT: no request type');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt) values ('generate_dance', 'x') $$, '22023', 'unknown request type "generate_dance"', 'INSERT: a type that begins like a known one');
 select throws_ok($$ insert into steadytext_queue (request_type, prompt, max_retries) values ('generate', 'x', 101) $$, '22023', null, 'INSERT: max_retries');

@@ -15,7 +15,7 @@ exception when others then
 end
 $$;
 create temporary view api as
-    select p.oid, p.proname, p.pronargs, p.pronargdefaults, p.proargnames
+    select p.oid, p.proname, p.prokind, p.pronargs, p.pronargdefaults, p.proargnames
     from pg_catalog.pg_proc as p
     join pg_catalog.pg_depend as d on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid
     join pg_catalog.pg_extension as e on d.refobjid = e.oid and e.extname = 'pg_steadytext'
@@ -33,7 +33,8 @@ select is_empty(
     $$
         select distinct proname, n
         from api, generate_series(pronargs::integer - pronargdefaults, pronargs) as n
-        where not pg_temp.resolves(format('%s(%s)', proname,
+        -- The arguments of aggregates have no names in calls.
+        where prokind <> 'a' and not pg_temp.resolves(format('%s(%s)', proname,
             (select string_agg(format('%I => null', a.name), ', ') from unnest(proargnames[:n]) as a(name))))
     $$,
     'and by name'

@@ -12,19 +12,21 @@ create temporary table usual (name text, type text, value text);
 insert into usual (name, value) values
     ('p_worker', 'w'), ('p_daemon_id', 'w'), ('p_endpoint', 'host'), ('p_key', 'max_retries'), ('key', 'max_retries'), ('value', '3'),
     ('request_type', 'generate'), ('max_tokens', '3'), ('timeout_seconds', '0'), ('mode', 'query'), ('on_error', 'error'),
-    ('eos_string', 'END'), ('model', 'builtin'), ('size', 'builtin'), ('pattern', 'a'), ('choices', '{a,b}'), ('schema', '{"const": 1}'), ('params', '{}'),
+    ('query', 'select 1 as id, ''x'' as prompt'), ('filter', 'true'), ('eos_string', 'END'), ('model', 'builtin'), ('size', 'builtin'), ('pattern', 'a'), ('choices', '{a,b}'), ('schema', '{"const": 1}'), ('params', '{}'),
     ('key_format', 'base64'), ('path', 'x.db'), ('priority', '5'), ('p_alone', 'false'), ('p_lease_seconds', '60'),
     ('p_about', '{"{\"request_type\": \"generate\"}"}'), ('p_embedding_lengths', '{1}');
 insert into usual (type, value) values
     ('text', 'some text'), ('text[]', '{one}'), ('integer', '1'), ('bigint', '1'), ('double precision', '1'), ('boolean', 'true'),
     ('uuid', '00000000-0000-0000-0000-000000000001'), ('uuid[]', '{00000000-0000-0000-0000-000000000001}'), ('oid', '1'),
     ('json', '{}'), ('jsonb', '{}'), ('jsonb[]', '{"{}"}'), ('integer[]', '{1}'), ('bigint[]', '{1}'), ('real[]', '{1}'),
-    ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}');
+    ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}'),
+    ('bytea', '\x00'), ('regclass', 'pg_class'), ('name', 'x');
 create temporary table hostile (type text, value text);
 insert into hostile
 select distinct t.type, h.value
 from (values ('text'), ('text[]'), ('integer'), ('bigint'), ('double precision'), ('boolean'), ('uuid'), ('uuid[]'), ('oid'), ('json'),
-        ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]')) as t(type)
+        ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]'),
+        ('bytea'), ('regclass'), ('name')) as t(type)
 cross join lateral (
     select null
     union all select unnest(array['', ' ', '-1', repeat('9', 20000), repeat('x', 100000)]) where t.type = 'text'
@@ -39,19 +41,25 @@ cross join lateral (
     union all select unnest(array['{1,"{}"}', '{"{\"request_type\": \"generate\", \"seed\": \"x\"}"}', '{"{\"request_type\": 1, \"seed\": 1.5}"}',
         '{"{\"request_type\": \"generate\", \"response_size\": 1e30}"}']) where t.type = 'jsonb[]'
     union all select '{infinity}' where t.type = 'timestamp with time zone[]'
+    union all select unnest(array['', '\xff00ff']) where t.type = 'bytea'
+    union all select unnest(array['0', '1', 'pg_toast.pg_toast_1255', 'pg_class_oid_index']) where t.type = 'regclass'
+    union all select unnest(array['', repeat('x', 63)]) where t.type = 'name'
 ) as h(value);
 
--- What is called: all that somebody was granted, but for functions that compute answers, twins, and the one that always raises.
+-- What is called: all that somebody was granted, but for functions that compute answers, twins, the one that always raises, and the one that runs a statement of its caller's.
 create temporary table functions as
     select p.oid, p.proname, p.pronargs, p.proargnames, has_function_privilege('st_alice', p.oid, 'execute') as is_for_users,
         array(select a::regtype::text from unnest(p.proargtypes::oid[]) with ordinality as u(a, n) order by n) as types
     from pg_proc as p
-    join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+    join pg_depend as d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e' and p.prokind <> 'a'
     join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext'
     where exists (select from aclexplode(p.proacl) as a where a.grantee <> p.proowner)
-        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row')
+        and p.proname not like 'st\_%' and p.proname not in ('refuse_row', 'check_queue_row', 'vectorizer_count')
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
-        and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]';
+        and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
+        -- What searches and batches are made of.
+        and p.oid::regprocedure::text !~ ('^steadytext[.](find_search_target|text_index|search_rows|search_statement|hybrid_statement|run_search|'
+            || 'check_search|any_words|search|hybrid_search|rag|enqueue_rows|enqueue_query|base_type|key_operator)[(]');
 select is_empty(
     $$ select distinct u.type from functions, unnest(types) as u(type) where u.type not in (select h.type from hostile as h) $$,
     'there are hostile arguments of every type');
@@ -70,10 +78,13 @@ begin
     end;
     return case
         when v_code = 'ZZ000' then null
+        -- What is wrong with the SQL of a caller, PostgreSQL says.
+        when v_code in ('42601', '42P11') and p_call ~ 'steadytext_(enqueue_query|search|hybrid_search|rag)[(]|check_filter[(]' then null
         when length(v_message) + length(v_hint) > 1000 then format('%s, %s characters long', v_code, length(v_message) + length(v_hint))
         -- Words of the predecessor, which have no SQLSTATE of their own.
         when v_code = 'P0001' and p_is_for_users then null
         when v_code in ('22023', '42704', '54000', '55000') and (p_is_for_users or v_hint <> '') then null
+        when v_code in ('42P01', '42P16', '42703', '42809') and v_hint <> '' then null
         -- The same, with codes of their own.
         when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
             and v_code in ('22P02', '42601', 'P0002', 'XX000') then null

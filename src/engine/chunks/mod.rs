@@ -34,6 +34,18 @@ pub struct Chunking {
     pub overlap: usize,
     /// Where it is cut.
     pub strategy: Strategy,
+    /// What each chunk will stand beside in the context of the model, which then is one that generates; `size` is what it may
+    /// have at most.
+    pub beside: Option<Beside>,
+}
+
+/// A prompt that is waiting for a piece of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// The prompt without the piece; the model's chat template is put around it.
+    pub prompt: String,
+    /// Most tokens of the answer. Pieces leave it as many, but half of the room at most.
+    pub answer_tokens: usize,
 }
 
 /// Where a text is cut.
@@ -79,13 +91,35 @@ impl Chunking {
     }
 }
 
-/// Cuts a text.
+/// Tokens of a piece that is worth asking a model about, and what its tokens may be more in the middle of a prompt.
+const LEAST_ROOM: usize = 64;
+const SPARE_TOKENS: usize = 8;
+
+/// How many tokens of a text fit beside a prompt of some tokens and its answer.
+///
+/// # Errors
+/// [`Error::PromptTooLong`] where that is next to nothing.
+pub(crate) fn room(
+    prompt_tokens: usize,
+    answer_tokens: usize,
+    context_length: usize,
+) -> Result<usize, Error> {
+    let left = context_length.saturating_sub(prompt_tokens + SPARE_TOKENS);
+    let room = left - answer_tokens.min(left / 2);
+    if room < LEAST_ROOM {
+        return Err(Error::PromptTooLong { prompt_tokens, context_length });
+    }
+    Ok(room)
+}
+
+/// Cuts a text into pieces of `size` tokens at most, whatever size is asked for.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`]; [`Error::OutOfMemory`].
-pub(crate) fn chunks(how: &Chunking, tokenizer: &Tokenizer) -> Result<Vec<Chunk>, Error> {
+pub(crate) fn chunks(how: &Chunking, size: usize, tokenizer: &Tokenizer) -> Result<Vec<Chunk>, Error> {
     let cutter = Cutter {
         how,
+        size,
         tokenizer,
         ends: token_ends(&how.text, tokenizer)?,
         borders: Borders::of(&how.text, how.strategy)?,
@@ -95,6 +129,7 @@ pub(crate) fn chunks(how: &Chunking, tokenizer: &Tokenizer) -> Result<Vec<Chunk>
 
 struct Cutter<'a> {
     how: &'a Chunking,
+    size: usize,
     tokenizer: &'a Tokenizer,
     /// Where each token of the text ends, ascending.
     ends: Vec<u32>,
@@ -156,7 +191,7 @@ impl Cutter<'_> {
     fn chunk(&self, from: usize, before: usize) -> Result<Option<(usize, usize, usize, usize)>, Error> {
         let text = self.how.text.as_str();
         let first = self.tokens_before(from);
-        let (mut room, mut tries) = (self.how.size, 0u32);
+        let (mut room, mut tries) = (self.size, 0u32);
         let shortest = text.ceil_char_boundary(from + 1);
         loop {
             let most = match self.ends.get(first + room) {
@@ -177,12 +212,12 @@ impl Cutter<'_> {
             };
             let (start, end) = self.trimmed(from, cut);
             let tokens = self.tokenizer.encode(&text[start..end])?.len();
-            if tokens <= self.how.size || cut <= shortest {
+            if tokens <= self.size || cut <= shortest {
                 return Ok(Some((start, end, self.begin(cut), tokens)));
             }
             // By what it is too long, from where it ends rather than from where it was to end; by more each time, so that
             // there are few.
-            let excess = (tokens - self.how.size).saturating_mul(1 << tries.min(20));
+            let excess = (tokens - self.size).saturating_mul(1 << tries.min(20));
             tries += 1;
             let now = self.tokens_before(cut).saturating_sub(first).min(room);
             room = now.saturating_sub(excess).min(room - 1);
@@ -277,7 +312,7 @@ fn token_ends(text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Chunk, Chunking, Strategy, chunks};
+    use super::{Chunk, Chunking, Strategy, chunks, room};
     use crate::builtin;
     use crate::tokenizer::Tokenizer;
 
@@ -289,9 +324,9 @@ mod tests {
     }
 
     fn cut(text: &str, size: usize, overlap: usize, strategy: Strategy) -> Vec<Chunk> {
-        let how = Chunking { text: text.to_owned(), size, overlap, strategy };
+        let how = Chunking { text: text.to_owned(), size, overlap, strategy, beside: None };
         how.check().unwrap();
-        chunks(&how, &tokenizer()).unwrap()
+        chunks(&how, size, &tokenizer()).unwrap()
     }
 
     fn texts<'a>(text: &'a str, chunks: &[Chunk]) -> Vec<&'a str> {
@@ -452,8 +487,16 @@ mod tests {
     #[test]
     fn sizes_that_make_no_sense_are_refused() {
         for (size, overlap) in [(0, 0), (10, 6), (2_000_000, 0)] {
-            let how = Chunking { text: String::new(), size, overlap, strategy: Strategy::Token };
+            let how =
+                Chunking { text: String::new(), size, overlap, strategy: Strategy::Token, beside: None };
             assert!(how.check().is_err());
         }
+    }
+
+    #[test]
+    fn a_piece_leaves_room_for_its_answer_but_never_less_than_half_for_itself() {
+        assert_eq!(room(92, 300, 1100).unwrap(), 700);
+        assert_eq!(room(92, 100_000, 1100).unwrap(), 500);
+        assert!(room(1000, 10, 1024).is_err() && room(5000, 10, 1024).is_err());
     }
 }

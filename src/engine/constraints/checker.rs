@@ -2,24 +2,26 @@
 
 use std::ops::Range;
 
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, ValidationError, Validator};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::ordering::ordered;
+use super::patterns::{self, Pattern, within};
 use super::plain::plain;
 use super::schema::Graph;
 use super::spans::span;
 use super::{Constraint, invalid};
-use crate::Error;
+use crate::{Error, Ticket};
 
 /// Most bytes of a compiled regular expression, and of its cache.
 const MAX_REGEX_BYTES: usize = 2 << 20;
 /// Deepest nesting of groups in a regular expression.
 const MAX_REGEX_DEPTH: u32 = 64;
-/// Most steps back of a pattern that is not regular, for one string.
-const MAX_STEPS_BACK: usize = 10_000;
-/// Most schemas that are looked at while an answer is checked between two tokens.
+/// Most steps that all patterns take together for one answer; some 300,000 a millisecond, and seldom as few as 100,000.
+const MAX_STEPS: u64 = 300_000_000;
+/// The same, and most schemas that are looked at, while an answer is checked between two tokens.
+const MAX_STEPS_BETWEEN: u64 = 1_000_000;
 const MAX_CHECKS_BETWEEN: u64 = 2_000;
 /// Digits of a number that is not too large, whatever they are.
 const MAX_DIGITS: usize = 250;
@@ -76,18 +78,24 @@ impl Checker {
                 return Some(end - digits..end - digits + digits.min(MAX_DIGITS));
             }
         };
-        if !graph.is_checked_within(MAX_CHECKS_BETWEEN, &document) || validator.is_valid(&document) {
+        if !graph.is_checked_within(MAX_CHECKS_BETWEEN, &document) {
             return None;
         }
-        let error = validator.validate(&document).err()?;
-        Some(span(answer, error.instance_path().as_str()))
+        let place = within(MAX_STEPS_BETWEEN, &[], || {
+            if validator.is_valid(&document) {
+                return None;
+            }
+            let error = validator.validate(&document).err()?;
+            Some(error.instance_path().as_str().to_owned())
+        });
+        Some(span(answer, &place??))
     }
 
-    /// Whether the answer matches.
+    /// Whether the answer matches. Ends early where all `tickets`, of those who want it, are cancelled.
     ///
     /// # Errors
     /// [`Error::Mismatch`], without the answer.
-    pub(crate) fn check(&self, answer: &str) -> Result<(), Error> {
+    pub(crate) fn check(&self, answer: &str, tickets: &[Ticket]) -> Result<(), Error> {
         let mismatch = |reason: String| Err(Error::Mismatch { reason });
         match self {
             Checker::Json(json) => {
@@ -100,10 +108,11 @@ impl Checker {
                     return mismatch("the schema applies to it in too many ways".to_owned());
                 }
                 // Not `validate`, which would say where: it takes longer than what was counted.
-                if validator.is_valid(&document) {
-                    return Ok(());
+                match within(MAX_STEPS, tickets, || validator.is_valid(&document)) {
+                    Some(true) => Ok(()),
+                    Some(false) => mismatch("the document does not conform to the schema".to_owned()),
+                    None => mismatch("its patterns would take too many steps".to_owned()),
                 }
-                mismatch("the document does not conform to the schema".to_owned())
             }
             Checker::Regex(regex) if regex.is_match(answer) => Ok(()),
             Checker::Regex(_) => mismatch("the pattern does not match all of it".to_owned()),
@@ -138,22 +147,20 @@ fn validator(schema: &Value) -> Result<Validator, Error> {
     })
 }
 
-/// Patterns are matched in linear time, and only where they are not regular in bounded time.
+/// Patterns of strings are counted ([`Pattern`]). Those of names are matched in linear time, and only where they are not regular in
+/// bounded time.
 fn build(schema: &Value, draft: Option<Draft>) -> Result<Validator, ValidationError<'static>> {
     let options = || {
-        let options = jsonschema::options().should_validate_formats(true);
+        let options = jsonschema::options()
+            .should_validate_formats(true)
+            .with_keyword("pattern", |_, pattern, _| Ok(Box::new(Pattern::new(pattern)?)));
         match draft {
             Some(draft) => options.with_draft(draft),
             None => options,
         }
     };
-    let regular = PatternOptions::regex().size_limit(MAX_REGEX_BYTES).dfa_size_limit(MAX_REGEX_BYTES);
-    options().with_pattern_options(regular).build(schema).or_else(|error| {
-        let others = PatternOptions::fancy_regex()
-            .backtrack_limit(MAX_STEPS_BACK)
-            .size_limit(MAX_REGEX_BYTES)
-            .dfa_size_limit(MAX_REGEX_BYTES);
-        options().with_pattern_options(others).build(schema).map_err(|_| error)
+    options().with_pattern_options(patterns::regular()).build(schema).or_else(|error| {
+        options().with_pattern_options(patterns::of_names()).build(schema).map_err(|_| error)
     })
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Checker};
 use super::closing::{self, Chart, Way};
+use super::counting::Counted;
 use super::guide::{PARTS, Part};
 use super::matcher::{Matcher, reason};
 use super::ordering::ordered;
@@ -60,8 +61,8 @@ pub(crate) struct Grammar {
     language: Option<Arc<Language>>,
     /// At its beginning, of what has no language.
     chart: Option<Mutex<Chart>>,
-    /// A shortest answer.
-    way: Option<Way>,
+    /// A shortest answer, whose tokens are counted.
+    way: Option<(Way, Counted)>,
     checker: Arc<Checker>,
     _held: Held,
 }

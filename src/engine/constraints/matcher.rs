@@ -7,6 +7,7 @@ use toktrie::TokEnv;
 
 use super::checker::{Checker, brief};
 use super::closing::{Chart, Mark, Way, fewest};
+use super::counting::{self, Counted, Walk, can_spell};
 use super::regular::Regular;
 use crate::Error;
 use crate::memory::Held;
@@ -24,6 +25,10 @@ pub(crate) struct Matcher {
     chart: Option<Box<Chart>>,
     /// A way to the end from here, where one is known.
     way: Option<Way>,
+    /// The last such way whose tokens were counted one by one.
+    counted: Option<Counted>,
+    /// Steps that counting may still take before the next token is taken.
+    steps: usize,
     /// The token that [`Matcher::admits`] has admitted, and the way to the end from there.
     admitted: Option<(u32, Option<Way>)>,
     /// Tokens taken.
@@ -61,8 +66,20 @@ impl Matcher {
         checker: Arc<Checker>,
         held: Held,
     ) -> Matcher {
-        let (way, admitted, tokens) = (None, None, 0);
-        Matcher { grammar, regular, tokenizer, words, checker, chart, way, admitted, tokens, _held: held }
+        Matcher {
+            grammar,
+            regular,
+            tokenizer,
+            words,
+            checker,
+            chart,
+            way: None,
+            counted: None,
+            steps: counting::MAX_STEPS,
+            admitted: None,
+            tokens: 0,
+            _held: held,
+        }
     }
 
     /// This place.
@@ -84,24 +101,33 @@ impl Matcher {
             (Some(chart), Some(mark)) => chart.go_back(mark),
             _ => self.chart = None,
         }
+        self.steps = counting::MAX_STEPS;
         if let Some(text) = self.search(&[]) {
-            self.way = self.follow(None, &text).map(|tokens| Way { text, tokens });
+            self.way = self.count(None, &text, usize::MAX).map(|tokens| Way { text, tokens });
         }
         Ok(())
     }
 
-    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before anything else.
-    pub(super) fn find_way(&mut self) -> Option<Way> {
+    /// A shortest answer, and how many tokens it takes, what every answer begins with included. Before anything else, and not between
+    /// two tokens: all of it is counted.
+    pub(super) fn find_way(&mut self) -> Option<(Way, Counted)> {
         let shortest = self.search(&[]);
         let fewest = self.regular.as_ref().and_then(Regular::fewest);
-        let ways = shortest.into_iter().chain(fewest);
-        let ways = ways.filter_map(|text| Some(Way { tokens: self.follow(None, &text)?, text }));
-        ways.min_by_key(|way| way.tokens)
+        let ways: Vec<(Way, Counted)> = shortest
+            .into_iter()
+            .chain(fewest)
+            .filter_map(|text| {
+                (self.steps, self.counted) = (usize::MAX, None);
+                let tokens = self.count(None, &text, usize::MAX)?;
+                Some((Way { text, tokens }, self.counted.take()?))
+            })
+            .collect();
+        ways.into_iter().min_by_key(|(way, _)| way.tokens)
     }
 
     /// The way to the end that [`Matcher::find_way`] has found for a matcher of the same constraint.
-    pub(super) fn set_way(&mut self, way: Option<Way>) {
-        self.way = way;
+    pub(super) fn set_way(&mut self, way: Option<(Way, Counted)>) {
+        (self.way, self.counted) = way.unzip();
     }
 
     /// How many tokens the shortest answer takes, as far as it is known, at its beginning; later, how many are enough for what is
@@ -151,11 +177,19 @@ impl Matcher {
         // Along the way that is known, which may be another.
         let along = self.way.as_ref().and_then(|way| way.text.strip_prefix(bytes)).map(<[u8]>::to_vec);
         let none = searched.is_none() && along.is_none();
-        for text in searched.into_iter().chain(along) {
-            if let Some(tokens) = self.fits(token, &text, left) {
-                self.admitted = Some((token, Some(Way { text, tokens })));
-                return true;
-            }
+        let found = searched.and_then(|text| Some(Way { tokens: self.fits(token, &text, left)?, text }));
+        let found = found.or_else(|| {
+            let text = along?;
+            // The first step of the way, which was counted with the rest of it.
+            let counted = self.way_on() == Some(token);
+            let behind = self.way.as_ref().map(|way| way.tokens.saturating_sub(1));
+            let tokens = behind.filter(|tokens| counted && *tokens <= left);
+            let tokens = tokens.or_else(|| self.fits(token, &text, left))?;
+            Some(Way { text, tokens })
+        });
+        if let Some(way) = found {
+            self.admitted = Some((token, Some(way)));
+            return true;
         }
         let ample = |way: &Way| room > AMPLE.0 * way.tokens + AMPLE.1;
         if none && self.way.as_ref().is_some_and(ample) {
@@ -179,6 +213,7 @@ impl Matcher {
     pub(crate) fn take(&mut self, token: u32) -> Result<Taken, Error> {
         let admitted = self.admitted.take().filter(|(admitted, _)| *admitted == token);
         self.way = admitted.and_then(|(_, way)| way);
+        self.steps = counting::MAX_STEPS;
         self.consume(&[token])?;
         self.force()
     }
@@ -196,58 +231,32 @@ impl Matcher {
     }
 
     /// How many tokens a text behind a token takes at most, where `left` are enough for it.
-    fn fits(&self, token: u32, text: &[u8], left: usize) -> Option<usize> {
+    fn fits(&mut self, token: u32, text: &[u8], left: usize) -> Option<usize> {
         // No token is empty.
-        if text.len() <= left && self.can_spell(text) {
+        if text.len() <= left && can_spell(self.words.tok_trie(), text) {
             return Some(text.len());
         }
         let fewest = fewest(self.words.tok_trie(), text);
         if fewest.first().is_some_and(|first| first.is_none_or(|(tokens, _)| tokens as usize > left)) {
             return None;
         }
-        self.follow(Some(token), text).filter(|tokens| *tokens <= left)
+        self.count(Some(token), text, left)
     }
 
-    /// Whether each byte of a text is a token.
-    fn can_spell(&self, text: &[u8]) -> bool {
-        let trie = self.words.tok_trie();
-        text.iter().all(|byte| {
-            let child = trie.child_at_byte(trie.root(), *byte);
-            child.is_some_and(|child| child.token_id().is_some())
-        })
-    }
-
-    /// Goes along a text behind a token on a copy. Returns how many tokens the text takes, those that are forced
-    /// included; None where it does not lead to the end.
-    fn follow(&self, token: Option<u32>, text: &[u8]) -> Option<usize> {
-        let fewest = fewest(self.words.tok_trie(), text);
-        let mut copy = self.grammar.clone();
+    /// Counts the tokens of a text behind a token on a copy, if they are no more than are left.
+    fn count(&mut self, token: Option<u32>, text: &[u8], left: usize) -> Option<usize> {
+        let mut grammar = self.grammar.clone();
         if let Some(token) = token {
-            copy.consume_tokens(&[token]).ok()?;
+            grammar.consume_tokens(&[token]).ok()?;
         }
-        let (mut at, mut tokens) = (0, 0);
-        loop {
-            let forced = if copy.is_stopped() { Vec::new() } else { copy.compute_ff_tokens() };
-            for token in &forced {
-                at += text[at..]
-                    .starts_with(self.tokenizer.token_bytes(*token))
-                    .then(|| self.tokenizer.token_bytes(*token).len())?;
-            }
-            tokens += forced.len();
-            copy.consume_tokens(&forced).ok().or(forced.is_empty().then_some(()))?;
-            if at == text.len() {
-                let matches =
-                    if copy.is_stopped() { !copy.is_error() } else { copy.is_accepting().unwrap_or(false) };
-                return matches.then_some(tokens);
-            }
-            if copy.is_stopped() {
-                return None;
-            }
-            let (_, token) = fewest[at]?;
-            copy.consume_tokens(&[token]).ok()?;
-            at += self.tokenizer.token_bytes(token).len();
-            tokens += 1;
+        let (tokenizer, known) = (&self.tokenizer, self.counted.as_ref());
+        let walk = Walk { grammar, tokenizer, trie: self.words.tok_trie(), known, left };
+        let counted = walk.count(text, &mut self.steps)?;
+        let tokens = counted.tokens;
+        if counted.has_places() {
+            self.counted = Some(counted);
         }
+        Some(tokens)
     }
 
     /// Whether the answer matches as it is.
@@ -269,6 +278,23 @@ impl Matcher {
     pub(super) fn cost(&self) -> (u64, usize) {
         let statistics = self.grammar.last_step_stats();
         statistics.map_or((0, 0), |statistics| (statistics.lexer_cost, statistics.all_items))
+    }
+
+    /// Steps that counting has left for this choice.
+    #[cfg(test)]
+    pub(super) fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Counts anew, and to the end, the tokens of the way to it.
+    #[cfg(test)]
+    pub(super) fn count_anew(&mut self) -> Option<(usize, usize)> {
+        let way = self.way.clone()?;
+        let (steps, counted) = (self.steps, self.counted.take());
+        self.steps = usize::MAX;
+        let tokens = self.count(None, &way.text, usize::MAX);
+        (self.steps, self.counted) = (steps, counted);
+        Some((way.tokens, tokens?))
     }
 
     /// [`Matcher::allowed`] by llguidance; None where that makes it in any case.

@@ -16,10 +16,12 @@
 pub mod bench;
 mod checker;
 mod closing;
+mod counting;
 mod grammar;
 mod guide;
 mod matcher;
 pub(crate) mod ordering;
+mod patterns;
 mod plain;
 mod regular;
 mod schema;

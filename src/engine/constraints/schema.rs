@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::invalid;
+use super::patterns::NamePattern;
 use super::plain::{is_draft, unescaped};
 use crate::Error;
 
@@ -14,6 +15,12 @@ use crate::Error;
 const MAX_CHAIN: usize = 200;
 /// Most schemas that are looked at while a document is checked, as far as can be told.
 const MAX_CHECKS: u64 = 500_000;
+/// Bytes of a string, values of an enumeration, and steps of a pattern, that count as much as a schema.
+const STRING_BYTES: u64 = 4096;
+const VALUES: u64 = 256;
+const STEPS: u64 = 500;
+/// Keywords by which the crate matches the names of members with their patterns.
+const NAME_PASSES: u64 = 3;
 
 /// Keywords whose value is a schema for the same part of the document.
 const SAME: [&str; 4] = ["not", "if", "then", "else"];
@@ -30,12 +37,16 @@ struct Node {
     same: Vec<usize>,
     /// To each item of an array.
     items: Vec<usize>,
-    /// To one item of an array.
-    item: Vec<(usize, usize)>,
+    /// To each item of an array by its place, as far as there are such.
+    item: Vec<Vec<usize>>,
     /// To each member of an object.
     members: Vec<usize>,
     /// To one member of an object.
-    member: Vec<(String, usize)>,
+    member: HashMap<String, usize>,
+    /// What names of members are matched with.
+    names: Vec<NamePattern>,
+    /// How many values it enumerates.
+    values: u64,
     /// What it wants the document to be, as far as it is checked before all else.
     types: Option<Vec<String>>,
 }
@@ -118,7 +129,22 @@ impl Graph {
         if let Some(cost) = costs.get(&key) {
             return Some(*cost);
         }
-        let mut cost = 1u64;
+        let mut cost = 1 + node.values / VALUES;
+        if let Value::String(text) = document {
+            cost += text.len() as u64 / STRING_BYTES;
+        }
+        if let Value::Object(members) = document {
+            let mut steps = 0u64;
+            for (pattern, name) in
+                node.names.iter().flat_map(|one| members.keys().map(move |name| (one, name)))
+            {
+                steps = steps.saturating_add(pattern.steps(name).saturating_mul(NAME_PASSES));
+                if steps / STEPS > most {
+                    return None;
+                }
+            }
+            cost += steps / STEPS;
+        }
         let mut add = |index: usize, document: &Value| {
             cost = cost.saturating_add(self.cost(index, document, most, costs)?);
             (cost <= most && costs.len() as u64 <= most).then_some(())
@@ -131,7 +157,7 @@ impl Graph {
                 for schema in &node.items {
                     add(*schema, item)?;
                 }
-                for (_, schema) in node.item.iter().filter(|(wanted, _)| *wanted == place) {
+                for schema in node.item.iter().filter_map(|schemas| schemas.get(place)) {
                     add(*schema, item)?;
                 }
             }
@@ -141,7 +167,7 @@ impl Graph {
                 for schema in &node.members {
                     add(*schema, member)?;
                 }
-                for (_, schema) in node.member.iter().filter(|(wanted, _)| wanted == key) {
+                if let Some(schema) = node.member.get(key) {
                     add(*schema, member)?;
                 }
             }
@@ -202,16 +228,17 @@ impl<'a> Builder<'a> {
                 }
                 ("properties", Value::Object(members)) => {
                     for (key, member) in members {
-                        node.member.push((key.clone(), self.number(member)));
+                        node.member.insert(key.clone(), self.number(member));
                     }
                 }
                 ("patternProperties", Value::Object(members)) => {
                     node.members.extend(members.values().map(|member| self.number(member)));
+                    node.names.extend(members.keys().map(|pattern| NamePattern::new(pattern)));
                 }
                 ("prefixItems" | "items", Value::Array(items)) => {
-                    let items = items.iter().enumerate();
-                    node.item.extend(items.map(|(place, item)| (place, self.number(item))));
+                    node.item.push(items.iter().map(|item| self.number(item)).collect());
                 }
+                ("enum", Value::Array(values)) => node.values = values.len() as u64,
                 (name, Value::Array(schemas)) if SAME_LISTS.contains(&name) => {
                     node.same.extend(schemas.iter().map(|schema| self.number(schema)));
                 }

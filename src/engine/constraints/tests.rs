@@ -255,22 +255,28 @@ fn answers_are_checked_by_other_code() {
     let checker = |constraint: &Constraint| Checker::new(constraint).unwrap();
     let schema = json!({ "type": "object", "properties": { "a": { "type": "integer" } }, "required": ["a"] });
     let json = checker(&json_of(schema));
-    assert!(json.check(r#"{"a": 1}"#).is_ok());
+    assert!(json.check(r#"{"a": 1}"#, &[]).is_ok());
     for (bad, words) in [
         (r#"{"a": 1"#, "no JSON document"),
         (r#"{"a": "secret"}"#, "does not conform to the schema"),
         ("{}", "does not conform to the schema"),
     ] {
-        let Err(Error::Mismatch { reason }) = json.check(bad) else { panic!("{bad} passes") };
+        let Err(Error::Mismatch { reason }) = json.check(bad, &[]) else { panic!("{bad} passes") };
         assert!(reason.contains(words) && !reason.contains("secret"), "{reason}");
     }
     let nested = "[".repeat(5000);
-    assert!(checker(&json_of(json!(true))).check(&nested).is_err(), "and without running out of stack");
+    assert!(checker(&json_of(json!(true))).check(&nested, &[]).is_err(), "and without running out of stack");
     let regex = checker(&regex("yes|yes please"));
-    assert!(regex.check("yes please").is_ok() && regex.check("yes").is_ok());
-    assert!(regex.check("yes ").is_err() && regex.check("oh yes").is_err() && regex.check("yes\n").is_err());
+    assert!(regex.check("yes please", &[]).is_ok() && regex.check("yes", &[]).is_ok());
+    assert!(
+        regex.check("yes ", &[]).is_err()
+            && regex.check("oh yes", &[]).is_err()
+            && regex.check("yes\n", &[]).is_err()
+    );
     let choice = checker(&choice(&["a", "b"]));
-    assert!(choice.check("a").is_ok() && choice.check("A").is_err() && choice.check("").is_err());
+    assert!(
+        choice.check("a", &[]).is_ok() && choice.check("A", &[]).is_err() && choice.check("", &[]).is_err()
+    );
 }
 
 /// Schemas that walk in circles, or in more ways than can be counted, without going on in the document.
@@ -329,7 +335,7 @@ fn checking_an_answer_takes_no_longer_than_it_should() {
         (json!({ "properties": { "a": { "$ref": "#/$defs/b" } } }), "{}", "not there"),
         (json!({ "properties": { "a": { "$ref": "other.json" } } }), "{}", "not part of it"),
     ] {
-        let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document));
+        let checked = Checker::new(&json_of(schema.clone())).and_then(|checker| checker.check(document, &[]));
         let told = checked.map_or_else(|error| error.to_string(), |()| String::new());
         assert!(told.contains(outcome) && told.is_empty() == outcome.is_empty(), "{told:?} for {schema}");
     }
@@ -446,7 +452,7 @@ fn nothing_is_admitted_that_cannot_be_completed() {
         let needed = model.matcher(&constraint).unwrap().needed().unwrap();
         let (text, tokens) = last_of_all(&model, &constraint, needed + more);
         assert!(tokens <= needed + more, "{tokens} tokens of {text}");
-        Checker::new(&constraint).unwrap().check(&text).unwrap();
+        Checker::new(&constraint).unwrap().check(&text, &[]).unwrap();
     }
 }
 
@@ -464,6 +470,79 @@ fn a_way_to_the_end_that_is_too_long_is_none() {
         let allowed = matcher.allowed().unwrap();
         assert!(allowed.iter().all(|id| matcher.admits(id, 1)));
     }
+}
+
+/// An array of words, whose shortest has more bytes than any answer may have tokens.
+fn words(count: usize, length: usize) -> Constraint {
+    let word = |first: u8| -> String {
+        let mut state = u32::from(first);
+        let letters = (0..length).map(|_| {
+            state = state.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+            char::from(b"qwzxkj"[(state >> 16) as usize % 6])
+        });
+        std::iter::once(char::from(first)).chain(letters).collect()
+    };
+    let words: Vec<String> = (b'a'..b'i').map(word).collect();
+    json_of(json!({ "type": "array", "minItems": count, "maxItems": count, "items": { "enum": words } }))
+}
+
+#[test]
+fn counting_the_way_to_the_end_takes_few_steps_for_each_choice_and_comes_to_the_same() {
+    let model = model();
+    let constraint = words(200, 12);
+    let mut matcher = model.matcher(&constraint).unwrap();
+    let max_tokens = matcher.needed().unwrap() + 60;
+    let mut taken = matcher.begin().unwrap();
+    let (mut tokens, mut choices, mut counted, mut most) = (taken.forced.len(), 0, 0, 0);
+    while !taken.complete {
+        let allowed: Vec<u32> = matcher.allowed().unwrap().iter().collect();
+        let before = matcher.steps();
+        let tried = allowed.iter().cycle().skip(choices * 3).take(allowed.len()).copied();
+        let next = tried.take(8).find(|id| matcher.admits(*id, max_tokens - tokens));
+        most = most.max(before - matcher.steps());
+        counted += usize::from(before > matcher.steps());
+        let next = next.or_else(|| matcher.way_on()).unwrap();
+        assert!(matcher.admits(next, max_tokens - tokens), "choice {choices}");
+        taken = matcher.take(next).unwrap();
+        if choices % 20 == 0
+            && let Some((known, anew)) = matcher.count_anew()
+        {
+            assert!(known == anew || known > max_tokens / 2, "{known} and {anew}");
+        }
+        tokens += 1 + taken.forced.len();
+        choices += 1;
+    }
+    assert!(tokens <= max_tokens && matcher.matches());
+    assert!(counted > 100, "{counted} of {choices} choices were counted");
+    // Each of 200 items takes a step at least.
+    assert!(most <= 64, "{most} steps for one choice");
+}
+
+#[test]
+fn a_check_between_two_tokens_leaves_what_would_take_long_to_the_end() {
+    let long = "a".repeat(8000);
+    let pattern = |i: usize| json!({ "pattern": format!("^(?:(?=[^zy{}]*z)x|a(?=a?))*c{i}$", i % 10) });
+    let patterns: Vec<Value> = (0..60).map(pattern).collect();
+    let checker = |schema: Value| Checker::new(&json_of(schema)).unwrap();
+    let all = checker(json!({ "properties": { "x": { "anyOf": patterns } } }));
+    let document = json!({ "x": long }).to_string();
+    assert_eq!(all.flaw(&document), None);
+    let Err(Error::Mismatch { reason }) = all.check(&document, &[]) else { panic!("it passes") };
+    assert!(reason.contains("too many steps"), "{reason}");
+    assert!(all.check(r#"{"x": "aac7"}"#, &[]).is_ok());
+    // What takes little is found.
+    let one = checker(json!({ "properties": { "x": { "pattern": "^(?!a)" } } }));
+    assert_eq!(one.flaw(r#"{"x": "ab"}"#), Some(6..10));
+    assert_eq!(one.flaw(r#"{"x": "ba"}"#), None);
+    // Names are matched with patterns as well.
+    let names: serde_json::Map<String, Value> =
+        (0..60).map(|i| (format!("^(?:(?=[^zy]*z)x|a(?=a?))*c{i}$"), json!(false))).collect();
+    let names = checker(json!({ "patternProperties": names }));
+    let document = json!({ long: 1 }).to_string();
+    assert_eq!(names.flaw(&document), None);
+    let Err(Error::Mismatch { reason }) = names.check(&document, &[]) else { panic!("it passes") };
+    assert!(reason.contains("too many ways"), "{reason}");
+    assert!(names.check(r#"{"b": 1}"#, &[]).is_ok() && names.check(r#"{"ac3": 1}"#, &[]).is_err());
 }
 
 #[test]

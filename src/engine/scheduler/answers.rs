@@ -2,8 +2,9 @@
 //!
 //! Answers that begin with the same tokens share the nodes of their beginning, so that each is computed once. A row of the model is needed
 //! for each node that something follows: the logits behind it say how likely each of its children is. The first row is that of the
-//! prompt's last token, and what follows it is computed path by path: the state goes back to where the next path leaves
-//! the one before. Answers of one token each need no row beside that of the prompt.
+//! prompt's last token, and what follows it is computed path by path: a state goes back to where the next path leaves
+//! the one before. Several paths are computed at a time where there is room for a state for each; the number of a path is that of
+//! its state. Answers of one token each need no row beside that of the prompt.
 //!
 //! The logarithm of an answer's probability is the sum of those of its tokens, each among all tokens of the vocabulary. An
 //! answer that another one begins with has one decision more, that of the end, as without it the longer one could never be more likely.
@@ -46,8 +47,12 @@ pub(super) struct Answers {
     nodes: Vec<Node>,
     /// Where each answer ends, in the order in which they were given.
     ends: Vec<usize>,
-    /// The nodes that are computed now, from the prompt's end on.
-    path: Vec<usize>,
+    /// The nodes that are computed now, each path from the prompt's end on.
+    paths: Vec<Vec<usize>>,
+    /// The last node of the last path that was begun.
+    begun: usize,
+    /// Paths that were begun and given up.
+    given_up: Vec<Vec<usize>>,
     /// Tokens that end answers.
     end_tokens: Vec<u32>,
 }
@@ -107,8 +112,9 @@ impl Answers {
                 ends.iter_mut().filter(|node| **node == parent).for_each(|node| *node = end);
             }
         }
-        let mut answers = Answers { nodes, ends, path: vec![0], end_tokens: end_tokens.to_vec() };
-        answers.path = answers.next_path(0);
+        let (paths, end_tokens) = (vec![vec![0]], end_tokens.to_vec());
+        let mut answers = Answers { nodes, ends, paths, begun: 0, given_up: Vec::new(), end_tokens };
+        answers.advance(0);
         answers
     }
 
@@ -139,19 +145,19 @@ impl Answers {
         path
     }
 
-    /// Tokens behind the prompt that are to be computed now.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
-        self.path[1..].iter().filter_map(|node| match self.nodes[*node].next {
+    /// Tokens of a path behind the prompt that are to be computed now.
+    pub(super) fn tokens(&self, path: usize) -> impl Iterator<Item = u32> {
+        self.paths[path][1..].iter().filter_map(|node| match self.nodes[*node].next {
             Next::Token(token) => Some(token),
             Next::End => None,
         })
     }
 
-    /// Of rows that were computed, counted from that of the prompt's last token, those whose logits are wanted: by their place among
+    /// Of rows of a path that were computed, counted from that of the prompt's last token, those whose logits are wanted: by their place among
     /// the rows.
-    pub(super) fn wanted(&self, rows: Range<usize>) -> Vec<(usize, Wanted)> {
+    pub(super) fn wanted(&self, path: usize, rows: Range<usize>) -> Vec<(usize, Wanted)> {
         let first = rows.start;
-        let nodes = rows.filter_map(|row| Some((row - first, *self.path.get(row)?)));
+        let nodes = rows.filter_map(|row| Some((row - first, *self.paths[path].get(row)?)));
         let open = nodes.filter(|(_, node)| {
             let children = &self.nodes[*node].children;
             children.first().is_some_and(|child| self.nodes[*child].log_probability.is_none())
@@ -173,14 +179,34 @@ impl Answers {
         }
     }
 
-    /// Goes on to the next path, once all rows of this one were taken: how many of its tokens behind the prompt are those of the path before.
-    /// None where nothing is left to compute.
-    pub(super) fn advance(&mut self) -> Option<usize> {
-        let last = self.path.last().copied().unwrap_or(0);
-        let next = self.next_path(last);
-        let differs = next.iter().zip(&self.path).skip(1).take_while(|(next, before)| next == before).count();
-        self.path = next;
-        (self.path.len() > 1).then_some(differs)
+    /// Goes on from a path to one that nobody has begun, once all rows of it were taken: how many of its tokens behind the prompt are those
+    /// of the path before. None where no such is left.
+    pub(super) fn advance(&mut self, path: usize) -> Option<usize> {
+        let next = self.given_up.pop().unwrap_or_else(|| {
+            let next = self.next_path(self.begun);
+            self.begun = self.begun.max(next.last().copied().unwrap_or(0));
+            next
+        });
+        let before = std::mem::replace(&mut self.paths[path], next);
+        let next = &self.paths[path];
+        let differs = next.iter().zip(&before).skip(1).take_while(|(next, before)| next == before).count();
+        (next.len() > 1).then_some(differs)
+    }
+
+    /// Begins one more path beside the others; false where none is left.
+    pub(super) fn widen(&mut self) -> bool {
+        self.paths.push(vec![0]);
+        let is_one = self.advance(self.paths.len() - 1).is_some();
+        if !is_one {
+            self.paths.pop();
+        }
+        is_one
+    }
+
+    /// Gives up all paths but the first `left`; they are begun again later.
+    pub(super) fn narrow(&mut self, left: usize) {
+        let given_up = self.paths.drain(left.min(self.paths.len())..);
+        self.given_up.extend(given_up.filter(|path| path.len() > 1));
     }
 
     /// The logarithms of the answers' probabilities, in the order in which the answers were given. None before all are known.
@@ -244,24 +270,29 @@ mod tests {
         libm::log(sum(&mut tokens.iter().map(|token| *token as usize)) / sum(&mut (0..VOCABULARY)))
     }
 
-    /// Computes the answers pass by pass; the rows that were computed.
-    fn run(answers: &mut Answers) -> usize {
-        let mut rows = 0;
+    /// Computes the answers pass by pass, so many paths at a time; the rows that were computed, and the passes.
+    fn run(answers: &mut Answers, paths: usize) -> (usize, usize) {
+        let (mut rows, mut passes) = (0, 0);
         // The row of the prompt's last token comes with the first path.
-        let mut from = 0;
-        loop {
-            let tokens: Vec<u32> = answers.tokens().collect();
-            for (row, wanted) in answers.wanted(from..tokens.len() + 1) {
-                let logits = logits(&tokens[..from + row]);
-                let values = wanted.log_probabilities(&logits, Instructions::best()).unwrap();
-                answers.take(&wanted, &values);
+        let mut from = vec![Some(0)];
+        while from.iter().any(Option::is_some) {
+            passes += 1;
+            for path in 0..from.len() {
+                let Some(begin) = from[path] else { continue };
+                let tokens: Vec<u32> = answers.tokens(path).collect();
+                for (row, wanted) in answers.wanted(path, begin..tokens.len() + 1) {
+                    let logits = logits(&tokens[..begin + row]);
+                    let values = wanted.log_probabilities(&logits, Instructions::best()).unwrap();
+                    answers.take(&wanted, &values);
+                }
+                rows += tokens.len() + 1 - begin;
+                from[path] = answers.advance(path).map(|shared| shared + 1);
             }
-            rows += tokens.len() + 1 - from;
-            match answers.advance() {
-                Some(shared) => from = shared + 1,
-                None => return rows,
+            while from.len() < paths && answers.widen() {
+                from.push(Some(1));
             }
         }
+        (rows, passes)
     }
 
     #[test]
@@ -272,7 +303,7 @@ mod tests {
                 .to_vec();
         let mut answers = Answers::of_tokens(&texts, &END);
         assert_eq!(answers.positions(), 4);
-        let rows = run(&mut answers);
+        let (rows, _) = run(&mut answers, 1);
         assert_eq!(rows, 7, "the prompt, 2, 2 3, 2 3 5, 2 3 5 6, 8, 8 8");
         let values = answers.log_probabilities().unwrap();
         for (tokens, value) in texts.iter().zip(&values) {
@@ -289,7 +320,7 @@ mod tests {
     #[test]
     fn answers_of_one_token_need_the_prompts_row_only() {
         let mut answers = Answers::of_tokens(&[vec![4], vec![5], vec![6]], &END);
-        assert_eq!((answers.positions(), run(&mut answers)), (0, 1));
+        assert_eq!((answers.positions(), run(&mut answers, 1)), (0, (1, 1)));
         let sum: f64 = answers.log_probabilities().unwrap().iter().map(|value| libm::exp(*value)).sum();
         assert!(sum < 1.0);
     }
@@ -299,7 +330,7 @@ mod tests {
         let own = |texts: &[&[u32]]| {
             let texts: Vec<Vec<u32>> = texts.iter().map(|text| text.to_vec()).collect();
             let mut answers = Answers::of_tokens(&texts, &END);
-            run(&mut answers);
+            run(&mut answers, 1);
             answers.log_probabilities().unwrap()[0].to_bits()
         };
         assert_eq!(own(&[&[2, 3, 4]]), own(&[&[2, 3, 4], &[2, 3, 5], &[2], &[9, 9]]));
@@ -311,9 +342,41 @@ mod tests {
     }
 
     #[test]
+    fn several_paths_at_a_time_take_fewer_passes_and_come_to_the_same() {
+        let texts: Vec<Vec<u32>> =
+            (0..300u32).map(|i| vec![i / 100, 3 + i / 10 % 10, 13 + i % 10, 1 + i % 3, 40]).collect();
+        let computed = |paths| {
+            let mut answers = Answers::of_tokens(&texts, &END);
+            let (_, passes) = run(&mut answers, paths);
+            (answers.log_probabilities().unwrap(), passes)
+        };
+        let (expected, passes) = computed(1);
+        assert_eq!(passes, 300);
+        for paths in [2, 16, 400] {
+            let (values, fewer) = computed(paths);
+            assert_eq!(values, expected);
+            assert!(fewer <= 1 + 300usize.div_ceil(paths), "{fewer} passes with {paths} paths");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_given_up_are_begun_again() {
+        let texts: Vec<Vec<u32>> = (0..20u32).map(|i| vec![i, 30, 31]).collect();
+        let mut expected = Answers::of_tokens(&texts, &END);
+        run(&mut expected, 1);
+        let mut answers = Answers::of_tokens(&texts, &END);
+        let (_, wanted) = answers.wanted(0, 0..1).pop().unwrap();
+        answers.take(&wanted, &wanted.log_probabilities(&logits(&[]), Instructions::best()).unwrap());
+        (0..6).for_each(|_| assert!(answers.widen()));
+        answers.narrow(1);
+        run(&mut answers, 3);
+        assert_eq!(answers.log_probabilities().unwrap(), expected.log_probabilities().unwrap());
+    }
+
+    #[test]
     fn logits_that_are_no_numbers_are_noticed() {
         let answers = Answers::of_tokens(&[vec![4]], &END);
-        let (_, wanted) = answers.wanted(0..1).pop().unwrap();
+        let (_, wanted) = answers.wanted(0, 0..1).pop().unwrap();
         let mut logits = logits(&[]);
         assert!(wanted.log_probabilities(&logits, Instructions::best()).is_some());
         logits[17] = f32::NAN;

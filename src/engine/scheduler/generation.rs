@@ -1,5 +1,6 @@
 //! A text in the making: its tokens are chosen one by one, freely or along a constraint, until it ends.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use llguidance::toktrie::SimpleVob;
@@ -7,7 +8,7 @@ use llguidance::toktrie::SimpleVob;
 use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
-use crate::constraints::{Matcher, Place, Taken};
+use crate::constraints::{Checker, Matcher, Place, Taken};
 use crate::sampling::{Sampler, Seen};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
@@ -70,7 +71,7 @@ pub(super) struct ConstrainedStart {
     detokenizer: Detokenizer,
     /// What every answer begins with.
     forced: Vec<u32>,
-    /// The whole of it, where nothing is left to choose.
+    /// The whole of it, where nothing is left to choose. It has still to be checked.
     pub(super) output: Option<Output>,
 }
 
@@ -90,8 +91,7 @@ impl ConstrainedStart {
     ///
     /// # Errors
     /// Those of the matcher; [`Error::TooFewTokens`] where no answer is so short, [`Error::Unfinished`] where that is not known and
-    /// they are too many, [`Error::Mismatch`] where they are the whole
-    /// answer and do not pass the last check.
+    /// they are too many.
     pub(super) fn begin(
         mut matcher: Matcher,
         max_tokens: usize,
@@ -111,11 +111,15 @@ impl ConstrainedStart {
         let mut output = None;
         if complete || forced.len() == max_tokens {
             let text = std::mem::replace(&mut detokenizer, Detokenizer::new(Vec::new())).finish(false)?;
-            matcher.checker().check(&text)?;
             let finish = if complete { Finish::Complete } else { Finish::Length };
             output = Some(Output::Text { text, generated_tokens: forced.len(), finish });
         }
         Ok((ConstrainedStart { matcher, detokenizer, forced: forced.clone(), output }, forced))
+    }
+
+    /// What checks the answer.
+    pub(super) fn checker(&self) -> Arc<Checker> {
+        self.matcher.checker()
     }
 }
 

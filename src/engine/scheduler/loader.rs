@@ -1,8 +1,8 @@
 //! Threads beside the engine thread, for what takes long and computes no step: opening and loading models,
 //! tokenizing long texts, compiling constraints and checking what was made under them. Running requests go on meanwhile.
 //!
-//! Each does one job after the other, but for loads, which go on at the same time, and reports to the engine thread
-//! through its queue of messages.
+//! Each does one job after the other, of users in turn ([`JobQueue`]), but for loads, which go on at the same time, and reports to the engine
+//! thread through its queue of messages. What nobody wants any more is not begun.
 //!
 //! Invariant: every job is reported exactly once, also when it panics, unless the engine has stopped. A check is reported
 //! to whoever submitted the request, in any case.
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::job_queue::JobQueue;
 use super::loaded::{AnyModel, Opened, Settings, Texts};
 use super::plan::Plan;
 use super::{Message, Shared, Submission};
@@ -22,7 +23,7 @@ use crate::constraints::Checker;
 use crate::kernels::Pool;
 use crate::memory;
 use crate::panic::catch;
-use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Work};
+use crate::{Error, EventKind, ModelIdentity, ModelSource, Output, Ticket, Work};
 
 /// How long the engine waits at its end for jobs that look at its stop flag. What takes longer (a disk that writes)
 /// is left to itself.
@@ -41,9 +42,20 @@ pub(super) enum Job {
     /// Load a model, for which there is room now.
     Load(ModelSource, Box<Opened>),
     /// Tokenize a request, and compile its constraint.
-    Plan { number: u64, work: Box<Work>, texts: Texts },
+    Plan { number: u64, work: Box<Work>, texts: Texts, owner: u32, tickets: Vec<Ticket> },
     /// Check a finished answer, and tell how its request has ended.
     Check { submission: Box<Submission>, output: Output, checker: Arc<Checker> },
+}
+
+impl Job {
+    /// The user for whom it is done; 0 for nobody in particular.
+    pub(super) fn owner(&self) -> u32 {
+        match self {
+            Job::Open(_) | Job::Load(..) => 0,
+            Job::Plan { owner, .. } => *owner,
+            Job::Check { submission, .. } => submission.owner(),
+        }
+    }
 }
 
 /// What came of a job.
@@ -53,7 +65,7 @@ pub(super) enum Report {
     Planned { number: u64, plan: Result<Box<Plan>, Error> },
 }
 
-/// A thread that does jobs in their order. Dropping it takes back those that have not begun.
+/// A thread that does jobs. Dropping it takes back those that have not begun.
 pub(super) struct Worker {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -114,7 +126,8 @@ fn work(
     reports: &Sender<Message>,
 ) {
     let mut loads: Vec<JoinHandle<()>> = Vec::new();
-    for job in jobs {
+    let mut queue = JobQueue::new(jobs);
+    while let Some(job) = queue.next() {
         if shared.stop.load(Ordering::Acquire) {
             if let Job::Check { submission, .. } = job {
                 submission.fail(Error::Stopped);
@@ -154,21 +167,31 @@ fn work(
                     Err(error) => Report::Loaded(source, Err(Error::no_thread(&error))),
                 }
             }
-            Job::Plan { number, work, texts } => {
-                let plan = catch(|| texts.plan(&work, &settings.memory)).and_then(|plan| plan);
+            Job::Plan { number, work, texts, tickets, .. } => {
+                let unwanted = !tickets.is_empty() && tickets.iter().all(Ticket::is_cancelled);
+                let plan = match unwanted {
+                    true => Err(Error::Cancelled),
+                    false => catch(|| texts.plan(&work, &settings.memory)).and_then(|plan| plan),
+                };
                 Report::Planned { number, plan: plan.map(Box::new) }
             }
             Job::Check { submission, output, checker } => {
+                if submission.fail_if_cancelled() {
+                    continue;
+                }
+                let tickets = submission.tickets();
                 let bytes = match &output {
                     Output::Text { text, .. } => OPENING_BYTES + text.len().saturating_mul(64),
                     _ => 0,
                 };
                 let checked = memory::watched("the check of the answer", bytes, || {
-                    catch(|| check(&output, &checker)).and_then(|checked| checked)
+                    catch(|| check(&output, &checker, &tickets)).and_then(|checked| checked)
                 });
                 let checked = checked.and_then(|checked| checked);
                 submission.send(match checked {
                     Ok(()) => EventKind::Done(output),
+                    // It may have ended early.
+                    Err(_) if submission.fail_if_cancelled() => continue,
                     Err(error) => EventKind::Failed(error),
                 });
                 continue;
@@ -183,9 +206,9 @@ fn work(
     }
 }
 
-fn check(output: &Output, checker: &Checker) -> Result<(), Error> {
+fn check(output: &Output, checker: &Checker, tickets: &[Ticket]) -> Result<(), Error> {
     match output {
-        Output::Text { text, .. } => checker.check(text),
+        Output::Text { text, .. } => checker.check(text, tickets),
         _ => Ok(()),
     }
 }

@@ -8,8 +8,8 @@ use super::loaded::LoadedDecoder;
 use super::prefix::Chain;
 use super::thoughts::Thoughts;
 use crate::backend::{Pooling, State};
-use crate::chunks::chunks;
-use crate::constraints::Grammars;
+use crate::chunks::{chunks, room};
+use crate::constraints::{Checker, Grammars};
 use crate::rerank::Reranker;
 use crate::template::{ChatTemplate, Conversation};
 use crate::tokenizer::{Encoded, Tokenizer, truncate};
@@ -51,6 +51,14 @@ impl Plan {
     pub(super) fn new(work: &Work, reader: &Reader) -> Result<Plan, Error> {
         let context_length = reader.context_length;
         let tokenizer = &reader.tokenizer;
+        if let Work::Chunk(how) = work
+            && let Some(beside) = &how.beside
+        {
+            let conversation = Conversation { prompt: &beside.prompt, ..Conversation::default() };
+            let prompt_tokens = reader.template.encode(tokenizer, &conversation)?.tokens.len();
+            let room = room(prompt_tokens, beside.answer_tokens, context_length)?;
+            return Ok(Plan::answered(Output::Chunks(chunks(how, room.min(how.size), tokenizer)?)));
+        }
         if let Some(output) = by_tokenizer(work, tokenizer)? {
             return Ok(Plan::answered(output));
         }
@@ -163,9 +171,13 @@ impl Plan {
         Plan { output: Some(output), ..Plan::encoded(none, None) }
     }
 
-    /// The whole answer, where it was known without a model.
-    pub(super) fn take_output(&mut self) -> Option<Output> {
-        self.output.take().or_else(|| self.constrained.as_mut()?.output.take())
+    /// The whole answer, where it was known without a model, and what it has to be checked by.
+    pub(super) fn take_output(&mut self) -> Option<(Output, Option<Arc<Checker>>)> {
+        if let Some(output) = self.output.take() {
+            return Some((output, None));
+        }
+        let constrained = self.constrained.as_mut()?;
+        Some((constrained.output.take()?, Some(constrained.checker())))
     }
 
     /// Length of the prompt.
@@ -206,7 +218,12 @@ impl Plan {
 pub(super) fn by_tokenizer(work: &Work, tokenizer: &Tokenizer) -> Result<Option<Output>, Error> {
     Ok(match work {
         Work::Tokenize { text } => Some(Output::Tokens(tokenizer.encode(text)?)),
-        Work::Chunk(how) => Some(Output::Chunks(chunks(how, tokenizer)?)),
+        Work::Chunk(how) if how.beside.is_some() => {
+            return Err(Error::InvalidRequest(
+                "the model has no room for prompts: it does not generate".to_owned(),
+            ));
+        }
+        Work::Chunk(how) => Some(Output::Chunks(chunks(how, how.size, tokenizer)?)),
         Work::Generate(_) | Work::Embed(_) | Work::Rerank(_) | Work::Likelihoods(_) | Work::Verify(_) => None,
     })
 }

@@ -10,7 +10,7 @@ use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::prompt_lookup::Drafter;
 use super::turns::Turn;
-use crate::backend::{BLOCK, Pooling, State, Wanted};
+use crate::backend::{BLOCK, Decoder, Pooling, State, Wanted};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::prompts::shortened;
@@ -41,6 +41,11 @@ pub(super) struct Sequence {
     goal: Goal,
     /// Its place among the running requests.
     pub(super) turn: Turn,
+    /// When its prompt or what is forced was served ([`super::rows`]).
+    pub(super) served: u64,
+    /// Paths through answers that are computed beside the first one, and how many there may be.
+    lanes: Vec<Lane>,
+    most_lanes: usize,
 }
 
 /// A request that has begun and given its place away.
@@ -55,9 +60,33 @@ pub(super) struct Suspended {
 /// What a pass computes of a request.
 pub(super) struct Slice<'a> {
     pub(super) submission: &'a Submission,
+    /// Which path through answers it belongs to; 0 where there are none.
+    pub(super) path: usize,
     pub(super) state: &'a mut dyn State,
     pub(super) tokens: &'a [u32],
     pub(super) wanted: Wanted,
+}
+
+/// One more path through answers, behind the prompt.
+struct Lane {
+    state: Box<dyn State>,
+    /// Its tokens behind the prompt.
+    tokens: Vec<u32>,
+}
+
+/// Most paths beside the first.
+const MOST_LANES: usize = 15;
+
+impl Lane {
+    /// How many of its tokens are to be computed, behind the `given` ones of the prompt, which it shares.
+    fn left(&self, given: usize) -> usize {
+        (given + self.tokens.len()).saturating_sub(self.state.len())
+    }
+}
+
+/// Bytes of one more path, whose state shares the full blocks of the prompt.
+fn lane_bytes(state: &dyn State, given: usize, positions: usize) -> u64 {
+    state.bytes(positions) - state.block_bytes(given / BLOCK)
 }
 
 /// What is to come of a request.
@@ -118,7 +147,7 @@ impl Sequence {
         let Beginning { state, chain, positions } = beginning;
         let (mut tokens, drafter) = (plan.tokens, Drafter::new());
         if let Goal::Likelihoods(answers, _) = &goal {
-            tokens.extend(answers.tokens());
+            tokens.extend(answers.tokens(0));
         }
         Sequence {
             submission,
@@ -133,12 +162,30 @@ impl Sequence {
             drafter,
             goal,
             turn,
+            served: 0,
+            lanes: Vec::new(),
+            most_lanes: 0,
         }
+    }
+
+    /// Lets it compute as many paths through answers at a time as there is room for in so many bytes. Returns how many
+    /// of them it may use.
+    pub(super) fn allow_lanes(&mut self, bytes: u64) -> u64 {
+        if !matches!(self.goal, Goal::Likelihoods(..)) {
+            return 0;
+        }
+        let each = lane_bytes(&*self.state, self.given, self.positions).max(1);
+        self.most_lanes = MOST_LANES.min(usize::try_from(bytes / each).unwrap_or(MOST_LANES));
+        each * self.most_lanes as u64
     }
 
     /// Bytes of state that belong to it or will, apart from the model's kept blocks.
     pub(super) fn own_bytes(&self) -> u64 {
-        own_bytes(&*self.state, self.chain.as_ref(), self.positions)
+        let lanes = match self.most_lanes as u64 {
+            0 => 0,
+            lanes => lanes * lane_bytes(&*self.state, self.given, self.positions),
+        };
+        own_bytes(&*self.state, self.chain.as_ref(), self.positions) + lanes
     }
 
     /// Bytes of state that it would have if it shared none.
@@ -168,6 +215,8 @@ impl Sequence {
 
     /// Gives its place away; it goes on where it was.
     pub(super) fn pause(&mut self) {
+        self.give_up_lanes(0);
+        self.most_lanes = 0;
         self.tokens.truncate(self.tokens.len() - std::mem::take(&mut self.guessed));
     }
 
@@ -225,6 +274,11 @@ impl Sequence {
         self.tokens.len() - self.state.len()
     }
 
+    /// The same with those of other paths through answers.
+    pub(super) fn left_of_all(&self) -> usize {
+        self.left() + self.lanes.iter().map(|lane| lane.left(self.given)).sum::<usize>()
+    }
+
     /// Skips what others have computed since; returns how many positions that are.
     pub(super) fn catch_up(&mut self, prefixes: &mut Prefixes) -> usize {
         if self.decodes() { 0 } else { self.reattach(prefixes) }
@@ -278,8 +332,11 @@ impl Sequence {
         self.guessed
     }
 
-    /// The next `rows` tokens and where they go. Guesses go together with the token before them.
-    pub(super) fn next(&mut self, rows: usize) -> Slice<'_> {
+    /// The next `rows` tokens and where they go: those of its own first, then those of other paths through answers. Guesses go together with
+    /// the token before them.
+    pub(super) fn next(&mut self, rows: usize) -> Vec<Slice<'_>> {
+        self.reserve_lanes(rows.saturating_sub(self.left()));
+        let mut rest = rows.saturating_sub(self.left());
         let computed = self.state.len();
         let end = self.tokens.len().min(computed + rows);
         let last = end == self.tokens.len();
@@ -296,11 +353,82 @@ impl Sequence {
             }
             Goal::Vector { .. } | Goal::Text(_) | Goal::Score => Wanted::None,
         };
-        Slice {
-            submission: &self.submission,
-            state: &mut *self.state,
-            tokens: &self.tokens[computed..end],
-            wanted,
+        let (submission, given) = (&self.submission, self.given);
+        let mut slices = Vec::with_capacity(1);
+        if end > computed {
+            let (state, tokens) = (&mut *self.state, &self.tokens[computed..end]);
+            slices.push(Slice { submission, path: 0, state, tokens, wanted });
+        }
+        for (path, lane) in (1..).zip(&mut self.lanes) {
+            let rows = lane.left(given).min(rest);
+            if rows == 0 {
+                continue;
+            }
+            rest -= rows;
+            let begin = lane.state.len() - given;
+            let (state, tokens) = (&mut *lane.state, &lane.tokens[begin..begin + rows]);
+            slices.push(Slice { submission, path, state, tokens, wanted: Wanted::Guesses(rows) });
+        }
+        slices
+    }
+
+    /// Makes room for the next `rows` tokens of other paths. Those for which there is none are given up.
+    fn reserve_lanes(&mut self, mut rows: usize) {
+        let given = self.given;
+        let fails = |lane: &mut Lane| {
+            let next = lane.left(given).min(rows);
+            rows -= next;
+            // A pass that was interrupted may have left fewer positions than there were.
+            lane.state.len() < given || lane.state.reserve(lane.state.len() + next).is_err()
+        };
+        if let Some(first) = self.lanes.iter_mut().position(fails) {
+            self.give_up_lanes(first);
+        }
+    }
+
+    /// Gives up other paths through answers but the first `left`: they are computed later.
+    fn give_up_lanes(&mut self, left: usize) {
+        if let Goal::Likelihoods(answers, _) = &mut self.goal
+            && left < self.lanes.len()
+        {
+            self.lanes.truncate(left);
+            answers.narrow(1 + left);
+            self.advance();
+        }
+    }
+
+    /// Goes on to a path that nobody has begun, where its own is computed.
+    fn advance(&mut self) {
+        if let Goal::Likelihoods(answers, _) = &mut self.goal
+            && self.tokens.len() == self.state.len()
+            && let Some(shared) = answers.advance(0)
+        {
+            self.tokens.truncate(self.given);
+            self.tokens.extend(answers.tokens(0));
+            // Where a state cannot be cut just there, some tokens are computed once more.
+            self.state.truncate(self.given + shared);
+        }
+    }
+
+    /// Begins other paths through answers beside the first, where the prompt is computed. They share its blocks.
+    fn begin_lanes(&mut self, decoder: &dyn Decoder) {
+        let given = self.given;
+        while self.lanes.len() < self.most_lanes && self.state.len() >= given {
+            let Goal::Likelihoods(answers, _) = &mut self.goal else { return };
+            if !answers.widen() {
+                return;
+            }
+            let mut state = decoder.new_state();
+            (0..given.div_ceil(BLOCK)).for_each(|index| state.attach(self.state.block(index)));
+            state.truncate(given);
+            let tokens = answers.tokens(1 + self.lanes.len()).collect();
+            let goes_on = state.len() == given;
+            self.lanes.push(Lane { state, tokens });
+            if !goes_on {
+                // Such a model has to compute some of the prompt again for each of them.
+                self.give_up_lanes(self.lanes.len() - 1);
+                self.most_lanes = self.lanes.len();
+            }
         }
     }
 
@@ -322,11 +450,12 @@ impl Sequence {
         Err(Error::NonFinite { position: self.state.len().saturating_sub(1) })
     }
 
-    /// Of the last `rows` rows that a pass has computed, those that say how likely answers are, by their place among them.
-    pub(super) fn weighing(&self, rows: usize) -> Vec<(usize, answers::Wanted)> {
+    /// Of the last `rows` rows of a path that a pass has computed, those that say how likely answers are, by their place among them.
+    pub(super) fn weighing(&self, path: usize, rows: usize) -> Vec<(usize, answers::Wanted)> {
         let Goal::Likelihoods(answers, _) = &self.goal else { return Vec::new() };
-        let Some(end) = (self.state.len() + 1).checked_sub(self.given) else { return Vec::new() };
-        answers.wanted(end.saturating_sub(rows)..end)
+        let state = path.checked_sub(1).map_or(&self.state, |lane| &self.lanes[lane].state);
+        let Some(end) = (state.len() + 1).checked_sub(self.given) else { return Vec::new() };
+        answers.wanted(path, end.saturating_sub(rows)..end)
     }
 
     /// Takes what the logits of such a row say.
@@ -341,31 +470,47 @@ impl Sequence {
         Ok(())
     }
 
-    /// Goes on to the next path through the answers where one is computed; the result where it was the last, which is kept for others.
-    pub(super) fn next_path(&mut self, memo: &mut LikelihoodMemo) -> Option<Output> {
-        if self.left() > 0 {
-            return None;
-        }
+    /// Goes on to the next paths through the answers where those before are computed; the result where they were the last, which is kept
+    /// for others.
+    pub(super) fn next_paths(&mut self, memo: &mut LikelihoodMemo, decoder: &dyn Decoder) -> Option<Output> {
+        self.advance();
         let Goal::Likelihoods(answers, key) = &mut self.goal else { return None };
-        let Some(shared) = answers.advance() else {
-            let values = answers.log_probabilities()?;
+        let given = self.given;
+        let mut lost = None;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.left(given) > 0 {
+                continue;
+            }
+            if let Some(shared) = answers.advance(1 + index) {
+                lane.tokens.clear();
+                lane.tokens.extend(answers.tokens(1 + index));
+                lane.state.truncate(given + shared);
+                if lane.state.len() < given {
+                    lost = lost.or(Some(index));
+                }
+            }
+        }
+        let is_done =
+            self.tokens.len() == self.state.len() && self.lanes.iter().all(|lane| lane.left(given) == 0);
+        if is_done && let Some(values) = answers.log_probabilities() {
             if let Some(key) = key.filter(|_| self.chain.is_some()) {
                 memo.keep(key, &values);
             }
             return Some(Output::LogProbabilities(values));
-        };
-        self.tokens.truncate(self.given);
-        self.tokens.extend(answers.tokens());
-        // Where a state cannot be cut just there, some tokens are computed once more.
-        self.state.truncate(self.given + shared);
+        }
+        if let Some(lost) = lost {
+            self.give_up_lanes(lost);
+            self.most_lanes = lost;
+        }
+        self.begin_lanes(decoder);
         None
     }
 
     /// What is to be made of a position at which the last pass was not finite: an error, unless it is only a
     /// guess that is now dropped.
-    pub(super) fn fault(&mut self, position: usize) -> Result<(), Error> {
+    pub(super) fn fault(&mut self, path: usize, position: usize) -> Result<(), Error> {
         let known = self.tokens.len() - self.guessed;
-        if position < known {
+        if path > 0 || position < known {
             return Err(Error::NonFinite { position });
         }
         self.state.wipe(position);

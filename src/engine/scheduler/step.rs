@@ -1,7 +1,5 @@
 //! One step: a forward pass over the next rows of one model's running requests.
 
-use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +10,7 @@ use super::loader::Job;
 use super::models::Models;
 use super::prefix::Prefixes;
 use super::prompt_lookup::MAX_DRAFT;
+use super::rows::{Part, Served, plan};
 use super::sequence::{Sequence, Slice};
 use crate::backend::Segment;
 use crate::config::{Config, PromptLookup};
@@ -66,15 +65,7 @@ pub(super) struct Stepper {
     /// [`Config::prefill_rows`], and how many steps there were.
     prefill_rows: Vec<usize>,
     steps: usize,
-}
-
-/// The part of a request in a step.
-struct Part {
-    /// Index in the running requests.
-    index: usize,
-    rows: usize,
-    /// Whether they belong to its prompt.
-    prompt: bool,
+    served: Served,
 }
 
 /// A request whose next tokens are chosen.
@@ -104,6 +95,7 @@ impl Stepper {
             prompt_lookup: config.prompt_lookup,
             prefill_rows: config.prefill_rows.clone(),
             steps: 0,
+            served: Served::default(),
         }
     }
 
@@ -127,7 +119,8 @@ impl Stepper {
         let guesses = self.guess(running, &source);
         self.catch_up(running, &source, &mut loaded.prefixes);
         let prefill = self.prefill_rows(running, loaded.row_seconds).min(MAX_PREFILL_ROWS - guesses);
-        let parts = plan(running, &source, prefill);
+        let is_fair = self.steps.is_multiple_of(FAIR_STEPS);
+        let parts = plan(running, &source, prefill, is_fair, &mut self.served);
         // What is not there before, as workspaces and keys and values are: logits, masks, texts.
         let outcome = memory::watched("the next token", STEP_BYTES, || {
             catch(|| self.compute(running, models, &source, &parts, stop))
@@ -142,23 +135,12 @@ impl Stepper {
         }
         // From the back, so that indexes stay right.
         ended.sort_by_key(|(index, _)| *index);
+        // Of several rows or paths the first error is told.
+        ended.dedup_by_key(|(index, _)| *index);
         for (index, result) in ended.into_iter().rev() {
             checks.extend(running.remove(index).end(result));
         }
-        self.take_turns(running);
         checks
-    }
-
-    /// Whose prompt was served first goes behind the others that still have some and are as urgent. Now and then urgency does not
-    /// matter, so that every prompt gets on.
-    fn take_turns(&self, running: &mut [Sequence]) {
-        running.sort_by_key(|request| !request.decodes());
-        let Some(first) = running.iter().position(|request| !request.decodes()) else { return };
-        let prompts = &mut running[first..];
-        prompts.rotate_left(1);
-        if !self.steps.is_multiple_of(FAIR_STEPS) {
-            prompts.sort_by_key(|request| Reverse(request.submission.priority()));
-        }
     }
 
     /// Lets the requests guess where that pays; returns the number of guesses.
@@ -241,21 +223,23 @@ impl Stepper {
     ) -> Result<Vec<Ended>, Error> {
         let mut ended = Vec::new();
         let Some(loaded) = models.get(source) else { return Ok(ended) };
-        let started = Instant::now();
         let mut segments = Vec::with_capacity(parts.len());
         let mut submissions = Vec::with_capacity(parts.len());
         let mut computing = Vec::with_capacity(parts.len());
         let mut remaining = parts.iter().peekable();
         for (index, request) in running.iter_mut().enumerate() {
             let Some(part) = remaining.next_if(|part| part.index == index) else { continue };
-            let Slice { submission, state, tokens, wanted } = request.next(part.rows);
-            match state.reserve(state.len() + tokens.len()) {
-                Ok(()) => {
-                    segments.push(Segment { state, tokens, wanted, fault: None });
-                    submissions.push(submission);
-                    computing.push(part.index);
+            for Slice { submission, path, state, tokens, wanted } in request.next(part.rows) {
+                // Other paths than the first have it already.
+                if path == 0
+                    && let Err(error) = state.reserve(state.len() + tokens.len())
+                {
+                    ended.push((index, Err(error)));
+                    break;
                 }
-                Err(error) => ended.push((index, Err(error))),
+                segments.push(Segment { state, tokens, wanted, fault: None });
+                submissions.push(submission);
+                computing.push((index, path));
             }
         }
         // Who cancels is told at once, also where the pass goes on for others.
@@ -263,9 +247,12 @@ impl Stepper {
             let cancelled = submissions.iter().filter(|submission| submission.fail_if_cancelled()).count();
             stop() || cancelled == submissions.len()
         };
+        let started = Instant::now();
         if segments.is_empty() || !loaded.decoder.forward(&mut segments, &self.pool, &interrupted)? {
             return Ok(ended);
         }
+        // Without masks and checks, which more rows do not make longer.
+        let seconds = started.elapsed().as_secs_f64();
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();
         let hidden_rows: Vec<usize> =
             segments.iter().map(|segment| segment.wanted.count(segment.tokens.len())).collect();
@@ -276,14 +263,19 @@ impl Stepper {
         let mut sampling = Vec::new();
         let mut scoring = Vec::new();
         let mut weighing = Vec::new();
-        for ((index, rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
+        for (((index, path), rows), fault) in computing.iter().zip(&hidden_rows).zip(&faults) {
             let request = &mut running[*index];
             let hidden = first..first + rows;
             first += rows;
             if let Some(position) = fault
-                && let Err(error) = request.fault(*position)
+                && let Err(error) = request.fault(*path, *position)
             {
                 ended.push((*index, Err(error)));
+                continue;
+            }
+            let answers = request.weighing(*path, *rows).into_iter();
+            weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
+            if *path > 0 {
                 continue;
             }
             if request.samples() {
@@ -292,8 +284,6 @@ impl Stepper {
             if request.scores() {
                 scoring.push((*index, hidden.start));
             }
-            let answers = request.weighing(*rows).into_iter();
-            weighing.extend(answers.map(|(row, wanted)| (*index, hidden.start + row, wanted)));
             let hidden = &loaded.decoder.hidden()[hidden.start * width..hidden.end * width];
             if let Some(result) = request.computed(hidden, width, self.pool.instructions()) {
                 ended.push((*index, result));
@@ -354,9 +344,11 @@ impl Stepper {
                 }
             }
         }
+        let mut computing: Vec<usize> = computing.into_iter().map(|(index, _)| index).collect();
+        computing.dedup();
         for index in &computing {
             if !ended.iter().any(|(other, _)| other == index)
-                && let Some(output) = running[*index].next_path(&mut loaded.likelihoods)
+                && let Some(output) = running[*index].next_paths(&mut loaded.likelihoods, &*loaded.decoder)
             {
                 ended.push((*index, Ok(output)));
             }
@@ -378,7 +370,7 @@ impl Stepper {
         // A few rows take as long as the weights take to read, which says nothing about more of them.
         let prompt_rows: usize = parts.iter().filter(|part| part.prompt).map(|part| part.rows).sum();
         if prompt_rows >= MIN_PREFILL_ROWS {
-            let seconds = started.elapsed().as_secs_f64() / rows as f64;
+            let seconds = seconds / rows as f64;
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);
             loaded.row_seconds = Some(average);
         }
@@ -394,29 +386,4 @@ fn is_urgent(request: &Sequence) -> bool {
 /// Fails a request that was cancelled; whether its last event was sent.
 fn cancelled(request: &Sequence) -> bool {
     request.submission.fail_if_cancelled()
-}
-
-/// A row of each request that generates, and its guesses; then tokens that are forced and prompt rows, as long as there
-/// are any. A prompt that begins like another one before it waits for the blocks that they have in common.
-fn plan(running: &[Sequence], source: &ModelSource, mut prefill: usize) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut ahead = HashSet::new();
-    for (index, request) in running.iter().enumerate().filter(|(_, request)| request.source() == source) {
-        if request.decodes() {
-            // Forced tokens are rows like those of a prompt; the last of them is the one that something follows.
-            let forced = request.left().saturating_sub(request.sampled_rows());
-            let rows = if forced <= prefill { request.left() } else { prefill + 1 };
-            prefill -= forced.min(prefill);
-            parts.push(Part { index, rows, prompt: false });
-        } else if prefill > 0 {
-            let waits = request.at_border() && request.blocks_ahead(1).any(|hash| ahead.contains(&hash));
-            if !waits {
-                let rows = request.left().min(prefill);
-                prefill -= rows;
-                ahead.extend(request.blocks_ahead(rows));
-                parts.push(Part { index, rows, prompt: true });
-            }
-        }
-    }
-    parts
 }

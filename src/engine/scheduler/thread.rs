@@ -19,12 +19,13 @@ use super::models::Models;
 use super::sequence::{Sequence, Suspended};
 use super::step::Stepper;
 use super::turns::{Age, Users, Waiting, WaitingRequests};
-use super::{Message, Queued, Shared};
+use super::{Message, Queued, Shared, Submission};
 use crate::config::Config;
+use crate::constraints::Checker;
 use crate::kernels::{Pool, environment, pool};
 use crate::mapping::unblock_sigbus;
 use crate::panic::{catch, mark_thread};
-use crate::{Error, Generate, ModelSource, Work};
+use crate::{Error, Generate, ModelSource, Output, Work};
 
 /// How long the thread waits for a request before it looks around.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
@@ -351,6 +352,8 @@ impl EngineThread {
                         waiting.planning = None;
                         waiting.plan = Some(*plan);
                     }
+                    // Somebody may have joined those who have cancelled.
+                    Err(Error::Cancelled) => waiting.planning = None,
                     Err(error) => self.fail_waiting(&error, |waiting| waiting.planning == Some(number)),
                 }
                 return;
@@ -449,9 +452,16 @@ fn in_use(
 
 impl Helpers {
     /// Has a request tokenized and its constraint compiled. What is constrained never waits for long texts.
-    fn plan(&self, number: u64, work: Work, texts: Texts) {
-        let helper = if is_constrained(&work) { &self.compiler } else { &self.tokenizer };
-        helper.send(Job::Plan { number, work: Box::new(work), texts });
+    fn plan(&self, number: u64, submission: &Submission, texts: Texts) {
+        let work = &submission.request.work;
+        let helper = if is_constrained(work) { &self.compiler } else { &self.tokenizer };
+        let (owner, tickets) = (submission.owner(), submission.tickets());
+        helper.send(Job::Plan { number, work: Box::new(work.clone()), texts, owner, tickets });
+    }
+
+    /// Has a whole answer checked, and its request told.
+    fn check(&self, submission: Submission, output: Output, checker: Arc<Checker>) {
+        self.checker.send(Job::Check { submission: Box::new(submission), output, checker });
     }
 }
 

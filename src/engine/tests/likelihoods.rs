@@ -171,6 +171,36 @@ fn likelihoods_depend_on_nothing_but_prompt_and_answer() {
 }
 
 #[test]
+fn many_answers_take_far_fewer_steps_than_there_are_paths() {
+    let directory = TempDir::new().unwrap();
+    for architecture in [Architecture::Qwen3, Architecture::Gemma3] {
+        let model = saved(directory.path(), architecture);
+        let engine = engine(Config { prefill_rows: vec![64], prefix_reuse: false, ..Config::default() });
+        let answers: Vec<String> = (0..240).map(|i| format!("number {i} of them")).collect();
+        let all: Vec<&str> = answers.iter().map(String::as_str).collect();
+        let events = submit(&engine, &model, likelihoods("Which one of all these is it?", "", &all));
+        let turns = |events: &Receiver<Event>| {
+            let done = events.iter().find_map(|event| match event.kind {
+                EventKind::Done(Output::LogProbabilities(values)) => Some((values, event.turns)),
+                EventKind::Failed(error) => panic!("{error}"),
+                _ => None,
+            });
+            done.unwrap()
+        };
+        let (values, turns_of_all) = turns(&events);
+        assert!(turns_of_all < 120, "{architecture:?}: {turns_of_all} turns");
+        for index in [0, 17, 100, 239] {
+            let alone = submit(
+                &engine,
+                &model,
+                likelihoods("Which one of all these is it?", "", &all[index..=index]),
+            );
+            assert_eq!(turns(&alone).0[0].to_bits(), values[index].to_bits(), "{architecture:?}: {index}");
+        }
+    }
+}
+
+#[test]
 fn what_others_ask_for_again_is_not_computed_again() {
     let engine = engine(Config::default());
     let asked = |answers: &[&str], repeated| match likelihoods("the same prompt", "", answers) {

@@ -157,7 +157,13 @@ fn long_texts_are_tokenized_and_cut_beside_what_is_being_generated() {
     let engine = engine(Config::default());
     let long = "A sentence of some words. ".repeat(4000);
     let chunking = |text: &str| {
-        Work::Chunk(Chunking { text: text.to_owned(), size: 50, overlap: 10, strategy: Strategy::Sentence })
+        Work::Chunk(Chunking {
+            text: text.to_owned(),
+            size: 50,
+            overlap: 10,
+            strategy: Strategy::Sentence,
+            beside: None,
+        })
     };
     let works = [
         generate("What does VACUUM do?", Sampling::default()),
@@ -174,6 +180,12 @@ fn long_texts_are_tokenized_and_cut_beside_what_is_being_generated() {
         outputs(&engine, &[chunking(""), Work::Tokenize { text: String::new() }]),
         [Output::Chunks(Vec::new()), Output::Tokens(Vec::new()),]
     );
-    let wrong = Work::Chunk(Chunking { text: String::new(), size: 0, overlap: 0, strategy: Strategy::Token });
+    let wrong = Work::Chunk(Chunking {
+        text: String::new(),
+        size: 0,
+        overlap: 0,
+        strategy: Strategy::Token,
+        beside: None,
+    });
     assert!(matches!(run(&engine, &[wrong])[0][..], [EventKind::Failed(Error::InvalidRequest(_))]));
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::socket::{Caller, Client, FromEngine, Limits, Server};
 use steadytext_engine::{
-    Config, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, PromptLookup, Reply,
-    Request, Sampling, Standing, Ticket, Work,
+    Config, Constraint, Embed, Engine, Error, Event, EventKind, Generate, ModelSource, Output, PromptLookup,
+    Reply, Request, Sampling, Standing, Ticket, Work,
 };
 use steadytext_test_models::{Architecture, Bert, Kind, Spec, write};
 use tempfile::TempDir;
@@ -294,6 +294,40 @@ fn a_stream_that_nobody_reads_pauses_and_goes_on_when_it_is_read() {
         }
     }
     drop(server);
+}
+
+#[test]
+fn tokens_that_constraints_force_leave_rows_to_the_prompts_of_others() {
+    let world = world(Config { prefill_rows: vec![8], ..Config::default() });
+    let words: Vec<String> =
+        (b'a'..b'i').map(|first| format!("{}{}", char::from(first), "qz".repeat(60))).collect();
+    let schema =
+        serde_json::json!({ "type": "array", "minItems": 30, "maxItems": 30, "items": { "enum": words } });
+    let forced: Vec<Running> = (0..8)
+        .map(|i| {
+            let request = world.request(&format!("words {i}"), 4000);
+            let Work::Generate(how) = request.work else { panic!("it generates") };
+            let constraint = Some(Constraint::Json(schema.to_string()));
+            let request = Request { work: Work::Generate(Generate { constraint, ..how }), ..request };
+            let (sender, events) = unbounded();
+            let ticket = Ticket::new();
+            world.engine.submit_as(request, of(1, 8), Reply::new(sender), ticket.clone());
+            Running { ticket, events }
+        })
+        .collect();
+    forced.iter().for_each(Running::wait_for_tokens);
+    for (priority, most) in [(8, 60), (10, 35)] {
+        let prompt = "some words before it ".repeat(8);
+        let (_, turns) = world.submit(of(2, priority), &prompt, 2).finish();
+        assert!(turns <= most, "it took {turns} turns at priority {priority}");
+    }
+    assert!(forced.iter().all(|running| !ended(running)), "the others are there all the time");
+    forced.iter().for_each(Running::cancel);
+}
+
+/// Whether the last event has come.
+fn ended(running: &Running) -> bool {
+    running.events.try_iter().any(|event| matches!(event.kind, EventKind::Done(_) | EventKind::Failed(_)))
 }
 
 #[test]

@@ -14,6 +14,9 @@ const MODELS: &str =
 /// Prompts of two roles, with their versions.
 const PROMPTS: &str = "select string_agg(format('%s %s %s %s %s %s', p.id, slug, owner_role, version, template, required_variables), \
      E'\\n' order by slug, version) from steadytext_prompts as p join steadytext_prompt_versions as v on prompt_id = p.id";
+/// Batches of two roles, and the keys of their requests.
+const BATCHES: &str = "select string_agg(format('%s %s %s %s', b.batch, b.name, b.total, b.owner_role), E'\\n' order by b.batch) || \
+     (select string_agg(batch_key::text, E'\\n' order by id) from steadytext_queue where batch is not null) from steadytext_batches as b";
 
 /// A database with a row in every state that lasts, and a paused worker.
 fn filled() -> (Cluster, Session) {
@@ -34,6 +37,11 @@ fn filled() -> (Cluster, Session) {
     }
     let id = session.embed("done as well", "");
     session.answer(id);
+    let batch: uuid::Uuid = session.one(
+        "select steadytext_enqueue_query('select i as id, ''batched '' || i as prompt from generate_series(1, 3) as i', \
+         'embed', name => 'kept')",
+    );
+    session.run(&format!("select steadytext_wait('{batch}'::uuid, 'all', 3000)"));
     let id = session.generate("fails", "model => 'missing'");
     session.wait_for(id, "failed");
     session.pause();
@@ -60,7 +68,7 @@ fn run(command: &mut Command) {
 /// The restored database holds the same, answers what was pending, and takes new requests.
 fn is_whole(cluster: &Cluster, original: &mut Session, database: &str) {
     let mut restored = cluster.session(database);
-    for sql in [STATE, CONFIG, MODELS, PROMPTS] {
+    for sql in [STATE, CONFIG, MODELS, PROMPTS, BATCHES] {
         assert_eq!(restored.one::<String>(sql), original.one::<String>(sql));
     }
     assert_eq!(restored.one::<String>("select steadytext_config_get('default_max_tokens')"), "77");

@@ -126,12 +126,31 @@ select steadytext.close_new_objects();
 grant select on @extschema@.added to steadytext_user;
 grant execute on function @extschema@.steadytext_added(oid, text, real[]) to steadytext_user;
 select steadytext.make_twins();
-select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text)'::regprocedure);
+select steadytext.make_twin('@extschema@.steadytext_embed_cached(text, bigint, text, text, text, boolean, text, bigint)'::regprocedure);
 ";
 
 fn migration() -> Migration {
     Migration::write(&format!("{}\n{ADDITIONS}", opening_statement()))
 }
+
+/// What runs statements that were made of names, called with exact types.
+const BATCHES_AND_SEARCHES: &str = "
+select public.steadytext_enqueue_query('select 1 as id, ''x'' as prompt'::text, 'embed'::text);
+select * from public.steadytext_batches;
+select public.steadytext_batch_results(batch), public.steadytext_wait(batch, 'all'::text, 60::bigint) from public.steadytext_batch_heads;
+select public.steadytext_wait(batch::text, 'any'::text, 60::bigint), public.steadytext_cancel_batch(batch) from public.steadytext_batch_heads;
+create table public.shelf (id bigint, part text, body text, primary key (id, part));
+insert into public.shelf values (1::bigint, 'a'::text, 'rows of a table'::text), (2::bigint, 'b'::text, 'another'::text);
+select public.steadytext_create_vectorizer('public.shelf'::regclass, array['body']::text[], 'shelf'::text);
+insert into public.shelf_body_embedding (id, part, seq, chunk, embedding, model_hash, content_hash)
+values (1::bigint, 'a'::text, 1::integer, 'rows of a table'::text, public.steadytext_embed('rows of a table'::text), ''::bytea, ''::bytea)
+on conflict do nothing;
+select public.steadytext_create_text_index('shelf'::text, 'english'::text);
+select * from public.steadytext_search('shelf'::text, 'rows'::text, 5::bigint);
+select * from public.steadytext_search('shelf'::text, 'rows'::text, 5::bigint, 'true'::text, true);
+select * from public.steadytext_hybrid_search('shelf'::text, 'rows'::text, 5::bigint);
+select * from public.steadytext_rag('shelf'::text, 'rows?'::text, 1::bigint, 4::bigint);
+select * from public.st_search('shelf'::text, 'rows'::text, 5::bigint)";
 
 fn installs_and_updates_untouched(vector_schema: &str) {
     let (_cluster, mut session) = prey(vector_schema);
@@ -182,6 +201,10 @@ fn installs_and_updates_untouched(vector_schema: &str) {
          set search_path = pg_catalog",
     );
     nothing_was_sprung(&mut session, "after use");
+    session.run("set search_path = public, pg_temp");
+    BATCHES_AND_SEARCHES.split(";\n").for_each(|statement| session.run(statement));
+    session.run("set search_path = pg_catalog");
+    nothing_was_sprung(&mut session, "after batches and searches");
 
     let migration = migration();
     session.run(&format!(

@@ -6,6 +6,7 @@
 
 mod answers;
 mod backtraces;
+mod batches;
 mod cache;
 mod cache_eviction;
 mod cache_exchange;
@@ -44,11 +45,15 @@ mod privileges;
 mod protocol;
 mod queue_limits;
 mod refusals;
+mod request_texts;
+mod search;
 mod settings;
 mod shutdown;
 mod standby;
+mod summaries;
 mod sync;
 mod transactions;
+mod vectorizers;
 mod verbs;
 mod wake;
 mod workers_elsewhere;

@@ -4,7 +4,7 @@ use steadytext_test_server::{Cluster, Session, wait_until};
 use uuid::Uuid;
 
 /// Calls without the last of their parameters, and how a result's text is made of what they return.
-const CALLS: [(&str, &str, &str); 7] = [
+const CALLS: [(&str, &str, &str); 14] = [
     ("if", "'Is VACUUM a command?'", "r::text"),
     ("if_score", "'Is VACUUM a command?'", "r::text"),
     ("score", "'How good is it?'", "r::text"),
@@ -14,6 +14,21 @@ const CALLS: [(&str, &str, &str); 7] = [
     (
         "classify_multi",
         "'The parcel is late', array['billing', 'delivery'], threshold => 0",
+        "to_jsonb(r)::text",
+    ),
+    (
+        "extract",
+        "'Bello is a dog of 7', array['age: integer', 'is_dog: boolean', 'name']",
+        "to_jsonb(r)::text",
+    ),
+    ("extract", "'It works', '{\"type\": \"boolean\"}'", "to_jsonb(r)::text"),
+    ("translate", "'Hello', 'French'", "r"),
+    ("analyze_sentiment", "'I love it'", "r"),
+    ("mask", "'Ann met Bob. ' || repeat('Nothing happened. ', 300), array['person', 'place']", "r"),
+    ("extract_facts", "'VACUUM reclaims storage.', 3", "to_jsonb(r)::text"),
+    (
+        "deduplicate_facts",
+        "'[\"It rains\", {\"text\": \"It rains\"}, \"The sea is wet\"]', 0.99",
         "to_jsonb(r)::text",
     ),
 ];
@@ -66,6 +81,39 @@ fn scores_are_json_and_the_categories_of_a_row_are_its_results() {
         session.one(&format!("select steadytext_classify_multi_async({arguments}, threshold => 1)"));
     assert_eq!(session.answer(id), "[]");
     assert!(session.one::<bool>(&format!("select results = '{{}}' from steadytext_check_async('{id}')")));
+}
+
+#[test]
+fn a_request_is_asked_in_the_words_of_the_moment_when_it_was_made() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    let mut other = cluster.session("postgres");
+    let call = "select steadytext_if_score('Is VACUUM a command?', use_cache => false)";
+    let enqueue = "select steadytext_if_score_async('Is VACUUM a command?', use_cache => false)";
+    let usual: f64 = other.one(call);
+    // While the worker waits nothing is answered.
+    session.run("select steadytext_daemon_stop()");
+    let before: Uuid = session.one(enqueue);
+    session.run(
+        "select steadytext_prompt_create('steadytext/if', 'Say yes, or say no: {{ prompt }}');
+         select steadytext_prompt_update('steadytext/if', 'Yes or no? {{ prompt }}')",
+    );
+    let changed: f64 = other.one(call);
+    assert_ne!(usual, changed, "another session has not heard of the prompt");
+    let between: Uuid = session.one(enqueue);
+    assert_eq!(
+        session.one::<String>(&format!(
+            "select params->>'template' from steadytext_queue where request_id = '{between}'"
+        )),
+        "Yes or no? {{ prompt }}"
+    );
+    session.run("select steadytext_prompt_delete('steadytext/if')");
+    assert_eq!(other.one::<f64>(call), usual, "another session has not heard that the prompt is gone");
+    let after: Uuid = session.one(enqueue);
+    session.run("select steadytext_daemon_start()");
+    for (id, expected) in [(before, usual), (between, changed), (after, usual)] {
+        assert_eq!(session.answer(id).parse::<f64>().ok(), Some(expected));
+    }
 }
 
 #[test]

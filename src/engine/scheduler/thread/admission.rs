@@ -309,7 +309,7 @@ impl EngineThread {
                 let Some(texts) = self.models.texts(&request.model) else { continue };
                 self.planned += 1;
                 waiting.planning = Some(self.planned);
-                self.helpers.plan(self.planned, request.work.clone(), texts);
+                self.helpers.plan(self.planned, &waiting.submission, texts);
             }
         }
     }
@@ -342,12 +342,17 @@ impl EngineThread {
                 return None;
             }
         };
-        if let Some(output) = plan.take_output().or_else(|| self.known_output(&waiting)) {
-            waiting.submission.send(EventKind::Started {
+        let known = plan.take_output().or_else(|| Some((self.known_output(&waiting)?, None)));
+        if let Some((output, checker)) = known {
+            let submission = waiting.submission;
+            submission.send(EventKind::Started {
                 prompt_tokens: plan.prompt_tokens(),
                 model: self.models.identity(&source),
             });
-            waiting.submission.send(EventKind::Done(output));
+            match checker {
+                Some(checker) => self.helpers.check(submission, output, checker),
+                None => submission.send(EventKind::Done(output)),
+            }
             return None;
         }
         if self.models.is_encoder(&source) {
@@ -372,14 +377,23 @@ impl EngineThread {
             waiting.submission.fail(no_room(plan.positions, whole, most));
             return None;
         }
-        self.models.trim_prefixes(most - self.own_bytes() - new);
         self.shared.statistics.reused(beginning.reused());
         let identity = self.models.identity(&source);
         let turn = self.turn_of(waiting.age, claim);
-        if let Some(loaded) = self.models.get(&source) {
-            self.running.push(Sequence::new(waiting.submission, plan, beginning, loaded, identity, turn));
-        }
+        let sequence = match self.models.get(&source) {
+            Some(loaded) => Sequence::new(waiting.submission, plan, beginning, loaded, identity, turn),
+            None => return None,
+        };
+        self.run_sequence(sequence, new, most);
         None
+    }
+
+    /// Gives a place to a request whose `new` bytes fit. What is left beside it may have more paths through answers at a time.
+    fn run_sequence(&mut self, mut sequence: Sequence, new: u64, most: u64) {
+        let taken = self.own_bytes() + new;
+        let lanes = sequence.allow_lanes(most.saturating_sub(taken + self.models.held_bytes()));
+        self.models.trim_prefixes(most.saturating_sub(taken + lanes));
+        self.running.push(sequence);
     }
 
     /// What the model has computed for another request that asked for the same.
@@ -434,10 +448,9 @@ impl EngineThread {
             suspended.sequence.submission.fail(error);
             return None;
         }
-        self.models.trim_prefixes(most - self.own_bytes() - new);
         let mut sequence = suspended.sequence;
         sequence.turn = self.turn_of(sequence.turn.age, claim);
-        self.running.push(sequence);
+        self.run_sequence(sequence, new, most);
         None
     }
 
@@ -462,7 +475,7 @@ impl EngineThread {
                 None if takes_long(&waiting.submission.request.work) => {
                     let texts = models.texts(source).ok_or(Missing::NoRoom)?;
                     waiting.planning = Some(number);
-                    helpers.plan(number, waiting.submission.request.work.clone(), texts);
+                    helpers.plan(number, &waiting.submission, texts);
                     Err(Missing::Coming)
                 }
                 None => {

@@ -253,6 +253,24 @@ fn an_answer_without_a_choice_needs_no_step() {
 }
 
 #[test]
+fn an_answer_without_a_choice_is_checked_beside_the_thread_that_compiles() {
+    let engine = engine(Config::default());
+    let (sender, events) = unbounded();
+    let of = |first: &str| {
+        let schema =
+            serde_json::json!({ "const": "a word", "anyOf": [{ "pattern": format!("^(?!{first})") }] });
+        constrained("say it", 100, Constraint::Json(schema.to_string()))
+    };
+    submit(&engine, 0, &of("a"), &sender);
+    let kinds = [(); 2].map(|()| events.recv_timeout(PATIENCE).unwrap().kind);
+    assert!(matches!(kinds[0], EventKind::Started { .. }), "{kinds:?}");
+    assert!(matches!(&kinds[1], EventKind::Failed(Error::Mismatch { .. })), "{kinds:?}");
+    submit(&engine, 1, &of("b"), &sender);
+    let (_, output) = last(&events);
+    assert_eq!(text(&output.unwrap()).0, "\"a word\"");
+}
+
+#[test]
 fn limits_and_stop_strings_are_refused_at_once() {
     let engine = engine(Config::default());
     let fine = constrained("x", 5, Constraint::Regex("a".to_owned()));

@@ -1,0 +1,222 @@
+-- The catalog of vectorizers: what is kept up to date, what is to be done, and what could not be done.
+--
+-- A definition is tied to its tables by triggers, and by nothing else. PostgreSQL keeps in a trigger which table and which columns
+-- it is about, through renames, dumps, restores and pg_upgrade, and a trigger goes with its table; numbers or names in a
+-- table of ours would be wrong after each of these. steadytext.vectorizer_place() finds them.
+
+create table @extschema@.steadytext_vectorizers (
+    id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_vectorizers_pkey primary key,
+    name text not null constraint steadytext_vectorizers_name_key unique,
+    kind text not null default 'vectorizer',
+    owner_role steadytext.role_id not null default steadytext.current_role_id(),
+    source text not null,
+    columns text[] not null,
+    target_column text,
+    destination text,
+    model text,
+    format text,
+    chunk_size integer,
+    chunk_overlap integer not null default 50,
+    strategy text not null default 'recursive',
+    index_type text not null default 'hnsw',
+    distance text not null default 'cosine',
+    dimensions integer not null,
+    priority integer not null default 2,
+    is_paused boolean not null default false,
+    enqueue_existing boolean not null default true,
+    replaces uuid,
+    created_at timestamptz not null default pg_catalog.now(),
+    updated_at timestamptz not null default pg_catalog.now()
+);
+comment on table @extschema@.steadytext_vectorizers is
+    'Definitions of vectorizers: columns whose embeddings are kept up to date';
+comment on column @extschema@.steadytext_vectorizers.id is
+    'Number of the definition, by which its triggers and its work know it; another one after steadytext_alter_vectorizer()';
+comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique in the database';
+comment on column @extschema@.steadytext_vectorizers.kind is 'vectorizer: what is made of a row';
+comment on column @extschema@.steadytext_vectorizers.owner_role is
+    'The role that owns the source; vectors are written with its rights, whatever these are at the time';
+comment on column @extschema@.steadytext_vectorizers.source is
+    'The table, as it was called when the definition was made; steadytext.vectorizer_place() knows what it is called now';
+comment on column @extschema@.steadytext_vectorizers.columns is
+    'The columns that are embedded, as the format calls them. What is cut into chunks is those that the format does not name, with an empty line between them';
+comment on column @extschema@.steadytext_vectorizers.target_column is
+    'The column of the source that holds the vector, as it was called; NULL where vectors have a table of their own';
+comment on column @extschema@.steadytext_vectorizers.destination is
+    'The table of the chunks and their vectors, as it was called; NULL where vectors are in a column of the source';
+comment on column @extschema@.steadytext_vectorizers.model is
+    'The model, as for steadytext_embed(); NULL: the one that embeds by default';
+comment on column @extschema@.steadytext_vectorizers.format is
+    'What is embedded of a chunk: a text with $chunk and $name for columns, $$ for a dollar; NULL: the chunk alone';
+comment on column @extschema@.steadytext_vectorizers.chunk_size is
+    'Tokens of a chunk, at most; NULL: the text is not cut';
+comment on column @extschema@.steadytext_vectorizers.chunk_overlap is 'Tokens that a chunk has in common with the one before it';
+comment on column @extschema@.steadytext_vectorizers.strategy is
+    'Where texts are cut: recursive, sentence, markdown or token';
+comment on column @extschema@.steadytext_vectorizers.index_type is 'hnsw, ivfflat or none';
+comment on column @extschema@.steadytext_vectorizers.distance is
+    'cosine (operator <=>), l2 (<->) or inner_product (<#>): the index serves this one';
+comment on column @extschema@.steadytext_vectorizers.dimensions is 'Numbers in a vector';
+comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests that are made of its work, 1 to 10';
+comment on column @extschema@.steadytext_vectorizers.is_paused is 'Changes are noted, and nothing is done about them';
+comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'Rows that were there before it are embedded, too';
+comment on column @extschema@.steadytext_vectorizers.replaces is
+    'The definition whose place it takes as soon as its vectors are whole; NULL for all others. Searches pass over definitions that have this';
+comment on column @extschema@.steadytext_vectorizers.created_at is 'When it was made';
+comment on column @extschema@.steadytext_vectorizers.updated_at is 'When it was changed last';
+comment on constraint steadytext_vectorizers_pkey on @extschema@.steadytext_vectorizers is 'One row per definition';
+comment on constraint steadytext_vectorizers_name_key on @extschema@.steadytext_vectorizers is 'Finding a definition by its name';
+
+-- Rows are only added by whoever changes the source, and never looked up by key there: nobody waits for anybody. What comes to one
+-- key several times is one piece of work for whoever takes them out.
+create table @extschema@.steadytext_vectorizer_work (
+    id bigint generated always as identity constraint steadytext_vectorizer_work_pkey primary key,
+    vectorizer_id uuid not null,
+    key jsonb,
+    is_forced boolean not null default false,
+    noted_at timestamptz not null default pg_catalog.now(),
+    run_after timestamptz
+);
+comment on table @extschema@.steadytext_vectorizer_work is
+    'Rows of vectorized tables that have changed since they were embedded; the same row may be here several times';
+comment on column @extschema@.steadytext_vectorizer_work.id is 'In the order in which changes were noted';
+comment on column @extschema@.steadytext_vectorizer_work.vectorizer_id is 'The definition';
+comment on column @extschema@.steadytext_vectorizer_work.key is
+    'Values of the key columns as an array, in the order of the key; NULL: the whole table is to be compared with its vectors';
+comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'It is embedded even if its text is the one that was embedded before';
+comment on column @extschema@.steadytext_vectorizer_work.noted_at is 'Start of the transaction that changed the row';
+comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Not before then: it was tried, and something was in the way';
+comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'Taking a row out again';
+comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
+create index steadytext_vectorizer_work_vectorizer_id_id_idx on @extschema@.steadytext_vectorizer_work (vectorizer_id, id);
+comment on index @extschema@.steadytext_vectorizer_work_vectorizer_id_id_idx is 'The oldest work of each definition';
+
+create table @extschema@.steadytext_vectorizer_batches (
+    request_id uuid constraint steadytext_vectorizer_batches_pkey primary key,
+    vectorizer_id uuid not null,
+    keys jsonb not null,
+    created_at timestamptz not null default pg_catalog.now()
+);
+comment on table @extschema@.steadytext_vectorizer_batches is
+    'Requests in the queue that vectorizers have made, until their answers are where they belong';
+comment on column @extschema@.steadytext_vectorizer_batches.request_id is 'The request: batch_embed';
+comment on column @extschema@.steadytext_vectorizer_batches.vectorizer_id is 'The definition';
+comment on column @extschema@.steadytext_vectorizer_batches.keys is
+    'What its texts are of: an array with an object for each row, of key, content hash and chunks, in the order of the texts';
+comment on column @extschema@.steadytext_vectorizer_batches.created_at is 'When the request was made';
+comment on constraint steadytext_vectorizer_batches_pkey on @extschema@.steadytext_vectorizer_batches is 'One row per request';
+create index steadytext_vectorizer_batches_vectorizer_id_idx on @extschema@.steadytext_vectorizer_batches (vectorizer_id);
+comment on index @extschema@.steadytext_vectorizer_batches_vectorizer_id_idx is 'What is under way of each definition';
+
+create table @extschema@.steadytext_vectorizer_failures (
+    vectorizer_id uuid not null,
+    key jsonb not null,
+    content_hash bytea,
+    error text not null,
+    error_code text not null,
+    failed_at timestamptz not null default pg_catalog.now(),
+    constraint steadytext_vectorizer_failures_pkey primary key (vectorizer_id, key)
+);
+comment on table @extschema@.steadytext_vectorizer_failures is
+    'Rows that have no vector, and why: until their text changes, or somebody has them tried again';
+comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'The definition';
+comment on column @extschema@.steadytext_vectorizer_failures.key is 'Values of the key columns as an array';
+comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
+    'SHA-256 of the columns that would have been embedded, or NULL where they were not read';
+comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong';
+comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 22004 where there was nothing to embed';
+comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'When it was tried last';
+comment on constraint steadytext_vectorizer_failures_pkey on @extschema@.steadytext_vectorizer_failures is 'One row per row of the source';
+
+create table @extschema@.steadytext_vectorizer_state (
+    vectorizer_id uuid not null constraint steadytext_vectorizer_state_pkey primary key,
+    scan text,
+    scan_after jsonb,
+    scan_until bigint,
+    signature text,
+    model_hash bytea,
+    is_indexed boolean not null default false,
+    embedded_total bigint not null default 0,
+    rows_per_second double precision,
+    measured_at timestamptz,
+    measured_total bigint not null default 0,
+    problem text,
+    retry_at timestamptz
+);
+comment on table @extschema@.steadytext_vectorizer_state is 'How far each vectorizer is; kept by the worker';
+comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'The definition';
+comment on column @extschema@.steadytext_vectorizer_state.scan is
+    'source: the table is being searched for rows without their vectors; all: every row of it is embedded anew; destination: vectors are being searched for those whose row is gone; NULL: none of these';
+comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'The last key that was looked at; NULL: none yet';
+comment on column @extschema@.steadytext_vectorizer_state.scan_until is
+    'The last work that the last search has noted: when it is done, the vectors are whole but for changes since';
+comment on column @extschema@.steadytext_vectorizer_state.signature is
+    'Which files the table and its partitions were in when it was searched last: other ones mean a partition more or less, or a table that was written anew';
+comment on column @extschema@.steadytext_vectorizer_state.model_hash is
+    'SHA-256 of the vector that the model gives for one fixed text: another one is another model';
+comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'The index has been made, or none is wanted';
+comment on column @extschema@.steadytext_vectorizer_state.embedded_total is 'Rows that were embedded since the definition was made';
+comment on column @extschema@.steadytext_vectorizer_state.rows_per_second is 'Of the last interval in which there was always something to do';
+comment on column @extschema@.steadytext_vectorizer_state.measured_at is 'Begin of the present interval';
+comment on column @extschema@.steadytext_vectorizer_state.measured_total is 'embedded_total at that time';
+comment on column @extschema@.steadytext_vectorizer_state.problem is
+    'Why nothing is done for the vectorizer as a whole; NULL: nothing is wrong';
+comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
+comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
+
+-- Everybody who may enqueue sees the definitions, as the catalogs show tables to everybody: a search by another role needs
+-- them. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.
+create function steadytext.owns_vectorizer(p_id uuid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from @extschema@.steadytext_vectorizers as v
+        where v.id = p_id and pg_has_role(current_user, v.owner_role::oid, 'usage'))
+$$;
+comment on function steadytext.owns_vectorizer(uuid) is
+    'Whether the caller has the rights of the role that a definition belongs to; policies ask it';
+
+alter table @extschema@.steadytext_vectorizers enable row level security;
+create policy user_select on @extschema@.steadytext_vectorizers for select to steadytext_user using (true);
+comment on policy user_select on @extschema@.steadytext_vectorizers is 'Users see every definition';
+create policy owner_all on @extschema@.steadytext_vectorizers for all to steadytext_user
+    using (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage'))
+    with check (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage')
+        and (replaces is null or steadytext.owns_vectorizer(replaces)));
+comment on policy owner_all on @extschema@.steadytext_vectorizers is 'Definitions are kept by those who have the rights of their owner';
+create policy admin_update on @extschema@.steadytext_vectorizers for update to steadytext_admin using (true);
+comment on policy admin_update on @extschema@.steadytext_vectorizers is
+    'Administrators pause a definition, and give it to the new owner of its table';
+alter table @extschema@.steadytext_vectorizer_work enable row level security;
+create policy owner_all on @extschema@.steadytext_vectorizer_work for all to steadytext_user
+    using (steadytext.owns_vectorizer(vectorizer_id));
+comment on policy owner_all on @extschema@.steadytext_vectorizer_work is 'Users keep work of their own definitions';
+create policy admin_select on @extschema@.steadytext_vectorizer_work for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizer_work is 'Administrators see all of it';
+alter table @extschema@.steadytext_vectorizer_batches enable row level security;
+create policy owner_all on @extschema@.steadytext_vectorizer_batches for all to steadytext_user
+    using (steadytext.owns_vectorizer(vectorizer_id));
+comment on policy owner_all on @extschema@.steadytext_vectorizer_batches is 'Users keep what is under way of their own definitions';
+create policy admin_select on @extschema@.steadytext_vectorizer_batches for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizer_batches is 'Administrators see all of it';
+alter table @extschema@.steadytext_vectorizer_failures enable row level security;
+create policy owner_all on @extschema@.steadytext_vectorizer_failures for all to steadytext_user
+    using (steadytext.owns_vectorizer(vectorizer_id));
+comment on policy owner_all on @extschema@.steadytext_vectorizer_failures is 'Users keep failures of their own definitions';
+create policy admin_select on @extschema@.steadytext_vectorizer_failures for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizer_failures is 'Administrators see all of it';
+alter table @extschema@.steadytext_vectorizer_state enable row level security;
+create policy user_select on @extschema@.steadytext_vectorizer_state for select to steadytext_user using (true);
+comment on policy user_select on @extschema@.steadytext_vectorizer_state is 'Users see how far each vectorizer is';
+create policy owner_all on @extschema@.steadytext_vectorizer_state for all to steadytext_user
+    using (steadytext.owns_vectorizer(vectorizer_id));
+comment on policy owner_all on @extschema@.steadytext_vectorizer_state is 'Users keep the progress of their own definitions';
+
+-- Work comes and goes: as in the queue, vacuum comes early and works without pauses.
+alter table @extschema@.steadytext_vectorizer_work set (
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);

@@ -1,0 +1,291 @@
+-- Making vectorizers. Everything is made by the caller and with the caller's rights, who must have those of the table's owner; the
+-- owner of the table owns the definition and the table of the vectors.
+
+create function steadytext.check_vectorizer()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_wrong text := case
+        when new.name is null or btrim(new.name) = '' or length(new.name) > 100 then 'name must have 1 to 100 characters'
+        when new.priority not between 1 and 10 then 'priority must be between 1 and 10'
+        when new.index_type not in ('hnsw', 'ivfflat', 'none') then 'index must be hnsw, ivfflat or none'
+        when new.distance not in ('cosine', 'l2', 'inner_product') then 'distance must be cosine, l2 or inner_product'
+        when new.dimensions not between 1 and 16000 then 'a vector has 1 to 16000 dimensions'
+        when new.chunk_size < 1 or new.chunk_overlap < 0 or new.chunk_overlap >= new.chunk_size and new.chunk_overlap > 0
+            then 'chunk_size must be positive, and chunk_overlap less than it'
+        when coalesce(cardinality(new.columns), 0) = 0 or array_position(new.columns, null) is not null
+            then 'columns must name at least one column, and no NULL'
+        when (new.target_column is null) = (new.destination is null) then 'vectors are either in a column or in a table'
+        when new.kind <> 'vectorizer' then 'there is no such kind'
+    end;
+begin
+    if v_wrong is not null then
+        raise exception '%', v_wrong using errcode = 'invalid_parameter_value';
+    end if;
+    return new;
+end
+$$;
+comment on function steadytext.check_vectorizer() is 'Definitions of vectorizers as they must be';
+create trigger check_vectorizer before insert or update on @extschema@.steadytext_vectorizers
+    for each row execute function steadytext.check_vectorizer();
+comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Values as they must be';
+alter table @extschema@.steadytext_vectorizers enable always trigger check_vectorizer;
+
+create function steadytext.vectorizer_trigger(p_id uuid, p_what text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('steadytext_%s_%s', left(p_id::text, 8), p_what)
+$$;
+comment on function steadytext.vectorizer_trigger(uuid, text) is 'Name of a trigger that a vectorizer puts on a table; it may be renamed';
+
+create function steadytext.add_vectorizer(
+    p_source regclass,
+    p_columns text[],
+    p_given text[],
+    p_name text,
+    p_target_column text,
+    p_destination text,
+    p_model text,
+    p_format text,
+    p_chunk_size bigint,
+    p_chunk_overlap bigint,
+    p_strategy text,
+    p_index text,
+    p_distance text,
+    p_priority bigint,
+    p_enqueue_existing boolean,
+    p_replaces uuid
+)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_table record;
+    v_keys record;
+    v_column text;
+    v_dimensions integer;
+    v_schema text;
+    v_destination text;
+    v_id uuid;
+    v_type oid;
+    v_typmod integer;
+    v_trigger record;
+begin
+    select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = p_source;
+    if not found then
+        raise exception 'there is no table to be vectorized' using errcode = 'undefined_table', hint = 'Give the name of a table.';
+    end if;
+    if v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
+        raise exception '% is not a table that can be vectorized', p_source
+            using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';
+    end if;
+    if not pg_has_role(current_user, v_table.relowner, 'usage') then
+        raise exception 'must be owner of table %', p_source using errcode = 'insufficient_privilege';
+    end if;
+    if not pg_has_role(v_table.relowner, 'steadytext_user', 'usage') then
+        raise exception 'the owner of table % is not a member of steadytext_user', p_source
+            using errcode = 'insufficient_privilege', hint = format('GRANT steadytext_user TO %I.', pg_get_userbyid(v_table.relowner));
+    end if;
+
+    select array_agg(a.attname::text order by k.n) as names,
+        array_agg(format('%I %s%s not null',
+            case when a.attname in ('seq', 'chunk', 'embedding', 'model_hash', 'content_hash') then 'key_' || a.attname else a.attname end,
+            format_type(a.atttypid, a.atttypmod),
+            case when a.attcollation <> t.typcollation then format(' collate %I.%I', cn.nspname, co.collname) end) order by k.n) as definitions,
+        array_agg(quote_ident(
+            case when a.attname in ('seq', 'chunk', 'embedding', 'model_hash', 'content_hash') then 'key_' || a.attname else a.attname end)
+            order by k.n) as destinations
+    into v_keys
+    from (
+        select i.indexrelid, i.indkey, i.indnkeyatts
+        from pg_index as i
+        where i.indrelid = p_source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
+            and not exists (
+                select from unnest(i.indkey::int2[]) with ordinality as c(number, n)
+                join pg_attribute as a on a.attrelid = p_source and a.attnum = c.number
+                where c.n <= i.indnkeyatts and not a.attnotnull)
+        order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
+        limit 1
+    ) as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k(number, n)
+    join pg_attribute as a on a.attrelid = p_source and a.attnum = k.number and k.n <= i.indnkeyatts
+    join pg_type as t on t.oid = a.atttypid
+    left join pg_collation as co on co.oid = a.attcollation
+    left join pg_namespace as cn on cn.oid = co.collnamespace;
+    if v_keys.names is null then
+        raise exception 'table % has no primary key', p_source
+            using errcode = 'invalid_table_definition', hint = 'A vectorizer knows rows by a primary key, or by a unique index over columns that are NOT NULL.';
+    end if;
+
+    if coalesce(cardinality(p_columns), 0) = 0 then
+        raise exception 'columns must name at least one column' using errcode = 'invalid_parameter_value';
+    end if;
+    foreach v_column in array p_columns loop
+        if v_column is null or not exists (
+            select from pg_attribute as a
+            where a.attrelid = p_source and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+        ) then
+            raise exception 'column "%" of table % does not exist', left(v_column, 63), p_source using errcode = 'undefined_column';
+        end if;
+        if v_column = any (v_keys.names) or v_column = p_target_column then
+            raise exception 'column "%" is part of the key, or holds the vector', v_column using errcode = 'invalid_parameter_value';
+        end if;
+    end loop;
+    if cardinality(p_columns) > (select count(distinct c) from unnest(p_columns) as c) then
+        raise exception 'columns names a column twice' using errcode = 'duplicate_column';
+    end if;
+    if p_format is not null then
+        if not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = 'chunk') then
+            raise exception 'format does not say where the text goes'
+                using errcode = 'invalid_parameter_value', hint = 'It must have $chunk in it.';
+        end if;
+        if not exists (
+            select from unnest(p_given) as c
+            where not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = c)
+        ) then
+            raise exception 'format names all columns, so that nothing is left to be cut into chunks'
+                using errcode = 'invalid_parameter_value', hint = '$chunk is made of those columns that the format does not name.';
+        end if;
+    end if;
+    if p_target_column is not null and (p_destination is not null or p_chunk_size is not null and p_replaces is null) then
+        raise exception 'a column holds one vector of the whole text: target_column excludes destination and chunk_size'
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if p_chunk_size is not null then
+        -- Refuses what the function refuses, and models that there are not.
+        perform from steadytext.chunk_for_embedding('pg_steadytext', p_chunk_size, p_chunk_overlap, p_strategy, p_model);
+    end if;
+    v_dimensions := cardinality(@extschema@.steadytext_embed('pg_steadytext', model => p_model)::real[]);
+    if p_index <> 'none' and v_dimensions > 2000 then
+        raise exception 'vectors of % dimensions cannot be indexed', v_dimensions
+            using errcode = 'program_limit_exceeded', hint = 'Indexes of pgvector take up to 2,000 dimensions: say index => ''none'', and make one over halfvec yourself.';
+    end if;
+    v_schema := (
+        select n.nspname
+        from pg_extension as e
+        join pg_depend as d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.classid = 'pg_type'::regclass
+        join pg_type as t on t.oid = d.objid and t.typname = 'vector' and t.typtype = 'b'
+        join pg_namespace as n on n.oid = t.typnamespace
+        where e.extname = 'vector');
+
+    insert into @extschema@.steadytext_vectorizers as v (name, owner_role, source, columns, target_column, destination, model, format,
+        chunk_size, chunk_overlap, strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces)
+    values (p_name, pg_get_userbyid(v_table.relowner)::name, format('%I.%I', v_table.nspname, v_table.relname), p_given, p_target_column,
+        case when p_target_column is null then format('%I.%I', v_table.nspname, p_destination) end, p_model, p_format,
+        p_chunk_size, case when p_chunk_size is null then 0 else least(p_chunk_overlap, p_chunk_size / 2) end, p_strategy, p_index, p_distance, v_dimensions, p_priority,
+        p_enqueue_existing, p_replaces)
+    returning v.id into v_id;
+
+    if p_target_column is null then
+        v_destination := format('%I.%I', v_table.nspname, p_destination);
+        execute format(
+            'create table %s (%s, seq integer not null, chunk text not null, embedding %I.vector(%s) not null, '
+            'model_hash bytea not null, content_hash bytea not null, primary key (%s, seq))',
+            v_destination, array_to_string(v_keys.definitions, ', '), v_schema, v_dimensions, array_to_string(v_keys.destinations, ', '));
+        execute format('comment on table %s is %L', v_destination,
+            format('Vectors of table %s, kept by vectorizer %s of pg_steadytext', p_source, p_name));
+        if (select c.relowner from pg_class as c where c.oid = v_destination::regclass) <> v_table.relowner then
+            execute format('alter table %s owner to %I', v_destination, pg_get_userbyid(v_table.relowner));
+        end if;
+        execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_destination(%L)',
+            steadytext.vectorizer_trigger(v_id, 'truncate'), v_destination, v_id);
+        execute format('alter trigger %I on %s depends on extension pg_steadytext',
+            steadytext.vectorizer_trigger(v_id, 'truncate'), v_destination);
+    else
+        select a.atttypid, a.atttypmod into v_type, v_typmod
+        from pg_attribute as a
+        where a.attrelid = p_source and a.attname = p_target_column and not a.attisdropped;
+        if not found then
+            execute format('alter table %s add column %I %I.vector(%s)', p_source, p_target_column, v_schema, v_dimensions);
+        elsif v_type <> format('%I.vector', v_schema)::regtype or v_typmod <> -1 and v_typmod <> v_dimensions then
+            raise exception 'column "%" is not of type vector(%)', p_target_column, v_dimensions
+                using errcode = 'datatype_mismatch', hint = 'Without it, steadytext_create_vectorizer() adds the column.';
+        end if;
+        if p_index <> 'none' then
+            execute steadytext.vectorizer_index(p_source::text, p_target_column, p_index, p_distance, v_schema);
+        end if;
+    end if;
+    -- The columns of the first one are what a definition knows its table by: steadytext.vectorizer_place().
+    execute format(
+        'create trigger %I after insert or delete or update of %s on %s for each row execute function steadytext.note_row(%L, %s, %s)',
+        steadytext.vectorizer_trigger(v_id, 'rows'),
+        (select string_agg(quote_ident(c.name), ', ' order by c.n)
+            from unnest(v_keys.names || p_columns || p_target_column) with ordinality as c(name, n) where c.name is not null),
+        p_source, v_id, cardinality(v_keys.names), cardinality(p_columns));
+    execute format('create trigger %I after update on %s for each row execute function steadytext.note_row(%L)',
+        steadytext.vectorizer_trigger(v_id, 'updates'), p_source, v_id);
+    execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_row(%L)',
+        steadytext.vectorizer_trigger(v_id, 'truncate'), p_source, v_id);
+    for v_trigger in select t.what from unnest(array['rows', 'updates', 'truncate']) as t(what) loop
+        execute format('alter trigger %I on %s depends on extension pg_steadytext',
+            steadytext.vectorizer_trigger(v_id, v_trigger.what), p_source);
+    end loop;
+    return v_id;
+end
+$$;
+comment on function steadytext.add_vectorizer(
+    regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid
+) is 'Makes a definition, the table or column for its vectors, and its triggers; called by steadytext_create_vectorizer() and steadytext_alter_vectorizer()';
+
+create function @extschema@.steadytext_create_vectorizer(
+    source regclass,
+    columns text[],
+    name text default null,
+    target_column text default null,
+    destination text default null,
+    model text default null,
+    format text default null,
+    chunk_size bigint default null,
+    chunk_overlap bigint default 50,
+    strategy text default 'recursive',
+    index text default 'hnsw',
+    distance text default 'cosine',
+    priority bigint default 2,
+    enqueue_existing boolean default true,
+    if_not_exists boolean default false
+)
+returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    v_table text := (select c.relname from pg_class as c where c.oid = source);
+    v_name text := coalesce(name, v_table || '_' || columns[1]);
+    v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
+    -- 0: the text is not cut.
+    v_size bigint := case when target_column is null then coalesce(chunk_size, 400) else chunk_size end;
+begin
+    if source is null then
+        raise exception 'source cannot be null' using errcode = 'null_value_not_allowed';
+    end if;
+    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name) then
+        if if_not_exists then
+            raise notice 'vectorizer "%" already exists, skipping', v_name using errcode = 'duplicate_object';
+            return v_name;
+        end if;
+        raise exception 'vectorizer "%" already exists', v_name
+            using errcode = 'duplicate_object', hint = 'Give another name, or if_not_exists => true.';
+    end if;
+    if target_column is null and octet_length(v_destination) > 63 then
+        raise exception 'the name of the table "%" is too long', left(v_destination, 100)
+            using errcode = 'name_too_long', hint = 'Give another one as destination.';
+    end if;
+    perform steadytext.add_vectorizer(source, columns, columns, v_name, target_column,
+        case when target_column is null then v_destination else destination end, model, format,
+        nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
+        coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), null);
+    return v_name;
+end
+$$;
+comment on function @extschema@.steadytext_create_vectorizer(
+    regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean
+) is 'Has columns of a table embedded now and after every change, into a column of it or a table of chunks; returns the vectorizer''s name';

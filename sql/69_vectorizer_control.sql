@@ -1,0 +1,307 @@
+-- Changing, pausing and dropping vectorizers.
+
+create function steadytext.vectorizer_id(p_name text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null;
+    if v_id is null then
+        raise exception 'vectorizer "%" does not exist', left(p_name, 100)
+            using errcode = 'undefined_object', hint = 'The view steadytext_vectorizer_status shows yours.';
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.vectorizer_id(text) is 'Number of the vectorizer of this name; an error where there is none';
+
+create function steadytext.own_vectorizer_id(p_name text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.vectorizer_id(p_name);
+begin
+    if not steadytext.owns_vectorizer(v_id) then
+        raise exception 'must be owner of vectorizer "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.own_vectorizer_id(text) is 'The same for one that the caller may change';
+
+-- Deletes the definition first: that is the lock that the steps take first.
+create function steadytext.remove_vectorizer(p_id uuid, p_drop_all boolean)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_place record;
+    v_trigger record;
+begin
+    select * into v_place from steadytext.vectorizer_place(p_id);
+    delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
+    delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    perform @extschema@.steadytext_cancel_async(b.request_id)
+    from @extschema@.steadytext_vectorizer_batches as b
+    where b.vectorizer_id = p_id and not steadytext.is_vectorizing();
+    delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
+    for v_trigger in
+        select t.tgname, t.tgrelid::regclass as relation
+        from pg_trigger as t
+        where t.tgrelid in (v_place.source, v_place.destination) and t.tgparentid = 0::oid
+            and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure)
+            and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
+    loop
+        execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+    end loop;
+    if p_drop_all and v_place.destination is not null then
+        execute format('drop table %s', v_place.destination);
+    elsif p_drop_all and v_place.target_column is not null then
+        execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
+    end if;
+end
+$$;
+comment on function steadytext.remove_vectorizer(uuid, boolean) is
+    'Deletes a definition, its work and its triggers, and, where that is said, its vectors';
+
+create function @extschema@.steadytext_drop_vectorizer(name text, drop_all boolean default false)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_successor uuid;
+begin
+    for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
+        perform steadytext.remove_vectorizer(v_successor, true);
+    end loop;
+    perform steadytext.remove_vectorizer(v_id, coalesce(drop_all, false));
+end
+$$;
+comment on function @extschema@.steadytext_drop_vectorizer(text, boolean) is
+    'Ends a vectorizer: the vectors stay as they are, or, with drop_all, their table or column is dropped';
+
+create function @extschema@.steadytext_pause_vectorizer(name text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+begin
+    update @extschema@.steadytext_vectorizers as v set is_paused = true, updated_at = now() where v_id in (v.id, v.replaces);
+end
+$$;
+comment on function @extschema@.steadytext_pause_vectorizer(text) is 'Changes are noted from now on, and nothing is embedded';
+
+create function @extschema@.steadytext_resume_vectorizer(name text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+begin
+    update @extschema@.steadytext_vectorizers as v set is_paused = false, updated_at = now() where v_id in (v.id, v.replaces);
+end
+$$;
+comment on function @extschema@.steadytext_resume_vectorizer(text) is 'Ends a pause: what was noted meanwhile is embedded';
+
+create function @extschema@.steadytext_retry_vectorizer(name text)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_count bigint;
+begin
+    with gone as (
+        delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id returning f.key
+    )
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+    select v_id, g.key, true from gone as g;
+    get diagnostics v_count = row_count;
+    -- Wakes whoever does it.
+    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
+    return v_count;
+end
+$$;
+comment on function @extschema@.steadytext_retry_vectorizer(text) is 'Has failed rows tried again; returns how many';
+
+create function @extschema@.steadytext_reembed(name text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+begin
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, true);
+    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
+end
+$$;
+comment on function @extschema@.steadytext_reembed(text) is
+    'Has every row embedded anew, whatever it has; the vectors that are there serve until then';
+
+create function @extschema@.steadytext_alter_vectorizer(
+    name text,
+    model text default null,
+    format text default null,
+    chunk_size bigint default null,
+    chunk_overlap bigint default null,
+    strategy text default null,
+    index text default null,
+    distance text default null,
+    priority bigint default null,
+    new_name text default null
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_old record;
+    v_place record;
+    v_successor uuid;
+    v_size bigint;
+    v_suffix text := '_next';
+begin
+    select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    update @extschema@.steadytext_vectorizers as v
+    set priority = coalesce(steadytext_alter_vectorizer.priority, v.priority),
+        name = coalesce(steadytext_alter_vectorizer.new_name, v.name),
+        updated_at = now()
+    where v.id = v_id;
+    if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance) = 0 then
+        return;
+    end if;
+    select * into v_place from steadytext.vectorizer_place(v_id);
+    if v_place.source is null or v_place.problem is not null then
+        raise exception '%', coalesce(v_place.problem, 'the table is gone') using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    -- Another one that was under way was never seen by anybody.
+    for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
+        perform steadytext.remove_vectorizer(v_successor, true);
+    end loop;
+    v_size := coalesce(chunk_size, v_old.chunk_size);
+    perform steadytext.add_vectorizer(v_place.source, v_place.source_columns, v_old.columns,
+        left(coalesce(new_name, name), 90) || ' (next)',
+        left(v_place.target_column, 55) || v_suffix,
+        case when v_place.target_column is null then
+            left((select c.relname::text from pg_class as c where c.oid = v_place.destination), 55) || v_suffix end,
+        coalesce(model, v_old.model), coalesce(format, v_old.format), nullif(v_size, 0),
+        coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
+        coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, v_id);
+end
+$$;
+comment on function @extschema@.steadytext_alter_vectorizer(
+    text, text, text, bigint, bigint, text, text, text, bigint, text
+) is 'Changes a vectorizer; NULL: as before. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
+
+create function steadytext.is_vectorizing()
+returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'is_vectorizing_wrapper';
+comment on function steadytext.is_vectorizing() is 'Whether this process is the one that works for vectorizers';
+
+-- All of it in the transaction of one step: whoever asks by name finds the old vectors or the new ones.
+create function steadytext.swap_vectorizer(p_id uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_new record;
+    v_old record;
+    v_new_place record;
+    v_old_place record;
+    v_owner oid;
+    v_schema text;
+    v_table text;
+    v_statement text;
+    v_trigger record;
+begin
+    select v.* into v_new from @extschema@.steadytext_vectorizers as v where v.id = p_id;
+    select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_new.replaces for update;
+    select * into v_new_place from steadytext.vectorizer_place(p_id);
+    v_owner := v_new.owner_role::oid;
+    if v_old.id is null or v_old.owner_role::oid <> v_owner then
+        delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
+        return;
+    end if;
+    select * into v_old_place from steadytext.vectorizer_place(v_old.id);
+    delete from @extschema@.steadytext_vectorizers as v where v.id = v_old.id;
+    for v_trigger in
+        select t.tgname, t.tgrelid::regclass as relation
+        from pg_trigger as t
+        where t.tgrelid in (v_old_place.source, v_old_place.destination) and t.tgparentid = 0::oid
+            and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure)
+            and substr(t.tgargs, 1, 36) = convert_to(v_old.id::text, 'UTF8')
+    loop
+        perform steadytext.run_as(v_owner, format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation), null);
+    end loop;
+    if v_old_place.destination is not null then
+        select n.nspname, c.relname into v_schema, v_table
+        from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+        where c.oid = v_old_place.destination;
+        -- Who could read the old ones can read the new ones.
+        for v_statement in
+            select format('grant %s on %s to %s %s', a.privilege_type, v_new_place.destination,
+                case when a.grantee = 0::oid then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end,
+                case when a.is_grantable then 'with grant option' end)
+            from pg_class as c
+            cross join aclexplode(c.relacl) as a
+            where c.oid = v_old_place.destination and a.grantee <> v_owner
+        loop
+            perform steadytext.run_as(v_owner, v_statement, null);
+        end loop;
+        begin
+            perform steadytext.run_as(v_owner, format('drop table %s', v_old_place.destination), null);
+        exception when dependent_objects_still_exist then
+            -- A view of the user's, say: the old vectors stay for it, and are kept up to date no more.
+            perform steadytext.run_as(v_owner,
+                format('alter table %s rename to %I', v_old_place.destination, left(v_table, 50) || '_' || left(v_old.id::text, 8)), null);
+        end;
+        perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
+    else
+        begin
+            perform steadytext.run_as(v_owner,
+                format('alter table %s drop column %I', v_old_place.source, v_old_place.target_column), null);
+        exception when dependent_objects_still_exist then
+            perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column,
+                left(v_old_place.target_column, 50) || '_' || left(v_old.id::text, 8)), null);
+        end;
+        perform steadytext.run_as(v_owner,
+            format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column, v_old_place.target_column), null);
+    end if;
+    update @extschema@.steadytext_vectorizers as v set
+        name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_old.target_column, destination = v_old.destination,
+        updated_at = now()
+    where v.id = p_id;
+    delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = v_old.id;
+    -- Nobody wants the answers of its requests any more; a worker that runs one finds that it has lost it.
+    with gone as (
+        delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = v_old.id returning b.request_id
+    )
+    delete from @extschema@.steadytext_queue as q using gone as g where q.request_id = g.request_id;
+    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_old.id;
+    delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = v_old.id;
+    -- Other columns may be in other files now.
+    update @extschema@.steadytext_vectorizer_state as s set signature = steadytext.vectorizer_signature(v_new_place.source)
+    where s.vectorizer_id = p_id;
+end
+$$;
+comment on function steadytext.swap_vectorizer(uuid) is
+    'Puts an altered vectorizer, whose vectors are whole, into the place of the one before; called by the steps';

@@ -1,0 +1,192 @@
+-- How vectorizers are. Tables are counted with the rights of whoever asks; who may not read them sees no counts.
+
+create function steadytext.vectorizer_count(p_statement text, p_argument bytea default null)
+returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count bigint;
+begin
+    execute p_statement into v_count using p_argument;
+    return v_count;
+exception when insufficient_privilege or undefined_table or undefined_column then
+    return null;
+end
+$$;
+comment on function steadytext.vectorizer_count(text, bytea) is 'What a statement counts, with the caller''s rights; NULL where they do not suffice';
+
+create function steadytext.vectorizer_statuses()
+returns table (
+    name text,
+    state text,
+    source regclass,
+    columns text[],
+    destination regclass,
+    target_column text,
+    model text,
+    rows bigint,
+    embedded bigint,
+    coverage double precision,
+    pending bigint,
+    in_flight bigint,
+    failed bigint,
+    last_error text,
+    oldest_pending timestamptz,
+    stale bigint,
+    rows_per_second double precision,
+    seconds_left double precision,
+    problem text,
+    owner text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v record;
+    v_place record;
+    v_table text;
+begin
+    for v in
+        select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new
+        from @extschema@.steadytext_vectorizers as d
+        left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
+        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        order by d.name
+    loop
+        select * into v_place from steadytext.vectorizer_place(v.id);
+        name := v.name;
+        source := v_place.source;
+        columns := v_place.source_columns;
+        destination := v_place.destination;
+        target_column := v_place.target_column;
+        model := v.model;
+        owner := v.owner_role::name::text;
+        problem := coalesce(v_place.problem, v.problem);
+        rows := null;
+        embedded := null;
+        stale := null;
+        if v_place.source is not null then
+            select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_table
+            from pg_class as c where c.oid = v_place.source;
+            rows := steadytext.vectorizer_count(format('select count(*) from %s', v_table));
+            if v_place.target_column is not null then
+                embedded := steadytext.vectorizer_count(
+                    format('select count(*) from %s where %I is not null', v_table, v_place.target_column));
+            elsif v_place.destination is not null then
+                embedded := steadytext.vectorizer_count(format('select count(*) from %s where seq = 1', v_place.destination));
+                stale := steadytext.vectorizer_count(
+                    format('select count(*) from %s where seq = 1 and model_hash <> $1', v_place.destination), v.model_hash);
+            end if;
+        end if;
+        coverage := case when rows > 0 then embedded::double precision / rows when rows = 0 then 1 end;
+        select count(distinct w.key), min(w.noted_at) into pending, oldest_pending
+        from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = v.id;
+        select coalesce(sum(jsonb_array_length(b.keys)), 0), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
+        from @extschema@.steadytext_vectorizer_batches as b
+        where b.vectorizer_id = v.id;
+        select count(*), (array_agg(f.error order by f.failed_at desc))[1] into failed, last_error
+        from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = v.id;
+        rows_per_second := v.speed;
+        seconds_left := case
+            when pending + in_flight = 0 and v.scan is null and not v.is_new then 0
+            when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - embedded - failed end) / v.speed
+        end;
+        state := case
+            when problem is not null then 'broken'
+            when v.is_paused then 'paused'
+            when v.scan is not null or v.is_new then 'scanning'
+            when pending + in_flight > 0 then 'embedding'
+            when not v.is_indexed then 'indexing'
+            when v.replaces is not null then 'replacing'
+            else 'idle'
+        end;
+        return next;
+    end loop;
+end
+$$;
+comment on function steadytext.vectorizer_statuses() is 'The rows of steadytext_vectorizer_status';
+
+create view @extschema@.steadytext_vectorizer_status with (security_barrier) as
+select s.* from steadytext.vectorizer_statuses() as s;
+comment on view @extschema@.steadytext_vectorizer_status is
+    'How your vectorizers are, all of them for administrators: how many rows have vectors, what is to be done and what failed. Counts the tables';
+comment on column @extschema@.steadytext_vectorizer_status.name is 'Name of the vectorizer; one that takes the place of another ends with (next)';
+comment on column @extschema@.steadytext_vectorizer_status.state is
+    'idle: everything is embedded or has failed; scanning, embedding, indexing, replacing: under way; paused; broken: see problem';
+comment on column @extschema@.steadytext_vectorizer_status.source is 'The table; NULL where it is gone';
+comment on column @extschema@.steadytext_vectorizer_status.columns is 'The columns that are embedded, as they are called now';
+comment on column @extschema@.steadytext_vectorizer_status.destination is 'The table of the chunks and their vectors';
+comment on column @extschema@.steadytext_vectorizer_status.target_column is 'The column of the source that has the vector';
+comment on column @extschema@.steadytext_vectorizer_status.model is 'The model; NULL: the one that embeds by default';
+comment on column @extschema@.steadytext_vectorizer_status.rows is 'Rows of the table; NULL, as the following, where you may not read it';
+comment on column @extschema@.steadytext_vectorizer_status.embedded is 'Rows that have a vector';
+comment on column @extschema@.steadytext_vectorizer_status.coverage is 'embedded divided by rows';
+comment on column @extschema@.steadytext_vectorizer_status.pending is 'Rows that have changed and have not been taken up';
+comment on column @extschema@.steadytext_vectorizer_status.in_flight is 'Rows whose texts are in the queue';
+comment on column @extschema@.steadytext_vectorizer_status.failed is 'Rows that could not be embedded; steadytext_vectorizer_errors has them';
+comment on column @extschema@.steadytext_vectorizer_status.last_error is 'The latest of their errors';
+comment on column @extschema@.steadytext_vectorizer_status.oldest_pending is 'Since when the oldest of what is pending or in flight waits';
+comment on column @extschema@.steadytext_vectorizer_status.stale is
+    'Rows whose vectors are by another model, or another file of the same name, than the latest ones; NULL for vectors in a column';
+comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'How fast it was lately';
+comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How long the rest takes at that speed';
+comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all; it is tried again by itself';
+comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
+
+create function steadytext.vectorizer_errors()
+returns table (name text, key jsonb, error text, error_code text, failed_at timestamptz)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v record;
+    v_place record;
+begin
+    for v in select d.id, d.name from @extschema@.steadytext_vectorizers as d order by d.name loop
+        select * into v_place from steadytext.vectorizer_place(v.id);
+        return query
+        select v.name,
+            coalesce((
+                select jsonb_object_agg(v_place.key_columns[k.n], k.value)
+                from jsonb_array_elements(f.key) with ordinality as k(value, n)
+                where v_place.key_columns[k.n] is not null), f.key),
+            f.error, f.error_code, f.failed_at
+        from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = v.id
+        order by f.failed_at;
+    end loop;
+end
+$$;
+comment on function steadytext.vectorizer_errors() is 'The rows of steadytext_vectorizer_errors';
+
+create view @extschema@.steadytext_vectorizer_errors with (security_barrier) as
+select e.* from steadytext.vectorizer_errors() as e;
+comment on view @extschema@.steadytext_vectorizer_errors is
+    'Rows of your vectorized tables that have no vector, and why; all of them for administrators';
+comment on column @extschema@.steadytext_vectorizer_errors.name is 'Name of the vectorizer';
+comment on column @extschema@.steadytext_vectorizer_errors.key is 'The key of the row: an object of its columns';
+comment on column @extschema@.steadytext_vectorizer_errors.error is 'What went wrong';
+comment on column @extschema@.steadytext_vectorizer_errors.error_code is
+    'Its SQLSTATE: 22004, there is nothing to embed; 54000, the text is too long; others are those of the model or of the table';
+comment on column @extschema@.steadytext_vectorizer_errors.failed_at is 'When it was tried last';
+
+select pg_catalog.set_config('search_path', steadytext.vector_path(), true);
+create function @extschema@.steadytext_vectorizer_embed(name text, input text)
+returns vector
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return @extschema@.steadytext_embed(input, model => v.model, mode => 'query')
+    from @extschema@.steadytext_vectorizers as v
+    where v.id = steadytext.vectorizer_id(steadytext_vectorizer_embed.name);
+end
+$$;
+set local search_path = pg_catalog, pg_temp;
+comment on function @extschema@.steadytext_vectorizer_embed(text, text) is
+    'A question as a vector that can be compared with those of a vectorizer';

@@ -1,0 +1,157 @@
+//! How many tokens a text takes as the answer would go: those that are forced as the tokenizer has them, and between them the fewest that
+//! the vocabulary has.
+//!
+//! They are counted by going along the text on a copy of the grammar, which takes long where much is still to come. Two texts
+//! that are counted one after the other mostly differ at their beginnings alone, so the places of the last walk are kept: where a
+//! walk has come through several of them in a row as the last one did, the rest is known. A walk that meets none of them ends after
+//! a number of steps, and the rest counts as a token for each byte, which is never too few.
+
+use toktrie::TokTrie;
+
+use super::closing::fewest;
+use crate::tokenizer::Tokenizer;
+
+/// How many places in a row have to be those of the last walk.
+const ALIKE: usize = 4;
+/// Most steps of all walks for one choice. Each takes a tenth of a millisecond or two.
+pub(super) const MAX_STEPS: usize = 128;
+
+/// A place of a walk at which tokens that are forced may begin, and behind them one that is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stop {
+    /// Bytes from here to the end, and tokens.
+    bytes: usize,
+    tokens: usize,
+    /// Bytes that are forced here.
+    forced: usize,
+}
+
+/// A text whose tokens were counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    text: Vec<u8>,
+    /// The places of the walk, the last one first.
+    stops: Vec<Stop>,
+    /// How many tokens it takes.
+    pub(super) tokens: usize,
+}
+
+/// What a walk goes by.
+pub(super) struct Walk<'a> {
+    /// At the beginning of the text.
+    pub(super) grammar: llguidance::Matcher,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) trie: &'a TokTrie,
+    /// The last walk.
+    pub(super) known: Option<&'a Counted>,
+    /// Tokens that may be taken.
+    pub(super) left: usize,
+}
+
+impl Walk<'_> {
+    /// Counts the tokens of a text; None where they are more than there may be, or the text does not lead to the end. Takes the steps that
+    /// the walk takes from `steps`.
+    pub(super) fn count(mut self, text: &[u8], steps: &mut usize) -> Option<Counted> {
+        let fewest = fewest(self.trie, text);
+        let shared = self.known.map_or(0, |known| common_end(&known.text, text));
+        let (mut at, mut tokens, mut alike) = (0, 0, 0);
+        // From the beginning: bytes before each place, tokens before it, bytes forced there.
+        let mut places: Vec<Stop> = Vec::new();
+        loop {
+            let before = Stop { bytes: text.len() - at, tokens, forced: 0 };
+            let known =
+                self.known.filter(|_| before.bytes <= shared).and_then(|known| known.at(before.bytes));
+            if let (Some((_, stop)), true) = (known, alike >= ALIKE) {
+                return self.joined(text, places, stop, tokens);
+            }
+            if *steps == 0 {
+                return self.spelled(text, at, tokens);
+            }
+            *steps -= 1;
+            let forced =
+                if self.grammar.is_stopped() { Vec::new() } else { self.grammar.compute_ff_tokens() };
+            let begin = at;
+            for token in &forced {
+                let bytes = self.tokenizer.token_bytes(*token);
+                at += text[at..].starts_with(bytes).then_some(bytes.len())?;
+            }
+            tokens += forced.len();
+            self.grammar.consume_tokens(&forced).ok().or(forced.is_empty().then_some(()))?;
+            places.push(Stop { forced: at - begin, ..before });
+            alike = if known.is_some_and(|(_, stop)| stop.forced == at - begin) { alike + 1 } else { 0 };
+            if at == text.len() {
+                let stopped = self.grammar.is_stopped();
+                let matches = if stopped {
+                    !self.grammar.is_error()
+                } else {
+                    self.grammar.is_accepting().unwrap_or(false)
+                };
+                return (matches && tokens <= self.left).then(|| counted(text, places, tokens));
+            }
+            if self.grammar.is_stopped() {
+                return None;
+            }
+            let (least, token) = fewest[at]?;
+            if tokens + least as usize > self.left {
+                return None;
+            }
+            self.grammar.consume_tokens(&[token]).ok()?;
+            at += self.tokenizer.token_bytes(token).len();
+            tokens += 1;
+        }
+    }
+
+    /// A walk that goes on as the last one did from a place of it.
+    fn joined(&self, text: &[u8], places: Vec<Stop>, stop: Stop, before: usize) -> Option<Counted> {
+        let known = self.known?;
+        let all = before + stop.tokens;
+        if all > self.left {
+            return None;
+        }
+        let mut joined = counted(text, places, all);
+        let (index, _) = known.at(stop.bytes)?;
+        joined.stops.splice(0..0, known.stops[..=index].iter().copied());
+        Some(joined)
+    }
+
+    /// A walk that was given up: the rest is spelled.
+    fn spelled(&self, text: &[u8], at: usize, tokens: usize) -> Option<Counted> {
+        let all = tokens + text.len() - at;
+        let fits = all <= self.left && can_spell(self.trie, &text[at..]);
+        // Nothing is known of its places.
+        fits.then(|| Counted { tokens: all, ..Counted::default() })
+    }
+}
+
+impl Counted {
+    /// The place so many bytes before the end.
+    fn at(&self, bytes: usize) -> Option<(usize, Stop)> {
+        let index = self.stops.binary_search_by_key(&bytes, |stop| stop.bytes).ok()?;
+        Some((index, self.stops[index]))
+    }
+
+    /// Whether it tells anything about other texts.
+    pub(super) fn has_places(&self) -> bool {
+        !self.stops.is_empty()
+    }
+}
+
+/// A text with its places, whose tokens are counted from the beginning.
+fn counted(text: &[u8], places: Vec<Stop>, tokens: usize) -> Counted {
+    let from_end = |place: &Stop| Stop { tokens: tokens - place.tokens, ..*place };
+    let stops = places.iter().rev().map(from_end).collect();
+    Counted { text: text.to_vec(), stops, tokens }
+}
+
+/// Whether each byte of a text is a token.
+pub(super) fn can_spell(trie: &TokTrie, text: &[u8]) -> bool {
+    text.iter().all(|byte| {
+        let child = trie.child_at_byte(trie.root(), *byte);
+        child.is_some_and(|child| child.token_id().is_some())
+    })
+}
+
+/// How many bytes two texts have in common at their ends.
+fn common_end(one: &[u8], other: &[u8]) -> usize {
+    one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count()
+}

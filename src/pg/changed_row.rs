@@ -1,0 +1,220 @@
+//! What a trigger AFTER a change of a vectorized table says: keys of rows that came, changed or went.
+//!
+//! Invariant: no function that somebody else has written is called. Values are made texts by the output functions of their
+//! types, which are not looked up by name, and compared as bytes.
+
+use std::ffi::CStr;
+
+use pgrx::prelude::*;
+use pgrx::{PgTupleDesc, pg_sys};
+
+use super::error::PgError;
+use super::spi::Arg;
+
+/// What has changed.
+pub(crate) enum Changed {
+    /// Nothing of interest.
+    Nothing,
+    /// These rows, by the values of their keys.
+    Keys(Vec<Vec<Arg>>),
+    /// All rows may be gone.
+    Everything,
+}
+
+/// A trigger that fires.
+pub(crate) struct Firing<'a> {
+    data: &'a pg_sys::TriggerData,
+}
+
+/// Which columns a trigger is about: those of the key, then those that are embedded.
+struct Columns<'a> {
+    key: &'a [i16],
+    embedded: &'a [i16],
+}
+
+impl<'a> Firing<'a> {
+    /// The trigger that called.
+    pub(crate) fn of(trigger: &'a PgTrigger<'_>) -> Self {
+        Firing { data: trigger.trigger_data() }
+    }
+
+    fn trigger(&self) -> &'a pg_sys::Trigger {
+        // SAFETY: set for every call of a trigger.
+        unsafe { &*self.data.tg_trigger }
+    }
+
+    /// The first argument of the trigger: the number of the definition.
+    pub(crate) fn definition(&self) -> Option<&'a str> {
+        argument(self.trigger(), 0)?.to_str().ok()
+    }
+
+    /// The table, and whether PostgreSQL gave it the trigger because it is a partition.
+    pub(crate) fn table(&self) -> (pg_sys::Oid, bool) {
+        // SAFETY: an open relation.
+        unsafe { ((*self.data.tg_relation).rd_id, self.trigger().tgisclone) }
+    }
+
+    /// The owner of the table.
+    pub(crate) fn owner(&self) -> pg_sys::Oid {
+        // SAFETY: an open relation.
+        unsafe { (*(*self.data.tg_relation).rd_rel).relowner }
+    }
+
+    /// What has changed.
+    ///
+    /// # Errors
+    ///
+    /// The trigger was not made by steadytext_create_vectorizer().
+    pub(crate) fn changed(&self) -> Result<Changed, PgError> {
+        let event = self.data.tg_event;
+        let operation = event & pg_sys::TRIGGER_EVENT_OPMASK;
+        if operation == pg_sys::TRIGGER_EVENT_TRUNCATE {
+            return Ok(Changed::Everything);
+        }
+        if event & pg_sys::TRIGGER_EVENT_ROW == 0
+            || event & pg_sys::TRIGGER_EVENT_TIMINGMASK != pg_sys::TRIGGER_EVENT_AFTER
+        {
+            return Err(misused());
+        }
+        let lists_columns = self.trigger().tgnattr > 0;
+        let is_update = operation == pg_sys::TRIGGER_EVENT_UPDATE;
+        // Of the two, the one without columns sees all updates.
+        if lists_columns == is_update {
+            return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
+        }
+        let columns = self.columns().ok_or_else(misused)?;
+        let before = self.data.tg_trigtuple;
+        if !is_update {
+            return Ok(Changed::Keys(vec![self.key(before, &columns)]));
+        }
+        let after = self.data.tg_newtuple;
+        let moved = !columns.key.iter().all(|column| self.is_same(*column));
+        Ok(if moved {
+            Changed::Keys(vec![self.key(before, &columns), self.key(after, &columns)])
+        } else if columns.embedded.iter().all(|column| self.is_same(*column)) {
+            Changed::Nothing
+        } else {
+            Changed::Keys(vec![self.key(after, &columns)])
+        })
+    }
+
+    /// The columns, from the trigger of this definition that lists them; PostgreSQL keeps them right, in partitions too.
+    fn columns(&self) -> Option<Columns<'a>> {
+        let own = argument(self.trigger(), 0)?;
+        // SAFETY: the relation's triggers, as many as it says; their columns and arguments as many as they say.
+        unsafe {
+            let triggers = (*self.data.tg_relation).trigdesc.as_ref()?;
+            let all =
+                std::slice::from_raw_parts(triggers.triggers, usize::try_from(triggers.numtriggers).ok()?);
+            let link = all.iter().find(|other| {
+                other.tgnattr > 0 && other.tgfoid == self.trigger().tgfoid && argument(other, 0) == Some(own)
+            })?;
+            let columns = std::slice::from_raw_parts(link.tgattr, usize::try_from(link.tgnattr).ok()?);
+            let count = |index| argument(link, index)?.to_str().ok()?.parse::<usize>().ok();
+            let (key, embedded) = (count(1)?, count(2)?);
+            if key == 0 || key.checked_add(embedded)? > columns.len() {
+                return None;
+            }
+            Some(Columns { key: &columns[..key], embedded: &columns[key..key + embedded] })
+        }
+    }
+
+    fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: an open relation.
+        unsafe { (*self.data.tg_relation).rd_att }
+    }
+
+    fn value(&self, row: pg_sys::HeapTuple, column: i16) -> Option<pg_sys::Datum> {
+        let mut is_null = true;
+        // SAFETY: a row of the trigger's relation; the columns of a trigger are the relation's.
+        let datum = unsafe { pg_sys::SPI_getbinval(row, self.descriptor(), i32::from(column), &mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    /// Whether an update has left a column as it was. A value that lies apart from its row, and was not touched, has
+    /// the same pointer, so that nothing is fetched; the same text written anew may count as another one.
+    fn is_same(&self, column: i16) -> bool {
+        let (before, after) = (self.data.tg_trigtuple, self.data.tg_newtuple);
+        let (Some(before), Some(after)) = (self.value(before, column), self.value(after, column)) else {
+            return self.value(before, column).is_none() && self.value(after, column).is_none();
+        };
+        // SAFETY: the descriptor says of which length the values are.
+        unsafe {
+            let descriptor = PgTupleDesc::from_pg_unchecked(self.descriptor());
+            let Some(attribute) = usize::try_from(column - 1).ok().and_then(|index| descriptor.get(index))
+            else {
+                return false;
+            };
+            if attribute.attbyval {
+                return before == after;
+            }
+            let bytes = |datum: pg_sys::Datum| {
+                let start: *const u8 = datum.cast_mut_ptr();
+                let length = match attribute.attlen {
+                    -1 => pgrx::varsize_any(start.cast()),
+                    -2 => CStr::from_ptr(start.cast()).to_bytes().len(),
+                    length => usize::try_from(length).unwrap_or(0),
+                };
+                std::slice::from_raw_parts(start, length)
+            };
+            bytes(before) == bytes(after)
+        }
+    }
+
+    fn key(&self, row: pg_sys::HeapTuple, columns: &Columns<'_>) -> Vec<Arg> {
+        columns.key.iter().map(|column| self.argument_of(row, *column)).collect()
+    }
+
+    /// A value as JSON is to have it: numbers, times and yes or no as what they are, everything else as a text.
+    fn argument_of(&self, row: pg_sys::HeapTuple, column: i16) -> Arg {
+        let value = self.value(row, column);
+        // SAFETY: catalog look-ups, and the output function of the value's own type.
+        unsafe {
+            let kind = pg_sys::SPI_gettypeid(self.descriptor(), i32::from(column));
+            let base = pg_sys::getBaseType(kind);
+            if is_plain(base) {
+                return Arg::of_type(base, value);
+            }
+            let text = value.map(|value| {
+                let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+                pg_sys::getTypeOutputInfo(kind, &mut output, &mut is_varlena);
+                let text = pg_sys::OidOutputFunctionCall(output, value);
+                pg_sys::Datum::from(pg_sys::cstring_to_text(text))
+            });
+            Arg::of_type(pg_sys::TEXTOID, text)
+        }
+    }
+}
+
+/// Types that to_jsonb() writes in a way that no setting changes.
+fn is_plain(kind: pg_sys::Oid) -> bool {
+    matches!(
+        kind,
+        pg_sys::INT2OID
+            | pg_sys::INT4OID
+            | pg_sys::INT8OID
+            | pg_sys::NUMERICOID
+            | pg_sys::FLOAT4OID
+            | pg_sys::FLOAT8OID
+            | pg_sys::BOOLOID
+            | pg_sys::DATEOID
+            | pg_sys::TIMESTAMPOID
+            | pg_sys::TIMESTAMPTZOID
+    )
+}
+
+fn argument(trigger: &pg_sys::Trigger, index: usize) -> Option<&CStr> {
+    if index >= usize::try_from(trigger.tgnargs).ok()? {
+        return None;
+    }
+    // SAFETY: as many C strings as the trigger says.
+    Some(unsafe { CStr::from_ptr(*trigger.tgargs.add(index)) })
+}
+
+fn misused() -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        "this trigger is not as steadytext_create_vectorizer() makes it",
+    )
+    .hint("Drop it; steadytext_create_vectorizer() makes the triggers of a vectorizer.")
+}

@@ -1,0 +1,128 @@
+//! The work of a request in stages: what comes of one may say what is to be done next. Most requests have one.
+//!
+//! Invariant: a stage begins when all outputs of the one before are there, so that nothing depends on the order in which they
+//! come.
+
+use steadytext_engine::{Finish, Output, Work};
+
+use super::answer::Answer;
+use super::subtasks::{Subtasks, Then};
+use crate::pg::error::PgError;
+use crate::registry::Resolved;
+
+/// All of it, and how far it is.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    whole: Subtasks,
+    /// The present stage, unless it is the first.
+    now: Option<Subtasks>,
+    progress: Progress,
+    /// Tokens of the texts that are done.
+    generated_tokens: usize,
+}
+
+/// What has come of a request.
+pub(crate) struct Ended {
+    /// The answer.
+    pub(crate) answer: Answer,
+    /// Whether another setting would not have made more of it.
+    pub(crate) is_whole: bool,
+    /// Of an answer that is a text, all tokens that it took, and why it ended.
+    pub(crate) text: Option<(usize, Finish)>,
+}
+
+impl Stages {
+    /// Nothing was handed over.
+    pub(crate) fn new(whole: Subtasks) -> Stages {
+        let progress = Progress::new(whole.len());
+        Stages { whole, now: None, progress, generated_tokens: 0 }
+    }
+
+    /// Begins anew.
+    pub(crate) fn restart(&mut self) {
+        (self.now, self.progress, self.generated_tokens) = (None, Progress::new(self.whole.len()), 0);
+    }
+
+    /// What is asked.
+    pub(crate) fn whole(&self) -> &Subtasks {
+        &self.whole
+    }
+
+    /// The present stage.
+    pub(crate) fn now(&self) -> &Subtasks {
+        self.now.as_ref().unwrap_or(&self.whole)
+    }
+
+    /// What the engine is to do for subtask `index` of the present stage with a model.
+    pub(crate) fn work(&self, index: usize, model: &Resolved) -> Work {
+        self.now().work_for(index, model)
+    }
+
+    /// The next subtask to be handed over, which counts as handed over from now on.
+    pub(crate) fn take_next(&mut self) -> Option<usize> {
+        let index = self.progress.next;
+        (index < self.progress.outputs.len()).then(|| {
+            self.progress.next += 1;
+            index
+        })
+    }
+
+    /// Whether all subtasks of the present stage were handed over.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.progress.next == self.progress.outputs.len()
+    }
+
+    /// Takes what came of a subtask. What has come of all of it, once the last one of the last stage is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Subtasks::then`].
+    pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<Ended>, PgError> {
+        if let Output::Text { generated_tokens, .. } = &output {
+            self.generated_tokens += generated_tokens;
+        }
+        if self.progress.outputs[index].replace(output).is_none() {
+            self.progress.done += 1;
+        }
+        if self.progress.done < self.progress.outputs.len() {
+            return Ok(None);
+        }
+        let outputs: Vec<Output> = std::mem::take(&mut self.progress.outputs).into_iter().flatten().collect();
+        let is_whole = self.now().is_whole(&outputs);
+        let text = match outputs[..] {
+            [Output::Text { finish, .. }] => Some((self.generated_tokens, finish)),
+            _ => None,
+        };
+        match self.now().then(outputs)? {
+            Then::Answer(answer) => Ok(Some(Ended { answer, is_whole, text })),
+            Then::More(next) => {
+                self.progress = Progress::new(next.len());
+                self.now = Some(next);
+                Ok(None)
+            }
+        }
+    }
+
+    /// How far it is, in words and in tokens, where that can be told and is no text that grows.
+    pub(crate) fn shown(&self) -> Option<(String, usize)> {
+        let Subtasks::Summary(level) = self.now() else { return None };
+        let (done, count) = (self.progress.done, self.progress.outputs.len());
+        Some((format!("level {}: {done} of {count} parts", level.number()?), self.generated_tokens))
+    }
+}
+
+/// Which subtasks of a stage were handed over, and what has come back.
+#[derive(Debug)]
+struct Progress {
+    outputs: Vec<Option<Output>>,
+    /// The first subtask that was not handed over.
+    next: usize,
+    /// Subtasks whose output has come.
+    done: usize,
+}
+
+impl Progress {
+    fn new(count: usize) -> Progress {
+        Progress { outputs: vec![None; count], next: 0, done: 0 }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a model writes in a form that its caller relies on: documents of a schema, translations, masked texts, lists of facts.
+//!
+//! What is asked is the system's message, the same for all rows, and the text is what the user says.
+//!
+//! Invariant: an answer is whole. What did not fit is an error, not half an answer.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use steadytext_engine::{Constraint, Finish, Generate, Output, Work};
+
+use super::answer::unexpected;
+use super::json_text::without_zeros;
+use super::masking::Masking;
+use super::values::too_long;
+use crate::pg::error::PgError;
+
+/// A text, and what a model is to write about it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Writing {
+    /// What the model is told.
+    pub(super) system: String,
+    /// What comes of it.
+    pub(super) what: What,
+    /// Most tokens of an answer.
+    pub(super) max_tokens: usize,
+}
+
+/// What comes of what a model writes.
+#[derive(Debug, Clone, Serialize)]
+pub(super) enum What {
+    /// A document of a schema.
+    Document { text: String, schema: String },
+    /// The text in another language.
+    Translation { text: String },
+    /// A list of facts.
+    Facts { text: String, max_facts: i64 },
+    /// The text with some words replaced.
+    Masked(Masking),
+}
+
+impl Writing {
+    /// How many subtasks there are.
+    pub(super) fn len(&self) -> usize {
+        match &self.what {
+            What::Masked(masking) => masking.len(),
+            _ => 1,
+        }
+    }
+
+    /// What the engine is to do for subtask `index`.
+    pub(super) fn work(&self, index: usize) -> Work {
+        let (text, schema, max_tokens) = match &self.what {
+            What::Document { text, schema } => (text.as_str(), Some(schema.clone()), self.max_tokens),
+            What::Translation { text } => (text.as_str(), None, self.max_tokens),
+            What::Facts { text, max_facts } => {
+                (text.as_str(), Some(facts_schema(*max_facts).to_string()), self.max_tokens)
+            }
+            What::Masked(masking) => (
+                masking.piece(index),
+                Some(masking.schema().to_string()),
+                self.max_tokens.min(masking.max_tokens(index)),
+            ),
+        };
+        Work::Generate(Generate {
+            prompt: text.to_owned(),
+            max_tokens,
+            constraint: schema.map(Constraint::Json),
+            system: Some(self.system.clone()),
+            ..Generate::default()
+        })
+    }
+
+    /// The text that it is about.
+    pub(super) fn text(&self) -> &str {
+        match &self.what {
+            What::Document { text, .. } | What::Translation { text } | What::Facts { text, .. } => text,
+            What::Masked(masking) => &masking.text,
+        }
+    }
+
+    /// The answer that the outputs make.
+    ///
+    /// # Errors
+    ///
+    /// 54000 for a translation that is longer than it may be; XX000 for an output of another kind than its work: a bug.
+    pub(super) fn answer(&self, outputs: &[Output]) -> Result<String, PgError> {
+        let written: Vec<(&str, Finish)> = outputs
+            .iter()
+            .map(|output| match output {
+                Output::Text { text, finish, .. } => Ok((text.as_str(), *finish)),
+                _ => Err(unexpected()),
+            })
+            .collect::<Result<_, _>>()?;
+        let (first, finish) = *written.first().ok_or_else(unexpected)?;
+        match &self.what {
+            What::Document { .. } => without_zeros(first).ok_or_else(unexpected),
+            What::Translation { .. } if finish == Finish::Length => {
+                Err(too_long(format!("the translation is not complete after {} tokens", self.max_tokens))
+                    .hint("Translate the text in parts, or take a larger model: small ones may find no end.")
+                    .lasting())
+            }
+            What::Translation { .. } => Ok(first.trim().to_owned()),
+            What::Facts { .. } => facts(first),
+            What::Masked(masking) => masking.masked(written.iter().map(|(text, _)| *text)),
+        }
+    }
+}
+
+/// Of a list of facts.
+fn facts_schema(max_facts: i64) -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "facts": {
+                "type": "array",
+                "items": { "type": "string", "minLength": 1, "maxLength": 500 },
+                "maxItems": max_facts,
+            },
+        },
+        "required": ["facts"],
+        "additionalProperties": false,
+    })
+}
+
+/// A list of facts, each of them once.
+fn facts(answer: &str) -> Result<String, PgError> {
+    let answer: Value = serde_json::from_str(answer).map_err(|_| unexpected())?;
+    let given = answer.get("facts").and_then(Value::as_array).ok_or_else(unexpected)?;
+    let mut facts: Vec<String> = Vec::new();
+    for fact in given.iter().filter_map(Value::as_str) {
+        let fact = fact.replace('\0', "").trim().to_owned();
+        if !fact.is_empty() && !facts.contains(&fact) {
+            facts.push(fact);
+        }
+    }
+    Ok(json!({ "facts": facts }).to_string())
+}

@@ -1,0 +1,233 @@
+-- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
+\ir setup.psql
+select plan(67);
+
+grant create on schema public to st_alice, st_bob;
+create function pg_temp.notes(p_name text) returns jsonb
+language sql as $$
+    select coalesce(jsonb_agg(w.key order by w.id), '[]')
+    from steadytext_vectorizer_work as w join steadytext_vectorizers as v on v.id = w.vectorizer_id
+    where v.name = p_name
+$$;
+create function pg_temp.forget() returns void language sql as $$ delete from steadytext_vectorizer_work $$;
+
+-- Making one.
+set local role st_alice;
+create table article (id bigint primary key, title text, body text, read int default 0);
+create table keyless (body text);
+create view shown as select * from article;
+reset role;
+select is(
+    pg_temp.run_as('st_alice', $$ select steadytext_create_vectorizer('article', array['title', 'body'], format => '$title: $chunk') $$),
+    'article_title', 'a vectorizer is made, and named after table and column');
+select has_table('article_title_embedding'::name, 'with a table for its vectors');
+select is((select tableowner::text from pg_tables where tablename = 'article_title_embedding'), 'st_alice', 'which belongs to the owner of the source');
+select is(
+    (select owner_role::name::text from steadytext_vectorizers where name = 'article_title'), 'st_alice', 'as the definition does');
+select results_eq(
+    $$ select a.attname::text collate "default", format_type(a.atttypid, null) collate "default" from pg_attribute as a where a.attrelid = 'article_title_embedding'::regclass and a.attnum > 0 order by a.attnum $$,
+    $$ values ('id', 'bigint'), ('seq', 'integer'), ('chunk', 'text'), ('embedding', 'vector'), ('model_hash', 'bytea'), ('content_hash', 'bytea') $$,
+    'it has the key, the chunk, the vector and two hashes');
+select results_eq(
+    $$ select source::text, key_columns, key_types, source_columns, target_column, destination::text, problem
+       from steadytext.vectorizer_place((select id from steadytext_vectorizers where name = 'article_title')) $$,
+    $$ values ('article', array['id'], array['bigint'], array['title', 'body'], null::text, 'article_title_embedding', null::text) $$,
+    'its place is known by its triggers');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['title']) $$, '42710', null, 'a name is taken once');
+select is(
+    steadytext_create_vectorizer('article', array['title'], if_not_exists => true), 'article_title', 'unless it need not be made');
+select throws_ok($$ select steadytext_create_vectorizer('keyless', array['body']) $$, '42P16', null, 'a table needs a key');
+select throws_ok($$ select steadytext_create_vectorizer('shown', array['body']) $$, '42809', null, 'a view cannot be vectorized');
+select throws_ok($$ select steadytext_create_vectorizer('pg_class', array['relname']) $$, '42809', null, 'nor can a catalog');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['nothing'], name => 'x') $$, '42703', null, 'nor a column that there is not');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array[]::text[], name => 'x') $$, '22023', null, 'there is at least one column');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['id'], name => 'x') $$, '22023', null, 'which is none of the key');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', format => 'no chunk') $$, '22023', null, 'a format says where the text goes');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', format => '$chunk $other') $$, '22023', null, 'and names columns of the vectorizer');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', format => '$chunk $') $$, '22023', null, 'and has no lonely dollar');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', format => '$body $chunk') $$, '22023', null, 'and leaves something to be cut');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', index => 'btree') $$, '22023', null, 'an index is of a type for vectors');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', priority => 11) $$, '22023', null, 'a priority is one of the queue');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', model => 'no such model') $$, null, null, 'a model exists');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', target_column => 'read') $$, '42804', null, 'a column for vectors has their type');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['body'], name => 'x', target_column => 'v', destination => 'x1') $$, '22023', null, 'vectors are in one place');
+select is((select count(*) from steadytext_vectorizers), 1::bigint, 'what was refused has left nothing');
+
+-- What triggers note.
+insert into article (id, title, body) values (1, 'a', 'one'), (2, 'b', 'two');
+select is(pg_temp.notes('article_title'), '[[1], [2]]', 'new rows are noted');
+select pg_temp.forget();
+update article set read = read + 1;
+select is(pg_temp.notes('article_title'), '[]', 'a change of another column is not');
+update article set body = body;
+select is(pg_temp.notes('article_title'), '[]', 'nor one that changes nothing');
+update article set body = 'three' where id = 2;
+select is(pg_temp.notes('article_title'), '[[2]]', 'a change of a text is');
+select pg_temp.forget();
+update article set id = 3 where id = 2;
+select is(pg_temp.notes('article_title'), '[[2], [3]]', 'a change of a key is noted for both');
+select pg_temp.forget();
+delete from article where id = 3;
+select is(pg_temp.notes('article_title'), '[[3]]', 'so is the end of a row');
+select pg_temp.forget();
+create function shout() returns trigger language plpgsql as $$ begin new.body := upper(new.body); return new; end $$;
+create trigger shout before update on article for each row execute function shout();
+update article set read = 7 where id = 1;
+select is(pg_temp.notes('article_title'), '[[1]]', 'what a trigger changes is noted though the statement does not name it');
+drop trigger shout on article;
+select pg_temp.forget();
+insert into article (id, title) values (1, 'again') on conflict (id) do update set title = excluded.title;
+merge into article as a using (values (1), (9)) as v(id) on a.id = v.id
+when matched then update set title = 'merged' when not matched then insert (id, body) values (v.id, 'nine');
+select is(pg_temp.notes('article_title'), '[[1], [1], [9]]', 'so is what ON CONFLICT and MERGE do');
+select pg_temp.forget();
+savepoint a;
+insert into article (id, body) values (10, 'gone');
+rollback to a;
+select is(pg_temp.notes('article_title'), '[]', 'what is rolled back was never noted');
+truncate article;
+select is(pg_temp.notes('article_title'), '[null]', 'TRUNCATE is noted for the whole table');
+select pg_temp.forget();
+truncate article_title_embedding;
+select is(pg_temp.notes('article_title'), '[null]', 'so is one of the vectors');
+select pg_temp.forget();
+
+-- Keys of several types.
+create type mood as enum ('good', 'bad');
+create domain small as int check (value < 100);
+create table odd (a uuid, b timestamptz, c mood, d small, "E ""e" text, f numeric, body text, primary key (a, b, c, d, "E ""e", f));
+grant steadytext_user to current_user;
+select steadytext_create_vectorizer('odd', array['body']);
+set timezone = 'Asia/Tokyo';
+set datestyle = 'German';
+insert into odd values ('00000000-0000-0000-0000-000000000001', '2026-01-02 03:04:05+00', 'bad', 7, 'it''s "x"', 1.50, 'text');
+select is(
+    pg_temp.notes('odd_body'), '[["00000000-0000-0000-0000-000000000001", "2026-01-02T12:04:05+09:00", "bad", 7, "it''s \"x\"", 1.50]]',
+    'keys are written the same way whatever the session''s settings');
+set datestyle = 'ISO';
+set timezone = 'UTC';
+create function pg_temp.statement(p_name text, p_which text) returns text language plpgsql as $$
+declare v jsonb;
+begin
+    select to_jsonb(s) into v from steadytext_vectorizers as d cross join steadytext.vectorizer_statements(d.id) as s where d.name = p_name;
+    return v ->> p_which;
+end $$;
+create function pg_temp.result(p_statement text, p_argument jsonb) returns jsonb language plpgsql as $$
+declare v jsonb;
+begin
+    execute p_statement into v using p_argument;
+    return v;
+end $$;
+select is(
+    pg_temp.result(pg_temp.statement('odd_body', 'read_rows'),
+        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('odd_body')) as k)) #>> '{0,chunks,0}',
+    'text', 'and the row is found again by it');
+select is(
+    pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, null) ->> 'count', '1', 'a search finds it');
+select is(
+    pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 1,
+        pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, null) -> 'last') ->> 'count',
+    '0', 'and nothing behind it');
+
+-- Partitions.
+create table parted (id int, part int, body text, primary key (part, id)) partition by list (part);
+create table parted_1 partition of parted for values in (1);
+create table parted_2 (body text, part int not null, id int not null);
+select steadytext_create_vectorizer('parted', array['body'], index => 'none');
+alter table parted attach partition parted_2 for values in (2);
+insert into parted_2 values ('two', 2, 5);
+insert into parted values (6, 1, 'one');
+select is(pg_temp.notes('parted_body'), '[[2, 5], [1, 6]]', 'partitions note their rows, whatever the order of their columns');
+select isnt(
+    steadytext.vectorizer_signature('parted'::regclass),
+    (select md5(string_agg(format('%s:%s', c.oid, pg_relation_filenode(c.oid)), ' ' order by c.oid)) from pg_class as c where c.relname in ('parted', 'parted_1')),
+    'a partition more is another signature');
+select steadytext.vectorizer_signature('parted'::regclass) as before \gset
+truncate parted_2;
+select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'so is one that was emptied');
+
+-- Renaming.
+alter table odd rename column body to "the text";
+alter table odd rename to odder;
+select results_eq(
+    $$ select source::text, source_columns from steadytext.vectorizer_place((select id from steadytext_vectorizers where name = 'odd_body')) $$,
+    $$ values ('odder', array['the text']) $$, 'a definition follows its table and its columns');
+select throws_ok('alter table odder drop column "the text"', '2BP01', null, 'which cannot be dropped without CASCADE');
+drop table odder cascade;
+select matches(
+    (select problem from steadytext.vectorizer_place((select id from steadytext_vectorizers where name = 'odd_body'))), 'is gone',
+    'a table that is gone is told');
+select is((select state from steadytext_vectorizer_status where name = 'odd_body'), 'broken', 'in the status, too');
+select lives_ok($$ select steadytext_drop_vectorizer('odd_body', true) $$, 'and its definition can be dropped');
+select hasnt_table('odd_body_embedding'::name, 'with its vectors');
+
+-- Formats.
+select results_eq(
+    $f$ select literal, name from steadytext.format_pieces('A $$ ${a b} $chunk.', array['a b']) order by n $f$,
+    $$ values ('A ', null), ('$', null), (' ', null), (null, 'a b'), (' ', null), (null, 'chunk'), ('.', null) $$,
+    'a format is texts and names');
+
+-- Rights.
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_create_vectorizer('article', array['body'], name => 'bob') $i$) $$, '42501', null,
+    'only the owner of a table has it vectorized');
+select throws_ok(
+    $$ select pg_temp.run_as('st_stranger', $i$ select steadytext_create_vectorizer('article', array['body'], name => 'x') $i$) $$, '42501', null,
+    'and not without the right to use the extension');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_drop_vectorizer('article_title') $i$) $$, '42501', null, 'others cannot drop it');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_pause_vectorizer('article_title') $i$) $$, '42501', null, 'nor pause it');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_reembed('article_title') $i$) $$, '42501', null, 'nor have it done again');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext.run_as(10, 'select 1', null) $i$) $$, '42501', null, 'nobody acts as others');
+select throws_ok($$ select steadytext.run_as(10, 'select to_jsonb(1)', null) $$, '42501', null, 'not even superusers, but the process that works for vectorizers');
+select is(
+    pg_temp.written_as('st_bob', $$ update steadytext_vectorizers set is_paused = true $$), 0::bigint, 'definitions of others do not change');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ insert into steadytext_vectorizers (name, owner_role, source, columns, destination, dimensions)
+        values ('x', 'st_alice', 'article', '{body}', 'x', 256) $i$) $$, '42501', null, 'nobody makes definitions for others');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ insert into steadytext_vectorizers (name, owner_role, source, columns, destination, dimensions, replaces)
+        select 'x', 'st_bob', 'article', '{body}', 'x', 256, id from steadytext_vectorizers where name = 'article_title' $i$) $$, '42501', null, 'nor successors of theirs');
+insert into article (id, body) values (1, 'one');
+select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_vectorizer_work $$), '0', 'others do not see what is to be done');
+select is(pg_temp.run_as('st_alice', $$ select count(*) from steadytext_vectorizer_work w join steadytext_vectorizers v on v.id = w.vectorizer_id where v.name = 'article_title' $$), '1', 'the owner does');
+-- Whose trigger names a definition of somebody else's.
+select set_config('test.id', id::text, true) from steadytext_vectorizers where name = 'article_title';
+select pg_temp.forget();
+set local role st_bob;
+create table trap (id int primary key, body text);
+do $$ begin
+    execute format('create trigger trap after insert or delete or update of id, body on trap for each row execute function steadytext.note_row(%L, 1, 1)', current_setting('test.id'));
+end $$;
+insert into trap values (1, 'flood');
+reset role;
+select is(pg_temp.notes('article_title'), '[]', 'a trigger on a table of another role notes nothing');
+select is(
+    (select source::text from steadytext.vectorizer_place(current_setting('test.id')::uuid)), 'article', 'and changes nothing about the place');
+select is(
+    pg_temp.run_as('st_bob', $$ select count(*) from steadytext_vectorizer_status $$), '0', 'the status is of one''s own vectorizers');
+select is(
+    pg_temp.run_as('st_root', $$ select count(*) from steadytext_vectorizer_status where name = 'article_title' $$), '1', 'administrators see all');
+select is(
+    pg_temp.run_as('st_alice', $$ select steadytext_drop_vectorizer('article_title', true) $$), '', 'the owner drops it');
+select is(
+    (select count(*) from pg_trigger where tgrelid = 'article'::regclass), 0::bigint, 'and its triggers are gone');
+
+select * from finish();
+rollback;

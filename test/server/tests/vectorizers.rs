@@ -1,0 +1,360 @@
+//! Vectorizers: at rest every row has exactly the vectors of its present text, whatever has happened before.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use steadytext_test_server::{Address, Cluster, Session, Signal, signal, wait_until};
+
+const CLIENTS: u64 = 8;
+const CHANGES: usize = 250;
+
+/// Three tables: a plain one with a table of chunks, a partitioned one with a key of two columns, and one whose vectors are in
+/// a column of its own.
+const TABLES: &str = "
+    create table plain (id bigint primary key, title text, body text, touched int default 0);
+    create table parted (part int, id text, body text, primary key (part, id)) partition by list (part);
+    create table parted_1 partition of parted for values in (1);
+    create table parted_2 partition of parted default;
+    create table inside (id uuid primary key, body text, embedding vector(256));
+    insert into plain (id, title, body) select i, 'there ' || i, 'before' from generate_series(1, 20) as i;
+    select steadytext_create_vectorizer('plain', array['title', 'body'], format => '$title: $chunk', chunk_size => 16);
+    select steadytext_create_vectorizer('parted', array['body'], index => 'none');
+    select steadytext_create_vectorizer('inside', array['body'], target_column => 'embedding');
+";
+
+/// How many rows do not have what they should, and vectors whose row is gone.
+const WRONG: &str = "
+    select
+        (select count(*) from plain as s
+         where s.body ~ '\\S' and not exists (
+             select from plain_title_embedding as d
+             where d.id = s.id and d.content_hash = sha256(convert_to(row(s.title, s.body)::text, 'UTF8')) and d.seq = 1))
+        + (select count(*) from plain_title_embedding as d
+           where not exists (
+               select from plain as s
+               where d.id = s.id and d.content_hash = sha256(convert_to(row(s.title, s.body)::text, 'UTF8')) and s.body ~ '\\S'))
+        + (select count(*) from plain as s join plain_title_embedding as d using (id)
+           where d.embedding::text <> steadytext_embed(concat(s.title, ': ', d.chunk))::text
+               or position(d.chunk in s.body) = 0)
+        + (select count(*) from parted as s full join parted_body_embedding as d using (part, id)
+           where s.body ~ '\\S' and (d.chunk is distinct from s.body or d.embedding::text <> steadytext_embed(s.body)::text)
+               or coalesce(s.body, '') !~ '\\S' and d.chunk is not null)
+        + (select count(*) from inside as s
+           where case when s.body ~ '\\S' then s.embedding is null or s.embedding::text <> steadytext_embed(s.body)::text
+               else s.embedding is not null end)";
+
+fn is_at_rest(session: &mut Session) -> bool {
+    session.one(
+        "select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
+             and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
+                 = (select count(*) from steadytext_vectorizers)
+             and not exists (select from steadytext_vectorizers where replaces is not null)
+             and (select coalesce(bool_and(s.signature = steadytext.vectorizer_signature(p.source)), true)
+                 from steadytext_vectorizer_state as s cross join steadytext.vectorizer_place(s.vectorizer_id) as p)",
+    )
+}
+
+fn rest(session: &mut Session) {
+    wait_until("nothing is left to be done", || is_at_rest(session));
+}
+
+fn prepared() -> (Cluster, Session) {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("select steadytext_config_set('worker_poll_interval', '0.05')");
+    (cluster, session)
+}
+
+/// The process that works for vectorizers.
+fn process(session: &mut Session) -> i32 {
+    let mut found = None;
+    wait_until("there is a process for vectorizers", || {
+        found = session
+            .list("select pid from pg_stat_activity where backend_type = 'pg_steadytext vectorizer'")
+            .first()
+            .copied();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// Numbers that look as if there were no rule in them, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// A change of one of the tables.
+fn change(dice: &mut Dice) -> String {
+    let (id, other, text) = (dice.roll(40), dice.roll(40), dice.roll(1000));
+    let part = 1 + dice.roll(2);
+    let body = match dice.roll(8) {
+        0 => "'  '".to_owned(),
+        1 => "null".to_owned(),
+        2 => format!("repeat('A tuple and a page. ', 40) || '{text}'"),
+        _ => format!("'text {text}'"),
+    };
+    // Rows of a partition have short texts, so that each has one chunk.
+    let short = if body.starts_with("repeat") { format!("'short {text}'") } else { body.clone() };
+    match dice.roll(16) {
+        0 | 1 => format!(
+            "insert into plain (id, title, body) values ({id}, 'title', {body})
+             on conflict (id) do update set body = excluded.body"
+        ),
+        2 => format!("update plain set body = {body} where id = {id}"),
+        3 => format!("update plain set title = 'title {text}' where id between {id} and {other}"),
+        4 => format!("update plain set touched = touched + 1 where id between {id} and {other}"),
+        5 => format!(
+            "update plain set id = {other} where id = {id} and not exists (select from plain where id = {other})"
+        ),
+        6 => format!("delete from plain where id = {id}"),
+        7 | 8 => format!(
+            "insert into parted values ({part}, '{id}', {short}) on conflict (part, id) do update set body = excluded.body"
+        ),
+        9 => format!(
+            "update parted set part = 3 - part where id = '{id}' and part = {part}
+                 and not exists (select from parted where id = '{id}' and part = 3 - {part})"
+        ),
+        10 => format!("delete from parted_{part} where id = '{id}'"),
+        11 if dice.roll(6) == 0 => format!("truncate parted_{part}"),
+        12 if dice.roll(6) == 0 => "truncate plain".to_owned(),
+        13 => format!("delete from inside where id = md5('{id}')::uuid"),
+        14 => format!("update inside set body = {short} where id = md5('{id}')::uuid"),
+        _ => format!(
+            "insert into inside values (md5('{id}')::uuid, {short}) on conflict (id) do update set body = excluded.body"
+        ),
+    }
+}
+
+/// Changes in transactions of several shapes; an error, such as a deadlock or a server that has crashed, ends one of them.
+fn work(address: &Address, client: u64, done: &AtomicUsize) {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (client + 1));
+    let mut session: Option<Session> = None;
+    for _ in 0..CHANGES {
+        let one = change(&mut dice);
+        let two = change(&mut dice);
+        let statements = match dice.roll(6) {
+            0 => format!("begin; {one}; savepoint a; {two}; rollback to a; commit"),
+            1 => format!("begin; {one}; savepoint a; {two}; release a; commit"),
+            2 => format!("begin; {one}; rollback"),
+            3 => format!("begin; {one}; {two}; commit"),
+            _ => one,
+        };
+        loop {
+            if session.is_none() {
+                session = address.session("postgres", "postgres").ok();
+            }
+            let Some(connected) = &mut session else {
+                thread::yield_now();
+                continue;
+            };
+            if connected.batch_execute(&statements).is_err() && connected.batch_execute("rollback").is_err() {
+                session = None;
+            }
+            break;
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn after_random_changes_and_crashes_every_row_has_exactly_the_vectors_of_its_text() {
+    let (mut cluster, mut session) = prepared();
+    session.run(TABLES);
+    let address = cluster.address();
+    let done = AtomicUsize::new(0);
+    let all = CLIENTS as usize * CHANGES;
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (address, done) = (&address, &done);
+            scope.spawn(move || work(address, client, done));
+        }
+        wait_until("a fifth is done", || done.load(Ordering::SeqCst) > all / 5);
+        // The process alone ends in good order, and is started again.
+        let first = process(&mut session);
+        assert!(signal(first, Signal::TERM));
+        wait_until("it is another process", || process(&mut session) != first);
+        // Partitions that go and come fire no trigger, and neither does a table that is written anew.
+        let ddl = "alter table parted detach partition parted_1;
+             insert into parted_1 values (1, 'apart', 'while it was apart') on conflict do nothing;
+             delete from parted_1 where id in ('1', '2', '3');
+             alter table parted attach partition parted_1 for values in (1);
+             alter table plain add column more int default random() * 100;
+             alter table inside add column more text; alter table inside drop column more";
+        // It may be chosen to end a deadlock.
+        wait_until("the tables are changed", || session.batch_execute(ddl).is_ok());
+        wait_until("two fifths are done", || done.load(Ordering::SeqCst) > all * 2 / 5);
+        cluster.crash(process(&mut session), Signal::KILL);
+        session = cluster.session("postgres");
+        wait_until("three fifths are done", || done.load(Ordering::SeqCst) > all * 3 / 5);
+        cluster.crash(session.worker_pid(), Signal::KILL);
+        session = cluster.session("postgres");
+        session.run("select steadytext_alter_vectorizer('plain_title', chunk_size => 12)");
+    });
+    // Whatever was truncated last.
+    session.run(
+        "insert into plain (id, title, body) select i, 'title', 'text ' || i from generate_series(1, 5) as i on conflict do nothing",
+    );
+    rest(&mut session);
+    let wrong: i64 = session.one(WRONG);
+    assert_eq!(
+        wrong,
+        0,
+        "{:?}",
+        session.list::<String>("select format('%s', e) from steadytext_vectorizer_errors as e")
+    );
+    let unexpected: Vec<String> = session
+        .list("select format('%s', e) from steadytext_vectorizer_errors as e where error_code <> '22004'");
+    assert_eq!(unexpected, Vec::<String>::new());
+    assert!(session.one::<i64>("select count(*) from plain") > 0);
+    // Nothing is left in the queue.
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
+    cluster.restart();
+    session = cluster.session("postgres");
+    session.run("insert into plain (id, title, body) values (1000, 'after', 'the restart')");
+    rest(&mut session);
+    assert_eq!(session.one::<i64>(WRONG), 0);
+}
+
+#[test]
+fn searches_see_the_old_vectors_until_the_new_ones_are_whole() {
+    let (_cluster, mut session) = prepared();
+    session.run(
+        "create table plain (id int primary key, body text);
+         insert into plain select i, 'row ' || i from generate_series(1, 400) as i;
+         select steadytext_create_vectorizer('plain', array['body'])",
+    );
+    rest(&mut session);
+    session.run("grant select on plain_body_embedding to pg_monitor");
+    let before: i64 = session.one("select count(*) from plain_body_embedding");
+    assert_eq!(before, 400);
+    session.run("select steadytext_alter_vectorizer('plain_body', format => 'Row: $chunk')");
+    let mut seen = Vec::new();
+    wait_until("the new vectors are there", || {
+        seen.push((
+            session.one::<i64>("select count(*) from plain_body_embedding"),
+            session.one::<bool>("select embedding::text = steadytext_embed('row 7')::text from plain_body_embedding where id = 7"),
+        ));
+        is_at_rest(&mut session)
+    });
+    assert!(seen.iter().all(|(rows, _)| *rows == 400), "{seen:?}");
+    assert!(seen.first().is_some_and(|(_, old)| *old), "they changed places at once");
+    assert!(session.one::<bool>(
+        "select embedding::text = steadytext_embed('Row: row 7')::text from plain_body_embedding where id = 7"
+    ));
+    assert!(
+        session.one::<bool>("select has_table_privilege('pg_monitor', 'plain_body_embedding', 'select')")
+    );
+    assert_eq!(session.one::<i64>("select count(*) from pg_trigger where tgrelid = 'plain'::regclass"), 3);
+}
+
+#[test]
+fn a_table_that_waits_holds_up_neither_other_vectorizers_nor_requests() {
+    let (cluster, mut session) = prepared();
+    session.run(
+        "create table slow (id int primary key, body text);
+         create table quick (id int primary key, body text);
+         create function sleep() returns trigger language plpgsql as $$ begin perform pg_sleep(3600); return new; end $$;
+         select steadytext_create_vectorizer('slow', array['body'], target_column => 'embedding');
+         select steadytext_create_vectorizer('quick', array['body'])",
+    );
+    rest(&mut session);
+    session.run("create trigger sleep before update on slow for each row execute function sleep()");
+    session.run("insert into slow values (1, 'sleeps')");
+    wait_until("the trigger sleeps", || {
+        session.one("select exists (select from pg_stat_activity where backend_type = 'pg_steadytext vectorizer' and wait_event = 'PgSleep')")
+    });
+    // Requests are served meanwhile.
+    let id = session.embed("not held up", "");
+    session.answer(id);
+    session.run("insert into quick values (1, 'waits its turn')");
+    // As its limit of time does it.
+    session.run(
+        "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext vectorizer'",
+    );
+    rest(&mut session);
+    assert_eq!(session.list::<String>("select error_code from steadytext_vectorizer_errors"), ["57014"]);
+    assert_eq!(session.one::<i64>("select count(*) from quick_body_embedding"), 1);
+    drop(cluster);
+}
+
+#[test]
+fn a_dump_keeps_vectors_and_definitions_and_nothing_is_computed_again() {
+    let (cluster, mut session) = prepared();
+    session.run(TABLES);
+    session.run(
+        "insert into parted values (1, 'a', 'one'), (2, 'b', 'two');
+         insert into inside values (md5('a')::uuid, 'three'), (md5('b')::uuid, ' ')",
+    );
+    rest(&mut session);
+    session.run(
+        "alter table plain rename to renamed; alter table renamed rename body to text;
+         select steadytext_pause_vectorizer('plain_title');
+         insert into renamed (id, title, text) values (100, 'noted', 'before the dump')",
+    );
+    let embedded = "select coalesce(sum(embedded_total), 0)::bigint from steadytext_vectorizer_state";
+    let before: i64 = session.one(embedded);
+    let file = cluster.make_directory("dump").join("plain.sql");
+    let run = |mut command: std::process::Command| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !text.contains("ERROR"), "{text}");
+    };
+    let mut dump = cluster.client_program("pg_dump");
+    dump.args(["-d", "postgres", "-f"]).arg(&file);
+    run(dump);
+    session.run("create database restored");
+    let mut restore = cluster.client_program("psql");
+    restore.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "restored", "-f"]).arg(&file);
+    run(restore);
+    let mut restored = cluster.session("restored");
+    wait_until("the others are compared with their vectors", || {
+        restored.one(
+            "select count(*) = 2 from steadytext_vectorizer_state as s
+             join steadytext_vectorizers as v on v.id = s.vectorizer_id
+             cross join steadytext.vectorizer_place(v.id) as p
+             where not v.is_paused and s.scan is null and s.signature = steadytext.vectorizer_signature(p.source)",
+        )
+    });
+    restored.run("select steadytext_resume_vectorizer('plain_title')");
+    rest(&mut restored);
+    // The one row that was noted.
+    assert_eq!(restored.one::<i64>(embedded), before + 1);
+    assert_eq!(
+        restored.one::<String>("select chunk from plain_title_embedding where id = 100"),
+        "before the dump"
+    );
+    restored.run("update renamed set text = 'changed' where id = 1; insert into parted values (3, 'c', 'new'); delete from inside");
+    rest(&mut restored);
+    assert_eq!(restored.one::<String>("select chunk from plain_title_embedding where id = 1"), "changed");
+    assert_eq!(restored.one::<i64>("select count(*) from parted_body_embedding"), 3);
+}
+
+#[test]
+fn a_database_with_vectorizers_can_be_dropped_and_copied() {
+    let (cluster, mut session) = prepared();
+    session.run("create database other");
+    let mut other = cluster.session("other");
+    other.create_extension();
+    other.run(
+        "create table t (id int primary key, body text);
+         select steadytext_create_vectorizer('t', array['body']);
+         insert into t values (1, 'a row')",
+    );
+    rest(&mut other);
+    drop(other);
+    session.run("create database copied template other");
+    let mut copied = cluster.session("copied");
+    copied.run("insert into t values (2, 'another row')");
+    rest(&mut copied);
+    assert_eq!(copied.one::<i64>("select count(*) from t_body_embedding"), 2);
+    drop(copied);
+    session.run("drop database other");
+    session.run("drop database copied");
+}
