@@ -267,7 +267,10 @@ to steadytext_admin;
 
 -- The protocol.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
+    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
+    steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.complete_reports(text, bigint[], integer[], bytea[]),
+    steadytext.worker_models(),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(
@@ -276,7 +279,7 @@ grant execute on function
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
-    steadytext.queue_outlook(integer),
+    steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
     steadytext.plan_eviction(integer),

@@ -56,3 +56,4 @@ mod transactions;
 mod vectorizers;
 mod verbs;
 mod wake;
+mod workers_elsewhere;

@@ -1,0 +1,95 @@
+//! The models of this machine: which of a server's are here, and where.
+//!
+//! Invariant: a server names files below the directory of the models, and none elsewhere.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use steadytext_engine::ModelSource;
+use steadytext_engine::errand::{Refusal, WantedModel};
+
+/// The name of the model inside the library.
+const BUILTIN: &str = "builtin";
+/// Names that a claim takes along, at most.
+const MAX_NAMES: usize = 1000;
+
+/// A model that a server has registered.
+#[derive(Debug, Clone)]
+pub(crate) struct Registered {
+    pub(crate) name: String,
+    pub(crate) file: String,
+}
+
+/// The directory, and what was found of it.
+#[derive(Debug)]
+pub(crate) struct Models {
+    directory: PathBuf,
+    /// Those that are to be served; `None`: all.
+    chosen: Option<Vec<String>>,
+    /// Those whose file is another one than the server's.
+    spoiled: HashSet<String>,
+}
+
+impl Models {
+    /// Those of a directory.
+    pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> Models {
+        let chosen = chosen.map(<[String]>::to_vec);
+        Models { directory: directory.to_owned(), chosen, spoiled: HashSet::new() }
+    }
+
+    /// The names that a claim may bring: of the registered models whose files are here, of other files here, and the builtin one.
+    pub(crate) fn names(&self, registered: &[Registered]) -> Vec<String> {
+        let here = registered.iter().filter(|model| self.find(&model.file).is_some());
+        let mut names: Vec<String> = here.map(|model| model.name.clone()).collect();
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_folder = path.join("config.json").is_file();
+            let is_file = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+            let name = if is_folder { path.file_name() } else { path.file_stem() };
+            // A row of that name means the row's file.
+            if (is_folder || is_file)
+                && let Some(name) = name.and_then(|name| name.to_str())
+                && !registered.iter().any(|model| model.name == name)
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.push(BUILTIN.to_owned());
+        if let Some(chosen) = &self.chosen {
+            names.retain(|name| chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name)));
+        }
+        names.retain(|name| !self.spoiled.contains(name));
+        names.truncate(MAX_NAMES);
+        names
+    }
+
+    /// Where a model is.
+    ///
+    /// # Errors
+    ///
+    /// That it is not here.
+    pub(crate) fn source(&self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
+        let Some(file) = &wanted.file else { return Ok(ModelSource::Builtin) };
+        self.find(file).map(ModelSource::File).ok_or_else(|| Refusal {
+            message: format!("the file of model \"{}\" is not on the worker's machine", wanted.name),
+            code: "58030".to_owned(),
+            retry: true,
+        })
+    }
+
+    /// Serves a model no more: its file is not the one that the server means.
+    pub(crate) fn spoil(&mut self, name: &str) {
+        self.spoiled.insert(name.to_owned());
+    }
+
+    /// A file or folder below the directory.
+    fn find(&self, file: &str) -> Option<PathBuf> {
+        let relative = Path::new(file);
+        // A superuser's absolute path is the server's; here its name counts.
+        let relative = if relative.is_absolute() { Path::new(relative.file_name()?) } else { relative };
+        let is_below =
+            relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let path = self.directory.join(relative);
+        (is_below && (path.is_file() || path.join("config.json").is_file())).then_some(path)
+    }
+}
