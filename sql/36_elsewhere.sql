@@ -11,6 +11,35 @@ as 'MODULE_PATHNAME', 'prepared_work_wrapper';
 comment on function steadytext.prepared_work(text, text, text, text[], jsonb) is
     'Protocol: a request as work for an engine of this version, in the form of that version; 0A000 for another one';
 
+create function steadytext.further_work(
+    p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_first integer, p_report bytea
+)
+returns bytea
+language c volatile
+as 'MODULE_PATHNAME', 'further_work_wrapper';
+comment on function steadytext.further_work(text, text, text[], jsonb, integer, bytea) is
+    'More of a request''s work, as prepared_work gives the beginning of it; called by more_work';
+
+create function steadytext.more_work(
+    p_worker text, p_id bigint, p_attempt integer, p_first integer, p_report bytea
+)
+returns bytea
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform steadytext.check_worker(p_worker);
+    return (
+        select steadytext.further_work(
+            q.request_type, q.prompt, q.prompts, q.params, coalesce(p_first, 0), p_report)
+        from @extschema@.steadytext_queue as q
+        where q.id = p_id and q.attempt = p_attempt and q.worker = p_worker and q.status = 'processing'
+    );
+end
+$$;
+comment on function steadytext.more_work(text, bigint, integer, integer, bytea) is
+    'Protocol: more of the work of a request whose subtasks did not all come with prepared_work or complete_reports, from subtask p_first on; p_report has the outputs of the stages before; NULL where the worker no longer holds the request';
+
 create function steadytext.read_report(
     p_request_type text, p_prompt text, p_prompts text[], p_params jsonb, p_report bytea
 )

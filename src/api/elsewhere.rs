@@ -8,6 +8,7 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
+use steadytext_engine::Output;
 use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble};
 
 use crate::pg::catalog_cache;
@@ -18,6 +19,17 @@ use crate::request::params::{self, Unused};
 use crate::request::{
     Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected,
 };
+
+/// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is bounded by what
+/// rows hold, whatever becomes of it.
+const MAX_PART_BYTES: usize = 256 << 10;
+/// Most bytes of a value, and of a report, whose vectors are the longest part.
+const MAX_VALUE_BYTES: usize = 512 << 20;
+const MAX_REPORT_BYTES: usize = 256 << 20;
+/// Of what a worker says about an error.
+const MAX_MESSAGE_CHARACTERS: usize = 10_000;
+/// Of a text for each token that an answer may have.
+const MAX_BYTES_PER_TOKEN: usize = 1024;
 
 /// The texts of a row.
 type Texts<'a> = Option<Array<'a, &'a str>>;
@@ -33,14 +45,29 @@ fn prepared_work(
 ) -> Vec<u8> {
     check_version(version).or_raise();
     let prepared = match work(request_type.unwrap_or_default(), prompt, prompts, params) {
-        Ok((subtasks, model)) => Prepared::Errand(errand_of(&subtasks, &model)),
-        Err(error) => Prepared::Refused(Refusal {
-            message: with_hint(&error),
-            code: error.sqlstate(),
-            retry: error.is_transient(),
-        }),
+        Ok((subtasks, model)) => part(&subtasks, &model, 0),
+        Err(error) => refused(&error),
     };
-    errand::encode(&prepared).map_err(|error| Failure::from(error).error).or_raise()
+    encoded(&prepared).or_raise()
+}
+
+/// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a report of all stages
+/// before, of the one behind them.
+#[pg_extern(volatile, parallel_unsafe)]
+fn further_work(
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    first: i32,
+    report: Option<&[u8]>,
+) -> Vec<u8> {
+    let first = usize::try_from(first).unwrap_or(0);
+    let prepared = match further(request_type.unwrap_or_default(), prompt, prompts, params, first, report) {
+        Ok(prepared) => prepared,
+        Err(error) => refused(&error),
+    };
+    encoded(&prepared).or_raise()
 }
 
 /// What a worker says of a row that it has computed, in the form in which the protocol's other functions take it.
@@ -168,12 +195,103 @@ enum Outcome {
     More(Vec<u8>),
 }
 
-/// The present stage of the work.
-fn errand_of(subtasks: &Subtasks, model: &Resolved) -> Errand {
-    Errand {
-        model: model.wanted_model(),
-        works: (0..subtasks.len()).map(|index| subtasks.work_for(index, model)).collect(),
+/// A stage of the work, from a subtask on, as far as there is room for it.
+fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
+    let mut works = Vec::new();
+    let mut bytes = 0_usize;
+    for index in first..subtasks.len() {
+        let work = subtasks.work_for(index, model);
+        bytes = bytes.saturating_add(errand::encoded_bytes(&work).unwrap_or(usize::MAX));
+        if bytes > MAX_PART_BYTES && !works.is_empty() {
+            break;
+        }
+        works.push(work);
     }
+    Prepared::Errand(Errand { model: model.wanted_model(), count: subtasks.len(), works })
+}
+
+fn refused(error: &PgError) -> Prepared {
+    Prepared::Refused(Refusal {
+        message: with_hint(error),
+        code: error.sqlstate(),
+        retry: error.is_transient(),
+    })
+}
+
+fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
+    let bytes = errand::encode(prepared).map_err(|error| Failure::from(error).error)?;
+    if bytes.len() <= MAX_VALUE_BYTES {
+        return Ok(bytes);
+    }
+    // No value of this length exists; an error here would be that of all rows that are claimed with this one.
+    let error = PgError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "the request is too long for a worker elsewhere",
+    );
+    errand::encode(&refused(&error)).map_err(|error| Failure::from(error).error)
+}
+
+fn further(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    first: usize,
+    report: Option<&[u8]>,
+) -> Result<Prepared, PgError> {
+    let (subtasks, model) = work(request_type, prompt, prompts, params)?;
+    let mut stages = Stages::new(subtasks);
+    if let Some(report) = report {
+        let report = read(report).map_err(|failure| failure.error)?;
+        let outputs = report.outputs.map_err(|_| unexpected())?;
+        check_texts(&outputs)?;
+        if replay(&mut stages, outputs)?.is_some() {
+            return Err(unexpected());
+        }
+    }
+    if first >= stages.now().len() {
+        return Err(unexpected());
+    }
+    Ok(part(stages.now(), &model, first))
+}
+
+/// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the end.
+fn replay(stages: &mut Stages, outputs: Vec<Output>) -> Result<Option<Ended>, PgError> {
+    let mut outputs = outputs.into_iter();
+    while outputs.len() > 0 {
+        let count = stages.now().len();
+        if count == 0 || outputs.len() < count {
+            return Err(unexpected());
+        }
+        let mut ended = None;
+        for (index, output) in outputs.by_ref().take(count).enumerate() {
+            stages.take_next();
+            ended = stages.store(index, output)?;
+        }
+        if ended.is_some() {
+            return if outputs.len() == 0 { Ok(ended) } else { Err(unexpected()) };
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses texts that are longer than any answer: what is made of them takes time that grows with their lengths.
+fn check_texts(outputs: &[Output]) -> Result<(), PgError> {
+    let tokens = usize::try_from(catalog_cache::config()?.max_tokens_limit).unwrap_or(0);
+    let most = tokens.saturating_mul(MAX_BYTES_PER_TOKEN).max(MAX_PART_BYTES);
+    let is_fit = |output: &Output| !matches!(output, Output::Text { text, .. } if text.len() > most);
+    if outputs.iter().all(is_fit) { Ok(()) } else { Err(unexpected()) }
+}
+
+fn read(report: &[u8]) -> Result<Report, Failure> {
+    if report.len() > MAX_REPORT_BYTES {
+        let error = PgError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("the report of a worker elsewhere has {} bytes, {MAX_REPORT_BYTES} are read", report.len()),
+        );
+        return Err(Failure { error, retry: false });
+    }
+    errand::decode(report).map_err(Failure::from)
 }
 
 /// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that nothing is kept here.
@@ -185,57 +303,54 @@ fn outcome(
     report: Option<&[u8]>,
 ) -> Result<Outcome, Failure> {
     let lasting = |error: PgError| Failure { error, retry: false };
-    let report: Report = errand::decode(report.unwrap_or_default()).map_err(Failure::from)?;
-    if let Err(Trouble::Model(refusal)) = report.outputs {
-        let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, refusal.message);
-        return Err(Failure { error, retry: refusal.retry });
-    }
-    let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
-    let outputs = match report.outputs {
+    let Report { outputs, prompt_tokens, cached_tokens, first_token_ms } = read(report.unwrap_or_default())?;
+    let outputs = match outputs {
         Ok(outputs) => outputs,
-        Err(Trouble::Model(_)) => return Err(lasting(unexpected())),
+        Err(Trouble::Model(refusal)) => {
+            let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, shown(&refusal.message));
+            return Err(Failure { error, retry: refusal.retry });
+        }
         Err(Trouble::Failed { subtask, error }) => {
+            let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
             let Failure { error, retry } = Failure::from(error);
+            let error = PgError { message: shown(&error.message), ..error };
             let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
             return Err(Failure { error, retry });
         }
     };
+    check_texts(&outputs).map_err(lasting)?;
+    let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let mut stages = Stages::new(subtasks);
-    let mut outputs = outputs.into_iter();
-    let ended = loop {
-        if stages.is_handed_over() {
-            return Err(lasting(unexpected()));
-        }
-        // Where outputs end, a stage must.
-        let count = stages.now().len();
-        if outputs.len() == 0 {
-            let more = Prepared::Errand(errand_of(stages.now(), &model));
-            let more = errand::encode(&more).map_err(Failure::from)?;
-            return Ok(Outcome::More(more));
-        }
-        if outputs.len() < count {
-            return Err(lasting(unexpected()));
-        }
-        let mut ended = None;
-        for (index, output) in outputs.by_ref().take(count).enumerate() {
-            stages.take_next();
-            ended = stages.store(index, output).map_err(lasting)?;
-        }
-        if let Some(ended) = ended {
-            break ended;
-        }
+    let Some(ended) = replay(&mut stages, outputs).map_err(lasting)? else {
+        let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
+        return Ok(Outcome::More(more));
     };
-    if outputs.len() > 0 {
-        return Err(lasting(unexpected()));
-    }
     let Ended { answer, text, .. } = ended;
-    let mut usage = Usage::told(report.prompt_tokens, report.cached_tokens, report.first_token_ms);
+    let mut usage = Usage::told(prompt_tokens, cached_tokens, first_token_ms);
     usage.ended(text, std::time::Instant::now());
-    // The type text has no place for it.
-    if matches!(&answer, Answer::Text(text) if text.contains('\0')) {
+    let is_fit = match &answer {
+        // The type text has no place for it.
+        Answer::Text(text) => !text.contains('\0'),
+        // They come as one array.
+        Answer::Embeddings(vectors) => {
+            vectors.iter().all(|vector| Some(vector.len()) == vectors.first().map(Vec::len))
+        }
+        _ => true,
+    };
+    if !is_fit {
         return Err(lasting(unexpected()));
     }
     Ok(Outcome::Answer(answer, usage))
+}
+
+/// What a worker says of an error: all of it is somebody else's text.
+fn shown(message: &str) -> String {
+    let printable = |character: char| match character {
+        '\n' | '\t' => character,
+        _ if character.is_control() => ' ',
+        _ => character,
+    };
+    message.chars().take(MAX_MESSAGE_CHARACTERS).map(printable).collect()
 }
 
 fn with_hint(error: &PgError) -> String {

@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postgres::config::Host;
+use postgres::config::{Host, SslMode};
 use postgres::{Client, Config, NoTls};
 
 use crate::Error;
+use crate::dsn;
+use crate::tls::{self, Tls};
 
 /// Where sockets of servers are, where nothing else is said.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
@@ -18,14 +20,49 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// When a silent connection is looked after, and how long data may go unacknowledged.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What a URL says, completed by PGHOST and the others and by the file of passwords.
-///
-/// # Errors
-///
-/// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
-pub(crate) fn config(url: &str) -> Result<Config, Error> {
+/// A database, and how it is reached.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) config: Config,
+    tls: Tls,
+}
+
+impl Target {
+    /// What a URL says, completed by PGHOST and the others and by the file of passwords.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
+    pub(crate) fn read(url: &str) -> Result<Target, Error> {
+        let (rest, said) = dsn::split(url)?;
+        let mut config = complete(&rest)?;
+        let is_local = !config.get_hosts().is_empty()
+            && config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        // As with libpq, it is no matter of sockets on this machine.
+        let tls = if is_local { Tls::Without } else { tls::of(&said)? };
+        config.ssl_mode(match &tls {
+            Tls::Without => SslMode::Disable,
+            Tls::With(mode, _) => *mode,
+        });
+        Ok(Target { config, tls })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    ///
+    /// The server's, or the network's.
+    pub(crate) fn connect(&self) -> Result<Client, postgres::Error> {
+        match &self.tls {
+            Tls::Without => self.config.connect(NoTls),
+            Tls::With(_, connector) => self.config.connect(connector.clone()),
+        }
+    }
+}
+
+fn complete(text: &str) -> Result<Config, Error> {
     let mut config: Config =
-        url.parse().map_err(|_| Error::Usage("a database URL cannot be read".to_owned()))?;
+        text.parse().map_err(|_| Error::Usage("a database URL cannot be read".to_owned()))?;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         match variable("PGHOST") {
@@ -64,15 +101,6 @@ pub(crate) fn config(url: &str) -> Result<Config, Error> {
     // A peer that has gone without a word is noticed.
     config.keepalives_idle(KEEPALIVE).tcp_user_timeout(KEEPALIVE);
     Ok(config)
-}
-
-/// Opens a connection.
-///
-/// # Errors
-///
-/// The server's, or the network's.
-pub(crate) fn connect(config: &Config) -> Result<Client, postgres::Error> {
-    config.connect(NoTls)
 }
 
 /// A database in words: no password is in them.

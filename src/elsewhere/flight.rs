@@ -1,13 +1,16 @@
 //! Requests in flight: what was claimed and handed to the engine.
 //!
-//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were claimed.
+//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were claimed. Of a row with
+//! many subtasks a part comes with the claim; the next part is asked for when all of it was handed over.
+//!
+//! Invariant: what a server says of a row takes no more memory than the bytes in which it says it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use steadytext_engine::errand::{Errand, Refusal, Report, Trouble, WantedModel};
+use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble, WantedModel};
 use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
@@ -26,19 +29,28 @@ struct Row {
     salt: u64,
     /// Outputs of the stages before.
     before: Vec<Output>,
-    /// Those that were not handed over.
-    works: Vec<Option<Work>>,
+    /// Those that are here and were not handed over.
+    works: VecDeque<Work>,
+    /// How many there are in all, and how many of them were handed over.
+    count: usize,
     next: usize,
     under_way: usize,
-    outputs: Vec<Option<Output>>,
-    done: usize,
-    trouble: Option<Trouble>,
+    outputs: BTreeMap<usize, Output>,
+    end: Option<End>,
     ticket: Ticket,
     has_begun: bool,
     since: Instant,
     prompt_tokens: Option<u64>,
     cached_tokens: Option<u64>,
     first_token_ms: Option<u64>,
+}
+
+/// Why no more is done for a row.
+enum End {
+    /// The engine, or the model, is why.
+    Trouble(Trouble),
+    /// The server made no work of it.
+    Refused(Refusal),
 }
 
 /// How a row goes on, where there is another stage.
@@ -48,13 +60,31 @@ pub(crate) struct Again {
     salt: u64,
 }
 
-/// A row whose last event has come.
+/// A row for which there is nothing more to be done.
 pub(crate) struct Ended {
     pub(crate) held: Held,
-    pub(crate) report: Report,
+    /// What became of it; `Err` where the server made no work of it.
+    pub(crate) report: Result<Report, Refusal>,
     pub(crate) again: Again,
-    /// The model's name, where its file is not the one that is meant.
-    pub(crate) spoiled: Option<String>,
+    /// The model, where its file is no good.
+    pub(crate) spoiled: Option<Spoiled>,
+}
+
+/// A model that is not to be served with the file that it has.
+pub(crate) struct Spoiled {
+    pub(crate) name: String,
+    pub(crate) source: ModelSource,
+    pub(crate) reason: String,
+}
+
+/// A row that wants more of its work.
+pub(crate) struct Wish {
+    order: u64,
+    pub(crate) held: Held,
+    /// From which subtask on.
+    pub(crate) first: usize,
+    /// With the outputs of the stages before, if there are any.
+    pub(crate) report: Option<Vec<u8>>,
 }
 
 /// All of them.
@@ -91,7 +121,7 @@ impl Flight {
         standing: Standing,
         salt: u64,
     ) {
-        let Errand { model, works } = errand;
+        let Errand { model, count, works } = errand;
         self.last_order += 1;
         let row = Row {
             held,
@@ -100,12 +130,13 @@ impl Flight {
             standing,
             salt,
             before: Vec::new(),
-            outputs: vec![None; works.len()],
-            works: works.into_iter().map(Some).collect(),
+            outputs: BTreeMap::new(),
+            // More than are said to be there are none of it.
+            works: works.into_iter().take(count).collect(),
+            count,
             next: 0,
             under_way: 0,
-            done: 0,
-            trouble: None,
+            end: None,
             ticket: Ticket::new(),
             has_begun: false,
             since: Instant::now(),
@@ -133,13 +164,12 @@ impl Flight {
         // First one of each row, then what there is room for.
         for most in [1, usize::MAX] {
             for (order, row) in &mut self.rows {
-                while row.trouble.is_none()
-                    && row.next < row.works.len()
+                while row.end.is_none()
                     && (if most == 1 { row.under_way == 0 } else { self.subtasks.len() < MAX_SUBTASKS })
+                    && let Some(work) = row.works.pop_front()
                 {
                     let index = row.next;
                     row.next += 1;
-                    let Some(work) = row.works.get_mut(index).and_then(Option::take) else { continue };
                     row.under_way += 1;
                     self.last_key += 1;
                     self.subtasks.insert(self.last_key, (*order, index));
@@ -150,33 +180,73 @@ impl Flight {
                         dedup_key: None,
                         work,
                     };
-                    let reply = Reply::new(events.clone());
-                    engine.submit_as(request, row.standing, reply, row.ticket.clone());
+                    #[cfg(feature = "noop-engine")]
+                    crate::noop::answer(&request, events);
+                    #[cfg(not(feature = "noop-engine"))]
+                    engine.submit_as(request, row.standing, Reply::new(events.clone()), row.ticket.clone());
                 }
             }
         }
+    }
+
+    /// A row of which everything that is here was handed over, and not all is here.
+    pub(crate) fn wish(&self) -> Option<Wish> {
+        let wants = |row: &Row| row.end.is_none() && row.works.is_empty() && row.next < row.count;
+        let (order, row) = self.rows.iter().find(|(_, row)| wants(row))?;
+        let before = || Report {
+            outputs: Ok(row.before.clone()),
+            prompt_tokens: None,
+            cached_tokens: None,
+            first_token_ms: None,
+        };
+        let report = (!row.before.is_empty()).then(|| errand::encode(&before()).unwrap_or_default());
+        Some(Wish { order: *order, held: row.held, first: row.next, report })
+    }
+
+    /// What was wished for has come. The row if it has ended.
+    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
+        let row = self.rows.get_mut(&wish.order)?;
+        match came {
+            Prepared::Errand(errand)
+                if errand.count == row.count
+                    && (1..=row.count - row.next).contains(&errand.works.len())
+                    && errand.model == row.model =>
+            {
+                row.works.extend(errand.works);
+                return None;
+            }
+            // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
+            Prepared::Errand(_) => {
+                row.end.get_or_insert(End::Refused(Refusal {
+                    message: "the work of the request has changed while it was done".to_owned(),
+                    code: "55000".to_owned(),
+                    retry: true,
+                }));
+            }
+            Prepared::Refused(refusal) => {
+                row.end.get_or_insert(End::Refused(refusal));
+            }
+        }
+        row.ticket.cancel();
+        self.end(wish.order)
     }
 
     /// Takes note of an event; the row if it has ended.
     pub(crate) fn take(&mut self, event: Event) -> Option<Ended> {
         let (order, index) = *self.subtasks.get(&event.key)?;
         let row = self.rows.get_mut(&order)?;
-        let mut spoiled = None;
         match event.kind {
             EventKind::Loading | EventKind::Progress { .. } => return None,
             EventKind::Started { prompt_tokens, model } => {
                 row.has_begun = true;
                 row.prompt_tokens = Some(row.prompt_tokens.unwrap_or(0).saturating_add(prompt_tokens as u64));
-                if row.model.sha256.is_some_and(|sha256| sha256 != model.hash) && row.trouble.is_none() {
-                    row.trouble = Some(Trouble::Model(Refusal {
-                        message: format!(
-                            "the file of model \"{}\" on the worker's machine is not the server's: its SHA-256 is {}",
-                            row.model.name,
-                            hex(&model.hash)
-                        ),
-                        code: "58030".to_owned(),
-                        retry: true,
-                    }));
+                if row.model.sha256.is_some_and(|sha256| sha256 != model.hash) && row.end.is_none() {
+                    let reason = format!(
+                        "the file of model \"{}\" on the worker's machine is not the server's: its SHA-256 is {}",
+                        row.model.name,
+                        hex(&model.hash)
+                    );
+                    row.end = Some(End::Trouble(of_model(reason)));
                     row.ticket.cancel();
                 }
                 return None;
@@ -189,38 +259,48 @@ impl Flight {
                 return None;
             }
             EventKind::Done(output) => {
-                if let Some(place @ None) = row.outputs.get_mut(index) {
-                    *place = Some(output);
-                    row.done += 1;
-                }
+                row.outputs.entry(index).or_insert(output);
             }
             EventKind::Failed(error) => {
                 // The first one tells why; the others are cancelled, and that is no reason.
-                if row.trouble.is_none() {
-                    row.trouble = Some(Trouble::Failed { subtask: index, error });
+                if row.end.is_none() {
+                    row.end = Some(End::Trouble(if is_of_the_file(&error) {
+                        of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
+                    } else {
+                        Trouble::Failed { subtask: index, error }
+                    }));
                     row.ticket.cancel();
                 }
             }
         }
         self.subtasks.remove(&event.key);
         row.under_way -= 1;
-        let is_whole = row.done == row.outputs.len();
-        if row.under_way > 0 || (row.trouble.is_none() && !is_whole) {
+        self.end(order)
+    }
+
+    /// Takes a row out if nothing more is to be done for it.
+    fn end(&mut self, order: u64) -> Option<Ended> {
+        let row = self.rows.get(&order)?;
+        if row.under_way > 0 || (row.end.is_none() && row.outputs.len() < row.count) {
             return None;
         }
         let row = self.rows.remove(&order)?;
-        if let Some(Trouble::Model(_)) = &row.trouble {
-            spoiled = Some(row.model.name.clone());
+        let mut spoiled = None;
+        if let Some(End::Trouble(Trouble::Model(refusal))) = &row.end {
+            let (name, reason) = (row.model.name.clone(), refusal.message.clone());
+            spoiled = Some(Spoiled { name, source: row.source.clone(), reason });
         }
-        let report = Report {
-            outputs: match row.trouble {
-                Some(trouble) => Err(trouble),
-                None => Ok(row.before.into_iter().chain(row.outputs.into_iter().flatten()).collect()),
-            },
+        let outputs = match row.end {
+            None => Ok(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
+            Some(End::Trouble(trouble)) => Ok(Err(trouble)),
+            Some(End::Refused(refusal)) => Err(refusal),
+        };
+        let report = outputs.map(|outputs| Report {
+            outputs,
             prompt_tokens: row.prompt_tokens,
             cached_tokens: row.cached_tokens,
             first_token_ms: row.first_token_ms,
-        };
+        });
         let again = Again { source: row.source, standing: row.standing, salt: row.salt };
         Some(Ended { held: row.held, report, again, spoiled })
     }
@@ -246,4 +326,19 @@ impl Flight {
 /// Whether an engine has ended under a request.
 pub(crate) fn is_of_the_engine(report: &Report) -> bool {
     matches!(&report.outputs, Err(Trouble::Failed { error: Error::Stopped, .. }))
+}
+
+/// Whether an error is about this machine's file of a model, so that another machine may do better.
+fn is_of_the_file(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ModelFile { .. }
+            | Error::CorruptModel { .. }
+            | Error::UnsupportedModel { .. }
+            | Error::Template { .. }
+    )
+}
+
+fn of_model(message: String) -> Trouble {
+    Trouble::Model(Refusal { message, code: "58030".to_owned(), retry: true })
 }

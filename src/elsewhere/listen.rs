@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use postgres::Config;
 use postgres::fallible_iterator::FallibleIterator;
 
-use crate::connect;
+use crate::connect::Target;
 use crate::shared::Shared;
 
 /// How long one wait takes, after which a look shows whether the program goes on.
@@ -28,11 +27,11 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
     let url = shared.options.database_urls[number].clone();
     let thread = std::thread::Builder::new().name(format!("listen {number}"));
     let work = move || {
-        let Ok(config) = connect::config(&url) else { return };
+        let Ok(target) = Target::read(&url) else { return };
         let mut pause = PAUSES.0;
         while shared.stopping() == 0 {
             // The other thread says what is wrong with the connection.
-            if listen(&config, &shared, &waker).is_ok() {
+            if listen(&target, &shared, &waker).is_ok() {
                 pause = PAUSES.0;
             }
             std::thread::sleep(pause);
@@ -42,8 +41,8 @@ pub(crate) fn start(number: usize, shared: Arc<Shared>, waker: Sender<()>) -> io
     thread.spawn(work).map(|_| ())
 }
 
-fn listen(config: &Config, shared: &Shared, waker: &Sender<()>) -> Result<(), postgres::Error> {
-    let mut client = connect::connect(config)?;
+fn listen(target: &Target, shared: &Shared, waker: &Sender<()>) -> Result<(), postgres::Error> {
+    let mut client = target.connect()?;
     client.batch_execute("listen steadytext_queue")?;
     // What was enqueued before is not announced.
     let mut is_wanted = waker.send(()).is_ok();

@@ -35,8 +35,14 @@ pub(crate) fn start(format: Format) {
     FORMAT.get_or_init(|| format);
 }
 
+/// Most characters of a message, which may be a server's.
+const MAX_CHARACTERS: usize = 2000;
+
 /// Writes a line. Messages never contain a prompt, a password or an answer.
 pub(crate) fn say(level: Level, database: Option<&str>, message: &str) {
+    // One line each, and nothing that a terminal would obey.
+    let printable = |character: char| if character.is_control() { ' ' } else { character };
+    let message: String = message.chars().take(MAX_CHARACTERS).map(printable).collect();
     let level = match level {
         Level::Info => "info",
         Level::Warning => "warning",

@@ -6,18 +6,24 @@
 //! what became of it goes back.
 //!
 //! Invariant: no transaction is open while anything is computed, and nothing is written but through the protocol's functions.
+#![cfg_attr(feature = "noop-engine", allow(unused_imports, unused_variables, reason = "nothing is computed"))]
 
 mod connect;
+mod dsn;
 mod engine;
 mod flight;
 mod http;
 mod listen;
 mod log;
 mod models;
+#[cfg(feature = "noop-engine")]
+mod noop;
 mod options;
 mod protocol;
 mod serve;
 mod shared;
+mod tls;
+mod trouble;
 
 use std::process::ExitCode;
 use std::sync::Arc;

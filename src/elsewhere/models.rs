@@ -2,8 +2,10 @@
 //!
 //! Invariant: a server names files below the directory of the models, and none elsewhere.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+
+use std::time::{Duration, Instant, SystemTime};
 
 use steadytext_engine::ModelSource;
 use steadytext_engine::errand::{Refusal, WantedModel};
@@ -12,6 +14,11 @@ use steadytext_engine::errand::{Refusal, WantedModel};
 const BUILTIN: &str = "builtin";
 /// Names that a claim takes along, at most.
 const MAX_NAMES: usize = 1000;
+/// How long a model is left alone whose file is no good and has not changed: it may have been unreadable for a moment, and what
+/// the server expects of it may be corrected.
+const SPOILED: Duration = Duration::from_secs(60);
+/// Models that are remembered to be no good.
+const MAX_SPOILED: usize = 10_000;
 
 /// A model that a server has registered.
 #[derive(Debug, Clone)]
@@ -26,19 +33,38 @@ pub(crate) struct Models {
     directory: PathBuf,
     /// Those that are to be served; `None`: all.
     chosen: Option<Vec<String>>,
-    /// Those whose file is another one than the server's.
-    spoiled: HashSet<String>,
+    /// Those whose files are no good.
+    spoiled: HashMap<String, Spoiled>,
+}
+
+#[derive(Debug)]
+struct Spoiled {
+    since: Instant,
+    path: PathBuf,
+    /// As the file was.
+    stamp: Stamp,
+}
+
+/// By which a change of a file is seen.
+type Stamp = Option<(u64, SystemTime)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }
 
 impl Models {
     /// Those of a directory.
     pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> Models {
         let chosen = chosen.map(<[String]>::to_vec);
-        Models { directory: directory.to_owned(), chosen, spoiled: HashSet::new() }
+        Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
     }
 
     /// The names that a claim may bring: of the registered models whose files are here, of other files here, and the builtin one.
-    pub(crate) fn names(&self, registered: &[Registered]) -> Vec<String> {
+    pub(crate) fn names(&mut self, registered: &[Registered]) -> Vec<String> {
+        self.spoiled.retain(|_, spoiled| {
+            spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp
+        });
         let here = registered.iter().filter(|model| self.find(&model.file).is_some());
         let mut names: Vec<String> = here.map(|model| model.name.clone()).collect();
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
@@ -58,7 +84,7 @@ impl Models {
         if let Some(chosen) = &self.chosen {
             names.retain(|name| chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name)));
         }
-        names.retain(|name| !self.spoiled.contains(name));
+        names.retain(|name| !self.spoiled.contains_key(name));
         names.truncate(MAX_NAMES);
         names
     }
@@ -77,9 +103,14 @@ impl Models {
         })
     }
 
-    /// Serves a model no more: its file is not the one that the server means.
-    pub(crate) fn spoil(&mut self, name: &str) {
-        self.spoiled.insert(name.to_owned());
+    /// Leaves a model alone for a while: its file is no good, or not the one that the server means.
+    pub(crate) fn spoil(&mut self, name: &str, source: &ModelSource) {
+        if let ModelSource::File(path) = source
+            && self.spoiled.len() < MAX_SPOILED
+        {
+            let spoiled = Spoiled { since: Instant::now(), path: path.clone(), stamp: stamp(path) };
+            self.spoiled.insert(name.to_owned(), spoiled);
+        }
     }
 
     /// A file or folder below the directory.

@@ -84,6 +84,6 @@ impl Shared {
 
     /// Gives room back.
     pub(crate) fn free(&self, count: usize) {
-        self.held.fetch_sub(count, Ordering::AcqRel);
+        let _ = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| Some(held.saturating_sub(count)));
     }
 }

@@ -29,12 +29,14 @@ pub struct WantedModel {
     pub sha256: Option<[u8; 32]>,
 }
 
-/// A request.
+/// A request, or one of its stages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Errand {
     /// Which model does all of it.
     pub model: WantedModel,
-    /// Its subtasks, at least one.
+    /// How many subtasks it has.
+    pub count: usize,
+    /// Those of them that come with it, at least one; the others come when they are asked for.
     pub works: Vec<Work>,
 }
 
@@ -85,6 +87,14 @@ pub struct Report {
     pub first_token_ms: Option<u64>,
 }
 
+/// How many bytes something has on its way.
+///
+/// # Errors
+/// Those of [`encode`].
+pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
+    postcard::experimental::serialized_size(value).map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
+}
+
 /// As bytes.
 ///
 /// # Errors
@@ -120,7 +130,7 @@ mod tests {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
         let model = WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]) };
-        Prepared::Errand(Errand { model, works })
+        Prepared::Errand(Errand { model, count: 5, works })
     }
 
     #[test]

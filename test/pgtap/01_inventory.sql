@@ -174,6 +174,8 @@ select set_eq(
         'function steadytext.is_served(text,jsonb,text[],text[],text[],text[])',
         'function steadytext.lower_names(text[])',
         'function steadytext.prepared_work(text,text,text,text[],jsonb)',
+        'function steadytext.further_work(text,text,text[],jsonb,integer,bytea)',
+        'function steadytext.more_work(text,bigint,integer,integer,bytea)',
         'function steadytext.read_report(text,text,text[],jsonb,bytea)',
         'function steadytext.complete_reports(text,bigint[],integer[],bytea[])',
         'function steadytext.worker_models()',
@@ -609,7 +611,7 @@ select is_empty(
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
     array['replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
-        'complete_requests', 'complete_reports', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
+        'complete_requests', 'complete_reports', 'more_work', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
         'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],

@@ -14,7 +14,10 @@ returns void language sql as $$
     delete from steadytext_queue;
     insert into steadytext_queue (request_type, prompt, params) values
         ('generate', 'a', '{"model": "far"}'), ('generate', 'b', '{"model": "near"}'), ('generate', 'c', '{"size": "free"}'),
-        ('generate', 'd', null), ('embed', 'e', null), ('generate_choice', 'f', '{"model": "far", "choices": ["x", "y"]}');
+        ('generate', 'd', null), ('embed', 'e', null), ('generate_choice', 'f', '{"model": "far", "choices": ["x", "y"]}'),
+        ('generate', 'g', null);
+    -- As a session whose default it was has enqueued it.
+    update steadytext_queue set params = '{"default_model": "far"}' where prompt = 'g';
 $$;
 -- The prompts of a claim: in their order, as they are of one user.
 create function pg_temp.claimed(p_models text[], p_types text[], p_limit integer default 10)
@@ -29,15 +32,15 @@ select pg_temp.enqueue();
 select is(pg_temp.claimed('{far}', null), null, 'even where it asks for it');
 create or replace function steadytext.is_own_worker() returns boolean
 language sql set search_path = pg_catalog, pg_temp as 'select false';
-select is(pg_temp.claimed(null, null), 'acdef', 'others leave what is the server''s');
+select is(pg_temp.claimed(null, null), 'acdefg', 'others leave what is the server''s');
 select pg_temp.enqueue();
-select is(pg_temp.claimed('{FAR}', null), 'af', 'models by name, in any case');
+select is(pg_temp.claimed('{FAR}', null), 'afg', 'models by name, in any case');
 select is(pg_temp.claimed('{far}', null), null, 'and nothing is left of them');
 select is(pg_temp.claimed('{free,far}', null), 'c', 'what names a size');
 select is(pg_temp.claimed(null, '{embed,batch_embed}'), 'e', 'types');
 select is(pg_temp.claimed('{builtin}', null), 'd', 'what names no model goes to those who have the default');
 select pg_temp.enqueue();
-select is(pg_temp.claimed('{far}', '{generate}'), 'a', 'models and types');
+select is(pg_temp.claimed('{far}', '{generate}'), 'ag', 'models and types');
 select is(pg_temp.claimed('{}', null), null, 'no models');
 select is(pg_temp.claimed(null, '{}'), null, 'no types');
 select is(pg_temp.claimed('{far,builtin}', null, 1) || pg_temp.claimed('{far,builtin}', null, 1), 'de', 'a limit counts what is taken');

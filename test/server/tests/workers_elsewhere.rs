@@ -3,65 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use steadytext_test_server::{Cluster, Session, Signal, endless_text, signal, slow_model, wait_until};
+use steadytext_test_models::Bert;
+use steadytext_test_server::WorkerElsewhere as Worker;
+use steadytext_test_server::served_elsewhere as paused;
+use steadytext_test_server::{
+    Cluster, Session, Signal, encoders, endless_text, slow_model, wait_until, worker_program,
+};
 
-/// A worker's process, which ends with the test.
-struct Worker(Child);
-
-impl Worker {
-    /// Starts one for database `postgres`, as a member of steadytext_worker.
-    fn start(cluster: &Cluster, arguments: &[&str]) -> Worker {
-        let program = program();
-        let url = format!("host={} port=5432 user=remote dbname=postgres", cluster.directory().display());
-        let mut command = Command::new(&program);
-        command.arg("--database-url").arg(url).arg("--model-dir").arg(cluster.model_directory());
-        command.args(["--poll-interval", "0.1", "--threads", "1"]).args(arguments);
-        Worker(command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program.display())))
-    }
-
-    fn signal(&self, which: Signal) {
-        assert!(signal(self.0.id() as i32, which));
-    }
-
-    /// Waits for its end; whether it ended well.
-    fn wait(&mut self) -> bool {
-        let mut status = None;
-        wait_until("the worker ends", || {
-            status = self.0.try_wait().expect("our own child");
-            status.is_some()
-        });
-        status.is_some_and(|status| status.success())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Built with the tests: `target/release/steadytext-worker`.
-fn program() -> PathBuf {
-    let own = std::env::current_exe().expect("a test knows its binary");
-    own.parent().and_then(|deps| deps.parent()).expect("target/release/deps").join("steadytext-worker")
-}
-
-/// A cluster whose own worker is paused, and a role for workers elsewhere.
-fn paused() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.run("create role remote login in role steadytext_worker");
-    session.pause();
-    (cluster, session)
-}
-
-/// Requests of every kind, each once for each number; tag is their session_id.
-fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) {
+/// Requests of every type, some in several ways, each once for each number; tag is their session_id. How many there are.
+fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) -> usize {
     session.run(&format!(
         r#"insert into steadytext_queue (request_type, prompt, prompts, params, session_id)
            select k.request_type, replace(k.prompt, '%', n::text), k.prompts,
@@ -71,21 +23,50 @@ fn enqueue_all_kinds(session: &mut Session, tag: &str, copies: i32) {
                ('generate', 'What does VACUUM do in case %?', null::text[], '{{"max_tokens": 6}}'),
                ('generate', 'Tell me about index %', null, '{{"max_tokens": 6, "temperature": 0.9, "seed": 5, "stop": ["."]}}'),
                ('generate', 'Say something, %', null, '{{"max_tokens": 5, "system_prompt": "Be brief.", "repeat_penalty": 1.2}}'),
+               ('generate', 'And case %?', null, '{{"max_tokens": 5, "messages": [{{"role": "user", "content": "Hello"}}, {{"role": "assistant", "content": "Hi"}}]}}'),
+               ('generate', 'Default %', null, '{{"max_tokens": 5, "default_model": "slow"}}'),
+               ('generate', 'Named %', null, '{{"max_tokens": 5, "model": "slow"}}'),
                ('generate_json', 'A table of % rows', null, '{{"schema": {{"type": "object", "properties": {{"a": {{"type": "integer"}}}}, "required": ["a"]}}}}'),
                ('generate_regex', 'Number %', null, '{{"pattern": "[0-9]{{3}}"}}'),
                ('generate_choice', 'Is % even?', null, '{{"choices": ["yes", "no"]}}'),
                ('embed', 'Text % to be found', null, '{{}}'),
                ('embed', 'What is %?', null, '{{"mode": "query"}}'),
+               ('embed', 'Prompted %', null, '{{"model": "prompted"}}'),
+               ('embed', 'Prompted %?', null, '{{"model": "prompted", "mode": "query", "dimensions": 16}}'),
                ('batch_embed', null, array['one', 'two', 'three'], '{{}}'),
+               ('batch_embed', null, array(select repeat('text ' || i || ' ', 150) from generate_series(1, 250) as i), '{{"truncate": true}}'),
                ('rerank', 'query %', array['a document', 'another one', 'a document'], '{{"return_scores": true}}'),
+               ('batch_rerank', null, array['query %', 'another'], '{{"documents": ["a document", "another one"], "return_scores": true}}'),
                ('summarize', repeat('A table has rows. VACUUM reclaims what dead ones take, case %. ', 90), null, '{{"max_words": 20}}'),
                ('similarity', null, array['one text', 'another text'], '{{}}'),
                ('if', 'Is % a number?', null, '{{}}'),
+               ('if_score', 'Is % a number?', null, '{{}}'),
                ('score', 'How good is % of 10?', null, '{{}}'),
                ('classify', 'Case % is urgent', null, '{{"categories": ["bug", "question"]}}'),
-               ('classify_scores', 'Case % is urgent', null, '{{"categories": ["bug", "question"]}}')
+               ('classify', 'Case % is urgent', null, '{{"categories": ["bug", "question"], "method": "embed"}}'),
+               ('classify_scores', 'Case % is urgent', null, '{{"categories": ["bug", "question"]}}'),
+               ('classify_multi', 'Case % is urgent', null, '{{"categories": ["bug", "question", "praise"], "threshold": 0.1}}'),
+               ('analyze_sentiment', 'Case % is a joy', null, '{{}}'),
+               ('extract', 'Case % is about Anna, aged 30.', null, '{{"fields": ["name::The name", "age::integer::The age"]}}'),
+               ('translate', 'Case %', null, '{{"to_language": "German"}}'),
+               ('mask', 'Anna lives in case %.', null, '{{"labels": ["person"]}}'),
+               ('extract_facts', 'Anna has % cats. Berta has none.', null, '{{"max_facts": 2}}'),
+               ('deduplicate_facts', '["Anna has % cats", "Anna has % cats", "Berta has none"]', null, '{{}}')
            ) as k(request_type, prompt, prompts, params)"#
     ));
+    session.one::<i64>(&format!("select count(*) from steadytext_queue where session_id = '{tag}'")) as usize
+}
+
+/// What the types of requests need beside the builtin model: one that is named, one with prompts, and a prompt that the database
+/// keeps.
+fn needs(cluster: &Cluster, session: &mut Session) {
+    slow_model(cluster, session);
+    encoders(cluster, session, &Bert::default());
+    session.run(
+        "insert into steadytext_models (name, task, file, query_prompt, passage_prompt, dimensions)
+             values ('prompted', 'embed', 'encoder.gguf', 'query: ', 'passage: ', '{16}');
+         select steadytext_prompt_create('steadytext/if', 'Truly? {{ prompt }}')",
+    );
 }
 
 /// What came of them, in order.
@@ -104,21 +85,61 @@ fn unfinished(session: &mut Session) -> i64 {
 #[test]
 fn a_worker_elsewhere_gives_the_same_bytes() {
     let (cluster, mut session) = paused();
-    enqueue_all_kinds(&mut session, "elsewhere", 4);
+    needs(&cluster, &mut session);
+    let count = enqueue_all_kinds(&mut session, "elsewhere", 2);
+    // Every type that there is, so that none that is new is left out: the hint about one that is not names them.
+    let error = session.error("insert into steadytext_queue (request_type, prompt) values ('nonsense', 'x')");
+    let hint = error.hint().expect("it names them");
+    let list = hint.trim_start_matches("Use request type ").trim_end_matches('.').replace(" or ", ", ");
+    let mut known: Vec<&str> = list.split(", ").collect();
+    known.sort_unstable();
+    let enqueued: Vec<String> =
+        session.list("select distinct request_type collate \"C\" from steadytext_queue order by 1");
+    assert_eq!(enqueued, known);
     assert!(Worker::start(&cluster, &["--drain"]).wait());
     let elsewhere = results(&mut session, "elsewhere");
     let by: Vec<bool> = session.list("select distinct starts_with(worker, 'local:') from steadytext_queue");
     assert_eq!(by, [false]);
-    enqueue_all_kinds(&mut session, "here", 4);
+    enqueue_all_kinds(&mut session, "here", 2);
     session.run("select steadytext_daemon_start()");
     wait_until("the server's own worker has done all", || unfinished(&mut session) == 0);
     let here = results(&mut session, "here");
-    assert_eq!(elsewhere.len(), 64);
+    assert_eq!(elsewhere.len(), count);
     let different: Vec<_> =
         elsewhere.iter().zip(&here).filter(|(elsewhere, here)| elsewhere != here).collect();
     assert!(different.is_empty(), "{different:#?}");
     let completed = elsewhere.iter().filter(|line| line.contains("|completed|")).count();
-    assert_eq!(completed, 64, "{elsewhere:#?}");
+    assert_eq!(completed, count, "{elsewhere:#?}");
+}
+
+#[test]
+fn a_vectorizer_gets_its_vectors_from_a_worker_elsewhere() {
+    let (cluster, mut session) = paused();
+    session.run(
+        "create table docs (id integer primary key, body text);
+         insert into docs select i, 'text ' || i from generate_series(1, 300) as i;
+         select steadytext_create_vectorizer('docs', array['body'], index => 'none')",
+    );
+    let mut worker = Worker::start(&cluster, &[]);
+    wait_until("all have vectors", || {
+        session.one::<i64>("select count(distinct id) from docs_body_embeddings") == 300
+    });
+    session.run("update docs set body = 'another text' where id = 7");
+    wait_until("the new text has its own", || {
+        session.one(
+            "select coalesce(bool_or(embedding = steadytext_embed('another text')), false)
+             from docs_body_embeddings where id = 7",
+        )
+    });
+    let different: i64 = session.one(
+        "select count(*) from docs_body_embeddings as e join docs as d using (id)
+         where e.embedding <> steadytext_embed(d.body)",
+    );
+    assert_eq!(different, 0);
+    let own: i64 =
+        session.one("select count(*) from steadytext_queue where starts_with(worker, 'local:')");
+    assert_eq!(own, 0);
+    assert!(worker.stop());
 }
 
 #[test]
@@ -164,8 +185,7 @@ fn what_is_held_is_kept_over_a_restart_of_the_server() {
     // Its listening connection is made again as well: what is enqueued now is served.
     let id = session.generate("one more", "max_tokens => 2, use_cache => false");
     session.answer(id);
-    worker.signal(Signal::TERM);
-    assert!(worker.wait());
+    assert!(worker.stop());
 }
 
 #[test]
@@ -179,8 +199,7 @@ fn a_worker_that_is_told_to_stop_gives_back_what_it_cannot_end() {
     wait_until("all are held", || {
         session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'") == 4
     });
-    worker.signal(Signal::TERM);
-    assert!(worker.wait());
+    assert!(worker.stop());
     let rows: Vec<String> = session
         .list("select concat_ws(' ', status, retry_count, coalesce(worker, 'nobody')) from steadytext_queue");
     assert_eq!(rows, ["pending 0 nobody"; 4]);
@@ -205,8 +224,7 @@ fn a_model_that_is_elsewhere_is_computed_there_and_nowhere_else() {
     let other = session.generate("other", "max_tokens => 2, use_cache => false");
     let mut worker = Worker::start(&cluster, &["--models", "SLOW"]);
     session.answer(far);
-    worker.signal(Signal::TERM);
-    assert!(worker.wait());
+    assert!(worker.stop());
     assert_eq!(session.request(other).attempt, 0);
     // Types, and what the server keeps to itself.
     session.run("update steadytext_models set placement = 'server' where name = 'slow'");
@@ -230,8 +248,7 @@ fn a_file_that_is_not_the_servers_answers_nothing() {
     let mut worker = Worker::start(&cluster, &[]);
     session.answer(fine);
     wait_until("it was tried", || session.request(id).error.is_some());
-    worker.signal(Signal::TERM);
-    assert!(worker.wait());
+    assert!(worker.stop());
     let request = session.request(id);
     assert_eq!(request.answer, None);
     assert!(request.error.is_some_and(|error| error.contains("SHA-256")), "it says why");
@@ -261,7 +278,7 @@ fn health_and_figures_are_served() {
         })
     });
     let check = || {
-        let mut command = Command::new(program());
+        let mut command = Command::new(worker_program());
         command.args(["--healthcheck", "--listen", &address]).stderr(Stdio::null());
         command.status().expect("it was built").success()
     };
