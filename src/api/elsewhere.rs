@@ -287,7 +287,10 @@ fn read(report: &[u8]) -> Result<Report, Failure> {
     if report.len() > MAX_REPORT_BYTES {
         let error = PgError::new(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("the report of a worker elsewhere has {} bytes, {MAX_REPORT_BYTES} are read", report.len()),
+            format!(
+                "the report of a worker elsewhere has {} bytes, {MAX_REPORT_BYTES} are read",
+                report.len()
+            ),
         );
         return Err(Failure { error, retry: false });
     }

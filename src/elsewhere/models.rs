@@ -62,9 +62,8 @@ impl Models {
 
     /// The names that a claim may bring: of the registered models whose files are here, of other files here, and the builtin one.
     pub(crate) fn names(&mut self, registered: &[Registered]) -> Vec<String> {
-        self.spoiled.retain(|_, spoiled| {
-            spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp
-        });
+        self.spoiled
+            .retain(|_, spoiled| spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp);
         let here = registered.iter().filter(|model| self.find(&model.file).is_some());
         let mut names: Vec<String> = here.map(|model| model.name.clone()).collect();
         for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
@@ -93,14 +92,26 @@ impl Models {
     ///
     /// # Errors
     ///
-    /// That it is not here.
-    pub(crate) fn source(&self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
-        let Some(file) = &wanted.file else { return Ok(ModelSource::Builtin) };
-        self.find(file).map(ModelSource::File).ok_or_else(|| Refusal {
-            message: format!("the file of model \"{}\" is not on the worker's machine", wanted.name),
-            code: "58030".to_owned(),
-            retry: true,
-        })
+    /// That it is not here, or is another one, which is left alone from now on.
+    pub(crate) fn source(&mut self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
+        let refused = |message: String| Refusal { message, code: "58030".to_owned(), retry: true };
+        let WantedModel { name, file, bytes, .. } = wanted;
+        let Some(file) = file else { return Ok(ModelSource::Builtin) };
+        let path = self
+            .find(file)
+            .ok_or_else(|| refused(format!("the file of model \"{name}\" is not on the worker's machine")))?;
+        let has =
+            std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let source = ModelSource::File(path);
+        if let (Some(has), Some(wants)) = (has, *bytes)
+            && has != wants
+        {
+            self.spoil(name, &source);
+            return Err(refused(format!(
+                "the file of model \"{name}\" on the worker's machine is not the server's: it has {has} bytes, not {wants}"
+            )));
+        }
+        Ok(source)
     }
 
     /// Leaves a model alone for a while: its file is no good, or not the one that the server means.

@@ -138,7 +138,8 @@ pub(crate) fn terms(client: &mut Client) -> Result<Terms, Trouble> {
 
 /// The registered models that workers elsewhere may compute.
 pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, Trouble> {
-    let rows = rows(client, "select name, file from steadytext.worker_models() limit 10000", &[], MAX_MODELS)?;
+    let rows =
+        rows(client, "select name, file from steadytext.worker_models() limit 10000", &[], MAX_MODELS)?;
     rows.iter().map(|row| Ok(Registered { name: get(row, 0)?, file: get(row, 1)? })).collect()
 }
 

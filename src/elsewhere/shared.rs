@@ -84,6 +84,8 @@ impl Shared {
 
     /// Gives room back.
     pub(crate) fn free(&self, count: usize) {
-        let _ = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| Some(held.saturating_sub(count)));
+        let _ = self
+            .held
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| Some(held.saturating_sub(count)));
     }
 }

@@ -149,9 +149,11 @@ impl Verifier {
         let provider = ring::default_provider();
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().cloned());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::new(provider.clone()));
-        let authorities =
-            verifier.build().map_err(|error| Error::Usage(format!("root certificates cannot be used: {error}")))?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::new(provider.clone()));
+        let authorities = verifier
+            .build()
+            .map_err(|error| Error::Usage(format!("root certificates cannot be used: {error}")))?;
         Ok(Verifier { provider, authorities: Some(authorities), roots, with_name })
     }
 }

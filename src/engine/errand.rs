@@ -27,6 +27,8 @@ pub struct WantedModel {
     pub file: Option<String>,
     /// What the content of its file must be, where that is known.
     pub sha256: Option<[u8; 32]>,
+    /// How long its file must be, where only that is known.
+    pub bytes: Option<u64>,
 }
 
 /// A request, or one of its stages.
@@ -92,7 +94,8 @@ pub struct Report {
 /// # Errors
 /// Those of [`encode`].
 pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
-    postcard::experimental::serialized_size(value).map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
+    postcard::experimental::serialized_size(value)
+        .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
 }
 
 /// As bytes.
@@ -129,7 +132,8 @@ mod tests {
     fn errand() -> Prepared {
         let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
         let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
-        let model = WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]) };
+        let model =
+            WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
         Prepared::Errand(Errand { model, count: 5, works })
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: a model is chosen as the server's own worker would choose it. Only where its row is there and its file is not, or
 //! is not meant to be, nothing is looked at: the file is somebody else's.
 
+use std::fs::Metadata;
 use std::path::Path;
 
 use pgrx::prelude::*;
@@ -68,13 +69,17 @@ impl Resolved {
         let file = match &self.source {
             ModelSource::Builtin => {
                 let sha256 = Some(ModelIdentity::builtin().hash);
-                return WantedModel { name: self.name().to_owned(), file: None, sha256 };
+                return WantedModel { name: self.name().to_owned(), file: None, sha256, bytes: None };
             }
-            ModelSource::File(path) => below_model_dir(path),
+            ModelSource::File(path) => path,
         };
         // What the file here holds, where nobody has written down what it must hold.
         let sha256 = self.sha256().or_else(|| model_checksums::of(&self.source));
-        WantedModel { name: self.name().to_owned(), file: Some(file), sha256 }
+        // To hash it takes too long here. Another length is another file at least.
+        let is_here = sha256.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
+        let metadata = is_here.then(|| file.metadata().ok()).flatten();
+        let bytes = metadata.filter(Metadata::is_file).map(|metadata| metadata.len());
+        WantedModel { name: self.name().to_owned(), file: Some(below_model_dir(file)), sha256, bytes }
     }
 }
 

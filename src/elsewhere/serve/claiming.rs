@@ -116,7 +116,10 @@ impl Server<'_> {
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
                 self.flight.add(held, errand, source, standing, salt);
             }
-            Err(refusal) => self.push(held, Ending::Refused(refusal)),
+            Err(refusal) => {
+                self.names = self.models.names(&self.registered);
+                self.push(held, Ending::Refused(refusal));
+            }
         }
     }
 }

@@ -56,8 +56,7 @@ impl Server<'_> {
 
     /// Says that the worker lives.
     pub(super) fn heartbeat(&mut self, client: &mut Client) -> Result<(), Trouble> {
-        let count =
-            |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
+        let count = |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
         let endpoint = format!("{}/{}", self.shared.host, std::process::id());
         protocol::heartbeat(
             client,

@@ -50,7 +50,10 @@ impl Server<'_> {
     pub(super) fn note_end(&mut self, ended: Ended) {
         let Ended { held, report, again, spoiled } = ended;
         if let Some(Spoiled { name, source, reason }) = spoiled {
-            self.say(Level::Error, &format!("{reason}; it is left alone for a minute, or until its file has changed"));
+            self.say(
+                Level::Error,
+                &format!("{reason}; it is left alone for a minute, or until its file has changed"),
+            );
             self.models.spoil(&name, &source);
             self.names = self.models.names(&self.registered);
         }
@@ -156,11 +159,7 @@ impl Server<'_> {
         }
     }
 
-    fn send(
-        &self,
-        client: &mut Client,
-        part: &[Outcome],
-    ) -> Result<HashMap<i64, Stored>, Trouble> {
+    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, Trouble> {
         let worker = &self.shared.worker;
         let (mut reports, mut refusals) = (Vec::new(), Vec::new());
         for outcome in part {

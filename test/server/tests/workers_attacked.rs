@@ -25,7 +25,7 @@ fn endings(session: &mut Session) -> Vec<String> {
 fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
     let (cluster, mut session) = served_elsewhere();
     // An owner of the table can store anything.
-    let store = "set session_replication_role = replica; alter table steadytext_queue disable trigger all;
+    let store = "alter table steadytext_queue disable trigger user;
         insert into steadytext_queue (request_type, prompt, prompts, params, max_retries) values
             ('generate', null, null, null, 0),
             ('generate', '', null, '[1, 2]', 0),
@@ -50,7 +50,15 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
             ('extract', 'x', null, '{\"fields\": [[]]}', 0),
             ('deduplicate_facts', '[[[[', null, null, 0),
             ('generate', 'a good one', null, '{\"max_tokens\": 2}', 0);
-        alter table steadytext_queue enable always trigger all; reset session_replication_role";
+        do $$
+        declare
+            v_trigger name;
+        begin
+            for v_trigger in select tgname from pg_trigger where tgrelid = 'steadytext_queue'::regclass and not tgisinternal loop
+                execute format('alter table steadytext_queue enable always trigger %I', v_trigger);
+            end loop;
+        end
+        $$";
     session.run(store);
     assert!(Worker::start(&cluster, &["--drain"]).wait());
     // What names a model that nobody has is left to the server's own worker, which says so.
@@ -66,7 +74,8 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
     wait_until("all have ended", || unfinished(&mut session) == 0);
     let here = endings(&mut session);
     assert_eq!(elsewhere.len(), 23);
-    let different: Vec<_> = elsewhere.iter().zip(&here).filter(|(elsewhere, here)| elsewhere != here).collect();
+    let different: Vec<_> =
+        elsewhere.iter().zip(&here).filter(|(elsewhere, here)| elsewhere != here).collect();
     assert!(different.is_empty(), "{different:#?}");
     assert!(here.last().is_some_and(|last| last.contains("|completed|")), "{here:#?}");
 }
@@ -93,11 +102,15 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
     let far = Chunk { start: usize::MAX, bytes: 2, characters_before: 0, tokens: 1 };
     let facts = format!("[{}]", (0..200_000).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(","));
     let kind = |request_type: &str, prompt: &str, params: &str| {
-        format!("insert into steadytext_queue (request_type, prompt, params) values ('{request_type}', '{prompt}', '{params}')")
+        format!(
+            "insert into steadytext_queue (request_type, prompt, params) values ('{request_type}', '{prompt}', '{params}')"
+        )
     };
     let generate = kind("generate", "x", "{\"use_cache\": false}");
     let classify = kind("classify_scores", "x", "{\"categories\": [\"a\", \"b\"]}");
-    let batch = "insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['a', 'b'])".to_owned();
+    let batch =
+        "insert into steadytext_queue (request_type, prompts) values ('batch_embed', array['a', 'b'])"
+            .to_owned();
     let summarize = kind("summarize", &long, "{}");
     for (insert, outputs) in [
         // Of another kind than what was asked, too many, too few, none.
@@ -119,7 +132,13 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
         (&summarize, Ok(chunks)),
         (&summarize, Ok(vec![Output::Chunks(vec![far])])),
         // Errors about what there is not, in words that are none.
-        (&generate, Err(Trouble::Failed { subtask: usize::MAX, error: Error::InvalidRequest("\0\u{1b}[2J".repeat(100_000)) })),
+        (
+            &generate,
+            Err(Trouble::Failed {
+                subtask: usize::MAX,
+                error: Error::InvalidRequest("\0\u{1b}[2J".repeat(100_000)),
+            }),
+        ),
     ] {
         session.run(insert);
         let report = report(outputs);
@@ -137,7 +156,10 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
             .iter()
             .map(|row| row.get(0))
             .collect();
-        assert!(outcome == ["done"] || outcome == ["failed"] || outcome == ["retried"], "{insert:.80}: {outcome:?}");
+        assert!(
+            outcome == ["done"] || outcome == ["failed"] || outcome == ["retried"],
+            "{insert:.80}: {outcome:?}"
+        );
         let answers: i64 = session.one(
             "select count(*) from steadytext_queue
              where status = 'completed' or result is not null or embedding is not null or error is null
@@ -153,16 +175,29 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
         .query_one("select id, attempt from steadytext.claim_requests('liar', 1, 3600, null, false)", &[])
         .expect("a row");
     let (id, attempt): (i64, i32) = (row.get(0), row.get(1));
-    let mut tell = |worker: Option<&str>, ids: Option<Vec<Option<i64>>>, attempts: Option<Vec<Option<i32>>>, reports: Option<Vec<Option<&[u8]>>>| {
+    let mut tell = |worker: Option<&str>,
+                    ids: Option<Vec<Option<i64>>>,
+                    attempts: Option<Vec<Option<i32>>>,
+                    reports: Option<Vec<Option<&[u8]>>>| {
         remote
-            .query("select outcome from steadytext.complete_reports($1, $2, $3, $4)", &[&worker, &ids, &attempts, &reports])
+            .query(
+                "select outcome from steadytext.complete_reports($1, $2, $3, $4)",
+                &[&worker, &ids, &attempts, &reports],
+            )
             .map(|rows| rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join(" "))
     };
     // Of others, of another attempt, of rows that there are not, of nothing.
-    let (ids, attempts, lies) = (Some(vec![Some(id)]), Some(vec![Some(attempt)]), Some(vec![Some(lie.as_slice())]));
+    let (ids, attempts, lies) =
+        (Some(vec![Some(id)]), Some(vec![Some(attempt)]), Some(vec![Some(lie.as_slice())]));
     assert_eq!(tell(Some("other"), ids.clone(), attempts.clone(), lies.clone()).expect("rows"), "lost");
-    assert_eq!(tell(Some("liar"), ids.clone(), Some(vec![Some(attempt + 1)]), lies.clone()).expect("rows"), "lost");
-    assert_eq!(tell(Some("liar"), Some(vec![Some(i64::MAX)]), attempts.clone(), lies.clone()).expect("rows"), "lost");
+    assert_eq!(
+        tell(Some("liar"), ids.clone(), Some(vec![Some(attempt + 1)]), lies.clone()).expect("rows"),
+        "lost"
+    );
+    assert_eq!(
+        tell(Some("liar"), Some(vec![Some(i64::MAX)]), attempts.clone(), lies.clone()).expect("rows"),
+        "lost"
+    );
     assert_eq!(tell(Some("liar"), Some(vec![None]), Some(vec![None]), lies.clone()).expect("rows"), "lost");
     assert_eq!(tell(Some("liar"), None, None, None).expect("rows"), "");
     assert!(tell(None, ids.clone(), attempts.clone(), lies.clone()).is_err());
@@ -173,7 +208,11 @@ fn lies_of_a_worker_end_the_requests_that_it_holds_and_nothing_else() {
         session.one::<String>("select result from steadytext_queue where status = 'completed'"),
         "{\"facts\":[\"0\",\"1\"]}"
     );
-    assert_eq!(session.one::<i64>("select count(*) from steadytext_cache"), 0, "no answer of theirs is anybody else's");
+    assert_eq!(
+        session.one::<i64>("select count(*) from steadytext_cache"),
+        0,
+        "no answer of theirs is anybody else's"
+    );
 }
 
 #[test]
@@ -197,7 +236,8 @@ fn a_worker_that_stands_still_beyond_its_lease_stores_nothing_afterwards() {
     session.audit();
     slow_model(&cluster, &mut session);
     for number in 0..4 {
-        session.generate(&format!("question {number}"), "model => 'slow', max_tokens => 32, use_cache => false");
+        session
+            .generate(&format!("question {number}"), "model => 'slow', max_tokens => 32, use_cache => false");
     }
     let mut first = Worker::start(&cluster, &["--lease", "1"]);
     wait_until("all are held", || {
@@ -221,14 +261,16 @@ fn two_workers_share_a_queue_and_do_nothing_twice() {
     let mut workers =
         [Worker::start(&cluster, &["--concurrency", "2"]), Worker::start(&cluster, &["--concurrency", "2"])];
     wait_until("both are there", || {
-        session.one::<i64>("select count(*) from steadytext_daemon_health where daemon_id not like 'local:%'") == 2
+        session.one::<i64>("select count(*) from steadytext_daemon_health where daemon_id not like 'local:%'")
+            == 2
     });
     session.run(
         "insert into steadytext_queue (request_type, prompt, params)
          select 'generate', 'question ' || n, '{\"max_tokens\": 8, \"use_cache\": false}' from generate_series(1, 400) as n",
     );
     wait_until("all have ended", || unfinished(&mut session) == 0);
-    let by: Vec<i64> = session.list("select count(*) from steadytext_queue where status = 'completed' group by worker");
+    let by: Vec<i64> =
+        session.list("select count(*) from steadytext_queue where status = 'completed' group by worker");
     assert_eq!((by.len(), by.iter().sum::<i64>()), (2, 400), "{by:?}");
     assert_eq!(session.one::<i32>("select max(attempt) from steadytext_queue"), 1);
     assert_eq!(session.doubled(), 0);
@@ -292,7 +334,9 @@ fn a_server_that_answers_nonsense_is_left_and_met_again() {
     const MANY_ROWS: &[u8] = b"1\0\0\0\x042\0\0\0\x04T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01D\0\0\0\x0e\0\x01\0\0\0\x04\0\0\0\x01C\0\0\0\x0dSELECT 2\0Z\0\0\0\x05I";
     // An error with what a terminal obeys, on several lines.
     const ERROR: &[u8] = b"E\0\0\0\x28SERROR\0VERROR\0CXX000\0Ma\x1b[2J\nb\x07evil\0\0Z\0\0\0\x05I";
-    for answer in [WRONG_COLUMN, MANY_ROWS, ERROR, b"\xff\xff\xff\xff\xff\xff\xff\xff", b"D\x7f\xff\xff\xff", b""] {
+    for answer in
+        [WRONG_COLUMN, MANY_ROWS, ERROR, b"\xff\xff\xff\xff\xff\xff\xff\xff", b"D\x7f\xff\xff\xff", b""]
+    {
         let (url, visits) = hostile_server(answer);
         let mut worker = Worker::start_at(&url, &cluster, &["--no-listen", "--grace", "0.05"]);
         let is_endless = answer.starts_with(b"D") || answer.is_empty();

@@ -122,22 +122,21 @@ fn a_vectorizer_gets_its_vectors_from_a_worker_elsewhere() {
     );
     let mut worker = Worker::start(&cluster, &[]);
     wait_until("all have vectors", || {
-        session.one::<i64>("select count(distinct id) from docs_body_embeddings") == 300
+        session.one::<i64>("select count(distinct id) from docs_body_embedding") == 300
     });
     session.run("update docs set body = 'another text' where id = 7");
     wait_until("the new text has its own", || {
         session.one(
             "select coalesce(bool_or(embedding = steadytext_embed('another text')), false)
-             from docs_body_embeddings where id = 7",
+             from docs_body_embedding where id = 7",
         )
     });
     let different: i64 = session.one(
-        "select count(*) from docs_body_embeddings as e join docs as d using (id)
+        "select count(*) from docs_body_embedding as e join docs as d using (id)
          where e.embedding <> steadytext_embed(d.body)",
     );
     assert_eq!(different, 0);
-    let own: i64 =
-        session.one("select count(*) from steadytext_queue where starts_with(worker, 'local:')");
+    let own: i64 = session.one("select count(*) from steadytext_queue where starts_with(worker, 'local:')");
     assert_eq!(own, 0);
     assert!(worker.stop());
 }
@@ -252,6 +251,24 @@ fn a_file_that_is_not_the_servers_answers_nothing() {
     let request = session.request(id);
     assert_eq!(request.answer, None);
     assert!(request.error.is_some_and(|error| error.contains("SHA-256")), "it says why");
+}
+
+#[test]
+fn a_file_of_another_length_than_the_servers_answers_nothing() {
+    let (cluster, mut session) = paused();
+    slow_model(&cluster, &mut session);
+    // Nobody has loaded it, so nobody knows its checksum.
+    let other = cluster.make_directory("other");
+    let mut longer = std::fs::read(cluster.model_directory().join("slow.gguf")).expect("it was written");
+    longer.push(0);
+    std::fs::write(other.join("slow.gguf"), longer).expect("our own directory");
+    let id = session.generate("x", "model => 'slow', max_tokens => 2, use_cache => false");
+    let mut worker = Worker::start(&cluster, &["--model-dir", &other.display().to_string()]);
+    wait_until("it was tried", || session.request(id).error.is_some());
+    assert!(worker.stop());
+    let request = session.request(id);
+    assert_eq!(request.answer, None);
+    assert!(request.error.is_some_and(|error| error.contains("bytes")), "it says why");
 }
 
 #[test]

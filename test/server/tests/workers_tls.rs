@@ -20,8 +20,23 @@ fn sign_itself(directory: &Path, name: &str) {
     openssl(
         directory,
         &[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", &key, "-out", &certificate,
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
         ],
     );
 }
@@ -29,7 +44,8 @@ fn sign_itself(directory: &Path, name: &str) {
 /// An authority `ca`, and a certificate `signed` of it for host localhost.
 fn sign_by_authority(directory: &Path) {
     let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let ca = ["req", "-x509", "-days", "2", "-subj", "/CN=An authority", "-keyout", "ca.key", "-out", "ca.crt"];
+    let ca =
+        ["req", "-x509", "-days", "2", "-subj", "/CN=An authority", "-keyout", "ca.key", "-out", "ca.crt"];
     openssl(directory, &[&ca[..], &new_key].concat());
     let request = ["req", "-subj", "/CN=localhost", "-keyout", "signed.key", "-out", "signed.csr"];
     openssl(directory, &[&request[..], &new_key].concat());
@@ -37,8 +53,21 @@ fn sign_by_authority(directory: &Path) {
     openssl(
         directory,
         &[
-            "x509", "-req", "-in", "signed.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-extfile", "names", "-out", "signed.crt",
+            "x509",
+            "-req",
+            "-in",
+            "signed.csr",
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "names",
+            "-out",
+            "signed.crt",
         ],
     );
 }
@@ -55,7 +84,8 @@ impl Server {
         static LAST: AtomicU8 = AtomicU8::new(0);
         // Of this test alone, as all clusters have the same port.
         let own = std::process::id().to_le_bytes();
-        let address = format!("127.{}.{}.{}", 64 + own[0] / 4, own[1], 1 + LAST.fetch_add(1, Ordering::Relaxed));
+        let address =
+            format!("127.{}.{}.{}", 64 + own[0] / 4, own[1], 1 + LAST.fetch_add(1, Ordering::Relaxed));
         let mut cluster = Options::new().set("listen_addresses", &address).create();
         let directory = cluster.directory().to_owned();
         sign_itself(&directory, "own");
@@ -110,7 +140,13 @@ impl Server {
 fn a_server_is_verified_as_far_as_sslmode_says() {
     let mut server = Server::start(Some("own"));
     // Nothing is asked, and TLS is there; it is asked for; who has signed itself is its own authority.
-    for how in ["application_name=w", "sslmode=prefer", "sslmode=require", "sslmode=verify-ca&sslrootcert=@own.crt", "sslmode=verify-full&sslrootcert=@own.crt"] {
+    for how in [
+        "application_name=w",
+        "sslmode=prefer",
+        "sslmode=require",
+        "sslmode=verify-ca&sslrootcert=@own.crt",
+        "sslmode=verify-full&sslrootcert=@own.crt",
+    ] {
         server.is_served("localhost", how, true);
     }
     // Another host's name is no matter until it is.
@@ -138,7 +174,11 @@ fn a_server_without_tls_is_refused_where_tls_is_demanded() {
     let mut server = Server::start(None);
     server.is_served("localhost", "sslmode=prefer", false);
     server.is_served("localhost", "sslmode=disable", false);
-    for how in ["sslmode=require", "sslmode=verify-ca&sslrootcert=@own.crt", "sslmode=verify-full&sslrootcert=@own.crt"] {
+    for how in [
+        "sslmode=require",
+        "sslmode=verify-ca&sslrootcert=@own.crt",
+        "sslmode=verify-full&sslrootcert=@own.crt",
+    ] {
         server.is_refused("localhost", how, "TLS");
     }
 }
@@ -161,6 +201,9 @@ fn what_cannot_be_meant_ends_the_worker_at_once() {
         assert!(!worker.said().contains("secret"), "{}", worker.said());
     }
     // Sockets of the machine are nobody else's, whatever is asked for.
-    let url = format!("host='{}' user=remote dbname=postgres sslmode = 'verify-full'", cluster.directory().display());
+    let url = format!(
+        "host='{}' user=remote dbname=postgres sslmode = 'verify-full'",
+        cluster.directory().display()
+    );
     assert!(Worker::start_at(&url, &cluster, &["--drain"]).wait());
 }
