@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 
 use postgres::Client;
-use postgres::error::SqlState;
+use postgres::error::{Severity, SqlState};
 use steadytext_engine::errand::{self, Prepared, Refusal};
 use steadytext_engine::{Error, Standing};
 
@@ -75,10 +75,20 @@ impl Server<'_> {
     pub(super) fn fetch(&mut self, client: &mut Client) -> Result<bool, Trouble> {
         let Some(wish) = self.flight.wish() else { return Ok(false) };
         let Wish { held, first, ref report, .. } = wish;
-        let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref())?;
+        let came = protocol::more_work(client, &self.shared.worker, held, first, report.as_deref());
+        let came = match came {
+            Ok(came) => came.map(|came| errand::decode(&came).unwrap_or_else(|error| unreadable(&error))),
+            // What is wrong with one row must not hold up the others.
+            Err(Trouble::Database(error)) => {
+                let said = error.as_db_error().filter(|said| said.parsed_severity() == Some(Severity::Error));
+                let Some(said) = said else { return Err(error.into()) };
+                let (message, code) = (said.message().to_owned(), said.code().code().to_owned());
+                Some(Prepared::Refused(Refusal { message, code, retry: true }))
+            }
+            Err(error) => return Err(error),
+        };
         match came {
             Some(came) => {
-                let came = errand::decode(&came).unwrap_or_else(|error| unreadable(&error));
                 if let Some(ended) = self.flight.fulfil(&wish, came) {
                     self.note_end(ended);
                 }
