@@ -114,11 +114,16 @@ fn a_worker_elsewhere_gives_the_same_bytes() {
 
 #[test]
 fn a_vectorizer_gets_its_vectors_from_a_worker_elsewhere() {
-    let (cluster, mut session) = paused();
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    encoders(&cluster, &mut session, &Bert::default());
+    // How long vectors are is asked of the server; after that it computes none.
     session.run(
-        "create table docs (id integer primary key, body text);
+        "create role remote login in role steadytext_worker;
+         create table docs (id integer primary key, body text);
          insert into docs select i, 'text ' || i from generate_series(1, 300) as i;
-         select steadytext_create_vectorizer('docs', array['body'], index => 'none')",
+         select steadytext_create_vectorizer('docs', array['body'], model => 'file', index => 'none');
+         update steadytext_models set placement = 'elsewhere' where name = 'file'",
     );
     let mut worker = Worker::start(&cluster, &[]);
     wait_until("all have vectors", || {
@@ -127,13 +132,13 @@ fn a_vectorizer_gets_its_vectors_from_a_worker_elsewhere() {
     session.run("update docs set body = 'another text' where id = 7");
     wait_until("the new text has its own", || {
         session.one(
-            "select coalesce(bool_or(embedding = steadytext_embed('another text')), false)
+            "select coalesce(bool_or(embedding = steadytext_embed('another text', model => 'folder')), false)
              from docs_body_embedding where id = 7",
         )
     });
     let different: i64 = session.one(
         "select count(*) from docs_body_embedding as e join docs as d using (id)
-         where e.embedding <> steadytext_embed(d.body)",
+         where e.embedding <> steadytext_embed(d.body, model => 'folder')",
     );
     assert_eq!(different, 0);
     let own: i64 = session.one("select count(*) from steadytext_queue where starts_with(worker, 'local:')");
