@@ -50,6 +50,12 @@ if [ ! -e "$system/.complete" ]; then
     # No service starts in there.
     printf '#!/bin/sh\nexit 101\n' >"$system/usr/sbin/policy-rc.d"
     chmod 755 "$system/usr/sbin/policy-rc.d"
+    # What this machine trusts and where its pip looks holds there too.
+    if compgen -G '/usr/local/share/ca-certificates/*.crt' >/dev/null; then
+        cp /usr/local/share/ca-certificates/*.crt "$system/usr/local/share/ca-certificates/"
+        chroot "$system" update-ca-certificates >/dev/null
+    fi
+    if [ -e /etc/pip.conf ]; then cp /etc/pip.conf "$system/etc/"; fi
     touch "$system/.complete"
 fi
 
