@@ -153,7 +153,7 @@ fn models_placed(placement: &str) -> Vec<String> {
 /// The models that requests get which name none: for generation, for embeddings, for ranking.
 #[pg_extern(volatile, parallel_unsafe)]
 fn default_models() -> Vec<Option<String>> {
-    default_names(&*catalog_cache::models().or_raise()).to_vec()
+    default_names(&catalog_cache::models().or_raise()).to_vec()
 }
 
 fn check_version(version: Option<&str>) -> Result<(), PgError> {
