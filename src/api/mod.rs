@@ -31,6 +31,7 @@ mod refuse;
 mod rerank;
 mod result;
 mod role_id;
+mod statistics;
 mod status;
 mod summarize;
 mod sync;

@@ -350,7 +350,10 @@ impl Worker {
                 self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer, Usage::default());
-                self.outcomes.push(Outcome { held, owner, verdict });
+                let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
+                let mut tally = claimed.tally(name);
+                tally.found();
+                self.outcomes.push(Outcome { held, owner, verdict, tally: Some(tally) });
                 continue;
             }
             match prepared {
@@ -380,7 +383,9 @@ impl Worker {
                 }
             },
         };
-        self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+        let tally = claimed.tally(None);
+        let refused = refused(claimed.held, claimed.owner, error, retry);
+        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
     }
 
     /// Gives back the rows of requests whose model has arrived; fails those of one that will not.

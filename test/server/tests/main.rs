@@ -50,6 +50,7 @@ mod search;
 mod settings;
 mod shutdown;
 mod standby;
+mod statistics;
 mod summaries;
 mod sync;
 mod transactions;
