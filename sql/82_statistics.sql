@@ -325,6 +325,7 @@ select
     e.request_bytes,
     e.limit_bytes,
     e.passes,
+    e.pass_requests,
     e.pass_requests::double precision / nullif(e.passes, 0) as mean_batch_size,
     e.prefill_tokens,
     e.prefill_seconds,
@@ -357,6 +358,7 @@ comment on column @extschema@.steadytext_engine_stat.model_bytes is 'Memory of t
 comment on column @extschema@.steadytext_engine_stat.request_bytes is 'Memory of prompts that wait, of constraints, and of messages on their way';
 comment on column @extschema@.steadytext_engine_stat.limit_bytes is 'What all of it may take: pg_steadytext.memory_limit_mb; NULL: no limit';
 comment on column @extschema@.steadytext_engine_stat.passes is 'Passes through a model';
+comment on column @extschema@.steadytext_engine_stat.pass_requests is 'Requests in all of them';
 comment on column @extschema@.steadytext_engine_stat.mean_batch_size is 'Requests in a pass, on average';
 comment on column @extschema@.steadytext_engine_stat.prefill_tokens is 'Tokens of prompts and texts that were computed';
 comment on column @extschema@.steadytext_engine_stat.prefill_seconds is 'Time that they took; a pass with both kinds is divided by the number of tokens';

@@ -89,21 +89,19 @@ begin
     with queue as materialized (
         select q.*, concat(v_label, ',priority="', q.priority, '"') as labels from steadytext.queue_metrics() as q
     )
-    select f.family, f.kind, f.help, '', q.labels, f.value
+    select f.family, f.kind, f.help, '', case when f.n = 6 then v_label else q.labels end, f.value
     from queue as q
     cross join lateral (values
         (1, 'steadytext_queue_length', 'gauge', 'Requests of the queue that have not ended; counted up to 10000.', q.queue_length::text),
         (2, 'steadytext_queue_visible_length', 'gauge', 'Requests of the queue that are ready to run; counted up to 10000.', q.queue_visible_length::text),
         (3, 'steadytext_queue_processing', 'gauge', 'Requests of the queue that a worker has; counted up to 10000.', q.processing::text),
         (4, 'steadytext_queue_newest_message_age_seconds', 'gauge', 'Age of the latest request that has not ended.', q.newest_msg_age_sec::text),
-        (5, 'steadytext_queue_oldest_message_age_seconds', 'gauge', 'Age of the first request that has not ended.', q.oldest_msg_age_sec::text)
+        (5, 'steadytext_queue_oldest_message_age_seconds', 'gauge', 'Age of the first request that has not ended.', q.oldest_msg_age_sec::text),
+        -- Of the whole queue.
+        (6, 'steadytext_queue_messages_total', 'counter', 'Requests ever enqueued.', case when q.priority = 1 then q.total_messages::text end)
     ) as f(n, family, kind, help, value)
     where f.value is not null
     order by f.n, q.priority;
-    return query
-    select 'steadytext_queue_messages_total', 'counter', 'Requests ever enqueued.', '', v_label, q.total_messages::text
-    from steadytext.queue_metrics() as q
-    limit 1;
     return query
     select f.family, 'counter', f.help, '', v_label, f.value::text
     from steadytext.cache_counters() as c

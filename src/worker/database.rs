@@ -31,7 +31,7 @@ use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{guc, interrupts, listen, pending};
+use crate::pg::{bgworker, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
@@ -220,7 +220,13 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
+        let running = i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX);
+        if self.slot.running.swap(running, Relaxed) != running {
+            bgworker::show(&match running {
+                0 => "idle".to_owned(),
+                running => format!("running {running} requests"),
+            });
+        }
     }
 
     /// Looks whether the extension is still there and the running requests still ours, when somebody says

@@ -38,6 +38,7 @@ mod model_names;
 mod model_pull;
 mod model_restore;
 mod models_listed;
+mod monitoring;
 mod options;
 mod owners;
 mod priorities;
