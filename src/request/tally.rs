@@ -9,6 +9,9 @@ use crate::pg::error::PgError;
 use crate::pg::request_log;
 use crate::pg::request_statistics::{self, Counted};
 
+/// Most characters of a name that are kept.
+const MAX_NAME_CHARS: usize = 128;
+
 /// A request that was counted and has not ended, or just has.
 #[derive(Debug, Clone)]
 pub(crate) struct Tally {
@@ -28,7 +31,7 @@ impl Tally {
     /// A request whose work begins now. It is counted, unless this is another attempt at one that was.
     pub(crate) fn begin(request_type: &str, model: Option<&str>, is_new: bool) -> Tally {
         let tally = Tally {
-            request_type: request_type.to_owned(),
+            request_type: cut(request_type),
             model: model.map_or_else(String::new, label),
             request_id: None,
             waited: Duration::ZERO,
@@ -151,5 +154,10 @@ fn tokens(usage: &Usage) -> Counted {
 
 /// What a model is called: without the directories of a path that a setting names.
 fn label(model: &str) -> String {
-    model.rsplit('/').next().unwrap_or(model).to_owned()
+    cut(model.rsplit('/').next().unwrap_or(model))
+}
+
+/// The beginning of a name: rows of a dump may say anything.
+fn cut(name: &str) -> String {
+    name.chars().take(MAX_NAME_CHARS).collect()
 }

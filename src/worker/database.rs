@@ -382,7 +382,10 @@ impl Worker {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => return self.awaiting.add(claimed.held, claimed.owner, ticket),
+                Ok(ticket) => {
+                    let tally = claimed.tally(Some(&model));
+                    return self.awaiting.add(claimed.held, claimed.owner, ticket, tally);
+                }
                 Err(error) => {
                     let retry = error.is_transient();
                     (error, retry)
@@ -404,12 +407,13 @@ impl Worker {
         for EndedDownload { model, rows, outcome } in ended {
             // What has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner) in rows {
+            for (held, owner, tally) in rows {
                 match &outcome {
                     Ok(()) => self.outcomes.give_back(held, owner),
                     Err(error) => {
                         let retry = error.is_transient();
-                        self.outcomes.push(refused(held, owner, error.clone(), retry));
+                        let refused = refused(held, owner, error.clone(), retry);
+                        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
                     }
                 }
             }
