@@ -1,6 +1,6 @@
-//! The figures of requests over a restart of the server: in a file, from an orderly shutdown to the next start.
+//! The figures of requests over a restart of the server: in a file, from the postmaster's orderly end to its next start.
 //!
-//! As PostgreSQL does with its own, the postmaster writes the file when everything else has ended, and removes it when it
+//! As pg_stat_statements does with its own, the postmaster writes the file when everything else has ended, and removes it when it
 //! has read it. After a crash there is none, and what was counted is gone. A file that is not what it should be is removed
 //! and mentioned in the log, and nothing else comes of it.
 //!

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use steadytext_test_server::{Cluster, Session};
 
@@ -144,6 +145,30 @@ fn queries_for_the_exporter_run_and_give_the_same_metrics() {
         columns.sort();
         assert_eq!(columns, expected, "{}", query.namespace);
     }
+}
+
+#[test]
+fn a_scrape_of_a_thousand_series_is_whole() {
+    let (_cluster, mut session, _) = metrics();
+    session.run(
+        "insert into steadytext_queue (request_type, prompt, params, created_at)
+         select 'generate', 'many', jsonb_build_object('model', 'model-' || n), now() - interval '1 day'
+         from generate_series(1, 14) as n",
+    );
+    let cancelled =
+        "select count(*) from steadytext_queue where prompt = 'many' and steadytext_cancel_async(request_id)";
+    assert_eq!(session.one::<i64>(cancelled), 14);
+    let mut took = Vec::new();
+    let mut series = 0;
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let metrics: String = session.one("select steadytext_metrics()");
+        took.push(begun.elapsed());
+        series = metrics.lines().filter(|line| !line.starts_with('#')).count();
+    }
+    took.sort();
+    println!("{series} series in {:.1} ms, the median of ten scrapes", took[5].as_secs_f64() * 1e3);
+    assert!(series >= 1000, "{series}");
 }
 
 #[test]
