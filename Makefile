@@ -20,7 +20,7 @@ DEBIAN_OF_18 = forky
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build install demo demo-real test test-engine test-install test-sql test-docs test-server \
+.PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server \
 	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint clean
 
 help: ## this list
@@ -34,6 +34,14 @@ build: ## build the extension for the server of PG_CONFIG
 
 install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 	@scripts/install.sh
+
+deb: setup ## a Debian package of it in dist/
+	$(CARGO) build --release -p pg_steadytext -p steadytext-engine --features pg_steadytext/pg$(PG_MAJOR)
+	@scripts/deb.sh
+
+test-deb: ## that package for PG=17, made and tried in a new Debian that has it
+	scripts/in-debian.sh $(DEBIAN_OF_$(or $(PG),17)) make --no-print-directory deb
+	scripts/test-deb.sh dist/postgresql-$(or $(PG),17)-pg-steadytext_*.deb $(DEBIAN_OF_$(or $(PG),17))
 
 demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
 	@scripts/demo.sh
