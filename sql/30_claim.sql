@@ -37,7 +37,8 @@ returns table (
     retry_count integer,
     max_retries integer,
     priority integer,
-    bytes bigint
+    bytes bigint,
+    waited_ms double precision
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -188,7 +189,8 @@ begin
     return query
     select q.id, q.request_id, q.attempt, q.request_type, q.prompt, q.prompts, q.params,
         q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries, q.priority,
-        steadytext.request_bytes(q.prompt, q.prompts, q.params)
+        steadytext.request_bytes(q.prompt, q.prompts, q.params),
+        date_part('epoch', clock_timestamp() - q.created_at) * 1000
     from unnest(v_claimed) with ordinality as c(id, n)
     join @extschema@.steadytext_queue as q
         on q.id = c.id and q.status = 'processing' and q.worker = p_worker

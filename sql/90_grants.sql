@@ -4,7 +4,7 @@
 -- anything to anybody.
 select steadytext.close_new_objects();
 
-grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker, pg_monitor;
+grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker, pg_monitor, pg_read_all_stats;
 
 -- The API.
 grant execute on function
@@ -314,6 +314,21 @@ grant select on sequence
     @extschema@.steadytext_cache_id_seq,
     @extschema@.steadytext_audit_log_id_seq
 to steadytext_admin;
+-- Figures without texts and names of roles. Who may read all statistics sees those of other databases, too.
+grant select on
+    @extschema@.steadytext_stat,
+    @extschema@.steadytext_stat_histogram,
+    @extschema@.steadytext_queue_metrics,
+    @extschema@.steadytext_engine_stat
+to steadytext_user, steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function
+    steadytext.request_statistics(),
+    steadytext.bucket_bounds(),
+    steadytext.queue_metrics(),
+    steadytext.engine_statistics()
+to steadytext_user, steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function @extschema@.steadytext_metrics() to steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function steadytext.reset_request_statistics(), @extschema@.steadytext_stat_reset() to steadytext_admin;
 -- Monitoring sees numbers, states and names of roles; never a text.
 grant select on @extschema@.steadytext_queue_counts to steadytext_admin, pg_monitor;
 grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_health to pg_monitor;

@@ -16,8 +16,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::refuse::{MAX_RETRIES_LIMIT, refusal};
-use crate::cache::{self, Effort};
-use crate::pg::cache_table::Found;
+use crate::cache::{self, Cached, Effort};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::tuple::{self, NewRow};
@@ -30,7 +29,7 @@ use crate::request::checks::{check_columns, check_length, check_params, check_ty
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
 use crate::request::wording;
-use crate::request::{Answer, Asked, DEFAULT_MODEL, check_model, default_to_remember, wanted};
+use crate::request::{Asked, DEFAULT_MODEL, Tally, Usage, check_model, default_to_remember, wanted};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -147,8 +146,9 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
         let given = check_row(row, &columns, &config).or_raise();
-        if let Some((found, answer)) = from_cache(row, &columns, &given, &config) {
-            let row = complete(trigger, row, &columns, &found, &answer);
+        if let Some(cached) = from_cache(row, &columns, &given, &config) {
+            let row = complete(trigger, row, &columns, &cached);
+            count_found(given.request_type, cached.model.as_deref());
             show_copied_row(hidden);
             return Ok(Some(row));
         }
@@ -215,12 +215,7 @@ impl Given<'_> {
 }
 
 /// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
-fn from_cache(
-    row: NewRow<'_>,
-    columns: &QueueColumns,
-    given: &Given<'_>,
-    config: &Config,
-) -> Option<(Found, Answer)> {
+fn from_cache(row: NewRow<'_>, columns: &QueueColumns, given: &Given<'_>, config: &Config) -> Option<Cached> {
     if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;
     }
@@ -232,8 +227,7 @@ fn complete<'a>(
     trigger: &'a PgTrigger<'a>,
     row: NewRow<'_>,
     columns: &QueueColumns,
-    found: &Found,
-    answer: &Answer,
+    Cached { found, answer, .. }: &Cached,
 ) -> Row<'a> {
     let now = pg_sys::Datum::from(activity::now());
     let list: Option<Vec<String>> = answer.list().map(|texts| texts.into_iter().map(str::to_owned).collect());
@@ -254,6 +248,13 @@ fn complete<'a>(
     let values: Vec<_> =
         values.into_iter().filter_map(|(column, datum)| Some((columns.at(column), datum?))).collect();
     tuple::with_values(trigger, &values)
+}
+
+/// Counts a request that the cache has answered.
+fn count_found(request_type: &str, model: Option<&str>) {
+    let mut tally = Tally::begin(request_type, model, true);
+    tally.found();
+    tally.completed(&Usage::default());
 }
 
 /// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before

@@ -32,6 +32,7 @@ mod refuse;
 mod rerank;
 mod result;
 mod role_id;
+mod statistics;
 mod status;
 mod summarize;
 mod sync;

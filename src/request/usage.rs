@@ -1,6 +1,6 @@
 //! What an answer took: tokens, the time to the first of them, and why it ended.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use steadytext_engine::Finish;
 
@@ -17,18 +17,23 @@ pub(crate) struct Usage {
     pub(crate) finish_reason: Option<&'static str>,
     /// Milliseconds to the first token.
     pub(crate) first_token_ms: Option<i32>,
+    /// The same, to more digits.
+    pub(crate) first_token: Option<Duration>,
+    /// Until the engine began.
+    pub(crate) begun: Option<Duration>,
 }
 
 impl Usage {
-    /// A subtask has begun.
-    pub(crate) fn started(&mut self, prompt_tokens: usize) {
+    /// A subtask has begun, of what was asked for at `since`.
+    pub(crate) fn started(&mut self, prompt_tokens: usize, since: Instant) {
+        self.begun.get_or_insert_with(|| since.elapsed());
         self.prompt_tokens = Some(self.prompt_tokens.unwrap_or(0).saturating_add(number(prompt_tokens)));
     }
 
     /// The first token of a text that was asked for at `since`; of many texts, there is one that is the first.
     pub(crate) fn first_token(&mut self, cached_tokens: usize, since: Instant) {
         self.cached_tokens = Some(self.cached_tokens.unwrap_or(0).saturating_add(number(cached_tokens)));
-        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
+        self.note_first_token(since);
     }
 
     /// What a worker elsewhere says of it.
@@ -51,7 +56,7 @@ impl Usage {
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
         let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);
-        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
+        self.note_first_token(since);
         self.generated_tokens = Some(number(generated_tokens));
         self.finish_reason = Some(match finish {
             Finish::EndOfText | Finish::Stop => "stop",
@@ -59,10 +64,11 @@ impl Usage {
             Finish::Complete => "constraint",
         });
     }
-}
 
-fn milliseconds(since: Instant) -> i32 {
-    i32::try_from(since.elapsed().as_millis()).unwrap_or(i32::MAX)
+    fn note_first_token(&mut self, since: Instant) {
+        let first = *self.first_token.get_or_insert_with(|| since.elapsed());
+        self.first_token_ms = Some(i32::try_from(first.as_millis()).unwrap_or(i32::MAX));
+    }
 }
 
 fn number(tokens: usize) -> i32 {

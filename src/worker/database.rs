@@ -31,7 +31,7 @@ use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{guc, interrupts, listen, pending};
+use crate::pg::{bgworker, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
@@ -220,7 +220,13 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
+        let running = i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX);
+        if self.slot.running.swap(running, Relaxed) != running {
+            bgworker::show(&match running {
+                0 => "idle".to_owned(),
+                running => format!("running {running} requests"),
+            });
+        }
     }
 
     /// Looks whether the extension is still there and the running requests still ours, when somebody says
@@ -350,7 +356,10 @@ impl Worker {
                 self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer, Usage::default());
-                self.outcomes.push(Outcome { held, owner, verdict });
+                let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
+                let mut tally = claimed.tally(name);
+                tally.found();
+                self.outcomes.push(Outcome { held, owner, verdict, tally: Some(tally) });
                 continue;
             }
             match prepared {
@@ -373,14 +382,19 @@ impl Worker {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => return self.awaiting.add(claimed.held, claimed.owner, ticket),
+                Ok(ticket) => {
+                    let tally = claimed.tally(Some(&model));
+                    return self.awaiting.add(claimed.held, claimed.owner, ticket, tally);
+                }
                 Err(error) => {
                     let retry = error.is_transient();
                     (error, retry)
                 }
             },
         };
-        self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+        let tally = claimed.tally(None);
+        let refused = refused(claimed.held, claimed.owner, error, retry);
+        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
     }
 
     /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
@@ -393,12 +407,13 @@ impl Worker {
         for EndedDownload { model, rows, outcome } in ended {
             // What has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner) in rows {
+            for (held, owner, tally) in rows {
                 match &outcome {
                     Ok(()) => self.outcomes.give_back(held, owner),
                     Err(error) => {
                         let retry = error.is_transient();
-                        self.outcomes.push(refused(held, owner, error.clone(), retry));
+                        let refused = refused(held, owner, error.clone(), retry);
+                        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
                     }
                 }
             }

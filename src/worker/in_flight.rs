@@ -20,7 +20,7 @@ use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
 use crate::registry::Resolved;
-use crate::request::{Answer, Ended, Stages, Usage};
+use crate::request::{Answer, Ended, Stages, Tally, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -48,6 +48,7 @@ struct Running {
     usage: Usage,
     text: String,
     since: Instant,
+    tally: Tally,
     /// For the cache.
     question: Option<Question>,
     author: Author,
@@ -69,6 +70,7 @@ impl Running {
         self.ticket = Ticket::new();
         self.question =
             self.question.as_ref().map(|question| question.with_model(self.stages.whole(), &with));
+        self.tally.name_model(with.name());
         self.resolved = with;
         self.stages.restart();
         self.again.clear();
@@ -145,6 +147,7 @@ impl InFlight {
 
     /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
+        let tally = claimed.tally(Some(prepared.resolved.name()));
         let Prepared { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
         let running = Running {
@@ -164,6 +167,7 @@ impl InFlight {
             usage: Usage::default(),
             text: String::new(),
             since: Instant::now(),
+            tally,
             question,
             author: Author::default(),
             abandoned: false,
@@ -216,7 +220,9 @@ impl InFlight {
     pub(super) fn abandon(&mut self, lost: &[Held]) {
         for held in lost {
             if let Some(running) = self.requests.get_mut(held) {
-                running.abandoned = true;
+                if !std::mem::replace(&mut running.abandoned, true) {
+                    running.tally.cancelled();
+                }
                 running.ticket.cancel();
             }
         }
@@ -258,7 +264,7 @@ impl InFlight {
                 if running.stages.whole().is_text() {
                     running.usage = Usage::default();
                 }
-                running.usage.started(prompt_tokens);
+                running.usage.started(prompt_tokens, running.since);
                 let tokens = running.usage.prompt_tokens.and_then(|tokens| usize::try_from(tokens).ok());
                 show(running, |line| activity::set_phase(line, Phase::Prefill, tokens));
                 return None;
@@ -324,8 +330,9 @@ impl InFlight {
 
     /// Takes out a request of which the engine has nothing any more.
     fn end(&mut self, held: Held) -> Option<Outcome> {
-        let running = self.requests.remove(&held)?;
+        let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
+        running.tally.stop();
         self.ended += 1;
         self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
         if running.abandoned {
@@ -335,7 +342,7 @@ impl InFlight {
         if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        Some(Outcome { held, owner: running.owner, verdict })
+        Some(Outcome { held, owner: running.owner, verdict, tally: Some(running.tally) })
     }
 
     /// Forgets everything; the rows of what was held.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pgrx::prelude::*;
 use serde_json::Value as Json;
@@ -28,12 +29,18 @@ use crate::request::Answer;
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
+/// A request that says of itself that it has waited for longer, ten years, has not.
+const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
 /// What became of a result that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The row has ended, or is no longer ours.
+    /// The row has ended as it was said,
     Done,
+    /// or as failed, as the table refused what was said.
+    Failed,
+    /// It is no longer ours.
+    Lost,
     /// It is tried again later.
     Retried,
     /// Somebody has it locked.
@@ -121,7 +128,7 @@ pub(super) fn claim(
         ];
         let limits = catalog_cache::config()?;
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes
+            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes, waited_ms
                from steadytext.claim_requests($1, $2, $3, $4, $5, $6, $7)",
             args,
             Mode::ReadWrite,
@@ -137,6 +144,7 @@ pub(super) fn claim(
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
                     bytes: row.get::<i64>(10).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0),
+                    waited: Duration::from_secs_f64(row.get::<f64>(11).unwrap_or(0.0).clamp(0.0, MOST_WAITED_MS) / 1e3),
                 })
             },
         )?;
@@ -292,6 +300,8 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
             Some("locked") => Stored::Locked,
             Some("refused") => Stored::Refused,
             Some("retried") => Stored::Retried,
+            Some("lost") => Stored::Lost,
+            Some("failed") => Stored::Failed,
             _ => Stored::Done,
         };
         (row.get(1).unwrap_or_default(), stored)

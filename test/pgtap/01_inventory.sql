@@ -110,6 +110,19 @@ select set_eq(
         'sequence steadytext_queue_id_seq',
         'table steadytext_daemon_health',
         'view steadytext_activity',
+        'function steadytext.request_statistics()',
+        'function steadytext.bucket_bounds()',
+        'function steadytext.reset_request_statistics()',
+        'function steadytext.engine_statistics()',
+        'function steadytext.queue_metrics()',
+        'function steadytext.label_value(text)',
+        'function steadytext.metric_samples()',
+        'view steadytext_stat',
+        'view steadytext_stat_histogram',
+        'view steadytext_queue_metrics',
+        'view steadytext_engine_stat',
+        'function steadytext_stat_reset()',
+        'function steadytext_metrics()',
         'view steadytext_queue_counts',
         'table steadytext_cache',
         'sequence steadytext_cache_id_seq',
@@ -614,8 +627,9 @@ select set_eq(
         'complete_requests', 'complete_reports', 'more_work', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
-        'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
-    'only the protocol, two triggers and what looks after the cache run as the owner'
+        'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup',
+        'queue_metrics', 'steadytext_metrics'],
+    'only the protocol, two triggers, what looks after the cache and what counts for all run as the owner'
 );
 
 -- pg_dump.
