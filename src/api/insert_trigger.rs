@@ -20,9 +20,11 @@ use crate::cache::{self, Effort};
 use crate::pg::cache_table::Found;
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
+use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
-    activity, after_commit, guc, kept_prompts, listen, pending, privilege, shmem, slots, transaction,
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, shmem, slots,
+    transaction,
 };
 use crate::registry::Wanted;
 use crate::request::batch_checks;
@@ -153,6 +155,9 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
+        if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
+            rate_limits::admit(owner, given.count(), Asking::Row).or_raise();
+        }
         stored = params_to_store(&given).or_raise();
     }
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
@@ -204,6 +209,12 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// For how many requests it counts: each text of a batch is one.
+    fn count(&self) -> u64 {
+        let texts = self.prompts.as_ref().filter(|_| self.request_type.starts_with("batch_"));
+        texts.map_or(1, |texts| texts.len() as u64)
+    }
+
     fn asked(&self) -> Asked<'_> {
         Asked {
             request_type: self.request_type,
@@ -316,6 +327,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
 fn admit_retry() -> bool {
     let role = privilege::current_user();
     check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
+    rate_limits::admit(role, 1, Asking::Row).or_raise();
     pending::retrying(role);
     true
 }

@@ -27,6 +27,7 @@ mod plain_verbs;
 mod prompt;
 mod protocol;
 mod pull;
+mod rate_limits;
 mod refuse;
 mod rerank;
 mod result;

@@ -33,10 +33,13 @@ pub(crate) mod model_checksums;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod pulls;
+pub(crate) mod rate_counters;
+pub(crate) mod rate_limits;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod set_aside;
 pub(crate) mod shmem;
+mod sliding_window;
 pub(crate) mod slots;
 pub(crate) mod spi;
 pub(crate) mod transaction;
@@ -45,7 +48,7 @@ mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 9] = [
+static PARTS: [&dyn shmem::AnyPart; 10] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -55,6 +58,7 @@ static PARTS: [&dyn shmem::AnyPart; 9] = [
     &pending::TABLE,
     &model_checksums::TABLE,
     &pulls::TABLE,
+    &rate_counters::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

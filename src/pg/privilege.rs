@@ -22,6 +22,12 @@ pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
     superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
 }
 
+/// Whether `member` belongs to `role`, directly or not; a superuser belongs to what it was made a member of.
+pub(crate) fn is_member(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogs up inside a transaction.
+    unsafe { pg_sys::is_member_of_role_nosuper(member, role) }
+}
+
 /// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for
 /// members of steadytext_admin.
 pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {

@@ -26,6 +26,7 @@ use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
+use super::usage::UsageKeeper;
 use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
@@ -72,6 +73,7 @@ pub(super) struct Worker {
     retention_at: Option<i64>,
     eviction: Eviction,
     recount: Recount,
+    usage: UsageKeeper,
     vectorizer: vectorizer::Supervision,
     due: Due,
     warned_of_builtin: bool,
@@ -112,6 +114,7 @@ impl Worker {
             retention_at: None,
             eviction: Eviction::new(),
             recount: Recount::new(),
+            usage: UsageKeeper::new(),
             vectorizer: vectorizer::Supervision::new(),
             due: Due::new(slot),
             warned_of_builtin: false,
@@ -169,6 +172,9 @@ impl Worker {
         self.store();
         self.cache_writer.add(self.in_flight.entries.drain(..));
         if let Err(error) = self.cache_writer.write_all() {
+            self.complain(error);
+        }
+        if let Err(error) = self.usage.write(self.slot) {
             self.complain(error);
         }
         let mut held = self.in_flight.clear();
@@ -442,6 +448,9 @@ impl Worker {
         if let Err(error) = self.recount.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.usage.step(self.slot) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -480,6 +489,9 @@ impl Worker {
             until = until.min(self.due.pace);
         }
         if let Some(due) = self.recount.due(self.slot) {
+            until = until.min(due);
+        }
+        if let Some(due) = self.usage.due(self.slot) {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due() {

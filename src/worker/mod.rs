@@ -16,6 +16,7 @@ mod outcomes;
 mod prepare;
 mod protocol;
 mod recount;
+mod usage;
 mod vectorizer;
 
 use crate::pg::bgworker::entry_point;

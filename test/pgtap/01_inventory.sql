@@ -115,6 +115,18 @@ select set_eq(
         'sequence steadytext_cache_id_seq',
         'view steadytext_cache_with_frecency',
         'function steadytext.cache_key_hash(text)',
+        'table steadytext_rate_limits',
+        'table steadytext_rate_usage',
+        'function steadytext.check_rate_limit()',
+        'function steadytext.limited_role(text)',
+        'function steadytext.reset_usage(oid)',
+        'function steadytext.limit_wait(oid)',
+        'function steadytext.save_usage(oid[],bigint[],bigint[],bigint[])',
+        'function steadytext.saved_usage()',
+        'function steadytext_set_limit(text,bigint,bigint,bigint,bigint,bigint,bigint,bigint)',
+        'function steadytext_reset_usage(text)',
+        'function steadytext_my_limits()',
+        'function steadytext_limit_usage()',
         'table steadytext_audit_log',
         'sequence steadytext_audit_log_id_seq',
         'view steadytext.cache_entries',
@@ -622,9 +634,9 @@ select set_eq(
             ('steadytext_batch_heads', ''),
             ('steadytext_vectorizers', ''), ('steadytext_vectorizer_work', ''), ('steadytext_vectorizer_work_id_seq', ''),
             ('steadytext_vectorizer_batches', ''), ('steadytext_vectorizer_failures', ''), ('steadytext_vectorizer_state', ''),
-            ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
+            ('steadytext_rate_limits', ''), ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
     $$,
-    'pg_dump keeps requests, batches, the audit log, their sequences, prompts, vectorizers, settings and models that were changed'
+    'pg_dump keeps requests, batches, the audit log, their sequences, prompts, vectorizers, limits, settings and models that were changed'
 );
 select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),
