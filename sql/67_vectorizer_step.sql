@@ -299,7 +299,7 @@ begin
         if v_batches = 0 then
             update @extschema@.steadytext_vectorizer_state as s set
                 problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s seconds', ceil(v_wait)),
-                retry_at = clock_timestamp() + least(v_wait, 60) * interval '1 second'
+                retry_at = clock_timestamp() + least(v_wait, 10) * interval '1 second'
             where s.vectorizer_id = p_id;
             return false;
         end if;
