@@ -73,11 +73,11 @@ api: pg registry request cache
 worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
-api_files='refuse trouble connection pull call role_id protocol cancel result batch tables status prompt models context diagnose cache_admin cache_lookup
+api_files='refuse audit trouble connection pull call role_id protocol cancel result batch tables status prompt models context diagnose cache_admin cache_lookup
     enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange vectorizers rate_limits'
 request_files='defaults usage arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
     stages asked constraint batch_checks params options conversation verb_checks checks work'
-worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount usage vectorizer database lifecycle launcher'
+worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount usage audit vectorizer database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
 used() {

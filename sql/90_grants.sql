@@ -323,7 +323,7 @@ grant execute on function
 to steadytext_admin;
 grant execute on function @extschema@.steadytext_limit_usage() to pg_monitor;
 -- Nobody but the extension's functions writes it.
-grant select on @extschema@.steadytext_audit_log to steadytext_admin;
+grant select on @extschema@.steadytext_audit_log to steadytext_admin, steadytext_auditor;
 -- Who may dump the tables may dump what counts their rows.
 grant select on sequence
     @extschema@.steadytext_queue_id_seq,

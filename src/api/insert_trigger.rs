@@ -23,7 +23,7 @@ use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
-    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, shmem, slots,
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem, slots,
     transaction,
 };
 use crate::registry::Wanted;
@@ -338,14 +338,18 @@ fn admit_retry() -> bool {
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);
-    let full = |message| PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message);
+    let full = |key, message: String| {
+        let code = PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+        refusals::note(owner, key, code, &message);
+        PgError::new(code, message)
+    };
     let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
     if count.all >= limit {
-        return Err(full(format!("the queue is full: {limit} requests are pending"))
+        return Err(full("max_queue_size", format!("the queue is full: {limit} requests are pending"))
             .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
     }
     if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
-        return Err(full(format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+        return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
             "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
         ));
     }

@@ -2,6 +2,7 @@
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
 mod arrays;
+mod audit;
 mod batch;
 mod cache_admin;
 mod cache_lookup;

@@ -2,11 +2,14 @@
 
 use pgrx::prelude::*;
 
+use serde_json::json;
+
+use super::audit::note_in_audit_log;
 use crate::pg::error::OrRaise;
-use crate::pg::privilege::current_user;
+use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::rate_counters::{self, PERIODS, Used};
 use crate::pg::rate_limits;
-use crate::pg::{activity, catalog, pending, slots};
+use crate::pg::{activity, catalog, catalog_cache, pending, slots};
 
 /// The limits that bind the caller, and what is left of each.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -84,6 +87,10 @@ fn limit_usage() -> TableIterator<
 /// Forgets what a role has used. Whether anything was known of it.
 #[pg_extern(volatile, parallel_unsafe)]
 fn reset_usage(role: pg_sys::Oid) -> bool {
+    let installation = catalog_cache::installation().or_raise();
+    let caller = current_user();
+    let details = json!({ "role": catalog::role_name(role) });
+    as_owner(installation.owner, || note_in_audit_log(&installation, caller, "usage_reset", details, None)).or_raise();
     rate_counters::reset(role)
 }
 

@@ -35,6 +35,7 @@ pub(crate) mod privilege;
 pub(crate) mod pulls;
 pub(crate) mod rate_counters;
 pub(crate) mod rate_limits;
+pub(crate) mod refusals;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod set_aside;
@@ -48,7 +49,7 @@ mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 10] = [
+static PARTS: [&dyn shmem::AnyPart; 11] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -59,6 +60,7 @@ static PARTS: [&dyn shmem::AnyPart; 10] = [
     &model_checksums::TABLE,
     &pulls::TABLE,
     &rate_counters::TABLE,
+    &refusals::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

@@ -8,6 +8,12 @@ pub(crate) fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The role that the session has taken on: that of its login, or of SET ROLE.
+pub(crate) fn outer_user() -> pg_sys::Oid {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
 /// Whether `member` has the rights of `role`; a superuser has everybody's.
 fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.

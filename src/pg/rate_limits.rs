@@ -18,7 +18,7 @@ use super::catalog_cache::{self, Installation, may_keep, read_as_owner};
 use super::error::PgError;
 use super::rate_counters::{self, Allowed, Exceeded};
 use super::spi::{self, Mode};
-use super::{catalog, pending, privilege, slots};
+use super::{catalog, pending, privilege, refusals, slots};
 
 /// Roles whose limits a process keeps.
 const MAX_RESOLVED: usize = 256;
@@ -90,13 +90,20 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
     if let (Some(most), Asking::Row, Some(slot)) = (limits.pending, asking, slots::mine()) {
         let pending = u64::try_from(pending::count(slot, role).own).unwrap_or(0);
         if pending >= most {
-            return Err(too_many_pending(role, most, pending));
+            let refusal = too_many_pending(role, most, pending);
+            refusals::note(role, "max_pending", refusal.code, &refusal.message);
+            return Err(refusal);
         }
     }
     // What a vectorizer asks for at once is as much as fits, whatever the limit is.
     let begun = slots::is_vectorizing();
     rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun)
-        .map_err(|exceeded| refusal(role, count, &exceeded))
+        .map_err(|exceeded| {
+            let refusal = refusal(role, count, &exceeded);
+            let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
+            refusals::note(role, &limit, refusal.code, &refusal.message);
+            refusal
+        })
 }
 
 /// Seconds until a role may ask for another request; `None` where it may at once. Where it never may, that is an hour.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::audit::AuditKeeper;
 use super::awaiting::{Awaiting, EndedDownload};
 use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
@@ -74,6 +75,7 @@ pub(super) struct Worker {
     eviction: Eviction,
     recount: Recount,
     usage: UsageKeeper,
+    audit: AuditKeeper,
     vectorizer: vectorizer::Supervision,
     due: Due,
     warned_of_builtin: bool,
@@ -115,6 +117,7 @@ impl Worker {
             eviction: Eviction::new(),
             recount: Recount::new(),
             usage: UsageKeeper::new(),
+            audit: AuditKeeper::new(),
             vectorizer: vectorizer::Supervision::new(),
             due: Due::new(slot),
             warned_of_builtin: false,
@@ -174,8 +177,10 @@ impl Worker {
         if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
-        if let Err(error) = self.usage.write(self.slot) {
-            self.complain(error);
+        for written in [self.usage.write(self.slot), self.audit.write(self.slot)] {
+            if let Err(error) = written {
+                self.complain(error);
+            }
         }
         let mut held = self.in_flight.clear();
         held.extend(self.awaiting.clear());
@@ -451,6 +456,9 @@ impl Worker {
         if let Err(error) = self.usage.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.audit.step(self.slot) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -491,7 +499,7 @@ impl Worker {
         if let Some(due) = self.recount.due(self.slot) {
             until = until.min(due);
         }
-        if let Some(due) = self.usage.due(self.slot) {
+        for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due() {

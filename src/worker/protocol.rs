@@ -20,6 +20,7 @@ use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
 use crate::pg::rate_counters::Saved;
+use crate::pg::refusals::Refusal;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
 use crate::pg::{cache_table, catalog, listen, pending};
@@ -493,6 +494,48 @@ pub(super) fn saved_usage() -> Result<Vec<Saved>, PgError> {
                 tokens: counts(row.get(4)),
             },
         )
+    })
+}
+
+/// Writes what was refused into the audit log; `dropped`: refusals of which nothing else is known.
+pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgError> {
+    let texts = |of: fn(&Refusal) -> &String| refused.iter().map(|refusal| of(refusal).clone()).collect::<Vec<_>>();
+    let times = |of: fn(&Refusal) -> i64| -> Vec<Option<TimestampWithTimeZone>> {
+        refused.iter().map(|refusal| TimestampWithTimeZone::try_from(of(refusal)).ok()).collect()
+    };
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let roles: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.role).collect();
+    let counts: Vec<i64> = refused.iter().map(|refusal| number(refusal.count)).collect();
+    in_queue("note refusals", || {
+        spi::query(
+            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8)",
+            vec![
+                roles.into(),
+                texts(|refusal| &refusal.what).into(),
+                texts(|refusal| &refusal.code).into(),
+                texts(|refusal| &refusal.message).into(),
+                counts.into(),
+                times(|refusal| refusal.first).into(),
+                times(|refusal| refusal.last).into(),
+                number(dropped).into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| ())
+    })
+}
+
+/// Deletes a portion of what is older than the audit log keeps. Whether there may be more.
+pub(super) fn sweep_audit_log() -> Result<bool, PgError> {
+    in_queue("sweep the audit log", || {
+        let more = spi::query_one(
+            "select steadytext.sweep_audit_log()",
+            vec![],
+            Mode::ReadWrite,
+            |row| row.get::<bool>(1),
+        )?;
+        Ok(more.flatten() == Some(true))
     })
 }
 

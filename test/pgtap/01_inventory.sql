@@ -118,6 +118,10 @@ select set_eq(
         'table steadytext_rate_limits',
         'table steadytext_rate_usage',
         'function steadytext.check_rate_limit()',
+        'function steadytext.outer_role()',
+        'function steadytext.note_act()',
+        'function steadytext.note_refusals(oid[],text[],text[],text[],bigint[],timestamp with time zone[],timestamp with time zone[],bigint)',
+        'function steadytext.sweep_audit_log()',
         'function steadytext.limited_role(text)',
         'function steadytext.reset_usage(oid)',
         'function steadytext.limit_wait(oid)',
@@ -611,12 +615,12 @@ select is_empty(
 );
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
-    array['replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
+    array['note_act', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
         'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup'],
-    'only the protocol, two triggers and what looks after the cache run as the owner'
+    'only the protocol, three triggers and what looks after the cache run as the owner'
 );
 
 -- pg_dump.
