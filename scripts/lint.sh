@@ -245,6 +245,17 @@ for block in re.findall(r"^```rust\n(.*?)^```$", open(page).read(), re.M | re.S)
     done
 }
 
+# Lines of the tables of docs/security.md whose last column names no test, or one that is not there: a function that is a test, or a file.
+untested_promises() {
+    local names
+    names=$(files '\.rs$' | xargs -r grep -hA3 '^ *#\[test\]' | sed -nE 's/^ *fn ([a-z_0-9]+)\(.*/\1/p' | sort -u)
+    grep -E '^\|' docs/security.md | grep -vE '^\| threat \||^\|[-|]+\|$' | while read -r line; do
+        test=$(sed -nE 's/.*\| `([^`|]+)` \|$/\1/p' <<<"$line")
+        [ -n "$test" ] && { [ -f "$test" ] || grep -qx "$test" <<<"$names"; } ||
+            echo "docs/security.md: no test for: $line"
+    done
+}
+
 # The version stands in Cargo.toml, the control file and the change log.
 same_version() {
     local control
@@ -273,6 +284,7 @@ none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
 none 'the documentation names and quotes code that is there' outdated_quotes
+none 'each line of the threat model has its test' untested_promises
 check 'one version everywhere' same_version
 
 echo "1..$number"
