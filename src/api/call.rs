@@ -29,7 +29,9 @@ use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
 use crate::pg::rate_limits::{self, Asking};
-use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem};
+use crate::pg::{
+    access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem,
+};
 use crate::registry::{self, Resolved, Task};
 use crate::request::checks::{check_params, check_type};
 use crate::request::verb_checks::is_plain;

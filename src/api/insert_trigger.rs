@@ -23,8 +23,8 @@ use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
 use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
-    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem, slots,
-    transaction,
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem,
+    slots, transaction,
 };
 use crate::registry::Wanted;
 use crate::request::batch_checks;

@@ -38,8 +38,8 @@ fn my_limits() -> TableIterator<
         for (index, period) in PERIODS.iter().enumerate() {
             let Some(allowed) = allowed[index] else { continue };
             let (used, wait_s) = used.map_or((0, None), |used| used[index]);
-            let resets_at = wait_s
-                .and_then(|seconds| TimestampWithTimeZone::try_from(now + seconds * 1_000_000).ok());
+            let resets_at =
+                wait_s.and_then(|seconds| TimestampWithTimeZone::try_from(now + seconds * 1_000_000).ok());
             rows.push((
                 format!("{what}_per_{}", period.name),
                 i32::try_from(period.seconds()).ok(),
@@ -90,7 +90,8 @@ fn reset_usage(role: pg_sys::Oid) -> bool {
     let installation = catalog_cache::installation().or_raise();
     let caller = current_user();
     let details = json!({ "role": catalog::role_name(role) });
-    as_owner(installation.owner, || note_in_audit_log(&installation, caller, "usage_reset", details, None)).or_raise();
+    as_owner(installation.owner, || note_in_audit_log(&installation, caller, "usage_reset", details, None))
+        .or_raise();
     rate_counters::reset(role)
 }
 

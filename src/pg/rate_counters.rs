@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Content, Part, SLOTS, Slot};
-pub(crate) use super::sliding_window::{BUCKETS, PERIODS, Period};
 use super::sliding_window::SlidingWindow;
+pub(crate) use super::sliding_window::{BUCKETS, PERIODS, Period};
 use super::{activity, catalog, slots, transaction};
 
 /// Roles that are counted, of all databases together.
@@ -57,9 +57,11 @@ struct Entry {
 
 impl Entry {
     fn windows(&self) -> impl Iterator<Item = (Period, &SlidingWindow, &SlidingWindow)> {
-        PERIODS.into_iter().zip(&self.requests).zip(&self.tokens).map(|((period, of_requests), of_tokens)| {
-            (period, of_requests, of_tokens)
-        })
+        PERIODS
+            .into_iter()
+            .zip(&self.requests)
+            .zip(&self.tokens)
+            .map(|((period, of_requests), of_tokens)| (period, of_requests, of_tokens))
     }
 
     fn clear(&self) {
@@ -244,7 +246,8 @@ fn exceeded(entry: &Entry, key: u64, second: i64, count: u64, allowed: &Allowed)
         if let Some(allowed) = allowed.tokens[index] {
             let used = tokens.used(period, second);
             if used >= allowed {
-                let wait_s = if allowed == 0 { None } else { tokens.wait(period, second, used - allowed + 1) };
+                let wait_s =
+                    if allowed == 0 { None } else { tokens.wait(period, second, used - allowed + 1) };
                 note(Exceeded { what: "tokens", period, allowed, used, own: 0, wait_s });
             }
         }
@@ -324,7 +327,8 @@ pub(crate) fn take_changed(slot: &Slot) -> Vec<Saved> {
     let (database, second) = (catalog::my_database().to_u32(), now());
     let list = TABLE.with_lock(true, |table| {
         let all = |windows: &[SlidingWindow; 3]| {
-            let counts = PERIODS.iter().zip(windows).flat_map(|(period, window)| window.counts(*period, second));
+            let counts =
+                PERIODS.iter().zip(windows).flat_map(|(period, window)| window.counts(*period, second));
             counts.collect()
         };
         let entries = table.entries.iter().filter(|entry| database_of(entry.key.load(Relaxed)) == database);
@@ -368,7 +372,9 @@ pub(crate) fn restore(slot: &Slot, saved: &[Saved]) {
             let entry = table.place(key_of(saved.role));
             let requests = saved.requests.chunks(BUCKETS).chain(std::iter::repeat(&[][..]));
             let tokens = saved.tokens.chunks(BUCKETS).chain(std::iter::repeat(&[][..]));
-            for (((period, of_requests, of_tokens), requests), tokens) in entry.windows().zip(requests).zip(tokens) {
+            for (((period, of_requests, of_tokens), requests), tokens) in
+                entry.windows().zip(requests).zip(tokens)
+            {
                 of_requests.restore(period, second, saved.second, requests);
                 of_tokens.restore(period, second, saved.second, tokens);
             }

@@ -43,7 +43,8 @@ pub(crate) struct Limits {
 impl Limits {
     fn stricter(self, other: Limits) -> Limits {
         let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
-        let each = |a: [Option<u64>; 3], b: [Option<u64>; 3]| std::array::from_fn(|index| least(a[index], b[index]));
+        let each =
+            |a: [Option<u64>; 3], b: [Option<u64>; 3]| std::array::from_fn(|index| least(a[index], b[index]));
         Limits {
             allowed: Allowed {
                 requests: each(self.allowed.requests, other.allowed.requests),
@@ -97,13 +98,12 @@ pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(),
     }
     // What a vectorizer asks for at once is as much as fits, whatever the limit is.
     let begun = slots::is_vectorizing();
-    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun)
-        .map_err(|exceeded| {
-            let refusal = refusal(role, count, &exceeded);
-            let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
-            refusals::note(role, &limit, refusal.code, &refusal.message);
-            refusal
-        })
+    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun).map_err(|exceeded| {
+        let refusal = refusal(role, count, &exceeded);
+        let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
+        refusals::note(role, &limit, refusal.code, &refusal.message);
+        refusal
+    })
 }
 
 /// Seconds until a role may ask for another request; `None` where it may at once. Where it never may, that is an hour.
@@ -161,20 +161,15 @@ pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<Limits, PgError> {
 fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
     let installation = catalog_cache::installation()?;
     let generation = catalog_cache::generation();
-    let known = KNOWN.with_borrow(|known| {
-        (known.generation == Some(generation)).then(|| Rc::clone(&known.rules))
-    });
+    let known =
+        KNOWN.with_borrow(|known| (known.generation == Some(generation)).then(|| Rc::clone(&known.rules)));
     if let Some(known) = known {
         return Ok(known);
     }
     let rules = Rc::new(read(&installation)?);
     // What changed while it was read is of another generation.
     if may_keep() && catalog_cache::generation() == generation {
-        KNOWN.set(Known {
-            generation: Some(generation),
-            rules: Rc::clone(&rules),
-            resolved: HashMap::new(),
-        });
+        KNOWN.set(Known { generation: Some(generation), rules: Rc::clone(&rules), resolved: HashMap::new() });
     }
     Ok(rules)
 }
@@ -212,7 +207,11 @@ fn register() {
         for cache in [AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID] {
             // SAFETY: the callback lives as long as the library; registered once per process.
             unsafe {
-                pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(roles_changed), pg_sys::Datum::from(0));
+                pg_sys::CacheRegisterSyscacheCallback(
+                    cache as i32,
+                    Some(roles_changed),
+                    pg_sys::Datum::from(0),
+                );
             }
         }
     }
@@ -229,13 +228,19 @@ fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
     let name = catalog::role_name(role);
     let message = match wait_s {
         None if what == "requests" && allowed > 0 => {
-            format!("role \"{name}\" may ask for {allowed} requests per {}, and not for {count} at once", period.name)
+            format!(
+                "role \"{name}\" may ask for {allowed} requests per {}, and not for {count} at once",
+                period.name
+            )
         }
         None => format!("role \"{name}\" may use no {what}"),
         Some(_) => format!("role \"{name}\" has used up its {allowed} {what} per {}", period.name),
     };
     let hint = match wait_s {
-        None if allowed > 0 => "Ask for fewer at a time, or let an administrator raise the limit with steadytext_set_limit().".to_owned(),
+        None if allowed > 0 => {
+            "Ask for fewer at a time, or let an administrator raise the limit with steadytext_set_limit()."
+                .to_owned()
+        }
         None => "An administrator can raise the limit with steadytext_set_limit().".to_owned(),
         Some(_) if own.saturating_add(count) > allowed => format!(
             "This transaction alone has asked for {own} of them, which no longer count when it is rolled back. Ask for fewer at a time."
@@ -251,7 +256,9 @@ fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
         "requested": count,
         "retry_after_s": wait_s,
     });
-    PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message).hint(hint).detail(detail.to_string())
+    PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+        .hint(hint)
+        .detail(detail.to_string())
 }
 
 fn too_many_pending(role: pg_sys::Oid, allowed: u64, used: u64) -> PgError {
@@ -261,6 +268,8 @@ fn too_many_pending(role: pg_sys::Oid, allowed: u64, used: u64) -> PgError {
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!("role \"{name}\" may have {allowed} requests pending"),
     )
-    .hint("Wait until some are answered, or let an administrator raise the limit with steadytext_set_limit().")
+    .hint(
+        "Wait until some are answered, or let an administrator raise the limit with steadytext_set_limit().",
+    )
     .detail(detail.to_string())
 }

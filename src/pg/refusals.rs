@@ -130,7 +130,8 @@ pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message:
                 of_role += 1;
             }
         }
-        let Some(entry) = free.filter(|_| of_database < ENTRIES_OF_DATABASE && of_role < ENTRIES_OF_ROLE) else {
+        let Some(entry) = free.filter(|_| of_database < ENTRIES_OF_DATABASE && of_role < ENTRIES_OF_ROLE)
+        else {
             return false;
         };
         entry.role.store(role, Relaxed);
@@ -204,7 +205,10 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
             previous(error);
         }
         let denied = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
-        if (*error).sqlerrcode != denied as i32 || (*error).elevel != PgLogLevel::ERROR as i32 || (*error).message.is_null() {
+        if (*error).sqlerrcode != denied as i32
+            || (*error).elevel != PgLogLevel::ERROR as i32
+            || (*error).message.is_null()
+        {
             return;
         }
         // What others raise in functions of their own may have any text in it.

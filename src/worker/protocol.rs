@@ -499,7 +499,8 @@ pub(super) fn saved_usage() -> Result<Vec<Saved>, PgError> {
 
 /// Writes what was refused into the audit log; `dropped`: refusals of which nothing else is known.
 pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgError> {
-    let texts = |of: fn(&Refusal) -> &String| refused.iter().map(|refusal| of(refusal).clone()).collect::<Vec<_>>();
+    let texts =
+        |of: fn(&Refusal) -> &String| refused.iter().map(|refusal| of(refusal).clone()).collect::<Vec<_>>();
     let times = |of: fn(&Refusal) -> i64| -> Vec<Option<TimestampWithTimeZone>> {
         refused.iter().map(|refusal| TimestampWithTimeZone::try_from(of(refusal)).ok()).collect()
     };
@@ -529,12 +530,9 @@ pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgE
 /// Deletes a portion of what is older than the audit log keeps. Whether there may be more.
 pub(super) fn sweep_audit_log() -> Result<bool, PgError> {
     in_queue("sweep the audit log", || {
-        let more = spi::query_one(
-            "select steadytext.sweep_audit_log()",
-            vec![],
-            Mode::ReadWrite,
-            |row| row.get::<bool>(1),
-        )?;
+        let more = spi::query_one("select steadytext.sweep_audit_log()", vec![], Mode::ReadWrite, |row| {
+            row.get::<bool>(1)
+        })?;
         Ok(more.flatten() == Some(true))
     })
 }

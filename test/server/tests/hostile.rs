@@ -277,7 +277,8 @@ where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_adm
 order by 1";
 
 #[test]
-fn whatever_the_default_privileges_nobody_but_the_roles_of_the_extension_holds_anything_after_install_and_update() {
+fn whatever_the_default_privileges_nobody_but_the_roles_of_the_extension_holds_anything_after_install_and_update()
+ {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");
     session.run(

@@ -17,7 +17,9 @@ const ENQUEUE: &str = "select steadytext_generate_async('one more', 3, false)";
 fn people() -> (Cluster, Session) {
     let cluster = Cluster::with_extension();
     let mut session = cluster.session("postgres");
-    session.run("create role alice login in role steadytext_user; create role bob login in role steadytext_user");
+    session.run(
+        "create role alice login in role steadytext_user; create role bob login in role steadytext_user",
+    );
     session.pause();
     (cluster, session)
 }
@@ -99,7 +101,8 @@ fn sessions_side_by_side_get_exactly_what_is_allowed() {
                         }
                     }
                     if number % 3 == 2
-                        && alice.one::<i64>("select count(*) from steadytext_queue where prompt = 'one more'") >= 200
+                        && alice.one::<i64>("select count(*) from steadytext_queue where prompt = 'one more'")
+                            >= 200
                     {
                         break;
                     }
@@ -152,7 +155,12 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
         "copy (select 'generate', 'copied ' || i from generate_series(1, 9) as i) to '{}'; grant pg_read_server_files to alice",
         file.display()
     ));
-    let copy = |rows: &str| format!("copy steadytext_queue (request_type, prompt) from '{}' where prompt <= 'copied {rows}'", file.display());
+    let copy = |rows: &str| {
+        format!(
+            "copy steadytext_queue (request_type, prompt) from '{}' where prompt <= 'copied {rows}'",
+            file.display()
+        )
+    };
     let error = alice.error(&copy("9"));
     assert_eq!(error.code().code(), "53400", "{error:?}");
     assert!(error.where_().is_none_or(|context| !context.contains("copied")), "{error:?}");
@@ -172,7 +180,9 @@ fn what_is_rolled_back_in_whatever_way_is_given_back() {
 #[test]
 fn tokens_count_as_the_rows_say_and_whoever_ends_early_pays_for_what_was_made() {
     let (cluster, mut session) = people();
-    session.run("select steadytext_set_limit('alice', tokens_per_day => 1000000); select steadytext_daemon_start()");
+    session.run(
+        "select steadytext_set_limit('alice', tokens_per_day => 1000000); select steadytext_daemon_start()",
+    );
     let mut alice = cluster.session_as("postgres", "alice");
     for i in 0..5 {
         let id = alice.generate(&format!("question {i}"), "max_tokens => 7, use_cache => false");
@@ -180,7 +190,8 @@ fn tokens_count_as_the_rows_say_and_whoever_ends_early_pays_for_what_was_made() 
     }
     let id = alice.embed("to be embedded", "use_cache => false");
     alice.answer(id);
-    let sum: i64 = alice.one("select sum(prompt_tokens + coalesce(generated_tokens, 0)) from steadytext_queue");
+    let sum: i64 =
+        alice.one("select sum(prompt_tokens + coalesce(generated_tokens, 0)) from steadytext_queue");
     assert!(sum > 0);
     wait_until("all of them count", || used(&mut alice, "tokens_per_day") == sum);
     // A call says itself what it took.
@@ -188,7 +199,12 @@ fn tokens_count_as_the_rows_say_and_whoever_ends_early_pays_for_what_was_made() 
         "select (prompt_tokens + generated_tokens)::bigint from steadytext_generate_details('a call', 7, false)",
     );
     assert_eq!(used(&mut alice, "tokens_per_day"), sum + call);
-    assert!(alice.error("do $$ begin perform 1 / 0 from steadytext_generate_stream('a call', 7); end $$").message().contains("zero"));
+    assert!(
+        alice
+            .error("do $$ begin perform 1 / 0 from steadytext_generate_stream('a call', 7); end $$")
+            .message()
+            .contains("zero")
+    );
     assert!(used(&mut alice, "tokens_per_day") > sum + call, "what was begun counts");
     // The next one is refused once they are used up.
     session.run("select steadytext_set_limit('alice', tokens_per_day => 1)");
@@ -204,11 +220,15 @@ fn what_was_used_outlives_the_worker_and_the_server() {
     let worker = session.worker_pid();
     assert!(signal(worker, Signal::TERM));
     wait_until("there is another worker", || {
-        session.list::<i32>("select pid from pg_stat_activity where backend_type = 'pg_steadytext worker'").first().is_some_and(|pid| *pid != worker)
+        session
+            .list::<i32>("select pid from pg_stat_activity where backend_type = 'pg_steadytext worker'")
+            .first()
+            .is_some_and(|pid| *pid != worker)
     });
     assert_eq!(used(&mut alice, "requests_per_day"), 3);
     wait_until("it is written down", || {
-        session.one::<i64>("select coalesce(sum(current_day_count), 0)::bigint from steadytext_rate_limits") == 3
+        session.one::<i64>("select coalesce(sum(current_day_count), 0)::bigint from steadytext_rate_limits")
+            == 3
     });
     // A stop in peace, and one in haste.
     for how in [Shutdown::Fast, Shutdown::Immediate] {
@@ -222,7 +242,10 @@ fn what_was_used_outlives_the_worker_and_the_server() {
     alice.run(&format!("{ENQUEUE}; {ENQUEUE}"));
     assert_eq!(alice.error(ENQUEUE).code().code(), "53400");
     // The worker's writing makes no session read the limits again, and changes none of them.
-    assert_eq!(session.one::<i64>("select count(*) from steadytext_rate_limits where requests_per_day = 5"), 1);
+    assert_eq!(
+        session.one::<i64>("select count(*) from steadytext_rate_limits where requests_per_day = 5"),
+        1
+    );
 }
 
 #[test]
@@ -231,7 +254,9 @@ fn other_sessions_hear_of_limits_and_of_memberships_at_once() {
     session.run("create role team");
     let mut alice = cluster.session_as("postgres", "alice");
     alice.run(ENQUEUE);
-    let allowed = |alice: &mut Session| -> Option<i64> { alice.list("select allowed from steadytext_my_limits()").pop() };
+    let allowed = |alice: &mut Session| -> Option<i64> {
+        alice.list("select allowed from steadytext_my_limits()").pop()
+    };
     assert_eq!(allowed(&mut alice), None);
     session.run("select steadytext_set_limit('team', requests_per_minute => 7)");
     assert_eq!(allowed(&mut alice), None);
@@ -293,7 +318,10 @@ fn limits_are_dumped_and_restored_by_the_names_of_roles() {
          order by user_id::name) from steadytext_rate_limits";
     const ACTS: &str = "select string_agg(concat_ws(' ', id, user_id, action, details), ', ' order by id) from steadytext_audit_log";
     let (limits, acts) = (session.one::<String>(LIMITS), session.one::<String>(ACTS));
-    assert_eq!(limits, "11 12, 13, 14".replace("11", "alice 11").replace("13", "bob 13").replace(", 14", ", * 14"));
+    assert_eq!(
+        limits,
+        "11 12, 13, 14".replace("11", "alice 11").replace("13", "bob 13").replace(", 14", ", * 14")
+    );
     let file = cluster.make_directory("dump").join("dump");
     let run = |program: &str, arguments: &[&str]| {
         let output = cluster.client_program(program).args(arguments).output().expect("it starts");
@@ -307,7 +335,10 @@ fn limits_are_dumped_and_restored_by_the_names_of_roles() {
     // What was done is known there, and the restore itself is no act.
     assert_eq!(restored.one::<String>(ACTS), acts);
     restored.run("select steadytext_config_set('default_seed', '6')");
-    assert_eq!(restored.one::<i64>("select count(*) from steadytext_audit_log"), session.one::<i64>("select count(*) + 1 from steadytext_audit_log"));
+    assert_eq!(
+        restored.one::<i64>("select count(*) from steadytext_audit_log"),
+        session.one::<i64>("select count(*) + 1 from steadytext_audit_log")
+    );
     // Where a role is not there its limit is nobody's, and no obstacle.
     session.run("create database elsewhere; drop owned by bob; drop role bob");
     run("pg_restore", &["-d", "elsewhere", "--exit-on-error", file.to_str().expect("a path")]);
@@ -350,7 +381,17 @@ fn refusals_outlive_their_transactions_in_the_audit_log_and_a_flood_of_them_is_o
     wait_until("all of them are written down", || {
         session.one::<i64>("select coalesce(sum((details ->> 'count')::bigint), 0)::bigint from steadytext_audit_log where not success") == 1 + 5000 + 40
     });
-    assert_eq!(session.one::<i64>("select count(*) from steadytext_audit_log where action = 'limit_refused'"), 2);
-    assert!(session.one::<i64>("select count(*) from steadytext_audit_log where action = 'right_refused' and user_id = 'bob'") <= 3);
-    assert_eq!(session.one::<i64>("select count(*) from steadytext_audit_log as l where l::text like '%secret%'"), 0);
+    assert_eq!(
+        session.one::<i64>("select count(*) from steadytext_audit_log where action = 'limit_refused'"),
+        2
+    );
+    assert!(
+        session.one::<i64>(
+            "select count(*) from steadytext_audit_log where action = 'right_refused' and user_id = 'bob'"
+        ) <= 3
+    );
+    assert_eq!(
+        session.one::<i64>("select count(*) from steadytext_audit_log as l where l::text like '%secret%'"),
+        0
+    );
 }
