@@ -191,7 +191,7 @@ comment on function @extschema@.steadytext_set_limit(text, bigint, bigint, bigin
 
 create function steadytext.reset_usage(p_role oid)
 returns boolean
-language c volatile
+language c volatile strict
 as 'MODULE_PATHNAME', 'reset_usage_wrapper';
 comment on function steadytext.reset_usage(oid) is 'Forgets what a role has used; whether anything was known of it';
 
@@ -247,7 +247,7 @@ comment on function @extschema@.steadytext_limit_usage() is
 
 create function steadytext.limit_wait(p_role oid)
 returns double precision
-language c volatile
+language c volatile strict
 as 'MODULE_PATHNAME', 'limit_wait_wrapper';
 comment on function steadytext.limit_wait(oid) is
     'Seconds until a role may ask for another request; NULL where it may at once. Called for vectorizers';
