@@ -213,7 +213,8 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
         }
         // What others raise in functions of their own may have any text in it.
         let from = |name: *const core::ffi::c_char| if name.is_null() { c"" } else { CStr::from_ptr(name) };
-        let is_of_postgres = from((*error).funcname) == c"aclcheck_error";
+        let is_of_postgres = [c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"]
+            .contains(&from((*error).funcname));
         let message = CStr::from_ptr((*error).message).to_string_lossy();
         let is_ours = message.starts_with("must be owner of vectorizer \"")
             || (message.starts_with("prompt \"") && message.ends_with("\" belongs to another role"));
