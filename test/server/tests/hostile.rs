@@ -273,7 +273,7 @@ where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_adm
         'schema steadytext', 'view steadytext_queue_counts', 'view steadytext_activity', 'table steadytext_daemon_health',
         'function steadytext.activity()', 'function steadytext.worker_state()',
         'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()', 'function steadytext.pulls()',
-        'function steadytext_diagnose()', 'function st_diagnose()'))
+        'function steadytext_diagnose()', 'function st_diagnose()', 'function steadytext_limit_usage()', 'function st_limit_usage()'))
 order by 1";
 
 #[test]
