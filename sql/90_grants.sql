@@ -265,9 +265,14 @@ grant execute on function
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
--- The protocol.
+-- The protocol, but for what looks after the cache: its entries answer everybody, and only the server's own worker, which runs as
+-- their owner, knows what computed them.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
+    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
+    steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.more_work(text, bigint, integer, integer, bytea),
+    steadytext.complete_reports(text, bigint[], integer[], bytea[]),
+    steadytext.worker_models(),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(
@@ -276,13 +281,9 @@ grant execute on function
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
-    steadytext.queue_outlook(integer),
+    steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
-    steadytext.plan_eviction(integer),
-    steadytext.evict_entries(bigint[], integer[]),
-    steadytext.store_answers(text[], text[], text[], real[], integer[], jsonb[]),
-    steadytext.count_accesses(bigint[], bigint[], timestamptz[]),
     steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
 to steadytext_worker;
 

@@ -15,6 +15,7 @@ mod constrained;
 mod context;
 mod details;
 mod diagnose;
+mod elsewhere;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;

@@ -12,6 +12,7 @@ pub mod card;
 mod chunks;
 mod config;
 mod constraints;
+pub mod errand;
 mod error;
 pub mod gguf;
 pub mod glance;

@@ -139,6 +139,15 @@ pub(crate) struct Model {
     pub(crate) passage_prompt: Option<String>,
     /// Lengths that vectors may be cut to.
     pub(crate) dimensions: Vec<u32>,
+    /// Which workers compute it: `server`, `elsewhere` or `any`.
+    pub(crate) placement: String,
+}
+
+impl Model {
+    /// Whether only workers on other machines compute it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.placement == "elsewhere"
+    }
 }
 
 /// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
@@ -334,7 +343,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions, placement from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -350,6 +359,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
             query_prompt: row.get(9),
             passage_prompt: row.get(10),
             dimensions: lengths(row.get(11)),
+            placement: row.get(12).unwrap_or_default(),
         })
     })?;
     let models = Rc::new(Models { rows, defaults: config()?.models.clone() });

@@ -43,4 +43,4 @@ pub(crate) use self::ranking::{Ranked, Ranking};
 pub(crate) use self::stages::{Ended, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
 pub(crate) use self::usage::Usage;
-pub(crate) use self::work::{check_model, default_to_remember, model, subtasks, work};
+pub(crate) use self::work::{check_model, default_to_remember, model, subtasks, subtasks_elsewhere, work};

@@ -250,17 +250,19 @@ impl Subtasks {
     /// XX000 for an output of another kind than its work: a bug.
     fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
-            Subtasks::One(_) => match outputs.into_iter().next() {
-                Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
-                Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
-                Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
-                Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
-                Some(Output::Verification(verified)) => Ok(Answer::Verification(verified)),
-                Some(Output::Score(_) | Output::LogProbabilities(_)) | None => Err(unexpected()),
+            Subtasks::One(work) => match (work, outputs.into_iter().next()) {
+                (Work::Generate(_), Some(Output::Text { text, .. })) => Ok(Answer::Text(text)),
+                (Work::Embed(how), Some(Output::Embedding(vector))) => {
+                    of_length(vector, how.dimensions).map(Answer::Embedding)
+                }
+                (Work::Tokenize { .. }, Some(Output::Tokens(tokens))) => Ok(Answer::Tokens(tokens)),
+                (Work::Chunk(_), Some(Output::Chunks(chunks))) => Ok(Answer::Chunks(chunks)),
+                (Work::Verify(_), Some(Output::Verification(verified))) => Ok(Answer::Verification(verified)),
+                _ => Err(unexpected()),
             },
-            Subtasks::Embed { .. } => {
+            Subtasks::Embed { dimensions, .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
-                    Output::Embedding(vector) => Ok(vector),
+                    Output::Embedding(vector) => of_length(vector, *dimensions),
                     _ => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
@@ -278,6 +280,12 @@ impl Subtasks {
             }
         }
     }
+}
+
+/// A vector that has as many elements as were asked for, if any were.
+fn of_length(vector: Vec<f32>, wanted: Option<usize>) -> Result<Vec<f32>, PgError> {
+    let is_fit = wanted.map_or(!vector.is_empty(), |wanted| vector.len() == wanted);
+    if is_fit { Ok(vector) } else { Err(unexpected()) }
 }
 
 /// The part that a subtask of many belongs to, and its number there.

@@ -42,6 +42,21 @@ impl Usage {
         self.first_token_ms.get_or_insert_with(|| milliseconds(since));
     }
 
+    /// What a worker elsewhere says of it.
+    pub(crate) fn told(
+        prompt_tokens: Option<u64>,
+        cached_tokens: Option<u64>,
+        first_token_ms: Option<u64>,
+    ) -> Usage {
+        let number = |told: Option<u64>| told.map(|told| i32::try_from(told).unwrap_or(i32::MAX));
+        Usage {
+            prompt_tokens: number(prompt_tokens),
+            cached_tokens: number(cached_tokens),
+            first_token_ms: number(first_token_ms),
+            ..Usage::default()
+        }
+    }
+
     /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has had no first
     /// token.
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {

@@ -57,3 +57,6 @@ mod transactions;
 mod vectorizers;
 mod verbs;
 mod wake;
+mod workers_attacked;
+mod workers_elsewhere;
+mod workers_tls;
