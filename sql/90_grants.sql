@@ -306,8 +306,25 @@ grant select on
 to steadytext_user, steadytext_admin;
 -- Prompts are private: the cache is for administrators.
 grant select on @extschema@.steadytext_cache, @extschema@.steadytext_cache_with_frecency to steadytext_admin;
+-- Limits are the administrators'; each role sees its own by a function.
+grant select, delete,
+    insert (user_id, requests_per_minute, requests_per_hour, requests_per_day, tokens_per_minute, tokens_per_hour, tokens_per_day,
+        max_pending, last_reset),
+    update (user_id, requests_per_minute, requests_per_hour, requests_per_day, tokens_per_minute, tokens_per_hour, tokens_per_day,
+        max_pending, last_reset, current_minute_count, current_hour_count, current_day_count)
+on @extschema@.steadytext_rate_limits to steadytext_admin;
+grant select on @extschema@.steadytext_rate_usage to steadytext_admin;
+grant execute on function @extschema@.steadytext_my_limits() to steadytext_user;
+grant execute on function
+    @extschema@.steadytext_set_limit(text, bigint, bigint, bigint, bigint, bigint, bigint, bigint),
+    @extschema@.steadytext_reset_usage(text),
+    @extschema@.steadytext_limit_usage(),
+    steadytext.limited_role(text),
+    steadytext.reset_usage(oid)
+to steadytext_admin;
+grant execute on function @extschema@.steadytext_limit_usage() to pg_monitor;
 -- Nobody but the extension's functions writes it.
-grant select on @extschema@.steadytext_audit_log to steadytext_admin;
+grant select on @extschema@.steadytext_audit_log to steadytext_admin, steadytext_auditor;
 -- Who may dump the tables may dump what counts their rows.
 grant select on sequence
     @extschema@.steadytext_queue_id_seq,
@@ -415,6 +432,7 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'whe
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_rate_limits', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizers', '');

@@ -28,7 +28,10 @@ use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
+use crate::pg::rate_limits::{self, Asking};
+use crate::pg::{
+    access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem,
+};
 use crate::registry::{self, Resolved, Task};
 use crate::request::checks::{check_params, check_type};
 use crate::request::verb_checks::is_plain;
@@ -407,6 +410,7 @@ impl Call {
     }
 
     fn begin_work(&mut self) -> Result<(), PgError> {
+        rate_limits::admit(privilege::current_user(), self.stages.whole().requests(), Asking::Call)?;
         let connected = if self.client.is_none() { self.connect() } else { Ok(()) };
         let begun = connected.and_then(|()| self.fill());
         begun.inspect_err(|error| self.count_failure(error))
@@ -505,6 +509,9 @@ impl Call {
         match &kind {
             EventKind::Started { prompt_tokens, .. } => self.usage.started(*prompt_tokens, self.since),
             EventKind::FirstToken { cached_tokens } => self.usage.first_token(*cached_tokens, self.since),
+            EventKind::Progress { generated_tokens, .. } if self.stages.whole().is_text() => {
+                self.usage.grown(*generated_tokens);
+            }
             _ => {}
         }
         if let Some(line) = self.activity {
@@ -682,6 +689,8 @@ fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        // However it has ended.
+        rate_counters::spend(self.standing.owner.into(), self.usage.tokens());
         if let Some(line) = self.activity {
             activity::end(line);
         }

@@ -19,9 +19,11 @@ use super::refuse::{MAX_RETRIES_LIMIT, refusal};
 use crate::cache::{self, Cached, Effort};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
+use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
-    activity, after_commit, guc, kept_prompts, listen, pending, privilege, shmem, slots, transaction,
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem,
+    slots, transaction,
 };
 use crate::registry::Wanted;
 use crate::request::batch_checks;
@@ -153,6 +155,9 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
+        if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
+            rate_limits::admit(owner, given.count(), Asking::Row).or_raise();
+        }
         stored = params_to_store(&given).or_raise();
     }
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
@@ -204,6 +209,12 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// For how many requests it counts: each text of a batch is one.
+    fn count(&self) -> u64 {
+        let texts = self.prompts.as_ref().filter(|_| self.request_type.starts_with("batch_"));
+        texts.map_or(1, |texts| texts.len() as u64)
+    }
+
     fn asked(&self) -> Asked<'_> {
         Asked {
             request_type: self.request_type,
@@ -317,6 +328,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
 fn admit_retry() -> bool {
     let role = privilege::current_user();
     check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
+    rate_limits::admit(role, 1, Asking::Row).or_raise();
     pending::retrying(role);
     true
 }
@@ -327,14 +339,18 @@ fn admit_retry() -> bool {
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);
-    let full = |message| PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message);
+    let full = |key, message: String| {
+        let code = PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+        refusals::note(owner, key, code, &message);
+        PgError::new(code, message)
+    };
     let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
     if count.all >= limit {
-        return Err(full(format!("the queue is full: {limit} requests are pending"))
+        return Err(full("max_queue_size", format!("the queue is full: {limit} requests are pending"))
             .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
     }
     if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
-        return Err(full(format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+        return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
             "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
         ));
     }

@@ -2,6 +2,7 @@
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
 mod arrays;
+mod audit;
 mod batch;
 mod cache_admin;
 mod cache_lookup;
@@ -28,6 +29,7 @@ mod plain_verbs;
 mod prompt;
 mod protocol;
 mod pull;
+mod rate_limits;
 mod refuse;
 mod rerank;
 mod result;

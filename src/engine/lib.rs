@@ -68,7 +68,7 @@ pub use request::{
 };
 pub use sampling::{Penalties, Sampling};
 pub use scheduler::{
-    Engine, Figures, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics,
+    Engine, Figures, FiguresSink, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics,
 };
 pub use scores::{cosine, softmax};
 pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};

@@ -5,7 +5,7 @@
 //! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
 //! (`hooks`).
 //!
-//! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
+//! Invariant: after a commit the callback only touches atomics, latches and condition variables. An error there
 //! would be a PANIC of the server.
 
 use std::cell::Cell;
@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
 use super::pending;
+use super::rate_counters;
 use super::shmem;
 use super::slots;
 use super::waiters::{self, BucketSet};
@@ -105,9 +106,15 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
                 fire(armed);
             }
             pending::ended();
+            rate_counters::committed();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
+            if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+                rate_counters::rolled_back();
+            } else {
+                rate_counters::committed();
+            }
             ARMED.set(None);
             pending::forget();
             pending::ended();
@@ -126,8 +133,14 @@ unsafe extern "C-unwind" fn after_subtransaction(
     _arg: *mut core::ffi::c_void,
 ) {
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => pending::end_subtransaction(true),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => pending::end_subtransaction(false),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            pending::end_subtransaction(true);
+            rate_counters::end_subtransaction(true);
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            pending::end_subtransaction(false);
+            rate_counters::end_subtransaction(false);
+        }
         _ => {}
     }
 }

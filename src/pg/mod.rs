@@ -34,12 +34,16 @@ pub(crate) mod model_checksums;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod pulls;
+pub(crate) mod rate_counters;
+pub(crate) mod rate_limits;
+pub(crate) mod refusals;
 pub(crate) mod request_log;
 pub(crate) mod request_statistics;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod set_aside;
 pub(crate) mod shmem;
+mod sliding_window;
 pub(crate) mod slots;
 pub(crate) mod spi;
 mod statistics_file;
@@ -49,7 +53,7 @@ mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 11] = [
+static PARTS: [&dyn shmem::AnyPart; 13] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -61,6 +65,8 @@ static PARTS: [&dyn shmem::AnyPart; 11] = [
     &pulls::TABLE,
     &engine_page::PAGE,
     &request_statistics::TABLE,
+    &rate_counters::TABLE,
+    &refusals::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

@@ -8,6 +8,12 @@ pub(crate) fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The role that the session has taken on: that of its login, or of SET ROLE.
+pub(crate) fn outer_user() -> pg_sys::Oid {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
 /// Whether `member` has the rights of `role`; a superuser has everybody's.
 fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.
@@ -20,6 +26,12 @@ pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
     let (superuser, admin) =
         unsafe { (pg_sys::superuser_arg(caller), pg_sys::get_role_oid(c"steadytext_admin".as_ptr(), true)) };
     superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
+}
+
+/// Whether `member` belongs to `role`, directly or not; a superuser belongs to what it was made a member of.
+pub(crate) fn is_member(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogs up inside a transaction.
+    unsafe { pg_sys::is_member_of_role_nosuper(member, role) }
 }
 
 /// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for

@@ -67,6 +67,18 @@ impl Subtasks {
         }
     }
 
+    /// For how many requests they count where roles are limited: each text of an array is one, and what asks no model is none.
+    pub(crate) fn requests(&self) -> u64 {
+        match self {
+            Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
+            | Subtasks::Settled(_) => 0,
+            Subtasks::One(_) | Subtasks::Verb(_) | Subtasks::Summary(_) => 1,
+            Subtasks::Embed { texts, .. } => texts.len() as u64,
+            Subtasks::Rerank(reranking) => reranking.queries.len() as u64,
+            Subtasks::Many(parts, ..) => parts.iter().map(Subtasks::requests).sum(),
+        }
+    }
+
     /// Whether a text is generated, of which there are tokens to be shown while it grows.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Subtasks::One(Work::Generate(_)))

@@ -24,6 +24,17 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// Tokens of prompt and answer, as far as they are known.
+    pub(crate) fn tokens(&self) -> u64 {
+        let known = [self.prompt_tokens, self.generated_tokens].into_iter().flatten();
+        known.map(|tokens| u64::try_from(tokens).unwrap_or(0)).sum()
+    }
+
+    /// So many tokens of a text are there.
+    pub(crate) fn grown(&mut self, generated_tokens: usize) {
+        self.generated_tokens = Some(number(generated_tokens));
+    }
+
     /// A subtask has begun, of what was asked for at `since`.
     pub(crate) fn started(&mut self, prompt_tokens: usize, since: Instant) {
         self.begun.get_or_insert_with(|| since.elapsed());

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::audit::AuditKeeper;
 use super::awaiting::{Awaiting, EndedDownload};
 use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
@@ -26,6 +27,7 @@ use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
+use super::usage::UsageKeeper;
 use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
@@ -72,6 +74,8 @@ pub(super) struct Worker {
     retention_at: Option<i64>,
     eviction: Eviction,
     recount: Recount,
+    usage: UsageKeeper,
+    audit: AuditKeeper,
     vectorizer: vectorizer::Supervision,
     due: Due,
     warned_of_builtin: bool,
@@ -112,6 +116,8 @@ impl Worker {
             retention_at: None,
             eviction: Eviction::new(),
             recount: Recount::new(),
+            usage: UsageKeeper::new(),
+            audit: AuditKeeper::new(),
             vectorizer: vectorizer::Supervision::new(),
             due: Due::new(slot),
             warned_of_builtin: false,
@@ -170,6 +176,11 @@ impl Worker {
         self.cache_writer.add(self.in_flight.entries.drain(..));
         if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
+        }
+        for written in [self.usage.write(self.slot), self.audit.write(self.slot)] {
+            if let Err(error) = written {
+                self.complain(error);
+            }
         }
         let mut held = self.in_flight.clear();
         held.extend(self.awaiting.clear());
@@ -457,6 +468,12 @@ impl Worker {
         if let Err(error) = self.recount.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.usage.step(self.slot) {
+            self.complain(error);
+        }
+        if let Err(error) = self.audit.step(self.slot) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -495,6 +512,9 @@ impl Worker {
             until = until.min(self.due.pace);
         }
         if let Some(due) = self.recount.due(self.slot) {
+            until = until.min(due);
+        }
+        for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due() {

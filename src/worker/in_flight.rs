@@ -19,6 +19,7 @@ use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
+use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, Ended, Stages, Tally, Usage};
 
@@ -229,6 +230,7 @@ impl InFlight {
         self.requests.retain(|_, running| {
             let gone = running.abandoned && running.under_way == 0;
             if gone {
+                rate_counters::spend(running.owner, running.usage.tokens());
                 show(running, activity::end);
             }
             !gone
@@ -276,6 +278,7 @@ impl InFlight {
             // Of many texts, none is shown as it grows.
             EventKind::Progress { .. } if !running.stages.whole().is_text() => return None,
             EventKind::Progress { generated_tokens, text } => {
+                running.usage.grown(generated_tokens);
                 running.text.push_str(&text);
                 if let Some(line) = running.activity {
                     activity::set_progress(line, generated_tokens, event.turns, &running.text);
@@ -333,6 +336,7 @@ impl InFlight {
         let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
         running.tally.stop();
+        rate_counters::spend(running.owner, running.usage.tokens());
         self.ended += 1;
         self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
         if running.abandoned {

@@ -128,6 +128,22 @@ select set_eq(
         'sequence steadytext_cache_id_seq',
         'view steadytext_cache_with_frecency',
         'function steadytext.cache_key_hash(text)',
+        'table steadytext_rate_limits',
+        'table steadytext_rate_usage',
+        'function steadytext.check_rate_limit()',
+        'function steadytext.outer_role()',
+        'function steadytext.note_act()',
+        'function steadytext.note_refusals(oid[],text[],text[],text[],bigint[],timestamp with time zone[],timestamp with time zone[],bigint)',
+        'function steadytext.sweep_audit_log()',
+        'function steadytext.limited_role(text)',
+        'function steadytext.reset_usage(oid)',
+        'function steadytext.limit_wait(oid)',
+        'function steadytext.save_usage(oid[],bigint[],bigint[],bigint[])',
+        'function steadytext.saved_usage()',
+        'function steadytext_set_limit(text,bigint,bigint,bigint,bigint,bigint,bigint,bigint)',
+        'function steadytext_reset_usage(text)',
+        'function steadytext_my_limits()',
+        'function steadytext_limit_usage()',
         'table steadytext_audit_log',
         'sequence steadytext_audit_log_id_seq',
         'view steadytext.cache_entries',
@@ -623,13 +639,13 @@ select is_empty(
 );
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
-    array['replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
+    array['note_act', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'complete_reports', 'more_work', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',
         'steadytext_cache_analyze_usage', 'steadytext_cache_preview_eviction', 'steadytext_cache_warmup',
         'queue_metrics', 'steadytext_metrics'],
-    'only the protocol, two triggers, what looks after the cache and what counts for all run as the owner'
+    'only the protocol, three triggers, what looks after the cache and what counts for all run as the owner'
 );
 
 -- pg_dump.
@@ -647,9 +663,9 @@ select set_eq(
             ('steadytext_batch_heads', ''),
             ('steadytext_vectorizers', ''), ('steadytext_vectorizer_work', ''), ('steadytext_vectorizer_work_id_seq', ''),
             ('steadytext_vectorizer_batches', ''), ('steadytext_vectorizer_failures', ''), ('steadytext_vectorizer_state', ''),
-            ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
+            ('steadytext_rate_limits', ''), ('steadytext_audit_log', ''), ('steadytext_audit_log_id_seq', '')
     $$,
-    'pg_dump keeps requests, batches, the audit log, their sequences, prompts, vectorizers, settings and models that were changed'
+    'pg_dump keeps requests, batches, the audit log, their sequences, prompts, vectorizers, limits, settings and models that were changed'
 );
 select is(
     (select extversion from pg_catalog.pg_extension where extname = 'pg_steadytext'),

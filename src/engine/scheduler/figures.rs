@@ -39,9 +39,12 @@ pub struct Figures {
     pub statistics: Statistics,
 }
 
+/// Takes them. It must not block or panic.
+pub type FiguresSink = Arc<dyn Fn(&Figures) + Send + Sync>;
+
 /// Who is told, and when that was done last.
 pub(super) struct Watch {
-    tell: Option<Arc<dyn Fn(&Figures) + Send + Sync>>,
+    tell: Option<FiguresSink>,
     told_at: Option<Instant>,
     /// Nothing has happened since.
     is_told: bool,

@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::memory::Ledger;
 use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
 
-pub use figures::Figures;
+pub use figures::{Figures, FiguresSink};
 pub(crate) use loaded::limits;
 pub use models::LoadedModel;
 use statistics::Counters;

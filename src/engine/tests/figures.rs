@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
 use steadytext_engine::{
-    Config, Embed, Engine, EventKind, Figures, Generate, ModelSource, Reply, Request, Statistics, Work,
+    Config, Embed, Engine, EventKind, Figures, FiguresSink, Generate, ModelSource, Reply, Request,
+    Statistics, Work,
 };
 
 use crate::PATIENCE;
@@ -12,7 +13,7 @@ use crate::PATIENCE;
 /// An engine, and what it says.
 fn watched(config: Config) -> (Engine, Receiver<Figures>) {
     let (sender, said) = unbounded();
-    let tell: Arc<dyn Fn(&Figures) + Send + Sync> = Arc::new(move |figures| {
+    let tell: FiguresSink = Arc::new(move |figures| {
         let _ = sender.send(*figures);
     });
     (Engine::start(Config { figures: Some(tell), ..config }).unwrap(), said)

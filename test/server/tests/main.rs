@@ -45,6 +45,7 @@ mod priorities;
 mod privileges;
 mod protocol;
 mod queue_limits;
+mod rate_limits;
 mod refusals;
 mod request_texts;
 mod search;
