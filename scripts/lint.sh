@@ -73,11 +73,11 @@ api: pg registry request cache
 worker: pg registry request cache'
 
 # The files of some of these folders, from below to above: each uses only those that stand before it.
-api_files='refuse trouble connection pull call role_id protocol cancel result batch tables status prompt models context diagnose cache_admin cache_lookup
-    enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange vectorizers'
-request_files='defaults usage arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
+api_files='refuse audit trouble connection pull call role_id protocol elsewhere cancel result batch tables status statistics prompt models context diagnose cache_admin cache_lookup
+    enqueue insert_trigger sync arrays chat details tokens rerank constrained verbs classified summarize groups plain_verbs verify exchange vectorizers rate_limits'
+request_files='defaults usage tally arguments values ranking categories answer prompts wording words json_text fields masking facts writing verbs summary subtasks
     stages asked constraint batch_checks params options conversation verb_checks checks work'
-worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount vectorizer database lifecycle launcher'
+worker_files='claims awaiting download engine_link prepare in_flight protocol outcomes cache_writer due eviction recount usage audit vectorizer database lifecycle launcher'
 
 # used PATH FILE: the names that follow PATH in the file's code, each once, those in braces too; comments do not count.
 used() {
@@ -245,6 +245,17 @@ for block in re.findall(r"^```rust\n(.*?)^```$", open(page).read(), re.M | re.S)
     done
 }
 
+# Lines of the tables of docs/security.md whose last column names no test, or one that is not there: a function that is a test, or a file.
+untested_promises() {
+    local names
+    names=$(files '\.rs$' | xargs -r grep -hA3 '^ *#\[test\]' | sed -nE 's/^ *fn ([a-z_0-9]+)\(.*/\1/p' | sort -u)
+    grep -E '^\|' docs/security.md | grep -vE '^\| threat \||^\|[-|]+\|$' | while read -r line; do
+        test=$(sed -nE 's/.*\| `([^`|]+)` \|$/\1/p' <<<"$line")
+        [ -n "$test" ] && { [ -f "$test" ] || grep -qx "$test" <<<"$names"; } ||
+            echo "docs/security.md: no test for: $line"
+    done
+}
+
 # The version stands in Cargo.toml, the control file and the change log.
 same_version() {
     local control
@@ -273,6 +284,7 @@ none 'twins are made, not written' written_twins
 none 'text files end with a line feed' unfinished_files
 none 'links in the documentation lead somewhere' broken_links
 none 'the documentation names and quotes code that is there' outdated_quotes
+none 'each line of the threat model has its test' untested_promises
 check 'one version everywhere' same_version
 
 echo "1..$number"

@@ -17,7 +17,7 @@ do $$
 declare
     v_role text;
 begin
-    foreach v_role in array array['steadytext_user', 'steadytext_admin', 'steadytext_worker'] loop
+    foreach v_role in array array['steadytext_user', 'steadytext_admin', 'steadytext_worker', 'steadytext_auditor'] loop
         begin
             if pg_catalog.to_regrole(v_role) is null then
                 execute pg_catalog.format('create role %I nologin', v_role);
@@ -25,6 +25,7 @@ begin
                     case v_role
                         when 'steadytext_user' then 'pg_steadytext: may enqueue requests and read the own ones'
                         when 'steadytext_admin' then 'pg_steadytext: may configure, and see everybody''s requests'
+                        when 'steadytext_auditor' then 'pg_steadytext: may read the audit log, and nothing else'
                         else 'pg_steadytext: may call the queue protocol, for workers on other machines'
                     end);
             end if;

@@ -47,6 +47,8 @@ as $$
             'The worker of this database claims nothing; see steadytext_daemon_stop()'),
         ('queue_retention_hours', 'integer', 0, 876000, '168',
             'Finished requests are deleted after this many hours; 0 keeps them for ever'),
+        ('audit_retention_days', 'integer', 0, 36500, '365',
+            'Entries of the audit log are deleted after this many days; 0 keeps them for ever'),
         ('cache_enabled', 'boolean', null, null, 'true',
             'Answers are cached and taken from the cache'),
         ('cache_max_entry_bytes', 'integer', 0, 268435456, '1048576',

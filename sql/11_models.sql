@@ -16,6 +16,7 @@ create table @extschema@.steadytext_models (
     is_fallback boolean not null default false,
     is_preferred boolean not null default false,
     is_default boolean not null default false,
+    placement text not null default 'any',
     description text,
     created_at timestamptz not null default pg_catalog.now(),
     updated_at timestamptz not null default pg_catalog.now()
@@ -45,6 +46,8 @@ comment on column @extschema@.steadytext_models.is_preferred is
     'The setting auto takes this one first when its file is there';
 comment on column @extschema@.steadytext_models.is_default is
     'Came with the extension and was never changed: pg_dump leaves the row out';
+comment on column @extschema@.steadytext_models.placement is
+    'Which workers compute it: server (the server''s own), elsewhere (those on other machines) or any';
 comment on column @extschema@.steadytext_models.description is 'What the model is good for';
 comment on column @extschema@.steadytext_models.created_at is 'When the row was made';
 comment on column @extschema@.steadytext_models.updated_at is 'When the row was last changed';
@@ -259,6 +262,10 @@ begin
         or 1 > any (new.dimensions) or 16000 < any (new.dimensions) then
         raise exception 'invalid dimensions of model "%"', new.name
             using errcode = 'invalid_parameter_value', hint = 'Give up to 64 lengths of 1 to 16000, or NULL.';
+    end if;
+    if new.placement is null or new.placement not in ('server', 'elsewhere', 'any') then
+        raise exception 'invalid placement "%" of model "%"', left(new.placement, 63), new.name
+            using errcode = 'invalid_parameter_value', hint = 'It must be server, elsewhere or any.';
     end if;
     if new.size < 0 then
         raise exception 'the size of model "%" is negative', new.name

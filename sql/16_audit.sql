@@ -1,4 +1,7 @@
--- What administrators did to everybody's data, for other administrators to read.
+-- What administrators did, and what was refused to whom, for others to read. Never a word of a prompt.
+--
+-- What was done is written in the transaction that did it, so that it is there if and only if it was done. A refusal is an error, which
+-- takes along whatever its transaction writes: it is noted in shared memory, and the worker writes it down.
 
 create table @extschema@.steadytext_audit_log (
     id bigint generated always as identity constraint steadytext_audit_log_pkey primary key,
@@ -16,14 +19,14 @@ create table @extschema@.steadytext_audit_log (
     created_at timestamptz generated always as ("timestamp") stored
 );
 comment on table @extschema@.steadytext_audit_log is
-    'Who emptied, imported, exported or rescheduled the cache, and when; nobody may change it';
+    'What administrators did and what was refused, to whom and when; nobody may change it';
 comment on column @extschema@.steadytext_audit_log.id is 'Order of the entries';
 comment on column @extschema@.steadytext_audit_log."timestamp" is 'When it was done';
 comment on column @extschema@.steadytext_audit_log.user_id is 'The role that did it';
 comment on column @extschema@.steadytext_audit_log.action is
-    'cache_clear, cache_import, cache_export, cache_eviction, cache_eviction_cron_setup, cache_eviction_cron_disable';
+    'What was done: the kind of thing and the act, such as config_change or cache_clear; or what was refused: limit_refused, right_refused';
 comment on column @extschema@.steadytext_audit_log.request_id is 'The request that it was about, if any';
-comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt';
+comment on column @extschema@.steadytext_audit_log.details is 'Counts and names, never a prompt. Of refusals how many there were, as each kind has one row a minute';
 comment on column @extschema@.steadytext_audit_log.ip_address is
     'Where the client was connected from; NULL through a Unix socket';
 comment on column @extschema@.steadytext_audit_log.success is 'Whether it was done';
@@ -40,3 +43,111 @@ comment on index @extschema@.steadytext_audit_log_timestamp_idx is 'Looking for 
 alter table @extschema@.steadytext_audit_log enable row level security;
 create policy admin_select on @extschema@.steadytext_audit_log for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_audit_log is 'Administrators see every entry, others none';
+create policy auditor_select on @extschema@.steadytext_audit_log for select to steadytext_auditor using (true);
+comment on policy auditor_select on @extschema@.steadytext_audit_log is 'Auditors see every entry, too';
+
+create function steadytext.outer_role()
+returns oid
+language c stable parallel restricted
+as 'MODULE_PATHNAME', 'outer_role_wrapper';
+comment on function steadytext.outer_role() is
+    'The role of the session, or of SET ROLE, whatever function with rights of its own is running';
+
+-- Runs as the extension's owner, who alone writes the log.
+create function steadytext.note_act()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_new jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+    v_old jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    v_names text[] := tg_argv[1 :];
+    v_details jsonb;
+begin
+    -- What comes from another server was noted there.
+    if current_setting('session_replication_role') = 'replica' then
+        return null;
+    end if;
+    -- A restore does nothing that was not done before: its rows come with their time, and take the place of default rows.
+    if tg_op = 'INSERT' and coalesce(v_new ->> 'created_at', v_new ->> 'updated_at')::timestamptz <> now()
+        or tg_op = 'DELETE' and (v_old ->> 'is_default')::boolean
+            and pg_has_role(steadytext.outer_role(), (select c.relowner from pg_class as c where c.oid = tg_relid), 'member')
+    then
+        return null;
+    end if;
+    -- The first name is what it is about; of the others, those that are new or different.
+    select jsonb_object_agg(c.name, left(coalesce(v_new, v_old) ->> c.name, 200)) into v_details
+    from unnest(v_names) with ordinality as c(name, n)
+    where c.n = 1 or tg_op = 'INSERT' and v_new -> c.name <> 'null'
+        or tg_op = 'UPDATE' and v_new -> c.name is distinct from v_old -> c.name;
+    if tg_op = 'UPDATE' and not exists (select from jsonb_object_keys(v_details) as k(key) where k.key <> v_names[1])
+        and v_new -> v_names[1] is not distinct from v_old -> v_names[1]
+    then
+        return null;
+    end if;
+    insert into @extschema@.steadytext_audit_log (user_id, action, details)
+    values (pg_get_userbyid(steadytext.outer_role()),
+        tg_argv[0] || case tg_op when 'INSERT' then '_create' when 'UPDATE' then '_change' else '_drop' end, v_details);
+    return null;
+end
+$$;
+comment on function steadytext.note_act() is
+    'Notes a changed row in the audit log: its arguments are what the rows are called, the column that names one, and those whose values are noted';
+
+create function steadytext.note_refusals(
+    p_roles oid[],
+    p_what text[],
+    p_codes text[],
+    p_messages text[],
+    p_counts bigint[],
+    p_first timestamptz[],
+    p_last timestamptz[],
+    p_dropped bigint
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into @extschema@.steadytext_audit_log ("timestamp", user_id, action, details, ip_address, success, error_message)
+    select r.first, pg_get_userbyid(r.role), case r.what when 'rights' then 'right_refused' else 'limit_refused' end,
+        jsonb_build_object('count', r.count, 'last', r.last, 'sqlstate', r.code)
+            || case r.what when 'rights' then '{}' else jsonb_build_object('limit', r.what) end,
+        null, false, r.message
+    from unnest(p_roles, p_what, p_codes, p_messages, p_counts, p_first, p_last)
+        as r(role, what, code, message, count, first, last);
+    if p_dropped > 0 then
+        insert into @extschema@.steadytext_audit_log (action, details, ip_address, success, error_message)
+        values ('refusals_dropped', jsonb_build_object('count', p_dropped), null, false,
+            'more kinds of refusals than there is room for in a minute');
+    end if;
+end
+$$;
+comment on function steadytext.note_refusals(oid[], text[], text[], text[], bigint[], timestamptz[], timestamptz[], bigint) is
+    'Protocol: writes down what was refused, as shared memory has it';
+
+create function steadytext.sweep_audit_log()
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_days integer := steadytext.config_integer('audit_retention_days');
+    v_count integer := 0;
+begin
+    if v_days > 0 then
+        delete from @extschema@.steadytext_audit_log as l
+        where l.id in (
+            select o.id from @extschema@.steadytext_audit_log as o
+            where o."timestamp" < clock_timestamp() - v_days * interval '1 day'
+            order by o."timestamp"
+            limit 1000
+            for update skip locked);
+        get diagnostics v_count = row_count;
+    end if;
+    return v_count >= 1000;
+end
+$$;
+comment on function steadytext.sweep_audit_log() is
+    'Protocol: deletes a portion of the entries that are older than audit_retention_days; true if there may be more';

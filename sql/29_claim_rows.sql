@@ -31,6 +31,11 @@ create function steadytext.pick_rows(
     p_looks integer,
     p_first boolean,
     p_aside bigint[],
+    p_any boolean,
+    p_types text[],
+    p_models text[],
+    p_without text[],
+    p_defaults text[],
     out tids tid[],
     out bytes bigint,
     out roles oid[],
@@ -90,6 +95,12 @@ begin
                         -- This user, from this id on; written so that only the claim index serves.
                         and (q.owner_role::oid, q.id) > (u.role, u.first) and q.owner_role <= u.role
                         and q.id + 0 <= u.until and q.id <> all (p_aside)
+                        -- By the row's place, so that a claim of all rows takes no more of them apart than before.
+                        and (p_any or (
+                            select steadytext.is_served(s.request_type, s.params, p_types, p_models, p_without, p_defaults)
+                            from @extschema@.steadytext_queue as s
+                            where s.ctid = q.ctid
+                        ))
                     limit u.rows
                 ) as k
             ) as c
@@ -139,6 +150,11 @@ begin
                     and q.priority = p_priority
                     and (q.owner_role::oid, q.id) > (v_part.role, v_part.first) and q.owner_role <= v_part.role
                     and q.id + 0 <= least(v_part.until, v_part.found - 1) and q.id <> all (p_aside)
+                    and (p_any or (
+                        select steadytext.is_served(s.request_type, s.params, p_types, p_models, p_without, p_defaults)
+                        from @extschema@.steadytext_queue as s
+                        where s.ctid = q.ctid
+                    ))
                 limit v_part.rows
             ) as c;
             looks := looks - v_count;
@@ -168,7 +184,8 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.pick_rows(integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[]) is
+comment on function steadytext.pick_rows(
+    integer, oid[], bigint[], integer, bigint, integer, boolean, bigint[], boolean, text[], text[], text[], text[]) is
     'Locks rows to be claimed; called by claim_requests';
 
 create function steadytext.mark_rows(

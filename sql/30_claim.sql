@@ -20,7 +20,9 @@ create function steadytext.claim_requests(
     p_after_role oid,
     p_alone boolean,
     p_least integer default 1,
-    p_bytes bigint default 67108864
+    p_bytes bigint default 67108864,
+    p_models text[] default null,
+    p_types text[] default null
 )
 returns table (
     id bigint,
@@ -35,7 +37,8 @@ returns table (
     retry_count integer,
     max_retries integer,
     priority integer,
-    bytes bigint
+    bytes bigint,
+    waited_ms double precision
 )
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -72,8 +75,18 @@ declare
     v_taken bigint[];
     v_failed boolean;
     v_max_retries integer := steadytext.config_integer('max_retries');
+    -- The server's own worker leaves what is computed elsewhere, and the others what is not.
+    v_without text[] := steadytext.models_placed(case when steadytext.is_own_worker() then 'elsewhere' else 'server' end);
+    v_any boolean := p_models is null and p_types is null and v_without = '{}';
+    v_models text[];
+    v_defaults text[];
 begin
     perform steadytext.check_worker(p_worker, p_lease_seconds);
+    if not v_any then
+        v_models := steadytext.lower_names(p_models);
+        v_without := steadytext.lower_names(v_without);
+        v_defaults := steadytext.lower_names(steadytext.default_models());
+    end if;
     -- NULL stands for no claim here.
     perform steadytext.check_limit('p_limit', coalesce(p_limit, 0));
     perform steadytext.make_constraints_immediate();
@@ -82,6 +95,7 @@ begin
             select q.ctid
             from @extschema@.steadytext_queue as q
             where q.status = 'pending' and q.run_after is null and q.alone and q.id <> all (v_aside)
+                and (v_any or steadytext.is_served(q.request_type, q.params, p_types, v_models, v_without, v_defaults))
             limit least(p_limit, 1)
             for no key update skip locked
         ), p_lease_seconds, v_max_retries, false);
@@ -139,7 +153,8 @@ begin
                 -- dead: each claim would walk over those of all before it.
                 begin
                     select * into v_step from steadytext.pick_rows(
-                        v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside);
+                        v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside,
+                        v_any, p_types, v_models, v_without, v_defaults);
                     v_taken := steadytext.mark_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, clock_timestamp());
                     v_failed := false;
                 exception when others or assert_failure or query_canceled then
@@ -147,7 +162,8 @@ begin
                 end;
                 if v_failed then
                     select * into v_step from steadytext.pick_rows(
-                        v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside);
+                        v_priority, v_roles, v_ids, v_left, v_bytes, v_looks, v_first, v_aside,
+                        v_any, p_types, v_models, v_without, v_defaults);
                     v_taken := steadytext.take_rows(p_worker, v_step.tids, p_lease_seconds, v_max_retries, true);
                 elsif cardinality(v_taken) < cardinality(v_step.tids) then
                     perform steadytext.end_unclaimed(v_step.tids);
@@ -173,12 +189,13 @@ begin
     return query
     select q.id, q.request_id, q.attempt, q.request_type, q.prompt, q.prompts, q.params,
         q.owner_role::name, q.owner_role::oid, q.retry_count, q.max_retries, q.priority,
-        steadytext.request_bytes(q.prompt, q.prompts, q.params)
+        steadytext.request_bytes(q.prompt, q.prompts, q.params),
+        date_part('epoch', clock_timestamp() - q.created_at) * 1000
     from unnest(v_claimed) with ordinality as c(id, n)
     join @extschema@.steadytext_queue as q
         on q.id = c.id and q.status = 'processing' and q.worker = p_worker
     order by c.n;
 end
 $$;
-comment on function steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint) is
-    'Protocol: takes up to p_limit requests of priority p_least and more, and no more after those that have p_bytes together, priority 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash';
+comment on function steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]) is
+    'Protocol: takes up to p_limit requests of priority p_least and more, and no more after those that have p_bytes together, priority 10 first, in turn among users after p_after_role, oldest first; with p_alone one request that was in flight at a crash; with p_models and p_types only requests of these models and types';

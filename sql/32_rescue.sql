@@ -243,7 +243,11 @@ $$;
 comment on function steadytext.promote_requests(integer) is
     'Protocol: makes retries claimable whose time has come';
 
-create function steadytext.queue_outlook(p_count_limit integer default 1000000)
+create function steadytext.queue_outlook(
+    p_count_limit integer default 1000000,
+    p_models text[] default null,
+    p_types text[] default null
+)
 returns table (pending bigint, alone_due boolean, due_in double precision, elsewhere boolean)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -253,11 +257,27 @@ set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+    -- As claim_requests: what the caller would not claim is not due for it.
+    v_without text[] := steadytext.models_placed(case when steadytext.is_own_worker() then 'elsewhere' else 'server' end);
+    v_any boolean := p_models is null and p_types is null and v_without = '{}';
+    v_models text[];
+    v_defaults text[];
 begin
     perform steadytext.check_limit('p_count_limit', p_count_limit);
+    if not v_any then
+        v_models := steadytext.lower_names(p_models);
+        v_without := steadytext.lower_names(v_without);
+        v_defaults := steadytext.lower_names(steadytext.default_models());
+    end if;
     -- One part per partial index, so that each is counted from its index.
     return query
-    select count(*), coalesce(bool_or(p.alone_due), false),
+    select count(*),
+        exists (
+            select from @extschema@.steadytext_queue as q
+            where q.status = 'pending' and q.run_after is null and q.alone
+                and (v_any or steadytext.is_served(q.request_type, q.params, p_types, v_models, v_without, v_defaults))
+        ),
         (
             select greatest(date_part('epoch', q.run_after - clock_timestamp()), 0)
             from @extschema@.steadytext_queue as q
@@ -270,20 +290,20 @@ begin
             where q.status = 'processing' and not starts_with(q.worker, 'local:')
         )
     from (
-        select true as alone_due from @extschema@.steadytext_queue as q
+        select from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is null and q.alone
         union all
-        select false from @extschema@.steadytext_queue as q
+        select from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is null and not q.alone
         union all
-        select false from @extschema@.steadytext_queue as q
+        select from @extschema@.steadytext_queue as q
         where q.status = 'pending' and q.run_after is not null
         limit p_count_limit
     ) as p;
 end
 $$;
-comment on function steadytext.queue_outlook(integer) is
-    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight';
+comment on function steadytext.queue_outlook(integer, text[], text[]) is
+    'Protocol: pending requests, counted up to p_count_limit, whether one waits that must run alone and that the caller would claim, in how many seconds the next retry is due, and whether workers elsewhere have requests in flight';
 
 create function steadytext.count_pending()
 returns table (owner oid, pending bigint)

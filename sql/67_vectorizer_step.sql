@@ -243,6 +243,7 @@ declare
     v_noted integer;
     v_keys jsonb;
     v_forced boolean;
+    v_wait double precision;
 begin
     -- Whoever drops it meanwhile waits; whoever is dropping it is not waited for.
     select v.*, v.owner_role::oid as owner into v_definition
@@ -322,6 +323,18 @@ begin
     -- The model gets something to do before its answers are written. Few notes are taken when nothing is under way; while
     -- something is, they gather.
     if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
+        v_wait := steadytext.limit_wait(v_definition.owner);
+    end if;
+    if v_wait is not null then
+        -- Its owner has used up what is allowed; answers that come are written all the same.
+        if v_batches = 0 then
+            update @extschema@.steadytext_vectorizer_state as s set
+                problem = format('its owner has used up what steadytext_rate_limits allows: it goes on in %s seconds', ceil(v_wait)),
+                retry_at = clock_timestamp() + least(v_wait, 10) * interval '1 second'
+            where s.vectorizer_id = p_id;
+            return false;
+        end if;
+    elsif v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
         v_keys := steadytext.take_vectorizer_work(p_id);
         if v_keys is not null then
             perform steadytext.read_vectorizer_rows(p_id, v_statements, v_keys);

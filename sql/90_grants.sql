@@ -4,7 +4,7 @@
 -- anything to anybody.
 select steadytext.close_new_objects();
 
-grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker, pg_monitor;
+grant usage on schema steadytext to steadytext_user, steadytext_admin, steadytext_worker, pg_monitor, pg_read_all_stats;
 
 -- The API.
 grant execute on function
@@ -265,9 +265,14 @@ grant execute on function
     steadytext.reset_cache_counters()
 to steadytext_admin;
 
--- The protocol.
+-- The protocol, but for what looks after the cache: its entries answer everybody, and only the server's own worker, which runs as
+-- their owner, knows what computed them.
 grant execute on function
-    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint),
+    steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
+    steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.more_work(text, bigint, integer, integer, bytea),
+    steadytext.complete_reports(text, bigint[], integer[], bytea[]),
+    steadytext.worker_models(),
     steadytext.extend_leases(text, bigint[], integer[], integer),
     steadytext.release_requests(text, bigint[], integer[]),
     steadytext.complete_requests(
@@ -276,13 +281,9 @@ grant execute on function
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
-    steadytext.queue_outlook(integer),
+    steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
-    steadytext.plan_eviction(integer),
-    steadytext.evict_entries(bigint[], integer[]),
-    steadytext.store_answers(text[], text[], text[], real[], integer[], jsonb[]),
-    steadytext.count_accesses(bigint[], bigint[], timestamptz[]),
     steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
 to steadytext_worker;
 
@@ -305,14 +306,46 @@ grant select on
 to steadytext_user, steadytext_admin;
 -- Prompts are private: the cache is for administrators.
 grant select on @extschema@.steadytext_cache, @extschema@.steadytext_cache_with_frecency to steadytext_admin;
+-- Limits are the administrators'; each role sees its own by a function.
+grant select, delete,
+    insert (user_id, requests_per_minute, requests_per_hour, requests_per_day, tokens_per_minute, tokens_per_hour, tokens_per_day,
+        max_pending, last_reset),
+    update (user_id, requests_per_minute, requests_per_hour, requests_per_day, tokens_per_minute, tokens_per_hour, tokens_per_day,
+        max_pending, last_reset, current_minute_count, current_hour_count, current_day_count)
+on @extschema@.steadytext_rate_limits to steadytext_admin;
+grant select on @extschema@.steadytext_rate_usage to steadytext_admin;
+grant execute on function @extschema@.steadytext_my_limits() to steadytext_user;
+grant execute on function
+    @extschema@.steadytext_set_limit(text, bigint, bigint, bigint, bigint, bigint, bigint, bigint),
+    @extschema@.steadytext_reset_usage(text),
+    @extschema@.steadytext_limit_usage(),
+    steadytext.limited_role(text),
+    steadytext.reset_usage(oid)
+to steadytext_admin;
+grant execute on function @extschema@.steadytext_limit_usage() to pg_monitor;
 -- Nobody but the extension's functions writes it.
-grant select on @extschema@.steadytext_audit_log to steadytext_admin;
+grant select on @extschema@.steadytext_audit_log to steadytext_admin, steadytext_auditor;
 -- Who may dump the tables may dump what counts their rows.
 grant select on sequence
     @extschema@.steadytext_queue_id_seq,
     @extschema@.steadytext_cache_id_seq,
     @extschema@.steadytext_audit_log_id_seq
 to steadytext_admin;
+-- Figures without texts and names of roles. Who may read all statistics sees those of other databases, too.
+grant select on
+    @extschema@.steadytext_stat,
+    @extschema@.steadytext_stat_histogram,
+    @extschema@.steadytext_queue_metrics,
+    @extschema@.steadytext_engine_stat
+to steadytext_user, steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function
+    steadytext.request_statistics(),
+    steadytext.bucket_bounds(),
+    steadytext.queue_metrics(),
+    steadytext.engine_statistics()
+to steadytext_user, steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function @extschema@.steadytext_metrics() to steadytext_admin, pg_read_all_stats, pg_monitor;
+grant execute on function steadytext.reset_request_statistics(), @extschema@.steadytext_stat_reset() to steadytext_admin;
 -- Monitoring sees numbers, states and names of roles; never a text.
 grant select on @extschema@.steadytext_queue_counts to steadytext_admin, pg_monitor;
 grant select on @extschema@.steadytext_activity, @extschema@.steadytext_daemon_health to pg_monitor;
@@ -399,6 +432,7 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_config', 'whe
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_models', 'where not is_default');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompts', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_prompt_versions', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_rate_limits', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_audit_log_id_seq', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizers', '');

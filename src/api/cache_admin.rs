@@ -1,11 +1,10 @@
-//! What administrators do to the whole cache: empty it, and have pg_cron trim it; and the audit log, which
-//! says that they did.
+//! What administrators do to the whole cache: empty it, and have pg_cron trim it.
 
 use pgrx::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::pg::catalog;
-use crate::pg::catalog_cache::{self, Installation};
+use super::audit::note_in_audit_log;
+use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::{as_owner, current_user};
 use crate::pg::spi::{self, Mode};
@@ -62,31 +61,4 @@ fn change_schedule(action: &str, function: &str) -> String {
             .report(PgLogLevel::NOTICE);
     }
     message
-}
-
-/// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's
-/// tables.
-///
-/// # Errors
-///
-/// As [`spi::query`].
-pub(super) fn note_in_audit_log(
-    installation: &Installation,
-    caller: pg_sys::Oid,
-    action: &str,
-    details: Value,
-    failure: Option<&str>,
-) -> Result<(), PgError> {
-    let sql = format!(
-        "insert into {}.steadytext_audit_log (user_id, action, details, success, error_message) values ($1, $2, $3, $4, $5)",
-        installation.schema
-    );
-    let args = vec![
-        catalog::role_name(caller).into(),
-        action.into(),
-        pgrx::JsonB(details).into(),
-        failure.is_none().into(),
-        failure.map(str::to_owned).into(),
-    ];
-    spi::query(&sql, args, Mode::ReadWrite, |_| ()).map(|_| ())
 }

@@ -93,7 +93,7 @@ fn look(
     if found.is_none() && config.cache_enabled {
         access_counters::count_miss();
     }
-    Ok(found.map(|(_, answer)| answer))
+    Ok(found.map(|cached| cached.answer))
 }
 
 /// What the cache did in this database; one row. Zeros where the library is not preloaded, and on a standby.

@@ -28,11 +28,14 @@ use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::interrupts::{self, Line};
-use crate::pg::{access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, shmem};
+use crate::pg::rate_limits::{self, Asking};
+use crate::pg::{
+    access_counters, bgworker, cache_queue, catalog_cache, guc, privilege, rate_counters, shmem,
+};
 use crate::registry::{self, Resolved, Task};
 use crate::request::checks::{check_params, check_type};
 use crate::request::verb_checks::is_plain;
-use crate::request::{self, Answer, Asked, Ended, OnError, Stages, Subtasks, Usage, description};
+use crate::request::{self, Answer, Asked, Ended, OnError, Stages, Subtasks, Tally, Usage, description};
 
 /// How often a request that has not begun is handed to the next engine.
 const MOST_ATTEMPTS: u32 = 8;
@@ -71,6 +74,8 @@ pub(super) struct Call {
     text: String,
     usage: Usage,
     since: Instant,
+    /// `None` when it was counted how it ended.
+    tally: Option<Tally>,
     /// For the cache; of the elements of an array, one for each.
     questions: Vec<Option<Question>>,
     author: Author,
@@ -135,6 +140,7 @@ impl Checked {
     fn settle(self, request_type: &str) -> Result<Answer, PgError> {
         if let Some(question) = &self.question {
             if let Some(answer) = question.answer() {
+                count_found(request_type, &self.model);
                 return Ok(answer);
             }
             access_counters::count_miss();
@@ -181,7 +187,7 @@ pub(super) fn answers(
 ) -> Result<Vec<Option<Answer>>, PgError> {
     let mut answers = vec![None; elements.len()];
     let (mut parts, mut questions, mut places) = (Vec::new(), Vec::new(), Vec::new());
-    let mut chosen = None;
+    let (mut chosen, mut found) = (None, None);
     check_repeated(params, elements.len())?;
     for (place, element) in elements.iter().enumerate() {
         interrupts::check();
@@ -198,6 +204,7 @@ pub(super) fn answers(
         if let Some(question) = &question {
             answers[place] = question.answer();
             if answers[place].is_some() {
+                found.get_or_insert(model);
                 continue;
             }
             access_counters::count_miss();
@@ -207,7 +214,10 @@ pub(super) fn answers(
         places.push(place);
         chosen.get_or_insert((model, registry));
     }
-    let Some((model, registry)) = chosen else { return Ok(answers) };
+    let Some((model, registry)) = chosen else {
+        found.iter().for_each(|model| count_found(request_type, model));
+        return Ok(answers);
+    };
     let checked = Checked {
         subtasks: Subtasks::Many(parts, places.clone(), on_error),
         model,
@@ -377,6 +387,7 @@ impl Call {
         warn_of_choice(&model);
         let role = privilege::current_user().to_u32();
         Call {
+            tally: Some(Tally::begin(request_type, Some(model.name()), true)),
             model,
             registry,
             salt: u64::from(role),
@@ -399,10 +410,10 @@ impl Call {
     }
 
     fn begin_work(&mut self) -> Result<(), PgError> {
-        if self.client.is_none() {
-            self.connect()?;
-        }
-        self.fill()
+        rate_limits::admit(privilege::current_user(), self.stages.whole().requests(), Asking::Call)?;
+        let connected = if self.client.is_none() { self.connect() } else { Ok(()) };
+        let begun = connected.and_then(|()| self.fill());
+        begun.inspect_err(|error| self.count_failure(error))
     }
 
     /// Waits for the next event. Not after the last one.
@@ -411,6 +422,26 @@ impl Call {
     ///
     /// The request's; 55000 when the engine goes away in the middle of it.
     pub(super) fn next(&mut self) -> Result<News, PgError> {
+        let news = self.advance();
+        match &news {
+            Ok(News::Answer(_)) => {
+                if let Some(tally) = self.tally.take() {
+                    tally.completed(&self.usage);
+                }
+            }
+            Ok(News::Text(_) | News::None) => {}
+            Err(error) => self.count_failure(error),
+        }
+        news
+    }
+
+    fn count_failure(&mut self, error: &PgError) {
+        if let Some(tally) = self.tally.take() {
+            tally.failed(error);
+        }
+    }
+
+    fn advance(&mut self) -> Result<News, PgError> {
         loop {
             interrupts::check();
             let Some(client) = &mut self.client else {
@@ -476,8 +507,11 @@ impl Call {
             }
         }
         match &kind {
-            EventKind::Started { prompt_tokens, .. } => self.usage.started(*prompt_tokens),
+            EventKind::Started { prompt_tokens, .. } => self.usage.started(*prompt_tokens, self.since),
             EventKind::FirstToken { cached_tokens } => self.usage.first_token(*cached_tokens, self.since),
+            EventKind::Progress { generated_tokens, .. } if self.stages.whole().is_text() => {
+                self.usage.grown(*generated_tokens);
+            }
             _ => {}
         }
         if let Some(line) = self.activity {
@@ -554,6 +588,7 @@ impl Call {
         for (question, subtasks) in self.questions.iter_mut().zip(parts) {
             *question = question.as_ref().map(|question| question.with_model(subtasks, &with));
         }
+        self.tally.iter_mut().for_each(|tally| tally.name_model(with.name()));
         self.model = with;
         self.stages.restart();
         self.under_way.clear();
@@ -654,10 +689,23 @@ fn parts_of(subtasks: &Subtasks) -> &[Subtasks] {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        // However it has ended.
+        rate_counters::spend(self.standing.owner.into(), self.usage.tokens());
         if let Some(line) = self.activity {
             activity::end(line);
         }
+        // An interrupt, or nobody reads on.
+        if let Some(tally) = self.tally.take() {
+            tally.cancelled();
+        }
     }
+}
+
+/// Counts a call that the cache has answered.
+fn count_found(request_type: &str, model: &Resolved) {
+    let mut tally = Tally::begin(request_type, Some(model.name()), true);
+    tally.found();
+    tally.completed(&Usage::default());
 }
 
 fn engine_went() -> PgError {

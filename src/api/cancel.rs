@@ -7,6 +7,7 @@ use crate::pg::error::OrRaise;
 use crate::pg::privilege::{as_owner, current_user, may_manage};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{after_commit, catalog_cache, guc, listen};
+use crate::request::Tally;
 
 /// Cancels a request that is pending or being processed. True if it did; false if the request had ended, does
 /// not exist, or belongs to somebody whose rights the caller does not have.
@@ -55,16 +56,24 @@ fn cancel(mut ids: Vec<pgrx::Uuid>) -> i64 {
                 "update {table} q
                     set status = 'cancelled', error = 'Request was cancelled', error_code = '57014',
                         completed_at = pg_catalog.clock_timestamp(), lease_expires_at = null, run_after = null
-                   from (select l.id from {table} l
+                   from (select l.id, l.status from {table} l
                           where l.request_id operator(pg_catalog.=) any ($1) and l.status in ('pending', 'processing')
                           order by l.id for update) as locked
                   where q.id operator(pg_catalog.=) locked.id
                     and q.status in ('pending', 'processing')
-                 returning q.request_id"
+                 returning q.request_id, q.request_type, q.attempt operator(pg_catalog.=) 0,
+                       locked.status operator(pg_catalog.=) 'pending', q.params operator(pg_catalog.->>) 'model'"
             ),
             vec![ids.into()],
             Mode::ReadWrite,
-            |row| row.get::<pgrx::Uuid>(1),
+            |row| {
+                // Of one that is being worked on, the worker knows more.
+                if row.get::<bool>(4) == Some(true) {
+                    let (request_type, model) = (row.get::<String>(2), row.get::<String>(5));
+                    Tally::begin(&request_type.unwrap_or_default(), model.as_deref(), row.get(3) == Some(true)).cancelled();
+                }
+                row.get::<pgrx::Uuid>(1)
+            },
         )
         .or_raise()
     });

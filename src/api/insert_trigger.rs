@@ -16,13 +16,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::refuse::{MAX_RETRIES_LIMIT, refusal};
-use crate::cache::{self, Effort};
-use crate::pg::cache_table::Found;
+use crate::cache::{self, Cached, Effort};
 use crate::pg::catalog_cache::{self, Config};
 use crate::pg::error::{OrRaise, PgError, hide_copied_row, show_copied_row};
+use crate::pg::rate_limits::Asking;
 use crate::pg::tuple::{self, NewRow};
 use crate::pg::{
-    activity, after_commit, guc, kept_prompts, listen, pending, privilege, shmem, slots, transaction,
+    activity, after_commit, guc, kept_prompts, listen, pending, privilege, rate_limits, refusals, shmem,
+    slots, transaction,
 };
 use crate::registry::Wanted;
 use crate::request::batch_checks;
@@ -30,7 +31,7 @@ use crate::request::checks::{check_columns, check_length, check_params, check_ty
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
 use crate::request::wording;
-use crate::request::{Answer, Asked, DEFAULT_MODEL, check_model, default_to_remember, wanted};
+use crate::request::{Asked, DEFAULT_MODEL, Tally, Usage, check_model, default_to_remember, wanted};
 
 /// Longest free label (user_id, session_id), in bytes.
 const MAX_LABEL_BYTES: usize = 1024;
@@ -147,12 +148,16 @@ fn check_request<'a>(trigger: &'a PgTrigger<'a>) -> Result<Option<Row<'a>>, Infa
         && row.time(columns.at(QueueColumn::CreatedAt)).is_none_or(|at| at == transaction::started_at())
     {
         let given = check_row(row, &columns, &config).or_raise();
-        if let Some((found, answer)) = from_cache(row, &columns, &given, &config) {
-            let row = complete(trigger, row, &columns, &found, &answer);
+        if let Some(cached) = from_cache(row, &columns, &given, &config) {
+            let row = complete(trigger, row, &columns, &cached);
+            count_found(given.request_type, cached.model.as_deref());
             show_copied_row(hidden);
             return Ok(Some(row));
         }
         check_queue_length(owner, &config).or_raise();
+        if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
+            rate_limits::admit(owner, given.count(), Asking::Row).or_raise();
+        }
         stored = params_to_store(&given).or_raise();
     }
     if row.text(columns.at(QueueColumn::Status)) == Some("pending") {
@@ -204,6 +209,12 @@ struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// For how many requests it counts: each text of a batch is one.
+    fn count(&self) -> u64 {
+        let texts = self.prompts.as_ref().filter(|_| self.request_type.starts_with("batch_"));
+        texts.map_or(1, |texts| texts.len() as u64)
+    }
+
     fn asked(&self) -> Asked<'_> {
         Asked {
             request_type: self.request_type,
@@ -215,12 +226,7 @@ impl Given<'_> {
 }
 
 /// The answer to a request, if the cache has it. What keeps it from being looked up is the worker's to say.
-fn from_cache(
-    row: NewRow<'_>,
-    columns: &QueueColumns,
-    given: &Given<'_>,
-    config: &Config,
-) -> Option<(Found, Answer)> {
+fn from_cache(row: NewRow<'_>, columns: &QueueColumns, given: &Given<'_>, config: &Config) -> Option<Cached> {
     if row.text(columns.at(QueueColumn::Status)) != Some("pending") {
         return None;
     }
@@ -232,8 +238,7 @@ fn complete<'a>(
     trigger: &'a PgTrigger<'a>,
     row: NewRow<'_>,
     columns: &QueueColumns,
-    found: &Found,
-    answer: &Answer,
+    Cached { found, answer, .. }: &Cached,
 ) -> Row<'a> {
     let now = pg_sys::Datum::from(activity::now());
     let list: Option<Vec<String>> = answer.list().map(|texts| texts.into_iter().map(str::to_owned).collect());
@@ -254,6 +259,13 @@ fn complete<'a>(
     let values: Vec<_> =
         values.into_iter().filter_map(|(column, datum)| Some((columns.at(column), datum?))).collect();
     tuple::with_values(trigger, &values)
+}
+
+/// Counts a request that the cache has answered.
+fn count_found(request_type: &str, model: Option<&str>) {
+    let mut tally = Tally::begin(request_type, model, true);
+    tally.found();
+    tally.completed(&Usage::default());
 }
 
 /// Checks what a row asks, and reads it. Whatever is known by its length or number is looked at before
@@ -316,6 +328,7 @@ fn check_row<'a>(row: NewRow<'a>, columns: &QueueColumns, config: &Config) -> Re
 fn admit_retry() -> bool {
     let role = privilege::current_user();
     check_queue_length(role, &catalog_cache::config().or_raise()).or_raise();
+    rate_limits::admit(role, 1, Asking::Row).or_raise();
     pending::retrying(role);
     true
 }
@@ -326,14 +339,18 @@ fn admit_retry() -> bool {
 fn check_queue_length(owner: pg_sys::Oid, config: &Config) -> Result<(), PgError> {
     let Some(slot) = slots::mine() else { return Ok(()) };
     let count = pending::count(slot, owner);
-    let full = |message| PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message);
+    let full = |key, message: String| {
+        let code = PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+        refusals::note(owner, key, code, &message);
+        PgError::new(code, message)
+    };
     let (limit, limit_of_role) = (config.max_queue_size, config.max_queue_size_per_role);
     if count.all >= limit {
-        return Err(full(format!("the queue is full: {limit} requests are pending"))
+        return Err(full("max_queue_size", format!("the queue is full: {limit} requests are pending"))
             .hint("Wait until some are answered, or raise max_queue_size with steadytext_config_set()."));
     }
     if count.own >= limit_of_role && !privilege::is_administrator(privilege::current_user()) {
-        return Err(full(format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
+        return Err(full("max_queue_size_per_role", format!("the queue is full for this role: {limit_of_role} of its requests are pending")).hint(
             "Wait until some are answered, or let an administrator raise max_queue_size_per_role with steadytext_config_set().",
         ));
     }

@@ -2,6 +2,7 @@
 //! in `sql/`, where these functions are declared too: symbol `<function>_wrapper`.
 
 mod arrays;
+mod audit;
 mod batch;
 mod cache_admin;
 mod cache_lookup;
@@ -14,6 +15,7 @@ mod constrained;
 mod context;
 mod details;
 mod diagnose;
+mod elsewhere;
 mod enqueue;
 #[cfg(feature = "exchange")]
 mod exchange;
@@ -27,10 +29,12 @@ mod plain_verbs;
 mod prompt;
 mod protocol;
 mod pull;
+mod rate_limits;
 mod refuse;
 mod rerank;
 mod result;
 mod role_id;
+mod statistics;
 mod status;
 mod summarize;
 mod sync;

@@ -108,17 +108,23 @@ pub(crate) enum Effort {
     Whole,
 }
 
+/// What the cache has of a request.
+pub(crate) struct Cached {
+    /// The entry.
+    pub(crate) found: Found,
+    /// The same, read.
+    pub(crate) answer: Answer,
+    /// Name of the model; `None` for what was imported, and answers whatever the model is.
+    pub(crate) model: Option<String>,
+}
+
 /// The answer to a request whose parameters were checked, if the cache has it; counts the hit. Inside a
 /// transaction.
 ///
 /// # Errors
 ///
 /// Those of [`request::work`], and of [`request::model`] where the model matters.
-pub(crate) fn find(
-    asked: Asked<'_>,
-    config: &Config,
-    effort: Effort,
-) -> Result<Option<(Found, Answer)>, PgError> {
+pub(crate) fn find(asked: Asked<'_>, config: &Config, effort: Effort) -> Result<Option<Cached>, PgError> {
     let (task, subtasks) = request::work(asked, config)?;
     let Asked { request_type, params, .. } = asked;
     if !is_wanted(params, &subtasks, config) {
@@ -129,10 +135,13 @@ pub(crate) fn find(
     let Some(short) = key_with(request_type, params, &subtasks, None, &Prompts::default()) else {
         return Ok(find_of(request_type, params, &subtasks, model()?));
     };
-    let mut failure = None;
+    let (mut failure, mut name) = (None, None);
     let found = look(request_type, &short, || {
-        model().map_err(|error| failure = Some(error)).ok().map(|model| model.source)
+        let model = model().map_err(|error| failure = Some(error)).ok()?;
+        name = Some(model.name().to_owned());
+        Some(model.source)
     });
+    let found = found.map(|(found, answer)| Cached { found, answer, model: name });
     if let Some(error) = failure {
         return Err(error);
     }
@@ -150,14 +159,11 @@ pub(crate) fn find(
 }
 
 /// The entry of a request to a model.
-fn find_of(
-    request_type: &str,
-    params: &Value,
-    subtasks: &Subtasks,
-    model: Resolved,
-) -> Option<(Found, Answer)> {
+fn find_of(request_type: &str, params: &Value, subtasks: &Subtasks, model: Resolved) -> Option<Cached> {
     let key = key_of(request_type, params, subtasks, &model)?;
-    look(request_type, &key, || Some(model.source))
+    let name = Some(model.name().to_owned());
+    let (found, answer) = look(request_type, &key, || Some(model.source))?;
+    Some(Cached { found, answer, model: name })
 }
 
 /// The entry of a key, if it is what the model would answer now. While the extension is being dropped there

@@ -8,7 +8,7 @@ use crate::backend::{BackendKind, Candle, Limits, is_encoder};
 use crate::gguf::Gguf;
 use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
-use crate::{Error, model};
+use crate::{Error, FiguresSink, model};
 
 /// When the engine guesses at tokens that stand in the prompt or in what was generated, to compute several of
 /// them in one pass. Results do not depend on it.
@@ -120,6 +120,8 @@ pub struct Config {
     pub thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Called when the engine's thread has ended without being told to. It must not block or panic.
     pub ended: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Called by the engine's thread some times a second while it works, and once more before it waits for work.
+    pub figures: Option<FiguresSink>,
     /// Called by the engine's thread at some places, with their names. For tests, which make it panic there.
     #[doc(hidden)]
     pub fault: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
@@ -146,6 +148,7 @@ impl Default for Config {
             instructions: Instructions::best(),
             thread_start: None,
             ended: None,
+            figures: None,
             fault: None,
         }
     }

@@ -12,6 +12,7 @@ pub mod card;
 mod chunks;
 mod config;
 mod constraints;
+pub mod errand;
 mod error;
 pub mod gguf;
 pub mod glance;
@@ -66,6 +67,8 @@ pub use request::{
     Purpose, Reply, Request, Rerank, Role, Standing, Ticket, Work,
 };
 pub use sampling::{Penalties, Sampling};
-pub use scheduler::{Engine, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics};
+pub use scheduler::{
+    Engine, Figures, FiguresSink, LoadedModel, MAX_BIASES, MAX_HISTORY, MAX_STOP_BYTES, MAX_STOPS, Statistics,
+};
 pub use scores::{cosine, softmax};
 pub use verify::{Deviation, MAX_POSITIONS, Verification, Verify, verify};

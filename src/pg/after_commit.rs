@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::noted_keys;
 use super::pending;
+use super::rate_counters;
 use super::shmem;
 use super::slots;
 use super::waiters::{self, BucketSet};
@@ -113,10 +114,16 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
                 fire(armed);
             }
             pending::ended();
+            rate_counters::committed();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
             noted_keys::ended();
+            if event == pg_sys::XactEvent::XACT_EVENT_ABORT {
+                rate_counters::rolled_back();
+            } else {
+                rate_counters::committed();
+            }
             ARMED.set(None);
             pending::forget();
             pending::ended();
@@ -143,6 +150,7 @@ unsafe extern "C-unwind" fn after_subtransaction(
 
 fn end_subtransaction(committed: bool) {
     pending::end_subtransaction(committed);
+    rate_counters::end_subtransaction(committed);
     noted_keys::end_subtransaction(committed);
 }
 

@@ -147,6 +147,15 @@ pub(crate) fn my_assignment() -> pg_sys::Oid {
     pg_sys::Oid::from(u32::from_ne_bytes([extra[0] as u8, extra[1] as u8, extra[2] as u8, extra[3] as u8]))
 }
 
+/// Whether this process, which is a background worker, was started by this library.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub(super) fn is_own() -> bool {
+    // SAFETY: set by PostgreSQL before the worker's main function is called.
+    let library = unsafe { &(*pg_sys::MyBgworkerEntry).bgw_library_name };
+    let library: Vec<u8> = library.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+    library == b"pg_steadytext"
+}
+
 /// Whether this process is a background worker of this extension's.
 pub(crate) fn is_worker() -> bool {
     super::slots::mine().is_some_and(|slot| {
@@ -163,6 +172,22 @@ pub(crate) fn connect(database: Option<pg_sys::Oid>) {
             Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0),
             None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
         }
+        // pg_stat_activity has the kind of a worker as backend_type; programs look at the name of the application.
+        let kind = &(*pg_sys::MyBgworkerEntry).bgw_type;
+        let kind = std::ffi::CStr::from_ptr(kind.as_ptr()).to_owned();
+        set(c"application_name", &kind);
+    }
+}
+
+/// Says in the title of this process, which `ps` shows, what it is doing.
+pub(crate) fn show(activity: &str) {
+    let Ok(activity) = std::ffi::CString::new(activity) else { return };
+    // SAFETY: a string that ends with a zero, copied by the callee.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pg_sys::set_ps_display(activity.as_ptr());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::set_ps_display_with_len(activity.as_ptr(), activity.as_bytes().len() as _);
     }
 }
 

@@ -38,7 +38,9 @@ pub(crate) struct Installation {
     pub(crate) cache: Option<CacheTable>,
     /// The versions of prompts; invalid in a database whose extension is older than the library.
     pub(super) prompt_versions: pg_sys::Oid,
-    tables: [pg_sys::Oid; 5],
+    /// The limits of roles; invalid in a database whose extension is older than the library.
+    pub(super) rate_limits: pg_sys::Oid,
+    tables: [pg_sys::Oid; 6],
     /// Whether its schema bears the name that its functions know.
     keeps_its_name: bool,
 }
@@ -137,6 +139,15 @@ pub(crate) struct Model {
     pub(crate) passage_prompt: Option<String>,
     /// Lengths that vectors may be cut to.
     pub(crate) dimensions: Vec<u32>,
+    /// Which workers compute it: `server`, `elsewhere` or `any`.
+    pub(crate) placement: String,
+}
+
+impl Model {
+    /// Whether only workers on other machines compute it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.placement == "elsewhere"
+    }
 }
 
 /// The registry, in the order in which `auto` looks, and the models that the configuration makes defaults: generation, embedding,
@@ -165,7 +176,7 @@ struct Cached {
 thread_local! {
     static CACHED: RefCell<Cached> = RefCell::default();
     /// The tables whose change empties the cache; 0: none is cached.
-    static WATCHED: Cell<[u32; 5]> = const { Cell::new([0; 5]) };
+    static WATCHED: Cell<[u32; 6]> = const { Cell::new([0; 6]) };
     static STALE: Cell<bool> = const { Cell::new(false) };
     /// The installation is being read. After an error it stays so until it is read again, which does no harm.
     static LOADING: Cell<bool> = const { Cell::new(false) };
@@ -221,7 +232,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                         when n.nspname::pg_catalog.text operator(pg_catalog.~) '^[a-z_][a-z0-9_]*$' then n.nspname::pg_catalog.text
                         else w.quoted
                     end)]),
-                v.oid
+                v.oid, r.oid
            from pg_catalog.pg_extension e
            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) e.extnamespace
           cross join lateral (select '\"' operator(pg_catalog.||) pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"')
@@ -233,6 +244,7 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
            join pg_catalog.pg_proc p on p.pronamespace operator(pg_catalog.=) s.oid and p.proname operator(pg_catalog.=) 'claim_requests'
            left join pg_catalog.pg_proc i on i.pronamespace operator(pg_catalog.=) s.oid and i.proname operator(pg_catalog.=) 'installed_schema'
            left join pg_catalog.pg_class v on v.relnamespace operator(pg_catalog.=) n.oid and v.relname operator(pg_catalog.=) 'steadytext_prompt_versions'
+           left join pg_catalog.pg_class r on r.relnamespace operator(pg_catalog.=) n.oid and r.relname operator(pg_catalog.=) 'steadytext_rate_limits'
            left join pg_catalog.pg_class h on h.relnamespace operator(pg_catalog.=) n.oid and h.relname operator(pg_catalog.=) 'steadytext_cache'
            left join pg_catalog.pg_constraint k on k.conrelid operator(pg_catalog.=) h.oid and k.conname operator(pg_catalog.=) 'steadytext_cache_key_hash_key'
           where e.extname operator(pg_catalog.=) 'pg_steadytext'",
@@ -251,7 +263,8 @@ fn read_installation() -> Result<Option<Installation>, PgError> {
                     .zip(row.get::<pg_sys::Oid>(10))
                     .map(|(table, key_index)| CacheTable { table, key_index }),
                 prompt_versions: oid(12),
-                tables: [oid(5), oid(6), oid(7), oid(9), oid(12)],
+                rate_limits: oid(13),
+                tables: [oid(5), oid(6), oid(7), oid(9), oid(12), oid(13)],
                 keeps_its_name: row.get(11).unwrap_or(true),
             }
         },
@@ -330,7 +343,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
         return Ok(known);
     }
     let sql = format!(
-        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions from {}.steadytext_models order by is_preferred desc, is_fallback, name",
+        "select name, task, file, sha256, repo, is_fallback, is_default, is_preferred, query_prompt, passage_prompt, dimensions, placement from {}.steadytext_models order by is_preferred desc, is_fallback, name",
         installation.schema
     );
     let rows = read_as_owner(&installation, || {
@@ -346,6 +359,7 @@ pub(crate) fn models() -> Result<Rc<Models>, PgError> {
             query_prompt: row.get(9),
             passage_prompt: row.get(10),
             dimensions: lengths(row.get(11)),
+            placement: row.get(12).unwrap_or_default(),
         })
     })?;
     let models = Rc::new(Models { rows, defaults: config()?.models.clone() });
@@ -413,7 +427,7 @@ fn empty_if_stale() {
     if STALE.replace(false) {
         CACHED.take();
         GENERATION.set(GENERATION.get() + 1);
-        WATCHED.set([0; 5]);
+        WATCHED.set([0; 6]);
     }
 }
 

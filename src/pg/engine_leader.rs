@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 use pgrx::pg_sys;
 
 use super::shmem::{self, Content, Part};
-use super::slots;
+use super::{engine_page, slots};
 
 /// The engine's socket. Relative to the data directory, which is every server process's working directory; in
 /// this part of it, base backups leave it out.
@@ -82,6 +82,7 @@ pub(crate) fn step_down() {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()) else { return };
     if leads() {
         leader.open.store(false, SeqCst);
+        engine_page::clear();
         leader.pid.store(0, SeqCst);
         slots::wake_workers(shared);
     }

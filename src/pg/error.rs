@@ -113,7 +113,12 @@ impl PgError {
 
     /// The five characters of its SQLSTATE.
     pub(crate) fn sqlstate(&self) -> String {
-        let mut code = self.code as i32;
+        PgError::unpack(self.code as i32)
+    }
+
+    /// The five characters of a packed SQLSTATE.
+    pub(crate) fn unpack(code: i32) -> String {
+        let mut code = code;
         (0..5)
             .map(|_| {
                 let character = char::from((b'0' as i32 + (code & 0x3f)) as u8);

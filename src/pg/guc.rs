@@ -294,6 +294,7 @@ fn text(setting: &GucSetting<Option<CString>>) -> String {
 
 /// Defines the settings. Only while shared_preload_libraries is processed.
 pub(crate) fn define() {
+    super::request_log::define();
     model(
         c"pg_steadytext.generation_model",
         &GENERATION_MODEL,

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::error::PgError;
 use super::restore::{self, Afterwards};
-use super::{after_commit, catalog, catalog_cache, interrupts, privilege, shmem, slots};
+use super::{after_commit, catalog, catalog_cache, interrupts, privilege, refusals, shmem, slots};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by
 /// other users".
@@ -27,6 +27,7 @@ pub(crate) fn install() {
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(process_utility);
     }
+    refusals::install();
 }
 
 // The hooks themselves are not guarded by pgrx, and call what is behind them directly: a guard turns

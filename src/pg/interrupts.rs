@@ -140,10 +140,32 @@ pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
             events as i32,
             line.map_or(pg_sys::PGINVALID_SOCKET, |line| line.fd),
             timeout_ms,
-            pg_sys::PG_WAIT_EXTENSION,
+            wait_event(),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
+}
+
+/// What pg_stat_activity shows as the wait event: by its name where extensions can name theirs.
+fn wait_event() -> u32 {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    {
+        thread_local! {
+            static EVENT: Cell<Option<u32>> = const { Cell::new(None) };
+        }
+        EVENT.get().unwrap_or_else(|| {
+            // SAFETY: a plain global of this process; a name that is registered again has the same number.
+            let event = unsafe {
+                let is_worker = !pg_sys::MyBgworkerEntry.is_null() && super::bgworker::is_own();
+                let name = if is_worker { c"SteadytextMain" } else { c"SteadytextAnswer" };
+                pg_sys::WaitEventExtensionNew(name.as_ptr())
+            };
+            EVENT.set(Some(event));
+            event
+        })
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    pg_sys::PG_WAIT_EXTENSION
 }
 
 /// PostgreSQL's number of the timeout for statements, in all versions.

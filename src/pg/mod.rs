@@ -16,6 +16,7 @@ pub(crate) mod catalog_cache;
 pub(crate) mod changed_row;
 pub(crate) mod cursor;
 pub(crate) mod engine_leader;
+pub(crate) mod engine_page;
 pub(crate) mod environment;
 pub(crate) mod error;
 pub(crate) mod exchange_dir;
@@ -35,19 +36,26 @@ pub(crate) mod noted_keys;
 pub(crate) mod pending;
 pub(crate) mod privilege;
 pub(crate) mod pulls;
+pub(crate) mod rate_counters;
+pub(crate) mod rate_limits;
+pub(crate) mod refusals;
+pub(crate) mod request_log;
+pub(crate) mod request_statistics;
 pub(crate) mod restore;
 pub(crate) mod role;
 pub(crate) mod set_aside;
 pub(crate) mod shmem;
+mod sliding_window;
 pub(crate) mod slots;
 pub(crate) mod spi;
+mod statistics_file;
 pub(crate) mod transaction;
 pub(crate) mod tuple;
 mod varlena;
 pub(crate) mod waiters;
 
 /// What is in shared memory.
-static PARTS: [&dyn shmem::AnyPart; 9] = [
+static PARTS: [&dyn shmem::AnyPart; 13] = [
     &shmem::SHARED,
     &engine_leader::LEADER,
     &waiters::TABLE,
@@ -57,6 +65,10 @@ static PARTS: [&dyn shmem::AnyPart; 9] = [
     &pending::TABLE,
     &model_checksums::TABLE,
     &pulls::TABLE,
+    &engine_page::PAGE,
+    &request_statistics::TABLE,
+    &rate_counters::TABLE,
+    &refusals::TABLE,
 ];
 
 /// Asks for the shared memory. Only while shared_preload_libraries is processed.

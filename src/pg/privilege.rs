@@ -8,6 +8,12 @@ pub(crate) fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The role that the session has taken on: that of its login, or of SET ROLE.
+pub(crate) fn outer_user() -> pg_sys::Oid {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
 /// Whether `member` has the rights of `role`; a superuser has everybody's.
 fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogs up inside a transaction.
@@ -22,6 +28,12 @@ pub(crate) fn is_administrator(caller: pg_sys::Oid) -> bool {
     superuser || (admin != pg_sys::InvalidOid && has_privileges_of(caller, admin))
 }
 
+/// Whether `member` belongs to `role`, directly or not; a superuser belongs to what it was made a member of.
+pub(crate) fn is_member(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogs up inside a transaction.
+    unsafe { pg_sys::is_member_of_role_nosuper(member, role) }
+}
+
 /// Whether `caller` may see and cancel what belongs to `owner`: its own roles' requests, and everybody's for
 /// members of steadytext_admin.
 pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
@@ -31,6 +43,11 @@ pub(crate) fn may_manage(caller: pg_sys::Oid, owner: pg_sys::Oid) -> bool {
 /// Whether `caller` may watch the whole server: a member of pg_monitor.
 pub(crate) fn is_monitor(caller: pg_sys::Oid) -> bool {
     has_privileges_of(caller, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
+}
+
+/// Whether `caller` may read the statistics of all databases and roles: a member of pg_read_all_stats, as those of pg_monitor are.
+pub(crate) fn reads_all_statistics(caller: pg_sys::Oid) -> bool {
+    has_privileges_of(caller, pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_STATS))
 }
 
 /// Runs `work`, a statement that leaves no name open, as `owner`, restricted as [`as_owner`] does it, and with

@@ -214,6 +214,12 @@ pub(crate) struct Slot {
     pub(crate) vectorizer_calls: AtomicU64,
     /// The processes that work for vectorizers, by [`Lane`].
     pub(crate) vectorizers: [Vectorizing; LANES],
+    /// What roles have used, as [`super::rate_counters`] counts it, is not written down yet.
+    pub(crate) usage_waits: AtomicBool,
+    /// Something was refused that is not written down yet.
+    pub(crate) refusals_wait: AtomicBool,
+    /// Refusals that found no place.
+    pub(crate) refusals_dropped: AtomicU64,
     /// Messages in its cache queue.
     pub(crate) cache_queue_length: AtomicU32,
 }

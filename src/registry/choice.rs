@@ -77,6 +77,22 @@ impl Resolved {
         Ok(Resolved { source, name: name.to_owned(), sha256, embedding, ..Resolved::builtin(false) })
     }
 
+    /// One whose file is on another machine.
+    pub(super) fn elsewhere(row: &Model) -> Resolved {
+        Resolved {
+            source: ModelSource::File(row.file.clone().into()),
+            name: row.name.clone(),
+            sha256: row.sha256,
+            embedding: Arc::new(Embedding::of(Some(row), None)),
+            ..Resolved::builtin(false)
+        }
+    }
+
+    /// What the content of its file must be, where that is written down.
+    pub(super) fn sha256(&self) -> Option<[u8; 32]> {
+        self.sha256
+    }
+
     /// What is known of its embeddings.
     pub(crate) fn embedding(&self) -> &Arc<Embedding> {
         &self.embedding
@@ -234,6 +250,9 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     for model in rows {
         // Rows that came with the extension say nothing of what is wanted here.
         search.is_claimed |= !model.is_default;
+        if model.is_elsewhere() {
+            continue;
+        }
         let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
         if let Some(path) = there
             && search.consider(purpose, &path, &model.name, model.sha256, Some(model))

@@ -4,6 +4,8 @@
 //! steadytext_config of the database; the same settings in postgresql.conf; the predecessor's variables of the server's
 //! environment. `auto` on a level leaves it to the next; where all do, the registry and the directory of the models decide.
 
+use std::cell::Cell;
+
 use pgrx::prelude::*;
 
 use super::{AUTO, Task, directory};
@@ -11,6 +13,24 @@ use crate::pg::catalog_cache::Models;
 use crate::pg::error::PgError;
 use crate::pg::guc::{Level, ModelSetting};
 use crate::pg::{bgworker, environment};
+
+thread_local! {
+    /// A worker elsewhere asks: what is set for its role is meant for nobody's requests, as with the server's own.
+    static IS_FOR_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Looks for models as the worker does.
+pub(super) fn as_the_worker<T>(look: impl FnOnce() -> T) -> T {
+    /// Ends it however `look` ends.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IS_FOR_WORKER.set(self.0);
+        }
+    }
+    let _before = Before(IS_FOR_WORKER.replace(true));
+    look()
+}
 
 /// A model that somebody has set for requests that name none.
 #[derive(Debug, Clone)]
@@ -49,7 +69,8 @@ pub(super) fn of(task: Task, models: &Models) -> Result<Option<DefaultModel>, Pg
     let setting = task.setting();
     let name = setting.name().to_string_lossy();
     // What is set for the role that the worker runs as is meant for nobody's requests.
-    let is_own = !bgworker::is_worker() || setting.level() < Level::Session;
+    let is_worker = bgworker::is_worker() || IS_FOR_WORKER.get();
+    let is_own = !is_worker || setting.level() < Level::Session;
     let own = Some(setting.value()).filter(|value| is_own && says_something(value));
     let own = own.map(|value| DefaultModel { name: value, setting: name.clone().into_owned() });
     if own.is_some() && setting.level() > Level::Server {

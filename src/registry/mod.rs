@@ -11,6 +11,7 @@ mod choice;
 mod commission;
 mod defaults;
 pub(crate) mod directory;
+mod elsewhere;
 mod embedding;
 mod model_files;
 pub(crate) mod restored;
@@ -29,6 +30,7 @@ pub(crate) use self::commission::Commission;
 use self::defaults::DefaultModel;
 pub(crate) use self::defaults::is_obeyed;
 use self::directory::Entry;
+pub(crate) use self::elsewhere::{default_names, resolve_elsewhere};
 pub(crate) use self::embedding::Embedding;
 use self::model_files::{LeadsOut, locate};
 use crate::pg::catalog_cache::{Model, Models};
@@ -381,6 +383,9 @@ fn known(task: Task, name: &str, models: &Models) -> String {
 /// The model of a name that is not `builtin`.
 fn named(task: Task, name: &str, models: &Models) -> Result<Resolved, PgError> {
     let (found, shown) = (find(task, name, models)?, shown(name));
+    if let Found::Row(model) = &found {
+        elsewhere::refuse_elsewhere(model)?;
+    }
     let (file, sha256, row) = match &found {
         Found::Row(model) => (&model.file, model.sha256, Some(*model)),
         Found::Entry(entry) => (&entry.file, None, seeded(&entry.file, models)),

@@ -79,7 +79,7 @@ impl Stages {
     /// Those of [`Subtasks::then`].
     pub(crate) fn store(&mut self, index: usize, output: Output) -> Result<Option<Ended>, PgError> {
         if let Output::Text { generated_tokens, .. } = &output {
-            self.generated_tokens += generated_tokens;
+            self.generated_tokens = self.generated_tokens.saturating_add(*generated_tokens);
         }
         if self.progress.outputs[index].replace(output).is_none() {
             self.progress.done += 1;

@@ -67,6 +67,18 @@ impl Subtasks {
         }
     }
 
+    /// For how many requests they count where roles are limited: each text of an array is one, and what asks no model is none.
+    pub(crate) fn requests(&self) -> u64 {
+        match self {
+            Subtasks::One(Work::Tokenize { .. } | Work::Chunk(_) | Work::Verify(_))
+            | Subtasks::Settled(_) => 0,
+            Subtasks::One(_) | Subtasks::Verb(_) | Subtasks::Summary(_) => 1,
+            Subtasks::Embed { texts, .. } => texts.len() as u64,
+            Subtasks::Rerank(reranking) => reranking.queries.len() as u64,
+            Subtasks::Many(parts, ..) => parts.iter().map(Subtasks::requests).sum(),
+        }
+    }
+
     /// Whether a text is generated, of which there are tokens to be shown while it grows.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Subtasks::One(Work::Generate(_)))
@@ -238,17 +250,19 @@ impl Subtasks {
     /// XX000 for an output of another kind than its work: a bug.
     fn answer(&self, outputs: Vec<Output>) -> Result<Answer, PgError> {
         match self {
-            Subtasks::One(_) => match outputs.into_iter().next() {
-                Some(Output::Text { text, .. }) => Ok(Answer::Text(text)),
-                Some(Output::Embedding(vector)) => Ok(Answer::Embedding(vector)),
-                Some(Output::Tokens(tokens)) => Ok(Answer::Tokens(tokens)),
-                Some(Output::Chunks(chunks)) => Ok(Answer::Chunks(chunks)),
-                Some(Output::Verification(verified)) => Ok(Answer::Verification(verified)),
-                Some(Output::Score(_) | Output::LogProbabilities(_)) | None => Err(unexpected()),
+            Subtasks::One(work) => match (work, outputs.into_iter().next()) {
+                (Work::Generate(_), Some(Output::Text { text, .. })) => Ok(Answer::Text(text)),
+                (Work::Embed(how), Some(Output::Embedding(vector))) => {
+                    of_length(vector, how.dimensions).map(Answer::Embedding)
+                }
+                (Work::Tokenize { .. }, Some(Output::Tokens(tokens))) => Ok(Answer::Tokens(tokens)),
+                (Work::Chunk(_), Some(Output::Chunks(chunks))) => Ok(Answer::Chunks(chunks)),
+                (Work::Verify(_), Some(Output::Verification(verified))) => Ok(Answer::Verification(verified)),
+                _ => Err(unexpected()),
             },
-            Subtasks::Embed { .. } => {
+            Subtasks::Embed { dimensions, .. } => {
                 let vectors = outputs.into_iter().map(|output| match output {
-                    Output::Embedding(vector) => Ok(vector),
+                    Output::Embedding(vector) => of_length(vector, *dimensions),
                     _ => Err(unexpected()),
                 });
                 Ok(Answer::Embeddings(vectors.collect::<Result<_, _>>()?))
@@ -266,6 +280,12 @@ impl Subtasks {
             }
         }
     }
+}
+
+/// A vector that has as many elements as were asked for, if any were.
+fn of_length(vector: Vec<f32>, wanted: Option<usize>) -> Result<Vec<f32>, PgError> {
+    let is_fit = wanted.map_or(!vector.is_empty(), |wanted| vector.len() == wanted);
+    if is_fit { Ok(vector) } else { Err(unexpected()) }
 }
 
 /// The part that a subtask of many belongs to, and its number there.

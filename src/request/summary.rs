@@ -302,10 +302,13 @@ impl Level {
                 for (stretch, output) in stretches.iter().zip(outputs) {
                     let Output::Chunks(chunks) = output else { return Err(unexpected()) };
                     let stretch = &text[stretch.clone()];
-                    let piece = |start: usize, bytes: usize| stretch.get(start..start + bytes);
-                    pieces.extend(
-                        chunks.iter().filter_map(|chunk| piece(chunk.start, chunk.bytes)).map(str::to_owned),
-                    );
+                    let mut before = 0;
+                    for chunk in chunks {
+                        // They may come from another machine: together they are no longer than the text.
+                        let end = chunk.start.checked_add(chunk.bytes).filter(|_| chunk.start >= before);
+                        before = end.ok_or_else(unexpected)?;
+                        pieces.push(stretch.get(chunk.start..before).ok_or_else(unexpected)?.to_owned());
+                    }
                 }
                 if pieces.is_empty() {
                     return Ok(After::Answer(Answer::Text(String::new())));

@@ -1,6 +1,6 @@
 //! What an answer took: tokens, the time to the first of them, and why it ended.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use steadytext_engine::Finish;
 
@@ -17,18 +17,49 @@ pub(crate) struct Usage {
     pub(crate) finish_reason: Option<&'static str>,
     /// Milliseconds to the first token.
     pub(crate) first_token_ms: Option<i32>,
+    /// The same, to more digits.
+    pub(crate) first_token: Option<Duration>,
+    /// Until the engine began.
+    pub(crate) begun: Option<Duration>,
 }
 
 impl Usage {
-    /// A subtask has begun.
-    pub(crate) fn started(&mut self, prompt_tokens: usize) {
+    /// Tokens of prompt and answer, as far as they are known.
+    pub(crate) fn tokens(&self) -> u64 {
+        let known = [self.prompt_tokens, self.generated_tokens].into_iter().flatten();
+        known.map(|tokens| u64::try_from(tokens).unwrap_or(0)).sum()
+    }
+
+    /// So many tokens of a text are there.
+    pub(crate) fn grown(&mut self, generated_tokens: usize) {
+        self.generated_tokens = Some(number(generated_tokens));
+    }
+
+    /// A subtask has begun, of what was asked for at `since`.
+    pub(crate) fn started(&mut self, prompt_tokens: usize, since: Instant) {
+        self.begun.get_or_insert_with(|| since.elapsed());
         self.prompt_tokens = Some(self.prompt_tokens.unwrap_or(0).saturating_add(number(prompt_tokens)));
     }
 
     /// The first token of a text that was asked for at `since`; of many texts, there is one that is the first.
     pub(crate) fn first_token(&mut self, cached_tokens: usize, since: Instant) {
         self.cached_tokens = Some(self.cached_tokens.unwrap_or(0).saturating_add(number(cached_tokens)));
-        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
+        self.note_first_token(since);
+    }
+
+    /// What a worker elsewhere says of it.
+    pub(crate) fn told(
+        prompt_tokens: Option<u64>,
+        cached_tokens: Option<u64>,
+        first_token_ms: Option<u64>,
+    ) -> Usage {
+        let number = |told: Option<u64>| told.map(|told| i32::try_from(told).unwrap_or(i32::MAX));
+        Usage {
+            prompt_tokens: number(prompt_tokens),
+            cached_tokens: number(cached_tokens),
+            first_token_ms: number(first_token_ms),
+            ..Usage::default()
+        }
     }
 
     /// All of it is there: of a text its tokens, and why it ended. A text that was known without a model has had no first
@@ -36,7 +67,7 @@ impl Usage {
     pub(crate) fn ended(&mut self, text: Option<(usize, Finish)>, since: Instant) {
         let Some((generated_tokens, finish)) = text else { return };
         self.cached_tokens.get_or_insert(0);
-        self.first_token_ms.get_or_insert_with(|| milliseconds(since));
+        self.note_first_token(since);
         self.generated_tokens = Some(number(generated_tokens));
         self.finish_reason = Some(match finish {
             Finish::EndOfText | Finish::Stop => "stop",
@@ -44,10 +75,11 @@ impl Usage {
             Finish::Complete => "constraint",
         });
     }
-}
 
-fn milliseconds(since: Instant) -> i32 {
-    i32::try_from(since.elapsed().as_millis()).unwrap_or(i32::MAX)
+    fn note_first_token(&mut self, since: Instant) {
+        let first = *self.first_token.get_or_insert_with(|| since.elapsed());
+        self.first_token_ms = Some(i32::try_from(first.as_millis()).unwrap_or(i32::MAX));
+    }
 }
 
 fn number(tokens: usize) -> i32 {

@@ -270,6 +270,10 @@ impl Classification {
             return outputs.iter().map(|output| share_of_yes(Some(output))).collect();
         }
         let (of_text, of_nothing) = (log_probabilities(outputs.first())?, log_probabilities(outputs.get(1))?);
+        // Outputs may come from other machines.
+        if of_text.len() != self.categories.len() || of_nothing.len() != of_text.len() {
+            return Err(unexpected());
+        }
         let gains: Vec<f64> = of_text.iter().zip(of_nothing).map(|(text, nothing)| text - nothing).collect();
         Ok(softmax(&gains))
     }

@@ -31,6 +31,22 @@ pub(crate) fn subtasks(
     Ok((subtasks, model))
 }
 
+/// The same for a worker elsewhere.
+///
+/// # Errors
+///
+/// Those of [`subtasks`], but for a file that is not on this machine.
+pub(crate) fn subtasks_elsewhere(
+    asked: Asked<'_>,
+    config: &Config,
+    models: &Models,
+) -> Result<(Subtasks, Resolved), PgError> {
+    let (task, subtasks) = work(asked, config)?;
+    let model = registry::resolve_elsewhere(task, wanted(asked.params), models)?;
+    subtasks.check_model(&model)?;
+    Ok((subtasks, model))
+}
+
 /// The model that does a request's work.
 ///
 /// # Errors

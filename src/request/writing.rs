@@ -100,7 +100,7 @@ impl Writing {
                     .lasting())
             }
             What::Translation { .. } => Ok(first.trim().to_owned()),
-            What::Facts { .. } => facts(first),
+            What::Facts { max_facts, .. } => facts(first, *max_facts),
             What::Masked(masking) => masking.masked(written.iter().map(|(text, _)| *text)),
         }
     }
@@ -123,11 +123,12 @@ fn facts_schema(max_facts: i64) -> Value {
 }
 
 /// A list of facts, each of them once.
-fn facts(answer: &str) -> Result<String, PgError> {
+fn facts(answer: &str, max_facts: i64) -> Result<String, PgError> {
+    let most = usize::try_from(max_facts).unwrap_or(0);
     let answer: Value = serde_json::from_str(answer).map_err(|_| unexpected())?;
     let given = answer.get("facts").and_then(Value::as_array).ok_or_else(unexpected)?;
     let mut facts: Vec<String> = Vec::new();
-    for fact in given.iter().filter_map(Value::as_str) {
+    for fact in given.iter().take(most).filter_map(Value::as_str) {
         let fact = fact.replace('\0', "").trim().to_owned();
         if !fact.is_empty() && !facts.contains(&fact) {
             facts.push(fact);

@@ -13,6 +13,7 @@ use crate::pg::error::PgError;
 use crate::pg::pulls::{self, Look, Ticket, Wanted};
 use crate::pg::transaction::transaction;
 use crate::registry::Commission;
+use crate::request::Tally;
 
 /// Requests that are kept at most; others are tried again later.
 const MOST: usize = 4096;
@@ -29,14 +30,15 @@ struct Waiting {
     held: Held,
     owner: pg_sys::Oid,
     ticket: Ticket,
+    tally: Tally,
 }
 
 /// A download that has ended.
 pub(super) struct EndedDownload {
     /// The name of its model.
     pub(super) model: String,
-    /// The rows that waited for it, and whose they are.
-    pub(super) rows: Vec<(Held, pg_sys::Oid)>,
+    /// The rows that waited for it, whose they are, and what is counted of them.
+    pub(super) rows: Vec<(Held, pg_sys::Oid, Tally)>,
     /// Whether the model is there now.
     pub(super) outcome: Result<(), PgError>,
 }
@@ -63,8 +65,8 @@ impl Awaiting {
     }
 
     /// Keeps a request until a download has ended.
-    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket) {
-        self.waiting.push(Waiting { held, owner, ticket });
+    pub(super) fn add(&mut self, held: Held, owner: pg_sys::Oid, ticket: Ticket, tally: Tally) {
+        self.waiting.push(Waiting { held, owner, ticket, tally });
     }
 
     /// What need not be waited for any more.
@@ -80,7 +82,7 @@ impl Awaiting {
             };
             self.tickets.remove(&name);
             let rows = self.waiting.extract_if(.., |waiting| waiting.ticket == ticket);
-            let rows = rows.map(|waiting| (waiting.held, waiting.owner)).collect();
+            let rows = rows.map(|waiting| (waiting.held, waiting.owner, waiting.tally)).collect();
             ended.push(EndedDownload { model: name, rows, outcome });
         }
         ended
@@ -97,7 +99,9 @@ impl Awaiting {
 
     /// Forgets rows that are no longer ours.
     pub(super) fn abandon(&mut self, lost: &[Held]) {
-        self.waiting.retain(|waiting| !lost.contains(&waiting.held));
+        for waiting in self.waiting.extract_if(.., |waiting| lost.contains(&waiting.held)) {
+            waiting.tally.cancelled();
+        }
     }
 
     /// Forgets all of them; their rows.

@@ -1,8 +1,9 @@
 //! Rows of the queue that this worker has claimed: what they say, and how they end.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use crate::pg::catalog_cache::{Config, Models};
 use crate::pg::error::{Failure, PgError};
 use crate::pg::spi;
 use crate::request::params::{self, Unused};
-use crate::request::{Answer, Usage, batch_checks};
+use crate::request::{Answer, Tally, Usage, batch_checks};
 
 /// A row that this worker has claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +38,17 @@ pub(super) struct Claimed {
     pub(super) priority: u8,
     /// Length of its texts and parameters.
     pub(super) bytes: usize,
+    /// How long it has been in the queue.
+    pub(super) waited: Duration,
+}
+
+impl Claimed {
+    /// What is counted of it. The time in the queue is that of its first attempt.
+    pub(super) fn tally(&self, model: Option<&str>) -> Tally {
+        let is_new = self.held.attempt <= 1;
+        let waited = if is_new { self.waited } else { Duration::ZERO };
+        Tally::begin(&self.request_type, model, is_new).of_queue(self.request_id, waited)
+    }
 }
 
 /// What a request asks.
@@ -110,9 +122,40 @@ pub(super) struct Outcome {
     pub(super) owner: pg_sys::Oid,
     /// How it ended.
     pub(super) verdict: Verdict,
+    /// What is counted of it when that is stored.
+    pub(super) tally: Option<Tally>,
 }
 
 /// A request that never reached the engine.
 pub(super) fn refused(held: Held, owner: pg_sys::Oid, error: PgError, retry: bool) -> Outcome {
-    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }) }
+    Outcome { held, owner, verdict: Verdict::Failed(Failure { error, retry }), tally: None }
+}
+
+impl Outcome {
+    /// Counts it, as it is stored: ended, or to be tried again.
+    pub(super) fn count(&self, is_retried: bool) {
+        let Some(tally) = &self.tally else { return };
+        match &self.verdict {
+            Verdict::Answered(_, usage) => tally.completed(usage),
+            Verdict::Failed(Failure { error, .. }) if is_retried => tally.retried(error),
+            Verdict::Failed(Failure { error, .. }) => tally.failed(error),
+        }
+    }
+
+    /// Counts it where the table has refused what was to be stored, so that the request has failed.
+    pub(super) fn count_refused(&self) {
+        if let Some(tally) = &self.tally {
+            tally.failed(&PgError::new(
+                PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+                "the table refused it",
+            ));
+        }
+    }
+
+    /// Counts that its row is somebody else's by now, or was cancelled.
+    pub(super) fn count_lost(&self) {
+        if let Some(tally) = &self.tally {
+            tally.cancelled();
+        }
+    }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::audit::AuditKeeper;
 use super::awaiting::{Awaiting, EndedDownload};
 use super::cache_writer::{self, CacheWriter};
 use super::claims::{Claimed, Claims, Outcome, Verdict, refused};
@@ -26,12 +27,13 @@ use super::in_flight::InFlight;
 use super::outcomes::Outcomes;
 use super::protocol::{self, Heartbeat, Presence};
 use super::recount::Recount;
+use super::usage::UsageKeeper;
 use super::{engine_link, prepare, vectorizer};
 use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::shmem::{self, Slot};
 use crate::pg::slots::{self, Ended, State};
-use crate::pg::{guc, interrupts, listen, pending};
+use crate::pg::{bgworker, guc, interrupts, listen, pending};
 use crate::registry;
 use crate::request::Usage;
 
@@ -72,6 +74,8 @@ pub(super) struct Worker {
     retention_at: Option<i64>,
     eviction: Eviction,
     recount: Recount,
+    usage: UsageKeeper,
+    audit: AuditKeeper,
     vectorizer: vectorizer::Supervision,
     due: Due,
     warned_of_builtin: bool,
@@ -112,6 +116,8 @@ impl Worker {
             retention_at: None,
             eviction: Eviction::new(),
             recount: Recount::new(),
+            usage: UsageKeeper::new(),
+            audit: AuditKeeper::new(),
             vectorizer: vectorizer::Supervision::new(),
             due: Due::new(slot),
             warned_of_builtin: false,
@@ -171,6 +177,11 @@ impl Worker {
         if let Err(error) = self.cache_writer.write_all() {
             self.complain(error);
         }
+        for written in [self.usage.write(self.slot), self.audit.write(self.slot)] {
+            if let Err(error) = written {
+                self.complain(error);
+            }
+        }
         let mut held = self.in_flight.clear();
         held.extend(self.awaiting.clear());
         engine_link::leave();
@@ -220,7 +231,13 @@ impl Worker {
     }
 
     fn publish(&self) {
-        self.slot.running.store(i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX), Relaxed);
+        let running = i32::try_from(self.in_flight.len()).unwrap_or(i32::MAX);
+        if self.slot.running.swap(running, Relaxed) != running {
+            bgworker::show(&match running {
+                0 => "idle".to_owned(),
+                running => format!("running {running} requests"),
+            });
+        }
     }
 
     /// Looks whether the extension is still there and the running requests still ours, when somebody says
@@ -350,7 +367,10 @@ impl Worker {
                 self.in_flight.ended += 1;
                 let (held, owner) = (claimed.held, claimed.owner);
                 let verdict = Verdict::Answered(answer, Usage::default());
-                self.outcomes.push(Outcome { held, owner, verdict });
+                let name = prepared.as_ref().ok().map(|prepared| prepared.resolved.name());
+                let mut tally = claimed.tally(name);
+                tally.found();
+                self.outcomes.push(Outcome { held, owner, verdict, tally: Some(tally) });
                 continue;
             }
             match prepared {
@@ -373,14 +393,19 @@ impl Worker {
         let (error, retry) = match error.missing_model.clone().filter(|_| guc::auto_pull()) {
             None => (error, false),
             Some(model) => match self.awaiting.download(claimed.owner, &model) {
-                Ok(ticket) => return self.awaiting.add(claimed.held, claimed.owner, ticket),
+                Ok(ticket) => {
+                    let tally = claimed.tally(Some(&model));
+                    return self.awaiting.add(claimed.held, claimed.owner, ticket, tally);
+                }
                 Err(error) => {
                     let retry = error.is_transient();
                     (error, retry)
                 }
             },
         };
-        self.outcomes.push(refused(claimed.held, claimed.owner, error, retry));
+        let tally = claimed.tally(None);
+        let refused = refused(claimed.held, claimed.owner, error, retry);
+        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
     }
 
     /// Gives back the rows of requests whose model has arrived; fails those of one that will not.
@@ -393,12 +418,13 @@ impl Worker {
         for EndedDownload { model, rows, outcome } in ended {
             // What has arrived and cannot be found is not downloaded again and again.
             let outcome = outcome.and_then(|()| registry::of_any_task(Some(&model), &registry).map(|_| ()));
-            for (held, owner) in rows {
+            for (held, owner, tally) in rows {
                 match &outcome {
                     Ok(()) => self.outcomes.give_back(held, owner),
                     Err(error) => {
                         let retry = error.is_transient();
-                        self.outcomes.push(refused(held, owner, error.clone(), retry));
+                        let refused = refused(held, owner, error.clone(), retry);
+                        self.outcomes.push(Outcome { tally: Some(tally), ..refused });
                     }
                 }
             }
@@ -442,6 +468,12 @@ impl Worker {
         if let Err(error) = self.recount.step(self.slot) {
             self.complain(error);
         }
+        if let Err(error) = self.usage.step(self.slot) {
+            self.complain(error);
+        }
+        if let Err(error) = self.audit.step(self.slot) {
+            self.complain(error);
+        }
         if let Err(error) = self.vectorizer.step(self.slot, false) {
             self.complain(error);
         }
@@ -480,6 +512,9 @@ impl Worker {
             until = until.min(self.due.pace);
         }
         if let Some(due) = self.recount.due(self.slot) {
+            until = until.min(due);
+        }
+        for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
             until = until.min(due);
         }
         if let Some(due) = self.vectorizer.due() {

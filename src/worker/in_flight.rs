@@ -19,8 +19,9 @@ use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
 use crate::pg::error::Failure;
+use crate::pg::rate_counters;
 use crate::registry::Resolved;
-use crate::request::{Answer, Ended, Stages, Usage};
+use crate::request::{Answer, Ended, Stages, Tally, Usage};
 
 /// In which order rows get what room there is: by priority, then as they were claimed.
 type Rank = (Reverse<u8>, u64);
@@ -48,6 +49,7 @@ struct Running {
     usage: Usage,
     text: String,
     since: Instant,
+    tally: Tally,
     /// For the cache.
     question: Option<Question>,
     author: Author,
@@ -69,6 +71,7 @@ impl Running {
         self.ticket = Ticket::new();
         self.question =
             self.question.as_ref().map(|question| question.with_model(self.stages.whole(), &with));
+        self.tally.name_model(with.name());
         self.resolved = with;
         self.stages.restart();
         self.again.clear();
@@ -145,6 +148,7 @@ impl InFlight {
 
     /// Adds a request; [`InFlight::next_subtask`] has its subtasks from now on.
     pub(super) fn add(&mut self, claimed: &Claimed, prepared: Prepared, alone: bool) {
+        let tally = claimed.tally(Some(prepared.resolved.name()));
         let Prepared { resolved, salt, subtasks, question } = prepared;
         self.last_order += 1;
         let running = Running {
@@ -164,6 +168,7 @@ impl InFlight {
             usage: Usage::default(),
             text: String::new(),
             since: Instant::now(),
+            tally,
             question,
             author: Author::default(),
             abandoned: false,
@@ -216,13 +221,16 @@ impl InFlight {
     pub(super) fn abandon(&mut self, lost: &[Held]) {
         for held in lost {
             if let Some(running) = self.requests.get_mut(held) {
-                running.abandoned = true;
+                if !std::mem::replace(&mut running.abandoned, true) {
+                    running.tally.cancelled();
+                }
                 running.ticket.cancel();
             }
         }
         self.requests.retain(|_, running| {
             let gone = running.abandoned && running.under_way == 0;
             if gone {
+                rate_counters::spend(running.owner, running.usage.tokens());
                 show(running, activity::end);
             }
             !gone
@@ -258,7 +266,7 @@ impl InFlight {
                 if running.stages.whole().is_text() {
                     running.usage = Usage::default();
                 }
-                running.usage.started(prompt_tokens);
+                running.usage.started(prompt_tokens, running.since);
                 let tokens = running.usage.prompt_tokens.and_then(|tokens| usize::try_from(tokens).ok());
                 show(running, |line| activity::set_phase(line, Phase::Prefill, tokens));
                 return None;
@@ -270,6 +278,7 @@ impl InFlight {
             // Of many texts, none is shown as it grows.
             EventKind::Progress { .. } if !running.stages.whole().is_text() => return None,
             EventKind::Progress { generated_tokens, text } => {
+                running.usage.grown(generated_tokens);
                 running.text.push_str(&text);
                 if let Some(line) = running.activity {
                     activity::set_progress(line, generated_tokens, event.turns, &running.text);
@@ -324,8 +333,10 @@ impl InFlight {
 
     /// Takes out a request of which the engine has nothing any more.
     fn end(&mut self, held: Held) -> Option<Outcome> {
-        let running = self.requests.remove(&held)?;
+        let mut running = self.requests.remove(&held)?;
         show(&running, activity::end);
+        running.tally.stop();
+        rate_counters::spend(running.owner, running.usage.tokens());
         self.ended += 1;
         self.spent_ms += running.since.elapsed().as_secs_f64() * 1e3;
         if running.abandoned {
@@ -335,7 +346,7 @@ impl InFlight {
         if matches!(verdict, Verdict::Failed(_)) {
             self.failed += 1;
         }
-        Some(Outcome { held, owner: running.owner, verdict })
+        Some(Outcome { held, owner: running.owner, verdict, tally: Some(running.tally) })
     }
 
     /// Forgets everything; the rows of what was held.

@@ -19,6 +19,7 @@ use crate::pg::engine_leader;
 use crate::pg::error::PgError;
 use crate::pg::files;
 use crate::pg::interrupts;
+use crate::pg::request_statistics;
 use crate::pg::shmem::{self, SLOTS, Shared, Slot};
 use crate::pg::slots::{self, Ended, State};
 use crate::pg::transaction::transaction;
@@ -140,6 +141,9 @@ impl Launcher {
             Ok(databases) => {
                 self.scanned_at = Some(Instant::now());
                 self.known.retain(|oid, _| databases.iter().any(|database| database.oid == *oid));
+                request_statistics::keep_only(
+                    &databases.iter().map(|database| database.oid).collect::<Vec<_>>(),
+                );
                 self.databases = databases;
             }
             Err(error) => error.report(PgLogLevel::LOG),

@@ -1,6 +1,7 @@
 //! The background processes: a launcher for the server, a worker for each database that has the extension,
 //! and a process for the engine alone where no worker can run it.
 
+mod audit;
 mod awaiting;
 mod cache_writer;
 mod claims;
@@ -16,6 +17,7 @@ mod outcomes;
 mod prepare;
 mod protocol;
 mod recount;
+mod usage;
 mod vectorizer;
 
 use crate::pg::bgworker::entry_point;

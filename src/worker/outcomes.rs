@@ -14,6 +14,7 @@ use super::claims::{Held, Outcome, Verdict, refused};
 use super::protocol::{self, Presence, Stored};
 use crate::pg::error::PgError;
 use crate::pg::set_aside;
+use crate::request::Tally;
 
 /// Rows written in one transaction.
 const AT_ONCE: usize = 1000;
@@ -44,6 +45,7 @@ struct Waiting {
     owner: pg_sys::Oid,
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
+    tally: Option<Tally>,
     tries: u32,
     at: Instant,
 }
@@ -79,7 +81,7 @@ impl Outcomes {
 
     /// Adds a row that is to be given back, as nothing was done for it.
     pub(super) fn give_back(&mut self, held: Held, owner: pg_sys::Oid) {
-        self.waiting.push(Waiting { held, owner, verdict: None, tries: 0, at: Instant::now() });
+        self.waiting.push(Waiting { held, owner, verdict: None, tally: None, tries: 0, at: Instant::now() });
     }
 
     /// Whether there are any.
@@ -122,10 +124,10 @@ impl Outcomes {
         let mut failure = None;
         let mut retried = self.give_back_due(worker, &due, &mut failure);
         let mut tries: HashMap<Held, u32> = HashMap::new();
-        for Waiting { held, owner, verdict, tries: before, .. } in due {
+        for Waiting { held, owner, verdict, tally, tries: before, .. } in due {
             let Some(verdict) = verdict else { continue };
             tries.insert(held, before);
-            self.ready.push(Outcome { held, owner, verdict });
+            self.ready.push(Outcome { held, owner, verdict, tally });
         }
         let mut ready = std::mem::take(&mut self.ready);
         ready.sort_unstable_by_key(|outcome| outcome.held.id);
@@ -163,7 +165,8 @@ impl Outcomes {
                         let outcome = if matches!(outcome.verdict, Verdict::Failed(_)) {
                             outcome
                         } else {
-                            refused(held, outcome.owner, error.clone(), false)
+                            let refused = refused(held, outcome.owner, error.clone(), false);
+                            Outcome { tally: outcome.tally, ..refused }
                         };
                         self.wait(outcome, REFUSED, tries.get(&held).copied());
                     }
@@ -191,6 +194,7 @@ impl Outcomes {
                     held: waiting.held,
                     owner: waiting.owner,
                     verdict: None,
+                    tally: None,
                     tries: waiting.tries + 1,
                     at: Instant::now() + LOCKED.after(waiting.tries),
                 });
@@ -205,7 +209,10 @@ impl Outcomes {
             match stored.get(&outcome.held.id) {
                 Some(Stored::Locked) => self.wait(outcome, LOCKED, before),
                 Some(Stored::Refused) => self.wait(outcome, REFUSED, before),
-                Some(Stored::Done | Stored::Retried) => {}
+                Some(Stored::Done) => outcome.count(false),
+                Some(Stored::Retried) => outcome.count(true),
+                Some(Stored::Failed) => outcome.count_refused(),
+                Some(Stored::Lost) => outcome.count_lost(),
                 // The step took too long before it came to this one.
                 None => self.ready.push(outcome),
             }
@@ -213,10 +220,10 @@ impl Outcomes {
     }
 
     fn wait(&mut self, outcome: Outcome, pauses: Pauses, tries: Option<u32>) {
-        let Outcome { held, owner, verdict } = outcome;
+        let Outcome { held, owner, verdict, tally } = outcome;
         let tries = tries.unwrap_or(0);
         let at = Instant::now() + pauses.after(tries);
-        self.waiting.push(Waiting { held, owner, verdict: Some(verdict), tries: tries + 1, at });
+        self.waiting.push(Waiting { held, owner, verdict: Some(verdict), tally, tries: tries + 1, at });
     }
 
     /// Drops answers of roles that have many waiting, the latest ones first, and leaves their requests alone.

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pgrx::prelude::*;
 use serde_json::Value as Json;
@@ -19,6 +20,8 @@ use crate::pg::catalog_cache::{self, Config, Installation};
 use crate::pg::error::PgError;
 use crate::pg::memory::in_scratch;
 use crate::pg::privilege::as_owner;
+use crate::pg::rate_counters::Saved;
+use crate::pg::refusals::Refusal;
 use crate::pg::spi::{self, Arg, Mode};
 use crate::pg::transaction::transaction;
 use crate::pg::{cache_table, catalog, listen, pending};
@@ -28,12 +31,18 @@ use crate::request::Answer;
 const LEASE_SECONDS: i32 = 60;
 /// Rows that one sweep of the retention looks at.
 const RETENTION_BATCH: i32 = 1000;
+/// A request that says of itself that it has waited for longer, ten years, has not.
+const MOST_WAITED_MS: f64 = 10.0 * 366.0 * 86_400_000.0;
 
 /// What became of a result that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// The row has ended, or is no longer ours.
+    /// The row has ended as it was said,
     Done,
+    /// or as failed, as the table refused what was said.
+    Failed,
+    /// It is no longer ours.
+    Lost,
     /// It is tried again later.
     Retried,
     /// Somebody has it locked.
@@ -121,7 +130,7 @@ pub(super) fn claim(
         ];
         let limits = catalog_cache::config()?;
         let requests = spi::query(
-            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes
+            "select id, request_id, attempt, request_type, prompt, params, owner_oid, prompts, priority, bytes, waited_ms
                from steadytext.claim_requests($1, $2, $3, $4, $5, $6, $7)",
             args,
             Mode::ReadWrite,
@@ -137,6 +146,7 @@ pub(super) fn claim(
                     owner: row.get(7).unwrap_or(pg_sys::InvalidOid),
                     priority: row.get::<i32>(9).and_then(|priority| u8::try_from(priority).ok()).unwrap_or(1),
                     bytes: row.get::<i64>(10).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0),
+                    waited: Duration::from_secs_f64(row.get::<f64>(11).unwrap_or(0.0).clamp(0.0, MOST_WAITED_MS) / 1e3),
                 })
             },
         )?;
@@ -292,6 +302,8 @@ fn what_became(sql: &str, args: Vec<Arg>) -> Result<Vec<(i64, Stored)>, PgError>
             Some("locked") => Stored::Locked,
             Some("refused") => Stored::Refused,
             Some("retried") => Stored::Retried,
+            Some("lost") => Stored::Lost,
+            Some("failed") => Stored::Failed,
             _ => Stored::Done,
         };
         (row.get(1).unwrap_or_default(), stored)
@@ -448,6 +460,90 @@ pub(super) fn evict(victims: &[(i64, i32)]) -> Result<i32, PgError> {
             |row| row.get::<i32>(1),
         )?;
         Ok(gone.flatten().unwrap_or(0))
+    })
+}
+
+/// Writes down what roles have used.
+pub(super) fn save_usage(changed: &[Saved]) -> Result<(), PgError> {
+    let roles: Vec<pg_sys::Oid> = changed.iter().map(|saved| saved.role).collect();
+    let seconds: Vec<i64> = changed.iter().map(|saved| saved.second).collect();
+    let counts = |of: fn(&Saved) -> &Vec<u32>| -> Vec<i64> {
+        changed.iter().flat_map(|saved| of(saved).iter().map(|count| i64::from(*count))).collect()
+    };
+    in_queue("write down what roles have used", || {
+        spi::query(
+            "select steadytext.save_usage($1, $2, $3, $4)",
+            vec![
+                roles.into(),
+                seconds.into(),
+                counts(|saved| &saved.requests).into(),
+                counts(|saved| &saved.tokens).into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| ())
+    })
+}
+
+/// What roles had used when it was written down.
+pub(super) fn saved_usage() -> Result<Vec<Saved>, PgError> {
+    let counts = |column: Option<Vec<Option<i64>>>| -> Vec<u32> {
+        let column = column.unwrap_or_default().into_iter();
+        column.map(|count| u32::try_from(count.unwrap_or(0)).unwrap_or(0)).collect()
+    };
+    in_queue("read what roles have used", || {
+        spi::query(
+            "select owner, second, requests, tokens from steadytext.saved_usage()",
+            vec![],
+            Mode::ReadWrite,
+            |row| Saved {
+                role: row.get(1).unwrap_or(pg_sys::InvalidOid),
+                second: row.get(2).unwrap_or(0),
+                requests: counts(row.get(3)),
+                tokens: counts(row.get(4)),
+            },
+        )
+    })
+}
+
+/// Writes what was refused into the audit log; `dropped`: refusals of which nothing else is known.
+pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgError> {
+    let texts =
+        |of: fn(&Refusal) -> &String| refused.iter().map(|refusal| of(refusal).clone()).collect::<Vec<_>>();
+    let times = |of: fn(&Refusal) -> i64| -> Vec<Option<TimestampWithTimeZone>> {
+        refused.iter().map(|refusal| TimestampWithTimeZone::try_from(of(refusal)).ok()).collect()
+    };
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let roles: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.role).collect();
+    let counts: Vec<i64> = refused.iter().map(|refusal| number(refusal.count)).collect();
+    in_queue("note refusals", || {
+        spi::query(
+            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8)",
+            vec![
+                roles.into(),
+                texts(|refusal| &refusal.what).into(),
+                texts(|refusal| &refusal.code).into(),
+                texts(|refusal| &refusal.message).into(),
+                counts.into(),
+                times(|refusal| refusal.first).into(),
+                times(|refusal| refusal.last).into(),
+                number(dropped).into(),
+            ],
+            Mode::ReadWrite,
+            |_| (),
+        )
+        .map(|_| ())
+    })
+}
+
+/// Deletes a portion of what is older than the audit log keeps. Whether there may be more.
+pub(super) fn sweep_audit_log() -> Result<bool, PgError> {
+    in_queue("sweep the audit log", || {
+        let more = spi::query_one("select steadytext.sweep_audit_log()", vec![], Mode::ReadWrite, |row| {
+            row.get::<bool>(1)
+        })?;
+        Ok(more.flatten() == Some(true))
     })
 }
 

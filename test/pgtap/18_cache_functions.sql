@@ -214,7 +214,7 @@ truncate kept; insert into kept
 select is((steadytext_cache_scheduled_eviction() ->> 'evicted_count')::integer, 50, 'scheduled_eviction: down to cache_max_entries');
 select is(pg_temp.keys(), (select keys from kept), 'scheduled_eviction: by worth, protected ones last');
 select results_eq(
-    $$ select action, success, details ->> 'evicted_count', details ->> 'remaining_entries' from steadytext_audit_log $$,
+    $$ select action, success, details ->> 'evicted_count', details ->> 'remaining_entries' from steadytext_audit_log where action like 'cache%' $$,
     $$ values ('cache_eviction', true, '50', '150') $$, 'scheduled_eviction: is noted');
 update steadytext_cache set access_count = 50;
 select steadytext_config_set('cache_max_entries', '20');

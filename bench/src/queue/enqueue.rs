@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use steadytext_bench::{Report, percentile};
-use steadytext_test_server::Cluster;
+use steadytext_test_server::{Cluster, Session};
 
 use crate::USER;
 
@@ -42,7 +42,9 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     report.add("enqueue_per_s", rates.enqueue, "1/s");
     report.add("plain_insert_per_s", rates.insert, "1/s");
     report.add("enqueue_ratio", rates.ratio, "");
-    session.run("truncate steadytext_queue, bare; checkpoint; select steadytext_daemon_start()");
+    session.run("truncate steadytext_queue, bare; checkpoint");
+    report.add("enqueue_limited_ratio", limited_ratio(cluster, &mut session, &scripts[0]), "");
+    session.run("truncate steadytext_queue; checkpoint; select steadytext_daemon_start()");
     let rates = in_turns(cluster, &scripts, WORKING_SLICES);
     report.add("enqueue_working_per_s", rates.enqueue, "1/s");
     report.add("enqueue_working_ratio", rates.ratio, "");
@@ -63,6 +65,27 @@ pub(crate) fn measure(cluster: &Cluster, report: &mut Report) {
     report.add("enqueue_full_per_s", rates.enqueue, "1/s");
     report.add("enqueue_full_ratio", rates.ratio, "");
     session.run("truncate steadytext_queue, steadytext_cache; drop table bare; checkpoint");
+}
+
+/// How fast it is with limits of the role that nobody meets, beside without any.
+fn limited_ratio(cluster: &Cluster, session: &mut Session, script: &Path) -> f64 {
+    let limits = [
+        "requests_per_minute => 1000000000, requests_per_hour => 1000000000, requests_per_day => 1000000000, \
+         tokens_per_day => 1000000000",
+        "requests_per_day => null",
+    ];
+    let mut ratios = Vec::new();
+    for round in 0..SLICES {
+        let mut pair = [0.0; 2];
+        for which in [round % 2, 1 - round % 2] {
+            session.run(&format!("select steadytext_set_limit('{USER}', {})", limits[which]));
+            pair[which] = slice(cluster, script);
+        }
+        ratios.push(pair[0] / pair[1]);
+    }
+    session.run(&format!("select steadytext_set_limit('{USER}')"));
+    ratios.sort_by(f64::total_cmp);
+    percentile(&ratios, 0.5)
 }
 
 /// Medians over all slices.

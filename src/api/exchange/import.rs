@@ -8,7 +8,7 @@ use steadytext_exchange::file::{self, Entry, Reader, Refusal};
 use steadytext_exchange::key::Key;
 use steadytext_exchange::pickle::Value;
 
-use super::super::cache_admin::note_in_audit_log;
+use super::super::audit::note_in_audit_log;
 use super::of_file;
 use crate::pg::catalog_cache::{self, Installation};
 use crate::pg::error::PgError;

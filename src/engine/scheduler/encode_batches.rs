@@ -244,7 +244,7 @@ impl EncodeBatches {
             });
         }
         let rows: usize = self.pass.iter().map(EncodeRequest::len).sum();
-        self.shared.statistics.computed(rows);
+        self.shared.statistics.computed(self.pass.len(), rows, 0);
         // Whatever came of it was computed from zeros.
         let lost = encoder.check_lost().err();
         for (encoding, result) in self.pass.drain(..).zip(results) {

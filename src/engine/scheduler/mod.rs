@@ -9,6 +9,7 @@
 mod answers;
 mod detokenizer;
 mod encode_batches;
+mod figures;
 mod generation;
 mod job_queue;
 mod likelihood_memo;
@@ -39,6 +40,7 @@ use crate::config::Config;
 use crate::memory::Ledger;
 use crate::{Error, Reply, Request, Role, Standing, Ticket, Work, verify};
 
+pub use figures::{Figures, FiguresSink};
 pub(crate) use loaded::limits;
 pub use models::LoadedModel;
 use statistics::Counters;

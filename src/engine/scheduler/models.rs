@@ -119,10 +119,20 @@ impl Models {
         self.loaded.iter().map(|entry| entry.model.kept_bytes(true)).sum()
     }
 
+    /// Bytes of all kept blocks.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.loaded.iter().map(|entry| entry.model.kept_bytes(false)).sum()
+    }
+
+    /// How many models are there.
+    pub(super) fn count(&self) -> usize {
+        self.loaded.len()
+    }
+
     /// Frees kept blocks until they take at most `bytes` in all, as far as running requests do not hold them.
     /// Those of the models that were not used for the longest time go first.
     pub(super) fn trim_prefixes(&mut self, bytes: u64) {
-        let mut total: u64 = self.loaded.iter().map(|entry| entry.model.kept_bytes(false)).sum();
+        let mut total = self.kept_bytes();
         if total <= bytes {
             return;
         }

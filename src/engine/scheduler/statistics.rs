@@ -1,14 +1,27 @@
 //! Counts of what the engine has computed and of what it did not have to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counts since the start of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// Passes through a model.
     pub passes: u64,
+    /// Requests in all of them: divided by the passes, how many are computed together.
+    pub pass_requests: u64,
     /// Tokens that went through a model, guesses included.
     pub computed_tokens: u64,
+    /// Those of them that belong to prompts and texts, and microseconds that they took.
+    pub prefill_tokens: u64,
+    /// See `prefill_tokens`.
+    pub prefill_micros: u64,
+    /// The others, guesses included, and microseconds that they took.
+    pub decode_tokens: u64,
+    /// See `decode_tokens`.
+    pub decode_micros: u64,
+    /// Tokens of prompts that were looked for among the kept keys and values.
+    pub looked_up_tokens: u64,
     /// Tokens of prompts whose keys and values were there already.
     pub reused_tokens: u64,
     /// Tokens guessed by prompt lookup.
@@ -31,7 +44,13 @@ pub struct Statistics {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     passes: AtomicU64,
+    pass_requests: AtomicU64,
     computed: AtomicU64,
+    prefill: AtomicU64,
+    prefill_micros: AtomicU64,
+    decode: AtomicU64,
+    decode_micros: AtomicU64,
+    looked_up: AtomicU64,
     reused: AtomicU64,
     guessed: AtomicU64,
     right: AtomicU64,
@@ -43,10 +62,29 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Counts a pass.
-    pub(super) fn computed(&self, tokens: usize) {
+    /// Counts a pass, of so many requests.
+    pub(super) fn computed(&self, requests: usize, prompt_tokens: usize, other_tokens: usize) {
         add(&self.passes, 1);
-        add(&self.computed, tokens);
+        add(&self.pass_requests, requests);
+        add(&self.computed, prompt_tokens + other_tokens);
+        add(&self.prefill, prompt_tokens);
+        add(&self.decode, other_tokens);
+    }
+
+    /// Counts the time of a pass, which each of its tokens has an equal share of.
+    pub(super) fn took(&self, time: Duration, prompt_tokens: usize, other_tokens: usize) {
+        let micros = time.as_micros() as u64;
+        let prefill = match prompt_tokens + other_tokens {
+            0 => 0,
+            all => micros * prompt_tokens as u64 / all as u64,
+        };
+        self.prefill_micros.fetch_add(prefill, Ordering::Relaxed);
+        self.decode_micros.fetch_add(micros - prefill, Ordering::Relaxed);
+    }
+
+    /// Counts the tokens of a prompt that was looked for among what is kept.
+    pub(super) fn looked_up(&self, tokens: usize) {
+        add(&self.looked_up, tokens);
     }
 
     pub(super) fn reused(&self, tokens: usize) {
@@ -86,7 +124,13 @@ impl Counters {
     pub(super) fn read(&self) -> Statistics {
         Statistics {
             passes: self.passes.load(Ordering::Relaxed),
+            pass_requests: self.pass_requests.load(Ordering::Relaxed),
             computed_tokens: self.computed.load(Ordering::Relaxed),
+            prefill_tokens: self.prefill.load(Ordering::Relaxed),
+            prefill_micros: self.prefill_micros.load(Ordering::Relaxed),
+            decode_tokens: self.decode.load(Ordering::Relaxed),
+            decode_micros: self.decode_micros.load(Ordering::Relaxed),
+            looked_up_tokens: self.looked_up.load(Ordering::Relaxed),
             reused_tokens: self.reused.load(Ordering::Relaxed),
             guessed_tokens: self.guessed.load(Ordering::Relaxed),
             right_guesses: self.right.load(Ordering::Relaxed),

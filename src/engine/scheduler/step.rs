@@ -252,7 +252,8 @@ impl Stepper {
             return Ok(ended);
         }
         // Without masks and checks, which more rows do not make longer.
-        let seconds = started.elapsed().as_secs_f64();
+        let time = started.elapsed();
+        let seconds = time.as_secs_f64();
         let faults: Vec<Option<usize>> = segments.iter().map(|segment| segment.fault).collect();
         let hidden_rows: Vec<usize> =
             segments.iter().map(|segment| segment.wanted.count(segment.tokens.len())).collect();
@@ -366,9 +367,10 @@ impl Stepper {
             }
         }
         let rows: usize = parts.iter().map(|part| part.rows).sum();
-        self.shared.statistics.computed(rows);
-        // A few rows take as long as the weights take to read, which says nothing about more of them.
         let prompt_rows: usize = parts.iter().filter(|part| part.prompt).map(|part| part.rows).sum();
+        self.shared.statistics.computed(parts.len(), prompt_rows, rows - prompt_rows);
+        self.shared.statistics.took(time, prompt_rows, rows - prompt_rows);
+        // A few rows take as long as the weights take to read, which says nothing about more of them.
         if prompt_rows >= MIN_PREFILL_ROWS {
             let seconds = seconds / rows as f64;
             let average = loaded.row_seconds.map_or(seconds, |average| average * 0.75 + seconds * 0.25);

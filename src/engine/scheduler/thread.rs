@@ -8,11 +8,12 @@ mod admission;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::encode_batches::EncodeBatches;
+use super::figures::{Figures, Watch};
 use super::loaded::{Settings, Texts};
 use super::loader::{Hook, Job, Report, Worker};
 use super::models::Models;
@@ -161,6 +162,7 @@ struct EngineThread {
     kv_budget: u64,
     prefix_reuse: bool,
     stepper: Stepper,
+    watch: Watch,
     /// [`Config::fault`].
     fault: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
 }
@@ -192,6 +194,7 @@ impl EngineThread {
             arrivals: 0,
             max_running: config.max_running.max(1),
             kv_budget: config.kv_cache_mb.saturating_mul(1 << 20),
+            watch: Watch::new(config),
             fault: config.fault.clone(),
         }
     }
@@ -257,6 +260,9 @@ impl EngineThread {
     /// Takes in what was submitted, waiting for it when there is nothing else to do; false at the end.
     fn receive(&mut self) -> bool {
         if self.running.is_empty() && self.encode_batches.is_empty() && !self.wants_turn() {
+            if self.watch.is_behind() {
+                self.tell_figures();
+            }
             let most = if self.suspended.is_empty() { LOOK_AROUND } else { LOOK_AT_HELD };
             let idle = self.models.unload_idle(&|_| false).unwrap_or(most).min(most);
             match self.messages.recv_timeout(idle) {
@@ -413,8 +419,34 @@ impl EngineThread {
             self.helpers.checker.send(check);
         }
         let generating = !self.running.is_empty();
-        self.encode_batches.advance(&mut self.models, self.stepper.pool(), generating, &stop);
+        if !self.encode_batches.is_empty() {
+            let started = Instant::now();
+            self.encode_batches.advance(&mut self.models, self.stepper.pool(), generating, &stop);
+            self.shared.statistics.took(started.elapsed(), 1, 0);
+        }
         self.drop_lost();
+        if self.watch.is_due() {
+            self.tell_figures();
+        }
+    }
+
+    /// Tells who watches what is going on.
+    fn tell_figures(&mut self) {
+        let (held, limit) = (self.models.held_bytes(), self.shared.memory.limit_bytes());
+        let figures = Figures {
+            running: (self.running.len() + self.encode_batches.submissions().count()) as u64,
+            suspended: self.suspended.len() as u64,
+            waiting: self.shared.waiting.load(Ordering::Acquire) as u64,
+            kv_used_bytes: self.own_bytes() + held,
+            kv_kept_bytes: self.models.kept_bytes().saturating_sub(held),
+            kv_limit_bytes: self.kv_budget,
+            models: self.models.count() as u64,
+            model_bytes: self.models.bytes(),
+            request_bytes: self.shared.memory.held_bytes(),
+            limit_bytes: if limit == u64::MAX { 0 } else { limit },
+            statistics: self.shared.statistics.read(),
+        };
+        self.watch.tell(&figures);
     }
 
     /// Tells those who reserve memory what is left for them, and frees kept blocks of keys and values for them.

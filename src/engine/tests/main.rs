@@ -24,6 +24,7 @@ mod determinism;
 mod encoders;
 mod engine;
 mod families;
+mod figures;
 mod gguf_mutants;
 mod golden;
 #[cfg(feature = "hub")]

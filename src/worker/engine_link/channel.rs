@@ -14,6 +14,7 @@ use steadytext_engine::{Config, Engine, Event, Notifier, Reply};
 use super::{EngineLink, Errand};
 use crate::pg::bgworker::give_way;
 use crate::pg::engine_leader;
+use crate::pg::engine_page;
 use crate::pg::error::{Failure, PgError};
 use crate::pg::guc::EngineSettings;
 use crate::pg::interrupts::{Line, with_signals_blocked};
@@ -84,6 +85,7 @@ impl ChannelLink {
                 .then(|| Duration::from_secs(settings.model_idle_timeout_s)),
             thread_start: Some(once(settings.nice)),
             ended: Some(notifier.handle()),
+            figures: Some(Arc::new(engine_page::publish)),
             fault: fault(),
             ..Config::default()
         };

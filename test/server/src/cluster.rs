@@ -193,6 +193,17 @@ impl Cluster {
         self.directory.join("models")
     }
 
+    /// Writes a file into the data directory, which only the server may read, as keys must be.
+    #[track_caller]
+    pub fn write_data(&self, name: &str, content: &[u8]) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.data().join(name);
+        let written = std::fs::write(&path, content)
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        give_to_server_user(&path);
+    }
+
     /// A new directory inside the cluster's, owned by the server's user: for tablespaces and dumps.
     pub fn make_directory(&self, name: &str) -> PathBuf {
         let path = self.directory.join(name);

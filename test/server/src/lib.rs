@@ -26,6 +26,7 @@ mod session;
 mod standby;
 mod upgrade;
 mod wait;
+mod worker_elsewhere;
 
 pub use cluster::{Cluster, Options};
 pub use life::Shutdown;
@@ -38,6 +39,7 @@ pub use requests::{AUDIT, Request};
 pub use run_directory::run_directory;
 pub use session::{Address, Session, message_of, sqlstate_of};
 pub use wait::{PATIENCE, eventually, wait_until};
+pub use worker_elsewhere::{WorkerElsewhere, served_elsewhere, worker_program};
 
 /// Objects by which a user who may create in a schema tries to be run with the rights of another role:
 /// operators, functions and types in schema public, each of which notes in `public.caught` which role runs

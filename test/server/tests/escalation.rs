@@ -4,7 +4,7 @@
 use steadytext_test_server::{Cluster, Options, Shutdown};
 
 /// Calls of the protocol as a worker elsewhere makes them.
-const PROTOCOL: [&str; 10] = [
+const PROTOCOL: [&str; 8] = [
     "steadytext.claim_requests('elsewhere', 1, 60, null, false)",
     "steadytext.extend_leases('elsewhere', '{1}', '{1}', 60)",
     "steadytext.release_requests('elsewhere', '{1}', '{1}')",
@@ -13,8 +13,6 @@ const PROTOCOL: [&str; 10] = [
     "steadytext.rescue_requests(null)",
     "steadytext.promote_requests()",
     "steadytext.expire_requests(0, 100)",
-    "steadytext.store_answers('{}', '{}', '{}', '{}', '{}', '{}')",
-    "steadytext.count_accesses('{}', '{}', '{}')",
 ];
 
 #[test]

@@ -268,16 +268,17 @@ select distinct format('%s: %s to %s', pg_describe_object(p.classid, p.objid, p.
 from privileges p
 cross join aclexplode(p.acl) x
 cross join lateral (select case x.grantee when 0 then 'public' else x.grantee::regrole::text end as name) r
-where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_admin', 'steadytext_worker')
+where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_admin', 'steadytext_worker', 'steadytext_auditor')
     and not (r.name = 'pg_monitor' and pg_describe_object(p.classid, p.objid, p.sub) in (
         'schema steadytext', 'view steadytext_queue_counts', 'view steadytext_activity', 'table steadytext_daemon_health',
         'function steadytext.activity()', 'function steadytext.worker_state()',
         'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()', 'function steadytext.pulls()',
-        'function steadytext_diagnose()', 'function st_diagnose()'))
+        'function steadytext_diagnose()', 'function st_diagnose()', 'function steadytext_limit_usage()', 'function st_limit_usage()'))
 order by 1";
 
 #[test]
-fn whatever_the_default_privileges_nobody_but_the_three_roles_holds_anything_after_install_and_update() {
+fn whatever_the_default_privileges_nobody_but_the_roles_of_the_extension_holds_anything_after_install_and_update()
+ {
     let cluster = Options::new().start();
     let mut session = cluster.session("postgres");
     session.run(

@@ -377,6 +377,9 @@ impl EngineThread {
             waiting.submission.fail(no_room(plan.positions, whole, most));
             return None;
         }
+        if self.prefix_reuse {
+            self.shared.statistics.looked_up(plan.prompt_tokens);
+        }
         self.shared.statistics.reused(beginning.reused());
         let identity = self.models.identity(&source);
         let turn = self.turn_of(waiting.age, claim);

@@ -1,0 +1,25 @@
+-- What administrators do to tables is noted in the audit log, by whatever statement they do it. After all tables, as these are made in many fragments, and
+-- after the rows that come with the extension.
+
+create trigger note_act after insert or update or delete on @extschema@.steadytext_config
+    for each row execute function steadytext.note_act('config', 'key', 'value', 'is_default');
+comment on trigger note_act on @extschema@.steadytext_config is 'Settings that were changed, and to what';
+create trigger note_act after insert or update or delete on @extschema@.steadytext_models
+    for each row execute function steadytext.note_act('model', 'name', 'task', 'file', 'repo', 'revision', 'sha256', 'is_fallback', 'is_preferred');
+comment on trigger note_act on @extschema@.steadytext_models is 'Models that were registered, changed or taken out';
+create trigger note_act after insert or update or delete on @extschema@.steadytext_rate_limits
+    for each row execute function steadytext.note_act('limit', 'user_id', 'requests_per_minute', 'requests_per_hour', 'requests_per_day',
+        'tokens_per_minute', 'tokens_per_hour', 'tokens_per_day', 'max_pending');
+comment on trigger note_act on @extschema@.steadytext_rate_limits is 'Limits that were set, changed or lifted';
+create trigger note_act after insert or update or delete on @extschema@.steadytext_prompts
+    for each row execute function steadytext.note_act('prompt', 'slug', 'updated_at', 'owner_role');
+comment on trigger note_act on @extschema@.steadytext_prompts is 'Prompts that were kept, changed or deleted, without their texts';
+create trigger note_act after insert or update or delete on @extschema@.steadytext_vectorizers
+    for each row execute function steadytext.note_act('vectorizer', 'name', 'source', 'owner_role', 'model', 'is_paused', 'replaces');
+comment on trigger note_act on @extschema@.steadytext_vectorizers is 'Vectorizers that were made, changed, paused or dropped';
+
+alter table @extschema@.steadytext_config enable always trigger note_act;
+alter table @extschema@.steadytext_models enable always trigger note_act;
+alter table @extschema@.steadytext_rate_limits enable always trigger note_act;
+alter table @extschema@.steadytext_prompts enable always trigger note_act;
+alter table @extschema@.steadytext_vectorizers enable always trigger note_act;

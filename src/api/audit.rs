@@ -1,0 +1,43 @@
+//! The audit log, which says what administrators did.
+
+use pgrx::prelude::*;
+use serde_json::Value;
+
+use crate::pg::catalog;
+use crate::pg::catalog_cache::Installation;
+use crate::pg::error::PgError;
+use crate::pg::privilege::outer_user;
+use crate::pg::spi::{self, Mode};
+
+/// The role that the session has taken on, whatever function with rights of its own is running.
+#[pg_extern(stable, parallel_restricted)]
+fn outer_role() -> pg_sys::Oid {
+    outer_user()
+}
+
+/// Notes in the audit log what an administrator did to everybody's data. Runs as the owner of the extension's
+/// tables.
+///
+/// # Errors
+///
+/// As [`spi::query`].
+pub(super) fn note_in_audit_log(
+    installation: &Installation,
+    caller: pg_sys::Oid,
+    action: &str,
+    details: Value,
+    failure: Option<&str>,
+) -> Result<(), PgError> {
+    let sql = format!(
+        "insert into {}.steadytext_audit_log (user_id, action, details, success, error_message) values ($1, $2, $3, $4, $5)",
+        installation.schema
+    );
+    let args = vec![
+        catalog::role_name(caller).into(),
+        action.into(),
+        pgrx::JsonB(details).into(),
+        failure.is_none().into(),
+        failure.map(str::to_owned).into(),
+    ];
+    spi::query(&sql, args, Mode::ReadWrite, |_| ()).map(|_| ())
+}

@@ -1,0 +1,364 @@
+//! The queue's protocol for engines on other machines: a row as work for an engine, and what became of that as an answer.
+//!
+//! Both are made here, with the code that serves the server's own worker. A worker elsewhere knows models and work and
+//! nothing of parameters, so there is one place that says what a row means.
+//!
+//! Invariant: what comes back can be anything. It is read within bounds and compared with what was asked.
+
+use pgrx::prelude::*;
+use pgrx::{Array, name};
+use serde_json::Value;
+use steadytext_engine::Output;
+use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble};
+
+use crate::pg::catalog_cache;
+use crate::pg::error::{Failure, OrRaise, PgError};
+use crate::pg::jsonb::Jsonb;
+use crate::registry::{Resolved, default_names};
+use crate::request::params::{self, Unused};
+use crate::request::{
+    Answer, Asked, Ended, Stages, Subtasks, Usage, batch_checks, subtasks_elsewhere, unexpected,
+};
+
+/// Subtasks that travel together, in bytes: more come when they are asked for, so that what a claim brings is bounded by what
+/// rows hold, whatever becomes of it.
+const MAX_PART_BYTES: usize = 256 << 10;
+/// Most bytes of a value, and of a report, whose vectors are the longest part.
+const MAX_VALUE_BYTES: usize = 512 << 20;
+const MAX_REPORT_BYTES: usize = 256 << 20;
+/// Of what a worker says about an error.
+const MAX_MESSAGE_CHARACTERS: usize = 10_000;
+/// Of a text for each token that an answer may have.
+const MAX_BYTES_PER_TOKEN: usize = 1024;
+
+/// The texts of a row.
+type Texts<'a> = Option<Array<'a, &'a str>>;
+
+/// A row of the queue as work for an engine of the same version.
+#[pg_extern(volatile, parallel_unsafe)]
+fn prepared_work(
+    version: Option<&str>,
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+) -> Vec<u8> {
+    check_version(version).or_raise();
+    let prepared = match work(request_type.unwrap_or_default(), prompt, prompts, params) {
+        Ok((subtasks, model)) => part(&subtasks, &model, 0),
+        Err(error) => refused(&error),
+    };
+    encoded(&prepared).or_raise()
+}
+
+/// More subtasks of a row, from the one with number `first` on: of its first stage, or, where there is a report of all stages
+/// before, of the one behind them.
+#[pg_extern(volatile, parallel_unsafe)]
+fn further_work(
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    first: i32,
+    report: Option<&[u8]>,
+) -> Vec<u8> {
+    let first = usize::try_from(first).unwrap_or(0);
+    let prepared = match further(request_type.unwrap_or_default(), prompt, prompts, params, first, report) {
+        Ok(prepared) => prepared,
+        Err(error) => refused(&error),
+    };
+    encoded(&prepared).or_raise()
+}
+
+/// What a worker says of a row that it has computed, in the form in which the protocol's other functions take it.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity, reason = "the columns of a table function")]
+fn read_report(
+    request_type: Option<&str>,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    report: Option<&[u8]>,
+) -> TableIterator<
+    'static,
+    (
+        name!(result, Option<String>),
+        name!(numbers, Option<Vec<f32>>),
+        name!(vector_length, i32),
+        name!(vector_count, Option<i32>),
+        name!(list, Option<Vec<String>>),
+        name!(prompt_tokens, Option<i32>),
+        name!(cached_tokens, Option<i32>),
+        name!(generated_tokens, Option<i32>),
+        name!(finish_reason, Option<&'static str>),
+        name!(first_token_ms, Option<i32>),
+        name!(error, Option<String>),
+        name!(error_code, Option<String>),
+        name!(retry, bool),
+        name!(more, Option<Vec<u8>>),
+    ),
+> {
+    let failed = |failure: Failure| {
+        let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
+        let retry = failure.retry;
+        (None, None, 0, None, None, None, None, None, None, None, Some(error), Some(code), retry, None)
+    };
+    let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
+        Err(failure) => failed(failure),
+        Ok(Outcome::More(more)) => {
+            (None, None, 0, None, None, None, None, None, None, None, None, None, false, Some(more))
+        }
+        Ok(Outcome::Answer(answer, usage)) => {
+            let list = answer.list().map(|list| list.into_iter().map(str::to_owned).collect());
+            let (text, vectors, is_many) = match answer {
+                Answer::Text(text) => (Some(text), Vec::new(), false),
+                Answer::Embedding(vector) => (None, vec![vector], false),
+                Answer::Embeddings(vectors) => (None, vectors, true),
+                Answer::Ranking(ranking) => (Some(ranking.json()), Vec::new(), false),
+                Answer::Categories(categories) => (Some(categories.json()), Vec::new(), false),
+                // No row of the queue asks for these.
+                Answer::Tokens(_) | Answer::Chunks(_) | Answer::Many(_) | Answer::Verification(_) => {
+                    (None, Vec::new(), false)
+                }
+            };
+            let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+            (
+                text,
+                (!vectors.is_empty()).then(|| vectors.concat()),
+                count(vectors.first().map_or(0, Vec::len)),
+                is_many.then(|| count(vectors.len())),
+                list,
+                usage.prompt_tokens,
+                usage.cached_tokens,
+                usage.generated_tokens,
+                usage.finish_reason,
+                usage.first_token_ms,
+                None,
+                None,
+                false,
+                None,
+            )
+        }
+    };
+    TableIterator::once(row)
+}
+
+/// The models of a placement.
+#[pg_extern(stable, parallel_unsafe, strict)]
+fn models_placed(placement: &str) -> Vec<String> {
+    let models = catalog_cache::models().or_raise();
+    models.iter().filter(|model| model.placement == placement).map(|model| model.name.clone()).collect()
+}
+
+/// The models that requests get which name none: for generation, for embeddings, for ranking.
+#[pg_extern(volatile, parallel_unsafe)]
+fn default_models() -> Vec<Option<String>> {
+    default_names(&catalog_cache::models().or_raise()).to_vec()
+}
+
+fn check_version(version: Option<&str>) -> Result<(), PgError> {
+    if version == Some(errand::VERSION) {
+        return Ok(());
+    }
+    let shown: String = version.unwrap_or("none").chars().take(16).collect();
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("the worker has version {shown}, the server's library has {}", errand::VERSION),
+    )
+    .hint("Run a worker of the same version: another one may compute other bytes."))
+}
+
+/// What a row asks. Its owner can have stored anything.
+fn work(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+) -> Result<(Subtasks, Resolved), PgError> {
+    let config = catalog_cache::config()?;
+    if let Some(prompts) = &prompts {
+        batch_checks::check_count(prompts.len(), batch_checks::name_of_prompts(request_type), &config)?;
+    }
+    let prompts: Option<Vec<Option<&str>>> = prompts.as_ref().map(|prompts| prompts.iter().collect());
+    let bytes = prompts.iter().flatten().flatten().fold(0, |bytes, text| text.len().saturating_add(bytes));
+    batch_checks::check_stored(bytes, &config)?;
+    let params: Value = params::read(request_type, params, Unused::Skipped, &config)?;
+    let asked = Asked { request_type, prompt, prompts: prompts.as_deref(), params: &params };
+    subtasks_elsewhere(asked, &config, &*catalog_cache::models()?)
+}
+
+/// What a report makes.
+enum Outcome {
+    /// The end.
+    Answer(Answer, Usage),
+    /// The next stage of the work, as [`prepared_work`] gives the first.
+    More(Vec<u8>),
+}
+
+/// A stage of the work, from a subtask on, as far as there is room for it.
+fn part(subtasks: &Subtasks, model: &Resolved, first: usize) -> Prepared {
+    let mut works = Vec::new();
+    let mut bytes = 0_usize;
+    for index in first..subtasks.len() {
+        let work = subtasks.work_for(index, model);
+        bytes = bytes.saturating_add(errand::encoded_bytes(&work).unwrap_or(usize::MAX));
+        if bytes > MAX_PART_BYTES && !works.is_empty() {
+            break;
+        }
+        works.push(work);
+    }
+    Prepared::Errand(Errand { model: model.wanted_model(), count: subtasks.len(), works })
+}
+
+fn refused(error: &PgError) -> Prepared {
+    Prepared::Refused(Refusal {
+        message: with_hint(error),
+        code: error.sqlstate(),
+        retry: error.is_transient(),
+    })
+}
+
+fn encoded(prepared: &Prepared) -> Result<Vec<u8>, PgError> {
+    let bytes = errand::encode(prepared).map_err(|error| Failure::from(error).error)?;
+    if bytes.len() <= MAX_VALUE_BYTES {
+        return Ok(bytes);
+    }
+    // No value of this length exists; an error here would be that of all rows that are claimed with this one.
+    let error = PgError::new(
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        "the request is too long for a worker elsewhere",
+    );
+    errand::encode(&refused(&error)).map_err(|error| Failure::from(error).error)
+}
+
+fn further(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    first: usize,
+    report: Option<&[u8]>,
+) -> Result<Prepared, PgError> {
+    let (subtasks, model) = work(request_type, prompt, prompts, params)?;
+    let mut stages = Stages::new(subtasks);
+    if let Some(report) = report {
+        let report = read(report).map_err(|failure| failure.error)?;
+        let outputs = report.outputs.map_err(|_| unexpected())?;
+        check_texts(&outputs)?;
+        if replay(&mut stages, outputs)?.is_some() {
+            return Err(unexpected());
+        }
+    }
+    if first >= stages.now().len() {
+        return Err(unexpected());
+    }
+    Ok(part(stages.now(), &model, first))
+}
+
+/// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the end.
+fn replay(stages: &mut Stages, outputs: Vec<Output>) -> Result<Option<Ended>, PgError> {
+    let mut outputs = outputs.into_iter();
+    while outputs.len() > 0 {
+        let count = stages.now().len();
+        if count == 0 || outputs.len() < count {
+            return Err(unexpected());
+        }
+        let mut ended = None;
+        for (index, output) in outputs.by_ref().take(count).enumerate() {
+            stages.take_next();
+            ended = stages.store(index, output)?;
+        }
+        if ended.is_some() {
+            return if outputs.len() == 0 { Ok(ended) } else { Err(unexpected()) };
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses texts that are longer than any answer: what is made of them takes time that grows with their lengths.
+fn check_texts(outputs: &[Output]) -> Result<(), PgError> {
+    let tokens = usize::try_from(catalog_cache::config()?.max_tokens_limit).unwrap_or(0);
+    let most = tokens.saturating_mul(MAX_BYTES_PER_TOKEN).max(MAX_PART_BYTES);
+    let is_fit = |output: &Output| !matches!(output, Output::Text { text, .. } if text.len() > most);
+    if outputs.iter().all(is_fit) { Ok(()) } else { Err(unexpected()) }
+}
+
+fn read(report: &[u8]) -> Result<Report, Failure> {
+    if report.len() > MAX_REPORT_BYTES {
+        let error = PgError::new(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!(
+                "the report of a worker elsewhere has {} bytes, {MAX_REPORT_BYTES} are read",
+                report.len()
+            ),
+        );
+        return Err(Failure { error, retry: false });
+    }
+    errand::decode(report).map_err(Failure::from)
+}
+
+/// What becomes of a request that is reported. A report has the outputs of all stages up to now, so that nothing is kept here.
+fn outcome(
+    request_type: &str,
+    prompt: Option<&str>,
+    prompts: Texts<'_>,
+    params: Option<Jsonb<'_>>,
+    report: Option<&[u8]>,
+) -> Result<Outcome, Failure> {
+    let lasting = |error: PgError| Failure { error, retry: false };
+    let Report { outputs, prompt_tokens, cached_tokens, first_token_ms } = read(report.unwrap_or_default())?;
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
+        Err(Trouble::Model(refusal)) => {
+            let error = PgError::new(PgSqlErrorCode::ERRCODE_IO_ERROR, shown(&refusal.message));
+            return Err(Failure { error, retry: refusal.retry });
+        }
+        Err(Trouble::Failed { subtask, error }) => {
+            let (subtasks, _) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+            let Failure { error, retry } = Failure::from(error);
+            let error = PgError { message: shown(&error.message), ..error };
+            let error = if subtask < subtasks.len() { subtasks.blame(subtask, error) } else { error };
+            return Err(Failure { error, retry });
+        }
+    };
+    check_texts(&outputs).map_err(lasting)?;
+    let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
+    let mut stages = Stages::new(subtasks);
+    let Some(ended) = replay(&mut stages, outputs).map_err(lasting)? else {
+        let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
+        return Ok(Outcome::More(more));
+    };
+    let Ended { answer, text, .. } = ended;
+    let mut usage = Usage::told(prompt_tokens, cached_tokens, first_token_ms);
+    usage.ended(text, std::time::Instant::now());
+    let is_fit = match &answer {
+        // The type text has no place for it.
+        Answer::Text(text) => !text.contains('\0'),
+        // They come as one array.
+        Answer::Embeddings(vectors) => {
+            vectors.iter().all(|vector| Some(vector.len()) == vectors.first().map(Vec::len))
+        }
+        _ => true,
+    };
+    if !is_fit {
+        return Err(lasting(unexpected()));
+    }
+    Ok(Outcome::Answer(answer, usage))
+}
+
+/// What a worker says of an error: all of it is somebody else's text.
+fn shown(message: &str) -> String {
+    let printable = |character: char| match character {
+        '\n' | '\t' => character,
+        _ if character.is_control() => ' ',
+        _ => character,
+    };
+    message.chars().take(MAX_MESSAGE_CHARACTERS).map(printable).collect()
+}
+
+fn with_hint(error: &PgError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{}\nHINT: {hint}", error.message),
+        None => error.message.clone(),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a database URL says about TLS, apart from the rest: the driver reads only some of it.
+//!
+//! Both forms that libpq takes are known: `postgresql://…?key=value&…` and `key=value key='a value'`.
+
+use crate::Error;
+
+/// What is said about TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) sslmode: Option<String>,
+    pub(crate) sslrootcert: Option<String>,
+}
+
+impl Said {
+    /// Takes a parameter if it is about TLS.
+    fn take(&mut self, key: &str, value: &str) -> Result<bool, Error> {
+        match key {
+            "sslmode" => self.sslmode = Some(value.to_owned()),
+            "sslrootcert" => self.sslrootcert = Some(value.to_owned()),
+            // A connection without what is asked for is none that is wanted.
+            "sslcert" | "sslkey" | "sslpassword" | "sslcrl" | "sslcrldir" => {
+                return Err(Error::Usage(format!("a database URL has {key}, which is not supported")));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The URL without what is said about TLS, and that.
+///
+/// # Errors
+///
+/// [`Error::Usage`] for a URL that cannot be read. It says nothing of what stands in it.
+pub(crate) fn split(url: &str) -> Result<(String, Said), Error> {
+    let is_uri = url.starts_with("postgresql://") || url.starts_with("postgres://");
+    if is_uri { split_uri(url) } else { split_pairs(url) }
+}
+
+fn unreadable() -> Error {
+    Error::Usage("a database URL cannot be read".to_owned())
+}
+
+fn split_uri(url: &str) -> Result<(String, Said), Error> {
+    let mut said = Said::default();
+    let Some((place, query)) = url.split_once('?') else { return Ok((url.to_owned(), said)) };
+    let mut others = Vec::new();
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !said.take(&decoded(key)?, &decoded(value)?)? {
+            others.push(pair);
+        }
+    }
+    let rest = if others.is_empty() { place.to_owned() } else { format!("{place}?{}", others.join("&")) };
+    Ok((rest, said))
+}
+
+/// A text without percent signs and what they stand for.
+fn decoded(text: &str) -> Result<String, Error> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(unreadable()) };
+        bytes.push((high * 16 + low) as u8);
+    }
+    String::from_utf8(bytes).map_err(|_| unreadable())
+}
+
+fn split_pairs(text: &str) -> Result<(String, Said), Error> {
+    let mut said = Said::default();
+    let mut others = Vec::new();
+    let mut left = text.trim_start();
+    while !left.is_empty() {
+        let (key, after) = left.split_once('=').ok_or_else(unreadable)?;
+        let after = after.trim_start();
+        let (value, end) = value(after)?;
+        if !said.take(key.trim(), &value)? {
+            others.push(format!("{}={}", key.trim(), &after[..end]));
+        }
+        left = after[end..].trim_start();
+    }
+    Ok((others.join(" "), said))
+}
+
+/// A value at the beginning of a text, and how many bytes it takes there.
+fn value(text: &str) -> Result<(String, usize), Error> {
+    let mut value = String::new();
+    let is_quoted = text.starts_with('\'');
+    let mut characters = text.char_indices().skip(usize::from(is_quoted));
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '\\' => value.push(characters.next().ok_or_else(unreadable)?.1),
+            '\'' if is_quoted => return Ok((value, at + 1)),
+            _ if !is_quoted && character.is_whitespace() => return Ok((value, at)),
+            _ => value.push(character),
+        }
+    }
+    if is_quoted { Err(unreadable()) } else { Ok((value, text.len())) }
+}

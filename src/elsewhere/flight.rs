@@ -1,0 +1,344 @@
+//! Requests in flight: what was claimed and handed to the engine.
+//!
+//! Every row has a subtask in the engine; what room is left goes to rows in the order in which they were claimed. Of a row with
+//! many subtasks a part comes with the claim; the next part is asked for when all of it was handed over.
+//!
+//! Invariant: what a server says of a row takes no more memory than the bytes in which it says it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble, WantedModel};
+use steadytext_engine::{
+    Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
+};
+
+use crate::protocol::Held;
+
+/// Subtasks that the engine has, of a database.
+const MAX_SUBTASKS: usize = 512;
+
+/// A row that is worked on.
+struct Row {
+    held: Held,
+    model: WantedModel,
+    source: ModelSource,
+    standing: Standing,
+    salt: u64,
+    /// Outputs of the stages before.
+    before: Vec<Output>,
+    /// Those that are here and were not handed over.
+    works: VecDeque<Work>,
+    /// How many there are in all, and how many of them were handed over.
+    count: usize,
+    next: usize,
+    under_way: usize,
+    outputs: BTreeMap<usize, Output>,
+    end: Option<End>,
+    ticket: Ticket,
+    has_begun: bool,
+    since: Instant,
+    prompt_tokens: Option<u64>,
+    cached_tokens: Option<u64>,
+    first_token_ms: Option<u64>,
+}
+
+/// Why no more is done for a row.
+enum End {
+    /// The engine, or the model, is why.
+    Trouble(Trouble),
+    /// The server made no work of it.
+    Refused(Refusal),
+}
+
+/// How a row goes on, where there is another stage.
+pub(crate) struct Again {
+    source: ModelSource,
+    standing: Standing,
+    salt: u64,
+}
+
+/// A row for which there is nothing more to be done.
+pub(crate) struct Ended {
+    pub(crate) held: Held,
+    /// What became of it; `Err` where the server made no work of it.
+    pub(crate) report: Result<Report, Refusal>,
+    pub(crate) again: Again,
+    /// The model, where its file is no good.
+    pub(crate) spoiled: Option<Spoiled>,
+}
+
+/// A model that is not to be served with the file that it has.
+pub(crate) struct Spoiled {
+    pub(crate) name: String,
+    pub(crate) source: ModelSource,
+    pub(crate) reason: String,
+}
+
+/// A row that wants more of its work.
+pub(crate) struct Wish {
+    order: u64,
+    pub(crate) held: Held,
+    /// From which subtask on.
+    pub(crate) first: usize,
+    /// With the outputs of the stages before, if there are any.
+    pub(crate) report: Option<Vec<u8>>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(crate) struct Flight {
+    /// In the order of the claims.
+    rows: BTreeMap<u64, Row>,
+    /// By the engine's key.
+    subtasks: HashMap<u64, (u64, usize)>,
+    /// Neither is ever used twice, so that late events are nobody's.
+    last_key: u64,
+    last_order: u64,
+}
+
+impl Flight {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Those that are held.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        let mut held: Vec<Held> = self.rows.values().map(|row| row.held).collect();
+        held.sort_unstable();
+        held
+    }
+
+    /// Adds a row.
+    pub(crate) fn add(
+        &mut self,
+        held: Held,
+        errand: Errand,
+        source: ModelSource,
+        standing: Standing,
+        salt: u64,
+    ) {
+        let Errand { model, count, works } = errand;
+        self.last_order += 1;
+        let row = Row {
+            held,
+            model,
+            source,
+            standing,
+            salt,
+            before: Vec::new(),
+            outputs: BTreeMap::new(),
+            // More than are said to be there are none of it.
+            works: works.into_iter().take(count).collect(),
+            count,
+            next: 0,
+            under_way: 0,
+            end: None,
+            ticket: Ticket::new(),
+            has_begun: false,
+            since: Instant::now(),
+            prompt_tokens: None,
+            cached_tokens: None,
+            first_token_ms: None,
+        };
+        self.rows.insert(self.last_order, row);
+    }
+
+    /// Goes on with the next stage of a row, whose report up to now is this one.
+    pub(crate) fn go_on(&mut self, held: Held, errand: Errand, again: Again, report: Report) {
+        self.add(held, errand, again.source, again.standing, again.salt);
+        if let Some(row) = self.rows.get_mut(&self.last_order) {
+            row.has_begun = true;
+            row.before = report.outputs.unwrap_or_default();
+            row.prompt_tokens = report.prompt_tokens;
+            row.cached_tokens = report.cached_tokens;
+            row.first_token_ms = report.first_token_ms;
+        }
+    }
+
+    /// Hands subtasks over.
+    pub(crate) fn hand_over(&mut self, engine: &Arc<Engine>, events: &Sender<Event>) {
+        // First one of each row, then what there is room for.
+        for most in [1, usize::MAX] {
+            for (order, row) in &mut self.rows {
+                while row.end.is_none()
+                    && (if most == 1 { row.under_way == 0 } else { self.subtasks.len() < MAX_SUBTASKS })
+                    && let Some(work) = row.works.pop_front()
+                {
+                    let index = row.next;
+                    row.next += 1;
+                    row.under_way += 1;
+                    self.last_key += 1;
+                    self.subtasks.insert(self.last_key, (*order, index));
+                    let request = Request {
+                        key: self.last_key,
+                        model: row.source.clone(),
+                        salt: row.salt,
+                        dedup_key: None,
+                        work,
+                    };
+                    #[cfg(feature = "noop-engine")]
+                    crate::noop::answer(&request, events);
+                    #[cfg(not(feature = "noop-engine"))]
+                    engine.submit_as(request, row.standing, Reply::new(events.clone()), row.ticket.clone());
+                }
+            }
+        }
+    }
+
+    /// A row of which everything that is here was handed over, and not all is here.
+    pub(crate) fn wish(&self) -> Option<Wish> {
+        let wants = |row: &Row| row.end.is_none() && row.works.is_empty() && row.next < row.count;
+        let (order, row) = self.rows.iter().find(|(_, row)| wants(row))?;
+        let before = || Report {
+            outputs: Ok(row.before.clone()),
+            prompt_tokens: None,
+            cached_tokens: None,
+            first_token_ms: None,
+        };
+        let report = (!row.before.is_empty()).then(|| errand::encode(&before()).unwrap_or_default());
+        Some(Wish { order: *order, held: row.held, first: row.next, report })
+    }
+
+    /// What was wished for has come. The row if it has ended.
+    pub(crate) fn fulfil(&mut self, wish: &Wish, came: Prepared) -> Option<Ended> {
+        let row = self.rows.get_mut(&wish.order)?;
+        match came {
+            Prepared::Errand(errand)
+                if errand.count == row.count
+                    && (1..=row.count - row.next).contains(&errand.works.len())
+                    && errand.model == row.model =>
+            {
+                row.works.extend(errand.works);
+                return None;
+            }
+            // Somebody has changed what the model is meanwhile, or the server speaks nonsense.
+            Prepared::Errand(_) => {
+                row.end.get_or_insert(End::Refused(Refusal {
+                    message: "the work of the request has changed while it was done".to_owned(),
+                    code: "55000".to_owned(),
+                    retry: true,
+                }));
+            }
+            Prepared::Refused(refusal) => {
+                row.end.get_or_insert(End::Refused(refusal));
+            }
+        }
+        row.ticket.cancel();
+        self.end(wish.order)
+    }
+
+    /// Takes note of an event; the row if it has ended.
+    pub(crate) fn take(&mut self, event: Event) -> Option<Ended> {
+        let (order, index) = *self.subtasks.get(&event.key)?;
+        let row = self.rows.get_mut(&order)?;
+        match event.kind {
+            EventKind::Loading | EventKind::Progress { .. } => return None,
+            EventKind::Started { prompt_tokens, model } => {
+                row.has_begun = true;
+                row.prompt_tokens = Some(row.prompt_tokens.unwrap_or(0).saturating_add(prompt_tokens as u64));
+                if row.model.sha256.is_some_and(|sha256| sha256 != model.hash) && row.end.is_none() {
+                    let reason = format!(
+                        "the file of model \"{}\" on the worker's machine is not the server's: its SHA-256 is {}",
+                        row.model.name,
+                        hex(&model.hash)
+                    );
+                    row.end = Some(End::Trouble(of_model(reason)));
+                    row.ticket.cancel();
+                }
+                return None;
+            }
+            EventKind::FirstToken { cached_tokens } => {
+                row.cached_tokens = Some(row.cached_tokens.unwrap_or(0).saturating_add(cached_tokens as u64));
+                if row.first_token_ms.is_none() {
+                    row.first_token_ms = u64::try_from(row.since.elapsed().as_millis()).ok();
+                }
+                return None;
+            }
+            EventKind::Done(output) => {
+                row.outputs.entry(index).or_insert(output);
+            }
+            EventKind::Failed(error) => {
+                // The first one tells why; the others are cancelled, and that is no reason.
+                if row.end.is_none() {
+                    row.end = Some(End::Trouble(if is_of_the_file(&error) {
+                        of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
+                    } else {
+                        Trouble::Failed { subtask: index, error }
+                    }));
+                    row.ticket.cancel();
+                }
+            }
+        }
+        self.subtasks.remove(&event.key);
+        row.under_way -= 1;
+        self.end(order)
+    }
+
+    /// Takes a row out if nothing more is to be done for it.
+    fn end(&mut self, order: u64) -> Option<Ended> {
+        let row = self.rows.get(&order)?;
+        if row.under_way > 0 || (row.end.is_none() && row.outputs.len() < row.count) {
+            return None;
+        }
+        let row = self.rows.remove(&order)?;
+        let mut spoiled = None;
+        if let Some(End::Trouble(Trouble::Model(refusal))) = &row.end {
+            let (name, reason) = (row.model.name.clone(), refusal.message.clone());
+            spoiled = Some(Spoiled { name, source: row.source.clone(), reason });
+        }
+        let outputs = match row.end {
+            None => Ok(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
+            Some(End::Trouble(trouble)) => Ok(Err(trouble)),
+            Some(End::Refused(refusal)) => Err(refusal),
+        };
+        let report = outputs.map(|outputs| Report {
+            outputs,
+            prompt_tokens: row.prompt_tokens,
+            cached_tokens: row.cached_tokens,
+            first_token_ms: row.first_token_ms,
+        });
+        let again = Again { source: row.source, standing: row.standing, salt: row.salt };
+        Some(Ended { held: row.held, report, again, spoiled })
+    }
+
+    /// Stops work on rows; how many there were.
+    pub(crate) fn abandon(&mut self, lost: &[Held]) -> usize {
+        let before = self.rows.len();
+        let rows = std::mem::take(&mut self.rows);
+        let (gone, kept): (BTreeMap<_, _>, _) =
+            rows.into_iter().partition(|(_, row)| lost.contains(&row.held));
+        self.rows = kept;
+        gone.values().for_each(|row| row.ticket.cancel());
+        self.subtasks.retain(|_, (order, _)| !gone.contains_key(order));
+        before - self.rows.len()
+    }
+
+    /// Those of which the engine has computed nothing yet.
+    pub(crate) fn not_begun(&self) -> Vec<Held> {
+        self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
+    }
+}
+
+/// Whether an engine has ended under a request.
+pub(crate) fn is_of_the_engine(report: &Report) -> bool {
+    matches!(&report.outputs, Err(Trouble::Failed { error: Error::Stopped, .. }))
+}
+
+/// Whether an error is about this machine's file of a model, so that another machine may do better.
+fn is_of_the_file(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ModelFile { .. }
+            | Error::CorruptModel { .. }
+            | Error::UnsupportedModel { .. }
+            | Error::Template { .. }
+    )
+}
+
+fn of_model(message: String) -> Trouble {
+    Trouble::Model(Refusal { message, code: "58030".to_owned(), retry: true })
+}

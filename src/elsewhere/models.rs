@@ -1,0 +1,137 @@
+//! The models of this machine: which of a server's are here, and where.
+//!
+//! Invariant: a server names files below the directory of the models, and none elsewhere.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use std::time::{Duration, Instant, SystemTime};
+
+use steadytext_engine::ModelSource;
+use steadytext_engine::errand::{Refusal, WantedModel};
+
+/// The name of the model inside the library.
+const BUILTIN: &str = "builtin";
+/// Names that a claim takes along, at most.
+const MAX_NAMES: usize = 1000;
+/// How long a model is left alone whose file is no good and has not changed: it may have been unreadable for a moment, and what
+/// the server expects of it may be corrected.
+const SPOILED: Duration = Duration::from_secs(60);
+/// Models that are remembered to be no good.
+const MAX_SPOILED: usize = 10_000;
+
+/// A model that a server has registered.
+#[derive(Debug, Clone)]
+pub(crate) struct Registered {
+    pub(crate) name: String,
+    pub(crate) file: String,
+}
+
+/// The directory, and what was found of it.
+#[derive(Debug)]
+pub(crate) struct Models {
+    directory: PathBuf,
+    /// Those that are to be served; `None`: all.
+    chosen: Option<Vec<String>>,
+    /// Those whose files are no good.
+    spoiled: HashMap<String, Spoiled>,
+}
+
+#[derive(Debug)]
+struct Spoiled {
+    since: Instant,
+    path: PathBuf,
+    /// As the file was.
+    stamp: Stamp,
+}
+
+/// By which a change of a file is seen.
+type Stamp = Option<(u64, SystemTime)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
+}
+
+impl Models {
+    /// Those of a directory.
+    pub(crate) fn new(directory: &Path, chosen: Option<&[String]>) -> Models {
+        let chosen = chosen.map(<[String]>::to_vec);
+        Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
+    }
+
+    /// The names that a claim may bring: of the registered models whose files are here, of other files here, and the builtin one.
+    pub(crate) fn names(&mut self, registered: &[Registered]) -> Vec<String> {
+        self.spoiled
+            .retain(|_, spoiled| spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp);
+        let here = registered.iter().filter(|model| self.find(&model.file).is_some());
+        let mut names: Vec<String> = here.map(|model| model.name.clone()).collect();
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_folder = path.join("config.json").is_file();
+            let is_file = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+            let name = if is_folder { path.file_name() } else { path.file_stem() };
+            // A row of that name means the row's file.
+            if (is_folder || is_file)
+                && let Some(name) = name.and_then(|name| name.to_str())
+                && !registered.iter().any(|model| model.name == name)
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.push(BUILTIN.to_owned());
+        if let Some(chosen) = &self.chosen {
+            names.retain(|name| chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name)));
+        }
+        names.retain(|name| !self.spoiled.contains_key(name));
+        names.truncate(MAX_NAMES);
+        names
+    }
+
+    /// Where a model is.
+    ///
+    /// # Errors
+    ///
+    /// That it is not here, or is another one, which is left alone from now on.
+    pub(crate) fn source(&mut self, wanted: &WantedModel) -> Result<ModelSource, Refusal> {
+        let refused = |message: String| Refusal { message, code: "58030".to_owned(), retry: true };
+        let WantedModel { name, file, bytes, .. } = wanted;
+        let Some(file) = file else { return Ok(ModelSource::Builtin) };
+        let path = self
+            .find(file)
+            .ok_or_else(|| refused(format!("the file of model \"{name}\" is not on the worker's machine")))?;
+        let has =
+            std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let source = ModelSource::File(path);
+        if let (Some(has), Some(wants)) = (has, *bytes)
+            && has != wants
+        {
+            self.spoil(name, &source);
+            return Err(refused(format!(
+                "the file of model \"{name}\" on the worker's machine is not the server's: it has {has} bytes, not {wants}"
+            )));
+        }
+        Ok(source)
+    }
+
+    /// Leaves a model alone for a while: its file is no good, or not the one that the server means.
+    pub(crate) fn spoil(&mut self, name: &str, source: &ModelSource) {
+        if let ModelSource::File(path) = source
+            && self.spoiled.len() < MAX_SPOILED
+        {
+            let spoiled = Spoiled { since: Instant::now(), path: path.clone(), stamp: stamp(path) };
+            self.spoiled.insert(name.to_owned(), spoiled);
+        }
+    }
+
+    /// A file or folder below the directory.
+    fn find(&self, file: &str) -> Option<PathBuf> {
+        let relative = Path::new(file);
+        // A superuser's absolute path is the server's; here its name counts.
+        let relative = if relative.is_absolute() { Path::new(relative.file_name()?) } else { relative };
+        let is_below =
+            relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let path = self.directory.join(relative);
+        (is_below && (path.is_file() || path.join("config.json").is_file())).then_some(path)
+    }
+}

@@ -1,0 +1,332 @@
+//! The queue's protocol: functions of schema steadytext, each call a transaction of its own.
+//!
+//! Statements are sent with the types of their parameters, so that each is one round trip and no prepared statement is left in a
+//! session, which poolers give to others.
+//!
+//! Invariants: all SQL that the worker sends is here. What comes back can be anything: columns of other types and more rows than
+//! were asked for are errors.
+
+use std::collections::HashMap;
+
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::{FromSql, Oid, ToSql, Type};
+use postgres::{Client, Row};
+use steadytext_engine::BackendChoice;
+use steadytext_engine::errand::{Refusal, VERSION};
+
+use crate::engine::Terms;
+use crate::models::Registered;
+use crate::trouble::Trouble;
+
+/// Registered models that are looked at.
+const MAX_MODELS: usize = 10_000;
+
+/// A row that this worker has claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Held {
+    /// steadytext_queue.id.
+    pub(crate) id: i64,
+    /// The attempt that fences it.
+    pub(crate) attempt: i32,
+}
+
+/// A claimed request.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) held: Held,
+    pub(crate) owner: u32,
+    pub(crate) priority: u8,
+    /// [`steadytext_engine::errand::Prepared`].
+    pub(crate) prepared: Vec<u8>,
+}
+
+/// What a claim asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) worker: &'a str,
+    pub(crate) limit: usize,
+    pub(crate) lease_s: i32,
+    pub(crate) after_role: Option<u32>,
+    pub(crate) alone: bool,
+    pub(crate) models: &'a [String],
+    pub(crate) types: Option<&'a [String]>,
+}
+
+/// What became of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// The row has ended or is tried again.
+    Done,
+    /// There is another stage, as [`steadytext_engine::errand::Prepared`].
+    More(Vec<u8>),
+    /// It is no longer ours.
+    Lost,
+    /// Somebody has it locked.
+    Locked,
+    /// The table refuses every change of it.
+    Refused,
+}
+
+/// What waits in the queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Outlook {
+    /// Whether a request is due that must run alone.
+    pub(crate) alone_due: bool,
+    /// Seconds until the next retry is due.
+    pub(crate) due_in_s: Option<f64>,
+}
+
+/// What a worker says of itself.
+#[derive(Debug)]
+pub(crate) struct Heartbeat<'a> {
+    pub(crate) worker: &'a str,
+    pub(crate) endpoint: &'a str,
+    pub(crate) status: &'a str,
+    pub(crate) models: &'a [String],
+    pub(crate) active: i32,
+    pub(crate) total: i64,
+    pub(crate) errors: i64,
+}
+
+/// A parameter, and its type.
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// The rows of a statement that has no more than `most`.
+fn rows(
+    client: &mut Client,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+    most: usize,
+) -> Result<Vec<Row>, Trouble> {
+    let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
+    let mut coming = client.query_typed_raw(sql, parameters)?;
+    let mut rows = Vec::new();
+    while let Some(row) = coming.next()? {
+        if rows.len() == most {
+            return Err(Trouble::Unexpected("there are too many rows"));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// The one row of a statement.
+fn only_row(client: &mut Client, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Trouble> {
+    let row = rows(client, sql, parameters, 1)?.pop();
+    row.ok_or(Trouble::Unexpected("there is no row"))
+}
+
+fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Trouble> {
+    row.try_get(column).map_err(|_| Trouble::Unexpected("a column has another type"))
+}
+
+/// The settings of the server on which bytes depend.
+pub(crate) fn terms(client: &mut Client) -> Result<Terms, Trouble> {
+    let row = only_row(
+        client,
+        "select coalesce(pg_catalog.current_setting('pg_steadytext.kv_cache_type', true), ''),
+            coalesce(pg_catalog.current_setting('pg_steadytext.backend', true), ''),
+            coalesce(pg_catalog.current_setting('pg_steadytext.context_length', true), '')",
+        &[],
+    )?;
+    Ok(Terms {
+        kv_cache_type: get::<&str>(&row, 0)?.parse().unwrap_or_default(),
+        backend: BackendChoice::named(get(&row, 1)?).unwrap_or_default(),
+        context_length: get::<&str>(&row, 2)?.parse().unwrap_or_default(),
+    })
+}
+
+/// The registered models that workers elsewhere may compute.
+pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, Trouble> {
+    let rows =
+        rows(client, "select name, file from steadytext.worker_models() limit 10000", &[], MAX_MODELS)?;
+    rows.iter().map(|row| Ok(Registered { name: get(row, 0)?, file: get(row, 1)? })).collect()
+}
+
+/// Claims requests, and has the server make work of them.
+pub(crate) fn claim(client: &mut Client, wanted: Wanted<'_>) -> Result<Vec<Claimed>, Trouble> {
+    let limit = i32::try_from(wanted.limit).unwrap_or(i32::MAX);
+    let after: Option<Oid> = wanted.after_role;
+    let rows = rows(
+        client,
+        "select c.id, c.attempt, c.owner_oid, c.priority,
+            steadytext.prepared_work($8, c.request_type, c.prompt, c.prompts, c.params)
+         from steadytext.claim_requests($1, $2, $3, $4, $5, p_models => $6, p_types => $7) as c",
+        &[
+            (&wanted.worker, Type::TEXT),
+            (&limit, Type::INT4),
+            (&wanted.lease_s, Type::INT4),
+            (&after, Type::OID),
+            (&wanted.alone, Type::BOOL),
+            (&wanted.models, Type::TEXT_ARRAY),
+            (&wanted.types, Type::TEXT_ARRAY),
+            (&VERSION, Type::TEXT),
+        ],
+        wanted.limit,
+    )?;
+    let claimed = |row: &Row| {
+        Ok(Claimed {
+            held: Held { id: get(row, 0)?, attempt: get(row, 1)? },
+            owner: get::<Option<Oid>>(row, 2)?.unwrap_or(0),
+            priority: u8::try_from(get::<i32>(row, 3)?).unwrap_or(1),
+            prepared: get(row, 4)?,
+        })
+    };
+    rows.iter().map(claimed).collect()
+}
+
+/// More of the work of a request; `None` where it is no longer held.
+pub(crate) fn more_work(
+    client: &mut Client,
+    worker: &str,
+    held: Held,
+    first: usize,
+    report: Option<&[u8]>,
+) -> Result<Option<Vec<u8>>, Trouble> {
+    let first = i32::try_from(first).unwrap_or(i32::MAX);
+    let row = only_row(
+        client,
+        "select steadytext.more_work($1, $2, $3, $4, $5)",
+        &[
+            (&worker, Type::TEXT),
+            (&held.id, Type::INT8),
+            (&held.attempt, Type::INT4),
+            (&first, Type::INT4),
+            (&report, Type::BYTEA),
+        ],
+    )?;
+    get(&row, 0)
+}
+
+/// Extends leases; what is no longer held.
+pub(crate) fn extend(
+    client: &mut Client,
+    worker: &str,
+    held: &[Held],
+    lease_s: i32,
+) -> Result<Vec<Held>, Trouble> {
+    let (ids, attempts) = columns(held);
+    let rows = rows(
+        client,
+        "select id, attempt from steadytext.extend_leases($1, $2, $3, $4)",
+        &[
+            (&worker, Type::TEXT),
+            (&ids, Type::INT8_ARRAY),
+            (&attempts, Type::INT4_ARRAY),
+            (&lease_s, Type::INT4),
+        ],
+        held.len(),
+    )?;
+    rows.iter().map(|row| Ok(Held { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
+}
+
+/// Gives requests back.
+pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<(), Trouble> {
+    let (ids, attempts) = columns(held);
+    let parameters: [Parameter<'_>; 3] =
+        [(&worker, Type::TEXT), (&ids, Type::INT8_ARRAY), (&attempts, Type::INT4_ARRAY)];
+    rows(client, "select steadytext.release_requests($1, $2, $3)", &parameters, held.len()).map(|_| ())
+}
+
+/// Stores what became of requests.
+pub(crate) fn report(
+    client: &mut Client,
+    worker: &str,
+    reports: &[(Held, &[u8])],
+) -> Result<HashMap<i64, Stored>, Trouble> {
+    let (ids, attempts) = columns(&reports.iter().map(|(held, _)| *held).collect::<Vec<_>>());
+    let bytes: Vec<&[u8]> = reports.iter().map(|(_, report)| *report).collect();
+    let rows = rows(
+        client,
+        "select id, outcome, more from steadytext.complete_reports($1, $2, $3, $4)",
+        &[
+            (&worker, Type::TEXT),
+            (&ids, Type::INT8_ARRAY),
+            (&attempts, Type::INT4_ARRAY),
+            (&bytes, Type::BYTEA_ARRAY),
+        ],
+        reports.len(),
+    )?;
+    outcomes(&rows)
+}
+
+/// Fails requests of which no work could be made.
+pub(crate) fn refuse(
+    client: &mut Client,
+    worker: &str,
+    refusals: &[(Held, &Refusal)],
+) -> Result<HashMap<i64, Stored>, Trouble> {
+    let (ids, attempts) = columns(&refusals.iter().map(|(held, _)| *held).collect::<Vec<_>>());
+    let errors: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.message.as_str()).collect();
+    let codes: Vec<&str> = refusals.iter().map(|(_, refusal)| refusal.code.as_str()).collect();
+    let retries: Vec<bool> = refusals.iter().map(|(_, refusal)| refusal.retry).collect();
+    let rows = rows(
+        client,
+        "select id, outcome, null::pg_catalog.bytea from steadytext.fail_requests($1, $2, $3, $4, $5, $6)",
+        &[
+            (&worker, Type::TEXT),
+            (&ids, Type::INT8_ARRAY),
+            (&attempts, Type::INT4_ARRAY),
+            (&errors, Type::TEXT_ARRAY),
+            (&codes, Type::TEXT_ARRAY),
+            (&retries, Type::BOOL_ARRAY),
+        ],
+        refusals.len(),
+    )?;
+    outcomes(&rows)
+}
+
+/// Looks around: rows of dead workers elsewhere, retries that are due, what waits.
+pub(crate) fn poll(
+    client: &mut Client,
+    models: &[String],
+    types: Option<&[String]>,
+) -> Result<Outlook, Trouble> {
+    only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[])?;
+    let row = only_row(
+        client,
+        "select alone_due, due_in from steadytext.queue_outlook(1, $1, $2)",
+        &[(&models, Type::TEXT_ARRAY), (&types, Type::TEXT_ARRAY)],
+    )?;
+    Ok(Outlook { alone_due: get::<Option<bool>>(&row, 0)?.unwrap_or(false), due_in_s: get(&row, 1)? })
+}
+
+/// Says that the worker lives.
+pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(), Trouble> {
+    let models = serde_json::Value::from(said.models).to_string();
+    only_row(
+        client,
+        "select null::pg_catalog.text
+         from steadytext.record_heartbeat($1, $2, $3, $4, $5::pg_catalog.jsonb, 0, $6, $7, $8, null)",
+        &[
+            (&said.worker, Type::TEXT),
+            (&said.endpoint, Type::TEXT),
+            (&said.status, Type::TEXT),
+            (&VERSION, Type::TEXT),
+            (&models, Type::TEXT),
+            (&said.active, Type::INT4),
+            (&said.total, Type::INT8),
+            (&said.errors, Type::INT8),
+        ],
+    )
+    .map(|_| ())
+}
+
+fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {
+    held.iter().map(|held| (held.id, held.attempt)).unzip()
+}
+
+fn outcomes(rows: &[Row]) -> Result<HashMap<i64, Stored>, Trouble> {
+    let stored = |row: &Row| {
+        let stored = match get::<&str>(row, 1)? {
+            "done" | "retried" | "failed" => Stored::Done,
+            "locked" => Stored::Locked,
+            "refused" => Stored::Refused,
+            "lost" => Stored::Lost,
+            "more" => Stored::More(get::<Option<Vec<u8>>>(row, 2)?.unwrap_or_default()),
+            _ => return Err(Trouble::Unexpected("the outcome is none that there is")),
+        };
+        Ok((get(row, 0)?, stored))
+    };
+    rows.iter().map(stored).collect()
+}

@@ -1,0 +1,275 @@
+//! One database: claims, hands over, stores, keeps leases; and goes on when the connection is lost.
+//!
+//! Invariant: what is held is held by a lease with an attempt. A lost connection changes nothing of that: when it is made again,
+//! the leases are extended, and what somebody else has taken meanwhile is let go.
+
+mod claiming;
+mod keeping;
+mod storing;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use postgres::Client;
+use steadytext_engine::{Engine, Event};
+
+use self::storing::Outcome;
+use crate::connect::{self, Target};
+use crate::flight::Flight;
+use crate::log::{self, Level};
+use crate::models::{Models, Registered};
+use crate::protocol;
+use crate::shared::{Database, Shared};
+use crate::trouble::Trouble;
+
+/// How soon a lost connection is made again: first, and in the end.
+const CONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Failures one after the other, beyond which a worker that is to end by itself does so.
+const MAX_FAILURES: usize = 8;
+/// How often the worker says that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// The thread's own.
+struct Server<'a> {
+    shared: &'a Shared,
+    database: &'a Database,
+    name: String,
+    number: usize,
+    target: Target,
+    events: (Sender<Event>, Receiver<Event>),
+    /// The one that has ended a wait.
+    first_event: Option<Event>,
+    engine: Option<Arc<Engine>>,
+    flight: Flight,
+    outcomes: VecDeque<Outcome>,
+    models: Models,
+    registered: Vec<Registered>,
+    /// Of the models that a claim may bring.
+    names: Vec<String>,
+    last_role: Option<u32>,
+    /// The request that must run alone, or is to.
+    alone: Alone,
+    extend_at: Instant,
+    poll_at: Instant,
+    heartbeat_at: Instant,
+    is_claimed_out: bool,
+    has_claimed: bool,
+    stop_at: Option<Instant>,
+    last_trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    No,
+    /// As soon as nothing else runs.
+    Wanted,
+    Runs,
+}
+
+/// Serves a database until the program is told to stop, or nothing is left to do. False: it could not be served.
+pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> bool {
+    let database = &shared.databases[number];
+    let target = match Target::read(&shared.options.database_urls[number]) {
+        Ok(target) => target,
+        Err(error) => {
+            log::say(Level::Error, None, &error.to_string());
+            return false;
+        }
+    };
+    let name = connect::describe(&target.config);
+    let _ = database.name.set(name.clone());
+    let now = Instant::now();
+    let mut server = Server {
+        shared,
+        database,
+        name,
+        number,
+        target,
+        events: unbounded(),
+        first_event: None,
+        engine: None,
+        flight: Flight::default(),
+        outcomes: VecDeque::new(),
+        models: Models::new(&shared.options.model_dir, shared.options.models.as_deref()),
+        registered: Vec::new(),
+        names: Vec::new(),
+        last_role: None,
+        alone: Alone::No,
+        extend_at: now,
+        poll_at: now,
+        heartbeat_at: now,
+        is_claimed_out: false,
+        has_claimed: false,
+        stop_at: None,
+        last_trouble: None,
+    };
+    server.run(wakes)
+}
+
+impl Server<'_> {
+    fn run(&mut self, wakes: &Receiver<()>) -> bool {
+        let mut client: Option<Client> = None;
+        let mut pause = CONNECT_PAUSES.0;
+        let mut failures = 0;
+        loop {
+            if self.is_over(client.is_some()) {
+                self.database.is_ready.store(false, Release);
+                return true;
+            }
+            let turn = match &mut client {
+                Some(client) => self.turn(client),
+                None => self.connect().map(|connected| {
+                    client = Some(connected);
+                    true
+                }),
+            };
+            match turn {
+                Ok(is_busy) => {
+                    self.database.is_ready.store(true, Release);
+                    self.last_trouble = None;
+                    (pause, failures) = (CONNECT_PAUSES.0, 0);
+                    if !is_busy {
+                        self.wait(wakes, self.next_due());
+                    }
+                }
+                Err(Trouble::Fatal(message)) => {
+                    self.database.is_ready.store(false, Release);
+                    self.say(Level::Error, &message);
+                    return false;
+                }
+                Err(trouble) => {
+                    self.database.is_ready.store(false, Release);
+                    self.note(&trouble);
+                    let is_unexpected = matches!(trouble, Trouble::Unexpected(_));
+                    if client.as_ref().is_some_and(|client| client.is_closed() || is_unexpected) {
+                        client = None;
+                    }
+                    failures += 1;
+                    if (self.shared.options.once || self.shared.options.drain) && failures > MAX_FAILURES {
+                        return false;
+                    }
+                    self.wait(wakes, Instant::now() + pause);
+                    pause = (pause * 2).min(CONNECT_PAUSES.1);
+                }
+            }
+        }
+    }
+
+    fn say(&self, level: Level, message: &str) {
+        log::say(level, Some(&self.name), message);
+    }
+
+    /// Says what is wrong, once.
+    fn note(&mut self, trouble: &Trouble) {
+        let message = trouble.to_string();
+        if self.last_trouble.as_ref() != Some(&message) {
+            self.say(Level::Warning, &message);
+            self.last_trouble = Some(message);
+        }
+    }
+
+    fn connect(&mut self) -> Result<Client, Trouble> {
+        let mut client = self.target.connect()?;
+        let terms = protocol::terms(&mut client)?;
+        self.engine = match self.shared.engine.on(terms, &self.shared.options) {
+            Ok(engine) => Some(engine),
+            Err(error) => return Err(Trouble::Fatal(error.to_string())),
+        };
+        self.database.connections.fetch_add(1, Relaxed);
+        self.say(Level::Info, &format!("connected as worker {}", self.shared.worker));
+        // Whether what is held is still ours is the first thing to know.
+        let now = Instant::now();
+        (self.extend_at, self.poll_at, self.heartbeat_at) = (now, now, now);
+        Ok(client)
+    }
+
+    /// Whether there is nothing left to do.
+    fn is_over(&mut self, is_connected: bool) -> bool {
+        let told = self.shared.stopping();
+        let is_idle = self.flight.len() == 0 && self.outcomes.is_empty();
+        if told > 0 {
+            let now = Instant::now();
+            let stop_at = *self.stop_at.get_or_insert(now + self.shared.options.grace);
+            let is_late = told > 1 || now >= stop_at;
+            // Without a connection, leases give back what is left.
+            return is_idle || (is_late && !is_connected);
+        }
+        let options = &self.shared.options;
+        let is_drained = options.drain && self.is_claimed_out && self.alone == Alone::No;
+        is_idle && ((options.once && self.has_claimed) || is_drained)
+    }
+
+    /// Does what there is to do. True: there may be more.
+    fn turn(&mut self, client: &mut Client) -> Result<bool, Trouble> {
+        let now = Instant::now();
+        self.take_events();
+        self.store(client)?;
+        if self.shared.stopping() > 0 {
+            self.stop(client)?;
+        }
+        if now >= self.extend_at {
+            self.extend(client)?;
+        }
+        if now >= self.poll_at {
+            self.poll_at = now + self.shared.options.poll_interval;
+            self.registered = protocol::models(client)?;
+            self.names = self.models.names(&self.registered);
+            let outlook = protocol::poll(client, &self.names, self.shared.options.types.as_deref())?;
+            if outlook.alone_due && self.alone == Alone::No {
+                self.alone = Alone::Wanted;
+            }
+            if let Some(due_in_s) = outlook.due_in_s
+                && let Ok(due_in) = Duration::try_from_secs_f64(due_in_s)
+            {
+                self.poll_at = self.poll_at.min(now + due_in.max(Duration::from_millis(50)));
+            }
+            self.is_claimed_out = false;
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT;
+            self.heartbeat(client)?;
+        }
+        let is_claiming = self.shared.stopping() == 0 && self.claim(client)?;
+        let is_fetching = self.fetch(client)?;
+        let Some(engine) = &self.engine else { return Ok(is_claiming) };
+        if engine.is_gone() {
+            let held = self.flight.held();
+            self.give_back(client, &held)?;
+            return Err(Trouble::Fatal("the engine has ended".to_owned()));
+        }
+        self.flight.hand_over(engine, &self.events.0);
+        Ok(is_claiming || is_fetching)
+    }
+
+    /// When there is something to do without being told.
+    fn next_due(&self) -> Instant {
+        let mut due = self.poll_at.min(self.extend_at).min(self.heartbeat_at);
+        if let Some(stop_at) = self.stop_at {
+            due = due.min(stop_at);
+        }
+        self.outcomes.iter().fold(due, |due, outcome| due.min(outcome.at))
+    }
+
+    /// Waits for an event, for somebody who wakes it, or until a moment.
+    fn wait(&mut self, wakes: &Receiver<()>, until: Instant) {
+        let patience = until.saturating_duration_since(Instant::now());
+        // Many may have been heard of since the last look.
+        let heard = |server: &mut Self| {
+            wakes.try_iter().for_each(drop);
+            server.is_claimed_out = false;
+        };
+        if !wakes.is_empty() {
+            return heard(self);
+        }
+        let events = if self.flight.len() > 0 { self.events.1.clone() } else { never() };
+        select! {
+            recv(wakes) -> _ => heard(self),
+            recv(events) -> event => self.first_event = event.ok(),
+            default(patience) => {}
+        }
+    }
+}

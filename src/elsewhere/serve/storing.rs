@@ -1,0 +1,180 @@
+//! What became of requests: noted when the engine, or the server, has said the last word, and stored as soon as the server takes it.
+//!
+//! Invariant: an outcome is kept until the server has taken it or said that the row is no longer ours.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use postgres::Client;
+use steadytext_engine::errand::{self, Prepared, Refusal, Report};
+
+use super::Server;
+use crate::flight::{Again, Ended, Spoiled, is_of_the_engine};
+use crate::log::Level;
+use crate::protocol::{self, Held, Stored};
+use crate::trouble::Trouble;
+
+/// Results that are stored at once, and their bytes.
+const MAX_STORED: usize = 64;
+const MAX_STORED_BYTES: usize = 8 << 20;
+/// How soon what could not be stored is tried again: first, and in the end.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// How a request has ended that is not stored yet.
+pub(super) enum Ending {
+    Report { bytes: Vec<u8>, is_answer: bool, again: Again },
+    Refused(Refusal),
+}
+
+/// A request that has ended.
+pub(super) struct Outcome {
+    pub(super) held: Held,
+    ending: Ending,
+    /// When it is tried to be stored.
+    pub(super) at: Instant,
+    pause: Duration,
+}
+
+impl Server<'_> {
+    pub(super) fn take_events(&mut self) {
+        while let Some(event) = self.first_event.take().or_else(|| self.events.1.try_recv().ok()) {
+            if let Some(ended) = self.flight.take(event) {
+                self.note_end(ended);
+            }
+        }
+        self.database.held.store(self.flight.len(), Relaxed);
+    }
+
+    /// Takes note of a row for which there is nothing more to be done.
+    pub(super) fn note_end(&mut self, ended: Ended) {
+        let Ended { held, report, again, spoiled } = ended;
+        if let Some(Spoiled { name, source, reason }) = spoiled {
+            self.say(
+                Level::Error,
+                &format!("{reason}; it is left alone for a minute, or until its file has changed"),
+            );
+            self.models.spoil(&name, &source);
+            self.names = self.models.names(&self.registered);
+        }
+        let report = match report {
+            Ok(report) => report,
+            Err(refusal) => return self.push(held, Ending::Refused(refusal)),
+        };
+        if is_of_the_engine(&report) {
+            // The lease gives it back.
+            return self.shared.free(1);
+        }
+        let is_answer = report.outputs.is_ok();
+        match errand::encode(&report) {
+            Ok(bytes) => self.push(held, Ending::Report { bytes, is_answer, again }),
+            Err(error) => {
+                let (message, code) = (error.to_string(), "XX000".to_owned());
+                self.push(held, Ending::Refused(Refusal { message, code, retry: false }));
+            }
+        }
+    }
+
+    pub(super) fn push(&mut self, held: Held, ending: Ending) {
+        self.outcomes.push_back(Outcome { held, ending, at: Instant::now(), pause: RETRY_PAUSES.0 });
+    }
+
+    /// Stores what is due.
+    pub(super) fn store(&mut self, client: &mut Client) -> Result<(), Trouble> {
+        loop {
+            let now = Instant::now();
+            let mut part: Vec<Outcome> = Vec::new();
+            let mut bytes = 0;
+            let mut kept = VecDeque::new();
+            while let Some(outcome) = self.outcomes.pop_front() {
+                let length = match &outcome.ending {
+                    Ending::Report { bytes, .. } => bytes.len(),
+                    Ending::Refused(refusal) => refusal.message.len(),
+                };
+                let fits = part.is_empty() || bytes + length <= MAX_STORED_BYTES;
+                if outcome.at <= now && part.len() < MAX_STORED && fits {
+                    bytes += length;
+                    part.push(outcome);
+                } else {
+                    kept.push_back(outcome);
+                }
+            }
+            self.outcomes = kept;
+            if part.is_empty() {
+                return Ok(());
+            }
+            let stored = self.send(client, &part);
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(error) => {
+                    // One that the server refuses as a whole must not hold up the others, nor the program.
+                    let is_lost = client.is_closed();
+                    for mut outcome in part {
+                        if !is_lost {
+                            outcome.at = now + outcome.pause;
+                            outcome.pause = (outcome.pause * 2).min(RETRY_PAUSES.1);
+                        }
+                        self.outcomes.push_back(outcome);
+                    }
+                    return Err(error);
+                }
+            };
+            for mut outcome in part {
+                match stored.get(&outcome.held.id) {
+                    Some(Stored::Done) => {
+                        let counter = match outcome.ending {
+                            Ending::Report { is_answer: true, .. } => &self.database.completed,
+                            _ => &self.database.failed,
+                        };
+                        counter.fetch_add(1, Relaxed);
+                        self.shared.free(1);
+                    }
+                    Some(Stored::More(more)) => self.go_on(outcome, more),
+                    Some(Stored::Lost) => {
+                        self.database.lost.fetch_add(1, Relaxed);
+                        self.shared.free(1);
+                    }
+                    Some(Stored::Locked | Stored::Refused) | None => {
+                        outcome.at = Instant::now() + outcome.pause;
+                        outcome.pause = (outcome.pause * 2).min(RETRY_PAUSES.1);
+                        self.outcomes.push_back(outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on with the next stage of a request.
+    fn go_on(&mut self, outcome: Outcome, more: &[u8]) {
+        let Outcome { held, ending, .. } = outcome;
+        let Ending::Report { bytes, again, .. } = ending else { return };
+        match (errand::decode(more), errand::decode::<Report>(&bytes)) {
+            (Ok(Prepared::Errand(errand)), Ok(report)) if !errand.works.is_empty() => {
+                self.flight.go_on(held, errand, again, report);
+            }
+            _ => {
+                let message = "the next stage cannot be read".to_owned();
+                self.push(held, Ending::Refused(Refusal { message, code: "08P01".to_owned(), retry: false }));
+            }
+        }
+    }
+
+    fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, Trouble> {
+        let worker = &self.shared.worker;
+        let (mut reports, mut refusals) = (Vec::new(), Vec::new());
+        for outcome in part {
+            match &outcome.ending {
+                Ending::Report { bytes, .. } => reports.push((outcome.held, bytes.as_slice())),
+                Ending::Refused(refusal) => refusals.push((outcome.held, refusal)),
+            }
+        }
+        let mut stored = HashMap::new();
+        if !reports.is_empty() {
+            stored.extend(protocol::report(client, worker, &reports)?);
+        }
+        if !refusals.is_empty() {
+            stored.extend(protocol::refuse(client, worker, &refusals)?);
+        }
+        Ok(stored)
+    }
+}

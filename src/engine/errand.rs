@@ -1,0 +1,174 @@
+//! Work that travels to an engine on another machine, and what comes back from there, as bytes.
+//!
+//! Whoever sends a request away has made it work for an engine already: the other side needs to know nothing of parameters, only
+//! models. The form of the bytes is that of this version of the crate, whose name stands before them; another version refuses
+//! them.
+//!
+//! Invariant: what arrives can be anything. What cannot be read is an error, and takes no more memory than its own length allows.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::memory::watched;
+use crate::{Error, Output, Work};
+
+/// What the form of the bytes depends on.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What takes the memory.
+const WHAT: &str = "a request on its way";
+
+/// The model that is wanted, in words that hold on any machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedModel {
+    /// Its name in requests.
+    pub name: String,
+    /// Its file below the directory of the models; `None` for the builtin model.
+    pub file: Option<String>,
+    /// What the content of its file must be, where that is known.
+    pub sha256: Option<[u8; 32]>,
+    /// How long its file must be, where only that is known.
+    pub bytes: Option<u64>,
+}
+
+/// A request, or one of its stages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Errand {
+    /// Which model does all of it.
+    pub model: WantedModel,
+    /// How many subtasks it has.
+    pub count: usize,
+    /// Those of them that come with it, at least one; the others come when they are asked for.
+    pub works: Vec<Work>,
+}
+
+/// Why something is not even tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What is wrong. Never contains a prompt.
+    pub message: String,
+    /// The five characters of the SQLSTATE.
+    pub code: String,
+    /// Whether it may be different later.
+    pub retry: bool,
+}
+
+/// What became of a row of the queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Prepared {
+    /// Work.
+    Errand(Errand),
+    /// Nothing that could be done.
+    Refused(Refusal),
+}
+
+/// Why an errand has no answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Trouble {
+    /// A subtask failed.
+    Failed {
+        /// Its number.
+        subtask: usize,
+        /// The engine's error.
+        error: Error,
+    },
+    /// The model cannot be had there.
+    Model(Refusal),
+}
+
+/// How an errand ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// The outputs of all subtasks, in their order.
+    pub outputs: Result<Vec<Output>, Trouble>,
+    /// Length of the prompts, where that is known.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the prompt that did not have to be computed.
+    pub cached_tokens: Option<u64>,
+    /// Milliseconds to the first token of a text.
+    pub first_token_ms: Option<u64>,
+}
+
+/// How many bytes something has on its way.
+///
+/// # Errors
+/// Those of [`encode`].
+pub fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, Error> {
+    postcard::experimental::serialized_size(value)
+        .map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
+}
+
+/// As bytes.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] for what has no such form, which nothing here has.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
+    postcard::to_allocvec(&(VERSION, value)).map_err(|_| Error::InvalidRequest("it has no form".to_owned()))
+}
+
+/// What the bytes say.
+///
+/// # Errors
+/// [`Error::InvalidRequest`] for bytes of another version and for what cannot be read; [`Error::OutOfMemory`].
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let invalid = |message: String| Error::InvalidRequest(message);
+    let (version, rest): (&str, &[u8]) = postcard::take_from_bytes(bytes)
+        .map_err(|_| invalid("what came from the other machine cannot be read".to_owned()))?;
+    if version != VERSION {
+        let shown: String = version.chars().take(16).collect();
+        return Err(invalid(format!("the other machine has version {shown}, not {VERSION}")));
+    }
+    match watched(WHAT, 2 * rest.len(), || postcard::take_from_bytes(rest))? {
+        Ok((value, [])) => Ok(value),
+        Ok(_) | Err(_) => Err(invalid("what came from the other machine cannot be read".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Errand, Prepared, Report, VERSION, WantedModel, decode, encode};
+    use crate::{Embed, Generate, Output, Work};
+
+    fn errand() -> Prepared {
+        let generate = Generate { prompt: "What?".into(), max_tokens: 3, ..Generate::default() };
+        let works = vec![Work::Generate(generate), Work::Embed(Embed::passage("text"))];
+        let model =
+            WantedModel { name: "m".into(), file: Some("m.gguf".into()), sha256: Some([7; 32]), bytes: None };
+        Prepared::Errand(Errand { model, count: 5, works })
+    }
+
+    #[test]
+    fn what_travels_arrives() {
+        let bytes = encode(&errand()).unwrap();
+        let Prepared::Errand(arrived) = decode(&bytes).unwrap() else { panic!() };
+        assert_eq!(arrived.model.file.as_deref(), Some("m.gguf"));
+        assert!(matches!(&arrived.works[..], [Work::Generate(how), Work::Embed(_)] if how.max_tokens == 3));
+        let vector = vec![0.1_f32, f32::MIN_POSITIVE, -1.5e-42];
+        let report = Report {
+            outputs: Ok(vec![Output::Embedding(vector.clone())]),
+            prompt_tokens: Some(4),
+            cached_tokens: None,
+            first_token_ms: None,
+        };
+        let arrived: Report = decode(&encode(&report).unwrap()).unwrap();
+        let Ok([Output::Embedding(arrived)]) = arrived.outputs.as_deref() else { panic!() };
+        let bits = |vector: &[f32]| vector.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(arrived), bits(&vector));
+    }
+
+    #[test]
+    fn bytes_of_another_version_and_spoiled_ones_are_refused() {
+        let bytes = encode(&errand()).unwrap();
+        let other = postcard::to_allocvec(&("1.2.3", errand())).unwrap();
+        assert!(decode::<Prepared>(&other).unwrap_err().to_string().contains("1.2.3"));
+        for length in 0..bytes.len() {
+            assert!(decode::<Prepared>(&bytes[..length]).is_err(), "{length}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(decode::<Prepared>(&longer).is_err());
+        // A count of elements that no bytes follow.
+        let mut head = postcard::to_allocvec(VERSION).unwrap();
+        head.extend([0xff; 9]);
+        assert!(decode::<Report>(&head).is_err());
+    }
+}

@@ -1,0 +1,275 @@
+//! The limits of steadytext_rate_limits: which of them bind a role, and whether it may ask for more.
+//!
+//! A limit binds the role that it names and each of its members, for whom it counts by itself: of all that bind a role the
+//! strictest one holds, for each kind. One without a name is everybody's. Superusers and members of steadytext_admin, who could
+//! change it, are bound by those only that name them.
+//!
+//! What binds whom is kept by each process until the extension's tables change, or roles do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use serde_json::json;
+
+use super::catalog_cache::{self, Installation, may_keep, read_as_owner};
+use super::error::PgError;
+use super::rate_counters::{self, Allowed, Exceeded};
+use super::spi::{self, Mode};
+use super::{catalog, pending, privilege, refusals, slots};
+
+/// Roles whose limits a process keeps.
+const MAX_RESOLVED: usize = 256;
+
+/// A row of steadytext_rate_limits.
+#[derive(Debug, Clone)]
+struct Rule {
+    /// `None`: everybody.
+    role: Option<pg_sys::Oid>,
+    limits: Limits,
+}
+
+/// What a role may do.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// In which time.
+    pub(crate) allowed: Allowed,
+    /// Requests of it that may be pending.
+    pub(crate) pending: Option<u64>,
+}
+
+impl Limits {
+    fn stricter(self, other: Limits) -> Limits {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        let each =
+            |a: [Option<u64>; 3], b: [Option<u64>; 3]| std::array::from_fn(|index| least(a[index], b[index]));
+        Limits {
+            allowed: Allowed {
+                requests: each(self.allowed.requests, other.allowed.requests),
+                tokens: each(self.allowed.tokens, other.allowed.tokens),
+            },
+            pending: least(self.pending, other.pending),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    /// The generation of the catalog cache that it is good for.
+    generation: Option<u64>,
+    rules: Rc<Vec<Rule>>,
+    resolved: HashMap<u32, Limits>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::default();
+    static ROLES_CHANGED: Cell<bool> = const { Cell::new(false) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Who asks, and for what is it counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// A row of the queue: it no longer counts when it is rolled back.
+    Row,
+    /// A call, which is worked on at once.
+    Call,
+}
+
+/// Counts requests of a role, unless they are more than it may ask for.
+///
+/// # Errors
+///
+/// 53400, with the seconds to wait; what reading the limits raises.
+pub(crate) fn admit(role: pg_sys::Oid, count: u64, asking: Asking) -> Result<(), PgError> {
+    let limits = limits_of(role)?;
+    if count == 0 || limits == Limits::default() {
+        return Ok(());
+    }
+    if let (Some(most), Asking::Row, Some(slot)) = (limits.pending, asking, slots::mine()) {
+        let pending = u64::try_from(pending::count(slot, role).own).unwrap_or(0);
+        if pending >= most {
+            let refusal = too_many_pending(role, most, pending);
+            refusals::note(role, "max_pending", refusal.code, &refusal.message);
+            return Err(refusal);
+        }
+    }
+    // What a vectorizer asks for at once is as much as fits, whatever the limit is.
+    let begun = slots::is_vectorizing();
+    rate_counters::charge(role, count, &limits.allowed, asking == Asking::Call, begun).map_err(|exceeded| {
+        let refusal = refusal(role, count, &exceeded);
+        let limit = format!("{}_per_{}", exceeded.what, exceeded.period.name);
+        refusals::note(role, &limit, refusal.code, &refusal.message);
+        refusal
+    })
+}
+
+/// Seconds until a role may ask for another request; `None` where it may at once. Where it never may, that is an hour.
+///
+/// # Errors
+///
+/// What reading the limits raises.
+pub(crate) fn wait_of(role: pg_sys::Oid) -> Result<Option<f64>, PgError> {
+    const NEVER: i64 = 3600;
+    let limits = limits_of(role)?;
+    if let (Some(most), Some(slot)) = (limits.pending, slots::mine())
+        && pending::count(slot, role).own >= i64::try_from(most).unwrap_or(i64::MAX)
+    {
+        return Ok(Some(1.0));
+    }
+    Ok(rate_counters::check(role, &limits.allowed).map(|exceeded| exceeded.wait_s.unwrap_or(NEVER) as f64))
+}
+
+/// What a role may do. Inside a transaction.
+///
+/// # Errors
+///
+/// 55000 if the extension is not installed.
+pub(crate) fn limits_of(role: pg_sys::Oid) -> Result<Limits, PgError> {
+    let rules = rules()?;
+    if rules.is_empty() || role == pg_sys::InvalidOid {
+        return Ok(Limits::default());
+    }
+    register();
+    if ROLES_CHANGED.replace(false) {
+        KNOWN.with_borrow_mut(|known| known.resolved.clear());
+    }
+    if let Some(limits) = KNOWN.with_borrow(|known| known.resolved.get(&role.to_u32()).copied()) {
+        return Ok(limits);
+    }
+    let governs = privilege::is_administrator(role);
+    let binds = |rule: &&Rule| match rule.role {
+        Some(of) if of == role => true,
+        Some(of) => !governs && privilege::is_member(role, of),
+        None => !governs,
+    };
+    let limits =
+        rules.iter().filter(binds).fold(Limits::default(), |limits, rule| limits.stricter(rule.limits));
+    if may_keep() {
+        KNOWN.with_borrow_mut(|known| {
+            if known.resolved.len() >= MAX_RESOLVED {
+                known.resolved.clear();
+            }
+            known.resolved.insert(role.to_u32(), limits);
+        });
+    }
+    Ok(limits)
+}
+
+fn rules() -> Result<Rc<Vec<Rule>>, PgError> {
+    let installation = catalog_cache::installation()?;
+    let generation = catalog_cache::generation();
+    let known =
+        KNOWN.with_borrow(|known| (known.generation == Some(generation)).then(|| Rc::clone(&known.rules)));
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let rules = Rc::new(read(&installation)?);
+    // What changed while it was read is of another generation.
+    if may_keep() && catalog_cache::generation() == generation {
+        KNOWN.set(Known { generation: Some(generation), rules: Rc::clone(&rules), resolved: HashMap::new() });
+    }
+    Ok(rules)
+}
+
+fn read(installation: &Installation) -> Result<Vec<Rule>, PgError> {
+    if installation.rate_limits == pg_sys::InvalidOid {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "select user_id::pg_catalog.oid, requests_per_minute, requests_per_hour, requests_per_day,
+                tokens_per_minute, tokens_per_hour, tokens_per_day, max_pending
+           from {}.steadytext_rate_limits",
+        installation.schema
+    );
+    read_as_owner(installation, || {
+        spi::query(&sql, vec![], Mode::ReadOnly, |row| {
+            let limit = |column| row.get::<i64>(column).map(|limit| u64::try_from(limit).unwrap_or(0));
+            Rule {
+                role: row.get(1),
+                limits: Limits {
+                    allowed: Allowed {
+                        requests: [limit(2), limit(3), limit(4)],
+                        tokens: [limit(5), limit(6), limit(7)],
+                    },
+                    pending: limit(8),
+                },
+            }
+        })
+    })
+}
+
+fn register() {
+    if !REGISTERED.replace(true) {
+        use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID};
+        for cache in [AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID] {
+            // SAFETY: the callback lives as long as the library; registered once per process.
+            unsafe {
+                pg_sys::CacheRegisterSyscacheCallback(
+                    cache as i32,
+                    Some(roles_changed),
+                    pg_sys::Datum::from(0),
+                );
+            }
+        }
+    }
+}
+
+/// Called in the middle of anything: it only notes what it heard.
+#[pg_guard]
+unsafe extern "C-unwind" fn roles_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    ROLES_CHANGED.set(true);
+}
+
+fn refusal(role: pg_sys::Oid, count: u64, exceeded: &Exceeded) -> PgError {
+    let Exceeded { what, period, allowed, used, own, wait_s } = *exceeded;
+    let name = catalog::role_name(role);
+    let message = match wait_s {
+        None if what == "requests" && allowed > 0 => {
+            format!(
+                "role \"{name}\" may ask for {allowed} requests per {}, and not for {count} at once",
+                period.name
+            )
+        }
+        None => format!("role \"{name}\" may use no {what}"),
+        Some(_) => format!("role \"{name}\" has used up its {allowed} {what} per {}", period.name),
+    };
+    let hint = match wait_s {
+        None if allowed > 0 => {
+            "Ask for fewer at a time, or let an administrator raise the limit with steadytext_set_limit()."
+                .to_owned()
+        }
+        None => "An administrator can raise the limit with steadytext_set_limit().".to_owned(),
+        Some(_) if own.saturating_add(count) > allowed => format!(
+            "This transaction alone has asked for {own} of them, which no longer count when it is rolled back. Ask for fewer at a time."
+        ),
+        Some(seconds) => format!(
+            "Try again in {seconds} seconds, or let an administrator raise the limit with steadytext_set_limit()."
+        ),
+    };
+    let detail = json!({
+        "limit": format!("{what}_per_{}", period.name),
+        "allowed": allowed,
+        "used": used,
+        "requested": count,
+        "retry_after_s": wait_s,
+    });
+    PgError::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+        .hint(hint)
+        .detail(detail.to_string())
+}
+
+fn too_many_pending(role: pg_sys::Oid, allowed: u64, used: u64) -> PgError {
+    let name = catalog::role_name(role);
+    let detail = json!({ "limit": "max_pending", "allowed": allowed, "used": used, "requested": 1, "retry_after_s": null });
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("role \"{name}\" may have {allowed} requests pending"),
+    )
+    .hint(
+        "Wait until some are answered, or let an administrator raise the limit with steadytext_set_limit().",
+    )
+    .detail(detail.to_string())
+}

@@ -1,0 +1,225 @@
+//! Requests and rights that were refused, on their way into the audit log.
+//!
+//! A refusal is an error, which rolls back whatever the same transaction could write about it. So it is noted here, in shared memory, and
+//! the worker writes it down.
+//!
+//! Refusals of the same role about the same thing are one entry with a count, until they are written; a role has a few entries at
+//! most, and a database some. What finds no place is counted.
+//!
+//! Invariant: everything here is guarded by the part's lock. No text of a request gets here: the messages that are noted have names and
+//! numbers only.
+
+use std::ffi::CStr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
+
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+
+use super::error::PgError;
+use super::shmem::{Content, Part, Slot};
+use super::{activity, catalog, privilege, slots};
+
+/// Entries of all databases, of one of them, and of one role in it.
+const ENTRIES: usize = 256;
+const ENTRIES_OF_DATABASE: usize = 128;
+const ENTRIES_OF_ROLE: usize = 8;
+/// What has this number of bytes in them, at most.
+const WHAT_BYTES: usize = 64;
+const MESSAGE_BYTES: usize = 256;
+
+/// The entries.
+#[repr(C)]
+pub(crate) struct Refusals {
+    entries: [Entry; ENTRIES],
+}
+
+// SAFETY: zeros are entries that are free.
+unsafe impl Content for Refusals {}
+
+pub(super) static TABLE: Part<Refusals> = Part::new();
+
+#[repr(C)]
+struct Entry {
+    /// 0: free.
+    database: AtomicU32,
+    role: AtomicU32,
+    /// An SQLSTATE, packed.
+    code: AtomicU32,
+    count: AtomicU64,
+    first: AtomicI64,
+    last: AtomicI64,
+    what: Text<WHAT_BYTES>,
+    message: Text<MESSAGE_BYTES>,
+}
+
+/// A short text; what is longer is cut.
+#[repr(C)]
+struct Text<const N: usize> {
+    length: AtomicU32,
+    bytes: [AtomicU8; N],
+}
+
+impl<const N: usize> Text<N> {
+    fn cut(text: &str) -> &str {
+        let mut end = text.len().min(N);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        &text[..end]
+    }
+
+    fn set(&self, text: &str) {
+        let text = Self::cut(text);
+        self.length.store(text.len() as u32, Relaxed);
+        self.bytes.iter().zip(text.bytes()).for_each(|(cell, byte)| cell.store(byte, Relaxed));
+    }
+
+    fn get(&self) -> String {
+        let length = self.length.load(Relaxed) as usize;
+        let bytes = self.bytes.iter().take(length).map(|cell| cell.load(Relaxed)).collect();
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+
+    fn is(&self, text: &str) -> bool {
+        let text = Self::cut(text);
+        self.length.load(Relaxed) as usize == text.len()
+            && self.bytes.iter().zip(text.bytes()).all(|(cell, byte)| cell.load(Relaxed) == byte)
+    }
+}
+
+/// What was refused.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    /// To whom.
+    pub(crate) role: pg_sys::Oid,
+    /// The limit, or `rights`.
+    pub(crate) what: String,
+    /// The SQLSTATE of the first error.
+    pub(crate) code: String,
+    /// Its message.
+    pub(crate) message: String,
+    /// How many there were.
+    pub(crate) count: u64,
+    /// When the first one was, and the last one, as TimestampTz.
+    pub(crate) first: i64,
+    /// See `first`.
+    pub(crate) last: i64,
+}
+
+/// Notes that a role was refused something. Nothing here can raise.
+pub(crate) fn note(role: pg_sys::Oid, what: &str, code: PgSqlErrorCode, message: &str) {
+    // A standby has nobody who could write it down.
+    let Some(slot) = slots::mine() else { return };
+    let (database, role, now) = (catalog::my_database().to_u32(), role.to_u32(), activity::now());
+    let noted = TABLE.with_lock(true, |table| {
+        let (mut of_database, mut of_role, mut free) = (0, 0, None);
+        for entry in &table.entries {
+            let of = entry.database.load(Relaxed);
+            if of == 0 {
+                free = free.or(Some(entry));
+            } else if of == database {
+                of_database += 1;
+                if entry.role.load(Relaxed) != role {
+                    continue;
+                }
+                if entry.what.is(what) {
+                    entry.count.fetch_add(1, Relaxed);
+                    entry.last.store(now, Relaxed);
+                    return true;
+                }
+                of_role += 1;
+            }
+        }
+        let Some(entry) = free.filter(|_| of_database < ENTRIES_OF_DATABASE && of_role < ENTRIES_OF_ROLE)
+        else {
+            return false;
+        };
+        entry.role.store(role, Relaxed);
+        entry.code.store((code as i32).cast_unsigned(), Relaxed);
+        entry.count.store(1, Relaxed);
+        entry.first.store(now, Relaxed);
+        entry.last.store(now, Relaxed);
+        entry.what.set(what);
+        entry.message.set(message);
+        entry.database.store(database, Relaxed);
+        true
+    });
+    match noted {
+        None => return,
+        Some(true) => {}
+        Some(false) => {
+            slot.refusals_dropped.fetch_add(1, Relaxed);
+        }
+    }
+    if !slot.refusals_wait.swap(true, AcqRel) {
+        slot.wake();
+    }
+}
+
+/// Whether there is something to be written down for the database of a slot.
+pub(crate) fn any(slot: &Slot) -> bool {
+    slot.refusals_wait.load(Acquire)
+}
+
+/// Takes out what was refused in the database of this process, and how much found no place.
+pub(crate) fn take(slot: &Slot) -> (Vec<Refusal>, u64) {
+    slot.refusals_wait.store(false, Release);
+    let database = catalog::my_database().to_u32();
+    let taken = TABLE.with_lock(true, |table| {
+        let of_database = |entry: &&Entry| entry.database.load(Relaxed) == database;
+        let entries = table.entries.iter().filter(of_database);
+        let refusals = entries.map(|entry| {
+            entry.database.store(0, Relaxed);
+            Refusal {
+                role: pg_sys::Oid::from(entry.role.load(Relaxed)),
+                what: entry.what.get(),
+                code: PgError::unpack(entry.code.load(Relaxed).cast_signed()),
+                message: entry.message.get(),
+                count: entry.count.load(Relaxed),
+                first: entry.first.load(Relaxed),
+                last: entry.last.load(Relaxed),
+            }
+        });
+        refusals.collect()
+    });
+    (taken.unwrap_or_default(), slot.refusals_dropped.swap(0, Relaxed))
+}
+
+static mut PREVIOUS_LOG: pg_sys::emit_log_hook_type = None;
+
+/// Installs the hook that sees errors about rights. Only while shared_preload_libraries is processed.
+pub(super) fn install() {
+    // SAFETY: called once by the postmaster while it loads libraries; the hook is chained.
+    unsafe {
+        PREVIOUS_LOG = pg_sys::emit_log_hook;
+        pg_sys::emit_log_hook = Some(see_error);
+    }
+}
+
+/// PostgreSQL checks most rights itself; what it says about those on the extension's objects is noted. Called for whatever goes into the
+/// server's log.
+unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
+    // SAFETY: PostgreSQL passes an error that is alive during the call; the previous hook is a valid function of another library.
+    unsafe {
+        if let Some(previous) = PREVIOUS_LOG {
+            previous(error);
+        }
+        let denied = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
+        if (*error).sqlerrcode != denied as i32
+            || (*error).elevel != PgLogLevel::ERROR as i32
+            || (*error).message.is_null()
+        {
+            return;
+        }
+        // What others raise in functions of their own may have any text in it.
+        let from = |name: *const core::ffi::c_char| if name.is_null() { c"" } else { CStr::from_ptr(name) };
+        let is_of_postgres = [c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"]
+            .contains(&from((*error).funcname));
+        let message = CStr::from_ptr((*error).message).to_string_lossy();
+        let is_ours = message.starts_with("must be owner of vectorizer \"")
+            || (message.starts_with("prompt \"") && message.ends_with("\" belongs to another role"));
+        if (is_of_postgres && message.contains("steadytext")) || is_ours {
+            note(privilege::current_user(), "rights", denied, &message);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Models as workers on other machines know them: by a name, a file below their own directory, and its checksum.
+//!
+//! Invariant: a model is chosen as the server's own worker would choose it. Only where its row is there and its file is not, or
+//! is not meant to be, nothing is looked at: the file is somebody else's.
+
+use std::fs::Metadata;
+use std::path::Path;
+
+use pgrx::prelude::*;
+use steadytext_engine::errand::WantedModel;
+use steadytext_engine::{ModelIdentity, ModelSource};
+
+use super::{Resolved, Task, Wanted, defaults, is_file_there, resolve, row};
+use crate::pg::catalog_cache::{Model, Models};
+use crate::pg::error::PgError;
+use crate::pg::guc;
+use crate::pg::model_checksums;
+
+/// The model of a request, for a worker elsewhere.
+///
+/// # Errors
+///
+/// Those of [`resolve`], but for a file that is not here.
+pub(crate) fn resolve_elsewhere(
+    task: Task,
+    wanted: Wanted<'_>,
+    models: &Models,
+) -> Result<Resolved, PgError> {
+    defaults::as_the_worker(|| {
+        let name = match wanted {
+            Wanted::Named(name) | Wanted::Remembered(name) => Some(name.to_owned()),
+            Wanted::Default => defaults::of(task, models)?.map(|default| default.name),
+        };
+        let row = name.as_deref().and_then(|name| row(name, models));
+        match row.filter(|row| row.task == task.name()) {
+            Some(row) if row.is_elsewhere() || !is_file_there(&row.file) => Ok(Resolved::elsewhere(row)),
+            _ => resolve(task, wanted, models),
+        }
+    })
+}
+
+/// The names of the models that requests get which name none, by the numbers of the tasks; `None` where there is none.
+pub(crate) fn default_names(models: &Models) -> [Option<String>; 3] {
+    Task::ALL.map(|task| {
+        let resolved = resolve_elsewhere(task, Wanted::Default, models).ok()?;
+        Some(resolved.name().to_owned())
+    })
+}
+
+/// Refuses a model that is only elsewhere.
+///
+/// # Errors
+///
+/// 0A000.
+pub(super) fn refuse_elsewhere(model: &Model) -> Result<(), PgError> {
+    if !model.is_elsewhere() {
+        return Ok(());
+    }
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("model \"{}\" is computed by workers elsewhere only", model.name),
+    )
+    .hint("Ask through the queue: steadytext_generate_async() and the other functions whose names end so. Placement of the model in steadytext_models says where it is computed."))
+}
+
+impl Resolved {
+    /// In words that hold on any machine.
+    pub(crate) fn wanted_model(&self) -> WantedModel {
+        let file = match &self.source {
+            ModelSource::Builtin => {
+                let sha256 = Some(ModelIdentity::builtin().hash);
+                return WantedModel { name: self.name().to_owned(), file: None, sha256, bytes: None };
+            }
+            ModelSource::File(path) => path,
+        };
+        // What the file here holds, where nobody has written down what it must hold.
+        let sha256 = self.sha256().or_else(|| model_checksums::of(&self.source));
+        // To hash it takes too long here. Another length is another file at least.
+        let is_here = sha256.is_none() && (file.is_absolute() || file.starts_with(guc::model_dir()));
+        let metadata = is_here.then(|| file.metadata().ok()).flatten();
+        let bytes = metadata.filter(Metadata::is_file).map(|metadata| metadata.len());
+        WantedModel { name: self.name().to_owned(), file: Some(below_model_dir(file)), sha256, bytes }
+    }
+}
+
+/// A path as it is written below the directory of the models; of others, the name alone.
+fn below_model_dir(path: &Path) -> String {
+    let directory = guc::model_dir();
+    let relative = if path.is_relative() && !path.starts_with(&directory) {
+        Some(path)
+    } else {
+        path.strip_prefix(&directory).ok()
+    };
+    let name = || path.file_name().map(Path::new).unwrap_or(path);
+    relative.unwrap_or_else(name).to_string_lossy().into_owned()
+}
