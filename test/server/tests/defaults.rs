@@ -20,6 +20,8 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "temperature" => TEMPERATURE.to_string(),
         "eos_string" => EOS_STRING.to_owned(),
         "use_cache" => USE_CACHE.to_string(),
+        // NULL: as before.
+        "truncate" if function.contains("alter_vectorizer") => return None,
         "truncate" => TRUNCATE.to_string(),
         "return_scores" => RETURN_SCORES.to_string(),
         // What is made of whole tables gives way to what somebody waits for.

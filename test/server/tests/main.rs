@@ -56,6 +56,7 @@ mod statistics;
 mod summaries;
 mod sync;
 mod transactions;
+mod vectorizer_processes;
 mod vectorizers;
 mod verbs;
 mod wake;
