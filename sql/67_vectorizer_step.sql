@@ -232,6 +232,9 @@ begin
     if not found then
         return false;
     end if;
+    if v_definition.kind = 'enrichment' then
+        return steadytext.enrichment_step(p_id, p_look);
+    end if;
     select * into v_statements from steadytext.vectorizer_statements(p_id);
     insert into @extschema@.steadytext_vectorizer_state (vectorizer_id, scan)
     values (p_id, case when v_definition.enqueue_existing then 'source' end)

@@ -8,7 +8,7 @@ as $$
 declare
     v_id uuid;
 begin
-    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null;
+    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null and v.kind = 'vectorizer';
     if v_id is null then
         raise exception 'vectorizer "%" does not exist', left(p_name, 100)
             using errcode = 'undefined_object', hint = 'The view steadytext_vectorizer_status shows yours.';

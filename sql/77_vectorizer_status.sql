@@ -53,7 +53,7 @@ begin
         select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
-        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        where d.kind = 'vectorizer' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
         select * into v_place from steadytext.vectorizer_place(v.id);
@@ -144,7 +144,7 @@ comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How 
 comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all; it is tried again by itself';
 comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
 
-create function steadytext.vectorizer_errors()
+create function steadytext.vectorizer_errors(p_kind text)
 returns table (name text, key jsonb, error text, error_code text, failed_at timestamptz)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -157,7 +157,7 @@ begin
     for v in
         select d.id, d.name
         from @extschema@.steadytext_vectorizers as d
-        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        where d.kind = p_kind and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
         select * into v_place from steadytext.vectorizer_place(v.id);
@@ -174,10 +174,10 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.vectorizer_errors() is 'The rows of steadytext_vectorizer_errors';
+comment on function steadytext.vectorizer_errors(text) is 'The rows of steadytext_vectorizer_errors, or those of enrichments';
 
 create view @extschema@.steadytext_vectorizer_errors with (security_barrier) as
-select e.* from steadytext.vectorizer_errors() as e;
+select e.* from steadytext.vectorizer_errors('vectorizer') as e;
 comment on view @extschema@.steadytext_vectorizer_errors is
     'Rows of your vectorized tables that have no vector, and why; all of them for administrators';
 comment on column @extschema@.steadytext_vectorizer_errors.name is 'Name of the vectorizer';

@@ -15,6 +15,7 @@ mod context;
 mod details;
 mod diagnose;
 mod enqueue;
+mod enrichments;
 #[cfg(feature = "exchange")]
 mod exchange;
 #[cfg(not(feature = "exchange"))]
