@@ -6,7 +6,7 @@
 
 create table @extschema@.steadytext_vectorizers (
     id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_vectorizers_pkey primary key,
-    name text not null constraint steadytext_vectorizers_name_key unique,
+    name text not null,
     kind text not null default 'vectorizer',
     owner_role steadytext.role_id not null default steadytext.current_role_id(),
     source text not null,
@@ -30,13 +30,14 @@ create table @extschema@.steadytext_vectorizers (
     enqueue_existing boolean not null default true,
     replaces uuid,
     created_at timestamptz not null default pg_catalog.now(),
-    updated_at timestamptz not null default pg_catalog.now()
+    updated_at timestamptz not null default pg_catalog.now(),
+    constraint steadytext_vectorizers_name_key unique (name, kind)
 );
 comment on table @extschema@.steadytext_vectorizers is
-    'Definitions of vectorizers: columns whose embeddings are kept up to date';
+    'Definitions of vectorizers and enrichments: columns that are kept up to date with embeddings, or with what a model makes of them';
 comment on column @extschema@.steadytext_vectorizers.id is
     'Number of the definition, by which its triggers and its work know it; another one after steadytext_alter_vectorizer()';
-comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique in the database';
+comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique among those of its kind in the database';
 comment on column @extschema@.steadytext_vectorizers.kind is 'What is made of a row: vectorizer, or enrichment';
 comment on column @extschema@.steadytext_vectorizers.owner_role is
     'The role that owns the source; vectors are written with its rights, whatever these are at the time';

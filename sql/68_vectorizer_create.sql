@@ -274,7 +274,7 @@ begin
     if source is null then
         raise exception 'source cannot be null' using errcode = 'null_value_not_allowed';
     end if;
-    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name) then
+    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'vectorizer') then
         if if_not_exists then
             raise notice 'vectorizer "%" already exists, skipping', v_name using errcode = 'duplicate_object';
             return v_name;

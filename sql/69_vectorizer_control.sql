@@ -179,7 +179,7 @@ declare
     v_suffix text := '_next';
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
-    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name) then
+    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'vectorizer') then
         raise exception 'vectorizer "%" already exists', left(new_name, 100)
             using errcode = 'duplicate_object', hint = 'Give another name.';
     end if;

@@ -63,12 +63,12 @@ begin
     join pg_namespace as n on n.oid = c.relnamespace
     where c.oid = source;
     v_name := coalesce(name, v_table.relname || '_' || target_column);
-    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name) then
-        if if_not_exists and exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'enrichment') then
+    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'enrichment') then
+        if if_not_exists then
             raise notice 'enrichment "%" already exists, skipping', v_name using errcode = 'duplicate_object';
             return v_name;
         end if;
-        raise exception 'enrichment or vectorizer "%" already exists', v_name
+        raise exception 'enrichment "%" already exists', v_name
             using errcode = 'duplicate_object', hint = 'Give another name, or if_not_exists => true.';
     end if;
     if v_table.relkind is null or v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then

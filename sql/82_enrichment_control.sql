@@ -151,8 +151,8 @@ begin
     -- A step that is under way ends first.
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     v_before := steadytext.enrichment_digest(v_id);
-    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name) then
-        raise exception 'enrichment or vectorizer "%" already exists', left(new_name, 100)
+    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'enrichment') then
+        raise exception 'enrichment "%" already exists', left(new_name, 100)
             using errcode = 'duplicate_object', hint = 'Give another name.';
     end if;
     if num_nonnulls(prompt, request_type, params, model) > 0 then

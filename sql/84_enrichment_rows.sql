@@ -153,10 +153,22 @@ as $$
             decode(e.row ->> 'was', 'hex') as was, e.row ->> 'prompt' as prompt
         from jsonb_array_elements(p_rows) with ordinality as e(row, n)
     ),
+    -- A row whose key has changed brings a value that was made. Its former key is among these, or the row of that key is gone.
+    doubtful as materialized (
+        select r.key from read as r
+        union
+        select b.keys -> 0 -> 'key' from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id
+        union
+        (select w.key from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = p_id and w.key is not null
+        order by w.id
+        limit 500)
+    ),
     known as materialized (
         select o.*
-        from read as r
-        join @extschema@.steadytext_enrichment_rows as o on o.enrichment_id = p_id and o.key = r.key
+        from doubtful as k
+        join @extschema@.steadytext_enrichment_rows as o on o.enrichment_id = p_id and o.key = k.key
+        where not o.is_kept and exists (select from read as r where r.was is not null)
     ),
     judged as (
         select r.*,
@@ -174,7 +186,7 @@ as $$
                         order by g.content_hash = r.hash and g.made_by = d.digest desc
                         limit 1)
                         union all
-                        select h.content_hash, h.made_by from known as h where h.value_hash = r.was and not h.is_kept
+                        select h.content_hash, h.made_by from known as h where h.value_hash = r.was
                     ) as p
                     having count(*) > 0), 'keep')
                 -- The definition was altered, perhaps to other columns: what was made goes, and what was not made stays.
@@ -190,7 +202,8 @@ as $$
             end as verdict
         from read as r
         cross join (select steadytext.enrichment_digest(p_id) as digest) as d
-        left join known as o on o.key = r.key and o.gone_at is null
+        left join @extschema@.steadytext_enrichment_rows as o
+            on o.enrichment_id = p_id and o.key = r.key and o.gone_at is null
     )
     select case
             when j.verdict <> 'make' then j.verdict

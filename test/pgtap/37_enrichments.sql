@@ -1,6 +1,6 @@
 -- Enrichments: definitions and their checks, what is noted and judged, statements, rights. What becomes of it: test/server/tests/enrichments.rs.
 \ir setup.psql
-select plan(96);
+select plan(94);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
