@@ -256,7 +256,7 @@ begin
         if v_signature is distinct from v_state.signature then
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
-                scan = case when s.scan = 'all' then 'all' when v_state.signature is not null then 'source' else s.scan end,
+                scan = case when s.scan = 'all' then 'all' when v_state.signature is not null or v_definition.enqueue_existing then 'source' end,
                 scan_after = null
             where s.vectorizer_id = p_id;
             return true;

@@ -189,10 +189,7 @@ declare
     v_forced boolean;
 begin
     select * into v_statements from steadytext.enrichment_statements(p_id);
-    insert into @extschema@.steadytext_vectorizer_state (vectorizer_id, scan, is_indexed)
-    select p_id, case when v.enqueue_existing then 'source' else 'mark' end, true
-    from @extschema@.steadytext_vectorizers as v where v.id = p_id
-    on conflict do nothing;
+    insert into @extschema@.steadytext_vectorizer_state (vectorizer_id) values (p_id) on conflict do nothing;
     select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
     if v_statements.problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
@@ -206,11 +203,18 @@ begin
     if p_look or v_state.signature is null then
         v_signature := steadytext.vectorizer_signature(v_statements.source);
         if v_signature is distinct from v_state.signature then
+            -- The first one is the beginning, though steps before it may have failed.
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
-                scan = case when s.scan in ('all', 'mark') then s.scan when v_state.signature is not null then 'source' else s.scan end,
+                is_indexed = true,
+                scan = case
+                    when s.scan in ('all', 'mark') then s.scan
+                    when v_state.signature is not null or v.enqueue_existing then 'source'
+                    else 'mark'
+                end,
                 scan_after = null
-            where s.vectorizer_id = p_id;
+            from @extschema@.steadytext_vectorizers as v
+            where s.vectorizer_id = p_id and v.id = p_id;
             return true;
         end if;
     end if;

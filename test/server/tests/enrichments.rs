@@ -183,7 +183,9 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
         wait_until("three quarters are done", || done.load(Ordering::SeqCst) > all * 3 / 4);
         cluster.crash(session.worker_pid(), Signal::KILL);
         session = cluster.session("postgres");
-        session.run("alter table plain rename column body to text; alter table plain rename column text to body");
+        session.run(
+            "alter table plain rename column body to text; alter table plain rename column text to body",
+        );
     });
     // Whatever was truncated last.
     session.run(
@@ -196,8 +198,13 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
         "{:?}",
         session.list::<String>("select format('%s', e) from steadytext_enrichment_errors as e")
     );
-    assert_eq!(session.list::<String>("select format('%s', e) from steadytext_enrichment_errors as e"), Vec::<String>::new());
-    assert!(session.one::<i64>("select count(*) from plain where summary is not null and label is not null") > 0);
+    assert_eq!(
+        session.list::<String>("select format('%s', e) from steadytext_enrichment_errors as e"),
+        Vec::<String>::new()
+    );
+    assert!(
+        session.one::<i64>("select count(*) from plain where summary is not null and label is not null") > 0
+    );
     // Nothing is left in the queue, and nothing remembered of rows that are not there.
     assert_eq!(session.one::<i64>("select count(*) from steadytext_queue"), 0);
     assert_eq!(
@@ -251,8 +258,16 @@ fn each_type_of_request_fills_a_column_with_what_its_call_gives() {
         ("short", "steadytext_summarize_text(body, max_words => 5)"),
     ] {
         let same: bool = session.one(&format!("select bool_and({column} is not distinct from {call} and {column} is not null) from t where id < 3"));
-        assert!(same, "{column}: {:?}", session.list::<String>(&format!("select format('%s / %s', {column}, {call}) from t where id < 3")));
-        assert!(session.one::<bool>(&format!("select bool_and({column} is null) from t where id > 2")), "{column} of blank rows");
+        assert!(
+            same,
+            "{column}: {:?}",
+            session
+                .list::<String>(&format!("select format('%s / %s', {column}, {call}) from t where id < 3"))
+        );
+        assert!(
+            session.one::<bool>(&format!("select bool_and({column} is null) from t where id > 2")),
+            "{column} of blank rows"
+        );
     }
     assert!(session.one::<bool>("select bool_and((doc ->> 'n')::int between 0 and 9 and jsonb_array_length(scores) = 2) from t where id < 3"));
 }
@@ -266,7 +281,8 @@ fn what_somebody_writes_is_kept_until_the_row_changes() {
          select steadytext_create_enrichment('t', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"]}')",
     );
     rest(&mut session);
-    let kinds = |session: &mut Session| session.list::<String>("select coalesce(kind, '-') from t order by id");
+    let kinds =
+        |session: &mut Session| session.list::<String>("select coalesce(kind, '-') from t order by id");
     let seen = kinds(&mut session);
     assert_eq!(seen[0], "mine", "a value that was there");
     assert!(["a", "b"].contains(&seen[1].as_str()), "{seen:?}");
@@ -297,7 +313,13 @@ fn rows_that_are_there_wait_if_that_is_said_and_others_do_not() {
     session.run(
         "create table t (id int primary key, body text);
          insert into t select i, 'there ' || i from generate_series(1, 2500) as i;
+         create table first (id int primary key, body text);
+         insert into first values (1, 'there');
          begin;
+         select steadytext_create_enrichment('first', 'good', '$body', 'if');
+         select steadytext_create_vectorizer('first', array['body'], target_column => 'vector');
+         -- What is done first may fail.
+         select steadytext.note_vectorizer_trouble(v.id, 'somebody has the table locked', '55P03') from steadytext_vectorizers as v;
          select steadytext_create_enrichment('t', 'good', '$body', 'if', enqueue_existing => false);
          insert into t values (0, 'new');
          update t set body = 'changed' where id = 7;
@@ -305,6 +327,7 @@ fn rows_that_are_there_wait_if_that_is_said_and_others_do_not() {
     );
     rest(&mut session);
     assert_eq!(session.list::<i32>("select id from t where good is not null order by id"), [0, 7]);
+    assert!(session.one::<bool>("select good is not null and vector is not null from first"));
     // Nor do they begin when the table is written anew.
     session.run("vacuum full t");
     rest(&mut session);
@@ -326,14 +349,19 @@ fn a_row_that_cannot_have_its_value_is_told_and_stops_no_other() {
     );
     rest(&mut session);
     let codes = session.list::<String>("select distinct error_code from steadytext_enrichment_errors where key ->> 'id' in ('3', '4', '100') order by 1");
-    assert!(codes.contains(&"P0001".to_owned()) && codes.contains(&"09000".to_owned()) && codes.len() == 3, "{codes:?}");
+    assert!(
+        codes.contains(&"P0001".to_owned()) && codes.contains(&"09000".to_owned()) && codes.len() == 3,
+        "{codes:?}"
+    );
     let others: Vec<String> = session.list("select distinct error_code from steadytext_enrichment_errors where key ->> 'id' not in ('3', '4', '100')");
     assert!(others.iter().all(|code| code == "23514"), "{others:?}");
     // Each of the others has a value that fits, or has failed for it.
     assert!(session.one::<bool>(
         "select bool_and((t.kind is not null) <> exists (select from steadytext_enrichment_errors as e where e.key ->> 'id' = t.id::text)) from t"
     ));
-    session.run("drop trigger refuse on t; drop trigger swallow on t; alter table t drop constraint t_kind_check");
+    session.run(
+        "drop trigger refuse on t; drop trigger swallow on t; alter table t drop constraint t_kind_check",
+    );
     let failed: i64 = session.one("select count(*) from steadytext_enrichment_errors");
     assert_eq!(session.one::<i64>("select steadytext_retry_enrichment('t_kind')"), failed);
     rest(&mut session);
@@ -390,7 +418,9 @@ fn a_dump_keeps_values_and_nothing_is_asked_again() {
     assert_eq!(restored.one::<String>("select category from renamed where id = 3"), "by hand");
     restored.run("update renamed set text = 'changed' where id = 1; delete from parted");
     rest(&mut restored);
-    assert!(restored.one::<bool>("select good = steadytext_if('Is \"changed\" good?') from renamed where id = 1"));
+    assert!(
+        restored.one::<bool>("select good = steadytext_if('Is \"changed\" good?') from renamed where id = 1")
+    );
 }
 
 #[test]
@@ -403,13 +433,17 @@ fn requests_of_enrichments_give_way_and_fill_the_engine() {
     );
     let mut most = 0;
     wait_until("many rows are asked about at once", || {
-        most = most.max(session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'"));
+        most =
+            most.max(session.one::<i64>("select count(*) from steadytext_queue where status = 'processing'"));
         most >= 16
     });
     // Whoever asks meanwhile comes first.
     let id = session.generate("What is a page?", "");
     session.answer(id);
-    assert!(session.one::<bool>("select exists (select from t where answer is null)"), "it was not asked after all others");
+    assert!(
+        session.one::<bool>("select exists (select from t where answer is null)"),
+        "it was not asked after all others"
+    );
     // No transaction is open while the model computes.
     assert_eq!(
         session.one::<i64>(
@@ -419,7 +453,8 @@ fn requests_of_enrichments_give_way_and_fill_the_engine() {
     );
     session.run("select steadytext_drop_enrichment('t_answer')");
     wait_until("what was asked is cancelled", || {
-        session.one("select not exists (select from steadytext_queue where status in ('pending', 'processing'))")
+        session
+            .one("select not exists (select from steadytext_queue where status in ('pending', 'processing'))")
     });
 }
 
