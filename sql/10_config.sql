@@ -35,6 +35,8 @@ as $$
             'Pending requests of one role at most; administrators are only bound by max_queue_size'),
         ('max_batch_size', 'integer', 1, 100000, '1000',
             'Elements at most in one call of a batch function'),
+        ('max_vectorizers_per_role', 'integer', 0, 1000000, '100',
+            'Vectorizers of one role at most; superusers may make more for it'),
         ('max_prompt_bytes', 'integer', 1, 268435456, '1048576',
             'Length of one prompt at most, in bytes'),
         ('max_retries', 'integer', 0, 100, '3',

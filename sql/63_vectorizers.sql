@@ -28,6 +28,7 @@ create table @extschema@.steadytext_vectorizers (
     priority integer not null default 2,
     is_paused boolean not null default false,
     enqueue_existing boolean not null default true,
+    truncate boolean not null default false,
     replaces uuid,
     created_at timestamptz not null default pg_catalog.now(),
     updated_at timestamptz not null default pg_catalog.now(),
@@ -69,6 +70,8 @@ comment on column @extschema@.steadytext_vectorizers.revision is 'Of an enrichme
 comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests that are made of its work, 1 to 10';
 comment on column @extschema@.steadytext_vectorizers.is_paused is 'Changes are noted, and nothing is done about them';
 comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'Rows that were there before it are embedded, too';
+comment on column @extschema@.steadytext_vectorizers.truncate is
+    'A text that is too long for the model is cut at its end; otherwise its row fails';
 comment on column @extschema@.steadytext_vectorizers.replaces is
     'The definition whose place it takes as soon as its vectors are whole; NULL for all others. Searches pass over definitions that have this';
 comment on column @extschema@.steadytext_vectorizers.created_at is 'When it was made';
@@ -82,6 +85,8 @@ create table @extschema@.steadytext_vectorizer_work (
     id bigint generated always as identity constraint steadytext_vectorizer_work_pkey primary key,
     vectorizer_id uuid not null,
     key jsonb,
+    keys json,
+    key_count integer not null default 1,
     is_forced boolean not null default false,
     noted_at timestamptz not null default pg_catalog.now(),
     run_after timestamptz
@@ -91,7 +96,10 @@ comment on table @extschema@.steadytext_vectorizer_work is
 comment on column @extschema@.steadytext_vectorizer_work.id is 'In the order in which changes were noted';
 comment on column @extschema@.steadytext_vectorizer_work.vectorizer_id is 'The definition';
 comment on column @extschema@.steadytext_vectorizer_work.key is
-    'Values of the key columns as an array, in the order of the key; NULL: the whole table is to be compared with its vectors';
+    'Values of the key columns as an array, in the order of the key; NULL, and keys as well: the whole table is to be compared with its vectors';
+comment on column @extschema@.steadytext_vectorizer_work.keys is
+    'Keys of many rows in one, as an array of such arrays: what a statement notes that changes many rows; NULL in others';
+comment on column @extschema@.steadytext_vectorizer_work.key_count is 'How many keys there are in keys; 1 in others';
 comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'It is embedded even if its text is the one that was embedded before';
 comment on column @extschema@.steadytext_vectorizer_work.noted_at is 'Start of the transaction that changed the row';
 comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Not before then: it was tried, and something was in the way';
@@ -127,13 +135,13 @@ create table @extschema@.steadytext_vectorizer_failures (
     constraint steadytext_vectorizer_failures_pkey primary key (vectorizer_id, key)
 );
 comment on table @extschema@.steadytext_vectorizer_failures is
-    'Rows that have no vector, and why: until their text changes, or somebody has them tried again';
+    'Rows that have no vector, and why: until their text changes, or somebody has them tried again. Those that have nothing to embed are here, too';
 comment on column @extschema@.steadytext_vectorizer_failures.vectorizer_id is 'The definition';
 comment on column @extschema@.steadytext_vectorizer_failures.key is 'Values of the key columns as an array';
 comment on column @extschema@.steadytext_vectorizer_failures.content_hash is
     'SHA-256 of the columns that would have been embedded, or NULL where they were not read';
 comment on column @extschema@.steadytext_vectorizer_failures.error is 'What went wrong';
-comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 22004 where there was nothing to embed';
+comment on column @extschema@.steadytext_vectorizer_failures.error_code is 'Its SQLSTATE; 00000 where there was nothing to embed, which is no error';
 comment on column @extschema@.steadytext_vectorizer_failures.failed_at is 'When it was tried last';
 comment on constraint steadytext_vectorizer_failures_pkey on @extschema@.steadytext_vectorizer_failures is 'One row per row of the source';
 
@@ -150,7 +158,10 @@ create table @extschema@.steadytext_vectorizer_state (
     measured_at timestamptz,
     measured_total bigint not null default 0,
     problem text,
-    retry_at timestamptz
+    retry_at timestamptz,
+    is_ready boolean not null default false,
+    slow_until timestamptz,
+    overruns integer not null default 0
 );
 comment on table @extschema@.steadytext_vectorizer_state is 'How far each vectorizer is; kept by the worker';
 comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'The definition';
@@ -171,7 +182,28 @@ comment on column @extschema@.steadytext_vectorizer_state.measured_total is 'emb
 comment on column @extschema@.steadytext_vectorizer_state.problem is
     'Why nothing is done for the vectorizer as a whole; NULL: nothing is wrong';
 comment on column @extschema@.steadytext_vectorizer_state.retry_at is 'Nothing is tried before then, as something was in the way';
+comment on column @extschema@.steadytext_vectorizer_state.is_ready is
+    'All vectors are there: the patient process makes the index, or has it take the place of the one before';
+comment on column @extschema@.steadytext_vectorizer_state.slow_until is
+    'Until then it is the patient process that works for it, as a step has taken too long; NULL: none has';
+comment on column @extschema@.steadytext_vectorizer_state.overruns is
+    'Steps that took too long, one after another; the next one is waited for twice as long';
 comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
+
+-- Of roles and not of definitions, which their owners drop and make anew. Nobody but the processes reads or writes it, and it is in no dump.
+create table @extschema@.steadytext_vectorizer_offenders (
+    owner oid constraint steadytext_vectorizer_offenders_pkey primary key,
+    overruns integer not null,
+    slow_until timestamptz not null,
+    retry_at timestamptz not null
+);
+comment on table @extschema@.steadytext_vectorizer_offenders is
+    'Roles with vectorizers whose steps did not end when their time was over, so that the process had to be ended';
+comment on column @extschema@.steadytext_vectorizer_offenders.owner is 'The role';
+comment on column @extschema@.steadytext_vectorizer_offenders.overruns is 'How often that has happened, one time after another';
+comment on column @extschema@.steadytext_vectorizer_offenders.slow_until is 'Until then all its vectorizers are the patient process''s';
+comment on column @extschema@.steadytext_vectorizer_offenders.retry_at is 'None of them is tried before then';
+comment on constraint steadytext_vectorizer_offenders_pkey on @extschema@.steadytext_vectorizer_offenders is 'One row per role';
 
 -- Everybody who may enqueue sees the definitions, as the catalogs show tables to everybody: a search by another role needs
 -- them. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.

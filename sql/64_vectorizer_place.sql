@@ -1,7 +1,7 @@
 -- How a definition is tied to its tables: triggers that note what changes, and that are read to find the tables again.
 --
 -- On the source there are three. The first fires for rows that come and go; its list of columns, which PostgreSQL keeps up
--- to date, says which columns are the key, which are embedded, and which one holds the vector. The second fires for rows that change, whatever the statement
+-- to date, says which columns are the key, which are embedded, and which two hold the vector and what it was made from. The second fires for rows that change, whatever the statement
 -- says it changes: triggers of the user's may change more. The third one fires when the table is emptied. On the table of the vectors there is one,
 -- for when that is emptied. Row triggers are what PostgreSQL gives to partitions, now and later, and what logical replication fires.
 
@@ -26,6 +26,7 @@ create function steadytext.vectorizer_place(
     out key_types text[],
     out source_columns text[],
     out target_column text,
+    out hash_column text,
     out destination regclass,
     out problem text
 )
@@ -78,6 +79,7 @@ begin
         key_types := v_types[1 : v_keys];
         source_columns := v_columns[v_keys + 1 : v_keys + v_embedded];
         target_column := v_columns[v_keys + v_embedded + 1];
+        hash_column := v_columns[v_keys + v_embedded + 2];
         if v_link.tgenabled in ('D', 'R') then
             problem := format('the triggers of table %s are disabled', source);
         end if;

@@ -25,6 +25,26 @@ end
 $$;
 comment on function steadytext.base_type(oid) is 'The type that a domain is made of; another type is its own';
 
+create function steadytext.is_named_object(p_type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select steadytext.base_type(p_type) = any (array['regclass', 'regtype', 'regproc', 'regprocedure', 'regoper', 'regoperator', 'regrole',
+        'regnamespace', 'regconfig', 'regdictionary', 'regcollation']::regtype[]::oid[])
+$$;
+comment on function steadytext.is_named_object(oid) is
+    'Whether values of a type are numbers of objects that are written as their names, which depend on the search path: keys have the numbers';
+
+create function steadytext.key_cast(p_name text, p_type oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when steadytext.is_named_object(p_type) then 'pg_catalog.oid::' else '' end || p_name
+$$;
+comment on function steadytext.key_cast(text, oid) is 'What a text of the JSON array is cast to, to be a value of a key; called for statements of vectorizers';
+
 create function steadytext.key_element(p_value text, p_type oid)
 returns text
 language sql stable
@@ -34,6 +54,8 @@ as $$
         when steadytext.base_type(p_type) = any (array['int2', 'int4', 'int8', 'numeric', 'float4', 'float8', 'bool', 'date',
             'timestamp', 'timestamptz']::regtype[]::oid[])
         then format('%s::%s', p_value, format_type(steadytext.base_type(p_type), null))
+        when steadytext.is_named_object(p_type)
+        then format('pg_catalog.format(''%%s'', %s::pg_catalog.oid)', p_value)
         else format('pg_catalog.format(''%%s'', %s)', p_value)
     end
 $$;
@@ -129,6 +151,7 @@ declare
     v_vector text;
     v_vector_schema text;
     v_quoted text[];
+    v_own text[];
 begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     select p.* into v_place from steadytext.vectorizer_place(p_id) as p;
@@ -181,7 +204,7 @@ begin
             || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as destination_behind
     into v_keys
     from (
-        select u.name, u.n, u.type, a.atttypid as oid
+        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid
         from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
         join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
     ) as k;
@@ -190,6 +213,15 @@ begin
         string_agg(format('s.%I::pg_catalog.text', c.name), ', ' order by c.n))
     into v_hash
     from unnest(v_place.source_columns) with ordinality as c(name, n);
+    -- Beside a vector in a column of the source there is a hash of what it was made from and of the vector itself, and that of the model: a vector that
+    -- somebody else has written, or that was left where the text has changed, is not taken for one of ours.
+    v_own := array(
+        select format(
+            'coalesce(s.%1$I is not null and pg_catalog.substr(s.%2$I, 1, 32) operator(pg_catalog.=)
+                pg_catalog.sha256(pg_catalog.decode(%4$s, ''hex'') operator(pg_catalog.||) %3$I.vector_send(s.%1$I)), false)',
+            v_place.target_column, v_place.hash_column, v_vector_schema, h.hash)
+        from unnest(case when is_column then array['g.hash', 'h.hash'] else '{}' end) with ordinality as h(hash, n)
+        order by h.n);
     select format('pg_catalog.concat_ws(E''\n\n'', %s)', string_agg(format('s.%I::pg_catalog.text', c.name), ', ' order by c.n))
     into v_text
     from unnest(v_place.source_columns, v_definition.columns) with ordinality as c(name, given, n)
@@ -247,7 +279,7 @@ begin
             ) as s on true
         ) as r$read$,
         v_keys.of_parsed, v_keys.parsed, v_source,
-        case when is_column then 'false' else format(
+        case when is_column then v_own[1] else format(
             $same$exists (select from %s as d where %s and d.content_hash operator(pg_catalog.=) pg_catalog.decode(g.hash, 'hex'))$same$,
             v_destination, v_keys.destination_match) end,
         v_hash, v_formatted, v_chunks, v_keys.source_match);
@@ -273,10 +305,11 @@ begin
                 cross join lateral (select e.key) as k
             ),
             held as materialized (
-                select x.n from keys as x join %1$s as s on %4$s where s.%2$I is not null for no key update of s skip locked
+                select x.n from keys as x join %1$s as s on %4$s where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0
+                for no key update of s skip locked
             ),
             gone as (
-                update %1$s as s set %2$I = null
+                update %1$s as s set %2$I = null, %5$I = null
                 from keys as x
                 join held as h on h.n operator(pg_catalog.=) x.n
                 where %4$s
@@ -285,8 +318,8 @@ begin
             select pg_catalog.jsonb_agg(x.n)
             from keys as x
             join %1$s as s on %4$s
-            where s.%2$I is not null and not exists (select from gone as g where g.n operator(pg_catalog.=) x.n)$blank$,
-            v_source, v_place.target_column, v_keys.parsed, v_keys.source_match);
+            where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0 and not exists (select from gone as g where g.n operator(pg_catalog.=) x.n)$blank$,
+            v_source, v_place.target_column, v_keys.parsed, v_keys.source_match, v_place.hash_column);
         lockable := format(
             $lockable$with held as (
                 select x.n
@@ -322,7 +355,10 @@ begin
                 for no key update of s skip locked
             ),
             done as (
-                update %2$s as s set %5$I = v.vector
+                update %2$s as s set
+                    %5$I = v.vector::%7$s,
+                    %6$I = pg_catalog.sha256(pg_catalog.decode(x.hash, 'hex') operator(pg_catalog.||) %8$I.vector_send(v.vector::%7$s))
+                        operator(pg_catalog.||) pg_catalog.decode($1 operator(pg_catalog.->>) 'model', 'hex')
                 from items as x
                 join held as h on h.n operator(pg_catalog.=) x.n
                 join vectors as v on v.n operator(pg_catalog.=) h.first
@@ -330,7 +366,7 @@ begin
                 returning x.n
             )
             select pg_catalog.jsonb_agg(d.n) from done as d$write$,
-            v_keys.parsed, v_source, v_keys.source_match, v_hash, v_place.target_column);
+            v_keys.parsed, v_source, v_keys.source_match, v_hash, v_place.target_column, v_place.hash_column, v_vector, v_vector_schema);
     else
         delete_vectors := format(
             $delete$with gone as (
@@ -400,7 +436,7 @@ begin
             cross join lateral (select %6$s as hash) as h
         ) as f$scan$,
         v_keys.of_source,
-        case when is_column then format('s.%I is not null', v_place.target_column) else format(
+        case when is_column then v_own[2] else format(
             $same$exists (select from %s as d where %s and d.content_hash operator(pg_catalog.=) pg_catalog.decode(h.hash, 'hex'))$same$,
             v_destination, v_keys.both_match) end,
         v_keys.source_order, v_source, w.condition, v_hash) order by w.n)

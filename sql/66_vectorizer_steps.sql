@@ -11,19 +11,19 @@ as 'MODULE_PATHNAME', 'run_as_wrapper';
 comment on function steadytext.run_as(oid, text, jsonb) is
     'Runs a statement with the rights of a role, restricted as PostgreSQL restricts maintenance; only in the process that works for vectorizers';
 
-create function steadytext.lift_step_limit()
+create function steadytext.extend_step_limit(seconds integer)
 returns void
-language c volatile
-as 'MODULE_PATHNAME', 'lift_step_limit_wrapper';
-comment on function steadytext.lift_step_limit() is
-    'Lets the rest of a step take as long as it takes: an index is made in one piece';
+language c volatile strict
+as 'MODULE_PATHNAME', 'extend_step_limit_wrapper';
+comment on function steadytext.extend_step_limit(integer) is
+    'Gives the rest of a step another limit: an index is made in one piece';
 
 create function steadytext.renew_step_limit()
-returns void
+returns boolean
 language c volatile
 as 'MODULE_PATHNAME', 'renew_step_limit_wrapper';
 comment on function steadytext.renew_step_limit() is
-    'Gives the parts of a step that has taken too long a few seconds each';
+    'Gives the parts of a step that has taken too long a few seconds each; false, and does not, in the process whose steps are short: another one begins it anew';
 
 create function steadytext.wake_vectorizers()
 returns trigger
@@ -35,14 +35,26 @@ create trigger wake_vectorizers after insert or update or delete on @extschema@.
 comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'What is asked for by a definition is begun at once';
 alter table @extschema@.steadytext_vectorizers enable always trigger wake_vectorizers;
 
-create function steadytext.vectorizers_due(p_look boolean)
-returns table (id uuid)
+create function steadytext.is_for_patient_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
+returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(p_is_ready, false) or coalesce(p_slow_until > clock_timestamp(), false)
+        or exists (select from @extschema@.steadytext_vectorizer_offenders as o where o.owner = p_owner and o.slow_until > clock_timestamp())
+$$;
+comment on function steadytext.is_for_patient_process(boolean, timestamptz, oid) is
+    'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state and by its owner';
+
+create function steadytext.vectorizers_due(p_look boolean, p_patient boolean)
+returns table (id uuid, owner oid)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if p_look then
+    if p_look and not p_patient then
+        delete from @extschema@.steadytext_vectorizer_offenders as o where o.slow_until < clock_timestamp() - interval '1 day';
         -- What is left of definitions that are gone.
         delete from @extschema@.steadytext_vectorizer_work as w
         where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = w.vectorizer_id);
@@ -57,10 +69,14 @@ begin
             or r.gone_at < now() - interval '1 hour';
     end if;
     return query
-    select v.id
+    select v.id, v.owner_role::oid
     from @extschema@.steadytext_vectorizers as v
     left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
     where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp())
+        and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_patient
+        and not exists (
+            select from @extschema@.steadytext_vectorizer_offenders as o
+            where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
         and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null
             or exists (
                 select from @extschema@.steadytext_vectorizer_batches as b
@@ -72,47 +88,91 @@ begin
     order by random();
 end
 $$;
-comment on function steadytext.vectorizers_due(boolean) is
-    'Protocol: vectorizers for which something may be done now; p_look: all of them, as something may have happened that nobody noted';
+comment on function steadytext.vectorizers_due(boolean, boolean) is
+    'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_patient: those of the patient process';
 
-create function steadytext.vectorizers_outlook()
-returns table (any_left boolean, waits boolean, due_in double precision)
+create function steadytext.vectorizers_outlook(p_patient boolean)
+returns table (any_left boolean, waits boolean, due_in double precision, hands_over boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- The prompt process is there as long as there are vectorizers, the other one as long as one is its.
     return query
-    select exists (select from @extschema@.steadytext_vectorizers),
-        exists (select from @extschema@.steadytext_vectorizer_batches),
-        date_part('epoch', least(
-            (select min(w.run_after) from @extschema@.steadytext_vectorizer_work as w where w.run_after is not null),
-            (select min(s.retry_at) from @extschema@.steadytext_vectorizer_state as s where s.retry_at > clock_timestamp()))
-            - clock_timestamp());
+    select case when p_patient then coalesce(l.patient, false) else l.any_left end, coalesce(l.waits, false),
+        date_part('epoch', least(l.retry_at, l.changes_at,
+            (select min(w.run_after) from @extschema@.steadytext_vectorizer_work as w where w.run_after is not null))
+            - clock_timestamp()),
+        coalesce(case when p_patient then l.prompt else l.patient end, false)
+    from (
+        select count(*) > 0 as any_left,
+            bool_or(o.is_patient) as patient, bool_or(not o.is_patient) as prompt,
+            bool_or(exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = o.id))
+                filter (where o.is_patient = p_patient) as waits,
+            min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_patient = p_patient) as retry_at,
+            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_patient) as changes_at
+        from (
+            select v.id, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
+                not v.is_paused and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_patient
+            from @extschema@.steadytext_vectorizers as v
+            left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
+            left join @extschema@.steadytext_vectorizer_offenders as o on o.owner = v.owner_role::oid
+        ) as o
+    ) as l;
 end
 $$;
-comment on function steadytext.vectorizers_outlook() is
-    'Protocol: whether there is any vectorizer, whether requests of vectorizers are under way, and in how many seconds something is tried again';
+comment on function steadytext.vectorizers_outlook(boolean) is
+    'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again, and whether there are any for the other process';
 
-create function steadytext.note_vectorizer_trouble(p_id uuid, p_message text, p_code text)
+create function steadytext.note_vectorizer_trouble(p_id uuid, p_message text, p_code text, p_patient boolean)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id, problem, retry_at)
-    values (p_id, left(p_message, 2000), clock_timestamp() + interval '1 second')
-    on conflict (vectorizer_id) do update set
+    insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id)
+    select v.id from @extschema@.steadytext_vectorizers as v where v.id = p_id
+    on conflict do nothing;
+    if p_code is null then
+        insert into @extschema@.steadytext_vectorizer_offenders as o (owner, overruns, slow_until, retry_at)
+        select v.owner_role::oid, 1, clock_timestamp() + interval '10 minutes', clock_timestamp() + interval '30 seconds'
+        from @extschema@.steadytext_vectorizers as v
+        where v.id = p_id
+        on conflict (owner) do update set
+            overruns = least(o.overruns + 1, 20),
+            slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ o.overruns, interval '1 day'),
+            retry_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ o.overruns, interval '6 hours');
+    end if;
+    if coalesce(p_code, '57014') = '57014' then
+        -- The patient process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
+        -- twice as long after each time.
+        update @extschema@.steadytext_vectorizer_state as s set
+            overruns = least(c.overruns + 1, 20),
+            problem = case when p_code is null or p_patient then left(p_message, 2000) else s.problem end,
+            retry_at = case when p_code is null or p_patient
+                then clock_timestamp() + least(interval '30 seconds' * 2 ^ c.overruns, interval '6 hours') end,
+            slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ c.overruns, interval '1 day'),
+            is_ready = s.is_ready and p_patient
+        from (
+            select o.vectorizer_id, case when o.slow_until > clock_timestamp() - interval '1 day' then o.overruns else 0 end as overruns
+            from @extschema@.steadytext_vectorizer_state as o
+        ) as c
+        where s.vectorizer_id = p_id and c.vectorizer_id = p_id;
+        return;
+    end if;
+    update @extschema@.steadytext_vectorizer_state as s set
         -- A lock, or a server that is full, is no problem of the vectorizer's.
-        problem = case when steadytext.is_transient(p_code) then s.problem else excluded.problem end,
+        problem = case when steadytext.is_transient(p_code) then s.problem else left(p_message, 2000) end,
         retry_at = clock_timestamp() + case
             when not steadytext.is_transient(p_code) then interval '30 seconds'
             when exists (select from @extschema@.steadytext_vectorizers as v where v.id = p_id and v.replaces is not null) then interval '5 seconds'
             else interval '1 second'
-        end;
+        end
+    where s.vectorizer_id = p_id;
 end
 $$;
-comment on function steadytext.note_vectorizer_trouble(uuid, text, text) is
-    'Protocol: a step has failed as a whole; it is tried again later, and others go on';
+comment on function steadytext.note_vectorizer_trouble(uuid, text, text, boolean) is
+    'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
 
 create function steadytext.note_vectorizer_failure(p_id uuid, p_item jsonb, p_message text, p_code text)
 returns void
@@ -164,7 +224,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_most integer := least(255, steadytext.config_integer('max_batch_size') - 1);
+    v_most integer := least(511, steadytext.config_integer('max_batch_size') - 1);
     v_limit integer := steadytext.config_integer('max_batch_size') - 1;
     v_definition record;
     v_item jsonb;
@@ -196,7 +256,8 @@ begin
             -- The first text is always the same one: its vector says which model it was.
             insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
             values ('batch_embed', array['pg_steadytext'] || v_texts,
-                jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false)), v_definition.priority,
+                jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false,
+                    'truncate', case when v_definition.truncate then true end)), v_definition.priority,
                 'vectorizer ' || v_definition.name, v_definition.owner_role)
             returning request_id into v_request;
             insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
@@ -217,13 +278,12 @@ end
 $$;
 comment on function steadytext.make_vectorizer_batches(uuid, jsonb, oid) is 'Makes requests of the texts of rows; called by the steps';
 
-create function steadytext.read_vectorizer_rows(p_id uuid, p_keys jsonb)
+create function steadytext.read_vectorizer_rows(p_id uuid, p_statements record, p_keys jsonb)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
     v_ranges integer[] := array[1, jsonb_array_length(p_keys)];
     v_from integer;
     v_to integer;
@@ -234,7 +294,6 @@ declare
     v_message text;
     v_code text;
 begin
-    select * into v_statements from steadytext.vectorizer_statements(p_id);
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -242,15 +301,15 @@ begin
         from jsonb_array_elements(p_keys) with ordinality as e(element, n)
         where e.n between v_from and v_to;
         begin
-            v_rows := coalesce(steadytext.run_as(v_statements.owner, v_statements.read_rows, v_part), '[]');
+            v_rows := coalesce(steadytext.run_as(p_statements.owner, p_statements.read_rows, v_part), '[]');
             -- What is gone, or has nothing to embed any more, has no vector.
             select jsonb_agg(r.row -> 'key') into v_part
             from jsonb_array_elements(v_rows) as r(row)
             where not (r.row -> 'found')::boolean
                 or not (r.row -> 'same')::boolean and coalesce(jsonb_typeof(r.row -> 'chunks'), 'null') <> 'array';
             if v_part is not null then
-                v_locked := steadytext.run_as(v_statements.owner, v_statements.blank_vectors, v_part);
-                if v_statements.is_column then
+                v_locked := steadytext.run_as(p_statements.owner, p_statements.blank_vectors, v_part);
+                if p_statements.is_column then
                     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
                     select p_id, v_part -> (l.n::integer - 1), clock_timestamp() + interval '2 seconds'
                     from jsonb_array_elements(v_locked) as l(n);
@@ -259,7 +318,7 @@ begin
             delete from @extschema@.steadytext_vectorizer_failures as f
             using jsonb_array_elements(v_rows) as r(row)
             where f.vectorizer_id = p_id and f.key = r.row -> 'key';
-            perform steadytext.note_vectorizer_failure(p_id, r.row, 'there is nothing to embed', '22004')
+            perform steadytext.note_vectorizer_failure(p_id, r.row, 'there is nothing to embed', '00000')
             from jsonb_array_elements(v_rows) as r(row)
             where (r.row -> 'found')::boolean and not (r.row -> 'same')::boolean
                 and coalesce(jsonb_typeof(r.row -> 'chunks'), 'null') <> 'array';
@@ -267,7 +326,7 @@ begin
             from jsonb_array_elements(v_rows) with ordinality as r(row, n)
             where jsonb_typeof(r.row -> 'chunks') = 'array';
             if v_rows is not null then
-                perform steadytext.make_vectorizer_batches(p_id, v_rows, v_statements.owner);
+                perform steadytext.make_vectorizer_batches(p_id, v_rows, p_statements.owner);
             end if;
             v_ranges := v_ranges[3 :];
         exception when others or query_canceled or assert_failure then
@@ -278,8 +337,8 @@ begin
             end if;
             -- What waits for a lock once may do so for each half.
             perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' then
-                perform steadytext.renew_step_limit();
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
             end if;
             if v_from = v_to then
                 perform steadytext.put_vectorizer_row_aside(p_id, p_keys -> (v_from - 1), v_message, v_code);
@@ -301,16 +360,15 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.read_vectorizer_rows(uuid, jsonb) is
+comment on function steadytext.read_vectorizer_rows(uuid, record, jsonb) is
     'Reads rows by their keys and makes requests of them; what is wrong with one of them becomes its failure. Called by the steps';
 
-create function steadytext.write_vectors(p_id uuid, p_items jsonb, p_request uuid, p_model bytea)
+create function steadytext.write_vectors(p_id uuid, p_statements record, p_items jsonb, p_request uuid, p_model bytea)
 returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
     v_ranges integer[] := array[1, jsonb_array_length(p_items)];
     v_from integer;
     v_to integer;
@@ -323,7 +381,6 @@ declare
     v_message text;
     v_code text;
 begin
-    select * into v_statements from steadytext.vectorizer_statements(p_id);
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -331,11 +388,11 @@ begin
         from jsonb_array_elements(p_items) with ordinality as e(element, n)
         where e.n between v_from and v_to;
         begin
-            if v_statements.is_column then
-                v_done := steadytext.run_as(v_statements.owner, v_statements.write_vectors,
-                    jsonb_build_object('items', v_part, 'request', p_request));
+            if p_statements.is_column then
+                v_done := steadytext.run_as(p_statements.owner, p_statements.write_vectors,
+                    jsonb_build_object('items', v_part, 'request', p_request, 'model', encode(p_model, 'hex')));
                 v_written := v_written + coalesce(jsonb_array_length(v_done), 0);
-                v_left := steadytext.run_as(v_statements.owner, v_statements.present, v_part);
+                v_left := steadytext.run_as(p_statements.owner, p_statements.present, v_part);
                 select jsonb_agg(v_part -> (l.n - 1)) into v_left
                 from (
                     select n::integer from jsonb_array_elements(v_left) as l(n)
@@ -343,7 +400,7 @@ begin
                 ) as l;
                 if v_left is not null then
                     -- Either somebody has the row locked, or a trigger has kept the vector out without an error.
-                    v_present := coalesce(steadytext.run_as(v_statements.owner, v_statements.lockable, v_left), '[]');
+                    v_present := coalesce(steadytext.run_as(p_statements.owner, p_statements.lockable, v_left), '[]');
                     perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the vector from being written', '09000')
                     from jsonb_array_elements(v_left) with ordinality as l(item, n)
                     where v_present @> to_jsonb(l.n);
@@ -353,13 +410,13 @@ begin
                     where not v_present @> to_jsonb(l.n);
                 end if;
             else
-                v_present := steadytext.run_as(v_statements.owner, v_statements.present, v_part);
+                v_present := steadytext.run_as(p_statements.owner, p_statements.present, v_part);
                 select jsonb_agg(v_part -> (n::integer - 1)), jsonb_agg(v_part -> (n::integer - 1) -> 'key')
                 into v_part, v_left
                 from jsonb_array_elements(v_present) as p(n);
                 if v_part is not null then
-                    perform steadytext.run_as(v_statements.owner, v_statements.delete_vectors, v_left);
-                    perform steadytext.run_as(v_statements.owner, v_statements.write_vectors,
+                    perform steadytext.run_as(p_statements.owner, p_statements.delete_vectors, v_left);
+                    perform steadytext.run_as(p_statements.owner, p_statements.write_vectors,
                         jsonb_build_object('items', v_part, 'request', p_request, 'model', encode(p_model, 'hex')));
                     v_written := v_written + jsonb_array_length(v_part);
                 end if;
@@ -371,8 +428,8 @@ begin
                 raise;
             end if;
             perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' then
-                perform steadytext.renew_step_limit();
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
             end if;
             if v_from = v_to then
                 perform steadytext.put_vectorizer_row_aside(p_id, p_items -> (v_from - 1), v_message, v_code);
@@ -395,5 +452,5 @@ begin
     return v_written;
 end
 $$;
-comment on function steadytext.write_vectors(uuid, jsonb, uuid, bytea) is
+comment on function steadytext.write_vectors(uuid, record, jsonb, uuid, bytea) is
     'Writes vectors for rows whose text is still the one that was embedded; what is wrong with one of them becomes its failure. Called by the steps';

@@ -81,7 +81,7 @@ begin
                 where s.vectorizer_id = p_id;
                 v_pause := interval '1 minute';
             else
-                v_written := steadytext.write_vectors(p_id, v_batch.keys, v_batch.request_id, v_model);
+                v_written := steadytext.write_vectors(p_id, p_statements, v_batch.keys, v_batch.request_id, v_model);
                 update @extschema@.steadytext_vectorizer_state as s set
                     embedded_total = s.embedded_total + v_written,
                     model_hash = v_model,
@@ -155,17 +155,21 @@ begin
     if v_state.scan = 'destination' then
         v_found := steadytext.run_as(p_statements.owner,
             p_statements.scan_destination[case when v_state.scan_after is null then 1 else 2 end], v_state.scan_after);
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
-        select p_id, k.key from jsonb_array_elements(nullif(v_found -> 'keys', 'null')) as k(key);
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count)
+        select p_id, json_agg(k.key order by k.n), count(*)
+        from jsonb_array_elements(nullif(v_found -> 'keys', 'null')) with ordinality as k(key, n)
+        group by (k.n - 1) / 250;
     else
         v_found := steadytext.run_as(p_statements.owner,
             p_statements.scan_source[case when v_state.scan_after is null then 1 else 2 end], v_state.scan_after);
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
-        select p_id, r.row -> 0, v_state.scan = 'all'
-        from jsonb_array_elements(nullif(v_found -> case when v_state.scan = 'all' then 'all' else 'rows' end, 'null')) as r(row)
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced)
+        select p_id, json_agg(r.row -> 0 order by r.n), count(*), v_state.scan = 'all'
+        from jsonb_array_elements(nullif(v_found -> case when v_state.scan = 'all' then 'all' else 'rows' end, 'null'))
+            with ordinality as r(row, n)
         where v_state.scan = 'all' or not exists (
             select from @extschema@.steadytext_vectorizer_failures as f
-            where f.vectorizer_id = p_id and f.key = r.row -> 0 and f.content_hash = decode(r.row ->> 1, 'hex'));
+            where f.vectorizer_id = p_id and f.key = r.row -> 0 and f.content_hash = decode(r.row ->> 1, 'hex'))
+        group by (r.n - 1) / 250;
     end if;
     v_full := case v_state.scan when 'destination' then 2000 else 1000 end;
     if (v_found ->> 'count')::integer < v_full then
@@ -187,23 +191,39 @@ returns jsonb
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    with taken as (
+    with oldest as (
+        select o.id, o.key_count, sum(o.key_count) over (order by o.id) as upto
+        from (
+            select w.id, w.key_count
+            from @extschema@.steadytext_vectorizer_work as w
+            where w.vectorizer_id = p_id and num_nonnulls(w.key, w.keys) > 0 and (w.run_after is null or w.run_after <= clock_timestamp())
+            order by w.id
+            limit 500
+        ) as o
+    ),
+    taken as (
         delete from @extschema@.steadytext_vectorizer_work as w
         where w.id = any (array(
-            select o.id from @extschema@.steadytext_vectorizer_work as o
-            where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
-            order by o.id
-            limit 250
+            select h.id from @extschema@.steadytext_vectorizer_work as h
+            where h.id = any (array(select o.id from oldest as o where o.upto <= 500 or o.upto = o.key_count))
             for update skip locked))
-        returning w.key, w.is_forced
+        returning w.key, w.keys, w.is_forced
     )
     select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced))
-    from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t
+    from (
+        select k.key, bool_or(k.is_forced) as is_forced
+        from (
+            select n.key, n.is_forced from taken as n where n.key is not null
+            union all
+            select e.key::jsonb, n.is_forced from taken as n cross join json_array_elements(n.keys) as e(key) where n.keys is not null
+        ) as k
+        group by k.key
+    ) as t
 $$;
 comment on function steadytext.take_vectorizer_work(uuid) is
     'Takes out the oldest notes of a vectorizer, each key once; NULL: there are none. Called by the steps';
 
-create function steadytext.vectorizer_step(p_id uuid, p_look boolean)
+create function steadytext.vectorizer_step(p_id uuid, p_look boolean, p_patient boolean)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -233,13 +253,17 @@ begin
         return false;
     end if;
     if v_definition.kind = 'enrichment' then
-        return steadytext.enrichment_step(p_id, p_look);
+        return steadytext.enrichment_step(p_id, p_look, p_patient);
     end if;
     select * into v_statements from steadytext.vectorizer_statements(p_id);
     insert into @extschema@.steadytext_vectorizer_state (vectorizer_id, scan)
     values (p_id, case when v_definition.enqueue_existing then 'source' end)
     on conflict do nothing;
-    select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    -- The other process may be at it.
+    select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
+    if not found or steadytext.is_for_patient_process(v_state.is_ready, v_state.slow_until, v_definition.owner) <> p_patient then
+        return false;
+    end if;
     if v_statements.problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
             problem = v_statements.problem, retry_at = clock_timestamp() + interval '5 seconds'
@@ -266,9 +290,9 @@ begin
     from @extschema@.steadytext_vectorizer_batches as b
     left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
     where b.vectorizer_id = p_id;
-    select count(*) into v_noted
+    select coalesce(sum(w.key_count), 0) into v_noted
     from (
-        select from @extschema@.steadytext_vectorizer_work as w
+        select w.key_count from @extschema@.steadytext_vectorizer_work as w
         where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
         limit 500
     ) as w;
@@ -278,12 +302,19 @@ begin
             select from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and w.id <= v_state.scan_until)
     then
+        if not p_patient and (v_definition.replaces is not null or v_statements.make_index is not null) then
+            update @extschema@.steadytext_vectorizer_state as s set is_ready = true where s.vectorizer_id = p_id;
+            return true;
+        end if;
+        -- An hour, and four times as long after each time that it was not enough.
+        perform steadytext.extend_step_limit(least(3600 * 4 ^ least(v_state.overruns, 5), 86400)::integer);
         if not v_state.is_indexed then
             if v_statements.make_index is not null then
-                perform steadytext.lift_step_limit();
                 perform steadytext.run_as(v_statements.owner, v_statements.make_index, null);
             end if;
-            update @extschema@.steadytext_vectorizer_state as s set is_indexed = true where s.vectorizer_id = p_id;
+            update @extschema@.steadytext_vectorizer_state as s set
+                is_indexed = true, is_ready = v_definition.replaces is not null, overruns = 0
+            where s.vectorizer_id = p_id;
             return true;
         end if;
         -- It takes the table for a moment, and whoever waits for it meanwhile waits no longer than this.
@@ -296,7 +327,7 @@ begin
     if v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
         v_keys := steadytext.take_vectorizer_work(p_id);
         if v_keys is not null then
-            perform steadytext.read_vectorizer_rows(p_id, v_keys);
+            perform steadytext.read_vectorizer_rows(p_id, v_statements, v_keys);
             return true;
         end if;
     end if;
@@ -306,7 +337,7 @@ begin
     -- What somebody has asked for about the table as a whole.
     with taken as (
         delete from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = p_id and w.key is null
+        where w.vectorizer_id = p_id and w.key is null and w.keys is null
         returning w.is_forced
     )
     select bool_or(t.is_forced) into v_forced from taken as t;
@@ -324,5 +355,5 @@ begin
     return false;
 end
 $$;
-comment on function steadytext.vectorizer_step(uuid, boolean) is
-    'Protocol: does the next thing for a vectorizer; true if there may be more to do at once. p_look: looks for what nobody has noted, too';
+comment on function steadytext.vectorizer_step(uuid, boolean, boolean) is
+    'Protocol: does the next thing for a vectorizer; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_patient: may take its time';

@@ -24,9 +24,22 @@ declare
             then 'an enrichment has a prompt, a type, parameters and a column for its values'
         when new.replaces is null and new.name like '% (next)' then 'names that end with "(next)" are those of vectorizers that are being altered'
     end;
+    v_most integer;
 begin
     if v_wrong is not null then
-        raise exception '%', v_wrong using errcode = 'invalid_parameter_value';
+        raise exception '%', v_wrong using errcode = 'invalid_parameter_value',
+            hint = 'See docs/vectorizers.md, or the comments on the columns of steadytext_vectorizers.';
+    end if;
+    -- A superuser restores dumps, whatever the limit is by then.
+    if tg_op = 'INSERT' and new.replaces is null and not (select r.rolsuper from pg_roles as r where r.rolname = current_user) then
+        v_most := steadytext.config_integer('max_vectorizers_per_role');
+        if (select count(*) from @extschema@.steadytext_vectorizers as v
+            where v.owner_role::oid = new.owner_role::oid and v.replaces is null) >= v_most
+        then
+            raise exception 'role "%" has % vectorizers, as many as it may have', new.owner_role::name, v_most
+                using errcode = 'configuration_limit_exceeded',
+                    hint = 'Drop one, or let an administrator raise the setting max_vectorizers_per_role.';
+        end if;
     end if;
     return new;
 end
@@ -62,6 +75,7 @@ create function steadytext.add_vectorizer(
     p_distance text,
     p_priority bigint,
     p_enqueue_existing boolean,
+    p_truncate boolean,
     p_replaces uuid
 )
 returns uuid
@@ -92,7 +106,8 @@ begin
             using errcode = 'wrong_object_type', hint = 'It must be a table, partitioned or not, and not a temporary one.';
     end if;
     if not pg_has_role(current_user, v_table.relowner, 'usage') then
-        raise exception 'must be owner of table %', p_source using errcode = 'insufficient_privilege';
+        raise exception 'must be owner of table %', p_source
+            using errcode = 'insufficient_privilege', hint = 'Vectors are written with the rights of the owner, who has to say so.';
     end if;
     if not pg_has_role(v_table.relowner, 'steadytext_user', 'usage') then
         raise exception 'the owner of table % is not a member of steadytext_user', p_source
@@ -130,21 +145,30 @@ begin
     end if;
 
     if coalesce(cardinality(p_columns), 0) = 0 then
-        raise exception 'columns must name at least one column' using errcode = 'invalid_parameter_value';
+        raise exception 'columns must name at least one column'
+            using errcode = 'invalid_parameter_value', hint = 'Say which ones are embedded: columns => array[''body''].';
     end if;
     foreach v_column in array p_columns loop
         if v_column is null or not exists (
             select from pg_attribute as a
             where a.attrelid = p_source and a.attname = v_column and a.attnum > 0 and not a.attisdropped
         ) then
-            raise exception 'column "%" of table % does not exist', left(v_column, 63), p_source using errcode = 'undefined_column';
+            raise exception 'column "%" of table % does not exist', left(v_column, 63), p_source
+                using errcode = 'undefined_column',
+                    hint = format('Its columns are %s.', (
+                        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+                        from (
+                            select a.attname, a.attnum from pg_attribute as a
+                            where a.attrelid = p_source and a.attnum > 0 and not a.attisdropped order by a.attnum limit 30
+                        ) as a));
         end if;
-        if v_column = any (v_keys.names) or v_column = p_target_column then
-            raise exception 'column "%" is part of the key, or holds the vector', v_column using errcode = 'invalid_parameter_value';
+        if v_column = any (v_keys.names) or v_column in (p_target_column, left(p_target_column, 58) || '_hash') then
+            raise exception 'column "%" is part of the key, or holds the vector', v_column
+                using errcode = 'invalid_parameter_value', hint = 'Name columns that have text.';
         end if;
     end loop;
     if cardinality(p_columns) > (select count(distinct c) from unnest(p_columns) as c) then
-        raise exception 'columns names a column twice' using errcode = 'duplicate_column';
+        raise exception 'columns names a column twice' using errcode = 'duplicate_column', hint = 'Name each of them once.';
     end if;
     if p_format is not null then
         if not exists (select from steadytext.format_pieces(p_format, p_given) as f where f.name = 'chunk') then
@@ -161,7 +185,7 @@ begin
     end if;
     if p_target_column is not null and (p_destination is not null or p_chunk_size is not null and p_replaces is null) then
         raise exception 'a column holds one vector of the whole text: target_column excludes destination and chunk_size'
-            using errcode = 'invalid_parameter_value';
+            using errcode = 'invalid_parameter_value', hint = 'Leave target_column out for a table with a row for each chunk.';
     end if;
     if p_chunk_size is not null then
         -- Refuses what the function refuses, and models that there are not.
@@ -181,11 +205,11 @@ begin
         where e.extname = 'vector');
 
     insert into @extschema@.steadytext_vectorizers as v (name, owner_role, source, columns, target_column, destination, model, format,
-        chunk_size, chunk_overlap, strategy, index_type, distance, dimensions, priority, enqueue_existing, replaces)
+        chunk_size, chunk_overlap, strategy, index_type, distance, dimensions, priority, enqueue_existing, truncate, replaces)
     values (p_name, pg_get_userbyid(v_table.relowner)::name, format('%I.%I', v_table.nspname, v_table.relname), p_given, p_target_column,
         case when p_target_column is null then format('%I.%I', v_table.nspname, p_destination) end, p_model, p_format,
         p_chunk_size, case when p_chunk_size is null then 0 else least(p_chunk_overlap, p_chunk_size / 2) end, p_strategy, p_index, p_distance, v_dimensions, p_priority,
-        p_enqueue_existing, p_replaces)
+        p_enqueue_existing, p_truncate, p_replaces)
     returning v.id into v_id;
 
     if p_target_column is null then
@@ -213,6 +237,15 @@ begin
             raise exception 'column "%" is not of type vector(%)', p_target_column, v_dimensions
                 using errcode = 'datatype_mismatch', hint = 'Without it, steadytext_create_vectorizer() adds the column.';
         end if;
+        if exists (
+            select from pg_attribute as a
+            where a.attrelid = p_source and a.attname = left(p_target_column, 58) || '_hash' and not a.attisdropped)
+        then
+            raise exception 'there is a column "%" already', left(p_target_column, 58) || '_hash'
+                using errcode = 'duplicate_column',
+                    hint = 'A vectorizer keeps there what each vector was made from: rename or drop it, or give another target_column.';
+        end if;
+        execute format('alter table %s add column %I bytea', p_source, left(p_target_column, 58) || '_hash');
         if p_index <> 'none' then
             execute steadytext.vectorizer_index(p_source::text, p_target_column, p_index, p_distance, v_schema);
         end if;
@@ -222,7 +255,7 @@ begin
         'create trigger %I after insert or delete or update of %s on %s for each row execute function steadytext.note_row(%L, %s, %s)',
         steadytext.vectorizer_trigger(v_id, 'rows'),
         (select string_agg(quote_ident(c.name), ', ' order by c.n)
-            from unnest(v_keys.names || p_columns || p_target_column) with ordinality as c(name, n) where c.name is not null),
+            from unnest(v_keys.names || p_columns || p_target_column || (left(p_target_column, 58) || '_hash')) with ordinality as c(name, n) where c.name is not null),
         p_source, v_id, cardinality(v_keys.names), cardinality(p_columns));
     execute format('create trigger %I after update on %s for each row execute function steadytext.note_row(%L)',
         steadytext.vectorizer_trigger(v_id, 'updates'), p_source, v_id);
@@ -236,7 +269,7 @@ begin
 end
 $$;
 comment on function steadytext.add_vectorizer(
-    regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid
+    regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid
 ) is 'Makes a definition, the table or column for its vectors, and its triggers; called by steadytext_create_vectorizer() and steadytext_alter_vectorizer()';
 
 create function @extschema@.steadytext_create_vectorizer(
@@ -254,7 +287,8 @@ create function @extschema@.steadytext_create_vectorizer(
     distance text default 'cosine',
     priority bigint default 2,
     enqueue_existing boolean default true,
-    if_not_exists boolean default false
+    if_not_exists boolean default false,
+    truncate boolean default false
 )
 returns text
 language plpgsql volatile
@@ -263,6 +297,7 @@ as $$
 #variable_conflict use_variable
 declare
     v_table text := (select c.relname from pg_class as c where c.oid = source);
+    v_schema text := (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = source);
     v_name text := coalesce(name, v_table || '_' || columns[1]);
     v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
     -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.
@@ -272,7 +307,7 @@ declare
     end;
 begin
     if source is null then
-        raise exception 'source cannot be null' using errcode = 'null_value_not_allowed';
+        raise exception 'source cannot be null' using errcode = 'null_value_not_allowed', hint = 'Give the name of a table.';
     end if;
     if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'vectorizer') then
         if if_not_exists then
@@ -286,13 +321,31 @@ begin
         raise exception 'the name of the table "%" is too long', left(v_destination, 100)
             using errcode = 'name_too_long', hint = 'Give another one as destination.';
     end if;
+    if target_column is null and coalesce(v_destination, '') <> '' and to_regclass(format('%I.%I', v_schema, v_destination)) is not null then
+        raise exception 'there is a table % already', format('%I.%I', v_schema, v_destination)
+            using errcode = 'duplicate_object', hint = coalesce(
+                format('It has the vectors of vectorizer "%s": give the table of this one another name as destination.', (
+                    select v.name from @extschema@.steadytext_vectorizers as v
+                    cross join steadytext.vectorizer_place(v.id) as p
+                    where p.destination::oid = to_regclass(format('%I.%I', v_schema, v_destination))::oid
+                    limit 1)),
+                'Give the table of the vectors another name as destination, or drop the one that is there.');
+    end if;
+    if target_column is not null and exists (
+        select from @extschema@.steadytext_vectorizers as v
+        cross join steadytext.vectorizer_place(v.id) as p
+        where p.source = source and p.target_column = target_column)
+    then
+        raise exception 'column "%" has the vectors of another vectorizer', target_column
+            using errcode = 'duplicate_object', hint = 'Give another target_column, or change the one that is there by steadytext_alter_vectorizer().';
+    end if;
     perform steadytext.add_vectorizer(source, columns, columns, v_name, target_column,
         case when target_column is null then v_destination else destination end, model, format,
         nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
-        coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), null);
+        coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), coalesce(truncate, false), null);
     return v_name;
 end
 $$;
 comment on function @extschema@.steadytext_create_vectorizer(
-    regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean
+    regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, boolean
 ) is 'Has columns of a table embedded now and after every change, into a column of it or a table of chunks; returns the vectorizer''s name';

@@ -67,6 +67,10 @@ begin
     elsif p_drop_all and v_place.target_column is not null then
         execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
     end if;
+    -- What vectors were made from means nothing to anybody else.
+    if v_place.source is not null and v_place.hash_column is not null then
+        execute format('alter table %s drop column if exists %I', v_place.source, v_place.hash_column);
+    end if;
 end
 $$;
 comment on function steadytext.remove_vectorizer(uuid, boolean) is
@@ -126,7 +130,9 @@ declare
     v_count bigint;
 begin
     with gone as (
-        delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id returning f.key
+        delete from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = v_id and f.error_code <> '00000'
+        returning f.key
     )
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
     select v_id, g.key, true from gone as g;
@@ -163,7 +169,8 @@ create function @extschema@.steadytext_alter_vectorizer(
     index text default null,
     distance text default null,
     priority bigint default null,
-    new_name text default null
+    new_name text default null,
+    truncate boolean default null
 )
 returns void
 language plpgsql volatile
@@ -186,8 +193,12 @@ begin
     update @extschema@.steadytext_vectorizers as v
     set priority = coalesce(steadytext_alter_vectorizer.priority, v.priority),
         name = coalesce(steadytext_alter_vectorizer.new_name, v.name),
+        truncate = coalesce(steadytext_alter_vectorizer.truncate, v.truncate),
         updated_at = now()
     where v.id = v_id;
+    if truncate and not v_old.truncate then
+        perform @extschema@.steadytext_retry_vectorizer(coalesce(new_name, name));
+    end if;
     if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance) = 0 then
         return;
     end if;
@@ -211,11 +222,11 @@ begin
             left((select c.relname::text from pg_class as c where c.oid = v_place.destination), 55) || v_suffix end,
         coalesce(model, v_old.model), coalesce(format, v_old.format), nullif(v_size, 0),
         coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
-        coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, v_id);
+        coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
 end
 $$;
 comment on function @extschema@.steadytext_alter_vectorizer(
-    text, text, text, bigint, bigint, text, text, text, bigint, text
+    text, text, text, bigint, bigint, text, text, text, bigint, text, boolean
 ) is 'Changes a vectorizer; NULL: as before. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
 
 create function steadytext.is_vectorizing()
@@ -318,7 +329,6 @@ begin
                 format('alter table %s rename to %I', v_old_place.destination, left(v_table, 50) || '_' || left(v_old.id::text, 8)), null);
         end;
         perform steadytext.run_as(v_owner, format('alter table %s rename to %I', v_new_place.destination, v_table), null);
-        perform steadytext.lift_step_limit();
         foreach v_statement in array v_afterwards loop
             begin
                 perform steadytext.run_as(v_owner, v_statement, null);
@@ -335,8 +345,14 @@ begin
             perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column,
                 left(v_old_place.target_column, 50) || '_' || left(v_old.id::text, 8)), null);
         end;
+        if v_old_place.hash_column is not null then
+            perform steadytext.run_as(v_owner,
+                format('alter table %s drop column %I', v_old_place.source, v_old_place.hash_column), null);
+        end if;
         perform steadytext.run_as(v_owner,
             format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column, v_old_place.target_column), null);
+        perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.hash_column,
+            coalesce(v_old_place.hash_column, left(v_old_place.target_column, 58) || '_hash')), null);
     end if;
     update @extschema@.steadytext_vectorizers as v set
         name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_old.target_column, destination = v_old.destination,
@@ -351,7 +367,8 @@ begin
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_old.id;
     delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = v_old.id;
     -- Other columns may be in other files now.
-    update @extschema@.steadytext_vectorizer_state as s set signature = steadytext.vectorizer_signature(v_new_place.source)
+    update @extschema@.steadytext_vectorizer_state as s set
+        signature = steadytext.vectorizer_signature(v_new_place.source), is_ready = false, overruns = 0
     where s.vectorizer_id = p_id;
 end
 $$;

@@ -13,10 +13,11 @@ create type steadytext.search_target as (
     embedding name,
     embedding_type text,
     operator text,
-    texts text
+    texts text,
+    omitted text[]
 );
 comment on type steadytext.search_target is
-    'How the rows of a vectorizer are read: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it';
+    'How the rows of a vectorizer are read: its tables; the condition that joins rows of the chunks, steadytext_c, and of the source, steadytext_s; the key as jsonb; the column with the vectors, its type and its operator; the text of a row as an index has it; columns of the source that are left out of what is returned of a row, as they hold vectors';
 
 create function steadytext.has_code_of_users(p_table regclass)
 returns boolean
@@ -104,6 +105,13 @@ begin
     v_found.embedding_type := format('%I.%I', v_type.nspname, v_type.typname);
     v_found.operator := format('operator(%I.%s)', v_type.nspname,
         case v_definition.distance when 'l2' then '<->' when 'inner_product' then '<#>' else '<=>' end);
+    v_found.omitted := array_remove(array(
+        select a.attname::text
+        from pg_attribute as a
+        join pg_depend as d on d.classid = 'pg_type'::regclass and d.objid = a.atttypid and d.deptype = 'e'
+        join pg_extension as e on d.refclassid = 'pg_extension'::regclass and e.oid = d.refobjid and e.extname = 'vector'
+        where a.attrelid = v_place.source::oid and a.attnum > 0 and not a.attisdropped
+        order by a.attnum) || v_place.hash_column, null);
     -- Written so that it may be in an index.
     v_found.texts := case when v_found.is_chunked then 'chunk' else (
         select string_agg(format('coalesce(%I::pg_catalog.text, '''')', w.name),
@@ -194,7 +202,7 @@ begin
         order by %s
         limit $2',
         p_target.key, v_distance,
-        case when not p_target.is_chunked then format('operator(pg_catalog.-) %L::pg_catalog.text', p_target.embedding) end,
+        case when p_target.omitted <> '{}' then format('operator(pg_catalog.-) %L::pg_catalog.text[]', p_target.omitted) end,
         steadytext.search_rows(p_target, p_filter), p_target.embedding,
         case when p_exact then format('(%s) operator(pg_catalog.+) 0::double precision', v_distance) else v_distance end);
 end
@@ -226,7 +234,8 @@ begin
                 limit $2
             ) as w
         )
-        select f.key, f.chunk, f.dense_rank, f.sparse_rank, f.score, f.row
+        select f.key, f.chunk, f.dense_rank, f.sparse_rank, f.score, f.row,
+            (select pg_catalog.count(*) from dense) as dense_count
         from (
             select coalesce(d.key, w.key) as key, coalesce(d.seq, w.seq) as seq, coalesce(d.chunk, w.chunk) as chunk,
                 d.rank as dense_rank, w.rank as sparse_rank, coalesce(d.row, w.row) as row,
@@ -241,7 +250,7 @@ begin
         order by f.score desc, f.dense_rank, f.sparse_rank
         limit $6',
         steadytext.search_statement(p_target, p_filter, p_exact), p_target.key, v_words,
-        case when not p_target.is_chunked then format('operator(pg_catalog.-) %L::pg_catalog.text', p_target.embedding) end,
+        case when p_target.omitted <> '{}' then format('operator(pg_catalog.-) %L::pg_catalog.text[]', p_target.omitted) end,
         steadytext.search_rows(p_target, p_filter));
 end
 $$;

@@ -19,7 +19,8 @@ create function steadytext.run_search(
     out distances double precision[],
     out dense_ranks integer[],
     out sparse_ranks integer[],
-    out rows jsonb[]
+    out rows jsonb[],
+    out dense_count bigint
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -27,10 +28,11 @@ as $$
 declare
     v_is_hybrid boolean := p_words is not null;
     v_collect text := format(
-        'select pg_catalog.array_agg(f.key), pg_catalog.array_agg(f.chunk), pg_catalog.array_agg(%s), %s, pg_catalog.array_agg(f.row) from (%s) as f',
+        'select pg_catalog.array_agg(f.key), pg_catalog.array_agg(f.chunk), pg_catalog.array_agg(%s), %s, pg_catalog.array_agg(f.row), %s from (%s) as f',
         case when v_is_hybrid then 'f.score' else 'f.distance' end,
         case when v_is_hybrid then 'pg_catalog.array_agg(f.dense_rank), pg_catalog.array_agg(f.sparse_rank)'
             else 'null::integer[], null::integer[]' end,
+        case when v_is_hybrid then 'pg_catalog.max(f.dense_count)' else 'pg_catalog.count(*)' end,
         p_statement);
     v_ef_search text := current_setting('hnsw.ef_search', true);
     v_iterative text := current_setting('hnsw.iterative_scan', true);
@@ -48,10 +50,10 @@ begin
     end if;
     perform set_config('search_path', p_path, true);
     if v_is_hybrid then
-        execute v_collect into keys, chunks, distances, dense_ranks, sparse_ranks, rows
+        execute v_collect into keys, chunks, distances, dense_ranks, sparse_ranks, rows, dense_count
             using p_vector, p_count, p_words, p_rrf_k, p_alpha, p_limit;
     else
-        execute v_collect into keys, chunks, distances, dense_ranks, sparse_ranks, rows using p_vector, p_count;
+        execute v_collect into keys, chunks, distances, dense_ranks, sparse_ranks, rows, dense_count using p_vector, p_count;
     end if;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     if v_ef_search is not null then
@@ -75,20 +77,25 @@ as 'MODULE_PATHNAME', 'check_filter_wrapper';
 comment on function steadytext.check_filter(text) is
     'True, or an error where a text is not one SQL expression: what a filter must be, so that nothing of it is read as another part of a query';
 
-create function steadytext.check_search(p_k bigint, p_filter text)
+create function steadytext.check_search(p_query text, p_k bigint, p_filter text)
 returns integer
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_k is null or p_k not between 1 and 1000 then
-        raise exception 'k must be between 1 and 1000' using errcode = 'invalid_parameter_value';
+        raise exception 'k must be between 1 and 1000'
+            using errcode = 'invalid_parameter_value', hint = 'It is how many rows are returned, 10 by default.';
+    end if;
+    if p_query !~ '\S' then
+        raise exception 'query has no text'
+            using errcode = 'invalid_parameter_value', hint = 'Give it some words; a query that is NULL finds nothing.';
     end if;
     perform steadytext.check_filter(p_filter);
     return p_k;
 end
 $$;
-comment on function steadytext.check_search(bigint, text) is 'k, if it and the filter are what they may be; called by searches';
+comment on function steadytext.check_search(text, bigint, text) is 'k, if it, the query and the filter are what they may be; called by searches';
 
 create function steadytext.search(
     p_vectorizer text, p_query text, p_k bigint, p_filter text, p_rerank boolean, p_path text
@@ -99,7 +106,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_k integer := steadytext.check_search(p_k, p_filter);
+    v_k integer := steadytext.check_search(p_query, p_k, p_filter);
     v_target steadytext.search_target := steadytext.find_search_target(p_vectorizer);
     -- What a reranker looks at.
     v_count integer := case when p_rerank then greatest(v_k, least(4 * v_k, 100)) else v_k end;
@@ -169,7 +176,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    v_k integer := steadytext.check_search(p_k, p_filter);
+    v_k integer := steadytext.check_search(p_query, p_k, p_filter);
     v_target steadytext.search_target := steadytext.find_search_target(p_vectorizer);
     v_config text;
     v_vector text;
@@ -179,7 +186,8 @@ declare
     v_found record;
 begin
     if p_rrf_k is null or p_rrf_k not between 1 and 1000000 then
-        raise exception 'rrf_k must be between 1 and 1000000' using errcode = 'invalid_parameter_value';
+        raise exception 'rrf_k must be between 1 and 1000000'
+            using errcode = 'invalid_parameter_value', hint = 'It is what is added to each rank, 60 by default.';
     end if;
     if p_alpha is null or not p_alpha between 0 and 1 then
         raise exception 'alpha must be between 0 and 1' using errcode = 'invalid_parameter_value',
@@ -193,7 +201,8 @@ begin
     v_vector := @extschema@.steadytext_vectorizer_embed(p_vectorizer, p_query);
     v_found := steadytext.run_search(steadytext.hybrid_statement(v_target, p_filter, false, v_config),
         v_vector, v_count, p_path, v_words, p_rrf_k::integer, p_alpha, v_k);
-    if coalesce(cardinality(v_found.keys), 0) < v_k then
+    -- The list of the nearest may lack some, whatever the words have found.
+    if coalesce(v_found.dense_count, 0) < v_count then
         v_found := steadytext.run_search(steadytext.hybrid_statement(v_target, p_filter, true, v_config),
             v_vector, v_count, p_path, v_words, p_rrf_k::integer, p_alpha, v_k);
     end if;

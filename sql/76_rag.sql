@@ -83,6 +83,11 @@ begin
             using errcode = 'program_limit_exceeded',
                 hint = 'Shorten the question, lower max_tokens, raise pg_steadytext.context_length or name another model.';
     end if;
+    -- Without a source there is nothing to answer from.
+    if sources = '[]' then
+        return next;
+        return;
+    end if;
     answer := @extschema@.steadytext_generate(
         @extschema@.steadytext_prompt_render('steadytext/rag', jsonb_build_object('question', p_question, 'sources', v_texts)),
         p_max_tokens, p_use_cache, p_seed, p_eos_string, p_model, p_size, p_temperature, p_on_error, p_system_prompt, p_options);
@@ -120,4 +125,4 @@ begin atomic
 end;
 comment on function @extschema@.steadytext_rag(
     text, text, bigint, bigint, boolean, bigint, text, text, text, double precision, text, text, jsonb, text, boolean, boolean
-) is 'Answers a question from the k rows of a vectorizer that a search finds for it; sources are what the model was shown, as much as fits into its context';
+) is 'Answers a question from the k rows of a vectorizer that a search finds for it; sources are what the model was shown, as much as fits into its context. Where nothing is found the answer is NULL, and no model is asked';

@@ -32,6 +32,7 @@ returns table (
     pending bigint,
     in_flight bigint,
     failed bigint,
+    skipped bigint,
     last_error text,
     oldest_pending timestamptz,
     stale bigint,
@@ -81,26 +82,32 @@ begin
             if v_place.target_column is not null then
                 embedded := steadytext.vectorizer_count(
                     format('select count(*) from %s where %I is not null', v_table, v_place.target_column));
+                stale := steadytext.vectorizer_count(format(
+                    'select count(*) from %s where %I is not null and substr(%I, 33) is distinct from $1',
+                    v_table, v_place.target_column, v_place.hash_column), v.model_hash);
             elsif v_place.destination is not null then
                 embedded := steadytext.vectorizer_count(format('select count(*) from %s where seq = 1', v_place.destination));
                 stale := steadytext.vectorizer_count(
                     format('select count(*) from %s where seq = 1 and model_hash <> $1', v_place.destination), v.model_hash);
             end if;
         end if;
-        coverage := case when rows > 0 then embedded::double precision / rows when rows = 0 then 1 end;
-        select count(distinct w.key), min(w.noted_at) into pending, oldest_pending
+        select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
+        into pending, oldest_pending
         from @extschema@.steadytext_vectorizer_work as w
         where w.vectorizer_id = v.id;
         select coalesce(sum(jsonb_array_length(b.keys)), 0), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
         from @extschema@.steadytext_vectorizer_batches as b
         where b.vectorizer_id = v.id;
-        select count(*), (array_agg(f.error order by f.failed_at desc))[1] into failed, last_error
+        select count(*) filter (where f.error_code <> '00000'), count(*) filter (where f.error_code = '00000'),
+            (array_agg(f.error order by f.failed_at desc) filter (where f.error_code <> '00000'))[1]
+        into failed, skipped, last_error
         from @extschema@.steadytext_vectorizer_failures as f
         where f.vectorizer_id = v.id;
+        coverage := case when rows > skipped then embedded::double precision / (rows - skipped) when rows is not null then 1 end;
         rows_per_second := v.speed;
         seconds_left := case
             when pending + in_flight = 0 and v.scan is null and not v.is_new then 0
-            when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - embedded - failed end) / v.speed
+            when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - embedded - failed - skipped end) / v.speed
         end;
         state := case
             when problem is not null then 'broken'
@@ -131,21 +138,22 @@ comment on column @extschema@.steadytext_vectorizer_status.target_column is 'The
 comment on column @extschema@.steadytext_vectorizer_status.model is 'The model; NULL: the one that embeds by default';
 comment on column @extschema@.steadytext_vectorizer_status.rows is 'Rows of the table; NULL, as the following, where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';
 comment on column @extschema@.steadytext_vectorizer_status.embedded is 'Rows that have a vector';
-comment on column @extschema@.steadytext_vectorizer_status.coverage is 'embedded divided by rows';
+comment on column @extschema@.steadytext_vectorizer_status.coverage is 'embedded divided by the rows that have something to embed';
 comment on column @extschema@.steadytext_vectorizer_status.pending is 'Rows that have changed and have not been taken up';
 comment on column @extschema@.steadytext_vectorizer_status.in_flight is 'Rows whose texts are in the queue';
 comment on column @extschema@.steadytext_vectorizer_status.failed is 'Rows that could not be embedded; steadytext_vectorizer_errors has them';
+comment on column @extschema@.steadytext_vectorizer_status.skipped is 'Rows that have nothing to embed: their columns are NULL or blank';
 comment on column @extschema@.steadytext_vectorizer_status.last_error is 'The latest of their errors';
 comment on column @extschema@.steadytext_vectorizer_status.oldest_pending is 'Since when the oldest of what is pending or in flight waits';
 comment on column @extschema@.steadytext_vectorizer_status.stale is
-    'Rows whose vectors are by another model, or another file of the same name, than the latest ones; NULL for vectors in a column';
+    'Rows whose vectors are by another model, or another file of the same name, than the latest ones';
 comment on column @extschema@.steadytext_vectorizer_status.rows_per_second is 'How fast it was lately';
 comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How long the rest takes at that speed';
 comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all; it is tried again by itself';
 comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
 
 create function steadytext.vectorizer_errors(p_kind text)
-returns table (name text, key jsonb, error text, error_code text, failed_at timestamptz)
+returns table (name text, key jsonb, error text, error_code text, hint text, failed_at timestamptz)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -167,9 +175,17 @@ begin
                 select jsonb_object_agg(v_place.key_columns[k.n], k.value)
                 from jsonb_array_elements(f.key) with ordinality as k(value, n)
                 where v_place.key_columns[k.n] is not null), f.key),
-            f.error, f.error_code, f.failed_at
+            f.error, f.error_code,
+            case
+                when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
+                when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
+                when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
+                when f.error_code = '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'
+                else 'It is tried again when the row changes, and by steadytext_retry_vectorizer().'
+            end,
+            f.failed_at
         from @extschema@.steadytext_vectorizer_failures as f
-        where f.vectorizer_id = v.id
+        where f.vectorizer_id = v.id and f.error_code <> '00000'
         order by f.failed_at;
     end loop;
 end
@@ -179,12 +195,13 @@ comment on function steadytext.vectorizer_errors(text) is 'The rows of steadytex
 create view @extschema@.steadytext_vectorizer_errors with (security_barrier) as
 select e.* from steadytext.vectorizer_errors('vectorizer') as e;
 comment on view @extschema@.steadytext_vectorizer_errors is
-    'Rows of your vectorized tables that have no vector, and why; all of them for administrators';
+    'Rows of your vectorized tables that could not be embedded, and why; all of them for administrators';
 comment on column @extschema@.steadytext_vectorizer_errors.name is 'Name of the vectorizer';
 comment on column @extschema@.steadytext_vectorizer_errors.key is 'The key of the row: an object of its columns';
 comment on column @extschema@.steadytext_vectorizer_errors.error is 'What went wrong';
 comment on column @extschema@.steadytext_vectorizer_errors.error_code is
-    'Its SQLSTATE: 22004, there is nothing to embed; 54000, the text is too long; others are those of the model or of the table';
+    'Its SQLSTATE: 54000, the text is too long; others are those of the model or of the table';
+comment on column @extschema@.steadytext_vectorizer_errors.hint is 'What can be done about it';
 comment on column @extschema@.steadytext_vectorizer_errors.failed_at is 'When it was tried last';
 
 select pg_catalog.set_config('search_path', steadytext.vector_path(), true);

@@ -1,7 +1,7 @@
 -- Enrichments: a column that is kept filled with what a model makes of other columns of its row. They are definitions beside the
 -- vectorizers, tied to their table by the same triggers and served by the same process.
 --
--- The triggers count the target among the columns that they watch, as the last one: a value that somebody takes away is noted, and
+-- The triggers watch the target as those of a vectorizer watch the column of its vectors: a value that somebody takes away is noted, and
 -- so is one that somebody writes.
 
 -- What tells a value that was made from one that somebody has written, and whether the row still says what it was made from.
@@ -69,8 +69,7 @@ create function steadytext.enrichment_place(
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select p.source, p.key_columns, p.key_types, p.source_columns[: cardinality(p.source_columns) - 1],
-        p.source_columns[cardinality(p.source_columns)], p.problem
+    select p.source, p.key_columns, p.key_types, p.source_columns, p.target_column, p.problem
     from steadytext.vectorizer_place(p_id) as p
 $$;
 comment on function steadytext.enrichment_place(uuid) is

@@ -14,7 +14,7 @@ begin
         'create trigger %I after insert or delete or update of %s on %s for each row execute function steadytext.note_row(%L, %s, %s)',
         steadytext.vectorizer_trigger(p_id, 'rows'),
         (select string_agg(quote_ident(c.name), ', ' order by c.n) from unnest(p_keys || p_columns || p_target) with ordinality as c(name, n)),
-        p_source, p_id, cardinality(p_keys), cardinality(p_columns) + 1);
+        p_source, p_id, cardinality(p_keys), cardinality(p_columns));
     execute format('create trigger %I after update on %s for each row execute function steadytext.note_row(%L)',
         steadytext.vectorizer_trigger(p_id, 'updates'), p_source, p_id);
     execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_row(%L)',
@@ -25,7 +25,7 @@ begin
 end
 $$;
 comment on function steadytext.make_enrichment_triggers(uuid, regclass, text[], text[], text) is
-    'Puts the triggers of an enrichment on its table: as those of vectorizers, with the target as the last column that is watched';
+    'Puts the triggers of an enrichment on its table: as those of vectorizers';
 
 create function @extschema@.steadytext_create_enrichment(
     source regclass,

@@ -277,7 +277,8 @@ begin
         from (select steadytext.enrichment_digest(v.id) as digest) as d
         left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
         coverage := case when rows > 0 then least(done::double precision / rows, 1) when rows = 0 then 1 end;
-        select count(distinct w.key), min(w.noted_at) into pending, oldest_pending
+        select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
+        into pending, oldest_pending
         from @extschema@.steadytext_vectorizer_work as w
         where w.vectorizer_id = v.id;
         select count(*), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
@@ -341,4 +342,5 @@ comment on column @extschema@.steadytext_enrichment_errors.name is 'Name of the 
 comment on column @extschema@.steadytext_enrichment_errors.key is 'The key of the row: an object of its columns';
 comment on column @extschema@.steadytext_enrichment_errors.error is 'What went wrong';
 comment on column @extschema@.steadytext_enrichment_errors.error_code is 'Its SQLSTATE';
+comment on column @extschema@.steadytext_enrichment_errors.hint is 'What can be done about it';
 comment on column @extschema@.steadytext_enrichment_errors.failed_at is 'When it was tried last';

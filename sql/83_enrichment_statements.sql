@@ -59,7 +59,7 @@ begin
             || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as behind
     into v_keys
     from (
-        select u.name, u.n, u.type, a.atttypid as oid
+        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid
         from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
         join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
     ) as k;

@@ -97,8 +97,8 @@ begin
                 raise;
             end if;
             perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' then
-                perform steadytext.renew_step_limit();
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
             end if;
             if v_from < v_to then
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
@@ -159,10 +159,16 @@ as $$
         union
         select b.keys -> 0 -> 'key' from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id
         union
-        (select w.key from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = p_id and w.key is not null
-        order by w.id
-        limit 500)
+        (select n.key
+        from (
+            select w.key, w.keys from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id order by w.id limit 500
+        ) as w
+        cross join lateral (
+            select w.key where w.key is not null
+            union all
+            select e.key::jsonb from json_array_elements(w.keys) as e(key)
+        ) as n(key)
+        limit 1000)
     ),
     known as materialized (
         select o.*
@@ -270,8 +276,8 @@ begin
                 raise;
             end if;
             perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' then
-                perform steadytext.renew_step_limit();
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
             end if;
             if v_from < v_to then
                 v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];

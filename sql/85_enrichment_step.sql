@@ -121,8 +121,13 @@ begin
             -- Rows that have changed since the enrichment was made are noted, and nothing was taken out yet.
             perform steadytext.note_enriched_rows(p_id, jsonb_agg(r.row), true)
             from jsonb_array_elements(v_rows) as r(row)
-            where not exists (
-                select from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id and w.key = r.row -> 'key')
+            where r.row -> 'key' not in (
+                select w.key from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id and w.key is not null
+                union all
+                select e.key::jsonb
+                from @extschema@.steadytext_vectorizer_work as w
+                cross join json_array_elements(w.keys) as e(key)
+                where w.vectorizer_id = p_id and w.keys is not null)
             having count(*) > 0;
         else
             insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
@@ -145,35 +150,70 @@ $$;
 comment on function steadytext.scan_enrichment(uuid, record) is
     'Compares a piece of the table with what was made of it, and notes what differs; called by the steps';
 
+-- A row that is being asked about is left until that has ended: ten changes are two questions, and not ten. What statements that change
+-- many rows have noted together is taken apart.
 create function steadytext.take_enrichment_work(p_id uuid, p_limit integer)
 returns jsonb
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    -- A row that is being asked about is left until that has ended: ten changes are two questions, and not ten.
-    with asked as materialized (
-        select array_agg(b.keys -> 0 -> 'key') as keys from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id
+declare
+    v_asked jsonb[] := array(select b.keys -> 0 -> 'key' from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id);
+    v_taken jsonb;
+begin
+    with oldest as (
+        select o.id, sum(o.key_count) over (order by o.id) - o.key_count as before
+        from (
+            select w.id, w.key_count
+            from @extschema@.steadytext_vectorizer_work as w
+            where w.vectorizer_id = p_id and num_nonnulls(w.key, w.keys) > 0 and (w.run_after is null or w.run_after <= clock_timestamp())
+                and (w.keys is not null or w.key <> all (v_asked))
+            order by w.id
+            limit p_limit
+        ) as o
     ),
     taken as (
         delete from @extschema@.steadytext_vectorizer_work as w
         where w.id = any (array(
-            select o.id from @extschema@.steadytext_vectorizer_work as o
-            where o.vectorizer_id = p_id and o.key is not null and (o.run_after is null or o.run_after <= clock_timestamp())
-                and o.key <> all (coalesce((select a.keys from asked as a), '{}'))
-            order by o.id
-            limit p_limit
+            select h.id from @extschema@.steadytext_vectorizer_work as h
+            where h.id = any (array(select o.id from oldest as o where o.before < p_limit))
             for update skip locked))
-        returning w.key, w.is_forced
+        returning w.id, w.key, w.keys, w.is_forced
     )
-    select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced))
-    from (select k.key, bool_or(k.is_forced) as is_forced from taken as k group by k.key) as t
+    select jsonb_agg(jsonb_build_object('key', t.key, 'forced', t.is_forced) order by t.id) into v_taken
+    from (
+        select k.key, bool_or(k.is_forced) as is_forced, min(k.id) as id
+        from (
+            select n.id, n.key, n.is_forced from taken as n where n.key is not null
+            union all
+            select n.id, e.key::jsonb, n.is_forced from taken as n cross join json_array_elements(n.keys) as e(key) where n.keys is not null
+        ) as k
+        group by k.key
+    ) as t;
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+    select p_id, e.note -> 'key', (e.note -> 'forced')::boolean
+    from jsonb_array_elements(v_taken) with ordinality as e(note, n)
+    where e.note -> 'key' = any (v_asked);
+    select jsonb_agg(e.note order by e.n) into v_taken
+    from jsonb_array_elements(v_taken) with ordinality as e(note, n)
+    where e.note -> 'key' <> all (v_asked);
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced)
+    select p_id, json_agg(e.note -> 'key' order by e.n), count(*), (e.note -> 'forced')::boolean
+    from jsonb_array_elements(v_taken) with ordinality as e(note, n)
+    where e.n > p_limit
+    group by (e.note -> 'forced')::boolean;
+    return (
+        select jsonb_agg(e.note order by e.n)
+        from jsonb_array_elements(v_taken) with ordinality as e(note, n)
+        where e.n <= p_limit);
+end
 $$;
 comment on function steadytext.take_enrichment_work(uuid, integer) is
     'Takes out the oldest notes of an enrichment, each key once; NULL: there are none. Called by the steps';
 
 -- The engine is kept busy: some hundred requests are in the queue, of which it computes as many at once as it has room for. Others
 -- that ask at a higher priority go before them.
-create function steadytext.enrichment_step(p_id uuid, p_look boolean)
+create function steadytext.enrichment_step(p_id uuid, p_look boolean, p_patient boolean)
 returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -190,7 +230,11 @@ declare
 begin
     select * into v_statements from steadytext.enrichment_statements(p_id);
     insert into @extschema@.steadytext_vectorizer_state (vectorizer_id) values (p_id) on conflict do nothing;
-    select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    -- The other process may be at it.
+    select * into v_state from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
+    if not found or steadytext.is_for_patient_process(v_state.is_ready, v_state.slow_until, v_statements.owner) <> p_patient then
+        return false;
+    end if;
     if v_statements.problem is not null then
         update @extschema@.steadytext_vectorizer_state as s set
             problem = v_statements.problem, retry_at = clock_timestamp() + interval '5 seconds'
@@ -226,9 +270,9 @@ begin
     from @extschema@.steadytext_vectorizer_batches as b
     left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
     where b.vectorizer_id = p_id;
-    select count(*) into v_noted
+    select coalesce(sum(w.key_count), 0) into v_noted
     from (
-        select from @extschema@.steadytext_vectorizer_work as w
+        select w.key_count from @extschema@.steadytext_vectorizer_work as w
         where w.vectorizer_id = p_id and (w.run_after is null or w.run_after <= clock_timestamp())
         limit 500
     ) as w;
@@ -245,7 +289,7 @@ begin
     -- What somebody has asked for about the table as a whole.
     with taken as (
         delete from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = p_id and w.key is null
+        where w.vectorizer_id = p_id and w.key is null and w.keys is null
         returning w.is_forced
     )
     select bool_or(t.is_forced) into v_forced from taken as t;
@@ -262,5 +306,5 @@ begin
     return false;
 end
 $$;
-comment on function steadytext.enrichment_step(uuid, boolean) is
-    'Protocol: does the next thing for an enrichment; true if there may be more to do at once. p_look: looks for what nobody has noted, too';
+comment on function steadytext.enrichment_step(uuid, boolean, boolean) is
+    'Protocol: does the next thing for an enrichment; true if there may be more to do at once. p_look: looks for what nobody has noted, too; p_patient: may take its time';

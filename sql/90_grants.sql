@@ -202,7 +202,7 @@ grant execute on function
     steadytext.hybrid_statement(steadytext.search_target, text, boolean, text),
     steadytext.run_search(text, text, integer, text, text, integer, double precision, integer),
     steadytext.check_filter(text),
-    steadytext.check_search(bigint, text),
+    steadytext.check_search(text, bigint, text),
     steadytext.any_words(regconfig, text),
     steadytext.search(text, text, bigint, text, boolean, text),
     steadytext.hybrid_search(text, text, bigint, bigint, double precision, text, text),
@@ -346,8 +346,8 @@ grant select, insert (prompt_id, version, template, metadata)
 grant
     select,
     insert (name, kind, owner_role, source, columns, target_column, destination, model, format, chunk_size, chunk_overlap,
-        strategy, index_type, distance, dimensions, request_type, params, given_keys, priority, enqueue_existing, replaces),
-    update (name, priority, is_paused, updated_at, format, columns, given_keys, request_type, params, model, revision),
+        strategy, index_type, distance, dimensions, request_type, params, given_keys, priority, enqueue_existing, truncate, replaces),
+    update (name, priority, is_paused, truncate, updated_at, format, columns, given_keys, request_type, params, model, revision),
     delete
 on @extschema@.steadytext_vectorizers to steadytext_user, steadytext_admin;
 grant update (owner_role) on @extschema@.steadytext_vectorizers to steadytext_admin;
@@ -360,8 +360,8 @@ to steadytext_user, steadytext_admin;
 grant select on @extschema@.steadytext_vectorizer_status, @extschema@.steadytext_vectorizer_errors to steadytext_user, steadytext_admin;
 grant execute on function
     @extschema@.steadytext_create_vectorizer(
-        regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean),
-    @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text),
+        regclass, text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, boolean),
+    @extschema@.steadytext_alter_vectorizer(text, text, text, bigint, bigint, text, text, text, bigint, text, boolean),
     @extschema@.steadytext_drop_vectorizer(text, boolean),
     @extschema@.steadytext_pause_vectorizer(text),
     @extschema@.steadytext_resume_vectorizer(text),
@@ -377,7 +377,7 @@ grant execute on function
     steadytext.vectorizer_index(text, text, text, text, name),
     steadytext.vectorizer_trigger(uuid, text),
     steadytext.add_vectorizer(
-        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, uuid),
+        regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.vectorizer_id(text),
     steadytext.own_vectorizer_id(text),
     steadytext.remove_vectorizer(uuid, boolean),

@@ -1,9 +1,6 @@
 //! Triggers on vectorized tables, and statements that a vectorizer runs as its owner.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::rc::Rc;
 use std::time::Duration;
 
 use pgrx::heap_tuple::PgHeapTuple;
@@ -12,82 +9,36 @@ use pgrx::{AllocatedByPostgres, JsonB};
 
 use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
-use crate::pg::privilege::{as_owner, with_rights_of};
-use crate::pg::spi::{self, Arg, Mode, SavedPlan};
-use crate::pg::{after_commit, catalog_cache, interrupts, slots};
+use crate::pg::privilege::as_owner;
+use crate::pg::shmem::Lane;
+use crate::pg::spi::{self, Mode};
+use crate::pg::{after_commit, interrupts, noted_keys, slots};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
 
 /// How long each part of a step may take after the step as a whole has taken too long.
 const RENEWED_LIMIT: Duration = Duration::from_secs(5);
-
-/// Statements by the types of their columns.
-type Plans = HashMap<(Vec<pg_sys::Oid>, bool), Rc<SavedPlan>>;
-
-thread_local! {
-    /// The statements that note a key, by the types of its columns, and whether the table is a partition.
-    static PLANS: RefCell<Plans> = RefCell::new(HashMap::new());
-}
+/// How long what is made in one piece, such as an index, may take at most.
+const LONGEST_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long after that the process ends, where it has not stopped.
+const EXTENDED_GRACE: Duration = Duration::from_secs(30);
 
 /// AFTER triggers on vectorized tables and on the tables of their vectors.
 #[pg_trigger]
 fn note_row<'a>(trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     let firing = Firing::of(trigger);
-    let keys = match firing.changed().or_raise() {
+    let changed = firing.changed().or_raise();
+    let Some(place) = firing.place() else { return Ok(None) };
+    match changed {
         Changed::Nothing => return Ok(None),
-        // Which is no key.
-        Changed::Everything => vec![Vec::new()],
-        Changed::Keys(keys) => keys,
-    };
-    let Some(definition) = firing.definition() else { return Ok(None) };
-    let extension = catalog_cache::installation().or_raise();
-    for key in keys {
-        note(&firing, definition, key, &extension).or_raise();
+        Changed::Everything => noted_keys::note(place, None).or_raise(),
+        Changed::Key(key) => noted_keys::note(place, Some(&key)).or_raise(),
+        Changed::Keys(keys) => {
+            keys.iter().for_each(|key| noted_keys::note(place, Some(key)).or_raise());
+        }
     }
     after_commit::arm_noted();
     Ok(None)
-}
-
-/// Adds a key to the work. Only the table of the definition's owner counts: who may put triggers on a table of
-/// theirs may name any definition in it.
-fn note(
-    firing: &Firing<'_>,
-    definition: &str,
-    key: Vec<Arg>,
-    extension: &catalog_cache::Installation,
-) -> Result<(), PgError> {
-    let (table, is_clone) = firing.table();
-    let types: Vec<pg_sys::Oid> = key.iter().map(Arg::oid).collect();
-    let parameters: Vec<String> = (0..key.len()).map(|index| format!("${}", index + 3)).collect();
-    let plan = PLANS.with_borrow_mut(|plans| {
-        Rc::clone(plans.entry((types, is_clone)).or_insert_with(|| Rc::new(SavedPlan::new())))
-    });
-    let sql = || {
-        let value = if parameters.is_empty() {
-            "null".to_owned()
-        } else {
-            format!("pg_catalog.jsonb_build_array({})", parameters.join(", "))
-        };
-        let owner = if is_clone {
-            "(select c.relowner from pg_catalog.pg_class as c
-                where c.oid operator(pg_catalog.=) pg_catalog.pg_partition_root($2::pg_catalog.regclass)::pg_catalog.oid)"
-        } else {
-            "$2"
-        };
-        format!(
-            "insert into {schema}.steadytext_vectorizer_work (vectorizer_id, key)
-             select v.id, {value}
-             from {schema}.steadytext_vectorizers as v
-             where v.id operator(pg_catalog.=) $1::pg_catalog.uuid
-                 and v.owner_role::pg_catalog.oid operator(pg_catalog.=) {owner}",
-            schema = extension.schema,
-        )
-    };
-    let mut args: Vec<Arg> =
-        vec![definition.into(), if is_clone { table.into() } else { firing.owner().into() }];
-    args.extend(key);
-    with_rights_of(extension.owner, || plan.query_one(extension.extension, sql, &args, |_| ()))?;
-    Ok(())
 }
 
 /// AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT on the tables of definitions and of work: somebody has asked for
@@ -125,18 +76,22 @@ fn is_vectorizing() -> bool {
     slots::is_vectorizing()
 }
 
-/// What follows in this step of a vectorizer, whose time was over, gets some more.
+/// What follows in this step of a vectorizer, whose time was over, gets some more. False where it does not: another process begins it anew.
 #[pg_extern(volatile, parallel_unsafe)]
-fn renew_step_limit() {
-    if slots::is_vectorizing() {
+fn renew_step_limit() -> bool {
+    let renews = slots::my_lane() == Some(Lane::Patient);
+    if renews {
         interrupts::renew_time_limit(RENEWED_LIMIT);
     }
+    renews
 }
 
-/// What follows in this step of a vectorizer may take as long as it takes.
+/// What follows in this step of a vectorizer may take so many seconds.
 #[pg_extern(volatile, parallel_unsafe)]
-fn lift_step_limit() {
+fn extend_step_limit(seconds: i32) {
     if slots::is_vectorizing() {
-        interrupts::lift_time_limit();
+        let limit =
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0).clamp(1, LONGEST_LIMIT.as_secs()));
+        interrupts::extend_time_limits(limit, limit + EXTENDED_GRACE);
     }
 }

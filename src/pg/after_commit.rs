@@ -5,7 +5,9 @@
 //! too: the session that commits it cannot know what is in it, so each COMMIT PREPARED wakes the worker
 //! (`hooks`).
 //!
-//! Invariant: the callback only touches atomics, latches and condition variables. An error after commit
+//! Before the commit, it has the keys written that `noted_keys` has gathered.
+//!
+//! Invariant: after the commit, the callback only touches atomics, latches and condition variables. An error then
 //! would be a PANIC of the server.
 
 use std::cell::Cell;
@@ -15,6 +17,7 @@ use pgrx::prelude::*;
 use std::sync::atomic::Ordering::{AcqRel, Release, SeqCst};
 use uuid::Uuid;
 
+use super::noted_keys;
 use super::pending;
 use super::shmem;
 use super::slots;
@@ -98,9 +101,14 @@ pub(crate) fn install() {
 #[pg_guard]
 unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
     match event {
-        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => pending::committing(),
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => {
+            noted_keys::committing();
+            pending::committing();
+        }
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => noted_keys::committing(),
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             slots::end_evictions();
+            noted_keys::ended();
             if let Some(armed) = ARMED.take() {
                 fire(armed);
             }
@@ -108,6 +116,7 @@ unsafe extern "C-unwind" fn after_transaction(event: pg_sys::XactEvent::Type, _a
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             slots::end_evictions();
+            noted_keys::ended();
             ARMED.set(None);
             pending::forget();
             pending::ended();
@@ -126,10 +135,15 @@ unsafe extern "C-unwind" fn after_subtransaction(
     _arg: *mut core::ffi::c_void,
 ) {
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => pending::end_subtransaction(true),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => pending::end_subtransaction(false),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => end_subtransaction(true),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => end_subtransaction(false),
         _ => {}
     }
+}
+
+fn end_subtransaction(committed: bool) {
+    pending::end_subtransaction(committed);
+    noted_keys::end_subtransaction(committed);
 }
 
 fn fire(armed: Armed) {
@@ -154,12 +168,12 @@ fn fire(armed: Armed) {
         }
         if armed.review {
             slot.reviews.fetch_add(1, Release);
-            slot.wake_vectorizer();
+            slot.wake_vectorizers();
         }
         if armed.noted {
             slot.vectorizer_notes.fetch_add(1, SeqCst);
             // Where no such process runs, the worker starts one.
-            wanted |= !slot.wake_vectorizer();
+            wanted |= !slot.wake_vectorizers();
         }
         if wanted {
             slot.wake();

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
+use super::shmem::{LANES, Lane};
+
 /// Defines the function by which PostgreSQL enters a worker: it is found by its symbol and gets the worker's
 /// argument.
 macro_rules! entry_point {
@@ -117,11 +119,15 @@ pub(crate) fn start_download(index: usize) -> bool {
     start(worker).is_some()
 }
 
-/// Starts the process that works for the vectorizers of a slot's database. False if all of max_worker_processes are in use.
-pub(crate) fn start_vectorizer(slot: usize, database: pg_sys::Oid) -> bool {
-    let mut worker = template("pg_steadytext vectorizer", "steadytext_vectorizer_main");
+/// Starts a process that works for the vectorizers of a slot's database. False if all of max_worker_processes are in use.
+pub(crate) fn start_vectorizer(slot: usize, lane: Lane, database: pg_sys::Oid) -> bool {
+    let name = match lane {
+        Lane::Prompt => "pg_steadytext vectorizer",
+        Lane::Patient => "pg_steadytext patient vectorizer",
+    };
+    let mut worker = template(name, "steadytext_vectorizer_main");
     worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-    worker.bgw_main_arg = pg_sys::Datum::from(slot);
+    worker.bgw_main_arg = pg_sys::Datum::from(slot * LANES + lane as usize);
     worker.bgw_extra[..4]
         .copy_from_slice(&database.to_u32().to_ne_bytes().map(|byte| byte as std::ffi::c_char));
     start(worker).is_some()

@@ -1,7 +1,6 @@
 //! What a trigger AFTER a change of a vectorized table says: keys of rows that came, changed or went.
 //!
-//! Invariant: no function that somebody else has written is called. Values are made texts by the output functions of their
-//! types, which are not looked up by name, and compared as bytes.
+//! Invariant: no function that somebody else has written is called. Values are made texts by [`key_text`], and compared as bytes.
 
 use std::ffi::CStr;
 
@@ -9,14 +8,18 @@ use pgrx::prelude::*;
 use pgrx::{PgTupleDesc, pg_sys};
 
 use super::error::PgError;
-use super::spi::Arg;
+use super::key_text;
+use super::noted_keys::Place;
+use super::slots;
 
 /// What has changed.
 pub(crate) enum Changed {
     /// Nothing of interest.
     Nothing,
-    /// These rows, by the values of their keys.
-    Keys(Vec<Vec<Arg>>),
+    /// One row, by its key as a JSON array.
+    Key(String),
+    /// A row that has another key than before: both.
+    Keys([String; 2]),
     /// All rows may be gone.
     Everything,
 }
@@ -26,10 +29,11 @@ pub(crate) struct Firing<'a> {
     data: &'a pg_sys::TriggerData,
 }
 
-/// Which columns a trigger is about: those of the key, then those that are embedded.
+/// Which columns a trigger is about: those of the key, then those that are embedded, then those that vectorizers write themselves.
 struct Columns<'a> {
     key: &'a [i16],
     embedded: &'a [i16],
+    written: &'a [i16],
 }
 
 impl<'a> Firing<'a> {
@@ -43,21 +47,15 @@ impl<'a> Firing<'a> {
         unsafe { &*self.data.tg_trigger }
     }
 
-    /// The first argument of the trigger: the number of the definition.
-    pub(crate) fn definition(&self) -> Option<&'a str> {
-        argument(self.trigger(), 0)?.to_str().ok()
-    }
-
-    /// The table, and whether PostgreSQL gave it the trigger because it is a partition.
-    pub(crate) fn table(&self) -> (pg_sys::Oid, bool) {
+    /// Where keys are noted that come from here; `None` where the trigger names no definition.
+    pub(crate) fn place(&self) -> Option<Place<'a>> {
+        let definition = argument(self.trigger(), 0)?.to_str().ok()?;
         // SAFETY: an open relation.
-        unsafe { ((*self.data.tg_relation).rd_id, self.trigger().tgisclone) }
-    }
-
-    /// The owner of the table.
-    pub(crate) fn owner(&self) -> pg_sys::Oid {
-        // SAFETY: an open relation.
-        unsafe { (*(*self.data.tg_relation).rd_rel).relowner }
+        let (table, owner) = unsafe {
+            let relation = self.data.tg_relation;
+            ((*relation).rd_id, (*(*relation).rd_rel).relowner)
+        };
+        Some(Place { definition, table, owner, is_clone: self.trigger().tgisclone })
     }
 
     /// What has changed.
@@ -85,16 +83,18 @@ impl<'a> Firing<'a> {
         let columns = self.columns().ok_or_else(misused)?;
         let before = self.data.tg_trigtuple;
         if !is_update {
-            return Ok(Changed::Keys(vec![self.key(before, &columns)]));
+            return Ok(Changed::Key(self.key(before, &columns)));
         }
         let after = self.data.tg_newtuple;
         let moved = !columns.key.iter().all(|column| self.is_same(*column));
         Ok(if moved {
-            Changed::Keys(vec![self.key(before, &columns), self.key(after, &columns)])
-        } else if columns.embedded.iter().all(|column| self.is_same(*column)) {
+            Changed::Keys([self.key(before, &columns), self.key(after, &columns)])
+        } else if columns.embedded.iter().all(|column| self.is_same(*column))
+            && (slots::is_vectorizing() || columns.written.iter().all(|column| self.is_same(*column)))
+        {
             Changed::Nothing
         } else {
-            Changed::Keys(vec![self.key(after, &columns)])
+            Changed::Key(self.key(after, &columns))
         })
     }
 
@@ -115,7 +115,9 @@ impl<'a> Firing<'a> {
             if key == 0 || key.checked_add(embedded)? > columns.len() {
                 return None;
             }
-            Some(Columns { key: &columns[..key], embedded: &columns[key..key + embedded] })
+            let (key, others) = columns.split_at(key);
+            let (embedded, written) = others.split_at(embedded);
+            Some(Columns { key, embedded, written })
         }
     }
 
@@ -161,47 +163,21 @@ impl<'a> Firing<'a> {
         }
     }
 
-    fn key(&self, row: pg_sys::HeapTuple, columns: &Columns<'_>) -> Vec<Arg> {
-        columns.key.iter().map(|column| self.argument_of(row, *column)).collect()
-    }
-
-    /// A value as JSON is to have it: numbers, times and yes or no as what they are, everything else as a text.
-    fn argument_of(&self, row: pg_sys::HeapTuple, column: i16) -> Arg {
-        let value = self.value(row, column);
-        // SAFETY: catalog look-ups, and the output function of the value's own type.
-        unsafe {
-            let kind = pg_sys::SPI_gettypeid(self.descriptor(), i32::from(column));
-            let base = pg_sys::getBaseType(kind);
-            if is_plain(base) {
-                return Arg::of_type(base, value);
+    fn key(&self, row: pg_sys::HeapTuple, columns: &Columns<'_>) -> String {
+        let mut json = String::with_capacity(48);
+        for (index, column) in columns.key.iter().enumerate() {
+            json.push(if index == 0 { '[' } else { ',' });
+            // SAFETY: the descriptor says of which type the values are.
+            unsafe {
+                let kind = PgTupleDesc::from_pg_unchecked(self.descriptor())
+                    .get(usize::try_from(*column - 1).unwrap_or(usize::MAX))
+                    .map_or(pg_sys::InvalidOid, |attribute| attribute.atttypid);
+                key_text::push(&mut json, kind, self.value(row, *column));
             }
-            let text = value.map(|value| {
-                let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
-                pg_sys::getTypeOutputInfo(kind, &mut output, &mut is_varlena);
-                let text = pg_sys::OidOutputFunctionCall(output, value);
-                pg_sys::Datum::from(pg_sys::cstring_to_text(text))
-            });
-            Arg::of_type(pg_sys::TEXTOID, text)
         }
+        json.push(']');
+        json
     }
-}
-
-/// Types that to_jsonb() writes as JSON has them. Settings of the session change how floating-point numbers are written, and what is made a
-/// text elsewhere: `docs/vectorizers.md` says so under its limits.
-fn is_plain(kind: pg_sys::Oid) -> bool {
-    matches!(
-        kind,
-        pg_sys::INT2OID
-            | pg_sys::INT4OID
-            | pg_sys::INT8OID
-            | pg_sys::NUMERICOID
-            | pg_sys::FLOAT4OID
-            | pg_sys::FLOAT8OID
-            | pg_sys::BOOLOID
-            | pg_sys::DATEOID
-            | pg_sys::TIMESTAMPOID
-            | pg_sys::TIMESTAMPTZOID
-    )
 }
 
 fn argument(trigger: &pg_sys::Trigger, index: usize) -> Option<&CStr> {

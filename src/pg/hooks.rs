@@ -257,10 +257,11 @@ fn vacate(database: pg_sys::Oid) {
     let Some(shared) = shmem::get() else { return };
     slots::evict(shared, database);
     let deadline = Instant::now() + EVICTION_PATIENCE;
-    let mut signalled = [0; 2];
+    let mut signalled = [0; 3];
     while let Some(slot) = slots::find(shared, database) {
-        let pids = [slot.pid.load(SeqCst), slot.vectorizer_pid.load(SeqCst)];
-        if pids == [0; 2] || Instant::now() >= deadline {
+        let [prompt, patient] = slot.vectorizers.each_ref().map(|process| process.pid.load(SeqCst));
+        let pids = [slot.pid.load(SeqCst), prompt, patient];
+        if pids == [0; 3] || Instant::now() >= deadline {
             break;
         }
         for (pid, signalled) in pids.into_iter().zip(&mut signalled).filter(|(pid, _)| *pid != 0) {

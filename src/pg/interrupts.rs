@@ -2,6 +2,9 @@
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicPtr};
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -16,6 +19,7 @@ unsafe extern "C-unwind" {
     fn die(signal: i32);
     fn enable_timeout_after(timeout: i32, delay_ms: i32);
     fn disable_timeout(timeout: i32, keep_indicator: bool);
+    fn RegisterTimeout(timeout: i32, handler: Option<unsafe extern "C-unwind" fn()>) -> i32;
     fn SignalHandlerForConfigReload(signal: i32);
 }
 
@@ -144,31 +148,69 @@ pub(crate) fn wait(timeout: Duration, line: Option<Line>) {
 
 /// PostgreSQL's number of the timeout for statements, in all versions.
 const STATEMENT_TIMEOUT: i32 = 3;
+/// A number behind those that PostgreSQL itself has, in all versions: it asks for one that is free.
+const USER_TIMEOUT: i32 = 15;
 
-/// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that statement_timeout would.
-pub(crate) fn with_time_limit<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
-    struct Limit;
-    impl Drop for Limit {
+/// The number of the timeout that ends the process, once it has been registered.
+static END_TIMEOUT: OnceLock<i32> = OnceLock::new();
+/// What to note when it does; it points to shared memory.
+static OVERRAN: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
+
+/// As SIGTERM does it: the process ends where it next looks for interrupts, which no exception handler of a user's keeps it from.
+unsafe extern "C-unwind" fn end_by_timeout() {
+    // SAFETY: null, or memory of the server that is there as long as this process; PostgreSQL's own handler, which is one for signals.
+    unsafe {
+        if let Some(overran) = OVERRAN.load(SeqCst).as_ref() {
+            overran.store(true, SeqCst);
+        }
+        die(libc::SIGTERM);
+    }
+}
+
+/// Prepares [`with_time_limits`], which sets `overran` before the process ends. Once in a process, after it has connected.
+pub(crate) fn prepare_time_limits(overran: &'static AtomicBool) {
+    OVERRAN.store(std::ptr::from_ref(overran).cast_mut(), SeqCst);
+    // SAFETY: the first number that is free is given out by PostgreSQL.
+    END_TIMEOUT.get_or_init(|| unsafe { RegisterTimeout(USER_TIMEOUT, Some(end_by_timeout)) });
+}
+
+/// Runs `work`, which ends with an error (57014) if it takes longer than `limit`, as a statement with that statement_timeout would. If it has
+/// caught that error, and takes longer than `end`, the process ends.
+pub(crate) fn with_time_limits<T>(limit: Duration, end: Duration, work: impl FnOnce() -> T) -> T {
+    struct Limits;
+    impl Drop for Limits {
         fn drop(&mut self) {
-            lift_time_limit();
+            // SAFETY: timeouts of this process, whether they run or not.
+            unsafe {
+                disable_timeout(STATEMENT_TIMEOUT, false);
+                if let Some(end) = END_TIMEOUT.get() {
+                    disable_timeout(*end, false);
+                }
+            }
         }
     }
-    renew_time_limit(limit);
-    let _limit = Limit;
+    extend_time_limits(limit, end);
+    let _limits = Limits;
     work()
 }
 
-/// Begins the limit of [`with_time_limit`] anew, also where it has ended something.
-pub(crate) fn renew_time_limit(limit: Duration) {
-    let limit_ms = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: every process that is connected to a database has a handler for it, which cancels its statement.
-    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, limit_ms) };
+/// Begins both limits of [`with_time_limits`] anew.
+pub(crate) fn extend_time_limits(limit: Duration, end: Duration) {
+    renew_time_limit(limit);
+    if let Some(timeout) = END_TIMEOUT.get() {
+        // SAFETY: registered by this process.
+        unsafe { enable_timeout_after(*timeout, milliseconds(end)) };
+    }
 }
 
-/// Ends the limit of [`with_time_limit`] early: what follows may take as long as it takes.
-pub(crate) fn lift_time_limit() {
-    // SAFETY: the timeout for statements, whether it runs or not.
-    unsafe { disable_timeout(STATEMENT_TIMEOUT, false) };
+/// Begins the first limit of [`with_time_limits`] anew, also where it has ended something.
+pub(crate) fn renew_time_limit(limit: Duration) {
+    // SAFETY: every process that is connected to a database has a handler for it, which cancels its statement.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds(limit)) };
+}
+
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }
 
 /// Sleeps for a while, interruptibly.

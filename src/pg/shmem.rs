@@ -208,16 +208,54 @@ pub(crate) struct Slot {
     pub(crate) accesses_wait: AtomicBool,
     /// Cells of [`super::access_counters`] that count them.
     pub(crate) access_cells: AtomicU32,
-    /// The process that works for vectorizers: its process id, 0 while none runs, and its latch.
-    pub(crate) vectorizer_pid: AtomicI32,
-    /// See `vectorizer_pid`; null while none runs.
-    pub(crate) vectorizer_latch: AtomicPtr<pg_sys::Latch>,
     /// Counts commits that noted work for vectorizers.
     pub(crate) vectorizer_notes: AtomicU64,
-    /// That process waits for requests of its own to end.
-    pub(crate) vectorizer_waits: AtomicBool,
+    /// Counts what may make the worker start one of the processes that work for them.
+    pub(crate) vectorizer_calls: AtomicU64,
+    /// The processes that work for vectorizers, by [`Lane`].
+    pub(crate) vectorizers: [Vectorizing; LANES],
     /// Messages in its cache queue.
     pub(crate) cache_queue_length: AtomicU32,
+}
+
+/// How many processes work for the vectorizers of a database.
+pub(crate) const LANES: usize = 2;
+
+/// Which of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// The one whose steps are short.
+    Prompt = 0,
+    /// The one that builds indexes, and that works for vectorizers whose tables have code that takes its time.
+    Patient = 1,
+}
+
+impl Lane {
+    /// All of them.
+    pub(crate) const ALL: [Lane; LANES] = [Lane::Prompt, Lane::Patient];
+
+    /// The one that this is not.
+    pub(crate) fn other(self) -> Lane {
+        match self {
+            Lane::Prompt => Lane::Patient,
+            Lane::Patient => Lane::Prompt,
+        }
+    }
+}
+
+/// A process that works for vectorizers.
+#[repr(C)]
+pub(crate) struct Vectorizing {
+    /// Its process id, 0 while none runs.
+    pub(crate) pid: AtomicI32,
+    /// Its latch, null while none runs.
+    pub(crate) latch: AtomicPtr<pg_sys::Latch>,
+    /// It waits for requests of its own to end.
+    pub(crate) waits: AtomicBool,
+    /// The definition for which it takes a step (UUID, big-endian halves); 0: none.
+    pub(crate) step: [AtomicU64; 2],
+    /// That step has not ended when its time was over for good, and the process ended for this.
+    pub(crate) overran: AtomicBool,
 }
 
 /// The slots and the launcher's mailbox, or `None` where the library was not preloaded.

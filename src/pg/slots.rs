@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use pgrx::pg_sys;
 
-use super::shmem::{self, Shared, Slot};
+use super::shmem::{self, Lane, Shared, Slot};
 use super::{access_counters, cache_queue, pending};
 
 /// What a worker does, as its slot says.
@@ -84,31 +84,56 @@ impl Slot {
         set_latch(self.latch.load(Acquire));
     }
 
-    /// Sets the latch of the process that works for vectorizers; false if there is none. Safe at any time, as
+    /// Sets the latches of the processes that work for vectorizers; false if the first of them does not run. Safe at any time, as
     /// [`Slot::wake`] is.
-    pub(crate) fn wake_vectorizer(&self) -> bool {
-        let latch = self.vectorizer_latch.load(Acquire);
-        set_latch(latch);
-        !latch.is_null()
+    pub(crate) fn wake_vectorizers(&self) -> bool {
+        let latches = self.vectorizers.each_ref().map(|process| process.latch.load(Acquire));
+        latches.into_iter().for_each(set_latch);
+        !latches[Lane::Prompt as usize].is_null()
     }
 
-    /// Puts this process into the slot as the one that works for vectorizers. False if the slot is another database's, or there is one.
-    pub(crate) fn begin_vectorizing(&self, database: pg_sys::Oid, latch: *mut pg_sys::Latch) -> bool {
+    /// Puts this process into the slot as one that works for vectorizers. False if the slot is another database's, or there is one.
+    pub(crate) fn begin_vectorizing(
+        &self,
+        lane: Lane,
+        database: pg_sys::Oid,
+        latch: *mut pg_sys::Latch,
+    ) -> bool {
         let me = std::process::id() as i32;
+        let process = &self.vectorizers[lane as usize];
         if self.database.load(SeqCst) != database.to_u32()
-            || self.vectorizer_pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
+            || process.pid.compare_exchange(0, me, SeqCst, SeqCst).is_err()
         {
             return false;
         }
-        self.vectorizer_latch.store(latch, SeqCst);
+        process.latch.store(latch, SeqCst);
         true
     }
 
-    /// Says that this process has gone. By the process itself, last of all.
-    pub(crate) fn end_vectorizing(&self) {
-        self.vectorizer_latch.store(std::ptr::null_mut(), SeqCst);
-        self.vectorizer_waits.store(false, SeqCst);
-        self.vectorizer_pid.store(0, SeqCst);
+    /// Says that this process has gone, and has the worker look whether another one is wanted. By the process itself, last of all.
+    pub(crate) fn end_vectorizing(&self, lane: Lane) {
+        let process = &self.vectorizers[lane as usize];
+        process.latch.store(std::ptr::null_mut(), SeqCst);
+        process.waits.store(false, SeqCst);
+        process.pid.store(0, SeqCst);
+        self.vectorizer_calls.fetch_add(1, SeqCst);
+        self.wake();
+    }
+
+    /// There is something to do for that process: where it is missing, the worker starts it.
+    pub(crate) fn call_vectorizer(&self, lane: Lane) {
+        let latch = self.vectorizers[lane as usize].latch.load(Acquire);
+        set_latch(latch);
+        if latch.is_null() {
+            self.vectorizer_calls.fetch_add(1, SeqCst);
+            self.wake();
+        }
+    }
+
+    /// Which of the processes that work for vectorizers this one is.
+    pub(crate) fn lane_of_me(&self) -> Option<Lane> {
+        let me = std::process::id() as i32;
+        Lane::ALL.into_iter().find(|lane| self.vectorizers[*lane as usize].pid.load(Relaxed) == me)
     }
 
     /// Says that the worker has gone. By the worker itself, last of all.
@@ -138,6 +163,9 @@ impl Slot {
         pending::clear(self);
         access_counters::take(self);
         self.reset_cache_counters(0);
+        for process in &self.vectorizers {
+            process.overran.store(false, Relaxed);
+        }
     }
 }
 
@@ -157,9 +185,14 @@ pub(crate) fn mine() -> Option<&'static Slot> {
     find(shmem::get()?, database)
 }
 
-/// Whether this process is the one that works for vectorizers.
+/// Which of the processes that work for vectorizers this one is, if it is one.
+pub(crate) fn my_lane() -> Option<Lane> {
+    mine()?.lane_of_me()
+}
+
+/// Whether this process works for vectorizers.
 pub(crate) fn is_vectorizing() -> bool {
-    mine().is_some_and(|slot| slot.vectorizer_pid.load(Relaxed) == std::process::id() as i32)
+    my_lane().is_some()
 }
 
 /// Asks the launcher to look at `database` now. Nothing here can raise.

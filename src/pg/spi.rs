@@ -23,16 +23,6 @@ impl<T: IntoDatum> From<T> for Arg {
 }
 
 impl Arg {
-    /// A value of this type, or NULL.
-    pub(crate) fn of_type(oid: pg_sys::Oid, datum: Option<pg_sys::Datum>) -> Self {
-        Arg { oid, datum }
-    }
-
-    /// Its type.
-    pub(crate) fn oid(&self) -> pg_sys::Oid {
-        self.oid
-    }
-
     /// The jsonb `{}`, which most requests have for parameters: without making a text of it that is parsed
     /// again.
     pub(crate) fn empty_object() -> Self {

@@ -131,6 +131,12 @@ pub(crate) fn started_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
+/// When the client has sent the statement that runs, as TimestampTz.
+pub(crate) fn statement_started_at() -> i64 {
+    // SAFETY: a plain getter.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
 /// How deep the current subtransaction is; 1 outside of any.
 pub(crate) fn nest_level() -> i32 {
     // SAFETY: a plain getter.

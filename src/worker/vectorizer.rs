@@ -1,12 +1,17 @@
-//! The process that works for the vectorizers of a database: it turns what has changed into requests of the queue, and writes
+//! The processes that work for the vectorizers of a database: they turn what has changed into requests of the queue, and write
 //! their answers where they belong.
 //!
-//! It is a process of its own because it runs what users have put on their tables, with their rights: a trigger that sleeps, or a table that is
+//! They are processes of their own because they run what users have put on their tables, with their rights: a trigger that sleeps, or a table that is
 //! locked, holds up vectorizers and no request. Which vectorizer does what is decided by functions of schema
 //! steadytext; each step is one transaction for one vectorizer.
 //!
-//! Invariant: this file has all SQL that the process sends.
+//! There are two of them, so that vectorizers do not hold up each other either. The prompt one takes short steps. A vectorizer whose step was not
+//! short is the patient one's for a while, as is one whose index is to be built. A step that catches its cancel ends its process, and the next one
+//! passes over its vectorizer for a while.
+//!
+//! Invariant: this file has all SQL that the processes send.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -14,12 +19,18 @@ use pgrx::prelude::*;
 
 use super::protocol::{self, Presence, in_queue};
 use crate::pg::error::PgError;
-use crate::pg::shmem::{self, Slot};
+use crate::pg::shmem::{self, LANES, Lane, Slot};
 use crate::pg::spi::{self, Mode};
 use crate::pg::{bgworker, catalog_cache, interrupts};
 
-/// How long one step may take, users' triggers included.
-const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// How long one step may take, users' triggers included, and after what time the process ends if that has not ended the step.
+const PROMPT_LIMITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// The same for the patient process, which gives the parts of a step that failed a few seconds each.
+const PATIENT_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(150));
+/// How much more time than others an owner's steps may have taken before these come first, in seconds.
+const HEAD_START_S: f64 = 0.5;
+/// SQLSTATE of a step whose time was over.
+const CANCELED: &str = "57014";
 /// How soon it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it looks around while nothing happens, in multiples of `worker_poll_interval`.
@@ -31,62 +42,72 @@ const START_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the same trouble is written to the server log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the worker knows about the process.
+/// What the worker knows about the processes.
 pub(super) struct Supervision {
     notes_seen: u64,
-    not_before: Instant,
-    wanted: bool,
+    /// By lane.
+    not_before: [Instant; LANES],
+    wanted: [bool; LANES],
 }
 
 impl Supervision {
-    /// It is looked for at once.
+    /// They are looked for at once.
     pub(super) fn new() -> Self {
-        Supervision { notes_seen: 0, not_before: Instant::now(), wanted: true }
+        Supervision { notes_seen: 0, not_before: [Instant::now(); LANES], wanted: [true; LANES] }
     }
 
-    /// Starts the process where it is missing and there is a vectorizer. `look`: there may be one of which nobody
+    /// Starts the processes that are missing and for which there is a vectorizer. `look`: there may be one of which nobody
     /// has said anything.
     ///
     /// # Errors
     ///
     /// The database's; all of max_worker_processes are in use.
     pub(super) fn step(&mut self, slot: &'static Slot, look: bool) -> Result<(), PgError> {
-        let notes = slot.vectorizer_notes.load(SeqCst);
-        self.wanted |= look || notes != self.notes_seen;
+        let notes = slot.vectorizer_notes.load(SeqCst).wrapping_add(slot.vectorizer_calls.load(SeqCst));
+        if look || notes != self.notes_seen {
+            self.wanted = [true; LANES];
+        }
         self.notes_seen = notes;
-        if !self.wanted || Instant::now() < self.not_before || slot.vectorizer_pid.load(SeqCst) != 0 {
-            return Ok(());
+        for lane in Lane::ALL {
+            let index = lane as usize;
+            if !self.wanted[index]
+                || Instant::now() < self.not_before[index]
+                || slot.vectorizers[index].pid.load(SeqCst) != 0
+            {
+                continue;
+            }
+            self.wanted[index] = false;
+            if !has_definitions(lane)? {
+                continue;
+            }
+            self.not_before[index] = Instant::now() + START_INTERVAL;
+            let Some(shared) = shmem::get() else { return Ok(()) };
+            let database = pg_sys::Oid::from(slot.database.load(Acquire));
+            if !bgworker::start_vectorizer(shared.index_of(slot), lane, database) {
+                self.wanted[index] = true;
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                    "a process that works for vectorizers cannot be started: all of max_worker_processes are in use",
+                )
+                .hint("Raise max_worker_processes and restart the server."));
+            }
         }
-        self.wanted = false;
-        if !has_definitions()? {
-            return Ok(());
-        }
-        self.not_before = Instant::now() + START_INTERVAL;
-        let Some(shared) = shmem::get() else { return Ok(()) };
-        let database = pg_sys::Oid::from(slot.database.load(Acquire));
-        if bgworker::start_vectorizer(shared.index_of(slot), database) {
-            return Ok(());
-        }
-        self.wanted = true;
-        Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            "the process that works for vectorizers cannot be started: all of max_worker_processes are in use",
-        )
-        .hint("Raise max_worker_processes and restart the server."))
+        Ok(())
     }
 
     /// When it is to be tried again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.wanted.then_some(self.not_before)
+        self.wanted.iter().zip(self.not_before).filter(|(wanted, _)| **wanted).map(|(_, at)| at).min()
     }
 }
 
-/// The life of the process.
-pub(super) fn run(slot_index: usize) {
+/// The life of a process; `index` is that of a slot and its lane.
+pub(super) fn run(index: usize) {
     interrupts::accept_signals();
-    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(slot_index)) else { return };
+    let Some(slot) = shmem::get().and_then(|shared| shared.slots.get(index / LANES)) else { return };
+    let lane = Lane::ALL[index % LANES];
     let database = bgworker::my_assignment();
-    if !slot.begin_vectorizing(database, interrupts::my_latch()) {
+    if !slot.begin_vectorizing(lane, database, interrupts::my_latch()) {
         return;
     }
     // Before the process connects, so that it runs after the process has left the database.
@@ -98,27 +119,38 @@ pub(super) fn run(slot_index: usize) {
         Ok(Presence::Absent) => return,
         Err(error) => return error.report(PgLogLevel::LOG),
     };
-    Process { slot, database, extension, complaint: None }.work();
+    interrupts::prepare_time_limits(&slot.vectorizers[lane as usize].overran);
+    Process { slot, lane, database, extension, complaint: None, turns: HashMap::new() }.work();
 }
 
 fn leave() {
     let Some(shared) = shmem::get() else { return };
-    let me = std::process::id() as i32;
-    if let Some(slot) = shared.slots.iter().find(|slot| slot.vectorizer_pid.load(SeqCst) == me) {
-        slot.end_vectorizing();
+    for slot in &shared.slots {
+        if let Some(lane) = slot.lane_of_me() {
+            slot.end_vectorizing(lane);
+        }
     }
 }
 
 struct Process {
     slot: &'static Slot,
+    lane: Lane,
     database: pg_sys::Oid,
     extension: pg_sys::Oid,
     complaint: Option<(String, Instant)>,
+    /// How many seconds of steps each owner has had, more than the one who had least.
+    turns: HashMap<pg_sys::Oid, f64>,
 }
 
 impl Process {
     /// Works until there is no vectorizer any more.
     fn work(&mut self) {
+        let own = &self.slot.vectorizers[self.lane as usize];
+        while let Err(error) = self.note_overrun() {
+            self.complain(error);
+            interrupts::wait(RETRY_INTERVAL, None);
+            interrupts::check_between_transactions();
+        }
         let mut look = Instant::now();
         let mut reviews_seen = None;
         loop {
@@ -155,7 +187,7 @@ impl Process {
                 continue;
             }
             // In this order, and the other way round where requests end: then no end is missed.
-            self.slot.vectorizer_waits.store(true, SeqCst);
+            own.waits.store(true, SeqCst);
             let outlook = match self.round(looks) {
                 Ok(Some(outlook)) => outlook,
                 Ok(None) => return,
@@ -167,7 +199,7 @@ impl Process {
             if outlook.progressed || self.slot.vectorizer_notes.load(SeqCst) != notes {
                 continue;
             }
-            self.slot.vectorizer_waits.store(outlook.waits, SeqCst);
+            own.waits.store(outlook.waits, SeqCst);
             let mut pause = look.saturating_duration_since(Instant::now());
             if outlook.waits {
                 pause = pause.min(ANSWER_INTERVAL);
@@ -179,59 +211,132 @@ impl Process {
         }
     }
 
-    /// One step for each vectorizer for which something can be done. `None`: there are none at all.
-    fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
-        let due = in_queue("look for work of vectorizers", || {
+    /// Writes down that a step of the process before this one has not ended in its time: it is not tried again soon.
+    fn note_overrun(&self) -> Result<(), PgError> {
+        let own = &self.slot.vectorizers[self.lane as usize];
+        let step = [&own.step[0], &own.step[1]].map(|half| half.load(SeqCst));
+        if own.overran.load(SeqCst) && step != [0; 2] {
+            let id = uuid::Uuid::from_u64_pair(step[0], step[1]);
+            self.note_trouble(
+                pgrx::Uuid::from_bytes(*id.as_bytes()),
+                "a step did not end when its time was over, so that its process was ended: code of the table's catches the cancel (57014) of the statement that runs it",
+                None,
+            )?;
+        }
+        own.step.iter().for_each(|half| half.store(0, SeqCst));
+        own.overran.store(false, SeqCst);
+        Ok(())
+    }
+
+    /// `code`: the SQLSTATE; `None` where the process was ended.
+    fn note_trouble(&self, id: pgrx::Uuid, message: &str, code: Option<String>) -> Result<(), PgError> {
+        let is_patient = self.lane == Lane::Patient;
+        in_queue("note trouble of a vectorizer", || {
             spi::query(
-                "select id from steadytext.vectorizers_due($1)",
-                vec![looks.into()],
+                "select steadytext.note_vectorizer_trouble($1, $2, $3, $4)",
+                vec![id.into(), message.into(), code.into(), is_patient.into()],
                 Mode::ReadWrite,
-                |row| row.get::<pgrx::Uuid>(1),
+                |_| (),
             )
         })?;
+        Ok(())
+    }
+
+    /// One step for a vectorizer; true if there may be more to do.
+    fn step(&self, id: pgrx::Uuid, looks: bool) -> Result<bool, PgError> {
+        let own = &self.slot.vectorizers[self.lane as usize];
+        let is_patient = self.lane == Lane::Patient;
+        let (limit, end) = if is_patient { PATIENT_LIMITS } else { PROMPT_LIMITS };
+        let halves = uuid::Uuid::from_bytes(*id.as_bytes()).as_u64_pair();
+        own.step[0].store(halves.0, SeqCst);
+        own.step[1].store(halves.1, SeqCst);
+        let step = in_queue("work for a vectorizer", || {
+            let step = || {
+                spi::query_one(
+                    "select steadytext.vectorizer_step($1, $2, $3)",
+                    vec![id.into(), looks.into(), is_patient.into()],
+                    Mode::ReadWrite,
+                    |row| row.get::<bool>(1),
+                )
+            };
+            interrupts::with_time_limits(limit, end, step)
+        });
+        own.step.iter().for_each(|half| half.store(0, SeqCst));
+        Ok(step?.flatten() == Some(true))
+    }
+
+    fn had(&self, owner: pg_sys::Oid) -> f64 {
+        self.turns.get(&owner).copied().unwrap_or(0.0)
+    }
+
+    /// One step for each vectorizer for which something can be done, but for those whose owners have had more time than others who wait.
+    /// `None`: there are none at all.
+    fn round(&mut self, looks: bool) -> Result<Option<Outlook>, PgError> {
+        let is_patient = self.lane == Lane::Patient;
+        let due = in_queue("look for work of vectorizers", || {
+            spi::query(
+                "select id, owner from steadytext.vectorizers_due($1, $2)",
+                vec![looks.into(), is_patient.into()],
+                Mode::ReadWrite,
+                |row| row.get::<pgrx::Uuid>(1).zip(row.get::<pg_sys::Oid>(2)),
+            )
+        })?;
+        let mut due: Vec<(pgrx::Uuid, pg_sys::Oid)> = due.into_iter().flatten().collect();
+        // Who has nothing to do saves up no time.
+        self.turns.retain(|owner, _| due.iter().any(|(_, of)| of == owner));
+        for (_, owner) in &due {
+            self.turns.entry(*owner).or_insert(0.0);
+        }
+        let least = self.turns.values().copied().min_by(f64::total_cmp).unwrap_or(0.0);
+        self.turns.values_mut().for_each(|had| *had -= least);
+        due.sort_by(|one, other| self.had(one.1).total_cmp(&self.had(other.1)));
         let mut progressed = false;
-        for id in due.into_iter().flatten() {
+        let mut passed_over = false;
+        for (id, owner) in due {
             interrupts::check_between_transactions();
-            let step = in_queue("work for a vectorizer", || {
-                let step = || {
-                    spi::query_one(
-                        "select steadytext.vectorizer_step($1, $2)",
-                        vec![id.into(), looks.into()],
-                        Mode::ReadWrite,
-                        |row| row.get::<bool>(1),
-                    )
-                };
-                interrupts::with_time_limit(STEP_LIMIT, step)
-            });
+            if self.had(owner) > HEAD_START_S {
+                passed_over = true;
+                continue;
+            }
+            let begun = Instant::now();
+            let step = self.step(id, looks);
+            *self.turns.entry(owner).or_insert(0.0) += begun.elapsed().as_secs_f64();
             match step {
-                Ok(step) => progressed |= step.flatten() == Some(true),
+                Ok(step) => progressed |= step,
                 Err(error) => {
-                    let (message, code) = (error.message.clone(), error.sqlstate());
-                    in_queue("note trouble of a vectorizer", || {
-                        spi::query(
-                            "select steadytext.note_vectorizer_trouble($1, $2, $3)",
-                            vec![id.into(), message.into(), code.into()],
-                            Mode::ReadWrite,
-                            |_| (),
-                        )
-                    })?;
+                    self.note_trouble(id, &error.message, Some(error.sqlstate()))?;
+                    if !is_patient && error.sqlstate() == CANCELED {
+                        // It is the other process's now.
+                        self.slot.call_vectorizer(self.lane.other());
+                    }
                     self.complain(error);
                 }
             }
         }
+        if passed_over && !progressed {
+            self.turns.clear();
+            progressed = true;
+        }
         let outlook = in_queue("look for work of vectorizers", || {
             spi::query_one(
-                "select any_left, waits, due_in from steadytext.vectorizers_outlook()",
-                vec![],
+                "select any_left, waits, due_in, hands_over from steadytext.vectorizers_outlook($1)",
+                vec![is_patient.into()],
                 Mode::ReadWrite,
                 |row| {
                     let outlook =
                         Outlook { progressed, waits: row.get(2).unwrap_or(false), due_in_s: row.get(3) };
-                    row.get::<bool>(1).unwrap_or(false).then_some(outlook)
+                    (row.get::<bool>(1).unwrap_or(false).then_some(outlook), row.get::<bool>(4))
                 },
             )
         })?;
-        Ok(outlook.flatten())
+        let Some((outlook, hands_over)) = outlook else { return Ok(None) };
+        if hands_over == Some(true) {
+            let other = self.lane.other();
+            if progressed || self.slot.vectorizers[other as usize].pid.load(SeqCst) == 0 {
+                self.slot.call_vectorizer(other);
+            }
+        }
+        Ok(outlook)
     }
 
     /// Writes trouble to the server log, the same one not too often.
@@ -257,11 +362,11 @@ struct Outlook {
     due_in_s: Option<f64>,
 }
 
-fn has_definitions() -> Result<bool, PgError> {
+fn has_definitions(lane: Lane) -> Result<bool, PgError> {
     let outlook = in_queue("look for vectorizers", || {
         spi::query_one(
-            "select any_left from steadytext.vectorizers_outlook()",
-            vec![],
+            "select any_left from steadytext.vectorizers_outlook($1)",
+            vec![(lane == Lane::Patient).into()],
             Mode::ReadWrite,
             |row| row.get::<bool>(1),
         )
@@ -269,9 +374,9 @@ fn has_definitions() -> Result<bool, PgError> {
     Ok(outlook.flatten() == Some(true))
 }
 
-/// Tells the process that requests have ended, if it waits for some.
+/// Tells the processes that requests have ended, if one of them waits for some.
 pub(super) fn tell(slot: &Slot) {
-    if slot.vectorizer_waits.load(Relaxed) {
-        slot.wake_vectorizer();
+    if slot.vectorizers.iter().any(|process| process.waits.load(Relaxed)) {
+        slot.wake_vectorizers();
     }
 }

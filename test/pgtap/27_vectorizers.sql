@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(67);
+select plan(75);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -115,7 +115,7 @@ set timezone = 'Asia/Tokyo';
 set datestyle = 'German';
 insert into odd values ('00000000-0000-0000-0000-000000000001', '2026-01-02 03:04:05+00', 'bad', 7, 'it''s "x"', 1.50, 'text');
 select is(
-    pg_temp.notes('odd_body'), '[["00000000-0000-0000-0000-000000000001", "2026-01-02T12:04:05+09:00", "bad", 7, "it''s \"x\"", 1.50]]',
+    pg_temp.notes('odd_body'), '[["00000000-0000-0000-0000-000000000001", "2026-01-02T03:04:05+00:00", "bad", 7, "it''s \"x\"", 1.50]]',
     'keys are written the same way whatever the session''s settings');
 set datestyle = 'ISO';
 set timezone = 'UTC';
@@ -141,6 +141,50 @@ select is(
     pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 1,
         pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, null) -> 'last') ->> 'count',
     '0', 'and nothing behind it');
+
+-- Values that are written otherwise under other settings.
+create table settings_matter (a float8, b tstzrange, c interval, d date[], e real[], f bytea, g regclass, h text, body text,
+    primary key (a, b, c, d, e, f, g, h));
+select steadytext_create_vectorizer('settings_matter', array['body'], index => 'none');
+create schema elsewhere;
+create table elsewhere.thing ();
+set extra_float_digits = -3; set datestyle = 'SQL, DMY'; set intervalstyle = 'sql_standard'; set bytea_output = 'escape'; set timezone = 'Asia/Tokyo';
+set search_path = elsewhere, public;
+insert into settings_matter values (0.1::float8 + 0.2, '[2026-02-01 01:02:03.456789+00,)', '-1 year 2 months -3 days 04:05:06.7', array[date '2026-03-04'],
+    array[1::real / 3], '\x00ff', 'thing'::regclass, E'a "quote" \\ and\n\x01', 'text');
+reset extra_float_digits; reset datestyle; reset intervalstyle; reset bytea_output; reset search_path; set timezone = 'UTC';
+select is(
+    pg_temp.notes('settings_matter_body'),
+    jsonb_build_array(jsonb_build_array(0.1::float8 + 0.2, '["2026-02-01 01:02:03.456789+00",)', '-10 mons -3 days +04:05:06.7', '{2026-03-04}', '{0.33333334}',
+        '\x00ff', (select oid::text from pg_class where relname = 'thing'), E'a "quote" \\ and\n\x01')),
+    'no setting changes what is noted of a key');
+select is(
+    pg_temp.result(pg_temp.statement('settings_matter_body', 'read_rows'),
+        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('settings_matter_body')) as k)) #>> '{0,chunks,0}',
+    'text', 'and the row is found again by it');
+drop table settings_matter cascade;
+select steadytext_drop_vectorizer('settings_matter_body', true);
+
+-- What is in the way.
+select throws_ok(
+    $$ select steadytext_create_vectorizer('article', array['title'], name => 'second') $$, '42710', 'there is a table public.article_title_embedding already',
+    'a table for vectors is of one vectorizer');
+create table inside (id int primary key, body text);
+select steadytext_create_vectorizer('inside', array['body'], target_column => 'v', index => 'none');
+select throws_ok(
+    $$ select steadytext_create_vectorizer('inside', array['body'], name => 'second', target_column => 'v') $$, '42710', 'column "v" has the vectors of another vectorizer',
+    'so is a column');
+select steadytext_drop_vectorizer('inside_body', true);
+select columns_are('inside'::name, array['id', 'body']::name[], 'both columns go with it');
+select is(
+    (select truncate from steadytext_vectorizers where name = 'article_title'), false, 'texts are not cut unsaid');
+select steadytext_alter_vectorizer('article_title', truncate => true);
+select is((select truncate from steadytext_vectorizers where name = 'article_title'), true, 'but where that is wanted');
+select steadytext_config_set('max_vectorizers_per_role', '1');
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', index => 'none') $i$) $$,
+    '53400', 'role "st_alice" has 1 vectorizers, as many as it may have', 'a role has so many of them');
+select steadytext_config_set('max_vectorizers_per_role', '100');
 
 -- Partitions.
 create table parted (id int, part int, body text, primary key (part, id)) partition by list (part);

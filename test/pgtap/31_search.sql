@@ -1,6 +1,6 @@
 -- Search in what vectorizers keep: by vectors and words, filters, plans, rights, and answers from what was found.
 \ir setup.psql
-select plan(65);
+select plan(69);
 
 -- Two vectorizers whose vectors are already there: one with a table of chunks, one with a column.
 create table article (shelf integer, id bigint, title text, body text, price numeric, primary key (shelf, id));
@@ -42,8 +42,14 @@ alter table remark rename column id to number;
 select results_eq($$ select key from steadytext_search('notes', 'note 9', 1, 'number = 9') $$, $$ values ('{"number": 9}'::jsonb) $$, 'search: under new names');
 alter table remark rename column number to id;
 alter table remark rename to note;
+select throws_ok($$ select * from steadytext_hybrid_search('articles', E'\t ') $$, '22023', 'query has no text', 'hybrid: an empty query');
+select results_eq($$ select answer, sources from steadytext_rag('articles', 'What reclaims?', filter => 'false') $$, $$ values (null::text, '[]'::jsonb) $$,
+    'rag: nothing is answered from nothing');
+alter table article add column other vector(3);
+update article set other = '[1,2,3]' where shelf = 7;
+select is((select "row" ? 'other' from steadytext_search('articles', 'dead rows', 1, 'shelf = 7')), false, 'search: vectors of the row are left out');
 select throws_ok($$ select * from steadytext_search('articles', 'x', 0) $$, '22023', 'k must be between 1 and 1000', 'search: no rows');
-select throws_ok($$ select * from steadytext_search('articles', '  ') $$, 'P0001', 'Text input cannot be empty', 'search: an empty query');
+select throws_ok($$ select * from steadytext_search('articles', '  ') $$, '22023', 'query has no text', 'search: an empty query');
 select is(current_setting('hnsw.iterative_scan') || current_setting('search_path'), 'off' || current_setting('search_path'), 'search: settings are what they were');
 
 -- The plan.
@@ -118,6 +124,12 @@ select alike(pg_temp.plan_of(replace(replace(replace(replace(replace(replace(
         steadytext.hybrid_statement(steadytext.find_search_target('articles'), null, false, (steadytext.text_index('article_body_embedding')).config),
         '$1', quote_literal(steadytext_embed('x'))), '$2', '5'), '$3', '''dead'''), '$4', '60'), '$5', '0.5::float8'), '$6', '5')),
     '%article_body_embedding_embedding_idx%article_body_embedding_to_tsvector_idx%', 'hybrid: by both indexes');
+set local enable_sort = off;
+set local hnsw.max_scan_tuples = 1;
+select results_eq($$ select count(dense_rank), count(sparse_rank) from steadytext_hybrid_search('articles', 'text number 77 reclaims matter', 2, filter => 'shelf = 7') $$,
+    $$ values (2::bigint, 2::bigint) $$, 'hybrid: words that have found enough do not hide what the index has missed');
+reset hnsw.max_scan_tuples;
+reset enable_sort;
 reset enable_seqscan;
 select is((select sparse_rank from steadytext_hybrid_search('articles', 'matters', 1, alpha => 0)), null, 'hybrid: by the configuration of the index');
 select is(steadytext_create_text_index('notes', 'english'), 'public.note_to_tsvector_idx', 'create_text_index: of columns');

@@ -54,6 +54,7 @@ mod standby;
 mod summaries;
 mod sync;
 mod transactions;
+mod vectorizer_processes;
 mod vectorizers;
 mod verbs;
 mod wake;

@@ -286,16 +286,28 @@ fn a_table_that_waits_holds_up_neither_other_vectorizers_nor_requests() {
     rest(&mut session);
     session.run("create trigger sleep before update on slow for each row execute function sleep()");
     session.run("insert into slow values (1, 'sleeps')");
-    wait_until("the trigger sleeps", || {
-        session.one("select exists (select from pg_stat_activity where backend_type = 'pg_steadytext vectorizer' and wait_event = 'PgSleep')")
-    });
+    let sleeps = |session: &mut Session, which: &str| {
+        wait_until("the trigger sleeps", || {
+            session.one(&format!(
+                "select exists (select from pg_stat_activity where backend_type = 'pg_steadytext {which}' and wait_event = 'PgSleep')"
+            ))
+        });
+    };
+    sleeps(&mut session, "vectorizer");
     // Requests are served meanwhile.
     let id = session.embed("not held up", "");
     session.answer(id);
     session.run("insert into quick values (1, 'waits its turn')");
-    // As its limit of time does it.
+    // As its limit of time does it. From then on it is another process's.
     session.run(
         "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext vectorizer'",
+    );
+    sleeps(&mut session, "patient vectorizer");
+    wait_until("the other one goes on meanwhile", || {
+        session.one::<i64>("select count(*) from quick_body_embedding") == 1
+    });
+    session.run(
+        "select pg_cancel_backend(pid) from pg_stat_activity where backend_type = 'pg_steadytext patient vectorizer'",
     );
     rest(&mut session);
     assert_eq!(session.list::<String>("select error_code from steadytext_vectorizer_errors"), ["57014"]);

@@ -11,6 +11,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
+use super::kept;
 use super::ledger::{Ledger, Outcome};
 use crate::cluster::Cluster;
 use crate::session::{Address, Session};
@@ -113,7 +114,8 @@ impl Client {
             75..80 => self.enqueue(session, tag, &["begin"], &["rollback"], 2),
             80..86 => self.savepoint(session, tag),
             86..88 => self.savepoint_storm(session, tag),
-            88..94 => self.prepared(session, tag),
+            88..92 => self.prepared(session, tag),
+            92..96 => kept::change(session, &mut self.random),
             _ => self.cancel_some(session),
         }
         while self.open.len() > MOST_OPEN || (!self.open.is_empty() && self.random.random_bool(0.3)) {

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use uuid::Uuid;
 
+use super::kept;
 use super::ledger::Ledger;
 use crate::cluster::Cluster;
 use crate::life::Shutdown;
@@ -28,6 +29,7 @@ pub(super) fn prepare(cluster: &Cluster) {
     session.run(AUDIT);
     slow_model(cluster, &mut session);
     session.run(PATIENT);
+    kept::prepare(&mut session);
 }
 
 /// A request may be in flight at many kills without being to blame for any.

@@ -188,6 +188,11 @@ impl Counts {
         self.faults.extend(faults);
     }
 
+    /// Adds what is wrong with something else than requests.
+    pub(super) fn find_wrong(&mut self, what: Vec<String>) {
+        self.find(what.into_iter().map(|what| (Fault::Wrong, what)));
+    }
+
     fn add_fate(&mut self, id: Uuid, fate: Option<&Fate>, cancel: Option<bool>) {
         let Some(fate) = fate else {
             return self.find([(Fault::Lost, format!("{id}: neither in the queue nor dropped with it"))]);

@@ -2,12 +2,15 @@
 //! whose requests are cancelled. In the end every request that was committed must have been answered exactly
 //! once, with the bytes that it gets on a quiet day.
 //!
+//! A table is vectorized meanwhile; in the end its vectors are those of its rows ([`kept`]).
+//!
 //! Three books are kept: each client notes its answers ([`ledger`]), a trigger notes in the same transaction
 //! what really happened (`audit`), and the disturbance that drops the extension notes in the same transaction
 //! which requests go with it.
 
 mod client;
 mod disturbance;
+mod kept;
 mod ledger;
 
 use std::sync::Arc;
@@ -82,7 +85,9 @@ impl Chaos {
         }
         say("waiting for quiet");
         wait_for_quiet(&cluster);
-        ledger.settle(&mut cluster.session("postgres"))
+        let mut counts = ledger.settle(&mut cluster.session("postgres"));
+        counts.find_wrong(kept::settle(&cluster));
+        counts
     }
 }
 

@@ -1,0 +1,92 @@
+//! A vectorized table in the storm: whatever has happened, in the end every row has exactly the vectors of its text.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::STILLNESS;
+use crate::cluster::Cluster;
+use crate::session::Session;
+use crate::wait::eventually;
+
+/// The table, which is there before the extension.
+const TABLE: &str = "create table kept (id integer primary key, body text)";
+
+/// Its vectorizer, where there is none: those that dropped the extension left the vectors behind.
+const ESTABLISH: &str = "
+do $$
+begin
+    if not exists (select from steadytext_vectorizers where name = 'kept') then
+        drop table if exists kept_body_embedding;
+        perform steadytext_create_vectorizer('kept', array['body'], name => 'kept', index => 'none');
+    end if;
+end
+$$";
+
+/// Rows without the vectors that they should have, and vectors that are nobody's.
+const WRONG: &str = "
+select format('row %s: %s, vector of %s', coalesce(s.id, d.id), s.body, d.chunk)
+from kept as s
+full join kept_body_embedding as d on d.id = s.id
+where s.body ~ '\\S' and (d.chunk is distinct from s.body or d.embedding::text is distinct from steadytext_embed(s.body)::text)
+    or coalesce(s.body, '') !~ '\\S' and d.id is not null";
+
+const IS_AT_REST: &str = "
+select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
+    and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
+        = (select count(*) from steadytext_vectorizers)";
+
+/// Makes the table and its vectorizer.
+pub(super) fn prepare(session: &mut Session) {
+    session.run(TABLE);
+    session.run(ESTABLISH);
+}
+
+/// A change of some rows. Whether it succeeds is all the same.
+pub(super) fn change(session: &mut Session, random: &mut StdRng) {
+    let id = random.random_range(0..200);
+    let text = random.random_range(0..1000);
+    let many = random.random_range(20..60);
+    let sql = match random.random_range(0..12) {
+        0 => format!("delete from kept where id between {id} and {id} + 5"),
+        1 => format!("update kept set body = ' ' where id = {id}"),
+        // So many that their keys are gathered.
+        2 | 3 => format!(
+            "insert into kept select i, 'text ' || i || ' of {text}' from generate_series({id}, {id} + {many}) as i
+             on conflict (id) do update set body = excluded.body"
+        ),
+        4 => format!(
+            "begin; savepoint here;
+             insert into kept select i, 'never' from generate_series(1000, 1000 + {many}) as i on conflict do nothing;
+             rollback to here; update kept set body = body || '.' where id = {id}; commit"
+        ),
+        5 => format!("update kept set id = id + 300 where id = {id}"),
+        6 => ESTABLISH.to_owned(),
+        _ => format!("insert into kept values ({id}, 'text {text}') on conflict (id) do update set body = excluded.body"),
+    };
+    if session.batch_execute(&sql).is_err() {
+        session.batch_execute("rollback").ok();
+    }
+}
+
+/// What is wrong when everything is quiet, one line each.
+pub(super) fn settle(cluster: &Cluster) -> Vec<String> {
+    let attempt = |sql: &str| -> Option<()> { cluster.session("postgres").batch_execute(sql).ok() };
+    let established = eventually(STILLNESS, || attempt(ESTABLISH)).and_then(|()| {
+        // What the storm itself has put in the way of a row is written down; it is tried again.
+        eventually(STILLNESS, || attempt("select steadytext_retry_vectorizer('kept'); insert into kept values (9999, 'last') on conflict do nothing"))
+    });
+    if established.is_none() {
+        return vec!["the vectorized table takes no rows any more".to_owned()];
+    }
+    let rests = eventually(2 * STILLNESS, || {
+        let rests: bool = cluster.session("postgres").query_one(IS_AT_REST, &[]).ok()?.get(0);
+        rests.then_some(())
+    });
+    let mut session = cluster.session("postgres");
+    let mut wrong: Vec<String> = session.list(WRONG);
+    if rests.is_none() {
+        let status = "select format('the vectorizer does not come to rest: %s', s) from steadytext_vectorizer_status as s";
+        wrong.extend(session.list::<String>(status));
+    }
+    wrong
+}
