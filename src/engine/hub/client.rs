@@ -6,9 +6,7 @@
 //!
 //! Invariant: the token is shown to the address of the hub only, and never over a connection that others can read.
 
-use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,100 +17,20 @@ use ureq::http::header::{
 };
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body};
 
+use super::address::{endpoint, host_of, is_near, is_private, is_same_origin, proxy, redirected};
 use super::error::HubError;
 use super::progress::Progress;
 use super::reference::{Reference, encoded};
+use super::settings::{Hub, Token};
 
-/// The hub that everybody means.
-pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Bytes of a list of files.
 const MAX_LISTING: u64 = 32 << 20;
-/// Bytes of a file with a token.
-const MAX_TOKEN: u64 = 4096;
 const MAX_REDIRECTS: usize = 8;
 /// The longest that is waited because a hub asks for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What is known of a hub, and how patient one is with it.
-#[derive(Debug, Clone)]
-pub struct Hub {
-    /// `https://huggingface.co`, or that of a mirror.
-    pub endpoint: String,
-    /// Who asks; `None`: anybody.
-    pub token: Option<Token>,
-    /// Nothing is fetched.
-    pub offline: bool,
-    /// How long a connection may say nothing.
-    pub silence: Duration,
-    /// How often in a row something is tried that brings nothing.
-    pub tries: u32,
-    /// The pause after the first of them; it doubles each time, up to a minute.
-    pub first_pause: Duration,
-}
-
-impl Default for Hub {
-    fn default() -> Hub {
-        Hub {
-            endpoint: DEFAULT_ENDPOINT.to_owned(),
-            token: None,
-            offline: false,
-            silence: Duration::from_secs(60),
-            tries: 6,
-            first_pause: Duration::from_secs(1),
-        }
-    }
-}
-
-/// A token, which no message shows.
-#[derive(Clone)]
-pub struct Token(String);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
-
-impl Token {
-    /// A token as somebody has it; `None` where there is nothing but space.
-    ///
-    /// # Errors
-    /// [`HubError::Setting`] for what no header may have.
-    pub fn new(text: &str) -> Result<Option<Token>, HubError> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Ok(None);
-        }
-        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Ok(Some(Token(text.to_owned())));
-        }
-        Err(HubError::Setting {
-            setting: "the token",
-            reason: "it has characters that no token has".to_owned(),
-        })
-    }
-
-    /// The token in a file.
-    ///
-    /// # Errors
-    /// [`HubError::Setting`].
-    pub fn read(path: &Path) -> Result<Option<Token>, HubError> {
-        let wrong = |reason: String| HubError::Setting {
-            setting: "the token's file",
-            reason: format!("\"{}\": {reason}", path.display()),
-        };
-        let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
-        let mut text = String::new();
-        file.take(MAX_TOKEN + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
-        match text.len() as u64 {
-            length if length > MAX_TOKEN => Err(wrong("it is too long for a token".to_owned())),
-            _ => Token::new(&text),
-        }
-    }
-}
 
 /// A connection to a hub.
 pub(super) struct Client<'a> {
@@ -348,7 +266,7 @@ impl<'a> Client<'a> {
     fn send(&self, uri: &Uri, range: Option<(u64, Option<&str>)>) -> Result<Response<Body>, Failed> {
         let mut request = self.agent.get(uri.clone()).config().proxy(proxy(uri)?).build();
         request = request.header(ACCEPT_ENCODING, "identity");
-        if let Some(Token(token)) = &self.hub.token
+        if let Some(token) = self.hub.token.as_ref().map(Token::secret)
             && is_same_origin(uri, &self.endpoint)
             && is_private(uri)
         {
@@ -477,84 +395,6 @@ fn repo(reference: &Reference) -> Repo {
     Repo::with_revision(reference.repository.clone(), RepoType::Model, reference.revision.clone())
 }
 
-fn endpoint(text: &str) -> Result<Uri, HubError> {
-    let wrong =
-        |reason: &str| HubError::Setting { setting: "the address of the hub", reason: reason.to_owned() };
-    let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong("it is no address"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(wrong("it must begin with https:// or http://"));
-    }
-    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    if authority.is_empty() || authority.contains('@') || uri.query().is_some() {
-        return Err(wrong("it is a host and perhaps a path, without user, password or query"));
-    }
-    Ok(uri)
-}
-
-fn host_of(uri: &Uri) -> String {
-    uri.host().unwrap_or_default().to_owned()
-}
-
-fn port(uri: &Uri) -> u16 {
-    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 })
-}
-
-fn is_same_origin(one: &Uri, other: &Uri) -> bool {
-    let host = |uri: &Uri| host_of(uri).to_ascii_lowercase();
-    one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
-}
-
-/// Whether nobody on the way can read what is said.
-fn is_private(uri: &Uri) -> bool {
-    uri.scheme_str() == Some("https") || matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"))
-}
-
-/// Whether an address is one of this machine or of the networks around it, as far as it says so itself.
-fn is_near(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
-    if host == "localhost" || host.ends_with(".localhost") {
-        return true;
-    }
-    match host.parse() {
-        Ok(IpAddr::V4(address)) => is_near_v4(address),
-        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(address) => is_near_v4(address),
-            None => {
-                let first = address.segments()[0];
-                address.is_loopback()
-                    || address.is_unspecified()
-                    || first & 0xfe00 == 0xfc00
-                    || first & 0xffc0 == 0xfe80
-            }
-        },
-        Err(_) => false,
-    }
-}
-
-fn is_near_v4(address: Ipv4Addr) -> bool {
-    address.is_loopback() || address.is_private() || address.is_link_local() || address.is_unspecified()
-}
-
-/// Where a redirect leads. None for what is no address of the web, has a password in it, or would leave encryption.
-fn redirected(from: &Uri, target: &str) -> Option<Uri> {
-    let (scheme, authority) = (from.scheme_str()?, from.authority()?.as_str());
-    let address = if target.starts_with("//") {
-        format!("{scheme}:{target}")
-    } else if target.starts_with('/') {
-        format!("{scheme}://{authority}{target}")
-    } else {
-        target.to_owned()
-    };
-    let uri: Uri = address.parse().ok()?;
-    let allowed = match uri.scheme_str()? {
-        "https" => true,
-        "http" => scheme == "http",
-        _ => false,
-    };
-    let authority = uri.authority()?.as_str();
-    (allowed && !authority.is_empty() && !authority.contains('@')).then_some(uri)
-}
-
 /// The first byte and the size of a file, of `bytes 100-199/200`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
@@ -566,35 +406,6 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 /// The seconds of `Retry-After`. A date is as good as nothing: it is waited as after other failures.
 fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// The proxy of the environment for an address.
-fn proxy(uri: &Uri) -> Result<Option<Proxy>, HubError> {
-    let value = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let names: &[&str] = match uri.scheme_str() {
-        Some("https") => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
-        _ => &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
-    };
-    let Some(address) = names.iter().find_map(value) else { return Ok(None) };
-    let exceptions = ["no_proxy", "NO_PROXY"].iter().find_map(value).unwrap_or_default();
-    if is_excepted(&host_of(uri), &exceptions) {
-        return Ok(None);
-    }
-    // Its address may have a password.
-    let wrong = |_| HubError::Setting {
-        setting: "the proxy of the environment",
-        reason: "it is no address of a proxy".to_owned(),
-    };
-    Proxy::new(&address).map(Some).map_err(wrong)
-}
-
-/// Whether a host is in a list of domains as NO_PROXY has it.
-fn is_excepted(host: &str, exceptions: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    exceptions.split(',').map(|entry| entry.trim().to_ascii_lowercase()).any(|entry| {
-        let domain = entry.trim_start_matches('*').trim_start_matches('.');
-        entry == "*" || (!domain.is_empty() && (host == domain || host.ends_with(&format!(".{domain}"))))
-    })
 }
 
 /// The certificates that the system trusts, so that those of an organisation's own mirror count; where it has none, Mozilla's.
@@ -618,77 +429,7 @@ fn root_certificates() -> RootCerts {
 mod tests {
     use std::time::Duration;
 
-    use ureq::http::Uri;
-
-    use super::{
-        Token, content_range, endpoint, is_excepted, is_near, is_private, is_same_origin, redirected, seconds,
-    };
-
-    fn uri(text: &str) -> Uri {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn redirects_stay_in_the_web_and_encrypted() {
-        let hub = uri("https://hub.example/a/resolve/main/b");
-        for (target, expected) in [
-            ("/x/y?z", "https://hub.example/x/y?z"),
-            ("//cdn.example/b", "https://cdn.example/b"),
-            ("https://cdn.example:8443/b?s=1", "https://cdn.example:8443/b?s=1"),
-        ] {
-            assert_eq!(redirected(&hub, target), Some(uri(expected)));
-        }
-        for target in [
-            "http://cdn.example/b",
-            "file:///etc/passwd",
-            "ftp://x/y",
-            "b",
-            "",
-            "https://u:p@cdn.example/b",
-            "https://",
-        ] {
-            assert_eq!(redirected(&hub, target), None, "{target}");
-        }
-        assert!(redirected(&uri("http://localhost:1/"), "http://other/").is_some());
-    }
-
-    #[test]
-    fn origins_are_scheme_host_and_port() {
-        let hub = uri("https://Hub.example/");
-        assert!(is_same_origin(&hub, &uri("https://hub.example:443/x")));
-        for other in [
-            "http://hub.example/",
-            "https://hub.example:444/",
-            "https://hub.example.org/",
-            "https://cdn.hub.example/",
-        ] {
-            assert!(!is_same_origin(&hub, &uri(other)), "{other}");
-        }
-        assert!(
-            is_private(&hub)
-                && is_private(&uri("http://127.0.0.1:80/"))
-                && !is_private(&uri("http://hub.example/"))
-        );
-    }
-
-    #[test]
-    fn endpoints_are_checked() {
-        for good in ["https://huggingface.co", "http://127.0.0.1:8080/", "https://mirror.example/hf/"] {
-            assert!(endpoint(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "huggingface.co",
-            "file:///x",
-            "ftp://x",
-            "https://u:p@x",
-            "https://x?y",
-            "https://",
-            "https://a b",
-        ] {
-            assert!(endpoint(bad).is_err(), "{bad}");
-        }
-    }
+    use super::{content_range, seconds};
 
     #[test]
     fn headers_are_read_and_strange_ones_passed_over() {
@@ -699,57 +440,5 @@ mod tests {
         }
         assert_eq!(seconds(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(seconds("Wed, 21 Oct 2026 07:28:00 GMT"), None);
-    }
-
-    #[test]
-    fn no_proxy_names_domains() {
-        for (host, list, excepted) in [
-            ("a.example", "example", true),
-            ("a.example", ".example, b", true),
-            ("a.example", "*.example", true),
-            ("example", "*.example", true),
-            ("anexample", "example", false),
-            ("a.example", "", false),
-            ("a.example", "*", true),
-            ("LOCALHOST", "localhost", true),
-        ] {
-            assert_eq!(is_excepted(host, list), excepted, "{host} {list}");
-        }
-    }
-
-    #[test]
-    fn a_token_shows_itself_to_nobody_and_is_one_word() {
-        let token = Token::new(" hf_secret\n").unwrap().unwrap();
-        assert!(!format!("{token:?}").contains("secret"));
-        assert!(Token::new(" \n").unwrap().is_none());
-        let error = Token::new("hf_secret\r\nX: y").unwrap_err();
-        assert!(!error.to_string().contains("secret"));
-    }
-
-    #[test]
-    fn what_is_near_the_server_says_so() {
-        for near in [
-            "http://localhost:80/x",
-            "https://a.localhost/",
-            "http://127.8.0.1/",
-            "http://10.0.0.1/",
-            "http://192.168.1.1/",
-            "http://169.254.169.254/latest",
-            "http://0.0.0.0/",
-            "http://[::1]/",
-            "http://[fe80::1]/",
-            "http://[fd00::1]/",
-            "http://[::ffff:10.0.0.1]/",
-        ] {
-            assert!(is_near(&uri(near)), "{near}");
-        }
-        for far in [
-            "https://huggingface.co/",
-            "http://8.8.8.8/",
-            "https://[2001:db8::1]/",
-            "https://localhost.example/",
-        ] {
-            assert!(!is_near(&uri(far)), "{far}");
-        }
     }
 }

@@ -7,6 +7,7 @@
 //! Invariant: nothing that a hub says leads out of that directory, and what lies there afterwards has the size and the SHA-256 that the hub
 //! has announced, where it has announced them.
 
+mod address;
 mod choice;
 mod client;
 mod error;
@@ -15,6 +16,7 @@ mod partial;
 mod place;
 mod progress;
 mod reference;
+mod settings;
 
 use std::fs::File;
 use std::io::Read;
@@ -25,7 +27,6 @@ use sha2::{Digest, Sha256};
 
 use self::choice::Choice;
 use self::client::Client;
-pub use self::client::{DEFAULT_ENDPOINT, Hub, Token};
 pub use self::error::HubError;
 use self::listing::{Listing, Remote};
 use self::partial::{Arrived, Partial, Paths};
@@ -33,6 +34,7 @@ use self::place::Staging;
 pub use self::progress::{Moment, Progress};
 use self::reference::is_safe_path;
 pub use self::reference::{MAX_REFERENCE, Reference};
+pub use self::settings::{DEFAULT_ENDPOINT, Hub, Token};
 use crate::cache_key::hex;
 use crate::card::{Card, CardError, CardFile};
 use crate::gguf::parts;

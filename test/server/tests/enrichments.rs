@@ -488,5 +488,11 @@ fn values_are_written_with_the_rights_that_the_owner_has_then() {
     assert_eq!(session.one::<i64>("select count(*) from alice.t where good is not null"), 1);
     session.run("grant steadytext_user to alice");
     rest(&mut session);
-    assert_eq!(session.one::<i64>("select count(*) from alice.t where good is not null"), 2);
+    assert_eq!(
+        session.one::<i64>("select count(*) from alice.t where good is not null"),
+        2,
+        "{:?} {:?}",
+        session.list::<String>("select format('%s', e) from steadytext_enrichment_errors as e"),
+        session.list::<String>("select format('%s', r) from steadytext_enrichment_rows as r")
+    );
 }
