@@ -6,7 +6,7 @@
 
 create table @extschema@.steadytext_vectorizers (
     id uuid not null default pg_catalog.gen_random_uuid() constraint steadytext_vectorizers_pkey primary key,
-    name text not null constraint steadytext_vectorizers_name_key unique,
+    name text not null,
     kind text not null default 'vectorizer',
     owner_role steadytext.role_id not null default steadytext.current_role_id(),
     source text not null,
@@ -20,21 +20,26 @@ create table @extschema@.steadytext_vectorizers (
     strategy text not null default 'recursive',
     index_type text not null default 'hnsw',
     distance text not null default 'cosine',
-    dimensions integer not null,
+    dimensions integer,
+    request_type text,
+    params jsonb,
+    given_keys text[],
+    revision integer not null default 1,
     priority integer not null default 2,
     is_paused boolean not null default false,
     enqueue_existing boolean not null default true,
     truncate boolean not null default false,
     replaces uuid,
     created_at timestamptz not null default pg_catalog.now(),
-    updated_at timestamptz not null default pg_catalog.now()
+    updated_at timestamptz not null default pg_catalog.now(),
+    constraint steadytext_vectorizers_name_key unique (name, kind)
 );
 comment on table @extschema@.steadytext_vectorizers is
-    'Definitions of vectorizers: columns whose embeddings are kept up to date';
+    'Definitions of vectorizers and enrichments: columns that are kept up to date with embeddings, or with what a model makes of them';
 comment on column @extschema@.steadytext_vectorizers.id is
     'Number of the definition, by which its triggers and its work know it; another one after steadytext_alter_vectorizer()';
-comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique in the database';
-comment on column @extschema@.steadytext_vectorizers.kind is 'vectorizer: what is made of a row';
+comment on column @extschema@.steadytext_vectorizers.name is 'Its name, unique among those of its kind in the database';
+comment on column @extschema@.steadytext_vectorizers.kind is 'What is made of a row: vectorizer, or enrichment';
 comment on column @extschema@.steadytext_vectorizers.owner_role is
     'The role that owns the source; vectors are written with its rights, whatever these are at the time';
 comment on column @extschema@.steadytext_vectorizers.source is
@@ -48,7 +53,7 @@ comment on column @extschema@.steadytext_vectorizers.destination is
 comment on column @extschema@.steadytext_vectorizers.model is
     'The model, as for steadytext_embed(); NULL: the one that embeds by default';
 comment on column @extschema@.steadytext_vectorizers.format is
-    'What is embedded of a chunk: a text with $chunk and $name for columns, $$ for a dollar; NULL: the chunk alone';
+    'What is embedded of a chunk: a text with $chunk and $name for columns, $$ for a dollar; NULL: the chunk alone. Of an enrichment: its prompt';
 comment on column @extschema@.steadytext_vectorizers.chunk_size is
     'Tokens of a chunk, at most; NULL: the text is not cut';
 comment on column @extschema@.steadytext_vectorizers.chunk_overlap is 'Tokens that a chunk has in common with the one before it';
@@ -57,7 +62,11 @@ comment on column @extschema@.steadytext_vectorizers.strategy is
 comment on column @extschema@.steadytext_vectorizers.index_type is 'hnsw, ivfflat or none';
 comment on column @extschema@.steadytext_vectorizers.distance is
     'cosine (operator <=>), l2 (<->) or inner_product (<#>): the index serves this one';
-comment on column @extschema@.steadytext_vectorizers.dimensions is 'Numbers in a vector';
+comment on column @extschema@.steadytext_vectorizers.dimensions is 'Numbers in a vector; NULL for enrichments, as what is about vectors';
+comment on column @extschema@.steadytext_vectorizers.request_type is 'Of an enrichment: the type of its requests, as in steadytext_queue';
+comment on column @extschema@.steadytext_vectorizers.params is 'Of an enrichment: the parameters of its requests, besides the model';
+comment on column @extschema@.steadytext_vectorizers.given_keys is 'Of an enrichment: the columns of the key, as the format calls them';
+comment on column @extschema@.steadytext_vectorizers.revision is 'Of an enrichment: counted up where all values are to be made anew';
 comment on column @extschema@.steadytext_vectorizers.priority is 'Priority of the requests that are made of its work, 1 to 10';
 comment on column @extschema@.steadytext_vectorizers.is_paused is 'Changes are noted, and nothing is done about them';
 comment on column @extschema@.steadytext_vectorizers.enqueue_existing is 'Rows that were there before it are embedded, too';

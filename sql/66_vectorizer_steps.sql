@@ -64,6 +64,9 @@ begin
         where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = f.vectorizer_id);
         delete from @extschema@.steadytext_vectorizer_state as s
         where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = s.vectorizer_id);
+        delete from @extschema@.steadytext_enrichment_rows as r
+        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = r.enrichment_id)
+            or r.gone_at < now() - interval '1 hour';
     end if;
     return query
     select v.id, v.owner_role::oid

@@ -253,6 +253,9 @@ begin
     if not found then
         return false;
     end if;
+    if v_definition.kind = 'enrichment' then
+        return steadytext.enrichment_step(p_id, p_look, p_patient);
+    end if;
     select * into v_statements from steadytext.vectorizer_statements(p_id);
     insert into @extschema@.steadytext_vectorizer_state (vectorizer_id, scan)
     values (p_id, case when v_definition.enqueue_existing then 'source' end)
@@ -278,7 +281,7 @@ begin
         if v_signature is distinct from v_state.signature then
             update @extschema@.steadytext_vectorizer_state as s set
                 signature = v_signature,
-                scan = case when s.scan = 'all' then 'all' when v_state.signature is not null then 'source' else s.scan end,
+                scan = case when s.scan = 'all' then 'all' when v_state.signature is not null or v_definition.enqueue_existing then 'source' end,
                 scan_after = null
             where s.vectorizer_id = p_id;
             return true;

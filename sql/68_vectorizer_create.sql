@@ -12,13 +12,16 @@ declare
         when new.priority not between 1 and 10 then 'priority must be between 1 and 10'
         when new.index_type not in ('hnsw', 'ivfflat', 'none') then 'index must be hnsw, ivfflat or none'
         when new.distance not in ('cosine', 'l2', 'inner_product') then 'distance must be cosine, l2 or inner_product'
-        when new.dimensions not between 1 and 16000 then 'a vector has 1 to 16000 dimensions'
+        when new.kind = 'vectorizer' and coalesce(new.dimensions, 0) not between 1 and 16000 then 'a vector has 1 to 16000 dimensions'
         when new.chunk_size < 1 or new.chunk_overlap < 0 or new.chunk_overlap >= new.chunk_size and new.chunk_overlap > 0
             then 'chunk_size must be positive, and chunk_overlap less than it'
-        when coalesce(cardinality(new.columns), 0) = 0 or array_position(new.columns, null) is not null
+        when new.kind = 'vectorizer' and coalesce(cardinality(new.columns), 0) = 0 or array_position(new.columns, null) is not null
             then 'columns must name at least one column, and no NULL'
         when (new.target_column is null) = (new.destination is null) then 'vectors are either in a column or in a table'
-        when new.kind <> 'vectorizer' then 'there is no such kind'
+        when new.kind not in ('vectorizer', 'enrichment') then 'there is no such kind'
+        when new.kind = 'enrichment' and (num_nulls(new.request_type, new.params, new.format, new.given_keys, new.target_column) > 0
+            or new.replaces is not null)
+            then 'an enrichment has a prompt, a type, parameters and a column for its values'
         when new.replaces is null and new.name like '% (next)' then 'names that end with "(next)" are those of vectorizers that are being altered'
     end;
     v_most integer;
@@ -306,7 +309,7 @@ begin
     if source is null then
         raise exception 'source cannot be null' using errcode = 'null_value_not_allowed', hint = 'Give the name of a table.';
     end if;
-    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name) then
+    if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'vectorizer') then
         if if_not_exists then
             raise notice 'vectorizer "%" already exists, skipping', v_name using errcode = 'duplicate_object';
             return v_name;

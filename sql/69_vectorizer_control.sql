@@ -8,7 +8,7 @@ as $$
 declare
     v_id uuid;
 begin
-    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null;
+    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null and v.kind = 'vectorizer';
     if v_id is null then
         raise exception 'vectorizer "%" does not exist', left(p_name, 100)
             using errcode = 'undefined_object', hint = 'The view steadytext_vectorizer_status shows yours.';
@@ -186,7 +186,7 @@ declare
     v_suffix text := '_next';
 begin
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
-    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name) then
+    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'vectorizer') then
         raise exception 'vectorizer "%" already exists', left(new_name, 100)
             using errcode = 'duplicate_object', hint = 'Give another name.';
     end if;

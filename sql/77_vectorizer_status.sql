@@ -54,7 +54,7 @@ begin
         select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new
         from @extschema@.steadytext_vectorizers as d
         left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
-        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        where d.kind = 'vectorizer' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
         select * into v_place from steadytext.vectorizer_place(v.id);
@@ -152,7 +152,7 @@ comment on column @extschema@.steadytext_vectorizer_status.seconds_left is 'How 
 comment on column @extschema@.steadytext_vectorizer_status.problem is 'Why nothing is done at all; it is tried again by itself';
 comment on column @extschema@.steadytext_vectorizer_status.owner is 'The role that the table belongs to, with whose rights vectors are written';
 
-create function steadytext.vectorizer_errors()
+create function steadytext.vectorizer_errors(p_kind text)
 returns table (name text, key jsonb, error text, error_code text, hint text, failed_at timestamptz)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -165,7 +165,7 @@ begin
     for v in
         select d.id, d.name
         from @extschema@.steadytext_vectorizers as d
-        where steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage')
+        where d.kind = p_kind and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
         select * into v_place from steadytext.vectorizer_place(v.id);
@@ -176,10 +176,11 @@ begin
                 from jsonb_array_elements(f.key) with ordinality as k(value, n)
                 where v_place.key_columns[k.n] is not null), f.key),
             f.error, f.error_code,
-            case f.error_code
-                when '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
-                when '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
-                when '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'
+            case
+                when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
+                when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
+                when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
+                when f.error_code = '42501' then 'Vectors are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_vectorizer().'
                 else 'It is tried again when the row changes, and by steadytext_retry_vectorizer().'
             end,
             f.failed_at
@@ -189,10 +190,10 @@ begin
     end loop;
 end
 $$;
-comment on function steadytext.vectorizer_errors() is 'The rows of steadytext_vectorizer_errors';
+comment on function steadytext.vectorizer_errors(text) is 'The rows of steadytext_vectorizer_errors, or those of enrichments';
 
 create view @extschema@.steadytext_vectorizer_errors with (security_barrier) as
-select e.* from steadytext.vectorizer_errors() as e;
+select e.* from steadytext.vectorizer_errors('vectorizer') as e;
 comment on view @extschema@.steadytext_vectorizer_errors is
     'Rows of your vectorized tables that could not be embedded, and why; all of them for administrators';
 comment on column @extschema@.steadytext_vectorizer_errors.name is 'Name of the vectorizer';

@@ -379,8 +379,8 @@ grant select, insert (prompt_id, version, template, metadata)
 grant
     select,
     insert (name, kind, owner_role, source, columns, target_column, destination, model, format, chunk_size, chunk_overlap,
-        strategy, index_type, distance, dimensions, priority, enqueue_existing, truncate, replaces),
-    update (name, priority, is_paused, truncate, updated_at),
+        strategy, index_type, distance, dimensions, request_type, params, given_keys, priority, enqueue_existing, truncate, replaces),
+    update (name, priority, is_paused, truncate, updated_at, format, columns, given_keys, request_type, params, model, revision),
     delete
 on @extschema@.steadytext_vectorizers to steadytext_user, steadytext_admin;
 grant update (owner_role) on @extschema@.steadytext_vectorizers to steadytext_admin;
@@ -417,7 +417,34 @@ grant execute on function
     steadytext.is_vectorizing(),
     steadytext.vectorizer_count(text, bytea),
     steadytext.vectorizer_statuses(),
-    steadytext.vectorizer_errors()
+    steadytext.vectorizer_errors(text)
+to steadytext_user;
+
+-- Enrichments are definitions beside the vectorizers.
+grant select, delete on @extschema@.steadytext_enrichment_rows to steadytext_user, steadytext_admin;
+grant select on @extschema@.steadytext_enrichment_status, @extschema@.steadytext_enrichment_errors to steadytext_user, steadytext_admin;
+grant execute on function
+    @extschema@.steadytext_create_enrichment(regclass, text, text, text, jsonb, text, text, bigint, boolean, boolean),
+    @extschema@.steadytext_alter_enrichment(text, text, text, jsonb, text, bigint, text),
+    @extschema@.steadytext_drop_enrichment(text, boolean),
+    @extschema@.steadytext_pause_enrichment(text),
+    @extschema@.steadytext_resume_enrichment(text),
+    @extschema@.steadytext_retry_enrichment(text),
+    @extschema@.steadytext_refresh_enrichment(text, boolean),
+    steadytext.check_enrichment_request(text, jsonb),
+    steadytext.enrichment_digest(uuid),
+    steadytext.enrichment_place(uuid),
+    steadytext.enrichment_names(uuid),
+    steadytext.row_key(regclass),
+    steadytext.prompt_columns(regclass, text),
+    steadytext.enrichment_type(text),
+    steadytext.check_enrichment_target(regclass, text, text, jsonb),
+    steadytext.column_edges(regclass, uuid),
+    steadytext.check_enrichment_chain(regclass, text[], text, uuid),
+    steadytext.make_enrichment_triggers(uuid, regclass, text[], text[], text),
+    steadytext.own_enrichment_id(text),
+    steadytext.recall_enrichment_requests(uuid),
+    steadytext.enrichment_statuses()
 to steadytext_user;
 grant select on sequence @extschema@.steadytext_vectorizer_work_id_seq to steadytext_admin;
 
@@ -441,5 +468,6 @@ select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_wo
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_batches', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_failures', '');
 select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_vectorizer_state', '');
+select pg_catalog.pg_extension_config_dump('@extschema@.steadytext_enrichment_rows', '');
 
 select steadytext.start_worker();

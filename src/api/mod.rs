@@ -17,6 +17,7 @@ mod details;
 mod diagnose;
 mod elsewhere;
 mod enqueue;
+mod enrichments;
 #[cfg(feature = "exchange")]
 mod exchange;
 #[cfg(not(feature = "exchange"))]

@@ -60,9 +60,10 @@ create temporary table functions as
         and p.proname !~ '^steadytext_((generate|embed|rerank|chat)(_json|_regex|_choice|_stream|_details|_docs_only|_top_k|_batch)?|count_tokens|tokenize|chunk_text)$'
         and not coalesce(p.proargnames::text ~ '\muntyped_', false)
         and p.oid::regprocedure::text !~ '^steadytext[.](generate_json|embed)[(]'
-        -- What searches and batches are made of.
+        -- What searches, batches and enrichments are made of.
         and p.oid::regprocedure::text !~ ('^steadytext[.](find_search_target|text_index|search_rows|search_statement|hybrid_statement|run_search|'
-            || 'check_search|any_words|search|hybrid_search|rag|enqueue_rows|enqueue_query|base_type|key_operator)[(]');
+            || 'check_search|any_words|search|hybrid_search|rag|enqueue_rows|enqueue_query|base_type|key_operator|'
+            || 'make_enrichment_triggers)[(]');
 select is_empty(
     $$ select distinct u.type from functions, unnest(types) as u(type) where u.type not in (select h.type from hostile as h) $$,
     'there are hostile arguments of every type');

@@ -25,7 +25,11 @@ fn expected(function: &str, argument: &str) -> Option<String> {
         "truncate" => TRUNCATE.to_string(),
         "return_scores" => RETURN_SCORES.to_string(),
         // What is made of whole tables gives way to what somebody waits for.
-        "priority" if function.contains("enqueue_query") || function.contains("vectorizer") => return None,
+        "priority"
+            if ["enqueue_query", "vectorizer", "enrichment"].iter().any(|part| function.contains(part)) =>
+        {
+            return None;
+        }
         "priority" => PRIORITY.to_string(),
         "method" => METHOD.to_owned(),
         "threshold" => THRESHOLD.to_string(),

@@ -21,6 +21,7 @@ mod defaults;
 mod dump;
 mod embeddings;
 mod engine_leader;
+mod enrichments;
 mod errors;
 mod escalation;
 mod extension;

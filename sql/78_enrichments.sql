@@ -1,0 +1,295 @@
+-- Enrichments: a column that is kept filled with what a model makes of other columns of its row. They are definitions beside the
+-- vectorizers, tied to their table by the same triggers and served by the same process.
+--
+-- The triggers watch the target as those of a vectorizer watch the column of its vectors: a value that somebody takes away is noted, and
+-- so is one that somebody writes.
+
+-- What tells a value that was made from one that somebody has written, and whether the row still says what it was made from.
+create table @extschema@.steadytext_enrichment_rows (
+    enrichment_id uuid not null,
+    key jsonb not null,
+    content_hash bytea not null,
+    made_by uuid not null,
+    value_hash bytea,
+    is_kept boolean not null default false,
+    gone_at timestamptz,
+    constraint steadytext_enrichment_rows_pkey primary key (enrichment_id, key)
+);
+comment on table @extschema@.steadytext_enrichment_rows is
+    'Rows of enriched tables that have what they should: what each value was made from, and by which definition';
+comment on column @extschema@.steadytext_enrichment_rows.enrichment_id is 'The definition';
+comment on column @extschema@.steadytext_enrichment_rows.key is 'Values of the key columns as an array';
+comment on column @extschema@.steadytext_enrichment_rows.content_hash is 'SHA-256 of the columns that the prompt names';
+comment on column @extschema@.steadytext_enrichment_rows.made_by is
+    'Digest of prompt, type, parameters and model: steadytext.enrichment_digest()';
+comment on column @extschema@.steadytext_enrichment_rows.value_hash is 'SHA-256 of the value, as a text; NULL: the value is NULL';
+comment on column @extschema@.steadytext_enrichment_rows.is_kept is
+    'The value was there before, or somebody has written it: it is kept until the columns change';
+comment on column @extschema@.steadytext_enrichment_rows.gone_at is
+    'Since when there is no row of this key; kept for a while, as the row may have got another key';
+comment on constraint steadytext_enrichment_rows_pkey on @extschema@.steadytext_enrichment_rows is 'One row per row of the source';
+create index steadytext_enrichment_rows_gone_idx on @extschema@.steadytext_enrichment_rows (enrichment_id, value_hash, content_hash)
+    where gone_at is not null;
+comment on index @extschema@.steadytext_enrichment_rows_gone_idx is 'Where a value was before, for a row with a new key';
+alter table @extschema@.steadytext_enrichment_rows enable row level security;
+create policy owner_all on @extschema@.steadytext_enrichment_rows for all to steadytext_user
+    using (steadytext.owns_vectorizer(enrichment_id));
+comment on policy owner_all on @extschema@.steadytext_enrichment_rows is 'Users see and forget what was made by their own definitions';
+create policy admin_select on @extschema@.steadytext_enrichment_rows for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_enrichment_rows is 'Administrators see all of it';
+
+create function steadytext.check_enrichment_request(request_type text, params jsonb)
+returns boolean
+language c stable parallel safe strict
+as 'MODULE_PATHNAME', 'check_enrichment_request_wrapper';
+comment on function steadytext.check_enrichment_request(text, jsonb) is
+    'Refuses a type and parameters as the queue would refuse a request about a text with them';
+
+create function steadytext.enrichment_digest(p_id uuid)
+returns uuid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select md5(jsonb_build_array(v.request_type, v.format, v.params, v.model, v.revision)::text)::uuid
+    from @extschema@.steadytext_vectorizers as v
+    where v.id = p_id
+$$;
+comment on function steadytext.enrichment_digest(uuid) is
+    'A digest of all that the values of an enrichment depend on besides the row; another one means that they are made anew';
+
+create function steadytext.enrichment_place(
+    p_id uuid,
+    out source regclass,
+    out key_columns text[],
+    out key_types text[],
+    out source_columns text[],
+    out target_column text,
+    out problem text
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p.source, p.key_columns, p.key_types, p.source_columns, p.target_column, p.problem
+    from steadytext.vectorizer_place(p_id) as p
+$$;
+comment on function steadytext.enrichment_place(uuid) is
+    'Where an enrichment reads and writes, as steadytext.vectorizer_place(): the columns of the prompt that are not of the key, and the target';
+
+create function steadytext.enrichment_names(p_id uuid)
+returns table (given text, name text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select n.given, n.name
+    from @extschema@.steadytext_vectorizers as v
+    cross join steadytext.enrichment_place(v.id) as p
+    cross join unnest(v.given_keys || v.columns, p.key_columns || p.source_columns) as n(given, name)
+    where v.id = p_id
+        and n.given in (
+            select f.name from steadytext.format_pieces(v.format, v.given_keys || v.columns) as f where f.name is not null)
+$$;
+comment on function steadytext.enrichment_names(uuid) is
+    'The columns that the prompt of an enrichment names: as it calls them, and as they are called now';
+
+create function steadytext.row_key(p_source regclass)
+returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(a.attname::text order by k.n)
+    from (
+        select i.indkey, i.indnkeyatts
+        from pg_index as i
+        where i.indrelid = p_source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
+            and not exists (
+                select from unnest(i.indkey::int2[]) with ordinality as c(number, n)
+                join pg_attribute as a on a.attrelid = p_source and a.attnum = c.number
+                where c.n <= i.indnkeyatts and not a.attnotnull)
+        order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
+        limit 1
+    ) as i
+    cross join unnest(i.indkey::int2[]) with ordinality as k(number, n)
+    join pg_attribute as a on a.attrelid = p_source and a.attnum = k.number
+    where k.n <= i.indnkeyatts
+$$;
+comment on function steadytext.row_key(regclass) is
+    'The columns by which rows of a table are known: of the primary key, or of a unique index over columns that are NOT NULL';
+
+create function steadytext.prompt_columns(p_source regclass, p_prompt text)
+returns text[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $body$
+declare
+    v_piece record;
+    v_columns text[] := '{}';
+begin
+    if p_prompt is null then
+        raise exception 'prompt cannot be null' using errcode = 'null_value_not_allowed';
+    end if;
+    for v_piece in
+        select coalesce(m.parts[1], m.parts[2]) as name, m.parts[3] as dollar, m.parts[4] as stray
+        from regexp_matches(p_prompt, '\$([[:alpha:]_][[:alnum:]_]*)|\$\{([^{}]+)\}|(\$\$)|(\$)', 'g') as m(parts)
+    loop
+        if v_piece.stray is not null then
+            raise exception 'prompt has a $ that is followed by no name'
+                using errcode = 'invalid_parameter_value', hint = 'Write $name or ${name} of a column, and $$ for a dollar.';
+        end if;
+        continue when v_piece.dollar is not null or v_piece.name = any (v_columns);
+        if not exists (
+            select from pg_attribute as a
+            where a.attrelid = p_source and a.attname = v_piece.name and a.attnum > 0 and not a.attisdropped
+        ) then
+            raise exception 'column "%" of table % does not exist', left(v_piece.name, 63), p_source
+                using errcode = 'undefined_column', hint = 'The prompt names it. Write $$ for a dollar.';
+        end if;
+        v_columns := v_columns || v_piece.name;
+    end loop;
+    if cardinality(v_columns) = 0 then
+        raise exception 'prompt names no column'
+            using errcode = 'invalid_parameter_value', hint = 'Write $name or ${name} where the value of a column goes.';
+    end if;
+    return v_columns;
+end
+$body$;
+comment on function steadytext.prompt_columns(regclass, text) is 'The columns that a prompt names, each once; an error where there is no such column';
+
+create function steadytext.enrichment_type(p_request_type text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_request_type in ('generate', 'generate_regex', 'generate_choice', 'classify', 'analyze_sentiment', 'translate',
+            'mask', 'summarize') then 'text'
+        when p_request_type in ('generate_json', 'extract', 'extract_facts', 'classify_scores') then 'jsonb'
+        when p_request_type = 'if' then 'boolean'
+        when p_request_type in ('if_score', 'score') then 'double precision'
+        when p_request_type = 'classify_multi' then 'text[]'
+    end
+$$;
+comment on function steadytext.enrichment_type(text) is
+    'The type of a column for answers to requests of a type; NULL where they cannot fill one';
+
+create function steadytext.check_enrichment_target(
+    p_source regclass, p_target text, p_request_type text, p_params jsonb
+)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_natural text := steadytext.enrichment_type(p_request_type);
+    v_column record;
+    v_types text[];
+    v_answers text[];
+    v_other text;
+begin
+    select a.attnotnull, a.atthasdef, a.attgenerated <> '' or a.attidentity <> '' as is_computed,
+        steadytext.base_type(a.atttypid) as type, t.typtype, format_type(a.atttypid, a.atttypmod) as shown
+    into v_column
+    from pg_attribute as a
+    join pg_type as t on t.oid = steadytext.base_type(a.atttypid)
+    where a.attrelid = p_source and a.attname = p_target and a.attnum > 0 and not a.attisdropped;
+    if not found then
+        return;
+    end if;
+    if v_column.is_computed or v_column.attnotnull or v_column.atthasdef then
+        raise exception 'column "%" cannot be filled by an enrichment: it is %', p_target,
+                case when v_column.is_computed then 'generated' when v_column.attnotnull then 'NOT NULL' else 'given a default' end
+            using errcode = 'invalid_table_definition',
+                hint = 'A row comes with NULL in it, and gets its value later; whatever else is there counts as written by somebody, and is kept.';
+    end if;
+    v_types := array['text', 'varchar'] || case v_natural
+        when 'jsonb' then array['jsonb', 'json']
+        when 'boolean' then array['bool']
+        when 'double precision' then array['float8', 'float4', 'numeric']
+        else '{}'
+    end;
+    if v_natural = 'text[]' then
+        v_types := array['_text'];
+    end if;
+    v_answers := case p_request_type
+        when 'classify' then array(select jsonb_array_elements_text(p_params -> 'categories'))
+        when 'generate_choice' then array(select jsonb_array_elements_text(p_params -> 'choices'))
+        when 'analyze_sentiment' then array['positive', 'negative', 'neutral', 'mixed']
+    end;
+    if v_column.typtype = 'e' and v_answers is not null then
+        select a.answer into v_other
+        from unnest(v_answers) as a(answer)
+        where not exists (select from pg_enum as e where e.enumtypid = v_column.type and e.enumlabel = a.answer)
+        limit 1;
+        if v_other is not null then
+            raise exception '"%" is no value of type %', left(v_other, 63), v_column.shown
+                using errcode = 'datatype_mismatch', hint = 'Each possible answer must be a value of the column''s type.';
+        end if;
+    elsif not exists (select from unnest(v_types) as t(name) join pg_type as p on p.typname = t.name
+        where p.typnamespace = 'pg_catalog'::regnamespace and p.oid = v_column.type)
+    then
+        raise exception 'column "%" of type % cannot hold answers of type %', p_target, v_column.shown, p_request_type
+            using errcode = 'datatype_mismatch', hint = format('Use a column of type %s.', v_natural);
+    end if;
+end
+$$;
+comment on function steadytext.check_enrichment_target(regclass, text, text, jsonb) is
+    'Refuses a column that cannot hold the answers to requests of a type; one that is not there yet can';
+
+-- From which column follows which: by definitions, and by the expressions of generated columns.
+create function steadytext.column_edges(p_source regclass, p_but uuid)
+returns table (base text, made text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select n.name, p.target_column
+    from @extschema@.steadytext_vectorizers as v
+    cross join steadytext.enrichment_place(v.id) as p
+    cross join steadytext.enrichment_names(v.id) as n
+    where v.kind = 'enrichment' and v.id is distinct from p_but and p.source = p_source
+    union all
+    select n.name, p.target_column
+    from @extschema@.steadytext_vectorizers as v
+    cross join steadytext.vectorizer_place(v.id) as p
+    cross join unnest(p.source_columns) as n(name)
+    where v.kind = 'vectorizer' and p.target_column is not null and p.source = p_source
+    union all
+    -- Before PostgreSQL 15 it is the column that depends, and not its expression.
+    select b.attname::text, g.attname::text
+    from pg_attribute as g
+    join pg_attrdef as e on e.adrelid = g.attrelid and e.adnum = g.attnum
+    join pg_depend as d on d.refclassid = 'pg_class'::regclass and d.refobjid = g.attrelid
+        and (d.classid = 'pg_attrdef'::regclass and d.objid = e.oid
+            or d.classid = 'pg_class'::regclass and d.objid = g.attrelid and d.objsubid = g.attnum)
+    join pg_attribute as b on b.attrelid = g.attrelid and b.attnum = d.refobjsubid and b.attnum <> g.attnum
+    where g.attrelid = p_source and g.attgenerated <> ''
+$$;
+comment on function steadytext.column_edges(regclass, uuid) is
+    'Pairs of columns of a table where the second is made of the first, but for one definition';
+
+create function steadytext.check_enrichment_chain(p_source regclass, p_columns text[], p_target text, p_but uuid)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_edges jsonb := (select coalesce(jsonb_agg(jsonb_build_array(e.base, e.made)), '[]') from steadytext.column_edges(p_source, p_but) as e);
+    v_back text;
+begin
+    if exists (select from jsonb_array_elements(v_edges) as e(edge) where e.edge ->> 1 = p_target) then
+        raise exception 'column "%" is the target of another definition already', p_target
+            using errcode = 'duplicate_object', hint = 'Drop that one, or give another column.';
+    end if;
+    with recursive reached(name) as (
+        select p_target
+        union
+        select e.edge ->> 1 from reached as r join jsonb_array_elements(v_edges) as e(edge) on e.edge ->> 0 = r.name
+    )
+    select r.name into v_back from reached as r where r.name = any (p_columns) limit 1;
+    if v_back is not null then
+        raise exception 'the prompt names column "%", which %', v_back,
+                case when v_back = p_target then 'is the target' else format('is made of the target "%s"', p_target) end
+            using errcode = 'invalid_parameter_value', hint = 'Each value would be made anew for ever.';
+    end if;
+end
+$$;
+comment on function steadytext.check_enrichment_chain(regclass, text[], text, uuid) is
+    'Refuses a target that something else fills, or that the columns of the prompt are made of, directly or through others';

@@ -1,0 +1,346 @@
+-- Changing, pausing and dropping enrichments, and how they are.
+
+create function steadytext.own_enrichment_id(p_name text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.kind = 'enrichment';
+    if v_id is null then
+        raise exception 'enrichment "%" does not exist', left(p_name, 100)
+            using errcode = 'undefined_object', hint = 'The view steadytext_enrichment_status shows yours.';
+    end if;
+    if not steadytext.owns_vectorizer(v_id) then
+        raise exception 'must be owner of enrichment "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.own_enrichment_id(text) is 'Number of the enrichment of this name, if the caller may change it; otherwise an error';
+
+-- What was asked by the definition as it was: no answer to it is waited for.
+create function steadytext.recall_enrichment_requests(p_id uuid)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_request uuid;
+begin
+    for v_request in delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id returning b.request_id loop
+        perform @extschema@.steadytext_cancel_async(v_request);
+    end loop;
+end
+$$;
+comment on function steadytext.recall_enrichment_requests(uuid) is 'Cancels the requests of an enrichment that are under way';
+
+create function @extschema@.steadytext_drop_enrichment(name text, drop_all boolean default false)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+    v_place record;
+begin
+    select * into v_place from steadytext.enrichment_place(v_id);
+    perform steadytext.remove_vectorizer(v_id, false);
+    delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = v_id;
+    if drop_all and v_place.target_column is not null then
+        execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
+    end if;
+end
+$$;
+comment on function @extschema@.steadytext_drop_enrichment(text, boolean) is
+    'Ends an enrichment: the values stay as they are, or, with drop_all, their column is dropped';
+
+create function @extschema@.steadytext_pause_enrichment(name text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+begin
+    update @extschema@.steadytext_vectorizers as v set is_paused = true, updated_at = now() where v.id = v_id;
+end
+$$;
+comment on function @extschema@.steadytext_pause_enrichment(text) is 'Changes are noted from now on, and the model is asked nothing';
+
+create function @extschema@.steadytext_resume_enrichment(name text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+begin
+    update @extschema@.steadytext_vectorizers as v set is_paused = false, updated_at = now() where v.id = v_id;
+end
+$$;
+comment on function @extschema@.steadytext_resume_enrichment(text) is 'Ends a pause: values are made of what was noted meanwhile';
+
+create function @extschema@.steadytext_retry_enrichment(name text)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+    v_count bigint;
+begin
+    with gone as (
+        delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id returning f.key
+    )
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
+    select v_id, g.key from gone as g;
+    get diagnostics v_count = row_count;
+    -- Wakes whoever does it.
+    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
+    return v_count;
+end
+$$;
+comment on function @extschema@.steadytext_retry_enrichment(text) is 'Has failed rows tried again; returns how many';
+
+create function @extschema@.steadytext_refresh_enrichment(name text, kept boolean default false)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+begin
+    perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    perform steadytext.recall_enrichment_requests(v_id);
+    delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, coalesce(kept, false));
+    update @extschema@.steadytext_vectorizers as v set revision = v.revision + 1, updated_at = now() where v.id = v_id;
+end
+$$;
+comment on function @extschema@.steadytext_refresh_enrichment(text, boolean) is
+    'Has every value made anew by the same definition, after a change of the model''s file, say; with kept those, too, that somebody has written';
+
+create function @extschema@.steadytext_alter_enrichment(
+    name text,
+    prompt text default null,
+    request_type text default null,
+    params jsonb default null,
+    model text default null,
+    priority bigint default null,
+    new_name text default null
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    v_id uuid := steadytext.own_enrichment_id(name);
+    v_old record;
+    v_place record;
+    v_before uuid;
+    v_type text;
+    v_params jsonb;
+    v_model text;
+    v_columns text[];
+    v_trigger name;
+begin
+    -- A step that is under way ends first.
+    select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
+    v_before := steadytext.enrichment_digest(v_id);
+    if new_name <> v_old.name and exists (select from @extschema@.steadytext_vectorizers as v where v.name = new_name and v.kind = 'enrichment') then
+        raise exception 'enrichment "%" already exists', left(new_name, 100)
+            using errcode = 'duplicate_object', hint = 'Give another name.';
+    end if;
+    if num_nonnulls(prompt, request_type, params, model) > 0 then
+        v_type := case request_type when 'summarize_text' then 'summarize' else coalesce(request_type, v_old.request_type) end;
+        v_params := coalesce(params, v_old.params);
+        v_model := coalesce(model, v_params ->> 'model', v_old.model);
+        if jsonb_typeof(v_params) = 'object' then
+            v_params := v_params - 'model';
+        end if;
+        if steadytext.enrichment_type(v_type) is null then
+            raise exception 'requests of type "%" cannot fill a column', left(v_type, 63) using errcode = 'invalid_parameter_value';
+        end if;
+        perform steadytext.check_enrichment_request(v_type,
+            case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end);
+        select * into v_place from steadytext.enrichment_place(v_id);
+        if v_place.source is null or v_place.problem is not null then
+            raise exception '%', coalesce(v_place.problem, 'the table is gone') using errcode = 'object_not_in_prerequisite_state';
+        end if;
+        execute format('lock table %s in share row exclusive mode', v_place.source);
+        perform steadytext.check_enrichment_target(v_place.source, v_place.target_column, v_type, v_params);
+    end if;
+    if prompt is not null then
+        v_columns := steadytext.prompt_columns(v_place.source, prompt);
+        perform steadytext.check_enrichment_chain(v_place.source, v_columns, v_place.target_column, v_id);
+        v_columns := array(
+            select c.name from unnest(v_columns) with ordinality as c(name, n) where c.name <> all (v_place.key_columns) order by c.n);
+        -- Whatever they are called now.
+        for v_trigger in
+            select t.tgname from pg_trigger as t
+            where t.tgrelid = v_place.source and t.tgparentid = 0::oid and t.tgfoid = 'steadytext.note_row()'::regprocedure
+                and substr(t.tgargs, 1, 36) = convert_to(v_id::text, 'UTF8')
+        loop
+            execute format('drop trigger %I on %s', v_trigger, v_place.source);
+        end loop;
+        perform steadytext.make_enrichment_triggers(v_id, v_place.source, v_place.key_columns, v_columns, v_place.target_column);
+    end if;
+    update @extschema@.steadytext_vectorizers as v
+    set name = coalesce(new_name, v.name),
+        priority = coalesce(steadytext_alter_enrichment.priority, v.priority),
+        format = coalesce(prompt, v.format),
+        columns = coalesce(v_columns, v.columns),
+        given_keys = case when v_columns is null then v.given_keys else v_place.key_columns end,
+        request_type = coalesce(v_type, v.request_type),
+        params = coalesce(v_params, v.params),
+        model = coalesce(v_model, v.model),
+        updated_at = now()
+    where v.id = v_id;
+    if steadytext.enrichment_digest(v_id) <> v_before then
+        perform steadytext.recall_enrichment_requests(v_id);
+        delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key) values (v_id, null);
+    end if;
+end
+$$;
+comment on function @extschema@.steadytext_alter_enrichment(text, text, text, jsonb, text, bigint, text) is
+    'Changes an enrichment; NULL: as before. Every value is made anew where that changes what is asked, but for those that somebody has written';
+
+create function steadytext.enrichment_statuses()
+returns table (
+    name text,
+    state text,
+    source regclass,
+    columns text[],
+    target_column text,
+    request_type text,
+    prompt text,
+    model text,
+    rows bigint,
+    done bigint,
+    kept bigint,
+    coverage double precision,
+    pending bigint,
+    in_flight bigint,
+    failed bigint,
+    last_error text,
+    oldest_pending timestamptz,
+    stale bigint,
+    rows_per_second double precision,
+    seconds_left double precision,
+    problem text,
+    owner text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v record;
+    v_place record;
+begin
+    for v in
+        select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new
+        from @extschema@.steadytext_vectorizers as d
+        left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = d.id
+        where d.kind = 'enrichment' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
+        order by d.name
+    loop
+        select * into v_place from steadytext.enrichment_place(v.id);
+        name := v.name;
+        source := v_place.source;
+        columns := array(select n.name from steadytext.enrichment_names(v.id) as n);
+        target_column := v_place.target_column;
+        request_type := v.request_type;
+        prompt := v.format;
+        model := v.model;
+        owner := v.owner_role::name::text;
+        problem := coalesce(v_place.problem, v.problem);
+        rows := null;
+        -- As for vectorizers: a table is read for those only whose code may be in it.
+        if v_place.source is not null
+            and (v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
+                or pg_has_role(current_user, v.owner_role::oid, 'usage')
+                    and not (select r.rolsuper from pg_roles as r where r.rolname = current_user))
+        then
+            rows := steadytext.vectorizer_count((
+                select format('select count(*) from %s', case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text)
+                from pg_class as c where c.oid = v_place.source));
+        end if;
+        select count(*) filter (where r.made_by = d.digest), count(*) filter (where r.is_kept and r.value_hash is not null),
+            count(*) filter (where r.made_by <> d.digest)
+        into done, kept, stale
+        from (select steadytext.enrichment_digest(v.id) as digest) as d
+        left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
+        coverage := case when rows > 0 then least(done::double precision / rows, 1) when rows = 0 then 1 end;
+        select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
+        into pending, oldest_pending
+        from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = v.id;
+        select count(*), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
+        from @extschema@.steadytext_vectorizer_batches as b
+        where b.vectorizer_id = v.id;
+        select count(*), (array_agg(f.error order by f.failed_at desc))[1] into failed, last_error
+        from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = v.id;
+        rows_per_second := v.speed;
+        seconds_left := case
+            when oldest_pending is null and v.scan is null and not v.is_new then 0
+            when v.speed > 0 then greatest(pending + in_flight, case when v.scan is not null then rows - done - failed end) / v.speed
+        end;
+        state := case
+            when problem is not null then 'broken'
+            when v.is_paused then 'paused'
+            when v.scan is not null or v.is_new then 'scanning'
+            when oldest_pending is not null then 'enriching'
+            else 'idle'
+        end;
+        return next;
+    end loop;
+end
+$$;
+comment on function steadytext.enrichment_statuses() is 'The rows of steadytext_enrichment_status';
+
+create view @extschema@.steadytext_enrichment_status with (security_barrier) as
+select s.* from steadytext.enrichment_statuses() as s;
+comment on view @extschema@.steadytext_enrichment_status is
+    'How your enrichments are, all of them for administrators: how many rows have their value, what is to be done and what failed. Counts the tables';
+comment on column @extschema@.steadytext_enrichment_status.name is 'Name of the enrichment';
+comment on column @extschema@.steadytext_enrichment_status.state is
+    'idle: every row has its value or has failed; scanning, enriching: under way; paused; broken: see problem';
+comment on column @extschema@.steadytext_enrichment_status.source is 'The table; NULL where it is gone';
+comment on column @extschema@.steadytext_enrichment_status.columns is 'The columns that the prompt names, as they are called now';
+comment on column @extschema@.steadytext_enrichment_status.target_column is 'The column that is filled';
+comment on column @extschema@.steadytext_enrichment_status.request_type is 'The type of its requests';
+comment on column @extschema@.steadytext_enrichment_status.prompt is 'The prompt, as it was given';
+comment on column @extschema@.steadytext_enrichment_status.model is 'The model; NULL: the default one of that type of requests';
+comment on column @extschema@.steadytext_enrichment_status.rows is
+    'Rows of the table; NULL where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';
+comment on column @extschema@.steadytext_enrichment_status.done is 'Rows that have what they should, NULL and kept values included, as of when they were read last';
+comment on column @extschema@.steadytext_enrichment_status.kept is 'Rows whose value was there before, or was written by somebody';
+comment on column @extschema@.steadytext_enrichment_status.coverage is 'done divided by rows';
+comment on column @extschema@.steadytext_enrichment_status.pending is 'Rows that have changed and have not been taken up';
+comment on column @extschema@.steadytext_enrichment_status.in_flight is 'Rows whose prompts are in the queue';
+comment on column @extschema@.steadytext_enrichment_status.failed is 'Rows that have failed; steadytext_enrichment_errors has them';
+comment on column @extschema@.steadytext_enrichment_status.last_error is 'The latest of their errors';
+comment on column @extschema@.steadytext_enrichment_status.oldest_pending is 'Since when the oldest of what is pending or in flight waits';
+comment on column @extschema@.steadytext_enrichment_status.stale is 'Rows whose value was made by the definition as it was before it was altered';
+comment on column @extschema@.steadytext_enrichment_status.rows_per_second is 'How fast it was lately';
+comment on column @extschema@.steadytext_enrichment_status.seconds_left is 'How long the rest takes at that speed';
+comment on column @extschema@.steadytext_enrichment_status.problem is 'Why nothing is done at all; it is tried again by itself';
+comment on column @extschema@.steadytext_enrichment_status.owner is 'The role that the table belongs to, with whose rights values are written';
+
+create view @extschema@.steadytext_enrichment_errors with (security_barrier) as
+select e.* from steadytext.vectorizer_errors('enrichment') as e;
+comment on view @extschema@.steadytext_enrichment_errors is
+    'Rows of your enriched tables that have not got their value, and why; all of them for administrators';
+comment on column @extschema@.steadytext_enrichment_errors.name is 'Name of the enrichment';
+comment on column @extschema@.steadytext_enrichment_errors.key is 'The key of the row: an object of its columns';
+comment on column @extschema@.steadytext_enrichment_errors.error is 'What went wrong';
+comment on column @extschema@.steadytext_enrichment_errors.error_code is 'Its SQLSTATE';
+comment on column @extschema@.steadytext_enrichment_errors.hint is 'What can be done about it';
+comment on column @extschema@.steadytext_enrichment_errors.failed_at is 'When it was tried last';

@@ -1,0 +1,302 @@
+-- How the process of the vectorizers reads and writes enriched rows. Rows that have changed are read, and each that is to be made
+-- anew becomes a request of the queue; when it has ended, its answer is written, if the row still says the same and has the value
+-- that it had. In between there is no transaction and no lock.
+--
+-- Invariant: a value that somebody has written is never overwritten by an answer to what the row said before.
+
+create function steadytext.note_enriched_rows(p_id uuid, p_rows jsonb, p_is_kept boolean)
+returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into @extschema@.steadytext_enrichment_rows as r (enrichment_id, key, content_hash, made_by, value_hash, is_kept)
+    select p_id, e.row -> 'key', decode(e.row ->> 'hash', 'hex'), steadytext.enrichment_digest(p_id), decode(e.row ->> 'made', 'hex'), p_is_kept
+    from jsonb_array_elements(p_rows) as e(row)
+    on conflict (enrichment_id, key) do update set content_hash = excluded.content_hash, made_by = excluded.made_by,
+        value_hash = excluded.value_hash, is_kept = excluded.is_kept, gone_at = null
+$$;
+comment on function steadytext.note_enriched_rows(uuid, jsonb, boolean) is
+    'Writes down that rows have what they should, or (kept) what somebody has written. Called by the steps';
+
+create function steadytext.ask_about_rows(p_id uuid, p_rows jsonb)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_definition record;
+    v_row jsonb;
+    v_request uuid;
+begin
+    select v.*, case when v.model is null then v.params else v.params || jsonb_build_object('model', v.model) end as all_params
+    into v_definition
+    from @extschema@.steadytext_vectorizers as v where v.id = p_id;
+    for v_row in select e.row from jsonb_array_elements(p_rows) with ordinality as e(row, n) order by e.n loop
+        insert into @extschema@.steadytext_queue (request_type, prompt, params, priority, session_id, owner_role)
+        values (v_definition.request_type, v_row ->> 'prompt', v_definition.all_params, v_definition.priority,
+            'enrichment ' || v_definition.name, v_definition.owner_role)
+        returning request_id into v_request;
+        insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
+        values (v_request, p_id, jsonb_build_array(v_row - array['prompt', 'forced']));
+    end loop;
+end
+$$;
+comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request of the prompt of each row; called by the steps';
+
+create function steadytext.write_enrichment_values(p_id uuid, p_items jsonb)
+returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_statements record;
+    v_ranges integer[] := array[1, jsonb_array_length(p_items)];
+    v_from integer;
+    v_to integer;
+    v_part jsonb;
+    v_done jsonb;
+    v_left jsonb;
+    v_refused jsonb;
+    v_written integer := 0;
+    v_begun timestamptz := clock_timestamp();
+    v_message text;
+    v_code text;
+begin
+    select * into v_statements from steadytext.enrichment_statements(p_id);
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        select jsonb_agg(e.element order by e.n) into v_part
+        from jsonb_array_elements(p_items) with ordinality as e(element, n)
+        where e.n between v_from and v_to;
+        begin
+            v_done := coalesce(steadytext.run_as(v_statements.owner, v_statements.write_values, v_part), '[]');
+            v_written := v_written + jsonb_array_length(v_done);
+            perform steadytext.note_enriched_rows(p_id, jsonb_agg(
+                v_part -> ((d.done ->> 0)::integer - 1) || jsonb_build_object('made', d.done -> 1)), false)
+            from jsonb_array_elements(v_done) as d(done)
+            having count(*) > 0;
+            select jsonb_agg(e.element order by e.n) into v_left
+            from jsonb_array_elements(v_part) with ordinality as e(element, n)
+            where not exists (select from jsonb_array_elements(v_done) as d(done) where (d.done ->> 0)::bigint = e.n);
+            if v_left is not null then
+                -- Either the row has changed, or somebody has it locked, or a trigger has kept the value out without an error.
+                v_refused := coalesce(steadytext.run_as(v_statements.owner, v_statements.lockable, v_left), '[]');
+                perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the value from being written', '09000')
+                from jsonb_array_elements(v_left) with ordinality as l(item, n)
+                where v_refused @> to_jsonb(l.n);
+                insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
+                select p_id, l.item -> 'key', clock_timestamp() + interval '2 seconds'
+                from jsonb_array_elements(v_left) with ordinality as l(item, n)
+                where not v_refused @> to_jsonb(l.n);
+            end if;
+            v_ranges := v_ranges[3 :];
+        exception when others or query_canceled or assert_failure then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            if left(v_code, 2) = '53' then
+                raise;
+            end if;
+            perform set_config('lock_timeout', '20ms', true);
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
+            end if;
+            if v_from < v_to then
+                v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
+            else
+                perform steadytext.put_enrichment_row_aside(p_id, p_items -> (v_from - 1), v_message, v_code);
+                v_ranges := v_ranges[3 :];
+            end if;
+        end;
+        if clock_timestamp() > v_begun + interval '90 seconds' and cardinality(v_ranges) > 0 then
+            -- Others have waited long enough. The rest is asked once more, of the cache mostly.
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
+            select p_id, e.element -> 'key', clock_timestamp() + interval '5 seconds'
+            from jsonb_array_elements(p_items) with ordinality as e(element, n)
+            where exists (
+                select from generate_subscripts(v_ranges, 1) as r(i)
+                where r.i % 2 = 1 and e.n between v_ranges[r.i] and v_ranges[r.i + 1]);
+            exit;
+        end if;
+    end loop;
+    return v_written;
+end
+$$;
+comment on function steadytext.write_enrichment_values(uuid, jsonb) is
+    'Writes values into rows that still are as they were read; what is wrong with one of them becomes its failure. Called by the steps';
+
+create function steadytext.put_enrichment_row_aside(p_id uuid, p_item jsonb, p_message text, p_code text)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A trigger that takes too long is no matter of the moment.
+    if steadytext.is_transient(p_code) and p_code <> '57014' then
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+        values (p_id, p_item -> 'key', coalesce((p_item ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds');
+    else
+        perform steadytext.note_vectorizer_failure(p_id, p_item, p_message, p_code);
+    end if;
+end
+$$;
+comment on function steadytext.put_enrichment_row_aside(uuid, jsonb, text, text) is
+    'What becomes of a row that stops the others: it is tried again soon, where the error is about the moment, or has failed. Called by the steps';
+
+-- What is to be done about rows that were read: done, keep, adopt, blank, empty, ask or gone.
+create function steadytext.judge_rows(p_id uuid, p_rows jsonb)
+returns table (verdict text, item jsonb)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with read as materialized (
+        select e.n, e.row, e.row -> 'key' as key, (e.row ->> 'forced')::boolean as forced, decode(e.row ->> 'hash', 'hex') as hash,
+            decode(e.row ->> 'was', 'hex') as was, e.row ->> 'prompt' as prompt
+        from jsonb_array_elements(p_rows) with ordinality as e(row, n)
+    ),
+    -- A row whose key has changed brings a value that was made. Its former key is among these, or the row of that key is gone.
+    doubtful as materialized (
+        select r.key from read as r
+        union
+        select b.keys -> 0 -> 'key' from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id
+        union
+        (select n.key
+        from (
+            select w.key, w.keys from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id order by w.id limit 500
+        ) as w
+        cross join lateral (
+            select w.key where w.key is not null
+            union all
+            select e.key::jsonb from json_array_elements(w.keys) as e(key)
+        ) as n(key)
+        limit 1000)
+    ),
+    known as materialized (
+        select o.*
+        from doubtful as k
+        join @extschema@.steadytext_enrichment_rows as o on o.enrichment_id = p_id and o.key = k.key
+        where not o.is_kept and exists (select from read as r where r.was is not null)
+    ),
+    judged as (
+        select r.*,
+            case
+                when r.hash is null then 'gone'
+                when r.forced then 'make'
+                when o.key is null and r.was is null then 'make'
+                -- The value may have come with a row that had another key.
+                when o.key is null then coalesce((
+                    select case when bool_or(p.content_hash = r.hash and p.made_by = d.digest) then 'adopt' else 'make' end
+                    from (
+                        (select g.content_hash, g.made_by
+                        from @extschema@.steadytext_enrichment_rows as g
+                        where g.enrichment_id = p_id and g.value_hash = r.was and g.gone_at is not null and not g.is_kept
+                        order by g.content_hash = r.hash and g.made_by = d.digest desc
+                        limit 1)
+                        union all
+                        select h.content_hash, h.made_by from known as h where h.value_hash = r.was
+                    ) as p
+                    having count(*) > 0), 'keep')
+                -- The definition was altered, perhaps to other columns: what was made goes, and what was not made stays.
+                when o.made_by <> d.digest then case
+                    when r.was is null then case when o.is_kept and o.value_hash is null then 'keep' else 'make' end
+                    when o.is_kept or o.value_hash is distinct from r.was then 'keep'
+                    else 'make'
+                end
+                when o.content_hash <> r.hash then 'make'
+                -- Somebody has taken the value away.
+                when r.was is null and o.value_hash is not null then 'make'
+                else 'done'
+            end as verdict
+        from read as r
+        cross join (select steadytext.enrichment_digest(p_id) as digest) as d
+        left join @extschema@.steadytext_enrichment_rows as o
+            on o.enrichment_id = p_id and o.key = r.key and o.gone_at is null
+    )
+    select case
+            when j.verdict <> 'make' then j.verdict
+            when j.prompt is not null then 'ask'
+            when j.was is null then 'empty'
+            else 'blank'
+        end,
+        case when j.verdict in ('keep', 'adopt') then j.row || jsonb_build_object('made', j.row -> 'was') else j.row end
+    from judged as j
+    order by j.n
+$$;
+comment on function steadytext.judge_rows(uuid, jsonb) is
+    'What is to be done about rows: nothing (done), their value is somebody''s (keep), or was made when they had another key (adopt), NULL is written (blank) or right already (empty), the model is asked, or they are gone. Called by the steps';
+
+create function steadytext.read_enriched_rows(p_id uuid, p_keys jsonb)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_statements record;
+    v_ranges integer[] := array[1, jsonb_array_length(p_keys)];
+    v_from integer;
+    v_to integer;
+    v_begun timestamptz := clock_timestamp();
+    v_rows jsonb;
+    v_part jsonb;
+    v_judged jsonb;
+    v_message text;
+    v_code text;
+begin
+    select * into v_statements from steadytext.enrichment_statements(p_id);
+    while cardinality(v_ranges) > 0 loop
+        v_from := v_ranges[1];
+        v_to := v_ranges[2];
+        select jsonb_agg(e.element order by e.n) into v_part
+        from jsonb_array_elements(p_keys) with ordinality as e(element, n)
+        where e.n between v_from and v_to;
+        begin
+            v_rows := coalesce(steadytext.run_as(v_statements.owner, v_statements.read_rows, v_part), '[]');
+            delete from @extschema@.steadytext_vectorizer_failures as f
+            using jsonb_array_elements(v_rows) as r(row)
+            where f.vectorizer_id = p_id and f.key = r.row -> 'key';
+            select coalesce(jsonb_object_agg(j.verdict, j.items), '{}') into v_judged
+            from (
+                select j.verdict, jsonb_agg(j.item) as items from steadytext.judge_rows(p_id, v_rows) as j group by j.verdict
+            ) as j;
+            perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'keep', '[]'), true);
+            perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'adopt', '[]') || coalesce(v_judged -> 'empty', '[]'), false);
+            update @extschema@.steadytext_enrichment_rows as o set gone_at = now()
+            from jsonb_array_elements(v_judged -> 'gone') as g(row)
+            where o.enrichment_id = p_id and o.key = g.row -> 'key' and o.gone_at is null;
+            if v_judged ? 'ask' then
+                perform steadytext.ask_about_rows(p_id, v_judged -> 'ask');
+            end if;
+            if v_judged ? 'blank' then
+                perform steadytext.write_enrichment_values(p_id, v_judged -> 'blank');
+            end if;
+            v_ranges := v_ranges[3 :];
+        exception when others or query_canceled or assert_failure then
+            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
+            -- The queue is full, or the disk: that is about all of them.
+            if left(v_code, 2) = '53' then
+                raise;
+            end if;
+            perform set_config('lock_timeout', '20ms', true);
+            if v_code = '57014' and not steadytext.renew_step_limit() then
+                raise;
+            end if;
+            if v_from < v_to then
+                v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
+            else
+                perform steadytext.put_enrichment_row_aside(p_id, p_keys -> (v_from - 1), v_message, v_code);
+                v_ranges := v_ranges[3 :];
+            end if;
+        end;
+        if clock_timestamp() > v_begun + interval '10 seconds' and cardinality(v_ranges) > 0 then
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+            select p_id, e.element -> 'key', (e.element -> 'forced')::boolean
+            from jsonb_array_elements(p_keys) with ordinality as e(element, n)
+            where exists (
+                select from generate_subscripts(v_ranges, 1) as r(i)
+                where r.i % 2 = 1 and e.n between v_ranges[r.i] and v_ranges[r.i + 1]);
+            exit;
+        end if;
+    end loop;
+end
+$$;
+comment on function steadytext.read_enriched_rows(uuid, jsonb) is
+    'Reads rows by their keys and does what is to be done about them; what is wrong with one of them becomes its failure. Called by the steps';

@@ -1,0 +1,38 @@
+//! What an enrichment asks about each row is checked when it is made, as the queue will check it.
+
+use pgrx::prelude::*;
+
+use crate::pg::catalog_cache;
+use crate::pg::error::{OrRaise, PgError};
+use crate::pg::jsonb::Jsonb;
+use crate::pg::kept_prompts;
+use crate::registry::Wanted;
+use crate::request::checks::{check_columns, check_params, check_type};
+use crate::request::params::{self, Unused};
+use crate::request::verb_checks::is_verb;
+use crate::request::{Asked, check_model, wanted, wording};
+
+/// Stands for the text of a row, which is checked when there is one.
+const ANY_TEXT: &str = "pg_steadytext";
+
+/// Refuses a type and parameters that no request about a text can have, with the errors of the queue.
+#[pg_extern(stable, parallel_safe)]
+fn check_enrichment_request(request_type: &str, params: Jsonb<'_>) -> bool {
+    check(request_type, params).or_raise();
+    true
+}
+
+fn check(request_type: &str, params: Jsonb<'_>) -> Result<(), PgError> {
+    let config = catalog_cache::config()?;
+    check_columns(request_type, true, false)?;
+    let mut params = params::read(request_type, Some(params), Unused::Refused, &config)?;
+    if is_verb(request_type) {
+        wording::keep(request_type, &mut params, &*kept_prompts::all()?)?;
+    }
+    check_type(Asked { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
+    check_params(request_type, &params, &config)?;
+    if wanted(&params) != Wanted::Default {
+        check_model(request_type, &params, &*catalog_cache::models()?)?;
+    }
+    Ok(())
+}
