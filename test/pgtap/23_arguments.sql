@@ -21,13 +21,14 @@ insert into usual (type, value) values
     ('uuid', '00000000-0000-0000-0000-000000000001'), ('uuid[]', '{00000000-0000-0000-0000-000000000001}'), ('oid', '1'),
     ('json', '{}'), ('jsonb', '{}'), ('jsonb[]', '{"{}"}'), ('integer[]', '{1}'), ('bigint[]', '{1}'), ('real[]', '{1}'),
     ('boolean[]', '{true}'), ('timestamp with time zone[]', '{now}'),
-    ('bytea', '\x00'), ('regclass', 'pg_class'), ('name', 'x');
+    ('bytea', '\x00'), ('bytea[]', '{"\\x00"}'), ('regclass', 'pg_class'), ('name', 'x');
+insert into usual (name, value) select 'p_version', extversion from pg_extension where extname = 'pg_steadytext';
 create temporary table hostile (type text, value text);
 insert into hostile
 select distinct t.type, h.value
 from (values ('text'), ('character varying'), ('text[]'), ('integer'), ('bigint'), ('double precision'), ('boolean'), ('uuid'), ('uuid[]'), ('oid'), ('json'),
         ('jsonb'), ('jsonb[]'), ('integer[]'), ('bigint[]'), ('real[]'), ('boolean[]'), ('timestamp with time zone[]'),
-        ('bytea'), ('regclass'), ('name')) as t(type)
+        ('bytea'), ('bytea[]'), ('regclass'), ('name')) as t(type)
 cross join lateral (
     select null
     union all select unnest(array['', ' ', '-1', repeat('9', 20000), repeat('x', 100000)]) where t.type in ('text', 'character varying')
@@ -43,6 +44,7 @@ cross join lateral (
         '{"{\"request_type\": \"generate\", \"response_size\": 1e30}"}']) where t.type = 'jsonb[]'
     union all select '{infinity}' where t.type = 'timestamp with time zone[]'
     union all select unnest(array['', '\xff00ff']) where t.type = 'bytea'
+    union all select unnest(array['{"\\x"}', '{"\\xff00ff","\\x00"}']) where t.type = 'bytea[]'
     union all select unnest(array['0', '1', 'pg_toast.pg_toast_1255', 'pg_class_oid_index']) where t.type = 'regclass'
     union all select unnest(array['', repeat('x', 63)]) where t.type = 'name'
 ) as h(value);
@@ -92,6 +94,8 @@ begin
         -- The same, with codes of their own.
         when v_message ~ '^(Invalid slug format|Invalid Jinja2 template|Prompt with slug|Version [0-9-]+ not found|Missing required variables)'
             and v_code in ('22P02', '42601', 'P0002', 'XX000') then null
+        -- A worker of another version.
+        when v_code = '0A000' and v_hint <> '' and p_call ~ 'prepared_work[(]' then null
         -- A path, key or worker that must not be NULL.
         when v_code = '22004' then null
         -- Texts that are no JSON, and vectors that pgvector refuses, are told in words that are clear enough.
