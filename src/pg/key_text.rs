@@ -33,11 +33,11 @@ impl Styles {
         // SAFETY: plain globals of this process.
         unsafe {
             Styles {
-                dates: std::mem::replace(&mut *(&raw mut pg_sys::DateStyle), self.dates),
-                order: std::mem::replace(&mut *(&raw mut pg_sys::DateOrder), self.order),
-                intervals: std::mem::replace(&mut *(&raw mut pg_sys::IntervalStyle), self.intervals),
-                digits: std::mem::replace(&mut *(&raw mut pg_sys::extra_float_digits), self.digits),
-                bytes: std::mem::replace(&mut *(&raw mut bytea_output), self.bytes),
+                dates: std::ptr::replace(&raw mut pg_sys::DateStyle, self.dates),
+                order: std::ptr::replace(&raw mut pg_sys::DateOrder, self.order),
+                intervals: std::ptr::replace(&raw mut pg_sys::IntervalStyle, self.intervals),
+                digits: std::ptr::replace(&raw mut pg_sys::extra_float_digits, self.digits),
+                bytes: std::ptr::replace(&raw mut bytea_output, self.bytes),
             }
         }
     }

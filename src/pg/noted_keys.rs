@@ -129,7 +129,7 @@ pub(super) fn committing() {
         }
     }
     // SAFETY: as above.
-    let _writable = Writable(unsafe { std::mem::replace(&mut *(&raw mut pg_sys::XactReadOnly), false) });
+    let _writable = Writable(unsafe { std::ptr::replace(&raw mut pg_sys::XactReadOnly, false) });
     transaction::with_latest_snapshot(|| {
         for gathered in GATHERING.take() {
             write_gathered(&gathered).or_raise();

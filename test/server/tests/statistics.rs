@@ -82,7 +82,8 @@ fn no_file_of_figures_keeps_the_server_from_starting() {
     let mut longer = good.clone();
     longer.extend_from_slice(&good);
     // Of the right checksum, with numbers that say of a list that it is endless.
-    let spoilt: Vec<(&str, Box<dyn Fn(&Path)>)> = vec![
+    type Spoil = Box<dyn Fn(&Path)>;
+    let spoilt: Vec<(&str, Spoil)> = vec![
         ("empty", write(Vec::new())),
         ("cut", write(good[..good.len() / 2].to_vec())),
         ("a digest without anything", write(good[..40].to_vec())),
