@@ -274,6 +274,10 @@ where x.grantee <> p.owner and r.name not in ('steadytext_user', 'steadytext_adm
         'function steadytext.activity()', 'function steadytext.worker_state()',
         'function steadytext_daemon_status()', 'function st_daemon_status()', 'function steadytext.server_checks()', 'function steadytext.pulls()',
         'function steadytext_diagnose()', 'function st_diagnose()', 'function steadytext_limit_usage()', 'function st_limit_usage()'))
+    and not (r.name in ('pg_monitor', 'pg_read_all_stats') and pg_describe_object(p.classid, p.objid, p.sub) in (
+        'schema steadytext', 'view steadytext_stat', 'view steadytext_stat_histogram', 'view steadytext_engine_stat', 'view steadytext_queue_metrics',
+        'function steadytext.bucket_bounds()', 'function steadytext.request_statistics()', 'function steadytext.engine_statistics()',
+        'function steadytext.queue_metrics()', 'function steadytext_metrics()', 'function st_metrics()'))
 order by 1";
 
 #[test]
