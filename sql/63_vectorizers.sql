@@ -32,7 +32,8 @@ create table @extschema@.steadytext_vectorizers (
     replaces uuid,
     created_at timestamptz not null default pg_catalog.now(),
     updated_at timestamptz not null default pg_catalog.now(),
-    constraint steadytext_vectorizers_name_key unique (name, kind)
+    constraint steadytext_vectorizers_name_key unique (name, kind),
+    constraint steadytext_vectorizers_replaces_key unique (replaces)
 );
 comment on table @extschema@.steadytext_vectorizers is
     'Definitions of vectorizers and enrichments: columns that are kept up to date with embeddings, or with what a model makes of them';
@@ -78,6 +79,7 @@ comment on column @extschema@.steadytext_vectorizers.created_at is 'When it was 
 comment on column @extschema@.steadytext_vectorizers.updated_at is 'When it was changed last';
 comment on constraint steadytext_vectorizers_pkey on @extschema@.steadytext_vectorizers is 'One row per definition';
 comment on constraint steadytext_vectorizers_name_key on @extschema@.steadytext_vectorizers is 'Finding a definition by its name';
+comment on constraint steadytext_vectorizers_replaces_key on @extschema@.steadytext_vectorizers is 'One definition at a time takes the place of another one';
 
 -- Rows are only added by whoever changes the source, and never looked up by key there: nobody waits for anybody. What comes to one
 -- key several times is one piece of work for whoever takes them out.
@@ -107,6 +109,8 @@ comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_
 comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
 create index steadytext_vectorizer_work_vectorizer_id_id_idx on @extschema@.steadytext_vectorizer_work (vectorizer_id, id);
 comment on index @extschema@.steadytext_vectorizer_work_vectorizer_id_id_idx is 'The oldest work of each definition';
+create index steadytext_vectorizer_work_run_after_idx on @extschema@.steadytext_vectorizer_work (run_after) where run_after is not null;
+comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'What is tried again next';
 
 create table @extschema@.steadytext_vectorizer_batches (
     request_id uuid constraint steadytext_vectorizer_batches_pkey primary key,
@@ -205,8 +209,8 @@ comment on column @extschema@.steadytext_vectorizer_offenders.slow_until is 'Unt
 comment on column @extschema@.steadytext_vectorizer_offenders.retry_at is 'None of them is tried before then';
 comment on constraint steadytext_vectorizer_offenders_pkey on @extschema@.steadytext_vectorizer_offenders is 'One row per role';
 
--- Everybody who may enqueue sees the definitions, as the catalogs show tables to everybody: a search by another role needs
--- them. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.
+-- Everybody who may enqueue sees the definitions of vectorizers, as the catalogs show tables to everybody: a search by another role
+-- needs them. Prompts of enrichments are for those who have the rights of the owner, and administrators. What is to be done and what failed tells of rows, and is for those who have the rights of the owner, and administrators.
 create function steadytext.owns_vectorizer(p_id uuid)
 returns boolean
 language sql stable
@@ -220,8 +224,10 @@ comment on function steadytext.owns_vectorizer(uuid) is
     'Whether the caller has the rights of the role that a definition belongs to; policies ask it';
 
 alter table @extschema@.steadytext_vectorizers enable row level security;
-create policy user_select on @extschema@.steadytext_vectorizers for select to steadytext_user using (true);
-comment on policy user_select on @extschema@.steadytext_vectorizers is 'Users see every definition';
+create policy user_select on @extschema@.steadytext_vectorizers for select to steadytext_user using (kind = 'vectorizer');
+comment on policy user_select on @extschema@.steadytext_vectorizers is 'Users see every vectorizer: a search needs it';
+create policy admin_select on @extschema@.steadytext_vectorizers for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizers is 'Administrators see every definition';
 create policy owner_all on @extschema@.steadytext_vectorizers for all to steadytext_user
     using (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage'))
     with check (pg_catalog.pg_has_role(current_user, owner_role::pg_catalog.oid, 'usage')
@@ -249,8 +255,8 @@ comment on policy owner_all on @extschema@.steadytext_vectorizer_failures is 'Us
 create policy admin_select on @extschema@.steadytext_vectorizer_failures for select to steadytext_admin using (true);
 comment on policy admin_select on @extschema@.steadytext_vectorizer_failures is 'Administrators see all of it';
 alter table @extschema@.steadytext_vectorizer_state enable row level security;
-create policy user_select on @extschema@.steadytext_vectorizer_state for select to steadytext_user using (true);
-comment on policy user_select on @extschema@.steadytext_vectorizer_state is 'Users see how far each vectorizer is';
+create policy admin_select on @extschema@.steadytext_vectorizer_state for select to steadytext_admin using (true);
+comment on policy admin_select on @extschema@.steadytext_vectorizer_state is 'Administrators see how far each definition is';
 create policy owner_all on @extschema@.steadytext_vectorizer_state for all to steadytext_user
     using (steadytext.owns_vectorizer(vectorizer_id));
 comment on policy owner_all on @extschema@.steadytext_vectorizer_state is 'Users keep the progress of their own definitions';

@@ -51,7 +51,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case
-        when steadytext.base_type(p_type) = any (array['int2', 'int4', 'int8', 'numeric', 'float4', 'float8', 'bool', 'date',
+        when steadytext.base_type(p_type) = any (array['int2', 'int4', 'int8', 'float4', 'float8', 'bool', 'date',
             'timestamp', 'timestamptz']::regtype[]::oid[])
         then format('%s::%s', p_value, format_type(steadytext.base_type(p_type), null))
         when steadytext.is_named_object(p_type)
@@ -62,19 +62,49 @@ $$;
 comment on function steadytext.key_element(text, oid) is
     'An expression for a value of a key as it stands in the JSON array; called for statements of vectorizers';
 
-create function steadytext.key_operator(p_operator text, p_type oid)
+-- The operator is that by which indexes order the type, with operands of just the types that it has: PostgreSQL would prefer
+-- an operator that fits others better, and wherever somebody may create one, that would be somebody else's code.
+create function steadytext.key_comparison(p_left text, p_operator text, p_right text, p_type oid)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- An extension's type has its operators beside it; what users can make of types in SQL has those of pg_catalog.
-    select format('operator(%s.%s)',
-        case when t.typtype = 'b' and t.typelem = 0::oid then quote_ident(n.nspname) else 'pg_catalog' end, p_operator)
-    from pg_type as t
-    join pg_namespace as n on n.oid = t.typnamespace
-    where t.oid = steadytext.base_type(p_type)
+declare
+    v_base record;
+    v_found record;
+begin
+    select t.oid, t.typcategory, t.typtype into v_base from pg_type as t where t.oid = steadytext.base_type(p_type);
+    select o.opcintype, o.opcfamily, n.nspname, p.oprname, c.typtype into v_found
+    from pg_opclass as o
+    join pg_am as m on m.oid = o.opcmethod and m.amname = 'btree'
+    join pg_type as c on c.oid = o.opcintype
+    join pg_amop as a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype
+        and a.amopstrategy = case p_operator when '=' then 3 when '>=' then 4 when '>' then 5 end
+    join pg_operator as p on p.oid = a.amopopr
+    join pg_namespace as n on n.oid = p.oprnamespace
+    where o.opcdefault and (
+        o.opcintype = v_base.oid
+        or o.opcintype = case
+            when v_base.typtype = 'e' then 'anyenum'::regtype
+            when v_base.typtype = 'r' then 'anyrange'::regtype
+            when v_base.typtype = 'm' then 'anymultirange'::regtype
+            when v_base.typtype = 'c' then 'record'::regtype
+            when v_base.typcategory = 'A' then 'anyarray'::regtype
+        end
+        or exists (
+            select from pg_cast as k
+            where k.castsource = v_base.oid and k.casttarget = o.opcintype and k.castmethod = 'b' and k.castcontext = 'i'))
+    order by o.opcintype = v_base.oid desc, c.typispreferred desc, o.oid
+    limit 1;
+    if not found then
+        raise exception 'type % has no order for keys', v_base.oid::regtype using errcode = 'undefined_object';
+    end if;
+    return format('%1$s::%5$s operator(%2$I.%3$s) %4$s::%5$s', p_left, v_found.nspname, v_found.oprname, p_right,
+        format_type(case when v_found.typtype = 'p' then v_base.oid else v_found.opcintype end, -1));
+end
 $$;
-comment on function steadytext.key_operator(text, oid) is 'A qualified operator for values of a type; called for statements of vectorizers';
+comment on function steadytext.key_comparison(text, text, text, oid) is
+    'A comparison of two values of a type, by =, >= or >, with the operator of its order; called for statements of vectorizers';
 
 create function steadytext.format_pieces(p_format text, p_columns text[])
 returns table (n bigint, literal text, name text)
@@ -183,10 +213,10 @@ begin
     select
         -- The values of a key as columns k1, k2, …
         string_agg(format('(k.key operator(pg_catalog.->>) %s)::%s as k%s', k.n - 1, k.type, k.n), ', ' order by k.n) as parsed,
-        string_agg(format('s.%I %s x.k%s', k.name, steadytext.key_operator('=', k.oid), k.n), ' and ' order by k.n) as source_match,
-        string_agg(format('d.%s %s x.k%s', v_destination_keys[k.n], steadytext.key_operator('=', k.oid), k.n), ' and ' order by k.n)
+        string_agg(steadytext.key_comparison(format('s.%I', k.name), '=', 'x.k' || k.n, k.oid), ' and ' order by k.n) as source_match,
+        string_agg(steadytext.key_comparison('d.' || v_destination_keys[k.n], '=', 'x.k' || k.n, k.oid), ' and ' order by k.n)
             as destination_match,
-        string_agg(format('d.%s %s s.%I', v_destination_keys[k.n], steadytext.key_operator('=', k.oid), k.name), ' and ' order by k.n)
+        string_agg(steadytext.key_comparison('d.' || v_destination_keys[k.n], '=', format('s.%I', k.name), k.oid), ' and ' order by k.n)
             as both_match,
         format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element('x.k' || k.n, k.oid), ', ' order by k.n)) as of_parsed,
         format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element(format('s.%I', k.name), k.oid), ', ' order by k.n)) as of_source,
@@ -196,15 +226,16 @@ begin
         string_agg(v_destination_keys[k.n], ', ' order by k.n) as destination_names,
         string_agg('x.k' || k.n, ', ' order by k.n) as values,
         -- Keys behind the one in $1, found by the index: k1 >= x1 and (k1 > x1 or (k2 >= x2 and (…))).
-        string_agg(format('s.%1$I %2$s %4$s and (s.%1$I %3$s %4$s', k.name, steadytext.key_operator('>=', k.oid),
-            steadytext.key_operator('>', k.oid), format('($1 operator(pg_catalog.->>) %s)::%s', k.n - 1, k.type)), ' or (' order by k.n)
+        string_agg(format('%s and (%s', steadytext.key_comparison(format('s.%I', k.name), '>=', k.behind, k.oid),
+            steadytext.key_comparison(format('s.%I', k.name), '>', k.behind, k.oid)), ' or (' order by k.n)
             || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as source_behind,
-        string_agg(format('d.%1$s %2$s %4$s and (d.%1$s %3$s %4$s', v_destination_keys[k.n], steadytext.key_operator('>=', k.oid),
-            steadytext.key_operator('>', k.oid), format('($1 operator(pg_catalog.->>) %s)::%s', k.n - 1, k.type)), ' or (' order by k.n)
+        string_agg(format('%s and (%s', steadytext.key_comparison('d.' || v_destination_keys[k.n], '>=', k.behind, k.oid),
+            steadytext.key_comparison('d.' || v_destination_keys[k.n], '>', k.behind, k.oid)), ' or (' order by k.n)
             || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as destination_behind
     into v_keys
     from (
-        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid
+        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid,
+            format('($1 operator(pg_catalog.->>) %s)::%s', u.n - 1, steadytext.key_cast(u.type, a.atttypid)) as behind
         from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
         join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
     ) as k;
@@ -425,9 +456,9 @@ begin
             'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash)) filter (where not f.is_done),
             'all', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash)), 'count', pg_catalog.count(*))
         from (
-            select %1$s as key, h.hash, %2$s as is_done, s.n
+            select %1$s as key, h.hash, %2$s as is_done, s.steadytext_row_number as n
             from (
-                select s.*, pg_catalog.row_number() over (order by %3$s) as n
+                select s.*, pg_catalog.row_number() over (order by %3$s) as steadytext_row_number
                 from %4$s as s
                 where %5$s
                 order by %3$s

@@ -56,17 +56,37 @@ begin
     if p_look and not p_patient then
         delete from @extschema@.steadytext_vectorizer_offenders as o where o.slow_until < clock_timestamp() - interval '1 day';
         -- What is left of definitions that are gone.
+        -- Rows that somebody has locked stay until the next look: nobody is waited for.
         delete from @extschema@.steadytext_vectorizer_work as w
-        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = w.vectorizer_id);
+        where w.id = any (array(
+            select o.id from @extschema@.steadytext_vectorizer_work as o
+            where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+            for update skip locked));
         delete from @extschema@.steadytext_vectorizer_batches as b
-        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = b.vectorizer_id);
+        where b.request_id = any (array(
+            select o.request_id from @extschema@.steadytext_vectorizer_batches as o
+            where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+            for update skip locked));
         delete from @extschema@.steadytext_vectorizer_failures as f
-        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = f.vectorizer_id);
+        using (
+            select o.vectorizer_id, o.key from @extschema@.steadytext_vectorizer_failures as o
+            where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+            for update skip locked
+        ) as g
+        where f.vectorizer_id = g.vectorizer_id and f.key = g.key;
         delete from @extschema@.steadytext_vectorizer_state as s
-        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = s.vectorizer_id);
+        where s.vectorizer_id = any (array(
+            select o.vectorizer_id from @extschema@.steadytext_vectorizer_state as o
+            where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+            for update skip locked));
         delete from @extschema@.steadytext_enrichment_rows as r
-        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = r.enrichment_id)
-            or r.gone_at < now() - interval '1 hour';
+        using (
+            select o.enrichment_id, o.key from @extschema@.steadytext_enrichment_rows as o
+            where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.enrichment_id)
+                or o.gone_at < now() - interval '1 hour'
+            for update skip locked
+        ) as g
+        where r.enrichment_id = g.enrichment_id and r.key = g.key;
     end if;
     return query
     select v.id, v.owner_role::oid
@@ -130,9 +150,6 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id)
-    select v.id from @extschema@.steadytext_vectorizers as v where v.id = p_id
-    on conflict do nothing;
     if p_code is null then
         insert into @extschema@.steadytext_vectorizer_offenders as o (owner, overruns, slow_until, retry_at)
         select v.owner_role::oid, 1, clock_timestamp() + interval '10 minutes', clock_timestamp() + interval '30 seconds'
@@ -142,6 +159,16 @@ begin
             overruns = least(o.overruns + 1, 20),
             slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ o.overruns, interval '1 day'),
             retry_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ o.overruns, interval '6 hours');
+    end if;
+    -- Who owns the definition may keep its row locked. It is not waited for: what is written above holds for all definitions of the role.
+    perform from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
+    if not found then
+        if exists (select from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id) then
+            return;
+        end if;
+        insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id)
+        select v.id from @extschema@.steadytext_vectorizers as v where v.id = p_id
+        on conflict do nothing;
     end if;
     if coalesce(p_code, '57014') = '57014' then
         -- The patient process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits

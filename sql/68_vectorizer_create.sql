@@ -30,10 +30,34 @@ begin
         raise exception '%', v_wrong using errcode = 'invalid_parameter_value',
             hint = 'See docs/vectorizers.md, or the comments on the columns of steadytext_vectorizers.';
     end if;
-    -- A superuser restores dumps, whatever the limit is by then.
-    if tg_op = 'INSERT' and new.replaces is null and not (select r.rolsuper from pg_roles as r where r.rolname = current_user) then
+    -- Whoever does not own it pauses a definition, and gives it to the new owner of its table. What is written into somebody's table
+    -- is the owner's to say.
+    if tg_op = 'UPDATE' and not coalesce(pg_has_role(current_user, old.owner_role::oid, 'usage'), false)
+        and to_jsonb(new) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
+            is distinct from to_jsonb(old) operator(pg_catalog.-) array['is_paused', 'owner_role', 'updated_at']
+    then
+        raise exception 'must be owner of % "%"', old.kind, old.name using errcode = 'insufficient_privilege',
+            hint = 'Who does not own it may only pause it, or give it to the owner of its table.';
+    end if;
+    if tg_op = 'UPDATE' and new.owner_role::oid is distinct from old.owner_role::oid
+        and not (select r.rolsuper from pg_roles as r where r.rolname = current_user)
+        and new.owner_role::oid is distinct from (
+            select c.relowner from pg_class as c where c.oid = (select p.source from steadytext.vectorizer_place(old.id) as p))
+    then
+        raise exception '% "%" can only be given to the owner of its table', old.kind, old.name using errcode = 'insufficient_privilege',
+            hint = 'ALTER TABLE … OWNER TO changes that.';
+    end if;
+    -- A superuser restores dumps, whatever the limit is by then. The definition that replaces another one takes its place.
+    if tg_op = 'INSERT' and not (select r.rolsuper from pg_roles as r where r.rolname = current_user) then
         v_most := steadytext.config_integer('max_vectorizers_per_role');
-        if (select count(*) from @extschema@.steadytext_vectorizers as v
+        if new.replaces is not null and not exists (
+            select from @extschema@.steadytext_vectorizers as v
+            where v.id = new.replaces and v.replaces is null and v.owner_role::oid = new.owner_role::oid)
+        then
+            raise exception 'a definition replaces one of the same owner, which replaces none' using errcode = 'invalid_parameter_value',
+                hint = 'See steadytext_alter_vectorizer().';
+        end if;
+        if new.replaces is null and (select count(*) from @extschema@.steadytext_vectorizers as v
             where v.owner_role::oid = new.owner_role::oid and v.replaces is null) >= v_most
         then
             raise exception 'role "%" has % vectorizers, as many as it may have', new.owner_role::name, v_most

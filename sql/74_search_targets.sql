@@ -83,7 +83,7 @@ begin
     v_found.embedding := coalesce(v_place.target_column, 'embedding');
 
     -- The first columns of the chunks are the key, whatever they are called.
-    select string_agg(format('steadytext_c.%I %s steadytext_s.%I', t.attname, steadytext.key_operator('=', a.atttypid), k.name),
+    select string_agg(steadytext.key_comparison(format('steadytext_c.%I', t.attname), '=', format('steadytext_s.%I', k.name), a.atttypid),
             ' and ' order by k.n),
         format('pg_catalog.jsonb_build_object(%s)',
             string_agg(format('%1$L, steadytext_s.%1$I', k.name), ', ' order by k.n))

@@ -69,12 +69,9 @@ begin
         rows := null;
         embedded := null;
         stale := null;
-        -- A table may have code of its owner's in it, in policies or casts: it runs for the owner, and for members of the owner, and
-        -- never for a superuser who looks at all of them.
+        -- A table may have code of its owner's in it, in policies or casts: it runs for the owner and for nobody else who looks.
         if v_place.source is not null
-            and (v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
-                or pg_has_role(current_user, v.owner_role::oid, 'usage')
-                    and not (select r.rolsuper from pg_roles as r where r.rolname = current_user))
+            and v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
         then
             select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_table
             from pg_class as c where c.oid = v_place.source;

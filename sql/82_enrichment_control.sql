@@ -146,6 +146,7 @@ declare
     v_params jsonb;
     v_model text;
     v_columns text[];
+    v_keys text[];
     v_trigger name;
 begin
     -- A step that is under way ends first.
@@ -175,6 +176,7 @@ begin
         perform steadytext.check_enrichment_target(v_place.source, v_place.target_column, v_type, v_params);
     end if;
     if prompt is not null then
+        v_keys := v_place.key_columns;
         v_columns := steadytext.prompt_columns(v_place.source, prompt);
         perform steadytext.check_enrichment_chain(v_place.source, v_columns, v_place.target_column, v_id);
         v_columns := array(
@@ -194,7 +196,7 @@ begin
         priority = coalesce(steadytext_alter_enrichment.priority, v.priority),
         format = coalesce(prompt, v.format),
         columns = coalesce(v_columns, v.columns),
-        given_keys = case when v_columns is null then v.given_keys else v_place.key_columns end,
+        given_keys = coalesce(v_keys, v.given_keys),
         request_type = coalesce(v_type, v.request_type),
         params = coalesce(v_params, v.params),
         model = coalesce(v_model, v.model),
@@ -261,11 +263,9 @@ begin
         owner := v.owner_role::name::text;
         problem := coalesce(v_place.problem, v.problem);
         rows := null;
-        -- As for vectorizers: a table is read for those only whose code may be in it.
+        -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null
-            and (v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
-                or pg_has_role(current_user, v.owner_role::oid, 'usage')
-                    and not (select r.rolsuper from pg_roles as r where r.rolname = current_user))
+            and v.owner_role::oid = (select r.oid from pg_roles as r where r.rolname = current_user)
         then
             rows := steadytext.vectorizer_count((
                 select format('select count(*) from %s', case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text)

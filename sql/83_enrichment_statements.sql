@@ -49,17 +49,18 @@ begin
     select
         -- The values of a key as columns k1, k2, …
         string_agg(format('(k.key operator(pg_catalog.->>) %s)::%s as k%s', k.n - 1, k.type, k.n), ', ' order by k.n) as parsed,
-        string_agg(format('s.%I %s x.k%s', k.name, steadytext.key_operator('=', k.oid), k.n), ' and ' order by k.n) as matched,
+        string_agg(steadytext.key_comparison(format('s.%I', k.name), '=', 'x.k' || k.n, k.oid), ' and ' order by k.n) as matched,
         format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element('x.k' || k.n, k.oid), ', ' order by k.n)) as of_parsed,
         format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element(format('s.%I', k.name), k.oid), ', ' order by k.n)) as of_source,
         string_agg(format('s.%I', k.name), ', ' order by k.n) as in_order,
         -- Keys behind the one in $1, found by the index: k1 >= x1 and (k1 > x1 or (k2 >= x2 and (…))).
-        string_agg(format('s.%1$I %2$s %4$s and (s.%1$I %3$s %4$s', k.name, steadytext.key_operator('>=', k.oid),
-            steadytext.key_operator('>', k.oid), format('($1 operator(pg_catalog.->>) %s)::%s', k.n - 1, k.type)), ' or (' order by k.n)
+        string_agg(format('%s and (%s', steadytext.key_comparison(format('s.%I', k.name), '>=', k.behind, k.oid),
+            steadytext.key_comparison(format('s.%I', k.name), '>', k.behind, k.oid)), ' or (' order by k.n)
             || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as behind
     into v_keys
     from (
-        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid
+        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid,
+            format('($1 operator(pg_catalog.->>) %s)::%s', u.n - 1, steadytext.key_cast(u.type, a.atttypid)) as behind
         from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
         join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
     ) as k;

@@ -26,16 +26,29 @@ as $$
 declare
     v_definition record;
     v_row jsonb;
+    v_n bigint;
     v_request uuid;
+    v_refused text;
 begin
     select v.*, case when v.model is null then v.params else v.params || jsonb_build_object('model', v.model) end as all_params
     into v_definition
     from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    for v_row in select e.row from jsonb_array_elements(p_rows) with ordinality as e(row, n) order by e.n loop
-        insert into @extschema@.steadytext_queue (request_type, prompt, params, priority, session_id, owner_role)
-        values (v_definition.request_type, v_row ->> 'prompt', v_definition.all_params, v_definition.priority,
-            'enrichment ' || v_definition.name, v_definition.owner_role)
-        returning request_id into v_request;
+    for v_row, v_n in select e.row, e.n from jsonb_array_elements(p_rows) with ordinality as e(row, n) order by e.n loop
+        begin
+            insert into @extschema@.steadytext_queue (request_type, prompt, params, priority, session_id, owner_role)
+            values (v_definition.request_type, v_row ->> 'prompt', v_definition.all_params, v_definition.priority,
+                'enrichment ' || v_definition.name, v_definition.owner_role)
+            returning request_id into v_request;
+        exception when configuration_limit_exceeded then
+            -- A limit of the owner's, or a queue that is full. The rest comes later.
+            get stacked diagnostics v_refused = message_text;
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+            select p_id, e.row -> 'key', coalesce((e.row ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds'
+            from jsonb_array_elements(p_rows) with ordinality as e(row, n)
+            where e.n >= v_n;
+            update @extschema@.steadytext_vectorizer_state as s set problem = left(v_refused, 2000) where s.vectorizer_id = p_id;
+            return;
+        end;
         insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
         values (v_request, p_id, jsonb_build_array(v_row - array['prompt', 'forced']));
     end loop;

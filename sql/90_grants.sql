@@ -195,7 +195,7 @@ grant execute on function
     steadytext.find_search_target(text),
     steadytext.has_code_of_users(regclass),
     steadytext.base_type(oid),
-    steadytext.key_operator(text, oid),
+    steadytext.key_comparison(text, text, text, oid),
     steadytext.text_index(regclass),
     steadytext.search_rows(steadytext.search_target, text),
     steadytext.search_statement(steadytext.search_target, text, boolean),

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::error::PgError;
+use super::error::{OrRaise, PgError};
 use super::restore::{self, Afterwards};
+use super::spi::{self, Mode};
 use super::{after_commit, catalog, catalog_cache, interrupts, privilege, refusals, shmem, slots};
 
 /// How long a statement waits for a worker to go, before it meets PostgreSQL's own "is being accessed by
@@ -90,6 +91,7 @@ unsafe extern "C-unwind" fn process_utility(
     // they are.
     unsafe {
         keep_schema_name((*statement).utilityStmt);
+        keep_tables_open((*statement).utilityStmt);
         make_room_for((*statement).utilityStmt);
         wake_for((*statement).utilityStmt);
         let afterwards = restore::before((*statement).utilityStmt);
@@ -112,6 +114,78 @@ unsafe extern "C-unwind" fn process_utility(
             restore::after(afterwards);
         }
     }
+}
+
+/// Users delete rows of their own from some of the extension's tables, and PostgreSQL lets whoever may delete from a table lock all of
+/// it, for as long as a transaction is open. So LOCK TABLE is for the owner of the table there, in modes that keep others out,
+/// and also where a view leads to it.
+#[pg_guard]
+unsafe extern "C-unwind" fn keep_tables_open(statement: *mut pg_sys::Node) {
+    // SAFETY: the node's tag says what it is; its list is one of RangeVar nodes.
+    let names: Vec<*mut pg_sys::RangeVar> = unsafe {
+        let lock: *mut pg_sys::LockStmt = statement.cast();
+        if (*statement).type_ != pg_sys::NodeTag::T_LockStmt
+            || (*lock).mode <= pg_sys::RowExclusiveLock as i32
+            || pg_sys::superuser()
+            || catalog::extension_oid().is_none()
+        {
+            return;
+        }
+        let list = (*lock).relations;
+        let count = if list.is_null() { 0 } else { (*list).length };
+        (0..count as usize).map(|index| (*(*list).elements.add(index)).ptr_value.cast()).collect()
+    };
+    for name in names {
+        // SAFETY: a catalog look-up without a lock; what is not there is for LOCK TABLE to say.
+        let table = unsafe {
+            pg_sys::RangeVarGetRelidExtended(
+                name,
+                pg_sys::NoLock as i32,
+                pg_sys::RVROption::RVR_MISSING_OK as u32,
+                None,
+                std::ptr::null_mut(),
+            )
+        };
+        if table != pg_sys::InvalidOid && leads_to_ours(table).or_raise() {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied to lock a table of pg_steadytext".to_owned(),
+            )
+            .hint("LOCK TABLE in a mode that keeps others out would stop everybody's work.")
+            .raise();
+        }
+    }
+}
+
+/// Whether a relation is a table of the extension's, or a view of one that belongs to another role.
+fn leads_to_ours(relation: pg_sys::Oid) -> Result<bool, PgError> {
+    const QUESTION: &str = "
+        with recursive seen (oid) as (
+            select $1
+            union
+            select d.refobjid
+            from seen as s
+            join pg_catalog.pg_rewrite as r on r.ev_class operator(pg_catalog.=) s.oid
+            join pg_catalog.pg_depend as d on d.objid operator(pg_catalog.=) r.oid
+                and d.classid operator(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid
+                and d.refclassid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+        )
+        select pg_catalog.bool_or(not pg_catalog.pg_has_role(c.relowner, 'usage'))
+        from seen as s
+        join pg_catalog.pg_class as c on c.oid operator(pg_catalog.=) s.oid and c.relkind operator(pg_catalog.=) 'r'
+        join pg_catalog.pg_depend as d on d.objid operator(pg_catalog.=) c.oid and d.deptype operator(pg_catalog.=) 'e'
+            and d.classid operator(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+        join pg_catalog.pg_extension as e on e.oid operator(pg_catalog.=) d.refobjid
+            and e.extname operator(pg_catalog.=) 'pg_steadytext'";
+    // SAFETY: catalog look-ups, which need no snapshot: LOCK TABLE comes before a transaction has one.
+    unsafe {
+        if pg_sys::get_rel_relkind(relation) as u8 != pg_sys::RELKIND_VIEW {
+            let extension = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
+            return Ok(Some(extension) == catalog::extension_oid());
+        }
+    }
+    let found = spi::query_one(QUESTION, vec![relation.into()], Mode::ReadWrite, |row| row.get::<bool>(1))?;
+    Ok(found.flatten() == Some(true))
 }
 
 /// The extension's functions name their tables by their schema, and run as the extension's owner. The owner

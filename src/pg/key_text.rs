@@ -133,7 +133,7 @@ unsafe fn push_other(json: &mut String, kind: pg_sys::Oid, value: pg_sys::Datum)
                     let text = pg_sys::OidOutputFunctionCall(output, value);
                     CStr::from_ptr(text).to_string_lossy()
                 });
-                let is_number = matches!(base, pg_sys::NUMERICOID | pg_sys::FLOAT4OID | pg_sys::FLOAT8OID)
+                let is_number = matches!(base, pg_sys::FLOAT4OID | pg_sys::FLOAT8OID)
                     && text.trim_start_matches('-').starts_with(|first: char| first.is_ascii_digit());
                 if is_number { json.push_str(&text) } else { push_string(json, &text) }
             }

@@ -155,7 +155,9 @@ pub(super) fn end_subtransaction(committed: bool) {
             let above = gathering
                 .iter_mut()
                 .rev()
-                .find(|known| known.level == level - 1 && known.place() == ended.place());
+                .find(|known| known.level == level - 1 && known.place() == ended.place())
+                .filter(|known| known.count + ended.count <= GATHERED)
+                .filter(|known| known.keys.len() + ended.keys.len() < GATHERED_BYTES);
             if let Some(above) = above {
                 above.keys.push(',');
                 above.keys.push_str(&ended.keys);

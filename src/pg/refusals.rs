@@ -196,6 +196,13 @@ pub(super) fn install() {
     }
 }
 
+/// What the extension's functions say to those who lack rights, before and behind a name.
+const OURS: [(&str, &str); 3] = [
+    ("must be owner of vectorizer \"", "\""),
+    ("must be owner of enrichment \"", "\""),
+    ("prompt \"", "\" belongs to another role"),
+];
+
 /// PostgreSQL checks most rights itself; what it says about those on the extension's objects is noted. Called for whatever goes into the
 /// server's log.
 unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
@@ -216,10 +223,14 @@ unsafe extern "C-unwind" fn see_error(error: *mut pg_sys::ErrorData) {
         let is_of_postgres = [c"aclcheck_error", c"aclcheck_error_col", c"ExecWithCheckOptions"]
             .contains(&from((*error).funcname));
         let message = CStr::from_ptr((*error).message).to_string_lossy();
-        let is_ours = message.starts_with("must be owner of vectorizer \"")
-            || (message.starts_with("prompt \"") && message.ends_with("\" belongs to another role"));
-        if (is_of_postgres && message.contains("steadytext")) || is_ours {
-            note(privilege::current_user(), "rights", denied, &message);
+        if is_of_postgres && message.contains("steadytext") {
+            note(privilege::outer_user(), "rights", denied, &message);
+            return;
+        }
+        // Anybody can raise these, too: nothing of their text is kept but what says what it is about.
+        let ours = OURS.iter().find(|(begins, ends)| message.starts_with(begins) && message.ends_with(ends));
+        if let Some((begins, ends)) = ours {
+            note(privilege::outer_user(), "rights", denied, &format!("{begins}…{ends}"));
         }
     }
 }

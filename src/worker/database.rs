@@ -517,7 +517,7 @@ impl Worker {
         for due in [self.usage.due(self.slot), self.audit.due(self.slot)].into_iter().flatten() {
             until = until.min(due);
         }
-        if let Some(due) = self.vectorizer.due() {
+        if let Some(due) = self.vectorizer.due(self.slot) {
             until = until.min(due);
         }
         let eviction = self.config.as_ref().and_then(|config| self.eviction.pause(config));

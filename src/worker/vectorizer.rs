@@ -100,9 +100,11 @@ impl Supervision {
         Ok(())
     }
 
-    /// When it is to be tried again.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.wanted.iter().zip(self.not_before).filter(|(wanted, _)| **wanted).map(|(_, at)| at).min()
+    /// When a process that is missing is to be started. One that runs wakes the worker when it ends.
+    pub(super) fn due(&self, slot: &Slot) -> Option<Instant> {
+        let is_missing = |lane: &Lane| slot.vectorizers[*lane as usize].pid.load(SeqCst) == 0;
+        let missing = Lane::ALL.into_iter().filter(is_missing).map(|lane| lane as usize);
+        missing.filter(|index| self.wanted[*index]).map(|index| self.not_before[index]).min()
     }
 }
 

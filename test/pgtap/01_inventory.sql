@@ -94,7 +94,7 @@ select set_eq(
         'function steadytext.is_named_object(oid)',
         'function steadytext.key_cast(text,oid)',
         'function steadytext.key_element(text,oid)',
-        'function steadytext.key_operator(text,oid)',
+        'function steadytext.key_comparison(text,text,text,oid)',
         'function steadytext.make_vectorizer_batches(uuid,jsonb,oid)',
         'function steadytext.note_destination()',
         'function steadytext.note_row()',

@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(75);
+select plan(85);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -115,7 +115,7 @@ set timezone = 'Asia/Tokyo';
 set datestyle = 'German';
 insert into odd values ('00000000-0000-0000-0000-000000000001', '2026-01-02 03:04:05+00', 'bad', 7, 'it''s "x"', 1.50, 'text');
 select is(
-    pg_temp.notes('odd_body'), '[["00000000-0000-0000-0000-000000000001", "2026-01-02T03:04:05+00:00", "bad", 7, "it''s \"x\"", 1.50]]',
+    pg_temp.notes('odd_body'), '[["00000000-0000-0000-0000-000000000001", "2026-01-02T03:04:05+00:00", "bad", 7, "it''s \"x\"", "1.50"]]',
     'keys are written the same way whatever the session''s settings');
 set datestyle = 'ISO';
 set timezone = 'UTC';
@@ -184,7 +184,60 @@ select steadytext_config_set('max_vectorizers_per_role', '1');
 select throws_ok(
     $$ select pg_temp.run_as('st_alice', $i$ select steadytext_create_vectorizer('article', array['body'], name => 'x', destination => 'x1', index => 'none') $i$) $$,
     '53400', 'role "st_alice" has 1 vectorizers, as many as it may have', 'a role has so many of them');
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ insert into steadytext_vectorizers (name, source, columns, destination, dimensions, replaces)
+        select 'x' || i, 'article', array['body'], 'x1', 256, v.id from steadytext_vectorizers as v, generate_series(1, 2) as i where v.name = 'article_title' $i$) $$,
+    '23505', null, 'one definition at a time replaces another one, so that this is no way around');
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ insert into steadytext_vectorizers (name, source, columns, destination, dimensions, replaces)
+        values ('x', 'article', array['body'], 'x1', 256, gen_random_uuid()) $i$) $$,
+    '22023', null, 'nor is one that replaces nothing');
 select steadytext_config_set('max_vectorizers_per_role', '100');
+
+-- Administrators.
+select throws_ok(
+    $$ select pg_temp.run_as('st_root', $i$ update steadytext_vectorizers set format = 'mine: $chunk' where name = 'article_title' $i$) $$,
+    '42501', 'must be owner of vectorizer "article_title"', 'an administrator does not say what is written into a table of somebody else''s');
+select throws_ok(
+    $$ select pg_temp.run_as('st_root', $i$ update steadytext_vectorizers set owner_role = steadytext.current_role_id() where name = 'article_title' $i$) $$,
+    '42501', 'vectorizer "article_title" can only be given to the owner of its table', 'nor takes it over');
+select is(
+    pg_temp.run_as('st_root', $$ update steadytext_vectorizers set is_paused = false where name = 'article_title' returning is_paused $$),
+    'false', 'but may pause it');
+
+-- A domain for which somebody has made an operator in the schema of the type that it is made of.
+create extension citext;
+create domain mail as citext;
+create function planted(mail, mail) returns boolean language plpgsql as $$ begin raise exception 'planted'; end $$;
+create operator = (leftarg = mail, rightarg = mail, function = planted);
+do $$
+declare
+    v_is boolean;
+begin
+    execute format('select %s', steadytext.key_comparison('''A''::mail', '=', '''a''::mail', 'mail'::regtype)) into v_is;
+    perform set_config('test.is', v_is::text, true);
+end
+$$;
+select is(current_setting('test.is'), 'true', 'keys are compared by the operator of their type''s order, whatever fits better');
+
+-- Whoever may delete from a table may lock it, says PostgreSQL.
+create view st_view as select * from steadytext_vectorizer_work;
+create view st_view_of_view as select * from st_view;
+grant select, delete on st_view_of_view to st_bob;
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', 'lock table steadytext_vectorizer_work in access exclusive mode') $$,
+    '42501', 'permission denied to lock a table of pg_steadytext', 'but not one of these');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', 'lock table article, st_view_of_view in share mode') $$,
+    '42501', 'permission denied to lock a table of pg_steadytext', 'nor by way of views');
+create table st_plain (a int);
+grant delete on st_plain to st_bob;
+create view st_plain_view as select * from st_plain;
+grant delete on st_plain_view to st_bob;
+set local role st_bob;
+select lives_ok('lock table st_plain in access exclusive mode', 'others are locked as ever');
+select lives_ok('lock table st_plain_view in access exclusive mode', 'and views of others');
+reset role;
 
 -- Partitions.
 create table parted (id int, part int, body text, primary key (part, id)) partition by list (part);
@@ -247,7 +300,7 @@ select throws_ok(
         values ('x', 'st_alice', 'article', '{body}', 'x', 256) $i$) $$, '42501', null, 'nobody makes definitions for others');
 select throws_ok(
     $$ select pg_temp.run_as('st_bob', $i$ insert into steadytext_vectorizers (name, owner_role, source, columns, destination, dimensions, replaces)
-        select 'x', 'st_bob', 'article', '{body}', 'x', 256, id from steadytext_vectorizers where name = 'article_title' $i$) $$, '42501', null, 'nor successors of theirs');
+        select 'x', 'st_bob', 'article', '{body}', 'x', 256, id from steadytext_vectorizers where name = 'article_title' $i$) $$, '22023', null, 'nor successors of theirs');
 insert into article (id, body) values (1, 'one');
 select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_vectorizer_work $$), '0', 'others do not see what is to be done');
 select is(pg_temp.run_as('st_alice', $$ select count(*) from steadytext_vectorizer_work w join steadytext_vectorizers v on v.id = w.vectorizer_id where v.name = 'article_title' $$), '1', 'the owner does');

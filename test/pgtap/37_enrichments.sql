@@ -1,6 +1,6 @@
 -- Enrichments: definitions and their checks, what is noted and judged, statements, rights. What becomes of it: test/server/tests/enrichments.rs.
 \ir setup.psql
-select plan(94);
+select plan(95);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
@@ -116,7 +116,9 @@ select throws_ok($$ select steadytext_create_enrichment('article', 'summary', '$
 select throws_ok($$ select steadytext_alter_enrichment('article_summary', prompt => '$title $loud') $$, '22023', null, 'no change closes a circle');
 
 -- What is noted.
-insert into article (id, title, body) values (1, 'a', 'one'), (2, 'b', ' ');
+-- Two statements: what one statement notes beyond the first few keys is written when it commits.
+insert into article (id, title, body) values (1, 'a', 'one');
+insert into article (id, title, body) values (2, 'b', ' ');
 select is(pg_temp.notes('article_summary'), '[[1], [2]]', 'new rows are noted');
 select pg_temp.forget();
 update article set number = 7;
@@ -191,9 +193,10 @@ select is((select count(*) from pg_trigger where tgrelid = 'article'::regclass a
 -- Rights.
 select throws_ok(
     $$ select pg_temp.run_as('st_bob', $i$ select steadytext_create_enrichment('article', 'bobs', '$body') $i$) $$, '42501', null, 'only the owner of a table has it enriched');
-select throws_ok($$ select pg_temp.run_as('st_bob', $i$ select steadytext_drop_enrichment('article_summary') $i$) $$, '42501', null, 'others cannot drop it');
-select throws_ok($$ select pg_temp.run_as('st_bob', $i$ select steadytext_alter_enrichment('article_summary', priority => 9) $i$) $$, '42501', null, 'nor change it');
+select throws_ok($$ select pg_temp.run_as('st_bob', $i$ select steadytext_drop_enrichment('article_summary') $i$) $$, '42704', null, 'others cannot drop it');
+select throws_ok($$ select pg_temp.run_as('st_bob', $i$ select steadytext_alter_enrichment('article_summary', priority => 9) $i$) $$, '42704', null, 'nor change it');
 select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_enrichment_rows $$), '0', 'nor see what was made');
+select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_vectorizers where kind = 'enrichment' $$), '0', 'nor what is asked');
 select is(pg_temp.run_as('st_bob', $$ select count(*) from steadytext_enrichment_status $$), '0', 'the status is of one''s own');
 select throws_ok($$ select steadytext_drop_vectorizer('article_summary') $$, '42704', null, 'an enrichment is no vectorizer');
 select is((select count(*) from steadytext_vectorizer_status), 0::bigint, 'and not among them in their status');

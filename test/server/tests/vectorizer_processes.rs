@@ -33,6 +33,29 @@ const TABLES: &str = "
     select steadytext_create_vectorizer('chunked', array['body'], index => 'none');
     select steadytext_create_vectorizer('inside', array['body'], target_column => 'embedding', index => 'none')";
 
+/// Ticks of processor time that a process has used.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn a_worker_beside_vectorizers_sleeps_while_nothing_is_to_be_done() {
+    let (_cluster, mut session) = prepared(Options::new());
+    session.run("select steadytext_config_set('worker_poll_interval', '3600')");
+    session.run(TABLES);
+    session.run("insert into chunked values (1, 'words'); insert into inside values (1, 'words')");
+    rest(&mut session);
+    let worker = session.worker_pid();
+    // What came last may still be written down.
+    wait_until("it does nothing", || {
+        let before = ticks(worker);
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        ticks(worker) - before <= 2
+    });
+}
+
 #[test]
 fn code_that_catches_its_cancel_stops_nobody_else() {
     let (cluster, mut session) = prepared(Options::new());
