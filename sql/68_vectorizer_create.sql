@@ -334,12 +334,17 @@ begin
         raise exception 'source cannot be null' using errcode = 'null_value_not_allowed', hint = 'Give the name of a table.';
     end if;
     if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'vectorizer') then
-        if if_not_exists then
+        if if_not_exists and exists (
+            select from @extschema@.steadytext_vectorizers as v
+            where v.name = v_name and v.kind = 'vectorizer' and (select p.source from steadytext.vectorizer_place(v.id) as p) = source::oid)
+        then
             raise notice 'vectorizer "%" already exists, skipping', v_name using errcode = 'duplicate_object';
             return v_name;
         end if;
         raise exception 'vectorizer "%" already exists', v_name
-            using errcode = 'duplicate_object', hint = 'Give another name, or if_not_exists => true.';
+            using errcode = 'duplicate_object', hint = case
+                when if_not_exists then 'It is one of another table. Give another name.'
+                else 'Give another name, or if_not_exists => true.' end;
     end if;
     if target_column is null and octet_length(v_destination) > 63 then
         raise exception 'the name of the table "%" is too long', left(v_destination, 100)

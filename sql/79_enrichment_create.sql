@@ -64,12 +64,17 @@ begin
     where c.oid = source;
     v_name := coalesce(name, v_table.relname || '_' || target_column);
     if exists (select from @extschema@.steadytext_vectorizers as v where v.name = v_name and v.kind = 'enrichment') then
-        if if_not_exists then
+        if if_not_exists and exists (
+            select from @extschema@.steadytext_vectorizers as v
+            where v.name = v_name and v.kind = 'enrichment' and (select p.source from steadytext.vectorizer_place(v.id) as p) = source::oid)
+        then
             raise notice 'enrichment "%" already exists, skipping', v_name using errcode = 'duplicate_object';
             return v_name;
         end if;
         raise exception 'enrichment "%" already exists', v_name
-            using errcode = 'duplicate_object', hint = 'Give another name, or if_not_exists => true.';
+            using errcode = 'duplicate_object', hint = case
+                when if_not_exists then 'It is one of another table. Give another name.'
+                else 'Give another name, or if_not_exists => true.' end;
     end if;
     if v_table.relkind is null or v_table.relkind not in ('r', 'p') or v_table.relpersistence = 't' or v_table.nspname in ('pg_catalog', 'steadytext') then
         raise exception '% is not a table that can be enriched', source

@@ -271,11 +271,19 @@ begin
                 select format('select count(*) from %s', case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text)
                 from pg_class as c where c.oid = v_place.source));
         end if;
-        select count(*) filter (where r.made_by = d.digest), count(*) filter (where r.is_kept and r.value_hash is not null),
-            count(*) filter (where r.made_by <> d.digest)
-        into done, kept, stale
-        from (select steadytext.enrichment_digest(v.id) as digest) as d
-        left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
+        begin
+            select count(*) filter (where r.made_by = d.digest), count(*) filter (where r.is_kept and r.value_hash is not null),
+                count(*) filter (where r.made_by <> d.digest)
+            into done, kept, stale
+            from (select steadytext.enrichment_digest(v.id) as digest) as d
+            left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
+        exception when others then
+            -- Its owner may have written anything into the definition: that is shown, and keeps nobody from seeing the others.
+            done := null;
+            kept := null;
+            stale := null;
+            problem := coalesce(problem, sqlerrm);
+        end;
         coverage := case when rows > 0 then least(done::double precision / rows, 1) when rows = 0 then 1 end;
         select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
         into pending, oldest_pending

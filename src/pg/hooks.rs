@@ -141,7 +141,7 @@ unsafe extern "C-unwind" fn keep_tables_open(statement: *mut pg_sys::Node) {
             pg_sys::RangeVarGetRelidExtended(
                 name,
                 pg_sys::NoLock as i32,
-                pg_sys::RVROption::RVR_MISSING_OK as u32,
+                pg_sys::RVROption::RVR_MISSING_OK,
                 None,
                 std::ptr::null_mut(),
             )

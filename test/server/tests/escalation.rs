@@ -1,7 +1,7 @@
 //! Nothing that others have planted runs with the rights of the extension's owner, also long after the
 //! installation.
 
-use steadytext_test_server::{Cluster, Options, Shutdown};
+use steadytext_test_server::{Cluster, Options, Shutdown, wait_until};
 
 /// Calls of the protocol as a worker elsewhere makes them.
 const PROTOCOL: [&str; 8] = [
@@ -111,4 +111,89 @@ fn the_schema_of_the_extension_keeps_its_name_whoever_owns_it() {
         let error = session.error(rename);
         assert_eq!(error.code().code(), "0A000", "{error:?}");
     }
+}
+
+#[test]
+fn keys_of_a_domain_are_compared_by_the_operators_of_its_type() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "create extension citext;
+         create role bob login in role steadytext_user;
+         grant create on schema public to bob;
+         create domain mail as citext;
+         create table staff (address mail primary key, note text);
+         insert into staff values ('a@example.org', 'hello'), ('b@example.org', 'words')",
+    );
+    // It fits better than citext's own, and stands where that is looked for.
+    cluster.session_as("postgres", "bob").run(
+        "create function public.planted(mail, mail) returns boolean language plpgsql as $$
+             begin raise exception 'ran as %', current_user; end $$;
+         create operator public.= (leftarg = mail, rightarg = mail, function = public.planted);
+         create operator public.> (leftarg = mail, rightarg = mail, function = public.planted);
+         create operator public.>= (leftarg = mail, rightarg = mail, function = public.planted)",
+    );
+    session.run("select steadytext_create_vectorizer('staff', array['note'], index => 'none')");
+    wait_until("the rows are embedded", || {
+        session.one("select count(*) = 2 from staff_note_embedding where embedding is not null")
+    });
+    session.run("update staff set note = 'other words'");
+    wait_until("and again", || {
+        session.one("select count(*) = 2 from staff_note_embedding where chunk = 'other words'")
+    });
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_search('staff_note', 'words')"), 2);
+    assert_eq!(
+        session.list::<String>("select problem from steadytext_vectorizer_status where problem is not null"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn no_user_locks_the_tables_of_all() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run("create role bob login in role steadytext_user");
+    let tables: Vec<String> = session.list(
+        "select c.oid::regclass::text from pg_class as c join pg_depend as d on d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'e'
+         join pg_extension as e on e.oid = d.refobjid and e.extname = 'pg_steadytext' where c.relkind = 'r' order by 1",
+    );
+    assert!(tables.len() > 15, "{tables:?}");
+    let mut bob = cluster.session_as("postgres", "bob");
+    for table in &tables {
+        for mode in
+            ["share update exclusive", "share", "share row exclusive", "exclusive", "access exclusive"]
+        {
+            let error = bob.error(&format!("lock table {table} in {mode} mode"));
+            assert_eq!(error.code().code(), "42501", "{table} in {mode} mode");
+        }
+    }
+}
+
+#[test]
+fn an_administrator_pauses_a_definition_and_changes_nothing_else_of_it() {
+    let cluster = Cluster::with_extension();
+    let mut session = cluster.session("postgres");
+    session.run(
+        "create role alice login in role steadytext_user; create role adm login in role steadytext_admin;
+         create schema a authorization alice",
+    );
+    cluster.session_as("postgres", "alice").run(
+        "create table a.tickets (id int primary key, note text);
+         select steadytext_create_enrichment('a.tickets', 'verdict', '$note', 'generate_choice', '{\"choices\": [\"ok\", \"bad\"]}', name => 'verdicts')",
+    );
+    let mut admin = cluster.session_as("postgres", "adm");
+    for change in [
+        "format = 'mine'",
+        "params = '{\"choices\": [\"x\", \"y\"]}'",
+        "request_type = 'generate'",
+        "columns = '{id}'",
+        "priority = 9",
+        "owner_role = steadytext.current_role_id()",
+    ] {
+        let error =
+            admin.error(&format!("update steadytext_vectorizers set {change} where name = 'verdicts'"));
+        assert_eq!(error.code().code(), "42501", "{change}");
+    }
+    admin.run("update steadytext_vectorizers set is_paused = true where name = 'verdicts'");
+    assert!(session.one::<bool>("select is_paused from steadytext_vectorizers where name = 'verdicts'"));
 }
