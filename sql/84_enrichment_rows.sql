@@ -76,6 +76,13 @@ declare
     v_code text;
 begin
     select * into v_statements from steadytext.enrichment_statements(p_id);
+    if v_statements.problem is not null then
+        -- Since the step has begun: the table is gone, or the owner's rights. The next step says so.
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
+        select p_id, e.element -> 'key', clock_timestamp() + interval '2 seconds'
+        from jsonb_array_elements(p_items) as e(element);
+        return 0;
+    end if;
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];
@@ -255,6 +262,12 @@ declare
     v_code text;
 begin
     select * into v_statements from steadytext.enrichment_statements(p_id);
+    if v_statements.problem is not null then
+        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
+        select p_id, e.element -> 'key', coalesce((e.element ->> 'forced')::boolean, false), clock_timestamp() + interval '2 seconds'
+        from jsonb_array_elements(p_keys) as e(element);
+        return;
+    end if;
     while cardinality(v_ranges) > 0 loop
         v_from := v_ranges[1];
         v_to := v_ranges[2];

@@ -138,9 +138,20 @@ fn what_becomes_of_requests_is_counted_once() {
     assert!(session.cancel(id));
     wait_until("it is counted", || counted(&mut session, "slow", "generate") == [1, 0, 0, 1, 0, 0]);
     // A call that is interrupted.
-    session.run("set statement_timeout = '300ms'");
+    let backend = session.backend_pid();
+    let canceller = std::thread::spawn({
+        let mut other = cluster.session("postgres");
+        move || {
+            wait_until("it is being answered", || {
+                other.one(&format!(
+                    "select exists (select from steadytext_activity where worker_pid = {backend} and generated_tokens > 0)"
+                ))
+            });
+            other.run(&format!("select pg_cancel_backend({backend})"));
+        }
+    });
     session.error("select steadytext_generate('a long text', 300, model => 'slow')");
-    session.run("set statement_timeout = 0");
+    canceller.join().unwrap();
     assert_eq!(counted(&mut session, "slow", "generate"), [2, 0, 0, 2, 0, 0]);
     // Found in the cache by the worker's next look, or when it is inserted.
     let id = session.generate("Hello", "max_tokens => 5");

@@ -245,6 +245,7 @@ fn a_vector_in_a_column_is_that_of_its_text_whoever_has_written_it() {
     session
         .run("create table before as select * from inside; update inside set body = 'changed' where id = 1");
     rest(&mut session);
+    session.run("select steadytext_pause_vectorizer('inside_body')");
     session.run(
         "update inside as i set embedding = b.embedding from before as b where b.id = 1 and i.id = 1;
          update inside as i set embedding = b.embedding, embedding_hash = b.embedding_hash from before as b where b.id = 3 and i.id = 2;
@@ -252,6 +253,7 @@ fn a_vector_in_a_column_is_that_of_its_text_whoever_has_written_it() {
          update inside set embedding = null where id = 4",
     );
     assert_eq!(session.one::<i64>(wrong), 4);
+    session.run("select steadytext_resume_vectorizer('inside_body')");
     rest(&mut session);
     assert_eq!(session.one::<i64>(wrong), 0);
     // What no trigger has seen is found by a search.
