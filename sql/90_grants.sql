@@ -218,6 +218,7 @@ grant execute on function
     steadytext.refuse_row(text, text),
     steadytext.check_queue_row(
         uuid, text, timestamptz, steadytext.role_id, boolean, integer, text, integer, integer, integer),
+    steadytext.claim_lane(steadytext.role_id, integer, text, jsonb),
     steadytext.priority(bigint),
     steadytext.generate_params(bigint, boolean, bigint, text, text, text, double precision, text, jsonb),
     steadytext.embed_params(boolean, bigint, text, text, text, boolean, boolean, bigint),

@@ -9,6 +9,7 @@
 mod backlog;
 mod cache;
 mod enqueue;
+mod filtered;
 mod groups;
 mod locked;
 mod neighbour;
@@ -27,7 +28,7 @@ use steadytext_test_models::hub::LocalHub;
 use steadytext_test_server::{Options, Session};
 
 const HELP: &str = "\
-usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|neighbour|sync|cache|priority|verbs|pull] [--model FILE] [--encoder FOLDER]
+usage: bench-queue [--library-dir DIR] [--only wake|enqueue|backlog|locked|filtered|neighbour|sync|cache|priority|verbs|pull] [--model FILE] [--encoder FOLDER]
 
 Measures the queue on a throwaway server with fsync on. DIR (or STEADYTEXT_LIBRARY_DIR) holds a pg_steadytext.so
 built with the feature noop-engine, which answers every request at once. Prints name, value and unit, separated by
@@ -54,6 +55,10 @@ noop_per_s                20,000 pending requests: requests per second from the 
 locked_idle_p50_ms        From enqueuing to having the answer, as a client sees it: 1,000 requests of one user, one after the other.
 locked_p50_ms, …          The same while 100,000 requests of another user wait that an open transaction has cancelled.
 locked_ratio              Of the two medians; more than 2 is a failure.
+
+claim_filtered_alone_p50_ms  A claim of 16 requests by a worker elsewhere that takes one model, with nothing else pending; of 50.
+claim_filtered_p50_ms     The same while 200,000 requests of another user are pending that it leaves.
+claim_filtered_ratio      Of the two medians; more than 2 is a failure.
 
 The neighbour is measured with the real engine only, and only when asked for (--only neighbour); its numbers go to
 bench/out/neighbour.tsv.
@@ -214,8 +219,8 @@ fn main() -> ExitCode {
     let mut session = cluster.session("postgres");
     session.create_extension();
     session.run(&format!("create role {USER} login in role steadytext_user"));
-    // Beside locked requests the real engine will do, too.
-    if only.as_deref() != Some("locked") && !answers_at_once(&mut session) {
+    // Beside locked requests, and where nothing is answered, the real engine will do, too.
+    if !matches!(only.as_deref(), Some("locked" | "filtered")) && !answers_at_once(&mut session) {
         eprintln!(
             "bench-queue: this pg_steadytext.so runs a real engine; build it with --features noop-engine"
         );
@@ -235,6 +240,9 @@ fn main() -> ExitCode {
     }
     if wanted("locked") {
         locked::measure(&cluster, &mut report);
+    }
+    if wanted("filtered") {
+        filtered::measure(&cluster, &mut report);
     }
     written(&report, "queue")
 }
