@@ -271,6 +271,9 @@ to steadytext_admin;
 grant execute on function
     steadytext.claim_requests(text, integer, integer, oid, boolean, integer, bigint, text[], text[]),
     steadytext.prepared_work(text, text, text, text[], jsonb),
+    steadytext.make_work(text, text, text, text[], jsonb),
+    steadytext.refused_work(text, text, text, boolean),
+    steadytext.is_transient(text),
     steadytext.more_work(text, bigint, integer, integer, bytea),
     steadytext.complete_reports(text, bigint[], integer[], bytea[]),
     steadytext.worker_models(),
