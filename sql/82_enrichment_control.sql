@@ -14,6 +14,7 @@ begin
             using errcode = 'undefined_object', hint = 'The view steadytext_enrichment_status shows yours.';
     end if;
     if not steadytext.owns_vectorizer(v_id) then
+        perform steadytext.note_refusal('enrichment');
         raise exception 'must be owner of enrichment "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
     end if;
     return v_id;

@@ -109,7 +109,8 @@ grant execute on function
     steadytext.render_prompt(text, jsonb, boolean),
     steadytext.prompt_id(text),
     steadytext.builtin_prompt(text, bigint),
-    steadytext.check_replacement(text, text)
+    steadytext.check_replacement(text, text),
+    steadytext.note_refusal(text)
 to steadytext_user, steadytext_admin;
 -- Judgements.
 grant execute on function
