@@ -11,6 +11,7 @@ pub(crate) mod backtrace;
 pub(crate) mod bgworker;
 pub(crate) mod cache_queue;
 pub(crate) mod cache_table;
+pub(crate) mod cancel_counts;
 pub(crate) mod catalog;
 pub(crate) mod catalog_cache;
 pub(crate) mod changed_row;

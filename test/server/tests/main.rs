@@ -15,6 +15,7 @@ mod cancel;
 mod chaos;
 mod connections;
 mod constrained;
+mod counted;
 mod crash;
 mod databases;
 mod defaults;
