@@ -300,6 +300,7 @@ select set_eq(
         'function steadytext_model_remove(text,boolean)',
         'function steadytext.server_checks()',
         'function steadytext_diagnose()',
+        'function steadytext.process_problem(boolean)',
         'function steadytext_model_verify(text,bigint)',
         'function steadytext.priority(bigint)',
         'function steadytext_generate_json_async(text,json,bigint,boolean,bigint,text,double precision,bigint,text,jsonb,jsonb)',
