@@ -116,7 +116,7 @@ comment on function steadytext.check_answers(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[], integer[], text[]
 ) is 'Refuses answers of a worker elsewhere that are none; called by complete_requests';
 
-create function steadytext.complete_requests(
+create function steadytext.write_answers(
     p_worker text,
     p_ids bigint[],
     p_attempts integer[],
@@ -133,7 +133,7 @@ create function steadytext.complete_requests(
     p_first_token_ms integer[] default null
 )
 returns table (id bigint, outcome text)
-language plpgsql volatile security definer
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -158,11 +158,6 @@ declare
     v_ended bigint[] := '{}';
     v_outcomes text[] := '{}';
 begin
-    perform steadytext.check_worker(p_worker);
-    if not steadytext.is_own_worker() then
-        perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
-            p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
-    end if;
     perform steadytext.make_constraints_immediate();
     -- A variable of an array type holds its value unpacked, and each slice would pack the
     -- whole of it again; a field of a record stays packed.
@@ -253,6 +248,44 @@ begin
         return query
         select m.id, m.outcome from steadytext.missed_requests(p_worker, p_ids, p_attempts, v_ids || v_ended) as m;
     end if;
+end
+$$;
+comment on function steadytext.write_answers(
+    text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
+    integer[], integer[], integer[], text[], integer[]
+) is 'Writes answers, whoever has made them; called by complete_requests and complete_reports';
+
+create function steadytext.complete_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_results text[],
+    p_embeddings real[],
+    p_embedding_lengths integer[],
+    p_embedding_counts integer[] default null,
+    p_lists text[] default null,
+    p_list_lengths integer[] default null,
+    p_prompt_tokens integer[] default null,
+    p_cached_tokens integer[] default null,
+    p_generated_tokens integer[] default null,
+    p_finish_reasons text[] default null,
+    p_first_token_ms integer[] default null
+)
+returns table (id bigint, outcome text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    perform steadytext.check_worker(p_worker);
+    if not steadytext.is_own_worker() then
+        perform steadytext.check_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts,
+            p_lists, p_list_lengths, p_prompt_tokens || p_cached_tokens || p_generated_tokens || p_first_token_ms, p_finish_reasons);
+    end if;
+    return query
+    select w.id, w.outcome
+    from steadytext.write_answers(p_worker, p_ids, p_attempts, p_results, p_embeddings, p_embedding_lengths, p_embedding_counts, p_lists, p_list_lengths,
+        p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms) as w;
 end
 $$;
 comment on function steadytext.complete_requests(

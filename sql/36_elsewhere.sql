@@ -199,7 +199,7 @@ begin
     if v.ids is not null then
         return query
         select c.id, c.outcome, null::bytea
-        from steadytext.complete_requests(
+        from steadytext.write_answers(
             p_worker, v.ids, v.attempts, v.results, v.numbers, v.lengths, v.counts, v.lists, v.list_lengths,
             v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms) as c;
     end if;

@@ -236,6 +236,7 @@ select set_eq(
         'function steadytext.check_model()',
         'function steadytext.replace_default()',
         'function steadytext.check_heartbeat(oid,text,text,text,text,jsonb,double precision[])',
+        'function steadytext.write_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],integer[],integer[],text[],integer[])',
         'function steadytext.check_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],text[])',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
         'function steadytext.claim_requests(text,integer,integer,oid,boolean,integer,bigint,text[],text[])',
