@@ -109,8 +109,12 @@ begin
         limit 1;
         exit when not found;
         v_lane := v_row.lane;
-        if steadytext.is_served(v_row.request_type, v_row.params, p_types, p_models, p_without, p_defaults)
-            and v_lane <> all (v_served)
+        -- A row of a dump may name a model by what is no text: it is in the lane of those that name none, and does not speak for them.
+        if v_lane <> all (v_served) and (
+            steadytext.is_served(v_row.request_type, v_row.params, p_types, p_models, p_without, p_defaults)
+            or exists (
+                select from unnest(array['model', 'size', 'default_model']) as n(name)
+                where jsonb_typeof(v_row.params -> n.name) not in ('string', 'null')))
         then
             v_served := v_served || v_lane;
         end if;
