@@ -30,12 +30,31 @@ fn installed(cluster: &Cluster, name: &str, version: &str) -> BTreeSet<Fact> {
     facts(&mut session)
 }
 
+/// Whether install and update are one transaction: what the install has granted must outlast the update there, too.
+#[derive(Clone, Copy)]
+enum Transactions {
+    One,
+    Two,
+}
+
 /// What a database has that was updated from one version to another.
-fn updated(cluster: &Cluster, name: &str, from: &str, to: &str) -> BTreeSet<Fact> {
+fn updated(
+    cluster: &Cluster,
+    name: &str,
+    from: &str,
+    to: &str,
+    transactions: Transactions,
+) -> BTreeSet<Fact> {
     let mut session = database(cluster, name);
-    session.run(&format!(
-        "create extension pg_steadytext version '{from}'; alter extension pg_steadytext update to '{to}'"
-    ));
+    let install = format!("create extension pg_steadytext version '{from}'");
+    let update = format!("alter extension pg_steadytext update to '{to}'");
+    match transactions {
+        Transactions::One => session.run(&format!("begin; {install}; {update}; commit")),
+        Transactions::Two => {
+            session.run(&install);
+            session.run(&update);
+        }
+    }
     facts(&mut session)
 }
 
@@ -266,8 +285,10 @@ fn an_update_that_brings_all_that_is_new_leaves_no_difference() {
     let newer = newer_version();
     let new = installed(&cluster, "fresh", newer.version());
     let migration = update(&additions_without(""));
-    let updated = updated(&cluster, "updated", &default_version(), migration.version());
-    assert_eq!(differences(&new, &updated), [""; 0]);
+    for (name, transactions) in [("updated", Transactions::Two), ("at_once", Transactions::One)] {
+        let updated = updated(&cluster, name, &default_version(), migration.version(), transactions);
+        assert_eq!(differences(&new, &updated), [""; 0], "{name}");
+    }
     assert!(new.len() > 5000, "the walk sees {} facts only", new.len());
 }
 
@@ -280,7 +301,7 @@ fn whatever_an_update_forgets_is_found() {
     for (i, Addition { statement, missed, .. }) in ADDITIONS.iter().enumerate() {
         let migration = update(&additions_without(statement));
         let name = format!("forgetful{i}");
-        let updated = updated(&cluster, &name, &default_version(), migration.version());
+        let updated = updated(&cluster, &name, &default_version(), migration.version(), Transactions::Two);
         let found = differences(&new, &updated);
         if !found.iter().any(|line| line.contains(missed)) {
             unnoticed.push(format!("{statement}: {missed} is not in {found:#?}"));
@@ -300,7 +321,8 @@ fn every_released_version_leads_to_what_a_new_database_has() {
             continue;
         }
         let older = OtherVersion::released(&version, &install_script);
-        let updated = updated(&cluster, &format!("released{i}"), older.version(), &present);
+        let updated =
+            updated(&cluster, &format!("released{i}"), older.version(), &present, Transactions::Two);
         assert_eq!(differences(&new, &updated), [""; 0], "from {version} to {present}");
     }
 }
