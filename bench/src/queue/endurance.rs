@@ -41,7 +41,11 @@ struct Size {
 pub(crate) fn measure(cluster: &Cluster, load: Load, report: &mut Report) -> bool {
     let mut session = cluster.session("postgres");
     session.shorten_retention(HOUR_S);
-    session.run("select steadytext_config_set('queue_retention_hours', '1'); truncate steadytext_queue");
+    // Where claims fall behind, that is to be measured.
+    session.run(
+        "select steadytext_config_set('queue_retention_hours', '1');
+         select steadytext_config_set('max_queue_size_per_role', '1000000'); truncate steadytext_queue",
+    );
     let mut user = cluster.session_as("postgres", USER);
     let enqueue = user
         .prepare(
