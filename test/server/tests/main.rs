@@ -59,6 +59,7 @@ mod statistics;
 mod summaries;
 mod sync;
 mod transactions;
+mod upgrades;
 mod vectorizer_processes;
 mod vectorizers;
 mod verbs;
