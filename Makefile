@@ -29,14 +29,13 @@ help: ## this list
 setup: ## install what is missing on this machine (packages, pgvector)
 	@scripts/setup.sh
 
-build: ## build the extension for the server of PG_CONFIG
-	$(CARGO) build --release --features pg$(PG_MAJOR)
+build: ## build the extension, and the engine's program, for the server of PG_CONFIG
+	$(CARGO) build --release -p pg_steadytext -p steadytext-engine --features pg_steadytext/pg$(PG_MAJOR)
 
 install: build ## install it into the server of PG_CONFIG; DESTDIR is honoured
 	@scripts/install.sh
 
-deb: setup ## a Debian package of it in dist/
-	$(CARGO) build --release -p pg_steadytext -p steadytext-engine --features pg_steadytext/pg$(PG_MAJOR)
+deb: setup build ## a Debian package of it in dist/
 	@scripts/deb.sh
 
 test-deb: ## that package for PG=17, made and tried in a new Debian that has it
@@ -68,7 +67,7 @@ test-docs: setup ## that the SQL in README.md and docs/ runs
 test-server: setup ## tests that start servers of their own: crashes, several databases, dump and restore
 	@scripts/test.sh server
 
-chaos: setup install ## kills, cancels and DDL under load; LOOPS=n; ends with a line of counts
+chaos: setup install ## kills, cancels and DDL under load; LOOPS=n, ENGINE_PROCESS=worker or separate; ends with a line of counts
 	$(CARGO) run --release -p steadytext-test-server --bin chaos
 
 soak: setup install ## a server under mixed work for MINUTES=30 or HOURS, and 10,000 loads of models (LOADS); fails where something grows

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints TAP: that an installation (into a temporary DESTDIR) holds the library, the control file, every byte
+# Prints TAP: that an installation (into a temporary DESTDIR) holds the library, the engine's program, the control file, every byte
 # of every SQL fragment in the order of their names, and every migration.
 
 set -uo pipefail
@@ -38,6 +38,8 @@ holds() {
 }
 
 check 'the library is installed' test -s "$root$("$pg_config" --pkglibdir)/pg_steadytext.so"
+check "the engine's program is installed, of the same version" grep -qx "steadytext-engine $version" \
+    <("$root$("$pg_config" --bindir)/steadytext-engine" --version)
 check 'the control file is installed' cmp pg_steadytext.control "$extension_dir/pg_steadytext.control"
 check 'the fragments are in order' cmp \
     <(find sql -name '*.sql' | LC_ALL=C sort) <(sed -nE 's/^-- (sql\/.*\.sql)$/\1/p' "$script")

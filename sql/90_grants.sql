@@ -279,7 +279,7 @@ grant execute on function
     steadytext.complete_reports(text, bigint[], integer[], bytea[]),
     steadytext.worker_models(),
     steadytext.extend_leases(text, bigint[], integer[], integer),
-    steadytext.release_requests(text, bigint[], integer[]),
+    steadytext.release_requests(text, bigint[], integer[], boolean),
     steadytext.complete_requests(
         text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
         integer[], integer[], integer[], text[], integer[]),

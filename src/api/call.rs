@@ -21,7 +21,7 @@ use steadytext_engine::socket::{FromEngine, MAX_MESSAGE_BYTES};
 use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
-use super::connection::{Connection, Refusals, no_memory};
+use super::connection::{Connection, Crashes, Refusals, no_memory};
 use super::pull;
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
@@ -67,6 +67,7 @@ pub(super) struct Call {
     client: Option<Connection>,
     attempts: u32,
     refusals: Refusals,
+    crashes: Crashes,
     /// An event of it has come from the engine.
     begun: bool,
     /// Its line in steadytext_activity.
@@ -398,6 +399,7 @@ impl Call {
             client: Connection::kept(),
             attempts: 0,
             refusals: Refusals::default(),
+            crashes: Crashes::new(),
             begun: false,
             activity: if subtasks.is_shown() { show(request_type) } else { None },
             stages: Stages::new(subtasks),
@@ -463,7 +465,7 @@ impl Call {
                     self.attempts = 0;
                     self.recover(Err(io::ErrorKind::ConnectionRefused.into()))?;
                 }
-                Ok(Some(FromEngine::Models(_))) => {}
+                Ok(Some(FromEngine::Models(_) | FromEngine::State(_))) => {}
                 Ok(None) => {
                     let line = Line { fd: client.as_raw_fd(), writing: client.wants_to_write() };
                     interrupts::wait(LONGEST_WAIT, Some(line));
@@ -675,7 +677,7 @@ impl Call {
         self.attempts += 1;
         self.client = None;
         self.client = Some(Connection::open()?);
-        Ok(())
+        if self.crashes.are_many() { Err(engine_went()) } else { Ok(()) }
     }
 }
 

@@ -69,7 +69,7 @@ fn preloaded() -> Check {
 
 fn listening() -> Check {
     if engine_leader::is_open() {
-        let pid = engine_leader::pid().unwrap_or_default();
+        let pid = engine_leader::engine_pid().unwrap_or_default();
         let loaded = connection::loaded_models().map_or_else(
             |error| error.message,
             |models| {

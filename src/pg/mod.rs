@@ -37,6 +37,8 @@ pub(crate) mod model_checksums;
 pub(crate) mod noted_keys;
 pub(crate) mod pending;
 pub(crate) mod privilege;
+#[cfg(not(feature = "noop-engine"))]
+pub(crate) mod program;
 pub(crate) mod pulls;
 pub(crate) mod rate_counters;
 pub(crate) mod rate_limits;

@@ -10,6 +10,7 @@
 //! Interrupts are answered there as in any statement.
 
 mod claiming;
+mod suspects;
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -141,6 +142,7 @@ impl Worker {
             }
             self.read_notifications();
             self.read_events();
+            self.set_suspects_apart();
             if let Some(ended) = self.review() {
                 return self.end(ended);
             }
@@ -186,7 +188,7 @@ impl Worker {
         held.extend(self.awaiting.clear());
         engine_link::leave();
         if !held.is_empty()
-            && let Err(error) = protocol::release(&self.id, &held)
+            && let Err(error) = protocol::release(&self.id, &held, false)
         {
             self.complain(error);
         }

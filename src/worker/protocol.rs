@@ -185,15 +185,15 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
     Ok(lost.into_iter().flatten().collect())
 }
 
-/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be
-/// given back now.
-pub(super) fn release(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
+/// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a time
+/// from now on. Returns those that could not be given back now.
+pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     in_queue("release requests", || {
         spi::query(
-            "select steadytext.release_requests($1, $2, $3)",
-            vec![worker.into(), ids.into(), attempts.into()],
+            "select steadytext.release_requests($1, $2, $3, $4)",
+            vec![worker.into(), ids.into(), attempts.into(), alone.into()],
             Mode::ReadWrite,
             |row| row.get::<i64>(1).unwrap_or_default(),
         )

@@ -260,7 +260,7 @@ select set_eq(
         'function steadytext.complete_reports(text,bigint[],integer[],bytea[])',
         'function steadytext.worker_models()',
         'function steadytext.extend_leases(text,bigint[],integer[],integer)',
-        'function steadytext.release_requests(text,bigint[],integer[])',
+        'function steadytext.release_requests(text,bigint[],integer[],boolean)',
         'function steadytext.pick_rows(integer,oid[],bigint[],integer,bigint,integer,boolean,bigint[],bigint[],text[],text[],text[],text[])',
         'function steadytext.mark_rows(text,tid[],integer,integer,timestamp with time zone)',
         'function steadytext.end_unclaimed(tid[])',

@@ -120,7 +120,7 @@ select ok((select kv_limit_bytes >= 16 * 1048576 and kv_usage between 0 and 1 an
 select ok((select models_loaded >= 1 and model_bytes > 1000000 and request_bytes >= 0 from steadytext_engine_stat), 'engine_stat: memory');
 select ok((select passes > 0 and mean_batch_size >= 1 and prefill_tokens > 0 and decode_tokens > 0 from steadytext_engine_stat), 'engine_stat: work');
 select ok((select prefill_tokens_per_second > 0 and decode_tokens_per_second > 0 from steadytext_engine_stat), 'engine_stat: and how fast it was');
-select ok((select prefix_queries >= prefix_hits and guessed_tokens >= right_guesses and panics = 0 from steadytext_engine_stat), 'engine_stat: what was saved');
+select ok((select prefix_queries >= prefix_hits and guessed_tokens >= right_guesses and panics = 0 and crashes = 0 from steadytext_engine_stat), 'engine_stat: what was saved');
 
 -- Prometheus. A model whose name has everything that a label must not have cannot be asked for; see label_value above.
 create temporary table metrics as

@@ -98,6 +98,11 @@ sync_embed_p50_ms, …      Round trip of an embedding of 'hello' with the built
                           calls, one after the other.
 sync_engine_p50_ms        The same request in an engine of the benchmark's own process.
 sync_overhead_ms          The difference of the two medians: protocol, executor, socket, wakes.
+sync_separate_p50_ms, sync_separate_ratio
+                          The same round trip with pg_steadytext.engine_process = separate, and how many times as long that is as in a
+                          worker; medians of rounds that take turns.
+queue_separate_ms, queue_separate_ratio
+                          The same of 2,000 embeddings of the queue, from enqueuing to the last answer.
 sync_embed_1_per_s        Embeddings of different short texts per second, from one backend (pgbench).
 sync_embed_32_per_s       The same from 32 backends at once, which are computed together.
 sync_embed_32_ratio       How many times as much that is; medians of slices that take turns.
