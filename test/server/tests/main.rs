@@ -20,6 +20,7 @@ mod databases;
 mod defaults;
 mod dump;
 mod embeddings;
+mod endpoints;
 mod engine_leader;
 mod enrichments;
 mod errors;

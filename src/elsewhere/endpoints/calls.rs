@@ -1,0 +1,551 @@
+//! An endpoint at work: what waits for it, the threads that call it, and when it is left alone.
+//!
+//! Each thread makes one call at a time: of a text, or of as many vectors or scores as there are for one call. What fails for a
+//! reason of the moment is tried again after a pause that grows; a batch that the endpoint refuses or breaks off at is halved, so
+//! that a text suffers for nothing but itself. An endpoint that takes nothing is left alone for a while, by all threads and by the
+//! claims, and is then tried with one call: what it could not take meanwhile is given back and loses no retry.
+//!
+//! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody waits for is cut off.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use serde_json::{Map, Value};
+use steadytext_engine::errand::Refusal;
+use steadytext_engine::{Error, Generate, Output, Ticket, Work};
+use ureq::Agent;
+
+use super::answers::{Answer, Refused, Usage, refusal};
+use super::client::{self, Failed};
+use super::settings::{Api, Key, Settings};
+use super::{kinds, texts, vectors};
+use crate::Error as ProgramError;
+use crate::log::{self, Level};
+
+/// Stack of a thread: answers are checked on it, and documents may be deep.
+const STACK_BYTES: usize = 64 << 20;
+/// Bytes of the texts of a call, as far as there is more than one.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+/// Pauses before a call is tried again, and for which an endpoint is left alone: the first, and the longest.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+const RESTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The longest that is waited because an endpoint asks for it, with requests in hand; and at all.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(600);
+/// For how long an endpoint is left alone that does not know the key.
+const DENIED_REST: Duration = Duration::from_secs(10);
+
+/// A piece of work for an endpoint.
+pub(crate) struct Job {
+    pub(crate) key: u64,
+    pub(crate) work: Work,
+    pub(crate) ticket: Ticket,
+    pub(crate) to: Sender<Told>,
+}
+
+/// What an endpoint says of a job.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) key: u64,
+    pub(crate) kind: Kind,
+}
+
+/// What there is to say.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// The endpoint is asked.
+    Began,
+    /// The result; last word.
+    Done { output: Output, prompt_tokens: Option<u32>, cached_tokens: Option<u32> },
+    /// There is none, for a reason that the engine has as well; last word.
+    Failed(Error),
+    /// There is none, and the endpoint is why; last word.
+    Refused(Refusal),
+    /// The endpoint takes nothing now; last word.
+    NotNow,
+}
+
+impl Job {
+    /// Those who ask may be gone.
+    fn say(&self, kind: Kind) {
+        let _ = self.to.send(Told { key: self.key, kind });
+    }
+}
+
+/// A model behind an endpoint.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    settings: Settings,
+    types: Vec<&'static str>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Calls that were made, and those that came to nothing.
+    pub(crate) calls: AtomicU64,
+    pub(crate) failures: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// By the number of the thread.
+    under_way: HashMap<usize, Call>,
+    key: Option<Key>,
+    /// Until then it is left alone.
+    rest_until: Option<Instant>,
+    /// For how long it will be the next time.
+    next_rest: Duration,
+    /// Whether it has taken nothing the last time: then there is one call at a time.
+    is_doubtful: bool,
+    /// What was said of it last.
+    said: Option<String>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("jobs", &self.jobs.len()).finish_non_exhaustive()
+    }
+}
+
+/// A call, or a pause between two.
+struct Call {
+    agent: Agent,
+    tickets: Vec<Ticket>,
+    is_cut: bool,
+}
+
+impl Endpoint {
+    /// Starts its threads, which end with the program.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::Usage`] for certificates and keys that cannot be used; [`ProgramError::Thread`].
+    pub(crate) fn start(settings: Settings) -> Result<Arc<Endpoint>, ProgramError> {
+        let wrong = |why| ProgramError::Usage(format!("model \"{}\" of the endpoints: {why}", settings.name));
+        client::agent(&settings).map_err(wrong)?;
+        let key = settings.key_file.as_deref().map(Key::read).transpose().map_err(wrong)?;
+        let state = State { key, next_rest: RESTS.0, ..State::default() };
+        let endpoint = Arc::new(Endpoint {
+            types: kinds::of(&settings),
+            settings,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        });
+        for number in 0..endpoint.settings.concurrency {
+            let endpoint = Arc::clone(&endpoint);
+            let thread = std::thread::Builder::new().name("endpoint".to_owned()).stack_size(STACK_BYTES);
+            thread.spawn(move || endpoint.work(number)).map_err(ProgramError::Thread)?;
+        }
+        Ok(endpoint)
+    }
+
+    /// As requests name the model.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> &str {
+        &self.settings.base_url
+    }
+
+    /// The types of requests that it can answer.
+    pub(crate) fn types(&self) -> &[&'static str] {
+        &self.types
+    }
+
+    /// Whether it is left alone just now.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.state().is_resting(Instant::now())
+    }
+
+    /// How many requests a database may hold for it: as many as keep it busy, and one where it is doubtful.
+    pub(crate) fn most_held(&self) -> usize {
+        let state = self.state();
+        if state.is_resting(Instant::now()) {
+            0
+        } else if state.is_doubtful {
+            1
+        } else {
+            2 * self.settings.concurrency * self.batch()
+        }
+    }
+
+    /// Adds work.
+    pub(crate) fn submit(&self, jobs: Vec<Job>) {
+        self.state().jobs.extend(jobs);
+        self.changed.notify_all();
+    }
+
+    /// Looks what is not waited for any more: jobs whose tickets are cancelled.
+    pub(crate) fn look_after_cancelled(&self) {
+        let mut state = self.state();
+        state.drop_cancelled();
+        for call in state.under_way.values_mut() {
+            if !call.is_cut && call.tickets.iter().all(Ticket::is_cancelled) {
+                call.is_cut = true;
+                call.agent.clone().shutdown();
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Texts of a call.
+    fn batch(&self) -> usize {
+        if matches!(self.settings.api, Api::Embeddings | Api::Rerank) { self.settings.batch } else { 1 }
+    }
+
+    /// A thread.
+    fn work(&self, number: usize) {
+        loop {
+            let Ok(agent) = client::agent(&self.settings) else {
+                // The certificates have gone since the start.
+                std::thread::sleep(RESTS.1);
+                continue;
+            };
+            // Until a call was cut off, after which an agent makes none any more.
+            let mut is_cut = false;
+            while !is_cut {
+                let jobs = self.next(number, &agent);
+                jobs.iter().for_each(|job| job.say(Kind::Began));
+                self.run(&agent, jobs, 0);
+                is_cut = self.state().under_way.remove(&number).is_none_or(|call| call.is_cut);
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// Waits for jobs that go into one call.
+    fn next(&self, number: usize, agent: &Agent) -> Vec<Job> {
+        let mut state = self.state();
+        loop {
+            state.drop_cancelled();
+            let now = Instant::now();
+            let is_free = !state.is_doubtful || state.under_way.is_empty();
+            if !state.is_resting(now) && is_free && !state.jobs.is_empty() {
+                let jobs = state.take(self.batch());
+                let tickets = jobs.iter().map(|job| job.ticket.clone()).collect();
+                state.under_way.insert(number, Call { agent: agent.clone(), tickets, is_cut: false });
+                return jobs;
+            }
+            let rest = state.rest_until.and_then(|until| until.checked_duration_since(now));
+            state = match rest.filter(|_| !state.jobs.is_empty()) {
+                Some(rest) => {
+                    let waited = self.changed.wait_timeout(state, rest + Duration::from_millis(1));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Does jobs, and says of each what came of it. `tries` were made before.
+    fn run(&self, agent: &Agent, jobs: Vec<Job>, tries: u32) {
+        let (jobs, call) = match self.question(jobs) {
+            (_, None) => return,
+            (jobs, Some(call)) => (jobs, call),
+        };
+        let mut tries = tries;
+        loop {
+            if jobs.iter().all(|job| job.ticket.is_cancelled()) {
+                return jobs.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
+            }
+            let failed = match self.ask(agent, &jobs, &call) {
+                Ok(answers) => {
+                    self.went_well();
+                    return jobs.iter().zip(answers).for_each(|(job, answer)| job.say(told(answer)));
+                }
+                Err(failed) => failed,
+            };
+            if jobs.iter().all(|job| job.ticket.is_cancelled()) {
+                continue;
+            }
+            self.failures.fetch_add(1, Relaxed);
+            let is_last = tries >= self.settings.retries;
+            tries += 1;
+            match failed {
+                Failed::Request(message) if jobs.len() == 1 => {
+                    self.went_well();
+                    let message = self.named(&message);
+                    return jobs.iter().for_each(|job| {
+                        job.say(Kind::Refused(refusal(message.clone(), "22023", false)));
+                    });
+                }
+                // One of them is refused.
+                Failed::Request(_) => return self.halve(agent, jobs, tries - 1),
+                Failed::Busy(message, after) => {
+                    let rest = self.rest(&message, after);
+                    if is_last || rest > LONGEST_WAIT || !self.pause(rest, &jobs) {
+                        return not_now(&jobs);
+                    }
+                }
+                Failed::Denied(message) => {
+                    self.rest(&message, Some(DENIED_REST));
+                    self.read_key();
+                    return not_now(&jobs);
+                }
+                Failed::Broken(message) if is_last => {
+                    let message = self.named(&message);
+                    return jobs.iter().for_each(|job| {
+                        job.say(Kind::Refused(refusal(message.clone(), "58030", true)));
+                    });
+                }
+                Failed::Broken(message) => {
+                    self.say(&message);
+                    let pause = RETRY_PAUSES.0 * 2_u32.pow(tries.min(8) - 1);
+                    self.pause(shaken(pause.min(RETRY_PAUSES.1)), &jobs);
+                    if jobs.len() > 1 {
+                        return self.halve(agent, jobs, tries);
+                    }
+                }
+            }
+        }
+    }
+
+    fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: u32) {
+        let others = jobs.split_off(jobs.len() / 2);
+        self.run(agent, jobs, tries);
+        self.run(agent, others, tries);
+    }
+
+    fn went_well(&self) {
+        let mut state = self.state();
+        // Another call was turned away since this one has begun.
+        if state.is_resting(Instant::now()) {
+            return;
+        }
+        if state.is_doubtful {
+            log::say(Level::Info, None, &self.named("the endpoint answers again"));
+        }
+        (state.is_doubtful, state.rest_until, state.next_rest, state.said) = (false, None, RESTS.0, None);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Leaves it alone for as long as it asks, or a little longer each time. For how long.
+    fn rest(&self, why: &str, asked: Option<Duration>) -> Duration {
+        self.say(why);
+        let mut state = self.state();
+        let own = shaken(state.next_rest);
+        state.next_rest = (state.next_rest * 2).min(RESTS.1);
+        let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST));
+        state.is_doubtful = true;
+        let until = Instant::now() + rest;
+        state.rest_until = Some(state.rest_until.map_or(until, |known| known.max(until)));
+        // Nobody is held up for that long.
+        if asked.is_some_and(|asked| asked >= DENIED_REST) {
+            not_now(std::mem::take(&mut state.jobs).make_contiguous());
+        }
+        rest
+    }
+
+    /// Waits while anybody waits for these jobs. Whether anybody does.
+    fn pause(&self, pause: Duration, jobs: &[Job]) -> bool {
+        let until = Instant::now() + pause;
+        let mut state = self.state();
+        loop {
+            if jobs.iter().all(|job| job.ticket.is_cancelled()) {
+                return false;
+            }
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                return true;
+            };
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The file may have another one by now.
+    fn read_key(&self) {
+        if let Some(Ok(key)) = self.settings.key_file.as_deref().map(Key::read) {
+            self.state().key = Some(key);
+        }
+    }
+
+    /// Says what is wrong, once.
+    fn say(&self, what: &str) {
+        let mut state = self.state();
+        if state.said.as_deref() != Some(what) {
+            state.said = Some(what.to_owned());
+            log::say(Level::Warning, None, &self.named(what));
+        }
+    }
+
+    fn named(&self, what: &str) -> String {
+        format!("model \"{}\": {what}", self.settings.name)
+    }
+
+    /// What jobs ask in one call, without those that need not, or cannot, be asked, which get their answers.
+    fn question(&self, jobs: Vec<Job>) -> (Vec<Job>, Option<Question>) {
+        let settings = &self.settings;
+        let mut asked: Vec<Job> = Vec::with_capacity(jobs.len());
+        let mut inputs: Vec<String> = Vec::new();
+        let mut question = None;
+        for job in jobs {
+            let made = match (&job.work, settings.api) {
+                (Work::Generate(how), Api::Chat | Api::Completions) => {
+                    texts::question(settings, how).map(|made| {
+                        question = Some(Question::Text(Box::new((how.clone(), made))));
+                    })
+                }
+                (Work::Likelihoods(how), Api::Chat) => match texts::choice(how) {
+                    Ok(None) => {
+                        let output = texts::likelihoods(how, None);
+                        job.say(told(Answer { outcome: Ok(output), usage: Usage::default() }));
+                        continue;
+                    }
+                    Ok(Some(choice)) => texts::question(settings, &choice).map(|made| {
+                        question = Some(Question::Text(Box::new((choice, made))));
+                    }),
+                    Err(refused) => Err(refused),
+                },
+                (Work::Embed(how), Api::Embeddings) => vectors::text(how).map(|text| inputs.push(text)),
+                (Work::Rerank(_), Api::Rerank) => {
+                    question = Some(Question::Ranking);
+                    Ok(())
+                }
+                _ => Err(Refused::unsupported("requests of this kind")),
+            };
+            match made {
+                Ok(()) => asked.push(job),
+                Err(Refused::Engine(error)) => job.say(Kind::Failed(error)),
+                Err(Refused::Unsupported(message)) => {
+                    job.say(Kind::Refused(refusal(self.named(&message), "0A000", false)));
+                }
+            }
+        }
+        if !inputs.is_empty() {
+            question = Some(Question::Vectors(inputs));
+        }
+        let question = question.filter(|_| !asked.is_empty());
+        (asked, question)
+    }
+
+    /// Makes the call, and reads what came.
+    fn ask(&self, agent: &Agent, jobs: &[Job], question: &Question) -> Result<Vec<Answer>, Failed> {
+        let settings = &self.settings;
+        let key = self.state().key.clone();
+        let call = |path: &str, body: Map<String, Value>| {
+            self.calls.fetch_add(1, Relaxed);
+            client::call(agent, settings, key.as_ref(), path, body)
+        };
+        match question {
+            Question::Text(question) => {
+                let (how, made) = &**question;
+                let bytes = call(texts::path(settings.api), made.body.clone())?;
+                let mut answer = texts::answer(how, made, &bytes)?;
+                if let Some(Job { work: Work::Likelihoods(how), .. }) = jobs.first() {
+                    answer.outcome = answer.outcome.map(|output| match output {
+                        Output::Text { text, .. } => texts::likelihoods(how, Some(&text)),
+                        other => other,
+                    });
+                }
+                Ok(vec![answer])
+            }
+            Question::Vectors(inputs) => {
+                let bytes = call("/embeddings", vectors::embeddings(settings, inputs.clone()))?;
+                let hows = jobs.iter().filter_map(|job| match &job.work {
+                    Work::Embed(how) => Some(how),
+                    _ => None,
+                });
+                vectors::embedded(&hows.collect::<Vec<_>>(), &bytes)
+            }
+            Question::Ranking => {
+                let hows = jobs.iter().filter_map(|job| match &job.work {
+                    Work::Rerank(how) => Some(how),
+                    _ => None,
+                });
+                let hows: Vec<_> = hows.collect();
+                let bytes = call(vectors::rerank_path(), vectors::rerank(settings, &hows))?;
+                vectors::ranked(settings, hows.len(), &bytes)
+            }
+        }
+    }
+}
+
+/// What is asked in a call.
+enum Question {
+    Text(Box<(Generate, texts::Question)>),
+    Vectors(Vec<String>),
+    Ranking,
+}
+
+impl State {
+    fn is_resting(&self, now: Instant) -> bool {
+        self.rest_until.is_some_and(|until| until > now)
+    }
+
+    fn drop_cancelled(&mut self) {
+        if self.jobs.iter().any(|job| job.ticket.is_cancelled()) {
+            let jobs = std::mem::take(&mut self.jobs).into_iter();
+            let (cancelled, kept): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.ticket.is_cancelled());
+            self.jobs = kept.into();
+            cancelled.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
+        }
+    }
+
+    /// The oldest job, and others that go into the same call.
+    fn take(&mut self, most: usize) -> Vec<Job> {
+        let Some(first) = self.jobs.pop_front() else { return Vec::new() };
+        let mut bytes = first.work.text_bytes();
+        let mut taken = vec![first];
+        let mut place = 0;
+        while taken.len() < most && place < self.jobs.len() {
+            let is_fit = self.jobs.get(place).is_some_and(|job| go_together(&taken[0].work, &job.work));
+            let more = self.jobs.get(place).map_or(0, |job| job.work.text_bytes());
+            if !is_fit {
+                place += 1;
+                continue;
+            }
+            bytes = bytes.saturating_add(more);
+            if bytes > MAX_BATCH_BYTES {
+                break;
+            }
+            taken.extend(self.jobs.remove(place));
+        }
+        taken
+    }
+}
+
+/// Whether two pieces of work go into one call.
+fn go_together(one: &Work, other: &Work) -> bool {
+    match (one, other) {
+        (Work::Embed(_), Work::Embed(_)) => true,
+        (Work::Rerank(one), Work::Rerank(other)) => {
+            one.query == other.query && one.truncate == other.truncate
+        }
+        _ => false,
+    }
+}
+
+/// What cannot be taken now: cancelled, or given back.
+fn not_now(jobs: &[Job]) {
+    for job in jobs {
+        job.say(if job.ticket.is_cancelled() { Kind::Failed(Error::Cancelled) } else { Kind::NotNow });
+    }
+}
+
+fn told(Answer { outcome, usage }: Answer) -> Kind {
+    match outcome {
+        Ok(output) => {
+            Kind::Done { output, prompt_tokens: usage.prompt_tokens, cached_tokens: usage.cached_tokens() }
+        }
+        Err(error) => Kind::Failed(error),
+    }
+}
+
+/// A pause of a half to all of this, so that those who were turned away together do not come back together.
+fn shaken(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(pause) >> 11;
+    pause.mul_f64(0.5 + random as f64 / (1_u64 << 53) as f64 / 2.0)
+}
