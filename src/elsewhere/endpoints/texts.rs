@@ -15,8 +15,9 @@ use super::settings::{Api, SamplingFields, Settings};
 const THOUGHTS: [&str; 2] = ["<think>", "</think>"];
 /// The logarithm of no probability at all, as far as a number can say it.
 const UNLIKELY: f64 = -1e3;
-/// Tokens of a choice, for each of its bytes, and besides.
+/// Tokens that a choice may take besides one for each of its bytes, which another tokenizer and a document around it need.
 const TOKENS_BESIDE_CHOICE: usize = 16;
+const TOKENS_AROUND_CHOICE: usize = 32;
 
 /// What is asked, and how the answer is read.
 pub(super) struct Question {
@@ -66,7 +67,6 @@ pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, 
             body.insert("messages".to_owned(), messages(how));
         }
     }
-    body.insert(settings.max_tokens_field.clone(), how.max_tokens.into());
     body.insert("stream".to_owned(), false.into());
     add_sampling(&mut body, settings, &how.sampling)?;
     if !how.stop.is_empty() {
@@ -79,6 +79,12 @@ pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, 
             NoField::Invalid(error) => Refused::Engine(error),
         })?,
     };
+    let max_tokens = match form {
+        Form::Plain => how.max_tokens,
+        // What is in the document is escaped.
+        Form::Wrapped => how.max_tokens.saturating_mul(2).saturating_add(TOKENS_AROUND_CHOICE),
+    };
+    body.insert(settings.max_tokens_field.clone(), max_tokens.into());
     Ok(Question { body, form })
 }
 

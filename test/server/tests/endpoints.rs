@@ -205,7 +205,7 @@ fn all_types_that_an_endpoint_can_answer_are_claimed_and_no_others() {
         "{\"answer\": \"a\"}",
         "{\"name\": \"Anna\"}",
         "{\"facts\": [\"x\"]}",
-        "{\"found\": []}",
+        "{\"person\": []}",
     ]);
     let json = file(&cluster, "json", &with("guided = \"response_format\"\nconcurrency = 1"));
     assert!(start(&cluster, &json, &["--drain"]).wait());
@@ -348,7 +348,7 @@ fn vectors_go_many_in_a_call_and_come_as_ours_do() {
         rest,
         [
             "{\"[0.14142136,0.28284273,0.42426407,0.84852815]\",\"[0.49613893,0.24806947,0.3721042,0.7442084]\"}",
-            "[0.9761871,0.21693046]",
+            "[0.97618705,0.21693046]",
         ]
     );
     let sizes: Vec<usize> =
@@ -544,7 +544,12 @@ fn answers_that_do_not_match_are_refused() {
         ("generate_regex", r#"{"pattern": "[0-9]+"}"#, "12a", "pattern"),
         ("generate_json", r#"{"schema": {"type": "object", "required": ["a"]}}"#, "{\"b\": 1}", "schema"),
         ("generate_json", r#"{"schema": {"type": "object"}}"#, "{\"b\": 1", "no JSON"),
-        ("extract", r#"{"fields": ["age::integer::The age"]}"#, "{\"age\": \"old\"}", "schema"),
+        (
+            "extract",
+            r#"{"schema": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}}"#,
+            "{\"age\": \"old\"}",
+            "schema",
+        ),
         ("generate", "{}", "a\u{0}b", "not valid text"),
     ] {
         endpoint.say(&[said]);
@@ -581,7 +586,11 @@ fn the_server_checks_what_workers_say_of_answers_that_must_match() {
         ("generate_regex", r#"{"pattern": "[0-9]+"}"#, "12a"),
         ("generate_json", r#"{"schema": {"type": "object"}}"#, "[1]"),
         ("generate_json", r#"{"schema": {"type": "object"}}"#, "{"),
-        ("extract", r#"{"fields": ["age::integer::The age"]}"#, "{\"age\": \"old\"}"),
+        (
+            "extract",
+            r#"{"schema": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}}"#,
+            "{\"age\": \"old\"}",
+        ),
     ] {
         session.run(&format!(
             "insert into steadytext_queue (request_type, prompt, params) values ('{kind}', 'x', '{params}')"
