@@ -4,8 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{DeltaNetSpec, NormSpec};
 use super::weights::{Matrix, floats, multiply_all, vector};
@@ -18,7 +17,7 @@ use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{Lessons, Matrices, decay, unit_length};
 use crate::kernels::exp::exp;
 use crate::kernels::matrix::each_row;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::swiglu::silu_times;
 
 /// The weights of a delta net.
@@ -81,7 +80,7 @@ impl DeltaNet {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

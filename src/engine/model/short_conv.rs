@@ -2,8 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::ShortConvSpec;
 use super::weights::floats;
@@ -14,7 +13,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::norm::sum_of_squares;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 
 /// The weights of a short convolution.
 pub(super) struct ShortConv {
@@ -51,7 +50,7 @@ impl ShortConv {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

@@ -4,8 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{NormSpec, StateSpaceSpec};
 use super::weights::{Matrix, floats, multiply_all, opt_vector, vector};
@@ -16,7 +15,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{decay, softplus};
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::state_space::{Heads, Signals};
 use crate::kernels::swiglu::silu_times;
 
@@ -88,7 +87,7 @@ impl StateSpace {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

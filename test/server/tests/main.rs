@@ -18,6 +18,7 @@ mod constrained;
 mod crash;
 mod databases;
 mod defaults;
+mod deployment;
 mod dump;
 mod embeddings;
 mod endpoints;
