@@ -126,7 +126,7 @@ begin
                     generated_tokens = h.generated_tokens,
                     finish_reason = h.finish_reason,
                     first_token_ms = h.first_token_ms,
-                    daemon_endpoint = h.endpoint
+                    daemon_endpoint = left(h.endpoint, 255)
                 from held as h
                 where q.ctid = h.tid
                 returning q.id, q.request_id, q.status

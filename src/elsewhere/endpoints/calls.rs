@@ -7,29 +7,25 @@
 //!
 //! Invariant: every job gets one last word. A job whose ticket is cancelled gets it soon: a call that nobody waits for is cut off.
 
-use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use serde_json::{Map, Value};
-use steadytext_engine::errand::Refusal;
 use steadytext_engine::{Error, Generate, Output, Ticket, Work};
 use ureq::Agent;
 
 use super::answers::{Answer, Refused, Usage, refusal};
 use super::client::{self, Failed};
 use super::settings::{Api, Key, Settings};
+use super::waiting::{Call, Job, Kind, State, not_now};
 use super::{kinds, texts, vectors};
 use crate::Error as ProgramError;
 use crate::log::{self, Level};
 
 /// Stack of a thread: answers are checked on it, and documents may be deep.
 const STACK_BYTES: usize = 64 << 20;
-/// Bytes of the texts of a call, as far as there is more than one.
-const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Pauses before a call is tried again, and for which an endpoint is left alone: the first, and the longest.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 const RESTS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -38,43 +34,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = Duration::from_secs(600);
 /// For how long an endpoint is left alone that does not know the key.
 const DENIED_REST: Duration = Duration::from_secs(10);
-
-/// A piece of work for an endpoint.
-pub(crate) struct Job {
-    pub(crate) key: u64,
-    pub(crate) work: Work,
-    pub(crate) ticket: Ticket,
-    pub(crate) to: Sender<Told>,
-}
-
-/// What an endpoint says of a job.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) key: u64,
-    pub(crate) kind: Kind,
-}
-
-/// What there is to say.
-#[derive(Debug)]
-pub(crate) enum Kind {
-    /// The endpoint is asked.
-    Began,
-    /// The result; last word.
-    Done { output: Output, prompt_tokens: Option<u32>, cached_tokens: Option<u32> },
-    /// There is none, for a reason that the engine has as well; last word.
-    Failed(Error),
-    /// There is none, and the endpoint is why; last word.
-    Refused(Refusal),
-    /// The endpoint takes nothing now; last word.
-    NotNow,
-}
-
-impl Job {
-    /// Those who ask may be gone.
-    fn say(&self, kind: Kind) {
-        let _ = self.to.send(Told { key: self.key, kind });
-    }
-}
 
 /// A model behind an endpoint.
 #[derive(Debug)]
@@ -86,35 +45,6 @@ pub(crate) struct Endpoint {
     /// Calls that were made, and those that came to nothing.
     pub(crate) calls: AtomicU64,
     pub(crate) failures: AtomicU64,
-}
-
-#[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
-    /// By the number of the thread.
-    under_way: HashMap<usize, Call>,
-    key: Option<Key>,
-    /// Until then it is left alone.
-    rest_until: Option<Instant>,
-    /// For how long it will be the next time.
-    next_rest: Duration,
-    /// Whether it has taken nothing the last time: then there is one call at a time.
-    is_doubtful: bool,
-    /// What was said of it last.
-    said: Option<String>,
-}
-
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("jobs", &self.jobs.len()).finish_non_exhaustive()
-    }
-}
-
-/// A call, or a pause between two.
-struct Call {
-    agent: Agent,
-    tickets: Vec<Ticket>,
-    is_cut: bool,
 }
 
 impl Endpoint {
@@ -499,61 +429,6 @@ enum Question {
     Text(Box<(Generate, texts::Question)>),
     Vectors(Vec<String>),
     Ranking,
-}
-
-impl State {
-    fn is_resting(&self, now: Instant) -> bool {
-        self.rest_until.is_some_and(|until| until > now)
-    }
-
-    fn drop_cancelled(&mut self) {
-        if self.jobs.iter().any(|job| job.ticket.is_cancelled()) {
-            let jobs = std::mem::take(&mut self.jobs).into_iter();
-            let (cancelled, kept): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.ticket.is_cancelled());
-            self.jobs = kept.into();
-            cancelled.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
-        }
-    }
-
-    /// The oldest job, and others that go into the same call.
-    fn take(&mut self, most: usize) -> Vec<Job> {
-        let Some(first) = self.jobs.pop_front() else { return Vec::new() };
-        let mut bytes = first.work.text_bytes();
-        let mut taken = vec![first];
-        let mut place = 0;
-        while taken.len() < most && place < self.jobs.len() {
-            let is_fit = self.jobs.get(place).is_some_and(|job| go_together(&taken[0].work, &job.work));
-            let more = self.jobs.get(place).map_or(0, |job| job.work.text_bytes());
-            if !is_fit {
-                place += 1;
-                continue;
-            }
-            bytes = bytes.saturating_add(more);
-            if bytes > MAX_BATCH_BYTES {
-                break;
-            }
-            taken.extend(self.jobs.remove(place));
-        }
-        taken
-    }
-}
-
-/// Whether two pieces of work go into one call.
-fn go_together(one: &Work, other: &Work) -> bool {
-    match (one, other) {
-        (Work::Embed(_), Work::Embed(_)) => true,
-        (Work::Rerank(one), Work::Rerank(other)) => {
-            one.query == other.query && one.truncate == other.truncate
-        }
-        _ => false,
-    }
-}
-
-/// What cannot be taken now: cancelled, or given back.
-fn not_now(jobs: &[Job]) {
-    for job in jobs {
-        job.say(if job.ticket.is_cancelled() { Kind::Failed(Error::Cancelled) } else { Kind::NotNow });
-    }
 }
 
 fn told(Answer { outcome, usage }: Answer) -> Kind {

@@ -15,11 +15,13 @@ mod kinds;
 mod settings;
 mod texts;
 mod vectors;
+mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use self::calls::{Endpoint, Job, Kind, Told};
+pub(crate) use self::calls::Endpoint;
+pub(crate) use self::waiting::{Job, Kind, Told};
 use crate::Error;
 
 /// The endpoints of a file.

@@ -22,6 +22,7 @@ mod deployment;
 mod dump;
 mod embeddings;
 mod endpoints;
+mod endpoints_in_trouble;
 mod engine_leader;
 mod enrichments;
 mod errors;
