@@ -20,7 +20,7 @@ DEBIAN_OF_18 = forky
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server \
+.PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server test-endpoint \
 	chaos soak bench-queue bench-engine bench-determinism check-peer docs-models sanitize freeze test-upgrade lint lint-deployment clean
 
 help: ## this list
@@ -66,6 +66,10 @@ test-docs: setup ## that the SQL in README.md and docs/ runs
 
 test-server: setup ## tests that start servers of their own: crashes, several databases, dump and restore
 	@scripts/test.sh server
+
+test-endpoint: setup install ## workers elsewhere with llama-cpp-python's server and SmolLM2; compiles llama.cpp unless PEER_PYTHON has it
+	$(CARGO) build --release -p steadytext-worker
+	@scripts/test-endpoint.sh
 
 chaos: setup install ## kills, cancels and DDL under load; LOOPS=n, ENGINE_PROCESS=worker or separate; ends with a line of counts
 	$(CARGO) run --release -p steadytext-test-server --bin chaos

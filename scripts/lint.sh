@@ -158,6 +158,18 @@ machine_paths() {
         xargs -r grep -nHE '(^|[^A-Za-z0-9_.~-])/(home|Users|work)/[A-Za-z0-9_]'
 }
 
+# The server calls nobody but the hub that models are downloaded from, and the engine behind an endpoint is the worker's to call.
+stray_connections() {
+    files '^src/.*\.rs$' | grep -vE '^src/engine/(hub|tests)/|^src/elsewhere/' |
+        xargs -r grep -nHwE 'ureq|hyper|reqwest|TcpStream|TcpListener|UdpSocket|ToSocketAddrs' | grep -vE '^[^:]+:[0-9]+:[[:space:]]*//'
+}
+
+# Without downloads the library has no HTTP client in it at all.
+http_client_in_library() {
+    "$cargo" tree --offline --prefix none -p pg_steadytext --no-default-features --features "pg$major" -e normal |
+        grep -E '^(ureq|hyper|reqwest|rustls|native-tls|curl|isahc|tokio)\b'
+}
+
 # The engine may be linked without PostgreSQL (by a worker elsewhere), so nothing of it may depend on pgrx.
 pgrx_in() { "$cargo" tree --offline --prefix none -p "$1" -e normal,build | grep -E '^pgrx'; }
 
@@ -276,6 +288,8 @@ none 'libraries print nothing' stray_prints
 none 'folders use those below them only' misplaced_uses
 none 'files of a folder use those before them only' disordered_files
 none 'no paths of one machine' machine_paths
+none 'the server opens no connections but those to the hub' stray_connections
+none 'the library has no HTTP client besides that of downloads' http_client_in_library
 none 'the engine does not depend on pgrx' pgrx_in steadytext-engine
 none 'the exchange of cache files depends on nothing of PostgreSQL' pgrx_in steadytext-exchange
 none 'SQL fragments have an order' misnamed_fragments

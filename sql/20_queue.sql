@@ -104,7 +104,7 @@ comment on column @extschema@.steadytext_queue.retry_count is 'Attempts that end
 comment on column @extschema@.steadytext_queue.max_retries is
     'Retries before the request ends as failed; NULL means the setting max_retries';
 comment on column @extschema@.steadytext_queue.daemon_endpoint is
-    'Not used: kept for programs written for versions with a daemon';
+    'Address of the engine behind HTTP that has answered, and whose answers are not repeatable; NULL where an engine of pg_steadytext has';
 comment on column @extschema@.steadytext_queue.owner_role is
     'Role that enqueued, under whatever name; it alone sees the row, besides administrators. Empty: that role is gone';
 comment on column @extschema@.steadytext_queue.run_after is

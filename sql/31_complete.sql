@@ -130,7 +130,8 @@ create function steadytext.write_answers(
     p_cached_tokens integer[] default null,
     p_generated_tokens integer[] default null,
     p_finish_reasons text[] default null,
-    p_first_token_ms integer[] default null
+    p_first_token_ms integer[] default null,
+    p_endpoints text[] default null
 )
 returns table (id bigint, outcome text)
 language plpgsql volatile
@@ -169,19 +170,19 @@ begin
         begin
             with given as (
                 select g.n, g.id, g.attempt, g.result, g.count, g.list_length,
-                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms,
+                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms, g.endpoint,
                     coalesce(g.length * coalesce(g.count, 1), 0) as length,
                     sum(g.length * coalesce(g.count, 1)) over w::integer as last,
                     sum(g.list_length) over w::integer as last_text
                 from unnest(p_ids, p_attempts, p_results, p_embedding_lengths, p_embedding_counts, p_list_lengths,
-                    p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms)
+                    p_prompt_tokens, p_cached_tokens, p_generated_tokens, p_finish_reasons, p_first_token_ms, p_endpoints)
                     with ordinality as g(id, attempt, result, length, count, list_length,
-                        prompt_tokens, cached_tokens, generated_tokens, finish_reason, first_token_ms, n)
+                        prompt_tokens, cached_tokens, generated_tokens, finish_reason, first_token_ms, endpoint, n)
                 window w as (order by g.n rows unbounded preceding)
             ),
             held as materialized (
                 select h.tid, h.id, g.result, g.length, g.last, g.count, g.list_length, g.last_text,
-                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms
+                    g.prompt_tokens, g.cached_tokens, g.generated_tokens, g.finish_reason, g.first_token_ms, g.endpoint
                 from (select * from given as o where o.n between v_from and v_to order by o.id) as g
                 cross join lateral (
                     select q.ctid as tid, q.id
@@ -210,7 +211,8 @@ begin
                     cached_tokens = h.cached_tokens,
                     generated_tokens = h.generated_tokens,
                     finish_reason = h.finish_reason,
-                    first_token_ms = h.first_token_ms
+                    first_token_ms = h.first_token_ms,
+                    daemon_endpoint = left(h.endpoint, 255)
                 from held as h
                 where q.ctid = h.tid
                 returning q.id, q.request_id, q.status
@@ -290,7 +292,7 @@ end
 $$;
 comment on function steadytext.complete_requests(
     text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
-    integer[], integer[], integer[], text[], integer[]
+    integer[], integer[], integer[], text[], integer[], text[]
 ) is
     'Protocol: writes answers; outcome done, locked (still ours, try again), lost, failed (the table refused the answer) or refused (it refuses every change of the row)';
 

@@ -82,6 +82,7 @@ returns table (
     generated_tokens integer,
     finish_reason text,
     first_token_ms integer,
+    endpoint text,
     error text,
     error_code text,
     retry boolean,
@@ -186,6 +187,7 @@ begin
         array_agg(t.generated_tokens order by t.id) filter (where t.error is null and t.more is null) as generated_tokens,
         array_agg(t.finish_reason order by t.id) filter (where t.error is null and t.more is null) as finish_reasons,
         array_agg(t.first_token_ms order by t.id) filter (where t.error is null and t.more is null) as first_token_ms,
+        array_agg(t.endpoint order by t.id) filter (where t.error is null and t.more is null) as endpoints,
         array_agg(t.id order by t.id) filter (where t.error is not null) as failed_ids,
         array_agg(t.attempt order by t.id) filter (where t.error is not null) as failed_attempts,
         array_agg(t.error order by t.id) filter (where t.error is not null) as errors,
@@ -201,7 +203,7 @@ begin
         select c.id, c.outcome, null::bytea
         from steadytext.write_answers(
             p_worker, v.ids, v.attempts, v.results, v.numbers, v.lengths, v.counts, v.lists, v.list_lengths,
-            v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms) as c;
+            v.prompt_tokens, v.cached_tokens, v.generated_tokens, v.finish_reasons, v.first_token_ms, v.endpoints) as c;
     end if;
     if v.failed_ids is not null then
         return query
@@ -218,11 +220,11 @@ comment on function steadytext.complete_reports(text, bigint[], integer[], bytea
     'Protocol: ends requests that were given out by prepared_work, with answers or errors, as their reports say; outcomes as of complete_requests and fail_requests, and more where the work has another stage, which comes with it: the next report has the outputs of all stages';
 
 create function steadytext.worker_models()
-returns table (name text, file text, sha256 text)
+returns table (name text, file text, sha256 text, placement text)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select m.name, m.file, m.sha256
+    select m.name, m.file, m.sha256, m.placement
     from @extschema@.steadytext_models as m
     where m.placement <> 'server'
     order by m.name

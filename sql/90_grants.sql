@@ -282,14 +282,15 @@ grant execute on function
     steadytext.release_requests(text, bigint[], integer[], boolean),
     steadytext.complete_requests(
         text, bigint[], integer[], text[], real[], integer[], integer[], text[], integer[],
-        integer[], integer[], integer[], text[], integer[]),
+        integer[], integer[], integer[], text[], integer[], text[]),
     steadytext.fail_requests(text, bigint[], integer[], text[], text[], boolean[]),
     steadytext.rescue_requests(text[], integer),
     steadytext.promote_requests(integer),
     steadytext.queue_outlook(integer, text[], text[]),
     steadytext.count_pending(),
     steadytext.expire_requests(bigint, integer),
-    steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision)
+    steadytext.record_heartbeat(text, text, text, text, jsonb, integer, integer, bigint, bigint, double precision),
+    steadytext.end_heartbeat(text)
 to steadytext_worker;
 
 -- Tables. What a user may write in the queue is narrowed further by its policies.

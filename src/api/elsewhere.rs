@@ -8,8 +8,8 @@
 use pgrx::prelude::*;
 use pgrx::{Array, name};
 use serde_json::Value;
-use steadytext_engine::Output;
 use steadytext_engine::errand::{self, Errand, Prepared, Refusal, Report, Trouble};
+use steadytext_engine::{Error, Generate, Output, Work};
 
 use crate::pg::catalog_cache;
 use crate::pg::error::{Failure, OrRaise, PgError};
@@ -30,6 +30,8 @@ const MAX_REPORT_BYTES: usize = 256 << 20;
 const MAX_MESSAGE_CHARACTERS: usize = 10_000;
 /// Of a text for each token that an answer may have.
 const MAX_BYTES_PER_TOKEN: usize = 1024;
+/// Of the address of another engine.
+const MAX_ADDRESS_CHARACTERS: usize = 255;
 
 /// The texts of a row.
 type Texts<'a> = Option<Array<'a, &'a str>>;
@@ -109,6 +111,7 @@ fn read_report(
         name!(generated_tokens, Option<i32>),
         name!(finish_reason, Option<&'static str>),
         name!(first_token_ms, Option<i32>),
+        name!(endpoint, Option<String>),
         name!(error, Option<String>),
         name!(error_code, Option<String>),
         name!(retry, bool),
@@ -118,14 +121,14 @@ fn read_report(
     let failed = |failure: Failure| {
         let (error, code) = (with_hint(&failure.error), failure.error.sqlstate());
         let retry = failure.retry;
-        (None, None, 0, None, None, None, None, None, None, None, Some(error), Some(code), retry, None)
+        (None, None, 0, None, None, None, None, None, None, None, None, Some(error), Some(code), retry, None)
     };
     let row = match outcome(request_type.unwrap_or_default(), prompt, prompts, params, report) {
         Err(failure) => failed(failure),
         Ok(Outcome::More(more)) => {
-            (None, None, 0, None, None, None, None, None, None, None, None, None, false, Some(more))
+            (None, None, 0, None, None, None, None, None, None, None, None, None, None, false, Some(more))
         }
-        Ok(Outcome::Answer(answer, usage)) => {
+        Ok(Outcome::Answer(answer, usage, endpoint)) => {
             let list = answer.list().map(|list| list.into_iter().map(str::to_owned).collect());
             let (text, vectors, is_many) = match answer {
                 Answer::Text(text) => (Some(text), Vec::new(), false),
@@ -150,6 +153,7 @@ fn read_report(
                 usage.generated_tokens,
                 usage.finish_reason,
                 usage.first_token_ms,
+                endpoint,
                 None,
                 None,
                 false,
@@ -206,8 +210,8 @@ fn work(
 
 /// What a report makes.
 enum Outcome {
-    /// The end.
-    Answer(Answer, Usage),
+    /// The end, and the address of the engine that has answered, where it is none of ours.
+    Answer(Answer, Usage, Option<String>),
     /// The next stage of the work, as [`prepared_work`] gives the first.
     More(Vec<u8>),
 }
@@ -262,7 +266,7 @@ fn further(
         let report = read(report).map_err(|failure| failure.error)?;
         let outputs = report.outputs.map_err(|_| unexpected())?;
         check_texts(&outputs)?;
-        if replay(&mut stages, outputs)?.is_some() {
+        if replay(&mut stages, outputs, &model)?.is_some() {
             return Err(unexpected());
         }
     }
@@ -273,7 +277,11 @@ fn further(
 }
 
 /// Goes through the outputs of stages, each of which must be whole. What came of all of them, if that is the end.
-fn replay(stages: &mut Stages, outputs: Vec<Output>) -> Result<Option<Ended>, PgError> {
+///
+/// # Errors
+///
+/// XX000 for outputs that do not belong to the request, 22000 for a text that does not match what it has to.
+fn replay(stages: &mut Stages, outputs: Vec<Output>, model: &Resolved) -> Result<Option<Ended>, PgError> {
     let mut outputs = outputs.into_iter();
     while outputs.len() > 0 {
         let count = stages.now().len();
@@ -283,6 +291,9 @@ fn replay(stages: &mut Stages, outputs: Vec<Output>) -> Result<Option<Ended>, Pg
         let mut ended = None;
         for (index, output) in outputs.by_ref().take(count).enumerate() {
             stages.take_next();
+            if let Output::Text { text, .. } = &output {
+                check_constraint(&stages.work(index, model), text)?;
+            }
             ended = stages.store(index, output)?;
         }
         if ended.is_some() {
@@ -290,6 +301,16 @@ fn replay(stages: &mut Stages, outputs: Vec<Output>) -> Result<Option<Ended>, Pg
         }
     }
     Ok(None)
+}
+
+/// Refuses a text that does not match the schema, the pattern or the choices of its work, as far as that is seen in little time.
+fn check_constraint(work: &Work, text: &str) -> Result<(), PgError> {
+    let Work::Generate(Generate { constraint: Some(constraint), .. }) = work else { return Ok(()) };
+    if !constraint.refutes(text) {
+        return Ok(());
+    }
+    let reason = "the worker's answer is not what was asked for".to_owned();
+    Err(Failure::from(Error::Mismatch { reason }).error)
 }
 
 /// Refuses texts that are longer than any answer: what is made of them takes time that grows with their lengths.
@@ -323,7 +344,8 @@ fn outcome(
     report: Option<&[u8]>,
 ) -> Result<Outcome, Failure> {
     let lasting = |error: PgError| Failure { error, retry: false };
-    let Report { outputs, prompt_tokens, cached_tokens, first_token_ms } = read(report.unwrap_or_default())?;
+    let Report { outputs, prompt_tokens, cached_tokens, first_token_ms, endpoint } =
+        read(report.unwrap_or_default())?;
     let outputs = match outputs {
         Ok(outputs) => outputs,
         Err(Trouble::Model(refusal)) => {
@@ -341,13 +363,16 @@ fn outcome(
     check_texts(&outputs).map_err(lasting)?;
     let (subtasks, model) = work(request_type, prompt, prompts, params).map_err(lasting)?;
     let mut stages = Stages::new(subtasks);
-    let Some(ended) = replay(&mut stages, outputs).map_err(lasting)? else {
+    let Some(ended) = replay(&mut stages, outputs, &model).map_err(lasting)? else {
         let more = encoded(&part(stages.now(), &model, 0)).map_err(lasting)?;
         return Ok(Outcome::More(more));
     };
     let Ended { answer, text, .. } = ended;
     let mut usage = Usage::told(prompt_tokens, cached_tokens, first_token_ms);
+    let first_token_ms = usage.first_token_ms;
     usage.ended(text, std::time::Instant::now());
+    // It was not this process that has waited for it.
+    usage.first_token_ms = first_token_ms;
     let is_fit = match &answer {
         // The type text has no place for it.
         Answer::Text(text) => !text.contains('\0'),
@@ -360,7 +385,8 @@ fn outcome(
     if !is_fit {
         return Err(lasting(unexpected()));
     }
-    Ok(Outcome::Answer(answer, usage))
+    let endpoint = endpoint.map(|address| shown(&address).chars().take(MAX_ADDRESS_CHARACTERS).collect());
+    Ok(Outcome::Answer(answer, usage, endpoint))
 }
 
 /// What a worker says of an error: all of it is somebody else's text.

@@ -1,4 +1,5 @@
-//! What a database URL says about TLS, apart from the rest: the driver reads only some of it.
+//! What a database URL says about TLS, apart from the rest: the driver reads only some of it. And a host that is named twice, which
+//! the driver takes for two.
 //!
 //! Both forms that libpq takes are known: `postgresql://…?key=value&…` and `key=value key='a value'`.
 
@@ -48,11 +49,43 @@ fn split_uri(url: &str) -> Result<(String, Said), Error> {
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if !said.take(&decoded(key)?, &decoded(value)?)? {
-            others.push(pair);
+            others.push(pair.to_owned());
         }
     }
-    let rest = if others.is_empty() { place.to_owned() } else { format!("{place}?{}", others.join("&")) };
+    // As libpq has it: what stands behind the question mark is taken instead of what stands before it.
+    let names = |wanted: &[&str]| {
+        others.iter().any(|pair| {
+            let key = decoded(pair.split_once('=').map_or(pair.as_str(), |(key, _)| key));
+            key.is_ok_and(|key| wanted.contains(&key.as_str()))
+        })
+    };
+    let mut place = place.to_owned();
+    if names(&["host", "hostaddr"]) {
+        let (without, ports) = without_hosts(&place);
+        place = without;
+        if let Some(ports) = ports.filter(|_| !names(&["port"])) {
+            others.push(ports);
+        }
+    }
+    let rest = if others.is_empty() { place } else { format!("{place}?{}", others.join("&")) };
     Ok((rest, said))
+}
+
+/// A URI without its hosts, and their ports as a parameter, if they have any.
+fn without_hosts(place: &str) -> (String, Option<String>) {
+    let begin = place.find("://").map_or(0, |at| at + 3);
+    let end = place[begin..].find('/').map_or(place.len(), |at| begin + at);
+    let begin = place[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+    let ports: Vec<&str> = place[begin..end]
+        .split(',')
+        .map(|host| {
+            // Colons in brackets are an address's own.
+            let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+            port.map_or("", |(_, port)| port)
+        })
+        .collect();
+    let has_ports = ports.iter().any(|port| !port.is_empty());
+    (format!("{}{}", &place[..begin], &place[end..]), has_ports.then(|| format!("port={}", ports.join(","))))
 }
 
 /// A text without percent signs and what they stand for.

@@ -15,16 +15,26 @@ use steadytext_engine::{
     Engine, Error, Event, EventKind, ModelSource, Output, Reply, Request, Standing, Ticket, Work, hex,
 };
 
+use crate::endpoints::{Endpoint, Job, Kind, Told};
 use crate::protocol::Held;
 
-/// Subtasks that the engine has, of a database.
+/// Subtasks that the engine has, of a database, and those that endpoints have.
 const MAX_SUBTASKS: usize = 512;
+
+/// Who does the work of a row.
+#[derive(Debug, Clone)]
+pub(crate) enum By {
+    /// The engine, with this model.
+    Engine(ModelSource),
+    /// Another engine.
+    Endpoint(Arc<Endpoint>),
+}
 
 /// A row that is worked on.
 struct Row {
     held: Held,
     model: WantedModel,
-    source: ModelSource,
+    by: By,
     standing: Standing,
     salt: u64,
     /// Outputs of the stages before.
@@ -49,13 +59,15 @@ struct Row {
 enum End {
     /// The engine, or the model, is why.
     Trouble(Trouble),
-    /// The server made no work of it.
+    /// The server made no work of it, or an endpoint nothing of that.
     Refused(Refusal),
+    /// The endpoint takes nothing now.
+    NotNow,
 }
 
 /// How a row goes on, where there is another stage.
 pub(crate) struct Again {
-    source: ModelSource,
+    by: By,
     standing: Standing,
     salt: u64,
 }
@@ -63,11 +75,20 @@ pub(crate) struct Again {
 /// A row for which there is nothing more to be done.
 pub(crate) struct Ended {
     pub(crate) held: Held,
-    /// What became of it; `Err` where the server made no work of it.
-    pub(crate) report: Result<Report, Refusal>,
+    pub(crate) came: Came,
     pub(crate) again: Again,
     /// The model, where its file is no good.
     pub(crate) spoiled: Option<Spoiled>,
+}
+
+/// What became of a row.
+pub(crate) enum Came {
+    /// What an engine made of it.
+    Report(Report),
+    /// There is no answer, and this is why.
+    Refused(Refusal),
+    /// Nothing: it is given back.
+    NotNow,
 }
 
 /// A model that is not to be served with the file that it has.
@@ -87,13 +108,33 @@ pub(crate) struct Wish {
     pub(crate) report: Option<Vec<u8>>,
 }
 
+impl Row {
+    /// Nothing more is to be done for it.
+    fn stop(&self) {
+        self.ticket.cancel();
+        if let By::Endpoint(endpoint) = &self.by {
+            endpoint.look_after_cancelled();
+        }
+    }
+
+    /// The first reason tells why; the other subtasks are cancelled, and that is no reason.
+    fn fail(&mut self, end: End) {
+        if self.end.is_none() {
+            self.end = Some(end);
+            self.stop();
+        }
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Flight {
     /// In the order of the claims.
     rows: BTreeMap<u64, Row>,
-    /// By the engine's key.
+    /// By the key that their events have.
     subtasks: HashMap<u64, (u64, usize)>,
+    /// How many of them endpoints have.
+    at_endpoints: usize,
     /// Neither is ever used twice, so that late events are nobody's.
     last_key: u64,
     last_order: u64,
@@ -113,20 +154,13 @@ impl Flight {
     }
 
     /// Adds a row.
-    pub(crate) fn add(
-        &mut self,
-        held: Held,
-        errand: Errand,
-        source: ModelSource,
-        standing: Standing,
-        salt: u64,
-    ) {
+    pub(crate) fn add(&mut self, held: Held, errand: Errand, by: By, standing: Standing, salt: u64) {
         let Errand { model, count, works } = errand;
         self.last_order += 1;
         let row = Row {
             held,
             model,
-            source,
+            by,
             standing,
             salt,
             before: Vec::new(),
@@ -149,7 +183,7 @@ impl Flight {
 
     /// Goes on with the next stage of a row, whose report up to now is this one.
     pub(crate) fn go_on(&mut self, held: Held, errand: Errand, again: Again, report: Report) {
-        self.add(held, errand, again.source, again.standing, again.salt);
+        self.add(held, errand, again.by, again.standing, again.salt);
         if let Some(row) = self.rows.get_mut(&self.last_order) {
             row.has_begun = true;
             row.before = report.outputs.unwrap_or_default();
@@ -159,34 +193,62 @@ impl Flight {
         }
     }
 
-    /// Hands subtasks over.
-    pub(crate) fn hand_over(&mut self, engine: &Arc<Engine>, events: &Sender<Event>) {
+    /// Hands subtasks over, to the engine and to endpoints.
+    pub(crate) fn hand_over(&mut self, engine: &Arc<Engine>, events: &Sender<Event>, told: &Sender<Told>) {
+        let mut calls: Vec<(Arc<Endpoint>, Vec<Job>)> = Vec::new();
         // First one of each row, then what there is room for.
         for most in [1, usize::MAX] {
             for (order, row) in &mut self.rows {
-                while row.end.is_none()
-                    && (if most == 1 { row.under_way == 0 } else { self.subtasks.len() < MAX_SUBTASKS })
-                    && let Some(work) = row.works.pop_front()
-                {
+                loop {
+                    let held = match row.by {
+                        By::Engine(_) => self.subtasks.len() - self.at_endpoints,
+                        By::Endpoint(_) => self.at_endpoints,
+                    };
+                    let has_room = if most == 1 { row.under_way == 0 } else { held < MAX_SUBTASKS };
+                    if row.end.is_some() || !has_room {
+                        break;
+                    }
+                    let Some(work) = row.works.pop_front() else { break };
                     let index = row.next;
                     row.next += 1;
                     row.under_way += 1;
                     self.last_key += 1;
-                    self.subtasks.insert(self.last_key, (*order, index));
-                    let request = Request {
-                        key: self.last_key,
-                        model: row.source.clone(),
-                        salt: row.salt,
-                        dedup_key: None,
-                        work,
-                    };
-                    #[cfg(feature = "noop-engine")]
-                    crate::noop::answer(&request, events);
-                    #[cfg(not(feature = "noop-engine"))]
-                    engine.submit_as(request, row.standing, Reply::new(events.clone()), row.ticket.clone());
+                    let key = self.last_key;
+                    self.subtasks.insert(key, (*order, index));
+                    match &row.by {
+                        By::Endpoint(endpoint) => {
+                            self.at_endpoints += 1;
+                            let job = Job { key, work, ticket: row.ticket.clone(), to: told.clone() };
+                            match calls.iter_mut().find(|(known, _)| Arc::ptr_eq(known, endpoint)) {
+                                Some((_, jobs)) => jobs.push(job),
+                                None => calls.push((Arc::clone(endpoint), vec![job])),
+                            }
+                        }
+                        By::Engine(source) => {
+                            let (model, salt) = (source.clone(), row.salt);
+                            let request = Request { key, model, salt, dedup_key: None, work };
+                            #[cfg(feature = "noop-engine")]
+                            crate::noop::answer(&request, events);
+                            #[cfg(not(feature = "noop-engine"))]
+                            engine.submit_as(
+                                request,
+                                row.standing,
+                                Reply::new(events.clone()),
+                                row.ticket.clone(),
+                            );
+                        }
+                    }
                 }
             }
         }
+        // All at once, so that those that go into one call find each other.
+        calls.into_iter().for_each(|(endpoint, jobs)| endpoint.submit(jobs));
+    }
+
+    /// How many rows an endpoint has.
+    pub(crate) fn count_at(&self, endpoint: &Arc<Endpoint>) -> usize {
+        let is_there = |row: &&Row| matches!(&row.by, By::Endpoint(known) if Arc::ptr_eq(known, endpoint));
+        self.rows.values().filter(is_there).count()
     }
 
     /// A row of which everything that is here was handed over, and not all is here.
@@ -198,6 +260,7 @@ impl Flight {
             prompt_tokens: None,
             cached_tokens: None,
             first_token_ms: None,
+            endpoint: None,
         };
         let report = (!row.before.is_empty()).then(|| errand::encode(&before()).unwrap_or_default());
         Some(Wish { order: *order, held: row.held, first: row.next, report })
@@ -227,7 +290,7 @@ impl Flight {
                 row.end.get_or_insert(End::Refused(refusal));
             }
         }
-        row.ticket.cancel();
+        row.stop();
         self.end(wish.order)
     }
 
@@ -247,7 +310,7 @@ impl Flight {
                         hex(&model.hash)
                     );
                     row.end = Some(End::Trouble(of_model(reason)));
-                    row.ticket.cancel();
+                    row.stop();
                 }
                 return None;
             }
@@ -262,18 +325,43 @@ impl Flight {
                 row.outputs.entry(index).or_insert(output);
             }
             EventKind::Failed(error) => {
-                // The first one tells why; the others are cancelled, and that is no reason.
-                if row.end.is_none() {
-                    row.end = Some(End::Trouble(if is_of_the_file(&error) {
-                        of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
-                    } else {
-                        Trouble::Failed { subtask: index, error }
-                    }));
-                    row.ticket.cancel();
-                }
+                row.fail(End::Trouble(if is_of_the_file(&error) {
+                    of_model(format!("model \"{}\" on the worker's machine: {error}", row.model.name))
+                } else {
+                    Trouble::Failed { subtask: index, error }
+                }));
             }
         }
         self.subtasks.remove(&event.key);
+        row.under_way -= 1;
+        self.end(order)
+    }
+
+    /// Takes note of what an endpoint says; the row if it has ended.
+    pub(crate) fn take_told(&mut self, told: Told) -> Option<Ended> {
+        let (order, index) = *self.subtasks.get(&told.key)?;
+        let row = self.rows.get_mut(&order)?;
+        match told.kind {
+            Kind::Began => {
+                row.has_begun = true;
+                return None;
+            }
+            Kind::Done { output, prompt_tokens, cached_tokens } => {
+                let add = |sum: &mut Option<u64>, more: Option<u32>| {
+                    if let Some(more) = more {
+                        *sum = Some(sum.unwrap_or(0).saturating_add(u64::from(more)));
+                    }
+                };
+                add(&mut row.prompt_tokens, prompt_tokens);
+                add(&mut row.cached_tokens, cached_tokens);
+                row.outputs.entry(index).or_insert(output);
+            }
+            Kind::Failed(error) => row.fail(End::Trouble(Trouble::Failed { subtask: index, error })),
+            Kind::Refused(refusal) => row.fail(End::Refused(refusal)),
+            Kind::NotNow => row.fail(End::NotNow),
+        }
+        self.subtasks.remove(&told.key);
+        self.at_endpoints -= 1;
         row.under_way -= 1;
         self.end(order)
     }
@@ -286,23 +374,31 @@ impl Flight {
         }
         let row = self.rows.remove(&order)?;
         let mut spoiled = None;
-        if let Some(End::Trouble(Trouble::Model(refusal))) = &row.end {
+        if let (Some(End::Trouble(Trouble::Model(refusal))), By::Engine(source)) = (&row.end, &row.by) {
             let (name, reason) = (row.model.name.clone(), refusal.message.clone());
-            spoiled = Some(Spoiled { name, source: row.source.clone(), reason });
+            spoiled = Some(Spoiled { name, source: source.clone(), reason });
         }
-        let outputs = match row.end {
-            None => Ok(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
-            Some(End::Trouble(trouble)) => Ok(Err(trouble)),
-            Some(End::Refused(refusal)) => Err(refusal),
+        let endpoint = match &row.by {
+            By::Engine(_) => None,
+            By::Endpoint(endpoint) => Some(endpoint.address().to_owned()),
         };
-        let report = outputs.map(|outputs| Report {
-            outputs,
-            prompt_tokens: row.prompt_tokens,
-            cached_tokens: row.cached_tokens,
-            first_token_ms: row.first_token_ms,
-        });
-        let again = Again { source: row.source, standing: row.standing, salt: row.salt };
-        Some(Ended { held: row.held, report, again, spoiled })
+        let report = |outputs| {
+            Came::Report(Report {
+                outputs,
+                prompt_tokens: row.prompt_tokens,
+                cached_tokens: row.cached_tokens,
+                first_token_ms: row.first_token_ms,
+                endpoint,
+            })
+        };
+        let came = match row.end {
+            None => report(Ok(row.before.into_iter().chain(row.outputs.into_values()).collect())),
+            Some(End::Trouble(trouble)) => report(Err(trouble)),
+            Some(End::Refused(refusal)) => Came::Refused(refusal),
+            Some(End::NotNow) => Came::NotNow,
+        };
+        let again = Again { by: row.by, standing: row.standing, salt: row.salt };
+        Some(Ended { held: row.held, came, again, spoiled })
     }
 
     /// Stops work on rows; how many there were.
@@ -312,12 +408,19 @@ impl Flight {
         let (gone, kept): (BTreeMap<_, _>, _) =
             rows.into_iter().partition(|(_, row)| lost.contains(&row.held));
         self.rows = kept;
-        gone.values().for_each(|row| row.ticket.cancel());
-        self.subtasks.retain(|_, (order, _)| !gone.contains_key(order));
+        gone.values().for_each(Row::stop);
+        let at_endpoints = &mut self.at_endpoints;
+        self.subtasks.retain(|_, (order, _)| match gone.get(order) {
+            None => true,
+            Some(row) => {
+                *at_endpoints -= usize::from(matches!(row.by, By::Endpoint(_)));
+                false
+            }
+        });
         before - self.rows.len()
     }
 
-    /// Those of which the engine has computed nothing yet.
+    /// Those of which nothing is computed yet.
     pub(crate) fn not_begun(&self) -> Vec<Held> {
         self.rows.values().filter(|row| !row.has_begun).map(|row| row.held).collect()
     }

@@ -1,6 +1,6 @@
 //! Whether the worker lives and is ready, and its figures, over HTTP.
 //!
-//! Invariant: who asks gets one answer, has a second to ask and reads nothing but numbers and names of databases.
+//! Invariant: who asks gets one answer, has a second to ask and reads nothing but numbers and names of databases and models.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::Error;
+use crate::endpoints::Endpoint;
 use crate::shared::{Database, Shared};
 
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -111,6 +112,26 @@ fn metrics(shared: &Shared) -> String {
         let held: &AtomicUsize = &database.held;
         let count = held.load(Ordering::Relaxed);
         let _ = writeln!(text, "steadytext_worker_held{{database=\"{}\"}} {count}", label(database));
+    }
+    type OfEndpoint = fn(&Endpoint) -> u64;
+    const OF_ENDPOINTS: [(&str, &str, &str, OfEndpoint); 3] = [
+        ("calls_total", "counter", "Calls of the endpoint of a model", |endpoint| {
+            endpoint.calls.load(Ordering::Relaxed)
+        }),
+        ("failures_total", "counter", "Those that came to nothing", |endpoint| {
+            endpoint.failures.load(Ordering::Relaxed)
+        }),
+        ("resting", "gauge", "Whether the endpoint is left alone just now", |endpoint| {
+            u64::from(endpoint.is_resting())
+        }),
+    ];
+    for (what, kind, help, of) in OF_ENDPOINTS.iter().filter(|_| !shared.endpoints.is_empty()) {
+        let name = format!("steadytext_worker_endpoint_{what}");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for endpoint in &shared.endpoints {
+            let model = endpoint.name().replace(['"', '\\', '\n'], "_");
+            let _ = writeln!(text, "{name}{{model=\"{model}\"}} {}", of(endpoint));
+        }
     }
     text
 }

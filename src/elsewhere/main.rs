@@ -2,7 +2,7 @@
 //! this machine's processors.
 //!
 //! Each database has a thread with a connection of its own ([`serve`]), and one that listens ([`listen`]). They share an engine,
-//! whose threads compute. What a request means is the server's business: a claim brings work for an engine, and a report of
+//! whose threads compute, and the engines of others that answer for some models ([`endpoints`]). What a request means is the server's business: a claim brings work for an engine, and a report of
 //! what became of it goes back.
 //!
 //! Invariant: no transaction is open while anything is computed, and nothing is written but through the protocol's functions.
@@ -10,6 +10,7 @@
 
 mod connect;
 mod dsn;
+mod endpoints;
 mod engine;
 mod flight;
 mod http;
@@ -82,7 +83,8 @@ fn main() -> ExitCode {
 /// Serves until it is told to stop, or there is nothing left to do.
 fn run(options: Options) -> Result<(), Error> {
     log::start(options.log_format);
-    let shared = Arc::new(Shared::new(options));
+    let endpoints = endpoints::start(options.endpoints.as_deref())?;
+    let shared = Arc::new(Shared::new(options, endpoints));
     if let Some(address) = &shared.options.listen {
         http::serve(address, Arc::clone(&shared))?;
     }

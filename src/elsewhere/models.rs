@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
-
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use steadytext_engine::ModelSource;
 use steadytext_engine::errand::{Refusal, WantedModel};
+
+use crate::endpoints::Endpoint;
 
 /// The name of the model inside the library.
 const BUILTIN: &str = "builtin";
@@ -25,6 +27,10 @@ const MAX_SPOILED: usize = 10_000;
 pub(crate) struct Registered {
     pub(crate) name: String,
     pub(crate) file: String,
+    /// Whether it is written down what the file must hold.
+    pub(crate) has_sha256: bool,
+    /// Whether the server's own worker leaves it alone.
+    pub(crate) is_elsewhere: bool,
 }
 
 /// The directory, and what was found of it.
@@ -60,8 +66,9 @@ impl Models {
         Models { directory: directory.to_owned(), chosen, spoiled: HashMap::new() }
     }
 
-    /// The names that a claim may bring: of the registered models whose files are here, of other files here, and the builtin one.
-    pub(crate) fn names(&mut self, registered: &[Registered]) -> Vec<String> {
+    /// The names that a claim may bring for the engine: of the registered models whose files are here, of other files here, and the
+    /// builtin one, but for those that endpoints answer.
+    pub(crate) fn names(&mut self, registered: &[Registered], endpoints: &[Arc<Endpoint>]) -> Vec<String> {
         self.spoiled
             .retain(|_, spoiled| spoiled.since.elapsed() < SPOILED && stamp(&spoiled.path) == spoiled.stamp);
         let here = registered.iter().filter(|model| self.find(&model.file).is_some());
@@ -80,12 +87,30 @@ impl Models {
             }
         }
         names.push(BUILTIN.to_owned());
-        if let Some(chosen) = &self.chosen {
-            names.retain(|name| chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name)));
-        }
+        names.retain(|name| {
+            self.is_chosen(name)
+                && !endpoints.iter().any(|endpoint| endpoint.name().eq_ignore_ascii_case(name))
+        });
         names.retain(|name| !self.spoiled.contains_key(name));
         names.truncate(MAX_NAMES);
         names
+    }
+
+    /// Whether a model is to be served.
+    pub(crate) fn is_chosen(&self, name: &str) -> bool {
+        let Some(chosen) = &self.chosen else { return true };
+        chosen.iter().any(|chosen| chosen.eq_ignore_ascii_case(name))
+    }
+
+    /// Those that are to be served and that nothing on this machine answers: neither a file nor an endpoint.
+    pub(crate) fn missing(&self, names: &[String], endpoints: &[Arc<Endpoint>]) -> Vec<&str> {
+        let is_there = |chosen: &&str| {
+            names.iter().any(|name| name.eq_ignore_ascii_case(chosen))
+                || endpoints.iter().any(|endpoint| endpoint.name().eq_ignore_ascii_case(chosen))
+                || self.spoiled.keys().any(|name| name.eq_ignore_ascii_case(chosen))
+        };
+        let chosen = self.chosen.iter().flatten().map(String::as_str);
+        chosen.filter(|chosen| !is_there(chosen)).collect()
     }
 
     /// Where a model is.

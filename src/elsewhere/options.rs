@@ -17,7 +17,8 @@ usage: steadytext-worker [OPTION]…
   --database-url URL     a database: a URI or key=value pairs as libpq takes them; may be repeated.
                          Without it DATABASE_URL, or else PGHOST, PGDATABASE and so on
   --model-dir DIR        where the files of models are (models)
-  --models A,B           serves these models only; otherwise all whose files are there
+  --models A,B           serves these models only; otherwise all whose files are there, and those of --endpoints
+  --endpoints FILE       models that other engines answer over HTTP, as docs/endpoints.md describes them
   --types A,B            serves these types of requests only, for example embed,batch_embed
   --concurrency N        most requests that are held at a time, of all databases together (16)
   --threads N            threads that compute; 0: one per core (0)
@@ -58,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) model_dir: PathBuf,
     /// `None`: all that are there.
     pub(crate) models: Option<Vec<String>>,
+    /// The file of models that other engines answer.
+    pub(crate) endpoints: Option<PathBuf>,
     /// `None`: all types.
     pub(crate) types: Option<Vec<String>>,
     pub(crate) concurrency: usize,
@@ -80,6 +83,7 @@ impl Default for Options {
             database_urls: Vec::new(),
             model_dir: PathBuf::from("models"),
             models: None,
+            endpoints: None,
             types: None,
             concurrency: 16,
             threads: 0,
@@ -98,10 +102,11 @@ impl Default for Options {
 }
 
 /// Options that take a value, and those that take none.
-const WITH_VALUE: [&str; 13] = [
+const WITH_VALUE: [&str; 14] = [
     "database-url",
     "model-dir",
     "models",
+    "endpoints",
     "types",
     "concurrency",
     "threads",
@@ -213,6 +218,7 @@ impl Options {
         match name {
             "model-dir" => self.model_dir = PathBuf::from(value),
             "models" => self.models = Some(list(value)),
+            "endpoints" => self.endpoints = Some(PathBuf::from(value)),
             "types" => self.types = Some(list(value)),
             "concurrency" => self.concurrency = number(name, value, 1, 1000)?,
             "threads" => self.threads = number(name, value, 0, 1024)?,

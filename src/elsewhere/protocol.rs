@@ -138,9 +138,21 @@ pub(crate) fn terms(client: &mut Client) -> Result<Terms, Trouble> {
 
 /// The registered models that workers elsewhere may compute.
 pub(crate) fn models(client: &mut Client) -> Result<Vec<Registered>, Trouble> {
-    let rows =
-        rows(client, "select name, file from steadytext.worker_models() limit 10000", &[], MAX_MODELS)?;
-    rows.iter().map(|row| Ok(Registered { name: get(row, 0)?, file: get(row, 1)? })).collect()
+    let rows = rows(
+        client,
+        "select name, file, sha256, placement from steadytext.worker_models() limit 10000",
+        &[],
+        MAX_MODELS,
+    )?;
+    let registered = |row: &Row| {
+        Ok(Registered {
+            name: get(row, 0)?,
+            file: get(row, 1)?,
+            has_sha256: get::<Option<&str>>(row, 2)?.is_some(),
+            is_elsewhere: get::<&str>(row, 3)? == "elsewhere",
+        })
+    };
+    rows.iter().map(registered).collect()
 }
 
 /// Claims requests, and has the server make work of them.
@@ -220,12 +232,13 @@ pub(crate) fn extend(
     rows.iter().map(|row| Ok(Held { id: get(row, 0)?, attempt: get(row, 1)? })).collect()
 }
 
-/// Gives requests back.
-pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<(), Trouble> {
+/// Gives requests back; those that could not be, because somebody has them locked.
+pub(crate) fn release(client: &mut Client, worker: &str, held: &[Held]) -> Result<Vec<i64>, Trouble> {
     let (ids, attempts) = columns(held);
     let parameters: [Parameter<'_>; 3] =
         [(&worker, Type::TEXT), (&ids, Type::INT8_ARRAY), (&attempts, Type::INT4_ARRAY)];
-    rows(client, "select steadytext.release_requests($1, $2, $3)", &parameters, held.len()).map(|_| ())
+    let kept = rows(client, "select steadytext.release_requests($1, $2, $3)", &parameters, held.len())?;
+    kept.iter().map(|row| get(row, 0)).collect()
 }
 
 /// Stores what became of requests.
@@ -276,13 +289,17 @@ pub(crate) fn refuse(
     outcomes(&rows)
 }
 
-/// Looks around: rows of dead workers elsewhere, retries that are due, what waits.
-pub(crate) fn poll(
+/// Looks after rows of dead workers elsewhere, and retries that are due.
+pub(crate) fn tidy(client: &mut Client) -> Result<(), Trouble> {
+    only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[]).map(drop)
+}
+
+/// What waits of these models and types.
+pub(crate) fn outlook(
     client: &mut Client,
     models: &[String],
     types: Option<&[String]>,
 ) -> Result<Outlook, Trouble> {
-    only_row(client, "select steadytext.rescue_requests(null), steadytext.promote_requests()", &[])?;
     let row = only_row(
         client,
         "select alone_due, due_in from steadytext.queue_outlook(1, $1, $2)",
@@ -310,6 +327,12 @@ pub(crate) fn heartbeat(client: &mut Client, said: &Heartbeat<'_>) -> Result<(),
         ],
     )
     .map(|_| ())
+}
+
+/// Says that the worker has ended.
+pub(crate) fn end_heartbeat(client: &mut Client, worker: &str) -> Result<(), Trouble> {
+    let parameters: [Parameter<'_>; 1] = [(&worker, Type::TEXT)];
+    only_row(client, "select null::pg_catalog.text from steadytext.end_heartbeat($1)", &parameters).map(drop)
 }
 
 fn columns(held: &[Held]) -> (Vec<i64>, Vec<i32>) {

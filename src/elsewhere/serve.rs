@@ -19,6 +19,7 @@ use steadytext_engine::{Engine, Event};
 
 use self::storing::Outcome;
 use crate::connect::{self, Target};
+use crate::endpoints::{Endpoint, Told};
 use crate::flight::Flight;
 use crate::log::{self, Level};
 use crate::models::{Models, Registered};
@@ -41,25 +42,42 @@ struct Server<'a> {
     number: usize,
     target: Target,
     events: (Sender<Event>, Receiver<Event>),
-    /// The one that has ended a wait.
+    /// What endpoints say.
+    told: (Sender<Told>, Receiver<Told>),
+    /// Those that have ended a wait.
     first_event: Option<Event>,
+    first_told: Option<Told>,
     engine: Option<Arc<Engine>>,
     flight: Flight,
     outcomes: VecDeque<Outcome>,
     models: Models,
     registered: Vec<Registered>,
-    /// Of the models that a claim may bring.
-    names: Vec<String>,
+    /// What may be claimed, and whose turn it is.
+    sets: Vec<Set>,
+    next_set: usize,
+    /// What was said of them last.
+    complaints: Vec<String>,
+    has_looked: bool,
     last_role: Option<u32>,
     /// The request that must run alone, or is to.
     alone: Alone,
     extend_at: Instant,
     poll_at: Instant,
     heartbeat_at: Instant,
-    is_claimed_out: bool,
     has_claimed: bool,
     stop_at: Option<Instant>,
     last_trouble: Option<String>,
+}
+
+/// Requests that are claimed together.
+struct Set {
+    models: Vec<String>,
+    /// `None`: all types.
+    types: Option<Vec<String>>,
+    /// `None`: the engine answers them.
+    endpoint: Option<Arc<Endpoint>>,
+    /// The last claim has brought less than there was room for.
+    is_claimed_out: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,19 +108,23 @@ pub(crate) fn serve(number: usize, shared: &Shared, wakes: &Receiver<()>) -> boo
         number,
         target,
         events: unbounded(),
+        told: unbounded(),
         first_event: None,
+        first_told: None,
         engine: None,
         flight: Flight::default(),
         outcomes: VecDeque::new(),
         models: Models::new(&shared.options.model_dir, shared.options.models.as_deref()),
         registered: Vec::new(),
-        names: Vec::new(),
+        sets: Vec::new(),
+        next_set: 0,
+        complaints: Vec::new(),
+        has_looked: false,
         last_role: None,
         alone: Alone::No,
         extend_at: now,
         poll_at: now,
         heartbeat_at: now,
-        is_claimed_out: false,
         has_claimed: false,
         stop_at: None,
         last_trouble: None,
@@ -118,6 +140,7 @@ impl Server<'_> {
         loop {
             if self.is_over(client.is_some()) {
                 self.database.is_ready.store(false, Release);
+                self.say_goodbye(client.as_mut());
                 return true;
             }
             let turn = match &mut client {
@@ -199,8 +222,14 @@ impl Server<'_> {
             return is_idle || (is_late && !is_connected);
         }
         let options = &self.shared.options;
-        let is_drained = options.drain && self.is_claimed_out && self.alone == Alone::No;
-        is_idle && ((options.once && self.has_claimed) || is_drained)
+        // What an endpoint that rests cannot take now is left to the next run.
+        let is_out = |set: &Set| {
+            set.is_claimed_out || set.endpoint.as_ref().is_some_and(|endpoint| endpoint.is_resting())
+        };
+        let is_drained =
+            options.drain && self.has_looked && self.sets.iter().all(is_out) && self.alone == Alone::No;
+        let is_once = options.once && (self.has_claimed || (self.has_looked && self.sets.is_empty()));
+        is_idle && (is_once || is_drained)
     }
 
     /// Does what there is to do. True: there may be more.
@@ -216,18 +245,22 @@ impl Server<'_> {
         }
         if now >= self.poll_at {
             self.poll_at = now + self.shared.options.poll_interval;
+            protocol::tidy(client)?;
             self.registered = protocol::models(client)?;
-            self.names = self.models.names(&self.registered);
-            let outlook = protocol::poll(client, &self.names, self.shared.options.types.as_deref())?;
-            if outlook.alone_due && self.alone == Alone::No {
-                self.alone = Alone::Wanted;
+            self.choose_sets();
+            self.has_looked = true;
+            for set in &self.sets {
+                let outlook = protocol::outlook(client, &set.models, set.types.as_deref())?;
+                let can_take = set.endpoint.as_ref().is_none_or(|endpoint| !endpoint.is_resting());
+                if outlook.alone_due && can_take && self.alone == Alone::No {
+                    self.alone = Alone::Wanted;
+                }
+                if let Some(due_in_s) = outlook.due_in_s
+                    && let Ok(due_in) = Duration::try_from_secs_f64(due_in_s)
+                {
+                    self.poll_at = self.poll_at.min(now + due_in.max(Duration::from_millis(50)));
+                }
             }
-            if let Some(due_in_s) = outlook.due_in_s
-                && let Ok(due_in) = Duration::try_from_secs_f64(due_in_s)
-            {
-                self.poll_at = self.poll_at.min(now + due_in.max(Duration::from_millis(50)));
-            }
-            self.is_claimed_out = false;
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT;
@@ -241,7 +274,7 @@ impl Server<'_> {
             self.give_back(client, &held)?;
             return Err(Trouble::Fatal("the engine has ended".to_owned()));
         }
-        self.flight.hand_over(engine, &self.events.0);
+        self.flight.hand_over(engine, &self.events.0, &self.told.0);
         Ok(is_claiming || is_fetching)
     }
 
@@ -260,15 +293,18 @@ impl Server<'_> {
         // Many may have been heard of since the last look.
         let heard = |server: &mut Self| {
             wakes.try_iter().for_each(drop);
-            server.is_claimed_out = false;
+            server.sets.iter_mut().for_each(|set| set.is_claimed_out = false);
         };
         if !wakes.is_empty() {
             return heard(self);
         }
-        let events = if self.flight.len() > 0 { self.events.1.clone() } else { never() };
+        let is_flying = self.flight.len() > 0;
+        let events = if is_flying { self.events.1.clone() } else { never() };
+        let told = if is_flying { self.told.1.clone() } else { never() };
         select! {
             recv(wakes) -> _ => heard(self),
             recv(events) -> event => self.first_event = event.ok(),
+            recv(told) -> told => self.first_told = told.ok(),
             default(patience) => {}
         }
     }

@@ -1,8 +1,10 @@
 //! What the threads of all databases share.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+use crate::endpoints::Endpoint;
 use crate::engine::SharedEngine;
 use crate::options::Options;
 
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     /// In the order of the options.
     pub(crate) databases: Vec<Database>,
     pub(crate) engine: SharedEngine,
+    /// The models that other engines answer.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// By which leases are held: new at each start.
     pub(crate) worker: String,
     /// The machine.
@@ -46,7 +50,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Nothing is held.
-    pub(crate) fn new(options: Options) -> Shared {
+    pub(crate) fn new(options: Options, endpoints: Vec<Arc<Endpoint>>) -> Shared {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host: String = host.trim().chars().filter(|character| !character.is_control()).take(64).collect();
         let host = if host.is_empty() { "elsewhere".to_owned() } else { host };
@@ -54,6 +58,7 @@ impl Shared {
         Shared {
             databases: options.database_urls.iter().map(|_| Database::default()).collect(),
             engine: SharedEngine::default(),
+            endpoints,
             worker: format!("{host}/{}/{random:016x}", std::process::id()),
             host,
             held: AtomicUsize::new(0),

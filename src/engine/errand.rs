@@ -87,6 +87,8 @@ pub struct Report {
     pub cached_tokens: Option<u64>,
     /// Milliseconds to the first token of a text.
     pub first_token_ms: Option<u64>,
+    /// Where another engine has answered: its address. What it says is not repeatable.
+    pub endpoint: Option<String>,
 }
 
 /// How many bytes something has on its way.
@@ -149,6 +151,7 @@ mod tests {
             prompt_tokens: Some(4),
             cached_tokens: None,
             first_token_ms: None,
+            endpoint: Some("https://engine.example/v1".into()),
         };
         let arrived: Report = decode(&encode(&report).unwrap()).unwrap();
         let Ok([Output::Embedding(arrived)]) = arrived.outputs.as_deref() else { panic!() };

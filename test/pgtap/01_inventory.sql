@@ -239,6 +239,7 @@ select set_eq(
         'function steadytext.write_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],integer[],integer[],text[],integer[])',
         'function steadytext.check_answers(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],text[])',
         'function steadytext.record_heartbeat(text,text,text,text,jsonb,integer,integer,bigint,bigint,double precision)',
+        'function steadytext.end_heartbeat(text)',
         'function steadytext.claim_requests(text,integer,integer,oid,boolean,integer,bigint,text[],text[])',
         'function steadytext.models_placed(text)',
         'function steadytext.default_models()',
@@ -279,7 +280,7 @@ select set_eq(
         'function steadytext.note_second_look(integer,oid,boolean,bigint)',
         'function steadytext.raw_size(anyelement)',
         'function steadytext.request_bytes(text,text[],jsonb)',
-        'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],integer[],integer[],text[],integer[])',
+        'function steadytext.complete_requests(text,bigint[],integer[],text[],real[],integer[],integer[],text[],integer[],integer[],integer[],integer[],text[],integer[],text[])',
         'function steadytext.vectors(real[],integer,anyelement)',
         'function steadytext.missed_requests(text,bigint[],integer[],bigint[])',
         'function steadytext.fail_requests(text,bigint[],integer[],text[],text[],boolean[])',
@@ -691,7 +692,7 @@ select is_empty(
 );
 select set_eq(
     $$ select proname::text from functions where prosecdef $$,
-    array['note_act', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
+    array['note_act', 'replace_default', 'delete_prompt_versions', 'record_heartbeat', 'end_heartbeat', 'claim_requests', 'extend_leases', 'release_requests',
         'complete_requests', 'complete_reports', 'more_work', 'worker_models', 'fail_requests', 'rescue_requests', 'promote_requests', 'queue_outlook', 'count_pending',
         'expire_requests', 'store_answers', 'count_accesses', 'plan_eviction', 'evict_entries', 'steadytext_cache_evict_by_frecency', 'steadytext_cache_evict_by_age',
         'steadytext_cache_scheduled_eviction', 'steadytext_cache_stats', 'steadytext_cache_stats_extended',

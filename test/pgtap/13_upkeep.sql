@@ -1,6 +1,6 @@
 -- The protocol: leases, giving back, promotion, outlook, retention, heartbeats.
 \ir setup.psql
-select plan(51);
+select plan(52);
 
 create function pg_temp.claimed(p_count integer)
 returns table (ids bigint[], attempts integer[])
@@ -164,6 +164,10 @@ select steadytext.record_heartbeat('local:2', 'this server', 'idle', '2.0.0', '[
 select set_eq(
     $$ select daemon_id from steadytext_daemon_health where daemon_id in ('local:1', 'local:2', 'gpu-1') $$, array['local:2', 'gpu-1'],
     'heartbeat: a new worker takes the place of the old one at its endpoint');
+select steadytext.end_heartbeat('gpu-1');
+select set_eq(
+    $$ select daemon_id from steadytext_daemon_health where daemon_id in ('local:2', 'gpu-1') $$, array['local:2'],
+    'heartbeat: a worker that ends is forgotten, and no other');
 
 -- An old attempt cannot release or extend what has been claimed since.
 truncate c; insert into c select * from pg_temp.claimed(1);

@@ -1,6 +1,7 @@
 //! What is claimed, when, and how much of its work is fetched.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postgres::Client;
@@ -9,8 +10,9 @@ use steadytext_engine::errand::{self, Prepared, Refusal};
 use steadytext_engine::{Error, Standing};
 
 use super::storing::Ending;
-use super::{Alone, Server};
-use crate::flight::Wish;
+use super::{Alone, Server, Set};
+use crate::flight::{By, Wish};
+use crate::log::Level;
 use crate::protocol::{self, Claimed, Wanted};
 use crate::trouble::Trouble;
 
@@ -25,50 +27,147 @@ impl Server<'_> {
         }
         let is_alone = self.alone == Alone::Wanted;
         let must_wait = match self.alone {
-            Alone::No => self.is_claimed_out,
+            Alone::No => self.sets.iter().all(|set| set.is_claimed_out),
             Alone::Wanted => !is_empty,
             Alone::Runs => true,
         };
-        if must_wait || (options.once && self.has_claimed) {
+        if must_wait || !self.has_looked || (options.once && self.has_claimed) {
             return Ok(false);
         }
-        let limit = self.shared.reserve(if is_alone { 1 } else { options.concurrency });
-        if limit == 0 {
-            return Ok(false);
+        let (mut is_more, mut is_crowded) = (false, false);
+        // One after the other, so that none takes all the room for ever.
+        for _ in 0..self.sets.len() {
+            // What is claimed may show that a model is no good.
+            if self.sets.is_empty() {
+                break;
+            }
+            let number = self.next_set % self.sets.len();
+            self.next_set = number + 1;
+            let set = &self.sets[number];
+            if set.is_claimed_out && !is_alone {
+                continue;
+            }
+            let wanted = self.room(set).min(if is_alone { 1 } else { options.concurrency });
+            let limit = self.shared.reserve(wanted);
+            if limit == 0 {
+                is_crowded |= wanted > 0;
+                continue;
+            }
+            let claimed = self.claim_of(client, number, limit, is_alone)?;
+            let count = claimed.len();
+            if is_alone && count > 0 {
+                self.alone = Alone::Runs;
+            }
+            // Until something is heard, or it is time to look again.
+            self.sets[number].is_claimed_out = count < limit && !is_alone;
+            is_more |= count == limit && !is_alone;
+            self.last_role = claimed.last().map(|claimed| claimed.owner).or(self.last_role);
+            for claimed in claimed {
+                self.add(claimed);
+            }
+            if self.alone == Alone::Runs {
+                self.has_claimed = true;
+                return Ok(false);
+            }
         }
+        if is_alone && !is_crowded {
+            self.alone = Alone::No;
+            return Ok(true);
+        }
+        self.has_claimed |= !is_crowded;
+        Ok(is_more)
+    }
+
+    /// How many requests may be claimed of a set besides those that are held.
+    fn room(&self, set: &Set) -> usize {
+        match &set.endpoint {
+            None => usize::MAX,
+            Some(endpoint) => endpoint.most_held().saturating_sub(self.flight.count_at(endpoint)),
+        }
+    }
+
+    fn claim_of(
+        &self,
+        client: &mut Client,
+        number: usize,
+        limit: usize,
+        is_alone: bool,
+    ) -> Result<Vec<Claimed>, Trouble> {
+        let set = &self.sets[number];
         let wanted = Wanted {
             worker: &self.shared.worker,
             limit,
-            lease_s: options.lease_s,
+            lease_s: self.shared.options.lease_s,
             after_role: self.last_role,
             alone: is_alone,
-            models: &self.names,
-            types: options.types.as_deref(),
+            models: &set.models,
+            types: set.types.as_deref(),
         };
         let claimed = protocol::claim(client, wanted);
         let count = claimed.as_ref().map_or(0, Vec::len);
         self.shared.free(limit.saturating_sub(count));
-        let claimed = match claimed {
-            Ok(claimed) => claimed,
-            Err(Trouble::Database(error)) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
-                return Err(Trouble::Fatal(Trouble::Database(error).to_string()));
-            }
-            Err(error) => return Err(error),
-        };
         self.database.claimed.fetch_add(count as u64, Relaxed);
-        self.has_claimed |= count > 0 || !is_alone;
-        if is_alone {
-            self.alone = if count > 0 { Alone::Runs } else { Alone::No };
-            self.is_claimed_out = false;
-        } else {
-            // Until something is heard, or it is time to look again.
-            self.is_claimed_out = count < limit;
+        match claimed {
+            Err(Trouble::Database(error)) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                Err(Trouble::Fatal(Trouble::Database(error).to_string()))
+            }
+            claimed => claimed,
         }
-        self.last_role = claimed.last().map(|claimed| claimed.owner).or(self.last_role);
-        for claimed in claimed {
-            self.add(claimed);
+    }
+
+    /// Chooses what is claimed: the models of this machine for the engine, and for each endpoint its own, with the types that it can
+    /// answer. Says what is asked for and not there.
+    pub(super) fn choose_sets(&mut self) {
+        let shared = self.shared;
+        let types = shared.options.types.as_deref();
+        let names = self.models.names(&self.registered, &shared.endpoints);
+        let mut complaints: Vec<String> = Vec::new();
+        for missing in self.models.missing(&names, &shared.endpoints) {
+            complaints.push(format!(
+                "model \"{missing}\" of --models is answered by no file and no endpoint of this machine"
+            ));
         }
-        Ok(is_alone && count == 0 || !is_alone && count == limit)
+        let mut sets = Vec::with_capacity(1 + shared.endpoints.len());
+        for endpoint in shared.endpoints.iter().filter(|endpoint| self.models.is_chosen(endpoint.name())) {
+            let name = endpoint.name();
+            let row = self.registered.iter().find(|model| model.name.eq_ignore_ascii_case(name));
+            match row {
+                // Bytes that are promised come from the file that has them.
+                Some(row) if row.is_elsewhere && !row.has_sha256 => {}
+                Some(row) if row.is_elsewhere => {
+                    complaints.push(format!(
+                        "model \"{name}\" has a sha256 in steadytext_models, which no endpoint can vouch for: it is left to others"
+                    ));
+                    continue;
+                }
+                _ => {
+                    complaints.push(format!(
+                        "model \"{name}\" of the endpoints has no row in steadytext_models with placement = 'elsewhere': it is left to others"
+                    ));
+                    continue;
+                }
+            }
+            let can = endpoint.types().iter().copied();
+            let of_set = can.filter(|can| types.is_none_or(|types| types.iter().any(|wanted| wanted == can)));
+            let of_set: Vec<String> = of_set.map(str::to_owned).collect();
+            if !of_set.is_empty() {
+                let (models, types) = (vec![name.to_owned()], Some(of_set));
+                sets.push(Set { models, types, endpoint: Some(Arc::clone(endpoint)), is_claimed_out: false });
+            }
+        }
+        if !names.is_empty() {
+            let types = types.map(<[String]>::to_vec);
+            sets.push(Set { models: names, types, endpoint: None, is_claimed_out: false });
+        }
+        if sets.is_empty() {
+            complaints.push("there is no model on this machine that could be served".to_owned());
+        }
+        self.sets = sets;
+        if complaints != self.complaints {
+            let level = if self.sets.is_empty() { Level::Error } else { Level::Warning };
+            complaints.iter().for_each(|complaint| self.say(level, complaint));
+            self.complaints = complaints;
+        }
     }
 
     /// Fetches more of the work of requests of which all was handed over that is here. True: there may be more of it to fetch.
@@ -116,18 +215,25 @@ impl Server<'_> {
             }
             Prepared::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
         };
-        match self.models.source(&errand.model) {
-            Ok(source) => {
+        let endpoint = self.shared.endpoints.iter().find(|endpoint| {
+            endpoint.name().eq_ignore_ascii_case(&errand.model.name) && self.models.is_chosen(endpoint.name())
+        });
+        let by = match endpoint {
+            Some(endpoint) => Ok(By::Endpoint(Arc::clone(endpoint))),
+            None => self.models.source(&errand.model).map(By::Engine),
+        };
+        match by {
+            Ok(by) => {
                 // Roles of one number in two databases may be two people.
                 let mut hasher = DefaultHasher::new();
                 (self.number, owner).hash(&mut hasher);
                 let salt = hasher.finish();
                 let standing =
                     Standing { owner: owner ^ ((self.number as u32) << 24), priority, paced: false };
-                self.flight.add(held, errand, source, standing, salt);
+                self.flight.add(held, errand, by, standing, salt);
             }
             Err(refusal) => {
-                self.names = self.models.names(&self.registered);
+                self.choose_sets();
                 self.push(held, Ending::Refused(refusal));
             }
         }

@@ -54,6 +54,13 @@ impl Server<'_> {
         Ok(())
     }
 
+    /// Says that it has ended, so that nobody takes it for one that has died. Who cannot say so is forgotten by what is kept of it.
+    pub(super) fn say_goodbye(&self, client: Option<&mut Client>) {
+        if let Some(client) = client {
+            drop(protocol::end_heartbeat(client, &self.shared.worker));
+        }
+    }
+
     /// Says that the worker lives.
     pub(super) fn heartbeat(&mut self, client: &mut Client) -> Result<(), Trouble> {
         let count = |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);

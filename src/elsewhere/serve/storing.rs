@@ -10,7 +10,7 @@ use postgres::Client;
 use steadytext_engine::errand::{self, Prepared, Refusal, Report};
 
 use super::Server;
-use crate::flight::{Again, Ended, Spoiled, is_of_the_engine};
+use crate::flight::{Again, Came, Ended, Spoiled, is_of_the_engine};
 use crate::log::Level;
 use crate::protocol::{self, Held, Stored};
 use crate::trouble::Trouble;
@@ -23,8 +23,14 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration
 
 /// How a request has ended that is not stored yet.
 pub(super) enum Ending {
-    Report { bytes: Vec<u8>, is_answer: bool, again: Again },
+    Report {
+        bytes: Vec<u8>,
+        is_answer: bool,
+        again: Again,
+    },
     Refused(Refusal),
+    /// Nothing was done for it.
+    GivenBack,
 }
 
 /// A request that has ended.
@@ -43,23 +49,29 @@ impl Server<'_> {
                 self.note_end(ended);
             }
         }
+        while let Some(told) = self.first_told.take().or_else(|| self.told.1.try_recv().ok()) {
+            if let Some(ended) = self.flight.take_told(told) {
+                self.note_end(ended);
+            }
+        }
         self.database.held.store(self.flight.len(), Relaxed);
     }
 
     /// Takes note of a row for which there is nothing more to be done.
     pub(super) fn note_end(&mut self, ended: Ended) {
-        let Ended { held, report, again, spoiled } = ended;
+        let Ended { held, came, again, spoiled } = ended;
         if let Some(Spoiled { name, source, reason }) = spoiled {
             self.say(
                 Level::Error,
                 &format!("{reason}; it is left alone for a minute, or until its file has changed"),
             );
             self.models.spoil(&name, &source);
-            self.names = self.models.names(&self.registered);
+            self.choose_sets();
         }
-        let report = match report {
-            Ok(report) => report,
-            Err(refusal) => return self.push(held, Ending::Refused(refusal)),
+        let report = match came {
+            Came::Report(report) => report,
+            Came::Refused(refusal) => return self.push(held, Ending::Refused(refusal)),
+            Came::NotNow => return self.push(held, Ending::GivenBack),
         };
         if is_of_the_engine(&report) {
             // The lease gives it back.
@@ -90,6 +102,7 @@ impl Server<'_> {
                 let length = match &outcome.ending {
                     Ending::Report { bytes, .. } => bytes.len(),
                     Ending::Refused(refusal) => refusal.message.len(),
+                    Ending::GivenBack => 0,
                 };
                 let fits = part.is_empty() || bytes + length <= MAX_STORED_BYTES;
                 if outcome.at <= now && part.len() < MAX_STORED && fits {
@@ -124,6 +137,7 @@ impl Server<'_> {
                     Some(Stored::Done) => {
                         let counter = match outcome.ending {
                             Ending::Report { is_answer: true, .. } => &self.database.completed,
+                            Ending::GivenBack => &self.database.given_back,
                             _ => &self.database.failed,
                         };
                         counter.fetch_add(1, Relaxed);
@@ -161,11 +175,12 @@ impl Server<'_> {
 
     fn send(&self, client: &mut Client, part: &[Outcome]) -> Result<HashMap<i64, Stored>, Trouble> {
         let worker = &self.shared.worker;
-        let (mut reports, mut refusals) = (Vec::new(), Vec::new());
+        let (mut reports, mut refusals, mut given_back) = (Vec::new(), Vec::new(), Vec::new());
         for outcome in part {
             match &outcome.ending {
                 Ending::Report { bytes, .. } => reports.push((outcome.held, bytes.as_slice())),
                 Ending::Refused(refusal) => refusals.push((outcome.held, refusal)),
+                Ending::GivenBack => given_back.push(outcome.held),
             }
         }
         let mut stored = HashMap::new();
@@ -174,6 +189,14 @@ impl Server<'_> {
         }
         if !refusals.is_empty() {
             stored.extend(protocol::refuse(client, worker, &refusals)?);
+        }
+        if !given_back.is_empty() {
+            let kept = protocol::release(client, worker, &given_back)?;
+            stored.extend(
+                given_back.iter().map(|held| {
+                    (held.id, if kept.contains(&held.id) { Stored::Locked } else { Stored::Done })
+                }),
+            );
         }
         Ok(stored)
     }

@@ -119,6 +119,40 @@ impl Constraint {
         self.check_limits()?;
         Checker::new(self).map(drop)
     }
+
+    /// Checks an answer that another engine has given, as the answers of this one are checked.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`], without the answer; those of [`Constraint::check`].
+    pub fn check_answer(&self, answer: &str) -> Result<(), Error> {
+        self.check_limits()?;
+        Checker::new(self)?.check(answer, &[])
+    }
+
+    /// Whether an answer does not match, as far as that is seen in little time. What takes longer is left to whoever has made it.
+    pub fn refutes(&self, answer: &str) -> bool {
+        let Ok(checker) = Checker::new(self) else { return false };
+        match self {
+            Constraint::Json(_) => {
+                serde_json::from_str::<serde::de::IgnoredAny>(answer).is_err()
+                    || checker.flaw(answer).is_some()
+            }
+            Constraint::Regex(_) | Constraint::Choice(_) => checker.check(answer, &[]).is_err(),
+        }
+    }
+
+    /// The schema of a document as other engines read schemas: its properties stand in the order in which they are wanted, and
+    /// `propertyOrdering`, which says so, is gone.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRequest`] for what is no schema.
+    pub fn portable_schema(&self) -> Result<serde_json::Value, Error> {
+        let Constraint::Json(schema) = self else { return invalid("there is no schema") };
+        self.check_limits()?;
+        let mut schema = checker::parse(schema)?;
+        ordering::ordered(&mut schema)?;
+        Ok(schema)
+    }
 }
 
 fn check_bytes(what: &str, bytes: usize, limit: usize) -> Result<(), Error> {

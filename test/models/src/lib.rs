@@ -8,6 +8,7 @@
 
 mod bert;
 mod encoders;
+pub mod endpoint;
 mod families;
 pub mod gguf;
 pub mod hub;

@@ -22,6 +22,8 @@ mod defaults;
 mod deployment;
 mod dump;
 mod embeddings;
+mod endpoints;
+mod endpoints_in_trouble;
 mod engine_ends;
 mod engine_leader;
 mod engine_process;

@@ -83,7 +83,8 @@ fn rows_of_any_content_end_as_the_servers_own_worker_ends_them() {
 /// A report as a worker sends it.
 fn report(outputs: Result<Vec<Output>, Trouble>) -> Vec<u8> {
     let told = Some(u64::MAX);
-    let report = Report { outputs, prompt_tokens: told, cached_tokens: told, first_token_ms: told };
+    let report =
+        Report { outputs, prompt_tokens: told, cached_tokens: told, first_token_ms: told, endpoint: None };
     errand::encode(&report).expect("it has a form")
 }
 

@@ -1,0 +1,266 @@
+//! Texts: what a generation is to `/chat/completions` and `/completions`, and what their answers are to the queue.
+//!
+//! Messages go as messages: the endpoint puts its own template around them, and nothing of ours is put around them before.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use steadytext_engine::{Constraint, Error, Finish, Generate, Likelihoods, Output, Sampling};
+
+use super::answers::{Answer, Refused, Usage, unreadable};
+use super::client::Failed;
+use super::guided::{self, Form, NoField};
+use super::settings::{Api, SamplingFields, Settings};
+
+/// What thoughts stand between, where an endpoint does not tell them apart from the answer.
+const THOUGHTS: [&str; 2] = ["<think>", "</think>"];
+/// The logarithm of no probability at all, as far as a number can say it.
+const UNLIKELY: f64 = -1e3;
+/// Tokens that a choice may take besides one for each of its bytes, which another tokenizer and a document around it need.
+const TOKENS_BESIDE_CHOICE: usize = 16;
+const TOKENS_AROUND_CHOICE: usize = 32;
+
+/// What is asked, and how the answer is read.
+pub(super) struct Question {
+    pub(super) body: Map<String, Value>,
+    form: Form,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Option<Message>,
+    text: Option<String>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+    refusal: Option<String>,
+}
+
+/// The path of texts.
+pub(super) fn path(api: Api) -> &'static str {
+    if api == Api::Completions { "/completions" } else { "/chat/completions" }
+}
+
+/// What a generation asks.
+///
+/// # Errors
+///
+/// [`Refused`] for what the endpoint has no field for.
+pub(super) fn question(settings: &Settings, how: &Generate) -> Result<Question, Refused> {
+    let mut body = Map::new();
+    body.insert("model".to_owned(), settings.model.as_str().into());
+    let is_alone = how.system.as_deref().unwrap_or_default().is_empty() && how.history.is_empty();
+    match settings.api {
+        Api::Completions if is_alone => {
+            body.insert("prompt".to_owned(), how.prompt.as_str().into());
+        }
+        Api::Completions => return Err(Refused::unsupported("conversations and system prompts")),
+        _ => {
+            body.insert("messages".to_owned(), messages(how));
+        }
+    }
+    body.insert("stream".to_owned(), false.into());
+    add_sampling(&mut body, settings, &how.sampling)?;
+    if !how.stop.is_empty() {
+        body.insert("stop".to_owned(), json!(how.stop));
+    }
+    let form = match &how.constraint {
+        None => Form::Plain,
+        Some(constraint) => guided::add(&mut body, constraint, settings).map_err(|error| match error {
+            NoField::Unknown(what) => Refused::unsupported(what),
+            NoField::Invalid(error) => Refused::Engine(error),
+        })?,
+    };
+    let max_tokens = match form {
+        Form::Plain => how.max_tokens,
+        // What is in the document is escaped.
+        Form::Wrapped => how.max_tokens.saturating_mul(2).saturating_add(TOKENS_AROUND_CHOICE),
+    };
+    body.insert(settings.max_tokens_field.clone(), max_tokens.into());
+    Ok(Question { body, form })
+}
+
+fn messages(how: &Generate) -> Value {
+    let system = how.system.as_deref().filter(|system| !system.is_empty());
+    let system = system.map(|system| json!({ "role": "system", "content": system }));
+    let said = how.history.iter().map(|said| json!({ "role": said.role.name(), "content": said.text }));
+    let prompt = json!({ "role": "user", "content": how.prompt });
+    system.into_iter().chain(said).chain([prompt]).collect()
+}
+
+/// How tokens are chosen. What would change nothing is not said, but where the endpoint would choose something else by itself.
+fn add_sampling(
+    body: &mut Map<String, Value>,
+    settings: &Settings,
+    sampling: &Sampling,
+) -> Result<(), Refused> {
+    let Sampling { temperature, top_k, top_p, min_p, seed, penalties, logit_bias } = sampling;
+    let mut add = |field: &str, value: Value| drop(body.insert(field.to_owned(), value));
+    // As f32 has it, and not the many digits that the same number has as f64.
+    let number = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::from(value));
+    let is_greedy = sampling.is_greedy();
+    add("temperature", if is_greedy { 0.0 } else { number(*temperature) }.into());
+    if !is_greedy {
+        add("top_p", number(*top_p).into());
+        // Servers keep seeds in 64 bits with a sign, and some in 32.
+        add("seed", i64::try_from(*seed).unwrap_or(i64::MAX).into());
+    }
+    let repeat_field = match settings.sampling {
+        SamplingFields::Openai => None,
+        SamplingFields::Vllm => Some("repetition_penalty"),
+        SamplingFields::Llama => Some("repeat_penalty"),
+    };
+    match repeat_field {
+        Some(field) => {
+            add(field, number(penalties.repeat).into());
+            if !is_greedy {
+                add("top_k", (*top_k).into());
+                add("min_p", number(*min_p).into());
+            }
+        }
+        None if penalties.repeat != 1.0 => return Err(Refused::unsupported("repeat_penalty")),
+        None if !is_greedy && *top_k != 0 => return Err(Refused::unsupported("top_k")),
+        None if !is_greedy && *min_p != 0.0 => return Err(Refused::unsupported("min_p")),
+        None => {}
+    }
+    if penalties.presence != 0.0 {
+        add("presence_penalty", number(penalties.presence).into());
+    }
+    if penalties.frequency != 0.0 {
+        add("frequency_penalty", number(penalties.frequency).into());
+    }
+    if !logit_bias.is_empty() {
+        let biases = logit_bias.iter().map(|(token, bias)| (token.to_string(), number(*bias).into()));
+        add("logit_bias", Value::Object(biases.collect()));
+    }
+    Ok(())
+}
+
+/// What an endpoint has answered.
+///
+/// # Errors
+///
+/// [`Failed`] for what cannot be read; in the answer, what the engine would say of such a text.
+pub(super) fn answer(how: &Generate, question: &Question, bytes: &[u8]) -> Result<Answer, Failed> {
+    let completion: Completion = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
+    let usage = completion.usage.unwrap_or_default();
+    let [choice] = <[Choice; 1]>::try_from(completion.choices)
+        .map_err(|_| Failed::Broken("the endpoint's answer has not one text".to_owned()))?;
+    let Choice { message, text, finish_reason } = choice;
+    let (content, refusal) = match message {
+        Some(Message { content, refusal }) => (content, refusal),
+        None => (text, None),
+    };
+    let reason = finish_reason.as_deref();
+    let generated_tokens = usage.completion_tokens.unwrap_or(0) as usize;
+    if refusal.is_some() || reason == Some("content_filter") {
+        return Err(Failed::Request("the endpoint's model refuses to answer".to_owned()));
+    }
+    // Thoughts have used it all up.
+    let content = match content {
+        None if reason == Some("length") => String::new(),
+        content => content.ok_or_else(|| Failed::Broken("the endpoint's answer has no text".to_owned()))?,
+    };
+    let text = if how.thinking { content } else { without_thoughts(content) };
+    let is_cut = reason == Some("length");
+    let outcome = match &how.constraint {
+        Some(constraint) => constrained(constraint, question.form, text, generated_tokens, is_cut),
+        None => Ok(stopped(how, text, generated_tokens, is_cut)),
+    };
+    let outcome = outcome.and_then(|output| match &output {
+        Output::Text { text, .. } => match text.find('\0') {
+            Some(position) => Err(Error::InvalidText { position }),
+            None => Ok(output),
+        },
+        _ => Ok(output),
+    });
+    Ok(Answer { outcome, usage })
+}
+
+fn constrained(
+    constraint: &Constraint,
+    form: Form,
+    text: String,
+    generated_tokens: usize,
+    is_cut: bool,
+) -> Result<Output, Error> {
+    let text = guided::unwrapped(form, text);
+    let checked = match &text {
+        Some(text) => constraint.check_answer(text),
+        None => Err(Error::Mismatch { reason: "it is not in the form that was asked for".to_owned() }),
+    };
+    match (text, checked) {
+        (Some(text), Ok(())) => Ok(Output::Text { text, generated_tokens, finish: Finish::Complete }),
+        (_, Err(Error::Mismatch { .. })) if is_cut => Err(Error::Unfinished { generated_tokens }),
+        (_, Err(error)) => Err(error),
+        (None, Ok(())) => Err(Error::Unfinished { generated_tokens }),
+    }
+}
+
+/// A text that ends before the first of the strings where it is to end, whether the endpoint has seen to it or not.
+fn stopped(how: &Generate, mut text: String, generated_tokens: usize, is_cut: bool) -> Output {
+    let end = how.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+    if let Some(end) = end {
+        text.truncate(end);
+    }
+    let finish = match end {
+        Some(_) => Finish::Stop,
+        None if is_cut => Finish::Length,
+        None => Finish::EndOfText,
+    };
+    Output::Text { text, generated_tokens, finish }
+}
+
+fn without_thoughts(text: String) -> String {
+    let [begin, end] = THOUGHTS;
+    match text.trim_start().strip_prefix(begin) {
+        None => text,
+        Some(rest) => match rest.split_once(end) {
+            Some((_, answer)) => answer.trim_start().to_owned(),
+            // It is still thinking.
+            None => String::new(),
+        },
+    }
+}
+
+/// How likely answers are, as a choice among them: the generation that makes it. `None` where nothing need be asked: what the model
+/// would say without a text is nothing that a choice tells.
+///
+/// # Errors
+///
+/// [`Refused`] for an answer that has begun already.
+pub(super) fn choice(how: &Likelihoods) -> Result<Option<Generate>, Refused> {
+    if how.prompt.is_empty() && how.repeated {
+        return Ok(None);
+    }
+    if !how.begin.is_empty() {
+        return Err(Refused::unsupported("answers that have begun already"));
+    }
+    let longest = how.answers.iter().map(String::len).max().unwrap_or(0);
+    Ok(Some(Generate {
+        prompt: how.prompt.clone(),
+        system: how.system.clone(),
+        max_tokens: longest + TOKENS_BESIDE_CHOICE,
+        constraint: Some(Constraint::Choice(how.answers.clone())),
+        ..Generate::default()
+    }))
+}
+
+/// The likelihoods that a choice stands for: it is certain. Without one, all are equal.
+pub(super) fn likelihoods(how: &Likelihoods, chosen: Option<&str>) -> Output {
+    let even = -(how.answers.len().max(1) as f64).ln();
+    Output::LogProbabilities(match chosen {
+        None => vec![even; how.answers.len()],
+        Some(chosen) => {
+            how.answers.iter().map(|answer| if answer == chosen { 0.0 } else { UNLIKELY }).collect()
+        }
+    })
+}

@@ -1,0 +1,138 @@
+//! What waits for an endpoint and what is under way there, and how it is: whether it is left alone.
+//!
+//! Invariant: a job that is taken out gets its last word from whoever has taken it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use steadytext_engine::errand::Refusal;
+use steadytext_engine::{Error, Output, Ticket, Work};
+use ureq::Agent;
+
+use super::settings::Key;
+
+/// Bytes of the texts of a call, as far as there is more than one.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A piece of work for an endpoint.
+pub(crate) struct Job {
+    pub(crate) key: u64,
+    pub(crate) work: Work,
+    pub(crate) ticket: Ticket,
+    pub(crate) to: Sender<Told>,
+}
+
+/// What an endpoint says of a job.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) key: u64,
+    pub(crate) kind: Kind,
+}
+
+/// What there is to say.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// The endpoint is asked.
+    Began,
+    /// The result; last word.
+    Done { output: Output, prompt_tokens: Option<u32>, cached_tokens: Option<u32> },
+    /// There is none, for a reason that the engine has as well; last word.
+    Failed(Error),
+    /// There is none, and the endpoint is why; last word.
+    Refused(Refusal),
+    /// The endpoint takes nothing now; last word.
+    NotNow,
+}
+
+impl Job {
+    /// Those who ask may be gone.
+    pub(super) fn say(&self, kind: Kind) {
+        let _ = self.to.send(Told { key: self.key, kind });
+    }
+}
+
+/// All of it.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) jobs: VecDeque<Job>,
+    /// By the number of the thread.
+    pub(super) under_way: HashMap<usize, Call>,
+    pub(super) key: Option<Key>,
+    /// Until then it is left alone.
+    pub(super) rest_until: Option<Instant>,
+    /// For how long it will be the next time.
+    pub(super) next_rest: Duration,
+    /// Whether it has taken nothing the last time: then there is one call at a time.
+    pub(super) is_doubtful: bool,
+    /// What was said of it last.
+    pub(super) said: Option<String>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("jobs", &self.jobs.len()).finish_non_exhaustive()
+    }
+}
+
+/// A call, or a pause between two.
+pub(super) struct Call {
+    pub(super) agent: Agent,
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) is_cut: bool,
+}
+
+impl State {
+    pub(super) fn is_resting(&self, now: Instant) -> bool {
+        self.rest_until.is_some_and(|until| until > now)
+    }
+
+    pub(super) fn drop_cancelled(&mut self) {
+        if self.jobs.iter().any(|job| job.ticket.is_cancelled()) {
+            let jobs = std::mem::take(&mut self.jobs).into_iter();
+            let (cancelled, kept): (Vec<Job>, Vec<Job>) = jobs.partition(|job| job.ticket.is_cancelled());
+            self.jobs = kept.into();
+            cancelled.iter().for_each(|job| job.say(Kind::Failed(Error::Cancelled)));
+        }
+    }
+
+    /// The oldest job, and others that go into the same call.
+    pub(super) fn take(&mut self, most: usize) -> Vec<Job> {
+        let Some(first) = self.jobs.pop_front() else { return Vec::new() };
+        let mut bytes = first.work.text_bytes();
+        let mut taken = vec![first];
+        let mut place = 0;
+        while taken.len() < most && place < self.jobs.len() {
+            let is_fit = self.jobs.get(place).is_some_and(|job| go_together(&taken[0].work, &job.work));
+            let more = self.jobs.get(place).map_or(0, |job| job.work.text_bytes());
+            if !is_fit {
+                place += 1;
+                continue;
+            }
+            bytes = bytes.saturating_add(more);
+            if bytes > MAX_BATCH_BYTES {
+                break;
+            }
+            taken.extend(self.jobs.remove(place));
+        }
+        taken
+    }
+}
+
+/// Whether two pieces of work go into one call.
+fn go_together(one: &Work, other: &Work) -> bool {
+    match (one, other) {
+        (Work::Embed(_), Work::Embed(_)) => true,
+        (Work::Rerank(one), Work::Rerank(other)) => {
+            one.query == other.query && one.truncate == other.truncate
+        }
+        _ => false,
+    }
+}
+
+/// What cannot be taken now: cancelled, or given back.
+pub(super) fn not_now(jobs: &[Job]) {
+    for job in jobs {
+        job.say(if job.ticket.is_cancelled() { Kind::Failed(Error::Cancelled) } else { Kind::NotNow });
+    }
+}
