@@ -31,6 +31,9 @@ const PATIENT_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration:
 const HEAD_START_S: f64 = 0.5;
 /// SQLSTATE of a step whose time was over.
 const CANCELED: &str = "57014";
+/// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one row after the other do
+/// not pay for a look at each of them, and the rows gather.
+const GATHER_INTERVAL: Duration = Duration::from_millis(20);
 /// How soon it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it looks around while nothing happens, in multiples of `worker_poll_interval`.
@@ -160,6 +163,8 @@ impl Process {
         }
         let mut look = Instant::now();
         let mut reviews_seen = None;
+        // When a round began that found nothing to do, and what had been noted then.
+        let mut idle: Option<(Instant, u64)> = None;
         loop {
             interrupts::check_between_transactions();
             interrupts::reload_configuration();
@@ -184,6 +189,12 @@ impl Process {
                     continue;
                 }
             };
+            if let Some((begun, seen)) = idle.take()
+                && self.slot.vectorizer_notes.load(SeqCst) != seen
+            {
+                std::thread::sleep(GATHER_INTERVAL.saturating_sub(begun.elapsed()));
+            }
+            let begun = Instant::now();
             let notes = self.slot.vectorizer_notes.load(SeqCst);
             let looks = Instant::now() >= look;
             if looks {
@@ -203,7 +214,11 @@ impl Process {
                     Outlook { progressed: false, waits: true, due_in_s: None }
                 }
             };
-            if outlook.progressed || self.slot.vectorizer_notes.load(SeqCst) != notes {
+            if outlook.progressed {
+                continue;
+            }
+            idle = Some((begun, notes));
+            if self.slot.vectorizer_notes.load(SeqCst) != notes {
                 continue;
             }
             own.waits.store(outlook.waits, SeqCst);

@@ -18,6 +18,7 @@ mod constrained;
 mod crash;
 mod databases;
 mod defaults;
+mod definitions;
 mod dump;
 mod embeddings;
 mod engine_leader;
