@@ -14,7 +14,11 @@ declare
     v_number integer := 1;
     v_texts integer := 0;
     v_bytes bigint := 0;
+    v_definition record;
+    v_request record;
+    v_id uuid;
 begin
+    select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     -- Which request each row is in: one after the other, as long as there is room.
     for v_row in
         select e.n::integer as n, jsonb_array_length(e.item -> 'chunks') as texts, (e.item ->> 'bytes')::bigint as bytes
@@ -36,39 +40,41 @@ begin
         v_bytes := v_bytes + v_row.bytes;
     end loop;
     -- The first text is always the same one: its vector says which model it was.
-    with items as materialized (
-        select e.number, e.n, e.item, jsonb_array_length(e.item -> 'chunks') as texts,
-            sum(jsonb_array_length(e.item -> 'chunks')) over (partition by e.number order by e.n) as upto
-        from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
-        where e.number > 0
-    ),
-    requests as materialized (
-        select t.number, steadytext.new_request_id() as request_id, array['pg_steadytext'] || t.texts as prompts, t.keys
-        from (
-            select i.number, array_agg(c.text order by i.n, c.n) as texts,
-                jsonb_agg(jsonb_build_object('key', i.item -> 'key', 'hash', i.item -> 'hash', 'first', i.upto - i.texts + 2, 'count', i.texts,
-                    'chunks', case when v.format is not null and v.target_column is null then i.item -> 'chunks' end) order by i.n)
-                    filter (where c.n = 1) as keys
-            from items as i
-            cross join @extschema@.steadytext_vectorizers as v
-            cross join lateral jsonb_array_elements_text(coalesce(nullif(i.item -> 'texts', 'null'), i.item -> 'chunks')) with ordinality as c(text, n)
-            where v.id = p_id
-            group by i.number
-            order by i.number
-        ) as t
-    ),
-    asked as (
-        insert into @extschema@.steadytext_queue (request_id, request_type, prompts, params, priority, session_id, owner_role)
-        select r.request_id, 'batch_embed', r.prompts,
-            jsonb_strip_nulls(jsonb_build_object('model', v.model, 'use_cache', false, 'truncate', case when v.truncate then true end)),
-            v.priority, 'vectorizer ' || v.name, v.owner_role
-        from requests as r
-        cross join @extschema@.steadytext_vectorizers as v
-        where v.id = p_id
-        order by r.number
-    )
-    insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys)
-    select r.request_id, p_id, r.keys from requests as r;
+    for v_request in
+        with items as materialized (
+            select e.number, e.n, e.item, jsonb_array_length(e.item -> 'chunks') as texts,
+                sum(jsonb_array_length(e.item -> 'chunks')) over (partition by e.number order by e.n) as upto
+            from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
+            where e.number > 0
+        )
+        select i.number, array['pg_steadytext'] || array_agg(c.text order by i.n, c.n) as prompts,
+            jsonb_agg(jsonb_build_object('key', i.item -> 'key', 'hash', i.item -> 'hash', 'first', i.upto - i.texts + 2, 'count', i.texts,
+                'chunks', case when v_definition.format is not null and v_definition.target_column is null then i.item -> 'chunks' end) order by i.n)
+                filter (where c.n = 1) as keys
+        from items as i
+        cross join lateral jsonb_array_elements_text(coalesce(nullif(i.item -> 'texts', 'null'), i.item -> 'chunks')) with ordinality as c(text, n)
+        group by i.number
+        order by i.number
+    loop
+        begin
+            insert into @extschema@.steadytext_queue (request_type, prompts, params, priority, session_id, owner_role)
+            values ('batch_embed', v_request.prompts, jsonb_strip_nulls(jsonb_build_object('model', v_definition.model, 'use_cache', false,
+                'truncate', case when v_definition.truncate then true end)), v_definition.priority,
+                'vectorizer ' || v_definition.name, v_definition.owner_role)
+            returning request_id into v_id;
+        exception when configuration_limit_exceeded then
+            if v_request.number = 1 then
+                raise;
+            end if;
+            -- A limit of the owner's, or a queue that is full. The rest comes later.
+            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced, run_after)
+            select p_id, json_agg(e.item -> 'key' order by e.n), count(*), true, clock_timestamp() + interval '5 seconds'
+            from rows from (jsonb_array_elements(p_rows), unnest(v_numbers)) with ordinality as e(item, number, n)
+            where e.number >= v_request.number;
+            exit;
+        end;
+        insert into @extschema@.steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (v_id, p_id, v_request.keys);
+    end loop;
 end
 $$;
 comment on function steadytext.make_vectorizer_batches(uuid, jsonb) is 'Makes requests of the texts of rows; called by the steps';

@@ -83,6 +83,21 @@ fn a_definition_whose_column_was_dropped_goes_on_with_another() {
 }
 
 #[test]
+fn who_makes_an_enrichment_is_told_that_only_the_builtin_model_answers() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create table empty (id int primary key, body text); set pg_steadytext.generation_model = 'builtin'",
+    );
+    let warning = "answers with its builtin model";
+    let from = cluster.log().len();
+    session.run("select steadytext_create_enrichment('empty', 'chosen', '$body', model => 'builtin')");
+    session.run("select steadytext_create_enrichment('empty', 'set', '$body')");
+    assert!(!cluster.log()[from..].contains(warning), "who has chosen it knows");
+    session.run("set pg_steadytext.generation_model = 'auto'; select steadytext_create_enrichment('empty', 'unsaid', '$body')");
+    cluster.wait_for_log(from, warning);
+}
+
+#[test]
 fn failures_of_rows_that_are_gone_are_forgotten() {
     let (_cluster, mut session) = prepared(Options::new());
     session.run(
@@ -148,4 +163,44 @@ fn an_owner_who_is_dropped_takes_the_tables_and_nobody_elses_vectors() {
     }
     rest(&mut session);
     assert_eq!(session.one::<i64>("select count(*) from steadytext_vectorizers"), 1);
+}
+
+#[test]
+fn what_is_more_than_its_owner_may_ask_for_is_done_piece_by_piece() {
+    let (cluster, mut session) = prepared(Options::new());
+    session.run(
+        "create role alice login in role steadytext_user; grant create on schema public to alice;
+         select steadytext_set_limit('alice', requests_per_day => 700)",
+    );
+    let mut alice = cluster.session_as("postgres", "alice");
+    alice.run(
+        "create table docs (id bigint primary key, body text);
+         insert into docs select i, 'text ' || i from generate_series(1, 3000) as i;
+         select steadytext_create_vectorizer('docs', array['body'], index => 'none')",
+    );
+    wait_until("it says what it waits for", || {
+        session.one("select exists (select from steadytext_vectorizer_state where problem like '%steadytext_rate_limits%')")
+    });
+    let embedded: i64 = session.one("select count(*) from docs_body_embedding");
+    assert!((700..3000).contains(&embedded), "{embedded}");
+    wait_until("all is embedded, as more and more is allowed", || {
+        session.run("select steadytext_reset_usage('alice')");
+        session.one::<i64>("select count(*) from docs_body_embedding") == 3000
+    });
+    session
+        .run("select steadytext_set_limit('alice', requests_per_day => 5), steadytext_reset_usage('alice')");
+    alice.run(
+        "create table asked (id bigint primary key, body text);
+         insert into asked select i, 'text ' || i from generate_series(1, 12) as i;
+         select steadytext_create_enrichment('asked', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"], \"use_cache\": false}')",
+    );
+    wait_until("as many rows as are allowed have their value", || {
+        session.one::<i64>("select count(*) from asked where kind is not null") == 5
+    });
+    wait_until("all have theirs, as more and more is allowed", || {
+        session.run("select steadytext_reset_usage('alice')");
+        session.one::<i64>("select count(*) from asked where kind is not null") == 12
+    });
+    rest(&mut session);
+    assert_eq!(session.one::<i64>("select count(*) from steadytext_enrichment_errors"), 0);
 }
