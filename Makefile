@@ -21,7 +21,7 @@ DEBIAN_OF_18 = forky
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
 .PHONY: help setup build install deb test-deb demo demo-real test test-engine test-install test-sql test-docs test-server \
-	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint clean
+	chaos bench-queue bench-engine bench-determinism check-peer docs-models sanitize lint lint-deployment clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -91,6 +91,9 @@ sanitize: ## the engine's unit tests under AddressSanitizer
 
 lint: ## formatting, clippy without warnings, the rules of docs/development.md
 	@scripts/lint.sh
+
+lint-deployment: ## Dockerfile, deploy/, monitoring/ and META.json, by linters that it fetches
+	@scripts/lint-deployment.sh
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -1,5 +1,5 @@
 //! Aggregates over the values of a group: the functions that PostgreSQL calls for each value and in the end. The aggregates
-//! themselves are declared in `sql/57_groups.sql`.
+//! themselves are declared in `sql/54_summaries.sql`.
 //!
 //! Invariant: without an ORDER BY in the aggregate, the answer depends on the values and on nothing else, such as the plan that
 //! has found them: they are sorted by their bytes.

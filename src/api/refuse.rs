@@ -85,7 +85,7 @@ fn refuse_id<'a>(
 pub(super) fn refuse_unsafe(unsafe_mode: Option<bool>) {
     if unsafe_mode == Some(true) {
         PgError::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "unsafe_mode is not supported")
-            .hint("Models run in this server only, and no prompt leaves it: name a local one in model, and leave unsafe_mode out.")
+            .hint("Models run in this server and on its own workers, and no prompt is sent to anybody else: name a local model in model, and leave unsafe_mode out.")
             .raise();
     }
 }

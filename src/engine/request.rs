@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out of it: requests, events, tickets.
 //!
-//! These types are all that the rest of the house knows of inference. They own their data, and travel over channels
+//! These types are all that other crates and processes know of inference. They own their data, and travel over channels
 //! within a process and over a socket ([`crate::socket`]) between processes.
 
 use std::borrow::Cow;

@@ -20,9 +20,6 @@ use crate::kernels::norm::dot;
 use crate::tokenizer::{Part, Tokenizer, truncate};
 use crate::{Error, model};
 
-/// `<arch>.pooling_type` of models with a head for ranking.
-pub(crate) const POOLING_RANK: u32 = 4;
-
 const BEFORE: &str = "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the \
     Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n<Instruct>: ";
 const QUERY: &str = "\n<Query>: ";
@@ -69,7 +66,7 @@ impl Reranker {
                 "tensor \"{}\" ranks documents for a prompt that is known for Qwen3-Reranker only",
                 model::RANK_HEAD
             ))),
-            (Some((yes, no)), false) if matches!(pooling, None | Some(0 | POOLING_RANK)) => {
+            (Some((yes, no)), false) if matches!(pooling, None | Some(0 | model::POOLING_RANK)) => {
                 Ok(Reranker::YesNo { yes, no })
             }
             _ => Ok(Reranker::Cosine),

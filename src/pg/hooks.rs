@@ -1,4 +1,5 @@
-//! Hooks into the server: the extension is dropped, or a statement needs a database without sessions.
+//! Hooks into the server: object access, where the extension is dropped; utility statements, which need a database without sessions, lock
+//! tables of the extension, rename its schema or restore it; and the log, for refusals.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;

@@ -247,10 +247,11 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
     if task == Task::Generate && environment::is_on(environment::USE_FALLBACK_MODEL) {
         rows.sort_by_key(|model| !model.is_fallback);
     }
+    let listing = directory::listing();
     for model in rows {
         // Rows that came with the extension say nothing of what is wanted here.
         search.is_claimed |= !model.is_default;
-        if model.is_elsewhere() {
+        if model.is_elsewhere() || !listing.may_have(&model.file) {
             continue;
         }
         let there = registry::registered_path(&model.file).ok().filter(|path| registry::is_there(path));
@@ -260,9 +261,9 @@ pub(super) fn search(purpose: Task, models: &Models, task: Task) -> Result<Searc
             return Ok(search);
         }
     }
-    search.is_claimed |= directory::misses(task.of_card());
+    search.is_claimed |= listing.misses(task.of_card());
     let mut others = Vec::new();
-    for entry in directory::entries().iter() {
+    for entry in listing.entries() {
         let Some(path) = registry::path_of(entry) else { continue };
         let prefers = match directory::card(&path) {
             Ok(card) => card.is_some_and(|card| card.preferred.contains(&task.of_card())),

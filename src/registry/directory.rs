@@ -10,8 +10,9 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -43,14 +44,23 @@ pub(crate) struct Entry {
     pub(super) is_plain: bool,
 }
 
-/// What was read.
-struct Listing {
+/// What the directory has.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// The models, in the order of their names.
+    entries: Rc<Vec<Entry>>,
+    /// Files or folders that have a card and are not there.
+    missing: Vec<String>,
+    /// Every name in it, in lower case; `None` where they could not be read, or not all of them.
+    names: Option<HashSet<String>>,
+}
+
+/// What was read, and when.
+struct Known {
     directory: PathBuf,
     state: State,
     is_settled: bool,
-    entries: Rc<Vec<Entry>>,
-    /// Files or folders that have a card and are not there.
-    missing: Rc<Vec<String>>,
+    listing: Rc<Listing>,
 }
 
 /// By which a change of the directory is noticed.
@@ -61,29 +71,56 @@ struct State([i64; 6]);
 type Kept<T> = HashMap<PathBuf, (Option<FileId>, T)>;
 
 thread_local! {
-    static LISTING: RefCell<Option<Listing>> = const { RefCell::new(None) };
+    static LISTING: RefCell<Option<Known>> = const { RefCell::new(None) };
     static CARDS: RefCell<Kept<Result<Option<Rc<Card>>, PgError>>> = RefCell::default();
     static TASKS: RefCell<Kept<Rc<Vec<card::Task>>>> = RefCell::default();
 }
 
 /// The models of the directory, in the order of their names.
 pub(crate) fn entries() -> Rc<Vec<Entry>> {
-    listed().0
+    Rc::clone(&listing().entries)
 }
 
-/// Whether there is a card that prefers the task, of a model that is not there any more.
-pub(super) fn misses(task: card::Task) -> bool {
+impl Listing {
+    /// The models, in the order of their names.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Whether there is a card that prefers the task, of a model that is not there any more.
+    pub(super) fn misses(&self, task: card::Task) -> bool {
+        let directory = PathBuf::from(guc::model_dir());
+        let prefers = |file: &String| {
+            let card = card(&directory.join(file)).ok().flatten();
+            card.is_some_and(|card| card.preferred.contains(&task))
+        };
+        self.missing.iter().any(prefers)
+    }
+
+    /// False where the file of a row is certainly not there, which costs no look at the file system: rows that came with the
+    /// extension name many files that nobody has. File systems may take other letters for the same, in upper and lower
+    /// case and beyond ASCII.
+    pub(super) fn may_have(&self, file: &str) -> bool {
+        let Some(names) = self.names.as_ref().filter(|_| file.is_ascii()) else { return true };
+        match Path::new(file).components().find(|component| *component != Component::CurDir) {
+            Some(Component::Normal(first)) => {
+                first.to_str().is_none_or(|first| names.contains(&first.to_ascii_lowercase()))
+            }
+            _ => true,
+        }
+    }
+}
+
+/// What the directory has now.
+pub(super) fn listing() -> Rc<Listing> {
     let directory = PathBuf::from(guc::model_dir());
-    let prefers = |file: &String| {
-        let card = card(&directory.join(file)).ok().flatten();
-        card.is_some_and(|card| card.preferred.contains(&task))
+    let metadata = match directory.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            let names = (error.kind() == ErrorKind::NotFound).then(HashSet::new);
+            return Rc::new(Listing { names, ..Listing::default() });
+        }
     };
-    listed().1.iter().any(prefers)
-}
-
-fn listed() -> (Rc<Vec<Entry>>, Rc<Vec<String>>) {
-    let directory = PathBuf::from(guc::model_dir());
-    let Ok(metadata) = directory.metadata() else { return Default::default() };
     let state = State([
         metadata.dev() as i64,
         metadata.ino() as i64,
@@ -92,24 +129,22 @@ fn listed() -> (Rc<Vec<Entry>>, Rc<Vec<String>>) {
         metadata.ctime(),
         metadata.ctime_nsec(),
     ]);
-    LISTING.with_borrow_mut(|listing| {
-        if let Some(known) = listing
+    LISTING.with_borrow_mut(|known| {
+        if let Some(known) = known
             && (known.is_settled && known.state == state && known.directory == directory)
         {
-            return (Rc::clone(&known.entries), Rc::clone(&known.missing));
+            return Rc::clone(&known.listing);
         }
-        let (entries, missing) = read(&directory);
-        let (entries, missing) = (Rc::new(entries), Rc::new(missing));
+        let listing = Rc::new(read(&directory));
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         let is_settled = age.is_some_and(|age| age > SETTLED);
-        let shown = (Rc::clone(&entries), Rc::clone(&missing));
-        *listing = Some(Listing { directory, state, is_settled, entries, missing });
-        shown
+        *known = Some(Known { directory, state, is_settled, listing: Rc::clone(&listing) });
+        listing
     })
 }
 
-fn read(directory: &Path) -> (Vec<Entry>, Vec<String>) {
-    let Ok(found) = directory.read_dir() else { return Default::default() };
+fn read(directory: &Path) -> Listing {
+    let Ok(found) = directory.read_dir() else { return Listing::default() };
     let found: Vec<_> = found.take(MAX_ENTRIES).flatten().collect();
     let entry = |found: &std::fs::DirEntry| {
         let file = found.file_name().into_string().ok()?;
@@ -127,8 +162,12 @@ fn read(directory: &Path) -> (Vec<Entry>, Vec<String>) {
     entries.sort_unstable_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));
     let names: HashSet<_> = found.iter().map(std::fs::DirEntry::file_name).collect();
     let of_card = |name: &OsString| name.to_str()?.strip_suffix(card::SUFFIX).map(str::to_owned);
-    let missing = names.iter().filter_map(of_card).filter(|model| !names.contains(OsStr::new(model)));
-    (entries, missing.collect())
+    let missing =
+        names.iter().filter_map(of_card).filter(|model| !names.contains(OsStr::new(model))).collect();
+    let is_whole = found.len() < MAX_ENTRIES;
+    let lower = |name: &OsString| name.to_string_lossy().to_ascii_lowercase();
+    let names = is_whole.then(|| names.iter().map(lower).collect());
+    Listing { entries: Rc::new(entries), missing, names }
 }
 
 /// The name of the model in an entry of the directory. Whether a folder, or what a link leads to, is a model is seen when

@@ -1,7 +1,7 @@
 //! The worker of one database: claims requests, hands them to the engine, stores what comes back.
 //!
 //! One thread, one loop; each turn does whatever is due and then sleeps until its latch is set, the engine
-//! rings, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
+//! signals, or something is due ([`super::due`]). Every step that touches the database is a short transaction;
 //! none is open while the engine works.
 //!
 //! Invariant: between its transactions the loop waits for nothing but its own latch and line. In them it

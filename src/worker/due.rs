@@ -5,7 +5,7 @@
 //! of workers elsewhere that have died, so it looks for these from time to time: every `worker_poll_interval`
 //! seconds while something waits. An idle worker looks [`IDLE_FACTOR`] times as seldom, and does its
 //! heartbeat and the step of the retention in the same moment. It makes no other transactions but those of
-//! the cache's eviction.
+//! the cache's eviction and, once an hour, of the audit log.
 
 use std::sync::atomic::Ordering::Acquire;
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ use super::matrix::Instructions;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairs {
     /// 2i and 2i + 1: GGUF files of the llama architecture ("norm").
-    Neighbours,
+    Interleaved,
     /// i and i + n/2: the qwen family ("neox").
     Halves,
 }
@@ -110,7 +110,7 @@ impl Rope {
         sin: &[f32],
     ) {
         match self.pairs {
-            Pairs::Neighbours => rotate_neighbours(instructions, x, head_dim, cos, sin),
+            Pairs::Interleaved => rotate_neighbours(instructions, x, head_dim, cos, sin),
             Pairs::Halves => rotate_halves(instructions, x, head_dim, cos, sin),
         }
     }
@@ -159,7 +159,7 @@ mod tests {
         halves.angles(12_345, &mut cos, &mut sin);
         let mut a = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
         halves.rotate(Instructions::Avx2, &mut a, 8, &cos, &sin);
-        let neighbours = Rope::new(Pairs::Neighbours, 8, 10_000.0, 1.0, None);
+        let neighbours = Rope::new(Pairs::Interleaved, 8, 10_000.0, 1.0, None);
         let mut b = [1.0f32, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0];
         neighbours.rotate(Instructions::Avx2, &mut b, 8, &cos, &sin);
         for i in 0..4 {

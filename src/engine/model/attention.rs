@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{AttentionSpec, BlockSpec, QueryKeyNorm, Residual};
 use super::weights::{multiply_all, vector};
@@ -49,7 +48,10 @@ impl Attention {
         let (query_width, kv_width) = (heads.query * heads.dim, heads.kv * heads.dim);
         let dense = |part: &str, inputs: usize, outputs: usize| {
             let dense = Dense::load(gguf, packed, &name(part), inputs, outputs)?;
-            Ok(if block.residual == Residual::PostNorm { dense.with_bias() } else { dense })
+            Ok(match block.residual {
+                Residual::PostNorm => dense.with_bias(),
+                Residual::PreNorm | Residual::Sandwich | Residual::NormedResult => dense,
+            })
         };
         let with_gates = if spec.gated { 2 * query_width } else { query_width };
         let projections = match gguf.opt_tensor(&name("attn_qkv.weight"))? {

@@ -10,7 +10,7 @@ use super::attention::Attention;
 use super::delta_net::DeltaNet;
 use super::experts::Experts;
 use super::feed_forward::FeedForward;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::per_layer::PerLayerInput;
 use super::short_conv::ShortConv;
@@ -23,7 +23,7 @@ use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
-use crate::kernels::matrix::{Instructions, each_row};
+use crate::kernels::matrix::each_row;
 use crate::kernels::recurrence::Place;
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::{add, add_scaled, scale};
@@ -169,8 +169,9 @@ impl Block {
             Mixer::DeltaNet(net) => net.forward(norm, sequences, place, workspace, pool),
             Mixer::StateSpace(space) => space.forward(norm, sequences, place, workspace, pool),
         }
-        if self.spec.residual == Residual::PostNorm {
-            return self.forward_post_norm(rows, workspace, pool);
+        match self.spec.residual {
+            Residual::PostNorm => return self.forward_post_norm(rows, workspace, pool),
+            Residual::PreNorm | Residual::Sandwich | Residual::NormedResult => {}
         }
         self.add(Some(self.mixer.output()), self.mixer_norms.behind.as_ref(), rows, workspace, pool);
         if self.laurel.is_some() {
@@ -303,21 +304,6 @@ impl Mixer {
             Mixer::ShortConv(conv) => &conv.output,
             Mixer::DeltaNet(net) => &net.output,
             Mixer::StateSpace(space) => &space.output,
-        }
-    }
-}
-
-/// Makes `h = norm(x)` of a row, noting where it is not finite.
-pub(super) fn normalised<'a>(
-    norm: &'a Norm,
-    x: &'a [f32],
-    width: usize,
-    finite: &'a [AtomicBool],
-    instructions: Instructions,
-) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
-    move |row, h| {
-        if !norm.apply(instructions, &x[row * width..(row + 1) * width], h) {
-            finite[row].store(false, Ordering::Relaxed);
         }
     }
 }

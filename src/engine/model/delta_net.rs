@@ -4,8 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{DeltaNetSpec, NormSpec};
 use super::weights::{Matrix, floats, multiply_all, vector};

@@ -6,9 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
 use super::feed_forward::FeedForward;
-use super::layers::{Dense, Norm};
+use super::layers::{Dense, Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{ExpertsSpec, FeedForwardKind, FeedForwardSpec, NormSpec, SharedExpert, SharedWeighting};
 use super::weights::{Matrices, floats, multiply_groups, opt_vector, vector};
@@ -85,8 +84,8 @@ impl Experts {
         let bias = |part: &str, outputs| floats(gguf, &name(&format!("{part}.bias")), &[outputs, count]);
         let biases = match spec.kind {
             FeedForwardKind::SwiGlu
+            | FeedForwardKind::TanhGeGlu
             | FeedForwardKind::GeGlu
-            | FeedForwardKind::ExactGeGlu
             | FeedForwardKind::Gelu => None,
             FeedForwardKind::ClampedSwiGlu => Some(Biases {
                 gate: bias("ffn_gate_exps", inner)?,
@@ -195,8 +194,8 @@ impl Experts {
                     clamped_swiglu(instructions, gate, up, &biases.gate[part.clone()], &biases.up[part]);
                 }
                 None => match self.kind {
-                    FeedForwardKind::GeGlu => geglu(instructions, gate, up(slot)),
-                    FeedForwardKind::ExactGeGlu => exact_geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::TanhGeGlu => geglu(instructions, gate, up(slot)),
+                    FeedForwardKind::GeGlu => exact_geglu(instructions, gate, up(slot)),
                     FeedForwardKind::Gelu => gelu(instructions, gate, &self.no_bias),
                     FeedForwardKind::SwiGlu | FeedForwardKind::ClampedSwiGlu => {
                         swiglu(instructions, gate, up(slot));

@@ -47,7 +47,7 @@ impl FeedForward {
         };
         let down = || dense("ffn_down", inner_width, width);
         Ok(match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => {
+            FeedForwardKind::SwiGlu | FeedForwardKind::TanhGeGlu | FeedForwardKind::GeGlu => {
                 let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
                 let (gate, up) =
                     if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner_width] {
@@ -119,8 +119,8 @@ impl FeedForward {
         let activate: Make<'_> = match self.spec.kind {
             FeedForwardKind::SwiGlu => &silu,
             FeedForwardKind::ClampedSwiGlu => unreachable!("experts only have it"),
-            FeedForwardKind::GeGlu => &tanh_gelu,
-            FeedForwardKind::ExactGeGlu => &exact_gelu,
+            FeedForwardKind::TanhGeGlu => &tanh_gelu,
+            FeedForwardKind::GeGlu => &exact_gelu,
             FeedForwardKind::Gelu => &plain_gelu,
         };
         self.down.weight.multiply(&mut gate[..values], Some(activate), y, quantized, pool);

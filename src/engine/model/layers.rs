@@ -1,6 +1,7 @@
 //! What blocks are made of: products with a bias, and norms.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::packed_weights::PackedWeights;
 use super::spec::{NormKind, NormSpec};
@@ -120,6 +121,21 @@ impl Norm {
                 let heads = x.chunks_exact_mut(weight.len());
                 heads.fold(true, |finite, x| layer_norm(instructions, x, weight, bias, *epsilon) & finite)
             }
+        }
+    }
+}
+
+/// Makes `h = norm(x)` of a row, noting where it is not finite.
+pub(super) fn normalised<'a>(
+    norm: &'a Norm,
+    x: &'a [f32],
+    width: usize,
+    finite: &'a [AtomicBool],
+    instructions: Instructions,
+) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    move |row, h| {
+        if !norm.apply(instructions, &x[row * width..(row + 1) * width], h) {
+            finite[row].store(false, Ordering::Relaxed);
         }
     }
 }

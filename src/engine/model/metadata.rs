@@ -438,7 +438,7 @@ impl Metadata<'_> {
             Some(1) => Ok(Pooling::Mean),
             Some(2) => Ok(Pooling::First),
             Some(3) => Ok(Pooling::Last),
-            Some(crate::rerank::POOLING_RANK) => Ok(rank),
+            Some(super::rank::POOLING_RANK) => Ok(rank),
             Some(other) => Err(self.gguf.unsupported(format!("key \"{key}\" is {other}"))),
         }
     }

@@ -37,7 +37,7 @@ pub(crate) use decoder::{Decoder, DecoderWorkspace};
 pub(crate) use packed_weights::Loading;
 pub(crate) use packed_weights::panel_format as format;
 pub use packed_weights::{PackedState, verify_packed_weights};
-pub(crate) use rank::{RANK_HEAD, RankHead};
+pub(crate) use rank::{POOLING_RANK, RANK_HEAD, RankHead};
 pub(crate) use spec::Pooling;
 pub(crate) use state::SequenceState;
 #[cfg(test)]

@@ -7,6 +7,9 @@ use crate::kernels::norm::dot;
 
 use super::weights::{Matrix, opt_vector, vector};
 
+/// `<arch>.pooling_type` of models with a head for ranking.
+pub(crate) const POOLING_RANK: u32 = 4;
+
 /// Its tensor; a bias may come with it.
 pub(crate) const RANK_HEAD: &str = "cls.output.weight";
 const BIAS: &str = "cls.output.bias";

@@ -291,11 +291,11 @@ pub(crate) enum FeedForwardKind {
     /// `down(gate(x) · sigmoid(1.702 · gate(x)) · (up(x) + 1))`, with biases, and with bounds of `gate(x)` and `up(x)`
     /// ([gpt-oss](https://arxiv.org/abs/2508.10925)).
     ClampedSwiGlu,
-    /// `down(gelu(gate(x)) · up(x))`, GELU approximated by a hyperbolic tangent.
+    /// `down(gelu(gate(x)) · up(x))`, with GELU itself.
     GeGlu,
-    /// The same with GELU itself.
-    ExactGeGlu,
-    /// `down(gelu(up(x)))`, with biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
+    /// The same with GELU approximated by a hyperbolic tangent, which transformers calls `gelu_pytorch_tanh`.
+    TanhGeGlu,
+    /// `down(gelu(up(x)))`, with GELU itself and biases ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
     Gelu,
 }
 
@@ -423,8 +423,8 @@ impl FeedForwardKind {
         match self {
             FeedForwardKind::SwiGlu
             | FeedForwardKind::ClampedSwiGlu
-            | FeedForwardKind::GeGlu
-            | FeedForwardKind::ExactGeGlu => true,
+            | FeedForwardKind::TanhGeGlu
+            | FeedForwardKind::GeGlu => true,
             FeedForwardKind::Gelu => false,
         }
     }

@@ -4,8 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::block::normalised;
-use super::layers::Norm;
+use super::layers::{Norm, normalised};
 use super::packed_weights::PackedWeights;
 use super::spec::{NormSpec, Spec};
 use super::weights::{Matrix, floats, matrices_of, vector};

@@ -54,13 +54,13 @@ fn a_cancelled_request_does_not_wait_for_the_pass_of_the_others() {
     // The second request must not be notified of its start.
     let started = Arc::new(Mutex::new(false));
     let cancel_first = cancels(0);
-    let second_bell = move || {
+    let second_notifier = move || {
         if std::mem::replace(&mut *started.lock().unwrap(), true) {
             cancel_first();
         }
     };
     let first = engine.submit(request(1), reply(&sender, || {}));
-    let second = engine.submit(request(2), reply(&sender, second_bell));
+    let second = engine.submit(request(2), reply(&sender, second_notifier));
     engine.submit(request(3), reply(&sender, cancels(1)));
     tickets.lock().unwrap().extend([first, second]);
     drop(go);

@@ -379,7 +379,7 @@ fn models_make_room_for_each_other_and_idle_ones_go() {
 }
 
 #[test]
-fn a_bell_that_panics_does_not_stop_the_engine() {
+fn a_notifier_that_panics_does_not_stop_the_engine() {
     let world = World::new(quick());
     let (sender, events) = unbounded();
     let reply = Reply::with_notify(sender, Arc::new(|| panic!("the function is broken")));

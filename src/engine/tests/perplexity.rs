@@ -1,4 +1,4 @@
-//! The builtin model against llama.cpp, by losses that llama.cpp once computed: `make check-peer` wrote `builtin_losses.tsv`, and compares everything else where llama.cpp is at hand.
+//! The builtin model against llama.cpp, by losses of llama.cpp that `make check-peer` writes into `builtin_losses.tsv`; that command compares everything else as well.
 
 use steadytext_engine::tokenizer::Tokenizer;
 use steadytext_engine::{ModelSource, Probe};

@@ -333,11 +333,6 @@ impl Tokenizer {
     pub fn bos_text(&self) -> Option<&str> {
         self.special_text(self.bos?)
     }
-
-    /// How templates write the last token.
-    pub fn eos_text(&self) -> Option<&str> {
-        self.special_text(self.eos?)
-    }
 }
 
 /// Cuts tokens to `most`, at the end of a text behind which `after` more tokens stand. What is before the text, about `before`

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use steadytext_test_server::{Cluster, PATIENCE, Session, Signal, endless_text, slow_model};
+use steadytext_test_server::{
+    Cluster, PATIENCE, Session, Shutdown, Signal, endless_text, slow_model, wait_until,
+};
 use uuid::Uuid;
 
 /// A cluster with the slow model and an audit trail.
@@ -117,6 +119,51 @@ fn a_terminated_worker_gives_its_rows_back_uncounted_and_the_server_stays_up() {
     let given_back: i64 =
         session.one("select count(*) from audit.changed where was = 'processing' and becomes = 'pending'");
     assert!(given_back >= 1);
+}
+
+/// Holds the worker up within one of its transactions, in a trigger that waits when the request "mine" becomes `event`. Returns the request and the worker.
+fn held_within_a_transaction(session: &mut Session, event: &str) -> (Uuid, i32) {
+    session.run(&format!(
+        "create table public.gate as select true as closed;
+         create function wait() returns trigger language plpgsql as
+         $$ begin perform pg_sleep(86400) from public.gate; return new; end $$;
+         create trigger wait after update of status on steadytext_queue for each row
+         when (new.status = '{event}' and new.prompt = 'mine') execute function wait()"
+    ));
+    let mine = session.generate("mine", "max_tokens => 3");
+    let worker = session.worker_pid();
+    let sleeps = format!("select wait_event = 'PgSleep' from pg_stat_activity where pid = {worker}");
+    wait_until("the worker waits in the trigger", || session.one::<Option<bool>>(&sleeps) == Some(true));
+    // The next worker does not wait.
+    session.run("delete from public.gate");
+    (mine, worker)
+}
+
+#[test]
+fn a_worker_that_is_terminated_within_a_transaction_ends_at_once_and_its_requests_complete_once() {
+    for event in ["processing", "completed"] {
+        let (_cluster, mut session) = audited();
+        let (mine, worker) = held_within_a_transaction(&mut session, event);
+        assert!(session.one::<bool>(&format!("select pg_terminate_backend({worker}, 180000)")), "{event}");
+        session.answer(mine);
+        assert_eq!(session.doubled(), 0, "{event}");
+        assert_ne!(session.worker_pid(), worker);
+    }
+}
+
+#[test]
+fn a_server_that_stops_while_its_worker_is_within_a_transaction_stops_and_loses_nothing() {
+    for event in ["processing", "completed"] {
+        let (mut cluster, mut session) = audited();
+        let (mine, _) = held_within_a_transaction(&mut session, event);
+        drop(session);
+        // It panics when it does not end.
+        cluster.stop(Shutdown::Fast);
+        cluster.start();
+        let mut session = cluster.session("postgres");
+        session.answer(mine);
+        assert_eq!(session.doubled(), 0, "{event}");
+    }
 }
 
 #[test]

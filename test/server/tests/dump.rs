@@ -120,6 +120,24 @@ fn a_parallel_directory_dump_and_a_single_transaction_restore_keep_everything() 
 }
 
 #[test]
+fn a_dump_of_insert_statements_keeps_everything() {
+    let (cluster, mut session) = filled();
+    let directory = cluster.make_directory("dump");
+    for (database, how) in
+        [("inserts", "--inserts"), ("columns", "--column-inserts"), ("many", "--rows-per-insert=3")]
+    {
+        let file = directory.join(database);
+        run(cluster.client_program("pg_dump").args([how, "-d", "postgres", "-f"]).arg(&file));
+        session.run(&format!("create database {database}"));
+        run(cluster
+            .client_program("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"])
+            .arg(&file));
+        is_whole(&cluster, &mut session, database);
+    }
+}
+
+#[test]
 fn pg_upgrade_keeps_everything_and_starts_no_worker_meanwhile() {
     let (mut old, mut session) = filled();
     let before = [STATE, CONFIG, MODELS, PROMPTS].map(|sql| session.one::<String>(sql));
@@ -179,6 +197,15 @@ fn restores_data_alone(dump: &[&str], restore: impl Fn(&Cluster, &std::path::Pat
 #[test]
 fn a_dump_of_data_alone_restores_into_a_fresh_database_without_any_trigger() {
     restores_data_alone(&["--disable-triggers"], |cluster, file, database| {
+        let mut command = cluster.client_program("psql");
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"]).arg(file);
+        command
+    });
+}
+
+#[test]
+fn a_dump_of_insert_statements_of_data_alone_restores_into_a_fresh_database() {
+    restores_data_alone(&["--inserts"], |cluster, file, database| {
         let mut command = cluster.client_program("psql");
         command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f"]).arg(file);
         command

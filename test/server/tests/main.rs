@@ -19,6 +19,7 @@ mod crash;
 mod databases;
 mod defaults;
 mod definitions;
+mod deployment;
 mod dump;
 mod embeddings;
 mod engine_leader;

@@ -2,6 +2,7 @@
 //! of a file's content holds.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use steadytext_test_models::Bert;
 use steadytext_test_server::{Cluster, Options, Session, encoders, wait_until, write_model};
@@ -210,4 +211,39 @@ fn without_a_reranker_documents_are_ranked_by_the_configured_embedding_model() {
         session.one("select current_setting('pg_steadytext.embedding_model') = 'encoder.gguf'")
     });
     assert!(session.one::<bool>(&ranked.replace(", model => 'file'", "")), "the setting");
+}
+
+#[test]
+fn auto_finds_a_registered_file_however_its_row_writes_it_and_soon_after_it_has_come() {
+    let (cluster, mut session) = automatic();
+    let directory = cluster.model_directory();
+    let chosen = "select name from steadytext_model_status() where is_chosen and task = 'generate'";
+    session.run(
+        "insert into steadytext_models (name, task, file, is_preferred) values ('mine', 'generate', 'mine.gguf', true)",
+    );
+    let found = |session: &mut Session, file: &str| {
+        session.run(&format!("update steadytext_models set file = '{file}' where name = 'mine'"));
+        let answered = session
+            .query("select steadytext_generate('which one', max_tokens => 2, use_cache => false)", &[]);
+        answered.is_ok() && session.list::<String>(chosen) == ["mine"]
+    };
+    // Nothing is there; what was found out about that is not believed longer than it is so.
+    assert!(!found(&mut session, "mine.gguf"));
+    fs::create_dir(directory.join("folder")).expect("our own directory");
+    write_model(&cluster, "mine.gguf");
+    write_model(&cluster, "folder/mine.gguf");
+    write_model(&cluster, "größer.gguf");
+    for file in ["mine.gguf", "./mine.gguf", "folder/mine.gguf", "./folder/./mine.gguf", "größer.gguf"] {
+        assert!(found(&mut session, file), "{file}");
+    }
+    assert!(!found(&mut session, "folder/other.gguf"));
+    // Who may not list a directory may still open what is in it.
+    let mode = |mode: u32| {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).expect("our own directory")
+    };
+    mode(0o311);
+    let mut other = cluster.session("postgres");
+    let is_found = found(&mut other, "folder/mine.gguf");
+    mode(0o755);
+    assert!(is_found);
 }

@@ -200,7 +200,7 @@ fn rotate(rope: &Rope, x: &Tensor, [cos, sin]: &[Tensor; 2]) -> candle_core::Res
     let part = x.narrow(2, 0, turned)?.contiguous()?.unsqueeze(0)?;
     let part = match rope.kind() {
         Pairs::Halves => candle_nn::rotary_emb::rope(&part, cos, sin)?,
-        Pairs::Neighbours => candle_nn::rotary_emb::rope_i(&part, cos, sin)?,
+        Pairs::Interleaved => candle_nn::rotary_emb::rope_i(&part, cos, sin)?,
     };
     let part = part.squeeze(0)?;
     match dim - turned {

@@ -228,7 +228,7 @@ impl PerLayerInput {
         };
         let own = per_layer.narrow(1, self.index, 1)?.squeeze(1)?.contiguous()?;
         let gate = self.gate.forward(x, pass.pool)?;
-        let inner = activate(FeedForwardKind::GeGlu, &gate, &own)?;
+        let inner = activate(FeedForwardKind::TanhGeGlu, &gate, &own)?;
         x + self.norm.forward(&self.projection.forward(&inner, pass.pool)?)?
     }
 }

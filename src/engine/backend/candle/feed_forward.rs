@@ -67,7 +67,7 @@ impl FeedForward {
         let (gguf, inner) = (source.gguf, spec.width);
         let down = Dense::load(source, &name("ffn_down"), inner, width)?;
         match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => {
+            FeedForwardKind::SwiGlu | FeedForwardKind::TanhGeGlu | FeedForwardKind::GeGlu => {
                 let has_gate = gguf.opt_tensor(&name("ffn_gate.weight"))?.is_some();
                 let load = |part: &str, outputs| Matrix::load(source, &name(part), width, outputs);
                 let (gate, up) = if has_gate || gguf.tensor(&name("ffn_up.weight"))?.shape == [width, inner] {
@@ -106,8 +106,8 @@ pub(super) fn activate(kind: FeedForwardKind, gate: &Tensor, up: &Tensor) -> can
     match kind {
         FeedForwardKind::SwiGlu => gate.silu()? * up,
         // Candle's GELU is the one that is approximated by a hyperbolic tangent.
-        FeedForwardKind::GeGlu => gate.gelu()? * up,
-        FeedForwardKind::ExactGeGlu => gate.gelu_erf()? * up,
+        FeedForwardKind::TanhGeGlu => gate.gelu()? * up,
+        FeedForwardKind::GeGlu => gate.gelu_erf()? * up,
         FeedForwardKind::ClampedSwiGlu => {
             let (gate, up) = (gate.minimum(LIMIT)?, up.clamp(-LIMIT, LIMIT)?);
             let gate = (&gate * candle_nn::ops::sigmoid(&(&gate * SLOPE)?)?)?;
@@ -130,7 +130,7 @@ impl Experts {
             |part: &str, inputs, outputs| Matrix::of_shape(source, &name(part), &[inputs, outputs, count]);
         let bias = |part: &str, outputs| source.floats(&name(part), &[outputs, count]);
         let biases = match spec.kind {
-            FeedForwardKind::SwiGlu | FeedForwardKind::GeGlu | FeedForwardKind::ExactGeGlu => None,
+            FeedForwardKind::SwiGlu | FeedForwardKind::TanhGeGlu | FeedForwardKind::GeGlu => None,
             FeedForwardKind::ClampedSwiGlu => Some([
                 bias("ffn_gate_exps.bias", inner)?,
                 bias("ffn_up_exps.bias", inner)?,

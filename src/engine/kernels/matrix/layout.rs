@@ -1,4 +1,4 @@
-//! PackedWeights of 16 outputs: the one layout of repacked weights, for all instruction sets.
+//! Panels of 16 outputs: the one layout of packed weights, for all instruction sets.
 //!
 //! Blocks of 16 rows lie interleaved by four bytes, so that a vector holds four inputs of each output and lanes
 //! are outputs. A panel is its blocks one after the other, each of them quants and then what else there is

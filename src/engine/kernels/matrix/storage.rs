@@ -47,7 +47,7 @@ impl Deref for Lines {
 }
 
 impl Packed {
-    /// PackedWeights that are there already, from byte `start` of a mapping on; None where they would not be aligned or
+    /// Panels that are there already, from byte `start` of a mapping on; None where they would not be aligned or
     /// would reach beyond its end.
     pub(crate) fn stored(
         format: Format,

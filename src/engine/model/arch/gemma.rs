@@ -29,6 +29,6 @@ pub(super) fn scaled(mut spec: Spec) -> Spec {
     if let Kind::Decoder { embedding_scale, .. } = &mut spec.kind {
         *embedding_scale = (spec.width as f32).sqrt();
     }
-    spec.blocks.iter_mut().for_each(|block| block.feed_forward.kind = FeedForwardKind::GeGlu);
+    spec.blocks.iter_mut().for_each(|block| block.feed_forward.kind = FeedForwardKind::TanhGeGlu);
     spec
 }

@@ -15,7 +15,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     if metadata.layers_or_0("nextn_predict_layers")? > 0 {
         return Err(metadata.gguf.unsupported("it has layers that predict several tokens"));
     }
-    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    let mut spec = decoder(metadata, Pairs::Interleaved)?;
     spec.blocks.iter_mut().for_each(|block| block.residual = Residual::Sandwich);
     spec.tensors.block = &[PRE_NORM, RESULT_NORMS, ATTENTION, GATED];
     Ok(spec)

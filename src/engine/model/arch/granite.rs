@@ -12,7 +12,7 @@ use crate::model::spec::{Kind, Spec};
 pub(super) const FAMILY: Family = Family { name: "granite", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    multiplied(metadata, decoder(metadata, Pairs::Neighbours)?)
+    multiplied(metadata, decoder(metadata, Pairs::Interleaved)?)
 }
 
 /// The same with Granite's multipliers.

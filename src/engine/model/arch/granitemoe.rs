@@ -21,7 +21,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
 /// # Errors
 /// As [`Family::spec`].
 pub(super) fn shared(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = mixture(metadata, Pairs::Neighbours, Weighting::SoftmaxOfUsed)?;
+    let mut spec = mixture(metadata, Pairs::Interleaved, Weighting::SoftmaxOfUsed)?;
     if let Some(shared) = metadata.opt_size("expert_shared_feed_forward_length")? {
         let experts = spec.blocks.iter_mut().filter_map(|block| block.feed_forward.experts.as_mut());
         experts.for_each(|experts| {

@@ -16,8 +16,8 @@ pub(super) const FAMILY: Family = Family { name: "llama", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
     let mut spec = match metadata.has_experts()? {
-        true => mixture(metadata, Pairs::Neighbours, Weighting::SoftmaxOfUsed)?,
-        false => decoder(metadata, Pairs::Neighbours)?,
+        true => mixture(metadata, Pairs::Interleaved, Weighting::SoftmaxOfUsed)?,
+        false => decoder(metadata, Pairs::Interleaved)?,
     };
     let window = metadata.window()?;
     for block in &mut spec.blocks {

@@ -12,7 +12,7 @@ use crate::model::spec::{Spec, Temperature};
 pub(super) const FAMILY: Family = Family { name: "mistral3", spec };
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    let mut spec = decoder(metadata, Pairs::Interleaved)?;
     if let Some(scale) = metadata.opt_positive("attention.temperature_scale")? {
         let temperature = Temperature { scale, interval: metadata.original_context_length()? };
         spec.blocks.iter_mut().for_each(|block| block.attention.temperature = Some(temperature));

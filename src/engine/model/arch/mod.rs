@@ -14,7 +14,7 @@ mod gemma_embedding;
 mod glm4;
 mod gpt_oss;
 mod granite;
-mod granite_hybrid;
+mod granitehybrid;
 mod granitemoe;
 mod jina_bert_v3;
 mod lfm2;
@@ -77,7 +77,7 @@ const FAMILIES: [&Family; 29] = [
     &phi3::FAMILY,
     &granite::FAMILY,
     &granitemoe::FAMILY,
-    &granite_hybrid::FAMILY,
+    &granitehybrid::FAMILY,
     &olmo2::FAMILY,
     &olmoe::FAMILY,
     &exaone4::FAMILY,

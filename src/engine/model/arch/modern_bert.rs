@@ -47,7 +47,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         epsilon: metadata.epsilon("attention.layer_norm_epsilon")?,
     };
     let kind = match gguf.opt_str(&metadata.key("hidden_activation"))? {
-        None | Some("gelu") => FeedForwardKind::ExactGeGlu,
+        None | Some("gelu") => FeedForwardKind::GeGlu,
         Some("silu" | "swish") => FeedForwardKind::SwiGlu,
         Some(other) => {
             let key = metadata.key("hidden_activation");

@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family = Family { name: "smollm3", spec };
 const PERIOD: usize = 4;
 
 fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
-    let mut spec = decoder(metadata, Pairs::Neighbours)?;
+    let mut spec = decoder(metadata, Pairs::Interleaved)?;
     for block in spec.blocks.iter_mut().skip(PERIOD - 1).step_by(PERIOD) {
         block.attention.rope = None;
     }

@@ -89,7 +89,7 @@ impl Manifest {
                 continue;
             }
             let (name, offset) = (tensor.name.to_owned(), manifest.bytes);
-            // PackedWeights are not much larger than the tensors that they are made of, which fit into memory.
+            // Panels are not much larger than the tensors that they are made of, which fit into memory.
             manifest.bytes = manifest.bytes.saturating_add(Packed::size(format, inputs, outputs));
             manifest.by_name.insert(name.clone(), manifest.entries.len());
             manifest.entries.push(Entry { name, format, inputs, outputs, offset });

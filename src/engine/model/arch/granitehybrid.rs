@@ -28,7 +28,7 @@ fn spec(metadata: &Metadata<'_>) -> Result<Spec, Error> {
         spec.tensors.block = &[PRE_NORM, ATTENTION, STATE_SPACE, EXPERTS, SHARED_EXPERT];
         spec
     } else {
-        let mut spec = decoder(metadata, Pairs::Neighbours)?;
+        let mut spec = decoder(metadata, Pairs::Interleaved)?;
         spec.tensors.block = &[PRE_NORM, ATTENTION, STATE_SPACE, GATED];
         spec
     };
