@@ -314,6 +314,25 @@ end
 $$;
 comment on function steadytext.own_definition_id(text, text) is 'The same for one that the caller may change';
 
+create function steadytext.lock_definition(p_name text, p_kind text)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    -- One that is being altered may have another number by the time that it can be locked. Steps that are under way are not waited for.
+    loop
+        v_id := steadytext.own_definition_id(p_name, p_kind);
+        perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for no key update;
+        exit when found;
+    end loop;
+    return v_id;
+end
+$$;
+comment on function steadytext.lock_definition(text, text) is 'The same, locked, so that it keeps its number until the transaction ends';
+
 create function steadytext.pause_definition(p_id uuid, p_is_paused boolean)
 returns void
 language plpgsql volatile

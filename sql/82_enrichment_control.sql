@@ -34,7 +34,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform steadytext.pause_definition(steadytext.own_definition_id(name, 'enrichment'), true);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), true);
 end
 $$;
 comment on function @extschema@.steadytext_pause_enrichment(text) is 'Changes are noted from now on, and the model is asked nothing';
@@ -45,7 +45,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform steadytext.pause_definition(steadytext.own_definition_id(name, 'enrichment'), false);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
 comment on function @extschema@.steadytext_resume_enrichment(text) is 'Ends a pause: values are made of what was noted meanwhile';
@@ -56,7 +56,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return steadytext.retry_definition(steadytext.own_definition_id(name, 'enrichment'), false);
+    return steadytext.retry_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
 comment on function @extschema@.steadytext_retry_enrichment(text) is 'Has failed rows tried again; returns how many';
@@ -67,7 +67,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_definition_id(name, 'enrichment');
+    v_id uuid := steadytext.lock_definition(name, 'enrichment');
 begin
     perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     perform steadytext.recall_enrichment_requests(v_id);
@@ -94,7 +94,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    v_id uuid := steadytext.own_definition_id(name, 'enrichment');
+    v_id uuid := steadytext.lock_definition(name, 'enrichment');
     v_old record;
     v_place record;
     v_before uuid;

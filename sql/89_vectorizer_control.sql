@@ -61,7 +61,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform steadytext.pause_definition(steadytext.own_definition_id(name, 'vectorizer'), true);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
 comment on function @extschema@.steadytext_pause_vectorizer(text) is 'Changes are noted from now on, and nothing is embedded';
@@ -72,7 +72,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform steadytext.pause_definition(steadytext.own_definition_id(name, 'vectorizer'), false);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), false);
 end
 $$;
 comment on function @extschema@.steadytext_resume_vectorizer(text) is 'Ends a pause: what was noted meanwhile is embedded';
@@ -83,7 +83,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return steadytext.retry_definition(steadytext.own_definition_id(name, 'vectorizer'), true);
+    return steadytext.retry_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
 comment on function @extschema@.steadytext_retry_vectorizer(text) is 'Has failed rows tried again; returns how many';
@@ -94,7 +94,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_definition_id(name, 'vectorizer');
+    v_id uuid := steadytext.lock_definition(name, 'vectorizer');
 begin
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, true);
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
@@ -123,7 +123,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    v_id uuid := steadytext.own_definition_id(name, 'vectorizer');
+    v_id uuid := steadytext.lock_definition(name, 'vectorizer');
     v_old record;
     v_place record;
     v_successor uuid;

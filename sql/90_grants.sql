@@ -413,6 +413,7 @@ grant execute on function
         regclass, text[], text[], text, text, text, text, text, bigint, bigint, text, text, text, bigint, boolean, boolean, uuid),
     steadytext.definition_id(text, text),
     steadytext.own_definition_id(text, text),
+    steadytext.lock_definition(text, text),
     steadytext.pause_definition(uuid, boolean),
     steadytext.retry_definition(uuid, boolean),
     steadytext.definition_counts(uuid),

@@ -88,6 +88,7 @@ select set_eq(
         'function steadytext.in_parts(uuid,text,record,jsonb,jsonb)',
         'function steadytext.definition_id(text,text)',
         'function steadytext.own_definition_id(text,text)',
+        'function steadytext.lock_definition(text,text)',
         'function steadytext.pause_definition(uuid,boolean)',
         'function steadytext.retry_definition(uuid,boolean)',
         'function steadytext.definition_counts(uuid)',
