@@ -110,7 +110,7 @@ fn failures_of_rows_that_are_gone_are_forgotten() {
     );
     for table in ["apart", "inside", "told"] {
         session.run(&format!(
-            "insert into {table} (id, body) values (1, repeat('word ', 100000)), (2, repeat('another ', 100000)), (3, 'short')"
+            "insert into {table} (id, body) values (1, repeat('word ', 20000)), (2, repeat('another ', 20000)), (3, 'short')"
         ));
     }
     rest(&mut session);
@@ -126,7 +126,7 @@ fn failures_of_rows_that_are_gone_are_forgotten() {
     rest(&mut session);
     assert_eq!(session.one::<i64>(failed), 0);
     // Those that are there stay.
-    session.run("insert into apart values (1, repeat('word ', 100000)), (2, 'short')");
+    session.run("insert into apart values (1, repeat('word ', 20000)), (2, 'short')");
     rest(&mut session);
     session.run("vacuum full apart");
     rest(&mut session);
