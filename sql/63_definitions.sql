@@ -176,7 +176,7 @@ comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'The las
 comment on column @extschema@.steadytext_vectorizer_state.scan_until is
     'The last work that the last search has noted: when it is done, the vectors are whole but for changes since';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
-    'Which files the table and its partitions were in when it was searched last: other ones mean a partition more or less, or a table that was written anew';
+    'Which files the table and its partitions were in when it was searched last, and when each was attached: others mean a partition more or less, one that was away, or a table that was written anew';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is
     'SHA-256 of the vector that the model gives for one fixed text: another one is another model';
 comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'The index has been made, or none is wanted';

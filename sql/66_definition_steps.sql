@@ -255,9 +255,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select md5(string_agg(format('%s:%s', c.oid, pg_relation_filenode(c.oid)), ' ' order by c.oid))
-        from (select p_source as relid union select t.relid::oid from pg_partition_tree(p_source::regclass) as t where t.isleaf) as t
-        join pg_class as c on c.oid = t.relid);
+        select md5(string_agg(format('%s:%s:%s', c.oid, pg_relation_filenode(c.oid), i.xmin), ' ' order by c.oid))
+        from (select p_source as relid union select t.relid::oid from pg_partition_tree(p_source::regclass) as t) as t
+        join pg_class as c on c.oid = t.relid
+        -- A partition that was detached and attached again is written by somebody in between.
+        left join pg_inherits as i on i.inhrelid = c.oid);
 end
 $$;
 comment on function steadytext.vectorizer_signature(oid) is 'A digest of the files that a table and its partitions are in';

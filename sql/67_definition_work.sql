@@ -77,7 +77,7 @@ begin
             select w.id, w.key_count
             from @extschema@.steadytext_vectorizer_work as w
             where w.vectorizer_id = p_id and num_nonnulls(w.key, w.keys) > 0 and (w.run_after is null or w.run_after <= clock_timestamp())
-                and (w.keys is not null or w.key <> all (p_but))
+                and (w.keys is not null or w.key <> all (coalesce(p_but, '{}')))
             order by w.id
             limit p_limit
         ) as o
@@ -110,7 +110,7 @@ begin
         from jsonb_array_elements(v_taken) with ordinality as e(note, n)
         where e.note -> 'key' <> all (p_but);
     end if;
-    if jsonb_array_length(v_taken) > p_limit then
+    if p_but is not null and jsonb_array_length(v_taken) > p_limit then
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, keys, key_count, is_forced)
         select p_id, json_agg(e.note -> 'key' order by e.n), count(*), (e.note -> 'forced')::boolean
         from jsonb_array_elements(v_taken) with ordinality as e(note, n)
@@ -124,7 +124,7 @@ begin
 end
 $$;
 comment on function steadytext.take_noted_rows(uuid, integer, jsonb[]) is
-    'Takes out the oldest notes of a definition, each key once and none of some; NULL: there are none. Called by the steps';
+    'Takes out the oldest notes of a definition, each key once and none of some, or, where p_but is NULL, all and somewhat more than p_limit where many were noted together; NULL: there are none. Called by the steps';
 
 create function steadytext.begin_requested_search(p_id uuid)
 returns boolean

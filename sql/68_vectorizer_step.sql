@@ -446,7 +446,7 @@ begin
             return false;
         end if;
     elsif v_noted > 0 and v_batches < 8 and (v_in_flight = 0 or v_in_flight < 4 and v_noted >= 250) then
-        v_keys := steadytext.take_noted_rows(p_id, v_state.slice, '{}');
+        v_keys := steadytext.take_noted_rows(p_id, v_state.slice, null);
         if v_keys is not null then
             perform steadytext.in_parts(p_id, 'read rows of a vectorizer', v_statements, v_keys, null);
             -- What a step costs by itself is shared by more and more rows, as long as they are quickly read and are not cut into very many chunks.
