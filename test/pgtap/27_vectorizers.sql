@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(85);
+select plan(86);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -255,6 +255,10 @@ select isnt(
 select steadytext.vectorizer_signature('parted'::regclass) as before \gset
 truncate parted_2;
 select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'so is one that was emptied');
+select steadytext.vectorizer_signature('parted'::regclass) as before \gset
+alter table parted detach partition parted_1;
+alter table parted attach partition parted_1 for values in (1);
+select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'and one that was away');
 
 -- Renaming.
 alter table odd rename column body to "the text";
