@@ -29,7 +29,6 @@ root=$stage/root
 documents=$root/usr/share/doc/$package
 mkdir -p "$root/DEBIAN" "$documents"
 DESTDIR=$root scripts/install.sh >/dev/null
-install -D -m 755 "$engine" "$root$("$pg_config" --bindir)/steadytext-engine"
 strip --strip-unneeded "$root$("$pg_config" --pkglibdir)/pg_steadytext.so" "$root$("$pg_config" --bindir)/steadytext-engine"
 install -m 644 README.md "$documents"
 install -D -m 644 -t "$documents/docs" docs/*.md

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the built extension into the server of PG_CONFIG: library, control file, the SQL fragments of sql/
-# as one script in the order of their names, and the migrations. Under DESTDIR, where that is set.
+# as one script in the order of their names, the migrations, and steadytext-engine beside the server's programs, where a server with
+# pg_steadytext.engine_process = separate looks for it. Under DESTDIR, where that is set.
 # Files that are there already with the same content are left alone; sudo is asked only for what needs it.
 
 set -euo pipefail
@@ -8,7 +9,9 @@ cd "$(dirname "$0")/.."
 
 pg_config=${PG_CONFIG:-pg_config}
 library=${LIBRARY:-target/release/libpg_steadytext.so}
+engine=${ENGINE:-target/release/steadytext-engine}
 library_dir=${DESTDIR:-}$("$pg_config" --pkglibdir)
+program_dir=${DESTDIR:-}$("$pg_config" --bindir)
 extension_dir=${DESTDIR:-}$("$pg_config" --sharedir)/extension
 version=$(sed -nE "s/^default_version *= *'([^']+)'.*/\1/p" pg_steadytext.control)
 
@@ -27,14 +30,14 @@ put() {
 
 script=$(mktemp)
 trap 'rm -f "$script"' EXIT
-{
-    for fragment in sql/*.sql; do
-        printf '\n-- %s\n\n' "$fragment"
-        cat "$fragment"
-    done
-} >"$script"
+scripts/install-script.sh >"$script"
 
 put 755 "$library" "$library_dir/pg_steadytext.so"
+if [ -f "$engine" ]; then
+    put 755 "$engine" "$program_dir/steadytext-engine"
+else
+    echo "install: $engine is not built: pg_steadytext.engine_process = separate will find no program" >&2
+fi
 put 644 pg_steadytext.control "$extension_dir/pg_steadytext.control"
 put 644 "$script" "$extension_dir/pg_steadytext--$version.sql"
 for migration in migrations/pg_steadytext--*--*.sql; do

@@ -66,7 +66,12 @@ $$;
 comment on function steadytext.extend_leases(text, bigint[], integer[], integer) is
     'Protocol: keeps the leases of running requests and returns those that the worker no longer holds, so that it stops them';
 
-create function steadytext.release_requests(p_worker text, p_ids bigint[], p_attempts integer[])
+create function steadytext.release_requests(
+    p_worker text,
+    p_ids bigint[],
+    p_attempts integer[],
+    p_alone boolean default false
+)
 returns setof bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -99,7 +104,8 @@ begin
                 ) as h
             )
             update @extschema@.steadytext_queue as q
-            set status = 'pending', run_after = null, worker = null, lease_expires_at = null, started_at = null
+            set status = 'pending', run_after = null, worker = null, lease_expires_at = null, started_at = null,
+                alone = q.alone or p_alone
             from held as h
             where q.ctid = h.tid;
             v_ranges := v_ranges[3 :];
@@ -118,5 +124,5 @@ begin
     where q.attempt = g.attempt and q.worker = p_worker and q.status = 'processing';
 end
 $$;
-comment on function steadytext.release_requests(text, bigint[], integer[]) is
-    'Protocol: gives back requests that were claimed and not begun; costs them nothing. Returns those that could not be given back now, as somebody has them locked';
+comment on function steadytext.release_requests(text, bigint[], integer[], boolean) is
+    'Protocol: gives back requests that were claimed and not begun; costs them nothing. With p_alone they are tried one at a time, as an engine has crashed that had them. Returns those that could not be given back now, as somebody has them locked';

@@ -307,6 +307,7 @@ declare
     v_id uuid := steadytext.definition_id(p_name, p_kind);
 begin
     if not steadytext.owns_vectorizer(v_id) then
+        perform steadytext.note_refusal(p_kind);
         raise exception 'must be owner of % "%"', p_kind, left(p_name, 100) using errcode = 'insufficient_privilege';
     end if;
     return v_id;

@@ -70,7 +70,8 @@ returns table (
     joined_requests bigint,
     preemptions bigint,
     recomputed_tokens bigint,
-    panics bigint
+    panics bigint,
+    crashes bigint
 )
 language c volatile parallel safe rows 1
 as 'MODULE_PATHNAME', 'engine_statistics_wrapper';
@@ -340,7 +341,8 @@ select
     e.joined_requests,
     e.preemptions,
     e.recomputed_tokens,
-    e.panics
+    e.panics,
+    e.crashes
 from steadytext.engine_statistics() as e;
 comment on view @extschema@.steadytext_engine_stat is
     'What the engine of this server is doing, for all databases; one row. It says so itself up to four times a second, and counts from its start';
@@ -374,3 +376,4 @@ comment on column @extschema@.steadytext_engine_stat.joined_requests is 'Request
 comment on column @extschema@.steadytext_engine_stat.preemptions is 'How often a request has given its place to another one, or paused';
 comment on column @extschema@.steadytext_engine_stat.recomputed_tokens is 'Tokens of such requests that are computed again';
 comment on column @extschema@.steadytext_engine_stat.panics is 'Panics that the engines of this server have caught since its start. Each is a bug';
+comment on column @extschema@.steadytext_engine_stat.crashes is 'How often an engine in a program of its own (pg_steadytext.engine_process) has crashed or was killed since the server''s start';

@@ -142,7 +142,8 @@ begin
         (20, 'steadytext_spec_decode_num_draft_tokens_total', 'counter', 'Tokens that were guessed.', '', e.guessed_tokens),
         (21, 'steadytext_spec_decode_num_accepted_tokens_total', 'counter', 'Guesses that were right.', '', e.right_guesses),
         (22, 'steadytext_engine_joined_requests_total', 'counter', 'Requests that got the result of another one.', '', e.joined_requests),
-        (23, 'steadytext_engine_panics_total', 'counter', 'Panics that engines have caught.', '', e.panics)
+        (23, 'steadytext_engine_panics_total', 'counter', 'Panics that engines have caught.', '', e.panics),
+        (24, 'steadytext_engine_crashes_total', 'counter', 'Engines in programs of their own that have crashed or were killed.', '', e.crashes)
     ) as f(n, family, kind, help, labels, value)
     where f.value is not null
     order by f.n;

@@ -21,7 +21,7 @@ use steadytext_engine::socket::{FromEngine, MAX_MESSAGE_BYTES};
 use steadytext_engine::{Error, Event, EventKind, Output, Request, Standing, Verification, Verify, Work};
 use uuid::Uuid;
 
-use super::connection::{Connection, Refusals, no_memory};
+use super::connection::{Connection, Crashes, Refusals, no_memory};
 use super::pull;
 use crate::cache::{self, Author, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
@@ -67,6 +67,7 @@ pub(super) struct Call {
     client: Option<Connection>,
     attempts: u32,
     refusals: Refusals,
+    crashes: Crashes,
     /// An event of it has come from the engine.
     begun: bool,
     /// Its line in steadytext_activity.
@@ -224,7 +225,7 @@ pub(super) fn answers(
         registry,
         question: None,
     };
-    let mut call = Call::prepare(request_type, checked, false);
+    let mut call = Call::prepare(request_type, checked, false)?;
     (call.questions, call.tolerant) = (questions, on_error == OnError::Null);
     call.begin_work()?;
     let Answer::Many(computed) = call.finish()? else { return Err(request::unexpected()) };
@@ -376,17 +377,18 @@ impl Call {
 
     /// `paced`: the text is read piece by piece, and the work pauses while nobody reads.
     fn start(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
-        let mut call = Call::prepare(request_type, checked, paced);
+        let mut call = Call::prepare(request_type, checked, paced)?;
         call.begin_work()?;
         Ok(call)
     }
 
-    /// A call of which the engine has nothing yet.
-    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Call {
+    /// A call of which the engine has nothing yet. One that a limit refuses is none, and is not counted.
+    fn prepare(request_type: &str, checked: Checked, paced: bool) -> Result<Call, PgError> {
         let Checked { subtasks, model, registry, question } = checked;
         warn_of_choice(&model);
+        rate_limits::admit(privilege::current_user(), subtasks.requests(), Asking::Call)?;
         let role = privilege::current_user().to_u32();
-        Call {
+        Ok(Call {
             tally: Some(Tally::begin(request_type, Some(model.name()), true)),
             model,
             registry,
@@ -397,6 +399,7 @@ impl Call {
             client: Connection::kept(),
             attempts: 0,
             refusals: Refusals::default(),
+            crashes: Crashes::new(),
             begun: false,
             activity: if subtasks.is_shown() { show(request_type) } else { None },
             stages: Stages::new(subtasks),
@@ -406,11 +409,10 @@ impl Call {
             questions: vec![question],
             author: Author::default(),
             tolerant: false,
-        }
+        })
     }
 
     fn begin_work(&mut self) -> Result<(), PgError> {
-        rate_limits::admit(privilege::current_user(), self.stages.whole().requests(), Asking::Call)?;
         let connected = if self.client.is_none() { self.connect() } else { Ok(()) };
         let begun = connected.and_then(|()| self.fill());
         begun.inspect_err(|error| self.count_failure(error))
@@ -463,7 +465,7 @@ impl Call {
                     self.attempts = 0;
                     self.recover(Err(io::ErrorKind::ConnectionRefused.into()))?;
                 }
-                Ok(Some(FromEngine::Models(_))) => {}
+                Ok(Some(FromEngine::Models(_) | FromEngine::State(_))) => {}
                 Ok(None) => {
                     let line = Line { fd: client.as_raw_fd(), writing: client.wants_to_write() };
                     interrupts::wait(LONGEST_WAIT, Some(line));
@@ -675,7 +677,7 @@ impl Call {
         self.attempts += 1;
         self.client = None;
         self.client = Some(Connection::open()?);
-        Ok(())
+        if self.crashes.are_many() { Err(engine_went()) } else { Ok(()) }
     }
 }
 

@@ -144,7 +144,7 @@ pub(super) fn loaded_models() -> Result<Vec<LoadedModel>, PgError> {
                 Connection::keep(Some(connection));
                 return Ok(models);
             }
-            Ok(Some(FromEngine::Event(_))) => {}
+            Ok(Some(FromEngine::Event(_) | FromEngine::State(_))) => {}
             Ok(None) => {
                 let line = Line { fd: connection.as_raw_fd(), writing: connection.wants_to_write() };
                 interrupts::wait(deadline.saturating_duration_since(Instant::now()), Some(line));
@@ -203,6 +203,23 @@ impl Refusals {
         interrupts::sleep_ms((REFUSAL_PAUSE_MS << self.count.min(5)) + jitter);
         self.count += 1;
         Ok(())
+    }
+}
+
+/// Crashes of the engine that a call lives through.
+pub(super) struct Crashes {
+    before: u64,
+}
+
+impl Crashes {
+    /// None yet.
+    pub(super) fn new() -> Crashes {
+        Crashes { before: engine_leader::crashes() }
+    }
+
+    /// Whether there was more than one: the call may be the reason, and is not handed over for a third time.
+    pub(super) fn are_many(&self) -> bool {
+        engine_leader::crashes() > self.before + 1
     }
 }
 

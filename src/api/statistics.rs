@@ -114,6 +114,7 @@ fn engine_statistics() -> TableIterator<
         name!(preemptions, Option<i64>),
         name!(recomputed_tokens, Option<i64>),
         name!(panics, i64),
+        name!(crashes, i64),
     ),
 > {
     let read = engine_page::read();
@@ -124,7 +125,7 @@ fn engine_statistics() -> TableIterator<
     let updated_at =
         written_at.and_then(|at| TimestampWithTimeZone::try_from(signed(at) - FROM_1970_TO_2000).ok());
     TableIterator::once((
-        engine_leader::pid(),
+        engine_leader::engine_pid(),
         updated_at,
         number(figures.map(|figures| figures.running)),
         number(figures.map(|figures| figures.suspended)),
@@ -150,6 +151,7 @@ fn engine_statistics() -> TableIterator<
         number(done.map(|done| done.suspended_requests)),
         number(done.map(|done| done.forgotten_tokens)),
         signed(engine_leader::panics()),
+        signed(engine_leader::crashes()),
     ))
 }
 

@@ -10,6 +10,7 @@ use pgrx::{AllocatedByPostgres, AnyElement};
 use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
+use crate::pg::rate_limits::StatementOfOthers;
 use crate::pg::shmem::Lane;
 use crate::pg::spi::{self, Arg, KeptPlans, Mode, Row};
 use crate::pg::{after_commit, interrupts, noted_keys, slots};
@@ -69,6 +70,7 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> O
     }
     let run = || {
         // Deferred triggers would run when the role is no longer the one that was asked for.
+        let _asked_by_others = StatementOfOthers::begin();
         spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
         let first = |row: &Row| row.get_copy(1);
         let argument_of = Arg::jsonb(argument.as_ref());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{BackendKind, Candle, Limits, is_encoder};
+use crate::backend::{BackendKind, Candle, ModelLimits, is_encoder};
 use crate::gguf::Gguf;
 use crate::kernels::attention::KvCacheType;
 use crate::kernels::matrix::Instructions;
@@ -64,7 +64,7 @@ impl BackendChoice {
         self,
         gguf: &Gguf,
         kv_cache_type: KvCacheType,
-        limits: Limits,
+        limits: ModelLimits,
     ) -> Result<BackendKind, Error> {
         let expected = self.expected(kv_cache_type);
         if self != BackendChoice::Auto || is_encoder(gguf)? {

@@ -28,6 +28,7 @@ pub mod nearest;
 mod notifier;
 mod panic;
 mod probe;
+pub mod process;
 mod prompts;
 mod request;
 mod rerank;

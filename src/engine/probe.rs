@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{BackendKind, Decoder, Limits, Loading, Segment, State, Wanted};
+use crate::backend::{BackendKind, Decoder, Loading, ModelLimits, Segment, State, WantedRows};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
@@ -84,7 +84,7 @@ impl Probe {
         let start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
         let pool = Pool::new(threads.max(1), instructions, &start)
             .map_err(|error| Error::Panicked(format!("could not start a thread: {error}")))?;
-        let limits = Limits { rows: PASS, wanted: 1, threads: pool.threads() };
+        let limits = ModelLimits { rows: PASS, wanted: 1, threads: pool.threads() };
         let backend = backend.open(whole);
         let decoder = backend.decoder(&gguf, limits, &Loading { pool: &pool, stop: &|| false })?;
         let state = decoder.new_state();
@@ -139,7 +139,7 @@ impl Probe {
         let mut passes = tokens.chunks(PASS).peekable();
         while let Some(pass) = passes.next() {
             let last = passes.peek().is_none();
-            self.pass(pass, if last { Wanted::Last(1) } else { Wanted::None })?;
+            self.pass(pass, if last { WantedRows::Last(1) } else { WantedRows::None })?;
             if last {
                 return self.decoder.logits(&[0], &self.pool).map(Some);
             }
@@ -155,7 +155,7 @@ impl Probe {
         let _standard = Standard::enter();
         self.check(tokens)?;
         for pass in tokens.chunks(PASS) {
-            self.pass(pass, Wanted::All)?;
+            self.pass(pass, WantedRows::All)?;
             for row in 0..pass.len() {
                 each(self.decoder.logits(&[row], &self.pool)?);
             }
@@ -174,7 +174,7 @@ impl Probe {
         }
     }
 
-    fn pass(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), Error> {
+    fn pass(&mut self, tokens: &[u32], wanted: WantedRows) -> Result<(), Error> {
         self.state.reserve(self.state.len() + tokens.len())?;
         let mut segments = [Segment { state: &mut *self.state, tokens, wanted, fault: None }];
         self.decoder.forward(&mut segments, &self.pool, &|| false)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{BackendKind, Candle, Limits, State as _};
+use crate::backend::{BackendKind, Candle, ModelLimits, State as _};
 use crate::card::Task;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::matrix::Instructions;
@@ -305,7 +305,7 @@ pub fn prompt_of(gguf: &Gguf, task: Task, text: &str) -> Option<String> {
 }
 
 /// The passes that the scheduler loads models for.
-fn limits(load: Load) -> Limits {
+fn limits(load: Load) -> ModelLimits {
     crate::scheduler::limits(load.requests, load.threads)
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{BackendKind, Limits, Loading, Segment, Wanted};
+use crate::backend::{BackendKind, Loading, ModelLimits, Segment, WantedRows};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
 use crate::kernels::environment::Standard;
@@ -134,7 +134,7 @@ pub(crate) fn verify_with(
     }
     let identity = ModelIdentity::of(source, &gguf, file, means.stop)?;
     started(identity, tokens.len());
-    let limits = Limits { rows: PASS, wanted: 1, threads: means.pool.threads() };
+    let limits = ModelLimits { rows: PASS, wanted: 1, threads: means.pool.threads() };
     let mut needed = gguf.metadata_bytes().saturating_mul(4);
     for backend in [BackendKind::default(), BackendKind::Candle] {
         needed = needed.max(backend.open(false).bytes(&gguf, limits)?);
@@ -182,7 +182,7 @@ fn compute(
     backend: BackendKind,
     gguf: &Gguf,
     tokens: &[u32],
-    limits: Limits,
+    limits: ModelLimits,
     means: &Means<'_>,
     each: &mut dyn FnMut(usize, &[f32]),
 ) -> Result<(), Error> {
@@ -196,7 +196,8 @@ fn compute(
     for pass in tokens.chunks(PASS) {
         let start = state.len();
         state.reserve(start + pass.len())?;
-        let mut segments = [Segment { state: &mut *state, tokens: pass, wanted: Wanted::All, fault: None }];
+        let mut segments =
+            [Segment { state: &mut *state, tokens: pass, wanted: WantedRows::All, fault: None }];
         if !decoder.forward(&mut segments, means.pool, means.stop)? {
             return Err(Error::Stopped);
         }

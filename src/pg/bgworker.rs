@@ -1,8 +1,5 @@
 //! Starting background workers and connecting them.
 
-#[cfg(not(feature = "noop-engine"))]
-use std::time::Duration;
-
 use pgrx::pg_sys;
 
 use super::shmem::{LANES, Lane};
@@ -22,28 +19,6 @@ macro_rules! entry_point {
     };
 }
 pub(crate) use entry_point;
-
-/// Makes the whole process give way to others as `nice` says, on Linux with automatic task groups: there a
-/// thread's niceness counts among the threads of its session only, and every process of the server is a
-/// session of its own. Not to be called by the main thread: it may wait for some tenths of a second.
-#[cfg(not(feature = "noop-engine"))]
-pub(crate) fn give_way(nice: i32) {
-    const TRIES: usize = 5;
-    const PAUSE: Duration = Duration::from_millis(110);
-    // SAFETY: both only tell a number.
-    let own_session = unsafe { libc::getsid(0) == libc::getpid() };
-    if !own_session || nice <= 0 {
-        return;
-    }
-    for _ in 0..TRIES {
-        match std::fs::write("/proc/self/autogroup", nice.min(19).to_string()) {
-            // The kernel lets one process in a tenth of a second do this.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
-            // Without such groups the file is not there, and niceness counts everywhere.
-            Ok(()) | Err(_) => return,
-        }
-    }
-}
 
 /// Registers the launcher. Only while shared_preload_libraries is processed.
 pub(crate) fn register_launcher() {

@@ -19,8 +19,12 @@ pub(crate) const SOCKET: &str = "pg_stat_tmp/pg_steadytext.socket";
 /// The leader.
 #[repr(C)]
 pub(crate) struct EngineLeader {
-    /// The process that runs the engine; 0: none.
+    /// The process that runs the engine, or has started the program that does; 0: none.
     pid: AtomicI32,
+    /// That program's process; 0: none.
+    program: AtomicI32,
+    /// Programs that have crashed since the server's start.
+    crashes: AtomicU64,
     /// Its socket takes connections.
     open: AtomicBool,
     /// Somebody waits for an engine.
@@ -45,10 +49,11 @@ pub(crate) fn try_lead() -> bool {
     LEADER.get().is_some_and(|leader| leader.pid.compare_exchange(0, me(), SeqCst, SeqCst).is_ok())
 }
 
-/// Says that the engine of this process takes connections.
+/// Says that the engine of this process takes connections, or the one in a program that it has started.
 #[cfg(not(feature = "noop-engine"))]
-pub(crate) fn open() {
+pub(crate) fn open(program: Option<i32>) {
     if let Some((leader, shared)) = LEADER.get().zip(shmem::get()) {
+        leader.program.store(program.unwrap_or(0), SeqCst);
         leader.wanted.store(false, SeqCst);
         leader.open.store(true, SeqCst);
         slots::wake_workers(shared);
@@ -62,6 +67,22 @@ pub(crate) fn close() {
     if let Some(leader) = LEADER.get().filter(|_| leads()) {
         leader.open.store(false, SeqCst);
     }
+}
+
+/// Says that the program of this process's engine has ended: another one follows, as this process remains the leader.
+/// `crashed`: perhaps by what it was doing. Whoever then finds the next one open knows of this crash.
+pub(crate) fn fall(crashed: bool) {
+    let Some((leader, shared)) = LEADER.get().zip(shmem::get()).filter(|_| leads()) else { return };
+    leader.open.store(false, SeqCst);
+    leader.crashes.fetch_add(u64::from(crashed), SeqCst);
+    leader.program.store(0, SeqCst);
+    engine_page::clear();
+    slots::wake_workers(shared);
+}
+
+/// How often a program that ran the engine has crashed since the server's start.
+pub(crate) fn crashes() -> u64 {
+    LEADER.get().map_or(0, |leader| leader.crashes.load(SeqCst))
 }
 
 /// Counts panics that the engine of this process has caught.
@@ -82,6 +103,7 @@ pub(crate) fn step_down() {
     let Some((leader, shared)) = LEADER.get().zip(shmem::get()) else { return };
     if leads() {
         leader.open.store(false, SeqCst);
+        leader.program.store(0, SeqCst);
         engine_page::clear();
         leader.pid.store(0, SeqCst);
         slots::wake_workers(shared);
@@ -93,7 +115,13 @@ pub(crate) fn leads() -> bool {
     pid() == Some(me())
 }
 
-/// The process that runs the engine.
+/// The process in which the engine computes: the leader's, or its program's.
+pub(crate) fn engine_pid() -> Option<i32> {
+    let program = LEADER.get().map_or(0, |leader| leader.program.load(Acquire));
+    Some(program).filter(|pid| *pid != 0).or_else(pid)
+}
+
+/// The leader.
 pub(crate) fn pid() -> Option<i32> {
     LEADER.get().map(|leader| leader.pid.load(Acquire)).filter(|pid| *pid != 0)
 }

@@ -32,6 +32,7 @@ static HUB_TOKEN_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString
 static HUB_OFFLINE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static AUTO_PULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static ENGINE_PROCESS: GucSetting<EngineProcess> = GucSetting::<EngineProcess>::new(EngineProcess::Worker);
 static BACKEND: GucSetting<Backend> = GucSetting::<Backend>::new(Backend::Auto);
 
 /// `pg_steadytext.backend`.
@@ -56,6 +57,17 @@ enum KvCacheSetting {
     Q8_0,
 }
 
+/// `pg_steadytext.engine_process`: where the engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum EngineProcess {
+    /// In the process of the worker that leads.
+    #[name = c"worker"]
+    Worker,
+    /// In a program that this worker starts.
+    #[name = c"separate"]
+    Separate,
+}
+
 /// The settings that an engine is started with; a change of any of them starts a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineSettings {
@@ -77,6 +89,8 @@ pub(crate) struct EngineSettings {
     pub(crate) model_idle_timeout_s: u64,
     /// What computes models.
     pub(crate) backend: BackendChoice,
+    /// Where it runs.
+    pub(crate) process: EngineProcess,
 }
 
 /// The current [`EngineSettings`].
@@ -92,6 +106,7 @@ pub(crate) fn engine() -> EngineSettings {
         memory_limit_mb: positive(&MEMORY_LIMIT_MB),
         model_idle_timeout_s: positive(&MODEL_IDLE_TIMEOUT),
         backend: backend_choice(),
+        process: ENGINE_PROCESS.get(),
     }
 }
 
@@ -401,6 +416,14 @@ pub(crate) fn define() {
         c"What computes models.",
         c"\"native\" gives the same bytes on every machine; \"candle\" is another implementation, for decoders only; \"auto\" takes candle for what native does not compute.",
         &BACKEND,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_steadytext.engine_process",
+        c"Where the engine runs: in a worker's process, or in a program of its own.",
+        c"\"separate\": a crash of the engine, or one for want of memory, ends no session of the server.",
+        &ENGINE_PROCESS,
         GucContext::Sighup,
         GucFlags::default(),
     );

@@ -10,6 +10,7 @@
 //! Interrupts are answered there as in any statement.
 
 mod claiming;
+mod suspects;
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -141,6 +142,7 @@ impl Worker {
             }
             self.read_notifications();
             self.read_events();
+            self.set_suspects_apart();
             if let Some(ended) = self.review() {
                 return self.end(ended);
             }
@@ -186,7 +188,7 @@ impl Worker {
         held.extend(self.awaiting.clear());
         engine_link::leave();
         if !held.is_empty()
-            && let Err(error) = protocol::release(&self.id, &held)
+            && let Err(error) = protocol::release(&self.id, &held, false)
         {
             self.complain(error);
         }
@@ -460,7 +462,7 @@ impl Worker {
         if now >= self.due.retention && !keeps_all {
             let step = protocol::expire(self.retention_at.unwrap_or(0));
             self.retention_at = *step.as_ref().unwrap_or(&None);
-            self.due.swept(self.retention_at.is_some());
+            self.due.swept(self.retention_at.is_some(), now.elapsed());
             if let Err(error) = step {
                 self.complain(error);
             }

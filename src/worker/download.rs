@@ -40,6 +40,7 @@ mod fetch {
     use crate::pg::error::of_hub;
     use crate::pg::guc;
     use crate::pg::pulls::Done;
+    use steadytext_engine::process::give_way;
 
     /// How much it gives way.
     const NICE: i32 = 19;
@@ -54,7 +55,7 @@ mod fetch {
         let of_thread = Arc::clone(&progress);
         let work = move || {
             bgworker::be_nice(NICE);
-            bgworker::give_way(NICE);
+            give_way(NICE);
             let pull = || hub::pull(&hub, &order, &directory, &of_thread);
             // Nobody listens any more when this fails.
             let _ = sender.send(catch_unwind(AssertUnwindSafe(pull)));

@@ -1,9 +1,13 @@
 //! The worker's way to the engine.
 //!
 //! There is one engine per server. The first worker that finds no leader becomes it and runs the engine's
-//! threads in its own process ([`channel`]); the others reach it through its socket ([`socket`]). When the
-//! leader goes, another worker takes its place, and every worker hands the requests that had not come back to
-//! the new engine: same request, same bytes.
+//! threads in its own process ([`channel`]), or starts a program that does ([`apart`]); the others reach it through
+//! its socket ([`socket`]). When the leader goes, another worker takes its place, and every worker hands the
+//! requests that had not come back to the new engine: same request, same bytes.
+//!
+//! A program that crashes may do so again, by the same request. So what it had is not handed on by every worker, but
+//! given to [`take_suspects`]. When all workers have the same program, the leader counts its crashes where
+//! they see them, before another one takes connections.
 //!
 //! Invariant: a link never calls PostgreSQL, and its threads are started with every signal blocked.
 
@@ -20,14 +24,24 @@ use crate::pg::guc::{self, EngineSettings};
 use crate::pg::interrupts::{self, Line};
 
 #[cfg(not(feature = "noop-engine"))]
+mod apart;
+#[cfg(not(feature = "noop-engine"))]
 mod channel;
 #[cfg(feature = "noop-engine")]
 mod noop;
 #[cfg(not(feature = "noop-engine"))]
 mod socket;
+#[cfg(not(feature = "noop-engine"))]
+mod terms;
+#[cfg(not(feature = "noop-engine"))]
+mod trouble;
 
 /// How soon a worker without an engine looks for one again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The longest pause before a program that keeps ending is started again; the first one is [`LOOK_AGAIN`], each twice as long as the one before.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A program that has run for so long does not keep ending.
+const CALM: Duration = Duration::from_secs(60);
 
 /// A request on its way to the engine.
 pub(super) struct Errand {
@@ -59,8 +73,24 @@ trait EngineLink {
     fn trouble(&mut self) -> Option<PgError> {
         None
     }
+    /// Whether it has gone without saying so on its line.
+    fn is_over(&self) -> bool {
+        false
+    }
+    /// What has become of it, once it has gone.
+    fn fate(&self) -> Fate {
+        Fate::Left
+    }
     /// Ends it; what was submitted and has not come back.
     fn leave(self: Box<Self>) -> Vec<Errand>;
+}
+
+/// What has become of an engine.
+enum Fate {
+    /// It goes in order, or is another process's.
+    Left,
+    /// It was the program of this process, and has ended. `crashed`: perhaps by what it was doing.
+    Fallen { crashed: bool },
 }
 
 /// This process's link, and what is kept while it has none.
@@ -69,6 +99,16 @@ struct Connector {
     link: Option<Box<dyn EngineLink>>,
     /// Requests that wait for the next engine.
     unassigned: Vec<Errand>,
+    /// Those that an engine had which has gone.
+    left: Vec<Errand>,
+    /// How often a program had crashed when the link was made.
+    crashes: u64,
+    /// Keys of requests that a program had which has crashed.
+    suspects: Vec<u64>,
+    /// Since when there is the link.
+    since: Option<Instant>,
+    /// How often in a row a program of this process has ended soon.
+    falls: u32,
     /// Those that the engine of this process was started with.
     settings: Option<EngineSettings>,
     look_at: Option<Instant>,
@@ -132,6 +172,11 @@ pub(super) fn next_event() -> Option<Event> {
     with(|link| link.next_event()).flatten()
 }
 
+/// Keys of requests that an engine had which has crashed: perhaps by one of them. No more events of them come.
+pub(super) fn take_suspects() -> Vec<u64> {
+    CONNECTOR.with_borrow_mut(|connector| std::mem::take(&mut connector.suspects))
+}
+
 /// Becomes ready when an event arrives.
 pub(super) fn line() -> Option<Line> {
     with(|link| link.line()).flatten()
@@ -154,9 +199,15 @@ pub(super) fn idle_for() -> Duration {
 
 /// How long the worker may sleep.
 pub(super) fn pause() -> Duration {
-    CONNECTOR.with_borrow(
-        |connector| if connector.link.is_some() { Duration::from_secs(3600) } else { LOOK_AGAIN },
-    )
+    const LONG: Duration = Duration::from_secs(3600);
+    CONNECTOR.with_borrow(|connector| {
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        match &connector.link {
+            Some(link) if link.is_over() => Duration::ZERO,
+            Some(_) => LONG,
+            None => connector.look_at.map_or(LOOK_AGAIN, until),
+        }
+    })
 }
 
 /// Whether an engine runs in this process with other settings than those in force.
@@ -178,42 +229,68 @@ impl Connector {
             if goes_on {
                 return trouble.map_or(Ok(()), Err);
             }
-            if let Some(link) = self.link.take() {
-                self.unassigned.extend(link.leave());
-            }
-            // If it was the engine of this process that has gone, the first worker to notice starts the next
-            // one.
-            engine_leader::step_down();
+            self.part();
             if let Some(trouble) = trouble {
                 return Err(trouble);
             }
         }
+        self.judge();
         if self.look_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
         self.look_at = Some(Instant::now() + LOOK_AGAIN);
+        let crashes = engine_leader::crashes();
         self.link = self.find()?;
+        // The engine before that one may have crashed.
+        self.judge();
         if let Some(link) = &mut self.link {
-            self.look_at = None;
-            for errand in self.unassigned.drain(..) {
+            (self.look_at, self.since, self.crashes) = (None, Some(Instant::now()), crashes);
+            for errand in self.left.drain(..).chain(self.unassigned.drain(..)) {
                 link.submit(errand);
             }
         }
         Ok(())
     }
 
+    /// Takes leave of an engine that has gone.
+    fn part(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        let fate = link.fate();
+        self.left.extend(link.leave());
+        match fate {
+            // If it was the engine of this process that has gone, the first worker to notice starts the next one.
+            Fate::Left => engine_leader::step_down(),
+            // This one does, after a while: where others could be faster, they would take no notice of how often it was.
+            Fate::Fallen { crashed } => {
+                engine_leader::fall(crashed);
+                if self.since.is_some_and(|since| since.elapsed() >= CALM) {
+                    self.falls = 0;
+                }
+                let pause = LOOK_AGAIN * 2_u32.pow(self.falls.min(16));
+                self.look_at = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                self.falls += 1;
+            }
+        }
+    }
+
+    /// What an engine had is suspect once it is known that it has crashed.
+    fn judge(&mut self) {
+        if !self.left.is_empty() && engine_leader::crashes() != self.crashes {
+            self.suspects.extend(self.left.drain(..).map(|errand| errand.request.key));
+        }
+    }
+
     #[cfg(not(feature = "noop-engine"))]
     fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
-        if engine_leader::try_lead() {
+        if engine_leader::leads() || engine_leader::try_lead() {
             interrupts::before_exit(leave);
             let settings = guc::engine();
-            let started = channel::ChannelLink::start(&settings);
-            match &started {
-                Ok(_) => engine_leader::open(),
-                Err(_) => engine_leader::step_down(),
+            let started = start(&settings);
+            if started.is_err() {
+                engine_leader::step_down();
             }
             self.settings = Some(settings);
-            return Ok(Some(Box::new(started?)));
+            return started.map(Some);
         }
         // There may be none between two leaders.
         let connected = socket::SocketLink::connect().ok();
@@ -224,5 +301,19 @@ impl Connector {
     fn find(&mut self) -> Result<Option<Box<dyn EngineLink>>, PgError> {
         interrupts::before_exit(leave);
         Ok(Some(Box::new(noop::NoopLink::default())))
+    }
+}
+
+/// Starts the engine of this process, where the settings want it.
+#[cfg(not(feature = "noop-engine"))]
+fn start(settings: &EngineSettings) -> Result<Box<dyn EngineLink>, PgError> {
+    match settings.process {
+        guc::EngineProcess::Worker => {
+            let link = channel::ChannelLink::start(settings)?;
+            engine_leader::open(None);
+            Ok(Box::new(link))
+        }
+        // It is open when the program says so.
+        guc::EngineProcess::Separate => Ok(Box::new(apart::ApartLink::start(settings))),
     }
 }

@@ -5,11 +5,11 @@
 //! goes to the rows that have the fewest there.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use steadytext_engine::{Error as EngineError, Event, EventKind, Request, Standing, Ticket};
 
 use super::claims::{Claimed, Held, Outcome, Verdict};
@@ -18,7 +18,7 @@ use super::prepare::Prepared;
 use crate::cache::{self, Author, NewEntry, Question};
 use crate::pg::activity::{self, ActivityLine, Phase};
 use crate::pg::catalog_cache::Models;
-use crate::pg::error::Failure;
+use crate::pg::error::{Failure, PgError};
 use crate::pg::rate_counters;
 use crate::registry::Resolved;
 use crate::request::{Answer, Ended, Stages, Tally, Usage};
@@ -349,6 +349,37 @@ impl InFlight {
         Some(Outcome { held, owner: running.owner, verdict, tally: Some(running.tally) })
     }
 
+    /// Takes out the requests that these are subtasks of, as an engine has died that had them. Any of them may have been the reason; one that was
+    /// alone there is.
+    pub(super) fn suspect(&mut self, keys: &[u64]) -> Suspects {
+        let rows: HashSet<Held> =
+            keys.iter().filter_map(|key| self.subtasks.get(key)).map(|(held, _)| *held).collect();
+        self.subtasks.retain(|_, (held, _)| !rows.contains(held));
+        let taken: Vec<Running> = rows.iter().filter_map(|held| self.requests.remove(held)).collect();
+        let is_only = taken.iter().filter(|running| !running.abandoned).count() == 1;
+        let mut suspects = Suspects::default();
+        for mut running in taken {
+            show(&running, activity::end);
+            running.ticket.cancel();
+            running.tally.stop();
+            rate_counters::spend(running.owner, running.usage.tokens());
+            let (held, owner) = (running.held, running.owner);
+            if running.abandoned {
+                continue;
+            }
+            let died = || Verdict::Failed(Failure { error: died(held), retry: true });
+            match running.verdict.or_else(|| (running.alone || is_only).then(died)) {
+                None => suspects.others.push((held, owner)),
+                Some(verdict) => {
+                    self.ended += 1;
+                    self.failed += i64::from(matches!(verdict, Verdict::Failed(_)));
+                    suspects.ended.push(Outcome { held, owner, verdict, tally: Some(running.tally) });
+                }
+            }
+        }
+        suspects
+    }
+
     /// Forgets everything; the rows of what was held.
     pub(super) fn clear(&mut self) -> Vec<Held> {
         let held = self.held();
@@ -360,6 +391,23 @@ impl InFlight {
         });
         held
     }
+}
+
+/// What [`InFlight::suspect`] has taken out.
+#[derive(Default)]
+pub(super) struct Suspects {
+    /// Those that were alone, and those whose end was certain already.
+    pub(super) ended: Vec<Outcome>,
+    /// Those that are to be tried one at a time.
+    pub(super) others: Vec<(Held, pg_sys::Oid)>,
+}
+
+/// As `rescue_requests` says of a worker.
+fn died(held: Held) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
+        format!("The engine died while running this request ({} attempts)", held.attempt),
+    )
 }
 
 fn show(running: &Running, change: impl FnOnce(ActivityLine)) {

@@ -127,7 +127,7 @@ pub(super) fn run_engine() {
         interrupts::check_between_transactions();
         interrupts::reload_configuration();
         if let Err(error) = engine_link::attend() {
-            return error.report(PgLogLevel::WARNING);
+            error.report(PgLogLevel::WARNING);
         }
         let patience = match guc::engine().model_idle_timeout_s {
             0 => ENGINE_PATIENCE,
@@ -138,6 +138,6 @@ pub(super) fn run_engine() {
         {
             return engine_link::leave();
         }
-        interrupts::wait(ENGINE_LOOK_INTERVAL, None);
+        interrupts::wait(ENGINE_LOOK_INTERVAL.min(engine_link::pause()), engine_link::line());
     }
 }

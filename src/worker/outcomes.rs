@@ -46,6 +46,8 @@ struct Waiting {
     /// `None`: the row is to be given back.
     verdict: Option<Verdict>,
     tally: Option<Tally>,
+    /// It is to be given back as one that must run alone.
+    alone: bool,
     tries: u32,
     at: Instant,
 }
@@ -81,7 +83,17 @@ impl Outcomes {
 
     /// Adds a row that is to be given back, as nothing was done for it.
     pub(super) fn give_back(&mut self, held: Held, owner: pg_sys::Oid) {
-        self.waiting.push(Waiting { held, owner, verdict: None, tally: None, tries: 0, at: Instant::now() });
+        self.give_back_as(held, owner, false);
+    }
+
+    /// Adds a row that is to be given back, and to be tried alone.
+    pub(super) fn set_apart(&mut self, held: Held, owner: pg_sys::Oid) {
+        self.give_back_as(held, owner, true);
+    }
+
+    fn give_back_as(&mut self, held: Held, owner: pg_sys::Oid, alone: bool) {
+        let at = Instant::now();
+        self.waiting.push(Waiting { held, owner, verdict: None, tally: None, alone, tries: 0, at });
     }
 
     /// Whether there are any.
@@ -181,23 +193,27 @@ impl Outcomes {
     /// Gives back rows without an answer. Whether there were any that could be.
     fn give_back_due(&mut self, worker: &str, due: &[Waiting], failure: &mut Option<PgError>) -> bool {
         let mut given_back = false;
-        let rows: Vec<&Waiting> = due.iter().filter(|waiting| waiting.verdict.is_none()).collect();
-        for part in rows.chunks(AT_ONCE) {
-            let held: Vec<Held> = part.iter().map(|waiting| waiting.held).collect();
-            let left = protocol::release(worker, &held).unwrap_or_else(|error| {
-                failure.get_or_insert(error);
-                held.iter().map(|held| held.id).collect()
-            });
-            given_back |= left.len() < held.len();
-            for waiting in part.iter().filter(|waiting| left.contains(&waiting.held.id)) {
-                self.waiting.push(Waiting {
-                    held: waiting.held,
-                    owner: waiting.owner,
-                    verdict: None,
-                    tally: None,
-                    tries: waiting.tries + 1,
-                    at: Instant::now() + LOCKED.after(waiting.tries),
+        for alone in [false, true] {
+            let rows: Vec<&Waiting> =
+                due.iter().filter(|waiting| waiting.verdict.is_none() && waiting.alone == alone).collect();
+            for part in rows.chunks(AT_ONCE) {
+                let held: Vec<Held> = part.iter().map(|waiting| waiting.held).collect();
+                let left = protocol::release(worker, &held, alone).unwrap_or_else(|error| {
+                    failure.get_or_insert(error);
+                    held.iter().map(|held| held.id).collect()
                 });
+                given_back |= left.len() < held.len();
+                for waiting in part.iter().filter(|waiting| left.contains(&waiting.held.id)) {
+                    self.waiting.push(Waiting {
+                        held: waiting.held,
+                        owner: waiting.owner,
+                        verdict: None,
+                        tally: None,
+                        alone,
+                        tries: waiting.tries + 1,
+                        at: Instant::now() + LOCKED.after(waiting.tries),
+                    });
+                }
             }
         }
         given_back
@@ -223,7 +239,8 @@ impl Outcomes {
         let Outcome { held, owner, verdict, tally } = outcome;
         let tries = tries.unwrap_or(0);
         let at = Instant::now() + pauses.after(tries);
-        self.waiting.push(Waiting { held, owner, verdict: Some(verdict), tally, tries: tries + 1, at });
+        let verdict = Some(verdict);
+        self.waiting.push(Waiting { held, owner, verdict, tally, alone: false, tries: tries + 1, at });
     }
 
     /// Drops answers of roles that have many waiting, the latest ones first, and leaves their requests alone.

@@ -185,15 +185,15 @@ pub(super) fn extend(worker: &str, held: &[Held]) -> Result<Vec<Held>, PgError> 
     Ok(lost.into_iter().flatten().collect())
 }
 
-/// Gives requests back that were not finished; this costs them no retry. Returns those that could not be
-/// given back now.
-pub(super) fn release(worker: &str, held: &[Held]) -> Result<Vec<i64>, PgError> {
+/// Gives requests back that were not finished; this costs them no retry. `alone`: they are tried one at a time
+/// from now on. Returns those that could not be given back now.
+pub(super) fn release(worker: &str, held: &[Held], alone: bool) -> Result<Vec<i64>, PgError> {
     let (ids, attempts) = columns(held);
     pending::doubt_here();
     in_queue("release requests", || {
         spi::query(
-            "select steadytext.release_requests($1, $2, $3)",
-            vec![worker.into(), ids.into(), attempts.into()],
+            "select steadytext.release_requests($1, $2, $3, $4)",
+            vec![worker.into(), ids.into(), attempts.into(), alone.into()],
             Mode::ReadWrite,
             |row| row.get::<i64>(1).unwrap_or_default(),
         )
@@ -516,12 +516,14 @@ pub(super) fn note_refusals(refused: &[Refusal], dropped: u64) -> Result<(), PgE
     };
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let roles: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.role).collect();
+    let sessions: Vec<pg_sys::Oid> = refused.iter().map(|refusal| refusal.session).collect();
     let counts: Vec<i64> = refused.iter().map(|refusal| number(refusal.count)).collect();
     in_queue("note refusals", || {
         spi::query(
-            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8)",
+            "select steadytext.note_refusals($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             vec![
                 roles.into(),
+                sessions.into(),
                 texts(|refusal| &refusal.what).into(),
                 texts(|refusal| &refusal.code).into(),
                 texts(|refusal| &refusal.message).into(),

@@ -1,6 +1,6 @@
 -- The protocol: leases, giving back, promotion, outlook, retention, heartbeats.
 \ir setup.psql
-select plan(47);
+select plan(51);
 
 create function pg_temp.claimed(p_count integer)
 returns table (ids bigint[], attempts integer[])
@@ -63,6 +63,16 @@ select is_empty($$ select steadytext.release_requests('local:a', ids, attempts) 
 select is((select count(*) from steadytext.claim_requests('local:b', 10, 60, null, false)), 2::bigint, 'release: others claim them');
 select is_empty($$ select steadytext.release_requests('local:a', ids, attempts) from c $$, 'release: not what others hold now');
 select is_empty($$ select steadytext.release_requests('local:a', '{}', '{}') $$, 'release: nothing');
+truncate c; insert into c select id_array.* from (
+    select array_agg(id order by id) as ids, array_agg(attempt order by id) as attempts
+    from steadytext_queue where worker = 'local:b' and status = 'processing') as id_array;
+select is_empty($$ select steadytext.release_requests('local:b', ids, attempts, true) from c $$, 'release: as suspects');
+select results_eq(
+    $$ select status, retry_count, alone from steadytext_queue order by id offset 1 $$,
+    $$ values ('pending', 0, true), ('pending', 0, true) $$,
+    'release: suspects are tried one at a time, and have lost no try');
+select is((select count(*) from steadytext.claim_requests('local:b', 10, 60, null, false)), 0::bigint, 'release: suspects are not claimed together');
+select is((select count(*) from steadytext.claim_requests('local:b', 10, 60, null, true)), 1::bigint, 'release: one of them is claimed alone');
 
 -- promote_requests and queue_outlook
 delete from steadytext_queue;

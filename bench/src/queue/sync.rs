@@ -6,7 +6,7 @@ use std::time::Instant;
 use postgres::types::ToSql;
 use steadytext_bench::{Report, percentile};
 use steadytext_engine::{Config, Embed, Engine, EventKind, ModelSource, Reply, Request, Work};
-use steadytext_test_server::{Cluster, copied_model};
+use steadytext_test_server::{Cluster, copied_model, wait_until};
 
 use crate::neighbour::{pgbench, rate};
 
@@ -33,6 +33,7 @@ pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Repo
     report.add("sync_engine_p50_ms", percentile(&engine, 0.5), "ms");
     report.add("sync_overhead_ms", percentile(&calls, 0.5) - percentile(&engine, 0.5), "ms");
 
+    compare_places(cluster, report);
     let mut workloads = WORKLOADS.to_vec();
     if let Some(model) = model {
         copied_model(cluster, &mut cluster.session("postgres"), "measured", model);
@@ -49,6 +50,65 @@ pub(crate) fn measure(cluster: &Cluster, model: Option<&Path>, report: &mut Repo
         report.add(&format!("sync_{name}_32_per_s"), many, "1/s");
         report.add(&format!("sync_{name}_32_ratio"), many / one, "");
     }
+}
+
+/// An engine in a worker beside one in a program of its own, in rounds that take turns: medians of round trips, and of the time that the queue
+/// takes for many short requests.
+fn compare_places(cluster: &Cluster, report: &mut Report) {
+    const PLACES: [&str; 2] = ["worker", "separate"];
+    let mut measured = [const { Vec::new() }; PLACES.len()];
+    for _ in 0..PAIRS {
+        for (place, rounds) in PLACES.iter().zip(&mut measured) {
+            move_engine(cluster, place);
+            rounds.push((percentile(&calls(cluster), 0.5), queued(cluster)));
+        }
+    }
+    let median = |numbers: &mut Vec<f64>| {
+        numbers.sort_by(f64::total_cmp);
+        numbers[numbers.len() / 2]
+    };
+    let [(worker, queued), (separate, queued_apart)] = measured.map(|rounds| {
+        let (mut calls, mut queued): (Vec<f64>, Vec<f64>) = rounds.into_iter().unzip();
+        (median(&mut calls), median(&mut queued))
+    });
+    report.add("sync_worker_p50_ms", worker, "ms");
+    report.add("sync_separate_p50_ms", separate, "ms");
+    report.add("sync_separate_ratio", separate / worker, "");
+    report.add("queue_worker_ms", queued, "ms");
+    report.add("queue_separate_ms", queued_apart, "ms");
+    report.add("queue_separate_ratio", queued_apart / queued, "");
+    move_engine(cluster, PLACES[0]);
+}
+
+/// Has the engine run there, and waits until it does.
+fn move_engine(cluster: &Cluster, place: &str) {
+    cluster.configure("pg_steadytext.engine_process", place);
+    cluster.reload();
+    let mut session = cluster.session("postgres");
+    wait_until("the engine has moved", || {
+        session.one(&format!(
+            "select coalesce((select a.pid is null from steadytext_engine_stat as e
+                              left join pg_stat_activity as a on a.pid = e.pid where e.pid is not null), not {0}) = {0}
+                    and current_setting('pg_steadytext.engine_process') = '{place}'
+                    and steadytext_embed('{TEXT}', false) is not null",
+            place == "separate"
+        ))
+    });
+}
+
+/// Milliseconds from enqueuing many requests to the last answer.
+fn queued(cluster: &Cluster) -> f64 {
+    const REQUESTS: usize = 2000;
+    let mut session = cluster.session("postgres");
+    let begun = Instant::now();
+    session.run(&format!(
+        "select steadytext_embed_async('text ' || i, use_cache => false) from generate_series(1, {REQUESTS}) as i"
+    ));
+    wait_until("all are answered", || {
+        session
+            .one("select not exists (select from steadytext_queue where status in ('pending', 'processing'))")
+    });
+    begun.elapsed().as_secs_f64() * 1e3
 }
 
 /// Milliseconds of calls from a client, sorted.

@@ -78,25 +78,35 @@ pub(crate) trait Backend: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor.
-    fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error>;
+    fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error>;
 
     /// Loads the decoder of a file.
     ///
     /// # Errors
     /// [`Error::CorruptModel`] and [`Error::UnsupportedModel`], naming the key or the tensor;
     /// [`Error::OutOfMemory`], [`Error::Stopped`].
-    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error>;
+    fn decoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Decoder>, Error>;
 
     /// Loads the encoder of a file.
     ///
     /// # Errors
     /// As [`Backend::decoder`].
-    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error>;
+    fn encoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Encoder>, Error>;
 }
 
 /// What passes a model is loaded for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct ModelLimits {
     /// Most rows of a pass of a decoder.
     pub(crate) rows: usize,
     /// Most rows of a pass whose logits are wanted together.
@@ -126,7 +136,7 @@ pub(crate) trait Decoder: Send {
     /// The state of a sequence without tokens. It serves this decoder only.
     fn new_state(&self) -> Box<dyn State>;
 
-    /// Computes the segments' rows, at most [`Limits::rows`], and adds them to their states. `interrupted` is asked now and
+    /// Computes the segments' rows, at most [`ModelLimits::rows`], and adds them to their states. `interrupted` is asked now and
     /// then: once it says yes the pass ends, false is returned, and the states have no position more than before, and fewer where a layer
     /// cannot take back what was computed ([`State::len`]).
     ///
@@ -142,7 +152,7 @@ pub(crate) trait Decoder: Send {
     /// Final hidden states of the rows that the last pass was asked for, in their order: `[rows, width]`.
     fn hidden(&self) -> &[f32];
 
-    /// Logits of some of those rows, at most [`Limits::wanted`]: `[rows, vocabulary]`.
+    /// Logits of some of those rows, at most [`ModelLimits::wanted`]: `[rows, vocabulary]`.
     ///
     /// # Errors
     /// [`Error::LostModel`] where weights could no longer be read.
@@ -171,14 +181,14 @@ pub(crate) struct Segment<'a> {
     /// At least one token; their positions follow those in the state.
     pub(crate) tokens: &'a [u32],
     /// The rows whose final hidden state is wanted.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: WantedRows,
     /// Set by the pass: the first position at which something was not finite.
     pub(crate) fault: Option<usize>,
 }
 
 /// Rows of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum WantedRows {
     None,
     First,
     /// This many at the end. All but the first of them are guesses, which may be taken back ([`State::truncate`]).
@@ -188,33 +198,33 @@ pub(crate) enum Wanted {
     All,
 }
 
-impl Wanted {
+impl WantedRows {
     /// How many of `rows` rows they are.
     pub(crate) fn count(self, rows: usize) -> usize {
         match self {
-            Wanted::None => 0,
-            Wanted::First => 1,
-            Wanted::Last(count) | Wanted::Guesses(count) => count,
-            Wanted::All => rows,
+            WantedRows::None => 0,
+            WantedRows::First => 1,
+            WantedRows::Last(count) | WantedRows::Guesses(count) => count,
+            WantedRows::All => rows,
         }
     }
 
     /// How many of the last rows may be taken back.
     pub(crate) fn guesses(self) -> usize {
         match self {
-            Wanted::Last(count) => count.saturating_sub(1),
-            Wanted::Guesses(count) => count,
-            Wanted::None | Wanted::First | Wanted::All => 0,
+            WantedRows::Last(count) => count.saturating_sub(1),
+            WantedRows::Guesses(count) => count,
+            WantedRows::None | WantedRows::First | WantedRows::All => 0,
         }
     }
 
     /// Whether row `row` of `rows` is one of them.
     pub(crate) fn includes(self, row: usize, rows: usize) -> bool {
         match self {
-            Wanted::None => false,
-            Wanted::First => row == 0,
-            Wanted::Last(count) | Wanted::Guesses(count) => row + count >= rows,
-            Wanted::All => true,
+            WantedRows::None => false,
+            WantedRows::First => row == 0,
+            WantedRows::Last(count) | WantedRows::Guesses(count) => row + count >= rows,
+            WantedRows::All => true,
         }
     }
 }

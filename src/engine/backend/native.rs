@@ -1,6 +1,6 @@
 //! The backend of this crate's own kernels, on the CPU.
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, Limits, Segment, State, Text};
+use super::{Backend, Decoder, DecoderFacts, Encoder, EncoderFacts, ModelLimits, Segment, State, Text};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
@@ -32,7 +32,7 @@ struct NativeEncoder {
 }
 
 impl Backend for Native {
-    fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error> {
+    fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error> {
         let spec = model::spec(gguf)?;
         let workspace = if model::is_encoder(gguf)? {
             encoder::Encoder::workspace_bytes(&spec, limits.threads)
@@ -42,13 +42,23 @@ impl Backend for Native {
         Ok(model::weight_bytes(gguf).saturating_add(workspace))
     }
 
-    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
+    fn decoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Decoder>, Error> {
         let model = model::Decoder::load(gguf, loading, self.kv_cache_type, self.whole)?;
         let workspace = model.workspace(limits)?;
         Ok(Box::new(NativeDecoder { model, workspace, rows: limits.rows }))
     }
 
-    fn encoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
+    fn encoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Encoder>, Error> {
         let model = encoder::Encoder::load(gguf, loading)?;
         let workspace = model.workspace(limits.threads)?;
         Ok(Box::new(NativeEncoder { model, workspace }))

@@ -9,6 +9,7 @@ use steadytext_engine::gguf::Gguf;
 use steadytext_engine::template::ChatTemplate;
 use steadytext_engine::{BackendChoice, Constraint, KvCacheType, ModelSource, Sampling};
 
+use super::serve::Serving;
 use super::{Error, help};
 
 /// What a command line asks for.
@@ -51,6 +52,7 @@ pub(super) struct Arguments {
     pub(super) backend: BackendChoice,
     pub(super) text_file: Option<PathBuf>,
     pub(super) positions: Option<usize>,
+    pub(super) serving: Serving,
 }
 
 impl Arguments {
@@ -103,6 +105,13 @@ impl Arguments {
                 "--model-dir" => parsed.model_dir = Some(value()?.into()),
                 "--endpoint" => parsed.endpoint = Some(utf8(value()?)?),
                 "--token-file" => parsed.token_file = Some(value()?.into()),
+                "--build" => parsed.serving.build = Some(utf8(value()?)?),
+                "--nice" => parsed.serving.nice = number(option, value()?)?,
+                "--max-running" => parsed.serving.max_running = number(option, value()?)?,
+                "--kv-cache-mb" => parsed.serving.kv_cache_mb = number(option, value()?)?,
+                "--memory-limit-mb" => parsed.serving.memory_limit_mb = number(option, value()?)?,
+                "--idle-timeout" => parsed.serving.idle_timeout_s = number(option, value()?)?,
+                "--fault" => parsed.serving.fault = Some(utf8(value()?)?),
                 "--help" | "-h" => {
                     let command = positional.into_iter().next().map(utf8).transpose()?;
                     return Ok(Asked::Help(command));
@@ -119,8 +128,11 @@ impl Arguments {
             return Err(Error::Usage("a command and a model are needed".to_owned()));
         };
         let Some(model) = positional.next() else {
-            let reason =
-                if help::knows(&command) { "a model is needed".to_owned() } else { help::unknown(&command) };
+            let reason = match &*command {
+                "serve" => "a path for the socket is needed".to_owned(),
+                _ if help::knows(&command) => "a model is needed".to_owned(),
+                _ => help::unknown(&command),
+            };
             return Err(Error::Usage(reason));
         };
         parsed.command = command;
@@ -130,6 +142,11 @@ impl Arguments {
             Some(_) => Err(Error::Usage("there are too many arguments".to_owned())),
             None => Ok(Asked::Run(Box::new(parsed))),
         }
+    }
+
+    /// What stands in the place of the model.
+    pub(super) fn place(&self) -> &OsString {
+        &self.model
     }
 
     /// The model to be used.

@@ -57,6 +57,14 @@ kept, and the next call goes on from there. Of the environment, HF_TOKEN, HF_END
 variables of proxies count.",
     },
     Command {
+        name: "serve",
+        arguments: "SOCKET",
+        about: "the engine of a server, which starts this by itself",
+        more: "\
+Serves whoever may connect to the socket of this path, until standard input ends. Prints a line when it takes connections, or why it
+cannot. pg_steadytext does this where pg_steadytext.engine_process is \"separate\".",
+    },
+    Command {
         name: "verify",
         arguments: "MODEL",
         about: "whether both backends compute the same of a text, on this file and this machine",
@@ -102,16 +110,16 @@ const OPTIONS: &[Described] = &[
     (
         "--context",
         "N",
-        &["generate", "embed", "inspect"],
+        &["generate", "embed", "inspect", "serve"],
         "context length, in tokens (the model's; inspect: at most 4096)",
     ),
-    ("--backend", "NAME", &["generate", "embed", "logits"], "auto, native or candle (auto)"),
+    ("--backend", "NAME", &["generate", "embed", "logits", "serve"], "auto, native or candle (auto)"),
     ("--text", "FILE", &["verify"], "the text (one that comes with the program)"),
     ("--positions", "N", &["verify"], "its first N tokens, at most 512 (64)"),
     (
         "--kv-cache-type",
         "TYPE",
-        &["generate", "embed", "logits", "inspect"],
+        &["generate", "embed", "logits", "inspect", "serve"],
         "how native kernels keep keys and values: f16 or q8_0, which takes half the memory (f16)",
     ),
     ("--model-dir", "FOLDER", &["pull"], "where models lie (the working directory)"),
@@ -120,9 +128,16 @@ const OPTIONS: &[Described] = &[
     (
         "--threads",
         "N",
-        &["generate", "embed", "logits", "tokenize", "inspect", "verify"],
+        &["generate", "embed", "logits", "tokenize", "inspect", "serve", "verify"],
         "compute threads (one per core)",
     ),
+    ("--nice", "N", &["serve"], "how much the threads that compute give way, 0 to 19 (10)"),
+    ("--max-running", "N", &["serve"], "requests computed together (16)"),
+    ("--kv-cache-mb", "N", &["serve"], "memory for keys and values (1024)"),
+    ("--memory-limit-mb", "N", &["serve"], "memory for models, keys and values together; 0 for no limit (0)"),
+    ("--idle-timeout", "S", &["serve"], "seconds after which an unused model is unloaded; 0 for never (600)"),
+    ("--build", "TEXT", &["serve"], "refuse to serve where the program is of another build"),
+    ("--fault", "PLACE:FILE", &["serve"], "for tests: panic there as long as the file is there"),
     ("--help", "", &[], "this text; behind a command, what is to be known of it"),
     ("--version", "", &[], "the version"),
 ];
@@ -138,7 +153,7 @@ pub(super) fn text(command: Option<&str>) -> String {
     // Writing to a string cannot fail.
     let _ = match command {
         Some(Command { name, arguments, about, more }) => {
-            let model = if *name == "pull" { String::new() } else { format!("\n\n{MODEL}") };
+            let model = if ["pull", "serve"].contains(name) { String::new() } else { format!("\n\n{MODEL}") };
             writeln!(
                 text,
                 "usage: steadytext-engine {name} {arguments} [OPTION...]\n\n{name}: {about}.\n{more}{model}"

@@ -10,6 +10,7 @@ mod json;
 mod logits;
 #[cfg(feature = "hub")]
 mod pull;
+mod serve;
 mod tokenize;
 mod verify;
 
@@ -37,6 +38,11 @@ enum Error {
         "the backends do not compute the same: the model's file, what is stored of it, or this machine is not sound"
     )]
     Deviates,
+    #[error(
+        "the program is of build {}, and the server's library of {build}",
+        steadytext_engine::process::BUILD
+    )]
+    OtherBuild { build: String },
     #[error("could not read or write")]
     Io(#[from] std::io::Error),
 }
@@ -44,6 +50,8 @@ enum Error {
 /// Runs the command line.
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let outcome = match Arguments::parse(arguments) {
+        // What it has to say goes to the server that has started it.
+        Ok(Asked::Run(arguments)) if arguments.command == "serve" => return serve::run(&arguments),
         Ok(Asked::Run(arguments)) => run_command(&arguments),
         Ok(Asked::Help(command)) => print(&help::text(command.as_deref())),
         Ok(Asked::Version) => print(&format!("steadytext-engine {}\n", env!("CARGO_PKG_VERSION"))),
@@ -54,12 +62,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     if matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    let mut message = format!("steadytext-engine: {error}");
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        message += &format!(": {cause}");
-        source = cause.source();
-    }
+    let mut message = format!("steadytext-engine: {}", message(&error));
     if let Some(hint) = hint(&error) {
         message += &format!("\nhint: {hint}");
     }
@@ -70,6 +73,17 @@ pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     // Nobody is left to be told when this fails.
     let _ = writeln!(std::io::stderr(), "{message}");
     if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// An error and its causes.
+fn message(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message += &format!(": {cause}");
+        source = cause.source();
+    }
+    message
 }
 
 /// What can be done about an error.

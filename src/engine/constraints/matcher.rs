@@ -38,7 +38,7 @@ pub(crate) struct Matcher {
 
 /// A place in an answer, to come back to.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct GrammarPlace {
     tokens: usize,
     mark: Option<Mark>,
 }
@@ -83,15 +83,15 @@ impl Matcher {
     }
 
     /// This place.
-    pub(crate) fn place(&self) -> Place {
-        Place { tokens: self.tokens, mark: self.chart.as_ref().map(|chart| chart.mark()) }
+    pub(crate) fn place(&self) -> GrammarPlace {
+        GrammarPlace { tokens: self.tokens, mark: self.chart.as_ref().map(|chart| chart.mark()) }
     }
 
     /// Goes back to a place that the answer has come through.
     ///
     /// # Errors
     /// As [`Matcher::allowed`].
-    pub(crate) fn go_back(&mut self, place: Place) -> Result<(), Error> {
+    pub(crate) fn go_back(&mut self, place: GrammarPlace) -> Result<(), Error> {
         let tokens = self.tokens.saturating_sub(place.tokens);
         self.grammar.rollback(tokens).map_err(|error| self.failed(&error))?;
         self.grammar.invalidate_bias_cache();

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use checker::Checker;
 pub(crate) use grammar::Grammars;
-pub(crate) use matcher::{Matcher, Place, Taken};
+pub(crate) use matcher::{GrammarPlace, Matcher, Taken};
 
 use crate::Error;
 

@@ -67,15 +67,15 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
 
 /// What the keys of a part say of it.
 #[derive(PartialEq)]
-struct Place {
+struct TensorPlace {
     /// From 0 on.
     number: u64,
     count: u64,
 }
 
-impl Place {
+impl TensorPlace {
     /// None for a file that is not split.
-    fn of(contents: &Contents) -> Result<Option<Place>, Problem> {
+    fn of(contents: &Contents) -> Result<Option<TensorPlace>, Problem> {
         let number = |key: &str| match contents.keys.get(key) {
             None => Ok(None),
             Some(Raw::Integer(value)) => u64::try_from(*value)
@@ -87,7 +87,7 @@ impl Place {
         };
         match number("split.count")? {
             None | Some(0 | 1) => Ok(None),
-            Some(count) => Ok(Some(Place { number: number("split.no")?.unwrap_or(0), count })),
+            Some(count) => Ok(Some(TensorPlace { number: number("split.no")?.unwrap_or(0), count })),
         }
     }
 }
@@ -98,7 +98,7 @@ impl Place {
 /// [`Error::ModelFile`] for a part that is missing or cannot be read; [`Error::CorruptModel`] and
 /// [`Error::UnsupportedModel`], naming the part, where they do not belong together.
 pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part>, Error> {
-    let place = match Place::of(contents) {
+    let place = match TensorPlace::of(contents) {
         Ok(None) => return Ok(vec![first]),
         Ok(Some(place)) => place,
         Err(problem) => return Err(refused(first.path, problem)),
@@ -137,7 +137,7 @@ pub(super) fn open_rest(first: Part, contents: &mut Contents) -> Result<Vec<Part
 }
 
 /// The name of the first part; the error is a reason and what would do instead.
-fn name_of_first(path: &Path, place: &Place) -> Result<Name, (String, String)> {
+fn name_of_first(path: &Path, place: &TensorPlace) -> Result<Name, (String, String)> {
     let name = Name::of(path).filter(|name| name.count as u64 == place.count);
     let rename = |number: u64| format!("…-{number:05}-of-{:05}.gguf", place.count);
     if place.number != 0 {
@@ -186,9 +186,9 @@ fn add(
 ) -> Result<(), Problem> {
     let stranger =
         |why: &str| Problem::Corrupt(format!("it is not part {number} of {count} of this model: {why}"));
-    match Place::of(&part)? {
+    match TensorPlace::of(&part)? {
         None => return Err(stranger("it is not split")),
-        Some(place) if place != (Place { number: number as u64 - 1, count: count as u64 }) => {
+        Some(place) if place != (TensorPlace { number: number as u64 - 1, count: count as u64 }) => {
             let (number, count) = (place.number.saturating_add(1), place.count);
             return Err(stranger(&format!("it says that it is part {number} of {count}")));
         }

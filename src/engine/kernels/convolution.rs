@@ -8,7 +8,7 @@ use super::disjoint::Disjoint;
 use super::exp::exp;
 use super::matrix::Instructions;
 use super::pool::Pool;
-use super::recurrence::{Place, each_position};
+use super::recurrence::{StatePlace, each_position};
 use super::swiglu::add;
 
 /// Channels that a thread computes together. Their last inputs lie together in a state, the oldest first.
@@ -45,7 +45,7 @@ impl Taps {
     pub(crate) fn activated(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         x: &mut [f32],
         bias: &[f32],
         pool: &Pool,
@@ -68,7 +68,7 @@ impl Taps {
     pub(crate) fn gated(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         bcx: &[f32],
         y: &mut [f32],
         pool: &Pool,
@@ -95,7 +95,7 @@ impl Taps {
     fn each(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         pool: &Pool,
         work: &(dyn Fn(usize, Range<usize>, &mut Window<'_>) + Sync),
     ) {

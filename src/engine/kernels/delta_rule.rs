@@ -18,7 +18,7 @@ use super::attention::Rows;
 use super::disjoint::Disjoint;
 use super::norm::sum_of_squares_body;
 use super::pool::Pool;
-use super::recurrence::{Place, each_position};
+use super::recurrence::{StatePlace, each_position};
 
 /// Columns of a strip: `S` is stored as strips `[keys, LANES]`.
 pub(crate) const LANES: usize = 16;
@@ -58,7 +58,7 @@ impl Matrices {
     pub(crate) fn learn(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         lessons: &Lessons<'_>,
         out: &mut [f32],
         pool: &Pool,

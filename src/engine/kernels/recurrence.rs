@@ -25,17 +25,17 @@ pub(crate) struct Running<'a> {
 
 /// Where a layer's state is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct StatePlace {
     /// Its beginning in [`Running`], in f32 values.
     pub(crate) running: usize,
     /// Its beginning in each block, in f16 values, two of which hold the bits of an f32.
     pub(crate) block: usize,
 }
 
-impl Place {
+impl StatePlace {
     /// What begins so many values behind it.
-    pub(crate) fn behind(self, values: usize) -> Place {
-        Place { running: self.running + values, block: self.block + 2 * values }
+    pub(crate) fn behind(self, values: usize) -> StatePlace {
+        StatePlace { running: self.running + values, block: self.block + 2 * values }
     }
 }
 
@@ -46,7 +46,7 @@ impl Place {
 /// While it runs, no other thread may use this part of the state.
 pub(crate) unsafe fn each_position(
     rows: &Rows<'_>,
-    place: Place,
+    place: StatePlace,
     part: Range<usize>,
     mut step: impl FnMut(usize, &mut [f32]),
 ) {

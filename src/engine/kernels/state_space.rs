@@ -16,7 +16,7 @@ use super::attention::Rows;
 use super::delta_rule::{CHAINS, LANES, fold};
 use super::disjoint::Disjoint;
 use super::pool::Pool;
-use super::recurrence::{Place, each_position};
+use super::recurrence::{StatePlace, each_position};
 
 /// Elements of matrices of a share of the pool's work: about two microseconds.
 const ELEMENTS_WORTH: usize = 16_384;
@@ -55,7 +55,7 @@ impl Heads {
     pub(crate) fn scan(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         signals: &Signals<'_>,
         out: &mut [f32],
         pool: &Pool,

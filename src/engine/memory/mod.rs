@@ -5,7 +5,7 @@ mod allocator;
 mod ledger;
 mod machine;
 
-pub use allocator::{Allocator, is_exhausted, prepare, set_last_resort};
+pub use allocator::{Allocator, exit_at_once, is_exhausted, prepare, set_last_resort};
 pub(crate) use allocator::{fallible, try_grow, try_vec, watched};
 pub(crate) use ledger::{Held, Ledger};
 pub use machine::Machine;

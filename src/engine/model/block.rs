@@ -24,7 +24,7 @@ use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::matrix::each_row;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::rope::Rope;
 use crate::kernels::swiglu::{add, add_scaled, scale};
 
@@ -147,7 +147,7 @@ impl Block {
     pub(super) fn forward(
         &self,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         ropes: &[Rope],
         workspace: &mut Workspace,
         pool: &Pool,

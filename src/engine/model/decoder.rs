@@ -18,7 +18,7 @@ use super::streams::Streams;
 use super::weights::Matrix;
 use super::workspace::{Size, Workspace};
 use crate::Error;
-use crate::backend::{Limits, Segment, State};
+use crate::backend::{ModelLimits, Segment, State};
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use crate::kernels::attention::{KvCacheType, Rows};
@@ -184,8 +184,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub(crate) fn workspace(&self, limits: Limits) -> Result<DecoderWorkspace, Error> {
-        let Limits { rows, wanted, threads } = limits;
+    pub(crate) fn workspace(&self, limits: ModelLimits) -> Result<DecoderWorkspace, Error> {
+        let ModelLimits { rows, wanted, threads } = limits;
         let size = Size { what: WORKSPACE, rows, threads };
         let mut blocks = Workspace::new(&self.spec, size)?;
         blocks.quantized.reserve(Workspace::longest_input(&self.spec), rows, threads)?;
@@ -200,8 +200,8 @@ impl Decoder {
     }
 
     /// Bytes of [`Decoder::workspace`] of the model that a file describes, and of the logits in it.
-    pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: Limits) -> u64 {
-        let Limits { rows, wanted, threads } = limits;
+    pub(crate) fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: ModelLimits) -> u64 {
+        let ModelLimits { rows, wanted, threads } = limits;
         let embedding = gguf.opt_tensor("token_embd.weight").ok().flatten();
         let vocabulary = embedding.and_then(|tensor| tensor.shape.get(1).copied()).unwrap_or(0);
         let logits =

@@ -17,7 +17,7 @@ use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{Lessons, Matrices, decay, unit_length};
 use crate::kernels::exp::exp;
 use crate::kernels::matrix::each_row;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::swiglu::silu_times;
 
 /// The weights of a delta net.
@@ -80,7 +80,7 @@ impl DeltaNet {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

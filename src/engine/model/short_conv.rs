@@ -13,7 +13,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::norm::sum_of_squares;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 
 /// The weights of a short convolution.
 pub(super) struct ShortConv {
@@ -50,7 +50,7 @@ impl ShortConv {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

@@ -15,7 +15,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::convolution::Taps;
 use crate::kernels::delta_rule::{decay, softplus};
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::state_space::{Heads, Signals};
 use crate::kernels::swiglu::silu_times;
 
@@ -87,7 +87,7 @@ impl StateSpace {
         &self,
         norm: Option<&Norm>,
         sequences: &[Rows<'_>],
-        place: Place,
+        place: StatePlace,
         workspace: &mut Workspace,
         pool: &Pool,
     ) {

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Statistics;
 use crate::config::Config;
 
@@ -13,7 +15,7 @@ use crate::config::Config;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What an engine is doing, and what it has done since its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests that are being computed.
     pub running: u64,

@@ -8,7 +8,7 @@ use llguidance::toktrie::SimpleVob;
 use super::Submission;
 use super::detokenizer::Detokenizer;
 use super::thoughts::Thoughts;
-use crate::constraints::{Checker, Matcher, Place, Taken};
+use crate::constraints::{Checker, GrammarPlace, Matcher, Taken};
 use crate::sampling::{Sampler, Seen};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, EventKind, Finish, Generate, Output};
@@ -57,7 +57,7 @@ struct Trials {
 
 /// A choice of an answer.
 struct Choice {
-    place: Place,
+    place: GrammarPlace,
     /// Number of tokens and bytes before it.
     tokens: usize,
     bytes: usize,
@@ -129,7 +129,7 @@ impl Trials {
     }
 
     /// Notes a choice, and takes from what is allowed what has led to no answer from there.
-    fn begin_choice(&mut self, place: Place, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
+    fn begin_choice(&mut self, place: GrammarPlace, allowed: &mut SimpleVob, tokenizer: &Tokenizer) {
         let spent = std::mem::take(&mut self.spent);
         take_away(&spent, allowed, tokenizer);
         if self.digits(tokenizer) >= MAX_DIGITS {

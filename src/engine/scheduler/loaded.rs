@@ -6,7 +6,7 @@ use super::likelihood_memo::LikelihoodMemo;
 use super::loaded_encoder::{EncoderReader, LoadedEncoder};
 use super::plan::{Plan, Reader};
 use super::prefix::Prefixes;
-use crate::backend::{Backend, BackendKind, Decoder, Limits, Loading, is_encoder};
+use crate::backend::{Backend, BackendKind, Decoder, Loading, ModelLimits, is_encoder};
 use crate::config::{BackendChoice, Config};
 use crate::constraints::Grammars;
 use crate::gguf::Gguf;
@@ -71,14 +71,14 @@ impl Settings {
     }
 
     /// What passes models are loaded for.
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> ModelLimits {
         limits(self.max_running, self.threads)
     }
 }
 
 /// The passes of an engine that runs so many requests at a time.
-pub(crate) fn limits(max_running: usize, threads: usize) -> Limits {
-    Limits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
+pub(crate) fn limits(max_running: usize, threads: usize) -> ModelLimits {
+    ModelLimits { rows: MAX_PREFILL_ROWS + max_running, wanted: max_running, threads }
 }
 
 /// A model's file, looked at before it is loaded.

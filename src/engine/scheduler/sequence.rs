@@ -13,7 +13,7 @@ use super::plan::{Beginning, Plan, own_bytes, reusable};
 use super::prefix::{Chain, Prefixes};
 use super::prompt_lookup::Drafter;
 use super::turns::Turn;
-use crate::backend::{BLOCK, Pooling, State, Wanted};
+use crate::backend::{BLOCK, Pooling, State, WantedRows};
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
 use crate::prompts::shortened;
@@ -67,7 +67,7 @@ pub(super) struct Slice<'a> {
     pub(super) path: usize,
     pub(super) state: &'a mut dyn State,
     pub(super) tokens: &'a [u32],
-    pub(super) wanted: Wanted,
+    pub(super) wanted: WantedRows,
 }
 
 /// What is to come of a request.
@@ -311,17 +311,17 @@ impl Sequence {
         let end = self.tokens.len().min(computed + rows);
         let last = end == self.tokens.len();
         let wanted = match &self.goal {
-            Goal::Vector { pooling: Pooling::Mean, .. } => Wanted::All,
-            Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => Wanted::First,
-            Goal::Vector { pooling: Pooling::First, .. } => Wanted::None,
-            Goal::Likelihoods(..) if end < self.given => Wanted::None,
+            Goal::Vector { pooling: Pooling::Mean, .. } => WantedRows::All,
+            Goal::Vector { pooling: Pooling::First, .. } if computed == 0 => WantedRows::First,
+            Goal::Vector { pooling: Pooling::First, .. } => WantedRows::None,
+            Goal::Likelihoods(..) if end < self.given => WantedRows::None,
             // The row of the prompt's last token, and those behind it, which are taken back.
-            Goal::Likelihoods(..) if computed < self.given => Wanted::Last(end + 1 - self.given),
-            Goal::Likelihoods(..) => Wanted::Guesses(end - computed),
+            Goal::Likelihoods(..) if computed < self.given => WantedRows::Last(end + 1 - self.given),
+            Goal::Likelihoods(..) => WantedRows::Guesses(end - computed),
             Goal::Vector { pooling: Pooling::Last, .. } | Goal::Text(_) | Goal::Score if last => {
-                Wanted::Last(1 + self.guessed)
+                WantedRows::Last(1 + self.guessed)
             }
-            Goal::Vector { .. } | Goal::Text(_) | Goal::Score => Wanted::None,
+            Goal::Vector { .. } | Goal::Text(_) | Goal::Score => WantedRows::None,
         };
         let (submission, given) = (&self.submission, self.given);
         let mut slices = Vec::with_capacity(1);
@@ -337,7 +337,7 @@ impl Sequence {
             rest -= rows;
             let begin = lane.state.len() - given;
             let (state, tokens) = (&mut *lane.state, &lane.tokens[begin..begin + rows]);
-            slices.push(Slice { submission, path, state, tokens, wanted: Wanted::Guesses(rows) });
+            slices.push(Slice { submission, path, state, tokens, wanted: WantedRows::Guesses(rows) });
         }
         slices
     }

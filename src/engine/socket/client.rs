@@ -95,6 +95,14 @@ impl Client {
         self.send(&ToEngine::ListModels)
     }
 
+    /// Asks for the state of the engine, now and whenever it has changed.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn watch(&mut self) -> io::Result<()> {
+        self.send(&ToEngine::Watch)
+    }
+
     fn send(&mut self, message: &ToEngine<'_>) -> io::Result<()> {
         self.outgoing.push(message)?;
         self.flush()

@@ -59,6 +59,8 @@ pub(super) struct Connection {
     pub(super) requests: HashMap<u64, Submitted>,
     /// Who it is, once it has said so.
     pub(super) caller: Option<Caller>,
+    /// It is told the state of the engine.
+    pub(super) watches: bool,
     /// Since when it has nothing to do.
     since: Instant,
 }
@@ -71,6 +73,7 @@ impl Connection {
             outgoing: Outgoing::default(),
             requests: HashMap::new(),
             caller: None,
+            watches: false,
             since: Instant::now(),
         }
     }

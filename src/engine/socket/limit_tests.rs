@@ -99,7 +99,7 @@ fn end(client: &mut Client) -> End {
             Ok(Some(FromEngine::Event(Event { kind: EventKind::Done(_), .. }))) => return End::Answered,
             Ok(Some(FromEngine::Event(Event { kind: EventKind::Failed(error), .. }))) => panic!("{error}"),
             Ok(Some(FromEngine::Refused(refusal))) => return End::Refused(refusal),
-            Ok(Some(FromEngine::Event(_) | FromEngine::Models(_))) => {}
+            Ok(Some(FromEngine::Event(_) | FromEngine::Models(_) | FromEngine::State(_))) => {}
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
             Err(_) => return End::Closed,
         }

@@ -1,7 +1,8 @@
 //! The engine for other processes: a Unix socket with the same requests and events as [`crate::Engine::submit`].
 //!
 //! [`Server`] serves an engine from a thread of its own; [`Client`] is the other end, which never blocks. A message is
-//! four bytes of length, little-endian, and its postcard form. Both ends are of the same build: there is no version.
+//! four bytes of length, little-endian, and its postcard form. Both ends are of the same build: where they are programs of their own, they
+//! have compared their [`crate::process::BUILD`] before.
 //!
 //! A client says first who it is, and may be refused then ([`Limits`]). One that asks for nothing is disconnected after a while,
 //! which is no error: it connects again when it has a request. When a connection ends, whatever its client had submitted is cancelled.
@@ -17,6 +18,7 @@ mod frame;
 mod limit_tests;
 mod limits;
 mod server;
+mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wire;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use client::Client;
 pub use limits::{Caller, Limits, Refusal};
 pub use server::Server;
+pub use state::{Board, State};
 
 use crate::{Event, LoadedModel, Request, Standing};
 
@@ -48,6 +51,8 @@ enum ToEngine<'a> {
     Cancel { key: u64 },
     /// Answer with [`FromEngine::Models`].
     ListModels,
+    /// Answer with [`FromEngine::State`], and send it whenever the engine has told new figures.
+    Watch,
 }
 
 /// What a client receives.
@@ -57,6 +62,8 @@ pub enum FromEngine {
     Event(Event),
     /// The models that are loaded now.
     Models(Vec<LoadedModel>),
+    /// What the engine is doing, for those who watch it.
+    State(State),
     /// There is no connection left for this client. The last message.
     Refused(Refusal),
 }

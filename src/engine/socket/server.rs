@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::acceptor::{Acceptor, Came};
 use super::connection::{Connection, Submitted};
 use super::limits::{Caller, Limits, Refusal};
+use super::state::{Board, State};
 use super::{FromEngine, ToEngine};
 use crate::panic::{self, catch};
 use crate::{Engine, Error, Event, EventKind, Notifier, Reply, Request, Standing, Ticket};
@@ -56,6 +57,14 @@ impl Load {
         self.last_ms.store(self.begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.unfinished.store(unfinished, Ordering::Relaxed);
     }
+
+    fn idle_for(&self) -> Duration {
+        if self.unfinished.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last)
+    }
 }
 
 /// Notifies the thread of the socket.
@@ -76,14 +85,27 @@ impl Server {
         Server::start_with(path, engine, Limits::of_this_process())
     }
 
+    /// As [`Server::start`], for an engine whose figures go to `board`: who watches is told of them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start_watched(path: &Path, engine: Arc<Engine>, board: Arc<Board>) -> io::Result<Server> {
+        Server::begin(path, engine, Limits::of_this_process(), board)
+    }
+
     /// As [`Server::start`], with limits of one's own.
     ///
     /// # Errors
     /// The system's.
     pub fn start_with(path: &Path, engine: Arc<Engine>, limits: Limits) -> io::Result<Server> {
+        Server::begin(path, engine, limits, Arc::default())
+    }
+
+    fn begin(path: &Path, engine: Arc<Engine>, limits: Limits, board: Arc<Board>) -> io::Result<Server> {
         let listener = listen(path)?;
         let notifier = Notifier::new()?;
         let (stop, notify) = (Arc::default(), notifier.handle());
+        board.wakes(Arc::clone(&notify));
         let load = Arc::new(Load {
             begun: Instant::now(),
             unfinished: AtomicUsize::new(0),
@@ -100,6 +122,7 @@ impl Server {
             events,
             stop: Arc::clone(&stop),
             load: Arc::clone(&load),
+            board,
             connections: HashMap::new(),
             origins: HashMap::new(),
             last_key: 0,
@@ -123,11 +146,7 @@ impl Server {
 
     /// For how long none has come through it.
     pub fn idle_for(&self) -> Duration {
-        if self.unfinished() > 0 {
-            return Duration::ZERO;
-        }
-        let last = Duration::from_millis(self.load.last_ms.load(Ordering::Relaxed));
-        self.load.begun.elapsed().saturating_sub(last)
+        self.load.idle_for()
     }
 }
 
@@ -170,6 +189,7 @@ struct Serving {
     events: Receiver<Event>,
     stop: Arc<AtomicBool>,
     load: Arc<Load>,
+    board: Arc<Board>,
     /// By a number that is never used again.
     connections: HashMap<u64, Connection>,
     /// The engine's key of a request, to its connection and the key that its client gave it.
@@ -203,6 +223,7 @@ impl Serving {
                 broken.push(number);
             }
         }
+        self.tell_watchers(&mut broken);
         for (number, connection) in &mut self.connections {
             if connection.outgoing.len() > 0 && connection.outgoing.flush(&connection.stream).is_err() {
                 broken.push(*number);
@@ -215,6 +236,29 @@ impl Serving {
         broken.into_iter().for_each(|number| self.close(number));
         self.count_memory();
         self.accept();
+    }
+
+    fn state(&self) -> State {
+        State {
+            figures: self.board.figures(),
+            panics: self.engine.statistics().panics,
+            refused: self.load.refused.load(Ordering::Relaxed),
+            idle_ms: self.load.idle_for().as_millis() as u64,
+        }
+    }
+
+    /// Tells those who watch what the engine has told. Who is behind is told nothing in between.
+    fn tell_watchers(&mut self, broken: &mut Vec<u64>) {
+        if !self.board.has_changed() {
+            return;
+        }
+        let state = self.state();
+        for (number, connection) in &mut self.connections {
+            let is_ready = connection.watches && connection.outgoing.len() == 0;
+            if is_ready && connection.send(&FromEngine::State(state)).is_err() {
+                broken.push(*number);
+            }
+        }
     }
 
     /// How many have not said who they are.
@@ -355,6 +399,13 @@ impl Serving {
                 }
                 ToEngine::ListModels => {
                     connection.send(&FromEngine::Models(self.engine.loaded_models()))?;
+                }
+                ToEngine::Watch => {
+                    connection.watches = true;
+                    let state = self.state();
+                    self.connections
+                        .get_mut(&number)
+                        .map_or(Ok(()), |it| it.send(&FromEngine::State(state)))?;
                 }
             }
         }

@@ -179,7 +179,9 @@ fn a_server_that_stops_closes_its_connections_and_removes_its_path() {
     let error = loop {
         match receive(&mut client) {
             Ok(FromEngine::Event(event)) => assert!(!matches!(event.kind, EventKind::Failed(_)), "{event:?}"),
-            Ok(FromEngine::Models(_) | FromEngine::Refused(_)) => panic!("nobody asked"),
+            Ok(FromEngine::Models(_) | FromEngine::Refused(_) | FromEngine::State(_)) => {
+                panic!("nobody asked")
+            }
             Err(error) => break error,
         }
     };

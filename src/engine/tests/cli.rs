@@ -54,6 +54,12 @@ fn every_command_has_help_with_its_own_options_and_a_version() {
         let (version, _, status) = said(&[command, "--version"]);
         assert_eq!((version, status), (format!("steadytext-engine {}\n", env!("CARGO_PKG_VERSION")), 0));
     }
+    let (help, _, status) = said(&["serve", "--help"]);
+    assert!(
+        help.starts_with("usage: steadytext-engine serve SOCKET") && help.contains("--max-running"),
+        "{help}"
+    );
+    assert!(!help.contains("--schema") && status == 0, "{help}");
     let (help, _, status) = said(&["--help"]);
     assert!(help.contains("  inspect ") && help.contains("--max-tokens N"), "{help}");
     assert_eq!((said(&["-h"]).0, status), (help, 0));
@@ -68,6 +74,7 @@ fn mistakes_name_what_may_have_been_meant_and_end_with_2() {
         (&["pull", "a/b", "--model-dri", "x"], "did you mean \"--model-dir\"?"),
         (&["frobnicate"], "there is no command \"frobnicate\"\n"),
         (&["inspect"], "a model is needed"),
+        (&["serve"], "a path for the socket is needed"),
         (&["inspect", "builtin", "--requests", "many"], "\"many\" is no value for option --requests"),
         (&[], "a command and a model are needed"),
     ] {

@@ -46,6 +46,7 @@ mod replays;
 mod rerank;
 mod reuse;
 mod safetensors_mutants;
+mod serve;
 mod split_files;
 mod thoughts;
 mod threads;

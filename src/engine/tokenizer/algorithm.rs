@@ -48,7 +48,7 @@ pub(super) struct Defaults {
 
 /// Where a stretch of text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TextPlace {
     /// At the beginning, or behind a special token.
     First,
     /// Behind other text.
@@ -150,7 +150,7 @@ impl Algorithm {
         &self,
         vocabulary: &Vocabulary,
         text: &str,
-        place: Place,
+        place: TextPlace,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {

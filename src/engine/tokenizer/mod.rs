@@ -36,7 +36,7 @@ use llguidance::toktrie::SimpleVob;
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::memory::{fallible, try_vec};
-use algorithm::{Algorithm, Place, Scratch};
+use algorithm::{Algorithm, Scratch, TextPlace};
 use marks::{Mark, Marks, Strips};
 use utf8::{Continuations, Tokens};
 use vocabulary::{Role, Vocabulary};
@@ -161,10 +161,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_parts(&self, parts: &[Part<'_>]) -> Result<Vec<u32>, Error> {
-        self.encode_at(parts, Place::First)
+        self.encode_at(parts, TextPlace::First)
     }
 
-    fn encode_at(&self, parts: &[Part<'_>], mut place: Place) -> Result<Vec<u32>, Error> {
+    fn encode_at(&self, parts: &[Part<'_>], mut place: TextPlace) -> Result<Vec<u32>, Error> {
         let mut text = String::new();
         let bytes = parts.iter().map(|part| part.text().len()).sum();
         fallible(|| text.try_reserve_exact(bytes)).map_err(|_| Error::OutOfMemory {
@@ -196,7 +196,7 @@ impl Tokenizer {
                 ids.push(mark.id);
                 before = Some(mark.id);
                 rest = mark.end;
-                place = Place::First;
+                place = TextPlace::First;
             }
         }
         Ok(ids)
@@ -208,7 +208,7 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(bytes.len() / 3 + 1);
         let mut scratch = Scratch::default();
         for chunk in bytes.utf8_chunks() {
-            let Ok(tokens) = self.encode_at(&[Part::User(chunk.valid())], Place::Later) else { break };
+            let Ok(tokens) = self.encode_at(&[Part::User(chunk.valid())], TextPlace::Later) else { break };
             ids.extend(tokens);
             if self.algorithm.encode_bytes(chunk.invalid(), &mut scratch, &mut ids).is_err() {
                 break;
@@ -221,7 +221,7 @@ impl Tokenizer {
     fn encode_stretch(
         &self,
         text: &str,
-        place: Place,
+        place: TextPlace,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), Error> {

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
-use super::algorithm::{self, Place};
+use super::algorithm::{self, TextPlace};
 use super::pieces::{ByteTokens, Pieces};
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
 use crate::Error;
@@ -99,13 +99,13 @@ impl SentencePiece {
     pub(super) fn encode(
         &self,
         text: &str,
-        place: Place,
+        place: TextPlace,
         scratch: &mut algorithm::Scratch,
         ids: &mut Vec<u32>,
     ) -> Result<(), u8> {
         let algorithm::Scratch { text: written, sentencepiece: scratch, .. } = scratch;
         written.clear();
-        if self.adds_space && place == Place::First {
+        if self.adds_space && place == TextPlace::First {
             written.push(SPACE);
         }
         written.extend(text.chars().map(|character| if character == ' ' { SPACE } else { character }));

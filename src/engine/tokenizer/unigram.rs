@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::algorithm::{self, Place};
+use super::algorithm::{self, TextPlace};
 use super::charsmap::Charsmap;
 use super::pieces::MAX_PIECE_BYTES;
 use super::vocabulary::{self, SPACE, Spelling, Vocabulary};
@@ -127,7 +127,7 @@ impl Unigram {
     pub(super) fn encode(
         &self,
         text: &str,
-        place: Place,
+        place: TextPlace,
         scratch: &mut algorithm::Scratch,
         ids: &mut Vec<u32>,
     ) {
@@ -197,10 +197,10 @@ impl Unigram {
     }
 
     /// Writes the text as the vocabulary does.
-    fn normalize(&self, text: &str, place: Place, normal: &mut String) {
+    fn normalize(&self, text: &str, place: TextPlace, normal: &mut String) {
         normal.clear();
         let mut in_word = false;
-        let mut prefixed = place == Place::Later;
+        let mut prefixed = place == TextPlace::Later;
         let mut put = |c: char| {
             if c == ' ' {
                 in_word = false;

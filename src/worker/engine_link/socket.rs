@@ -6,10 +6,10 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use steadytext_engine::socket::{Caller, Client, FromEngine};
+use steadytext_engine::socket::{Caller, Client, FromEngine, State};
 use steadytext_engine::{Error, Event, EventKind};
 
-use super::channel::capacity;
+use super::terms::capacity;
 use super::{EngineLink, Errand};
 use crate::pg::engine_leader;
 use crate::pg::guc;
@@ -22,6 +22,8 @@ pub(super) struct SocketLink {
     unfinished: BTreeMap<u64, Submitted>,
     events: VecDeque<Event>,
     models: Vec<(String, u64)>,
+    /// What the engine has said of itself since this was asked for.
+    state: Option<State>,
     gone: bool,
 }
 
@@ -41,6 +43,15 @@ impl SocketLink {
         if !engine_leader::is_open() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
+        SocketLink::connect_at_once()
+    }
+
+    /// As [`SocketLink::connect`], whether or not the leader says that there is an engine: by the leader.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub(super) fn connect_at_once() -> io::Result<Self> {
         Ok(SocketLink {
             client: Client::connect_as(
                 Path::new(engine_leader::SOCKET),
@@ -49,8 +60,20 @@ impl SocketLink {
             unfinished: BTreeMap::new(),
             events: VecDeque::new(),
             models: Vec::new(),
+            state: None,
             gone: false,
         })
+    }
+
+    /// Asks for the state of the engine, now and whenever it has changed.
+    pub(super) fn watch(&mut self) {
+        let asked = self.client.watch();
+        self.note(asked);
+    }
+
+    /// The state of the engine, if it has said anything new.
+    pub(super) fn take_state(&mut self) -> Option<State> {
+        self.state.take()
     }
 
     fn try_exchange(&mut self) -> io::Result<()> {
@@ -75,6 +98,7 @@ impl SocketLink {
                 FromEngine::Models(models) => {
                     self.models = models.into_iter().map(|model| (model.name, model.memory_mb)).collect();
                 }
+                FromEngine::State(state) => self.state = Some(state),
                 // It has no open file left; the next try may find one.
                 FromEngine::Refused(_) => return Err(io::ErrorKind::ConnectionRefused.into()),
             }

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use steadytext_test_server::chaos::Chaos;
+use steadytext_test_server::chaos::{Chaos, EngineProcess};
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -19,8 +19,11 @@ Kills, cancels and DDL under load, on a throwaway server with the installed exte
 LOOPS    disturbances (20)
 CLIENTS  clients that enqueue and wait meanwhile (10)
 SEED     repeats a run's choices
+ENGINE_PROCESS
+         where the engine runs: worker, separate, or alternate, some rounds here and some there (alternate)
 
-Ends with a line of counts, and fails unless the last three of them are 0.
+Ends with a line of counts, and fails unless the last four of them are 0. engine_restarts counts those times when the server's processes
+were started anew because an engine had died that was a program of its own: 0 as well.
 ";
 
 fn main() -> ExitCode {
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
         }
         Some(other) => {
             eprintln!(
-                "chaos: there is no option {other}; LOOPS, CLIENTS and SEED in the environment are all that can be chosen"
+                "chaos: there is no option {other}; LOOPS, CLIENTS, SEED and ENGINE_PROCESS in the environment are all that can be chosen"
             );
             return ExitCode::from(2);
         }
@@ -44,9 +47,13 @@ fn main() -> ExitCode {
     let chaos = Chaos {
         loops: setting("LOOPS", 20),
         clients: setting("CLIENTS", 10),
+        engine: setting("ENGINE_PROCESS", EngineProcess::Alternate),
         seed: setting("SEED", rand::random()),
     };
-    println!("LOOPS={} CLIENTS={} SEED={}", chaos.loops, chaos.clients, chaos.seed);
+    println!(
+        "LOOPS={} CLIENTS={} SEED={} ENGINE_PROCESS={:?}",
+        chaos.loops, chaos.clients, chaos.seed, chaos.engine
+    );
     let counts = chaos.run(|line| println!("{line}"));
     for fault in counts.faults().iter().take(50) {
         println!("{fault}");

@@ -17,7 +17,7 @@ mod threads;
 
 use candle_core::{Device, Tensor};
 
-use super::{Backend, Decoder, DecoderFacts, Encoder, Limits, Loading, Segment, State, is_encoder};
+use super::{Backend, Decoder, DecoderFacts, Encoder, Loading, ModelLimits, Segment, State, is_encoder};
 use crate::Error;
 use crate::gguf::Gguf;
 use crate::kernels::environment::Standard;
@@ -58,7 +58,7 @@ fn raised(error: candle_core::Error) -> Error {
 }
 
 impl Backend for Candle {
-    fn bytes(&self, gguf: &Gguf, limits: Limits) -> Result<u64, Error> {
+    fn bytes(&self, gguf: &Gguf, limits: ModelLimits) -> Result<u64, Error> {
         let spec = spec(gguf)?;
         let weights = gguf.tensors().map(|tensor| {
             let bytes = tensor.data.len() as u64;
@@ -67,7 +67,12 @@ impl Backend for Candle {
         Ok(weights.fold(0, u64::saturating_add).saturating_add(workspace_bytes(gguf, &spec, limits)))
     }
 
-    fn decoder(&self, gguf: &Gguf, limits: Limits, loading: &Loading<'_>) -> Result<Box<dyn Decoder>, Error> {
+    fn decoder(
+        &self,
+        gguf: &Gguf,
+        limits: ModelLimits,
+        loading: &Loading<'_>,
+    ) -> Result<Box<dyn Decoder>, Error> {
         threads::stay_alone()?;
         let spec = spec(gguf)?;
         model::refuse_unknown_tensors(gguf, &spec)?;
@@ -79,7 +84,7 @@ impl Backend for Candle {
         Ok(Box::new(decoder))
     }
 
-    fn encoder(&self, gguf: &Gguf, _: Limits, _: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
+    fn encoder(&self, gguf: &Gguf, _: ModelLimits, _: &Loading<'_>) -> Result<Box<dyn Encoder>, Error> {
         Err(refused_encoder(gguf))
     }
 }
@@ -120,7 +125,7 @@ fn refused(gguf: &Gguf, reason: String) -> Error {
 }
 
 /// What tensors of a pass take at most, those of one block together, keys and values apart.
-fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: Limits) -> u64 {
+fn workspace_bytes(gguf: &Gguf, spec: &Spec, limits: ModelLimits) -> u64 {
     let of_block = |block: &BlockSpec| {
         let heads = block.attention.heads;
         // Each of these rows is there in some versions at a time: projected, normalised, turned, transposed.

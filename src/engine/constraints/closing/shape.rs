@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 16 << 10;
 pub(super) struct Shape {
     pub(super) symbols: Vec<Symbol>,
     /// The right sides of all productions, each with a place behind its end.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<ShapePlace>,
     /// Shortest texts by lexeme.
     texts: HashMap<LexemeIdx, Box<[u8]>>,
 }
@@ -44,7 +44,7 @@ pub(super) struct Symbol {
 }
 
 /// A place in a production.
-pub(super) struct Place {
+pub(super) struct ShapePlace {
     /// The symbol that comes next; None at the end.
     pub(super) next: Option<u32>,
     /// The symbol on the left.
@@ -71,7 +71,7 @@ impl Shape {
                 rules.push(shape.places.len() as u32);
                 let (right, ..) = grammar.rule_rhs(*rule);
                 let nexts = right.iter().map(|symbol| Some(found.number(*symbol))).chain([None]);
-                shape.places.extend(nexts.map(|next| Place { next, left, rest: 0 }));
+                shape.places.extend(nexts.map(|next| ShapePlace { next, left, rest: 0 }));
             }
             shape.symbols.push(Symbol {
                 rules,

@@ -27,7 +27,7 @@ use crate::kernels::Pool;
 use crate::kernels::attention::Rows;
 use crate::kernels::matrix::Instructions;
 use crate::kernels::norm::normalise;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 use crate::kernels::swiglu::{add, scale};
 use crate::mapping::Mapping;
 use head::Head;
@@ -266,7 +266,7 @@ impl Encoder {
                     running: None,
                 }
             });
-            let place = Place { running: 0, block: 0 };
+            let place = StatePlace { running: 0, block: 0 };
             block.forward(&sequences.collect::<Vec<_>>(), place, &self.spec.ropes, blocks, pool);
             workspace.next += 1;
             if let Some(norm) = self.output_norm.as_ref().filter(|_| workspace.next == self.blocks.len()) {

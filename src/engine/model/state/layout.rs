@@ -9,7 +9,7 @@ use super::super::state_space::heads_of;
 use super::SharedBlock;
 use crate::kernels::attention::{Heads, KvCacheType, TILE};
 use crate::kernels::convolution::Taps;
-use crate::kernels::recurrence::Place;
+use crate::kernels::recurrence::StatePlace;
 
 /// What the layers of one kind keep.
 pub(in crate::model) trait LayerState: std::fmt::Debug + Send + Sync {
@@ -259,9 +259,9 @@ impl StateLayout {
     }
 
     /// Where a layer's part begins.
-    pub(in crate::model) fn place(&self, layer: usize) -> Place {
+    pub(in crate::model) fn place(&self, layer: usize) -> StatePlace {
         let Part { range, running, .. } = &self.0.layers[layer];
-        Place { running: running.start, block: range.start }
+        StatePlace { running: running.start, block: range.start }
     }
 
     /// Whether its part is one of what windows see.

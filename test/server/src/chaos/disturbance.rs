@@ -1,5 +1,6 @@
 //! What the storm does to the server.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use postgres::Error;
@@ -8,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use uuid::Uuid;
 
+use super::engine;
 use super::kept;
 use super::ledger::Ledger;
 use crate::cluster::Cluster;
@@ -63,6 +65,8 @@ pub(super) fn answers(cluster: &Cluster) -> i64 {
 enum Strike {
     Worker(Signal),
     Launcher(Signal),
+    /// The engine, where it is a program of its own; otherwise the workers.
+    Engine(Signal),
     Backend(Signal),
     Everything,
     KillPostmaster,
@@ -87,7 +91,7 @@ enum Strike {
 }
 
 /// One round of disturbances, drawn in random order: what matters most is there more than once.
-const STRIKES: [Strike; 30] = [
+const STRIKES: [Strike; 34] = [
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::KILL),
     Strike::Worker(Signal::SEGV),
@@ -95,6 +99,10 @@ const STRIKES: [Strike; 30] = [
     Strike::Worker(Signal::TERM),
     Strike::Worker(Signal::TERM),
     Strike::Worker(Signal::ABORT),
+    Strike::Engine(Signal::KILL),
+    Strike::Engine(Signal::KILL),
+    Strike::Engine(Signal::SEGV),
+    Strike::Engine(Signal::ABORT),
     Strike::Launcher(Signal::TERM),
     Strike::Launcher(Signal::KILL),
     Strike::Backend(Signal::KILL),
@@ -129,11 +137,13 @@ pub(super) struct Storm {
     ahead: Vec<Strike>,
     /// Idle sessions.
     crowd: Vec<Session>,
+    /// Processes of the server that were killed.
+    killed: HashSet<i32>,
 }
 
 impl Storm {
     pub(super) fn new(random: StdRng, ledger: Arc<Ledger>) -> Self {
-        Storm { random, ledger, ahead: Vec::new(), crowd: Vec::new() }
+        Storm { random, ledger, ahead: Vec::new(), crowd: Vec::new(), killed: HashSet::new() }
     }
 
     /// Answers to wait for before the next disturbance: sometimes few, so that it meets a server that is
@@ -150,6 +160,13 @@ impl Storm {
         let strike = self.ahead.swap_remove(self.random.random_range(0..self.ahead.len()));
         let result = match strike {
             Strike::Worker(how) => self.kill(cluster, how, "backend_type = 'pg_steadytext worker'"),
+            Strike::Engine(how) => match engine::kill(cluster, how, &self.killed) {
+                Some(restarted) => {
+                    self.ledger.note_engine(restarted);
+                    Ok(())
+                }
+                None => self.kill(cluster, how, "backend_type = 'pg_steadytext worker'"),
+            },
             Strike::Launcher(how) => self.kill(cluster, how, "backend_type = 'pg_steadytext launcher'"),
             Strike::Backend(how) => self.kill(cluster, how, CLIENTS),
             Strike::Everything => self.kill(cluster, Signal::TERM, "backend_type like 'pg_steadytext%'"),
@@ -225,6 +242,7 @@ impl Storm {
         let most = if whom == CLIENTS { 1 } else { victims.len() };
         for victim in victims.iter().take(most) {
             if signal(*victim, how) {
+                self.killed.insert(*victim);
                 self.ledger.note_kill();
             }
         }

@@ -37,6 +37,8 @@ pub(super) struct Ledger {
     /// Cancels that were tried, and whether the server said that it was done.
     cancels: Mutex<HashMap<Uuid, bool>>,
     kills: Mutex<u32>,
+    /// Engines killed that were programs of their own, and restarts of the server that followed.
+    engines: Mutex<(u32, u32)>,
     wrong_answers: Mutex<Vec<String>>,
 }
 
@@ -56,6 +58,13 @@ impl Ledger {
         *self.kills.lock().expect("no panic while noting") += 1;
     }
 
+    /// An engine was killed that is a program of its own; the server's processes were started anew after that, or not.
+    pub(super) fn note_engine(&self, restarted: bool) {
+        let mut engines = self.engines.lock().expect("no panic while noting");
+        engines.0 += 1;
+        engines.1 += u32::from(restarted);
+    }
+
     /// A client was given an answer that the request does not have on a quiet day.
     pub(super) fn note_wrong_answer(&self, what: String) {
         self.wrong_answers.lock().expect("no panic while noting").push(what);
@@ -65,7 +74,12 @@ impl Ledger {
     pub(super) fn settle(&self, session: &mut Session) -> Counts {
         let entries = self.entries.lock().expect("no panic while noting");
         let cancels = self.cancels.lock().expect("no panic while noting");
-        let mut counts = Counts { kills: *self.kills.lock().expect("no panic"), ..Counts::default() };
+        let (engine_kills, engine_restarts) = *self.engines.lock().expect("no panic while noting");
+        let kills = *self.kills.lock().expect("no panic");
+        let mut counts = Counts { kills, engine_kills, engine_restarts, ..Counts::default() };
+        counts.find(
+            (0..engine_restarts).map(|_| (Fault::Wrong, "the server restarted as an engine died".to_owned())),
+        );
         counts.find(
             self.wrong_answers.lock().expect("no panic").iter().map(|what| (Fault::Wrong, what.clone())),
         );
@@ -180,6 +194,10 @@ pub struct Counts {
     pub unknown: usize,
     /// Processes killed.
     pub kills: u32,
+    /// Engines killed that were programs of their own.
+    pub engine_kills: u32,
+    /// Restarts of the server by that.
+    pub engine_restarts: u32,
     faults: Vec<(Fault, String)>,
 }
 
@@ -234,13 +252,15 @@ impl fmt::Display for Counts {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "requests {} completed {} cancelled {} dropped {} unknown {} kills {} wrong {} lost {} doubled {} stuck {}",
+            "requests {} completed {} cancelled {} dropped {} unknown {} kills {} engine_kills {} engine_restarts {} wrong {} lost {} doubled {} stuck {}",
             self.requests,
             self.completed,
             self.cancelled,
             self.dropped,
             self.unknown,
             self.kills,
+            self.engine_kills,
+            self.engine_restarts,
             self.count(Fault::Wrong),
             self.count(Fault::Lost),
             self.count(Fault::Doubled),

@@ -10,6 +10,7 @@
 
 mod client;
 mod disturbance;
+mod engine;
 mod kept;
 mod ledger;
 
@@ -23,6 +24,7 @@ use rand::rngs::StdRng;
 use crate::cluster::{Cluster, Options};
 use crate::wait::eventually;
 use disturbance::Storm;
+pub use engine::EngineProcess;
 pub use ledger::Counts;
 use ledger::Ledger;
 
@@ -36,6 +38,8 @@ pub struct Chaos {
     pub loops: u32,
     /// Concurrent clients.
     pub clients: u32,
+    /// Where the engine runs.
+    pub engine: EngineProcess,
     /// Decides on everything that is random, except for what concurrency itself makes of it.
     pub seed: u64,
 }
@@ -48,6 +52,7 @@ impl Chaos {
             .set("restart_after_crash", "on")
             .set("deadlock_timeout", "200ms")
             .set("max_connections", 400)
+            .set("pg_steadytext.engine_process", self.engine.in_round(1))
             .open_files(256)
             .start();
         disturbance::prepare(&cluster);
@@ -64,6 +69,11 @@ impl Chaos {
         let mut answered = disturbance::answers(&cluster);
         for round in 1..=self.loops {
             let before = Instant::now();
+            if self.engine.in_round(round) != self.engine.in_round(round.max(2) - 1) {
+                say(&format!("     the engine moves: {}", self.engine.in_round(round)));
+                cluster.configure("pg_steadytext.engine_process", self.engine.in_round(round));
+                cluster.reload();
+            }
             let what = storm.strike(&mut cluster);
             let target = answered + storm.pace();
             let went_on = eventually(STILLNESS, || {

@@ -1,0 +1,143 @@
+//! `serve`: the engine of a server, in a process of its own.
+//!
+//! The server starts it, with a socket as standard input and output: on it the program says one line, [`READY`] or why it cannot
+//! serve, and when the other end is closed it ends. It serves whoever has the right to connect to the path.
+//!
+//! Invariant: it outlives its parent by nothing. The kernel kills it when its parent dies (which the parent asks for before it becomes this
+//! program), and it ends by itself when standard input does.
+
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use steadytext_engine::memory::{exit_at_once, set_last_resort};
+use steadytext_engine::process::{
+    BUILD, FAILED_STATUS, NO_MEMORY_STATUS, QUEUE_CAPACITY, READY, REFUSED, fault_while, give_way,
+    limit_data, offer_first,
+};
+use steadytext_engine::socket::{Board, Server};
+use steadytext_engine::{Config, Engine, Notifier};
+
+use super::arguments::Arguments;
+use super::{Error, print};
+
+/// What the process may take beside what its engine counts, which is a share of that and at least so much: stacks, the allocator's
+/// pieces, what crates keep.
+const UNCOUNTED_MB: u64 = 1024;
+/// How long the last events may take to their readers, when the engine has failed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What a server says of the engine that it wants.
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// The build of the server's library.
+    pub(super) build: Option<String>,
+    pub(super) nice: i32,
+    pub(super) max_running: usize,
+    pub(super) kv_cache_mb: u64,
+    /// 0: no limit.
+    pub(super) memory_limit_mb: u64,
+    /// 0: models stay.
+    pub(super) idle_timeout_s: u64,
+    /// PLACE:FILE, for tests: where the engine panics as long as the file is there.
+    pub(super) fault: Option<String>,
+}
+
+impl Default for Serving {
+    fn default() -> Serving {
+        let Config { nice, max_running, kv_cache_mb, memory_limit_mb, model_idle_timeout, .. } =
+            Config::default();
+        let idle_timeout_s = model_idle_timeout.map_or(0, |timeout| timeout.as_secs());
+        Serving { build: None, nice, max_running, kv_cache_mb, memory_limit_mb, idle_timeout_s, fault: None }
+    }
+}
+
+/// Serves until standard input ends.
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    set_last_resort(|| exit_at_once(NO_MEMORY_STATUS));
+    // A panic's message may quote a text; where it was is enough.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        // Nobody is left to be told when this fails.
+        let _ = writeln!(std::io::stderr(), "steadytext-engine: a panic at {place}");
+    }));
+    offer_first();
+    let Err(error) = serve(arguments);
+    let _ = print(&format!("{REFUSED}{}\n", super::message(&error).replace('\n', "; ")));
+    ExitCode::FAILURE
+}
+
+/// Nothing is put away in the end: whatever it does then, nobody waits for it.
+fn serve(arguments: &Arguments) -> Result<Infallible, Error> {
+    let serving = &arguments.serving;
+    if let Some(build) = serving.build.as_deref().filter(|build| *build != BUILD) {
+        return Err(Error::OtherBuild { build: build.to_owned() });
+    }
+    let Serving { nice, memory_limit_mb, .. } = *serving;
+    if memory_limit_mb > 0 {
+        let uncounted_mb = UNCOUNTED_MB.max(memory_limit_mb / 4);
+        limit_data(memory_limit_mb.saturating_add(uncounted_mb).saturating_mul(1 << 20));
+    }
+    let fault = serving.fault.as_deref().and_then(|fault| fault.split_once(':'));
+    let notifier = Notifier::new()?;
+    let (board, once) = (Arc::<Board>::default(), Once::new());
+    let engine = Engine::start(Config {
+        threads: arguments.threads,
+        nice,
+        max_running: serving.max_running.max(1),
+        queue_capacity: QUEUE_CAPACITY,
+        context_length: arguments.context,
+        kv_cache_mb: serving.kv_cache_mb,
+        backend: arguments.backend,
+        kv_cache_type: arguments.kv_cache_type,
+        memory_limit_mb,
+        model_idle_timeout: (serving.idle_timeout_s != 0)
+            .then(|| Duration::from_secs(serving.idle_timeout_s)),
+        thread_start: Some(Arc::new(move || once.call_once(|| give_way(nice)))),
+        ended: Some(notifier.handle()),
+        figures: Some(board.sink()),
+        fault: fault.map(|(place, file)| fault_while(place.to_owned(), file.into())),
+        ..Config::default()
+    })?;
+    let engine = Arc::new(engine);
+    let server = Server::start_watched(Path::new(arguments.place()), Arc::clone(&engine), board)?;
+    print(&format!("{READY}\n"))?;
+    wait(&notifier, &engine)?;
+    if !engine.is_gone() {
+        exit_at_once(0);
+    }
+    // What it had begun has failed, and who had asked is told so before the connection ends.
+    let begun = Instant::now();
+    while server.unfinished() > 0 && begun.elapsed() < LAST_WORDS {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    exit_at_once(FAILED_STATUS)
+}
+
+/// Until standard input ends, or the engine does.
+fn wait(notifier: &Notifier, engine: &Engine) -> Result<(), Error> {
+    let mut input = std::io::stdin().lock();
+    let mut bytes = [0; 64];
+    while !engine.is_gone() {
+        let mut waits = [
+            PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(notifier.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut waits, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+        let readable = !waits[0].revents().is_empty();
+        notifier.reset();
+        // Whatever it says, there is nothing to be said but the end.
+        if readable && input.read(&mut bytes).unwrap_or(0) == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

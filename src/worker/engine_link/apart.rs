@@ -1,0 +1,259 @@
+//! The engine runs in a program of its own, which this process starts, watches and ends.
+//!
+//! Everybody reaches it through its socket, this process as well. A crash of it is nothing that the server notices.
+//!
+//! Invariant: the program has ended, or was killed, before another engine is started.
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use steadytext_engine::process::{BUILD, READY, REFUSED};
+use steadytext_engine::socket::State;
+use steadytext_engine::{BackendChoice, Event};
+
+use super::socket::SocketLink;
+use super::terms::{Allowance, FAULT, fault_place};
+use super::trouble::{End, Reported};
+use super::{EngineLink, Errand, Fate};
+use crate::pg::error::PgError;
+use crate::pg::guc::EngineSettings;
+use crate::pg::interrupts::Line;
+use crate::pg::program::{Program, beside_server};
+use crate::pg::{engine_leader, engine_page};
+
+/// The program.
+const NAME: &str = "steadytext-engine";
+/// How soon after the end of a connection a program that has ended is known to have.
+const GRACE: Duration = Duration::from_millis(50);
+/// How often a connection is made anew to a program that has not ended.
+const MOST_RECONNECTIONS: u32 = 8;
+/// How often its state is asked for, beside the occasions on which it tells it.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A program with an engine, and a connection to it once it takes some.
+pub(super) struct ApartLink {
+    /// `None` where it could not be started.
+    program: Option<Program>,
+    path: PathBuf,
+    link: Option<SocketLink>,
+    /// What was handed over before there was a connection.
+    early: Vec<Errand>,
+    reconnections: u32,
+    state: State,
+    state_at: Instant,
+    asked_at: Option<Instant>,
+    reported: Reported,
+    allowance: Allowance,
+    end: Option<End>,
+    end_reported: bool,
+}
+
+impl ApartLink {
+    /// Starts the program. Where that fails, it is as if it had ended at once.
+    pub(super) fn start(settings: &EngineSettings) -> Self {
+        let path = beside_server(NAME);
+        let allowance = Allowance::of(settings);
+        let program = Program::start(&path, &arguments(settings, &allowance));
+        let end = program.as_ref().err().map(|error| End::Refused(Some(error.to_string())));
+        ApartLink {
+            program: program.ok(),
+            path,
+            link: None,
+            early: Vec::new(),
+            reconnections: 0,
+            state: State::default(),
+            state_at: Instant::now(),
+            asked_at: None,
+            reported: Reported::default(),
+            allowance,
+            end,
+            end_reported: false,
+        }
+    }
+
+    /// Looks whether it takes connections by now.
+    fn begin(&mut self) -> io::Result<()> {
+        let Some(program) = &mut self.program else { return Err(ErrorKind::NotFound.into()) };
+        let Some(line) = program.read_line()? else { return Ok(()) };
+        if line != READY {
+            let why = line.strip_prefix(REFUSED).unwrap_or(&line);
+            self.end = Some(End::Refused(Some(why.to_owned())));
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        self.connect()?;
+        self.allowance.report();
+        engine_leader::open(self.program.as_ref().map(Program::pid));
+        let early = std::mem::take(&mut self.early);
+        early.into_iter().for_each(|errand| self.submit(errand));
+        Ok(())
+    }
+
+    fn connect(&mut self) -> io::Result<()> {
+        let mut link = SocketLink::connect_at_once()?;
+        link.watch();
+        if let Some(before) = self.link.take() {
+            Box::new(before).leave().into_iter().for_each(|errand| link.submit(errand));
+        }
+        self.link = Some(link);
+        self.asked_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// What the engine has said of itself, for everybody who reads it in shared memory.
+    fn publish(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(state) = link.take_state() {
+            (self.state, self.state_at) = (state, Instant::now());
+            if let Some(figures) = &state.figures {
+                engine_page::publish(figures);
+            }
+        }
+        if self.asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL) {
+            self.asked_at = Some(Instant::now());
+            link.watch();
+        }
+    }
+
+    /// The connection has ended: with the program, or by itself. Whether it goes on.
+    fn recover(&mut self) -> bool {
+        if let Some(status) = self.program.as_mut().and_then(|program| program.wait(GRACE)) {
+            self.end = Some(End::of(status));
+            return false;
+        }
+        self.reconnections += 1;
+        if self.reconnections <= MOST_RECONNECTIONS && self.connect().is_ok() {
+            return true;
+        }
+        self.kill();
+        self.end = Some(End::Unknown);
+        false
+    }
+
+    /// How it has ended, by itself or now.
+    fn kill(&mut self) -> Option<ExitStatus> {
+        self.program.as_mut().and_then(Program::end)
+    }
+}
+
+impl EngineLink for ApartLink {
+    fn submit(&mut self, errand: Errand) {
+        match &mut self.link {
+            Some(link) => link.submit(errand),
+            None => self.early.push(errand),
+        }
+    }
+
+    fn exchange(&mut self) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        let Some(link) = &mut self.link else {
+            let begun = self.begin();
+            if begun.is_err() {
+                let status = self.program.as_mut().and_then(|program| program.wait(GRACE));
+                let how = status.or_else(|| self.kill());
+                let how = how.map(|status| format!("it ended at once ({status})"));
+                self.end.get_or_insert(End::Refused(how));
+            }
+            return begun.is_ok();
+        };
+        let goes_on = link.exchange();
+        self.publish();
+        goes_on || self.recover()
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        self.link.as_mut()?.next_event()
+    }
+
+    fn line(&self) -> Option<Line> {
+        match &self.link {
+            Some(link) => link.line(),
+            None => self.program.as_ref().map(Program::line),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        self.link.as_ref().map_or(0, SocketLink::capacity)
+    }
+
+    fn models(&mut self) -> Vec<(String, u64)> {
+        self.link.as_mut().map(SocketLink::models).unwrap_or_default()
+    }
+
+    /// As it has said when it was asked last.
+    fn idle_for(&self) -> Duration {
+        match (&self.link, self.state.idle_ms) {
+            (None, _) | (_, 0) => Duration::ZERO,
+            (Some(_), idle_ms) => Duration::from_millis(idle_ms) + self.state_at.elapsed(),
+        }
+    }
+
+    fn trouble(&mut self) -> Option<PgError> {
+        let trouble = self.reported.news(self.state.panics, self.state.refused);
+        match &self.end {
+            Some(end) if !std::mem::replace(&mut self.end_reported, true) => {
+                let pid = self.program.as_ref().map_or(0, Program::pid);
+                Some(end.report(&self.path.display().to_string(), pid))
+            }
+            _ => trouble,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    fn fate(&self) -> Fate {
+        match &self.end {
+            None => Fate::Left,
+            Some(end) => Fate::Fallen { crashed: end.is_crash() },
+        }
+    }
+
+    fn leave(mut self: Box<Self>) -> Vec<Errand> {
+        let mut errands = std::mem::take(&mut self.early);
+        errands.extend(self.link.take().map(|link| Box::new(link).leave()).unwrap_or_default());
+        errands
+    }
+}
+
+impl Drop for ApartLink {
+    fn drop(&mut self) {
+        // Who loses the connection looks for the next engine, and not for this one.
+        engine_leader::close();
+        self.link = None;
+        self.program = None;
+        // Nobody listens there any more.
+        let _ = std::fs::remove_file(engine_leader::SOCKET);
+    }
+}
+
+/// What the program is told.
+fn arguments(settings: &EngineSettings, allowance: &Allowance) -> Vec<String> {
+    let backend = match settings.backend {
+        BackendChoice::Auto => "auto",
+        BackendChoice::Native => "native",
+        BackendChoice::Candle => "candle",
+    };
+    let mut arguments = vec!["serve".to_owned(), engine_leader::SOCKET.to_owned()];
+    let mut say = |option: &str, value: &dyn ToString| {
+        arguments.extend([format!("--{option}"), value.to_string()]);
+    };
+    say("build", &BUILD);
+    say("threads", &settings.threads);
+    say("nice", &settings.nice);
+    say("max-running", &settings.max_running);
+    say("context", &settings.context_length);
+    say("kv-cache-mb", &settings.kv_cache_mb);
+    say("kv-cache-type", &settings.kv_cache_type);
+    say("backend", &backend);
+    say("memory-limit-mb", &allowance.limit_mb);
+    say("idle-timeout", &settings.model_idle_timeout_s);
+    if let Some(place) = fault_place() {
+        say("fault", &format!("{place}:{FAULT}"));
+    }
+    arguments
+}
