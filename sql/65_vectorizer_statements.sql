@@ -1,110 +1,9 @@
 -- The statements that a vectorizer runs on its tables, as the role that owns them. They are made of the catalogs each time, as tables
--- and columns may have been renamed since. Each gets one jsonb, returns one, and is run by steadytext.run_as().
+-- and columns may have been renamed since. Each gets one jsonb, returns one, and is run by steadytext.run_as(), which keeps its plan: the same
+-- statement comes again and again.
 --
 -- Invariant: every name is quoted, and every operator has its schema. The values of a key are
 -- written by the output functions of their types, as steadytext.note_row() writes them.
-
-create function steadytext.base_type(p_type oid)
-returns oid
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_type oid := p_type;
-    v_base oid;
-begin
-    loop
-        select t.typbasetype into v_base from pg_type as t where t.oid = v_type and t.typtype = 'd';
-        if v_base is null then
-            return v_type;
-        end if;
-        v_type := v_base;
-        v_base := null;
-    end loop;
-end
-$$;
-comment on function steadytext.base_type(oid) is 'The type that a domain is made of; another type is its own';
-
-create function steadytext.is_named_object(p_type oid)
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select steadytext.base_type(p_type) = any (array['regclass', 'regtype', 'regproc', 'regprocedure', 'regoper', 'regoperator', 'regrole',
-        'regnamespace', 'regconfig', 'regdictionary', 'regcollation']::regtype[]::oid[])
-$$;
-comment on function steadytext.is_named_object(oid) is
-    'Whether values of a type are numbers of objects that are written as their names, which depend on the search path: keys have the numbers';
-
-create function steadytext.key_cast(p_name text, p_type oid)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when steadytext.is_named_object(p_type) then 'pg_catalog.oid::' else '' end || p_name
-$$;
-comment on function steadytext.key_cast(text, oid) is 'What a text of the JSON array is cast to, to be a value of a key; called for statements of vectorizers';
-
-create function steadytext.key_element(p_value text, p_type oid)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when steadytext.base_type(p_type) = any (array['int2', 'int4', 'int8', 'float4', 'float8', 'bool', 'date',
-            'timestamp', 'timestamptz']::regtype[]::oid[])
-        then format('%s::%s', p_value, format_type(steadytext.base_type(p_type), null))
-        when steadytext.is_named_object(p_type)
-        then format('pg_catalog.format(''%%s'', %s::pg_catalog.oid)', p_value)
-        else format('pg_catalog.format(''%%s'', %s)', p_value)
-    end
-$$;
-comment on function steadytext.key_element(text, oid) is
-    'An expression for a value of a key as it stands in the JSON array; called for statements of vectorizers';
-
--- The operator is that by which indexes order the type, with operands of just the types that it has: PostgreSQL would prefer
--- an operator that fits others better, and wherever somebody may create one, that would be somebody else's code.
-create function steadytext.key_comparison(p_left text, p_operator text, p_right text, p_type oid)
-returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_base record;
-    v_found record;
-begin
-    select t.oid, t.typcategory, t.typtype into v_base from pg_type as t where t.oid = steadytext.base_type(p_type);
-    select o.opcintype, o.opcfamily, n.nspname, p.oprname, c.typtype into v_found
-    from pg_opclass as o
-    join pg_am as m on m.oid = o.opcmethod and m.amname = 'btree'
-    join pg_type as c on c.oid = o.opcintype
-    join pg_amop as a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype
-        and a.amopstrategy = case p_operator when '=' then 3 when '>=' then 4 when '>' then 5 end
-    join pg_operator as p on p.oid = a.amopopr
-    join pg_namespace as n on n.oid = p.oprnamespace
-    where o.opcdefault and (
-        o.opcintype = v_base.oid
-        or o.opcintype = case
-            when v_base.typtype = 'e' then 'anyenum'::regtype
-            when v_base.typtype = 'r' then 'anyrange'::regtype
-            when v_base.typtype = 'm' then 'anymultirange'::regtype
-            when v_base.typtype = 'c' then 'record'::regtype
-            when v_base.typcategory = 'A' then 'anyarray'::regtype
-        end
-        or exists (
-            select from pg_cast as k
-            where k.castsource = v_base.oid and k.casttarget = o.opcintype and k.castmethod = 'b' and k.castcontext = 'i'))
-    order by o.opcintype = v_base.oid desc, c.typispreferred desc, o.oid
-    limit 1;
-    if not found then
-        raise exception 'type % has no order for keys', v_base.oid::regtype using errcode = 'undefined_object';
-    end if;
-    return format('%1$s::%5$s operator(%2$I.%3$s) %4$s::%5$s', p_left, v_found.nspname, v_found.oprname, p_right,
-        format_type(case when v_found.typtype = 'p' then v_base.oid else v_found.opcintype end, -1));
-end
-$$;
-comment on function steadytext.key_comparison(text, text, text, oid) is
-    'A comparison of two values of a type, by =, >= or >, with the operator of its order; called for statements of vectorizers';
 
 create function steadytext.format_pieces(p_format text, p_columns text[])
 returns table (n bigint, literal text, name text)
@@ -140,12 +39,14 @@ comment on function steadytext.format_pieces(text, text[]) is
 
 create function steadytext.vectorizer_index(p_table text, p_column text, p_type text, p_distance text, p_schema name)
 returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('create index on %s using %s (%I %I.%I)', p_table,
+begin
+    return format('create index on %s using %s (%I %I.%I)', p_table,
         case p_type when 'hnsw' then 'hnsw' else 'ivfflat' end, p_column, p_schema,
-        case p_distance when 'cosine' then 'vector_cosine_ops' when 'l2' then 'vector_l2_ops' else 'vector_ip_ops' end)
+        case p_distance when 'cosine' then 'vector_cosine_ops' when 'l2' then 'vector_l2_ops' else 'vector_ip_ops' end);
+end
 $$;
 comment on function steadytext.vectorizer_index(text, text, text, text, name) is 'The statement that makes the index of a vectorizer';
 
@@ -186,12 +87,8 @@ begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     select p.* into v_place from steadytext.vectorizer_place(p_id) as p;
     owner := v_definition.owner_role::oid;
-    problem := v_place.problem;
+    problem := steadytext.definition_problem(p_id);
     if problem is not null then
-        return;
-    end if;
-    if not pg_has_role(owner, 'steadytext_user', 'usage') then
-        problem := 'the owner of the table is not a member of steadytext_user';
         return;
     end if;
     is_column := v_place.target_column is not null;
@@ -210,35 +107,8 @@ begin
         from pg_attribute as a
         where a.attrelid = v_place.destination and a.attnum between 1 and cardinality(v_place.key_columns);
     end if;
-    select
-        -- The values of a key as columns k1, k2, …
-        string_agg(format('(k.key operator(pg_catalog.->>) %s)::%s as k%s', k.n - 1, k.type, k.n), ', ' order by k.n) as parsed,
-        string_agg(steadytext.key_comparison(format('s.%I', k.name), '=', 'x.k' || k.n, k.oid), ' and ' order by k.n) as source_match,
-        string_agg(steadytext.key_comparison('d.' || v_destination_keys[k.n], '=', 'x.k' || k.n, k.oid), ' and ' order by k.n)
-            as destination_match,
-        string_agg(steadytext.key_comparison('d.' || v_destination_keys[k.n], '=', format('s.%I', k.name), k.oid), ' and ' order by k.n)
-            as both_match,
-        format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element('x.k' || k.n, k.oid), ', ' order by k.n)) as of_parsed,
-        format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element(format('s.%I', k.name), k.oid), ', ' order by k.n)) as of_source,
-        format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element('d.' || v_destination_keys[k.n], k.oid), ', ' order by k.n)) as of_destination,
-        string_agg(format('s.%I', k.name), ', ' order by k.n) as source_order,
-        string_agg('d.' || v_destination_keys[k.n], ', ' order by k.n) as destination_order,
-        string_agg(v_destination_keys[k.n], ', ' order by k.n) as destination_names,
-        string_agg('x.k' || k.n, ', ' order by k.n) as values,
-        -- Keys behind the one in $1, found by the index: k1 >= x1 and (k1 > x1 or (k2 >= x2 and (…))).
-        string_agg(format('%s and (%s', steadytext.key_comparison(format('s.%I', k.name), '>=', k.behind, k.oid),
-            steadytext.key_comparison(format('s.%I', k.name), '>', k.behind, k.oid)), ' or (' order by k.n)
-            || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as source_behind,
-        string_agg(format('%s and (%s', steadytext.key_comparison('d.' || v_destination_keys[k.n], '>=', k.behind, k.oid),
-            steadytext.key_comparison('d.' || v_destination_keys[k.n], '>', k.behind, k.oid)), ' or (' order by k.n)
-            || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as destination_behind
-    into v_keys
-    from (
-        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid,
-            format('($1 operator(pg_catalog.->>) %s)::%s', u.n - 1, steadytext.key_cast(u.type, a.atttypid)) as behind
-        from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
-        join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
-    ) as k;
+    select e.* into v_keys
+    from steadytext.key_expressions(v_place.source, v_place.key_columns, v_place.key_types, v_destination_keys) as e;
 
     select format('pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(row(%s)::pg_catalog.text, ''UTF8'')), ''hex'')',
         string_agg(format('s.%I::pg_catalog.text', c.name), ', ' order by c.n))
@@ -258,9 +128,7 @@ begin
     from unnest(v_place.source_columns, v_definition.columns) with ordinality as c(name, given, n)
     where not exists (
         select from steadytext.format_pieces(coalesce(v_definition.format, ''), v_definition.columns) as p where p.name = c.given);
-    if v_definition.format is null then
-        v_formatted := 'null::pg_catalog.text';
-    else
+    if v_definition.format is not null then
         select format('pg_catalog.concat(%s)', string_agg(
             case
                 when p.literal is not null then quote_literal(p.literal)
@@ -282,11 +150,17 @@ begin
             v_text, v_definition.chunk_size, v_definition.chunk_overlap, v_definition.strategy, v_definition.model)
     end;
 
+    -- Rows that are gone, blank or as they were embedded, by their keys, and the texts of the others.
     read_rows := format(
-        $read$select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'found', r.hash is not null, 'hash', r.hash, 'same', r.same,
-            'chunks', r.chunks, 'texts', r.texts) order by r.n)
+        $read$select pg_catalog.jsonb_build_object(
+            'gone', pg_catalog.jsonb_agg(r.key order by r.n) filter (where r.hash is null),
+            'done', pg_catalog.jsonb_agg(r.key order by r.n) filter (where r.same),
+            'blank', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash) order by r.n)
+                filter (where not r.same and r.chunks is null),
+            'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('key', r.key, 'hash', r.hash, 'chunks', r.chunks, 'texts', r.texts, 'bytes', r.bytes)
+                order by r.n) filter (where r.chunks is not null))
         from (
-            select x.n, %1$s as key, s.hash, s.same, s.chunks, s.texts
+            select x.n, %1$s as key, s.hash, s.same, s.chunks, s.texts, s.bytes
             from (
                 select k.n, (k.element operator(pg_catalog.->) 'forced')::pg_catalog.bool as forced, %2$s
                 from (
@@ -295,14 +169,14 @@ begin
                 ) as k
             ) as x
             left join lateral (
-                select h.hash, h.same, t.chunks, t.texts
+                select h.hash, h.same, t.chunks, t.texts, t.bytes
                 from %3$s as s
                 cross join lateral (
                     select g.hash, not x.forced and %4$s as same from (select %5$s as hash) as g
                 ) as h
                 left join lateral (
-                    select pg_catalog.jsonb_agg(c.chunk order by c.seq) as chunks,
-                        pg_catalog.jsonb_agg(%6$s order by c.seq) as texts
+                    select pg_catalog.jsonb_agg(c.chunk order by c.seq) as chunks, %6$s as texts,
+                        pg_catalog.sum(pg_catalog.octet_length(c.chunk)) as bytes
                     from (%7$s) as c
                     where c.chunk operator(pg_catalog.~) '\S'
                 ) as t on not h.same
@@ -313,18 +187,20 @@ begin
         case when is_column then v_own[1] else format(
             $same$exists (select from %s as d where %s and d.content_hash operator(pg_catalog.=) pg_catalog.decode(g.hash, 'hex'))$same$,
             v_destination, v_keys.destination_match) end,
-        v_hash, v_formatted, v_chunks, v_keys.source_match);
+        v_hash,
+        case when v_definition.format is null then 'null::pg_catalog.jsonb' else format('pg_catalog.jsonb_agg(%s order by c.seq)', v_formatted) end,
+        v_chunks, v_keys.source_match);
 
-    -- The rows whose text is still the one that was embedded, by their position in the array.
+    -- For each element of the array whether the row is there, and its text, where that is given, still the one that was embedded.
     present := format(
-        $present$select pg_catalog.jsonb_agg(x.n order by x.n)
+        $present$select pg_catalog.jsonb_agg(exists (
+                select from %2$s as s where %3$s and (x.hash is null or %4$s operator(pg_catalog.=) x.hash)
+            ) order by x.n)
         from (
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, %1$s
             from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
-        ) as x
-        join %2$s as s on %3$s
-        where %4$s operator(pg_catalog.=) x.hash$present$,
+        ) as x$present$,
         v_keys.parsed, v_source, v_keys.source_match, v_hash);
 
     if is_column then
@@ -336,20 +212,20 @@ begin
                 cross join lateral (select e.key) as k
             ),
             held as materialized (
-                select x.n from keys as x join %1$s as s on %4$s where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0
+                select x.* from keys as x join %1$s as s on %4$s where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0
                 for no key update of s skip locked
             ),
             gone as (
                 update %1$s as s set %2$I = null, %5$I = null
-                from keys as x
-                join held as h on h.n operator(pg_catalog.=) x.n
+                from held as x
                 where %4$s
                 returning x.n
             )
             select pg_catalog.jsonb_agg(x.n)
             from keys as x
             join %1$s as s on %4$s
-            where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0 and not exists (select from gone as g where g.n operator(pg_catalog.=) x.n)$blank$,
+            where pg_catalog.num_nonnulls(s.%2$I, s.%5$I) operator(pg_catalog.>) 0
+                and x.n operator(pg_catalog.<>) all (array(select g.n from gone as g))$blank$,
             v_source, v_place.target_column, v_keys.parsed, v_keys.source_match, v_place.hash_column);
         lockable := format(
             $lockable$with held as (
@@ -365,21 +241,22 @@ begin
             )
             select pg_catalog.jsonb_agg(h.n) from held as h$lockable$,
             v_keys.parsed, v_source, v_keys.source_match, v_hash);
+        -- Texts, their vectors and the rows that they are of lie side by side: nothing is looked for.
         write_vectors := format(
             $write$with items as materialized (
-                select e.n, e.element operator(pg_catalog.->>) 'hash' as hash,
-                    (e.element operator(pg_catalog.->>) 'first')::pg_catalog.int4 as first, %1$s
-                from pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'items') with ordinality as e(element, n)
-                cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
-            ),
-            vectors as materialized (
-                select v.vector, v.n
-                from @extschema@.steadytext_queue as q
-                cross join lateral pg_catalog.unnest(q.embeddings) with ordinality as v(vector, n)
-                where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
+                select (k.place operator(pg_catalog.->>) 'n')::pg_catalog.int4 as n, k.place operator(pg_catalog.->>) 'hash' as hash, k.vector, %1$s
+                from (
+                    select v.vector, v.place, v.place operator(pg_catalog.->) 'key' as key
+                    from @extschema@.steadytext_queue as q
+                    cross join lateral rows from (
+                        pg_catalog.unnest(q.embeddings[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
+                        pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places')
+                    ) as v(vector, place)
+                    where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
+                ) as k
             ),
             held as materialized (
-                select x.n, x.first
+                select x.*
                 from items as x
                 join %2$s as s on %3$s
                 where %4$s operator(pg_catalog.=) x.hash
@@ -387,12 +264,10 @@ begin
             ),
             done as (
                 update %2$s as s set
-                    %5$I = v.vector::%7$s,
-                    %6$I = pg_catalog.sha256(pg_catalog.decode(x.hash, 'hex') operator(pg_catalog.||) %8$I.vector_send(v.vector::%7$s))
+                    %5$I = x.vector::%7$s,
+                    %6$I = pg_catalog.sha256(pg_catalog.decode(x.hash, 'hex') operator(pg_catalog.||) %8$I.vector_send(x.vector::%7$s))
                         operator(pg_catalog.||) pg_catalog.decode($1 operator(pg_catalog.->>) 'model', 'hex')
-                from items as x
-                join held as h on h.n operator(pg_catalog.=) x.n
-                join vectors as v on v.n operator(pg_catalog.=) h.first
+                from held as x
                 where %3$s
                 returning x.n
             )
@@ -409,52 +284,55 @@ begin
             select pg_catalog.to_jsonb(pg_catalog.count(*)) from gone$delete$,
             v_destination, v_keys.parsed, v_keys.destination_match);
         blank_vectors := delete_vectors;
+        -- As above. A place that is null is that of a row that has changed.
         write_vectors := format(
-            $write$with vectors as materialized (
-                select v.vector, v.prompt, v.n
-                from @extschema@.steadytext_queue as q
-                cross join lateral rows from (pg_catalog.unnest(q.embeddings), pg_catalog.unnest(q.prompts)) with ordinality as v(vector, prompt, n)
-                where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
-            ),
-            made as (
+            $write$with made as (
                 insert into %1$s (%2$s, seq, chunk, embedding, model_hash, content_hash)
-                select %3$s, x.seq, coalesce(x.chunks operator(pg_catalog.->>) (x.seq operator(pg_catalog.-) 1), v.prompt), v.vector,
+                select %3$s, x.seq, coalesce(x.chunk, x.prompt), x.vector,
                     pg_catalog.decode($1 operator(pg_catalog.->>) 'model', 'hex'), pg_catalog.decode(x.hash, 'hex')
                 from (
-                    select e.element operator(pg_catalog.->>) 'hash' as hash, e.element operator(pg_catalog.->) 'chunks' as chunks,
-                        (e.element operator(pg_catalog.->>) 'first')::pg_catalog.int4 operator(pg_catalog.+) q.seq operator(pg_catalog.-) 1 as position,
-                        q.seq, %4$s
-                    from pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'items') as e(element)
-                    cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
-                    cross join lateral pg_catalog.generate_series(1, (e.element operator(pg_catalog.->>) 'count')::pg_catalog.int4) as q(seq)
+                    select k.place operator(pg_catalog.->>) 'hash' as hash, k.place operator(pg_catalog.->>) 'chunk' as chunk,
+                        (k.place operator(pg_catalog.->>) 'seq')::pg_catalog.int4 as seq, k.vector, k.prompt, %4$s
+                    from (
+                        select v.vector, v.prompt, v.place, v.place operator(pg_catalog.->) 'key' as key
+                        from @extschema@.steadytext_queue as q
+                        cross join lateral rows from (
+                            pg_catalog.unnest(q.embeddings[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
+                            pg_catalog.unnest(q.prompts[($1 operator(pg_catalog.->>) 'first')::pg_catalog.int4 : ($1 operator(pg_catalog.->>) 'last')::pg_catalog.int4]),
+                            pg_catalog.jsonb_array_elements($1 operator(pg_catalog.->) 'places')
+                        ) as v(vector, prompt, place)
+                        where q.request_id operator(pg_catalog.=) ($1 operator(pg_catalog.->>) 'request')::pg_catalog.uuid
+                            and pg_catalog.jsonb_typeof(v.place) operator(pg_catalog.=) 'object'
+                    ) as k
                 ) as x
-                join vectors as v on v.n operator(pg_catalog.=) x.position
                 returning 1
             )
             select pg_catalog.to_jsonb(pg_catalog.count(*)) from made$write$,
-            v_destination, v_keys.destination_names, v_keys.values, v_keys.parsed);
+            v_destination, v_keys.destination_names, v_keys.key_values, v_keys.parsed);
         select array_agg(format(
             $scan$select pg_catalog.jsonb_build_object('last', (pg_catalog.array_agg(f.key order by f.n desc))[1],
                 'keys', pg_catalog.jsonb_agg(f.key) filter (where f.is_orphan), 'count', pg_catalog.count(*))
             from (
-                select %1$s as key, not exists (select from %2$s as s where %3$s) as is_orphan, d.n
+                select %1$s as key, not exists (select from %2$s as s where %3$s) as is_orphan, d.steadytext_row_number as n
                 from (
-                    select d.*, pg_catalog.row_number() over (order by %4$s) as n
+                    select %7$s, pg_catalog.row_number() over (order by %4$s) as steadytext_row_number
                     from %5$s as d
                     where d.seq operator(pg_catalog.=) 1 and %6$s
                     order by %4$s
-                    limit 2000
+                    limit ($1 operator(pg_catalog.->>) 'limit')::pg_catalog.int8
                 ) as d
             ) as f$scan$,
-            v_keys.of_destination, v_source, v_keys.both_match, v_keys.destination_order, v_destination, w.condition) order by w.n)
+            v_keys.of_destination, v_source, v_keys.both_match, v_keys.destination_order, v_destination, w.condition, v_keys.destination_order)
+            order by w.n)
         into scan_destination
-        from unnest(array['$1::pg_catalog.jsonb is null', v_keys.destination_behind]) with ordinality as w(condition, n);
+        from unnest(array['true', v_keys.destination_behind]) with ordinality as w(condition, n);
     end if;
 
     select array_agg(format(
         $scan$select pg_catalog.jsonb_build_object('last', (pg_catalog.array_agg(f.key order by f.n desc))[1],
             'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash)) filter (where not f.is_done),
-            'all', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash)), 'count', pg_catalog.count(*))
+            'all', case when ($1 operator(pg_catalog.->>) 'all')::pg_catalog.bool then pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash)) end,
+            'count', pg_catalog.count(*))
         from (
             select %1$s as key, h.hash, %2$s as is_done, s.steadytext_row_number as n
             from (
@@ -462,7 +340,7 @@ begin
                 from %4$s as s
                 where %5$s
                 order by %3$s
-                limit 1000
+                limit ($1 operator(pg_catalog.->>) 'limit')::pg_catalog.int8
             ) as s
             cross join lateral (select %6$s as hash) as h
         ) as f$scan$,
@@ -472,7 +350,7 @@ begin
             v_destination, v_keys.both_match) end,
         v_keys.source_order, v_source, w.condition, v_hash) order by w.n)
     into scan_source
-    from unnest(array['$1::pg_catalog.jsonb is null', v_keys.source_behind]) with ordinality as w(condition, n);
+    from unnest(array['true', v_keys.source_behind]) with ordinality as w(condition, n);
 
     if v_definition.index_type <> 'none' and not is_column then
         make_index := steadytext.vectorizer_index(v_destination, 'embedding', v_definition.index_type, v_definition.distance, v_vector_schema);

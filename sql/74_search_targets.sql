@@ -64,11 +64,11 @@ declare
 begin
     select v.* into v_definition
     from @extschema@.steadytext_vectorizers as v
-    where v.id = steadytext.vectorizer_id(p_vectorizer);
+    where v.id = steadytext.definition_id(p_vectorizer, 'vectorizer');
     select p.* into v_place from steadytext.vectorizer_place(v_definition.id) as p;
     v_found.is_chunked := v_place.target_column is null;
     v_target := case when v_found.is_chunked then v_place.destination else v_place.source end;
-    if v_place.source is null or v_target is null then
+    if v_place.source is null or v_place.key_columns is null or v_target is null or v_place.source_columns is null and not v_found.is_chunked then
         raise exception 'vectorizer "%" has nothing to search in: %', p_vectorizer, v_place.problem
             using errcode = 'object_not_in_prerequisite_state';
     end if;

@@ -49,6 +49,7 @@ declare
     v record;
     v_place record;
     v_table text;
+    v_wrong text;
 begin
     for v in
         select d.*, s.scan, s.is_indexed, s.problem, s.rows_per_second as speed, s.model_hash, s.vectorizer_id is null as is_new,
@@ -58,7 +59,14 @@ begin
         where d.kind = 'vectorizer' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
-        select * into v_place from steadytext.vectorizer_place(v.id);
+        v_wrong := null;
+        begin
+            select * into v_place from steadytext.vectorizer_place(v.id);
+        exception when others then
+            -- Whatever its owner has made of it: that is shown, and keeps nobody from seeing the others.
+            select * into v_place from steadytext.vectorizer_place(null);
+            v_wrong := sqlerrm;
+        end;
         name := v.name;
         source := v_place.source;
         columns := v_place.source_columns;
@@ -66,7 +74,7 @@ begin
         target_column := v_place.target_column;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
+        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
         rows := null;
         embedded := null;
         stale := null;
@@ -89,18 +97,7 @@ begin
                     format('select count(*) from %s where seq = 1 and model_hash <> $1', v_place.destination), v.model_hash);
             end if;
         end if;
-        select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
-        into pending, oldest_pending
-        from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = v.id;
-        select coalesce(sum(jsonb_array_length(b.keys)), 0), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
-        from @extschema@.steadytext_vectorizer_batches as b
-        where b.vectorizer_id = v.id;
-        select count(*) filter (where f.error_code <> '00000'), count(*) filter (where f.error_code = '00000'),
-            (array_agg(f.error order by f.failed_at desc) filter (where f.error_code <> '00000'))[1]
-        into failed, skipped, last_error
-        from @extschema@.steadytext_vectorizer_failures as f
-        where f.vectorizer_id = v.id;
+        select c.* into pending, in_flight, failed, skipped, last_error, oldest_pending from steadytext.definition_counts(v.id) as c;
         coverage := case when rows > skipped then embedded::double precision / (rows - skipped) when rows is not null then 1 end;
         rows_per_second := v.speed;
         seconds_left := case
@@ -166,7 +163,11 @@ begin
         where d.kind = p_kind and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
-        select * into v_place from steadytext.vectorizer_place(v.id);
+        begin
+            select * into v_place from steadytext.vectorizer_place(v.id);
+        exception when others then
+            select * into v_place from steadytext.vectorizer_place(null);
+        end;
         return query
         select v.name,
             coalesce((
@@ -175,6 +176,9 @@ begin
                 where v_place.key_columns[k.n] is not null), f.key),
             f.error, f.error_code,
             case
+                when p_kind = 'enrichment' and f.error_code = '54000' then 'A shorter prompt or a model that takes longer ones, by steadytext_alter_enrichment(), has it tried again.'
+                when p_kind = 'enrichment' and f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_enrichment().'
+                when p_kind = 'enrichment' and f.error_code = '42501' then 'Values are written with the rights of the owner of the table: see what that role may do, then call steadytext_retry_enrichment().'
                 when p_kind = 'enrichment' then 'It is tried again when the row changes, and by steadytext_retry_enrichment().'
                 when f.error_code = '54000' then 'steadytext_alter_vectorizer(…, truncate => true) has texts cut at their ends; a smaller chunk_size, for vectors in a table of their own, cuts them into pieces.'
                 when f.error_code = '57014' then 'Triggers, policies or constraints of the table take too long: have them do less, then call steadytext_retry_vectorizer().'
@@ -211,7 +215,7 @@ as $$
 begin
     return @extschema@.steadytext_embed(input, model => v.model, mode => 'query')
     from @extschema@.steadytext_vectorizers as v
-    where v.id = steadytext.vectorizer_id(steadytext_vectorizer_embed.name);
+    where v.id = steadytext.definition_id(steadytext_vectorizer_embed.name, 'vectorizer');
 end
 $$;
 set local search_path = pg_catalog, pg_temp;

@@ -47,73 +47,62 @@ comment on function steadytext.check_enrichment_request(text, jsonb) is
 
 create function steadytext.enrichment_digest(p_id uuid)
 returns uuid
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select md5(jsonb_build_array(v.request_type, v.format, v.params, v.model, v.revision)::text)::uuid
-    from @extschema@.steadytext_vectorizers as v
-    where v.id = p_id
+begin
+    return (
+        select md5(jsonb_build_array(v.request_type, v.format, v.params, v.model, v.revision)::text)::uuid
+        from @extschema@.steadytext_vectorizers as v
+        where v.id = p_id);
+end
 $$;
 comment on function steadytext.enrichment_digest(uuid) is
     'A digest of all that the values of an enrichment depend on besides the row; another one means that they are made anew';
 
-create function steadytext.enrichment_place(
-    p_id uuid,
-    out source regclass,
-    out key_columns text[],
-    out key_types text[],
-    out source_columns text[],
-    out target_column text,
-    out problem text
-)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select p.source, p.key_columns, p.key_types, p.source_columns, p.target_column, p.problem
-    from steadytext.vectorizer_place(p_id) as p
-$$;
-comment on function steadytext.enrichment_place(uuid) is
-    'Where an enrichment reads and writes, as steadytext.vectorizer_place(): the columns of the prompt that are not of the key, and the target';
-
 create function steadytext.enrichment_names(p_id uuid)
 returns table (given text, name text)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+    return query
     select n.given, n.name
     from @extschema@.steadytext_vectorizers as v
-    cross join steadytext.enrichment_place(v.id) as p
+    cross join steadytext.vectorizer_place(v.id) as p
     cross join unnest(v.given_keys || v.columns, p.key_columns || p.source_columns) as n(given, name)
     where v.id = p_id
         and n.given in (
-            select f.name from steadytext.format_pieces(v.format, v.given_keys || v.columns) as f where f.name is not null)
+            select f.name from steadytext.format_pieces(v.format, v.given_keys || v.columns) as f where f.name is not null);
+end
 $$;
 comment on function steadytext.enrichment_names(uuid) is
     'The columns that the prompt of an enrichment names: as it calls them, and as they are called now';
 
-create function steadytext.row_key(p_source regclass)
-returns text[]
-language sql stable
+create function steadytext.present_prompt(p_id uuid)
+returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
-as $$
-    select array_agg(a.attname::text order by k.n)
-    from (
-        select i.indkey, i.indnkeyatts
-        from pg_index as i
-        where i.indrelid = p_source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
-            and not exists (
-                select from unnest(i.indkey::int2[]) with ordinality as c(number, n)
-                join pg_attribute as a on a.attrelid = p_source and a.attnum = c.number
-                where c.n <= i.indnkeyatts and not a.attnotnull)
-        order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
-        limit 1
-    ) as i
-    cross join unnest(i.indkey::int2[]) with ordinality as k(number, n)
-    join pg_attribute as a on a.attrelid = p_source and a.attnum = k.number
-    where k.n <= i.indnkeyatts
-$$;
-comment on function steadytext.row_key(regclass) is
-    'The columns by which rows of a table are known: of the primary key, or of a unique index over columns that are NOT NULL';
+as $body$
+declare
+    v_definition record;
+    v_prompt text;
+begin
+    select v.format, v.given_keys || v.columns as given, p.key_columns || p.source_columns as now into v_definition
+    from @extschema@.steadytext_vectorizers as v
+    cross join steadytext.vectorizer_place(v.id) as p
+    where v.id = p_id;
+    -- As it was given, as long as nothing that it names is called otherwise.
+    if v_definition.now is null or cardinality(v_definition.now) <> cardinality(v_definition.given) or v_definition.now = v_definition.given then
+        return v_definition.format;
+    end if;
+    select string_agg(coalesce(replace(f.literal, '$', '$$'),
+        format('${%s}', v_definition.now[array_position(v_definition.given, f.name)])), '' order by f.n) into v_prompt
+    from steadytext.format_pieces(v_definition.format, v_definition.given) as f;
+    return v_prompt;
+end
+$body$;
+comment on function steadytext.present_prompt(uuid) is 'The prompt of an enrichment with its columns as they are called now';
 
 create function steadytext.prompt_columns(p_source regclass, p_prompt text)
 returns text[]
@@ -240,10 +229,11 @@ returns table (base text, made text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+    -- Prompts are read for definitions of this table only: what is wrong with others is nobody's matter here.
     select n.name, p.target_column
     from @extschema@.steadytext_vectorizers as v
-    cross join steadytext.enrichment_place(v.id) as p
-    cross join steadytext.enrichment_names(v.id) as n
+    cross join steadytext.vectorizer_place(v.id) as p
+    cross join lateral steadytext.enrichment_names(case when p.source = p_source then v.id end) as n
     where v.kind = 'enrichment' and v.id is distinct from p_but and p.source = p_source
     union all
     select n.name, p.target_column

@@ -1,32 +1,6 @@
 -- Making enrichments. Everything is made by the caller and with the caller's rights, who must have those of the table's owner; the owner
 -- of the table owns the definition.
 
--- Called when a definition is made, and when its prompt names other columns.
-create function steadytext.make_enrichment_triggers(p_id uuid, p_source regclass, p_keys text[], p_columns text[], p_target text)
-returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_what text;
-begin
-    execute format(
-        'create trigger %I after insert or delete or update of %s on %s for each row execute function steadytext.note_row(%L, %s, %s)',
-        steadytext.vectorizer_trigger(p_id, 'rows'),
-        (select string_agg(quote_ident(c.name), ', ' order by c.n) from unnest(p_keys || p_columns || p_target) with ordinality as c(name, n)),
-        p_source, p_id, cardinality(p_keys), cardinality(p_columns));
-    execute format('create trigger %I after update on %s for each row execute function steadytext.note_row(%L)',
-        steadytext.vectorizer_trigger(p_id, 'updates'), p_source, p_id);
-    execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_row(%L)',
-        steadytext.vectorizer_trigger(p_id, 'truncate'), p_source, p_id);
-    foreach v_what in array array['rows', 'updates', 'truncate'] loop
-        execute format('alter trigger %I on %s depends on extension pg_steadytext', steadytext.vectorizer_trigger(p_id, v_what), p_source);
-    end loop;
-end
-$$;
-comment on function steadytext.make_enrichment_triggers(uuid, regclass, text[], text[], text) is
-    'Puts the triggers of an enrichment on its table: as those of vectorizers';
-
 create function @extschema@.steadytext_create_enrichment(
     source regclass,
     target_column text,
@@ -49,7 +23,7 @@ declare
     v_name text;
     v_type text := case request_type when 'summarize_text' then 'summarize' else coalesce(request_type, 'generate') end;
     v_params jsonb := coalesce(params, '{}');
-    v_model text := model;
+    v_model text := nullif(model, 'auto');
     v_keys text[];
     v_columns text[];
     v_id uuid;
@@ -92,8 +66,8 @@ begin
             hint = 'Use generate, generate_json, generate_regex, generate_choice, classify, classify_scores, classify_multi, extract, extract_facts, summarize_text, translate, analyze_sentiment, mask, if, if_score or score.';
     end if;
     if jsonb_typeof(v_params) = 'object' and v_params ? 'model' then
-        v_model := coalesce(v_model, v_params ->> 'model');
-        if v_model is distinct from v_params ->> 'model' then
+        v_model := coalesce(v_model, nullif(v_params ->> 'model', 'auto'));
+        if v_model is distinct from nullif(v_params ->> 'model', 'auto') then
             raise exception 'model and params name different models' using errcode = 'invalid_parameter_value';
         end if;
         v_params := v_params - 'model';
@@ -119,12 +93,18 @@ begin
         execute format('alter table %s add column %I %s', source, target_column, steadytext.enrichment_type(v_type));
     end if;
     v_columns := array(select c.name from unnest(v_columns) with ordinality as c(name, n) where c.name <> all (v_keys) order by c.n);
-    insert into @extschema@.steadytext_vectorizers as v (name, kind, owner_role, source, columns, given_keys, target_column, model, format,
-        request_type, params, index_type, priority, enqueue_existing)
-    values (v_name, 'enrichment', pg_get_userbyid(v_table.relowner)::name, format('%I.%I', v_table.nspname, v_table.relname), v_columns,
-        v_keys, target_column, v_model, prompt, v_type, v_params, 'none', coalesce(priority, 2), coalesce(enqueue_existing, true))
-    returning v.id into v_id;
-    perform steadytext.make_enrichment_triggers(v_id, source, v_keys, v_columns, target_column);
+    begin
+        insert into @extschema@.steadytext_vectorizers as v (name, kind, owner_role, source, columns, given_keys, target_column, model, format,
+            request_type, params, index_type, priority, enqueue_existing)
+        values (v_name, 'enrichment', pg_get_userbyid(v_table.relowner)::name, format('%I.%I', v_table.nspname, v_table.relname), v_columns,
+            v_keys, target_column, v_model, prompt, v_type, v_params, 'none', coalesce(priority, 2), coalesce(enqueue_existing, true))
+        returning v.id into v_id;
+    exception when unique_violation then
+        -- One that the caller does not see.
+        raise exception 'enrichment "%" already exists', v_name
+            using errcode = 'duplicate_object', hint = 'It is one of another role''s. Give another name.';
+    end;
+    perform steadytext.make_definition_triggers(v_id, source, v_keys, v_columns, array[target_column]);
     return v_name;
 end
 $$;

@@ -1,27 +1,5 @@
 -- Changing, pausing and dropping enrichments, and how they are.
 
-create function steadytext.own_enrichment_id(p_name text)
-returns uuid
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_id uuid;
-begin
-    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.kind = 'enrichment';
-    if v_id is null then
-        raise exception 'enrichment "%" does not exist', left(p_name, 100)
-            using errcode = 'undefined_object', hint = 'The view steadytext_enrichment_status shows yours.';
-    end if;
-    if not steadytext.owns_vectorizer(v_id) then
-        perform steadytext.note_refusal('enrichment');
-        raise exception 'must be owner of enrichment "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
-    end if;
-    return v_id;
-end
-$$;
-comment on function steadytext.own_enrichment_id(text) is 'Number of the enrichment of this name, if the caller may change it; otherwise an error';
-
 -- What was asked by the definition as it was: no answer to it is waited for.
 create function steadytext.recall_enrichment_requests(p_id uuid)
 returns void
@@ -43,16 +21,8 @@ returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_enrichment_id(name);
-    v_place record;
 begin
-    select * into v_place from steadytext.enrichment_place(v_id);
-    perform steadytext.remove_vectorizer(v_id, false);
-    delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = v_id;
-    if drop_all and v_place.target_column is not null then
-        execute format('alter table %s drop column %I', v_place.source, v_place.target_column);
-    end if;
+    perform steadytext.remove_definition(steadytext.own_definition_id(name, 'enrichment'), coalesce(drop_all, false));
 end
 $$;
 comment on function @extschema@.steadytext_drop_enrichment(text, boolean) is
@@ -63,10 +33,8 @@ returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_enrichment_id(name);
 begin
-    update @extschema@.steadytext_vectorizers as v set is_paused = true, updated_at = now() where v.id = v_id;
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), true);
 end
 $$;
 comment on function @extschema@.steadytext_pause_enrichment(text) is 'Changes are noted from now on, and the model is asked nothing';
@@ -76,10 +44,8 @@ returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_enrichment_id(name);
 begin
-    update @extschema@.steadytext_vectorizers as v set is_paused = false, updated_at = now() where v.id = v_id;
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
 comment on function @extschema@.steadytext_resume_enrichment(text) is 'Ends a pause: values are made of what was noted meanwhile';
@@ -89,19 +55,8 @@ returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_enrichment_id(name);
-    v_count bigint;
 begin
-    with gone as (
-        delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id returning f.key
-    )
-    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key)
-    select v_id, g.key from gone as g;
-    get diagnostics v_count = row_count;
-    -- Wakes whoever does it.
-    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
-    return v_count;
+    return steadytext.retry_definition(steadytext.lock_definition(name, 'enrichment'), false);
 end
 $$;
 comment on function @extschema@.steadytext_retry_enrichment(text) is 'Has failed rows tried again; returns how many';
@@ -112,7 +67,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_enrichment_id(name);
+    v_id uuid := steadytext.lock_definition(name, 'enrichment');
 begin
     perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
     perform steadytext.recall_enrichment_requests(v_id);
@@ -139,16 +94,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    v_id uuid := steadytext.own_enrichment_id(name);
+    v_id uuid := steadytext.lock_definition(name, 'enrichment');
     v_old record;
     v_place record;
     v_before uuid;
     v_type text;
     v_params jsonb;
     v_model text;
+    v_is_default boolean := false;
     v_columns text[];
     v_keys text[];
-    v_trigger name;
+    v_statement text;
 begin
     -- A step that is under way ends first.
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_id for update;
@@ -160,7 +116,10 @@ begin
     if num_nonnulls(prompt, request_type, params, model) > 0 then
         v_type := case request_type when 'summarize_text' then 'summarize' else coalesce(request_type, v_old.request_type) end;
         v_params := coalesce(params, v_old.params);
+        -- The default one is asked for by its name.
         v_model := coalesce(model, v_params ->> 'model', v_old.model);
+        v_is_default := v_model = 'auto';
+        v_model := nullif(v_model, 'auto');
         if jsonb_typeof(v_params) = 'object' then
             v_params := v_params - 'model';
         end if;
@@ -169,9 +128,15 @@ begin
         end if;
         perform steadytext.check_enrichment_request(v_type,
             case when v_model is null then v_params else v_params || jsonb_build_object('model', v_model) end);
-        select * into v_place from steadytext.enrichment_place(v_id);
-        if v_place.source is null or v_place.problem is not null then
-            raise exception '%', coalesce(v_place.problem, 'the table is gone') using errcode = 'object_not_in_prerequisite_state';
+        select * into v_place from steadytext.vectorizer_place(v_id);
+        -- A column that the prompt names was dropped: another prompt is given. One that was filled cannot be replaced.
+        if v_place.problem is not null
+            and (v_place.source is null or v_place.source_columns is not null or prompt is null or v_place.target_column is null)
+        then
+            raise exception '%', v_place.problem using errcode = 'object_not_in_prerequisite_state', hint = case
+                when v_place.source is null or v_place.source_columns is not null then null
+                when v_place.target_column is null then 'The column that was filled is gone. Drop the enrichment and make another one.'
+                else 'Give a prompt that names other columns.' end;
         end if;
         execute format('lock table %s in share row exclusive mode', v_place.source);
         perform steadytext.check_enrichment_target(v_place.source, v_place.target_column, v_type, v_params);
@@ -182,27 +147,27 @@ begin
         perform steadytext.check_enrichment_chain(v_place.source, v_columns, v_place.target_column, v_id);
         v_columns := array(
             select c.name from unnest(v_columns) with ordinality as c(name, n) where c.name <> all (v_place.key_columns) order by c.n);
-        -- Whatever they are called now.
-        for v_trigger in
-            select t.tgname from pg_trigger as t
-            where t.tgrelid = v_place.source and t.tgparentid = 0::oid and t.tgfoid = 'steadytext.note_row()'::regprocedure
-                and substr(t.tgargs, 1, 36) = convert_to(v_id::text, 'UTF8')
-        loop
-            execute format('drop trigger %I on %s', v_trigger, v_place.source);
+        for v_statement in select d from steadytext.definition_trigger_drops(v_id, array[v_place.source]) as d loop
+            execute v_statement;
         end loop;
-        perform steadytext.make_enrichment_triggers(v_id, v_place.source, v_place.key_columns, v_columns, v_place.target_column);
+        perform steadytext.make_definition_triggers(v_id, v_place.source, v_place.key_columns, v_columns, array[v_place.target_column]);
     end if;
-    update @extschema@.steadytext_vectorizers as v
-    set name = coalesce(new_name, v.name),
-        priority = coalesce(steadytext_alter_enrichment.priority, v.priority),
-        format = coalesce(prompt, v.format),
-        columns = coalesce(v_columns, v.columns),
-        given_keys = coalesce(v_keys, v.given_keys),
-        request_type = coalesce(v_type, v.request_type),
-        params = coalesce(v_params, v.params),
-        model = coalesce(v_model, v.model),
-        updated_at = now()
-    where v.id = v_id;
+    begin
+        update @extschema@.steadytext_vectorizers as v
+        set name = coalesce(new_name, v.name),
+            priority = coalesce(steadytext_alter_enrichment.priority, v.priority),
+            format = coalesce(prompt, v.format),
+            columns = coalesce(v_columns, v.columns),
+            given_keys = coalesce(v_keys, v.given_keys),
+            request_type = coalesce(v_type, v.request_type),
+            params = coalesce(v_params, v.params),
+            model = case when v_is_default then null else coalesce(v_model, v.model) end,
+            updated_at = now()
+        where v.id = v_id;
+    exception when unique_violation then
+        raise exception 'enrichment "%" already exists', left(new_name, 100)
+            using errcode = 'duplicate_object', hint = 'It is one of another role''s. Give another name.';
+    end;
     if steadytext.enrichment_digest(v_id) <> v_before then
         perform steadytext.recall_enrichment_requests(v_id);
         delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = v_id;
@@ -211,7 +176,7 @@ begin
 end
 $$;
 comment on function @extschema@.steadytext_alter_enrichment(text, text, text, jsonb, text, bigint, text) is
-    'Changes an enrichment; NULL: as before. Every value is made anew where that changes what is asked, but for those that somebody has written';
+    'Changes an enrichment; NULL: as before; model auto: the default one. Every value is made anew where that changes what is asked, but for those that somebody has written';
 
 create function steadytext.enrichment_statuses()
 returns table (
@@ -245,6 +210,8 @@ as $$
 declare
     v record;
     v_place record;
+    v_counts record;
+    v_wrong text;
 begin
     for v in
         select d.*, s.scan, s.problem, s.rows_per_second as speed, s.vectorizer_id is null as is_new,
@@ -254,16 +221,25 @@ begin
         where d.kind = 'enrichment' and (steadytext.owns_vectorizer(d.id) or pg_has_role(current_user, 'steadytext_admin', 'usage'))
         order by d.name
     loop
-        select * into v_place from steadytext.enrichment_place(v.id);
+        v_wrong := null;
+        begin
+            select * into v_place from steadytext.vectorizer_place(v.id);
+            columns := array(select n.name from steadytext.enrichment_names(v.id) as n);
+            prompt := steadytext.present_prompt(v.id);
+        exception when others then
+            -- Whatever its owner has made of it: that is shown, and keeps nobody from seeing the others.
+            select * into v_place from steadytext.vectorizer_place(null);
+            columns := null;
+            prompt := v.format;
+            v_wrong := sqlerrm;
+        end;
         name := v.name;
         source := v_place.source;
-        columns := array(select n.name from steadytext.enrichment_names(v.id) as n);
         target_column := v_place.target_column;
         request_type := v.request_type;
-        prompt := v.format;
         model := v.model;
         owner := v.owner_role::name::text;
-        problem := coalesce(v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
+        problem := coalesce(v_wrong, v_place.problem, v.problem, case when not v.is_paused then steadytext.process_problem(v.is_patient) end);
         rows := null;
         -- As for vectorizers: a table is read for its owner only, whose code may be in it.
         if v_place.source is not null
@@ -273,30 +249,18 @@ begin
                 select format('select count(*) from %s', case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text)
                 from pg_class as c where c.oid = v_place.source));
         end if;
-        begin
-            select count(*) filter (where r.made_by = d.digest), count(*) filter (where r.is_kept and r.value_hash is not null),
-                count(*) filter (where r.made_by <> d.digest)
-            into done, kept, stale
-            from (select steadytext.enrichment_digest(v.id) as digest) as d
-            left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
-        exception when others then
-            -- Its owner may have written anything into the definition: that is shown, and keeps nobody from seeing the others.
-            done := null;
-            kept := null;
-            stale := null;
-            problem := coalesce(problem, sqlerrm);
-        end;
+        select count(*) filter (where r.made_by = d.digest), count(*) filter (where r.is_kept and r.value_hash is not null),
+            count(*) filter (where r.made_by <> d.digest)
+        into done, kept, stale
+        from (select steadytext.enrichment_digest(v.id) as digest) as d
+        left join @extschema@.steadytext_enrichment_rows as r on r.enrichment_id = v.id and r.gone_at is null;
         coverage := case when rows > 0 then least(done::double precision / rows, 1) when rows = 0 then 1 end;
-        select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
-        into pending, oldest_pending
-        from @extschema@.steadytext_vectorizer_work as w
-        where w.vectorizer_id = v.id;
-        select count(*), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
-        from @extschema@.steadytext_vectorizer_batches as b
-        where b.vectorizer_id = v.id;
-        select count(*), (array_agg(f.error order by f.failed_at desc))[1] into failed, last_error
-        from @extschema@.steadytext_vectorizer_failures as f
-        where f.vectorizer_id = v.id;
+        select c.* into v_counts from steadytext.definition_counts(v.id) as c;
+        pending := v_counts.pending;
+        in_flight := v_counts.in_flight;
+        failed := v_counts.failed;
+        last_error := v_counts.last_error;
+        oldest_pending := v_counts.oldest_pending;
         rows_per_second := v.speed;
         seconds_left := case
             when oldest_pending is null and v.scan is null and not v.is_new then 0
@@ -326,7 +290,7 @@ comment on column @extschema@.steadytext_enrichment_status.source is 'The table;
 comment on column @extschema@.steadytext_enrichment_status.columns is 'The columns that the prompt names, as they are called now';
 comment on column @extschema@.steadytext_enrichment_status.target_column is 'The column that is filled';
 comment on column @extschema@.steadytext_enrichment_status.request_type is 'The type of its requests';
-comment on column @extschema@.steadytext_enrichment_status.prompt is 'The prompt, as it was given';
+comment on column @extschema@.steadytext_enrichment_status.prompt is 'The prompt, with its columns as they are called now';
 comment on column @extschema@.steadytext_enrichment_status.model is 'The model; NULL: the default one of that type of requests';
 comment on column @extschema@.steadytext_enrichment_status.rows is
     'Rows of the table; NULL where you may not read it, and for superusers unless it is theirs: nothing is read with their rights that others own';

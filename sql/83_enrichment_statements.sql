@@ -31,40 +31,19 @@ declare
     v_type oid;
 begin
     select v.* into v_definition from @extschema@.steadytext_vectorizers as v where v.id = p_id;
-    select p.* into v_place from steadytext.enrichment_place(p_id) as p;
+    select p.* into v_place from steadytext.vectorizer_place(p_id) as p;
     owner := v_definition.owner_role::oid;
     source := v_place.source::oid;
-    problem := v_place.problem;
+    problem := steadytext.definition_problem(p_id);
     if problem is null and v_place.target_column is null then
         problem := format('a trigger of table %s is not the one that was made with the enrichment', v_place.source);
-    end if;
-    if problem is null and not pg_has_role(owner, 'steadytext_user', 'usage') then
-        problem := 'the owner of the table is not a member of steadytext_user';
     end if;
     if problem is not null then
         return;
     end if;
     select case when c.relkind = 'p' then '' else 'only ' end || v_place.source::text into v_source
     from pg_class as c where c.oid = v_place.source;
-    select
-        -- The values of a key as columns k1, k2, …
-        string_agg(format('(k.key operator(pg_catalog.->>) %s)::%s as k%s', k.n - 1, k.type, k.n), ', ' order by k.n) as parsed,
-        string_agg(steadytext.key_comparison(format('s.%I', k.name), '=', 'x.k' || k.n, k.oid), ' and ' order by k.n) as matched,
-        format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element('x.k' || k.n, k.oid), ', ' order by k.n)) as of_parsed,
-        format('pg_catalog.jsonb_build_array(%s)', string_agg(steadytext.key_element(format('s.%I', k.name), k.oid), ', ' order by k.n)) as of_source,
-        string_agg(format('s.%I', k.name), ', ' order by k.n) as in_order,
-        -- Keys behind the one in $1, found by the index: k1 >= x1 and (k1 > x1 or (k2 >= x2 and (…))).
-        string_agg(format('%s and (%s', steadytext.key_comparison(format('s.%I', k.name), '>=', k.behind, k.oid),
-            steadytext.key_comparison(format('s.%I', k.name), '>', k.behind, k.oid)), ' or (' order by k.n)
-            || repeat('))', cardinality(v_place.key_columns) - 1) || ')' as behind
-    into v_keys
-    from (
-        select u.name, u.n, steadytext.key_cast(u.type, a.atttypid) as type, a.atttypid as oid,
-            format('($1 operator(pg_catalog.->>) %s)::%s', u.n - 1, steadytext.key_cast(u.type, a.atttypid)) as behind
-        from unnest(v_place.key_columns, v_place.key_types) with ordinality as u(name, type, n)
-        join pg_attribute as a on a.attrelid = v_place.source and a.attname = u.name and not a.attisdropped
-    ) as k;
-
+    select e.* into v_keys from steadytext.key_expressions(v_place.source, v_place.key_columns, v_place.key_types, null) as e;
     select array_agg(n.given), array_agg(n.name) into v_given, v_now from steadytext.enrichment_names(p_id) as n;
     select format('pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(row(%s)::pg_catalog.text, ''UTF8'')), ''hex'')',
             string_agg(format('s.%I::pg_catalog.text', c.name), ', ' order by c.n)),
@@ -107,17 +86,17 @@ begin
             from %6$s as s
             where %7$s
         ) as s on true$read$,
-        v_keys.parsed, v_hash, v_target, v_is_there, v_prompt, v_source, v_keys.matched, v_keys.of_parsed);
+        v_keys.parsed, v_hash, v_target, v_is_there, v_prompt, v_source, v_keys.source_match, v_keys.of_parsed);
     present := format(
-        $present$select pg_catalog.jsonb_agg(x.n order by x.n)
+        $present$select pg_catalog.jsonb_agg(exists (
+                select from %2$s as s where %3$s and (x.hash is null or %4$s operator(pg_catalog.=) x.hash)
+            ) order by x.n)
         from (
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, %1$s
             from pg_catalog.jsonb_array_elements($1) with ordinality as e(element, n)
             cross join lateral (select e.element operator(pg_catalog.->) 'key' as key) as k
-        ) as x
-        join %2$s as s on %3$s
-        where x.hash is null or %4$s operator(pg_catalog.=) x.hash$present$,
-        v_keys.parsed, v_source, v_keys.matched, v_hash);
+        ) as x$present$,
+        v_keys.parsed, v_source, v_keys.source_match, v_hash);
     -- Those of the rows whose columns, and whose value, are what they were when the prompt was made, and which nobody has locked.
     lockable := format(
         $lockable$with items as materialized (
@@ -133,7 +112,7 @@ begin
             for no key update of s skip locked
         )
         select pg_catalog.jsonb_agg(h.n) from held as h$lockable$,
-        v_keys.parsed, v_source, v_keys.matched, v_hash, v_target);
+        v_keys.parsed, v_source, v_keys.source_match, v_hash, v_target);
     write_values := format(
         $write$with items as materialized (
             select e.n, e.element operator(pg_catalog.->>) 'hash' as hash, e.element operator(pg_catalog.->>) 'was' as was,
@@ -156,7 +135,7 @@ begin
             returning x.n, %5$s as made
         )
         select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(d.n, d.made)) from done as d$write$,
-        v_keys.parsed, v_source, v_keys.matched, v_hash, v_target, v_value, v_place.target_column);
+        v_keys.parsed, v_source, v_keys.source_match, v_hash, v_target, v_value, v_place.target_column);
     select array_agg(format(
         $scan$select pg_catalog.jsonb_build_object('last', (pg_catalog.array_agg(f.key order by f.n desc))[1],
             'rows', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(f.key, f.hash, f.was)), 'count', pg_catalog.count(*))
@@ -165,11 +144,11 @@ begin
             from %5$s as s
             where %6$s
             order by %4$s
-            limit 1000
+            limit ($1 operator(pg_catalog.->>) 'limit')::pg_catalog.int8
         ) as f$scan$,
-        v_keys.of_source, v_hash, v_target, v_keys.in_order, v_source, w.condition) order by w.n)
+        v_keys.of_source, v_hash, v_target, v_keys.source_order, v_source, w.condition) order by w.n)
     into scan_source
-    from unnest(array['$1::pg_catalog.jsonb is null', v_keys.behind]) with ordinality as w(condition, n);
+    from unnest(array['true', v_keys.source_behind]) with ordinality as w(condition, n);
 end
 $$;
 comment on function steadytext.enrichment_statements(uuid) is

@@ -6,14 +6,16 @@
 
 create function steadytext.note_enriched_rows(p_id uuid, p_rows jsonb, p_is_kept boolean)
 returns void
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+begin
     insert into @extschema@.steadytext_enrichment_rows as r (enrichment_id, key, content_hash, made_by, value_hash, is_kept)
     select p_id, e.row -> 'key', decode(e.row ->> 'hash', 'hex'), steadytext.enrichment_digest(p_id), decode(e.row ->> 'made', 'hex'), p_is_kept
     from jsonb_array_elements(p_rows) as e(row)
     on conflict (enrichment_id, key) do update set content_hash = excluded.content_hash, made_by = excluded.made_by,
-        value_hash = excluded.value_hash, is_kept = excluded.is_kept, gone_at = null
+        value_hash = excluded.value_hash, is_kept = excluded.is_kept, gone_at = null;
+end
 $$;
 comment on function steadytext.note_enriched_rows(uuid, jsonb, boolean) is
     'Writes down that rows have what they should, or (kept) what somebody has written. Called by the steps';
@@ -56,111 +58,39 @@ end
 $$;
 comment on function steadytext.ask_about_rows(uuid, jsonb) is 'Makes a request of the prompt of each row; called by the steps';
 
-create function steadytext.write_enrichment_values(p_id uuid, p_items jsonb)
+create function steadytext.write_enrichment_values(p_id uuid, p_statements record, p_items jsonb)
 returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
-    v_ranges integer[] := array[1, jsonb_array_length(p_items)];
-    v_from integer;
-    v_to integer;
-    v_part jsonb;
-    v_done jsonb;
+    v_done jsonb := coalesce(steadytext.run_as(p_statements.owner, p_statements.write_values, p_items), '[]');
     v_left jsonb;
     v_refused jsonb;
-    v_written integer := 0;
-    v_begun timestamptz := clock_timestamp();
-    v_message text;
-    v_code text;
 begin
-    select * into v_statements from steadytext.enrichment_statements(p_id);
-    if v_statements.problem is not null then
-        -- Since the step has begun: the table is gone, or the owner's rights. The next step says so.
+    perform steadytext.note_enriched_rows(p_id, jsonb_agg(
+        p_items -> ((d.done ->> 0)::integer - 1) || jsonb_build_object('made', d.done -> 1)), false)
+    from jsonb_array_elements(v_done) as d(done)
+    having count(*) > 0;
+    select jsonb_agg(e.element order by e.n) into v_left
+    from jsonb_array_elements(p_items) with ordinality as e(element, n)
+    where e.n <> all (array(select (d.done ->> 0)::bigint from jsonb_array_elements(v_done) as d(done)));
+    if v_left is not null then
+        -- Either the row has changed, or somebody has it locked, or a trigger has kept the value out without an error.
+        v_refused := coalesce(steadytext.run_as(p_statements.owner, p_statements.lockable, v_left), '[]');
+        perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the value from being written', '09000')
+        from jsonb_array_elements(v_left) with ordinality as l(item, n)
+        where v_refused @> to_jsonb(l.n);
         insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
-        select p_id, e.element -> 'key', clock_timestamp() + interval '2 seconds'
-        from jsonb_array_elements(p_items) as e(element);
-        return 0;
+        select p_id, l.item -> 'key', clock_timestamp() + interval '2 seconds'
+        from jsonb_array_elements(v_left) with ordinality as l(item, n)
+        where not v_refused @> to_jsonb(l.n);
     end if;
-    while cardinality(v_ranges) > 0 loop
-        v_from := v_ranges[1];
-        v_to := v_ranges[2];
-        select jsonb_agg(e.element order by e.n) into v_part
-        from jsonb_array_elements(p_items) with ordinality as e(element, n)
-        where e.n between v_from and v_to;
-        begin
-            v_done := coalesce(steadytext.run_as(v_statements.owner, v_statements.write_values, v_part), '[]');
-            v_written := v_written + jsonb_array_length(v_done);
-            perform steadytext.note_enriched_rows(p_id, jsonb_agg(
-                v_part -> ((d.done ->> 0)::integer - 1) || jsonb_build_object('made', d.done -> 1)), false)
-            from jsonb_array_elements(v_done) as d(done)
-            having count(*) > 0;
-            select jsonb_agg(e.element order by e.n) into v_left
-            from jsonb_array_elements(v_part) with ordinality as e(element, n)
-            where not exists (select from jsonb_array_elements(v_done) as d(done) where (d.done ->> 0)::bigint = e.n);
-            if v_left is not null then
-                -- Either the row has changed, or somebody has it locked, or a trigger has kept the value out without an error.
-                v_refused := coalesce(steadytext.run_as(v_statements.owner, v_statements.lockable, v_left), '[]');
-                perform steadytext.note_vectorizer_failure(p_id, l.item, 'a trigger or rule of the table kept the value from being written', '09000')
-                from jsonb_array_elements(v_left) with ordinality as l(item, n)
-                where v_refused @> to_jsonb(l.n);
-                insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
-                select p_id, l.item -> 'key', clock_timestamp() + interval '2 seconds'
-                from jsonb_array_elements(v_left) with ordinality as l(item, n)
-                where not v_refused @> to_jsonb(l.n);
-            end if;
-            v_ranges := v_ranges[3 :];
-        exception when others or query_canceled or assert_failure then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
-            if left(v_code, 2) = '53' then
-                raise;
-            end if;
-            perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' and not steadytext.renew_step_limit() then
-                raise;
-            end if;
-            if v_from < v_to then
-                v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
-            else
-                perform steadytext.put_enrichment_row_aside(p_id, p_items -> (v_from - 1), v_message, v_code);
-                v_ranges := v_ranges[3 :];
-            end if;
-        end;
-        if clock_timestamp() > v_begun + interval '90 seconds' and cardinality(v_ranges) > 0 then
-            -- Others have waited long enough. The rest is asked once more, of the cache mostly.
-            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, run_after)
-            select p_id, e.element -> 'key', clock_timestamp() + interval '5 seconds'
-            from jsonb_array_elements(p_items) with ordinality as e(element, n)
-            where exists (
-                select from generate_subscripts(v_ranges, 1) as r(i)
-                where r.i % 2 = 1 and e.n between v_ranges[r.i] and v_ranges[r.i + 1]);
-            exit;
-        end if;
-    end loop;
-    return v_written;
+    return jsonb_array_length(v_done);
 end
 $$;
-comment on function steadytext.write_enrichment_values(uuid, jsonb) is
-    'Writes values into rows that still are as they were read; what is wrong with one of them becomes its failure. Called by the steps';
-
-create function steadytext.put_enrichment_row_aside(p_id uuid, p_item jsonb, p_message text, p_code text)
-returns void
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- A trigger that takes too long is no matter of the moment.
-    if steadytext.is_transient(p_code) and p_code <> '57014' then
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-        values (p_id, p_item -> 'key', coalesce((p_item ->> 'forced')::boolean, false), clock_timestamp() + interval '5 seconds');
-    else
-        perform steadytext.note_vectorizer_failure(p_id, p_item, p_message, p_code);
-    end if;
-end
-$$;
-comment on function steadytext.put_enrichment_row_aside(uuid, jsonb, text, text) is
-    'What becomes of a row that stops the others: it is tried again soon, where the error is about the moment, or has failed. Called by the steps';
+comment on function steadytext.write_enrichment_values(uuid, record, jsonb) is
+    'Writes values into rows that still are as they were read, and returns into how many; called by the steps';
 
 -- What is to be done about rows that were read: done, keep, adopt, blank, empty, ask or gone.
 create function steadytext.judge_rows(p_id uuid, p_rows jsonb)
@@ -244,85 +174,34 @@ $$;
 comment on function steadytext.judge_rows(uuid, jsonb) is
     'What is to be done about rows: nothing (done), their value is somebody''s (keep), or was made when they had another key (adopt), NULL is written (blank) or right already (empty), the model is asked, or they are gone. Called by the steps';
 
-create function steadytext.read_enriched_rows(p_id uuid, p_keys jsonb)
+create function steadytext.read_enriched_rows(p_id uuid, p_statements record, p_keys jsonb)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_statements record;
-    v_ranges integer[] := array[1, jsonb_array_length(p_keys)];
-    v_from integer;
-    v_to integer;
-    v_begun timestamptz := clock_timestamp();
-    v_rows jsonb;
-    v_part jsonb;
+    v_rows jsonb := coalesce(steadytext.run_as(p_statements.owner, p_statements.read_rows, p_keys), '[]');
     v_judged jsonb;
-    v_message text;
-    v_code text;
 begin
-    select * into v_statements from steadytext.enrichment_statements(p_id);
-    if v_statements.problem is not null then
-        insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced, run_after)
-        select p_id, e.element -> 'key', coalesce((e.element ->> 'forced')::boolean, false), clock_timestamp() + interval '2 seconds'
-        from jsonb_array_elements(p_keys) as e(element);
-        return;
+    delete from @extschema@.steadytext_vectorizer_failures as f
+    using jsonb_array_elements(v_rows) as r(row)
+    where f.vectorizer_id = p_id and f.key = r.row -> 'key';
+    select coalesce(jsonb_object_agg(j.verdict, j.items), '{}') into v_judged
+    from (
+        select j.verdict, jsonb_agg(j.item) as items from steadytext.judge_rows(p_id, v_rows) as j group by j.verdict
+    ) as j;
+    perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'keep', '[]'), true);
+    perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'adopt', '[]') || coalesce(v_judged -> 'empty', '[]'), false);
+    update @extschema@.steadytext_enrichment_rows as o set gone_at = now()
+    from jsonb_array_elements(v_judged -> 'gone') as g(row)
+    where o.enrichment_id = p_id and o.key = g.row -> 'key' and o.gone_at is null;
+    if v_judged ? 'ask' then
+        perform steadytext.ask_about_rows(p_id, v_judged -> 'ask');
     end if;
-    while cardinality(v_ranges) > 0 loop
-        v_from := v_ranges[1];
-        v_to := v_ranges[2];
-        select jsonb_agg(e.element order by e.n) into v_part
-        from jsonb_array_elements(p_keys) with ordinality as e(element, n)
-        where e.n between v_from and v_to;
-        begin
-            v_rows := coalesce(steadytext.run_as(v_statements.owner, v_statements.read_rows, v_part), '[]');
-            delete from @extschema@.steadytext_vectorizer_failures as f
-            using jsonb_array_elements(v_rows) as r(row)
-            where f.vectorizer_id = p_id and f.key = r.row -> 'key';
-            select coalesce(jsonb_object_agg(j.verdict, j.items), '{}') into v_judged
-            from (
-                select j.verdict, jsonb_agg(j.item) as items from steadytext.judge_rows(p_id, v_rows) as j group by j.verdict
-            ) as j;
-            perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'keep', '[]'), true);
-            perform steadytext.note_enriched_rows(p_id, coalesce(v_judged -> 'adopt', '[]') || coalesce(v_judged -> 'empty', '[]'), false);
-            update @extschema@.steadytext_enrichment_rows as o set gone_at = now()
-            from jsonb_array_elements(v_judged -> 'gone') as g(row)
-            where o.enrichment_id = p_id and o.key = g.row -> 'key' and o.gone_at is null;
-            if v_judged ? 'ask' then
-                perform steadytext.ask_about_rows(p_id, v_judged -> 'ask');
-            end if;
-            if v_judged ? 'blank' then
-                perform steadytext.write_enrichment_values(p_id, v_judged -> 'blank');
-            end if;
-            v_ranges := v_ranges[3 :];
-        exception when others or query_canceled or assert_failure then
-            get stacked diagnostics v_message = message_text, v_code = returned_sqlstate;
-            -- The queue is full, or the disk: that is about all of them.
-            if left(v_code, 2) = '53' then
-                raise;
-            end if;
-            perform set_config('lock_timeout', '20ms', true);
-            if v_code = '57014' and not steadytext.renew_step_limit() then
-                raise;
-            end if;
-            if v_from < v_to then
-                v_ranges := array[v_from, (v_from + v_to) / 2, (v_from + v_to) / 2 + 1, v_to] || v_ranges[3 :];
-            else
-                perform steadytext.put_enrichment_row_aside(p_id, p_keys -> (v_from - 1), v_message, v_code);
-                v_ranges := v_ranges[3 :];
-            end if;
-        end;
-        if clock_timestamp() > v_begun + interval '10 seconds' and cardinality(v_ranges) > 0 then
-            insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
-            select p_id, e.element -> 'key', (e.element -> 'forced')::boolean
-            from jsonb_array_elements(p_keys) with ordinality as e(element, n)
-            where exists (
-                select from generate_subscripts(v_ranges, 1) as r(i)
-                where r.i % 2 = 1 and e.n between v_ranges[r.i] and v_ranges[r.i + 1]);
-            exit;
-        end if;
-    end loop;
+    if v_judged ? 'blank' then
+        perform steadytext.in_parts(p_id, 'write values', p_statements, v_judged -> 'blank', null);
+    end if;
 end
 $$;
-comment on function steadytext.read_enriched_rows(uuid, jsonb) is
-    'Reads rows by their keys and does what is to be done about them; what is wrong with one of them becomes its failure. Called by the steps';
+comment on function steadytext.read_enriched_rows(uuid, record, jsonb) is
+    'Reads rows by their keys and does what is to be done about them; called by the steps';

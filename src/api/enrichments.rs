@@ -1,4 +1,4 @@
-//! What an enrichment asks about each row is checked when it is made, as the queue will check it.
+//! What an enrichment asks about each row is checked when it is made, as the queue will check it, and so is who will answer.
 
 use pgrx::prelude::*;
 
@@ -6,11 +6,11 @@ use crate::pg::catalog_cache;
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::kept_prompts;
-use crate::registry::Wanted;
+use crate::registry::{self, Wanted};
 use crate::request::checks::{check_columns, check_params, check_type};
 use crate::request::params::{self, Unused};
 use crate::request::verb_checks::is_verb;
-use crate::request::{Asked, check_model, wanted, wording};
+use crate::request::{Asked, check_model, task_of, wanted, wording};
 
 /// Stands for the text of a row, which is checked when there is one.
 const ANY_TEXT: &str = "pg_steadytext";
@@ -31,8 +31,14 @@ fn check(request_type: &str, params: Jsonb<'_>) -> Result<(), PgError> {
     }
     check_type(Asked { request_type, prompt: Some(ANY_TEXT), prompts: None, params: &params }, &config)?;
     check_params(request_type, &params, &config)?;
+    let models = catalog_cache::models()?;
     if wanted(&params) != Wanted::Default {
-        check_model(request_type, &params, &*catalog_cache::models()?)?;
+        check_model(request_type, &params, &models)?;
+    } else if registry::resolve(task_of(request_type, &params), Wanted::Default, &models)
+        .is_ok_and(|model| model.is_fallback)
+    {
+        // Whoever waits for the worker to say so finds it in the server log only.
+        registry::builtin_warning().report(PgLogLevel::WARNING);
     }
     Ok(())
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByPostgres, JsonB};
+use pgrx::{AllocatedByPostgres, AnyElement};
 
 use crate::pg::changed_row::{Changed, Firing};
 use crate::pg::error::{OrRaise, PgError};
 use crate::pg::privilege::as_owner;
 use crate::pg::rate_limits::StatementOfOthers;
 use crate::pg::shmem::Lane;
-use crate::pg::spi::{self, Mode};
+use crate::pg::spi::{self, Arg, KeptPlans, Mode, Row};
 use crate::pg::{after_commit, interrupts, noted_keys, slots};
 
 type NoRow<'a> = Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible>;
@@ -52,10 +52,15 @@ fn wake_vectorizers<'a>(_trigger: &'a PgTrigger<'a>) -> NoRow<'a> {
     Ok(None)
 }
 
+thread_local! {
+    /// Those of statements with an argument: they come with each step.
+    static PLANS: KeptPlans = KeptPlans::new();
+}
+
 /// Runs a statement as another role, in the process that works for vectorizers and nowhere else. It gets `argument` as
 /// its only parameter, and returns one value, which is this function's.
 #[pg_extern(volatile, parallel_unsafe)]
-fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<JsonB>) -> Option<JsonB> {
+fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<AnyElement>) -> Option<AnyElement> {
     if !slots::is_vectorizing() {
         PgError::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -67,7 +72,13 @@ fn run_as(role: pg_sys::Oid, statement: &str, argument: Option<JsonB>) -> Option
         // Deferred triggers would run when the role is no longer the one that was asked for.
         let _asked_by_others = StatementOfOthers::begin();
         spi::query("set constraints all immediate", vec![], Mode::ReadWrite, |_| ())?;
-        spi::query_one(statement, vec![argument.into()], Mode::ReadWrite, |row| row.get::<JsonB>(1))
+        let first = |row: &Row| row.get_copy(1);
+        let argument_of = Arg::jsonb(argument.as_ref());
+        if argument.is_some() {
+            PLANS.with(|plans| plans.query_one(role, statement, &[argument_of], first))
+        } else {
+            spi::query_one(statement, vec![argument_of], Mode::ReadWrite, first)
+        }
     };
     as_owner(role, run).or_raise().flatten()
 }

@@ -36,6 +36,22 @@ struct Columns<'a> {
     written: &'a [i16],
 }
 
+impl<'a> Columns<'a> {
+    /// Those that a trigger lists; `None` where its arguments do not fit them.
+    fn of(link: &'a pg_sys::Trigger) -> Option<Self> {
+        // SAFETY: as many columns as the trigger says.
+        let columns = unsafe { std::slice::from_raw_parts(link.tgattr, usize::try_from(link.tgnattr).ok()?) };
+        let count = |index| argument(link, index)?.to_str().ok()?.parse::<usize>().ok();
+        let (key, embedded) = (count(1)?, count(2)?);
+        if key == 0 || key.checked_add(embedded)? > columns.len() {
+            return None;
+        }
+        let (key, others) = columns.split_at(key);
+        let (embedded, written) = others.split_at(embedded);
+        Some(Columns { key, embedded, written })
+    }
+}
+
 impl<'a> Firing<'a> {
     /// The trigger that called.
     pub(crate) fn of(trigger: &'a PgTrigger<'_>) -> Self {
@@ -80,7 +96,11 @@ impl<'a> Firing<'a> {
         if lists_columns == is_update {
             return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
         }
-        let columns = self.columns().ok_or_else(misused)?;
+        let Some(link) = self.link() else {
+            // It goes with any column that it lists. The definition is broken then, and its table is searched when it is mended.
+            return if is_update { Ok(Changed::Nothing) } else { Err(misused()) };
+        };
+        let columns = Columns::of(link).ok_or_else(misused)?;
         let before = self.data.tg_trigtuple;
         if !is_update {
             return Ok(Changed::Key(self.key(before, &columns)));
@@ -98,27 +118,17 @@ impl<'a> Firing<'a> {
         })
     }
 
-    /// The columns, from the trigger of this definition that lists them; PostgreSQL keeps them right, in partitions too.
-    fn columns(&self) -> Option<Columns<'a>> {
+    /// The trigger of this definition that lists its columns; PostgreSQL keeps them right, in partitions too.
+    fn link(&self) -> Option<&'a pg_sys::Trigger> {
         let own = argument(self.trigger(), 0)?;
-        // SAFETY: the relation's triggers, as many as it says; their columns and arguments as many as they say.
-        unsafe {
+        // SAFETY: the relation's triggers, as many as it says; they are there as long as the trigger runs.
+        let all = unsafe {
             let triggers = (*self.data.tg_relation).trigdesc.as_ref()?;
-            let all =
-                std::slice::from_raw_parts(triggers.triggers, usize::try_from(triggers.numtriggers).ok()?);
-            let link = all.iter().find(|other| {
-                other.tgnattr > 0 && other.tgfoid == self.trigger().tgfoid && argument(other, 0) == Some(own)
-            })?;
-            let columns = std::slice::from_raw_parts(link.tgattr, usize::try_from(link.tgnattr).ok()?);
-            let count = |index| argument(link, index)?.to_str().ok()?.parse::<usize>().ok();
-            let (key, embedded) = (count(1)?, count(2)?);
-            if key == 0 || key.checked_add(embedded)? > columns.len() {
-                return None;
-            }
-            let (key, others) = columns.split_at(key);
-            let (embedded, written) = others.split_at(embedded);
-            Some(Columns { key, embedded, written })
-        }
+            std::slice::from_raw_parts(triggers.triggers, usize::try_from(triggers.numtriggers).ok()?)
+        };
+        all.iter().find(|other| {
+            other.tgnattr > 0 && other.tgfoid == self.trigger().tgfoid && argument(other, 0) == Some(own)
+        })
     }
 
     fn descriptor(&self) -> pg_sys::TupleDesc {

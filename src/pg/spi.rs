@@ -1,8 +1,10 @@
 //! Queries. Thinner than pgrx's SPI in one respect: the caller says whether the query is read-only, because
 //! that decides which snapshot it sees.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::CString;
+use std::rc::Rc;
 
 use pgrx::datum::{FromDatum, IntoDatum};
 use pgrx::{AnyElement, pg_sys};
@@ -36,6 +38,11 @@ impl Arg {
             pg_sys::Datum::from(value)
         };
         Arg { oid: pg_sys::JSONBOID, datum: Some(datum) }
+    }
+
+    /// A jsonb as it is: not made a text that is parsed again.
+    pub(crate) fn jsonb(value: Option<&AnyElement>) -> Self {
+        Arg { oid: pg_sys::JSONBOID, datum: value.map(AnyElement::datum) }
     }
 
     /// A `real[]`. Much faster than by element, which is how pgrx makes arrays.
@@ -237,6 +244,14 @@ impl SavedPlan {
         SavedPlan(Cell::new(None))
     }
 
+    /// Forgets the plan.
+    fn free(&self) {
+        if let Some((_, plan)) = self.0.take() {
+            // SAFETY: a plan that was kept, and that nothing runs now: it is freed once.
+            unsafe { pg_sys::SPI_freeplan(plan) };
+        }
+    }
+
     /// Runs the query that `sql` gives, which may write, and `map` over the first row of its result. The plan
     /// is made anew when `extension` is another one than before: then its tables are, too.
     ///
@@ -283,6 +298,42 @@ impl SavedPlan {
             pg_sys::SPI_finish();
             Ok(first)
         }
+    }
+}
+
+/// Plans of statements that come again and again as they are, by whose rights they run with.
+pub(crate) struct KeptPlans(RefCell<HashMap<(pg_sys::Oid, String), Rc<SavedPlan>>>);
+
+impl KeptPlans {
+    /// How many there are at most; then all are made anew.
+    const MOST: usize = 200;
+
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        KeptPlans(RefCell::new(HashMap::new()))
+    }
+
+    /// As [`SavedPlan::query_one`], with the plan for this statement and `role`.
+    ///
+    /// # Errors
+    ///
+    /// As [`query`].
+    pub(crate) fn query_one<T>(
+        &self,
+        role: pg_sys::Oid,
+        sql: &str,
+        args: &[Arg],
+        map: impl FnOnce(&Row) -> T,
+    ) -> Result<Option<T>, PgError> {
+        if self.0.borrow().len() >= Self::MOST {
+            for plan in self.0.take().into_values() {
+                plan.free();
+            }
+        }
+        let plan = Rc::clone(
+            self.0.borrow_mut().entry((role, sql.to_owned())).or_insert_with(|| Rc::new(SavedPlan::new())),
+        );
+        plan.query_one(role, || sql.to_owned(), args, map)
     }
 }
 

@@ -45,4 +45,6 @@ pub(crate) use self::stages::{Ended, Stages};
 pub(crate) use self::subtasks::{Subtasks, description};
 pub(crate) use self::tally::Tally;
 pub(crate) use self::usage::Usage;
-pub(crate) use self::work::{check_model, default_to_remember, model, subtasks, subtasks_elsewhere, work};
+pub(crate) use self::work::{
+    check_model, default_to_remember, model, subtasks, subtasks_elsewhere, task_of, work,
+};

@@ -143,7 +143,8 @@ pub(crate) fn default_to_remember(
     registry::to_remember(task_of(request_type, params), models)
 }
 
-fn task_of(request_type: &str, params: &Value) -> Task {
+/// What the model of a request is for.
+pub(crate) fn task_of(request_type: &str, params: &Value) -> Task {
     match request_type {
         "embed" | "batch_embed" => Task::Embed,
         "rerank" | "batch_rerank" => Task::Rerank,

@@ -31,6 +31,11 @@ const PATIENT_LIMITS: (Duration, Duration) = (Duration::from_secs(60), Duration:
 const HEAD_START_S: f64 = 0.5;
 /// SQLSTATE of a step whose time was over.
 const CANCELED: &str = "57014";
+/// How soon after a round that has found nothing to do it looks at what was noted since: those who commit one row after the other do
+/// not pay for a look at each of them, and the rows gather.
+const GATHER_INTERVAL: Duration = Duration::from_millis(20);
+/// The same after several such rounds while nothing is under way: what is noted is that of definitions that are paused, or are tried later.
+const LONGEST_GATHER_INTERVAL: Duration = Duration::from_millis(160);
 /// How soon it looks whether its requests have ended, where nobody says so.
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it looks around while nothing happens, in multiples of `worker_poll_interval`.
@@ -163,7 +168,20 @@ impl Process {
         }
         let mut look = Instant::now();
         let mut reviews_seen = None;
+        // When a round began that found nothing to do, and what had been noted then.
+        let mut idle: Option<(Instant, u64)> = None;
+        let mut gather = GATHER_INTERVAL;
         loop {
+            if let Some((begun, seen)) = idle.take()
+                && self.slot.vectorizer_notes.load(SeqCst) != seen
+            {
+                while let rest = gather.saturating_sub(begun.elapsed())
+                    && !rest.is_zero()
+                {
+                    std::thread::sleep(rest.min(GATHER_INTERVAL));
+                    interrupts::check_between_transactions();
+                }
+            }
             interrupts::check_between_transactions();
             interrupts::reload_configuration();
             if self.slot.database.load(Acquire) != self.database.to_u32() {
@@ -187,6 +205,7 @@ impl Process {
                     continue;
                 }
             };
+            let begun = Instant::now();
             let notes = self.slot.vectorizer_notes.load(SeqCst);
             let looks = Instant::now() >= look;
             if looks {
@@ -206,7 +225,13 @@ impl Process {
                     Outlook { progressed: false, waits: true, due_in_s: None }
                 }
             };
-            if outlook.progressed || self.slot.vectorizer_notes.load(SeqCst) != notes {
+            if outlook.progressed {
+                gather = GATHER_INTERVAL;
+                continue;
+            }
+            gather = if outlook.waits { GATHER_INTERVAL } else { (gather * 2).min(LONGEST_GATHER_INTERVAL) };
+            idle = Some((begun, notes));
+            if self.slot.vectorizer_notes.load(SeqCst) != notes {
                 continue;
             }
             own.waits.store(outlook.waits, SeqCst);

@@ -65,7 +65,7 @@ create temporary table functions as
         -- What searches, batches and enrichments are made of.
         and p.oid::regprocedure::text !~ ('^steadytext[.](find_search_target|text_index|search_rows|search_statement|hybrid_statement|run_search|'
             || 'check_search|any_words|search|hybrid_search|rag|enqueue_rows|enqueue_query|base_type|key_comparison|'
-            || 'make_enrichment_triggers)[(]');
+            || 'make_definition_triggers|definition_trigger_drops)[(]');
 select is_empty(
     $$ select distinct u.type from functions, unnest(types) as u(type) where u.type not in (select h.type from hostile as h) $$,
     'there are hostile arguments of every type');

@@ -1,6 +1,6 @@
 -- Vectorizers: definitions, what their triggers note, statements, rights. What becomes of it: test/server/tests/vectorizers.rs.
 \ir setup.psql
-select plan(85);
+select plan(86);
 
 grant create on schema public to st_alice, st_bob;
 create function pg_temp.notes(p_name text) returns jsonb
@@ -133,13 +133,13 @@ begin
 end $$;
 select is(
     pg_temp.result(pg_temp.statement('odd_body', 'read_rows'),
-        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('odd_body')) as k)) #>> '{0,chunks,0}',
+        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('odd_body')) as k)) #>> '{rows,0,chunks,0}',
     'text', 'and the row is found again by it');
 select is(
-    pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, null) ->> 'count', '1', 'a search finds it');
+    pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, '{"limit": 10}') ->> 'count', '1', 'a search finds it');
 select is(
     pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 1,
-        pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, null) -> 'last') ->> 'count',
+        jsonb_build_object('limit', 10, 'after', pg_temp.result((pg_temp.statement('odd_body', 'scan_source')::jsonb) ->> 0, '{"limit": 10}') -> 'last')) ->> 'count',
     '0', 'and nothing behind it');
 
 -- Values that are written otherwise under other settings.
@@ -160,7 +160,7 @@ select is(
     'no setting changes what is noted of a key');
 select is(
     pg_temp.result(pg_temp.statement('settings_matter_body', 'read_rows'),
-        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('settings_matter_body')) as k)) #>> '{0,chunks,0}',
+        (select jsonb_agg(jsonb_build_object('key', k, 'forced', false)) from jsonb_array_elements(pg_temp.notes('settings_matter_body')) as k)) #>> '{rows,0,chunks,0}',
     'text', 'and the row is found again by it');
 drop table settings_matter cascade;
 select steadytext_drop_vectorizer('settings_matter_body', true);
@@ -255,6 +255,10 @@ select isnt(
 select steadytext.vectorizer_signature('parted'::regclass) as before \gset
 truncate parted_2;
 select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'so is one that was emptied');
+select steadytext.vectorizer_signature('parted'::regclass) as before \gset
+alter table parted detach partition parted_1;
+alter table parted attach partition parted_1 for values in (1);
+select isnt(steadytext.vectorizer_signature('parted'::regclass), :'before', 'and one that was away');
 
 -- Renaming.
 alter table odd rename column body to "the text";

@@ -48,7 +48,7 @@ select col_type_is('public'::name, 'article'::name, 'summary'::name, 'text', 'it
 select is((select kind from steadytext_vectorizers where name = 'article_summary'), 'enrichment', 'it is a definition beside the vectorizers');
 select is((select owner_role::name::text from steadytext_vectorizers where name = 'article_summary'), 'st_alice', 'which belongs to the owner of the table');
 select results_eq(
-    $$ select source::text, key_columns, source_columns, target_column, problem from steadytext.enrichment_place(pg_temp.id_of('article_summary')) $$,
+    $$ select source::text, key_columns, source_columns, target_column, problem from steadytext.vectorizer_place(pg_temp.id_of('article_summary')) $$,
     $$ values ('article', array['id'], array['title', 'body'], 'summary', null::text) $$, 'its place is known by its triggers');
 select throws_ok($$ select steadytext_create_enrichment('article', 'summary', '$body') $$, '42710', null, 'a name is taken once');
 select is(
@@ -185,7 +185,7 @@ select is(pg_temp.verdict('article_summary', '[10]'), 'ask', 'another prompt mak
 select is(pg_temp.verdict('article_summary', '[3]'), 'keep', 'but not what somebody has written');
 select is(pg_temp.notes('article_summary'), '[null]', 'the whole table is compared then');
 select results_eq(
-    $$ select source_columns, target_column, problem from steadytext.enrichment_place(pg_temp.id_of('article_summary')) $$,
+    $$ select source_columns, target_column, problem from steadytext.vectorizer_place(pg_temp.id_of('article_summary')) $$,
     $$ values (array['body'], 'summary', null::text) $$, 'by the columns of the new prompt');
 select is((select count(*) from pg_trigger where tgrelid = 'article'::regclass and tgname like 'steadytext\_' || left(pg_temp.id_of('article_summary')::text, 8) || '%'),
     3::bigint, 'which its triggers watch');

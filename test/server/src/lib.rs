@@ -1,7 +1,8 @@
 //! Throwaway PostgreSQL clusters for the tests that need a whole server: kill it, restart it, promote it.
 //!
 //! [`Cluster`] is a server of its own, in a directory of its own, reached through a Unix socket of its own;
-//! [`Session`] is a connection with the words that the tests of pg_steadytext speak; [`chaos`] is the storm.
+//! [`Session`] is a connection with the words that the tests of pg_steadytext speak; [`chaos`] is the storm;
+//! [`definitions`] is about vectorizers and enrichments.
 //!
 //! Invariant: nothing is left behind. A cluster goes when its value is dropped, also by a panic, and a
 //! guardian process ([`run_directory`]) removes what is left when the test process itself is killed.
@@ -15,6 +16,7 @@
 
 pub mod chaos;
 mod cluster;
+pub mod definitions;
 mod footprint;
 mod life;
 mod migration;

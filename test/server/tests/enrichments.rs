@@ -1,12 +1,7 @@
 //! Enrichments: at rest every row has what the synchronous call gives for its present text, whatever has happened before.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use steadytext_test_server::{Address, Cluster, Session, Signal, wait_until};
-
-const CLIENTS: u64 = 6;
-const CHANGES: usize = 120;
+use steadytext_test_server::definitions::{Changes, Dice, prepared, process, rest};
+use steadytext_test_server::{Options, Signal, wait_until};
 
 /// A plain table with a chain of three (a text, a choice about it, the vector of it) and two more columns, and a partitioned one with
 /// a key of two columns.
@@ -39,52 +34,6 @@ const WRONG: &str = "
            where vector_of_summary::text is distinct from case when summary ~ '\\S' then steadytext_embed(summary)::text end)
         + (select count(*) from parted
            where grade is distinct from case when concat(id, body) ~ '\\S' then steadytext_score(concat(id, ' says ', body)) end)";
-
-fn is_at_rest(session: &mut Session) -> bool {
-    session.one(
-        "select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
-             and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
-                 = (select count(*) from steadytext_vectorizers)
-             and (select coalesce(bool_and(s.signature = steadytext.vectorizer_signature(p.source)), true)
-                 from steadytext_vectorizer_state as s cross join steadytext.vectorizer_place(s.vectorizer_id) as p)",
-    )
-}
-
-fn rest(session: &mut Session) {
-    wait_until("nothing is left to be done", || is_at_rest(session));
-}
-
-fn prepared() -> (Cluster, Session) {
-    let cluster = Cluster::with_extension();
-    let mut session = cluster.session("postgres");
-    session.run("select steadytext_config_set('worker_poll_interval', '0.05')");
-    (cluster, session)
-}
-
-/// The process that works for vectorizers, and for enrichments.
-fn process(session: &mut Session) -> i32 {
-    let mut found = None;
-    wait_until("there is a process for enrichments", || {
-        found = session
-            .list("select pid from pg_stat_activity where backend_type = 'pg_steadytext vectorizer'")
-            .first()
-            .copied();
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-/// Numbers that look as if there were no rule in them, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 /// A change of one of the tables. There are few texts, so that the cache answers many of the requests.
 fn change(dice: &mut Dice) -> String {
@@ -125,50 +74,15 @@ fn change(dice: &mut Dice) -> String {
     }
 }
 
-/// Changes in transactions of several shapes; an error, such as a deadlock or a server that has crashed, ends one of them.
-fn work(address: &Address, client: u64, done: &AtomicUsize) {
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d ^ (client + 1));
-    let mut session: Option<Session> = None;
-    for _ in 0..CHANGES {
-        let one = change(&mut dice);
-        let two = change(&mut dice);
-        let statements = match dice.roll(6) {
-            0 => format!("begin; {one}; savepoint a; {two}; rollback to a; commit"),
-            1 => format!("begin; {one}; savepoint a; {two}; release a; commit"),
-            2 => format!("begin; {one}; rollback"),
-            3 => format!("begin; {one}; {two}; commit"),
-            _ => one,
-        };
-        loop {
-            if session.is_none() {
-                session = address.session("postgres", "postgres").ok();
-            }
-            let Some(connected) = &mut session else {
-                thread::yield_now();
-                continue;
-            };
-            if connected.batch_execute(&statements).is_err() && connected.batch_execute("rollback").is_err() {
-                session = None;
-            }
-            break;
-        }
-        done.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_text() {
-    let (mut cluster, mut session) = prepared();
+    let (mut cluster, mut session) = prepared(Options::new());
     session.run(TABLES);
     let address = cluster.address();
-    let done = AtomicUsize::new(0);
-    let all = CLIENTS as usize * CHANGES;
-    thread::scope(|scope| {
-        for client in 0..CLIENTS {
-            let (address, done) = (&address, &done);
-            scope.spawn(move || work(address, client, done));
-        }
-        wait_until("a quarter is done", || done.load(Ordering::SeqCst) > all / 4);
+    let changes = Changes::new(6, 720, change);
+    println!("OPERATIONS={} SEED={}", changes.operations, changes.seed);
+    changes.run(&address, || {
+        changes.wait_for(25);
         // Partitions that go and come fire no trigger, and neither does a table that is written anew.
         let ddl = "alter table parted detach partition parted_1;
              insert into parted_1 (part, id, body) values (1, 'apart', 'while it was apart') on conflict do nothing;
@@ -177,10 +91,10 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
              alter table plain add column more int default random() * 100";
         // It may be chosen to end a deadlock.
         wait_until("the tables are changed", || session.batch_execute(ddl).is_ok());
-        wait_until("half is done", || done.load(Ordering::SeqCst) > all / 2);
+        changes.wait_for(50);
         cluster.crash(process(&mut session), Signal::KILL);
         session = cluster.session("postgres");
-        wait_until("three quarters are done", || done.load(Ordering::SeqCst) > all * 3 / 4);
+        changes.wait_for(75);
         cluster.crash(session.worker_pid(), Signal::KILL);
         session = cluster.session("postgres");
         session.run(
@@ -195,7 +109,9 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
     assert_eq!(
         session.one::<i64>(WRONG),
         0,
-        "{:?}",
+        "OPERATIONS={} SEED={} {:?}",
+        changes.operations,
+        changes.seed,
         session.list::<String>("select format('%s', e) from steadytext_enrichment_errors as e")
     );
     assert_eq!(
@@ -223,7 +139,7 @@ fn after_random_changes_and_crashes_every_row_has_what_the_call_gives_for_its_te
 
 #[test]
 fn each_type_of_request_fills_a_column_with_what_its_call_gives() {
-    let (_cluster, mut session) = prepared();
+    let (_cluster, mut session) = prepared(Options::new());
     session.run(
         r#"create type mood as enum ('positive', 'negative', 'neutral', 'mixed');
          create table t (id int primary key, body text, mood mood);
@@ -274,15 +190,16 @@ fn each_type_of_request_fills_a_column_with_what_its_call_gives() {
 
 #[test]
 fn what_somebody_writes_is_kept_until_the_row_changes() {
-    let (_cluster, mut session) = prepared();
+    let (_cluster, mut session) = prepared(Options::new());
     session.run(
         "create table t (id int primary key, body text, kind text);
          insert into t values (1, 'one', 'mine'), (2, 'two', null);
          select steadytext_create_enrichment('t', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"]}')",
     );
     rest(&mut session);
-    let kinds =
-        |session: &mut Session| session.list::<String>("select coalesce(kind, '-') from t order by id");
+    let kinds = |session: &mut steadytext_test_server::Session| {
+        session.list::<String>("select coalesce(kind, '-') from t order by id")
+    };
     let seen = kinds(&mut session);
     assert_eq!(seen[0], "mine", "a value that was there");
     assert!(["a", "b"].contains(&seen[1].as_str()), "{seen:?}");
@@ -309,7 +226,7 @@ fn what_somebody_writes_is_kept_until_the_row_changes() {
 
 #[test]
 fn rows_that_are_there_wait_if_that_is_said_and_others_do_not() {
-    let (_cluster, mut session) = prepared();
+    let (_cluster, mut session) = prepared(Options::new());
     session.run(
         "create table t (id int primary key, body text);
          insert into t select i, 'there ' || i from generate_series(1, 2500) as i;
@@ -336,7 +253,7 @@ fn rows_that_are_there_wait_if_that_is_said_and_others_do_not() {
 
 #[test]
 fn a_row_that_cannot_have_its_value_is_told_and_stops_no_other() {
-    let (_cluster, mut session) = prepared();
+    let (_cluster, mut session) = prepared(Options::new());
     session.run(
         "create table t (id int primary key, body text, kind text check (kind <> 'b'));
          select steadytext_create_enrichment('t', 'kind', '$body', 'generate_choice', '{\"choices\": [\"a\", \"b\"]}');
@@ -370,7 +287,7 @@ fn a_row_that_cannot_have_its_value_is_told_and_stops_no_other() {
 
 #[test]
 fn a_dump_keeps_values_and_nothing_is_asked_again() {
-    let (cluster, mut session) = prepared();
+    let (cluster, mut session) = prepared(Options::new());
     session.run(TABLES);
     session.run("insert into parted values (1, 'a', 'one'), (2, 'b', 'two')");
     rest(&mut session);
@@ -425,7 +342,7 @@ fn a_dump_keeps_values_and_nothing_is_asked_again() {
 
 #[test]
 fn requests_of_enrichments_give_way_and_fill_the_engine() {
-    let (_cluster, mut session) = prepared();
+    let (_cluster, mut session) = prepared(Options::new());
     session.run(
         "create table t (id int primary key, body text);
          insert into t select i, 'row ' || i from generate_series(1, 400) as i;
@@ -460,7 +377,7 @@ fn requests_of_enrichments_give_way_and_fill_the_engine() {
 
 #[test]
 fn values_are_written_with_the_rights_that_the_owner_has_then() {
-    let (cluster, mut session) = prepared();
+    let (cluster, mut session) = prepared(Options::new());
     session.run(
         "create role alice login; grant steadytext_user to alice; create schema alice authorization alice;
          create table secret (words text)",

@@ -19,6 +19,7 @@ mod counted;
 mod crash;
 mod databases;
 mod defaults;
+mod definitions;
 mod deployment;
 mod dump;
 mod embeddings;

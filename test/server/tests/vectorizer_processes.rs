@@ -1,25 +1,8 @@
 //! The processes that work for vectorizers, and what is noted for them: nobody's code stops the others, and nothing that a statement changes is
 //! lost, however much it is.
 
-use steadytext_test_server::{Cluster, Options, Session, wait_until};
-
-fn prepared(options: Options) -> (Cluster, Session) {
-    let cluster = options.start();
-    let mut session = cluster.session("postgres");
-    session.create_extension();
-    session.run("select steadytext_config_set('worker_poll_interval', '0.05')");
-    (cluster, session)
-}
-
-fn rest(session: &mut Session) {
-    wait_until("nothing is left to be done", || {
-        session.one(
-            "select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
-                 and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed)
-                     = (select count(*) from steadytext_vectorizers)",
-        )
-    });
-}
+use steadytext_test_server::definitions::{prepared, rest};
+use steadytext_test_server::{Options, Session, wait_until};
 
 /// Vectors that are not those of their rows, of a table with chunks and of one with a column.
 const WRONG: &str = "

@@ -1,23 +1,29 @@
-//! A vectorized table in the storm: whatever has happened, in the end every row has exactly the vectors of its text.
+//! A table in the storm that has a vectorizer and an enrichment: whatever has happened, in the end every row has exactly the vectors of its
+//! text, and the value that the call gives for it.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::STILLNESS;
 use crate::cluster::Cluster;
+use crate::definitions::IS_AT_REST;
 use crate::session::Session;
 use crate::wait::eventually;
 
 /// The table, which is there before the extension.
 const TABLE: &str = "create table kept (id integer primary key, body text)";
 
-/// Its vectorizer, where there is none: those that dropped the extension left the vectors behind.
+/// Its definitions, where there are none: those that dropped the extension left vectors and values behind.
 const ESTABLISH: &str = "
 do $$
 begin
-    if not exists (select from steadytext_vectorizers where name = 'kept') then
+    if not exists (select from steadytext_vectorizers where name = 'kept' and kind = 'vectorizer') then
         drop table if exists kept_body_embedding;
         perform steadytext_create_vectorizer('kept', array['body'], name => 'kept', index => 'none');
+    end if;
+    if not exists (select from steadytext_vectorizers where name = 'kept' and kind = 'enrichment') then
+        alter table kept drop column if exists size;
+        perform steadytext_create_enrichment('kept', 'size', '$body', 'generate_choice', '{\"choices\": [\"large\", \"small\"]}', name => 'kept');
     end if;
 end
 $$";
@@ -30,12 +36,13 @@ full join kept_body_embedding as d on d.id = s.id
 where s.body ~ '\\S' and (d.chunk is distinct from s.body or d.embedding::text is distinct from steadytext_embed(s.body)::text)
     or coalesce(s.body, '') !~ '\\S' and d.id is not null";
 
-const IS_AT_REST: &str = "
-select not exists (select from steadytext_vectorizer_work) and not exists (select from steadytext_vectorizer_batches)
-    and (select count(*) from steadytext_vectorizer_state where scan is null and is_indexed and problem is null)
-        = (select count(*) from steadytext_vectorizers)";
+/// Rows without the value that they should have.
+const WRONG_VALUES: &str = "
+select format('row %s: %s, %s', id, body, size)
+from kept
+where size is distinct from case when body ~ '\\S' then steadytext_generate_choice(body, array['large', 'small']) end";
 
-/// Makes the table and its vectorizer.
+/// Makes the table and its definitions.
 pub(super) fn prepare(session: &mut Session) {
     session.run(TABLE);
     session.run(ESTABLISH);
@@ -51,17 +58,18 @@ pub(super) fn change(session: &mut Session, random: &mut StdRng) {
         1 => format!("update kept set body = ' ' where id = {id}"),
         // So many that their keys are gathered.
         2 | 3 => format!(
-            "insert into kept select i, 'text ' || i || ' of {text}' from generate_series({id}, {id} + {many}) as i
+            "insert into kept (id, body) select i, 'text ' || i || ' of {text}' from generate_series({id}, {id} + {many}) as i
              on conflict (id) do update set body = excluded.body"
         ),
         4 => format!(
             "begin; savepoint here;
-             insert into kept select i, 'never' from generate_series(1000, 1000 + {many}) as i on conflict do nothing;
+             insert into kept (id, body) select i, 'never' from generate_series(1000, 1000 + {many}) as i on conflict do nothing;
              rollback to here; update kept set body = body || '.' where id = {id}; commit"
         ),
         5 => format!("update kept set id = id + 300 where id = {id}"),
         6 => ESTABLISH.to_owned(),
-        _ => format!("insert into kept values ({id}, 'text {text}') on conflict (id) do update set body = excluded.body"),
+        7 => format!("update kept set size = null where id between {id} and {id} + 5"),
+        _ => format!("insert into kept (id, body) values ({id}, 'text {text}') on conflict (id) do update set body = excluded.body"),
     };
     if session.batch_execute(&sql).is_err() {
         session.batch_execute("rollback").ok();
@@ -73,7 +81,7 @@ pub(super) fn settle(cluster: &Cluster) -> Vec<String> {
     let attempt = |sql: &str| -> Option<()> { cluster.session("postgres").batch_execute(sql).ok() };
     let established = eventually(STILLNESS, || attempt(ESTABLISH)).and_then(|()| {
         // What the storm itself has put in the way of a row is written down; it is tried again.
-        eventually(STILLNESS, || attempt("select steadytext_retry_vectorizer('kept'); insert into kept values (9999, 'last') on conflict do nothing"))
+        eventually(STILLNESS, || attempt("select steadytext_retry_vectorizer('kept'), steadytext_retry_enrichment('kept'); insert into kept (id, body) values (9999, 'last') on conflict do nothing"))
     });
     if established.is_none() {
         return vec!["the vectorized table takes no rows any more".to_owned()];
@@ -84,9 +92,14 @@ pub(super) fn settle(cluster: &Cluster) -> Vec<String> {
     });
     let mut session = cluster.session("postgres");
     let mut wrong: Vec<String> = session.list(WRONG);
+    wrong.extend(session.list::<String>(WRONG_VALUES));
     if rests.is_none() {
-        let status = "select format('the vectorizer does not come to rest: %s', s) from steadytext_vectorizer_status as s";
-        wrong.extend(session.list::<String>(status));
+        for kind in ["vectorizer", "enrichment"] {
+            let status = format!(
+                "select format('the {kind} does not come to rest: %s', s) from steadytext_{kind}_status as s"
+            );
+            wrong.extend(session.list::<String>(&status));
+        }
     }
     wrong
 }

@@ -1,67 +1,27 @@
 -- Changing, pausing and dropping vectorizers.
 
-create function steadytext.vectorizer_id(p_name text)
-returns uuid
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_id uuid;
-begin
-    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null and v.kind = 'vectorizer';
-    if v_id is null then
-        raise exception 'vectorizer "%" does not exist', left(p_name, 100)
-            using errcode = 'undefined_object', hint = 'The view steadytext_vectorizer_status shows yours.';
-    end if;
-    return v_id;
-end
-$$;
-comment on function steadytext.vectorizer_id(text) is 'Number of the vectorizer of this name; an error where there is none';
-
-create function steadytext.own_vectorizer_id(p_name text)
-returns uuid
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_id uuid := steadytext.vectorizer_id(p_name);
-begin
-    if not steadytext.owns_vectorizer(v_id) then
-        perform steadytext.note_refusal('vectorizer');
-        raise exception 'must be owner of vectorizer "%"', left(p_name, 100) using errcode = 'insufficient_privilege';
-    end if;
-    return v_id;
-end
-$$;
-comment on function steadytext.own_vectorizer_id(text) is 'The same for one that the caller may change';
-
 -- Deletes the definition first: that is the lock that the steps take first.
-create function steadytext.remove_vectorizer(p_id uuid, p_drop_all boolean)
+create function steadytext.remove_definition(p_id uuid, p_drop_all boolean)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_place record;
-    v_trigger record;
+    v_statement text;
 begin
     select * into v_place from steadytext.vectorizer_place(p_id);
     delete from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     delete from @extschema@.steadytext_vectorizer_work as w where w.vectorizer_id = p_id;
     delete from @extschema@.steadytext_vectorizer_failures as f where f.vectorizer_id = p_id;
     delete from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id;
+    delete from @extschema@.steadytext_enrichment_rows as r where r.enrichment_id = p_id;
     perform @extschema@.steadytext_cancel_async(b.request_id)
     from @extschema@.steadytext_vectorizer_batches as b
     where b.vectorizer_id = p_id and not steadytext.is_vectorizing();
     delete from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = p_id;
-    for v_trigger in
-        select t.tgname, t.tgrelid::regclass as relation
-        from pg_trigger as t
-        where t.tgrelid in (v_place.source, v_place.destination) and t.tgparentid = 0::oid
-            and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure)
-            and substr(t.tgargs, 1, 36) = convert_to(p_id::text, 'UTF8')
-    loop
-        execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+    for v_statement in select d from steadytext.definition_trigger_drops(p_id, array[v_place.source, v_place.destination]) as d loop
+        execute v_statement;
     end loop;
     if p_drop_all and v_place.destination is not null then
         execute format('drop table %s', v_place.destination);
@@ -74,8 +34,8 @@ begin
     end if;
 end
 $$;
-comment on function steadytext.remove_vectorizer(uuid, boolean) is
-    'Deletes a definition, its work and its triggers, and, where that is said, its vectors';
+comment on function steadytext.remove_definition(uuid, boolean) is
+    'Deletes a definition, its work and its triggers, and, where that is said, its vectors or values';
 
 create function @extschema@.steadytext_drop_vectorizer(name text, drop_all boolean default false)
 returns void
@@ -83,13 +43,13 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_id uuid := steadytext.own_definition_id(name, 'vectorizer');
     v_successor uuid;
 begin
     for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
-        perform steadytext.remove_vectorizer(v_successor, true);
+        perform steadytext.remove_definition(v_successor, true);
     end loop;
-    perform steadytext.remove_vectorizer(v_id, coalesce(drop_all, false));
+    perform steadytext.remove_definition(v_id, coalesce(drop_all, false));
 end
 $$;
 comment on function @extschema@.steadytext_drop_vectorizer(text, boolean) is
@@ -100,10 +60,8 @@ returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
 begin
-    update @extschema@.steadytext_vectorizers as v set is_paused = true, updated_at = now() where v_id in (v.id, v.replaces);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
 comment on function @extschema@.steadytext_pause_vectorizer(text) is 'Changes are noted from now on, and nothing is embedded';
@@ -113,10 +71,8 @@ returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
 begin
-    update @extschema@.steadytext_vectorizers as v set is_paused = false, updated_at = now() where v_id in (v.id, v.replaces);
+    perform steadytext.pause_definition(steadytext.lock_definition(name, 'vectorizer'), false);
 end
 $$;
 comment on function @extschema@.steadytext_resume_vectorizer(text) is 'Ends a pause: what was noted meanwhile is embedded';
@@ -126,21 +82,8 @@ returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
-    v_count bigint;
 begin
-    with gone as (
-        delete from @extschema@.steadytext_vectorizer_failures as f
-        where f.vectorizer_id = v_id and f.error_code <> '00000'
-        returning f.key
-    )
-    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
-    select v_id, g.key, true from gone as g;
-    get diagnostics v_count = row_count;
-    -- Wakes whoever does it.
-    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
-    return v_count;
+    return steadytext.retry_definition(steadytext.lock_definition(name, 'vectorizer'), true);
 end
 $$;
 comment on function @extschema@.steadytext_retry_vectorizer(text) is 'Has failed rows tried again; returns how many';
@@ -151,7 +94,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_id uuid := steadytext.lock_definition(name, 'vectorizer');
 begin
     insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced) values (v_id, null, true);
     update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = v_id;
@@ -171,7 +114,8 @@ create function @extschema@.steadytext_alter_vectorizer(
     distance text default null,
     priority bigint default null,
     new_name text default null,
-    truncate boolean default null
+    truncate boolean default null,
+    columns text[] default null
 )
 returns void
 language plpgsql volatile
@@ -179,7 +123,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    v_id uuid := steadytext.own_vectorizer_id(name);
+    v_id uuid := steadytext.lock_definition(name, 'vectorizer');
     v_old record;
     v_place record;
     v_successor uuid;
@@ -200,7 +144,7 @@ begin
     if truncate and not v_old.truncate then
         perform @extschema@.steadytext_retry_vectorizer(coalesce(new_name, name));
     end if;
-    if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance) = 0 then
+    if num_nonnulls(model, format, chunk_size, chunk_overlap, strategy, index, distance, columns) = 0 then
         return;
     end if;
     if v_old.target_column is not null and chunk_size is not null then
@@ -208,27 +152,29 @@ begin
             using errcode = 'invalid_parameter_value', hint = 'Make a vectorizer with a destination, which has a row for each piece.';
     end if;
     select * into v_place from steadytext.vectorizer_place(v_id);
-    if v_place.source is null or v_place.problem is not null then
-        raise exception '%', coalesce(v_place.problem, 'the table is gone') using errcode = 'object_not_in_prerequisite_state';
+    -- A column that is read was dropped: others are named.
+    if v_place.problem is not null and (v_place.source is null or v_place.source_columns is not null or columns is null) then
+        raise exception '%', v_place.problem using errcode = 'object_not_in_prerequisite_state', hint = case
+            when v_place.source is not null and v_place.source_columns is null then 'Say what is embedded from now on: columns => array[''…''].' end;
     end if;
     -- Another one that was under way was never seen by anybody.
     for v_successor in select v.id from @extschema@.steadytext_vectorizers as v where v.replaces = v_id loop
-        perform steadytext.remove_vectorizer(v_successor, true);
+        perform steadytext.remove_definition(v_successor, true);
     end loop;
     v_size := coalesce(chunk_size, v_old.chunk_size);
-    perform steadytext.add_vectorizer(v_place.source, v_place.source_columns, v_old.columns,
+    perform steadytext.add_vectorizer(v_place.source, coalesce(columns, v_place.source_columns), coalesce(columns, v_old.columns),
         left(coalesce(new_name, name), 90) || ' (next)',
-        left(v_place.target_column, 55) || v_suffix,
-        case when v_place.target_column is null then
+        left(coalesce(v_place.target_column, v_old.target_column), 55) || v_suffix,
+        case when v_old.target_column is null then
             left((select c.relname::text from pg_class as c where c.oid = v_place.destination), 55) || v_suffix end,
-        coalesce(model, v_old.model), coalesce(format, v_old.format), nullif(v_size, 0),
+        case when model is null then v_old.model when model <> 'auto' then model end, coalesce(format, v_old.format), nullif(v_size, 0),
         coalesce(chunk_overlap, v_old.chunk_overlap), coalesce(strategy, v_old.strategy), coalesce(index, v_old.index_type),
         coalesce(distance, v_old.distance), coalesce(priority, v_old.priority), true, coalesce(truncate, v_old.truncate), v_id);
 end
 $$;
 comment on function @extschema@.steadytext_alter_vectorizer(
-    text, text, text, bigint, bigint, text, text, text, bigint, text, boolean
-) is 'Changes a vectorizer; NULL: as before. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
+    text, text, text, bigint, bigint, text, text, text, bigint, text, boolean, text[]
+) is 'Changes a vectorizer; NULL: as before; model auto: the one that embeds by default. Another model, format or way of cutting: new vectors are made beside the old ones, and take their place in one step when they are whole';
 
 create function steadytext.is_vectorizing()
 returns boolean
@@ -252,7 +198,6 @@ declare
     v_table text;
     v_statement text;
     v_afterwards text[];
-    v_trigger record;
 begin
     select v.* into v_new from @extschema@.steadytext_vectorizers as v where v.id = p_id;
     select v.* into v_old from @extschema@.steadytext_vectorizers as v where v.id = v_new.replaces for update;
@@ -264,14 +209,10 @@ begin
     end if;
     select * into v_old_place from steadytext.vectorizer_place(v_old.id);
     delete from @extschema@.steadytext_vectorizers as v where v.id = v_old.id;
-    for v_trigger in
-        select t.tgname, t.tgrelid::regclass as relation
-        from pg_trigger as t
-        where t.tgrelid in (v_old_place.source, v_old_place.destination) and t.tgparentid = 0::oid
-            and t.tgfoid in ('steadytext.note_row()'::regprocedure, 'steadytext.note_destination()'::regprocedure)
-            and substr(t.tgargs, 1, 36) = convert_to(v_old.id::text, 'UTF8')
+    for v_statement in
+        select d from steadytext.definition_trigger_drops(v_old.id, array[v_old_place.source, v_old_place.destination]) as d
     loop
-        perform steadytext.run_as(v_owner, format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation), null);
+        perform steadytext.run_as(v_owner, v_statement, null);
     end loop;
     if v_old_place.destination is not null then
         select n.nspname, c.relname into v_schema, v_table
@@ -340,8 +281,10 @@ begin
         end loop;
     else
         begin
-            perform steadytext.run_as(v_owner,
-                format('alter table %s drop column %I', v_old_place.source, v_old_place.target_column), null);
+            if v_old_place.target_column is not null then
+                perform steadytext.run_as(v_owner,
+                    format('alter table %s drop column %I', v_old_place.source, v_old_place.target_column), null);
+            end if;
         exception when dependent_objects_still_exist then
             perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_old_place.source, v_old_place.target_column,
                 left(v_old_place.target_column, 50) || '_' || left(v_old.id::text, 8)), null);
@@ -351,9 +294,10 @@ begin
                 format('alter table %s drop column %I', v_old_place.source, v_old_place.hash_column), null);
         end if;
         perform steadytext.run_as(v_owner,
-            format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column, v_old_place.target_column), null);
+            format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.target_column,
+                coalesce(v_old_place.target_column, v_old.target_column)), null);
         perform steadytext.run_as(v_owner, format('alter table %s rename column %I to %I', v_new_place.source, v_new_place.hash_column,
-            coalesce(v_old_place.hash_column, left(v_old_place.target_column, 58) || '_hash')), null);
+            coalesce(v_old_place.hash_column, left(coalesce(v_old_place.target_column, v_old.target_column), 58) || '_hash')), null);
     end if;
     update @extschema@.steadytext_vectorizers as v set
         name = v_old.name, replaces = null, created_at = v_old.created_at, target_column = v_old.target_column, destination = v_old.destination,

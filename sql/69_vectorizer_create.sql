@@ -26,6 +26,10 @@ declare
     end;
     v_most integer;
 begin
+    -- What names no columns of the definition is refused here, so that nobody's statements or views fail by it.
+    if v_wrong is null and new.format is not null then
+        perform from steadytext.format_pieces(new.format, coalesce(new.given_keys, '{}') || new.columns);
+    end if;
     if v_wrong is not null then
         raise exception '%', v_wrong using errcode = 'invalid_parameter_value',
             hint = 'See docs/vectorizers.md, or the comments on the columns of steadytext_vectorizers.';
@@ -75,15 +79,6 @@ create trigger check_vectorizer before insert or update on @extschema@.steadytex
 comment on trigger check_vectorizer on @extschema@.steadytext_vectorizers is 'Values as they must be';
 alter table @extschema@.steadytext_vectorizers enable always trigger check_vectorizer;
 
-create function steadytext.vectorizer_trigger(p_id uuid, p_what text)
-returns text
-language sql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-    select format('steadytext_%s_%s', left(p_id::text, 8), p_what)
-$$;
-comment on function steadytext.vectorizer_trigger(uuid, text) is 'Name of a trigger that a vectorizer puts on a table; it may be renamed';
-
 create function steadytext.add_vectorizer(
     p_source regclass,
     p_columns text[],
@@ -117,7 +112,6 @@ declare
     v_id uuid;
     v_type oid;
     v_typmod integer;
-    v_trigger record;
 begin
     select c.relname, c.relkind, c.relowner, c.relpersistence, n.nspname into v_table
     from pg_class as c
@@ -148,19 +142,8 @@ begin
             case when a.attname in ('seq', 'chunk', 'embedding', 'model_hash', 'content_hash') then 'key_' || a.attname else a.attname end)
             order by k.n) as destinations
     into v_keys
-    from (
-        select i.indexrelid, i.indkey, i.indnkeyatts
-        from pg_index as i
-        where i.indrelid = p_source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null and i.indexprs is null
-            and not exists (
-                select from unnest(i.indkey::int2[]) with ordinality as c(number, n)
-                join pg_attribute as a on a.attrelid = p_source and a.attnum = c.number
-                where c.n <= i.indnkeyatts and not a.attnotnull)
-        order by i.indisprimary desc, i.indnkeyatts, i.indexrelid
-        limit 1
-    ) as i
-    cross join unnest(i.indkey::int2[]) with ordinality as k(number, n)
-    join pg_attribute as a on a.attrelid = p_source and a.attnum = k.number and k.n <= i.indnkeyatts
+    from unnest(steadytext.row_key(p_source)) with ordinality as k(name, n)
+    join pg_attribute as a on a.attrelid = p_source and a.attname = k.name and not a.attisdropped
     join pg_type as t on t.oid = a.atttypid
     left join pg_collation as co on co.oid = a.attcollation
     left join pg_namespace as cn on cn.oid = co.collnamespace;
@@ -275,21 +258,8 @@ begin
             execute steadytext.vectorizer_index(p_source::text, p_target_column, p_index, p_distance, v_schema);
         end if;
     end if;
-    -- The columns of the first one are what a definition knows its table by: steadytext.vectorizer_place().
-    execute format(
-        'create trigger %I after insert or delete or update of %s on %s for each row execute function steadytext.note_row(%L, %s, %s)',
-        steadytext.vectorizer_trigger(v_id, 'rows'),
-        (select string_agg(quote_ident(c.name), ', ' order by c.n)
-            from unnest(v_keys.names || p_columns || p_target_column || (left(p_target_column, 58) || '_hash')) with ordinality as c(name, n) where c.name is not null),
-        p_source, v_id, cardinality(v_keys.names), cardinality(p_columns));
-    execute format('create trigger %I after update on %s for each row execute function steadytext.note_row(%L)',
-        steadytext.vectorizer_trigger(v_id, 'updates'), p_source, v_id);
-    execute format('create trigger %I after truncate on %s for each statement execute function steadytext.note_row(%L)',
-        steadytext.vectorizer_trigger(v_id, 'truncate'), p_source, v_id);
-    for v_trigger in select t.what from unnest(array['rows', 'updates', 'truncate']) as t(what) loop
-        execute format('alter trigger %I on %s depends on extension pg_steadytext',
-            steadytext.vectorizer_trigger(v_id, v_trigger.what), p_source);
-    end loop;
+    perform steadytext.make_definition_triggers(v_id, p_source, v_keys.names, p_columns,
+        array_remove(array[p_target_column, left(p_target_column, 58) || '_hash'], null));
     return v_id;
 end
 $$;
@@ -325,10 +295,11 @@ declare
     v_schema text := (select n.nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = source);
     v_name text := coalesce(name, v_table || '_' || columns[1]);
     v_destination text := coalesce(destination, v_table || '_' || columns[1] || '_embedding');
+    v_model text := nullif(model, 'auto');
     -- 0: the text is not cut. Beside a chunk there is room for what the format has around it.
     v_size bigint := case
         when target_column is not null or chunk_size is not null then chunk_size
-        else least(400, greatest(steadytext.context_tokens(model, 'embed') * 3 / 4, 16))
+        else least(400, greatest(steadytext.context_tokens(v_model, 'embed') * 3 / 4, 16))
     end;
 begin
     if source is null then
@@ -370,7 +341,7 @@ begin
             using errcode = 'duplicate_object', hint = 'Give another target_column, or change the one that is there by steadytext_alter_vectorizer().';
     end if;
     perform steadytext.add_vectorizer(source, columns, columns, v_name, target_column,
-        case when target_column is null then v_destination else destination end, model, format,
+        case when target_column is null then v_destination else destination end, v_model, format,
         nullif(v_size, 0), coalesce(chunk_overlap, 50), coalesce(strategy, 'recursive'), coalesce(index, 'none'),
         coalesce(distance, 'cosine'), coalesce(priority, 2), coalesce(enqueue_existing, true), coalesce(truncate, false), null);
     return v_name;

@@ -1,4 +1,5 @@
--- The catalog of vectorizers: what is kept up to date, what is to be done, and what could not be done.
+-- The catalog of vectorizers and enrichments: what is kept up to date, what is to be done, and what could not be done; and how definitions
+-- of either kind are found, paused and counted.
 --
 -- A definition is tied to its tables by triggers, and by nothing else. PostgreSQL keeps in a trigger which table and which columns
 -- it is about, through renames, dumps, restores and pg_upgrade, and a trigger goes with its table; numbers or names in a
@@ -84,14 +85,15 @@ comment on constraint steadytext_vectorizers_replaces_key on @extschema@.steadyt
 -- Rows are only added by whoever changes the source, and never looked up by key there: nobody waits for anybody. What comes to one
 -- key several times is one piece of work for whoever takes them out.
 create table @extschema@.steadytext_vectorizer_work (
-    id bigint generated always as identity constraint steadytext_vectorizer_work_pkey primary key,
+    id bigint generated always as identity,
     vectorizer_id uuid not null,
     key jsonb,
     keys json,
     key_count integer not null default 1,
     is_forced boolean not null default false,
     noted_at timestamptz not null default pg_catalog.now(),
-    run_after timestamptz
+    run_after timestamptz,
+    constraint steadytext_vectorizer_work_pkey primary key (vectorizer_id, id)
 );
 comment on table @extschema@.steadytext_vectorizer_work is
     'Rows of vectorized tables that have changed since they were embedded; the same row may be here several times';
@@ -105,10 +107,8 @@ comment on column @extschema@.steadytext_vectorizer_work.key_count is 'How many 
 comment on column @extschema@.steadytext_vectorizer_work.is_forced is 'It is embedded even if its text is the one that was embedded before';
 comment on column @extschema@.steadytext_vectorizer_work.noted_at is 'Start of the transaction that changed the row';
 comment on column @extschema@.steadytext_vectorizer_work.run_after is 'Not before then: it was tried, and something was in the way';
-comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'Taking a row out again';
+comment on constraint steadytext_vectorizer_work_pkey on @extschema@.steadytext_vectorizer_work is 'The oldest work of each definition; one index, as each costs every writer';
 comment on sequence @extschema@.steadytext_vectorizer_work_id_seq is 'Source of steadytext_vectorizer_work.id';
-create index steadytext_vectorizer_work_vectorizer_id_id_idx on @extschema@.steadytext_vectorizer_work (vectorizer_id, id);
-comment on index @extschema@.steadytext_vectorizer_work_vectorizer_id_id_idx is 'The oldest work of each definition';
 create index steadytext_vectorizer_work_run_after_idx on @extschema@.steadytext_vectorizer_work (run_after) where run_after is not null;
 comment on index @extschema@.steadytext_vectorizer_work_run_after_idx is 'What is tried again next';
 
@@ -165,17 +165,18 @@ create table @extschema@.steadytext_vectorizer_state (
     retry_at timestamptz,
     is_ready boolean not null default false,
     slow_until timestamptz,
-    overruns integer not null default 0
+    overruns integer not null default 0,
+    slice integer not null default 500
 );
 comment on table @extschema@.steadytext_vectorizer_state is 'How far each vectorizer is; kept by the worker';
 comment on column @extschema@.steadytext_vectorizer_state.vectorizer_id is 'The definition';
 comment on column @extschema@.steadytext_vectorizer_state.scan is
-    'source: the table is being searched for rows without their vectors; all: every row of it is embedded anew; destination: vectors are being searched for those whose row is gone; NULL: none of these';
+    'source: the table is being searched for rows without their vectors; all: every row of it is embedded anew; mark: the rows of an enrichment that are to wait until they change are written down; destination: vectors, or what is known of rows, are being searched for those whose row is gone; failures: the same of failures; NULL: none of these';
 comment on column @extschema@.steadytext_vectorizer_state.scan_after is 'The last key that was looked at; NULL: none yet';
 comment on column @extschema@.steadytext_vectorizer_state.scan_until is
     'The last work that the last search has noted: when it is done, the vectors are whole but for changes since';
 comment on column @extschema@.steadytext_vectorizer_state.signature is
-    'Which files the table and its partitions were in when it was searched last: other ones mean a partition more or less, or a table that was written anew';
+    'Which files the table and its partitions were in when it was searched last, and when each was attached: others mean a partition more or less, one that was away, or a table that was written anew';
 comment on column @extschema@.steadytext_vectorizer_state.model_hash is
     'SHA-256 of the vector that the model gives for one fixed text: another one is another model';
 comment on column @extschema@.steadytext_vectorizer_state.is_indexed is 'The index has been made, or none is wanted';
@@ -192,6 +193,7 @@ comment on column @extschema@.steadytext_vectorizer_state.slow_until is
     'Until then it is the patient process that works for it, as a step has taken too long; NULL: none has';
 comment on column @extschema@.steadytext_vectorizer_state.overruns is
     'Steps that took too long, one after another; the next one is waited for twice as long';
+comment on column @extschema@.steadytext_vectorizer_state.slice is 'How many rows the next step reads: twice as many after one that was quick, half after one that was not';
 comment on constraint steadytext_vectorizer_state_pkey on @extschema@.steadytext_vectorizer_state is 'One row per definition';
 
 -- Of roles and not of definitions, which their owners drop and make anew. Nobody but the processes reads or writes it, and it is in no dump.
@@ -267,3 +269,130 @@ alter table @extschema@.steadytext_vectorizer_work set (
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0
 );
+
+create function steadytext.wake_vectorizers()
+returns trigger
+language c volatile
+as 'MODULE_PATHNAME', 'wake_vectorizers_wrapper';
+comment on function steadytext.wake_vectorizers() is 'Wakes the process that works for vectorizers, after the commit';
+create trigger wake_vectorizers after insert or update or delete on @extschema@.steadytext_vectorizers
+    for each statement execute function steadytext.wake_vectorizers();
+comment on trigger wake_vectorizers on @extschema@.steadytext_vectorizers is 'What is asked for by a definition is begun at once';
+alter table @extschema@.steadytext_vectorizers enable always trigger wake_vectorizers;
+
+create function steadytext.definition_id(p_name text, p_kind text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    select v.id into v_id from @extschema@.steadytext_vectorizers as v where v.name = p_name and v.replaces is null and v.kind = p_kind;
+    if v_id is null then
+        raise exception '% "%" does not exist', coalesce(left(p_kind, 30), 'definition'), left(p_name, 100)
+            using errcode = 'undefined_object', hint = format('The view steadytext_%s_status shows yours.', left(p_kind, 30));
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.definition_id(text, text) is 'Number of the vectorizer or enrichment of this name; an error where there is none';
+
+create function steadytext.own_definition_id(p_name text, p_kind text)
+returns uuid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid := steadytext.definition_id(p_name, p_kind);
+begin
+    if not steadytext.owns_vectorizer(v_id) then
+        perform steadytext.note_refusal(p_kind);
+        raise exception 'must be owner of % "%"', p_kind, left(p_name, 100) using errcode = 'insufficient_privilege';
+    end if;
+    return v_id;
+end
+$$;
+comment on function steadytext.own_definition_id(text, text) is 'The same for one that the caller may change';
+
+create function steadytext.lock_definition(p_name text, p_kind text)
+returns uuid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+begin
+    -- One that is being altered may have another number by the time that it can be locked. Steps that are under way are not waited for.
+    loop
+        v_id := steadytext.own_definition_id(p_name, p_kind);
+        perform from @extschema@.steadytext_vectorizers as v where v.id = v_id for no key update;
+        exit when found;
+    end loop;
+    return v_id;
+end
+$$;
+comment on function steadytext.lock_definition(text, text) is 'The same, locked, so that it keeps its number until the transaction ends';
+
+create function steadytext.pause_definition(p_id uuid, p_is_paused boolean)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update @extschema@.steadytext_vectorizers as v set is_paused = p_is_paused, updated_at = now() where p_id in (v.id, v.replaces);
+end
+$$;
+comment on function steadytext.pause_definition(uuid, boolean) is 'Pauses a definition and the one that is to take its place, or ends that';
+
+create function steadytext.retry_definition(p_id uuid, p_forced boolean)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count bigint;
+begin
+    with gone as (
+        delete from @extschema@.steadytext_vectorizer_failures as f
+        where f.vectorizer_id = p_id and f.error_code <> '00000'
+        returning f.key
+    )
+    insert into @extschema@.steadytext_vectorizer_work (vectorizer_id, key, is_forced)
+    select p_id, g.key, p_forced from gone as g;
+    get diagnostics v_count = row_count;
+    -- Wakes whoever does it.
+    update @extschema@.steadytext_vectorizers as v set updated_at = now() where v.id = p_id;
+    return v_count;
+end
+$$;
+comment on function steadytext.retry_definition(uuid, boolean) is 'Has the failed rows of a definition tried again, and returns how many';
+
+create function steadytext.definition_counts(
+    p_id uuid,
+    out pending bigint,
+    out in_flight bigint,
+    out failed bigint,
+    out skipped bigint,
+    out last_error text,
+    out oldest_pending timestamptz
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    select count(distinct w.key) + coalesce(sum(w.key_count) filter (where w.keys is not null), 0), min(w.noted_at)
+    into pending, oldest_pending
+    from @extschema@.steadytext_vectorizer_work as w
+    where w.vectorizer_id = p_id;
+    select coalesce(sum(jsonb_array_length(b.keys)), 0), least(oldest_pending, min(b.created_at)) into in_flight, oldest_pending
+    from @extschema@.steadytext_vectorizer_batches as b
+    where b.vectorizer_id = p_id;
+    select count(*) filter (where f.error_code <> '00000'), count(*) filter (where f.error_code = '00000'),
+        (array_agg(f.error order by f.failed_at desc) filter (where f.error_code <> '00000'))[1]
+    into failed, skipped, last_error
+    from @extschema@.steadytext_vectorizer_failures as f
+    where f.vectorizer_id = p_id;
+end
+$$;
+comment on function steadytext.definition_counts(uuid) is 'How many rows of a definition wait, are under way, have failed or were skipped; called for its status';

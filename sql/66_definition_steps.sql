@@ -1,0 +1,265 @@
+-- What the processes that work for vectorizers and enrichments ask and say: for which of them there is something to do, and what went wrong. They work
+-- in steps, of which each is one transaction for one definition.
+--
+-- What has changed is taken out of the work many rows at a time, read, and made requests of the queue; what was taken out and what was made
+-- of it are committed together. When a request has ended, what came of it is written for those rows that still say the same. In between
+-- there is no transaction and no lock.
+
+create function steadytext.run_as(p_role oid, p_statement text, p_argument jsonb)
+returns jsonb
+language c volatile
+as 'MODULE_PATHNAME', 'run_as_wrapper';
+comment on function steadytext.run_as(oid, text, jsonb) is
+    'Runs a statement with the rights of a role, restricted as PostgreSQL restricts maintenance, and keeps the plan of one that has an argument; only in the process that works for vectorizers';
+
+create function steadytext.extend_step_limit(seconds integer)
+returns void
+language c volatile strict
+as 'MODULE_PATHNAME', 'extend_step_limit_wrapper';
+comment on function steadytext.extend_step_limit(integer) is
+    'Gives the rest of a step another limit: an index is made in one piece';
+
+create function steadytext.renew_step_limit()
+returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'renew_step_limit_wrapper';
+comment on function steadytext.renew_step_limit() is
+    'Gives the parts of a step that has taken too long a few seconds each; false, and does not, in the process whose steps are short: another one begins it anew';
+
+create function steadytext.is_for_patient_process(p_is_ready boolean, p_slow_until timestamptz, p_owner oid)
+returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(p_is_ready, false) or coalesce(p_slow_until > clock_timestamp(), false)
+        or exists (select from @extschema@.steadytext_vectorizer_offenders as o where o.owner = p_owner and o.slow_until > clock_timestamp());
+end
+$$;
+comment on function steadytext.is_for_patient_process(boolean, timestamptz, oid) is
+    'Which of the two processes a vectorizer is for now, by its row in steadytext_vectorizer_state and by its owner';
+
+-- Rows that somebody has locked stay until the next look, as do those beyond the first ten thousand: nobody is waited for.
+create function steadytext.sweep_definitions()
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id uuid;
+    v_most constant integer := 10000;
+begin
+    delete from @extschema@.steadytext_vectorizer_offenders as o
+    where o.owner = any (array(
+        select g.owner from @extschema@.steadytext_vectorizer_offenders as g
+        where g.slow_until < clock_timestamp() - interval '1 day'
+        for update skip locked));
+    -- Definitions by their work, from one to the next by the index: there may be very much of it, of a few.
+    loop
+        select w.vectorizer_id into v_id
+        from @extschema@.steadytext_vectorizer_work as w
+        where v_id is null or w.vectorizer_id > v_id
+        order by w.vectorizer_id
+        limit 1;
+        exit when not found;
+        delete from @extschema@.steadytext_vectorizer_work as w
+        where w.vectorizer_id = v_id and w.id = any (array(
+            select o.id from @extschema@.steadytext_vectorizer_work as o
+            where o.vectorizer_id = v_id and not exists (select from @extschema@.steadytext_vectorizers as v where v.id = v_id)
+            order by o.id
+            limit v_most
+            for update skip locked));
+    end loop;
+    delete from @extschema@.steadytext_vectorizer_batches as b
+    where b.request_id = any (array(
+        select o.request_id from @extschema@.steadytext_vectorizer_batches as o
+        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+        limit v_most
+        for update skip locked));
+    delete from @extschema@.steadytext_vectorizer_state as s
+    where s.vectorizer_id = any (array(
+        select o.vectorizer_id from @extschema@.steadytext_vectorizer_state as o
+        where not exists (select from @extschema@.steadytext_vectorizers as v where v.id = o.vectorizer_id)
+        for update skip locked));
+    v_id := null;
+    loop
+        select f.vectorizer_id into v_id
+        from @extschema@.steadytext_vectorizer_failures as f
+        where v_id is null or f.vectorizer_id > v_id
+        order by f.vectorizer_id
+        limit 1;
+        exit when not found;
+        continue when exists (select from @extschema@.steadytext_vectorizers as v where v.id = v_id);
+        delete from @extschema@.steadytext_vectorizer_failures as f
+        using (
+            select o.key from @extschema@.steadytext_vectorizer_failures as o where o.vectorizer_id = v_id limit v_most for update skip locked
+        ) as g
+        where f.vectorizer_id = v_id and f.key = g.key;
+    end loop;
+    v_id := null;
+    loop
+        select r.enrichment_id into v_id
+        from @extschema@.steadytext_enrichment_rows as r
+        where v_id is null or r.enrichment_id > v_id
+        order by r.enrichment_id
+        limit 1;
+        exit when not found;
+        continue when exists (select from @extschema@.steadytext_vectorizers as v where v.id = v_id);
+        delete from @extschema@.steadytext_enrichment_rows as r
+        using (
+            select o.key from @extschema@.steadytext_enrichment_rows as o where o.enrichment_id = v_id limit v_most for update skip locked
+        ) as g
+        where r.enrichment_id = v_id and r.key = g.key;
+    end loop;
+    delete from @extschema@.steadytext_enrichment_rows as r
+    using (
+        select o.enrichment_id, o.key from @extschema@.steadytext_enrichment_rows as o
+        where o.gone_at < now() - interval '1 hour'
+        limit v_most
+        for update skip locked
+    ) as g
+    where r.enrichment_id = g.enrichment_id and r.key = g.key;
+end
+$$;
+comment on function steadytext.sweep_definitions() is
+    'Deletes what is left of definitions that are gone, and what is remembered of rows that have been gone for a while';
+
+create function steadytext.vectorizers_due(p_look boolean, p_patient boolean)
+returns table (id uuid, owner oid)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if p_look and not p_patient then
+        perform steadytext.sweep_definitions();
+    end if;
+    return query
+    select v.id, v.owner_role::oid
+    from @extschema@.steadytext_vectorizers as v
+    left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
+    where not v.is_paused and (s.retry_at is null or s.retry_at <= clock_timestamp())
+        and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) = p_patient
+        and not exists (
+            select from @extschema@.steadytext_vectorizer_offenders as o
+            where o.owner = v.owner_role::oid and o.retry_at > clock_timestamp())
+        and (p_look or s.vectorizer_id is null or s.scan is not null or not s.is_indexed or v.replaces is not null
+            or exists (
+                select from @extschema@.steadytext_vectorizer_batches as b
+                left join @extschema@.steadytext_queue as q on q.request_id = b.request_id
+                where b.vectorizer_id = v.id and coalesce(q.status, 'gone') not in ('pending', 'processing'))
+            or exists (
+                select from @extschema@.steadytext_vectorizer_work as w
+                where w.vectorizer_id = v.id and (w.run_after is null or w.run_after <= clock_timestamp())))
+    order by random();
+end
+$$;
+comment on function steadytext.vectorizers_due(boolean, boolean) is
+    'Protocol: vectorizers for which a process may do something now, and whose they are; p_look: all of them, as something may have happened that nobody noted; p_patient: those of the patient process';
+
+create function steadytext.vectorizers_outlook(p_patient boolean)
+returns table (any_left boolean, waits boolean, due_in double precision, hands_over boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- The prompt process is there as long as there are vectorizers, the other one as long as one is its.
+    return query
+    select case when p_patient then coalesce(l.patient, false) else l.any_left end, coalesce(l.waits, false),
+        date_part('epoch', least(l.retry_at, l.changes_at,
+            (select min(w.run_after) from @extschema@.steadytext_vectorizer_work as w where w.run_after is not null))
+            - clock_timestamp()),
+        coalesce(case when p_patient then l.prompt else l.patient end, false)
+    from (
+        select count(*) > 0 as any_left,
+            bool_or(o.is_patient) as patient, bool_or(not o.is_patient) as prompt,
+            bool_or(exists (select from @extschema@.steadytext_vectorizer_batches as b where b.vectorizer_id = o.id))
+                filter (where o.is_patient = p_patient) as waits,
+            min(o.retry_at) filter (where o.retry_at > clock_timestamp() and o.is_patient = p_patient) as retry_at,
+            min(o.slow_until) filter (where o.slow_until > clock_timestamp() and not p_patient) as changes_at
+        from (
+            select v.id, greatest(s.retry_at, o.retry_at) as retry_at, greatest(s.slow_until, o.slow_until) as slow_until,
+                not v.is_paused and steadytext.is_for_patient_process(s.is_ready, s.slow_until, v.owner_role::oid) as is_patient
+            from @extschema@.steadytext_vectorizers as v
+            left join @extschema@.steadytext_vectorizer_state as s on s.vectorizer_id = v.id
+            left join @extschema@.steadytext_vectorizer_offenders as o on o.owner = v.owner_role::oid
+        ) as o
+    ) as l;
+end
+$$;
+comment on function steadytext.vectorizers_outlook(boolean) is
+    'Protocol: whether there is a vectorizer for the process, whether requests of such are under way, in how many seconds something is tried again, and whether there are any for the other process';
+
+create function steadytext.note_vectorizer_trouble(p_id uuid, p_message text, p_code text, p_patient boolean)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if p_code is null then
+        insert into @extschema@.steadytext_vectorizer_offenders as o (owner, overruns, slow_until, retry_at)
+        select v.owner_role::oid, 1, clock_timestamp() + interval '10 minutes', clock_timestamp() + interval '30 seconds'
+        from @extschema@.steadytext_vectorizers as v
+        where v.id = p_id
+        on conflict (owner) do update set
+            overruns = least(o.overruns + 1, 20),
+            slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ o.overruns, interval '1 day'),
+            retry_at = clock_timestamp() + least(interval '30 seconds' * 2 ^ o.overruns, interval '6 hours');
+    end if;
+    -- Who owns the definition may keep its row locked. It is not waited for: what is written above holds for all definitions of the role.
+    perform from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id for update skip locked;
+    if not found then
+        if exists (select from @extschema@.steadytext_vectorizer_state as s where s.vectorizer_id = p_id) then
+            return;
+        end if;
+        insert into @extschema@.steadytext_vectorizer_state as s (vectorizer_id)
+        select v.id from @extschema@.steadytext_vectorizers as v where v.id = p_id
+        on conflict do nothing;
+    end if;
+    if coalesce(p_code, '57014') = '57014' then
+        -- The patient process tries again what the other one has no time for. What it has no time for either, or what had to be ended by force, waits
+        -- twice as long after each time.
+        update @extschema@.steadytext_vectorizer_state as s set
+            overruns = least(c.overruns + 1, 20),
+            problem = case when p_code is null or p_patient then left(p_message, 2000) else s.problem end,
+            retry_at = case when p_code is null or p_patient
+                then clock_timestamp() + least(interval '30 seconds' * 2 ^ c.overruns, interval '6 hours') end,
+            slow_until = clock_timestamp() + least(interval '10 minutes' * 2 ^ c.overruns, interval '1 day'),
+            is_ready = s.is_ready and p_patient
+        from (
+            select o.vectorizer_id, case when o.slow_until > clock_timestamp() - interval '1 day' then o.overruns else 0 end as overruns
+            from @extschema@.steadytext_vectorizer_state as o
+        ) as c
+        where s.vectorizer_id = p_id and c.vectorizer_id = p_id;
+        return;
+    end if;
+    update @extschema@.steadytext_vectorizer_state as s set
+        -- A lock, or a server that is full, is no problem of the vectorizer's.
+        problem = case when steadytext.is_transient(p_code) then s.problem else left(p_message, 2000) end,
+        retry_at = clock_timestamp() + case
+            when not steadytext.is_transient(p_code) then interval '30 seconds'
+            when exists (select from @extschema@.steadytext_vectorizers as v where v.id = p_id and v.replaces is not null) then interval '5 seconds'
+            else interval '1 second'
+        end
+    where s.vectorizer_id = p_id;
+end
+$$;
+comment on function steadytext.note_vectorizer_trouble(uuid, text, text, boolean) is
+    'Protocol: a step has failed as a whole, or, where there is no SQLSTATE, had to be ended with its process; it is tried again later, and others go on';
+
+-- Which files a table is in: they change when partitions come and go, and when it is emptied or written anew.
+create function steadytext.vectorizer_signature(p_source oid)
+returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select md5(string_agg(format('%s:%s:%s', c.oid, pg_relation_filenode(c.oid), i.xmin), ' ' order by c.oid))
+        from (select p_source as relid union select t.relid::oid from pg_partition_tree(p_source::regclass) as t) as t
+        join pg_class as c on c.oid = t.relid
+        -- A partition that was detached and attached again is written by somebody in between.
+        left join pg_inherits as i on i.inhrelid = c.oid);
+end
+$$;
+comment on function steadytext.vectorizer_signature(oid) is 'A digest of the files that a table and its partitions are in';

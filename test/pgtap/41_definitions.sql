@@ -1,0 +1,179 @@
+-- What vectorizers and enrichments have in common: names, columns that are dropped or renamed, definitions that are not as they should be, models, what is left behind.
+\ir setup.psql
+select plan(52);
+
+grant create on schema public to st_alice, st_bob;
+grant steadytext_user to current_user;
+create function pg_temp.id_of(p_name text) returns uuid language sql as $$ select v.id from steadytext_vectorizers as v where v.name = p_name $$;
+create function pg_temp.problem(p_name text) returns text language sql as $$ select p.problem from steadytext.vectorizer_place(pg_temp.id_of(p_name)) as p $$;
+create function pg_temp.hint(p_statement text) returns text language plpgsql as $$
+declare
+    v_hint text;
+begin
+    execute p_statement;
+    return 'no error';
+exception when others then
+    get stacked diagnostics v_hint = pg_exception_hint;
+    return v_hint;
+end $$;
+create function pg_temp.trigger_count(p_table regclass) returns bigint language sql as $$
+    select count(*) from pg_trigger where tgrelid = p_table and tgfoid = 'steadytext.note_row()'::regprocedure
+$$;
+
+-- A column that is embedded is dropped.
+create table note (id int primary key, title text, body text);
+select steadytext_create_vectorizer('note', array['body'], index => 'none');
+insert into note values (1, 'a', 'one');
+alter table note drop column body cascade;
+select is(pg_temp.problem('note_body'), 'a column of table public.note that is read or filled was dropped', 'a column that was dropped is told from a table that is gone');
+select is((select source::text from steadytext_vectorizer_status where name = 'note_body'), 'note', 'the table is known');
+select is((select destination::text from steadytext_vectorizer_status where name = 'note_body'), 'note_body_embedding', 'so is that of the vectors');
+select is((select state from steadytext_vectorizer_status where name = 'note_body'), 'broken', 'it is broken');
+select lives_ok($$ update note set title = 'b' $$, 'rows change as before');
+select lives_ok($$ insert into note values (2, 'c') $$, 'and come');
+select throws_ok(
+    $$ select steadytext_alter_vectorizer('note_body', chunk_size => 8) $$, '55000', 'a column of table public.note that is read or filled was dropped', 'it cannot be altered');
+select is(
+    pg_temp.hint($$ select steadytext_alter_vectorizer('note_body', chunk_size => 8) $$), 'Say what is embedded from now on: columns => array[''…''].', 'but to other columns');
+select lives_ok($$ select steadytext_alter_vectorizer('note_body', columns => array['title']) $$, 'which are named');
+select results_eq(
+    $$ select p.source::text, p.source_columns, p.problem from steadytext.vectorizer_place(pg_temp.id_of('note_body (next)')) as p $$,
+    $$ values ('note', array['title'], null::text) $$, 'a new definition is made beside it');
+select is(pg_temp.trigger_count('note'), 5::bigint, 'with triggers of its own');
+select lives_ok($$ select steadytext_drop_vectorizer('note_body', true) $$, 'both are dropped');
+select is(pg_temp.trigger_count('note'), 0::bigint, 'with all their triggers');
+
+-- A column that a prompt names is dropped.
+alter table note add column body text;
+select steadytext_create_enrichment('note', 'kind', '$body', 'generate_choice', '{"choices": ["a", "b"]}');
+alter table note drop column body cascade;
+select is(pg_temp.problem('note_kind'), 'a column of table public.note that is read or filled was dropped', 'the same of an enrichment');
+select throws_ok($$ select steadytext_alter_enrichment('note_kind', params => '{"choices": ["a", "c"]}') $$, '55000', null, 'which has to be given a prompt');
+select lives_ok($$ select steadytext_alter_enrichment('note_kind', priority => 4) $$, 'what is not about columns changes all the same');
+select lives_ok($$ select steadytext_alter_enrichment('note_kind', prompt => '$title') $$, 'with one it works again');
+select is(pg_temp.problem('note_kind'), null, 'nothing is wrong any more');
+select is(pg_temp.trigger_count('note'), 3::bigint, 'there are as many triggers as before');
+alter table note drop column kind cascade;
+select is(
+    pg_temp.hint($$ select steadytext_alter_enrichment('note_kind', prompt => 'Of $title') $$), 'The column that was filled is gone. Drop the enrichment and make another one.',
+    'one whose target is gone is made anew');
+select lives_ok($$ select steadytext_drop_enrichment('note_kind', true) $$, 'it can be dropped');
+
+-- Columns that are renamed, and one that is called as what statements count by.
+create table counted (n int primary key, "a b" text, other text);
+select steadytext_create_enrichment('counted', 'kind', 'Of ${a b} ($n), for $$5: $other!', 'generate_choice', '{"choices": ["a", "b"]}');
+alter table counted rename column "a b" to c;
+select is(
+    (select prompt from steadytext_enrichment_status where name = 'counted_kind'), 'Of ${c} (${n}), for $$5: ${other}!', 'the prompt is shown with its columns as they are called now');
+select is((select format from steadytext_vectorizers where name = 'counted_kind'), 'Of ${a b} ($n), for $$5: $other!', 'and kept as it was given');
+select steadytext_create_vectorizer('counted', array['other'], index => 'none');
+insert into counted (n, other) values (1, 'one'), (2, 'two');
+insert into counted_other_embedding (n, seq, chunk, embedding, model_hash, content_hash)
+select i, 1, 'gone', steadytext_embed('gone'), '', '' from generate_series(2, 3) as i;
+create function pg_temp.found(p_name text, p_which text, p_number integer, p_argument jsonb) returns jsonb language plpgsql as $$
+declare
+    v_statement text;
+    v_result jsonb;
+begin
+    select to_jsonb(s) -> p_which ->> p_number into v_statement from steadytext.vectorizer_statements(pg_temp.id_of(p_name)) as s;
+    execute v_statement into v_result using p_argument;
+    return v_result;
+end $$;
+select is(pg_temp.found('counted_other', 'scan_destination', 0, '{"limit": 10}'), '{"last": [3], "keys": [[3]], "count": 2}', 'vectors without rows are found by a key called n');
+select is(pg_temp.found('counted_other', 'scan_destination', 1, '{"limit": 10, "after": [2]}') ->> 'count', '1', 'and those behind one');
+select is(pg_temp.found('counted_other', 'scan_source', 0, '{"limit": 1}') -> 'last', '[1]', 'so are rows without vectors');
+
+-- Priority and name by themselves.
+delete from steadytext_vectorizer_work;
+select set_config('test.digest', steadytext.enrichment_digest(pg_temp.id_of('counted_kind'))::text, true);
+select steadytext_alter_enrichment('counted_kind', priority => 7);
+select steadytext_alter_enrichment('counted_kind', new_name => 'kinds');
+select is((select priority from steadytext_vectorizers where name = 'kinds'), 7, 'a priority and a name change by themselves');
+select is(steadytext.enrichment_digest(pg_temp.id_of('kinds'))::text, current_setting('test.digest'), 'what is asked is the same');
+select is((select count(*) from steadytext_vectorizer_work), 0::bigint, 'so that nothing is made anew');
+
+-- Back to the default model.
+select steadytext_alter_enrichment('kinds', model => 'builtin');
+select is((select model from steadytext_vectorizers where name = 'kinds'), 'builtin', 'a model is named');
+select steadytext_alter_enrichment('kinds', params => '{"choices": ["a", "c"]}');
+select is((select model from steadytext_vectorizers where name = 'kinds'), 'builtin', 'and stays');
+select steadytext_alter_enrichment('kinds', model => 'auto');
+select is((select model from steadytext_vectorizers where name = 'kinds'), null, 'auto is the default one');
+select steadytext_create_vectorizer('counted', array['c'], model => 'builtin', index => 'none');
+select steadytext_alter_vectorizer('counted_c', model => 'auto');
+select is((select model from steadytext_vectorizers where name = 'counted_c (next)'), null, 'that of a vectorizer, too');
+select steadytext_create_vectorizer('counted', array['c'], name => 'auto', destination => 'auto_vectors', model => 'auto', index => 'none');
+select is((select model from steadytext_vectorizers where name = 'auto'), null, 'also where it is made');
+
+-- Names.
+create table another (id int primary key, other text);
+select throws_ok(
+    $$ select steadytext_create_vectorizer('another', array['other'], name => 'counted_other', if_not_exists => true) $$, '42710', null,
+    'a name that is another table''s is not passed over');
+select is(
+    pg_temp.hint($$ select steadytext_create_vectorizer('another', array['other'], name => 'counted_other', if_not_exists => true) $$),
+    'It is one of another table. Give another name.', 'and that is said');
+select throws_ok($$ select steadytext_create_enrichment('another', 'x', '$other', name => 'kinds', if_not_exists => true) $$, '42710', null, 'the same of enrichments');
+select is(steadytext_create_enrichment('counted', 'kind', '$other', name => 'kinds', if_not_exists => true), 'kinds', 'one of this table is');
+set local role st_alice;
+create table hers (id int primary key, body text);
+select steadytext_create_enrichment('hers', 'x', '$body', name => 'secret');
+reset role;
+set local role st_bob;
+create table his (id int primary key, body text);
+select steadytext_create_enrichment('his', 'x', '$body', name => 'open');
+reset role;
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_create_enrichment('his', 'y', '$body', name => 'secret') $i$) $$, '42710', 'enrichment "secret" already exists',
+    'a name of somebody else''s, whose enrichments are not seen, is taken');
+select throws_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_alter_enrichment('open', new_name => 'secret') $i$) $$, '42710', 'enrichment "secret" already exists',
+    'also for one that is renamed');
+
+-- Definitions that are not as they should be.
+select throws_ok(
+    $$ select pg_temp.run_as('st_alice', $i$ update steadytext_vectorizers set format = '$nothing' where name = 'secret' $i$) $$, '22023', null,
+    'a prompt that names no column is refused, whoever writes it where');
+alter table steadytext_vectorizers disable trigger check_vectorizer;
+update steadytext_vectorizers set format = '$nothing' where name = 'secret';
+alter table steadytext_vectorizers enable always trigger check_vectorizer;
+select is((select state from steadytext_enrichment_status where name = 'secret'), 'broken', 'one that is there all the same is broken');
+select matches((select problem from steadytext_enrichment_status where name = 'secret'), 'none of the columns', 'and says why');
+select is((select state from steadytext_enrichment_status where name = 'open'), 'scanning', 'others are shown beside it');
+select lives_ok(
+    $$ select pg_temp.run_as('st_bob', $i$ select steadytext_create_enrichment('his', 'z', '$body') $i$) $$, 'and made');
+
+-- What is told of rows that have failed.
+insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code) values (pg_temp.id_of('kinds'), '[1]', 'too long', '54000');
+select matches(
+    (select hint from steadytext_enrichment_errors where name = 'kinds'), 'shorter prompt', 'what helps against a text that is too long is said of enrichments, too');
+select unalike((select hint from steadytext_enrichment_errors where name = 'kinds'), '%truncate%', 'which cut no texts');
+
+-- Logical replication, whose changes come under this setting.
+delete from steadytext_vectorizer_work;
+set session_replication_role = replica;
+insert into counted (n, other) values (10, 'replicated');
+select is((select count(*) from steadytext_vectorizer_work), 0::bigint, 'what is replicated is not noted');
+do $$ begin
+    execute format('alter table counted enable always trigger %I', steadytext.vectorizer_trigger(pg_temp.id_of('counted_other'), 'rows'));
+end $$;
+insert into counted (n, other) values (11, 'replicated');
+set session_replication_role = origin;
+select is((select jsonb_agg(w.key) from steadytext_vectorizer_work as w), '[[11]]', 'but where its trigger always fires');
+
+-- What is left of definitions that are gone.
+delete from steadytext_vectorizer_work;
+insert into steadytext_vectorizer_work (vectorizer_id, key) values (gen_random_uuid(), '[1]'), (pg_temp.id_of('kinds'), '[1]'), (gen_random_uuid(), '[2]');
+insert into steadytext_vectorizer_failures (vectorizer_id, key, error, error_code) values (gen_random_uuid(), '[1]', 'x', '22023');
+insert into steadytext_vectorizer_state (vectorizer_id) values (gen_random_uuid());
+insert into steadytext_vectorizer_batches (request_id, vectorizer_id, keys) values (gen_random_uuid(), gen_random_uuid(), '[]');
+insert into steadytext_enrichment_rows (enrichment_id, key, content_hash, made_by) values (gen_random_uuid(), '[1]', '', gen_random_uuid());
+select steadytext.sweep_definitions();
+select is((select count(*) from steadytext_vectorizer_work), 1::bigint, 'work of definitions that are gone goes, that of others stays');
+select is((select count(*) from steadytext_vectorizer_failures), 1::bigint, 'so do failures');
+select is(
+    (select count(*) from steadytext_vectorizer_state) + (select count(*) from steadytext_vectorizer_batches) + (select count(*) from steadytext_enrichment_rows),
+    0::bigint, 'and everything else');
+
+select * from finish();
+rollback;
